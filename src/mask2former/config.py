@@ -1,0 +1,287 @@
+"""Every knob of the library on one page: frozen, strict pydantic models, no torch.
+
+Defaults are the published values (Mask2Former, Sec. 4.1) unless a comment says otherwise. Counts of classes, thing
+ids and colours are not settings: they come from the categories of the data or the checkpoint. Modules never see
+these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn them into plain keyword arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ValidationError, model_validator
+
+from mask2former.errors import RequestError
+
+__all__ = [
+    "BackboneConfig",
+    "CriterionConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "InferenceConfig",
+    "MSDeformAttnConfig",
+    "MaskedDecoderConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunConfig",
+    "ScenesConfig",
+    "SwinConfig",
+    "Task",
+    "TimmConfig",
+    "TrainerConfig",
+    "apply_overrides",
+    "parse",
+]
+
+Task = Literal["panoptic", "instance", "semantic"]
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+class TimmConfig(_Strict):
+    """Any timm model with ``features_only`` support."""
+
+    name: Literal["timm"] = "timm"
+    model: str = "resnet50"
+    norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
+    arguments: dict[str, Any] = {}  # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
+
+
+class SwinConfig(_Strict):
+    """Swin Transformer; the defaults are Swin-T."""
+
+    name: Literal["swin"] = "swin"
+    embed_dim: PositiveInt = 96
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
+    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
+    window_size: PositiveInt = 7
+    drop_path_rate: Probability = 0.3
+
+
+BackboneConfig = Annotated[TimmConfig | SwinConfig, Field(discriminator="name")]
+
+
+class MSDeformAttnConfig(_Strict):
+    """Multi-scale deformable attention pixel decoder."""
+
+    name: Literal["msdeformattn"] = "msdeformattn"
+    dim: PositiveInt = 256
+    mask_dim: PositiveInt = 256
+    num_layers: PositiveInt = 6
+    num_heads: PositiveInt = 8
+    num_points: PositiveInt = 4
+    feedforward_dim: PositiveInt = 1024
+    dropout: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _divisible(self) -> MSDeformAttnConfig:
+        if self.dim % self.num_heads or self.dim % 32:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 32 (norm groups)")
+        return self
+
+
+class MaskedDecoderConfig(_Strict):
+    """Masked-attention transformer decoder."""
+
+    name: Literal["masked"] = "masked"
+    dim: PositiveInt = 256
+    num_queries: PositiveInt = 100
+    num_layers: PositiveInt = 9
+    num_heads: PositiveInt = 8
+    feedforward_dim: PositiveInt = 2048
+    position_encoding: Literal["2d", "3d"] = "2d"  # 3d adds the frame index: the published video models
+
+    @model_validator(mode="after")
+    def _divisible(self) -> MaskedDecoderConfig:
+        if self.dim % self.num_heads or self.dim % 4:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        return self
+
+
+class InferenceConfig(_Strict):
+    """How a trained model is asked; stored in the checkpoint."""
+
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # the first of panoptic, instance, semantic is default
+    short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the picture
+    long_edge: PositiveInt = 1333  # cap, pixels
+    resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
+    things_only: bool = True  # instances: drop stuff classes (panoptic models)
+    score_threshold: Probability = 0.8
+    overlap_threshold: Probability = 0.8
+    max_instances: PositiveInt = 100
+
+    @model_validator(mode="after")
+    def _some_task(self) -> InferenceConfig:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
+        return self
+
+    @property
+    def default_task(self) -> Task:
+        """Panoptic, else instance, else semantic: whichever the model was trained for."""
+        order: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+        return next(task for task in order if task in self.tasks)
+
+
+class ModelConfig(_Strict):
+    """Architecture and inference settings; what a checkpoint carries."""
+
+    backbone: BackboneConfig = TimmConfig()
+    pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
+    transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
+    inference: InferenceConfig = InferenceConfig()
+    init: str | None = None  # checkpoint whose weights training starts from
+
+    @model_validator(mode="after")
+    def _same_dim(self) -> ModelConfig:
+        if self.pixel_decoder.dim != self.transformer_decoder.dim:
+            raise ValueError(
+                f"pixel_decoder.dim {self.pixel_decoder.dim} and transformer_decoder.dim "
+                f"{self.transformer_decoder.dim} must be equal"
+            )
+        return self
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class CriterionConfig(_Strict):
+    """Weights of loss and matching, and point sampling (Sec. 3.3)."""
+
+    class_weight: NonNegativeFloat = 2.0
+    mask_weight: NonNegativeFloat = 5.0
+    dice_weight: NonNegativeFloat = 5.0
+    no_object_weight: NonNegativeFloat = 0.1
+    num_points: PositiveInt = 12544
+    oversample_ratio: float = Field(default=3.0, ge=1.0)
+    importance_sample_ratio: Probability = 0.75
+
+
+class ScenesConfig(_Strict):
+    """The built-in procedural data set; no files needed."""
+
+    name: Literal["scenes"] = "scenes"
+    image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
+    train_seed: NonNegativeInt = 0
+    validation_seed: NonNegativeInt = 1_000_000  # far from every training scene
+    num_validation: PositiveInt = 50
+
+
+class DataConfig(_Strict):
+    """What is read and how it is batched."""
+
+    dataset: ScenesConfig = ScenesConfig()
+    total_batch: PositiveInt = 16  # pictures per optimizer step over all devices
+    batch_per_device: PositiveInt | None = None  # None: total_batch over the devices; smaller values accumulate
+    num_workers: NonNegativeInt = 2
+
+
+class OptimConfig(_Strict):
+    """AdamW, clipping and schedule."""
+
+    lr: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    backbone_multiplier: NonNegativeFloat = 0.1
+    clip_norm: PositiveFloat = 0.01
+    schedule: Literal["step", "poly"] = "poly"
+    steps: tuple[NonNegativeInt, ...] = ()  # of the step schedule
+    gamma: PositiveFloat = 0.1
+    poly_power: PositiveFloat = 0.9
+    warmup_steps: NonNegativeInt = 0
+    warmup_factor: NonNegativeFloat = 1.0
+    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # 0: off
+
+
+class TrainerConfig(_Strict):
+    """How long, how precise, on what."""
+
+    max_steps: PositiveInt = 1000
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: PositiveInt = 1
+    log_every: PositiveInt = 20
+    checkpoint_every: PositiveInt = 500
+
+
+class EvaluationConfig(_Strict):
+    """Validation during training."""
+
+    every: PositiveInt = 1000
+    tasks: tuple[Task, ...] = ("panoptic",)
+    monitor: str = "panoptic/PQ"
+
+
+class RunConfig(_Strict):
+    """One training run, complete: what ``mask2former train`` reads."""
+
+    model: ModelConfig = ModelConfig()
+    criterion: CriterionConfig = CriterionConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: str = "runs/run"
+    seed: NonNegativeInt = 0
+
+
+# --- from files and arguments ----------------------------------------------------------------------------------------
+
+
+def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
+    """``values`` (from YAML or JSON) as a ``kind``.
+
+    Raises:
+        RequestError: one line per fault, each with the dotted key, what was got and what was expected.
+    """
+    if not isinstance(values, dict):
+        raise RequestError(f"{source}: expected a mapping of settings, got {type(values).__name__}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+            if fault["type"] == "extra_forbidden":
+                lines.append(f"unknown key '{key}'")
+            else:
+                lines.append(f"'{key}': {fault['msg']} (got {fault['input']!r:.80})")
+        raise RequestError(f"{source}: " + "; ".join(lines)) from error
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
+
+    Raises:
+        RequestError: an override without ``=``, or one that goes through something that is no mapping.
+    """
+    import yaml
+
+    result = {key: value for key, value in values.items()}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise RequestError(f"override '{override}': expected key.sub=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RequestError(f"override '{override}': the value is not valid YAML") from error
+        node = result
+        *parents, leaf = path.split(".")
+        for name in parents:
+            child = node.get(name)
+            if child is not None and not isinstance(child, dict):
+                raise RequestError(f"override '{override}': '{name}' is a value, not a group of settings")
+            node[name] = dict(child or {})
+            node = node[name]
+        node[leaf] = value
+    return result

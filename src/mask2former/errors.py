@@ -1,0 +1,22 @@
+"""The one exception that means "the request is wrong".
+
+Everything that a user can get wrong (files, sizes, settings, checkpoints) ends here, so that the command line can
+answer with one sentence and exit code 2. Our own broken invariants stay ``AssertionError``. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MissingExtraError", "RequestError"]
+
+
+class RequestError(ValueError):
+    """A request that cannot be served; the message says what was got, what was expected and what to do."""
+
+
+class MissingExtraError(RequestError, ImportError):
+    """An optional dependency is not installed; the message names the ``pip install`` that brings it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"{module} is not installed; it is needed for this. Install it with: pip install 'mask2former[{extra}]'"
+        )

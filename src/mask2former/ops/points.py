@@ -1,0 +1,52 @@
+"""Sampling maps at continuous points, and choosing points where a mask is uncertain (PointRend; Mask2Former Sec. 3.3).
+
+Pure tensor functions; where uniform numbers come from is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["UniformPoints", "sample_points", "uncertain_points"]
+
+UniformPoints = Callable[[tuple[int, ...]], Tensor]
+"""``points(shape)`` gives uniform numbers in [0, 1); the last axis is (x, y)."""
+
+
+def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]) -> Float[Tensor, "N C P"]:
+    """``maps`` at normalised (x, y) in [0, 1], bilinear, pixel centres at +0.5, zero outside.
+
+    The dtype is the wider of the two inputs.
+    """
+    dtype = torch.promote_types(maps.dtype, points.dtype)
+    grid = (2.0 * points.to(dtype) - 1.0).unsqueeze(2)  # (N, P, 1, 2)
+    return F.grid_sample(maps.to(dtype), grid, align_corners=False).squeeze(3)
+
+
+def uncertain_points(
+    logits: Float[Tensor, "N 1 H W"],
+    num_points: int,
+    oversample_ratio: float,
+    importance_sample_ratio: float,
+    uniform: UniformPoints,
+) -> Float[Tensor, "N P 2"]:
+    """Points (x, y) in [0, 1]: a share where the mask logit is nearest to 0, the rest anywhere.
+
+    Of ``int(oversample_ratio * num_points)`` candidates the ``int(importance_sample_ratio * num_points)`` with the
+    smallest absolute logit are kept, then fresh uniform points are added.
+
+    Reference: PointRend (Kirillov et al.), Sec. 3.1; Mask2Former, Sec. 3.3.
+    """
+    count = logits.shape[0]
+    candidates = uniform((count, int(oversample_ratio * num_points), 2))
+    num_uncertain = int(importance_sample_ratio * num_points)
+    uncertainty = -sample_points(logits, candidates).squeeze(1).abs()  # (N, candidates)
+    chosen = uncertainty.topk(num_uncertain, dim=1).indices
+    kept = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
+    fresh = uniform((count, num_points - num_uncertain, 2))
+    return torch.cat((kept, fresh), dim=1)

@@ -1,0 +1,148 @@
+"""Classes of a data set: names, data-set ids, thing or stuff, colours. The class index is the position.
+
+The tables of the published data sets lie beside this file as JSON. The number of classes is ``len(categories)`` and is
+never a setting anywhere else.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any, overload
+
+from mask2former.errors import RequestError
+
+__all__ = ["Categories", "Category"]
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """One class. ``id`` is the data set's own number, ``color`` is RGB in 0..255."""
+
+    id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int]
+
+
+def _spread_color(index: int) -> tuple[int, int, int]:
+    """A colour that differs from those of neighbouring indices (golden-ratio hues)."""
+    red, green, blue = colorsys.hsv_to_rgb((0.13 + index * 0.618033988749895) % 1.0, 0.65, 0.62 + 0.3 * (index % 2))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+@dataclass(frozen=True)
+class Categories(Sequence[Category]):
+    """An ordered class list; ``categories[class_index]`` is a :class:`Category`.
+
+    Raises:
+        RequestError: two categories with one id, or no category.
+    """
+
+    items: tuple[Category, ...]
+    ignore_label: int = 255  # value of "no class" in label maps
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise RequestError("a class list needs at least one category")
+        ids = [item.id for item in self.items]
+        if len(set(ids)) != len(ids):
+            twice = sorted({number for number in ids if ids.count(number) > 1})
+            raise RequestError(f"category ids must be unique; given more than once: {twice[:10]}")
+
+    @overload
+    def __getitem__(self, index: int) -> Category: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Category, ...]: ...
+    def __getitem__(self, index: int | slice) -> Category | tuple[Category, ...]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Category]:
+        return iter(self.items)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.items)
+
+    @property
+    def thing_indices(self) -> tuple[int, ...]:
+        """Class indices of things, ascending."""
+        return tuple(index for index, item in enumerate(self.items) if item.is_thing)
+
+    @property
+    def stuff_indices(self) -> tuple[int, ...]:
+        """Class indices of stuff, ascending."""
+        return tuple(index for index, item in enumerate(self.items) if not item.is_thing)
+
+    def things(self) -> Categories:
+        """The things alone, in the same order (Cityscapes instance models have these classes).
+
+        Raises:
+            RequestError: there are none.
+        """
+        return Categories(tuple(item for item in self.items if item.is_thing), self.ignore_label)
+
+    def index_of_id(self) -> dict[int, int]:
+        """Data-set id to class index."""
+        return {item.id: index for index, item in enumerate(self.items)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; :meth:`from_dict` reads it back."""
+        return {"ignore_label": self.ignore_label, "categories": [asdict(item) for item in self.items]}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Categories:
+        """From :meth:`to_dict`, or from a table with ``categories`` of ``id``, ``name``, ``isthing`` and ``color``.
+
+        A missing colour is made up from the position; a missing ``isthing`` means thing.
+
+        Raises:
+            RequestError: the value has another form.
+        """
+        try:
+            items = []
+            for index, entry in enumerate(values["categories"]):
+                color = entry.get("color") or _spread_color(index)
+                red, green, blue = (int(channel) for channel in color)
+                is_thing = bool(entry.get("is_thing", entry.get("isthing", 1)))
+                items.append(Category(int(entry["id"]), str(entry["name"]), is_thing, (red, green, blue)))
+            return cls(tuple(items), int(values.get("ignore_label", 255)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(
+                f"not a class table: expected {{'categories': [{{'id', 'name', ...}}]}}, failed at {error!r}"
+            ) from error
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], things: Sequence[str] | None = None) -> Categories:
+        """Ids 0, 1, ... with made-up colours; all are things unless ``things`` names those that are."""
+        return cls(
+            tuple(
+                Category(index, name, things is None or name in things, _spread_color(index))
+                for index, name in enumerate(names)
+            )
+        )
+
+    @classmethod
+    def load(cls, table: str) -> Categories:
+        """One of the packaged tables, for instance ``coco_panoptic``.
+
+        Raises:
+            RequestError: there is no such table; the message lists those that exist.
+        """
+        folder = resources.files("mask2former.structures").joinpath("categories")
+        file = folder.joinpath(f"{table}.json")
+        if not file.is_file():
+            known = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
+            raise RequestError(f"no class table '{table}'; there are: {', '.join(known)}")
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if table == "ade20k_full_847":  # the label maps of this data set hold trainId, not the object id
+            values["ignore_label"] = 65535
+        return cls.from_dict(values)

@@ -1,0 +1,69 @@
+"""What data hands to models and losses: one picture or clip with its objects, and padded batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Bool, Int64, Num
+from torch import Tensor
+
+__all__ = ["Batch", "ImageBatch", "Sample", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The objects and stuff regions of one clip; an image is a clip of one frame.
+
+    ``labels`` are class indices; ``masks`` are binary, at the size of the picture, and may be empty where a segment
+    has no pixel in a frame.
+    """
+
+    labels: Int64[Tensor, " N"]
+    masks: Bool[Tensor, "N T H W"]
+
+    def to(self, device: Any) -> Target:
+        return Target(self.labels.to(device), self.masks.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture or clip. ``image`` is RGB in 0..255 (uint8 or float), ``target`` is absent at inference."""
+
+    image: Num[Tensor, "T 3 H W"]
+    target: Target | None = None
+    name: str = ""
+    info: dict[str, Any] = field(default_factory=dict)  # image id, original size, annotation extras
+
+    def to(self, device: Any) -> Sample:
+        target = None if self.target is None else self.target.to(device)
+        return Sample(self.image.to(device), target, self.name, self.info)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Clips padded bottom and right to one size. ``sizes`` are the (height, width) before padding.
+
+    The values in the padding do not matter: the model normalises first and sets them to zero.
+    """
+
+    pixels: Num[Tensor, "B T 3 H W"]
+    sizes: tuple[tuple[int, int], ...]
+
+    def to(self, device: Any) -> ImageBatch:
+        return ImageBatch(self.pixels.to(device, non_blocking=True), self.sizes)
+
+    def pin_memory(self) -> ImageBatch:
+        return ImageBatch(self.pixels.pin_memory(), self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A padded batch with its targets, whose masks are padded with False to the same size."""
+
+    images: ImageBatch
+    targets: tuple[Target, ...]
+    names: tuple[str, ...] = ()
+
+    def to(self, device: Any) -> Batch:
+        return Batch(self.images.to(device), tuple(target.to(device) for target in self.targets), self.names)
