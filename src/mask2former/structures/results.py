@@ -1,0 +1,418 @@
+"""What a user gets: typed results of the three image tasks, which can draw, save and export themselves.
+
+Arrays are numpy on the host; :mod:`mask2former.drawing` does the pictures and :mod:`mask2former.ops.masks` the RLE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int32, Int64
+from PIL import Image
+
+from mask2former import drawing
+from mask2former.errors import RequestError
+from mask2former.ops import masks as mask_ops
+from mask2former.structures.categories import Categories
+
+__all__ = ["Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation"]
+
+SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One panoptic segment: ``id`` is its value in the id map (from 1), ``label`` its class index.
+
+    ``score`` is the class probability of the query in 0..1, ``area`` counts pixels.
+    """
+
+    id: int
+    label: int
+    is_thing: bool
+    score: float
+    area: int
+
+
+class _Result:
+    """What the three results share: the JSON around their records, and writing files."""
+
+    __slots__ = ()
+    task: ClassVar[str]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
+        raise NotImplementedError
+
+    def _records(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _label_image(self) -> tuple[str, Image.Image] | None:
+        """Suffix of the name and picture of the exact label map, where the task has one."""
+        return None
+
+    def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The result as plain values for JSON; masks are COCO run-length encodings, boxes are (x, y, w, h) in pixels.
+
+        ``model`` and ``settings`` say what made it and are passed through.
+        """
+        height, width = self.size_hw
+        head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
+        return {**head, "size": [height, width], **self._records()}
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        image: drawing.Picture | None = None,
+        *,
+        model: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the result beside ``path`` and return the JSON file.
+
+        One ``.json`` or ``.png`` at the end of ``path`` is dropped; from ``X`` come ``X.png`` (overlay, only with
+        ``image``), the label map (panoptic ``X_ids.png`` with id = R + 256 G + 65536 B, semantic ``X_labels.png``
+        with class indices, 8 or 16 bit) and, last, ``X.json``. Missing folders are made; every file appears whole.
+
+        Raises:
+            RequestError: the picture has another size than the result, or the place cannot be written.
+        """
+        stem = os.fspath(path)
+        for suffix in (".json", ".png"):
+            if stem.lower().endswith(suffix):
+                stem = stem[: -len(suffix)]
+                break
+        if not Path(stem).name or stem.endswith(("/", os.sep)):
+            raise RequestError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
+        if image is not None:
+            overlay = self.plot(image)
+            _write_whole(Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4))
+        label_image = self._label_image()
+        if label_image is not None:
+            ending, picture = label_image
+            _write_whole(Path(f"{stem}{ending}.png"), lambda file: picture.save(file, format="PNG"))
+        text = json.dumps(self.to_dict(model=model, settings=settings), allow_nan=False)
+        target = Path(f"{stem}.json")
+        _write_whole(target, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        return target
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it: readers never see half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise RequestError(f"cannot write '{path}': {error.strerror or error}; choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone after a success, and its folder may not exist
+            temporary.unlink()
+
+
+def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PanopticSegmentation(_Result):
+    """Every pixel belongs to at most one segment.
+
+    Attributes:
+        ids: segment id per pixel; 0 is "nothing".
+        segments: what each id is, in order of creation.
+        categories: the classes that ``Segment.label`` counts.
+    """
+
+    ids: Int32[np.ndarray, "H W"]
+    segments: tuple[Segment, ...]
+    categories: Categories
+
+    task: ClassVar[str] = "panoptic"
+
+    def __post_init__(self) -> None:
+        assert (self.ids.ndim, self.ids.dtype) == (2, np.int32), (self.ids.shape, self.ids.dtype)
+        numbers = [segment.id for segment in self.segments]
+        assert len(set(numbers)) == len(numbers), numbers
+        assert all(0 < number < 1 << 24 for number in numbers), numbers  # three bytes in files
+        assert all(0 <= segment.label < len(self.categories) for segment in self.segments)
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.ids.shape[0], self.ids.shape[1]
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "N H W"]:
+        """One mask per segment, in the order of ``segments``."""
+        numbers = np.asarray([segment.id for segment in self.segments], dtype=np.int32)
+        return self.ids[None] == numbers[:, None, None]
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " N"]:
+        """Class index of each segment."""
+        return np.asarray([segment.label for segment in self.segments], dtype=np.int64)
+
+    @property
+    def scores(self) -> Float64[np.ndarray, " N"]:
+        """Class probability of each segment."""
+        return np.asarray([segment.score for segment in self.segments], dtype=np.float64)
+
+    @property
+    def boxes(self) -> Float64[np.ndarray, "N 4"]:
+        """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel."""
+        return mask_ops.boxes_xyxy(self.masks)
+
+    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
+        """The picture with all segments drawn on it; ``scale`` enlarges small pictures first.
+
+        ``labels=False`` leaves the names out.
+
+        Raises:
+            RequestError: the picture has another size than the result.
+        """
+        regions = [
+            drawing.Region(
+                name=self.categories[segment.label].name,
+                color=self.categories[segment.label].color,
+                score=segment.score,
+                group=segment.label,
+                is_thing=segment.is_thing,
+            )
+            for segment in self.segments
+        ]
+        numbers = [segment.id for segment in self.segments]
+        return drawing.overlay_panoptic(image, self.ids, numbers, regions, scale=scale, labels=labels)
+
+    def to_coco(self, image_id: int | str, file_name: str | None = None) -> dict[str, Any]:
+        """The record of a COCO panoptic results file; category ids are those of the data set.
+
+        ``file_name`` is that of the PNG with the ids (see :meth:`save`); by default ``<image_id>.png``.
+        """
+        info = [{"id": segment.id, "category_id": self.categories[segment.label].id} for segment in self.segments]
+        return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
+
+    def _records(self) -> dict[str, Any]:
+        masks = self.masks
+        rows = zip(self.segments, mask_ops.boxes_xyxy(masks), mask_ops.encode(masks), strict=True)
+        return {
+            "segments": [
+                {
+                    "id": segment.id,
+                    "category_id": self.categories[segment.label].id,
+                    "category_name": self.categories[segment.label].name,
+                    "is_thing": segment.is_thing,
+                    "score": float(segment.score),
+                    "area": int(segment.area),
+                    "bbox": _box_xywh(box),
+                    "segmentation": rle,
+                }
+                for segment, box, rle in rows
+            ]
+        }
+
+    def _label_image(self) -> tuple[str, Image.Image] | None:
+        channels = [self.ids >> shift & 255 for shift in (0, 8, 16)]
+        return "_ids", Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instances(_Result):
+    """Objects that may overlap, best first.
+
+    Attributes:
+        masks: one binary mask per object.
+        labels: class indices.
+        scores: class probability times mask score, in 0..1, descending.
+        boxes: tight boxes (x1, y1, x2, y2) of the masks in pixels; zeros for an empty mask.
+        categories: the classes that ``labels`` count.
+    """
+
+    masks: Bool[np.ndarray, "N H W"]
+    labels: Int64[np.ndarray, " N"]
+    scores: Float64[np.ndarray, " N"]
+    boxes: Float64[np.ndarray, "N 4"]
+    categories: Categories
+
+    task: ClassVar[str] = "instance"
+
+    def __post_init__(self) -> None:
+        count = len(self.masks)
+        assert (self.masks.ndim, self.masks.dtype) == (3, bool), (self.masks.shape, self.masks.dtype)
+        assert (self.labels.shape, self.labels.dtype) == ((count,), np.int64), (self.labels.shape, self.labels.dtype)
+        assert self.scores.shape == (count,)
+        assert self.scores.dtype == np.float64
+        assert self.boxes.shape == (count, 4), self.boxes.shape
+        assert bool((self.scores[1:] <= self.scores[:-1]).all()), "instances are sorted by score, descending"
+        assert not count or 0 <= self.labels.min() <= self.labels.max() < len(self.categories)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.masks.shape[1], self.masks.shape[2]
+
+    def above(self, threshold: float) -> Instances:
+        """Only the objects whose score is greater than ``threshold``."""
+        count = int((self.scores > threshold).sum())  # they are sorted
+        return Instances(
+            self.masks[:count], self.labels[:count], self.scores[:count], self.boxes[:count], self.categories
+        )
+
+    def plot(
+        self, image: drawing.Picture, *, scale: int = 1, labels: bool = True, threshold: float = 0.5
+    ) -> Image.Image:
+        """The picture with the objects above ``threshold`` drawn on it; ``scale`` enlarges small pictures first.
+
+        ``labels=False`` leaves the names out.
+
+        Raises:
+            RequestError: the picture has another size than the result.
+        """
+        shown = self.above(threshold)
+        regions = [
+            drawing.Region(
+                name=self.categories[label].name,
+                color=self.categories[label].color,
+                score=float(score),
+                group=int(label),
+            )
+            for label, score in zip(shown.labels, shown.scores, strict=True)
+        ]
+        return drawing.overlay_instances(image, shown.masks, regions, scale=scale, labels=labels)
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """The records of a COCO instance results file; category ids are those of the data set, boxes (x, y, w, h)."""
+        rows = zip(self.labels, self.scores, self.boxes, mask_ops.encode(self.masks), strict=True)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.categories[label].id,
+                "bbox": _box_xywh(box),
+                "score": float(score),
+                "segmentation": rle,
+            }
+            for label, score, box, rle in rows
+        ]
+
+    def _records(self) -> dict[str, Any]:
+        rows = zip(
+            self.labels,
+            self.scores,
+            mask_ops.areas(self.masks),
+            self.boxes,
+            mask_ops.encode(self.masks),
+            strict=True,
+        )
+        return {
+            "instances": [
+                {
+                    "category_id": self.categories[label].id,
+                    "category_name": self.categories[label].name,
+                    "score": float(score),
+                    "area": int(area),
+                    "bbox": _box_xywh(box),
+                    "segmentation": rle,
+                }
+                for label, score, area, box, rle in rows
+            ]
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SemanticSegmentation(_Result):
+    """A class for every pixel.
+
+    Attributes:
+        labels: class index per pixel; values outside the classes (``categories.ignore_label``) mean "no class".
+        categories: the classes that ``labels`` counts.
+    """
+
+    labels: Int[np.ndarray, "H W"]
+    categories: Categories
+
+    task: ClassVar[str] = "semantic"
+
+    def __post_init__(self) -> None:
+        assert self.labels.ndim == 2, self.labels.shape
+        assert np.issubdtype(self.labels.dtype, np.integer), self.labels.dtype
+        assert not self.labels.size or self.labels.min() >= 0
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.labels.shape[0], self.labels.shape[1]
+
+    def _present(self) -> tuple[list[int], Bool[np.ndarray, "N H W"]]:
+        """Class indices that occur, ascending, and their masks."""
+        present = [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
+        return present, self.labels[None] == np.asarray(present, dtype=self.labels.dtype)[:, None, None]
+
+    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
+        """The picture with all classes drawn on it; ``scale`` enlarges small pictures first.
+
+        ``labels=False`` leaves the names out.
+
+        Raises:
+            RequestError: the picture has another size than the result.
+        """
+        regions = [
+            drawing.Region(name=item.name, color=item.color, group=index, is_thing=item.is_thing)
+            for index, item in enumerate(self.categories)
+        ]
+        return drawing.overlay_semantic(image, self.labels, regions, scale=scale, labels=labels)
+
+    def to_coco(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
+        """One record per class present, with the class's mask; category ids are those of the data set.
+
+        ``file_name`` is that of the picture; published files of semantic results tell pictures apart by it.
+        """
+        present, masks = self._present()
+        head: dict[str, Any] = {"image_id": image_id}
+        if file_name is not None:
+            head["file_name"] = file_name
+        return [
+            {**head, "category_id": self.categories[label].id, "segmentation": rle}
+            for label, rle in zip(present, mask_ops.encode(masks), strict=True)
+        ]
+
+    def _records(self) -> dict[str, Any]:
+        present, masks = self._present()
+        rows = zip(present, mask_ops.areas(masks), mask_ops.encode(masks), strict=True)
+        return {
+            "classes": [
+                {
+                    "label": label,
+                    "category_id": self.categories[label].id,
+                    "category_name": self.categories[label].name,
+                    "area": int(area),
+                    "segmentation": rle,
+                }
+                for label, area, rle in rows
+            ]
+        }
+
+    def _label_image(self) -> tuple[str, Image.Image] | None:
+        # The width follows the class list, not the picture, so that all files of one data set are alike.
+        wide = max(len(self.categories) - 1, self.categories.ignore_label) > 255
+        return "_labels", Image.fromarray(self.labels.astype(np.uint16 if wide else np.uint8))
+
+
+Segmentation = PanopticSegmentation | Instances | SemanticSegmentation

@@ -1,0 +1,100 @@
+"""Run-length encoding, boxes, areas and resizing of masks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mask2former.errors import RequestError
+from mask2former.ops import masks as mask_ops
+
+
+def random_masks(count: int = 5, height: int = 37, width: int = 53) -> np.ndarray:
+    return np.random.default_rng(0).random((count, height, width)) > 0.6
+
+
+def test_encoding_round_trips_through_json() -> None:
+    masks = random_masks()
+    restored = mask_ops.decode(json.loads(json.dumps(mask_ops.encode(masks))))
+    assert restored.dtype == bool
+    np.testing.assert_array_equal(restored, masks)
+
+
+def test_encoding_equals_pycocotools() -> None:
+    oracle = pytest.importorskip("pycocotools.mask")
+    masks = random_masks()
+    expected = oracle.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    assert [rle["counts"] for rle in mask_ops.encode(masks)] == [rle["counts"].decode() for rle in expected]
+
+
+def test_empty_and_full_masks_and_none() -> None:
+    masks = np.stack([np.zeros((4, 6), dtype=bool), np.ones((4, 6), dtype=bool)])
+    np.testing.assert_array_equal(mask_ops.decode(mask_ops.encode(masks)), masks)
+    assert mask_ops.encode(masks[:0]) == []
+    assert mask_ops.decode([]).shape == (0, 0, 0)
+
+
+def test_decodes_bytes_and_plain_runs() -> None:
+    plain = {"size": [2, 3], "counts": [1, 2, 3]}  # down the columns: 0 11 000
+    expected = np.array([[[False, True, False], [True, False, False]]])
+    np.testing.assert_array_equal(mask_ops.decode(plain), expected)
+    text = mask_ops.encode(expected)[0]
+    np.testing.assert_array_equal(mask_ops.decode([{**text, "counts": text["counts"].encode()}]), expected)
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        {"size": [40, 40], "counts": "54"},
+        {"size": [40, 40], "counts": "P"},
+        {"size": [40, 40], "counts": [3]},
+        {"size": [2, 2], "counts": [5, -1]},
+        {"size": [0, 0], "counts": []},
+        {"size": [40, 40]},
+        {"size": 3, "counts": "54"},
+        5,
+    ],
+)
+def test_broken_encodings_are_refused(rle: object) -> None:
+    with pytest.raises(RequestError, match="run-length encoding"):
+        mask_ops.decode([rle])  # type: ignore[list-item]
+
+
+def test_encodings_of_two_sizes_are_refused() -> None:
+    with pytest.raises(RequestError, match="differ in size"):
+        mask_ops.decode(mask_ops.encode(random_masks(1)) + mask_ops.encode(random_masks(1, 4, 4)))
+
+
+def test_boxes_end_one_past_the_last_pixel_and_are_zero_when_empty() -> None:
+    masks = np.zeros((3, 10, 12), dtype=bool)
+    masks[0, 2:5, 3:9] = True
+    masks[1, 9, 11] = True
+    np.testing.assert_array_equal(mask_ops.boxes_xyxy(masks), [[3, 2, 9, 5], [11, 9, 12, 10], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(mask_ops.areas(masks), [18, 1, 0])
+    assert mask_ops.boxes_xyxy(masks[:0]).shape == (0, 4)
+    assert mask_ops.areas(masks[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 1), (0,)])
+def test_resizing_keeps_leading_axes(leading: tuple[int, ...]) -> None:
+    logits = torch.randn(*leading, 5, 7, generator=torch.Generator().manual_seed(0))
+    resized = mask_ops.resize_masks(logits, (11, 13))
+    assert resized.shape == (*leading, 11, 13)
+    expected = F.interpolate(logits.reshape(-1, 1, 5, 7), size=(11, 13), mode="bilinear") if logits.numel() else resized
+    torch.testing.assert_close(resized, expected.reshape(resized.shape))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("size", [(4, 4), (6, 9)])
+def test_resizing_is_at_least_float32(given: torch.dtype, expected: torch.dtype, size: tuple[int, int]) -> None:
+    assert mask_ops.resize_masks(torch.zeros(2, 4, 4, dtype=given), size).dtype == expected

@@ -1,0 +1,50 @@
+"""Class lists: packaged tables, round trips, faults."""
+
+import pytest
+
+from mask2former.errors import RequestError
+from mask2former.structures import Categories, Category
+
+
+@pytest.mark.parametrize(
+    ("table", "count", "things"),
+    [
+        ("coco_panoptic", 133, 80),
+        ("coco_instance", 80, 80),
+        ("cityscapes", 19, 8),
+        ("ade20k_150", 150, 100),
+        ("mapillary_vistas_v1.2", 65, 37),
+    ],
+)
+def test_packaged_tables(table: str, count: int, things: int) -> None:
+    categories = Categories.load(table)
+    assert len(categories) == count
+    assert len(categories.thing_indices) == things
+    assert sorted(categories.thing_indices + categories.stuff_indices) == list(range(count))
+
+
+def test_an_unknown_table_lists_the_known_ones() -> None:
+    with pytest.raises(RequestError, match="coco_panoptic"):
+        Categories.load("coco")
+
+
+def test_round_trip() -> None:
+    categories = Categories.load("cityscapes")
+    assert Categories.from_dict(categories.to_dict()) == categories
+
+
+def test_from_names_marks_things_and_spreads_colors() -> None:
+    categories = Categories.from_names(["a", "b", "c"], things=["b"])
+    assert categories.thing_indices == (1,)
+    assert categories.index_of_id() == {0: 0, 1: 1, 2: 2}
+    assert len({item.color for item in categories}) == 3
+
+
+def test_faults() -> None:
+    with pytest.raises(RequestError, match="unique"):
+        Categories((Category(1, "a", True, (0, 0, 0)), Category(1, "b", True, (0, 0, 0))))
+    with pytest.raises(RequestError, match="at least one"):
+        Categories(())
+    for wrong in ({}, {"categories": [{"id": 1}]}, {"categories": 3}, None, {"categories": [{"id": "x", "name": "a"}]}):
+        with pytest.raises(RequestError, match="class table"):
+            Categories.from_dict(wrong)

@@ -1,0 +1,189 @@
+"""Results of the three tasks: records, files, pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.errors import RequestError
+from mask2former.ops import masks as mask_ops
+from mask2former.structures import (
+    Categories,
+    Category,
+    Instances,
+    PanopticSegmentation,
+    Segment,
+    Segmentation,
+    SemanticSegmentation,
+)
+
+CATEGORIES = Categories(
+    (
+        Category(7, "cat", True, (200, 40, 40)),
+        Category(11, "dog", True, (40, 200, 40)),
+        Category(90, "sky", False, (40, 40, 200)),
+    )
+)
+IMAGE = np.full((40, 60, 3), 128, dtype=np.uint8)
+
+
+def panoptic() -> PanopticSegmentation:
+    ids = np.zeros((40, 60), dtype=np.int32)
+    ids[:20] = 1
+    ids[22:30, 5:25] = 70_000
+    segments = (Segment(1, 2, False, 0.9, 1200), Segment(70_000, 0, True, 0.8, 160))
+    return PanopticSegmentation(ids, segments, CATEGORIES)
+
+
+def instances() -> Instances:
+    masks = np.zeros((3, 40, 60), dtype=bool)
+    masks[0, 5:20, 10:30] = True
+    masks[1, 10:35, 20:50] = True
+    scores = np.array([0.9, 0.6, 0.0])
+    return Instances(masks, np.array([0, 1, 1]), scores, mask_ops.boxes_xyxy(masks), CATEGORIES)
+
+
+def semantic(ignore_label: int = 255) -> SemanticSegmentation:
+    labels = np.full((40, 60), 2, dtype=np.int64)
+    labels[20:] = 0
+    labels[:, 50:] = ignore_label
+    return SemanticSegmentation(labels, Categories(CATEGORIES.items, ignore_label))
+
+
+RESULTS = [panoptic, instances, semantic]
+
+
+def test_panoptic_views_agree_with_the_map() -> None:
+    result = panoptic()
+    np.testing.assert_array_equal(result.masks.sum(axis=(1, 2)), [1200, 160])
+    np.testing.assert_array_equal(result.labels, [2, 0])
+    np.testing.assert_array_equal(result.scores, [0.9, 0.8])
+    np.testing.assert_array_equal(result.boxes, [[0, 0, 60, 20], [5, 22, 25, 30]])
+    assert len(result) == 2
+    assert result.size_hw == (40, 60)
+
+
+def test_panoptic_coco_record_uses_data_set_ids() -> None:
+    assert panoptic().to_coco(139) == {
+        "image_id": 139,
+        "file_name": "139.png",
+        "segments_info": [{"id": 1, "category_id": 90}, {"id": 70_000, "category_id": 7}],
+    }
+    assert panoptic().to_coco(139, "x_ids.png")["file_name"] == "x_ids.png"
+
+
+def test_instance_coco_records_have_real_boxes_and_data_set_ids() -> None:
+    records = instances().to_coco(5)
+    assert [record["category_id"] for record in records] == [7, 11, 11]
+    assert [record["bbox"] for record in records] == [[10, 5, 20, 15], [20, 10, 30, 25], [0, 0, 0, 0]]
+    assert [record["score"] for record in records] == [0.9, 0.6, 0.0]
+    np.testing.assert_array_equal(mask_ops.decode([r["segmentation"] for r in records]), instances().masks)
+
+
+def test_instances_above_a_threshold() -> None:
+    assert len(instances()) == 3
+    assert len(instances().above(0.6)) == 1  # strictly above
+    assert len(instances().above(0.99)) == 0
+
+
+def test_instances_must_be_sorted() -> None:
+    result = instances()
+    with pytest.raises(AssertionError, match="sorted"):
+        Instances(result.masks, result.labels, result.scores[::-1].copy(), result.boxes, CATEGORIES)
+
+
+def test_semantic_records_cover_the_classes_present_and_leave_out_ignored_pixels() -> None:
+    records = semantic().to_coco(5, "a.jpg")
+    assert [(record["category_id"], record["file_name"]) for record in records] == [(7, "a.jpg"), (90, "a.jpg")]
+    masks = mask_ops.decode([record["segmentation"] for record in records])
+    np.testing.assert_array_equal(masks.sum(axis=(1, 2)), [1000, 1000])
+    assert "file_name" not in semantic().to_coco(5)[0]
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_the_dictionary_is_json_and_says_what_made_it(make) -> None:
+    result: Segmentation = make()
+    values = json.loads(json.dumps(result.to_dict(model="scenes-tiny", settings={"score_threshold": 0.8})))
+    assert values["schema_version"] == 1
+    assert values["task"] == result.task
+    assert values["model"] == "scenes-tiny"
+    assert values["settings"] == {"score_threshold": 0.8}
+    assert values["size"] == [40, 60]
+    records = values.get("segments") or values.get("instances") or values.get("classes")
+    masks = mask_ops.decode([record["segmentation"] for record in records])
+    assert [record["area"] for record in records] == [int(mask.sum()) for mask in masks]
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_plot_keeps_the_size_and_does_not_touch_the_picture(make) -> None:
+    before = IMAGE.copy()
+    picture = make().plot(IMAGE)
+    assert picture.size == (60, 40)
+    assert not np.array_equal(np.asarray(picture), IMAGE)
+    np.testing.assert_array_equal(before, IMAGE)
+    assert make().plot(Image.fromarray(IMAGE), scale=3, labels=False).size == (180, 120)
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_plot_refuses_a_picture_of_another_size(make) -> None:
+    with pytest.raises(RequestError, match="20x60 pixels but the result 40x60"):
+        make().plot(IMAGE[:20])
+
+
+@pytest.mark.parametrize(
+    ("make", "extra"), [(panoptic, {"x_ids.png"}), (instances, set()), (semantic, {"x_labels.png"})]
+)
+@pytest.mark.parametrize("name", ["x", "x.json", "x.png"])
+def test_save_writes_exactly_the_files_of_the_contract(tmp_path: Path, make, extra: set[str], name: str) -> None:
+    written = make().save(tmp_path / "new" / name, IMAGE, model="m")
+    assert written == tmp_path / "new" / "x.json"
+    assert {path.name for path in written.parent.iterdir()} == {"x.png", "x.json"} | extra
+    assert json.loads(written.read_text()) == make().to_dict(model="m")
+
+
+def test_save_drops_one_suffix_only(tmp_path: Path) -> None:
+    instances().save(tmp_path / "x.png.json")
+    instances().save(tmp_path / "x.jpg")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.png.json", "x.jpg.json"}
+
+
+def test_saved_ids_decode_to_the_map(tmp_path: Path) -> None:
+    panoptic().save(tmp_path / "x")
+    rgb = np.asarray(Image.open(tmp_path / "x_ids.png")).astype(np.int64)
+    np.testing.assert_array_equal(rgb @ [1, 256, 65536], panoptic().ids)
+
+
+@pytest.mark.parametrize(("ignore_label", "mode"), [(255, "L"), (65535, "I;16")])
+def test_saved_labels_are_8_or_16_bit(tmp_path: Path, ignore_label: int, mode: str) -> None:
+    semantic(ignore_label).save(tmp_path / "x")
+    with Image.open(tmp_path / "x_labels.png") as picture:
+        assert picture.mode == mode
+        np.testing.assert_array_equal(np.asarray(picture), semantic(ignore_label).labels)
+
+
+def test_a_failed_save_leaves_no_half_files(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="pixels"):
+        instances().save(tmp_path / "x", IMAGE[:3])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot write"):
+        instances().save(tmp_path / "file" / "x")
+    (tmp_path / "y.json").mkdir()
+    with pytest.raises(RequestError, match="cannot write"):
+        instances().save(tmp_path / "y")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "y.json"}
+
+
+def test_empty_results_work(tmp_path: Path) -> None:
+    nothing = [
+        PanopticSegmentation(np.zeros((40, 60), dtype=np.int32), (), CATEGORIES),
+        instances().above(1.0),
+        SemanticSegmentation(np.full((40, 60), 255), CATEGORIES),
+    ]
+    for index, result in enumerate(nothing):
+        np.testing.assert_array_equal(np.asarray(result.plot(IMAGE)), IMAGE)
+        result.save(tmp_path / str(index), IMAGE)
+    assert nothing[0].to_coco(1) == {"image_id": 1, "file_name": "1.png", "segments_info": []}
+    assert nothing[1].to_coco(1) == nothing[2].to_coco(1) == []
