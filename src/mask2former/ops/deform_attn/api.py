@@ -1,0 +1,91 @@
+"""The one entry to multi-scale deformable sampling: picks the kernel, says once which it picked.
+
+No arithmetic here. Models call ``deformable_sampling`` and know nothing of the kernels behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mask2former.errors import RequestError
+from mask2former.ops.deform_attn import native
+from mask2former.ops.deform_attn.portable import deformable_sampling_portable
+from mask2former.ops.deform_attn.reference import deformable_sampling_reference
+
+__all__ = ["Kernel", "deformable_sampling"]
+
+Kernel = Literal["auto", "native", "portable", "reference"]
+
+_KERNELS = {
+    "native": native.deformable_sampling_native,
+    "portable": deformable_sampling_portable,
+    "reference": deformable_sampling_reference,
+}
+_LOGGER = logging.getLogger("mask2former")
+
+
+def deformable_sampling(
+    value: Float[Tensor, "B S M D"],
+    shapes: Sequence[tuple[int, int]],
+    locations: Float[Tensor, "B Q M L P 2"],
+    weights: Float[Tensor, "B Q M L P"],
+    kernel: Kernel = "auto",
+) -> Float[Tensor, "B Q MD"]:
+    """Attention-weighted sum of bilinear samples from several levels, heads concatenated.
+
+    Sampling equals ``grid_sample`` at ``2 * location - 1`` with zero padding and ``align_corners=False``: pixel centres
+    lie at ``(index + 0.5) / size`` and whatever is outside a level is zero. The result has the dtype of ``value``;
+    positions and sums are computed in at least float32 whatever the inputs, so a bf16 ``value`` with float32
+    ``locations`` and ``weights`` is the accurate way to run in bf16.
+
+    Args:
+        value: Values of all levels, each flattened row-major, concatenated in the order of ``shapes``.
+        shapes: Height and width of every level in pixels, as Python integers; S is the sum of their products.
+        locations: Normalised xy, [0, 1] spans a level. May lie anywhere outside.
+        weights: Attention weights, usually a softmax over the last two axes together.
+        kernel: ``auto`` takes the compiled kernel on a CPU where it was built, ``portable`` on a CPU otherwise,
+            ``reference`` on other devices and while exporting (exported graphs hold no operators of ours).
+
+    Raises:
+        RequestError: ``kernel`` is unknown, or is ``native`` and cannot run here.
+
+    Reference: Deformable DETR (Zhu et al., 2021), Eq. 3; Mask2Former, Sec. 3.2.1.
+    """
+    name = _choose(value, kernel)
+    if not torch.compiler.is_compiling():  # a logger would break fullgraph=True
+        _announce(name, value.device.type)
+    return _KERNELS[name](value, shapes, locations, weights)
+
+
+def _choose(value: Tensor, kernel: Kernel) -> str:
+    if kernel == "auto":
+        if value.device.type != "cpu" or torch.compiler.is_exporting():
+            return "reference"
+        return "native" if native.available() and native.supports(value) else "portable"
+    if kernel not in _KERNELS:
+        raise RequestError(f"kernel {kernel!r} is unknown; choose one of auto, {', '.join(_KERNELS)}")
+    if kernel == "native":
+        if not native.available():
+            raise RequestError(
+                f"kernel 'native' was asked for, but {native.why_unavailable()}. Install a C compiler and reinstall"
+                " mask2former (in a source tree: python setup.py build_ext --inplace), or use kernel='auto'"
+            )
+        if not native.supports(value):
+            raise RequestError(
+                f"kernel 'native' takes float32, float64 or bfloat16 on the CPU; got {value.dtype} on {value.device}."
+                " Convert the tensors, or use kernel='auto'"
+            )
+    return kernel
+
+
+@cache
+def _announce(name: str, device_type: str) -> None:
+    reason = f" ({native.why_unavailable()})" if name == "portable" and not native.available() else ""
+    _LOGGER.info("deformable sampling on %s uses the %s kernel%s", device_type, name, reason)

@@ -1,0 +1,213 @@
+"""Multi-scale deformable sampling in C: loads the library beside this file and registers it with torch.
+
+The library (``csrc/``) is built at install when a compiler is there; without it ``available()`` is False and
+``why_unavailable()`` says why. Registered as ``torch.library`` operators with fake and autograd implementations, so
+``torch.compile`` and ``torch.export`` see through it. Must not know which kernel is in use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["available", "deformable_sampling_native", "instruction_sets", "supports", "why_unavailable"]
+
+_ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_BEST = -1  # instruction set
+
+
+def _load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
+    """The library in ``folder``, or None and the reason."""
+    candidates = sorted(path for path in folder.glob("_deform_attn*") if path.suffix in {".so", ".dylib", ".pyd"})
+    if not candidates:
+        return None, f"the compiled kernel is not in {folder} (no C compiler when mask2former was installed?)"
+    try:
+        library = ctypes.CDLL(str(candidates[0]))
+    except OSError as error:
+        return None, f"{candidates[0]} cannot be loaded: {error}"
+    integers = [ctypes.c_int] * 3
+    library.deform_attn_forward.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 4
+    library.deform_attn_backward.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 7
+    return library, ""
+
+
+# At import, not on first use: a plain global is what torch.compile can read.
+_LIBRARY, _WHY_UNAVAILABLE = _load(Path(__file__).parent)
+
+
+def available() -> bool:
+    """Whether the compiled kernel can be used in this installation."""
+    return _LIBRARY is not None
+
+
+def why_unavailable() -> str:
+    """One sentence; empty when the kernel is available."""
+    return _WHY_UNAVAILABLE
+
+
+def supports(value: Tensor) -> bool:
+    """Whether the kernel, where available, takes this tensor's device and dtype."""
+    return value.device.type == "cpu" and value.dtype in _ELEMENTS
+
+
+def instruction_sets() -> int:
+    """How many variants of the kernel this processor can run, counted from the baseline of its architecture."""
+    assert _LIBRARY is not None
+    return _LIBRARY.deform_attn_levels()
+
+
+def deformable_sampling_native(
+    value: Float[Tensor, "B S M D"],
+    shapes: Sequence[tuple[int, int]],
+    locations: Float[Tensor, "B Q M L P 2"],
+    weights: Float[Tensor, "B Q M L P"],
+) -> Float[Tensor, "B Q MD"]:
+    """Attention-weighted sum of bilinear samples, heads concatenated; arguments as in ``deformable_sampling``.
+
+    Tensors on the CPU, ``value`` in float32, float64 or bfloat16. Sums are in float32 at least; a bf16 output is
+    rounded once, at the end. Results do not depend on the number of threads (``torch.get_num_threads()``).
+    """
+    compute = torch.promote_types(value.dtype, torch.float32)
+    flat_shapes = [side for shape in shapes for side in shape]
+    return torch.ops.mask2former.deform_attn(value, flat_shapes, locations.to(compute), weights.to(compute))
+
+
+@torch.library.custom_op(
+    "mask2former::deform_attn",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor value, int[] shapes, Tensor locations, Tensor weights) -> Tensor",
+)
+def _forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    return _run_forward(value, shapes, locations, weights, _BEST)
+
+
+@_forward.register_fake
+def _(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    return value.new_empty((value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]))
+
+
+@torch.library.custom_op(
+    "mask2former::deform_attn_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor grad_output, Tensor value, int[] shapes, Tensor locations, Tensor weights)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _backward(
+    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _run_backward(grad_output, value, shapes, locations, weights, _BEST)
+
+
+@_backward.register_fake
+def _(
+    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
+
+
+def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+    value, ctx.shapes, locations, weights = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _autograd(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    value, locations, weights = ctx.saved_tensors
+    grads = torch.ops.mask2former.deform_attn_backward(grad_output, value, ctx.shapes, locations, weights)
+    return grads[0], None, grads[1], grads[2]
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def _run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int) -> Tensor:
+    """Calls the library; ``level`` picks an instruction set, counted from the baseline, -1 the best."""
+    assert _LIBRARY is not None
+    value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
+    sizes = _sizes(value, shapes, locations, weights)
+    batch, _, queries, heads, channels, _, _ = sizes
+    output = value.new_empty((batch, queries, heads * channels))
+    if 0 in sizes:
+        return output.zero_()
+    code = _LIBRARY.deform_attn_forward(
+        *_arrays(sizes, shapes),
+        _ELEMENTS[value.dtype],
+        level,
+        torch.get_num_threads(),
+        *(tensor.data_ptr() for tensor in (value, locations, weights, output)),
+    )
+    _check(code)
+    return output
+
+
+def _run_backward(
+    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights; ``level`` as in ``_run_forward``."""
+    assert _LIBRARY is not None
+    value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
+    grad_output = grad_output.to(value.dtype).contiguous()
+    sizes = _sizes(value, shapes, locations, weights)
+    # Sums of many small terms: bf16 gradients are gathered in float32 and rounded once.
+    grad_value = torch.zeros_like(value, dtype=locations.dtype)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
+    if 0 in sizes:
+        return grad_value.to(value.dtype), grad_locations.zero_(), grad_weights.zero_()
+    tensors = (grad_output, value, locations, weights, grad_value, grad_locations, grad_weights)
+    code = _LIBRARY.deform_attn_backward(
+        *_arrays(sizes, shapes),
+        _ELEMENTS[value.dtype],
+        level,
+        torch.get_num_threads(),
+        *(tensor.data_ptr() for tensor in tensors),
+    )
+    _check(code)
+    return grad_value.to(value.dtype), grad_locations, grad_weights
+
+
+def _sizes(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> tuple[int, ...]:
+    """Batch, pixels, queries, heads, channels, levels, points.
+
+    Raises:
+        ValueError: Shapes or dtypes disagree. C would read or write out of bounds.
+    """
+    batch, pixels, heads, channels = value.shape
+    _, queries, _, levels, points, _ = locations.shape
+    compute = torch.promote_types(value.dtype, torch.float32)
+    heights, widths = shapes[0::2], shapes[1::2]
+    consistent = (
+        value.dtype in _ELEMENTS
+        and locations.dtype == weights.dtype == compute
+        and locations.shape == (batch, queries, heads, levels, points, 2)
+        and weights.shape == locations.shape[:-1]
+        and len(shapes) == 2 * levels
+        and min(shapes, default=1) > 0
+        and sum(height * width for height, width in zip(heights, widths, strict=True)) == pixels < 2**31
+    )
+    if not consistent:
+        raise ValueError(
+            "deform_attn: expected value (B, S, M, D) with S the sum of the levels' H * W, locations"
+            f" (B, Q, M, L, P, 2) and weights (B, Q, M, L, P) in {compute}; got value {tuple(value.shape)}"
+            f" {value.dtype}, levels {list(zip(heights, widths, strict=False))}, locations {tuple(locations.shape)}"
+            f" {locations.dtype}, weights {tuple(weights.shape)} {weights.dtype}"
+        )
+    return batch, pixels, queries, heads, channels, levels, points
+
+
+def _arrays(sizes: Sequence[int], shapes: Sequence[int]) -> list[ctypes.Array[ctypes.c_int64]]:
+    """The library's three arrays of int64: sizes, levels' height and width, first pixel of every level."""
+    areas = [height * width for height, width in zip(shapes[0::2], shapes[1::2], strict=True)]
+    starts = list(accumulate(areas, initial=0))
+    return [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in (sizes, shapes, starts)]
+
+
+def _check(code: int) -> None:
+    if code:
+        raise MemoryError("deform_attn: no memory for the threads' work space")
