@@ -1,0 +1,61 @@
+"""Small parts shared by decoders: packed multi-head attention, and the initialisers the paper's code uses.
+
+Knows nothing of queries, levels or masks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+__all__ = ["MultiHeadAttention", "conv_kaiming", "xavier_matrices"]
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention with one packed input projection (rows: query, key, value).
+
+    Runs on ``scaled_dot_product_attention``; parameters are named as in ``torch.nn.MultiheadAttention``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q C"],
+        key: Float[Tensor, "B S C"],
+        value: Float[Tensor, "B S C"],
+        blocked: Bool[Tensor, "B Q S"] | None = None,
+    ) -> Float[Tensor, "B Q C"]:
+        """``blocked``: True where a query must not look, the same for all heads."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C/heads)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        mask = None if blocked is None else ~blocked.unsqueeze(1)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def xavier_matrices(module: nn.Module) -> None:
+    """Xavier-uniform for every parameter of two or more axes; the others are left."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+def conv_kaiming(conv: nn.Conv2d) -> nn.Conv2d:
+    """``conv`` with Kaiming-uniform weights (a = 1, fan in) and zero bias."""
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv

@@ -1,0 +1,113 @@
+"""The model: normalise, backbone, pixel decoder, transformer decoder (Mask2Former, Fig. 2).
+
+Knows no task, loss or result; those take its :class:`MaskOutput`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.structures.categories import Categories
+from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.samples import ImageBatch
+
+if TYPE_CHECKING:
+    from mask2former.config import ModelConfig
+
+__all__ = ["Mask2Former"]
+
+_MEAN = (123.675, 116.280, 103.530)  # ImageNet, R G B, of values in 0..255
+_STD = (58.395, 57.120, 57.375)
+
+
+class Mask2Former(nn.Module):
+    """Masked-attention mask transformer for images and clips.
+
+    The parts are plain modules, so any of them can be replaced:
+
+        backbone ``(N, 3, H, W) -> list`` of four maps, finest first; pixel decoder ``list -> PixelFeatures``;
+        transformer decoder ``(PixelFeatures, num_frames) -> MaskOutput``.
+
+    Args:
+        size_divisibility: heights and widths are padded to its multiples.
+
+    Attributes:
+        config, categories: what the model was built from, if it was; stored in checkpoints.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        pixel_decoder: nn.Module,
+        transformer_decoder: nn.Module,
+        size_divisibility: int = 32,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pixel_decoder = pixel_decoder
+        self.transformer_decoder = transformer_decoder
+        self.size_divisibility = size_divisibility
+        self.config: ModelConfig | None = None
+        self.categories: Categories | None = None
+        self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Sequence[Tensor] | ImageBatch, *, auxiliary: bool = True) -> MaskOutput:
+        """Class and mask logits per query.
+
+        Args:
+            images: RGB in 0..255 as a list of ``(3, H, W)`` pictures or ``(T, 3, H, W)`` clips, or a padded batch.
+                All clips of a call have the same number of frames.
+            auxiliary: whether to keep the predictions of the earlier layers (the loss needs them).
+
+        Returns:
+            Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
+            published model, so results depend on how a picture was padded.
+        """
+        pixels = self.normalize(images)  # (B, T, 3, H, W)
+        features: PixelFeatures = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
+        return self.transformer_decoder(features, pixels.shape[1], auxiliary=auxiliary)
+
+    def normalize(self, images: Sequence[Tensor] | ImageBatch) -> Float[Tensor, "B T 3 H W"]:
+        """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size."""
+        if isinstance(images, ImageBatch):
+            clips = [clip[..., :h, :w] for clip, (h, w) in zip(images.pixels, images.sizes, strict=True)]
+        else:
+            clips = [image if image.dim() == 4 else image.unsqueeze(0) for image in images]
+        step = self.size_divisibility
+        height = -(-max(clip.shape[2] for clip in clips) // step) * step
+        width = -(-max(clip.shape[3] for clip in clips) // step) * step
+        normalized = [(clip.to(self.mean.dtype) - self.mean) / self.std for clip in clips]
+        return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, recipe: str | None = None) -> Mask2Former:
+        """A model from a packaged name, our ``.safetensors``, a folder, or an original ``.pkl`` or ``.pth``.
+
+        Args:
+            source: where the weights are.
+            recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+
+        Raises:
+            RequestError: the file cannot be read or does not fit; the message says what was expected.
+        """
+        from mask2former import checkpoints
+
+        return checkpoints.from_pretrained(source, recipe)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write weights, configuration and categories: a ``.safetensors`` file, or a folder with a model card."""
+        from mask2former import checkpoints
+
+        checkpoints.save_pretrained(self, path)

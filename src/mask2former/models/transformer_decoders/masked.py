@@ -1,0 +1,140 @@
+"""Masked-attention transformer decoder (Mask2Former, Sec. 3.2), for clips; an image is a clip of one frame.
+
+Queries look at one resolution per layer (strides 32, 16, 8, round robin), each only where the previous prediction
+put its mask. The same head reads classes and masks before the first and after every layer.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
+from mask2former.models.pixel_decoders.features import PixelFeatures
+from mask2former.models.position_encoding import sine_encoding
+from mask2former.ops.masks import resize_masks
+from mask2former.structures.outputs import MaskOutput
+
+__all__ = ["MaskedTransformerDecoder"]
+
+_NUM_LEVELS = 3
+
+
+class _DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2)."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int) -> None:
+        super().__init__()
+        self.cross_attention = MultiHeadAttention(dim, num_heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attention = MultiHeadAttention(dim, num_heads)
+        self.self_norm = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+
+    def forward(self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor, blocked: Tensor) -> Tensor:
+        attended = self.cross_attention(queries + query_positions, key, value, blocked)
+        queries = self.cross_norm(queries + attended)
+        placed = queries + query_positions
+        queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
+        return self.feedforward_norm(queries + self.linear2(F.relu(self.linear1(queries))))
+
+
+class MaskedTransformerDecoder(nn.Module):
+    """:class:`PixelFeatures` to :class:`MaskOutput`.
+
+    Args:
+        channels: of the multi-scale features; a projection is added only where they differ from ``dim``.
+        mask_dim: channels of the per-pixel embeddings.
+        num_classes: K; the head has one more row for "no object".
+        num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
+        temporal: whether positions include the frame index (3-D code of the video model).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        mask_dim: int,
+        num_classes: int,
+        dim: int = 256,
+        num_queries: int = 100,
+        num_layers: int = 9,
+        num_heads: int = 8,
+        feedforward_dim: int = 2048,
+        *,
+        temporal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.temporal = temporal
+        self.input_projections = nn.ModuleList(
+            nn.Identity() if channels == dim else conv_kaiming(nn.Conv2d(channels, dim, 1)) for _ in range(_NUM_LEVELS)
+        )
+        self.layers = nn.ModuleList(_DecoderLayer(dim, num_heads, feedforward_dim) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+        self.query_features = nn.Embedding(num_queries, dim)
+        self.query_positions = nn.Embedding(num_queries, dim)
+        self.level_embedding = nn.Embedding(_NUM_LEVELS, dim)
+        self.class_head = nn.Linear(dim, num_classes + 1)
+        self.mask_head = nn.ModuleList((nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, mask_dim)))
+        xavier_matrices(self.layers)
+
+    def forward(self, features: PixelFeatures, num_frames: int = 1, *, auxiliary: bool = True) -> MaskOutput:
+        """Predictions for clips of ``num_frames`` frames, folded clip-major into the first axis of ``features``.
+
+        With ``auxiliary=False`` only the last prediction is kept.
+        """
+        mask_features = features.mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
+        sizes = [(level.shape[2], level.shape[3]) for level in features.multi_scale]
+        keys, values = self._tokens(features, num_frames)
+
+        batch = mask_features.shape[0]
+        queries = self.query_features.weight.expand(batch, -1, -1)
+        query_positions = self.query_positions.weight.expand(batch, -1, -1)
+        outputs = [self._predict(queries, mask_features)]
+        for index, layer in enumerate(self.layers):
+            level = index % _NUM_LEVELS
+            blocked = self._blocked(outputs[-1].mask_logits, sizes[level])
+            queries = layer(queries, query_positions, keys[level], values[level], blocked)
+            outputs.append(self._predict(queries, mask_features))
+        last = outputs.pop()
+        return MaskOutput(last.class_logits, last.mask_logits, last.query_features, outputs if auxiliary else [])
+
+    def _tokens(self, features: PixelFeatures, num_frames: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (B, T*H_l*W_l, C) of each level; the level embedding is in both, the position in keys."""
+        keys, values = [], []
+        for level, feature in enumerate(features.multi_scale):
+            height, width = feature.shape[2:]
+            projected = self.input_projections[level](feature).flatten(2).transpose(1, 2)  # (B*T, H*W, C)
+            value = projected.unflatten(0, (-1, num_frames)).flatten(1, 2) + self.level_embedding.weight[level]
+            position = sine_encoding(
+                num_frames,
+                height,
+                width,
+                self.dim,
+                temporal=self.temporal,
+                dtype=feature.dtype,
+                device=feature.device,
+            )
+            keys.append(value + position.flatten(0, 2).to(value.dtype))
+            values.append(value)
+        return keys, values
+
+    def _predict(self, queries: Tensor, mask_features: Tensor) -> MaskOutput:
+        """The shared head: classes, and masks as products with the per-pixel embeddings."""
+        normed = self.norm(queries)
+        embedding = normed
+        for layer in self.mask_head[:-1]:
+            embedding = F.relu(layer(embedding))
+        embedding = self.mask_head[-1](embedding)
+        mask_logits = torch.einsum("bqc,btchw->bqthw", embedding, mask_features)
+        return MaskOutput(self.class_head(normed), mask_logits, normed)
+
+    def _blocked(self, mask_logits: Tensor, size_hw: tuple[int, int]) -> Bool[Tensor, "B Q S"]:
+        """Where each query must not look: outside its mask resized to the level, unless that is everywhere (Eq. 3)."""
+        resized = resize_masks(mask_logits.detach().flatten(0, 1), size_hw).unflatten(0, mask_logits.shape[:2])
+        blocked = (resized.sigmoid() < 0.5).flatten(2)
+        return blocked & ~blocked.all(dim=2, keepdim=True)
