@@ -1,0 +1,36 @@
+"""Mask losses on sampled points, element-wise for training and pairwise for matching (Mask2Former, Sec. 3.3)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["binary_cross_entropy", "dice", "pairwise_binary_cross_entropy", "pairwise_dice"]
+
+
+def binary_cross_entropy(logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, " N"]:
+    """Mean over points, per mask; targets are in 0..1."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+
+
+def dice(logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, " N"]:
+    """``1 - (2 sum(p t) + 1) / (sum p + sum t + 1)`` per mask, in 0..1."""
+    probabilities = logits.sigmoid()
+    overlap = 2.0 * (probabilities * targets).sum(1)
+    return 1.0 - (overlap + 1.0) / (probabilities.sum(1) + targets.sum(1) + 1.0)
+
+
+def pairwise_binary_cross_entropy(
+    logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"]
+) -> Float[Tensor, "Q N"]:
+    """:func:`binary_cross_entropy` of every query with every target."""
+    positive, negative = F.softplus(-logits), F.softplus(logits)  # cost of a point that is, or is not, on the target
+    return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]
+
+
+def pairwise_dice(logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:
+    """:func:`dice` of every query with every target."""
+    probabilities = logits.sigmoid()
+    overlap = 2.0 * (probabilities @ targets.T)
+    return 1.0 - (overlap + 1.0) / (probabilities.sum(1)[:, None] + targets.sum(1)[None, :] + 1.0)

@@ -1,0 +1,65 @@
+"""Optimal one-to-one matching of queries and targets (DETR, Sec. 3.1; costs of Mask2Former, Sec. 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice
+from mask2former.ops.points import sample_points
+
+__all__ = ["HungarianMatcher", "Match"]
+
+Match = tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]
+"""Matched query and target indices, queries ascending, on the host."""
+
+
+class HungarianMatcher:
+    """Matching costs on sampled points, and the assignment that minimises their sum."""
+
+    def __init__(self, class_weight: float = 2.0, mask_weight: float = 5.0, dice_weight: float = 5.0) -> None:
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+
+    @torch.no_grad()
+    def cost(
+        self,
+        class_logits: Float[Tensor, "Q K+1"],
+        mask_logits: Float[Tensor, "Q T h w"],
+        labels: Int64[Tensor, " N"],
+        masks: Float[Tensor, "N T H W"],
+        points: Float[Tensor, "1 P 2"],
+    ) -> Float[Tensor, "Q N"]:
+        """Cost of giving a target to a query, in at least float32; the same points serve all masks and frames."""
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            wide = torch.promote_types(class_logits.dtype, torch.float32)
+            probabilities = class_logits.to(wide).softmax(1)
+            if not len(labels):
+                return probabilities.new_zeros((class_logits.shape[0], 0))
+            sampled, target = (
+                sample_points(maps.flatten(0, 1).unsqueeze(0), points)[0].unflatten(0, maps.shape[:2]).flatten(1)
+                for maps in (mask_logits.to(wide), masks.to(wide))
+            )  # (Q, T*P), (N, T*P)
+            return (
+                self.mask_weight * pairwise_binary_cross_entropy(sampled, target)
+                - self.class_weight * probabilities[:, labels]
+                + self.dice_weight * pairwise_dice(sampled, target)
+            )
+
+    @staticmethod
+    def assign(costs: Sequence[Float[Tensor, "Q N"]]) -> list[Match]:
+        """The cheapest assignment of each cost matrix, after one transfer to the host; ``min(Q, N)`` pairs each."""
+        if not costs:
+            return []
+        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
+        pieces = flat.split([cost.numel() for cost in costs])
+        matches = []
+        for piece, cost in zip(pieces, costs, strict=True):
+            queries, targets = linear_sum_assignment(piece.view(cost.shape).numpy())
+            matches.append((torch.as_tensor(queries), torch.as_tensor(targets)))
+        return matches
