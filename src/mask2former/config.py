@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from mask2former.errors import RequestError
 
@@ -109,7 +118,7 @@ class MaskedDecoderConfig(_Strict):
 class InferenceConfig(_Strict):
     """How a trained model is asked; stored in the checkpoint."""
 
-    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # the first of panoptic, instance, semantic is default
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained to answer
     short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the picture
     long_edge: PositiveInt = 1333  # cap, pixels
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
@@ -171,7 +180,8 @@ class ScenesConfig(_Strict):
     name: Literal["scenes"] = "scenes"
     image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
     train_seed: NonNegativeInt = 0
-    validation_seed: NonNegativeInt = 1_000_000  # far from every training scene
+    num_training: PositiveInt = 1_000_000  # every scene is drawn when it is its turn
+    validation_seed: NonNegativeInt = 1_000_000  # behind the training scenes
     num_validation: PositiveInt = 50
 
 

@@ -1,0 +1,1 @@
+"""Pictures and their annotations to samples and batches. Knows no model."""

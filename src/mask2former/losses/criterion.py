@@ -44,8 +44,6 @@ class Criterion(nn.Module):
         oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
     """
 
-    class_weights: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -64,9 +62,7 @@ class Criterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
-        weights = torch.ones(num_classes + 1)
-        weights[-1] = no_object_weight
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.no_object_weight = no_object_weight
 
     def forward(
         self,
@@ -103,7 +99,7 @@ class Criterion(nn.Module):
             for depth, draw in zip(depths.values(), draws, strict=True)
             for index, target in enumerate(targets)
         ]
-        self._check_finite(depths, costs, len(targets))
+        _check_finite(depths, costs)
         matches = self.matcher.assign(costs)
 
         terms: dict[str, Tensor] = {}
@@ -116,25 +112,15 @@ class Criterion(nn.Module):
         total = torch.stack([self.weights["_".join(name.split("_")[:2])] * term for name, term in terms.items()]).sum()
         return Losses(total, terms)
 
-    def _check_finite(self, depths: dict[str, MaskOutput], costs: list[Tensor], num_clips: int) -> None:
-        checks = torch.stack(
-            [depth.class_logits.detach().isfinite().all() for depth in depths.values()]
-            + [cost.isfinite().all() for cost in costs]
-        ).tolist()
-        names = list(depths) + [name for name in depths for _ in range(num_clips)]
-        kinds = ["class logits"] * len(depths) + ["mask logits"] * len(costs)
-        for finite, name, kind in zip(checks, names, kinds, strict=True):
-            if not finite:
-                where = "the last layer" if not name else f"auxiliary output {name[1:]}"
-                raise FloatingPointError(f"{kind} of {where} are not finite")
-
     def _class_loss(self, depth: MaskOutput, targets: Sequence[Target], matches: Sequence[Match]) -> Tensor:
         """Weighted cross-entropy over all queries, divided by the sum of the weights of this batch."""
         logits = depth.class_logits.to(torch.promote_types(depth.class_logits.dtype, torch.float32))
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, (target, (queries, chosen)) in enumerate(zip(targets, matches, strict=True)):
             wanted[row, queries.to(logits.device)] = target.labels[chosen.to(logits.device)]
-        return F.cross_entropy(logits.transpose(1, 2), wanted, self.class_weights.to(logits.dtype))
+        weights = logits.new_ones(self.num_classes + 1)
+        weights[-1] = self.no_object_weight
+        return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
 
     def _mask_losses(
         self, depth: MaskOutput, masks: Sequence[Tensor], matches: Sequence[Match], draw: _Draws
@@ -147,9 +133,9 @@ class Criterion(nn.Module):
         if not len(predicted):
             nothing = depth.mask_logits.flatten()[:0].sum()
             return nothing, nothing
-        wanted = torch.cat(
-            [clip[chosen.to(device)] for clip, (_, chosen) in zip(masks, matches, strict=True)]
-        ).flatten(0, 1)
+        wanted = torch.cat([clip[chosen.to(device)] for clip, (_, chosen) in zip(masks, matches, strict=True)]).flatten(
+            0, 1
+        )
         predicted, wanted = predicted.unsqueeze(1), wanted.unsqueeze(1)
         with torch.no_grad():
             points = uncertain_points(
@@ -168,9 +154,7 @@ class _Draws:
     masks: list[Tensor]
 
     @classmethod
-    def make(
-        cls, criterion: Criterion, depth: MaskOutput, targets: Sequence[Target], uniform: UniformPoints
-    ) -> _Draws:
+    def make(cls, criterion: Criterion, depth: MaskOutput, targets: Sequence[Target], uniform: UniformPoints) -> _Draws:
         points = criterion.num_points
         num_queries, num_frames = depth.mask_logits.shape[1:3]
         pairs = sum(min(len(target.labels), num_queries) for target in targets) * num_frames
@@ -189,3 +173,16 @@ class _Draws:
             return numbers
 
         return uniform
+
+
+def _check_finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> None:
+    """One transfer to the host for all checks of a step."""
+    checks = {}
+    for name, depth in depths.items():
+        where = "the last layer" if not name else f"auxiliary output {name[1:]}"
+        checks[f"class logits of {where}"] = depth.class_logits.detach().isfinite().all()
+        checks[f"mask logits of {where}"] = depth.mask_logits.detach().isfinite().all()
+    checks["matching costs"] = torch.stack([cost.isfinite().all() for cost in costs]).all()
+    for name, finite in zip(checks, torch.stack(list(checks.values())).tolist(), strict=True):
+        if not finite:
+            raise FloatingPointError(f"{name} are not finite")

@@ -21,9 +21,7 @@ def dice(logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"]) -> Float[T
     return 1.0 - (overlap + 1.0) / (probabilities.sum(1) + targets.sum(1) + 1.0)
 
 
-def pairwise_binary_cross_entropy(
-    logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"]
-) -> Float[Tensor, "Q N"]:
+def pairwise_binary_cross_entropy(logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:
     """:func:`binary_cross_entropy` of every query with every target."""
     positive, negative = F.softplus(-logits), F.softplus(logits)  # cost of a point that is, or is not, on the target
     return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]

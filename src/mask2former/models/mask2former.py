@@ -38,13 +38,11 @@ class Mask2Former(nn.Module):
 
     Args:
         size_divisibility: heights and widths are padded to its multiples.
+        mean, std: of R, G, B in 0..255; inputs are normalised with them here and nowhere else.
 
     Attributes:
         config, categories: what the model was built from, if it was; stored in checkpoints.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -52,6 +50,8 @@ class Mask2Former(nn.Module):
         pixel_decoder: nn.Module,
         transformer_decoder: nn.Module,
         size_divisibility: int = 32,
+        mean: Sequence[float] = _MEAN,
+        std: Sequence[float] = _STD,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -60,8 +60,17 @@ class Mask2Former(nn.Module):
         self.size_divisibility = size_divisibility
         self.config: ModelConfig | None = None
         self.categories: Categories | None = None
-        self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
+        # Numbers and not buffers: a float64 model shall not see values that were once rounded to float32.
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     def forward(self, images: Sequence[Tensor] | ImageBatch, *, auxiliary: bool = True) -> MaskOutput:
         """Class and mask logits per query.
@@ -88,7 +97,11 @@ class Mask2Former(nn.Module):
         step = self.size_divisibility
         height = -(-max(clip.shape[2] for clip in clips) // step) * step
         width = -(-max(clip.shape[3] for clip in clips) // step) * step
-        normalized = [(clip.to(self.mean.dtype) - self.mean) / self.std for clip in clips]
+        wide = torch.promote_types(self.dtype, torch.float32)
+        mean, std = (
+            torch.tensor(values, dtype=wide, device=self.device).view(3, 1, 1) for values in (self.mean, self.std)
+        )
+        normalized = [((clip.to(wide) - mean) / std).to(self.dtype) for clip in clips]
         return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
 
     @classmethod

@@ -1,0 +1,1 @@
+"""Pure functions on tensors and masks; imports nothing of ours but the errors."""

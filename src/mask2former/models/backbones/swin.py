@@ -135,9 +135,7 @@ class _PatchMerging(nn.Module):
 class _Stage(nn.Module):
     """Blocks of one resolution; every second one shifted by half a window."""
 
-    def __init__(
-        self, dim: int, window: int, num_heads: int, drop_paths: Sequence[float], *, merge: bool
-    ) -> None:
+    def __init__(self, dim: int, window: int, num_heads: int, drop_paths: Sequence[float], *, merge: bool) -> None:
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(

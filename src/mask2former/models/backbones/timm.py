@@ -47,7 +47,7 @@ class TimmBackbone(nn.Module):
             # With frozen norms timm's default would silence every residual branch for good.
             options.setdefault("zero_init_last", False)
         try:
-            body = timm.create_model(model, features_only=True, **options)
+            body: Any = timm.create_model(model, features_only=True, **options)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise RequestError(f"backbone '{model}': timm could not make it with features_only: {error}") from error
         reductions, channels = body.feature_info.reduction(), body.feature_info.channels()

@@ -83,9 +83,7 @@ class _EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, source: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, source: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         attended = self.attention(source + position, source, reference, shapes)
         source = self.norm1(source + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(source)))
