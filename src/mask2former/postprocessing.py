@@ -1,0 +1,355 @@
+"""From class and mask logits to the results of the three image tasks (Mask2Former, Sec. 3 and 4.1).
+
+Pure functions of one :class:`~mask2former.structures.MaskOutput`, sizes and thresholds. Nothing here knows where the
+logits come from, how images were resized, or what happens to a result.
+
+Masks at the output size are large (100 queries at 1024x2048 are 840 MB), so they never exist as a whole: every task
+walks over strips of output rows that fit the cache, and keeps only what it needs of each strip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mask2former.structures import (
+    Categories,
+    Instances,
+    MaskOutput,
+    PanopticSegmentation,
+    Segment,
+    SemanticSegmentation,
+)
+
+__all__ = ["instance", "panoptic", "semantic", "semantic_scores"]
+
+Size = tuple[int, int]
+
+# Values of one strip, over all of its queries. On a CPU a strip should stay in the second-level cache (2**19 to 2**21
+# are equally fast, the whole picture at once is five times slower); an accelerator wants few, large kernels.
+_STRIP_VALUES_CPU = 2**20
+_STRIP_VALUES_ACCELERATOR = 2**27
+
+
+def semantic(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+    categories: Categories,
+    *,
+    resize_masks_first: bool = True,
+) -> SemanticSegmentation:
+    """The class of every pixel: the argmax of :func:`semantic_scores`, which are never held as a whole.
+
+    Args:
+        output: predictions of a batch of images (T = 1).
+        index: which image of the batch.
+        image_size_hw: size of the network input without its padding.
+        output_size_hw: size of the answer, usually that of the original picture.
+        categories: the classes of the model.
+        resize_masks_first: mask logits are resized before the formula; False resizes the class scores instead, as
+            published for semantic-only models.
+    """
+    labels = _per_image(output, index)[1].new_empty(output_size_hw, dtype=torch.int32)
+    with torch.inference_mode(), _full_precision(output):
+        for rows, scores in _score_strips(output, index, image_size_hw, output_size_hw, resize_masks_first):
+            labels[rows] = _first_argmax(scores).to(torch.int32)
+    return SemanticSegmentation(labels.cpu().numpy(), categories)
+
+
+def semantic_scores(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+    *,
+    resize_masks_first: bool = True,
+) -> Float[Tensor, "K H W"]:
+    """Class scores per pixel: the sum over queries of class probability times mask probability, not normalised.
+
+    On the device of the output, at least float32. Arguments as in :func:`semantic`.
+    """
+    class_logits, masks = _per_image(output, index)
+    scores = masks.new_empty((class_logits.shape[-1] - 1, *output_size_hw))
+    with torch.no_grad(), _full_precision(output):
+        for rows, strip in _score_strips(output, index, image_size_hw, output_size_hw, resize_masks_first):
+            scores[:, rows] = strip.transpose(0, 1)
+    return scores
+
+
+def panoptic(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+    categories: Categories,
+    *,
+    score_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
+) -> PanopticSegmentation:
+    """Non-overlapping segments: every pixel goes to the query with the largest class times mask probability.
+
+    A query is dropped when its class is "no object", when its class probability is not above ``score_threshold``, or
+    when it wins less than ``overlap_threshold`` of the pixels of its own mask (probability at least 0.5). All queries
+    of one stuff class share one segment, whose score is that of its most certain query. Pixels outside are 0.
+
+    Args:
+        output: predictions of a batch of images (T = 1).
+        index: which image of the batch.
+        image_size_hw: size of the network input without its padding.
+        output_size_hw: size of the answer.
+        categories: the classes of the model.
+        score_threshold: lower bound of the class probability, 0..1.
+        overlap_threshold: lower bound of the share of a mask that is left to it, 0..1.
+    """
+    class_logits, masks = _per_image(output, index)
+    with torch.inference_mode(), _full_precision(output):
+        scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
+        kept = torch.nonzero((labels != len(categories)) & (scores > score_threshold))[:, 0]
+        num_kept = len(kept)
+        if num_kept == 0:
+            ids = torch.zeros(output_size_hw, dtype=torch.int32)
+            return PanopticSegmentation(ids.numpy(), (), categories)
+        scores, labels = scores[kept], labels[kept]
+
+        # Per pixel: twice the winning query, plus one where its own mask covers the pixel.
+        codes = masks.new_empty(output_size_hw, dtype=torch.int32)
+        original_areas = scores.new_zeros(num_kept, dtype=torch.int64)
+        for rows, logits in _strips(masks[kept], output.padded_size, image_size_hw, output_size_hw):
+            probabilities = logits.sigmoid_()  # (rows, kept, W)
+            winner = _first_argmax(probabilities * scores[:, None])
+            covered = torch.gather(probabilities, 1, winner[:, None])[:, 0] >= 0.5
+            codes[rows] = (2 * winner + covered).to(torch.int32)
+            original_areas += _count(probabilities.ge_(0.5))
+        areas = torch.bincount(codes.flatten(), minlength=2 * num_kept).view(num_kept, 2)
+
+        # The one transfer; the merging itself runs over a few small integers.
+        table = torch.stack([labels, areas.sum(dim=1), original_areas, areas[:, 1]], dim=1).tolist()
+        segments, id_of_query = _merge(table, scores.tolist(), categories, overlap_threshold)
+        id_of_code = torch.zeros((num_kept, 2), dtype=torch.int32)
+        id_of_code[:, 1] = torch.tensor(id_of_query, dtype=torch.int32)
+        ids = id_of_code.flatten().to(codes.device)[codes]
+    return PanopticSegmentation(ids.cpu().numpy(), segments, categories)
+
+
+def instance(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+    categories: Categories,
+    *,
+    things_only: bool = True,
+    max_instances: int = 100,
+) -> Instances:
+    """The most certain (query, class) pairs as instances, sorted by falling score.
+
+    A query can appear with several classes, and masks may overlap or be empty (score 0); there is no threshold.
+    The score is the class probability times the mean probability inside the binary mask (logit above 0). Boxes are the
+    real boxes of the masks, (x1, y1, x2, y2) in pixels with x2 and y2 one past the last pixel.
+
+    Args:
+        output: predictions of a batch of images (T = 1).
+        index: which image of the batch.
+        image_size_hw: size of the network input without its padding.
+        output_size_hw: size of the answer.
+        categories: the classes of the model.
+        things_only: drop stuff classes; after the choice of ``max_instances``, hence fewer may remain.
+        max_instances: how many pairs are chosen.
+    """
+    class_logits, masks = _per_image(output, index)
+    height, width = output_size_hw
+    with torch.inference_mode(), _full_precision(output):
+        probabilities = class_logits.softmax(dim=-1)[:, :-1].flatten()  # (Q * K,)
+        scores, pairs = probabilities.topk(min(max_instances, len(probabilities)))
+        queries, labels = pairs // len(categories), pairs % len(categories)
+        if things_only:
+            # Parity: stuff takes places among the best pairs before it is dropped.
+            is_thing = torch.tensor([category.is_thing for category in categories], device=labels.device)
+            chosen = is_thing[labels]
+            scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
+        unique, mask_of_pair = torch.unique(queries, return_inverse=True)
+
+        binary = masks.new_empty((len(unique), height, width), dtype=torch.bool)
+        inside_sum = masks.new_zeros(len(unique))
+        areas = torch.zeros(len(unique), dtype=torch.int64, device=masks.device)
+        row_peaks = masks.new_empty((height, len(unique)))
+        column_peaks = masks.new_full((len(unique), width), -torch.inf)
+        for rows, logits in _strips(masks[unique], output.padded_size, image_size_hw, output_size_hw):
+            torch.gt(logits.transpose(0, 1), 0, out=binary[:, rows])
+            row_peaks[rows] = logits.amax(dim=2)
+            torch.maximum(column_peaks, logits.amax(dim=0), out=column_peaks)
+            inside = torch.gt(logits, 0, out=torch.empty_like(logits))
+            areas += _count(inside)
+            inside_sum += logits.sigmoid_().mul_(inside).sum(dim=(0, 2))
+        scores = scores * (inside_sum / (areas.to(inside_sum) + 1e-6))[mask_of_pair]
+        boxes = _boxes(column_peaks > 0, row_peaks.T > 0)
+
+        order = torch.argsort(scores, descending=True, stable=True)
+        mask_of_pair = mask_of_pair[order]
+        boxes = boxes[mask_of_pair]
+    # Queries with several classes are repeated on the host, after the transfer.
+    return Instances(
+        masks=binary.cpu().numpy()[mask_of_pair.cpu().numpy()],
+        labels=labels[order].cpu().numpy(),
+        scores=scores[order].cpu().double().numpy(),
+        boxes=boxes.cpu().double().numpy(),
+        categories=categories,
+    )
+
+
+# --- shared steps ----------------------------------------------------------------------------------------------------
+
+
+def _full_precision(output: MaskOutput) -> torch.autocast:
+    """Thresholds follow: a surrounding autocast must not reach the matrix products here."""
+    return torch.autocast(output.mask_logits.device.type, enabled=False)
+
+
+def _per_image(output: MaskOutput, index: int) -> tuple[Float[Tensor, "Q K+1"], Float[Tensor, "Q h w"]]:
+    """Class and mask logits of one image, in one type that is at least float32."""
+    assert output.mask_logits.shape[2] == 1, f"an image has one frame, got {output.mask_logits.shape[2]}"
+    masks = output.mask_logits[index, :, 0].detach()
+    masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
+    return output.class_logits[index].detach().to(masks), masks
+
+
+def _resize_last(values: Float[Tensor, "N n"], padded: int, size: int, target: int) -> Float[Tensor, "N target"]:
+    """Bilinear resizing along one axis in the published three steps: to ``padded``, crop to ``size``, to ``target``."""
+    if values.shape[-1] != padded:
+        values = F.interpolate(values[None], size=padded, mode="linear", align_corners=False)[0]
+    values = values[:, :size]
+    if size != target:
+        values = F.interpolate(values[None], size=target, mode="linear", align_corners=False)[0]
+    return values
+
+
+def _row_strips(
+    height: int, padded: int, size: int, target: int, values_per_row: int, like: Tensor
+) -> Iterator[tuple[slice, slice, Float[Tensor, "rows source"]]]:
+    """Resizing of rows as small matrix products.
+
+    Yields:
+        Rows of the output, the rows of the source that they need, and the weights between the two: the resized unit
+        vectors, at most four of them not zero per output row.
+    """
+    # On the host, so that the source rows of a strip are known without asking the device.
+    weights = _resize_last(torch.eye(height, dtype=like.dtype), padded, size, target).T  # (target, height)
+    used = (weights != 0).int()
+    first = used.argmax(dim=1).tolist()
+    last = (height - 1 - used.flip(1).argmax(dim=1)).tolist()
+    weights = weights.to(like.device)
+    budget = _STRIP_VALUES_CPU if like.device.type == "cpu" else _STRIP_VALUES_ACCELERATOR
+    step = max(1, budget // values_per_row)
+    for start in range(0, target, step):
+        rows = slice(start, min(start + step, target))
+        source = slice(min(first[rows]), max(last[rows]) + 1)
+        yield rows, source, weights[rows, source]
+
+
+def _strips(
+    maps: Float[Tensor, "C h w"], padded_hw: Size, image_size_hw: Size, output_size_hw: Size
+) -> Iterator[tuple[slice, Float[Tensor, "rows C W"]]]:
+    """Network maps at the output size, a strip of rows at a time: upsampled to the padded size, cropped, resized.
+
+    Bilinear resizing treats the axes one by one, so columns are done once, at the few rows of the network.
+
+    Yields:
+        Rows of the output and their values, which the caller may overwrite.
+    """
+    num_maps, height, width = maps.shape
+    assert all(side <= padded for side, padded in zip(image_size_hw, padded_hw, strict=True)), (
+        image_size_hw,
+        padded_hw,
+    )
+    output_height, output_width = output_size_hw
+    if num_maps == 0:  # interpolate refuses empty input
+        yield slice(0, output_height), maps.new_empty((output_height, 0, output_width))
+        return
+    columns = maps.transpose(0, 1).reshape(-1, width)  # (h * C, w)
+    columns = _resize_last(columns, padded_hw[1], image_size_hw[1], output_width).reshape(height, -1)  # (h, C * W)
+    sides = (height, padded_hw[0], image_size_hw[0], output_height)
+    for rows, source, weights in _row_strips(*sides, num_maps * output_width, maps):
+        yield rows, (weights @ columns[source]).view(-1, num_maps, output_width)
+
+
+def _score_strips(
+    output: MaskOutput, index: int, image_size_hw: Size, output_size_hw: Size, resize_masks_first: bool
+) -> Iterator[tuple[slice, Float[Tensor, "rows K W"]]]:
+    """Semantic class scores at the output size, a strip of rows at a time."""
+    class_logits, masks = _per_image(output, index)
+    probabilities = class_logits.softmax(dim=-1)[:, :-1].T.contiguous()  # (K, Q)
+    scores_size_hw = output_size_hw if resize_masks_first else image_size_hw
+    strips = (
+        (rows, probabilities @ logits.sigmoid_())
+        for rows, logits in _strips(masks, output.padded_size, image_size_hw, scores_size_hw)
+    )
+    if scores_size_hw == output_size_hw:
+        yield from strips
+        return
+    num_classes, (height, width), (output_height, output_width) = len(probabilities), image_size_hw, output_size_hw
+    scores = masks.new_empty((height, num_classes, width))
+    for rows, strip in strips:
+        scores[rows] = strip
+    # Rows first here: these maps are about as large as the answer, and it must not exist as a whole.
+    values_per_row = num_classes * max(width, output_width)
+    for rows, source, weights in _row_strips(height, height, height, output_height, values_per_row, masks):
+        strip = (weights @ scores[source].flatten(1)).view(-1, width)  # (rows * K, w)
+        yield rows, _resize_last(strip, width, width, output_width).reshape(-1, num_classes, output_width)
+
+
+def _first_argmax(values: Float[Tensor, "rows C W"]) -> Int64[Tensor, "rows W"]:
+    """Index of the largest value along the middle axis, the first of equals; overwrites ``values``.
+
+    Two passes over floats are eight times faster than ``argmax`` over a strided axis on a CPU.
+    """
+    if values.device.type != "cpu":
+        return values.argmax(dim=1)
+    count = values.shape[1]
+    rank = torch.arange(count, 0, -1, dtype=values.dtype)[:, None]
+    best = torch.eq(values, values.amax(dim=1, keepdim=True), out=values).mul_(rank).amax(dim=1)
+    return (count - best.to(torch.int64)).clamp_(max=count - 1)  # no value equals its maximum where it is NaN
+
+
+def _count(zeros_and_ones: Float[Tensor, "rows C W"]) -> Int64[Tensor, " C"]:
+    """How many ones per map. Rows are summed as floats (exact, and fast on a CPU), their sums as integers."""
+    return zeros_and_ones.sum(dim=2).to(torch.int64).sum(dim=0)
+
+
+def _merge(
+    table: list[list[int]], scores: list[float], categories: Categories, overlap_threshold: float
+) -> tuple[tuple[Segment, ...], list[int]]:
+    """Segments in query order, and the segment id of every query (0 where it was dropped).
+
+    ``table`` holds per query: label, pixels won, pixels of its mask, pixels that are both.
+    """
+    found: dict[int, Segment] = {}  # by id, in order
+    id_of_stuff: dict[int, int] = {}
+    id_of_query = []
+    for (label, won, original, area), score in zip(table, scores, strict=True):
+        if min(won, original, area) == 0 or won / original < overlap_threshold:
+            id_of_query.append(0)
+            continue
+        is_thing = categories[label].is_thing
+        identifier = len(found) + 1 if is_thing else id_of_stuff.setdefault(label, len(found) + 1)
+        if identifier in found:
+            score, area = max(score, found[identifier].score), area + found[identifier].area
+        found[identifier] = Segment(identifier, label, is_thing, score, area)
+        id_of_query.append(identifier)
+    return tuple(found.values()), id_of_query
+
+
+def _boxes(columns: Tensor, rows: Tensor) -> Int64[Tensor, "N 4"]:
+    """Boxes (x1, y1, x2, y2) from the occupied columns (N, W) and rows (N, H); zeros where nothing is occupied."""
+    sides = []
+    for occupied in (columns, rows):
+        lowest = occupied.int().argmax(dim=1)
+        highest = occupied.shape[1] - occupied.flip(1).int().argmax(dim=1)
+        sides.append(torch.stack([lowest, highest], dim=1) * occupied.any(dim=1, keepdim=True))
+    horizontal, vertical = sides
+    return torch.stack([horizontal[:, 0], vertical[:, 0], horizontal[:, 1], vertical[:, 1]], dim=1)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from mask2former.errors import RequestError
+from mask2former.evaluation.instance import InstanceEvaluator, InstanceTruth
+from mask2former.structures import Categories, Instances, Target
+
+CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
+
+
+def _masks(*columns: tuple[int, int]) -> np.ndarray:
+    masks = np.zeros((len(columns), 40, 60), dtype=bool)
+    for mask, (start, stop) in zip(masks, columns, strict=True):
+        mask[:, start:stop] = True
+    return masks
+
+
+def _instances(masks: np.ndarray, labels: list[int], scores: list[float]) -> Instances:
+    return Instances(masks, np.array(labels, dtype=np.int64), np.array(scores), np.zeros((len(masks), 4)), CATEGORIES)
+
+
+def _truth(masks: np.ndarray, labels: list[int], crowd: list[bool] | None = None) -> InstanceTruth:
+    return InstanceTruth(masks, np.array(labels, dtype=np.int64), np.array(crowd or [False] * len(labels), dtype=bool))
+
+
+def test_the_truth_itself_scores_100(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    evaluator.update(_instances(_masks((0, 9), (10, 30)), [0, 1], [0.9, 0.8]), _truth(_masks((0, 9), (10, 30)), [0, 1]))
+    got = evaluator.compute()
+    assert got["instance/AP"] == pytest.approx(100.0)
+    assert got["instance/AR1"] == pytest.approx(100.0)
+    assert math.isnan(got["instance/APl"])
+    assert evaluator.per_class() == {name: pytest.approx({"AP": 100.0, "AP50": 100.0}) for name in ("cat", "dog")}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_computing_twice_and_adding_later_give_the_same_as_adding_first() -> None:
+    images = [
+        (_instances(_masks((0, 9), (11, 30)), [0, 1], [0.9, 0.8]), _truth(_masks((0, 9), (10, 30)), [0, 1])),
+        (_instances(_masks((0, 8)), [1], [0.7]), _truth(_masks((2, 9)), [1])),
+    ]
+    once, twice = InstanceEvaluator(CATEGORIES), InstanceEvaluator(CATEGORIES)
+    for image in images:
+        once.update(*image)
+        twice.update(*image)
+        twice.compute()
+    assert twice.compute() == pytest.approx(once.compute(), nan_ok=True)
+
+
+def test_no_image_no_object_and_no_prediction_are_undefined_or_zero() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    assert all(math.isnan(value) for value in evaluator.compute().values())
+    evaluator.update(_instances(_masks(), [], []), _truth(_masks(), []))
+    assert all(math.isnan(value) for value in evaluator.compute().values())
+    evaluator.update(_instances(_masks(), [], []), _truth(_masks((0, 5)), [0]))
+    assert evaluator.compute()["instance/AP"] == 0.0
+
+
+def test_an_empty_predicted_mask_is_only_a_false_positive() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    evaluator.update(_instances(_masks((0, 9), (3, 3)), [0, 0], [0.9, 0.0]), _truth(_masks((0, 9)), [0]))
+    assert evaluator.compute()["instance/AP"] == pytest.approx(100.0)
+
+
+def test_detections_on_a_crowd_do_not_count() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    masks = _masks((0, 9), (20, 60))
+    found = _instances(_masks((22, 30), (40, 50), (0, 9)), [0, 0, 0], [0.9, 0.8, 0.7])
+    evaluator.update(found, _truth(masks, [0, 0], [False, True]))
+    assert evaluator.compute()["instance/AP"] == pytest.approx(100.0)
+
+
+def test_max_detections_limits_what_counts() -> None:
+    found = _instances(_masks((30, 40), (0, 9)), [0, 0], [0.9, 0.8])
+    for limit, expected in ((1, 0.0), (2, 50.0)):
+        evaluator = InstanceEvaluator(CATEGORIES, max_detections=limit)
+        evaluator.update(found, _truth(_masks((0, 9)), [0]))
+        assert evaluator.compute()["instance/AP"] == pytest.approx(expected)
+
+
+def test_parts_that_travelled_between_processes_add_up() -> None:
+    parts, whole = [InstanceEvaluator(CATEGORIES) for _ in range(2)], InstanceEvaluator(CATEGORIES)
+    for number, part in enumerate(parts):
+        image = _instances(_masks((number, 9)), [0], [0.5]), _truth(_masks((0, 9)), [0])
+        part.update(*image)
+        whole.update(*image)
+    parts[0].merge(pickle.loads(pickle.dumps(parts[1])))
+    assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
+
+
+def test_a_target_becomes_its_visible_things() -> None:
+    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    masks[0] = masks[1] = True
+    truth = InstanceEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([2, 1, 0]), masks))
+    assert truth.labels.tolist() == [1]
+    assert truth.masks.all()
+    assert not truth.iscrowd.any()
+
+
+def test_requests_that_do_not_fit_are_refused() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    with pytest.raises(RequestError, match="resize the prediction"):
+        evaluator.update(_instances(_masks(), [], []), _truth(np.zeros((1, 5, 5), dtype=bool), [0]))
+    with pytest.raises(RequestError, match="2 labels"):
+        evaluator.update(_instances(_masks(), [], []), _truth(_masks((0, 9)), [0, 1]))
+    with pytest.raises(RequestError, match="max_detections"):
+        InstanceEvaluator(CATEGORIES, max_detections=0)
