@@ -1,0 +1,364 @@
+"""Checkpoint files: reading any that we know, writing ours and the original layout, and filling a model.
+
+Ours is one safetensors file that carries weights, configuration and categories. The content decides what a file is,
+never its name. Must not know where files come from (names, downloads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mask2former import recipes
+from mask2former.checkpoints import original, pickles
+from mask2former.config import ModelConfig, RunConfig, parse
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories
+
+__all__ = ["FORMAT_VERSION", "Checkpoint", "load", "load_into", "save", "save_folder", "write_original"]
+
+FORMAT_VERSION = 1
+_WEIGHTS = "model.safetensors"  # inside a folder
+_HALVES = (torch.float16, torch.bfloat16)
+_SHOWN = 10  # entries of each kind in a report
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held.
+
+    Attributes:
+        config: architecture and inference settings.
+        categories: the classes, in the order of the class head.
+        state: our names to tensors; half precision already promoted to float32.
+        source: where it came from, for messages.
+        run: settings of the training run, if the file has them.
+    """
+
+    config: ModelConfig
+    categories: Categories
+    state: dict[str, Tensor]
+    source: str
+    run: RunConfig | None = None
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
+    """Read our ``.safetensors``, a folder with one, or an original ``.pkl`` or ``.pth``.
+
+    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
+
+    Args:
+        path: a file or folder.
+        recipe: name of the published model, for original files, which carry no configuration. None reads the
+            architecture from names and shapes and works where that leaves one choice.
+
+    Raises:
+        RequestError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / _WEIGHTS).is_file():
+            found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+            raise RequestError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
+        path = path / _WEIGHTS
+    head = _head(path)
+    if _is_safetensors(head, path.stat().st_size):
+        if recipe is not None:
+            raise RequestError(f"{path}: carries its own configuration; leave out recipe '{recipe}'")
+        return _load_ours(path)
+    if recipe is not None:
+        recipes.recipe(recipe)  # a misspelt name before reading gigabytes
+    return _from_original(path, pickles.read_state(path), recipe)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes, after refusing what certainly is no checkpoint."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise RequestError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
+    if head.lstrip()[:1] == b"<":
+        raise RequestError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise RequestError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
+    return head
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Eight bytes of header length, then JSON."""
+    return size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
+
+
+def _load_ours(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            _check_format(path, metadata)
+            state = {name: _promoted(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise RequestError(
+            f"{path}: damaged safetensors file ({error}); it may be incomplete, fetch or save it again"
+        ) from error
+    config = parse(ModelConfig, _json(path, metadata, "config"), f"{path}: config")
+    try:
+        categories = Categories.from_dict(_json(path, metadata, "categories"))
+    except RequestError as error:
+        raise RequestError(f"{path}: categories: {error}") from error
+    run = parse(RunConfig, _json(path, metadata, "run"), f"{path}: run") if "run" in metadata else None
+    return Checkpoint(config, categories, state, str(path), run)
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != "mask2former":
+        raise RequestError(
+            f"{path}: a safetensors file of something else (format {metadata.get('format')!r}); expected one that "
+            "mask2former wrote"
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise RequestError(
+            f"{path}: format version {version!r}; this library reads up to {FORMAT_VERSION}, so install a newer one"
+        )
+
+
+def _json(path: Path, metadata: Mapping[str, str], key: str) -> object:
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError):
+        state = "is damaged" if key in metadata else "is missing"
+        raise RequestError(f"{path}: the '{key}' of its header {state}; save the model again") from None
+
+
+def _promoted(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in _HALVES else value
+
+
+def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> Checkpoint:
+    if not original.is_original(state):
+        raise RequestError(
+            f"{path}: not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
+            f"{len(state)} entries such as '{next(iter(state))}'"
+        )
+    try:
+        state = original.current_spelling(state)
+        slug = _agreed_recipe(state, recipe)
+        config = recipes.recipe(slug).model
+        renamed = original.from_original(state, config)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from error
+    renamed = {name: _promoted(value) for name, value in renamed.items()}
+    return Checkpoint(config, original.recipe_categories(slug), renamed, str(path))
+
+
+def _agreed_recipe(state: dict[str, Tensor], recipe: str | None) -> str:
+    """The recipe that was asked for if it fits, or the only one that does."""
+    found = original.infer_architecture(state)
+    if recipe is not None:
+        expected = original.recipe_architecture(recipe)
+        if expected.shape_facts() != found.shape_facts():
+            fitting = original.matching_recipes(state)
+            hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else ""
+            raise RequestError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
+        return recipe
+    fitting = original.matching_recipes(state)
+    if not fitting:
+        raise RequestError(f"holds {found}, which is no published model")
+    choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
+    if any(choice != choices[0] for choice in choices):
+        raise RequestError(
+            f"holds {found} but no settings; more than one recipe fits, name yours: recipe='...' with one of "
+            f"{', '.join(fitting)}"
+        )
+    return fitting[0]
+
+
+def load_into(
+    model: torch.nn.Module, state: Mapping[str, Tensor], source: str, *, drop_misshaped: bool = False
+) -> list[str]:
+    """Fill ``model`` with ``state``, all of it.
+
+    Args:
+        model: any of ours.
+        state: our names to tensors.
+        source: named in messages.
+        drop_misshaped: leave entries of another shape as they are in the model, for instance a class head when
+            training starts from another data set.
+
+    Returns:
+        Names of the entries that were left out, sorted; empty unless asked for.
+
+    Raises:
+        RequestError: entries are missing, unexpected or mis-shaped; one message lists them all.
+    """
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    shared = sorted(own.keys() & state.keys())
+    misshaped = [name for name in shared if own[name].shape != state[name].shape]
+    texts = {name: f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in misshaped}
+    groups = [("missing", missing), ("unexpected", unexpected)]
+    if not drop_misshaped:
+        groups.append(("mis-shaped", [texts[name] for name in misshaped]))
+    faults = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in groups if names]
+    if faults:
+        raise RequestError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
+    with torch.no_grad():
+        for name in shared:
+            if name not in texts:
+                own[name].copy_(state[name])  # state_dict shares memory with the model
+    return misshaped
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``path`` and rename, so that a reader sees the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777  # of the caller's umask; safetensors would write for the owner only
+        write(temporary)
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _facts(model: Mask2Former) -> tuple[ModelConfig, Categories]:
+    if model.config is None or model.categories is None:
+        lacking = "config" if model.config is None else "categories"
+        raise RequestError(f"the model has no {lacking}, which its checkpoint must carry; set model.{lacking} first")
+    return model.config, model.categories
+
+
+def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None, run: RunConfig | None = None) -> None:
+    """Write one safetensors file of ours.
+
+    Args:
+        model: with ``config`` and ``categories``.
+        path: the file.
+        dtype: storage type of floating-point entries, for instance ``torch.float16``; None keeps theirs.
+        run: settings of the training run, stored along.
+
+    Raises:
+        RequestError: the model lacks its facts, a value does not fit ``dtype``, or the file cannot be written.
+    """
+    path = Path(path)
+    config, categories = _facts(model)
+    metadata = {
+        "format": "mask2former",
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(config.model_dump(mode="json", exclude={"init"})),
+        "categories": json.dumps(categories.to_dict()),
+    }
+    if run is not None:
+        metadata["run"] = run.model_dump_json()
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        stored = value.detach().cpu()
+        if dtype is not None and stored.is_floating_point():
+            stored = stored.to(dtype)
+            if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
+                raise RequestError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
+        tensors[name] = stored.contiguous()
+    _atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def save_folder(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write the layout of model hubs: ``model.safetensors`` and a ``README.md``.
+
+    Raises:
+        RequestError: as :func:`save`.
+    """
+    path = Path(path)
+    card = _model_card(*_facts(model))
+    save(model, path / _WEIGHTS, dtype)
+    _atomically(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+
+
+def _model_card(config: ModelConfig, categories: Categories) -> str:
+    backbone, inference = config.backbone, config.inference
+    name = backbone.model if backbone.name == "timm" else f"Swin, width {backbone.embed_dim}, blocks {backbone.depths}"
+    things, stuff = len(categories.thing_indices), len(categories.stuff_indices)
+    shown = [name.split(",")[0].strip() for name in categories.names[:20]]
+    names = ", ".join(shown) + (", ..." if len(categories) > len(shown) else "")
+    return f"""---
+library_name: mask2former
+pipeline_tag: image-segmentation
+tags:
+- mask2former
+- image-segmentation
+---
+
+# Mask2Former
+
+| | |
+|---|---|
+| backbone | {name} |
+| queries | {config.transformer_decoder.num_queries} |
+| tasks | {", ".join(inference.tasks)} |
+| classes | {len(categories)} ({things} things, {stuff} stuff): {names} |
+| picture size | short edge {inference.short_edge}, long edge at most {inference.long_edge} |
+
+```python
+from mask2former import Predictor
+
+predictor = Predictor.from_pretrained("path/to/this/folder")
+result = predictor("picture.jpg")
+result.plot()
+```
+
+`model.safetensors` carries weights, configuration and categories. If the weights derive from the official model zoo,
+its licence CC BY-NC 4.0 applies to them.
+"""
+
+
+def write_original(model: Mask2Former, path: str | Path) -> None:
+    """Write the layout of the published files: ``.pkl`` (arrays) or ``.pth`` (tensors).
+
+    Raises:
+        RequestError: another suffix, the model has no place in that layout, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".pkl", ".pth"):
+        raise RequestError(f"{path}: the original layout is written as .pkl or .pth")
+    state = {name: value.cpu() for name, value in original.to_original(model).items()}
+    if path.suffix == ".pth":
+        _atomically(path, lambda temporary: torch.save({"model": state}, temporary))
+        return
+    payload = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "mask2former"}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            pickle.dump(payload, stream, protocol=4)
+
+    _atomically(path, write)

@@ -1,0 +1,443 @@
+"""The layout of the published checkpoints: their names in their order, next to ours, both ways.
+
+One function enumerates the names; reading, writing and recognising files all go through it. Must not know how files
+are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from mask2former import recipes
+from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
+from mask2former.errors import RequestError
+from mask2former.structures import Categories
+
+__all__ = [
+    "Architecture",
+    "current_spelling",
+    "from_original",
+    "infer_architecture",
+    "is_original",
+    "matching_recipes",
+    "original_names",
+    "recipe_architecture",
+    "recipe_categories",
+    "relative_position_index",
+    "to_original",
+]
+
+_HEAD = "sem_seg_head."
+_PIXEL = "sem_seg_head.pixel_decoder."
+_PREDICTOR = "sem_seg_head.predictor."
+_EMPTY_WEIGHT = "criterion.empty_weight"
+_INDEX = "relative_position_index"
+_BOTH = ("weight", "bias")
+
+_RESNETS = {  # timm's name: blocks per stage, convolutions per block
+    "resnet18": ((2, 2, 2, 2), 2),
+    "resnet34": ((3, 4, 6, 3), 2),
+    "resnet50": ((3, 4, 6, 3), 3),
+    "resnet101": ((3, 4, 23, 3), 3),
+    "resnet152": ((3, 8, 36, 3), 3),
+}
+_SWINS = {(96, 6): "Swin-T", (96, 18): "Swin-S", (128, 18): "Swin-B", (192, 18): "Swin-L"}  # width, blocks of stage 3
+
+Pair = tuple[str, str | None]
+_Shape = Callable[[str, int], tuple[int, ...]]
+_Count = Callable[[str], int]
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def original_names(config: ModelConfig) -> list[Pair]:
+    """``(original name, our name)`` of every entry, in the published order.
+
+    Our name is None for what we regenerate: window indices and the class weights of the loss.
+
+    Raises:
+        RequestError: the backbone has no place in the original layout.
+    """
+    backbone = config.backbone
+    pairs: list[Pair] = []
+    pairs += _swin_names(backbone) if isinstance(backbone, SwinConfig) else _resnet_names(backbone)
+    pairs += _pixel_decoder_names(config.pixel_decoder.num_layers)
+    pairs += _predictor_names(config.transformer_decoder.num_layers)
+    pairs.append((_EMPTY_WEIGHT, None))
+    return pairs
+
+
+def _both(original: str, ours: str) -> Iterator[Pair]:
+    for leaf in _BOTH:
+        yield f"{original}.{leaf}", f"{ours}.{leaf}"
+
+
+def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
+    name = config.model.split(".")[0]
+    is_deep = name.endswith("s")
+    if name.removesuffix("s") not in _RESNETS or config.arguments:
+        known = ", ".join(_RESNETS)
+        raise RequestError(
+            f"backbone '{config.model}' has no place in the original layout; it knows Swin and {known} (and "
+            "their deep stems, with an s) without further arguments. Save as .safetensors instead"
+        )
+    blocks, convolutions = _RESNETS[name.removesuffix("s")]
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    if config.norm != "frozen":
+        leaves = (*leaves, "num_batches_tracked")
+
+    def convolution(original: str, ours: str, ours_norm: str) -> Iterator[Pair]:
+        yield f"backbone.{original}.weight", f"backbone.body.{ours}.weight"
+        for leaf in leaves:
+            yield f"backbone.{original}.norm.{leaf}", f"backbone.body.{ours_norm}.{leaf}"
+
+    if is_deep:
+        yield from convolution("stem.conv1", "conv1.0", "conv1.1")
+        yield from convolution("stem.conv2", "conv1.3", "conv1.4")
+        yield from convolution("stem.conv3", "conv1.6", "bn1")
+    else:
+        yield from convolution("stem.conv1", "conv1", "bn1")
+    for stage, count in enumerate(blocks, start=1):
+        for block in range(count):
+            original, ours = f"res{stage + 1}.{block}", f"layer{stage}.{block}"
+            widens = convolutions == 3 or stage > 1 or is_deep
+            if block == 0 and widens:
+                yield from convolution(f"{original}.shortcut", f"{ours}.downsample.0", f"{ours}.downsample.1")
+            for index in range(1, convolutions + 1):
+                yield from convolution(f"{original}.conv{index}", f"{ours}.conv{index}", f"{ours}.bn{index}")
+
+
+def _swin_names(config: SwinConfig) -> Iterator[Pair]:
+    def same(name: str) -> Iterator[Pair]:
+        return _both(f"backbone.{name}", f"backbone.{name}")
+
+    yield from same("patch_embed.proj")
+    yield from same("patch_embed.norm")
+    for stage, count in enumerate(config.depths):
+        for index in range(count):
+            block = f"layers.{stage}.blocks.{index}"
+            yield from same(f"{block}.norm1")
+            table = f"backbone.{block}.attn.relative_position_bias_table"
+            yield table, table
+            yield f"backbone.{block}.attn.{_INDEX}", None
+            for part in ("attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+                yield from same(f"{block}.{part}")
+        if stage < len(config.depths) - 1:
+            reduction = f"backbone.layers.{stage}.downsample.reduction.weight"
+            yield reduction, reduction
+            yield from same(f"layers.{stage}.downsample.norm")
+    for stage in range(len(config.depths)):
+        yield from _both(f"backbone.norm{stage}", f"backbone.norms.{stage}")
+
+
+def _pixel_decoder_names(num_layers: int) -> Iterator[Pair]:
+    for level in range(3):
+        for part in range(2):
+            yield from _both(f"{_PIXEL}input_proj.{level}.{part}", f"pixel_decoder.input_projections.{level}.{part}")
+    yield f"{_PIXEL}transformer.level_embed", "pixel_decoder.level_embedding"
+    attention = (
+        ("sampling_offsets", "sampling_offsets"),
+        ("attention_weights", "attention_weights"),
+        ("value_proj", "value_projection"),
+        ("output_proj", "output_projection"),
+    )
+    for layer in range(num_layers):
+        original, ours = f"{_PIXEL}transformer.encoder.layers.{layer}", f"pixel_decoder.layers.{layer}"
+        for theirs, our in attention:
+            yield from _both(f"{original}.self_attn.{theirs}", f"{ours}.attention.{our}")
+        for part in ("norm1", "linear1", "linear2", "norm2"):
+            yield from _both(f"{original}.{part}", f"{ours}.{part}")
+    yield from _both(f"{_PIXEL}mask_features", "pixel_decoder.mask_projection")
+    for theirs, our in (("adapter_1", "lateral"), ("layer_1", "output")):
+        yield f"{_PIXEL}{theirs}.weight", f"pixel_decoder.{our}.0.weight"
+        yield from _both(f"{_PIXEL}{theirs}.norm", f"pixel_decoder.{our}.1")
+
+
+def _predictor_names(num_layers: int) -> Iterator[Pair]:
+    attentions = (
+        ("transformer_self_attention_layers", "self_attn", "self_attention", "self_norm"),
+        ("transformer_cross_attention_layers", "multihead_attn", "cross_attention", "cross_norm"),
+    )
+    for group, attention, our_attention, our_norm in attentions:
+        for layer in range(num_layers):
+            original, ours = f"{_PREDICTOR}{group}.{layer}", f"transformer_decoder.layers.{layer}"
+            for leaf in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"):
+                yield f"{original}.{attention}.{leaf}", f"{ours}.{our_attention}.{leaf}"
+            yield from _both(f"{original}.norm", f"{ours}.{our_norm}")
+    for layer in range(num_layers):
+        original, ours = f"{_PREDICTOR}transformer_ffn_layers.{layer}", f"transformer_decoder.layers.{layer}"
+        yield from _both(f"{original}.linear1", f"{ours}.linear1")
+        yield from _both(f"{original}.linear2", f"{ours}.linear2")
+        yield from _both(f"{original}.norm", f"{ours}.feedforward_norm")
+    yield from _both(f"{_PREDICTOR}decoder_norm", "transformer_decoder.norm")
+    for theirs, our in (
+        ("query_feat", "query_features"),
+        ("query_embed", "query_positions"),
+        ("level_embed", "level_embedding"),
+    ):
+        yield f"{_PREDICTOR}{theirs}.weight", f"transformer_decoder.{our}.weight"
+    yield from _both(f"{_PREDICTOR}class_embed", "transformer_decoder.class_head")
+    for index in range(3):
+        yield from _both(f"{_PREDICTOR}mask_embed.layers.{index}", f"transformer_decoder.mask_head.{index}")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def is_original(names: Mapping[str, object]) -> bool:
+    """Whether the names are those of a full model in the original layout, in any of its spellings."""
+    return any(name.removeprefix("module.").startswith(_HEAD) for name in names)
+
+
+def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same entries under the newest original names.
+
+    Undone are: a ``module.`` before every name; the pixel decoder directly below the head, or below itself twice (files
+    saved again after a wrong conversion); ``static_query``. The keys decide, not a version number, because that is lost
+    whenever a mapping is copied. Pixel mean and deviation are dropped.
+
+    Raises:
+        RequestError: two entries end up with one name.
+    """
+    wrapped = all(name.startswith("module.") for name in state)
+    is_old = not any(name.removeprefix("module.").startswith(_PIXEL) for name in state)
+    renamed: dict[str, Tensor] = {}
+    for stored, value in state.items():
+        name = stored.removeprefix("module.") if wrapped else stored
+        if name in ("pixel_mean", "pixel_std"):
+            continue
+        if name.startswith(_HEAD) and not name.startswith(_PREDICTOR):
+            rest = name.removeprefix(_HEAD)
+            while rest.startswith("pixel_decoder.pixel_decoder."):
+                rest = rest.removeprefix("pixel_decoder.")
+            name = _PIXEL + rest if is_old else _HEAD + rest
+        name = name.replace(f"{_PREDICTOR}static_query.", f"{_PREDICTOR}query_feat.")
+        if name in renamed:
+            raise RequestError(f"two entries mean '{name}' (one of them is spelled '{stored}'); expected one")
+        renamed[name] = value
+    return renamed
+
+
+def from_original(state: Mapping[str, Tensor], config: ModelConfig | None = None) -> dict[str, Tensor]:
+    """Entries of an original checkpoint under our names, values untouched.
+
+    Entries that the architecture does not know keep their original names, so that loading reports them.
+
+    Args:
+        state: in any of the original spellings.
+        config: the architecture; read from names and shapes if None.
+
+    Raises:
+        RequestError: the names are not those of a full model in the original layout.
+    """
+    current = current_spelling(state)
+    names = dict(original_names(config or infer_architecture(current).model))
+    return {names.get(name) or name: value for name, value in current.items() if names.get(name, "") is not None}
+
+
+# --- recognising -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What names and shapes tell about a model; inference settings of ``model`` are defaults."""
+
+    model: ModelConfig
+    num_classes: int
+
+    def __str__(self) -> str:
+        backbone, decoder = self.model.backbone, self.model.transformer_decoder
+        if isinstance(backbone, SwinConfig):
+            size = _SWINS.get((backbone.embed_dim, backbone.depths[2]), "Swin")
+            text = f"{size} (width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))})"
+        else:
+            text = f"{backbone.model} with {'frozen' if backbone.norm == 'frozen' else 'trained'} norms"
+        return f"{text}, {decoder.num_queries} queries, {self.num_classes} classes"
+
+    def shape_facts(self) -> tuple[object, ...]:
+        """What a state dict can show: equal facts mean equal names and shapes."""
+        backbone = self.model.backbone
+        if isinstance(backbone, SwinConfig):
+            seen: tuple[object, ...] = (
+                backbone.embed_dim,
+                backbone.depths,
+                backbone.num_heads,
+                backbone.window_size,
+            )
+        else:
+            seen = (backbone.model, backbone.norm == "frozen")
+        pixel = self.model.pixel_decoder
+        offsets = pixel.num_heads * pixel.num_points
+        decoder = self.model.transformer_decoder
+        return (
+            *seen,
+            (pixel.dim, pixel.mask_dim, pixel.num_layers, offsets, pixel.feedforward_dim),
+            (decoder.dim, decoder.num_queries, decoder.num_layers, decoder.feedforward_dim),
+            self.num_classes,
+        )
+
+
+def infer_architecture(state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture of an original checkpoint, from names and shapes.
+
+    Not visible there, hence defaults: inference settings, drop path, image or video, numbers of heads of the decoders.
+
+    Raises:
+        RequestError: not a full model in the original layout; the message names the entry that is missing.
+    """
+    current = current_spelling(state)
+
+    def shape(name: str, dims: int) -> tuple[int, ...]:
+        if name not in current:
+            raise RequestError(
+                f"not a Mask2Former model in the original layout: entry '{name}' is missing among {len(current)} "
+                f"entries such as '{next(iter(current), '')}'"
+            )
+        found = tuple(current[name].shape)
+        if len(found) != dims or 0 in found:
+            raise RequestError(f"entry '{name}' has shape {found}; expected {dims} dimensions, none of them empty")
+        return found
+
+    def count(pattern: str) -> int:
+        """How many of ``pattern`` with 0, 1, ... in place of ``*`` have entries."""
+        before, after = pattern.split("*")
+        number = 0
+        while f"{before}{number}{after}" in current:
+            number += 1
+        return number
+
+    is_swin = any(name.startswith("backbone.patch_embed.") for name in current)
+    encoder = f"{_PIXEL}transformer.encoder.layers"
+    num_heads = 8
+    try:
+        backbone = _infer_swin(shape, count) if is_swin else _infer_resnet(shape, count, current)
+        offsets = shape(f"{encoder}.0.self_attn.sampling_offsets.weight", 2)[0]
+        model = ModelConfig(
+            backbone=backbone,
+            pixel_decoder=MSDeformAttnConfig(
+                dim=shape(f"{_PIXEL}input_proj.0.0.weight", 4)[0],
+                mask_dim=shape(f"{_PIXEL}mask_features.weight", 4)[0],
+                num_layers=count(f"{encoder}.*.norm1.weight"),
+                num_heads=num_heads,
+                num_points=offsets // (num_heads * 3 * 2),
+                feedforward_dim=shape(f"{encoder}.0.linear1.weight", 2)[0],
+            ),
+            transformer_decoder=MaskedDecoderConfig(
+                dim=shape(f"{_PREDICTOR}decoder_norm.weight", 1)[0],
+                num_queries=shape(f"{_PREDICTOR}query_feat.weight", 2)[0],
+                num_layers=count(f"{_PREDICTOR}transformer_self_attention_layers.*.norm.weight"),
+                feedforward_dim=shape(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 2)[0],
+            ),
+        )
+    except RequestError:
+        raise
+    except ValueError as error:  # pydantic: sizes that fit no model
+        raise RequestError(
+            f"names and shapes that fit no Mask2Former model: {' '.join(str(error).split()):.200}"
+        ) from error
+    return Architecture(model, shape(f"{_PREDICTOR}class_embed.weight", 2)[0] - 1)
+
+
+def _infer_swin(shape: _Shape, count: _Count) -> SwinConfig:
+    blocks = tuple(count(f"backbone.layers.{stage}.blocks.*.norm1.weight") for stage in range(4))
+    tables = [shape(f"backbone.layers.{stage}.blocks.0.attn.relative_position_bias_table", 2) for stage in range(4)]
+    heads = tuple(table[1] for table in tables)
+    return SwinConfig(
+        embed_dim=shape("backbone.patch_embed.proj.weight", 4)[0],
+        depths=(blocks[0], blocks[1], blocks[2], blocks[3]),
+        num_heads=(heads[0], heads[1], heads[2], heads[3]),
+        window_size=(math.isqrt(tables[0][0]) + 1) // 2,
+    )
+
+
+def _infer_resnet(shape: _Shape, count: _Count, names: Mapping[str, object]) -> TimmConfig:
+    shape("backbone.stem.conv1.weight", 4)
+    blocks = tuple(count(f"backbone.res{stage}.*.conv1.weight") for stage in range(2, 6))
+    convolutions = 3 if "backbone.res2.0.conv3.weight" in names else 2
+    for name, layout in _RESNETS.items():
+        if layout == (blocks, convolutions):
+            stem = "s" if "backbone.stem.conv3.weight" in names else ""
+            is_trained = "backbone.stem.conv1.norm.num_batches_tracked" in names
+            return TimmConfig(model=name + stem, norm="sync" if is_trained else "frozen")
+    raise RequestError(
+        f"a ResNet with {'-'.join(map(str, blocks))} blocks of {convolutions} convolutions; expected one of "
+        f"{', '.join(_RESNETS)}, or Swin"
+    )
+
+
+@cache
+def recipe_categories(slug: str) -> Categories:
+    """The classes of a published model, in the order of its class head."""
+    entry = recipes.recipe(slug)
+    table = Categories.load(entry.categories)
+    return table.things() if entry.only_things else table
+
+
+def recipe_architecture(slug: str) -> Architecture:
+    """A published model in the terms of :func:`infer_architecture`."""
+    return Architecture(recipes.recipe(slug).model, len(recipe_categories(slug)))
+
+
+def matching_recipes(state: Mapping[str, Tensor]) -> list[str]:
+    """Recipes whose names and shapes are those of an original checkpoint.
+
+    Models that differ in their pre-training only are all listed.
+
+    Raises:
+        RequestError: as :func:`infer_architecture`.
+    """
+    facts = infer_architecture(state).shape_facts()
+    return [slug for slug in recipes.recipe_names() if recipe_architecture(slug).shape_facts() == facts]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def relative_position_index(window: int) -> Tensor:
+    """``(w * w, w * w)`` int64: row of the bias table for each pair of window positions (stored in original files)."""
+    axis = torch.arange(window)
+    y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
+    rows = y[:, None] - y[None, :] + window - 1
+    columns = x[:, None] - x[None, :] + window - 1
+    return rows * (2 * window - 1) + columns
+
+
+def to_original(model: nn.Module, no_object_weight: float = 0.1) -> OrderedDict[str, Tensor]:
+    """The model's entries under the original names in the published order, regenerated ones included.
+
+    Args:
+        model: with its ``config``.
+        no_object_weight: last of the class weights; the only one that is not 1.
+
+    Raises:
+        RequestError: the model was built by hand, or its backbone has no place in the original layout.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        raise RequestError("a model without configuration cannot be written; build it from a ModelConfig")
+    values = model.state_dict()
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for original, ours in original_names(config):
+        if ours is not None:
+            state[original] = values.pop(ours).detach()
+        elif original == _EMPTY_WEIGHT:
+            weight = torch.ones(len(state[f"{_PREDICTOR}class_embed.bias"]))
+            weight[-1] = no_object_weight
+            state[original] = weight
+        else:
+            assert isinstance(config.backbone, SwinConfig)
+            state[original] = relative_position_index(config.backbone.window_size)
+    if values:
+        raise RequestError(
+            f"{len(values)} entries have no place in the original layout, for instance '{next(iter(values))}'; "
+            "save as .safetensors instead"
+        )
+    return state

@@ -1,0 +1,263 @@
+"""Our own files: exact return, atomic writes, names, and one clear sentence for every wrong file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mask2former import checkpoints
+from mask2former.checkpoints import io
+from mask2former.config import RunConfig
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+
+
+def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(
+        value.dtype == second[name].dtype and torch.equal(value, second[name]) for name, value in first.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "folder", "run-1.5", "deep/er/x.safetensors"])
+def test_saved_models_return_exactly(tiny_model: Mask2Former, tmp_path: Path, name: str) -> None:
+    tiny_model.save_pretrained(tmp_path / name)
+    again = Mask2Former.from_pretrained(str(tmp_path / name))
+    assert equal(tiny_model, again)
+    assert tiny_model.config is not None
+    assert again.config == tiny_model.config.model_copy(update={"init": None})
+    assert again.categories == tiny_model.categories
+    assert not again.training
+
+
+def test_loaded_model_computes_the_same(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "m.safetensors")
+    picture = torch.rand(3, 40, 50) * 255
+    with torch.no_grad():
+        one = tiny_model.eval()([picture])
+        other = Mask2Former.from_pretrained(tmp_path / "m.safetensors")([picture])
+    assert torch.equal(one.class_logits, other.class_logits)
+    assert torch.equal(one.mask_logits, other.mask_logits)
+
+
+def test_loading_leaves_the_random_state(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "m.safetensors")
+    before = torch.get_rng_state()
+    Mask2Former.from_pretrained(tmp_path / "m.safetensors")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_header_holds_the_facts(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(tiny_model, path, run=RunConfig(seed=3))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        names = set(file.keys())
+    assert metadata["format"] == "mask2former"
+    assert metadata["format_version"] == "1"
+    assert "init" not in json.loads(metadata["config"])
+    assert not any("relative_position_index" in name or "criterion" in name for name in names)
+    run = checkpoints.load(path).run
+    assert run is not None
+    assert run.seed == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_stored_and_promoted(tiny_model: Mask2Former, tmp_path: Path, dtype: torch.dtype) -> None:
+    checkpoints.save(tiny_model, tmp_path / "full.safetensors")
+    checkpoints.save(tiny_model, tmp_path / "half.safetensors", dtype=dtype)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.8 * (tmp_path / "full.safetensors").stat().st_size
+    again = Mask2Former.from_pretrained(tmp_path / "half.safetensors")
+    for name, value in tiny_model.state_dict().items():
+        assert again.state_dict()[name].dtype == torch.float32
+        assert torch.equal(again.state_dict()[name], value.to(dtype).float())
+
+
+def test_values_beyond_half_precision_are_told(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    with torch.no_grad():
+        tiny_model.transformer_decoder.get_parameter("norm.bias")[0] = 1e6
+    with pytest.raises(RequestError, match=r"entry 'transformer_decoder\.norm\.bias' has values beyond"):
+        checkpoints.save(tiny_model, tmp_path / "m.safetensors", dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_has_a_card(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "hub")
+    assert sorted(entry.name for entry in (tmp_path / "hub").iterdir()) == ["README.md", "model.safetensors"]
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "sky, cat, dog" in card
+    assert "| tasks | panoptic |" in card
+
+
+def test_files_are_readable_like_others(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    tiny_model.save_pretrained(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_failed_write_keeps_the_old_file(
+    tiny_model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    tiny_model.save_pretrained(path)
+    before = path.read_bytes()
+
+    def fail(tensors: Any, name: Path, metadata: Any) -> None:
+        name.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(io, "save_file", fail)
+    with pytest.raises(RequestError, match="cannot be written: No space left on device"):
+        tiny_model.save_pretrained(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_misshaped_entries_are_dropped_on_request_only(tiny_model: Mask2Former) -> None:
+    state = {name: value + 1 for name, value in tiny_model.state_dict().items()}
+    heads = ["transformer_decoder.class_head.bias", "transformer_decoder.class_head.weight"]
+    kept = {name: tiny_model.state_dict()[name].clone() for name in heads}
+    for name in heads:
+        state[name] = state[name][:-1]
+    with pytest.raises(RequestError, match=r"there: .* 2 mis-shaped: .*class_head\.bias \(3,\) instead of \(4,\)"):
+        checkpoints.load_into(tiny_model, state, "there")
+    assert checkpoints.load_into(tiny_model, state, "there", drop_misshaped=True) == heads
+    for name, value in tiny_model.state_dict().items():
+        assert torch.equal(value, kept[name] if name in kept else state[name])
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def changed(key: str, value: str | None) -> Callable[[Path], None]:
+    """The file with another header entry."""
+
+    def change(path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if value is None:
+            del metadata[key]
+        else:
+            metadata[key] = value
+        save_file(tensors, path, metadata)
+
+    return change
+
+
+def without_entry(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del tensors["transformer_decoder.norm.bias"]
+    save_file(tensors, path, metadata)
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "weights.bin").touch()
+
+
+def shorter(share: float) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "web page": (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
+    "lfs pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
+    "text": (lambda path: path.write_text("hello, I am no checkpoint"), "not a readable pickle or PyTorch file"),
+    "picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "not a readable pickle"),
+    "half a file": (shorter(0.5), "damaged safetensors file"),
+    "half a header": (shorter(0.001), "damaged safetensors file"),
+    "garbage header": (lambda path: path.write_bytes((90).to_bytes(8, "little") + b"{garbage" + bytes(200)), "damaged"),
+    "huge header": (lambda path: path.write_bytes((1 << 39).to_bytes(8, "little") + b"{" + bytes(200)), "damaged"),
+    "other safetensors": (lambda path: save_file({"a": torch.zeros(2)}, path, {"format": "pt"}), "of something else"),
+    "no metadata": (lambda path: save_file({"a": torch.zeros(2)}, path), "of something else"),
+    "newer": (changed("format_version", "99"), "format version '99'; this library reads up to 1"),
+    "no version": (changed("format_version", None), "format version ''"),
+    "no config": (changed("config", None), "the 'config' of its header is missing"),
+    "broken config": (changed("config", "{"), "the 'config' of its header is damaged"),
+    "unknown key": (changed("config", '{"wings": 2}'), "config: unknown key 'wings'"),
+    "list config": (changed("config", "[]"), "config: expected a mapping"),
+    "no categories": (changed("categories", None), "the 'categories' of its header is missing"),
+    "odd categories": (changed("categories", "[3]"), "categories: not a class table"),
+    "other classes": (
+        changed("categories", '{"categories": [{"id": 1, "name": "cat"}]}'),
+        r"2 mis-shaped: transformer_decoder\.class_head\.bias \(4,\) instead of \(2,\)",
+    ),
+    "other model": (changed("config", "{}"), r"weights do not fit the model; \d+ missing: .* unexpected: "),
+    "missing entry": (without_entry, r"1 missing: transformer_decoder\.norm\.bias$"),
+    "folder": (as_folder, r"a folder must hold model\.safetensors; it holds weights\.bin"),
+    "pickle of a list": (lambda path: path.write_bytes(pickle.dumps([1])), "holds a list"),
+    "pickle of code": (lambda path: path.write_bytes(b"cos\nsystem\n(S'true'\ntR."), r"asks for os\.system"),
+    "gone": (lambda path: path.unlink(), "neither a file, a folder nor a known model"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_get_one_sentence(tiny_model: Mask2Former, tmp_path: Path, fault: str) -> None:
+    spoil, message = FAULTS[fault]
+    path = tmp_path / "m.safetensors"
+    tiny_model.save_pretrained(path)
+    spoil(path)
+    with pytest.raises(RequestError, match=message) as caught:
+        Mask2Former.from_pretrained(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_recipe_with_our_file_is_refused(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "m.safetensors")
+    with pytest.raises(RequestError, match="carries its own configuration; leave out recipe"):
+        Mask2Former.from_pretrained(tmp_path / "m.safetensors", recipe="coco-panoptic/r50")
+
+
+def test_published_names_say_what_to_do() -> None:
+    with pytest.raises(RequestError, match=r"downloading .* not there yet.*recipe='coco-panoptic/swin-l'"):
+        Mask2Former.from_pretrained("coco-panoptic/swin-l")
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(RequestError, match=r"'swin-huge' is neither .*coco-panoptic/\{r50, .*ytvis2021-instance/"):
+        Mask2Former.from_pretrained("swin-huge")
+
+
+def test_packaged_models_are_found_by_name(
+    tiny_model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "assets").mkdir()
+    checkpoints.save(tiny_model, tmp_path / "assets" / "scenes-nano.safetensors")
+    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path)
+    assert checkpoints.packaged_names() == ("scenes-nano",)
+    assert equal(Mask2Former.from_pretrained("scenes-nano"), tiny_model)
+    with pytest.raises(RequestError, match="leave out recipe"):
+        Mask2Former.from_pretrained("scenes-nano", recipe="coco-panoptic/r50")
+
+
+@pytest.mark.parametrize("lacking", ["config", "categories"])
+def test_models_without_facts_cannot_be_saved(tiny_model: Mask2Former, tmp_path: Path, lacking: str) -> None:
+    setattr(tiny_model, lacking, None)
+    with pytest.raises(RequestError, match=f"the model has no {lacking}"):
+        tiny_model.save_pretrained(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.bin", "model.zip"])
+def test_other_suffixes_are_told(tiny_model: Mask2Former, tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"ending in \.safetensors, \.pkl or \.pth, or a folder"):
+        tiny_model.save_pretrained(tmp_path / name)
+
+
+def test_a_place_that_cannot_be_written_is_told(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="cannot be written"):
+        tiny_model.save_pretrained(tmp_path / "file" / "m.safetensors")
