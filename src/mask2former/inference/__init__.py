@@ -1,0 +1,1 @@
+"""Using a model: predictor and evaluation loop."""

@@ -1,0 +1,1 @@
+"""Training on Lightning, which is imported only here; ``training.run.train`` is the door."""

@@ -1,0 +1,98 @@
+"""Data sets to loaders: windows of micro-batches for training, single samples for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former.config import RunConfig
+from mask2former.data.build import build_dataset
+from mask2former.data.collate import collate
+from mask2former.data.sampling import Draw, StepSampler
+from mask2former.errors import RequestError
+from mask2former.structures.samples import Batch, Sample
+
+__all__ = ["DataModule", "batch_per_device"]
+
+
+def batch_per_device(config: RunConfig) -> int:
+    """Pictures per forward pass.
+
+    Raises:
+        RequestError: ``data.total_batch`` cannot be split evenly.
+    """
+    total, devices = config.data.total_batch, config.trainer.devices
+    if total % devices:
+        raise RequestError(f"data.total_batch {total} is no multiple of trainer.devices {devices}; change one of them")
+    micro = config.data.batch_per_device or total // devices
+    if (total // devices) % micro:
+        raise RequestError(
+            f"data.total_batch {total} over {devices} device(s) gives {total // devices} pictures each, which "
+            f"data.batch_per_device {micro} does not divide"
+        )
+    return micro
+
+
+class _Drawn(Dataset[Sample]):
+    """A data set asked by :class:`Draw`."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        return self.samples[draw.index]
+
+
+class _Samples(Dataset[Sample]):
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+class _Window:
+    """Collates the samples of one step into micro-batches of equal count."""
+
+    def __init__(self, micro: int) -> None:
+        self.micro = micro
+
+    def __call__(self, samples: list[Sample]) -> list[Batch]:
+        return [collate(samples[start : start + self.micro]) for start in range(0, len(samples), self.micro)]
+
+
+class DataModule(lightning.LightningDataModule):
+    """Loaders of a run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        data = self.config.data
+        samples = build_dataset(data.dataset, "train")
+        sampler = StepSampler(
+            len(samples),
+            data.total_batch,
+            self.config.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            first_step=self.trainer.global_step,
+        )
+        return DataLoader(
+            _Drawn(samples),
+            batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
+            collate_fn=_Window(batch_per_device(self.config)),
+            num_workers=data.num_workers,
+            persistent_workers=data.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        samples = build_dataset(self.config.data.dataset, "validation")
+        return DataLoader(_Samples(samples), batch_size=None, num_workers=0)

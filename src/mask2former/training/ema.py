@@ -1,0 +1,52 @@
+"""Exponential moving average of weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MovingAverage"]
+
+
+class MovingAverage:
+    """Averaged copies of all floating-point parameters and buffers of a model.
+
+    Early on the decay is ``(1 + n) / (10 + n)`` after n updates, so that the start is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.values = {name: value.detach().clone() for name, value in self._entries(model).items()}
+
+    @staticmethod
+    def _entries(model: nn.Module) -> dict[str, Tensor]:
+        return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the averages towards the model's present values."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = self._entries(model)
+        averages = list(self.values.values())
+        if averages[0].device != next(iter(current.values())).device:
+            self.values = {name: value.to(current[name].device) for name, value in self.values.items()}
+            averages = list(self.values.values())
+        torch._foreach_lerp_(averages, [current[name] for name in self.values], 1.0 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the averages with the model's values; a second call undoes the first."""
+        for name, value in self._entries(model).items():
+            held = value.clone()
+            value.copy_(self.values[name])
+            self.values[name].copy_(held)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"updates": self.updates, "values": self.values}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = int(state["updates"])
+        for name, value in state["values"].items():
+            self.values[name].copy_(value)

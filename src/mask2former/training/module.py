@@ -1,0 +1,122 @@
+"""The LightningModule: forward, loss, backward and step of one window of batches. It only calls; it knows no masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from mask2former.config import RunConfig
+from mask2former.inference.evaluate import Evaluation
+from mask2former.losses import Criterion
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures.samples import Batch, Sample
+from mask2former.training.ema import MovingAverage
+from mask2former.training.optim import build_optimizer, learning_rate_factor
+
+__all__ = ["TrainingModule"]
+
+
+class TrainingModule(lightning.LightningModule):
+    """Trains a :class:`Mask2Former`.
+
+    A training batch is a *window*: the micro-batches of one optimizer step on this rank, fetched together so that the
+    number of targets is known before the first backward pass.
+    """
+
+    def __init__(self, model: Mask2Former, config: RunConfig) -> None:
+        super().__init__()
+        assert model.categories is not None
+        self.automatic_optimization = False
+        self.model = model
+        self.config = config
+        self.criterion = Criterion(len(model.categories), **config.criterion.model_dump())
+        self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self._evaluation: Evaluation | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.model, self.config.optim)
+
+    def training_step(self, window: Sequence[Batch], batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=True)
+        assert not isinstance(optimizer, list)
+        step = self.global_step
+        factor = learning_rate_factor(step, self.config.trainer.max_steps, self.config.optim)
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.optim.lr * group["lr_multiplier"] * factor
+        optimizer.zero_grad()
+        num_masks = self._num_masks(window)
+        uniform = self._points(step)
+        terms: dict[str, Tensor] = {}
+        total = torch.zeros((), device=self.device)
+        for batch in window:
+            try:
+                losses = self.criterion(self.model(batch.images), batch.targets, uniform, num_masks)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
+            self.manual_backward(losses.total / len(window))
+            total += losses.total.detach() / len(window)
+            for name, term in losses.terms.items():
+                terms[name] = terms.get(name, torch.zeros_like(term.detach())) + term.detach() / len(window)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(f"step {step}: gradients are not finite; see {self._keep(window[0], step)}")
+        optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        self.log("loss", total, prog_bar=True)
+        self.log_dict({**terms, "gradient_norm": norm, "learning_rate": self.config.optim.lr * factor})
+
+    def _num_masks(self, window: Sequence[Batch]) -> float:
+        """Targets per micro-batch, averaged over ranks and the window (training specification, section 1.3)."""
+        count = torch.tensor(float(sum(len(target.labels) for batch in window for target in batch.targets)))
+        if self.trainer.world_size > 1:
+            reduced = self.trainer.strategy.reduce(count.to(self.device), reduce_op="sum")
+            count = torch.as_tensor(reduced) / self.trainer.world_size
+        return float(count) / len(window)
+
+    def _points(self, step: int) -> Any:
+        """Uniform numbers that depend on seed, step and rank only."""
+        seed = torch.tensor([self.config.seed, step, self.global_rank], dtype=torch.int64)
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int((seed * torch.tensor([1_000_003, 8_191, 1])).sum()))
+        return lambda shape: torch.rand(shape, generator=generator, device=self.device)
+
+    def _keep(self, batch: Batch, step: int) -> Path:
+        path = Path(self.config.output) / f"failed-step-{step}.pt"
+        content = {"pixels": batch.images.pixels, "sizes": batch.images.sizes, "names": batch.names}
+        torch.save({**content, "labels": [target.labels for target in batch.targets]}, path)
+        return path
+
+    # --- validation: with averaged weights when there are some ---
+
+    def on_validation_epoch_start(self) -> None:
+        assert self.model.categories is not None
+        if self.average is not None:
+            self.average.swap(self.model)
+        self._evaluation = Evaluation(self.config.evaluation.tasks, self.model.categories, self.config.model.inference)
+
+    def validation_step(self, sample: Sample, batch_idx: int) -> None:
+        assert self._evaluation is not None
+        output = self.model([sample.image], auxiliary=False)
+        self._evaluation.update(output, sample)
+
+    def on_validation_epoch_end(self) -> None:
+        assert self._evaluation is not None
+        if self.average is not None:
+            self.average.swap(self.model)
+        metrics = self._evaluation.compute()
+        self.log_dict({name: value for name, value in metrics.items() if value == value}, rank_zero_only=False)
+        self._evaluation = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])

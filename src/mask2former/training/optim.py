@@ -1,0 +1,72 @@
+"""AdamW with the published learning rates and decays per parameter, and learning rates over steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mask2former.config import OptimConfig
+
+__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+_UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Parameters with equal settings share a group.
+
+    The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables do
+    not decay; everything else does, biases included. Each group also holds ``lr_multiplier`` and ``names``.
+
+    Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
+    """
+    groups: dict[tuple[float, float], tuple[list[str], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            name = f"{module_name}.{leaf}" if module_name else leaf
+            multiplier = config.backbone_multiplier if name.startswith("backbone.") else 1.0
+            undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or any(part in name for part in _UNDECAYED_NAMES)
+            names, parameters = groups[multiplier, 0.0 if undecayed else config.weight_decay]
+            names.append(name)
+            parameters.append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr * multiplier,
+            "weight_decay": decay,
+            "lr_multiplier": multiplier,
+            "names": names,
+        }
+        for (multiplier, decay), (names, parameters) in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over :func:`parameter_groups`."""
+    groups = [{key: group[key] for key in group if key != "names"} for group in parameter_groups(model, config)]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> float:
+    """What the base rate is multiplied by at ``step`` (from 0).
+
+    ``step``: times ``gamma`` from each milestone on. ``poly``: ``(1 - step / max_steps) ** poly_power``. During
+    warm-up a factor rises linearly from ``warmup_factor`` to 1.
+    """
+    if config.schedule == "step":
+        factor = config.gamma ** sum(step >= milestone for milestone in config.steps)
+    else:
+        factor = max(0.0, 1.0 - step / max_steps) ** config.poly_power
+    if step < config.warmup_steps:
+        share = step / config.warmup_steps
+        factor *= config.warmup_factor * (1.0 - share) + share
+    return factor

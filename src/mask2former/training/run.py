@@ -1,0 +1,134 @@
+"""One training run from its configuration: data, model, Lightning trainer, and what is left on disk at the end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from mask2former import checkpoints
+from mask2former.config import RunConfig
+from mask2former.data.build import categories_of
+from mask2former.errors import RequestError
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+from mask2former.training.datamodule import DataModule, batch_per_device
+from mask2former.training.module import TrainingModule
+
+__all__ = ["TrainingResult", "train"]
+
+_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where a run has put its results, and its last metrics in percent."""
+
+    directory: Path
+    model: Path
+    metrics: dict[str, float]
+
+    def __str__(self) -> str:
+        figures = ", ".join(f"{name} {value:.1f}" for name, value in self.metrics.items() if "/" in name)[:200]
+        return f"Model: {self.model}. Checkpoints, metrics.csv and run.yaml: {self.directory}. {figures}"
+
+
+def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> TrainingResult:
+    """Train as configured.
+
+    The directory ``config.output`` gets ``run.yaml``, ``checkpoints/last.ckpt`` and ``best.ckpt``, ``metrics.csv`` and
+    ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
+
+    Args:
+        config: the whole run.
+        resume: go on from ``checkpoints/last.ckpt``.
+        overwrite: use a directory that holds another run.
+
+    Raises:
+        RequestError: the settings contradict each other or the directory, or the initial weights do not fit.
+        FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
+    """
+    batch_per_device(config)
+    if config.evaluation.monitor.split("/")[0] not in config.evaluation.tasks:
+        raise RequestError(
+            f"evaluation.monitor '{config.evaluation.monitor}' is of none of evaluation.tasks {config.evaluation.tasks}"
+        )
+    directory = Path(config.output)
+    last = directory / "checkpoints" / "last.ckpt"
+    if resume and not last.is_file():
+        raise RequestError(f"nothing to resume: {last} does not exist")
+    if not resume and last.exists() and not overwrite:
+        raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_text(directory / "run.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    lightning.seed_everything(config.seed, verbose=False)
+    model = _initial_model(config)
+    module = TrainingModule(model, config)
+    best = ModelCheckpoint(
+        directory / "checkpoints",
+        filename="best",
+        monitor=config.evaluation.monitor,
+        mode="max",
+        enable_version_counter=False,
+    )
+    newest = ModelCheckpoint(
+        directory / "checkpoints",
+        filename="last",
+        every_n_train_steps=config.trainer.checkpoint_every,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    trainer = lightning.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        precision=_PRECISIONS[config.trainer.precision],
+        max_steps=config.trainer.max_steps,
+        val_check_interval=min(config.evaluation.every, config.trainer.max_steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.trainer.log_every,
+        logger=CSVLogger(directory, name="", version=""),
+        callbacks=[best, newest, TQDMProgressBar(refresh_rate=config.trainer.log_every)],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=False)
+    trainer.save_checkpoint(last)
+
+    if module.average is not None:
+        module.average.swap(model)
+    elif best.best_model_path:
+        _restore(module, Path(best.best_model_path))
+    path = directory / "model.safetensors"
+    checkpoints.save_pretrained(model, path)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return TrainingResult(directory, path, metrics)
+
+
+def _initial_model(config: RunConfig) -> Mask2Former:
+    categories = categories_of(config.data.dataset)
+    model = build_model(config.model, len(categories))
+    model.categories = categories
+    if config.model.init is not None:
+        source = Mask2Former.from_pretrained(config.model.init)
+        checkpoints.load_into(model, source.state_dict(), config.model.init)
+    return model
+
+
+def _restore(module: TrainingModule, path: Path) -> None:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(state["state_dict"])
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
