@@ -1,0 +1,104 @@
+"""Golden numbers of the published implementation, in float64, with weights from ``fill.py``.
+
+``tests/data/golden`` holds trimmed copies; ``python tests/parity/golden.py REFERENCE`` makes them anew from the full
+files. With the environment variable ``MASK2FORMER_SHARED`` set, tests read the full files and compare all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fill import fill
+
+from mask2former import recipes
+from mask2former.checkpoints.original import original_names, recipe_categories
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+
+TRIMMED = Path(__file__).parents[1] / "data" / "golden"
+SLUGS = {
+    "r50_coco_panoptic": "coco-panoptic/r50",
+    "swin_tiny_ade_semantic": "ade20k-semantic/swin-t",
+    "r50_cityscapes_instance": "cityscapes-instance/r50",
+    "video_r50_ytvis2019": "ytvis2019-instance/r50",
+    "train_r50_coco_panoptic": "coco-panoptic/r50",
+    "train_r50_cityscapes_instance_batchnorm": "cityscapes-instance/r50",
+}
+CRITERIA = (
+    "criterion_image",
+    "criterion_image_one_empty",
+    "criterion_image_all_empty",
+    "criterion_image_more_targets_than_queries",
+    "criterion_video",
+)
+
+
+def folder() -> Path:
+    shared = os.environ.get("MASK2FORMER_SHARED")
+    return Path(shared) / "reference" / "golden" if shared else TRIMMED
+
+
+@cache
+def arrays(case: str) -> dict[str, np.ndarray]:
+    with np.load(folder() / f"{case}.npz") as file:
+        return dict(file)
+
+
+@cache
+def facts(case: str) -> dict[str, Any]:
+    return json.loads((folder() / "index.json").read_text())[case]
+
+
+@cache
+def model_names(slug: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple(original_names(recipes.recipe(slug).model))
+
+
+def filled_model(slug: str, dtype: torch.dtype = torch.float64) -> Mask2Former:
+    """The model of a recipe with the deterministic weights."""
+    model = build_model(recipes.recipe(slug).model, len(recipe_categories(slug))).to(dtype)
+    model.categories = recipe_categories(slug)
+    state = model.state_dict()
+    with torch.no_grad():
+        for published, name in model_names(slug):
+            if name is not None and state[name].is_floating_point():
+                state[name].copy_(torch.from_numpy(fill(published, tuple(state[name].shape))))
+    return model
+
+
+def _kept(case: str, name: str, array: np.ndarray) -> bool:
+    if case.startswith("train_"):
+        large = name.startswith(("grad.backbone", "final.backbone")) or "sampling_offsets" in name
+        return not large
+    parts = name.split(".")
+    if any(part in ("input", "mask_features", "boxes") for part in parts):
+        return False
+    if any(part.startswith("aux") and part != "aux0" for part in parts):
+        return False
+    if parts[-1] in ("channel_rms", "every4", "masks_packed"):
+        return False
+    return not (parts[0] == "image1" and parts[-1] in ("pred_masks", "first8", "2") and "aux" not in name)
+
+
+def _trim(reference: Path) -> None:
+    index = json.loads((reference / "golden" / "index.json").read_text())
+    kept_facts = {}
+    for case in (*SLUGS, *CRITERIA):
+        with np.load(reference / "golden" / f"{case}.npz") as file:
+            kept = {name: file[name] for name in file.files if case in CRITERIA or _kept(case, name, file[name])}
+        np.savez_compressed(TRIMMED / f"{case}.npz", **kept)
+        kept_facts[case] = {name: value for name, value in index[case].items() if name != "arrays"}
+    (TRIMMED / "index.json").write_text(json.dumps(kept_facts, indent=1, sort_keys=True) + "\n")
+    for name in ("optimizer_groups.json", "lr_schedules.json"):
+        (TRIMMED / name).write_text((reference / name).read_text())
+
+
+if __name__ == "__main__":
+    _trim(Path(sys.argv[1]))
