@@ -10,8 +10,7 @@ from typing import Any
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from mask2former import checkpoints
 from mask2former.config import RunConfig
@@ -20,6 +19,8 @@ from mask2former.errors import RequestError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.training.datamodule import DataModule, batch_per_device
+from mask2former.training.keep import KeepCheckpoints
+from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
 
 __all__ = ["TrainingResult", "train"]
@@ -66,26 +67,13 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise RequestError(f"nothing to resume: {last} does not exist")
     if not resume and last.exists() and not overwrite:
         raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+    lightning.seed_everything(config.seed, verbose=False)
+    model = _initial_model(config)
     directory.mkdir(parents=True, exist_ok=True)
     _write_text(directory / "run.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
-    lightning.seed_everything(config.seed, verbose=False)
-    model = _initial_model(config)
     module = TrainingModule(model, config)
-    best = ModelCheckpoint(
-        directory / "checkpoints",
-        filename="best",
-        monitor=config.evaluation.monitor,
-        mode="max",
-        enable_version_counter=False,
-    )
-    newest = ModelCheckpoint(
-        directory / "checkpoints",
-        filename="last",
-        every_n_train_steps=config.trainer.checkpoint_every,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
+    keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor)
     trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
@@ -95,18 +83,18 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=config.trainer.log_every,
-        logger=CSVLogger(directory, name="", version=""),
-        callbacks=[best, newest, TQDMProgressBar(refresh_rate=config.trainer.log_every)],
+        logger=MetricsLog(directory / "metrics.csv", _step_of(last) if resume else 0),
+        enable_checkpointing=False,
+        callbacks=[keep, TQDMProgressBar(refresh_rate=config.trainer.log_every)],
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=False)
-    trainer.save_checkpoint(last)
+    trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=True)
 
     if module.average is not None:
         module.average.swap(model)
-    elif best.best_model_path:
-        _restore(module, Path(best.best_model_path))
+    elif keep.best.exists():
+        _restore(module, keep.best)
     path = directory / "model.safetensors"
     checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -121,6 +109,10 @@ def _initial_model(config: RunConfig) -> Mask2Former:
         source = Mask2Former.from_pretrained(config.model.init)
         checkpoints.load_into(model, source.state_dict(), config.model.init)
     return model
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"])
 
 
 def _restore(module: TrainingModule, path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Keeping ``last.ckpt`` and ``best.ckpt``: whole files or none, whatever interrupts the run."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+__all__ = ["KeepCheckpoints"]
+
+
+class KeepCheckpoints(lightning.Callback):
+    """Writes the newest state every few steps and the best one after each validation.
+
+    Lightning's own callback writes in place, so a kill while it writes leaves neither the old nor the new file.
+
+    Args:
+        folder: of both files.
+        every: steps between two writes of ``last.ckpt``.
+        monitor: name of the metric that decides what is best; larger is better.
+    """
+
+    def __init__(self, folder: Path, every: int, monitor: str) -> None:
+        self.last = folder / "last.ckpt"
+        self.best = folder / "best.ckpt"
+        self.every = every
+        self.monitor = monitor
+        self.best_value = -math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_value": self.best_value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_value = float(state_dict["best_value"])
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step % self.every == 0 or trainer.global_step >= (trainer.max_steps or 0):
+            self._write(trainer, self.last)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and float(value) > self.best_value:
+            self.best_value = float(value)
+            self._write(trainer, self.best)
+
+    def _write(self, trainer: lightning.Trainer, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        trainer.save_checkpoint(temporary, weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(temporary, path)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mask2former import checkpoints
+from mask2former.config import (
+    DataConfig,
+    EvaluationConfig,
+    InferenceConfig,
+    MaskedDecoderConfig,
+    ModelConfig,
+    MSDeformAttnConfig,
+    RunConfig,
+    ScenesConfig,
+    TimmConfig,
+    TrainerConfig,
+)
+from mask2former.data.scenes import SCENE_CATEGORIES
+from mask2former.models.build import build_model
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    """A quarter of a million parameters."""
+    return ModelConfig(
+        backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 24, 32, 40]}),
+        pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=64, num_layers=1, num_heads=4, feedforward_dim=64),
+        transformer_decoder=MaskedDecoderConfig(dim=64, num_queries=10, num_layers=1, num_heads=4, feedforward_dim=64),
+        inference=InferenceConfig(short_edge=64, long_edge=96, score_threshold=0.0, overlap_threshold=0.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights and the classes of scenes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(tiny_config, len(SCENE_CATEGORIES))
+    model.categories = SCENE_CATEGORIES
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    checkpoints.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: ModelConfig) -> RunConfig:
+    """Two steps on two small scenes."""
+    return RunConfig(
+        model=tiny_config,
+        data=DataConfig(dataset=ScenesConfig(image_size=(64, 64), num_validation=2), total_batch=2, num_workers=0),
+        trainer=TrainerConfig(max_steps=2, accelerator="cpu", checkpoint_every=1, log_every=1),
+        evaluation=EvaluationConfig(every=2),
+    )

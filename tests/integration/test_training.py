@@ -1,0 +1,172 @@
+"""Training as a user runs it: the real model, loss and data on Lightning."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from mask2former.config import RunConfig, parse
+from mask2former.errors import RequestError
+from mask2former.inference.evaluate import evaluate
+from mask2former.models.mask2former import Mask2Former
+from mask2former.training.run import train
+
+pytestmark = [
+    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+
+def run_values(output: Path, **changes: object) -> dict:
+    values = {
+        "model": {
+            "backbone": {
+                "name": "timm",
+                "model": "resnet10t",
+                "norm": "batch",
+                "arguments": {"channels": [16, 32, 32, 64]},
+            },
+            "pixel_decoder": {"dim": 32, "mask_dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
+            "transformer_decoder": {
+                "dim": 32,
+                "num_queries": 20,
+                "num_layers": 2,
+                "num_heads": 2,
+                "feedforward_dim": 32,
+            },
+            "inference": {"short_edge": 0, "score_threshold": 0.5, "overlap_threshold": 0.5},
+        },
+        "criterion": {"num_points": 128},
+        "data": {
+            "dataset": {"image_size": [64, 64], "num_training": 8, "num_validation": 2},
+            "total_batch": 4,
+            "num_workers": 0,
+        },
+        "optim": {"schedule": "step", "backbone_multiplier": 1.0},
+        "trainer": {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2},
+        "evaluation": {"every": 2},
+        "output": str(output),
+        "seed": 5,
+    }
+    for path, value in changes.items():
+        group, _, name = path.partition("__")
+        values[group] = {**values[group], name: value} if name else value
+    return values
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def config_of(output: Path, **changes: object) -> RunConfig:
+    return parse(RunConfig, run_values(output, **changes), "test")
+
+
+def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
+    result = train(config_of(tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "metrics.csv",
+        "model.safetensors",
+        "run.yaml",
+    ]
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text()) == config_of(tmp_path / "run").model_dump(
+        mode="json"
+    )
+    rows = table(tmp_path / "run")
+    assert {row["step"] for row in rows if row["loss"]} == {"0", "1", "2", "3"}
+    assert "panoptic/PQ" in rows[0]
+    model = Mask2Former.from_pretrained(result.model)
+    assert model.categories is not None
+    assert "PQ" in str(result)
+    assert str(result.model) in str(result)
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole = train(config_of(tmp_path / "whole", optim__ema_decay=0.9))
+    train(config_of(tmp_path / "parts", optim__ema_decay=0.9, trainer={**SHORT, "max_steps": 2}))
+    parts = train(config_of(tmp_path / "parts", optim__ema_decay=0.9), resume=True)
+    first, second = load_file(whole.model), load_file(parts.model)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+SHORT = {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2}
+
+
+def test_accumulated_batches_give_the_same_masks_loss(tmp_path: Path) -> None:
+    """Without batch statistics, the window's normaliser makes micro-batches add up to the whole batch."""
+    losses = []
+    for name, micro in (("whole", None), ("micro", 2)):
+        config = config_of(tmp_path / name, data__batch_per_device=micro, trainer={**SHORT, "max_steps": 1})
+        train(config)
+        losses.append(float(table(tmp_path / name)[0]["loss_mask"]))
+    # Batch norm sees other statistics, and points are drawn in another order: near, not equal.
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_bf16_and_initial_weights(tmp_path: Path) -> None:
+    first = train(config_of(tmp_path / "first", trainer={**SHORT, "max_steps": 1, "precision": "bf16"}))
+    values = run_values(tmp_path / "second", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
+    values["model"]["init"] = str(first.model)
+    second = train(parse(RunConfig, values, "test"))
+    before, after = load_file(first.model), load_file(second.model)
+    name = "transformer_decoder.query_features.weight"
+    torch.testing.assert_close(before[name], after[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__total_batch": 3, "trainer": {**SHORT, "devices": 2}}, "no multiple of trainer.devices"),
+        ({"data__batch_per_device": 3}, "does not divide"),
+        ({"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
+        ({"model": {"init": "nowhere.safetensors"}}, "nowhere"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        train(config_of(tmp_path / "run", **changes))
+
+
+def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
+    with pytest.raises(RequestError, match="nothing to resume"):
+        train(config, resume=True)
+    train(config)
+    with pytest.raises(RequestError, match="holds a run"):
+        train(config)
+
+
+def test_four_scenes_are_overfitted(tmp_path: Path) -> None:
+    """The whole chain can learn: on four scenes the panoptic quality passes 95."""
+    values = run_values(tmp_path / "run")
+    values["model"]["backbone"]["arguments"] = {"channels": [32, 64, 96, 128]}
+    values["model"]["pixel_decoder"] |= {"dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128}
+    values["model"]["transformer_decoder"] |= {"dim": 64, "num_layers": 3, "num_heads": 4, "feedforward_dim": 128}
+    values["criterion"] = {"num_points": 1024}
+    values["data"]["dataset"] = {
+        "image_size": [128, 128],
+        "num_training": 4,
+        "validation_seed": 0,
+        "num_validation": 4,
+    }
+    values["optim"] |= {"lr": 1e-3, "weight_decay": 0.0, "schedule": "poly", "warmup_steps": 20, "warmup_factor": 0.1}
+    values["trainer"] |= {"max_steps": 320, "log_every": 50, "checkpoint_every": 320}
+    values["evaluation"] = {"every": 320}
+    result = train(parse(RunConfig, values, "test"))
+    assert result.metrics["panoptic/PQ"] > 95
+    model = Mask2Former.from_pretrained(result.model).eval()
+    from mask2former.data.build import build_dataset
+
+    config = parse(RunConfig, values, "test")
+    again = evaluate(model, build_dataset(config.data.dataset, "validation"), ["panoptic"])
+    assert again["panoptic/PQ"] == pytest.approx(result.metrics["panoptic/PQ"], abs=1e-3)
