@@ -1,0 +1,259 @@
+"""From a picture of any kind to its segmentation: read, resize, model, post-processing at the original size.
+
+The path of the published test-time code, one picture at a time, because results depend on padding. Knows no files
+but the pictures it is given, and no metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, overload
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from mask2former import checkpoints
+from mask2former.config import InferenceConfig, Task, parse
+from mask2former.data.images import ImageSource, read_image
+from mask2former.data.transforms import resize_shortest_edge
+from mask2former.errors import RequestError
+from mask2former.inference.evaluate import result_of
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import (
+    Categories,
+    Instances,
+    MaskOutput,
+    PanopticSegmentation,
+    Segmentation,
+    SemanticSegmentation,
+)
+
+__all__ = ["Predictor", "choose_device", "choose_dtype"]
+
+_logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_T = TypeVar("_T")
+
+Answers = dict[Task, Segmentation]
+
+
+class Predictor:
+    """Segments pictures with a model.
+
+        predictor = Predictor.from_pretrained("scenes-tiny")
+        result = predictor("street.jpg")
+        result.plot("street.jpg").save("overlay.png")
+
+    Args:
+        model: a model with ``categories``; it is moved to the device and set to evaluation, not copied.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a CUDA device where there is one, else the CPU.
+        dtype: ``float32``, ``bfloat16`` or ``float16`` for the whole model; by default its parameters stay as they
+            are. Half precision is faster on hardware made for it and changes masks slightly.
+        settings: how the model is asked; by default what it was stored with.
+
+    Attributes:
+        model, categories, settings, device: what is used.
+
+    Raises:
+        RequestError: the model has no categories, or there is no such device or dtype.
+    """
+
+    def __init__(
+        self,
+        model: Mask2Former,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        settings: InferenceConfig | None = None,
+    ) -> None:
+        if model.categories is None:
+            raise RequestError(
+                "the model has no class names: set model.categories = Categories.from_names([...]) first"
+            )
+        stored = model.config.inference if model.config else InferenceConfig()
+        self.categories: Categories = model.categories
+        self.settings = settings or stored
+        self.device = choose_device(device)
+        self.model = model.to(device=self.device, dtype=choose_dtype(dtype)).eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        recipe: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **overrides: Any,
+    ) -> Predictor:
+        """A predictor for a packaged model, a checkpoint file or a folder.
+
+        Args:
+            source: what :func:`mask2former.checkpoints.from_pretrained` accepts.
+            recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+            device: see the class.
+            dtype: see the class.
+            overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``.
+
+        Raises:
+            RequestError: the model cannot be loaded, or a setting is unknown or out of range.
+        """
+        # Checked before minutes of loading.
+        chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+        _override(InferenceConfig(), overrides)
+        predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
+        predictor.settings = _override(predictor.settings, overrides)
+        return predictor
+
+    @overload
+    def __call__(self, source: ImageSource, task: Literal["panoptic"], **overrides: Any) -> PanopticSegmentation: ...
+    @overload
+    def __call__(self, source: ImageSource, task: Literal["instance"], **overrides: Any) -> Instances: ...
+    @overload
+    def __call__(self, source: ImageSource, task: Literal["semantic"], **overrides: Any) -> SemanticSegmentation: ...
+    @overload
+    def __call__(self, source: ImageSource, task: Task | None = None, **overrides: Any) -> Segmentation: ...
+    @overload
+    def __call__(self, source: ImageSource, task: Sequence[Task], **overrides: Any) -> Answers: ...
+    @overload
+    def __call__(
+        self, source: Sequence[ImageSource], task: Task | None = None, **overrides: Any
+    ) -> list[Segmentation]: ...
+    @overload
+    def __call__(self, source: Sequence[ImageSource], task: Sequence[Task], **overrides: Any) -> list[Answers]: ...
+    def __call__(
+        self,
+        source: ImageSource | Sequence[ImageSource],
+        task: Task | Sequence[Task] | None = None,
+        **overrides: Any,
+    ) -> Segmentation | Answers | list[Segmentation] | list[Answers]:
+        """The segmentation of a picture at its own size, or a list of them for a list of pictures.
+
+        Args:
+            source: a path, a PIL image, an array or tensor (see :func:`mask2former.data.images.read_image`), or a list
+                or tuple of them.
+            task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
+                trained for. Several tasks are answered from one pass, as a dictionary.
+            overrides: settings for this call, for instance ``score_threshold=0.5`` or ``short_edge=0``.
+
+        Raises:
+            RequestError: a picture cannot be read, the model does not answer the task, or a setting is wrong.
+        """
+        if isinstance(source, list | tuple):
+            return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
+        tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
+        answers = self._segment(read_image(source), tasks, settings)  # pyright: ignore[reportArgumentType]
+        return answers[task] if isinstance(task, str) else answers if task else answers[tasks[0]]
+
+    def stream(
+        self, sources: Iterable[ImageSource], task: Task | Sequence[Task] | None = None, **overrides: Any
+    ) -> Iterator[Any]:
+        """Like a call with a list, one result at a time, so that no more than one is in memory."""
+        # The request is checked now, not when the first result is asked for.
+        self.choose_tasks(task)
+        _override(self.settings, overrides)
+        return (self(source, task, **overrides) for source in sources)
+
+    def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
+        """What will be answered for ``task``.
+
+        Raises:
+            RequestError: a task that does not exist or that the model was not trained for.
+        """
+        tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (self.settings.default_task,))
+        for name in tasks:
+            if name not in get_args(Task):
+                raise RequestError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
+            if name not in self.settings.tasks:
+                known = ", ".join(self.settings.tasks)
+                raise RequestError(f"this model does not answer the task '{name}'; it was trained for: {known}")
+        return tasks
+
+    def _segment(
+        self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
+    ) -> Answers:
+        size_hw = (image.shape[0], image.shape[1])
+        resized = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
+        pixels = torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)
+        with torch.inference_mode():
+            pixels = pixels.to(self.device)  # bytes; the model converts
+            output = _retried(lambda: self.model([pixels], auxiliary=False))
+            input_hw = (pixels.shape[1], pixels.shape[2])
+            answers: Answers = {}
+            for task in tasks:
+
+                def step(predictions: MaskOutput, task: Task = task) -> Segmentation:
+                    return result_of(task, predictions, 0, input_hw, size_hw, self.categories, settings)
+
+                answers[task] = _with_room(step, output)
+            return answers
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device of that name; by default (``None`` or ``auto``) a CUDA device where there is one, else the CPU.
+
+    Raises:
+        RequestError: no such device here.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise RequestError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise RequestError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise RequestError("device 'mps' is not here; try cpu")
+    if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise RequestError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype | None:
+    """The floating-point type of that name, or None for "as stored".
+
+    Raises:
+        RequestError: another name or type.
+    """
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and (chosen is None or not chosen.is_floating_point):
+        raise RequestError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
+    return chosen
+
+
+def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
+    if not overrides:
+        return settings
+    if "tasks" in overrides:
+        raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
+    return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+
+
+def _retried(step: Callable[[], _T]) -> _T:
+    """The result of ``step``, tried a second time with an empty cache when the device runs out of memory."""
+    try:
+        return step()
+    except torch.OutOfMemoryError:
+        pass  # retried outside, where the traceback no longer holds the tensors of the first attempt
+    torch.cuda.empty_cache()
+    return step()
+
+
+def _with_room(step: Callable[[MaskOutput], _T], output: MaskOutput) -> _T:
+    """``step`` of the output: on its device, again with an empty cache, and in the end on the CPU (as published)."""
+    try:
+        return _retried(lambda: step(output))
+    except torch.OutOfMemoryError:
+        _logger.warning("post-processing does not fit the memory of %s; doing it on the CPU", output.mask_logits.device)
+    torch.cuda.empty_cache()
+    return step(
+        MaskOutput(
+            output.class_logits.cpu().to(torch.promote_types(output.class_logits.dtype, torch.float32)),
+            output.mask_logits.cpu().to(torch.promote_types(output.mask_logits.dtype, torch.float32)),
+            output.query_features.cpu(),
+        )
+    )

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mask2former import recipes
+from mask2former.cli import main
+from mask2former.config import RunConfig
+from mask2former.inference import files
+
+VERBS = ("demo", "predict", "train", "evaluate", "recipe", "models", "inspect")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg")
+    Image.fromarray(pixels[:, ::-1]).save(folder / "deep" / "b.png")
+    return folder
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_help_is_light() -> None:
+    """What makes a program slow to start is not imported before it is needed."""
+    program = (
+        "import sys; from mask2former.cli import main; code = main(['--help']);"
+        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'scipy', 'lightning', 'yaml'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+def test_the_module_can_be_run() -> None:
+    command = [sys.executable, "-m", "mask2former", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0
+    assert result.stdout.startswith("mask2former ")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert verb in capsys.readouterr().out
+
+
+def test_predict_segments_folders_and_goes_on_where_it_was(
+    pictures: Path, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, coco = tmp_path / "out", tmp_path / "coco.json"
+    command = ["predict", str(pictures), "--output", str(output), "--model", str(tiny_file), "--coco", str(coco)]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("2 pictures segmented (panoptic, ")
+    assert captured.err == ""
+    assert _files(output) == {f"{stem}{end}" for stem in ("a", "deep/b") for end in (".png", ".json", "_ids.png")}
+    assert [entry["image_id"] for entry in json.loads(coco.read_text())["annotations"]] == ["a", "deep/b"]
+    document = json.loads((output / "a.json").read_text())
+    assert (document["model"], document["task"]) == (str(tiny_file), "panoptic")
+
+    (output / "deep/b.json").unlink()
+    assert main(command) == 0
+    assert "1 picture segmented" in (out := capsys.readouterr().out)
+    assert "1 skipped" in out
+    assert main([*command, "--score-threshold", "0.1"]) == 0
+    assert "2 by another model or with other settings" in capsys.readouterr().out
+    assert main([*command, "--score-threshold", "0.1", "--overwrite"]) == 0
+    assert "2 pictures segmented" in capsys.readouterr().out
+    assert json.loads((output / "a.json").read_text())["settings"]["score_threshold"] == 0.1
+
+
+@pytest.mark.parametrize(("task", "ending"), [("instance", None), ("semantic", "_labels.png")])
+def test_predict_answers_other_tasks_without_pictures(
+    pictures: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
+) -> None:
+    arguments = ["predict", str(pictures / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
+    assert main([*arguments, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
+    assert _files(tmp_path / "out") == {"a.json", *([f"a{ending}"] if ending else [])}
+    settings = json.loads((tmp_path / "out/a.json").read_text())["settings"]
+    assert (settings["short_edge"], settings["dtype"]) == (32, "bfloat16")
+
+
+def test_predict_can_be_stopped(
+    pictures: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = files.segment_files
+
+    def interrupted(*arguments: Any, **settings: Any) -> Iterator[Any]:
+        yield next(real(*arguments, **settings))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "segment_files", interrupted)
+    output = tmp_path / "out"
+    assert main(["predict", str(pictures), "-o", str(output), "-m", str(tiny_file)]) == 130
+    error = capsys.readouterr().err
+    assert error.strip() == f"stopped: 1 picture of 2 segmented into {output}; the same command goes on from there"
+    assert _files(output) == {"a.png", "a.json", "a_ids.png"}
+
+
+def test_a_traceback_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "nothing-here"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    with pytest.raises(ValueError, match="nothing-here"):
+        main(["inspect", "nothing-here", "--debug"])
+    with pytest.raises(ValueError, match="nothing-here"):
+        main(["--debug", "inspect", "nothing-here"])
+
+
+def test_an_unexpected_failure_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("mask2former.inference.facts.checkpoint_facts", broken)
+    assert main(["inspect", str(tiny_file)]) == 1
+    error = capsys.readouterr().err
+    assert error == "error: ZeroDivisionError: division by zero (the same command with --debug shows where)\n"
+
+
+def test_recipe_prints_a_complete_run_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe"]) == 0
+    names = capsys.readouterr().out.split()
+    assert "scenes-tiny" in names
+    for name in names:
+        assert main(["recipe", name]) == 0
+        values = yaml.safe_load(capsys.readouterr().out)
+        assert RunConfig.model_validate(values).model_dump(mode="json") == values
+    assert main(["recipe", "scenes-tiny"]) == 0
+    assert RunConfig.model_validate(yaml.safe_load(capsys.readouterr().out)) == recipes.scenes_tiny()
+
+
+def test_models_lists_every_published_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in recipes.recipe_names())
+
+
+def test_inspect_says_what_a_file_is(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tiny_file)]) == 0
+    out = capsys.readouterr().out
+    assert "resnet10t" in out
+    assert "14 (8 things, 6 stuff)" in out
+
+
+def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "metrics.json"
+    arguments = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--output", str(output)]
+    assert main([*arguments, "--task", "panoptic", "--task", "semantic"]) == 0
+    metrics = json.loads(output.read_text())["metrics"]
+    assert {"panoptic/PQ", "semantic/mIoU"} <= metrics.keys()
+    assert not any(name.startswith("instance") for name in metrics)
+    assert "panoptic/PQ" in capsys.readouterr().out
+
+
+def test_demo_measures_and_draws(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--model", str(tiny_file), "--output", str(tmp_path / "demo"), "--no-open"]
+    assert main([*arguments, "--scenes", "3"]) == 0
+    captured = capsys.readouterr()
+    for word in ("PQ", "AP", "mIoU", "3 fresh scenes", "mask2former predict", "contact-sheet.png"):
+        assert word in captured.out
+    assert captured.err == ""
+    assert _files(tmp_path / "demo") == {"contact-sheet.png"}
+    with Image.open(tmp_path / "demo/contact-sheet.png") as sheet:
+        assert sheet.width > 5 * 300
+
+
+@pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
+def test_train_writes_a_model_that_predicts_and_can_go_on(
+    tiny_run: RunConfig, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, directory = tmp_path / "run.yaml", tmp_path / "runs" / "one"
+    run.write_text(yaml.safe_dump(tiny_run.model_dump(mode="json")))
+    assert main(["train", str(run), f"output={directory}", "optim.lr=3e-4"]) == 0
+    assert str(directory / "model.safetensors") in capsys.readouterr().out
+    assert yaml.safe_load((directory / "run.yaml").read_text())["optim"]["lr"] == 3e-4
+    model = str(directory / "model.safetensors")
+    assert main(["predict", str(pictures), "-o", str(tmp_path / "out"), "--model", model]) == 0
+    assert main(["train", str(run), "--resume", str(directory), "trainer.max_steps=3"]) == 0
+    assert yaml.safe_load((directory / "run.yaml").read_text())["trainer"]["max_steps"] == 3

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former import checkpoints, postprocessing
+from mask2former.config import InferenceConfig
+from mask2former.data.transforms import resize_shortest_edge
+from mask2former.errors import RequestError
+from mask2former.inference.predictor import Predictor, choose_device, choose_dtype
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Instances, MaskOutput, PanopticSegmentation, SemanticSegmentation
+
+TASKS = ("panoptic", "instance", "semantic")
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (50, 84, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    return Predictor(tiny_model, device="cpu")
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one.to_dict() == other.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("panoptic", PanopticSegmentation), ("instance", Instances), ("semantic", SemanticSegmentation)],
+)
+def test_each_task_answers_at_the_size_of_the_picture(
+    predictor: Predictor, image: np.ndarray, task: str, kind: type
+) -> None:
+    result: Any = predictor(image, task)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert isinstance(result, kind)
+    assert result.size_hw == (50, 84)
+    assert result.categories.names == ("cat", "dog", "sky", "sea")
+
+
+def test_every_kind_of_source_gives_the_same_result(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(image).save(tmp_path / "x.png")
+    expected = predictor(image)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    for source in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(image), tensor, tensor.float()):
+        assert _same(predictor(source), expected), type(source)
+
+
+def test_a_list_gives_a_list_and_a_stream_the_same_lazily(predictor: Predictor, image: np.ndarray) -> None:
+    other = np.ascontiguousarray(image[:40, ::-1])
+    expected = [predictor(image), predictor(other)]
+    listed = predictor([image, Image.fromarray(other)])
+    assert all(map(_same, listed, expected))
+    assert predictor([]) == []
+
+    taken = []
+
+    def sources() -> Any:
+        for source in (image, other):
+            taken.append(source)
+            yield source
+
+    stream = predictor.stream(sources())
+    assert taken == []
+    assert _same(next(stream), expected[0])
+    assert len(taken) == 1
+
+
+def test_several_tasks_come_from_one_pass(predictor: Predictor, image: np.ndarray) -> None:
+    calls = []
+    handle = predictor.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    answers = predictor(image, ["panoptic", "instance", "semantic"])
+    handle.remove()
+    assert len(calls) == 1
+    assert list(answers) == ["panoptic", "instance", "semantic"]
+    for task, result in answers.items():
+        assert _same(result, predictor(image, task))
+
+
+@pytest.mark.parametrize("short_edge", [64, 40, 0])
+def test_equals_the_parts_composed_by_hand(
+    tiny_model: Mask2Former, predictor: Predictor, image: np.ndarray, short_edge: int
+) -> None:
+    resized = resize_shortest_edge(image, short_edge, 96)
+    with torch.inference_mode():
+        output = tiny_model([torch.from_numpy(resized).permute(2, 0, 1).float()], auxiliary=False)
+    sizes = (resized.shape[:2], (50, 84))
+    categories = tiny_model.categories
+    assert categories is not None
+    answers = predictor(image, TASKS, short_edge=short_edge, score_threshold=0.1, overlap_threshold=0.3)
+    manual = postprocessing.panoptic(output, 0, *sizes, categories, score_threshold=0.1, overlap_threshold=0.3)
+    assert _same(answers["panoptic"], manual)
+    assert _same(answers["instance"], postprocessing.instance(output, 0, *sizes, categories, things_only=True))
+    assert _same(answers["semantic"], postprocessing.semantic(output, 0, *sizes, categories))
+
+
+def test_settings_can_be_replaced_for_a_call_and_are_checked(predictor: Predictor, image: np.ndarray) -> None:
+    few = predictor(image, "instance", max_instances=3, things_only=False)
+    assert len(few) == 3
+    assert len(predictor(image, "panoptic", score_threshold=1.0)) == 0
+    assert predictor.settings.score_threshold == 0.0
+    for name, value in {"score_threshold": 2.0, "scores": 0.5, "short_edge": -1, "tasks": ("panoptic",)}.items():
+        wrong: Any = {name: value}
+        with pytest.raises(RequestError, match=name):
+            predictor(image, "panoptic", **wrong)
+
+
+def test_a_model_answers_only_what_it_was_trained_for(tiny_model: Mask2Former, image: np.ndarray) -> None:
+    predictor = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",), short_edge=0))
+    assert isinstance(predictor(image), SemanticSegmentation)
+    with pytest.raises(RequestError, match="does not answer the task 'panoptic'; it was trained for: semantic"):
+        predictor(image, "panoptic")
+    with pytest.raises(RequestError, match="no task 'depth'"):
+        predictor.stream([image], "depth")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_model_without_class_names_is_refused(tiny_model: Mask2Former) -> None:
+    nameless = deepcopy(tiny_model)
+    nameless.categories = None
+    with pytest.raises(RequestError, match="categories"):
+        Predictor(nameless)
+
+
+def test_from_pretrained_keeps_the_stored_settings_but_for_the_replaced(
+    tiny_model: Mask2Former, image: np.ndarray, tmp_path: Path
+) -> None:
+    checkpoints.save(tiny_model, tmp_path / "m.safetensors")
+    loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", score_threshold=0.25)
+    assert loaded.settings == Predictor(tiny_model, "cpu").settings.model_copy(update={"score_threshold": 0.25})
+    assert _same(loaded(image, score_threshold=0.0), Predictor(tiny_model, "cpu")(image))
+    with pytest.raises(RequestError, match="short_edges"):
+        Predictor.from_pretrained(tmp_path / "missing.safetensors", short_edges=3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.float64])
+def test_other_precisions_are_close(
+    tiny_model: Mask2Former, predictor: Predictor, image: np.ndarray, dtype: str | torch.dtype
+) -> None:
+    other = Predictor(deepcopy(tiny_model), "cpu", dtype)
+    assert {value.dtype for value in other.model.parameters()} == {choose_dtype(dtype)}
+    one, two = predictor(image, "semantic").labels, other(image, "semantic").labels
+    assert (one == two).mean() > 0.8  # random weights are nearly undecided between classes
+    assert other(image, TASKS).keys() == set(TASKS)
+
+
+def test_pictures_too_large_for_the_device_are_finished_on_the_cpu(
+    predictor: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, attempts, real = predictor(image, "panoptic"), [], postprocessing.panoptic
+
+    def panoptic(output: MaskOutput, *arguments: Any, **settings: Any) -> PanopticSegmentation:
+        attempts.append(output)
+        if len(attempts) < 3:
+            raise torch.OutOfMemoryError("too large")
+        return real(output, *arguments, **settings)
+
+    monkeypatch.setattr(postprocessing, "panoptic", panoptic)
+    assert _same(predictor(image, "panoptic"), expected)
+    assert len(attempts) == 3
+    assert "on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta", "cpu:x"])
+def test_devices_that_are_not_here_are_refused(device: str) -> None:
+    with pytest.raises(RequestError, match=device):
+        choose_device(device)
+
+
+def test_the_default_device_exists() -> None:
+    assert choose_device().type == choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_dtype() is None
+    for wrong in ("int8", "double", torch.int32):
+        with pytest.raises(RequestError, match="no dtype"):
+            choose_dtype(wrong)
+
+
+@pytest.mark.gpu
+def test_the_accelerator_agrees_with_the_cpu(tiny_model: Mask2Former, image: np.ndarray) -> None:
+    here, there = Predictor(deepcopy(tiny_model), "cpu"), Predictor(deepcopy(tiny_model), "cuda")
+    assert there.model.device.type == "cuda"
+    assert (here(image, "semantic").labels == there(image, "semantic").labels).mean() > 0.99
