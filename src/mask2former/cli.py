@@ -6,6 +6,7 @@ standard error; ``--debug`` adds the traceback. Everything a verb does can be do
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -281,7 +282,9 @@ def recipe(
     name: Annotated[str | None, typer.Argument(help="Without it, the names are listed.")] = None,
 ) -> None:
     """Print the complete run file of a recipe, to be redirected into a file and edited."""
-    runs = _run_recipes()
+    from mask2former.recipes import run_recipes
+
+    runs = run_recipes()
     if name is None:
         print("\n".join(sorted(runs)))
         return
@@ -289,13 +292,9 @@ def recipe(
         raise RequestError(f"no run recipe '{name}'; there are: {', '.join(sorted(runs))}")
     import yaml
 
+    for line in inspect.cleandoc(runs[name].__doc__ or "").splitlines():
+        print(f"# {line}".rstrip())
     sys.stdout.write(yaml.safe_dump(runs[name]().model_dump(mode="json"), sort_keys=False))
-
-
-def _run_recipes() -> dict[str, Callable[[], Any]]:
-    from mask2former import recipes
-
-    return {"scenes-tiny": recipes.scenes_tiny}
 
 
 @app.command()
@@ -314,8 +313,8 @@ def models() -> None:
     print("Your own: a .safetensors file or folder that training or save_pretrained wrote (--model PATH).")
 
 
-@app.command(epilog="Example: mask2former inspect model_final.pkl")
-def inspect(
+@app.command("inspect", epilog="Example: mask2former inspect model_final.pkl")
+def inspect_checkpoint(
     checkpoint: Annotated[str, typer.Argument(help="Packaged name, file or folder.")],
     recipe: _Recipe = None,
 ) -> None:

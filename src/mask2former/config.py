@@ -204,6 +204,7 @@ class OptimConfig(_Strict):
     backbone_multiplier: NonNegativeFloat = 0.1
     clip_norm: PositiveFloat = 0.01
     schedule: Literal["step", "poly"] = "poly"
+    schedule_steps: PositiveInt | None = None  # length of the poly schedule; None: trainer.max_steps
     steps: tuple[NonNegativeInt, ...] = ()  # of the step schedule
     gamma: PositiveFloat = 0.1
     poly_power: PositiveFloat = 0.9

@@ -6,20 +6,23 @@ Each one says which published configuration it reproduces. Knows settings only: 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 from mask2former.config import (
     BackboneConfig,
+    CriterionConfig,
     DataConfig,
+    EvaluationConfig,
     InferenceConfig,
     MaskedDecoderConfig,
     ModelConfig,
     MSDeformAttnConfig,
     OptimConfig,
     RunConfig,
+    ScenesConfig,
     SwinConfig,
     Task,
     TimmConfig,
@@ -27,7 +30,7 @@ from mask2former.config import (
 )
 from mask2former.errors import RequestError
 
-__all__ = ["Recipe", "describe_names", "recipe", "recipe_names", "scenes_tiny"]
+__all__ = ["Recipe", "describe_names", "recipe", "recipe_names", "run_recipes", "scenes_tiny", "scenes_tiny_start"]
 
 
 @dataclass(frozen=True)
@@ -281,17 +284,70 @@ def describe_names() -> str:
     return "; ".join(f"{family}/{{{', '.join(entry.files)}}}" for family, entry in _FAMILIES.items())
 
 
-def scenes_tiny() -> RunConfig:
-    """The run that made the packaged model ``scenes-tiny``: small, panoptic, trained on the built-in scenes."""
+def _scenes_run(size: int, output: str, init: str | None) -> RunConfig:
+    """What both halves of the packaged model's training share: 3.7 million parameters, no pretrained weights."""
     return RunConfig(
         model=ModelConfig(
-            backbone=TimmConfig(model="resnet18", norm="batch", arguments={"channels": [32, 64, 128, 256]}),
-            pixel_decoder=MSDeformAttnConfig(dim=128, mask_dim=128, num_layers=3, feedforward_dim=256),
-            transformer_decoder=MaskedDecoderConfig(dim=128, num_queries=40, num_layers=6, feedforward_dim=256),
-            inference=InferenceConfig(short_edge=128, long_edge=256, score_threshold=0.5),
+            backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [48, 96, 192, 320]}),
+            pixel_decoder=MSDeformAttnConfig(dim=128, mask_dim=128, num_layers=3, num_heads=4, feedforward_dim=256),
+            transformer_decoder=MaskedDecoderConfig(
+                dim=128, num_queries=32, num_layers=3, num_heads=4, feedforward_dim=512
+            ),
+            inference=InferenceConfig(
+                short_edge=size,
+                long_edge=2 * size,
+                score_threshold=0.5,
+                overlap_threshold=0.6,
+                max_instances=50,
+            ),
+            init=init,
         ),
-        data=DataConfig(total_batch=16),
-        optim=OptimConfig(lr=5e-4, backbone_multiplier=1.0),
-        trainer=TrainerConfig(max_steps=10_000),
-        output="runs/scenes-tiny",
+        data=DataConfig(dataset=ScenesConfig(image_size=(size, size)), num_workers=1),
+        trainer=TrainerConfig(precision="bf16"),
+        output=output,
     )
+
+
+def scenes_tiny_start() -> RunConfig:
+    """First half of ``scenes-tiny``: 1,000 steps at 128 pixels, from random weights.
+
+    The schedule is that of 5,500 steps, so the rate is still high at the end. Expect a panoptic quality near 54 on
+    validation scenes after 12 minutes on two cores.
+    """
+    run = _scenes_run(128, "runs/scenes-tiny-start", init=None)
+    return run.model_copy(
+        update={
+            "criterion": CriterionConfig(num_points=512),
+            "optim": OptimConfig(
+                lr=5e-4,
+                backbone_multiplier=1.0,
+                warmup_steps=100,
+                warmup_factor=0.01,
+                ema_decay=0.998,
+                schedule_steps=5500,
+            ),
+            "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
+            "evaluation": EvaluationConfig(every=500),
+        }
+    )
+
+
+def scenes_tiny() -> RunConfig:
+    """Second half of the packaged model ``scenes-tiny``: 3,600 steps at 192 pixels, from the first half's weights."""
+    run = _scenes_run(192, "runs/scenes-tiny", init="runs/scenes-tiny-start/model.safetensors")
+    return run.model_copy(
+        update={
+            "criterion": CriterionConfig(num_points=1024),
+            "data": run.data.model_copy(update={"total_batch": 8}),
+            "optim": OptimConfig(
+                lr=4e-4, backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.01, ema_decay=0.998
+            ),
+            "trainer": run.trainer.model_copy(update={"max_steps": 3600}),
+            "evaluation": EvaluationConfig(every=300),
+        }
+    )
+
+
+def run_recipes() -> dict[str, Callable[[], RunConfig]]:
+    """Complete training runs by name; the docstring of each says what it gives."""
+    return {"scenes-tiny-start": scenes_tiny_start, "scenes-tiny": scenes_tiny}

@@ -45,7 +45,9 @@ class TrainingModule(lightning.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=True)
         assert not isinstance(optimizer, list)
         step = self.global_step
-        factor = learning_rate_factor(step, self.config.trainer.max_steps, self.config.optim)
+        factor = learning_rate_factor(
+            step, self.config.optim.schedule_steps or self.config.trainer.max_steps, self.config.optim
+        )
         for group in optimizer.param_groups:
             group["lr"] = self.config.optim.lr * group["lr_multiplier"] * factor
         optimizer.zero_grad()
