@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import drawing
@@ -22,8 +20,9 @@ from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import evaluate
 from mask2former.inference.files import check_folder
+from mask2former.inference.pictures import comparison_row
 from mask2former.inference.predictor import Predictor
-from mask2former.structures import Categories, Sample
+from mask2former.structures import Sample
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -134,24 +133,7 @@ def table(report: DemoReport) -> Table:
 
 def _row(sample: Sample, predictor: Predictor, scale: int) -> list[Image.Image]:
     image = sample.image[0].permute(1, 2, 0).contiguous().numpy()
-    answers = predictor(image, _TASKS)
-    plain = Image.fromarray(image)
-    enlarged = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
-    truth = _truth(image, sample, predictor.categories, scale)
-    return [enlarged, truth, *(answers[task].plot(image, scale=scale) for task in _TASKS)]
-
-
-def _truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories: Categories, scale: int) -> Image.Image:
-    """The picture with its annotation drawn as the predictions are, but without scores."""
-    assert sample.target is not None
-    masks = sample.target.masks[:, 0].numpy()
-    ids = np.zeros(masks.shape[1:], np.int32)
-    regions = []
-    for number, (label, mask) in enumerate(zip(sample.target.labels.tolist(), masks, strict=True), start=1):
-        ids[mask] = number
-        item = categories[label]
-        regions.append(drawing.Region(item.name, item.color, group=label, is_thing=item.is_thing))
-    return drawing.overlay_panoptic(image, ids, range(1, len(regions) + 1), regions, scale=scale)
+    return comparison_row(sample, predictor(image, _TASKS), predictor.categories, scale)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

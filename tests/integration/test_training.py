@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from runs import SHORT, config_of, run_values, table
 from safetensors.torch import load_file
 
 from mask2former.config import RunConfig, parse
@@ -24,58 +24,13 @@ pytestmark = [
 ]
 
 
-def run_values(output: Path, **changes: object) -> dict:
-    values = {
-        "model": {
-            "backbone": {
-                "name": "timm",
-                "model": "resnet10t",
-                "norm": "batch",
-                "arguments": {"channels": [16, 32, 32, 64]},
-            },
-            "pixel_decoder": {"dim": 32, "mask_dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
-            "transformer_decoder": {
-                "dim": 32,
-                "num_queries": 20,
-                "num_layers": 2,
-                "num_heads": 2,
-                "feedforward_dim": 32,
-            },
-            "inference": {"short_edge": 0, "score_threshold": 0.5, "overlap_threshold": 0.5},
-        },
-        "criterion": {"num_points": 128},
-        "data": {
-            "dataset": {"image_size": [64, 64], "num_training": 8, "num_validation": 2},
-            "total_batch": 4,
-            "num_workers": 0,
-        },
-        "optim": {"schedule": "step", "backbone_multiplier": 1.0},
-        "trainer": {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2},
-        "evaluation": {"every": 2},
-        "output": str(output),
-        "seed": 5,
-    }
-    for path, value in changes.items():
-        group, _, name = path.partition("__")
-        values[group] = {**values[group], name: value} if name else value
-    return values
-
-
-def table(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def config_of(output: Path, **changes: object) -> RunConfig:
-    return parse(RunConfig, run_values(output, **changes), "test")
-
-
 def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
     result = train(config_of(tmp_path / "run"))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "checkpoints",
         "metrics.csv",
         "model.safetensors",
+        "pictures",
         "run.yaml",
     ]
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -99,9 +54,6 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-SHORT = {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2}
-
-
 def test_accumulated_batches_give_the_same_masks_loss(tmp_path: Path) -> None:
     """Without batch statistics, the window's normaliser makes micro-batches add up to the whole batch."""
     losses = []
@@ -111,6 +63,54 @@ def test_accumulated_batches_give_the_same_masks_loss(tmp_path: Path) -> None:
         losses.append(float(table(tmp_path / name)[0]["loss_mask"]))
     # Batch norm sees other statistics, and points are drawn in another order: near, not equal.
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_another_class_list_and_query_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(config_of(tmp_path / "first", trainer={**SHORT, "max_steps": 1}))
+    values = run_values(tmp_path / "second", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
+    values["model"]["init"] = str(first.model)
+    values["model"]["transformer_decoder"] |= {"num_queries": 24, "feedforward_dim": 16}
+    with pytest.raises(RequestError, match="mis-shaped"):
+        train(parse(RunConfig, values, "test"))
+    values["model"]["init_partial"] = True
+    second = train(parse(RunConfig, values, "test"))
+    assert "linear1.weight" in capsys.readouterr().out
+    before, after = load_file(first.model), load_file(second.model)
+    name = "transformer_decoder.query_features.weight"
+    torch.testing.assert_close(before[name], after[name][:20])
+    assert len(after[name]) == 24
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    plain = train(config_of(tmp_path / "plain", trainer={**SHORT, "max_steps": 1}))
+    saving = train(config_of(tmp_path / "saving", trainer={**SHORT, "max_steps": 1, "gradient_checkpointing": True}))
+    first, second = load_file(plain.model), load_file(saving.model)
+    for name in first:
+        if "running" not in name and "num_batches" not in name:  # these see each batch twice
+            torch.testing.assert_close(first[name], second[name])
+
+
+def test_early_stopping_and_event_files(tmp_path: Path) -> None:
+    trainer = {**SHORT, "max_steps": 20, "tensorboard": True}
+    config = config_of(tmp_path / "run", trainer=trainer, evaluation={"every": 1, "patience": 2}, optim={"lr": 1e-12})
+    train(config)
+    steps = {int(row["step"]) for row in table(tmp_path / "run")}
+    assert max(steps) < 10
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_memory_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config_of(tmp_path / "run", trainer={**SHORT, "max_steps": 1}))
+    assert "Predicted memory per device: 0.0" in capsys.readouterr().out
+
+
+def test_out_of_memory_names_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mask2former.training.module.TrainingModule.manual_backward", full)
+    with pytest.raises(MemoryError, match=r"batch_per_device.*gradient_checkpointing.*dataset"):
+        train(config_of(tmp_path / "run"))
 
 
 def test_bf16_and_initial_weights(tmp_path: Path) -> None:
@@ -154,6 +154,7 @@ def test_four_scenes_are_overfitted(tmp_path: Path) -> None:
     values["model"]["transformer_decoder"] |= {"dim": 64, "num_layers": 3, "num_heads": 4, "feedforward_dim": 128}
     values["criterion"] = {"num_points": 1024}
     values["data"]["dataset"] = {
+        "name": "scenes",
         "image_size": [128, 128],
         "num_training": 4,
         "validation_seed": 0,

@@ -277,7 +277,7 @@ def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None,
     metadata = {
         "format": "mask2former",
         "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(config.model_dump(mode="json", exclude={"init"})),
+        "config": json.dumps(config.model_dump(mode="json", exclude={"init", "init_partial"})),
         "categories": json.dumps(categories.to_dict()),
     }
     if run is not None:

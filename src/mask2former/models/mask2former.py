@@ -104,6 +104,11 @@ class Mask2Former(nn.Module):
         normalized = [((clip.to(wide) - mean) / std).to(self.dtype) for clip in clips]
         return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
 
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Less memory for more time in training: backbone and pixel decoder forget what they can compute again."""
+        for part in (self.backbone, self.pixel_decoder):
+            part.set_gradient_checkpointing(enable)  # pyright: ignore[reportCallIssue]
+
     @classmethod
     def from_pretrained(cls, source: str | Path, recipe: str | None = None) -> Mask2Former:
         """A model from a packaged name, our ``.safetensors``, a folder, or an original ``.pkl`` or ``.pth``.

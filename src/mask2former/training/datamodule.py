@@ -93,6 +93,14 @@ class DataModule(lightning.LightningDataModule):
             persistent_workers=data.num_workers > 0,
         )
 
+    def sample_batch(self) -> Batch:
+        """A training sample or two, as a batch: what memory is measured on."""
+        samples = build_dataset(self.config.data.dataset, "train")
+        draws = StepSampler(len(samples), self.config.data.total_batch, self.config.seed).draws(0)[:2]
+        return collate([_Drawn(samples)[draw] for draw in draws])
+
     def val_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
         samples = build_dataset(self.config.data.dataset, "validation")
-        return DataLoader(_Samples(samples), batch_size=None, num_workers=0)
+        share = range(self.trainer.global_rank, len(samples), self.trainer.world_size)
+        return DataLoader(_Samples(samples), batch_size=None, sampler=share, num_workers=0)

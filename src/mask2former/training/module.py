@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from mask2former.config import RunConfig
-from mask2former.inference.evaluate import Evaluation
+from mask2former.config import RunConfig, Task
+from mask2former.drawing import contact_sheet
+from mask2former.inference.evaluate import Evaluation, result_of
+from mask2former.inference.pictures import comparison_row
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Batch, Sample
+from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
+from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor
 
 __all__ = ["TrainingModule"]
@@ -37,14 +44,22 @@ class TrainingModule(lightning.LightningModule):
         self.criterion = Criterion(len(model.categories), **config.criterion.model_dump())
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self._evaluation: Evaluation | None = None
+        self._rows: list[list[Image.Image]] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.model, self.config.optim)
+
+    def on_train_start(self) -> None:
+        if self.trainer.is_global_zero:
+            data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
+            batch, pictures = data.sample_batch().to(self.device), batch_per_device(self.config)
+            print(estimate_memory(self.model, self.criterion, batch, pictures, self.config.optim))
 
     def training_step(self, window: Sequence[Batch], batch_idx: int) -> None:
         optimizer = self.optimizers(use_pl_optimizer=True)
         assert not isinstance(optimizer, list)
         step = self.global_step
+        torch.manual_seed(self._step_seed(step))  # stochastic depth and dropout, so that resuming needs no state
         factor = learning_rate_factor(
             step, self.config.optim.schedule_steps or self.config.trainer.max_steps, self.config.optim
         )
@@ -83,10 +98,13 @@ class TrainingModule(lightning.LightningModule):
 
     def _points(self, step: int) -> Any:
         """Uniform numbers that depend on seed, step and rank only."""
-        seed = torch.tensor([self.config.seed, step, self.global_rank], dtype=torch.int64)
         generator = torch.Generator(self.device)
-        generator.manual_seed(int((seed * torch.tensor([1_000_003, 8_191, 1])).sum()))
+        generator.manual_seed(self._step_seed(step))
         return lambda shape: torch.rand(shape, generator=generator, device=self.device)
+
+    def _step_seed(self, step: int) -> int:
+        numbers = np.random.SeedSequence([self.config.seed, 2, step, self.global_rank]).generate_state(1, np.uint64)
+        return int(numbers[0] >> 1)
 
     def _keep(self, batch: Batch, step: int) -> Path:
         path = Path(self.config.output) / f"failed-step-{step}.pt"
@@ -106,14 +124,42 @@ class TrainingModule(lightning.LightningModule):
         assert self._evaluation is not None
         output = self.model([sample.image], auxiliary=False)
         self._evaluation.update(output, sample)
+        if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures:
+            self._rows.append(self._row(output, sample))
 
     def on_validation_epoch_end(self) -> None:
         assert self._evaluation is not None
         if self.average is not None:
             self.average.swap(self.model)
+        if self.trainer.world_size > 1:  # each rank has seen its share of the samples
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, self._evaluation)
+            for rank, part in enumerate(parts):
+                if rank != self.global_rank:
+                    self._evaluation.merge(part)
         metrics = self._evaluation.compute()
-        self.log_dict({name: value for name, value in metrics.items() if value == value}, rank_zero_only=False)
+        # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
+        self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
         self._evaluation = None
+        if self._rows:
+            titles = ("image", "truth", self._shown_task)
+            subtitle = "   ".join(f"{name} {value:.1f}" for name, value in list(metrics.items())[:4])
+            sheet = contact_sheet(self._rows, titles, title=f"step {self.global_step}", subtitle=subtitle)
+            folder = Path(self.config.output) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            sheet.save(folder / f"step-{self.global_step:07d}.png")
+            self._rows = []
+
+    @property
+    def _shown_task(self) -> Task:
+        return self.config.evaluation.tasks[0]
+
+    def _row(self, output: MaskOutput, sample: Sample) -> list[Image.Image]:
+        assert self.model.categories is not None
+        size = (sample.image.shape[2], sample.image.shape[3])
+        task, settings = self._shown_task, self.config.model.inference
+        answer = result_of(task, output, 0, size, size, self.model.categories, settings)
+        return comparison_row(sample.to("cpu"), {task: answer}, self.model.categories)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.average is not None:

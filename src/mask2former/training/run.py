@@ -10,12 +10,14 @@ from typing import Any
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.loggers.logger import Logger
+from torch import Tensor
 
 from mask2former import checkpoints
 from mask2former.config import RunConfig
 from mask2former.data.build import categories_of
-from mask2former.errors import RequestError
+from mask2former.errors import MissingExtraError, RequestError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.training.datamodule import DataModule, batch_per_device
@@ -55,6 +57,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     Raises:
         RequestError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
+        MemoryError: the device is too small; the message names the settings that help.
     """
     batch_per_device(config)
     if config.evaluation.monitor.split("/")[0] not in config.evaluation.tasks:
@@ -72,8 +75,19 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     directory.mkdir(parents=True, exist_ok=True)
     _write_text(directory / "run.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
+    if not resume:
+        for stale in (last, last.with_name("best.ckpt")):
+            stale.unlink(missing_ok=True)
     module = TrainingModule(model, config)
     keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor)
+    module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
+    callbacks: list[lightning.Callback] = [keep, TQDMProgressBar(refresh_rate=config.trainer.log_every)]
+    if config.evaluation.patience is not None:
+        patience = config.evaluation.patience
+        callbacks.append(EarlyStopping(config.evaluation.monitor, mode="max", patience=patience, check_finite=False))
+    loggers: list[Logger] = [MetricsLog(directory / "metrics.csv", _step_of(last) if resume else 0)]
+    if config.trainer.tensorboard:
+        loggers.append(_tensorboard(directory))
     trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
@@ -83,20 +97,30 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=config.trainer.log_every,
-        logger=MetricsLog(directory / "metrics.csv", _step_of(last) if resume else 0),
+        logger=loggers,
         enable_checkpointing=False,
-        callbacks=[keep, TQDMProgressBar(refresh_rate=config.trainer.log_every)],
+        callbacks=callbacks,
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=True)
+    try:
+        trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=True)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory with {batch_per_device(config)} pictures in one pass; what helps: a smaller "
+            "data.batch_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller pictures in "
+            "data.dataset"
+        ) from error
 
     if module.average is not None:
         module.average.swap(model)
     elif keep.best.exists():
         _restore(module, keep.best)
     path = directory / "model.safetensors"
-    checkpoints.save_pretrained(model, path)
+    if trainer.is_global_zero:
+        checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return TrainingResult(directory, path, metrics)
 
@@ -106,9 +130,38 @@ def _initial_model(config: RunConfig) -> Mask2Former:
     model = build_model(config.model, len(categories))
     model.categories = categories
     if config.model.init is not None:
-        source = Mask2Former.from_pretrained(config.model.init)
-        checkpoints.load_into(model, source.state_dict(), config.model.init)
+        state = Mask2Former.from_pretrained(config.model.init).state_dict()
+        if config.model.init_partial:
+            state = _with_own_queries(model, state)
+        left_out = checkpoints.load_into(model, state, config.model.init, drop_misshaped=config.model.init_partial)
+        if left_out:
+            print(f"From {config.model.init}: all but {', '.join(left_out)}, which start afresh")
     return model
+
+
+def _with_own_queries(model: Mask2Former, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with as many queries as the model: the first ones of the source, then the model's fresh ones."""
+    own = model.state_dict()
+    changed = dict(state)
+    for name in ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight"):
+        rows = min(len(own[name]), len(state[name]))
+        if own[name].shape[1] == state[name].shape[1]:
+            changed[name] = torch.cat((state[name][:rows], own[name][rows:]))
+    return changed
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _tensorboard(directory: Path) -> Logger:
+    try:
+        import tensorboard  # noqa: F401  (Lightning's logger would fall back to another package)
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "train") from error
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(directory, name="tensorboard", version="")
 
 
 def _step_of(checkpoint: Path) -> int:

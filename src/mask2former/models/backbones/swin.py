@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["SwinTransformer"]
 
@@ -142,12 +143,16 @@ class _Stage(nn.Module):
             _Block(dim, window, (index % 2) * (window // 2), num_heads, rate) for index, rate in enumerate(drop_paths)
         )
         self.downsample = _PatchMerging(dim) if merge else None
+        self.checkpointing = False
 
     def forward(self, grid: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         height, width = (length + -length % self.window for length in grid.shape[1:3])
         mask = _shift_mask(height, width, self.window, self.window // 2, grid.device)
         for block in self.blocks:
-            grid = block(grid, mask)
+            if self.checkpointing and torch.is_grad_enabled():
+                grid = checkpoint(block, grid, mask, use_reentrant=False)
+            else:
+                grid = block(grid, mask)
         return grid
 
 
@@ -199,6 +204,12 @@ class SwinTransformer(nn.Module):
             for stage in range(4)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(channel) for channel in self.channels)
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Whether blocks are computed again in the backward pass instead of being remembered."""
+        for stage in self.layers:
+            assert isinstance(stage, _Stage)
+            stage.checkpointing = enable
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N C_l H_l W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""

@@ -68,6 +68,10 @@ class TimmBackbone(nn.Module):
             body = nn.SyncBatchNorm.convert_sync_batchnorm(body)
         self.body = body
 
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Whether stages are computed again in the backward pass; the timm model must support it."""
+        self.body.set_grad_checkpointing(enable)
+
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N C_l H_l W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""
         maps: list[torch.Tensor] = self.body(images)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
@@ -113,6 +114,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         super().__init__()
         self.dim = dim
         self.mask_dim = mask_dim
+        self.checkpointing = False
         coarse_first = [channels[3], channels[2], channels[1]]
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(_NORM_GROUPS, dim)) for channel in coarse_first
@@ -144,6 +146,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
             layer.attention.reset_parameters()
         nn.init.normal_(self.level_embedding)
 
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Whether encoder layers are computed again in the backward pass instead of being remembered."""
+        self.checkpointing = enable
+
     def forward(self, features: Sequence[Float[Tensor, "N C_l H_l W_l"]]) -> PixelFeatures:
         """``features``: four maps, finest first. Runs in at least float32, also under autocast, as published."""
         device_type = features[0].device.type
@@ -165,7 +171,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
         source = torch.cat(projected, dim=1)
         position, reference = torch.cat(positions), torch.cat(references)
         for layer in self.layers:
-            source = layer(source, position, reference, shapes)
+            if self.checkpointing and torch.is_grad_enabled():
+                source = checkpoint(layer, source, position, reference, shapes, use_reentrant=False)
+            else:
+                source = layer(source, position, reference, shapes)
         maps = [
             tokens.transpose(1, 2).unflatten(2, shape)
             for tokens, shape in zip(source.split([h * w for h, w in shapes], dim=1), shapes, strict=True)

@@ -1,0 +1,56 @@
+"""Small training runs for the tests of this folder."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from mask2former.config import RunConfig, parse
+
+SHORT = {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2}
+
+
+def run_values(output: Path, **changes: object) -> dict:
+    values = {
+        "model": {
+            "backbone": {
+                "name": "timm",
+                "model": "resnet10t",
+                "norm": "batch",
+                "arguments": {"channels": [16, 32, 32, 64]},
+            },
+            "pixel_decoder": {"dim": 32, "mask_dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
+            "transformer_decoder": {
+                "dim": 32,
+                "num_queries": 20,
+                "num_layers": 2,
+                "num_heads": 2,
+                "feedforward_dim": 32,
+            },
+            "inference": {"short_edge": 0, "score_threshold": 0.5, "overlap_threshold": 0.5},
+        },
+        "criterion": {"num_points": 128},
+        "data": {
+            "dataset": {"name": "scenes", "image_size": [64, 64], "num_training": 8, "num_validation": 2},
+            "total_batch": 4,
+            "num_workers": 0,
+        },
+        "optim": {"schedule": "step", "backbone_multiplier": 1.0},
+        "trainer": {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2},
+        "evaluation": {"every": 2},
+        "output": str(output),
+        "seed": 5,
+    }
+    for path, value in changes.items():
+        group, _, name = path.partition("__")
+        values[group] = {**values[group], name: value} if name else value
+    return values
+
+
+def table(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def config_of(output: Path, **changes: object) -> RunConfig:
+    return parse(RunConfig, run_values(output, **changes), "test")

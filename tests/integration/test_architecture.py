@@ -1,0 +1,122 @@
+"""The architecture is a test: who may import whom, and where each outside package has its one place."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import importlinter.cli
+import pytest
+
+import mask2former
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = Path(mask2former.__file__).parent  # what is tested: the installed package or the source tree
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+# Where a package may be imported; what is not named here may be imported anywhere.
+HOMES = {
+    "faster_coco_eval": ("ops/masks.py", "evaluation/"),
+    "lightning": ("training/",),
+    "pydantic": ("config.py",),
+    "rich": ("cli.py", "demo.py"),
+    "safetensors": ("checkpoints/",),
+    "scipy": ("losses/", "drawing.py"),
+    "timm": ("models/backbones/",),
+    "torchvision": ("models/backbones/",),
+    "typer": ("cli.py",),
+}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
+WITHOUT_TORCH = ("errors.py", "config.py", "recipes.py", "cli.py", "drawing.py", "structures/categories.py")
+ATTICS = {"utils", "util", "misc", "helpers", "common", "base", "legacy"}
+
+
+def files() -> list[str]:
+    return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+@cache
+def tree(file: str) -> ast.Module:
+    return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+
+
+def imports(file: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """``(module, names)`` of all import statements, inside functions too; no names for a plain ``import``."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module or "", tuple(alias.name for alias in node.names)
+
+
+def packages(file: str) -> set[str]:
+    return {module.partition(".")[0] for module, _ in imports(file)}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    """Import names of requirements."""
+    names = (re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0] for requirement in requirements)
+    return {IMPORT_NAMES.get(name.lower(), name.replace("-", "_")) for name in names}
+
+
+def test_no_module_imports_from_a_higher_floor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the linter changes it
+    code = importlinter.cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert code == 0, capsys.readouterr().out
+
+
+def test_every_module_has_a_floor() -> None:
+    (contract,) = PROJECT["tool"]["importlinter"]["contracts"]
+    layers = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    top = {file.partition("/")[0].removesuffix(".py") for file in files()} - {"__init__", "__main__"}
+    assert {f"mask2former.{name}" for name in top} == layers
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_an_outside_package_is_imported_in_its_place_only(package: str) -> None:
+    importers = [file for file in files() if package in packages(file)]
+    assert importers, f"{package} is not used any more"
+    assert [file for file in importers if not file.startswith(HOMES[package])] == []
+
+
+def test_every_outside_package_is_declared() -> None:
+    core = declared(PROJECT["project"]["dependencies"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    for file in files():
+        allowed = core | declared(extras["train"]) if file.startswith("training/") else core
+        assert packages(file) <= allowed | {"mask2former"} | sys.stdlib_module_names, file
+
+
+def test_nothing_inside_imports_the_package_face() -> None:
+    modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files()}
+    for file in files():
+        taken = {name for module, names in imports(file) if module == "mask2former" for name in names}
+        assert taken <= modules, file
+
+
+@pytest.mark.parametrize("file", WITHOUT_TORCH)
+def test_the_ground_needs_no_torch(file: str) -> None:
+    assert not packages(file) & {"torch", "torchvision", "timm"}
+
+
+def test_no_file_is_an_attic() -> None:
+    assert not [file for file in files() if ATTICS & set(file.removesuffix(".py").split("/"))]
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    code = (
+        "import sys, mask2former, mask2former.cli, mask2former.recipes;"
+        "heavy = {'torch', 'torchvision', 'timm', 'lightning', 'numpy', 'scipy', 'PIL'} & set(sys.modules);"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,118 @@
+"""Runs in processes of their own: killed and resumed, on two ranks, and with a rank that dies."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import run_values, table
+from safetensors.torch import load_file
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(run_file: Path, *arguments: str, code: str = "") -> subprocess.Popen[str]:
+    program = f"{code}\nfrom mask2former.cli import main\nif __name__ == '__main__': raise SystemExit(main())\n"
+    script = run_file.with_name("program.py")
+    script.write_text(program)
+    command = [sys.executable, str(script), "train", str(run_file), *arguments]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
+    output, _ = process.communicate(timeout=seconds)
+    return output
+
+
+def write(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(run_values(folder / "out", **changes)))
+    return path
+
+
+TRAINER = {"max_steps": 40, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 3}
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    left, right = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def kill_and_resume(folder: Path, whole: Path, after_rows: int) -> None:
+    """Kill a run once its table has so many rows, resume it, and compare with the uninterrupted run."""
+    run_file = write(folder, trainer=TRAINER, optim__ema_decay=0.9, evaluation={"every": 20})
+    process = start(run_file)
+    deadline = time.monotonic() + 200
+    checkpoint = folder / "out" / "checkpoints" / "last.ckpt"
+    while time.monotonic() < deadline and process.poll() is None:
+        if checkpoint.exists() and len(table(folder / "out")) >= after_rows:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, finish(process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = start(run_file, "--resume", str(folder / "out"))
+    text = finish(resumed)
+    assert resumed.returncode == 0, text
+    assert same_weights(folder / "out", whole)
+    steps = [int(row["step"]) for row in table(folder / "out") if row["loss"]]
+    assert steps == list(range(40))  # no row lost, none twice
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(write(folder, trainer=TRAINER, optim__ema_decay=0.9, evaluation={"every": 20}))
+    text = finish(process)
+    assert process.returncode == 0, text
+    return folder / "out"
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Path) -> None:
+    kill_and_resume(tmp_path, whole, 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:
+    kill_and_resume(tmp_path, whole, random.Random(seed).randint(3, 36))
+
+
+def test_two_ranks_train_and_agree(tmp_path: Path) -> None:
+    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_every": 1}
+    process = start(write(tmp_path, trainer=trainer))
+    text = finish(process)
+    assert process.returncode == 0, text
+    assert {row["step"] for row in table(tmp_path / "out") if row["loss"]} == {"0", "1"}
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
+    trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_every": 1}
+    code = """
+import os
+from mask2former.training.module import TrainingModule
+step = TrainingModule.training_step
+def dying(self, window, batch_idx):
+    if os.environ.get("LOCAL_RANK") == "1" and self.global_step == 2:
+        raise RuntimeError("rank 1 has had enough")
+    return step(self, window, batch_idx)
+TrainingModule.training_step = dying
+"""
+    process = start(write(tmp_path, trainer=trainer), code=code)
+    begin = time.monotonic()
+    text = finish(process, seconds=120)
+    assert process.returncode not in (0, None)
+    assert "rank 1 has had enough" in text
+    assert time.monotonic() - begin < 100
