@@ -7,6 +7,7 @@ from typing import Any, Literal
 import timm
 import torch
 from jaxtyping import Float
+from timm.layers.norm_act import FrozenBatchNormAct2d, convert_sync_batchnorm
 from timm.models import is_model_in_modules
 from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -62,10 +63,10 @@ class TimmBackbone(nn.Module):
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
             for module in body.modules():
-                if isinstance(module, FrozenBatchNorm2d):
+                if isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d):
                     module.running_var.sub_(module.eps)  # Parity: a fresh frozen norm is the identity
         elif norm == "sync":
-            body = nn.SyncBatchNorm.convert_sync_batchnorm(body)
+            body = convert_sync_batchnorm(body)  # unlike torch's it keeps the activation that some norms contain
         self.body = body
 
     def set_gradient_checkpointing(self, enable: bool) -> None:

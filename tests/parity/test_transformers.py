@@ -1,0 +1,214 @@
+"""The Mask2Former of the ``transformers`` package with random weights gives the same numbers: a second reference.
+
+It is an independent code base that runs here, so it reaches what the golden arrays cannot: other sizes, widths and
+depths. Its weights go to the original names first (the table below) and from there through our checkpoint reader.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mask2former.checkpoints import load_into
+from mask2former.checkpoints.original import from_original, original_names
+from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import MaskOutput
+
+NUM_CLASSES = 7
+CONFIG = ModelConfig(
+    backbone=SwinConfig(embed_dim=16, depths=(2, 2, 3, 2), num_heads=(1, 2, 4, 8), window_size=5),
+    pixel_decoder=MSDeformAttnConfig(num_layers=3),
+    transformer_decoder=MaskedDecoderConfig(num_queries=12, num_layers=5),
+)
+# Heights and widths in pixels of the pictures of a batch. Padded to 32, then a quarter, then halves: the grids are
+# smaller than the window of 5, multiples of it, and neither.
+BATCHES = [[(75, 131)], [(150, 61), (129, 33)], [(197, 320)], [(32, 32)]]
+
+# transformers, in memory (5.x) or as files on its hub, to original, in the order in which they are tried. {} is a
+# number, and :0, :1, :2 are the parts of a packed projection.
+NAMES = {
+    "class_predictor": "sem_seg_head.predictor.class_embed",
+    "criterion.empty_weight": "criterion.empty_weight",
+    **{
+        f"model.pixel_level_module.encoder.{swin}{theirs}": f"backbone.{original}"
+        for swin in ("swin.", "")
+        for theirs, original in {
+            "embeddings.patch_embeddings.projection": "patch_embed.proj",
+            "embeddings.norm": "patch_embed.norm",
+            "encoder.layers.{}.blocks.{}.layernorm_before": "layers.{}.blocks.{}.norm1",
+            "encoder.layers.{}.blocks.{}.layernorm_after": "layers.{}.blocks.{}.norm2",
+            "encoder.layers.{}.downsample": "layers.{}.downsample",
+            # Only in memory.
+            "encoder.layers.{}.blocks.{}.attention.q_proj": "layers.{}.blocks.{}.attn.qkv:0",
+            "encoder.layers.{}.blocks.{}.attention.k_proj": "layers.{}.blocks.{}.attn.qkv:1",
+            "encoder.layers.{}.blocks.{}.attention.v_proj": "layers.{}.blocks.{}.attn.qkv:2",
+            "encoder.layers.{}.blocks.{}.attention.o_proj": "layers.{}.blocks.{}.attn.proj",
+            "encoder.layers.{}.blocks.{}.attention.relative_position_bias": "layers.{}.blocks.{}.attn",
+            "encoder.layers.{}.blocks.{}.mlp": "layers.{}.blocks.{}.mlp",
+            # Only in files.
+            "encoder.layers.{}.blocks.{}.attention.self.query": "layers.{}.blocks.{}.attn.qkv:0",
+            "encoder.layers.{}.blocks.{}.attention.self.key": "layers.{}.blocks.{}.attn.qkv:1",
+            "encoder.layers.{}.blocks.{}.attention.self.value": "layers.{}.blocks.{}.attn.qkv:2",
+            "encoder.layers.{}.blocks.{}.attention.self": "layers.{}.blocks.{}.attn",
+            "encoder.layers.{}.blocks.{}.attention.output.dense": "layers.{}.blocks.{}.attn.proj",
+            "encoder.layers.{}.blocks.{}.intermediate.dense": "layers.{}.blocks.{}.mlp.fc1",
+            "encoder.layers.{}.blocks.{}.output.dense": "layers.{}.blocks.{}.mlp.fc2",
+        }.items()
+    },
+    **{f"model.pixel_level_module.encoder.hidden_states_norms.stage{i + 1}": f"backbone.norm{i}" for i in range(4)},
+    **{
+        f"model.pixel_level_module.decoder.{theirs}": f"sem_seg_head.pixel_decoder.{original}"
+        for theirs, original in {
+            "input_projections.{}.{}": "input_proj.{}.{}",
+            "encoder.layers.{}.self_attn": "transformer.encoder.layers.{}.self_attn",
+            "encoder.layers.{}.self_attn_layer_norm": "transformer.encoder.layers.{}.norm1",
+            "encoder.layers.{}.final_layer_norm": "transformer.encoder.layers.{}.norm2",
+            "encoder.layers.{}.fc1": "transformer.encoder.layers.{}.linear1",
+            "encoder.layers.{}.fc2": "transformer.encoder.layers.{}.linear2",
+            "adapter_1.0": "adapter_1",
+            "adapter_1.1": "adapter_1.norm",
+            "layer_1.0": "layer_1",
+            "layer_1.1": "layer_1.norm",
+            "mask_projection": "mask_features",
+            "level_embed": "transformer.level_embed",
+        }.items()
+    },
+    **{
+        f"model.transformer_module.{theirs}": f"sem_seg_head.predictor.{original}"
+        for theirs, original in {
+            "decoder.layers.{}.self_attn.q_proj": "transformer_self_attention_layers.{}.self_attn.in_proj_:0",
+            "decoder.layers.{}.self_attn.k_proj": "transformer_self_attention_layers.{}.self_attn.in_proj_:1",
+            "decoder.layers.{}.self_attn.v_proj": "transformer_self_attention_layers.{}.self_attn.in_proj_:2",
+            "decoder.layers.{}.self_attn.out_proj": "transformer_self_attention_layers.{}.self_attn.out_proj",
+            "decoder.layers.{}.self_attn_layer_norm": "transformer_self_attention_layers.{}.norm",
+            "decoder.layers.{}.cross_attn": "transformer_cross_attention_layers.{}.multihead_attn",
+            "decoder.layers.{}.cross_attn_layer_norm": "transformer_cross_attention_layers.{}.norm",
+            "decoder.layers.{}.fc1": "transformer_ffn_layers.{}.linear1",
+            "decoder.layers.{}.fc2": "transformer_ffn_layers.{}.linear2",
+            "decoder.layers.{}.final_layer_norm": "transformer_ffn_layers.{}.norm",
+            "decoder.layernorm": "decoder_norm",
+            "decoder.mask_predictor.mask_embedder.{}.0": "mask_embed.layers.{}",
+            "queries_features": "query_feat",
+            "queries_embedder": "query_embed",
+            "level_embed": "level_embed",
+        }.items()
+    },
+}
+UNUSED = "model.pixel_level_module.encoder.swin.layernorm.", "model.pixel_level_module.encoder.layernorm."
+
+
+def to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Entries under their original names; the parts of packed projections are put together."""
+    patterns = [
+        (re.compile(re.escape(theirs).replace(r"\{\}", r"(\d+)") + r"(?P<rest>(\..+)?)"), original)
+        for theirs, original in NAMES.items()
+    ]
+    renamed: dict[str, Tensor] = {}
+    packed: dict[str, dict[int, Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith(UNUSED):
+            continue
+        match, original = next((m, original) for pattern, original in patterns if (m := pattern.fullmatch(name)))
+        target, _, part = original.format(*match.groups()).partition(":")
+        rest = match["rest"].removeprefix(".") if target.endswith("_") else match["rest"]
+        if part:
+            packed.setdefault(target + rest, {})[int(part)] = value
+        else:
+            assert target + rest not in renamed
+            renamed[target + rest] = value
+    return renamed | {name: torch.cat([parts[0], parts[1], parts[2]]) for name, parts in packed.items()}
+
+
+def reference_model() -> Any:
+    """Every value is moved from its start, so that no branch is silent and no two biases are alike."""
+    backbone, pixel_decoder, decoder = CONFIG.backbone, CONFIG.pixel_decoder, CONFIG.transformer_decoder
+    assert isinstance(backbone, SwinConfig)
+    config = transformers.Mask2FormerConfig(
+        backbone_config=transformers.SwinConfig(
+            embed_dim=backbone.embed_dim,
+            depths=list(backbone.depths),
+            num_heads=list(backbone.num_heads),
+            window_size=backbone.window_size,
+            out_features=["stage1", "stage2", "stage3", "stage4"],  # pyright: ignore[reportCallIssue]  (of the base)
+        ),
+        num_queries=decoder.num_queries,
+        num_labels=NUM_CLASSES,  # pyright: ignore[reportCallIssue]  (of the base)
+        encoder_layers=pixel_decoder.num_layers,
+        decoder_layers=decoder.num_layers + 1,  # counts the prediction before the first layer, as the published files
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.Mask2FormerForUniversalSegmentation(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.04 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+def our_model(state: dict[str, Tensor]) -> Mask2Former:
+    model = build_model(CONFIG, NUM_CLASSES).double().eval()
+    load_into(model, from_original(to_original(state), CONFIG), "transformers")
+    return model
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return reference_model()
+
+
+@pytest.fixture(scope="module")
+def ours(reference: Any) -> Mask2Former:
+    return our_model(reference.state_dict())
+
+
+@pytest.mark.parametrize("sizes", BATCHES, ids=str)
+def test_logits_of_every_layer_are_those_of_transformers(
+    reference: Any, ours: Mask2Former, sizes: list[tuple[int, int]]
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    images = [torch.randint(0, 256, (3, *size), generator=generator) for size in sizes]
+    with torch.inference_mode():
+        expected = reference(pixel_values=ours.normalize(images).flatten(0, 1), output_auxiliary_logits=True)
+        output = ours(images)
+    compare(output, expected)
+
+
+def test_sizes_that_are_not_padded_agree_too(reference: Any, ours: Mask2Former) -> None:
+    pixels = torch.randn((1, 3, 101, 150), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with torch.inference_mode():
+        expected = reference(pixel_values=pixels, output_auxiliary_logits=True)
+        output = ours.transformer_decoder(ours.pixel_decoder(ours.backbone(pixels)))
+    compare(output, expected)
+
+
+def compare(output: MaskOutput, expected: Any) -> None:
+    pairs = [(output, expected), *zip(output.auxiliary, expected.auxiliary_logits, strict=True)]
+    assert len(pairs) == CONFIG.transformer_decoder.num_layers + 1
+    for got, wanted in pairs:
+        torch.testing.assert_close(got.class_logits, wanted["class_queries_logits"], rtol=0, atol=1e-9)
+        torch.testing.assert_close(got.mask_logits.squeeze(2), wanted["masks_queries_logits"], rtol=0, atol=1e-9)
+
+    # It says something only where masks block a part of the picture and queries differ.
+    blocked = (output.mask_logits < 0).double().mean()
+    assert 0.02 < blocked < 0.98
+    assert output.class_logits.std(dim=1).min() > 0.01
+
+
+def test_files_of_transformers_hold_the_same_weights_under_their_other_names(reference: Any, tmp_path: Path) -> None:
+    reference.save_pretrained(tmp_path)  # written with the names of the files on its hub
+    stored = to_original(load_file(tmp_path / "model.safetensors"))
+    in_memory = to_original(reference.state_dict())
+    published = {name for name, ours in original_names(CONFIG) if ours is not None} | {"criterion.empty_weight"}
+    assert stored.keys() == in_memory.keys() == published
+    for name, value in in_memory.items():
+        assert torch.equal(stored[name], value), name

@@ -1,0 +1,184 @@
+"""The timm backbones; torchvision's ResNets, an independent implementation with the same names, are the reference."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from mask2former.errors import RequestError
+from mask2former.models.backbones import TimmBackbone
+
+Norm = Literal["frozen", "sync", "batch"]
+NORM_LAYERS: dict[Norm, type[nn.Module]] = {
+    "frozen": FrozenBatchNorm2d,
+    "sync": nn.SyncBatchNorm,
+    "batch": nn.BatchNorm2d,
+}
+
+
+def torchvision_resnet(model: str, norm_layer: Any) -> nn.Module:
+    return torchvision.models.get_model(model, weights=None, norm_layer=norm_layer)
+
+
+def torchvision_maps(model: Any, images: Tensor) -> list[Tensor]:
+    grid = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+    maps = []
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        grid = stage(grid)
+        maps.append(grid)
+    return maps
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Norms with statistics and scales of their own; positive where they must be."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in module.state_dict().items():
+        if value.is_floating_point() and value.dim() == 1:
+            random = torch.rand(value.shape, generator=generator, dtype=value.dtype)
+            value.copy_(random + 0.5 if name.endswith(("var", "weight")) else random - 0.5)
+    return module
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+def test_maps_are_those_of_torchvision(model: str, norm: Norm) -> None:
+    torch.manual_seed(0)
+    ours = TimmBackbone(model, norm).double().eval()
+    reference = torchvision_resnet(model, FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d).double()
+    randomised(ours.body)
+    missing, unexpected = reference.load_state_dict(ours.body.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.startswith("fc.") for name in missing)
+    images = torch.randn(2, 3, 70, 45, dtype=torch.float64)
+    with torch.inference_mode():
+        maps, expected = ours(images), torchvision_maps(reference.eval(), images)
+    for got, wanted, channels, stride in zip(maps, expected, ours.channels, ours.strides, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+        assert got.shape == (2, channels, math.ceil(70 / stride), math.ceil(45 / stride))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+def test_every_depth_has_the_layers_of_torchvision(model: str) -> None:
+    with torch.device("meta"):
+        ours = TimmBackbone(model, "batch").body
+        reference = torchvision_resnet(model, None)
+    shapes = {name: value.shape for name, value in reference.state_dict().items() if not name.startswith("fc.")}
+    assert {name: value.shape for name, value in ours.state_dict().items()} == shapes
+
+
+def test_deep_stem_has_three_convolutions_and_128_channels() -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone("resnet50s").eval()
+    shapes = [
+        tuple(module.weight.shape)
+        for module in backbone.get_submodule("body.conv1").modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    assert shapes == [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3)]
+    assert backbone.channels == (256, 512, 1024, 2048)
+    with torch.inference_mode():
+        maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(level.shape[2:]) for level in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+def test_norms_are_of_the_chosen_kind(norm: Norm) -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone("resnet18", norm)
+    kinds = {type(module) for module in backbone.modules() if "Norm" in type(module).__name__}
+    assert kinds == {NORM_LAYERS[norm]}
+    trained = [name for name, _ in backbone.named_parameters() if "bn" in name or "downsample.1" in name]
+    assert bool(trained) == (norm != "frozen")
+
+
+def test_a_fresh_frozen_norm_is_the_identity() -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone("resnet18", "frozen")
+    norms = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert len(norms) == 20
+    for norm in norms:
+        x = torch.randn(1, len(norm.get_buffer("weight")), 4, 5)
+        torch.testing.assert_close(norm(x), x, rtol=1e-6, atol=0)
+
+
+def test_a_frozen_norm_never_changes_and_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone("resnet18", "frozen").train()
+    norms = {name: value.clone() for name, value in backbone.state_dict().items() if value.dim() == 1}
+    assert len(norms) == 20 * 4
+    torch.stack([level.sum() for level in backbone(torch.randn(2, 3, 64, 64))]).sum().backward()
+    assert all(parameter.grad is not None and parameter.dim() == 4 for parameter in backbone.parameters())
+    for name, value in norms.items():
+        assert torch.equal(backbone.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+def test_residual_branches_are_not_silenced_at_the_start(norm: Norm) -> None:
+    backbone = TimmBackbone("resnet18", norm)
+    scales = [value for name, value in backbone.state_dict().items() if name.endswith("bn2.weight")]
+    assert len(scales) == 8
+    assert all(torch.equal(scale, torch.ones_like(scale)) for scale in scales)
+
+
+def test_convolutions_start_kaiming_normal_by_fan_out() -> None:
+    torch.manual_seed(0)
+    weight = TimmBackbone("resnet18").state_dict()["body.layer4.1.conv2.weight"]
+    expected = math.sqrt(2 / (512 * 9))
+    assert weight.std().item() == pytest.approx(expected, rel=0.01)
+    assert weight.abs().max() > 4 * expected  # normal, not uniform
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+@pytest.mark.parametrize("model", ["convnext_atto", "mobilenetv3_small_100"])
+def test_other_models_of_timm_give_the_four_strides(model: str, norm: Norm) -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone(model, norm).eval()
+    assert backbone.strides == (4, 8, 16, 32)
+    with torch.inference_mode():
+        maps = backbone(torch.randn(1, 3, 64, 96))
+    for level, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
+        assert level.shape == (1, channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "sync"])
+def test_replacing_the_norms_keeps_what_surrounds_them(norm: Norm) -> None:
+    # timm's batch norms of this family contain the activation.
+    torch.manual_seed(0)
+    plain = TimmBackbone("mobilenetv3_small_100", "batch").double().eval()
+    other = TimmBackbone("mobilenetv3_small_100", norm).double().eval()
+    randomised(plain.body)
+    other.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        for got, wanted in zip(other(images), plain(images), strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+
+
+def test_arguments_reach_timm() -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone("resnet18", arguments={"channels": [32, 64, 128, 256]})
+    assert backbone.channels == (32, 64, 128, 256)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("resnet5o", {}, "backbone 'resnet5o': timm could not make it"),
+        (
+            "vit_tiny_patch16_224",
+            {},
+            r"patch16_224' has maps of strides .*\[4, 8, 16, 32\] are needed",
+        ),
+        ("resnet18", {"out_indices": [1, 2]}, r"has maps of strides \[4, 8\]; .*\[4, 8, 16, 32\] are needed"),
+        ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not make it .*width"),
+    ],
+)
+def test_what_cannot_serve_is_refused(model: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message), torch.device("meta"):
+        TimmBackbone(model, arguments=arguments)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
+from mask2former.models.pixel_decoders.msdeformattn import DeformableAttention, _pixel_centres
+
+DIRECTIONS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]  # (x, y) of the 8 heads
+
+
+def decoder(channels: tuple[int, ...] = (16, 24, 32, 40), **settings: int) -> MSDeformAttnPixelDecoder:
+    torch.manual_seed(0)
+    small = {"dim": 64, "mask_dim": 32, "num_layers": 2, "num_heads": 4, "feedforward_dim": 96}
+    return MSDeformAttnPixelDecoder(channels, **(small | settings))
+
+
+def backbone_maps(height: int, width: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randn(2, channels, -(-height // stride), -(-width // stride), generator=generator, dtype=dtype)
+        for channels, stride in zip((16, 24, 32, 40), (4, 8, 16, 32), strict=True)
+    ]
+
+
+def assert_uniform(values: Tensor, bound: float) -> None:
+    assert 0.98 * bound < values.abs().max().item() <= bound * (1 + 1e-6)
+    assert values.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_heads_look_in_eight_directions_and_points_ever_farther() -> None:
+    attention = DeformableAttention(256, num_levels=3, num_heads=8, num_points=4)
+    attention.reset_parameters()
+    offsets = attention.sampling_offsets.bias.view(8, 3, 4, 2)
+    for head, direction in enumerate(DIRECTIONS):
+        for level in range(3):
+            for point in range(4):
+                expected = torch.tensor(direction) * (point + 1.0)
+                torch.testing.assert_close(offsets[head, level, point], expected, rtol=0, atol=1e-5)
+    for zeros in (attention.sampling_offsets.weight, *attention.attention_weights.parameters()):
+        assert not zeros.any()
+
+
+def test_fresh_attention_averages_its_samples() -> None:
+    # Zero weights: every query samples the initial directions with one twelfth each.
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, num_levels=3, num_heads=2, num_points=4).double()
+    attention.reset_parameters()
+    shapes = [(3, 4), (6, 8), (12, 16)]
+    tokens = sum(h * w for h, w in shapes)
+    value = torch.randn(1, tokens, 32, dtype=torch.float64)
+    reference = torch.cat([_pixel_centres(h, w, torch.float64, torch.device("cpu")) for h, w in shapes])
+    got = attention(torch.randn(1, tokens, 32, dtype=torch.float64), value, reference, shapes)
+
+    values = attention.value_projection(value)[0].view(tokens, 2, 16)
+    expected = torch.zeros(tokens, 2, 16, dtype=torch.float64)
+    start = 0
+    for height, width in shapes:
+        pixels = values[start : start + height * width]
+        start += height * width
+        for head, direction in enumerate((1.0, -1.0)):  # two heads: along +x and -x
+            level = pixels[:, head].T.reshape(1, 16, height, width)
+            for point in range(1, 5):
+                places = reference + torch.tensor([direction * point / width, 0.0], dtype=torch.float64)
+                samples = F.grid_sample(level, (2 * places - 1).view(1, -1, 1, 2), align_corners=False)
+                expected[:, head] += samples[0, :, :, 0].T / 12
+    torch.testing.assert_close(got[0], attention.output_projection(expected.flatten(1)), rtol=0, atol=1e-6)
+
+
+def test_initial_values() -> None:
+    torch.manual_seed(0)
+    model = MSDeformAttnPixelDecoder((64, 128, 256, 512))
+    for projection, channels in zip(model.input_projections, (512, 256, 128), strict=True):
+        conv, norm = projection.get_submodule("0"), projection.get_submodule("1")
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.GroupNorm)
+        assert conv.bias is not None
+        assert_uniform(conv.weight, math.sqrt(6 / (channels + 256)))
+        assert not conv.bias.any()
+        assert torch.equal(norm.weight, torch.ones(256))
+        assert not norm.bias.any()
+        assert (norm.num_groups, norm.eps) == (32, 1e-5)
+    for layer in model.layers:
+        attention = layer.get_submodule("attention")
+        assert isinstance(attention, DeformableAttention)
+        assert not attention.sampling_offsets.weight.any()  # not overwritten by the rule for all matrices
+        for part in (attention.value_projection, attention.output_projection):
+            assert_uniform(part.weight, math.sqrt(6 / 512))
+            assert not part.bias.any()
+        for name, fan_in in (("linear1", 256), ("linear2", 1024)):
+            linear = layer.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            assert_uniform(linear.weight, math.sqrt(6 / (256 + 1024)))
+            assert 0.9 / math.sqrt(fan_in) < linear.bias.abs().max().item() <= 1 / math.sqrt(fan_in)
+    assert model.level_embedding.shape == (3, 256)
+    assert model.level_embedding.std().item() == pytest.approx(1, rel=0.1)
+    for conv, fan_in in ((model.lateral[0], 64), (model.output[0], 256 * 9), (model.mask_projection, 256)):
+        assert isinstance(conv, nn.Conv2d)
+        assert_uniform(conv.weight, math.sqrt(3 / fan_in))
+    assert model.lateral[0].bias is None
+    assert model.output[0].bias is None
+    assert model.mask_projection.bias is not None
+    assert not model.mask_projection.bias.any()
+
+
+def test_maps_come_coarse_first_and_masks_at_the_finest() -> None:
+    features = decoder()(backbone_maps(96, 160))
+    assert features.mask_features.shape == (2, 32, 24, 40)
+    assert [tuple(level.shape) for level in features.multi_scale] == [(2, 64, 3, 5), (2, 64, 6, 10), (2, 64, 12, 20)]
+
+
+def test_without_layers_the_maps_are_the_projections() -> None:
+    model = decoder(num_layers=0).double()
+    maps = backbone_maps(64, 96, torch.float64)
+    features = model(maps)
+    projected = [part(level) for part, level in zip(model.input_projections, maps[:0:-1], strict=True)]
+    for got, wanted in zip(features.multi_scale, projected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    # The step to stride 4: no activation after the lateral, one after the 3x3 convolution.
+    finest = model.lateral(maps[0]) + F.interpolate(projected[2], scale_factor=2, mode="bilinear")
+    conv, norm, _ = model.output
+    expected = model.mask_projection(norm(conv(finest)).relu())
+    torch.testing.assert_close(features.mask_features, expected, rtol=0, atol=1e-12)
+
+
+def test_pixel_centres_are_xy_row_by_row() -> None:
+    expected = [[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)]
+    got = _pixel_centres(2, 3, torch.float64, torch.device("cpu"))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+def test_it_runs_in_float32_under_autocast() -> None:
+    model, maps = decoder(), backbone_maps(64, 64)
+    plain = model(maps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model([level.bfloat16() if index else level for index, level in enumerate(maps)])
+        same = model(maps)
+    assert mixed.mask_features.dtype == torch.float32
+    assert torch.equal(same.mask_features, plain.mask_features)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = MSDeformAttnPixelDecoder((16, 24, 32, 40), 32, 32, 1, 2, feedforward_dim=32, dropout=0.5)
+    maps = backbone_maps(32, 32)
+    assert not torch.equal(model(maps).mask_features, model(maps).mask_features)
+    model.eval()
+    assert torch.equal(model(maps).mask_features, model(maps).mask_features)
