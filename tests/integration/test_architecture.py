@@ -28,9 +28,7 @@ HOMES = {
     "pydantic": ("config.py",),
     "rich": ("cli.py", "demo.py"),
     "safetensors": ("checkpoints/",),
-    "scipy": ("losses/", "drawing.py"),
     "timm": ("models/backbones/",),
-    "torchvision": ("models/backbones/",),
     "typer": ("cli.py",),
 }
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
