@@ -5,7 +5,6 @@ Returns what it found and prints nothing; the command line does.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from mask2former import drawing
+from mask2former.atomic import write_whole
 from mask2former.config import Task
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.errors import RequestError
@@ -114,7 +114,7 @@ def run(
         cell_width=_CELL,
     )
     path = folder / "contact-sheet.png"
-    _save(sheet, path)
+    write_whole(path, lambda file: sheet.save(file, format="PNG"))
     return DemoReport(path, metrics, num_scenes, seconds)
 
 
@@ -134,15 +134,3 @@ def table(report: DemoReport) -> Table:
 def _row(sample: Sample, predictor: Predictor, scale: int) -> list[Image.Image]:
     image = sample.image[0].permute(1, 2, 0).contiguous().numpy()
     return comparison_row(sample, predictor(image, _TASKS), predictor.categories, scale)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, format="PNG")
-        temporary.replace(path)
-    except OSError as error:
-        raise RequestError(f"cannot write '{path}': {error.strerror or error}; choose another folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)

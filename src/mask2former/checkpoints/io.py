@@ -6,11 +6,9 @@ never its name. Must not know where files come from (names, downloads).
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mask2former import recipes
+from mask2former.atomic import write_whole
 from mask2former.checkpoints import original, pickles
 from mask2former.config import ModelConfig, RunConfig, parse
 from mask2former.errors import RequestError
@@ -236,23 +235,6 @@ def _listed(names: list[str]) -> str:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``path`` and rename, so that a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode & 0o777  # of the caller's umask; safetensors would write for the owner only
-        write(temporary)
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def _facts(model: Mask2Former) -> tuple[ModelConfig, Categories]:
     if model.config is None or model.categories is None:
         lacking = "config" if model.config is None else "categories"
@@ -290,7 +272,7 @@ def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None,
             if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
                 raise RequestError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
         tensors[name] = stored.contiguous()
-    _atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def save_folder(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -302,7 +284,7 @@ def save_folder(model: Mask2Former, path: str | Path, dtype: torch.dtype | None 
     path = Path(path)
     card = _model_card(*_facts(model))
     save(model, path / _WEIGHTS, dtype)
-    _atomically(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+    write_whole(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
 
 def _model_card(config: ModelConfig, categories: Categories) -> str:
@@ -353,7 +335,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
         raise RequestError(f"{path}: the original layout is written as .pkl or .pth")
     state = {name: value.cpu() for name, value in original.to_original(model).items()}
     if path.suffix == ".pth":
-        _atomically(path, lambda temporary: torch.save({"model": state}, temporary))
+        write_whole(path, lambda temporary: torch.save({"model": state}, temporary))
         return
     payload = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "mask2former"}
 
@@ -361,4 +343,4 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
         with temporary.open("wb") as stream:
             pickle.dump(payload, stream, protocol=4)
 
-    _atomically(path, write)
+    write_whole(path, write)

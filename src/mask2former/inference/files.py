@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from mask2former.atomic import write_whole
 from mask2former.config import Task
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import RequestError
@@ -201,13 +202,8 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """
     target = Path(path)
     check_file(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(values, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(values, allow_nan=False) + "\n"
+    write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def check_file(path: Path) -> None:

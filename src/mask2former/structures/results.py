@@ -5,10 +5,9 @@ Arrays are numpy on the host; :mod:`mask2former.drawing` does the pictures and :
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from PIL import Image
 
 from mask2former import drawing
+from mask2former.atomic import write_whole
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
@@ -96,29 +96,15 @@ class _Result:
             raise RequestError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
         if image is not None:
             overlay = self.plot(image)
-            _write_whole(Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4))
+            write_whole(Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4))
         label_image = self._label_image()
         if label_image is not None:
             ending, picture = label_image
-            _write_whole(Path(f"{stem}{ending}.png"), lambda file: picture.save(file, format="PNG"))
+            write_whole(Path(f"{stem}{ending}.png"), lambda file: picture.save(file, format="PNG"))
         text = json.dumps(self.to_dict(model=model, settings=settings), allow_nan=False)
         target = Path(f"{stem}.json")
-        _write_whole(target, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+        write_whole(target, lambda file: file.write_text(text + "\n", encoding="utf-8"))
         return target
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: readers never see half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise RequestError(f"cannot write '{path}': {error.strerror or error}; choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is gone after a success, and its folder may not exist
-            temporary.unlink()
 
 
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:

@@ -8,9 +8,9 @@ import lightning
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import RunConfig
-from mask2former.data.build import build_dataset
+from mask2former.data.build import build_dataset, build_training_set
 from mask2former.data.collate import collate
-from mask2former.data.sampling import Draw, StepSampler
+from mask2former.data.sampling import StepSampler
 from mask2former.errors import RequestError
 from mask2former.structures.samples import Batch, Sample
 
@@ -33,16 +33,6 @@ def batch_per_device(config: RunConfig) -> int:
             f"data.batch_per_device {micro} does not divide"
         )
     return micro
-
-
-class _Drawn(Dataset[Sample]):
-    """A data set asked by :class:`Draw`."""
-
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self.samples = samples
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self.samples[draw.index]
 
 
 class _Samples(Dataset[Sample]):
@@ -76,7 +66,7 @@ class DataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         data = self.config.data
-        samples = build_dataset(data.dataset, "train")
+        samples = build_training_set(data)
         sampler = StepSampler(
             len(samples),
             data.total_batch,
@@ -86,7 +76,7 @@ class DataModule(lightning.LightningDataModule):
             first_step=self.trainer.global_step,
         )
         return DataLoader(
-            _Drawn(samples),
+            samples,  # pyright: ignore[reportArgumentType]  (anything with __getitem__ works)
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
             collate_fn=_Window(batch_per_device(self.config)),
             num_workers=data.num_workers,
@@ -95,9 +85,9 @@ class DataModule(lightning.LightningDataModule):
 
     def sample_batch(self) -> Batch:
         """A training sample or two, as a batch: what memory is measured on."""
-        samples = build_dataset(self.config.data.dataset, "train")
+        samples = build_training_set(self.config.data)
         draws = StepSampler(len(samples), self.config.data.total_batch, self.config.seed).draws(0)[:2]
-        return collate([_Drawn(samples)[draw] for draw in draws])
+        return collate([samples[draw] for draw in draws])
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None

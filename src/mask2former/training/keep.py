@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning
+
+from mask2former.atomic import write_whole
 
 __all__ = ["KeepCheckpoints"]
 
@@ -47,8 +48,7 @@ class KeepCheckpoints(lightning.Callback):
             self._write(trainer, self.best)
 
     def _write(self, trainer: lightning.Trainer, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
-            os.replace(temporary, path)
+            write_whole(path, lambda file: trainer.save_checkpoint(file, weights_only=False))
+        else:
+            trainer.save_checkpoint(path, weights_only=False)  # takes part, but writes nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from mask2former.atomic import write_whole
 
 __all__ = ["MetricsLog"]
 
@@ -73,9 +74,10 @@ class MetricsLog(Logger):
         self._write(rows)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.part")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        def write(file: Path) -> None:
+            with file.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, self.columns)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_whole(self.path, write)

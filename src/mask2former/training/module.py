@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mask2former.atomic import write_whole
 from mask2former.config import RunConfig, Task
 from mask2former.drawing import contact_sheet
 from mask2former.inference.evaluate import Evaluation, result_of
@@ -109,7 +110,8 @@ class TrainingModule(lightning.LightningModule):
     def _keep(self, batch: Batch, step: int) -> Path:
         path = Path(self.config.output) / f"failed-step-{step}.pt"
         content = {"pixels": batch.images.pixels, "sizes": batch.images.sizes, "names": batch.names}
-        torch.save({**content, "labels": [target.labels for target in batch.targets]}, path)
+        content["targets"] = [(target.labels, target.masks) for target in batch.targets]
+        write_whole(path, lambda file: torch.save(content, file))
         return path
 
     # --- validation: with averaged weights when there are some ---
@@ -118,7 +120,8 @@ class TrainingModule(lightning.LightningModule):
         assert self.model.categories is not None
         if self.average is not None:
             self.average.swap(self.model)
-        self._evaluation = Evaluation(self.config.evaluation.tasks, self.model.categories, self.config.model.inference)
+        evaluation = self.config.evaluation
+        self._evaluation = Evaluation(evaluation.tasks, self.model.categories, self.config.model.inference, evaluation)
 
     def validation_step(self, sample: Sample, batch_idx: int) -> None:
         assert self._evaluation is not None
@@ -145,9 +148,8 @@ class TrainingModule(lightning.LightningModule):
             titles = ("image", "truth", self._shown_task)
             subtitle = "   ".join(f"{name} {value:.1f}" for name, value in list(metrics.items())[:4])
             sheet = contact_sheet(self._rows, titles, title=f"step {self.global_step}", subtitle=subtitle)
-            folder = Path(self.config.output) / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
-            sheet.save(folder / f"step-{self.global_step:07d}.png")
+            picture = Path(self.config.output) / "pictures" / f"step-{self.global_step:07d}.png"
+            write_whole(picture, lambda file: sheet.save(file, format="PNG"))
             self._rows = []
 
     @property

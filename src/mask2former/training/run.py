@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
 from mask2former import checkpoints
+from mask2former.atomic import write_whole
 from mask2former.config import RunConfig
 from mask2former.data.build import categories_of
 from mask2former.errors import MissingExtraError, RequestError
@@ -32,15 +32,20 @@ _PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run has put its results, and its last metrics in percent."""
+    """Where a run has put its results, the metric it was judged by, and its last metrics in percent."""
 
     directory: Path
     model: Path
+    monitor: str
     metrics: dict[str, float]
 
     def __str__(self) -> str:
-        figures = ", ".join(f"{name} {value:.1f}" for name, value in self.metrics.items() if "/" in name)[:200]
-        return f"Model: {self.model}. Checkpoints, metrics.csv and run.yaml: {self.directory}. {figures}"
+        value = self.metrics.get(self.monitor)
+        figure = "not measured" if value is None else f"{value:.1f}"
+        return (
+            f"Model: {self.model} ({self.monitor} {figure}). "
+            f"Checkpoints, metrics.csv, pictures and run.yaml: {self.directory}"
+        )
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> TrainingResult:
@@ -73,7 +78,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     lightning.seed_everything(config.seed, verbose=False)
     model = _initial_model(config)
     directory.mkdir(parents=True, exist_ok=True)
-    _write_text(directory / "run.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"))
 
     if not resume:
         for stale in (last, last.with_name("best.ckpt")):
@@ -122,7 +128,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return TrainingResult(directory, path, metrics)
+    return TrainingResult(directory, path, config.evaluation.monitor, metrics)
 
 
 def _initial_model(config: RunConfig) -> Mask2Former:
@@ -171,9 +177,3 @@ def _step_of(checkpoint: Path) -> int:
 def _restore(module: TrainingModule, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -115,7 +115,7 @@ def test_failed_write_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(io, "save_file", fail)
-    with pytest.raises(RequestError, match="cannot be written: No space left on device"):
+    with pytest.raises(OSError, match="No space left on device"):  # no fault of the request
         tiny_model.save_pretrained(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -259,5 +259,5 @@ def test_other_suffixes_are_told(tiny_model: Mask2Former, tmp_path: Path, name: 
 
 def test_a_place_that_cannot_be_written_is_told(tiny_model: Mask2Former, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match="cannot be written"):
+    with pytest.raises(RequestError, match="cannot write"):
         tiny_model.save_pretrained(tmp_path / "file" / "m.safetensors")

@@ -8,19 +8,20 @@ from mask2former.training.ema import MovingAverage
 
 def test_average_follows_and_swaps_back() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    linear = nn.Linear(3, 2)
+    model = nn.Sequential(linear, nn.BatchNorm1d(2))
     average = MovingAverage(model, 0.5)
-    start = model[0].weight.detach().clone()
+    start = linear.weight.detach().clone()
     with torch.no_grad():
-        model[0].weight += 1.0
+        linear.weight += 1.0
     average.update(model)  # the first decay is 2 / 11, below 0.5
     expected = start + (1 - 2 / 11)
     torch.testing.assert_close(average.values["0.weight"], expected)
-    live = model[0].weight.detach().clone()
+    live = linear.weight.detach().clone()
     average.swap(model)
-    torch.testing.assert_close(model[0].weight.detach(), expected)
+    torch.testing.assert_close(linear.weight.detach(), expected)
     average.swap(model)
-    assert torch.equal(model[0].weight, live)
+    assert torch.equal(linear.weight, live)
     assert "1.running_mean" in average.values
     assert "1.num_batches_tracked" not in average.values
 

@@ -64,7 +64,10 @@ class TimmBackbone(nn.Module):
             body = freeze_batch_norm_2d(body)
             for module in body.modules():
                 if isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d):
-                    module.running_var.sub_(module.eps)  # Parity: a fresh frozen norm is the identity
+                    variance, eps = module.running_var, module.eps
+                    assert isinstance(variance, Tensor)
+                    assert isinstance(eps, float)
+                    variance.sub_(eps)  # Parity: a fresh frozen norm is the identity
         elif norm == "sync":
             body = convert_sync_batchnorm(body)  # unlike torch's it keeps the activation that some norms contain
         self.body = body

@@ -1,0 +1,46 @@
+"""The page "your own data in ten minutes" is executed as it stands, with fewer pictures and steps."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mask2former.cli import main
+
+PAGE = Path(__file__).parents[2] / "docs" / "your-own-data.md"
+SHORTER = ["trainer.max_steps=4", "trainer.accelerator=cpu", "trainer.checkpoint_every=2", "data.num_workers=0"]
+
+pytestmark = [
+    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+
+
+def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    fewer = code.replace("4_000_000, 200)", "4_000_000, 12)").replace("5_000_000, 20)", "5_000_000, 4)")
+    assert fewer != code
+    exec(compile(fewer, str(PAGE), "exec"), {"__name__": "tutorial"})
+    (run,) = blocks("yaml")
+    Path("run.yaml").write_text(run)
+    commands = [shlex.split(line)[1:] for block in blocks("sh") for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["train", "train", "evaluate", "predict"]
+    for index, command in enumerate(commands):
+        shorter = [*SHORTER, f"trainer.max_steps={4 + index}"] if command[0] == "train" else []
+        assert main([*command, *shorter]) == 0, capsys.readouterr().err
+    assert yaml.safe_load(Path("runs/shapes/run.yaml").read_text())["trainer"]["max_steps"] == 5
+    assert "instance/AP" in json.loads(Path("metrics.json").read_text())["metrics"]
+    assert len(list(Path("results").glob("*.json"))) == 4
+    assert isinstance(json.loads(Path("results.json").read_text()), list)
