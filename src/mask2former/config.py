@@ -24,15 +24,22 @@ from pydantic import (
 from mask2former.errors import RequestError
 
 __all__ = [
+    "AugmentationConfig",
     "BackboneConfig",
+    "CocoFiles",
+    "CocoInstanceConfig",
     "CriterionConfig",
     "DataConfig",
+    "DatasetConfig",
     "EvaluationConfig",
     "InferenceConfig",
+    "LargeScaleJitterConfig",
     "MSDeformAttnConfig",
     "MaskedDecoderConfig",
     "ModelConfig",
+    "NoAugmentationConfig",
     "OptimConfig",
+    "ResizeCropFlipConfig",
     "RunConfig",
     "ScenesConfig",
     "SwinConfig",
@@ -148,6 +155,7 @@ class ModelConfig(_Strict):
     transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
     inference: InferenceConfig = InferenceConfig()
     init: str | None = None  # checkpoint whose weights training starts from
+    init_partial: bool = False  # entries of other shape start afresh (other classes), queries beyond the old ones too
 
     @model_validator(mode="after")
     def _same_dim(self) -> ModelConfig:
@@ -185,10 +193,75 @@ class ScenesConfig(_Strict):
     num_validation: PositiveInt = 50
 
 
+class CocoFiles(_Strict):
+    """One annotation file and the folder that its ``file_name`` entries are relative to."""
+
+    annotations: str
+    images: str
+
+
+class CocoInstanceConfig(_Strict):
+    """Objects in COCO's instance format, anybody's; several files of one split must have the same categories."""
+
+    name: Literal["coco-instance"] = "coco-instance"
+    train: tuple[CocoFiles, ...] = Field(min_length=1)
+    validation: tuple[CocoFiles, ...] = Field(min_length=1)
+    missing_images: Literal["error", "skip"] = "error"  # annotated pictures whose file is not there
+    missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
+
+
+DatasetConfig = Annotated[ScenesConfig | CocoInstanceConfig, Field(discriminator="name")]
+
+Flip = Literal["horizontal", "vertical", "none"]
+
+
+class NoAugmentationConfig(_Strict):
+    """Pictures as they are."""
+
+    name: Literal["none"] = "none"
+
+
+class LargeScaleJitterConfig(_Strict):
+    """Flip, resize by a random factor, cut or pad to a fixed size (Mask2Former, Sec. 4.1: COCO)."""
+
+    name: Literal["large-scale-jitter"] = "large-scale-jitter"
+    image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every result
+    min_scale: PositiveFloat = 0.1  # of the box that the picture is fitted into
+    max_scale: PositiveFloat = 2.0
+    flip: Flip = "horizontal"  # with probability 0.5
+    keep_lost: bool = False  # objects that were cut away stay as empty masks (published for panoptic)
+
+    @model_validator(mode="after")
+    def _rising(self) -> LargeScaleJitterConfig:
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale} must not be above max_scale {self.max_scale}")
+        return self
+
+
+class ResizeCropFlipConfig(_Strict):
+    """Resize to a random short edge, random crop, colour jitter, flip, pad; the defaults are ADE20K instance's."""
+
+    name: Literal["resize-crop-flip"] = "resize-crop-flip"
+    short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
+    long_edge: PositiveInt = 2560  # cap, pixels
+    crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller pictures stay
+    color_jitter: bool = True
+    flip: Flip = "horizontal"  # with probability 0.5
+    pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every result; None: no padding
+    keep_lost: bool = True  # objects that were cut away stay as empty masks
+
+
+AugmentationConfig = Annotated[
+    NoAugmentationConfig | LargeScaleJitterConfig | ResizeCropFlipConfig, Field(discriminator="name")
+]
+
+
 class DataConfig(_Strict):
     """What is read and how it is batched."""
 
-    dataset: ScenesConfig = ScenesConfig()
+    dataset: DatasetConfig = ScenesConfig()
+    augmentation: AugmentationConfig = NoAugmentationConfig()  # of training pictures
+    keep_empty: bool = True  # train on pictures without objects too; the published recipes drop them
     total_batch: PositiveInt = 16  # pictures per optimizer step over all devices
     batch_per_device: PositiveInt | None = None  # None: total_batch over the devices; smaller values accumulate
     num_workers: NonNegativeInt = 2
@@ -220,16 +293,30 @@ class TrainerConfig(_Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = 1
+    gradient_checkpointing: bool = False  # less memory, about a third more time
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 500
+    tensorboard: bool = False  # also write event files
 
 
 class EvaluationConfig(_Strict):
-    """Validation during training."""
+    """What is measured, and when during training."""
 
     every: PositiveInt = 1000
+    patience: PositiveInt | None = None  # stop after so many validations without a better monitor
+    num_pictures: NonNegativeInt = 6  # validation samples drawn beside their truth, each time
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
+    max_detections: PositiveInt = 100  # instances: per image and class
+    area_limits: tuple[PositiveInt, PositiveInt] = (1024, 9216)  # instances: where medium and large begin, pixels
+    boundary: bool = False  # instances: also boundary AP
+    pooled_threshold: Probability | None = None  # instances: also pooled AP, of objects above this score
+
+    @model_validator(mode="after")
+    def _rising(self) -> EvaluationConfig:
+        if self.area_limits[0] >= self.area_limits[1]:
+            raise ValueError(f"area_limits must rise, got {self.area_limits}")
+        return self
 
 
 class RunConfig(_Strict):

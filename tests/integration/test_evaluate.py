@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mask2former.cli import main
 from mask2former.config import EvaluationConfig, InferenceConfig
+from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.errors import RequestError
 from mask2former.evaluation.truths import InstanceTruth
@@ -38,6 +43,20 @@ TASKS = ("panoptic", "instance", "semantic")
 @pytest.fixture
 def predictor(tiny_file: Path) -> Predictor:
     return Predictor.from_pretrained(tiny_file, device="cpu")
+
+
+def _official(contents: dict[str, Any], results: Path) -> dict[str, float]:
+    """What the official tool says about a results file."""
+    truth = COCO()
+    truth.dataset = {"info": {}, **contents}  # pyright: ignore[reportAttributeAccessIssue]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        tool = COCOeval(truth, truth.loadRes(str(results)), "segm")
+        tool.evaluate()
+        tool.accumulate()
+        tool.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    return {name: 100 * v if v != -1 else math.nan for name, v in zip(names, tool.stats, strict=True)}
 
 
 def _identity() -> np.ndarray:
@@ -88,7 +107,7 @@ def test_pictures_are_resized_for_the_model_and_measured_at_their_own_size(predi
 
 def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Predictor, tmp_path: Path) -> None:
     ids = {index: 7 * index + 3 for index in range(len(SCENE_CATEGORIES))}  # of a data set that counts otherwise
-    samples = Scenes((64, 64), seed=11, length=4)
+    samples = Scenes((128, 128), seed=11, length=4)
     cases = list(sample_cases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
     # Moved truths are predictions of middling quality; scores fall.
     path = tmp_path / "new" / "results.json"
@@ -123,22 +142,14 @@ def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Pred
     assert len(records) == results.count == len(annotations)  # without the empty masks
     assert all(set(record) == {"image_id", "category_id", "segmentation", "score"} for record in records)
     assert list(path.parent.iterdir()) == [path]
-    truth = COCO()
-    truth.dataset = {
-        "info": {},
-        "images": [{"id": number, "height": 64, "width": 64} for number in range(1, 5)],
+    contents = {
+        "images": [{"id": number, "height": 128, "width": 128} for number in range(1, 5)],
         "categories": [{"id": identifier} for identifier in ids.values()],
         "annotations": annotations,
     }
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        official = COCOeval(truth, truth.loadRes(str(path)), "segm")
-        official.evaluate()
-        official.accumulate()
-        official.summarize()
+    official = _official(contents, path)
     got = evaluation.compute()
-    for place, name in ((0, "AP"), (1, "AP50"), (3, "APs"), (4, "APm"), (8, "AR100")):
-        assert official.stats[place] * 100 == pytest.approx(got[f"instance/{name}"])
+    assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, nan_ok=True)
     assert 0 < got["instance/AP"] < 100
 
 
@@ -196,7 +207,9 @@ def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
     assert records
     assert {record["image_id"] for record in records} <= {0, 1}
     assert {record["category_id"] for record in records} <= known
-    assert all(name in captured.out for name in (*SCENE_CATEGORIES.names, "boundary_AP", "instance/pooled_AP55"))
+    present = [name for name, row in document["per_class"]["semantic"].items() if row["IoU"] is not None]
+    assert present
+    assert all(name in captured.out for name in (*present, "boundary_AP", "instance/pooled_AP55"))
     assert captured.err == ""
     last = captured.out.splitlines()[-1]
     for word in ("2 pictures", "AP ", "mIoU ", str(metrics), f"{len(records)} results", str(results)):
@@ -267,3 +280,147 @@ def test_the_table_of_many_classes_shows_the_best_and_the_worst() -> None:
     assert all(name in shown for name in ("name099", "name088", "name011", "name000", "(76 between)", "1 more without"))
     assert "name050" not in shown
     assert shown.index("name099") < shown.index("name000")
+
+
+# --- annotation files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """Scenes as somebody's COCO file: other order and ids of classes, one object a crowd, one picture empty."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    things = [item for item in SCENE_CATEGORIES if item.is_thing][::-1]
+    ids = {item.name: 1000 + 7 * number for number, item in enumerate(things)}
+    images, annotations = [], []
+    for number, sample in enumerate(Scenes((90, 120), seed=20, length=4), start=501):
+        name = f"picture {number}.png"
+        Image.fromarray(np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())).save(folder / name)
+        images.append({"id": number, "file_name": name, "height": 90, "width": 120})
+        assert sample.target is not None
+        for label, mask in zip(sample.target.labels.tolist(), sample.target.masks[:, 0].numpy(), strict=True):
+            if SCENE_CATEGORIES[label].is_thing and mask.any() and number != 502:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": ids[SCENE_CATEGORIES[label].name],
+                        "segmentation": mask_ops.encode(mask[None])[0],
+                        "area": float(mask.sum()) + 0.5,
+                        "bbox": [0, 0, 1, 1],
+                        "iscrowd": int(len(annotations) == 2),
+                    }
+                )
+    categories = [{"id": ids[item.name], "name": item.name} for item in things]
+    contents = {"images": images, "annotations": annotations, "categories": categories}
+    file = tmp_path / "objects.json"
+    file.write_text(json.dumps(contents))
+    return file, folder, contents
+
+
+def test_own_data_is_measured_as_the_official_tool_does(
+    own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder, contents = own_data
+    metrics, results = tmp_path / "metrics.json", tmp_path / "results.json"
+    arguments = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
+    assert main([*arguments, "--json", str(metrics), "--results", str(results), "--pooled", "0.1"]) == 0
+    document = json.loads(metrics.read_text())
+    assert (document["num_images"], document["tasks"], document["data"]) == (4, ["instance"], "coco")
+    records = json.loads(results.read_text())
+    assert {record["image_id"] for record in records} == {501, 502, 503, 504}
+    assert {record["category_id"] for record in records} <= {entry["id"] for entry in contents["categories"]}
+    assert all(record["segmentation"]["size"] == [90, 120] for record in records)
+    got = {name: math.nan if value is None else value for name, value in document["metrics"].items()}
+    official = _official(contents, results)
+    assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, nan_ok=True)
+    capsys.readouterr()
+    assert main([*arguments, "--limit", "2"]) == 0
+    assert "2 pictures" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
+    own_data: tuple[Path, Path, dict[str, Any]],
+) -> None:
+    file, folder, _ = own_data
+    samples = CocoInstances([(file, folder)])
+    class_map = match_classes(SCENE_CATEGORIES, samples.categories, things_only=True)
+    evaluation = Evaluation(["instance"], SCENE_CATEGORIES, InferenceConfig(), EvaluationConfig(pooled_threshold=0.5))
+    cases = list(sample_cases(samples, ["instance"], SCENE_CATEGORIES, class_map))
+    assert [case.image_id for case in cases] == [501, 502, 503, 504]
+    truths = [case.truths["instance"] for case in cases]
+    assert sum(int(truth.iscrowd.sum()) for truth in truths) == 1
+    assert len(truths[1].masks) == 0
+    for case, truth in zip(cases, truths, strict=True):
+        assert truth.areas.tolist() == (mask_ops.areas(truth.masks) + 0.5).tolist()
+        kept = ~truth.iscrowd
+        boxes = mask_ops.boxes_xyxy(truth.masks[kept])
+        answer = Instances(truth.masks[kept], truth.labels[kept], np.full(kept.sum(), 0.9), boxes, SCENE_CATEGORIES)
+        evaluation.add({"instance": answer}, case.truths)
+    got = evaluation.compute()
+    assert got["instance/AP"] == pytest.approx(100.0)
+    assert got["instance/pooled_AP"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "x"], "belong together"),
+        (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data is about scenes"),
+        (["--annotations", "x", "--images", "x", "--size", "64"], "--size is about scenes"),
+        (["--annotations", "absent.json", "--images", "x"], "there is no annotation file 'absent.json'"),
+    ],
+)
+def test_wrong_requests_about_own_data_are_one_sentence(
+    arguments: list[str], message: str, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tiny_file), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_own_data_answers_one_task_and_needs_the_classes_of_the_model(
+    own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder, contents = own_data
+    arguments = ["evaluate", str(tiny_file), "--images", str(folder), "--annotations"]
+    assert main([*arguments, str(file), "--tasks", "semantic"]) == 2
+    assert "not semantic" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    contents["categories"][0]["name"] = "zebra"
+    other.write_text(json.dumps(contents))
+    assert main([*arguments, str(other)]) == 2
+    assert "only the data has 'zebra'" in capsys.readouterr().err
+
+
+def test_objects_beyond_the_limit_are_told(
+    own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder, _ = own_data
+    arguments = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
+    assert main([*arguments, "--max-detections", "1"]) == 0
+    assert "note: there are up to" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("MASK2FORMER_SHARED" not in os.environ, reason="MASK2FORMER_SHARED names no folder of shared data")
+def test_truths_of_real_pictures_are_those_of_the_official_tool(tmp_path: Path) -> None:
+    """Polygons, crowds and annotated areas of COCO, with moved objects as predictions."""
+    root = Path(os.environ["MASK2FORMER_SHARED"]) / "data" / "coco_mini"
+    file = root / "annotations" / "instances_val2017.json"
+    samples = CocoInstances([(file, root / "val2017")])
+    categories = samples.categories
+    class_map = match_classes(categories, categories)
+    evaluation = Evaluation(["instance"], categories, InferenceConfig())
+    with ResultsFile(tmp_path / "results.json", {index: item.id for index, item in enumerate(categories)}) as results:
+        for case in sample_cases(samples, ["instance"], categories, class_map):
+            truth = case.truths["instance"]
+            masks = np.roll(truth.masks, 2, axis=2)
+            order = np.argsort([-mask.sum() % 97 for mask in masks], kind="stable")
+            scores = np.linspace(0.9, 0.1, len(masks))
+            boxes = mask_ops.boxes_xyxy(masks)
+            answer = Instances(masks[order], truth.labels[order], scores, boxes[order], categories)
+            evaluation.add({"instance": answer}, case.truths)
+            results.add(case.image_id, answer)
+    got = evaluation.compute()
+    official = _official(json.loads(file.read_text()), tmp_path / "results.json")
+    assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, abs=1e-9)
+    assert 0 < got["instance/AP"] < 100

@@ -118,23 +118,30 @@ def _decoded(entries: list[dict[str, Any]], size: tuple[int, int]) -> np.ndarray
     return mask_ops.decode([entry["segmentation"] for entry in entries])
 
 
-def test_instance_precision_equals_the_published() -> None:
+def test_instance_precision_and_boundary_precision_equal_the_published() -> None:
     values, _ = _read("instances_coco")
     categories = Categories.from_dict(values["ground_truth"])
-    evaluator = InstanceEvaluator(categories)
-    _add_coco(evaluator, values["ground_truth"], values["detections"])
-    got, expected = evaluator.compute(), values["expected_segm"]
-    assert set(got) == {f"instance/{name}" for name in expected["stats"]}
-    for name, value in expected["stats"].items():
-        assert _close(got[f"instance/{name}"], 100 * value if value != -1 else -1), name
-    per_class = evaluator.per_class()
-    for identifier, value in expected["per_category_AP"].items():
-        assert _close(per_class[f"c{identifier}"]["AP"], None if value is None else 100 * value), identifier
+    parts = [InstanceEvaluator(categories, boundary=True) for _ in range(2)]
+    for part, parity in zip(parts, (0, 1), strict=True):
+        images = [image for image in values["ground_truth"]["images"] if image["id"] % 2 == parity]
+        _add_coco(part, {**values["ground_truth"], "images": images}, values["detections"])
+    evaluator = parts[0]
+    evaluator.merge(parts[1])
+    got, per_class = evaluator.compute(), evaluator.per_class()
+    names = {"": values["expected_segm"], "boundary_": values["expected_boundary"]}
+    assert set(got) == {f"instance/{kind}{name}" for kind, expected in names.items() for name in expected["stats"]}
+    for kind, expected in names.items():
+        for name, value in expected["stats"].items():
+            assert _close(got[f"instance/{kind}{name}"], 100 * value if value != -1 else -1), (kind, name)
+        for identifier, value in expected["per_category_AP"].items():
+            assert _close(per_class[f"c{identifier}"][f"{kind}AP"], None if value is None else 100 * value), identifier
 
 
-@pytest.mark.parametrize("max_detections", [100, 15])
+@pytest.mark.parametrize(("max_detections", "area_limits"), [(100, (32**2, 96**2)), (15, (300, 2000))])
 @pytest.mark.parametrize("seed", range(3))
-def test_instance_precision_equals_pycocotools_on_random_data(seed: int, max_detections: int) -> None:
+def test_instance_precision_equals_pycocotools_on_random_data(
+    seed: int, max_detections: int, area_limits: tuple[int, int]
+) -> None:
     generator = np.random.default_rng(seed)
     size, names = (120, 150), ["a", "b", "c", "never"]
     truth: dict[str, Any] = {
@@ -162,7 +169,7 @@ def test_instance_precision_equals_pycocotools_on_random_data(seed: int, max_det
             for _ in range(int(generator.integers(0, 3))):
                 score = float(np.round(generator.random(), 1))  # with equal scores
                 detections.append({**entry, "segmentation": mask_ops.encode(moved[None])[0], "score": score})
-    evaluator = InstanceEvaluator(Categories.from_dict(truth), max_detections=max_detections)
+    evaluator = InstanceEvaluator(Categories.from_dict(truth), max_detections=max_detections, area_limits=area_limits)
     _add_coco(evaluator, truth, detections)
     got = evaluator.compute()
     limits = [1, 10, max_detections]
@@ -173,6 +180,8 @@ def test_instance_precision_equals_pycocotools_on_random_data(seed: int, max_det
     with contextlib.redirect_stdout(io.StringIO()):
         oracle = COCOeval(_original_coco(truth), _original_coco({**truth, "annotations": results}), "segm")
         oracle.params.maxDets = limits
+        small, medium = area_limits
+        oracle.params.areaRng = [[0, 1e10], [0, small], [small, medium], [medium, 1e10]]
         oracle.evaluate()
         oracle.accumulate()
     # Only what its summary would print: it hard-codes 100 detections for the mean.

@@ -38,14 +38,28 @@ class Evaluator(Protocol):
         ...
 
 
-def evaluators(tasks: Iterable[Task], categories: Categories, *, max_detections: int = 100) -> dict[Task, Evaluator]:
-    """One fresh evaluator per task; ``max_detections`` per image and class is for instances."""
+def evaluators(
+    tasks: Iterable[Task],
+    categories: Categories,
+    *,
+    max_detections: int = 100,
+    area_limits: tuple[float, float] = (32**2, 96**2),
+    boundary: bool = False,
+    pooled_threshold: float | None = None,
+) -> dict[Task, Evaluator]:
+    """One fresh evaluator per task; the options are those of :class:`InstanceEvaluator`."""
     kinds: dict[Task, Evaluator] = {}
     for task in tasks:
         if task == "panoptic":
             kinds[task] = PanopticEvaluator(categories)
         elif task == "instance":
-            kinds[task] = InstanceEvaluator(categories, max_detections=max_detections)
+            kinds[task] = InstanceEvaluator(
+                categories,
+                max_detections=max_detections,
+                area_limits=area_limits,
+                boundary=boundary,
+                pooled_threshold=pooled_threshold,
+            )
         else:
             kinds[task] = SemanticEvaluator(categories)
     return kinds

@@ -1,4 +1,4 @@
-"""COCO mask average precision and recall (Lin et al., ECCV 2014), computed by faster-coco-eval.
+"""COCO mask and boundary average precision and recall (Lin et al., ECCV 2014), computed by faster-coco-eval.
 
 Masks are kept as run-length encodings, so that the state of a whole data set stays small. Nothing here knows how
 predictions are made or where ground truth is stored.
@@ -7,33 +7,28 @@ predictions are made or where ground truth is stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core.coco import COCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int
 
 from mask2former.errors import RequestError
+from mask2former.evaluation.pooled import PooledEvaluator
+from mask2former.evaluation.truths import InstanceTruth
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, Target
 
-__all__ = ["InstanceEvaluator", "InstanceTruth"]
+__all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth"]
 
-_RANGES = {"": "all", "s": "small", "m": "medium", "l": "large"}  # by area: below 32^2, below 96^2, above
+BOUNDARY_DILATION = 0.02  # width of the boundary, in image diagonals (Cheng et al., CVPR 2021)
 
+_RANGES = {"": "all", "s": "small", "m": "medium", "l": "large"}
+_LARGEST = 1e5**2  # pixels; COCO's own bound
 
-class InstanceTruth(NamedTuple):
-    """Ground truth of one image: masks, class indices and crowd flags.
-
-    ``areas`` decide about small, medium and large; without them pixels are counted. COCO's own file has areas of
-    polygons.
-    """
-
-    masks: Bool[np.ndarray, "N H W"]
-    labels: Int64[np.ndarray, " N"]
-    iscrowd: Bool[np.ndarray, " N"]
-    areas: Float64[np.ndarray, " N"] | None = None
+_Kind = Literal["segm", "boundary"]
+_Accumulated = tuple[Float64[np.ndarray, "T R K A M"], Float64[np.ndarray, "T K A M"], Any]
 
 
 class _Image(NamedTuple):
@@ -49,14 +44,35 @@ class InstanceEvaluator:
     Args:
         categories: the classes of the model. Without true objects a class does not enter the means.
         max_detections: how many instances per image and class count, the most certain first.
+        area_limits: pixels where medium and large objects begin.
+        boundary: also boundary average precision (Cheng et al., CVPR 2021): the IoU of two masks is the lesser of
+            that of the masks and that of their boundaries, which are 0.02 image diagonals wide.
+        pooled_threshold: also the pooled average precision of :class:`PooledEvaluator`, for objects above this score.
+
+    Raises:
+        RequestError: a limit that makes no sense.
     """
 
-    def __init__(self, categories: Categories, *, max_detections: int = 100) -> None:
+    def __init__(
+        self,
+        categories: Categories,
+        *,
+        max_detections: int = 100,
+        area_limits: tuple[float, float] = (32**2, 96**2),
+        boundary: bool = False,
+        pooled_threshold: float | None = None,
+    ) -> None:
         if max_detections < 1:
             raise RequestError(f"max_detections must be at least 1, got {max_detections}")
+        if not 0 < area_limits[0] < area_limits[1] < _LARGEST:
+            raise RequestError(f"area_limits must be two rising numbers of pixels, got {area_limits}")
         self.categories = categories
         self.max_detections = max_detections
+        self.area_limits = area_limits
+        self.boundary = boundary
+        self.pooled = None if pooled_threshold is None else PooledEvaluator(categories, pooled_threshold)
         self._images: list[_Image] = []
+        self._accumulated: dict[_Kind, _Accumulated] = {}  # until the next image
 
     def truth_of_target(self, target: Target) -> InstanceTruth:
         """The things of the first frame of a target that have pixels there; none of them is a crowd."""
@@ -106,19 +122,34 @@ class InstanceEvaluator:
             )
         ]
         self._images.append(_Image(truths, predictions))
+        self._accumulated.clear()
+        if self.pooled is not None:
+            self.pooled.update(prediction, truth)
 
     def merge(self, other: InstanceEvaluator) -> None:
         """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
         self._images = self._images + other._images
+        self._accumulated.clear()
+        if self.pooled is not None:
+            assert other.pooled is not None
+            self.pooled.merge(other.pooled)
 
     def compute(self) -> dict[str, float]:
         """Average precision and recall; percent, NaN where there is no object.
 
         Returns:
             ``instance/AP`` (mean over IoU 0.5 to 0.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``; ``AR`` with the
-            number of detections (1, 10, ``max_detections``, as far as that reaches), ``ARs``, ``ARm``, ``ARl``.
+            number of detections (1, 10, ``max_detections``, as far as that reaches), ``ARs``, ``ARm``, ``ARl``. With
+            ``boundary`` the same once more as ``instance/boundary_AP`` and so on, and with ``pooled_threshold`` what
+            :meth:`PooledEvaluator.compute` gives.
         """
-        precision, recall, parameters = self._accumulate()
+        values = {f"instance/{name}": value for name, value in self._summary("segm").items()}
+        if self.boundary:
+            values |= {f"instance/boundary_{name}": value for name, value in self._summary("boundary").items()}
+        return values | (self.pooled.compute() if self.pooled else {})
+
+    def _summary(self, kind: _Kind) -> dict[str, float]:
+        precision, recall, parameters = self._accumulate(kind)
         ranges = {suffix: parameters.areaRngLbl.index(name) for suffix, name in _RANGES.items()}
         thresholds = {
             name: int(np.argmin(np.abs(parameters.iouThrs - iou))) for name, iou in (("50", 0.5), ("75", 0.75))
@@ -128,12 +159,15 @@ class InstanceEvaluator:
         values |= {f"AP{suffix}": precision[:, :, :, index, -1] for suffix, index in ranges.items() if suffix}
         values |= {f"AR{limit}": recall[:, :, 0, index] for index, limit in enumerate(parameters.maxDets)}
         values |= {f"AR{suffix}": recall[:, :, index, -1] for suffix, index in ranges.items() if suffix}
-        return {f"instance/{name}": _percent(entries) for name, entries in values.items()}
+        return {name: _percent(entries) for name, entries in values.items()}
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """``AP`` and ``AP50`` of every thing class by name; percent, NaN for classes without true objects."""
-        precision, _, _ = self._accumulate()
-        return {
+        """``AP`` and ``AP50`` of every thing class by name; percent, NaN for classes without true objects.
+
+        ``boundary_AP`` and ``pooled_AP`` are there when they were asked for.
+        """
+        precision, _, _ = self._accumulate("segm")
+        rows = {
             category.name: {
                 "AP": _percent(precision[:, :, index, 0, -1]),
                 "AP50": _percent(precision[0, :, index, 0, -1]),
@@ -141,9 +175,23 @@ class InstanceEvaluator:
             for index, category in enumerate(self.categories)
             if category.is_thing
         }
+        if self.boundary:
+            precision, _, _ = self._accumulate("boundary")
+            for index, category in enumerate(self.categories):
+                if category.is_thing:
+                    rows[category.name]["boundary_AP"] = _percent(precision[:, :, index, 0, -1])
+        if self.pooled:
+            for name, values in self.pooled.per_class().items():
+                rows[name] |= values
+        return rows
 
-    def _accumulate(self) -> tuple[Float64[np.ndarray, "T R K A M"], Float64[np.ndarray, "T K A M"], Any]:
+    def _accumulate(self, kind: _Kind) -> _Accumulated:
         """Precision and recall by threshold, recall level, class, area range and limit; -1 where undefined."""
+        if kind not in self._accumulated:
+            self._accumulated[kind] = self._accumulate_anew(kind)
+        return self._accumulated[kind]
+
+    def _accumulate_anew(self, kind: _Kind) -> _Accumulated:
         # Fresh dictionaries every time: the library writes its own keys into them.
         truths, predictions = [], []
         for image, (image_truths, image_predictions) in enumerate(self._images, start=1):
@@ -162,7 +210,14 @@ class InstanceEvaluator:
                 }
                 for rle, label, score, area in image_predictions
             ]
-        evaluation = COCOeval_faster(self._coco(truths), self._coco(predictions), iouType="segm")
+        medium, large = self.area_limits
+        evaluation = COCOeval_faster(
+            self._coco(truths),
+            self._coco(predictions),
+            iouType=kind,
+            ranges={"small": [0, medium], "medium": [medium, large], "large": [large, _LARGEST]},
+            boundary_dilation_ratio=BOUNDARY_DILATION,
+        )
         limits = {1, 10, self.max_detections}
         evaluation.params.maxDets = sorted(limit for limit in limits if limit <= self.max_detections)
         evaluation.evaluate()

@@ -84,8 +84,32 @@ def test_max_detections_limits_what_counts() -> None:
         assert evaluator.compute()["instance/AP"] == pytest.approx(expected)
 
 
+def test_area_limits_say_what_is_small_and_large() -> None:
+    masks = _masks((0, 2), (10, 20), (30, 60))  # 80, 400 and 1200 pixels
+    evaluator = InstanceEvaluator(CATEGORIES, area_limits=(100, 500))
+    evaluator.update(_instances(masks[1:], [0, 0], [0.9, 0.8]), _truth(masks, [0, 0, 0]))
+    got = evaluator.compute()
+    assert [got[f"instance/AR{size}"] for size in "sml"] == pytest.approx([0.0, 100.0, 100.0])
+
+
+def test_a_shifted_boundary_costs_more_than_a_shifted_mask() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES, boundary=True)
+    evaluator.update(_instances(_masks((2, 38)), [0], [0.9]), _truth(_masks((0, 38)), [0]))
+    got = evaluator.compute()
+    assert 0 < got["instance/boundary_AP"] < got["instance/AP"]
+    assert evaluator.per_class()["cat"]["boundary_AP"] == pytest.approx(got["instance/boundary_AP"])
+    assert math.isnan(evaluator.per_class()["dog"]["boundary_AP"])
+
+
+def test_pooled_precision_is_there_when_asked_for() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES, pooled_threshold=0.5)
+    evaluator.update(_instances(_masks((0, 9), (20, 30)), [0, 0], [0.9, 0.8]), _truth(_masks((0, 9)), [0]))
+    assert evaluator.compute()["instance/pooled_AP"] == pytest.approx(50.0)
+    assert evaluator.per_class()["cat"]["pooled_AP"] == pytest.approx(50.0)
+
+
 def test_parts_that_travelled_between_processes_add_up() -> None:
-    parts, whole = [InstanceEvaluator(CATEGORIES) for _ in range(2)], InstanceEvaluator(CATEGORIES)
+    *parts, whole = (InstanceEvaluator(CATEGORIES, boundary=True, pooled_threshold=0.3) for _ in range(3))
     for number, part in enumerate(parts):
         image = _instances(_masks((number, 9)), [0], [0.5]), _truth(_masks((0, 9)), [0])
         part.update(*image)
@@ -111,3 +135,5 @@ def test_requests_that_do_not_fit_are_refused() -> None:
         evaluator.update(_instances(_masks(), [], []), _truth(_masks((0, 9)), [0, 1]))
     with pytest.raises(RequestError, match="max_detections"):
         InstanceEvaluator(CATEGORIES, max_detections=0)
+    with pytest.raises(RequestError, match="rising"):
+        InstanceEvaluator(CATEGORIES, area_limits=(9216, 1024))
