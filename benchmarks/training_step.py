@@ -67,7 +67,8 @@ def theirs() -> Step:
     torch.manual_seed(0)
     picture, labels, masks = scene()
     backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-    config = Mask2FormerConfig(backbone_config=backbone, num_queries=100, num_labels=CLASSES)
+    config = Mask2FormerConfig(backbone_config=backbone, num_queries=100)
+    config.num_labels = CLASSES
     model = Mask2FormerForUniversalSegmentation(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
     pixels = ((picture - 116.0) / 58.0)[None]

@@ -1,12 +1,46 @@
-"""Geometry of pictures before the network. Knows arrays only, no data sets and no models."""
+"""Geometry of pictures before the network, and the random recipes of training.
+
+A recipe draws a :class:`Plan` from a size and a generator; a plan turns annotated pictures into samples, so that all
+frames of a clip can share one draw. Knows arrays only, no data sets and no models.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-__all__ = ["resize_shortest_edge", "shortest_edge_size"]
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float64, Int32, UInt8
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from mask2former.data.annotated import Annotated, Polygons
+from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
+from mask2former.ops.masks import Patch, polygons_to_patch
+from mask2former.structures.samples import Sample, Target
+
+__all__ = [
+    "Augmentation",
+    "Crop",
+    "Flip",
+    "Geometry",
+    "LargeScaleJitter",
+    "Plan",
+    "Resize",
+    "ResizeCropFlip",
+    "clip_polygon",
+    "resize_shortest_edge",
+    "shortest_edge_size",
+]
+
+IMAGE_FILL = 128  # Parity: of every channel, before normalisation
+_NO_SIDE = 1e-5  # pixels; an object whose box is not longer is lost
+
+Size = tuple[int, int]
 
 
 def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
@@ -38,3 +72,328 @@ def resize_shortest_edge(
     # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.array(resized)
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Mirror; horizontally means left and right are exchanged."""
+
+    axis: Literal["horizontal", "vertical"]
+
+    def size(self, size_hw: Size) -> Size:
+        return size_hw
+
+    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        # torch mirrors twenty times faster than a copy of a reversed array.
+        return torch.from_numpy(image).flip(1 if self.axis == "horizontal" else 0).numpy()
+
+    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
+        return np.ascontiguousarray(ids[:, ::-1] if self.axis == "horizontal" else ids[::-1])
+
+    def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
+        """What corners (x, y) are multiplied with, and what is added then."""
+        height, width = size_hw
+        if self.axis == "horizontal":
+            return np.array([-1.0, 1.0]), np.array([float(width), 0.0])
+        return np.array([1.0, -1.0]), np.array([0.0, float(height)])
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """To a height and width: bilinear and antialiased for pictures, nearest pixel centre for ids."""
+
+    size_hw: Size
+
+    def size(self, size_hw: Size) -> Size:
+        return self.size_hw
+
+    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        if image.shape[:2] == self.size_hw:
+            return image
+        # torch's kernel for bytes is that of Pillow, vectorised: four to eight times faster, and at most one level
+        # of 255 away from it. Inference resizes with Pillow itself.
+        planes = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels last in memory, which the kernel wants
+        resized = F.interpolate(planes, size=self.size_hw, mode="bilinear", antialias=True, align_corners=False)
+        return resized.permute(0, 2, 3, 1)[0].contiguous().numpy()
+
+    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
+        if ids.shape == self.size_hw:
+            return ids
+        height, width = self.size_hw
+        return np.array(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
+
+    def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
+        """What corners (x, y) are multiplied with, and what is added then."""
+        return np.array([self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0]]), np.zeros(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Cut a window that lies within the picture."""
+
+    top: int
+    left: int
+    size_hw: Size
+
+    def size(self, size_hw: Size) -> Size:
+        assert 0 <= self.top <= size_hw[0] - self.size_hw[0], (self, size_hw)
+        assert 0 <= self.left <= size_hw[1] - self.size_hw[1], (self, size_hw)
+        return self.size_hw
+
+    def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        return image[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
+
+    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
+        return ids[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
+
+    def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
+        """What corners (x, y) are multiplied with, and what is added then."""
+        return np.ones(2), np.array([-float(self.left), -float(self.top)])
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Steps in order for pictures of one size, then a canvas onto which the result is laid at the top left.
+
+    What the canvas does not hold is cut, what it has more is padding: 128 for pictures, 0 for ids and masks.
+
+    Attributes:
+        size_hw: of the pictures that it is for.
+        canvas_hw: of the results; None: as large as the steps leave them.
+    """
+
+    size_hw: Size
+    steps: tuple[Flip | Resize | Crop, ...] = ()
+    canvas_hw: Size | None = None
+
+    @property
+    def stepped_hw(self) -> Size:
+        """Height and width after the steps, before the canvas."""
+        size = self.size_hw
+        for step in self.steps:
+            size = step.size(size)
+        return size
+
+    @property
+    def output_hw(self) -> Size:
+        return self.canvas_hw or self.stepped_hw
+
+    def image(self, image: UInt8[np.ndarray, "H W 3"], color: ColorJitter | None = None) -> UInt8[Tensor, "3 h w"]:
+        """The picture on its canvas, with its colours changed before it is padded."""
+        for step in self.steps:
+            image = step.image(image)
+        if color is not None:
+            image = color(np.ascontiguousarray(image))
+        height, width = self.output_hw
+        image = image[:height, :width]
+        full = image.shape[:2] == (height, width)
+        canvas = np.empty((3, height, width), np.uint8) if full else np.full((3, height, width), IMAGE_FILL, np.uint8)
+        canvas[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+        return torch.from_numpy(canvas)
+
+    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
+        """Values per pixel after the steps, cut to the canvas but not padded."""
+        for step in self.steps:
+            ids = step.ids(ids)
+        height, width = self.output_hw
+        return ids[:height, :width]
+
+    def polygons(self, polygons: Polygons) -> list[Float64[np.ndarray, "P 2"]]:
+        """Corners moved as coordinates, and the polygons clipped to what the steps and the canvas leave.
+
+        Polygons that are lost are left out. Without steps and canvas nothing is moved or clipped.
+        """
+        if not self.steps and self.canvas_hw is None:
+            return list(polygons)
+        scale, offset, size = np.ones(2), np.zeros(2), self.size_hw
+        for step in self.steps:
+            step_scale, step_offset = step.scale_and_offset(size)
+            scale, offset, size = scale * step_scale, offset * step_scale + step_offset, step.size(size)
+        window = min(size[0], self.output_hw[0]), min(size[1], self.output_hw[1])
+        clipped = (clip_polygon(polygon * scale + offset, window) for polygon in polygons)
+        return [polygon for polygon in clipped if polygon is not None]
+
+
+def clip_polygon(polygon: Float64[np.ndarray, "P 2"], size_hw: Size) -> Float64[np.ndarray, "P 2"] | None:
+    """The part of a polygon within 0..width and 0..height, or None where no area is left.
+
+    One polygon stays one (Sutherland and Hodgman): parts of a concave one stay joined along the border of the window,
+    where they cover no pixel.
+    """
+    bounds = np.array([size_hw[1], size_hw[0]], dtype=np.float64)
+    low, high = polygon.min(axis=0), polygon.max(axis=0)
+    if (low >= bounds).any() or (high <= 0).any():
+        return None
+    for axis in (0, 1):
+        for bound, sign in ((0.0, 1.0), (bounds[axis], -1.0)):
+            beyond = low[axis] < 0 if sign > 0 else high[axis] > bound
+            if beyond and len(polygon):
+                polygon = _clip_half(polygon, axis, bound, sign)
+    if len(polygon) < 3 or (np.ptp(polygon, axis=0) == 0).any():
+        return None
+    return polygon
+
+
+def _clip_half(polygon: Float64[np.ndarray, "P 2"], axis: int, bound: float, sign: float) -> Float64[np.ndarray, "P 2"]:
+    distance = sign * (polygon[:, axis] - bound)
+    following, next_distance = np.roll(polygon, -1, axis=0), np.roll(distance, -1)
+    inside = distance >= 0
+    crosses = inside != (next_distance >= 0)
+    share = np.divide(distance, distance - next_distance, out=np.zeros_like(distance), where=crosses)
+    crossing = polygon + share[:, None] * (following - polygon)
+    crossing[:, axis] = bound
+    return np.stack([polygon, crossing], axis=1)[np.stack([inside, crosses], axis=1)]
+
+
+# --- plans and recipes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One draw of a recipe. It can be applied to any number of pictures of its size, such as the frames of a clip.
+
+    Attributes:
+        color: changes of colour, after the steps and before padding.
+        keep_lost: whether objects that were cut away stay as empty masks. Otherwise those without a polygon (or,
+            given as pixels, without a pixel) are left out. A polygon too small for any pixel is not lost.
+    """
+
+    geometry: Geometry
+    color: ColorJitter | None = None
+    keep_lost: bool = True
+
+    def __call__(self, annotated: Annotated) -> Sample:
+        """The sample, image uint8 and masks at :attr:`Geometry.output_hw`, T is 1."""
+        assert annotated.size_hw == self.geometry.size_hw, (annotated.size_hw, self.geometry.size_hw)
+        patches = self._patches(annotated)
+        kept = [index for index in range(len(annotated.labels)) if self.keep_lost or index in patches]
+        height, width = self.geometry.output_hw
+        planes = np.zeros((len(kept), 1, height, width), dtype=bool)  # unlike torch's, its memory is touched when used
+        for place, index in enumerate(kept):
+            if index in patches:
+                top, left, mask = patches[index]
+                planes[place, 0, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        labels = torch.from_numpy(annotated.labels[kept].astype(np.int64))
+        image = self.geometry.image(annotated.image, self.color)[None]
+        return Sample(image, Target(labels, torch.from_numpy(planes)), annotated.name, dict(annotated.info))
+
+    def _patches(self, annotated: Annotated) -> dict[int, Patch]:
+        """The masks that are left, by object."""
+        patches: dict[int, Patch] = {}
+        for index, polygons in annotated.polygons.items():
+            left = self.geometry.polygons(polygons)
+            if left and _has_box(left):
+                patches[index] = polygons_to_patch(left, self.geometry.output_hw)
+        if annotated.ids is not None:
+            ids = self.geometry.ids(annotated.ids)
+            for number, window in enumerate(ndimage.find_objects(ids), start=1):
+                if window is not None:
+                    patches[number - 1] = Patch(window[0].start, window[1].start, ids[window] == number)
+        for index, mask in annotated.masks.items():
+            moved: Bool[np.ndarray, "h w"] = self.geometry.ids(mask.astype(np.int32)) > 0
+            if moved.any():
+                patches[index] = Patch(0, 0, moved)
+        return patches
+
+
+def _has_box(polygons: Polygons) -> bool:
+    corners = np.concatenate(list(polygons))
+    return bool((np.ptp(corners, axis=0) > _NO_SIDE).all())
+
+
+class Augmentation(Protocol):
+    """A random recipe."""
+
+    def draw(self, size_hw: Size, rng: np.random.Generator) -> Plan:
+        """What happens to a picture, or to all frames of a clip, of this height and width."""
+        ...
+
+
+def _flip(kind: Literal["horizontal", "vertical", "none"], rng: np.random.Generator) -> tuple[Flip, ...]:
+    if kind == "none" or rng.random() >= 0.5:
+        return ()
+    return (Flip(kind),)
+
+
+class LargeScaleJitter:
+    """Flip, resize to fit a box of random scale, cut or pad to a fixed size (Ghiasi et al., CVPR 2021).
+
+    Args:
+        image_size: height and width of the results, and of the box at scale 1.
+        keep_lost: see :class:`Plan`.
+    """
+
+    def __init__(
+        self,
+        image_size: Size = (1024, 1024),
+        min_scale: float = 0.1,
+        max_scale: float = 2.0,
+        flip: Literal["horizontal", "vertical", "none"] = "horizontal",
+        *,
+        keep_lost: bool = False,
+    ) -> None:
+        self.image_size = image_size
+        self.min_scale = min_scale
+        self.max_scale = max_scale
+        self.flip: Literal["horizontal", "vertical", "none"] = flip
+        self.keep_lost = keep_lost
+
+    def draw(self, size_hw: Size, rng: np.random.Generator) -> Plan:
+        flip = _flip(self.flip, rng)
+        scale = rng.uniform(self.min_scale, self.max_scale)
+        place = rng.random()
+        ratio = min(scale * box / side for box, side in zip(self.image_size, size_hw, strict=True))
+        height, width = (max(1, round(side * ratio)) for side in size_hw)  # round() is half to even, as published
+        # Parity: one number places the window on both axes.
+        top, left = (
+            round(place * max(0, side - box)) for side, box in zip((height, width), self.image_size, strict=True)
+        )
+        window = min(height, self.image_size[0]), min(width, self.image_size[1])
+        steps = (*flip, Resize((height, width)), Crop(top, left, window))
+        return Plan(Geometry(size_hw, steps, self.image_size), keep_lost=self.keep_lost)
+
+
+class ResizeCropFlip:
+    """Resize to a random short edge, random crop, colour jitter, flip, pad (Mask2Former, Sec. 4.1: ADE20K, Cityscapes).
+
+    Args:
+        short_edges: pixels, one is drawn.
+        long_edge: cap in pixels.
+        crop_size: height and width of the window, limited to the picture; None: no crop.
+        pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
+        keep_lost: see :class:`Plan`.
+    """
+
+    def __init__(
+        self,
+        short_edges: Sequence[int],
+        long_edge: int,
+        crop_size: Size | None,
+        pad_size: Size | None,
+        flip: Literal["horizontal", "vertical", "none"] = "horizontal",
+        *,
+        color_jitter: bool = True,
+        keep_lost: bool = True,
+    ) -> None:
+        self.short_edges = tuple(short_edges)
+        self.long_edge = long_edge
+        self.crop_size = crop_size
+        self.pad_size = pad_size
+        self.flip: Literal["horizontal", "vertical", "none"] = flip
+        self.color_jitter = color_jitter
+        self.keep_lost = keep_lost
+
+    def draw(self, size_hw: Size, rng: np.random.Generator) -> Plan:
+        short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
+        height, width = shortest_edge_size(size_hw, short_edge, self.long_edge)
+        steps: tuple[Flip | Resize | Crop, ...] = (Resize((height, width)),)
+        if self.crop_size is not None:
+            window = min(height, self.crop_size[0]), min(width, self.crop_size[1])
+            top, left = int(rng.integers(height - window[0] + 1)), int(rng.integers(width - window[1] + 1))
+            steps = (*steps, Crop(top, left, window))
+        color = draw_color_jitter(rng) if self.color_jitter else None
+        steps = (*steps, *_flip(self.flip, rng))
+        return Plan(Geometry(size_hw, steps, self.pad_size), color, self.keep_lost)

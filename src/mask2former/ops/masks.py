@@ -6,7 +6,7 @@ The only module that calls the mask functions of faster-coco-eval. It knows no c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,26 @@ from torch import Tensor
 
 from mask2former.errors import RequestError
 
-__all__ = ["areas", "boxes_xyxy", "decode", "encode", "resize_masks"]
+__all__ = [
+    "Patch",
+    "areas",
+    "boxes_xyxy",
+    "compress",
+    "decode",
+    "decode_patch",
+    "encode",
+    "encoded_area",
+    "polygons_to_patch",
+    "resize_masks",
+]
+
+
+class Patch(NamedTuple):
+    """The part of a mask that can hold its pixels: everything outside is False."""
+
+    top: int
+    left: int
+    mask: Bool[np.ndarray, "h w"]
 
 
 def encode(masks: Bool[np.ndarray, "N H W"]) -> list[dict[str, Any]]:
@@ -78,6 +97,121 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         return coco_mask.frPyObjects([{"size": [height, width], "counts": runs}], height, width)[0]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {rle!r:.80}") from error
+
+
+def compress(rle: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]]:
+    """The compressed counts of an encoding of either kind, and its (height, width).
+
+    Raises:
+        RequestError: something that is no run-length encoding.
+    """
+    compressed = _compressed(rle)
+    counts = compressed["counts"]
+    height, width = compressed["size"]
+    try:
+        return counts.encode("ascii") if isinstance(counts, str) else bytes(counts), (height, width)
+    except UnicodeEncodeError as error:
+        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {rle!r:.80}") from error
+
+
+def _runs(counts: str | bytes) -> Int64[np.ndarray, " R"]:
+    """The run lengths of compressed counts: first background, then foreground, and so on.
+
+    Each number is the difference from the one before the last, in groups of five bits, the lowest first; a sixth bit
+    says that more groups follow (COCO's mask format).
+    """
+    text = counts.encode("latin-1") if isinstance(counts, str) else bytes(counts)
+    groups = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((groups & 32) == 0)
+    if not groups.size or last.size == 0 or last[-1] != groups.size - 1 or groups.min() < 0 or groups.max() > 63:
+        raise ValueError("the counts are malformed")
+    first = np.concatenate([[0], last[:-1] + 1])
+    places = np.arange(groups.size) - np.repeat(first, last - first + 1)
+    if places.max() > 11:
+        raise ValueError("the counts are malformed")
+    numbers = np.add.reduceat((groups & 31) << (5 * places), first)
+    numbers -= np.where(groups[last] & 16, np.int64(1) << (5 * (last - first + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])  # the first number is no base of differences
+    return numbers
+
+
+def _foreground(rle: Mapping[str, Any]) -> tuple[Int64[np.ndarray, " R"], Int64[np.ndarray, " R"], int]:
+    """Where the runs of an encoding start and end, counted down the columns, and the height of its mask."""
+    compressed = _compressed(rle)
+    height, width = compressed["size"]
+    try:
+        runs = _runs(compressed["counts"])
+        if runs.min() < 0 or runs.sum() != height * width:
+            raise ValueError("the runs do not add up to the size")
+    except ValueError as error:
+        raise RequestError(f"a run-length encoding does not fit its size {compressed['size']}: {error}") from error
+    ends = np.cumsum(runs)[1::2]
+    starts = ends - runs[1::2]
+    some = ends > starts
+    return starts[some], ends[some], height
+
+
+def encoded_area(rle: Mapping[str, Any]) -> int:
+    """Pixels of a run-length encoding, without decoding it.
+
+    Raises:
+        RequestError: something that is no run-length encoding.
+    """
+    starts, ends, _ = _foreground(rle)
+    return int((ends - starts).sum())
+
+
+def decode_patch(rle: Mapping[str, Any]) -> Patch:
+    """The mask of a run-length encoding, cut to a box around its pixels.
+
+    Much faster than decoding the whole mask where objects are small in their picture.
+
+    Raises:
+        RequestError: something that is no run-length encoding.
+    """
+    starts, ends, height = _foreground(rle)
+    if not starts.size:
+        return Patch(0, 0, np.zeros((0, 0), dtype=bool))
+    first, last = starts // height, (ends - 1) // height  # columns
+    rows, last_rows = starts - first * height, ends - 1 - last * height
+    left, width = int(first[0]), int(last[-1]) + 1 - int(first[0])
+    if (first == last).all():
+        top, bottom = int(rows.min()), int(last_rows.max()) + 1
+    else:  # some run goes on in the next column
+        top, bottom = 0, height
+    kept = bottom - top
+    edges = np.zeros(2 * starts.size + 2, dtype=np.int64)  # 0, start, end, start, end, ..., all pixels of the patch
+    edges[1:-1:2] = (first - left) * kept + rows - top
+    edges[2:-1:2] = (last - left) * kept + last_rows + 1 - top
+    edges[-1] = width * kept
+    values = np.arange(edges.size - 1) % 2 == 1
+    return Patch(top, left, np.repeat(values, np.diff(edges)).reshape(width, kept).T)
+
+
+def polygons_to_patch(polygons: Sequence[Float64[np.ndarray, "P 2"]], size_hw: tuple[int, int]) -> Patch:
+    """The union of polygons as COCO rasterises it, cut to its bounding box.
+
+    Args:
+        polygons: corners (x, y) in pixels, at least three each; they may leave the picture.
+        size_hw: height and width of the whole mask in pixels.
+    """
+    if not polygons:
+        return Patch(0, 0, np.zeros((0, 0), dtype=bool))
+    height, width = size_hw
+    rles: Any = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
+    patches = [decode_patch(rle) for rle in rles]
+    if len(patches) == 1:
+        return patches[0]
+    # A union in arrays: the library takes milliseconds to merge encodings.
+    patches = [patch for patch in patches if patch.mask.size] or patches[:1]
+    top, left = min(patch.top for patch in patches), min(patch.left for patch in patches)
+    bottom = max(patch.top + patch.mask.shape[0] for patch in patches)
+    right = max(patch.left + patch.mask.shape[1] for patch in patches)
+    union = np.zeros((bottom - top, right - left), dtype=bool)
+    for row, column, mask in patches:
+        union[row - top : row - top + mask.shape[0], column - left : column - left + mask.shape[1]] |= mask
+    return Patch(top, left, union)
 
 
 def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:

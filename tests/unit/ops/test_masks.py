@@ -60,6 +60,10 @@ def test_decodes_bytes_and_plain_runs() -> None:
 def test_broken_encodings_are_refused(rle: object) -> None:
     with pytest.raises(RequestError, match="run-length encoding"):
         mask_ops.decode([rle])  # type: ignore[list-item]
+    with pytest.raises(RequestError, match="run-length encoding"):
+        mask_ops.decode_patch(rle)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="run-length encoding"):
+        mask_ops.encoded_area(rle)  # type: ignore[arg-type]
 
 
 def test_encodings_of_two_sizes_are_refused() -> None:
@@ -98,3 +102,40 @@ def test_resizing_keeps_leading_axes(leading: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("size", [(4, 4), (6, 9)])
 def test_resizing_is_at_least_float32(given: torch.dtype, expected: torch.dtype, size: tuple[int, int]) -> None:
     assert mask_ops.resize_masks(torch.zeros(2, 4, 4, dtype=given), size).dtype == expected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.99, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 1), (37, 53)])
+def test_a_patch_is_the_mask_around_its_pixels(share: float, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        mask = rng.random(size) < share
+        (rle,) = mask_ops.encode(mask[None])
+        top, left, part = mask_ops.decode_patch(rle)
+        whole = np.zeros(size, dtype=bool)
+        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        np.testing.assert_array_equal(whole, mask)
+        assert mask_ops.encoded_area(rle) == mask.sum()
+        counts, shape = mask_ops.compress(rle)
+        assert (counts.decode(), shape) == (rle["counts"], size)
+
+
+def test_plain_runs_are_compressed() -> None:
+    plain = {"size": [2, 3], "counts": [1, 2, 3]}
+    counts, size = mask_ops.compress(plain)
+    np.testing.assert_array_equal(mask_ops.decode({"size": size, "counts": counts}), mask_ops.decode(plain))
+    assert mask_ops.encoded_area(plain) == 2
+
+
+def test_polygons_are_united_and_may_leave_the_picture() -> None:
+    def square(low: float, high: float) -> np.ndarray:
+        return np.array([[low, low], [high, low], [high, high], [low, high]])
+
+    top, left, mask = mask_ops.polygons_to_patch([square(-5, 3), square(6, 20), square(30, 40)], (8, 9))
+    assert (top, left) == (0, 0)
+    expected = np.zeros((8, 9), dtype=bool)
+    expected[:3, :3] = expected[6:, 6:] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert not mask_ops.polygons_to_patch([square(30, 40)], (8, 9)).mask.size
+    assert not mask_ops.polygons_to_patch([square(30, 40), square(50, 60)], (8, 9)).mask.size
+    assert not mask_ops.polygons_to_patch([], (8, 9)).mask.size

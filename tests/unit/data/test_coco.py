@@ -1,0 +1,439 @@
+"""Reading COCO's instance format: every kind of segmentation, everybody's own files, and every way they are broken."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data.datasets import CocoInstances, read_categories
+from mask2former.errors import RequestError
+from mask2former.ops import masks as mask_ops
+from mask2former.structures import Sample
+
+H, W = 40, 60
+
+
+def box_mask(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((H, W), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def compressed(mask: np.ndarray) -> dict[str, Any]:
+    return mask_ops.encode(mask[None])[0]
+
+
+def uncompressed(mask: np.ndarray) -> dict[str, Any]:
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def annotation(number: int, image: Any, category: Any, segmentation: Any, **extras: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, **extras}
+
+
+def content() -> dict[str, Any]:
+    """Three pictures, the last without objects; ids with gaps, some beyond 64 bits."""
+    huge = 2**70
+    return {
+        "images": [
+            {"id": huge, "file_name": "a.png", "height": H, "width": W},
+            {"id": 7, "file_name": "deeper/b.png", "height": H, "width": W},
+            {"id": "c", "file_name": "c.png", "height": H, "width": W},
+        ],
+        "categories": [
+            {"id": 90, "name": "cell"},
+            {"id": 3, "name": "dirt", "color": [1, 2, 3]},
+            {"id": huge, "name": "hair"},
+        ],
+        "annotations": [
+            annotation(1, 7, 3, [rectangle(1, 2, 11, 12), rectangle(20, 20, 25, 30)], area=7.5),
+            annotation(2, huge, 90, compressed(box_mask(3, 4, 20, 30)), area=None),
+            annotation(3, 7, 90, uncompressed(box_mask(0, 0, 5, 5)), iscrowd=1, area=25),
+            annotation(4, 7, huge, uncompressed(box_mask(20, 30, 33, 47)), iscrowd=0),
+            annotation(5, 7, 90, compressed(box_mask(25, 40, 35, 50))),
+        ],
+    }
+
+
+def write(folder: Path, values: Any, name: str = "instances.json") -> tuple[Path, Path]:
+    """The annotation file and the folder of its pictures, which are written where they are listed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    for entry in values.get("images", []) if isinstance(values, dict) else []:
+        path = images / entry.get("file_name", "unnamed.png")
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.full((entry.get("height", H), entry.get("width", W), 3), 9, dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    file = folder / name
+    file.write_text(json.dumps(values))
+    return file, images
+
+
+def masks(sample: Sample) -> np.ndarray:
+    assert sample.target is not None
+    return sample.target.masks[:, 0].numpy()
+
+
+def labels(sample: Sample) -> list[int]:
+    assert sample.target is not None
+    return sample.target.labels.tolist()
+
+
+def test_every_kind_of_segmentation(tmp_path: Path) -> None:
+    samples = CocoInstances([write(tmp_path, content())])
+    assert len(samples) == 3
+    assert samples.num_objects.tolist() == [1, 3, 0]
+    assert samples.categories.names == ("cell", "dirt", "hair")
+    assert samples.categories[1].color == (1, 2, 3)
+    assert all(category.is_thing for category in samples.categories)
+    assert samples.notes == ()
+
+    first = samples[0]
+    assert first.name == "a.png"
+    assert first.info["image_id"] == 2**70
+    assert first.image.shape == (1, 3, H, W)
+    assert labels(first) == [0]
+    np.testing.assert_array_equal(masks(first), [box_mask(3, 4, 20, 30)])
+
+    second = samples[1]
+    assert labels(second) == [1, 2, 0]  # the order of the file, without the crowd region
+    expected = [
+        box_mask(2, 1, 12, 11) | box_mask(20, 20, 30, 25),
+        box_mask(20, 30, 33, 47),
+        box_mask(25, 40, 35, 50),  # overlaps the one before
+    ]
+    np.testing.assert_array_equal(masks(second), expected)
+    np.testing.assert_array_equal(second.info["areas"], [7.5, 13 * 17, 100])
+    np.testing.assert_array_equal(second.info["crowd_masks"], [box_mask(0, 0, 5, 5)])
+    assert second.info["crowd_labels"].tolist() == [0]
+    assert second.info["crowd_areas"].tolist() == [25]
+
+    third = samples[-1]
+    assert third.info["image_id"] == "c"
+    assert masks(third).shape == (0, H, W)
+    assert third.info["crowd_masks"].shape == (0, H, W)
+    assert [sample.name for sample in samples[1:]] == ["deeper/b.png", "c.png"]
+    with pytest.raises(IndexError):
+        samples[3]
+
+
+def test_disjoint_encodings_travel_as_one_id_map(tmp_path: Path) -> None:
+    annotated = CocoInstances([write(tmp_path, content())]).annotated(1)
+    assert list(annotated.polygons) == [0]
+    assert annotated.ids is not None
+    assert sorted(np.unique(annotated.ids)) == [0, 2]
+    assert list(annotated.masks) == [2]
+    assert "crowd_masks" not in annotated.info
+
+
+# pycocotools 2 hands numpy 2 an old form of arrays
+from_pycocotools = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@from_pycocotools
+@pytest.mark.parametrize("digits", [0, 1, 2, 12])  # more than two cannot be kept as hundredths
+def test_masks_of_polygons_equal_pycocotools(tmp_path: Path, digits: int) -> None:
+    oracle = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(digits)
+    values = content()
+    values["annotations"] = []
+    for number in range(1, 60):
+        parts = [
+            np.round(rng.uniform((-5, -5), (W + 5, H + 5)) + rng.normal(0, 15, (int(rng.integers(3, 9)), 2)), digits)
+            for _ in range(int(rng.integers(1, 4)))
+        ]
+        values["annotations"].append(annotation(number, 7, 3, [part.ravel().tolist() for part in parts]))
+    sample = CocoInstances([write(tmp_path, values)])[1]
+    for entry, mask in zip(values["annotations"], masks(sample), strict=True):
+        rle = oracle.merge(oracle.frPyObjects(entry["segmentation"], H, W))
+        np.testing.assert_array_equal(mask, oracle.decode(rle).astype(bool))
+
+
+@pytest.mark.parametrize("step", [0.01, 0.1, 0.001, 1 / 3])
+def test_coordinates_are_kept_exactly(tmp_path: Path, step: float) -> None:
+    values = content()
+    corners = [round(3 * step, 6), round(7 * step, 6), round(20 + step, 6), 0.1, 30.7, 0.29, 11.13, 35.99]
+    values["annotations"] = [annotation(1, 7, 3, [corners])]
+    (polygon,) = CocoInstances([write(tmp_path, values)]).annotated(1).polygons[0]
+    assert polygon.ravel().tolist() == corners
+
+
+def test_pictures_without_objects_can_be_left_out(tmp_path: Path) -> None:
+    values = content()
+    values["annotations"].append(annotation(6, "c", 3, uncompressed(box_mask(0, 0, 5, 5)), iscrowd=1))
+    source = write(tmp_path, values)
+    assert [sample.name for sample in CocoInstances([source], keep_empty=False)] == ["a.png", "deeper/b.png"]
+    assert len(CocoInstances([source])) == 3
+    values["annotations"] = []
+    with pytest.raises(RequestError, match="keep_empty"):
+        CocoInstances([write(tmp_path, values)], keep_empty=False)
+    assert len(CocoInstances([write(tmp_path, values)])) == 3
+
+
+def test_several_files_are_one_data_set(tmp_path: Path) -> None:
+    one, two = content(), content()
+    two["categories"].reverse()  # the order of the first file counts
+    samples = CocoInstances([write(tmp_path / "1", one), write(tmp_path / "2", two)])
+    assert len(samples) == 6
+    assert [labels(sample) for sample in samples[:3]] == [labels(sample) for sample in samples[3:]]
+    assert Path(samples[4].info["path"]) == tmp_path / "2" / "images" / "deeper" / "b.png"
+    two["categories"][0]["name"] = "fur"
+    with pytest.raises(RequestError, match=r"different categories: id 1180591620717411303424 is 'hair' .*'fur'"):
+        CocoInstances([write(tmp_path / "1", one), write(tmp_path / "2", two)])
+
+
+def test_missing_pictures_are_named_or_skipped(tmp_path: Path) -> None:
+    file, images = write(tmp_path, content())
+    os.remove(images / "deeper" / "b.png")
+    with pytest.raises(RequestError, match=r"lacks pictures.*1 \(deeper/b.png\).*missing_images=skip"):
+        CocoInstances([(file, images)])
+    samples = CocoInstances([(file, images)], missing_images="skip")
+    assert [sample.name for sample in samples] == ["a.png", "c.png"]
+    assert [labels(sample) for sample in samples] == [[0], []]
+    assert "deeper/b.png" in samples.notes[0]
+    with pytest.raises(RequestError, match="no picture folder"):
+        CocoInstances([(file, tmp_path / "nowhere")])
+
+
+def test_objects_without_mask_are_named_or_skipped(tmp_path: Path) -> None:
+    values = content()
+    values["annotations"] += [
+        annotation(number, 7, 3, missing, bbox=[1, 2, 3, 4]) for number, missing in ((10, []), (11, None), (12, {}))
+    ]
+    del values["annotations"][-2]["segmentation"]
+    source = write(tmp_path, values)
+    with pytest.raises(RequestError, match=r"annotations 3 \(10, 11, 12\) have no segmentation.*missing_masks=skip"):
+        CocoInstances([source])
+    samples = CocoInstances([source], missing_masks="skip")
+    assert samples.num_objects.tolist() == [1, 3, 0]
+    assert "3 (10, 11, 12)" in samples.notes[0]
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        [[1, 2, 3, 4]],
+        [[]],
+        [[5, 5, 5, 5, 5, 5]],
+        [[0, 0, 10, 10, 20, 20, 5, 5]],
+        [[1, 1, 1, 9, 1, 4]],
+        {"size": [H, W], "counts": [H * W]},
+    ],
+)
+def test_objects_without_area_are_left_out(tmp_path: Path, flat: Any) -> None:
+    values = content()
+    values["annotations"].append(annotation(20, "c", 3, flat))
+    samples = CocoInstances([write(tmp_path, values)])
+    assert samples.num_objects.tolist() == [1, 3, 0]
+    assert "without any area: annotations 1 (20)" in samples.notes[0]
+
+
+def test_flat_parts_of_an_object_do_not_matter_and_crossing_ones_are_kept(tmp_path: Path) -> None:
+    values = content()
+    bow_tie = [10.0, 10.0, 30.0, 30.0, 30.0, 10.0, 10.0, 30.0]  # its signed area is zero
+    values["annotations"] = [
+        annotation(1, "c", 3, [[1, 2, 3, 4], bow_tie]),
+        annotation(2, "c", 3, rectangle(0, 0, 9, 9)),
+    ]
+    samples = CocoInstances([write(tmp_path, values)])
+    assert len(samples.annotated(2).polygons[0]) == 1
+    assert 150 < masks(samples[2])[0].sum() < 250
+    np.testing.assert_array_equal(masks(samples[2])[1], box_mask(0, 0, 9, 9))  # a list that is not nested
+
+
+def test_files_without_sizes_or_annotation_ids_are_read(tmp_path: Path) -> None:
+    values = content()
+    source = write(tmp_path, values)
+    for entry in values["images"]:
+        del entry["height"], entry["width"]
+    for entry in values["annotations"]:
+        del entry["id"]
+    source[0].write_text(json.dumps(values))
+    samples = CocoInstances([source])
+    assert labels(samples[1]) == [1, 2, 0]
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
+    file, images = write(tmp_path, content())
+    Image.new("RGB", (W, H + 1)).save(images / "c.png")
+    with pytest.raises(RequestError, match=r"c.png' is 41x60 \(height x width\), but its annotation file says 40x60"):
+        CocoInstances([(file, images)])[2]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    Image.new("RGB", (W, H)).save(images / "c.png", exif=exif)
+    with pytest.raises(RequestError, match=r"60x40 \(height x width\), but .* 40x60; .*EXIF orientation"):
+        CocoInstances([(file, images)])[2]
+    Image.new("RGB", (H, W)).save(images / "c.png", exif=exif)
+    assert CocoInstances([(file, images)])[2].image.shape == (1, 3, H, W)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    file, images = write(tmp_path, content())
+    (images / "c.png").write_bytes((images / "c.png").read_bytes()[:50])
+    with pytest.raises(RequestError, match=r"c\.png"):
+        CocoInstances([(file, images)])[2]
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of the valid file: ``path`` is key.place.key, the value ``...`` deletes."""
+
+    def edit(values: dict[str, Any]) -> None:
+        node: Any = values
+        *parents, leaf = (int(part) if part.isdigit() else part for part in path.split("."))
+        for part in parents:
+            node = node[part]
+        if value is ...:
+            del node[leaf]
+        else:
+            node[leaf] = value
+
+    return edit
+
+
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "no images": (change("images", ...), "not in COCO's instance format"),
+    "no annotations": (change("annotations", ...), "not in COCO's instance format"),
+    "categories no list": (change("categories", {}), "not in COCO's instance format"),
+    "entry no object": (change("images.1", 5), r"images\[1\] is 5"),
+    "no categories": (change("categories", []), "at least one category"),
+    "category without id": (change("categories.0.id", ...), "no whole number as id"),
+    "category without name": (change("categories.0.name", ...), "not a class table"),
+    "category twice": (change("categories.0.id", 3), r"category ids must be unique.*\[3\]"),
+    "category id text": (change("categories.0.id", "x"), "no whole number as id"),
+    "picture twice": (change("images.0.id", 7), r"picture ids must be unique.*1 \(7\)"),
+    "picture id list": (change("images.0.id", [7]), "neither a number nor text"),
+    "picture without name": (change("images.0.file_name", ...), "needs an 'id' and a 'file_name'"),
+    "picture without id": (change("images.0.id", ...), "needs an 'id' and a 'file_name'"),
+    "height no number": (change("images.0.height", "40"), "whole numbers as 'height'"),
+    "height negative": (change("images.0.height", -40), "whole numbers as 'height'"),
+    "annotation twice": (change("annotations.0.id", 4), r"annotation ids must be unique.*1 \(4\)"),
+    "unknown picture": (change("annotations.0.image_id", 99), r"pictures of annotations 1 \(1\) are not listed"),
+    "unknown category": (change("annotations.0.category_id", 99), r"categories of annotations 1 \(1\) are not listed"),
+    "no picture": (change("annotations.0.image_id", ...), "annotation 1 needs an 'image_id'"),
+    "picture a list": (change("annotations.0.image_id", [1]), "annotation 1 needs an 'image_id'"),
+    "odd polygon": (change("annotations.0.segmentation.0", [1, 2, 3, 4, 5, 6, 7]), "annotation 1 is broken.*x, y"),
+    "polygon of text": (change("annotations.0.segmentation.0", ["a", "b"]), "annotation 1 is broken"),
+    "polygon of pairs": (change("annotations.0.segmentation.0", [[1, 2], [3, 4], [5, 6]]), "annotation 1 is broken"),
+    "polygon with NaN": (change("annotations.0.segmentation.0.1", float("nan")), "annotation 1 is broken"),
+    "polygon with infinity": (change("annotations.0.segmentation.0.1", float("inf")), "annotation 1 is broken"),
+    "segmentation a number": (change("annotations.0.segmentation", 5), "annotation 1 is broken"),
+    "segmentation a text": (change("annotations.0.segmentation", "abc"), "annotation 1 is broken"),
+    "encoding of another size": (
+        change("annotations.1.segmentation.size", [W, H]),
+        r"annotation 2.*size is \[60, 40\]",
+    ),
+    "encoding cut short": (change("annotations.1.segmentation.counts", "54"), "annotation 2 is broken.*add up"),
+    "encoding malformed": (change("annotations.1.segmentation.counts", "P"), "annotation 2 is broken.*malformed"),
+    "encoding of strange letters": (change("annotations.1.segmentation.counts", "5é"), "annotation 2 is broken"),
+    "encoding endless": (change("annotations.1.segmentation.counts", "o" * 40), "annotation 2 is broken"),
+    "encoding without counts": (change("annotations.1.segmentation.counts", ...), "annotation 2 is broken"),
+    "runs that do not add up": (change("annotations.3.segmentation.counts", [5]), "annotation 4 is broken"),
+    "runs of text": (change("annotations.3.segmentation.counts", ["x"]), "annotation 4 is broken"),
+    "runs negative": (change("annotations.3.segmentation.counts", [-5, 5, H * W]), "annotation 4 is broken"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_files_are_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    edit, message = BROKEN[kind]
+    file, images = write(tmp_path, content())
+    values = copy.deepcopy(content())
+    edit(values)
+    file.write_text(json.dumps(values))
+    with pytest.raises(RequestError, match=message) as caught:
+        CocoInstances([(file, images)])
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"x"', "null", "\x00"])
+def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(RequestError, match=r"a\.json"):
+        CocoInstances([(tmp_path / "a.json", tmp_path)])
+    with pytest.raises(RequestError, match="no annotation file"):
+        read_categories(tmp_path / "b.json")
+    (tmp_path / "c.json").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(RequestError, match=r"c\.json"):
+        read_categories(tmp_path / "c.json")
+    with pytest.raises(RequestError, match="no annotation files given"):
+        CocoInstances([])
+
+
+def test_the_index_is_small_and_travels_to_workers(tmp_path: Path) -> None:
+    values = content()
+    corners = [round(float(value), 2) for value in np.random.default_rng(0).uniform(0, H, 40)]
+    values["annotations"] = [annotation(number, 7, 3, [corners]) for number in range(1, 1001)]
+    samples = CocoInstances([write(tmp_path, values)])
+    size = len(pickle.dumps(samples))
+    assert size < 1000 * (20 * 8 + 60)  # four bytes a number, and what belongs to the object
+    again = pickle.loads(pickle.dumps(samples))
+    np.testing.assert_array_equal(masks(again[1])[:3], masks(samples[1])[:3])
+
+
+# --- real data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared() -> Path:
+    folder = os.environ.get("MASK2FORMER_SHARED")
+    if not folder:
+        pytest.skip("MASK2FORMER_SHARED does not name the folder of shared data")
+    return Path(folder) / "data"
+
+
+@from_pycocotools
+@pytest.mark.parametrize(("split", "pictures", "objects"), [("val2017", 29, 296), ("train2017", 16, 247)])
+def test_official_files_equal_pycocotools(shared: Path, split: str, pictures: int, objects: int) -> None:
+    oracle = pytest.importorskip("pycocotools.mask")
+    folder = shared / "coco_mini"
+    file = folder / "annotations" / f"instances_{split}.json"
+    samples = CocoInstances([(file, folder / split)])
+    assert (len(samples), int(samples.num_objects.sum()), len(samples.categories)) == (pictures, objects, 80)
+    entries = json.loads(file.read_text())
+    index = samples.categories.index_of_id()
+    for place in range(len(samples)):
+        sample = samples[place]
+        height, width = sample.image.shape[2:]
+        truth = [entry for entry in entries["annotations"] if entry["image_id"] == sample.info["image_id"]]
+        for crowd, found, classes in (
+            (0, masks(sample), labels(sample)),
+            (1, sample.info["crowd_masks"], sample.info["crowd_labels"].tolist()),
+        ):
+            wanted = [entry for entry in truth if entry["iscrowd"] == crowd]
+            assert classes == [index[entry["category_id"]] for entry in wanted]
+            for entry, mask in zip(wanted, found, strict=True):
+                rle = oracle.frPyObjects(entry["segmentation"], height, width)
+                rle = oracle.merge(rle) if isinstance(rle, list) else rle
+                np.testing.assert_array_equal(mask, oracle.decode(rle).astype(bool))
+
+
+def test_nuclei_are_disjoint_and_complete(shared: Path) -> None:
+    folder = shared / "nuclei"
+    sources = [(folder / "annotations" / f"instances_{split}.json", folder / split) for split in ("train", "val")]
+    samples = CocoInstances(sources)
+    assert len(samples) == 491 + 71
+    assert int(samples.num_objects.sum()) == 21_575 + 3_457
+    assert int(samples.num_objects.max()) == 375
+    for place in (0, 200, 500):
+        annotated = samples.annotated(place)
+        assert annotated.ids is not None
+        assert not annotated.masks
+        np.testing.assert_array_equal(mask_ops.areas(masks(samples[place])), samples[place].info["areas"])
