@@ -1,8 +1,8 @@
 """Training steps per second and peak memory beside the Mask2Former of ``transformers``, in one run.
 
 Both train ResNet-50, 100 queries, 133 classes, on one 512x512 picture with ten objects per step, each with its own
-loss and AdamW, from random weights, in float32. Steps alternate, so a machine that slows down slows both down. Memory is
-measured in processes of their own.
+loss and AdamW, from random weights, in float32. Steps alternate, so a machine that slows down slows both down. Memory
+is measured in processes of their own.
 
     python benchmarks/training_step.py --steps 10 --output benchmarks/results/training_step.json
 """
@@ -38,6 +38,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def ours() -> Step:
+    """A step of this library."""
     from mask2former.config import ModelConfig, OptimConfig
     from mask2former.losses import Criterion
     from mask2former.models.build import build_model
@@ -62,6 +63,7 @@ def ours() -> Step:
 
 
 def theirs() -> Step:
+    """A step of ``transformers``."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     torch.manual_seed(0)
@@ -94,6 +96,7 @@ def peak_gib(side: str) -> float:
 
 
 def main() -> None:
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)

@@ -41,6 +41,10 @@ def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         shorter = [*SHORTER, f"trainer.max_steps={4 + index}"] if command[0] == "train" else []
         assert main([*command, *shorter]) == 0, capsys.readouterr().err
     assert yaml.safe_load(Path("runs/shapes/run.yaml").read_text())["trainer"]["max_steps"] == 5
+    crowded = ["run.yaml", "--overwrite", *SHORTER, "model.transformer_decoder.num_queries=2"]
+    capsys.readouterr()
+    assert main(["train", *crowded]) == 0
+    assert "hold more objects than the model has queries (2;" in capsys.readouterr().out
     assert "instance/AP" in json.loads(Path("metrics.json").read_text())["metrics"]
     assert len(list(Path("results").glob("*.json"))) == 4
     assert isinstance(json.loads(Path("results.json").read_text()), list)

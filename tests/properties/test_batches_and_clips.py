@@ -15,21 +15,25 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
 from mask2former.structures import ImageBatch, MaskOutput, Sample
 
-BACKBONES = {
-    "resnet": TimmConfig(model="resnet10t", norm="frozen", arguments={"channels": [16, 24, 32, 40]}),
-    "convnext": TimmConfig(model="convnext_atto", arguments={"dims": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}),
-    "swin": SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=3),
+_PIXEL_DECODER = MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads=4, feedforward_dim=64)
+_RESNET = TimmConfig(model="resnet10t", norm="frozen", arguments={"channels": [16, 24, 32, 40]})
+_CONVNEXT = TimmConfig(model="convnext_atto", arguments={"dims": [16, 24, 32, 40], "depths": [1, 1, 1, 1]})
+_SWIN = SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=3)
+KINDS = {  # backbone and pixel decoder
+    "resnet": (_RESNET, _PIXEL_DECODER),
+    "convnext": (_CONVNEXT, _PIXEL_DECODER),
+    "swin": (_SWIN, _PIXEL_DECODER),
 }
-KINDS = list(BACKBONES)
 
 
 @cache
-def model_of(backbone: str, position_encoding: str = "2d", dtype: torch.dtype = torch.float64) -> Mask2Former:
+def model_of(kind: str, position_encoding: str = "2d", dtype: torch.dtype = torch.float64) -> Mask2Former:
     """A small model whose values are moved from their start, so that no branch is silent."""
     decoder = {"dim": 64, "num_queries": 10, "num_layers": 4, "num_heads": 4, "feedforward_dim": 64}
+    backbone, pixel_decoder = KINDS[kind]
     config = ModelConfig(
-        backbone=BACKBONES[backbone],
-        pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads=4, feedforward_dim=64),
+        backbone=backbone,
+        pixel_decoder=pixel_decoder,
         transformer_decoder=MaskedDecoderConfig.model_validate(decoder | {"position_encoding": position_encoding}),
     )
     with torch.random.fork_rng(devices=[]):
@@ -71,28 +75,28 @@ def part(output: MaskOutput, index: int) -> MaskOutput:
     )
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("frames", [None, 2])
-def test_a_batch_of_equal_sizes_equals_its_members(backbone: str, frames: int | None) -> None:
-    model = model_of(backbone)
+def test_a_batch_of_equal_sizes_equals_its_members(kind: str, frames: int | None) -> None:
+    model = model_of(kind)
     images = [picture(seed, 60, 75, frames) for seed in range(3)]
     together = run(model, images)
     for index, image in enumerate(images):
         assert_equal(part(together, index), run(model, [image]), 1e-9)
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_clip_of_one_frame_is_the_image_bit_for_bit(backbone: str, dtype: torch.dtype) -> None:
-    model = model_of(backbone, dtype=dtype)
+def test_a_clip_of_one_frame_is_the_image_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
+    model = model_of(kind, dtype=dtype)
     image = picture(0, 70, 45)
     assert_equal(run(model, [image.unsqueeze(0)]), run(model, [image]))
 
 
-@pytest.mark.parametrize("backbone", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_what_lies_in_the_padding_does_not_matter(backbone: str, dtype: torch.dtype) -> None:
-    model = model_of(backbone, dtype=dtype)
+def test_what_lies_in_the_padding_does_not_matter(kind: str, dtype: torch.dtype) -> None:
+    model = model_of(kind, dtype=dtype)
     images = [picture(0, 70, 45), picture(1, 33, 90)]
     padded = collate([Sample(image.unsqueeze(0)) for image in images]).images
     expected = run(model, images)
@@ -117,9 +121,9 @@ def test_results_depend_on_how_a_picture_was_padded() -> None:
     assert (alone.class_logits - beside.class_logits[:1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("backbone", KINDS)
-def test_frames_are_independent_up_to_the_transformer_decoder(backbone: str) -> None:
-    model = model_of(backbone)
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_independent_up_to_the_transformer_decoder(kind: str) -> None:
+    model = model_of(kind)
     clip = picture(0, 64, 96, 3)
     with torch.inference_mode():
         features = model.pixel_decoder(model.backbone(model.normalize([clip]).flatten(0, 1)))
@@ -131,11 +135,11 @@ def test_frames_are_independent_up_to_the_transformer_decoder(backbone: str) -> 
                 torch.testing.assert_close(got[index : index + 1], wanted, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("backbone", KINDS)
-def test_a_clip_that_stands_still_is_its_frame(backbone: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_that_stands_still_is_its_frame(kind: str) -> None:
     # Keys and values of all frames are one sequence; repeated tokens leave the weighted mean as it is. Only without
     # the code of time.
-    model = model_of(backbone)
+    model = model_of(kind)
     image = picture(0, 64, 96)
     still = run(model, [image.expand(3, -1, -1, -1)])
     single = run(model, [image])

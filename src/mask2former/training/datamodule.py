@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import lightning
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import RunConfig
-from mask2former.data.build import build_dataset, build_training_set
+from mask2former.data.build import TrainingSet, build_dataset, build_training_set
 from mask2former.data.collate import collate
+from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.sampling import StepSampler
 from mask2former.errors import RequestError
 from mask2former.structures.samples import Batch, Sample
@@ -63,10 +65,29 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         self.config = config
 
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        return build_training_set(self.config.data)
+
+    def remarks(self) -> list[str]:
+        """What a user should know of the training data before the first step."""
+        samples = self.training_set.samples
+        if not isinstance(samples, CocoInstances):
+            return []
+        queries = self.config.model.transformer_decoder.num_queries
+        crowded = int((samples.num_objects > queries).sum())
+        remarks = list(samples.notes)
+        if crowded:
+            remarks.append(
+                f"{crowded} of {len(samples)} training pictures hold more objects than the model has queries "
+                f"({queries}; up to {int(samples.num_objects.max())} objects): the surplus cannot be learned from; "
+                "raise model.transformer_decoder.num_queries or train on smaller crops"
+            )
+        return remarks
+
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        data = self.config.data
-        samples = build_training_set(data)
+        data, samples = self.config.data, self.training_set
         sampler = StepSampler(
             len(samples),
             data.total_batch,
@@ -85,7 +106,7 @@ class DataModule(lightning.LightningDataModule):
 
     def sample_batch(self) -> Batch:
         """A training sample or two, as a batch: what memory is measured on."""
-        samples = build_training_set(self.config.data)
+        samples = self.training_set
         draws = StepSampler(len(samples), self.config.data.total_batch, self.config.seed).draws(0)[:2]
         return collate([samples[draw] for draw in draws])
 

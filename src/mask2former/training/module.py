@@ -55,6 +55,8 @@ class TrainingModule(lightning.LightningModule):
             data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
             batch, pictures = data.sample_batch().to(self.device), batch_per_device(self.config)
             print(estimate_memory(self.model, self.criterion, batch, pictures, self.config.optim))
+            for remark in data.remarks():
+                print(f"note: {remark}")
 
     def training_step(self, window: Sequence[Batch], batch_idx: int) -> None:
         optimizer = self.optimizers(use_pl_optimizer=True)
