@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from mask2former.losses import Criterion
 from mask2former.losses.functional import (
@@ -71,47 +66,3 @@ def test_non_finite_logits_are_named(broken: str) -> None:
     (logits if broken == "class" else masks)[0, 1] = float("nan")
     with pytest.raises(FloatingPointError, match=f"{broken} logits of the last layer"):
         Criterion(3, num_points=32)(output_of(logits, masks), random_targets([2]), torch.rand)
-
-
-class _Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.classes = nn.Linear(4, 5 * 4)
-        self.masks = nn.Linear(4, 5 * 64)
-
-    def forward(self, x: Tensor) -> MaskOutput:
-        return output_of(self.classes(x).view(-1, 5, 4), self.masks(x).view(-1, 5, 1, 8, 8))
-
-
-def _gradients(counts: list[int], num_masks: float, model: nn.Module) -> None:
-    torch.manual_seed(7)
-    targets = random_targets(counts)
-    losses = Criterion(3, num_points=32)(model(torch.ones(1, 4)), targets, torch.rand, num_masks)
-    losses.total.backward()
-
-
-def _rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = _Tiny()
-    counts = [[3], [0]][rank]
-    _gradients(counts, 1.5, DistributedDataParallel(model))
-    torch.save([parameter.grad for parameter in model.parameters()], Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_one_rank_without_targets(tmp_path: Path) -> None:
-    """Both ranks take part in every reduction, and the result is the mean of what each would compute alone."""
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
-    together = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    alone = []
-    for counts in ([3], [0]):
-        torch.manual_seed(0)
-        model = _Tiny()
-        _gradients(counts, 1.5, model)
-        alone.append([parameter.grad for parameter in model.parameters()])
-    for first, second, left, right in zip(*together, *alone, strict=True):
-        assert left is not None
-        assert right is not None
-        torch.testing.assert_close(first, second)
-        torch.testing.assert_close(first, (left + right) / 2)
