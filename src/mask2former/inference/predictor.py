@@ -46,7 +46,7 @@ class Predictor:
 
         predictor = Predictor.from_pretrained("scenes-tiny")
         result = predictor("street.jpg")
-        result.plot("street.jpg").save("overlay.png")
+        result.plot(Image.open("street.jpg")).save("overlay.png")
 
     Args:
         model: a model with ``categories``; it is moved to the device and set to evaluation, not copied.
