@@ -211,7 +211,7 @@ def _full_precision(output: MaskOutput) -> torch.autocast:
     return torch.autocast(output.mask_logits.device.type, enabled=False)
 
 
-def _per_image(output: MaskOutput, index: int) -> tuple[Float[Tensor, "Q K+1"], Float[Tensor, "Q h w"]]:
+def _per_image(output: MaskOutput, index: int) -> tuple[Float[Tensor, "Q K1"], Float[Tensor, "Q h w"]]:
     """Class and mask logits of one image, in one type that is at least float32."""
     assert output.mask_logits.shape[2] == 1, f"an image has one frame, got {output.mask_logits.shape[2]}"
     masks = output.mask_logits[index, :, 0].detach()

@@ -16,7 +16,7 @@ __all__ = ["SemanticEvaluator", "confusion_matrix"]
 
 def confusion_matrix(
     predicted: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"], num_classes: int
-) -> Int64[np.ndarray, "K+1 K+1"]:
+) -> Int64[np.ndarray, "K1 K1"]:
     """Pixels per (predicted, true) class; the last row and column collect every value that is no class.
 
     Raises:

@@ -29,7 +29,7 @@ class HungarianMatcher:
     @torch.no_grad()
     def cost(
         self,
-        class_logits: Float[Tensor, "Q K+1"],
+        class_logits: Float[Tensor, "Q K1"],
         mask_logits: Float[Tensor, "Q T h w"],
         labels: Int64[Tensor, " N"],
         masks: Float[Tensor, "N T H W"],

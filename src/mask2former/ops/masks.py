@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from faster_coco_eval.core import mask as coco_mask
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Num
 from torch import Tensor
 
 from mask2former.errors import RequestError
@@ -189,7 +189,7 @@ def decode_patch(rle: Mapping[str, Any]) -> Patch:
     return Patch(top, left, np.repeat(values, np.diff(edges)).reshape(width, kept).T)
 
 
-def polygons_to_patch(polygons: Sequence[Float64[np.ndarray, "P 2"]], size_hw: tuple[int, int]) -> Patch:
+def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tuple[int, int]) -> Patch:
     """The union of polygons as COCO rasterises it, cut to its bounding box.
 
     Args:

@@ -179,6 +179,7 @@ def test_non_contiguous(kernel: Kernel) -> None:
     assert_close(actual, [out, *torch.autograd.grad(out.sum(), copies)], TOLERANCE[torch.float32])
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("kernel", ["auto", *KERNELS])
 def test_compiles_into_one_graph(kernel: Kernel) -> None:
     inputs = make_inputs(torch.float32)
@@ -221,6 +222,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.unchecked
 @needs_native
 def test_sizes_that_disagree_are_refused() -> None:
     value, locations, weights = make_inputs(torch.float32)
@@ -230,6 +232,7 @@ def test_sizes_that_disagree_are_refused() -> None:
         deformable_sampling(value, SHAPES, locations[:, :-1], weights, kernel="native")
 
 
+@pytest.mark.unchecked
 def test_forcing_a_missing_kernel_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_LIBRARY", None)
     monkeypatch.setattr(native, "_WHY_UNAVAILABLE", "there is none")

@@ -44,6 +44,7 @@ def test_decodes_bytes_and_plain_runs() -> None:
     np.testing.assert_array_equal(mask_ops.decode([{**text, "counts": text["counts"].encode()}]), expected)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     "rle",
     [

@@ -211,7 +211,7 @@ class SwinTransformer(nn.Module):
             assert isinstance(stage, _Stage)
             stage.checkpointing = enable
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N C_l H_l W_l"]]:
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""
         grid = self.patch_embed(images)
         maps = []

@@ -76,7 +76,7 @@ class TimmBackbone(nn.Module):
         """Whether stages are computed again in the backward pass; the timm model must support it."""
         self.body.set_grad_checkpointing(enable)
 
-    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N C_l H_l W_l"]]:
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""
         maps: list[torch.Tensor] = self.body(images)
         return [maps[index] for index in self._chosen]

@@ -18,4 +18,4 @@ class PixelFeatures:
     """
 
     mask_features: Float[Tensor, "N C_mask h w"]
-    multi_scale: list[Float[Tensor, "N C h_l w_l"]]
+    multi_scale: list[Float[Tensor, "N C _h_l _w_l"]]

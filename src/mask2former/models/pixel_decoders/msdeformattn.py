@@ -150,7 +150,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """Whether encoder layers are computed again in the backward pass instead of being remembered."""
         self.checkpointing = enable
 
-    def forward(self, features: Sequence[Float[Tensor, "N C_l H_l W_l"]]) -> PixelFeatures:
+    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
         """``features``: four maps, finest first. Runs in at least float32, also under autocast, as published."""
         device_type = features[0].device.type
         with torch.autocast(device_type, enabled=False):
