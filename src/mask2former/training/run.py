@@ -20,8 +20,8 @@ from mask2former.data.build import categories_of
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
+from mask2former.training.checkpointing import KeepCheckpoints
 from mask2former.training.datamodule import DataModule, batch_per_device
-from mask2former.training.keep import KeepCheckpoints
 from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
 
