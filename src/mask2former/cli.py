@@ -269,14 +269,21 @@ def train(
 
     config = parse(RunConfig, values, str(run))
     _need_lightning()
-    # Ours is the process here: its tips and device lists would bury what we say.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     from mask2former.inference.files import check_folder
 
     check_folder(Path(config.output))
     from mask2former.training.run import train as train_model
 
-    with _stoppable(lambda: f"the last checkpoint is in {config.output}; go on with --resume {config.output}"):
+    # Ours is the process here: its tips and device lists would bury what we say. Importing it has set its levels.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+    def stopped() -> str:
+        if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
+            return f"the last checkpoint is in {config.output}; go on with --resume {config.output}"
+        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_every} steps)"
+
+    with _stoppable(stopped):
         result = train_model(config, resume=resume is not None, overwrite=overwrite)
     print(result)
 

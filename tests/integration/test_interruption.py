@@ -83,6 +83,19 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Path) ->
     kill_and_resume(tmp_path, whole, 17)
 
 
+def test_interrupt_says_where_to_go_on(tmp_path: Path) -> None:
+    run_file = write(tmp_path, trainer={**TRAINER, "max_steps": 100_000}, evaluation={"every": 100_000})
+    process = start(run_file)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    text = finish(process)
+    assert process.returncode == 130, text
+    assert f"stopped: the last checkpoint is in {tmp_path / 'out'}; go on with --resume" in text
+    assert "Traceback" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:

@@ -9,11 +9,14 @@ import torch
 import yaml
 from runs import SHORT, config_of, run_values, table
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mask2former.config import RunConfig, parse
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import evaluate
 from mask2former.models.mask2former import Mask2Former
+from mask2former.ops.points import UniformPoints
+from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
 pytestmark = [
@@ -54,15 +57,25 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_accumulated_batches_give_the_same_masks_loss(tmp_path: Path) -> None:
-    """Without batch statistics, the window's normaliser makes micro-batches add up to the whole batch."""
-    losses = []
-    for name, micro in (("whole", None), ("micro", 2)):
-        config = config_of(tmp_path / name, data__batch_per_device=micro, trainer={**SHORT, "max_steps": 1})
-        train(config)
-        losses.append(float(table(tmp_path / name)[0]["loss_mask"]))
-    # Batch norm sees other statistics, and points are drawn in another order: near, not equal.
-    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask terms are divided by the targets of the whole window, not of each micro-batch."""
+
+    def same_for_every_mask(self: TrainingModule, step: int) -> UniformPoints:
+        def uniform(shape: tuple[int, ...]) -> Tensor:
+            grid = torch.rand(shape[1:], generator=torch.Generator().manual_seed(shape[1]))
+            return grid.expand(shape)
+
+        return uniform
+
+    monkeypatch.setattr(TrainingModule, "_points", same_for_every_mask)
+    rows = []
+    for micro in (None, 1):
+        values = run_values(tmp_path / f"{micro}", data__batch_per_device=micro, trainer={**SHORT, "max_steps": 1})
+        values["model"]["backbone"]["norm"] = "frozen"  # batch statistics would differ
+        train(parse(RunConfig, values, "test"))
+        rows.append(table(tmp_path / f"{micro}")[0])
+    for term in ("loss_mask", "loss_dice", "loss_mask_0", "loss_dice_0"):
+        assert float(rows[0][term]) == pytest.approx(float(rows[1][term]), rel=1e-4), term
 
 
 def test_another_class_list_and_query_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +109,8 @@ def test_early_stopping_and_event_files(tmp_path: Path) -> None:
     train(config)
     steps = {int(row["step"]) for row in table(tmp_path / "run")}
     assert max(steps) < 10
+    stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["global_step"] == max(steps) + 1  # not the last multiple of checkpoint_every
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 

@@ -84,7 +84,7 @@ def _kept(case: str, name: str, array: np.ndarray) -> bool:
         return False
     if parts[-1] in ("channel_rms", "every4", "masks_packed"):
         return False
-    return not (parts[0] == "image1" and parts[-1] in ("pred_masks", "first8", "2") and "aux" not in name)
+    return not (parts[0] == "image1" and parts[-1] in ("first8", "2") and "aux" not in name)
 
 
 def _trim(reference: Path) -> None:

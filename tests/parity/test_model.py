@@ -76,10 +76,8 @@ def check_output(output: MaskOutput, case: str, prefix: str, tolerances: tuple[f
     assert output.mask_logits.shape[2] == 1
     masks = output.mask_logits[:, :, 0]
     assert check(output.class_logits, case, f"{prefix}pred_logits", class_tolerance)
-    assert (
-        check(masks, case, f"{prefix}pred_masks", mask_tolerance)
-        or check(masks[:, ::5], case, f"{prefix}pred_masks_every5", mask_tolerance)
-        or prefix.startswith("image1")
+    assert check(masks, case, f"{prefix}pred_masks", mask_tolerance) or check(
+        masks[:, ::5], case, f"{prefix}pred_masks_every5", mask_tolerance
     )
 
 
@@ -120,8 +118,8 @@ def test_a_batch_of_different_sizes_is_padded_as_published() -> None:
     case = "r50_coco_panoptic"
     with torch.no_grad():
         output = model_of(case)([picture(case, 0), picture(case, 1)], auxiliary=False)
-    check(output.class_logits, case, "batch.pred_logits", 1e-6)
-    check(output.mask_logits[:, ::5, 0], case, "batch.pred_masks_every5", 1e-5)
+    assert check(output.class_logits, case, "batch.pred_logits", 1e-6)
+    assert check(output.mask_logits[:, ::5, 0], case, "batch.pred_masks_every5", 1e-5)
     for index in (0, 1):
         expected = arrays(case)[f"batch.image{index}.sem_seg.argmax"]
         result = postprocessing.semantic(output, index, sizes(case, index)[0], sizes(case, index)[1], categories(case))
@@ -147,7 +145,7 @@ def test_semantic_results(case: str, index: int) -> None:
         output, 0, *sizes(case, index), resize_masks_first=settings.resize_masks_first
     )
     np.testing.assert_array_equal(scores.argmax(0).numpy(), arrays(case)[f"image{index}.sem_seg.argmax"])
-    check(scores.sum((1, 2)), case, f"image{index}.sem_seg.class_sum", 1e-4)
+    assert check(scores.sum((1, 2)), case, f"image{index}.sem_seg.class_sum", 1e-4)
     check(scores[:, ::4, ::4], case, f"image{index}.sem_seg.every4", 1e-6)
 
 

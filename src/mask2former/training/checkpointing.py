@@ -30,6 +30,7 @@ class KeepCheckpoints(lightning.Callback):
         self.every = every
         self.monitor = monitor
         self.best_value = -math.inf
+        self._last_step = -1  # of what is in last.ckpt
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_value": self.best_value}
@@ -39,6 +40,11 @@ class KeepCheckpoints(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step >= (trainer.max_steps or 0):
+            self._write(trainer, self.last)
+            self._last_step = trainer.global_step
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._last_step != trainer.global_step:  # stopped early
             self._write(trainer, self.last)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     Raises:
         RequestError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
+        KeyboardInterrupt: the user stopped the run; the last checkpoint is what it was.
         MemoryError: the device is too small; the message names the settings that help.
     """
     batch_per_device(config)
@@ -109,8 +112,15 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=True)
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit and ignores the next one
+        if not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from stop
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

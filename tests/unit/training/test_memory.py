@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import torch
+
+from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, OptimConfig, TimmConfig
+from mask2former.losses import Criterion
+from mask2former.models.build import build_model
+from mask2former.structures import Batch, ImageBatch, Target
+from mask2former.training.memory import estimate_memory
+
+
+def test_state_is_counted_activations_grow_with_pictures_and_nothing_changes() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 32, 32, 64]}),
+        pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
+        transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=5, num_layers=1, num_heads=2, feedforward_dim=32),
+    )
+    model, criterion = build_model(config, 3).train(), Criterion(3, num_points=64)
+
+    def batch(size: int) -> Batch:
+        target = Target(torch.tensor([1]), torch.ones(1, 1, size, size, dtype=torch.bool))
+        return Batch(ImageBatch(torch.zeros(1, 1, 3, size, size), ((size, size),)), (target,))
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    small = estimate_memory(model, criterion, batch(64), 2, OptimConfig())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    assert small.state == 4 * weights + buffers  # weights, gradients and two moments
+    averaged = estimate_memory(model, criterion, batch(64), 2, OptimConfig(ema_decay=0.9))
+    assert averaged.state == small.state + weights + buffers
+    assert estimate_memory(model, criterion, batch(64), 4, OptimConfig()).activations == 2 * small.activations
+    large = estimate_memory(model, criterion, batch(128), 2, OptimConfig())
+    assert 3 < large.activations / small.activations < 4.5  # four times the pixels
