@@ -85,7 +85,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Path) ->
 
 def test_interrupt_says_where_to_go_on(tmp_path: Path) -> None:
     run_file = write(tmp_path, trainer={**TRAINER, "max_steps": 100_000}, evaluation={"every": 100_000})
-    process = start(run_file)
+    # A background job ignores interrupts from birth, and so would its children.
+    process = start(run_file, code="import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.05)
