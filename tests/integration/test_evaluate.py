@@ -23,7 +23,6 @@ from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.errors import RequestError
-from mask2former.evaluation.truths import InstanceTruth
 from mask2former.inference.evaluate import (
     Case,
     Evaluation,
@@ -36,6 +35,7 @@ from mask2former.inference.evaluate import (
 from mask2former.inference.predictor import Predictor
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances
+from mask2former.structures.truths import InstanceTruth
 
 TASKS = ("panoptic", "instance", "semantic")
 

@@ -14,7 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.instance import InstanceEvaluator, InstanceTruth
+from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth
 from mask2former.evaluation.semantic import SemanticEvaluator
 from mask2former.ops import masks as mask_ops
@@ -25,6 +25,7 @@ from mask2former.structures import (
     Segment,
     SemanticSegmentation,
 )
+from mask2former.structures.truths import InstanceTruth
 
 METRICS = Path(__file__).parents[1] / "data" / "metrics"
 

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float64, Int
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.pooled import PooledEvaluator
-from mask2former.evaluation.truths import InstanceTruth
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, Target
+from mask2former.structures.truths import InstanceTruth
 
 __all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth"]
 

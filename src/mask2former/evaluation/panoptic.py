@@ -14,18 +14,12 @@ from jaxtyping import Float64, Int, Int64
 
 from mask2former.errors import RequestError
 from mask2former.structures import Categories, PanopticSegmentation, Target
+from mask2former.structures.truths import PanopticTruth
 
-__all__ = ["PanopticCounts", "PanopticEvaluator", "PanopticTruth", "count_matches"]
+__all__ = ["PanopticCounts", "PanopticEvaluator", "count_matches"]
 
 VOID = 0  # id of pixels that belong to no segment
 _MAX_ID = 1 << 24  # what the three bytes of the COCO encoding hold
-
-
-class PanopticTruth(NamedTuple):
-    """Ground truth of one image: an id map, 0 being void, and ``(id, class index, is crowd)`` of every segment."""
-
-    ids: Int[np.ndarray, "H W"]
-    segments: Sequence[tuple[int, int, bool]]
 
 
 class PanopticCounts(NamedTuple):

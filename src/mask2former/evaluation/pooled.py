@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.truths import InstanceTruth
 from mask2former.structures import Categories, Instances
+from mask2former.structures.truths import InstanceTruth
 
 __all__ = ["POOLED_THRESHOLDS", "PooledCounts", "PooledEvaluator", "count_pooled", "paint"]
 

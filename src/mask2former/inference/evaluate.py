@@ -23,12 +23,12 @@ from mask2former import postprocessing
 from mask2former.config import EvaluationConfig, InferenceConfig, Task
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import evaluators
-from mask2former.evaluation.truths import InstanceTruth
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.results import Instances, Segmentation
 from mask2former.structures.samples import Sample, Target
+from mask2former.structures.truths import InstanceTruth
 
 if TYPE_CHECKING:
     from mask2former.inference.predictor import Predictor

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.instance import InstanceEvaluator, InstanceTruth
+from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.structures import Categories, Instances, Target
+from mask2former.structures.truths import InstanceTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 

@@ -8,8 +8,8 @@ import pytest
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.pooled import POOLED_THRESHOLDS, PooledEvaluator, count_pooled, paint
-from mask2former.evaluation.truths import InstanceTruth
 from mask2former.structures import Categories, Instances
+from mask2former.structures.truths import InstanceTruth
 
 CATEGORIES = Categories.from_names(["nucleus", "debris", "never", "glass"], ["nucleus", "debris", "never"])
 SIZE = (40, 60)
