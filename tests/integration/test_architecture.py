@@ -25,13 +25,13 @@ HOMES = {
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "lightning": ("training/",),
     "pydantic": ("config.py",),
-    "rich": ("cli.py", "demo.py"),
+    "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "timm": ("models/backbones/",),
-    "typer": ("cli.py",),
+    "typer": ("cli/",),
 }
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
-WITHOUT_TORCH = ("errors.py", "config.py", "recipes.py", "cli.py", "drawing.py", "structures/categories.py")
+WITHOUT_TORCH = ("errors.py", "config.py", "recipes.py", "cli/__init__.py", "drawing.py", "structures/categories.py")
 ATTICS = {"utils", "util", "misc", "helpers", "common", "base", "legacy"}
 
 

@@ -1,0 +1,132 @@
+"""Pictures to results: ``mask2former predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mask2former.cli.shared import (
+    DEFAULT_MODEL,
+    Device,
+    FailedError,
+    Recipe,
+    Task,
+    count,
+    make_console,
+    progress_bar,
+    stoppable,
+)
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["predict"]
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def predict(
+    sources: Annotated[list[Path], typer.Argument(help="Pictures, and folders searched to any depth.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; keeps the structure below.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Packaged name, file or folder.", show_default=DEFAULT_MODEL)
+    ] = None,
+    recipe: Recipe = None,
+    task: Annotated[
+        Task | None, typer.Option("--task", "-t", help="Default: the first of these the model was trained for.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Segment also what has results there.")] = False,
+    coco: Annotated[Path | None, typer.Option(help="Also write one COCO results file for the run.")] = None,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Do not draw the overlays X.png.")] = False,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Panoptic: least class probability, 0..1.", rich_help_panel="Settings")
+    ] = None,
+    overlap_threshold: Annotated[
+        float | None,
+        typer.Option(help="Panoptic: share of a mask that must stay its own, 0..1.", rich_help_panel="Settings"),
+    ] = None,
+    max_instances: Annotated[
+        int | None, typer.Option(help="Instance: how many candidates.", rich_help_panel="Settings")
+    ] = None,
+    short_edge: Annotated[
+        int | None,
+        typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
+    ] = None,
+    long_edge: Annotated[
+        int | None, typer.Option(help="Cap of the longer side in pixels.", rich_help_panel="Settings")
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine")
+    ] = None,
+) -> None:
+    """Segment pictures: for each X an overlay X.png, exact maps, and X.json, written last.
+
+    What has an X.json is skipped, so a stopped run goes on where it was. The exact maps are X_ids.png (panoptic,
+    id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
+    """
+    from mask2former.inference import files
+
+    console = make_console()
+    jobs = files.plan(sources, output)
+    if coco is not None:
+        files.check_file(coco)
+
+    from mask2former.inference.predictor import Predictor
+
+    settings = {
+        "score_threshold": score_threshold,
+        "overlap_threshold": overlap_threshold,
+        "max_instances": max_instances,
+        "short_edge": short_edge,
+        "long_edge": long_edge,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    name = model or DEFAULT_MODEL
+    with stoppable(lambda: "nothing was written"):
+        predictor = Predictor.from_pretrained(name, recipe, device, dtype, **given)
+        chosen = predictor.choose_tasks(task)[0]
+    if model is None:
+        print(f"Model: {name} (packaged; it knows drawn scenes, not photographs; choose another with --model)")
+
+    counts = {"done": 0, "skipped": 0, "refused": 0, "failed": 0, "differs": 0}
+    reasons: list[str] = []
+
+    def so_far() -> str:
+        done = f"{count(counts['done'], 'picture')} of {len(jobs)} segmented into {output}"
+        return f"{done}; the same command goes on from there"
+
+    with stoppable(so_far), progress_bar(console) as progress:
+        for outcome in progress.track(
+            files.segment_files(predictor, jobs, chosen, model=name, overlay=not no_pictures, overwrite=overwrite),
+            total=len(jobs),
+            description=chosen,
+        ):
+            counts[outcome.status] += 1
+            counts["differs"] += outcome.differs
+            if outcome.reason:
+                reasons.append(outcome.reason)
+                if len(jobs) > 1:
+                    progress.console.print(
+                        f"failed: {outcome.reason}", style="red", markup=False, highlight=False, soft_wrap=True
+                    )
+        if coco is not None and len(reasons) < len(jobs):
+            files.write_json(coco, files.coco_results(jobs, chosen, predictor.categories))
+
+    if counts["refused"] == len(jobs):  # nothing was right about the request
+        more = f" (and {len(reasons) - 1} more: no picture could be segmented)" if len(reasons) > 1 else ""
+        raise RequestError(reasons[0] + more)
+    line = f"{count(counts['done'], 'picture')} segmented ({chosen}, {name}) into {output}"
+    if counts["skipped"]:
+        line += f"; {counts['skipped']} skipped, their results were there"
+    if counts["differs"]:
+        line += f" ({counts['differs']} by another model or with other settings; --overwrite makes them anew)"
+    if coco is not None:
+        line += f"; COCO results: {coco}"
+    print(line)
+    if reasons:
+        listed = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more (see above)" if len(reasons) > 10 else "")
+        raise FailedError(f"{count(len(reasons), 'picture')} of {len(jobs)} failed: {listed}")

@@ -1,0 +1,129 @@
+"""What several verbs share: options, run files, progress, ways to stop. Knows no verb."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Device",
+    "FailedError",
+    "Recipe",
+    "StoppedError",
+    "Task",
+    "count",
+    "make_console",
+    "need_lightning",
+    "progress_bar",
+    "read_run_file",
+    "show_file",
+    "stoppable",
+]
+
+DEFAULT_MODEL = "scenes-tiny"
+
+Task = Literal["panoptic", "instance", "semantic"]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="What an original .pkl or .pth is, for instance coco-panoptic/r50; see: mask2former models."),
+]
+
+
+class FailedError(Exception):
+    """The request was right, but not all of it could be done; the message is for the user. Exit code 1."""
+
+
+class StoppedError(Exception):
+    """The user pressed Ctrl-C; the message says what was done. Exit code 130."""
+
+
+def read_run_file(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """The settings of a run file, with overrides.
+
+    Raises:
+        RequestError: the file cannot be read as YAML, or an override has the wrong form.
+    """
+    import yaml
+
+    from mask2former.config import apply_overrides
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RequestError(f"there is no run file '{path}'; mask2former recipe scenes-tiny prints one") from error
+    except OSError as error:
+        raise RequestError(f"cannot read the run file '{path}': {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"'{path}' is no text file; expected a run file in YAML") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise RequestError(f"'{path}' is not valid YAML{place}: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+    return apply_overrides(values, overrides)
+
+
+def need_lightning() -> None:
+    """Refuse where the extra ``train`` is missing, before anything is done.
+
+    Raises:
+        MissingExtraError: with the ``pip install`` that brings it.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("lightning") is None:
+        from mask2former.errors import MissingExtraError
+
+        raise MissingExtraError("lightning", "train")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def make_console() -> Console:
+    """The terminal, for tables and progress; plain results are printed."""
+    from rich.console import Console
+
+    return Console()
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar that vanishes when done; nothing where the output is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextlib.contextmanager
+def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C ends the verb with what was done so far."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise StoppedError(what_was_done()) from interrupt
+
+
+def show_file(path: Path) -> None:
+    """Show a file where there is a screen and somebody in front of it."""
+    import os
+
+    has_screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if has_screen and sys.stdout.isatty():
+        typer.launch(str(path))
