@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from mask2former.cli.shared import (
     Recipe,
     stoppable,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["inspect_checkpoint", "models"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,9 +19,6 @@ from mask2former.cli.shared import (
     stoppable,
 )
 from mask2former.errors import RequestError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["predict"]
 

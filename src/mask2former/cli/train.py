@@ -6,7 +6,7 @@ import inspect
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from mask2former.cli.shared import (
     stoppable,
 )
 from mask2former.errors import RequestError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["recipe", "train"]
 
