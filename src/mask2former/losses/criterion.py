@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mask2former.losses.functional import binary_cross_entropy, dice
 from mask2former.losses.matcher import HungarianMatcher, Match
-from mask2former.ops.points import UniformPoints, sample_points, uncertain_points
+from mask2former.ops.points import UniformPoints, sample_masks, sample_points, uncertain_points
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Target
 
@@ -88,7 +88,7 @@ class Criterion(nn.Module):
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
         depths = {"": output, **{f"_{index}": auxiliary for index, auxiliary in enumerate(output.auxiliary)}}
-        masks = [target.masks.to(output.mask_logits.dtype) for target in targets]
+        masks = [target.masks.bool() for target in targets]
 
         # All draws first, in the published order; then one transfer to the host for all assignments.
         draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
@@ -133,15 +133,16 @@ class Criterion(nn.Module):
         if not len(predicted):
             nothing = depth.mask_logits.flatten()[:0].sum()
             return nothing, nothing
-        wanted = torch.cat([clip[chosen.to(device)] for clip, (_, chosen) in zip(masks, matches, strict=True)]).flatten(
-            0, 1
-        )
-        predicted, wanted = predicted.unsqueeze(1), wanted.unsqueeze(1)
+        predicted = predicted.unsqueeze(1)
         with torch.no_grad():
             points = uncertain_points(
                 predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio, draw.replay()
             )
-            target = sample_points(wanted, points).squeeze(1)
+            num_frames = depth.mask_logits.shape[2]
+            frames = torch.arange(num_frames, device=device)
+            rows = [(chosen.to(device)[:, None] * num_frames + frames).flatten() for _, chosen in matches]
+            pieces = zip(masks, rows, points.split([len(piece) for piece in rows]), strict=True)
+            target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
         return binary_cross_entropy(logits, target).sum(), dice(logits, target).sum()
 
@@ -180,9 +181,14 @@ def _check_finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> Non
     checks = {}
     for name, depth in depths.items():
         where = "the last layer" if not name else f"auxiliary output {name[1:]}"
-        checks[f"class logits of {where}"] = depth.class_logits.detach().isfinite().all()
-        checks[f"mask logits of {where}"] = depth.mask_logits.detach().isfinite().all()
-    checks["matching costs"] = torch.stack([cost.isfinite().all() for cost in costs]).all()
+        checks[f"class logits of {where}"] = _is_finite(depth.class_logits)
+        checks[f"mask logits of {where}"] = _is_finite(depth.mask_logits)
+    checks["matching costs"] = torch.stack([_is_finite(cost) for cost in costs]).all()
     for name, finite in zip(checks, torch.stack(list(checks.values())).tolist(), strict=True):
         if not finite:
             raise FloatingPointError(f"{name} are not finite")
+
+
+def _is_finite(values: Tensor) -> Tensor:
+    """Whether all values are: their sum is not, if one of them is not. No array of flags is made."""
+    return values.detach().sum(dtype=torch.promote_types(values.dtype, torch.float32)).isfinite()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice
-from mask2former.ops.points import sample_points
+from mask2former.ops.points import sample_masks, sample_points
 
 __all__ = ["HungarianMatcher", "Match"]
 
@@ -32,7 +32,7 @@ class HungarianMatcher:
         class_logits: Float[Tensor, "Q K1"],
         mask_logits: Float[Tensor, "Q T h w"],
         labels: Int64[Tensor, " N"],
-        masks: Float[Tensor, "N T H W"],
+        masks: Bool[Tensor, "N T H W"],
         points: Float[Tensor, "1 P 2"],
     ) -> Float[Tensor, "Q N"]:
         """Cost of giving a target to a query, in at least float32; the same points serve all masks and frames."""
@@ -41,10 +41,11 @@ class HungarianMatcher:
             probabilities = class_logits.to(wide).softmax(1)
             if not len(labels):
                 return probabilities.new_zeros((class_logits.shape[0], 0))
-            sampled, target = (
-                sample_points(maps.flatten(0, 1).unsqueeze(0), points)[0].unflatten(0, maps.shape[:2]).flatten(1)
-                for maps in (mask_logits.to(wide), masks.to(wide))
-            )  # (Q, T*P), (N, T*P)
+            sampled = sample_points(mask_logits.to(wide).flatten(0, 1).unsqueeze(0), points)[0]
+            every = torch.arange(masks.shape[0] * masks.shape[1], device=masks.device)
+            target = sample_masks(masks.flatten(0, 1), every, points.to(sampled.dtype))
+            # The same points in every frame: (Q, T*P), (N, T*P).
+            sampled, target = (x.unflatten(0, (-1, masks.shape[1])).flatten(1) for x in (sampled, target))
             return (
                 self.mask_weight * pairwise_binary_cross_entropy(sampled, target)
                 - self.class_weight * probabilities[:, labels]

@@ -1,4 +1,4 @@
-"""Sampling maps at continuous points, and choosing points where a mask is uncertain (PointRend; Mask2Former Sec. 3.3).
+"""Maps and masks at continuous points, and points where a mask is uncertain (PointRend; Mask2Former, Sec. 3.3).
 
 Pure tensor functions; where uniform numbers come from is the caller's business.
 """
@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["UniformPoints", "sample_points", "uncertain_points"]
+__all__ = ["UniformPoints", "sample_masks", "sample_points", "uncertain_points"]
 
 UniformPoints = Callable[[tuple[int, ...]], Tensor]
 """``points(shape)`` gives uniform numbers in [0, 1); the last axis is (x, y)."""
@@ -26,6 +26,37 @@ def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]
     dtype = torch.promote_types(maps.dtype, points.dtype)
     grid = (2.0 * points.to(dtype) - 1.0).unsqueeze(2)  # (N, P, 1, 2)
     return F.grid_sample(maps.to(dtype), grid, align_corners=False).squeeze(3)
+
+
+def sample_masks(
+    masks: Bool[Tensor, "N H W"], rows: Int64[Tensor, " M"], points: Float[Tensor, "_M P 2"]
+) -> Float[Tensor, "M P"]:
+    """Binary masks at points: what :func:`sample_points` gives for ``masks[rows]``, without making that array.
+
+    Four values are gathered per point, so neither the size of the masks nor their number in all matters. Without
+    gradient.
+
+    Args:
+        masks: all masks.
+        rows: which mask each row of the result is of.
+        points: normalised (x, y) in [0, 1] of every row, or one set (first axis of length 1) for all.
+    """
+    height, width = masks.shape[1:]
+    place = points.detach() * points.new_tensor([width, height]) - 0.5
+    corner = place.floor()
+    share = place - corner
+    x, y = corner.long().unbind(2)
+    flat, first = masks.flatten(), (rows * (height * width))[:, None]
+    total = points.new_zeros(())
+    for right in (0, 1):
+        for below in (0, 1):
+            column, row = x + right, y + below
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            weight = (share[..., 0] if right else 1 - share[..., 0]) * (share[..., 1] if below else 1 - share[..., 1])
+            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            hit = flat.index_select(0, (first + index).flatten()).view(len(rows), points.shape[1])
+            total = total + hit * (weight * inside)
+    return total
 
 
 def uncertain_points(
@@ -46,7 +77,7 @@ def uncertain_points(
     candidates = uniform((count, int(oversample_ratio * num_points), 2))
     num_uncertain = int(importance_sample_ratio * num_points)
     uncertainty = -sample_points(logits, candidates).squeeze(1).abs()  # (N, candidates)
-    chosen = uncertainty.topk(num_uncertain, dim=1).indices
+    chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
     kept = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
     fresh = uniform((count, num_points - num_uncertain, 2))
     return torch.cat((kept, fresh), dim=1)

@@ -6,6 +6,9 @@ put its mask. The same head reads classes and masks before the first and after e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
+from mask2former.ops.mask_product import mask_product, with_gradient
 from mask2former.ops.masks import resize_masks
 from mask2former.structures.outputs import MaskOutput
 
@@ -41,6 +45,15 @@ class _DecoderLayer(nn.Module):
         placed = queries + query_positions
         queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
         return self.feedforward_norm(queries + self.linear2(F.relu(self.linear1(queries))))
+
+
+class _Depth(NamedTuple):
+    """What the head reads after a layer; the mask logits have no gradient yet."""
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    query_features: Tensor
+    embeddings: Tensor  # (B, Q, C_mask)
 
 
 class MaskedTransformerDecoder(nn.Module):
@@ -94,12 +107,21 @@ class MaskedTransformerDecoder(nn.Module):
         batch = mask_features.shape[0]
         queries = self.query_features.weight.expand(batch, -1, -1)
         query_positions = self.query_positions.weight.expand(batch, -1, -1)
-        outputs = [self._predict(queries, mask_features)]
+        if torch.is_autocast_enabled(mask_features.device.type):  # once, not for every product
+            mask_features = mask_features.to(torch.get_autocast_dtype(mask_features.device.type))
+        depths = [self._read(queries, mask_features)]
         for index, layer in enumerate(self.layers):
             level = index % _NUM_LEVELS
-            blocked = self._blocked(outputs[-1].mask_logits, sizes[level])
+            blocked = self._blocked(depths[-1].mask_logits, sizes[level])
             queries = layer(queries, query_positions, keys[level], values[level], blocked)
-            outputs.append(self._predict(queries, mask_features))
+            depths.append(self._read(queries, mask_features))
+        mask_logits: Sequence[Tensor] = [depth.mask_logits for depth in depths]
+        if torch.is_grad_enabled():
+            mask_logits = with_gradient(mask_logits, [depth.embeddings for depth in depths], mask_features)
+        outputs = [
+            MaskOutput(depth.class_logits, logits, depth.query_features)
+            for depth, logits in zip(depths, mask_logits, strict=True)
+        ]
         last = outputs.pop()
         return MaskOutput(last.class_logits, last.mask_logits, last.query_features, outputs if auxiliary else [])
 
@@ -123,15 +145,16 @@ class MaskedTransformerDecoder(nn.Module):
             values.append(value)
         return keys, values
 
-    def _predict(self, queries: Tensor, mask_features: Tensor) -> MaskOutput:
+    def _read(self, queries: Tensor, mask_features: Tensor) -> _Depth:
         """The shared head: classes, and masks as products with the per-pixel embeddings."""
         normed = self.norm(queries)
-        embedding = normed
+        embeddings = normed
         for layer in self.mask_head[:-1]:
-            embedding = F.relu(layer(embedding))
-        embedding = self.mask_head[-1](embedding)
-        mask_logits = torch.einsum("bqc,btchw->bqthw", embedding, mask_features)
-        return MaskOutput(self.class_head(normed), mask_logits, normed)
+            embeddings = F.relu(layer(embeddings))
+        embeddings = self.mask_head[-1](embeddings)
+        with torch.no_grad():  # differentiable at the end, all depths together
+            mask_logits = mask_product(embeddings, mask_features)
+        return _Depth(self.class_head(normed), mask_logits, normed, embeddings)
 
     def _blocked(self, mask_logits: Tensor, size_hw: tuple[int, int]) -> Bool[Tensor, "B Q S"]:
         """Where each query must not look: outside its mask resized to the level, unless that is everywhere (Eq. 3)."""
