@@ -1,0 +1,106 @@
+"""The deformable sampling kernel beside ``grid_sample`` and the portable path, forward and backward, in one run.
+
+The size is that of the pixel decoder for an 800x1216 picture: 19,950 queries, 8 heads, 3 levels, 4 points. Kernels
+take turns, so a machine that slows down slows all of them down. The largest difference from the reference, as
+a share of its largest value, stands beside every time.
+
+    python benchmarks/sampling_kernel.py --rounds 9 --output benchmarks/results/sampling_kernel.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mask2former.ops.deform_attn import deformable_sampling
+from mask2former.ops.deform_attn.api import Kernel
+
+SHAPES = ((25, 38), (50, 76), (100, 152))
+HEADS, CHANNELS, POINTS = 8, 32, 4
+KERNELS: tuple[Kernel, ...] = ("native", "portable", "reference")
+
+
+def inputs() -> list[Tensor]:
+    """Values, locations near the queries' own places, and weights that sum to 1."""
+    generator = torch.Generator().manual_seed(0)
+    queries = sum(height * width for height, width in SHAPES)
+    value = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)
+    centre = torch.cat([_centres(height, width) for height, width in SHAPES])
+    offsets = 0.03 * torch.randn((1, queries, HEADS, len(SHAPES), POINTS, 2), generator=generator)
+    weights = torch.randn((1, queries, HEADS, len(SHAPES) * POINTS), generator=generator).softmax(3)
+    locations = centre[None, :, None, None, None, :] + offsets
+    return [value, locations, weights.unflatten(3, (len(SHAPES), POINTS))]
+
+
+def _centres(height: int, width: int) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack((x / width, y / height), dim=2).flatten(0, 1)
+
+
+def run(kernel: Kernel, leaves: list[Tensor], upstream: Tensor) -> tuple[float, float, list[Tensor]]:
+    """Seconds of the forward pass, of both passes, and the result with its three gradients."""
+    begin = time.perf_counter()
+    result = deformable_sampling(leaves[0], SHAPES, leaves[1], leaves[2], kernel)
+    middle = time.perf_counter()
+    gradients = torch.autograd.grad(result, leaves, upstream)
+    return middle - begin, time.perf_counter() - begin, [result.detach(), *gradients]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    leaves = [tensor.requires_grad_() for tensor in inputs()]
+    upstream = torch.randn((1, leaves[0].shape[1], HEADS * CHANNELS), generator=torch.Generator().manual_seed(1))
+    times: dict[str, list[tuple[float, float]]] = {kernel: [] for kernel in KERNELS}
+    answers: dict[str, list[Tensor]] = {}
+    for count in range(arguments.rounds + 1):  # the first is not counted
+        for kernel in KERNELS:
+            forward, both, answers[kernel] = run(kernel, leaves, upstream)
+            if count:
+                times[kernel].append((forward, both))
+    names = ("result", "value gradient", "location gradient", "weight gradient")
+    rows = {}
+    for kernel in KERNELS:
+        forward, both = (1e3 * statistics.median(column) for column in zip(*times[kernel], strict=True))
+        slower = [
+            [r / k for r, k in zip(*pair, strict=True)] for pair in zip(times["reference"], times[kernel], strict=True)
+        ]
+        rows[kernel] = {
+            "forward_ms": round(forward, 1),
+            "forward_and_backward_ms": round(both, 1),
+            "times_faster_than_grid_sample": [
+                round(statistics.median(column), 2) for column in zip(*slower, strict=True)
+            ],
+            "largest_difference_by_largest_value": {
+                name: float(f"{(ours - theirs).abs().max() / theirs.abs().max():.1e}")
+                for name, ours, theirs in zip(names, answers[kernel], answers["reference"], strict=True)
+            },
+        }
+    result = {
+        "what": f"{leaves[0].shape[1]} queries, {HEADS} heads, {len(SHAPES)} levels, {POINTS} points, float32; medians",
+        "machine": f"{platform.machine()}, {arguments.threads} threads",
+        "torch": torch.__version__,
+        "rounds": arguments.rounds,
+        "kernels": rows,
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
