@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from mask2former.errors import RequestError
 from mask2former.inference.evaluate import evaluate
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.points import UniformPoints
+from mask2former.structures.samples import Batch
 from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
@@ -49,12 +52,60 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
     assert str(result.model) in str(result)
 
 
-def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    whole = train(config_of(tmp_path / "whole", optim__ema_decay=0.9))
-    train(config_of(tmp_path / "parts", optim__ema_decay=0.9, trainer={**SHORT, "max_steps": 2}))
-    parts = train(config_of(tmp_path / "parts", optim__ema_decay=0.9), resume=True)
+def test_progress_counts_steps_of_all_and_shows_the_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config_of(tmp_path, trainer={**SHORT, "max_steps": 2}))
+    assert re.search(
+        r"2/2 \[.*, loss=[\d.]+, loss_ce=[\d.]+, loss_mask=[\d.]+, loss_dice=[\d.]+", capsys.readouterr().out
+    )
+    train(config_of(tmp_path), resume=True)
+    shown = capsys.readouterr().out
+    assert re.search(r"3/4 \[.*<\d\d:\d\d, .*it/s|3/4 \[.*<\d\d:\d\d, .*s/it", shown)  # with the time left
+    assert "1/4" not in shown
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])  # the best or the averaged weights are kept
+def test_resumed_equals_uninterrupted(tmp_path: Path, ema_decay: float) -> None:
+    whole = train(config_of(tmp_path / "whole", optim__ema_decay=ema_decay))
+    train(config_of(tmp_path / "parts", optim__ema_decay=ema_decay, trainer={**SHORT, "max_steps": 2}))
+    parts = train(config_of(tmp_path / "parts", optim__ema_decay=ema_decay), resume=True)
     first, second = load_file(whole.model), load_file(parts.model)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly(tmp_path: Path) -> None:
+    train(config_of(tmp_path / "fp32"))
+    half = train(config_of(tmp_path / "whole", trainer__precision="fp16"))
+    exact, close = (table(tmp_path / name) for name in ("fp32", "whole"))
+    losses = [[float(row["loss"]) for row in rows if row["loss"]] for rows in (exact, close)]
+    assert losses[0] != losses[1]
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)  # later matches may differ
+    train(config_of(tmp_path / "parts", trainer={**SHORT, "precision": "fp16", "max_steps": 2}))
+    parts = train(config_of(tmp_path / "parts", trainer__precision="fp16"), resume=True)
+    first, second = load_file(half.model), load_file(parts.model)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_half_precision_leaves_out_steps_whose_gradients_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scale that is too large is halved, and neither weights nor averaged weights change until it fits."""
+    scales, weights = [], []
+    step = TrainingModule.training_step
+
+    def watched(self: TrainingModule, window: Sequence[Batch], batch_idx: int) -> None:
+        scaler = self._scaler
+        assert scaler is not None
+        if batch_idx == 0:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**120})
+        scales.append(scaler.get_scale())
+        weights.append(self.model.transformer_decoder.class_head.weight.detach().clone())  # pyright: ignore[reportAttributeAccessIssue]
+        step(self, window, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", watched)
+    result = train(config_of(tmp_path, trainer__precision="fp16", optim__ema_decay=0.5))
+    assert scales == [2.0**120, 2.0**119, 2.0**118, 2.0**117]
+    assert all(torch.equal(weights[0], later) for later in weights[1:])
+    assert torch.equal(load_file(result.model)["transformer_decoder.class_head.weight"], weights[0])
 
 
 def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ Nothing here knows how any of it is made.
 """
 
 from mask2former.structures.categories import Categories, Category
+from mask2former.structures.clips import VideoInstances
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.results import (
     Instances,
@@ -27,4 +28,5 @@ __all__ = [
     "Segmentation",
     "SemanticSegmentation",
     "Target",
+    "VideoInstances",
 ]

@@ -113,7 +113,7 @@ class Categories(Sequence[Category]):
                 is_thing = bool(entry.get("is_thing", entry.get("isthing", 1)))
                 items.append(Category(int(entry["id"]), str(entry["name"]), is_thing, (red, green, blue)))
             return cls(tuple(items), int(values.get("ignore_label", 255)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, RequestError):
                 raise
             raise RequestError(

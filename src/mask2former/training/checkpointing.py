@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 
 from mask2former.atomic import write_whole
 
@@ -37,6 +38,9 @@ class KeepCheckpoints(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_value = float(state_dict["best_value"])
+        if self.best.is_file():  # may be of a validation just after the state was written, which is not repeated
+            best = torch.load(self.best, map_location="meta", weights_only=True)
+            self.best_value = max(self.best_value, float(best["callbacks"][self.state_key]["best_value"]))
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step >= (trainer.max_steps or 0):
