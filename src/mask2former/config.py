@@ -24,33 +24,54 @@ from pydantic import (
 from mask2former.errors import RequestError
 
 __all__ = [
+    "Ade20kConfig",
+    "Ade20kFullConfig",
     "AugmentationConfig",
     "BackboneConfig",
+    "CityscapesConfig",
+    "ClipFiles",
+    "ClipFolders",
+    "ClipSampling",
+    "ClipsConfig",
+    "CocoConfig",
     "CocoFiles",
     "CocoInstanceConfig",
+    "CocoPanopticConfig",
+    "CocoStuff10kConfig",
     "CriterionConfig",
     "DataConfig",
     "DatasetConfig",
     "EvaluationConfig",
     "InferenceConfig",
+    "LabelFolderConfig",
+    "LabelFolders",
     "LargeScaleJitterConfig",
     "MSDeformAttnConfig",
+    "MapillaryVistasConfig",
+    "MaskFoldersConfig",
     "MaskedDecoderConfig",
+    "MetricStyle",
     "ModelConfig",
     "NoAugmentationConfig",
+    "OfficialConfig",
     "OptimConfig",
+    "PanopticFiles",
     "ResizeCropFlipConfig",
     "RunConfig",
+    "SceneClipsConfig",
     "ScenesConfig",
     "SwinConfig",
     "Task",
     "TimmConfig",
     "TrainerConfig",
+    "YoloConfig",
+    "YouTubeVISConfig",
     "apply_overrides",
     "parse",
 ]
 
 Task = Literal["panoptic", "instance", "semantic"]
+MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -154,8 +175,8 @@ class ModelConfig(_Strict):
     pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
     transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
     inference: InferenceConfig = InferenceConfig()
-    init: str | None = None  # checkpoint whose weights training starts from
-    init_partial: bool = False  # entries of other shape start afresh (other classes), queries beyond the old ones too
+    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
+    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
 
     @model_validator(mode="after")
     def _same_dim(self) -> ModelConfig:
@@ -208,9 +229,176 @@ class CocoInstanceConfig(_Strict):
     validation: tuple[CocoFiles, ...] = Field(min_length=1)
     missing_images: Literal["error", "skip"] = "error"  # annotated pictures whose file is not there
     missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
+    crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is not heeded (CVAT sets it on painted masks)
 
 
-DatasetConfig = Annotated[ScenesConfig | CocoInstanceConfig, Field(discriminator="name")]
+class PanopticFiles(_Strict):
+    """One annotation file, the folder of its PNGs and the folder of its pictures."""
+
+    annotations: str
+    segments: str
+    images: str
+
+
+class CocoPanopticConfig(_Strict):
+    """Segments in COCO's panoptic format, anybody's; several files of one split must have the same categories."""
+
+    name: Literal["coco-panoptic"] = "coco-panoptic"
+    train: tuple[PanopticFiles, ...] = Field(min_length=1)
+    validation: tuple[PanopticFiles, ...] = Field(min_length=1)
+    task: Task = "panoptic"  # what is learned; instance: things alone, semantic: classes alone
+    missing_images: Literal["error", "skip"] = "error"  # annotated pictures whose file is not there
+
+
+class LabelFolders(_Strict):
+    """Two trees of folders: the label map of ``a/X.jpg`` is ``a/X.png``."""
+
+    images: str
+    labels: str
+
+
+class LabelFolderConfig(_Strict):
+    """Pictures with label maps, whose pixels are class numbers."""
+
+    name: Literal["label-folder"] = "label-folder"
+    train: tuple[LabelFolders, ...] = Field(min_length=1)
+    validation: tuple[LabelFolders, ...] = Field(min_length=1)
+    names: str  # file with the classes: .txt (a name per line, from 0), or .json, .yaml, .csv (number and name)
+    ignore: tuple[NonNegativeInt, ...] = (255,)  # numbers that are neither learned nor measured
+    label_suffix: str = ""  # of label maps before the ending, for instance _mask in X_mask.png
+    unpaired: Literal["error", "skip"] = "error"  # pictures without a label map, and the other way round
+
+
+class YoloConfig(_Strict):
+    """Polygons in YOLO's segmentation format; the splits are those of its file."""
+
+    name: Literal["yolo"] = "yolo"
+    data: str  # its data.yaml
+    missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a polygon
+
+
+class OfficialConfig(_Strict):
+    """A published data set in the layout of its download."""
+
+    root: str | None = None  # holds the data sets; None: MASK2FORMER_DATA, else DETECTRON2_DATASETS, else ./datasets
+
+
+class CocoConfig(OfficialConfig):
+    """COCO 2017: 133 classes, 80 of them things; instance has these alone."""
+
+    name: Literal["coco"] = "coco"
+    task: Task
+
+
+class CocoStuff10kConfig(OfficialConfig):
+    """COCO-Stuff 10k, semantic: 171 classes."""
+
+    name: Literal["coco-stuff-10k"] = "coco-stuff-10k"
+
+
+class Ade20kConfig(OfficialConfig):
+    """ADE20K: 150 classes, 100 of them things; instance has these alone."""
+
+    name: Literal["ade20k"] = "ade20k"
+    task: Task
+
+
+class Ade20kFullConfig(OfficialConfig):
+    """ADE20K, semantic: the 847 classes of the release of 2021."""
+
+    name: Literal["ade20k-full"] = "ade20k-full"
+
+
+class CityscapesConfig(OfficialConfig):
+    """Cityscapes, fine annotations: 19 classes, 8 of them things; instance has these alone."""
+
+    name: Literal["cityscapes"] = "cityscapes"
+    task: Task
+
+
+class MapillaryVistasConfig(OfficialConfig):
+    """Mapillary Vistas 1.2: 65 classes, 37 of them things."""
+
+    name: Literal["mapillary-vistas"] = "mapillary-vistas"
+    task: Literal["panoptic", "semantic"]
+
+
+class ClipSampling(_Strict):
+    """How training clips are taken from longer ones; validation sees whole clips."""
+
+    num_frames: PositiveInt = 2  # of a training clip
+    frame_range: PositiveInt = 20  # frames that the others may lie before or behind the first one drawn
+    labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published one
+
+
+class SceneClipsConfig(ClipSampling):
+    """Moving scenes; no files needed."""
+
+    name: Literal["scene-clips"] = "scene-clips"
+    image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
+    clip_length: PositiveInt = 20  # frames
+    train_seed: NonNegativeInt = 0
+    num_training: PositiveInt = 1_000_000
+    validation_seed: NonNegativeInt = 1_000_000
+    num_validation: PositiveInt = 20
+
+
+class YouTubeVISConfig(ClipSampling, OfficialConfig):
+    """YouTube-VIS: tracks of 40 classes."""
+
+    name: Literal["youtube-vis"] = "youtube-vis"
+    year: Literal[2019, 2021]
+
+
+class ClipFiles(_Strict):
+    """One annotation file and the folder that its ``file_names`` entries are relative to."""
+
+    annotations: str
+    frames: str
+
+
+class ClipsConfig(ClipSampling):
+    """Tracks in YouTube-VIS format: OVIS and anybody's, of frames or of video files."""
+
+    name: Literal["clips"] = "clips"
+    train: tuple[ClipFiles, ...] = Field(min_length=1)
+    validation: tuple[ClipFiles, ...] = Field(min_length=1)
+
+
+class ClipFolders(_Strict):
+    """Two folders that have one folder per clip each, as DAVIS has them."""
+
+    images: str  # pictures, for instance DAVIS/JPEGImages/480p
+    masks: str  # id maps of the same names, for instance DAVIS/Annotations/480p
+    clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
+
+
+class MaskFoldersConfig(ClipSampling):
+    """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and alike."""
+
+    name: Literal["mask-folders"] = "mask-folders"
+    train: ClipFolders
+    validation: ClipFolders
+
+
+DatasetConfig = Annotated[
+    ScenesConfig
+    | CocoInstanceConfig
+    | CocoPanopticConfig
+    | CocoConfig
+    | CocoStuff10kConfig
+    | Ade20kConfig
+    | Ade20kFullConfig
+    | CityscapesConfig
+    | MapillaryVistasConfig
+    | LabelFolderConfig
+    | YoloConfig
+    | SceneClipsConfig
+    | YouTubeVISConfig
+    | ClipsConfig
+    | MaskFoldersConfig,
+    Field(discriminator="name"),
+]
 
 Flip = Literal["horizontal", "vertical", "none"]
 
@@ -245,6 +433,7 @@ class ResizeCropFlipConfig(_Strict):
     short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
     long_edge: PositiveInt = 2560  # cap, pixels
     crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller pictures stay
+    max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
     color_jitter: bool = True
     flip: Flip = "horizontal"  # with probability 0.5
     pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every result; None: no padding
@@ -262,6 +451,7 @@ class DataConfig(_Strict):
     dataset: DatasetConfig = ScenesConfig()
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training pictures
     keep_empty: bool = True  # train on pictures without objects too; the published recipes drop them
+    group_by_aspect: bool = False  # pictures of one pass are all wider than high, or none is
     total_batch: PositiveInt = 16  # pictures per optimizer step over all devices
     batch_per_device: PositiveInt | None = None  # None: total_batch over the devices; smaller values accumulate
     num_workers: NonNegativeInt = 2
@@ -290,13 +480,30 @@ class TrainerConfig(_Strict):
     """How long, how precise, on what."""
 
     max_steps: PositiveInt = 1000
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = 1
     gradient_checkpointing: bool = False  # less memory, about a third more time
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 500
     tensorboard: bool = False  # also write event files
+
+
+class TrackingConfig(_Strict):
+    """How a clip of any length is cut into windows, and when two windows show the same object."""
+
+    window: PositiveInt | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
+    stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
+    threshold: Probability = 0.5  # instance: least class probability of an object; panoptic has its score_threshold
+    max_lost: NonNegativeInt = 60  # frames after which a track that is not seen is forgotten
+    min_match: NonNegativeFloat = 0.9  # least sum of mask IoU, similarity and class agreement, to go on with a track
+    min_similarity: Probability = 0.8  # least similarity times class agreement, to find a lost track again
+
+    @model_validator(mode="after")
+    def _within(self) -> TrackingConfig:
+        if self.stride is not None and self.stride > (self.window or self.stride):
+            raise ValueError(f"stride {self.stride} must not be above window {self.window}, or frames would be skipped")
+        return self
 
 
 class EvaluationConfig(_Strict):
@@ -308,13 +515,16 @@ class EvaluationConfig(_Strict):
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
     max_detections: PositiveInt = 100  # instances: per image and class
-    area_limits: tuple[PositiveInt, PositiveInt] = (1024, 9216)  # instances: where medium and large begin, pixels
-    boundary: bool = False  # instances: also boundary AP
+    # instances: where medium and large begin, pixels; None: those of the official tools (COCO 32 and 96 squared,
+    # YouTube-VIS 128 and 256 squared)
+    area_limits: tuple[PositiveInt, PositiveInt] | None = None
+    boundary: bool = False  # also boundary PQ, boundary AP and boundary IoU
     pooled_threshold: Probability | None = None  # instances: also pooled AP, of objects above this score
+    semantic_segments: bool = False  # semantic: also PQ, all pixels of a class in a picture being one segment
 
     @model_validator(mode="after")
     def _rising(self) -> EvaluationConfig:
-        if self.area_limits[0] >= self.area_limits[1]:
+        if self.area_limits is not None and self.area_limits[0] >= self.area_limits[1]:
             raise ValueError(f"area_limits must rise, got {self.area_limits}")
         return self
 
@@ -352,7 +562,7 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
             else:
-                lines.append(f"'{key}': {fault['msg']} (got {fault['input']!r:.80})")
+                lines.append(f"'{key}': {fault['msg']:.300} (got {fault['input']!r:.80})")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error
 
 

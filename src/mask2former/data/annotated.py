@@ -7,15 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
 
+from mask2former.config import MetricStyle, Task
 from mask2former.ops.masks import Patch
-from mask2former.structures.samples import Sample
+from mask2former.structures.categories import Categories
+from mask2former.structures.samples import Sample, Target
+from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth
 
-__all__ = ["Annotated", "Polygons", "from_sample", "place_patches"]
+__all__ = [
+    "Annotated",
+    "AnnotatedSet",
+    "Polygons",
+    "place_patches",
+    "truths_of_target",
+]
 
 Polygons = Sequence[Float64[np.ndarray, "P 2"]]
 
@@ -28,17 +37,21 @@ class Annotated:
         image: RGB in 0..255.
         labels: class index of every object.
         polygons: outlines by object, corners (x, y) in pixels; several parts are united.
-        ids: of objects that do not overlap; 0 is none of them.
+        ids: of objects that do not overlap; 0 is none of them (void, ignored, background).
         masks: of objects that overlap others, by object.
+        semantic: ``ids`` is a label map: object k is all that is of class ``labels[k]``. It is resized as the published
+            semantic training does (see :class:`~mask2former.data.transforms.Nearest`), and classes without a pixel
+            in the result are no targets.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     labels: Int64[np.ndarray, " N"]
     polygons: Mapping[int, Polygons] = field(default_factory=dict)
-    ids: Int32[np.ndarray, "H W"] | None = None
+    ids: UInt8[np.ndarray, "H W"] | Int[np.ndarray, "H W"] | None = None
     masks: Mapping[int, Bool[np.ndarray, "H W"]] = field(default_factory=dict)
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    semantic: bool = False
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -64,10 +77,89 @@ def place_patches(
     return ids, masks
 
 
-def from_sample(sample: Sample) -> Annotated:
-    """The first frame of a sample with a target."""
-    assert sample.target is not None
-    image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
-    patches = {index: Patch(0, 0, mask) for index, mask in enumerate(sample.target.masks[:, 0].numpy())}
-    ids, masks = place_patches(patches, (image.shape[0], image.shape[1]))
-    return Annotated(image, sample.target.labels.numpy(), {}, ids, masks, sample.name)
+class AnnotatedSet(Protocol):
+    """What every data set offers, whatever its files: pictures by index, with their annotation in three forms.
+
+    Attributes:
+        categories: its classes.
+        tasks: those for which it has a truth.
+        metric_style: whose evaluation tools the numbers of its papers come from.
+        notes: what a user should know, as sentences; reading may add some.
+    """
+
+    @property
+    def categories(self) -> Categories: ...
+
+    @property
+    def tasks(self) -> tuple[Task, ...]: ...
+
+    @property
+    def metric_style(self) -> MetricStyle: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    @property
+    def num_objects(self) -> Int64[np.ndarray, " I"] | None:
+        """Training targets of every picture; None where only reading all label maps would tell."""
+        ...
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which pictures are wider than high, for batches of one shape; from annotation files or picture headers."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """The picture at its own size with the targets of training."""
+        ...
+
+    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture alone."""
+        ...
+
+    def image_id(self, index: int) -> int | str:
+        """What files of results call the picture."""
+        ...
+
+    def annotated(self, index: int) -> Annotated:
+        """The picture and the targets of training, before anything is rasterised or moved; without crowd regions.
+
+        Raises:
+            RequestError: a file that is missing or broken.
+        """
+        ...
+
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        """What is true about the picture at its own size, for those of its :attr:`tasks` that are asked for.
+
+        Crowd regions, void and ignored pixels are in it, as the evaluators expect them.
+
+        Raises:
+            RequestError: a file that is missing or broken, or pictures and labels of different sizes.
+        """
+        ...
+
+
+def truths_of_target(target: Target, tasks: Sequence[Task], categories: Categories) -> dict[Task, Truth]:
+    """Truths of the first frame of a target, which has no crowds; what no mask covers is void.
+
+    Where masks overlap the earlier one lies on top in maps. Instances are the things that have pixels.
+    """
+    masks, labels = target.masks[:, 0].cpu().numpy(), target.labels.cpu().numpy()
+    ids = np.zeros(masks.shape[1:], dtype=np.int32)
+    for identifier in range(len(masks), 0, -1):
+        ids[masks[identifier - 1]] = identifier
+    truths: dict[Task, Truth] = {}
+    for task in tasks:
+        if task == "panoptic":
+            visible = set(np.unique(ids).tolist())
+            segments = [(n, label, False) for n, label in enumerate(labels.tolist(), 1) if n in visible]
+            truths[task] = PanopticTruth(ids, segments)
+        elif task == "semantic":
+            truths[task] = np.append(categories.ignore_label, labels)[ids]
+        else:
+            is_thing = np.array([category.is_thing for category in categories])
+            chosen = is_thing[labels] & masks.any(axis=(1, 2))
+            truths[task] = InstanceTruth(masks[chosen], labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
+    return truths

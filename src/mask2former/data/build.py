@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
-from mask2former.config import AugmentationConfig, CocoInstanceConfig, DataConfig, DatasetConfig, ScenesConfig
-from mask2former.data.annotated import from_sample
+from mask2former.config import (
+    Ade20kConfig,
+    Ade20kFullConfig,
+    AugmentationConfig,
+    CityscapesConfig,
+    ClipSampling,
+    ClipsConfig,
+    CocoConfig,
+    CocoInstanceConfig,
+    CocoPanopticConfig,
+    CocoStuff10kConfig,
+    DataConfig,
+    DatasetConfig,
+    LabelFolderConfig,
+    MapillaryVistasConfig,
+    MaskFoldersConfig,
+    SceneClipsConfig,
+    ScenesConfig,
+    Task,
+    YoloConfig,
+    YouTubeVISConfig,
+)
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.clips import ClipSet, ClipTrainingSet
+from mask2former.data.datasets import official
 from mask2former.data.datasets.coco import CocoInstances, read_categories
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles, read_panoptic_categories
+from mask2former.data.datasets.label_folder import LabelFolder, read_names
+from mask2former.data.datasets.mask_folders import OBJECT_CATEGORIES, MaskFolders
+from mask2former.data.datasets.official import Split
+from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
+from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
+from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
-from mask2former.data.transforms import Augmentation, Geometry, LargeScaleJitter, Plan, ResizeCropFlip
+from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
+from mask2former.data.transforms import Augmentation, Geometry, LargeScaleJitter, Plan, ResizeCropFlip, class_map
+from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 
-__all__ = ["TrainingSet", "build_augmentation", "build_dataset", "build_training_set", "categories_of"]
+__all__ = [
+    "TrainingSet",
+    "build_augmentation",
+    "build_clips",
+    "build_pictures",
+    "build_training_set",
+    "categories_of",
+]
 
 
 def categories_of(config: DatasetConfig) -> Categories:
@@ -25,32 +64,140 @@ def categories_of(config: DatasetConfig) -> Categories:
     Raises:
         RequestError: the annotation file that has it cannot be read.
     """
-    if isinstance(config, ScenesConfig):
+    if isinstance(config, SceneClipsConfig):
         return SCENE_CATEGORIES
-    return read_categories(config.train[0].annotations)
+    if isinstance(config, YouTubeVISConfig):
+        return Categories.load(f"ytvis_{config.year}")
+    if isinstance(config, ClipsConfig):
+        return read_clip_categories(config.train[0].annotations)
+    if isinstance(config, MaskFoldersConfig):
+        return OBJECT_CATEGORIES
+    return _PICTURES[type(config)].categories(config)
 
 
-def build_dataset(
-    config: DatasetConfig, split: Literal["train", "validation"], *, keep_empty: bool = True
-) -> Sequence[Sample]:
-    """Samples with targets, by index, as they are.
+def build_pictures(config: DatasetConfig, split: Split, *, keep_empty: bool = True) -> AnnotatedSet:
+    """A data set of pictures, by index, as they are.
 
-    Without ``keep_empty`` pictures without objects are left out (scenes always have some).
+    Without ``keep_empty`` pictures without objects are left out (scenes and label maps always have some).
+
+    Raises:
+        RequestError: files that are missing or broken, or a data set of clips.
+    """
+    if isinstance(config, ClipSampling):
+        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
+    return _PICTURES[type(config)].build(config, split, keep_empty)
+
+
+class _Pictures(NamedTuple):
+    """How the configuration of a data set of pictures is answered."""
+
+    categories: Callable[[Any], Categories]
+    build: Callable[[Any, Split, bool], AnnotatedSet]  # configuration, split, whether to keep pictures without objects
+
+
+def _scenes(config: ScenesConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+    if split == "train":
+        return Scenes(config.image_size, config.train_seed, config.num_training)
+    return Scenes(config.image_size, config.validation_seed, config.num_validation)
+
+
+def _coco_instances(config: CocoInstanceConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+    return CocoInstances(
+        [(entry.annotations, entry.images) for entry in getattr(config, split)],
+        keep_empty=keep_empty,
+        missing_images=config.missing_images,
+        missing_masks=config.missing_masks,
+        crowds=config.crowds,
+    )
+
+
+def _coco_panoptic(config: CocoPanopticConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+    return CocoPanoptic(
+        [PanopticFiles(entry.annotations, entry.segments, entry.images) for entry in getattr(config, split)],
+        config.task,
+        keep_empty=keep_empty,
+        missing_images=config.missing_images,
+    )
+
+
+def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+    return LabelFolder(
+        [(entry.images, entry.labels) for entry in getattr(config, split)],
+        read_names(config.names),
+        ignore=config.ignore,
+        label_suffix=config.label_suffix,
+        unpaired=config.unpaired,
+    )
+
+
+def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+    return YoloPolygons(read_yolo(config.data), split, keep_empty=keep_empty, missing_masks=config.missing_masks)
+
+
+def _of_task(categories: Categories, task: Task) -> Categories:
+    return categories.things() if task == "instance" else categories
+
+
+_PICTURES: dict[type, _Pictures] = {
+    ScenesConfig: _Pictures(lambda config: SCENE_CATEGORIES, _scenes),
+    CocoInstanceConfig: _Pictures(lambda config: read_categories(config.train[0].annotations), _coco_instances),
+    CocoPanopticConfig: _Pictures(
+        lambda config: _of_task(read_panoptic_categories(config.train[0].annotations), config.task), _coco_panoptic
+    ),
+    LabelFolderConfig: _Pictures(lambda config: read_names(config.names), _label_folder),
+    YoloConfig: _Pictures(lambda config: read_yolo(config.data).categories, _yolo),
+    CocoConfig: _Pictures(
+        lambda config: Categories.load("coco_instance" if config.task == "instance" else "coco_panoptic"),
+        lambda config, split, keep_empty: official.coco(config.root, split, config.task, keep_empty=keep_empty),
+    ),
+    CocoStuff10kConfig: _Pictures(
+        lambda config: Categories.load("coco_stuff_10k_171"),
+        lambda config, split, keep_empty: official.coco_stuff_10k(config.root, split),
+    ),
+    Ade20kConfig: _Pictures(
+        lambda config: Categories.load("ade20k_instance_100" if config.task == "instance" else "ade20k_150"),
+        lambda config, split, keep_empty: official.ade20k(config.root, split, config.task, keep_empty=keep_empty),
+    ),
+    Ade20kFullConfig: _Pictures(
+        lambda config: Categories.load("ade20k_full_847"),
+        lambda config, split, keep_empty: official.ade20k_full(config.root, split),
+    ),
+    CityscapesConfig: _Pictures(
+        lambda config: _of_task(Categories.load("cityscapes"), config.task),
+        lambda config, split, keep_empty: official.cityscapes(config.root, split, config.task, keep_empty=keep_empty),
+    ),
+    MapillaryVistasConfig: _Pictures(
+        lambda config: Categories.load("mapillary_vistas_v1.2"),
+        lambda config, split, keep_empty: official.mapillary_vistas(
+            config.root, split, config.task, keep_empty=keep_empty
+        ),
+    ),
+}
+
+
+def build_clips(
+    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
+    split: Split,
+    *,
+    keep_empty: bool = True,
+) -> SceneClips | YouTubeVIS | MaskFolders:
+    """Whole clips, by index; without ``keep_empty`` those without tracks are left out.
 
     Raises:
         RequestError: files that are missing or broken.
     """
-    if isinstance(config, CocoInstanceConfig):
-        files = config.train if split == "train" else config.validation
-        return CocoInstances(
-            [(entry.annotations, entry.images) for entry in files],
-            keep_empty=keep_empty,
-            missing_images=config.missing_images,
-            missing_masks=config.missing_masks,
-        )
-    if split == "train":
-        return Scenes(config.image_size, config.train_seed, config.num_training)
-    return Scenes(config.image_size, config.validation_seed, config.num_validation)
+    training = split == "train"
+    if isinstance(config, YouTubeVISConfig):
+        return official.youtube_vis(config.root, split, config.year, keep_empty=keep_empty)
+    if isinstance(config, ClipsConfig):
+        files = config.train if training else config.validation
+        return YouTubeVIS([(entry.annotations, entry.frames) for entry in files], keep_empty=keep_empty)
+    if isinstance(config, MaskFoldersConfig):
+        folders = config.train if training else config.validation
+        return MaskFolders(folders.images, folders.masks, folders.clips)
+    seed = config.train_seed if training else config.validation_seed
+    count = config.num_training if training else config.num_validation
+    return SceneClips(config.image_size, config.clip_length, seed, count)
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
@@ -67,6 +214,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         config.crop_size,
         config.pad_size,
         config.flip,
+        max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
         keep_lost=config.keep_lost,
     )
@@ -75,7 +223,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
 class TrainingSet:
     """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when."""
 
-    def __init__(self, samples: Sequence[Sample], augmentation: Augmentation | None = None) -> None:
+    def __init__(self, samples: AnnotatedSet, augmentation: Augmentation | None = None) -> None:
         self.samples = samples
         self.augmentation = augmentation
 
@@ -83,22 +231,42 @@ class TrainingSet:
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        if isinstance(self.samples, CocoInstances):
-            annotated = self.samples.annotated(draw.index)
-        elif self.augmentation is None:
-            return self.samples[draw.index]
-        else:
-            annotated = from_sample(self.samples[draw.index])
+        return self.packed(draw).unpack()
+
+    @property
+    def categories(self) -> Categories:
+        """The classes, as already read."""
+        return self.samples.categories
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which pictures are wider than high."""
+        return self.samples.wide()
+
+    def packed(self, draw: Draw) -> PackedSample:
+        """The sample before its masks are expanded: what loaders hand over."""
+        annotated = self.samples.annotated(draw.index)
         if self.augmentation is None:
-            return Plan(Geometry(annotated.size_hw))(annotated)
-        return self.augmentation.draw(annotated.size_hw, np.random.default_rng(draw.seed))(annotated)
+            return Plan(Geometry(annotated.size_hw)).packed(annotated)
+        rng = np.random.default_rng(draw.seed)
+        return self.augmentation.draw(annotated.size_hw, rng, lambda: class_map(annotated)).packed(annotated)
 
 
-def build_training_set(config: DataConfig) -> TrainingSet:
+def build_training_set(config: DataConfig) -> TrainingSet | ClipTrainingSet:
     """What a run is trained on.
 
     Raises:
-        RequestError: files that are missing or broken.
+        RequestError: files that are missing or broken, or that have no annotations.
     """
-    samples = build_dataset(config.dataset, "train", keep_empty=config.keep_empty)
+    if isinstance(config.dataset, ClipSampling):
+        clips: ClipSet = build_clips(config.dataset, "train", keep_empty=config.keep_empty)
+        if not clips.has_truth:
+            raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
+        return ClipTrainingSet(
+            clips,
+            build_augmentation(config.augmentation),
+            num_frames=config.dataset.num_frames,
+            frame_range=config.dataset.frame_range,
+            labels_from=config.dataset.labels_from,
+        )
+    samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty)
     return TrainingSet(samples, build_augmentation(config.augmentation))

@@ -5,21 +5,24 @@ Every fault of a picture ends in one :class:`RequestError` that names it. Knows 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mask2former.data.archives import ArchivedFile, File
 from mask2former.errors import RequestError
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "list_images", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "list_images", "open_picture", "picture_size", "read_image"]
 
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+ImageSource = str | os.PathLike[str] | ArchivedFile | Image.Image | np.ndarray | torch.Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -50,7 +53,10 @@ def read_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(source, Image.Image):
         return _from_pillow(source, getattr(source, "filename", "") or "picture")
     if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(os.fspath(source)))
+        source = Path(os.fspath(source))
+    if isinstance(source, File):
+        with open_picture(source) as picture:
+            return _from_pillow(picture, str(source))
     raise RequestError(
         f"cannot read a picture from {type(source).__name__}: expected a path, a Pillow picture, an array or a tensor"
     )
@@ -59,34 +65,56 @@ def read_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
 # --- files and Pillow ------------------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+@contextlib.contextmanager
+def open_picture(file: File) -> Iterator[Image.Image]:
+    """A picture file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
+
+    Raises:
+        RequestError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no picture.
+    """
+    content = file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
     try:
-        size = path.stat().st_size
+        size = content.stat().st_size if isinstance(content, Path) else content.getbuffer().nbytes
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise RequestError(f"there is no picture '{path}'; check the path") from error
-    if path.is_dir():
-        raise RequestError(f"'{path}' is a folder; expected the file of one picture")
+        raise RequestError(f"there is no picture '{file}'; check the path") from error
+    if isinstance(content, Path) and content.is_dir():
+        raise RequestError(f"'{file}' is a folder; expected the file of one picture")
     if not size:
-        raise RequestError(f"'{path}' is an empty file; expected a picture")
+        raise RequestError(f"'{file}' is an empty file; expected a picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here; damaged metadata does not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return _from_pillow(picture, str(path))
+            with Image.open(content) as picture:
+                yield picture
     except RequestError:
         raise
     except UnidentifiedImageError as error:
         raise RequestError(
-            f"'{path}' is not a picture that can be read; expected JPEG, PNG, WebP, BMP or TIFF"
+            f"'{file}' is not a picture that can be read; expected JPEG, PNG, WebP, BMP or TIFF"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RequestError(_too_large(str(path))) from error
+        raise RequestError(_too_large(str(file))) from error
     except PermissionError as error:
-        raise RequestError(f"'{path}' may not be read; check its permissions") from error
+        raise RequestError(f"'{file}' may not be read; check its permissions") from error
     # Decoders report damage in many ways: OSError (cut short), SyntaxError (PNG), ValueError, struct.error, ...
     except Exception as error:
-        raise RequestError(f"'{path}' is damaged or cut short and cannot be decoded: {error}") from error
+        raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {error}") from error
+
+
+def picture_size(file: File) -> tuple[int, int]:
+    """(height, width) of a picture file as :func:`read_image` shows it, from its header.
+
+    Raises:
+        RequestError: as :func:`open_picture`.
+    """
+    with open_picture(file) as picture:
+        width, height = picture.size
+        try:
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        except Exception:  # a broken metadata block says nothing about the pixels
+            turned = False
+    return (width, height) if turned else (height, width)
 
 
 def _too_large(name: str) -> str:
@@ -117,7 +145,7 @@ def _from_pillow(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
                 backdrop = Image.new("RGBA", layers.size, (255, 255, 255, 255))
                 layers = Image.alpha_composite(backdrop, layers)
             return np.array(layers.convert("RGB"))
-        return np.array(upright.convert("RGB"))
+        return np.array(upright if mode == "RGB" else upright.convert("RGB"))
     except ValueError as error:
         raise RequestError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
 
@@ -127,7 +155,8 @@ def _upright(picture: Image.Image) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return ImageOps.exif_transpose(picture)
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+            return ImageOps.exif_transpose(picture) if turned else picture  # which would copy it
         except Exception:  # a broken metadata block says nothing about the pixels
             return picture
 

@@ -6,22 +6,22 @@ frames of a clip can share one draw. Knows arrays only, no data sets and no mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float64, Int32, UInt8
+from jaxtyping import Bool, Float64, Int64, Shaped, UInt8
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
+from mask2former.data.packed import PackedSample, PackedTarget, paint, plane_type
 from mask2former.ops.masks import Patch, polygons_to_patch
-from mask2former.structures.samples import Sample, Target
+from mask2former.structures.samples import Sample
 
 __all__ = [
     "Augmentation",
@@ -29,9 +29,11 @@ __all__ = [
     "Flip",
     "Geometry",
     "LargeScaleJitter",
+    "Nearest",
     "Plan",
     "Resize",
     "ResizeCropFlip",
+    "class_map",
     "clip_polygon",
     "resize_shortest_edge",
     "shortest_edge_size",
@@ -41,6 +43,11 @@ IMAGE_FILL = 128  # Parity: of every channel, before normalisation
 _NO_SIDE = 1e-5  # pixels; an object whose box is not longer is lost
 
 Size = tuple[int, int]
+ClassMap = Int64[np.ndarray, "H W"]
+Places = Int64[np.ndarray, " _"]
+Nearest = Literal["centre", "floor"]
+"""How ids are resized: by pixel centres, as Pillow resizes the bytes of panoptic maps and decoded masks, or by rounding
+down ``place * old / new``, as the published semantic training does (a tensor library resizes its label maps)."""
 
 
 def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
@@ -90,8 +97,9 @@ class Flip:
         # torch mirrors twenty times faster than a copy of a reversed array.
         return torch.from_numpy(image).flip(1 if self.axis == "horizontal" else 0).numpy()
 
-    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "H W"]:
-        return np.ascontiguousarray(ids[:, ::-1] if self.axis == "horizontal" else ids[::-1])
+    def sources(self, rows: Places, columns: Places, nearest: Nearest) -> tuple[Places, Places]:
+        """Rows and columns of the first picture that each row and column shows after this step too."""
+        return (rows, columns[::-1]) if self.axis == "horizontal" else (rows[::-1], columns)
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
         """What corners (x, y) are multiplied with, and what is added then."""
@@ -103,7 +111,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """To a height and width: bilinear and antialiased for pictures, nearest pixel centre for ids."""
+    """To a height and width: bilinear and antialiased for pictures, the nearest pixel for ids."""
 
     size_hw: Size
 
@@ -119,15 +127,23 @@ class Resize:
         resized = F.interpolate(planes, size=self.size_hw, mode="bilinear", antialias=True, align_corners=False)
         return resized.permute(0, 2, 3, 1)[0].contiguous().numpy()
 
-    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
-        if ids.shape == self.size_hw:
-            return ids
+    def sources(self, rows: Places, columns: Places, nearest: Nearest) -> tuple[Places, Places]:
+        """Rows and columns of the first picture that each row and column shows after this step too."""
         height, width = self.size_hw
-        return np.array(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
+        return rows[_nearest(len(rows), height, nearest)], columns[_nearest(len(columns), width, nearest)]
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
         """What corners (x, y) are multiplied with, and what is added then."""
         return np.array([self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0]]), np.zeros(2)
+
+
+def _nearest(old: int, new: int, rule: Nearest) -> Places:
+    """Which of ``old`` pixels in a row each of ``new`` ones shows."""
+    if rule == "floor":
+        return np.arange(new) * old // new
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    return np.minimum(np.add.accumulate(steps).astype(np.int64), old - 1)  # Parity: summed up, as Pillow does
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +162,10 @@ class Crop:
     def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         return image[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
 
-    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
-        return ids[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
+    def sources(self, rows: Places, columns: Places, nearest: Nearest) -> tuple[Places, Places]:
+        """Rows and columns of the first picture that each row and column shows after this step too."""
+        height, width = self.size_hw
+        return rows[self.top : self.top + height], columns[self.left : self.left + width]
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
         """What corners (x, y) are multiplied with, and what is added then."""
@@ -194,12 +212,17 @@ class Geometry:
         canvas[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
         return torch.from_numpy(canvas)
 
-    def ids(self, ids: Int32[np.ndarray, "H W"]) -> Int32[np.ndarray, "h w"]:
+    def ids(self, ids: Shaped[np.ndarray, "H W"], nearest: Nearest = "centre") -> Shaped[np.ndarray, "h w"]:
         """Values per pixel after the steps, cut to the canvas but not padded."""
+        assert ids.shape == self.size_hw, (ids.shape, self.size_hw)
+        rows, columns = np.arange(ids.shape[0]), np.arange(ids.shape[1])
         for step in self.steps:
-            ids = step.ids(ids)
-        height, width = self.output_hw
-        return ids[:height, :width]
+            rows, columns = step.sources(rows, columns, nearest)
+        rows, columns = rows[: self.output_hw[0]], columns[: self.output_hw[1]]
+        # Columns of the smaller picture: rows are copied whole, which costs next to nothing.
+        if len(rows) < ids.shape[0]:
+            return ids.take(rows, axis=0).take(columns, axis=1)
+        return ids.take(columns, axis=1).take(rows, axis=0)
 
     def polygons(self, polygons: Polygons) -> list[Float64[np.ndarray, "P 2"]]:
         """Corners moved as coordinates, and the polygons clipped to what the steps and the canvas leave.
@@ -267,33 +290,41 @@ class Plan:
 
     def __call__(self, annotated: Annotated) -> Sample:
         """The sample, image uint8 and masks at :attr:`Geometry.output_hw`, T is 1."""
+        return self.packed(annotated).unpack()
+
+    def packed(self, annotated: Annotated) -> PackedSample:
+        """The same before its masks are expanded."""
+        target, image = self.target(annotated), self.geometry.image(annotated.image, self.color)
+        return PackedSample(image[None], target, annotated.name, dict(annotated.info))
+
+    def target(self, annotated: Annotated) -> PackedTarget:
+        """The objects alone."""
         assert annotated.size_hw == self.geometry.size_hw, (annotated.size_hw, self.geometry.size_hw)
-        patches = self._patches(annotated)
-        kept = [index for index in range(len(annotated.labels)) if self.keep_lost or index in patches]
-        height, width = self.geometry.output_hw
-        planes = np.zeros((len(kept), 1, height, width), dtype=bool)  # unlike torch's, its memory is touched when used
-        for place, index in enumerate(kept):
-            if index in patches:
-                top, left, mask = patches[index]
-                planes[place, 0, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        labels = torch.from_numpy(annotated.labels[kept].astype(np.int64))
-        image = self.geometry.image(annotated.image, self.color)[None]
-        return Sample(image, Target(labels, torch.from_numpy(planes)), annotated.name, dict(annotated.info))
+        count = len(annotated.labels)
+        first = np.zeros((1, *self.geometry.output_hw), dtype=plane_type(count))
+        if annotated.ids is not None:
+            ids = annotated.ids.astype(first.dtype, copy=False)
+            ids = self.geometry.ids(ids, "floor" if annotated.semantic else "centre")
+            first[0, : ids.shape[0], : ids.shape[1]] = ids
+        if annotated.semantic or not self.keep_lost:
+            kept = torch.bincount(torch.from_numpy(first).flatten(), minlength=count + 1)[1:].numpy() > 0
+        else:
+            kept = np.ones(count, dtype=bool)
+        planes, layer_of = paint(self._patches(annotated), first)
+        kept[list(layer_of)] = True
+        objects = np.flatnonzero(kept)
+        layers = [layer_of.get(index, 0) for index in objects.tolist()]
+        return PackedTarget(annotated.labels[objects].astype(np.int64), planes, layers, (objects + 1).tolist())
 
     def _patches(self, annotated: Annotated) -> dict[int, Patch]:
-        """The masks that are left, by object."""
+        """The masks that are left of polygons and single masks, by object."""
         patches: dict[int, Patch] = {}
         for index, polygons in annotated.polygons.items():
             left = self.geometry.polygons(polygons)
             if left and _has_box(left):
                 patches[index] = polygons_to_patch(left, self.geometry.output_hw)
-        if annotated.ids is not None:
-            ids = self.geometry.ids(annotated.ids)
-            for number, window in enumerate(ndimage.find_objects(ids), start=1):
-                if window is not None:
-                    patches[number - 1] = Patch(window[0].start, window[1].start, ids[window] == number)
         for index, mask in annotated.masks.items():
-            moved: Bool[np.ndarray, "h w"] = self.geometry.ids(mask.astype(np.int32)) > 0
+            moved: Bool[np.ndarray, "h w"] = self.geometry.ids(mask)
             if moved.any():
                 patches[index] = Patch(0, 0, moved)
         return patches
@@ -304,11 +335,24 @@ def _has_box(polygons: Polygons) -> bool:
     return bool((np.ptp(corners, axis=0) > _NO_SIDE).all())
 
 
+def class_map(annotated: Annotated) -> ClassMap:
+    """The class index of every pixel, -1 where there is none; of objects that overlap one."""
+    planes = Plan(Geometry(annotated.size_hw)).target(annotated).planes
+    class_of = np.concatenate([[-1], annotated.labels])
+    classes = class_of[planes[0][0]]
+    for plane in planes[1:]:
+        classes = np.where(plane[0] > 0, class_of[plane[0]], classes)
+    return classes
+
+
 class Augmentation(Protocol):
     """A random recipe."""
 
-    def draw(self, size_hw: Size, rng: np.random.Generator) -> Plan:
-        """What happens to a picture, or to all frames of a clip, of this height and width."""
+    def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
+        """What happens to a picture, or to all frames of a clip, of this height and width.
+
+        ``classes`` gives the :func:`class_map` of the picture, for recipes that choose windows by it.
+        """
         ...
 
 
@@ -341,7 +385,7 @@ class LargeScaleJitter:
         self.flip: Literal["horizontal", "vertical", "none"] = flip
         self.keep_lost = keep_lost
 
-    def draw(self, size_hw: Size, rng: np.random.Generator) -> Plan:
+    def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
         flip = _flip(self.flip, rng)
         scale = rng.uniform(self.min_scale, self.max_scale)
         place = rng.random()
@@ -364,6 +408,8 @@ class ResizeCropFlip:
         long_edge: cap in pixels.
         crop_size: height and width of the window, limited to the picture; None: no crop.
         pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
+        max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
+            its labelled pixels, or all of them. 1 switches the rule off.
         keep_lost: see :class:`Plan`.
     """
 
@@ -375,6 +421,7 @@ class ResizeCropFlip:
         pad_size: Size | None,
         flip: Literal["horizontal", "vertical", "none"] = "horizontal",
         *,
+        max_category_share: float = 1.0,
         color_jitter: bool = True,
         keep_lost: bool = True,
     ) -> None:
@@ -383,17 +430,38 @@ class ResizeCropFlip:
         self.crop_size = crop_size
         self.pad_size = pad_size
         self.flip: Literal["horizontal", "vertical", "none"] = flip
+        self.max_category_share = max_category_share
         self.color_jitter = color_jitter
         self.keep_lost = keep_lost
 
-    def draw(self, size_hw: Size, rng: np.random.Generator) -> Plan:
+    def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
         short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
-        height, width = shortest_edge_size(size_hw, short_edge, self.long_edge)
-        steps: tuple[Flip | Resize | Crop, ...] = (Resize((height, width)),)
+        resize = Resize(shortest_edge_size(size_hw, short_edge, self.long_edge))
+        steps: tuple[Flip | Resize | Crop, ...] = (resize,)
         if self.crop_size is not None:
-            window = min(height, self.crop_size[0]), min(width, self.crop_size[1])
-            top, left = int(rng.integers(height - window[0] + 1)), int(rng.integers(width - window[1] + 1))
-            steps = (*steps, Crop(top, left, window))
+            steps = (resize, self._crop(size_hw, resize, rng, classes))
         color = draw_color_jitter(rng) if self.color_jitter else None
         steps = (*steps, *_flip(self.flip, rng))
         return Plan(Geometry(size_hw, steps, self.pad_size), color, self.keep_lost)
+
+    def _crop(
+        self, size_hw: Size, resize: Resize, rng: np.random.Generator, classes: Callable[[], ClassMap] | None
+    ) -> Crop:
+        assert self.crop_size is not None
+        height, width = resize.size_hw
+        window = min(height, self.crop_size[0]), min(width, self.crop_size[1])
+
+        def draw() -> Crop:
+            return Crop(int(rng.integers(height - window[0] + 1)), int(rng.integers(width - window[1] + 1)), window)
+
+        crop = draw()
+        if self.max_category_share >= 1 or classes is None:
+            return crop
+        labels = classes()
+        for _ in range(9):
+            inside = Geometry(size_hw, (resize, crop)).ids(labels, "floor")
+            counts = np.bincount(inside[inside >= 0])
+            if np.count_nonzero(counts) > 1 and counts.max() < self.max_category_share * counts.sum():
+                break
+            crop = draw()
+        return crop

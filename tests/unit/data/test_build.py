@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mask2former.config import CocoInstanceConfig, DataConfig, ScenesConfig, parse
-from mask2former.data.build import build_dataset, build_training_set, categories_of
+from mask2former.data.build import build_pictures, build_training_set, categories_of
 from mask2former.data.collate import collate
 from mask2former.data.sampling import Draw
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
@@ -70,12 +70,12 @@ def test_coco_files_by_configuration(coco: dict[str, object]) -> None:
     config = settings({"dataset": coco})
     assert isinstance(config.dataset, CocoInstanceConfig)
     assert categories_of(config.dataset).names == ("cell",)
-    assert len(build_dataset(config.dataset, "train")) == 2
-    assert len(build_dataset(config.dataset, "validation")) == 2
+    assert len(build_pictures(config.dataset, "train")) == 2
+    assert len(build_pictures(config.dataset, "validation")) == 2
     assert len(build_training_set(config)) == 2
     assert len(build_training_set(settings({"dataset": coco, "keep_empty": False}))) == 1
     sample = build_training_set(config)[Draw(1, 0)]
-    assert equal(sample, build_dataset(config.dataset, "train")[1])
+    assert equal(sample, build_pictures(config.dataset, "train")[1])
     assert settings(json.loads(config.model_dump_json())) == config
 
 
@@ -99,7 +99,8 @@ def test_augmented_samples_depend_on_their_draw_only(
     ("values", "message"),
     [
         ({"dataset": {"name": "coco-instance"}}, r"train'.*required"),
-        ({"dataset": {"name": "coco"}}, "coco-instance"),
+        ({"dataset": {"name": "coco"}}, r"task'.*required"),
+        ({"dataset": {"name": "kitti"}}, r"coco-instance.*cityscapes"),
         ({"augmentation": {"name": "flip"}}, "large-scale-jitter"),
         ({"augmentation": {**JITTER, "min_scale": 3.0}}, "min_scale 3.0"),
         ({"augmentation": {**RESIZE, "short_edges": []}}, "short_edges"),

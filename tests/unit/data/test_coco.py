@@ -18,6 +18,7 @@ from mask2former.data.datasets import CocoInstances, read_categories
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Sample
+from mask2former.structures.truths import InstanceTruth
 
 H, W = 40, 60
 
@@ -96,6 +97,12 @@ def labels(sample: Sample) -> list[int]:
     return sample.target.labels.tolist()
 
 
+def truth_of(samples: CocoInstances, index: int) -> InstanceTruth:
+    truth = samples.truths(index, ["instance"])["instance"]
+    assert isinstance(truth, InstanceTruth)
+    return truth
+
+
 def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     samples = CocoInstances([write(tmp_path, content())])
     assert len(samples) == 3
@@ -103,7 +110,7 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     assert samples.categories.names == ("cell", "dirt", "hair")
     assert samples.categories[1].color == (1, 2, 3)
     assert all(category.is_thing for category in samples.categories)
-    assert samples.notes == ()
+    assert samples.notes == []
 
     first = samples[0]
     assert first.name == "a.png"
@@ -120,15 +127,19 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
         box_mask(25, 40, 35, 50),  # overlaps the one before
     ]
     np.testing.assert_array_equal(masks(second), expected)
-    np.testing.assert_array_equal(second.info["areas"], [7.5, 13 * 17, 100])
-    np.testing.assert_array_equal(second.info["crowd_masks"], [box_mask(0, 0, 5, 5)])
-    assert second.info["crowd_labels"].tolist() == [0]
-    assert second.info["crowd_areas"].tolist() == [25]
+    truth = truth_of(samples, 1)
+    np.testing.assert_array_equal(truth.masks, [*expected, box_mask(0, 0, 5, 5)])
+    assert truth.labels.tolist() == [1, 2, 0, 0]
+    assert truth.iscrowd.tolist() == [False, False, False, True]
+    assert truth.areas is not None
+    assert truth.areas.tolist() == [7.5, 13 * 17, 100, 25]
 
     third = samples[-1]
     assert third.info["image_id"] == "c"
     assert masks(third).shape == (0, H, W)
-    assert third.info["crowd_masks"].shape == (0, H, W)
+    assert truth_of(samples, 2).masks.shape == (0, H, W)
+    assert [samples.image_id(place) for place in range(3)] == [2**70, second.info["image_id"], "c"]
+    assert samples.wide().tolist() == [W > H] * 3
     assert [sample.name for sample in samples[1:]] == ["deeper/b.png", "c.png"]
     with pytest.raises(IndexError):
         samples[3]
@@ -140,7 +151,6 @@ def test_disjoint_encodings_travel_as_one_id_map(tmp_path: Path) -> None:
     assert annotated.ids is not None
     assert sorted(np.unique(annotated.ids)) == [0, 2]
     assert list(annotated.masks) == [2]
-    assert "crowd_masks" not in annotated.info
 
 
 # pycocotools 2 hands numpy 2 an old form of arrays
@@ -413,9 +423,11 @@ def test_official_files_equal_pycocotools(shared: Path, split: str, pictures: in
         sample = samples[place]
         height, width = sample.image.shape[2:]
         truth = [entry for entry in entries["annotations"] if entry["image_id"] == sample.info["image_id"]]
+        true = truth_of(samples, place)
+        np.testing.assert_array_equal(true.masks[~true.iscrowd], masks(sample))
         for crowd, found, classes in (
             (0, masks(sample), labels(sample)),
-            (1, sample.info["crowd_masks"], sample.info["crowd_labels"].tolist()),
+            (1, true.masks[true.iscrowd], true.labels[true.iscrowd].tolist()),
         ):
             wanted = [entry for entry in truth if entry["iscrowd"] == crowd]
             assert classes == [index[entry["category_id"]] for entry in wanted]
@@ -436,4 +448,4 @@ def test_nuclei_are_disjoint_and_complete(shared: Path) -> None:
         annotated = samples.annotated(place)
         assert annotated.ids is not None
         assert not annotated.masks
-        np.testing.assert_array_equal(mask_ops.areas(masks(samples[place])), samples[place].info["areas"])
+        np.testing.assert_array_equal(mask_ops.areas(masks(samples[place])), truth_of(samples, place).areas)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,3 +46,61 @@ def test_collate_pads_pictures_and_targets_alike() -> None:
     assert batch.targets[0].masks.sum() == 2 * 33 * 20
     assert batch.images.pixels.sum() == 7 * 3 * (33 * 20 + 10 * 65)
     assert batch.names == ("33", "10")
+
+
+# --- groups of one shape ---------------------------------------------------------------------------------------------
+
+WIDE = np.random.default_rng(0).random(23) < 0.7
+
+
+def grouped(total_batch: int = 8, micro: int = 2, **arguments: int) -> StepSampler:
+    return StepSampler(len(WIDE), total_batch, 5, groups=WIDE, micro=micro, **arguments)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4, 8])
+def test_every_pass_has_pictures_of_one_group(micro: int) -> None:
+    seeds = set()
+    for draws in islice(grouped(micro=micro), 60):
+        assert len(draws) == 8
+        for start in range(0, 8, micro):
+            assert len({bool(WIDE[draw.index]) for draw in draws[start : start + micro]}) == 1
+        seeds |= {draw.seed for draw in draws}
+    assert len(seeds) == 8 * 60
+
+
+@pytest.mark.parametrize("micro", [1, 2, 8])
+def test_each_group_goes_round_once_before_it_begins_again(micro: int) -> None:
+    indices = [draw.index for draws in islice(grouped(micro=micro), 230) for draw in draws]
+    counts = np.bincount(indices, minlength=len(WIDE))
+    assert len(indices) == 80 * 23
+    assert counts.min() >= 79  # after 80 epochs all samples came as often, but for what a group has begun or left
+    assert counts.max() <= 81
+    if micro == 1:
+        assert all(sorted(indices[start : start + 23]) == list(range(23)) for start in range(0, len(indices), 23))
+
+
+def test_grouped_draws_depend_on_seed_and_step_only() -> None:
+    whole = list(islice(grouped(), 90))
+    assert whole[37:] == list(islice(grouped(first_step=37), 53))
+    backwards = grouped()
+    assert [backwards.draws(step) for step in range(89, -1, -1)] == whole[::-1]
+    assert whole[:9] != list(islice(StepSampler(len(WIDE), 8, 6, groups=WIDE, micro=2), 9))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_share_the_units_of_one_process(world_size: int) -> None:
+    for step in range(12):
+        alone = grouped().draws(step)
+        parts = [grouped(rank=rank, world_size=world_size).draws(step) for rank in range(world_size)]
+        units = [[part[start : start + 2] for start in range(0, len(part), 2)] for part in parts]
+        together = [unit for row in zip(*units, strict=True) for unit in row]
+        assert [draw for unit in together for draw in unit] == alone
+
+
+@pytest.mark.parametrize("groups", [np.zeros(5, bool), np.ones(5, bool), np.array([True, False, False, False, False])])
+def test_groups_may_be_empty_or_smaller_than_a_pass(groups: np.ndarray) -> None:
+    sampler = StepSampler(5, 6, 0, groups=groups, micro=3)
+    indices = [draw.index for draws in islice(sampler, 50) for draw in draws]
+    assert np.bincount(indices, minlength=5).min() >= 58
+    passes = [indices[start : start + 3] for start in range(0, len(indices), 3)]
+    assert all(len(set(groups[unit])) == 1 for unit in passes)

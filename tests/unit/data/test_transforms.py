@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mask2former.config import LargeScaleJitterConfig, ResizeCropFlipConfig
-from mask2former.data.annotated import Annotated, from_sample, place_patches
+from mask2former.data.annotated import Annotated, place_patches
 from mask2former.data.build import build_augmentation
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
 from mask2former.data.transforms import (
@@ -24,7 +24,7 @@ from mask2former.data.transforms import (
     clip_polygon,
 )
 from mask2former.ops.masks import Patch, polygons_to_patch
-from mask2former.structures import Sample, Target
+from mask2former.structures import Sample
 
 H, W = 60, 80
 
@@ -95,7 +95,7 @@ def test_pictures_are_resized_as_pillow_does_to_one_level(size: tuple[int, int])
 def test_ids_are_resized_to_the_nearest_centre(size: tuple[int, int]) -> None:
     ids = np.random.default_rng(1).integers(0, 100_000, (H, W)).astype(np.int32)
     (rows, sure_rows), (columns, sure_columns) = (nearest(new, old) for new, old in zip(size, (H, W), strict=True))
-    resized = Resize(size).ids(ids)
+    resized = Geometry((H, W), (Resize(size),)).ids(ids)
     assert resized.dtype == np.int32
     np.testing.assert_array_equal(
         resized[sure_rows][:, sure_columns], ids[rows][:, columns][sure_rows][:, sure_columns]
@@ -374,16 +374,3 @@ def test_saturation_moves_towards_grey_and_back() -> None:
 
 def test_hue_and_saturation_nearly_round_trip() -> None:
     assert abs(ColorJitter(saturation=1.0)(picture()).astype(int) - picture()).max() <= 6  # hue has 180 steps
-
-
-# --- samples ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_sample_becomes_annotated_and_back() -> None:
-    truth = torch.from_numpy(np.stack([mask_of(0, 0, 30, 80), mask_of(20, 10, 50, 40)])[:, None])
-    sample = Sample(torch.from_numpy(picture()).permute(2, 0, 1)[None], Target(torch.tensor([3, 1]), truth), "name")
-    again = Plan(Geometry((H, W)))(from_sample(sample))
-    assert torch.equal(again.image, sample.image)
-    np.testing.assert_array_equal(masks(again), truth[:, 0].numpy())
-    assert labels(again) == [3, 1]
-    assert again.name == "name"

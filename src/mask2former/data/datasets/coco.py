@@ -7,69 +7,57 @@ but the forms that survive it.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from array import array
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
+from mask2former.config import Task
 from mask2former.data.annotated import Annotated, place_patches
-from mask2former.data.images import read_image
-from mask2former.data.transforms import Geometry, Plan
+from mask2former.data.archives import File, Folder, find_file, open_folder
+from mask2former.data.datasets.annotation_files import (
+    categories_in,
+    check_unique,
+    number,
+    read_annotations,
+    same_categories,
+    some,
+)
+from mask2former.data.datasets.file_names import find_name
+from mask2former.data.datasets.reader import Reader
+from mask2former.data.images import picture_size, read_image
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample
+from mask2former.structures.truths import InstanceTruth, Truth
 
 __all__ = ["CocoInstances", "read_categories"]
 
-Source = tuple[str | os.PathLike[str], str | os.PathLike[str]]
+Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 
-_NAMED = 5  # how many culprits a message lists
 _HUNDREDTHS = 100  # official coordinates have two decimals
+_KEYS = ("images", "annotations", "categories")
+_FORM = "COCO's instance"
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RequestError(f"there is no annotation file '{path}'; check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the annotation file '{path}' cannot be read: {error}") from error
-    except json.JSONDecodeError as error:
-        raise RequestError(f"'{path}' is not JSON, or is cut short: {error}") from error
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
-        raise RequestError(f"'{path}' is not in COCO's instance format: expected an object with the lists {keys}")
-    for key in keys:
-        for place, entry in enumerate(content[key]):
-            if not isinstance(entry, dict):
-                raise RequestError(f"'{path}': {key}[{place}] is {entry!r:.60}; expected an object")
-    return content
+def _found(path: str | os.PathLike[str] | File) -> File:
+    """A path as a file, which may lie in an archive; one that is not there is reported when it is read."""
+    if isinstance(path, (str, os.PathLike)):
+        return find_file(path) or Path(path)
+    return path
 
 
-def _categories(content: dict[str, Any], path: Path) -> Categories:
-    try:
-        for entry in content["categories"]:
-            if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int):
-                raise RequestError(f"category {entry!r:.80} has no whole number as id")
-        return Categories.from_dict({"categories": content["categories"]})
-    except RequestError as error:
-        raise RequestError(f"'{path}': {error}") from error
-
-
-def read_categories(path: str | os.PathLike[str]) -> Categories:
+def read_categories(path: str | os.PathLike[str] | File) -> Categories:
     """The class list of a file, in its order; ids may have gaps and be of any size.
 
     Classes are things unless ``isthing`` says otherwise; colours are made up where the file has none.
@@ -77,14 +65,8 @@ def read_categories(path: str | os.PathLike[str]) -> Categories:
     Raises:
         RequestError: no such file, another format, no categories, or ids that are no numbers or are given twice.
     """
-    file = Path(path)
-    return _categories(_read(file), file)
-
-
-def _some(culprits: Sequence[Any]) -> str:
-    """``3 (a, b, c)``: how many and the first of them."""
-    shown = ", ".join(str(culprit) for culprit in culprits[:_NAMED])
-    return f"{len(culprits)} ({shown}{', ...' if len(culprits) > _NAMED else ''})"
+    file = _found(path)
+    return categories_in(read_annotations(file, _KEYS, _FORM), file)
 
 
 # --- the index -------------------------------------------------------------------------------------------------------
@@ -97,8 +79,8 @@ class _Growing:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.paths: list[str] = []
-        self.image_ids: list[Hashable] = []
+        self.folders: list[Folder] = []
+        self.image_ids: list[int | str] = []
         self.heights, self.widths = array("q"), array("q")  # 0: the file does not say
         self.rows = array("q")  # image of each annotation
         self.labels = array("i")
@@ -153,10 +135,6 @@ def _is_flat(corners: Float64[np.ndarray, "P 2"]) -> bool:
     return not (arms[:, 0] * longest[1] - arms[:, 1] * longest[0]).any()
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
 class _Reader:
     """Reads the files of one split; what is to be told about them gathers in ``notes``."""
 
@@ -165,16 +143,19 @@ class _Reader:
         categories: Categories,
         missing_images: Literal["error", "skip"],
         missing_masks: Literal["error", "skip"],
+        *,
+        heed_crowds: bool,
     ) -> None:
         self.class_of_id = categories.index_of_id()
         self.missing_images = missing_images
         self.missing_masks = missing_masks
+        self.heed_crowds = heed_crowds
         self.notes: list[str] = []
         self.out = _Growing()
 
-    def add(self, content: dict[str, Any], path: Path, folder: Path) -> None:
-        row_of_id = self._images(content["images"], path, folder)
-        _unique((entry["id"] for entry in content["annotations"] if "id" in entry), "annotation", path)
+    def add(self, content: dict[str, Any], file: File, folder: Folder) -> None:
+        row_of_id = self._images(content["images"], file, folder)
+        check_unique((entry["id"] for entry in content["annotations"] if "id" in entry), "annotation", file)
         unknown_images, unknown_classes, without_mask, without_area = [], [], [], []
         for place, entry in enumerate(content["annotations"]):
             name = entry.get("id", f"number {place + 1}")
@@ -182,7 +163,7 @@ class _Reader:
                 row = row_of_id.get(entry["image_id"], -1)
                 label = self.class_of_id.get(entry["category_id"], -1)
             except (KeyError, TypeError) as error:
-                raise RequestError(f"'{path}': annotation {name} needs an 'image_id' and a 'category_id'") from error
+                raise RequestError(f"'{file}': annotation {name} needs an 'image_id' and a 'category_id'") from error
             if row == -1:
                 unknown_images.append(name)
             elif label == -1:
@@ -197,64 +178,71 @@ class _Reader:
                 except (RequestError, TypeError, ValueError, OverflowError) as error:
                     reason = str(error) if isinstance(error, RequestError) else f"{segmentation!r:.60}"
                     raise RequestError(
-                        f"'{path}': the segmentation of annotation {name} is broken: {reason}"
+                        f"'{file}': the segmentation of annotation {name} is broken: {reason}"
                     ) from error
                 if not found:
                     without_area.append(name)
                     continue
-                area = _number(entry.get("area"))
+                area = number(entry.get("area"))
                 self.out.rows.append(row)
                 self.out.labels.append(label)
-                self.out.crowds.append(bool(entry.get("iscrowd", 0)))
+                self.out.crowds.append(self.heed_crowds and bool(entry.get("iscrowd", 0)))
                 self.out.areas.append(area if area is not None and math.isfinite(area) else math.nan)
         if unknown_images:
             raise RequestError(
-                f"'{path}': the pictures of annotations {_some(unknown_images)} are not listed in 'images'"
+                f"'{file}': the pictures of annotations {some(unknown_images)} are not listed in 'images'"
             )
         if unknown_classes:
             raise RequestError(
-                f"'{path}': the categories of annotations {_some(unknown_classes)} are not listed in 'categories'"
+                f"'{file}': the categories of annotations {some(unknown_classes)} are not listed in 'categories'"
             )
         if without_mask and self.missing_masks == "error":
             raise RequestError(
-                f"'{path}': annotations {_some(without_mask)} have no segmentation, and a box is not enough to learn "
+                f"'{file}': annotations {some(without_mask)} have no segmentation, and a box is not enough to learn "
                 "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip"
             )
         if without_mask:
-            self.notes.append(f"'{path}': left out objects without segmentation: annotations {_some(without_mask)}")
+            self.notes.append(f"'{file}': left out objects without segmentation: annotations {some(without_mask)}")
         if without_area:
-            self.notes.append(f"'{path}': left out objects without any area: annotations {_some(without_area)}")
+            self.notes.append(f"'{file}': left out objects without any area: annotations {some(without_area)}")
 
-    def _images(self, entries: list[dict[str, Any]], path: Path, folder: Path) -> dict[Hashable, int | None]:
+    def _images(self, entries: list[dict[str, Any]], file: File, folder: Folder) -> dict[Hashable, int | None]:
         """Row of each picture by id; None for those that are skipped."""
-        _unique((entry.get("id") for entry in entries), "picture", path)
-        exists = _existence(folder)
+        check_unique((entry.get("id") for entry in entries), "picture", file)
         rows: dict[Hashable, int | None] = {}
         missing = []
+        taken: dict[str, str] = {}  # declared names by the names that were found
         for entry in entries:
             name = entry.get("file_name")
             if "id" not in entry or not isinstance(name, str) or not name:
-                raise RequestError(f"'{path}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
-            sides = [_number(entry.get(key, 0)) for key in ("height", "width")]
+                raise RequestError(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
+            sides = [number(entry.get(key, 0)) for key in ("height", "width")]
             if any(side is None or side != side // 1 or side < 0 for side in sides):
-                raise RequestError(f"'{path}': the picture '{name}' has no whole numbers as 'height' and 'width'")
-            if not exists(name):
+                raise RequestError(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
+            found = find_name(name, folder)
+            if found is None:
                 missing.append(name)
                 rows[entry["id"]] = None
                 continue
+            if found != name and found in taken:
+                raise RequestError(
+                    f"'{file}' names '{taken[found]}' and '{name}', but '{folder}' has only '{found}'; keep the "
+                    "folders that tell them apart"
+                )
+            taken[found] = name
             rows[entry["id"]] = len(self.out.names)
-            self.out.names.append(name)
-            self.out.paths.append(os.path.join(folder, name))
+            self.out.names.append(found)
+            self.out.folders.append(folder)
             self.out.image_ids.append(entry["id"])
             self.out.heights.append(int(sides[0] or 0))
             self.out.widths.append(int(sides[1] or 0))
         if missing and self.missing_images == "error":
             raise RequestError(
-                f"'{folder}' lacks pictures of '{path}': {_some(missing)}; check the folder, or leave them out with "
+                f"'{folder}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
                 "missing_images=skip"
             )
         if missing:
-            self.notes.append(f"'{path}': left out pictures that '{folder}' lacks: {_some(missing)}")
+            self.notes.append(f"'{file}': left out pictures that '{folder}' lacks: {some(missing)}")
         return rows
 
     def _segmentation(self, segmentation: Any, row: int) -> bool:
@@ -274,7 +262,7 @@ class _Reader:
             out.rle_ends.append(len(out.rle_bytes))
             out.rle_sizes.extend(size)
             return True
-        polygons = [segmentation] if _number(segmentation[0]) is not None else segmentation
+        polygons = [segmentation] if number(segmentation[0]) is not None else segmentation
         first = len(out.polygon_ends) - 1
         for polygon in polygons:
             values = np.array(polygon, dtype=np.float64)
@@ -315,95 +303,84 @@ class _Reader:
         )
 
 
-def _unique(ids: Iterable[Any], kind: str, path: Path) -> None:
-    """Refuse ids that are given twice, or that are neither numbers nor text."""
-    try:
-        twice = [number for number, count in Counter(ids).items() if count > 1]
-    except TypeError as error:
-        raise RequestError(f"'{path}': a {kind} has an id that is neither a number nor text") from error
-    if twice:
-        raise RequestError(f"'{path}': {kind} ids must be unique; given more than once: {_some(twice)}")
-
-
-def _existence(folder: Path) -> Callable[[str], bool]:
-    """A test whether a file is there that lists each folder once, which is much faster than asking file by file."""
-    listed: dict[str, set[str]] = {}
-
-    def exists(name: str) -> bool:
-        parent, leaf = os.path.split(os.path.join(folder, name))
-        if parent not in listed:
-            try:
-                listed[parent] = set(os.listdir(parent))
-            except OSError:
-                listed[parent] = set()
-        # Some file systems take names in another spelling (case, accents), so only "yes" is final.
-        return leaf in listed[parent] or os.path.isfile(os.path.join(parent, leaf))
-
-    return exists
-
-
 # --- the data set ----------------------------------------------------------------------------------------------------
 
 
-class CocoInstances(Sequence[Sample]):
+class CocoInstances(Reader):
     """Pictures with their objects, in the order of the files, by index at their own size.
 
-    ``Sample.info`` has ``image_id``, ``path``, ``areas`` (float64 per object, as the file says or else pixels), and for
-    evaluation the crowd regions, which are no targets: ``crowd_masks`` bool (M, H, W), ``crowd_labels`` int64 and
-    ``crowd_areas`` float64.
+    Targets of training are the objects that are no crowd regions; true instances are both, objects first, with the
+    areas that the file gives.
 
     Args:
         sources: pairs of annotation file and picture folder, all with the same categories.
+        categories: the class list, if it is known; the files may have no other ids. None: that of the first file.
         keep_empty: False leaves out pictures without objects other than crowd regions.
         missing_images: what to do about pictures that are listed but not there.
         missing_masks: what to do about objects that have a box only.
+        crowds: what an annotation with ``iscrowd`` 1 is: a region of many objects, neither learned nor missed, or an
+            object like any other (CVAT sets the flag on masks that were painted).
 
     Attributes:
-        categories: of the first file.
         notes: sentences about what was left out.
 
     Raises:
         RequestError: a file that is missing or broken, files with different categories, or no picture left.
     """
 
+    tasks = ("instance",)
+
     def __init__(
         self,
         sources: Sequence[Source],
         *,
+        categories: Categories | None = None,
         keep_empty: bool = True,
         missing_images: Literal["error", "skip"] = "error",
         missing_masks: Literal["error", "skip"] = "error",
+        crowds: Literal["regions", "objects"] = "regions",
     ) -> None:
         if not sources:
             raise RequestError("no annotation files given; name at least one with its picture folder")
         reader: _Reader | None = None
-        for file, images in sources:
-            path, folder = Path(file), Path(images)
-            content = _read(path)
-            categories = _categories(content, path)
-            if reader is None:
-                self.categories = categories
-                reader = _Reader(categories, missing_images, missing_masks)
-            else:
-                _same_categories(self.categories, categories, Path(sources[0][0]), path)
-            if not folder.is_dir():
-                raise RequestError(f"there is no picture folder '{folder}'; check the path")
-            reader.add(content, path, folder)
+        first: Categories | None = None
+        for path, images in sources:
+            file = _found(path)
+            content = read_annotations(file, _KEYS, _FORM)
+            found = categories_in(content, file)
+            if first is not None:
+                same_categories(first, found, sources[0][0], file)
+            first = first or found
+            if categories is not None and (unknown := {item.id for item in found} - set(categories.index_of_id())):
+                raise RequestError(
+                    f"'{file}' has category ids that its data set does not have: {some(sorted(unknown))}"
+                )
+            reader = reader or _Reader(
+                categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
+            )
+            reader.add(content, file, open_folder(images))
             del content  # the objects of the file take many times the memory of the index
         assert reader is not None
+        assert first is not None
+        self.categories = categories or first
         self._index = reader.index()
         out = reader.out
-        self._names, self._paths, self._image_ids = out.names, out.paths, out.image_ids
+        self._names, self._folders, self._image_ids = out.names, out.folders, out.image_ids
         self._sizes = np.stack([np.array(out.heights, np.int64), np.array(out.widths, np.int64)], axis=1)
         starts = self._index.starts
         objects = np.concatenate([[0], np.cumsum(~self._index.crowds)])
         counts = objects[starts[1:]] - objects[starts[:-1]]
         self._rows = np.arange(len(out.names)) if keep_empty else np.flatnonzero(counts > 0)
         self._counts = counts[self._rows]
-        self.notes = tuple(reader.notes)
+        if not objects[-1] and self._index.crowds.any():
+            reader.notes.append(
+                f"'{sources[0][0]}': all {len(self._index.crowds)} annotations are marked as crowd regions, so there "
+                "is no object to learn; if they are single objects (CVAT marks painted masks), set crowds=objects"
+            )
+        self.notes = reader.notes
         if not len(self._rows):
             raise RequestError(
-                f"'{Path(sources[0][0])}' has no pictures" + ("" if keep_empty else " with objects; set keep_empty")
+                f"'{sources[0][0]}' has no pictures" + ("" if keep_empty else " with objects; set keep_empty")
             )
 
     def __len__(self) -> int:
@@ -414,23 +391,16 @@ class CocoInstances(Sequence[Sample]):
         """Objects of every picture, crowd regions not counted."""
         return self._counts
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        annotated = self.annotated(index)
-        sample = Plan(Geometry(annotated.size_hw))(annotated)
-        assert sample.target is not None
-        row = self._row(index)
-        areas = self._index.areas[self._annotations(row, crowd=False)].copy()
-        unknown = np.isnan(areas)
-        areas[unknown] = mask_ops.areas(sample.target.masks[:, 0].numpy()[unknown])
-        sample.info["areas"] = areas
-        sample.info.update(self._crowds(row, annotated.size_hw))
-        return sample
+    @cached_property
+    def _wide(self) -> Bool[np.ndarray, " I"]:
+        sizes = self._sizes[self._rows]
+        return sizes[:, 1] > sizes[:, 0] if sizes.all() else super()._wide
+
+    def file(self, index: int) -> File:
+        return self._file(int(self._rows[index]))
+
+    def image_id(self, index: int) -> int | str:
+        return self._image_ids[int(self._rows[index])]
 
     def annotated(self, index: int) -> Annotated:
         """The picture and its objects before anything is rasterised; crowd regions are left out.
@@ -438,10 +408,10 @@ class CocoInstances(Sequence[Sample]):
         Raises:
             RequestError: the picture cannot be read or has another size than the file says, or an encoding is broken.
         """
-        row = self._row(index)
-        image = read_image(self._paths[row])
+        row = int(self._rows[index])
+        image = read_image(self._file(row))
         size = (image.shape[0], image.shape[1])
-        self._check_size(row, size)
+        self._check_declared(row, size)
         annotations = self._annotations(row, crowd=False)
         polygons = {
             place: self._index.polygons(annotation)
@@ -454,33 +424,49 @@ class CocoInstances(Sequence[Sample]):
             if self._index.kinds[annotation] == _RLE
         }
         ids, masks = place_patches(patches, size)
-        info = {"image_id": self._image_ids[row], "path": self._paths[row]}
+        info = {"image_id": self._image_ids[row], "path": str(self._file(row))}
         labels = self._index.labels[annotations].astype(np.int64)
         return Annotated(image, labels, polygons, ids, masks, self._names[row], info)
 
-    def _row(self, index: int) -> int:
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        return int(self._rows[place])
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        row = int(self._rows[index])
+        size = picture_size(self._file(row))
+        self._check_declared(row, size)
+        kinds = [self._annotations(row, crowd=crowd) for crowd in (False, True)]
+        annotations = np.concatenate(kinds)
+        masks = np.zeros((len(annotations), *size), dtype=bool)
+        for plane, annotation in zip(masks, annotations.tolist(), strict=True):
+            top, left, mask = self._patch(row, annotation, size)
+            plane[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        areas = self._index.areas[annotations].copy()
+        unknown = np.isnan(areas)
+        areas[unknown] = mask_ops.areas(masks[unknown])
+        labels = self._index.labels[annotations].astype(np.int64)
+        truth = InstanceTruth(masks, labels, np.repeat([False, True], [len(kind) for kind in kinds]), areas)
+        return {task: truth for task in tasks if task == "instance"}
+
+    def _file(self, row: int) -> File:
+        return self._folders[row] / self._names[row]
 
     def _annotations(self, row: int, *, crowd: bool) -> Int64[np.ndarray, " N"]:
         start, stop = self._index.starts[row : row + 2]
         return start + np.flatnonzero(self._index.crowds[start:stop] == crowd)
 
     def _patch(self, row: int, annotation: int, size_hw: tuple[int, int]) -> mask_ops.Patch:
+        if self._index.kinds[annotation] == _POLYGONS:
+            return mask_ops.polygons_to_patch(self._index.polygons(annotation), size_hw)
         size = tuple(self._index.rle_sizes[self._index.first[annotation]].tolist())
         if size != size_hw:
             raise RequestError(
-                f"'{self._paths[row]}' is {size_hw[0]}x{size_hw[1]} (height x width), but a mask of it is "
+                f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but a mask of it is "
                 f"{size[0]}x{size[1]}"
             )
         try:
             return self._index.patch(annotation)
         except RequestError as error:
-            raise RequestError(f"a mask of '{self._paths[row]}' is broken: {error}") from error
+            raise RequestError(f"a mask of '{self._file(row)}' is broken: {error}") from error
 
-    def _check_size(self, row: int, size_hw: tuple[int, int]) -> None:
+    def _check_declared(self, row: int, size_hw: tuple[int, int]) -> None:
         declared = tuple(self._sizes[row].tolist())
         if all(declared) and declared != size_hw:
             hint = (
@@ -490,33 +476,6 @@ class CocoInstances(Sequence[Sample]):
                 else "; correct the annotation file, or use the pictures that were annotated"
             )
             raise RequestError(
-                f"'{self._paths[row]}' is {size_hw[0]}x{size_hw[1]} (height x width), but its annotation file says "
+                f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but its annotation file says "
                 f"{declared[0]}x{declared[1]}{hint}"
             )
-
-    def _crowds(self, row: int, size_hw: tuple[int, int]) -> dict[str, Any]:
-        annotations = self._annotations(row, crowd=True)
-        masks = np.zeros((len(annotations), *size_hw), dtype=bool)
-        for plane, annotation in zip(masks, annotations, strict=True):
-            if self._index.kinds[annotation] == _POLYGONS:
-                patch = mask_ops.polygons_to_patch(self._index.polygons(annotation), size_hw)
-            else:
-                patch = self._patch(row, annotation, size_hw)
-            plane[patch.top : patch.top + patch.mask.shape[0], patch.left : patch.left + patch.mask.shape[1]] = (
-                patch.mask
-            )
-        areas = self._index.areas[annotations].copy()
-        areas[np.isnan(areas)] = mask_ops.areas(masks[np.isnan(areas)])
-        labels = self._index.labels[annotations].astype(np.int64)
-        return {"crowd_masks": masks, "crowd_labels": labels, "crowd_areas": areas}
-
-
-def _same_categories(expected: Categories, got: Categories, first: Path, path: Path) -> None:
-    wanted, given = ({item.id: item.name for item in categories} for categories in (expected, got))
-    differing = [number for number in wanted.keys() | given.keys() if wanted.get(number) != given.get(number)]
-    if differing:
-        number = min(differing)
-        raise RequestError(
-            f"'{first}' and '{path}' have different categories: id {number} is '{wanted.get(number, 'absent')}' in the "
-            f"first and '{given.get(number, 'absent')}' in the second; files of one data set must agree"
-        )

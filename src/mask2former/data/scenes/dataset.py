@@ -10,11 +10,17 @@ from typing import overload
 
 import numpy as np
 import torch
+from jaxtyping import Bool, UInt8
 
+from mask2former.config import MetricStyle, Task
+from mask2former.data.annotated import Annotated, truths_of_target
+from mask2former.data.clips import AnnotatedClip
+from mask2former.data.label_maps import remap
 from mask2former.data.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
 from mask2former.errors import RequestError
 from mask2former.structures import Sample, Target
+from mask2former.structures.truths import ClipTruth, Truth
 
 __all__ = ["SceneClips", "Scenes"]
 
@@ -73,12 +79,48 @@ class Scenes(_Drawings):
         RequestError: a negative seed or length, or an impossible size.
     """
 
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+    metric_style: MetricStyle = "coco"
+    notes: tuple[str, ...] = ()
+    num_objects = None  # they would have to be drawn
+
     def _draw(self, seed: int) -> Sample:
         return _sample([draw_scene(seed, self.size_hw)], f"scene-{seed}")
 
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which pictures are wider than high: all or none."""
+        return np.full(len(self), self.size_hw[1] > self.size_hw[0])
+
+    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return draw_scene(self.seed + index, self.size_hw).image
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def annotated(self, index: int) -> Annotated:
+        """The picture and its segments as one id map."""
+        frame = draw_scene(self.seed + index, self.size_hw)
+        ids = remap(frame.ids, {number: place for place, (number, _) in enumerate(frame.segments, start=1)}, 0)
+        labels = np.array([label for _, label in frame.segments], dtype=np.int64)
+        return Annotated(frame.image, labels, ids=ids, name=f"scene-{self.seed + index}", info={"image_id": index})
+
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        """What is true about the picture; every pixel belongs to a segment, and there are no crowds."""
+        target = self[index].target
+        assert target is not None
+        return truths_of_target(target, tasks, self.categories)
+
 
 class SceneClips(_Drawings):
-    """Like :class:`Scenes`, with ``num_frames`` frames each; a thing out of sight has an empty mask in that frame."""
+    """Like :class:`Scenes`, with ``num_frames`` frames each; a thing out of sight has an empty mask in that frame.
+
+    Also a :class:`~mask2former.data.clips.ClipSet`, with stuff among the objects that are learned but not among the
+    tracks of the truth.
+    """
+
+    has_truth = True
+    notes = ()
+    num_objects = None  # counted where they are drawn
 
     def __init__(
         self, image_size: int | tuple[int, int], num_frames: int = 8, seed: int = 0, length: int = 1000
@@ -90,3 +132,37 @@ class SceneClips(_Drawings):
 
     def _draw(self, seed: int) -> Sample:
         return _sample(draw_clip(seed, self.size_hw, self.num_frames), f"scene-clip-{seed}")
+
+    def clip_length(self, index: int) -> int:
+        return self.num_frames
+
+    def clip_size(self, index: int) -> tuple[int, int]:
+        return self.size_hw
+
+    def clip_id(self, index: int) -> int:
+        """The seed of the clip."""
+        return self.seed + index
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """All frames of a clip."""
+        return [frame.image for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames)]
+
+    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
+        """Some frames of a clip, drawn alone; every segment counts as annotated where it has a pixel."""
+        frames = draw_clip(self.clip_id(index), self.size_hw, places)
+        numbers = np.array([number for number, _ in frames[0].segments])
+        labels = np.array([label for _, label in frames[0].segments], dtype=np.int64)
+        present = np.stack([np.isin(numbers, frame.ids) for frame in frames], axis=1)
+        name = f"scene-clip-{self.clip_id(index)}"
+        # Segment ids count from 1 in the order of the list, which is what an id map of objects is.
+        return AnnotatedClip([Annotated(frame.image, labels, {}, frame.ids, name=name) for frame in frames], present)
+
+    def truth(self, index: int) -> ClipTruth:
+        """The things of a clip."""
+        frames = draw_clip(self.clip_id(index), self.size_hw, self.num_frames)
+        ids = np.stack([frame.ids for frame in frames])
+        things = [(number, label) for number, label in frames[0].segments if SCENE_CATEGORIES[label].is_thing]
+        masks = np.stack([ids == number for number, _ in things])
+        return ClipTruth(
+            masks, np.array([label for _, label in things], dtype=np.int64), np.zeros(len(things), dtype=bool)
+        )

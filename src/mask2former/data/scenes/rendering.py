@@ -244,13 +244,20 @@ def draw_scene(seed: int, size_hw: tuple[int, int]) -> SceneFrame:
     return _render(compose(seed, 0), size_hw, [0], moving_camera=False)[0]
 
 
-def draw_clip(seed: int, size_hw: tuple[int, int], num_frames: int) -> list[SceneFrame]:
+def draw_clip(seed: int, size_hw: tuple[int, int], frames: int | Sequence[int]) -> list[SceneFrame]:
     """A clip in which things move, cross, leave and return; every segment keeps its id over time.
+
+    Args:
+        seed: not negative.
+        size_hw: height and width in pixels, at least 8 each.
+        frames: how many, from the first; or which ones, which are drawn alone. What is hidden or too small is judged
+            over the frames that are drawn, so a few of a clip can have other segments than all.
 
     Raises:
         RequestError: a negative seed, an impossible size or less than one frame.
     """
     check_request(seed, size_hw)
-    if num_frames < 1:
-        raise RequestError(f"a clip needs at least one frame, got {num_frames}")
-    return _render(compose(seed, 1), size_hw, range(num_frames), moving_camera=True)
+    chosen = range(frames) if isinstance(frames, int) else frames
+    if not len(chosen) or min(chosen) < 0:
+        raise RequestError(f"a clip needs at least one frame, counted from 0, got {frames}")
+    return _render(compose(seed, 1), size_hw, chosen, moving_camera=True)

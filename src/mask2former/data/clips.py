@@ -1,0 +1,206 @@
+"""From annotated frames to training clips: which frames are taken, one augmentation for all of them, and the targets.
+
+Clips are what videos, folders of frames and drawn scenes have in common; their files are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, UInt8
+
+from mask2former.data.annotated import Annotated
+from mask2former.data.packed import PackedSample, pack_sample
+from mask2former.data.sampling import Draw
+from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map
+from mask2former.structures.categories import Categories
+from mask2former.structures.samples import Sample, Target
+from mask2former.structures.truths import ClipTruth
+
+__all__ = ["AnnotatedClip", "ClipSet", "ClipTrainingSet", "assemble_clip", "draw_frames", "whole_clip"]
+
+LabelsFrom = Literal["last-frame", "any-frame"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedClip:
+    """Some frames of a clip; an object has the same number in all of them, and its true class as label.
+
+    Attributes:
+        frames: in the order of time, all of one size. Where an object is not annotated its frame has no form of it.
+        annotated: whether an object is annotated in a frame; its mask may be empty all the same.
+    """
+
+    frames: Sequence[Annotated]
+    annotated: Bool[np.ndarray, "N T"]
+
+
+class ClipSet(Protocol):
+    """What every data set of clips offers, whatever its files.
+
+    Attributes:
+        categories: its classes.
+        has_truth: whether there are annotations; those of test sets are kept by their servers.
+        notes: what a user should know, as sentences.
+    """
+
+    @property
+    def categories(self) -> Categories: ...
+
+    @property
+    def has_truth(self) -> bool: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    @property
+    def num_objects(self) -> Int64[np.ndarray, " I"] | None:
+        """Tracks of every clip; None where only reading all of them would tell."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def clip_length(self, index: int) -> int:
+        """How many frames a clip has."""
+        ...
+
+    def clip_size(self, index: int) -> tuple[int, int]:
+        """Height and width of its frames."""
+        ...
+
+    def clip_id(self, index: int) -> int | str:
+        """What files of results call the clip."""
+        ...
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """All frames of a clip, RGB.
+
+        Raises:
+            RequestError: a file that is missing or broken.
+        """
+        ...
+
+    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
+        """The frames at these places with the objects that are to be learned, without crowds.
+
+        Raises:
+            RequestError: a file that is missing or broken, or frames of different sizes.
+        """
+        ...
+
+    def truth(self, index: int) -> ClipTruth:
+        """What is true about all frames, at their own size, crowds included.
+
+        Raises:
+            RequestError: a file that is missing or broken.
+        """
+        ...
+
+
+def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.Generator) -> list[int]:
+    """Places of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
+
+    One is drawn from all, the others from those within ``frame_range`` of it, itself excluded; they may repeat one
+    another. A clip of a single frame gives that frame every time.
+    """
+    first = int(rng.integers(length))
+    near = [
+        place
+        for place in range(max(0, first - frame_range), min(length, first + frame_range + 1))
+        if place != first or length == 1
+    ]
+    return sorted([first, *(near[place] for place in rng.integers(len(near), size=num_frames - 1))])
+
+
+def assemble_clip(
+    frames: Sequence[Sample], annotated: Bool[np.ndarray, "N T"], num_classes: int, labels_from: LabelsFrom
+) -> Sample:
+    """One sample of several; objects without a pixel in any frame are left out.
+
+    Args:
+        frames: of one size, with the same objects in the same order.
+        annotated: see :class:`AnnotatedClip`.
+        num_classes: K, which is the label for "no object".
+        labels_from: ``last-frame`` gives an object that is not annotated there the label K, although its masks in other
+            frames are learned; ``any-frame`` gives it its class.
+    """
+    targets = [frame.target for frame in frames if frame.target is not None]
+    assert len(targets) == len(frames)
+    labels = targets[-1].labels.clone()
+    if labels_from == "last-frame":
+        # Parity: the published model reads the classes from the last frame only.
+        labels[~torch.from_numpy(annotated[:, -1])] = num_classes
+    masks = torch.cat([target.masks for target in targets], dim=1)
+    kept = masks.flatten(1).any(dim=1)
+    image = torch.cat([frame.image for frame in frames])
+    return Sample(image, Target(labels[kept], masks[kept]), frames[0].name, dict(frames[0].info))
+
+
+class ClipTrainingSet:
+    """Training clips by :class:`Draw`: the same index and seed give the same frames, changed alike.
+
+    Args:
+        samples: where the frames come from.
+        augmentation: drawn once for all frames of a clip; None: frames as they are.
+        num_frames: of every clip.
+        frame_range: see :func:`draw_frames`.
+        labels_from: see :func:`assemble_clip`.
+    """
+
+    def __init__(
+        self,
+        samples: ClipSet,
+        augmentation: Augmentation | None = None,
+        *,
+        num_frames: int = 2,
+        frame_range: int = 20,
+        labels_from: LabelsFrom = "last-frame",
+    ) -> None:
+        self.samples = samples
+        self.augmentation = augmentation
+        self.num_frames = num_frames
+        self.frame_range = frame_range
+        self.labels_from: LabelsFrom = labels_from
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        rng = np.random.default_rng(draw.seed)
+        places = draw_frames(self.samples.clip_length(draw.index), self.num_frames, self.frame_range, rng)
+        clip = self.samples.annotated(draw.index, places)
+        size = clip.frames[0].size_hw
+        plan = (
+            Plan(Geometry(size))
+            if self.augmentation is None
+            else self.augmentation.draw(size, rng, lambda: class_map(clip.frames[0]))
+        )
+        plan = replace(plan, keep_lost=True)  # objects keep their numbers until the frames are joined
+        frames = [plan(frame) for frame in clip.frames]
+        return assemble_clip(frames, clip.annotated, len(self.samples.categories), self.labels_from)
+
+    def packed(self, draw: Draw) -> PackedSample:
+        """The clip with its masks packed: what loaders hand over."""
+        return pack_sample(self[draw])
+
+    @property
+    def categories(self) -> Categories:
+        """The classes, as already read."""
+        return self.samples.categories
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which clips are wider than high."""
+        sizes = [self.samples.clip_size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
+
+def whole_clip(samples: ClipSet, index: int) -> Sample:
+    """All frames at their own size with the true classes, as validation takes them."""
+    clip = samples.annotated(index, range(samples.clip_length(index)))
+    plan = Plan(Geometry(clip.frames[0].size_hw))
+    sample = assemble_clip([plan(frame) for frame in clip.frames], clip.annotated, len(samples.categories), "any-frame")
+    return replace(sample, info={**sample.info, "clip_id": samples.clip_id(index)})

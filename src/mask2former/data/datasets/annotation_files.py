@@ -1,0 +1,87 @@
+"""What the readers of JSON annotation files share: reading, class lists, and naming what is wrong. Knows no pixels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mask2former.data.archives import File
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+
+__all__ = ["categories_in", "check_unique", "number", "read_annotations", "same_categories", "some"]
+
+_NAMED = 5  # how many culprits a message lists
+
+
+def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, Any]:
+    """The object in a JSON file that has these lists of objects.
+
+    Raises:
+        RequestError: no such file, no JSON, or something else in it.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RequestError(f"there is no annotation file '{file}'; check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the annotation file '{file}' cannot be read: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RequestError(f"'{file}' is not JSON, or is cut short: {error}") from error
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
+        raise RequestError(f"'{file}' is not in {form} format: expected an object with the lists {tuple(keys)}")
+    for key in keys:
+        for place, entry in enumerate(content[key]):
+            if not isinstance(entry, dict):
+                raise RequestError(f"'{file}': {key}[{place}] is {entry!r:.60}; expected an object")
+    return content
+
+
+def categories_in(content: dict[str, Any], file: File) -> Categories:
+    """The class list of a file, in its order."""
+    try:
+        for entry in content["categories"]:
+            if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int):
+                raise RequestError(f"category {entry!r:.80} has no whole number as id")
+        return Categories.from_dict({"categories": content["categories"]})
+    except RequestError as error:
+        raise RequestError(f"'{file}': {error}") from error
+
+
+def same_categories(expected: Categories, got: Categories, first: object, file: object) -> None:
+    """Refuse files of one data set with different classes.
+
+    Raises:
+        RequestError: they differ in an id or a name.
+    """
+    wanted, given = ({item.id: item.name for item in categories} for categories in (expected, got))
+    differing = [number for number in wanted.keys() | given.keys() if wanted.get(number) != given.get(number)]
+    if differing:
+        number = min(differing)
+        raise RequestError(
+            f"'{first}' and '{file}' have different categories: id {number} is '{wanted.get(number, 'absent')}' in the "
+            f"first and '{given.get(number, 'absent')}' in the second; files of one data set must agree"
+        )
+
+
+def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
+    """Refuse ids that are given twice, or that are neither numbers nor text."""
+    try:
+        twice = [number for number, count in Counter(ids).items() if count > 1]
+    except TypeError as error:
+        raise RequestError(f"'{file}': a {kind} has an id that is neither a number nor text") from error
+    if twice:
+        raise RequestError(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}")
+
+
+def number(value: Any) -> float | None:
+    """A number of JSON, or None for anything else (also for true and false)."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def some(culprits: Sequence[Any]) -> str:
+    """``3 (a, b, c)``: how many and the first of them."""
+    shown = ", ".join(str(culprit) for culprit in culprits[:_NAMED])
+    return f"{len(culprits)} ({shown}{', ...' if len(culprits) > _NAMED else ''})"

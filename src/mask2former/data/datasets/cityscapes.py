@@ -1,0 +1,103 @@
+"""Cityscapes fine annotations (Cordts et al., CVPR 2016), straight from the files of the download.
+
+Everything is in the PNGs ``*_gtFine_instanceIds.png``: label ids of stuff, void and groups, and label id * 1000 +
+number of objects. Neither panoptic files nor label maps of training ids have to be made first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from mask2former.config import MetricStyle, Task
+from mask2former.data.archives import File, Folder
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.reader import SegmentReader
+from mask2former.data.label_maps import read_label_map, remap, runs_of
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.structures.truths import CityscapesTruth, Truth
+
+__all__ = ["Cityscapes"]
+
+_PICTURE, _LABELS = "_leftImg8bit.png", "_gtFine_instanceIds.png"
+_FIRST_OBJECT = 1000  # label id times this; smaller values are label ids
+
+
+class Cityscapes(SegmentReader):
+    """Pictures of one split, sorted by city and name; image ids are the first three parts of the file name.
+
+    Objects are the pixels that their PNG has, which is what the data set's own tools measure against: the polygons of
+    the JSON files painted in their order, later ones over earlier ones. Regions of several objects ("group") are crowd
+    regions.
+
+    Args:
+        images: ``leftImg8bit/SPLIT``.
+        labels: ``gtFine/SPLIT``.
+        task: what targets are made for, see :class:`SegmentReader`.
+        keep_empty: False leaves out pictures without targets, for which every PNG is read once.
+
+    Raises:
+        RequestError: pictures without annotation, the other way round, or none at all.
+    """
+
+    metric_style: MetricStyle = "cityscapes"
+
+    def __init__(self, images: Folder, labels: Folder, task: Task, *, keep_empty: bool = True) -> None:
+        super().__init__(Categories.load("cityscapes"), task)
+        self._class_of_label = Categories.load("cityscapes").index_of_id()
+        self._images, self._labels = images, labels
+        pictures = {name.removesuffix(_PICTURE) for name in images.names([_PICTURE.lower()])}
+        maps = {name.removesuffix(_LABELS) for name in labels.names([_LABELS.lower()])}
+        for place, alone, suffix in ((labels, pictures - maps, _LABELS), (images, maps - pictures, _PICTURE)):
+            if alone:
+                missing = some([name + suffix for name in sorted(alone)])
+                raise RequestError(f"'{place}' lacks files of Cityscapes: {missing}; unpack both archives completely")
+        self._names = sorted(pictures)
+        if not keep_empty:
+            self._names = [name for place, name in enumerate(self._names) if self._has_targets(place)]
+        if not self._names:
+            raise RequestError(f"'{images}' has no pictures of Cityscapes (CITY/X{_PICTURE})")
+
+    def _has_targets(self, index: int) -> bool:
+        _, classes, crowds = self.segments(index, "training")
+        kept = self._is_thing[classes] & ~crowds if self.task == "instance" else ~crowds | (self.task == "semantic")
+        return bool(kept.any())
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def file(self, index: int) -> File:
+        return self._images / (self._names[index] + _PICTURE)
+
+    def image_id(self, index: int) -> str:
+        return self._names[index].rpartition("/")[2]
+
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        """What is true about the picture; instances and pixels have a metric of their own here, with its own form."""
+        truths = super().truths(index, [task for task in tasks if task == "panoptic"])
+        own: list[Task] = [task for task in tasks if task != "panoptic"]
+        if own:
+            values = self._values(index)
+            self.check_size(index, values.shape)
+            truths.update(dict.fromkeys(own, CityscapesTruth(values)))
+        return truths
+
+    def segments(
+        self, index: int, purpose: Literal["training", "evaluation"]
+    ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+        """The map, on which segment k is the value k + 1, and class and crowd flag of every segment."""
+        values = self._values(index)
+        present = np.unique(runs_of(values)[0]).tolist()
+        listed = [(value, value if value < _FIRST_OBJECT else value // _FIRST_OBJECT) for value in present]
+        listed = [(value, self._class_of_label[label]) for value, label in listed if label in self._class_of_label]
+        ids = remap(values, {value: place for place, (value, _) in enumerate(listed, start=1)}, 0)
+        classes = np.array([label for _, label in listed], dtype=np.int64)
+        crowds = np.array([value < _FIRST_OBJECT for value, _ in listed], dtype=bool) & self._is_thing[classes]
+        return ids, classes, crowds
+
+    def _values(self, index: int) -> Int32[np.ndarray, "H W"]:
+        return read_label_map(self._labels / (self._names[index] + _LABELS))

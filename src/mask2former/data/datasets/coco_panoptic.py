@@ -1,0 +1,287 @@
+"""Segments in COCO's panoptic format (Kirillov et al., CVPR 2019): a JSON file and a folder of PNGs, anybody's.
+
+The JSON is read once into flat arrays, PNGs when a picture is asked for. What is wrong with a file ends in one
+:class:`RequestError` that names it.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from mask2former.config import Task
+from mask2former.data.archives import File, Folder, find_file, open_folder
+from mask2former.data.datasets.annotation_files import (
+    categories_in,
+    check_unique,
+    number,
+    read_annotations,
+    same_categories,
+    some,
+)
+from mask2former.data.datasets.reader import Reader, SegmentReader
+from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.data.label_maps import read_id_colors, runs_of
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+
+__all__ = ["CocoPanoptic", "PanopticFiles", "read_panoptic_categories"]
+
+_KEYS = ("annotations", "categories")
+_FORM = "COCO's panoptic"
+_MAX_ID = 1 << 24  # what three bytes hold
+
+Location = str | os.PathLike[str]
+
+
+class PanopticFiles(NamedTuple):
+    """One annotation file, the folder of its PNGs and the folder of its pictures."""
+
+    annotations: Location | File
+    segments: Location | Folder
+    images: Location | Folder
+
+
+class _Picture(NamedTuple):
+    image_id: int | str
+    images: Folder
+    name: str
+    maps: Folder
+    map_name: str
+    size_hw: tuple[int, int]  # 0 where the file does not say
+
+
+def _found(path: Location | File) -> File:
+    if not isinstance(path, (str, os.PathLike)):
+        return path
+    file = find_file(path)
+    if file is None:
+        raise RequestError(f"there is no annotation file '{os.fspath(path)}'; check the path")
+    return file
+
+
+def read_panoptic_categories(path: Location | File) -> Categories:
+    """The class list of an annotation file, in its order.
+
+    Raises:
+        RequestError: no such file, another format, no categories, or ids that are no numbers or are given twice.
+    """
+    file = _found(path)
+    return categories_in(read_annotations(file, _KEYS, _FORM), file)
+
+
+class CocoPanoptic(SegmentReader):
+    """Pictures with their segments, in the order of the annotations.
+
+    Args:
+        sources: files of one data set, all with the same categories.
+        task: what targets are made for, see :class:`SegmentReader`.
+        categories: the class list, if it is known; the files may have no other ids. None: that of the first file.
+        truths_from: see :class:`SegmentReader`.
+        keep_empty: False leaves out pictures without targets.
+        missing_images: what to do about pictures that are annotated but not there.
+
+    Attributes:
+        notes: sentences about what was left out; reading may add some.
+
+    Raises:
+        RequestError: a file that is missing or broken, files with different categories, or no picture left.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PanopticFiles],
+        task: Task = "panoptic",
+        *,
+        categories: Categories | None = None,
+        truths_from: Mapping[Task, Callable[[], Reader]] | None = None,
+        keep_empty: bool = True,
+        missing_images: Literal["error", "skip"] = "error",
+    ) -> None:
+        if not sources:
+            raise RequestError("no annotation files given; name at least one with its folders of PNGs and pictures")
+        left_out: list[str] = []
+        self._missing_images = missing_images
+        self._pictures: list[_Picture] = []
+        self._growing = array("q"), array("i"), array("b"), array("q", [0])  # ids, classes, crowds, ends
+        first: Categories | None = None
+        for source in sources:
+            file = _found(source.annotations)
+            content = read_annotations(file, _KEYS, _FORM)
+            found = categories_in(content, file)
+            if first is None:
+                first = found
+            else:
+                same_categories(first, found, sources[0].annotations, file)
+            classes = categories or first
+            if unknown := [item.name for item in found if item.id not in classes.index_of_id()]:
+                raise RequestError(f"'{file}' has categories that its data set does not have: {some(unknown)}")
+            segments, images = open_folder(source.segments, "folder of PNGs"), open_folder(source.images)
+            left_out += self._add(content, file, segments, images, classes)
+            del content
+        assert first is not None
+        super().__init__(categories or first, task, truths_from)
+        self.notes += left_out
+        ids, labels, crowds, ends = self._growing
+        self._ids = np.array(ids, dtype=np.int32)
+        self._classes = np.array(labels, dtype=np.int64)
+        self._crowds = np.array(crowds, dtype=bool)
+        self._ends = np.array(ends, dtype=np.int64)
+        del self._growing
+        self._counts = self._count()
+        self._rows = np.arange(len(self._pictures)) if keep_empty else np.flatnonzero(self._counts > 0)
+        if not len(self._rows):
+            raise RequestError(
+                f"'{sources[0].annotations}' has no pictures" + ("" if keep_empty else " with objects; set keep_empty")
+            )
+
+    # --- reading the annotation file ---
+
+    def _add(
+        self, content: dict[str, Any], file: File, segments: Folder, images: Folder, categories: Categories
+    ) -> list[str]:
+        """Add the pictures of one file; returns what was left out."""
+        class_of_id = categories.index_of_id()
+        listed = content.get("images") or []
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+            raise RequestError(f"'{file}': 'images' must be a list of objects")
+        check_unique((entry.get("id") for entry in listed), "picture", file)
+        check_unique((entry.get("image_id") for entry in content["annotations"]), "annotated picture", file)
+        by_id: dict[Hashable, dict[str, Any]] = {entry["id"]: entry for entry in listed if "id" in entry}
+        missing, without_map = [], []
+        for entry in content["annotations"]:
+            image_id, name, infos = entry.get("image_id"), entry.get("file_name"), entry.get("segments_info")
+            if not isinstance(image_id, (int, str)) or not isinstance(name, str) or not isinstance(infos, list):
+                raise RequestError(
+                    f"'{file}': the annotation {entry!r:.80} needs an 'image_id', a 'file_name' and a list "
+                    "'segments_info'"
+                )
+            facts = by_id.get(image_id, {})
+            if listed and not facts:
+                raise RequestError(f"'{file}': the picture {image_id!r} of '{name}' is not listed in 'images'")
+            picture = _picture_name(facts.get("file_name"), name, images)
+            if picture is None:
+                missing.append(facts.get("file_name") or PurePosixPath(name).stem)
+                continue
+            if not segments.exists(name):
+                without_map.append(name)
+                continue
+            sides = [number(facts.get(key, 0)) for key in ("height", "width")]
+            if any(side is None or side != side // 1 or side < 0 for side in sides):
+                raise RequestError(f"'{file}': the picture '{picture}' has no whole numbers as 'height' and 'width'")
+            size = int(sides[0] or 0), int(sides[1] or 0)
+            self._pictures.append(_Picture(image_id, images, picture, segments, name, size))
+            self._add_segments(infos, name, file, class_of_id)
+        if without_map:
+            raise RequestError(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder")
+        if missing and self._missing_images == "error":
+            raise RequestError(
+                f"'{images}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
+                "missing_images=skip"
+            )
+        return [f"'{file}': left out pictures that '{images}' lacks: {some(missing)}"] if missing else []
+
+    def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> None:
+        ids, classes, crowds, ends = self._growing
+        seen: set[int] = set()
+        for info in infos:
+            identifier = info.get("id") if isinstance(info, dict) else None
+            if isinstance(identifier, bool) or not isinstance(identifier, int) or not 0 < identifier < _MAX_ID:
+                raise RequestError(
+                    f"'{file}': the segment {info!r:.80} of '{name}' needs an 'id' from 1 to {_MAX_ID - 1}"
+                )
+            if identifier in seen:
+                raise RequestError(f"'{file}': '{name}' has two segments with the id {identifier}")
+            seen.add(identifier)
+            label = info.get("category_id")
+            if not isinstance(label, Hashable) or label not in class_of_id:
+                raise RequestError(
+                    f"'{file}': segment {identifier} of '{name}' has the category {label!r:.40}, which is not listed "
+                    "in 'categories'"
+                )
+            ids.append(identifier)
+            classes.append(class_of_id[label])
+            crowds.append(bool(info.get("iscrowd", 0)))
+        ends.append(len(ids))
+
+    # --- the data set ---
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _count(self) -> Int64[np.ndarray, " I"]:
+        rows = np.repeat(np.arange(len(self._pictures)), np.diff(self._ends))
+        if self.task == "semantic":
+            rows = np.unique(rows * len(self.categories) + self._classes) // len(self.categories)
+        elif self.task == "instance":
+            rows = rows[self._is_thing[self._classes] & ~self._crowds]
+        else:
+            rows = rows[~self._crowds]
+        return np.bincount(rows, minlength=len(self._pictures))
+
+    @property
+    def num_objects(self) -> Int64[np.ndarray, " I"]:
+        """Training targets of every picture."""
+        return self._counts[self._rows]
+
+    @cached_property
+    def _wide(self) -> Bool[np.ndarray, " I"]:
+        sizes = [self._pictures[row].size_hw for row in self._rows.tolist()]
+        if not all(min(size) for size in sizes):
+            return super()._wide
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
+    def file(self, index: int) -> File:
+        picture = self._pictures[int(self._rows[index])]
+        return picture.images / picture.name
+
+    def image_id(self, index: int) -> int | str:
+        return self._pictures[int(self._rows[index])].image_id
+
+    def segments(
+        self, index: int, purpose: Literal["training", "evaluation"]
+    ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+        """The map, on which segment k is the value k + 1, and class and crowd flag of every segment.
+
+        Raises:
+            RequestError: ids on the map that the JSON does not have, or, for an evaluation, the other way round.
+        """
+        row = int(self._rows[index])
+        picture = self._pictures[row]
+        span = slice(self._ends[row], self._ends[row + 1])
+        listed = self._ids[span]
+        file = picture.maps / picture.map_name
+        colors = read_id_colors(file)
+        runs, lengths = runs_of(colors)
+        on_map, kinds = np.unique(runs, return_inverse=True)
+        unknown = np.setdiff1d(on_map, np.append(listed, 0))
+        if len(unknown):
+            raise RequestError(
+                f"'{file}' has ids that its 'segments_info' does not list: {some(unknown.tolist())}; list "
+                "them, or paint them black (void)"
+            )
+        lost = np.setdiff1d(listed, on_map)
+        if purpose == "evaluation" and len(lost):
+            raise RequestError(
+                f"'{file}' lacks segments that its 'segments_info' lists: {some(lost.tolist())}; nothing "
+                "can be measured on them, take them out of the list"
+            )
+        place_of = {identifier: place for place, identifier in enumerate(listed.tolist(), start=1)}
+        dense = np.array([place_of.get(identifier, 0) for identifier in on_map.tolist()], dtype=np.int32)
+        ids = np.repeat(dense[kinds], lengths).reshape(colors.shape)
+        return ids, self._classes[span], self._crowds[span]
+
+
+def _picture_name(declared: Any, segments: str, images: Folder) -> str | None:
+    """The picture of a PNG: as the file declares it, else of the same name with a suffix of pictures."""
+    if isinstance(declared, str) and declared and images.exists(declared):
+        return declared
+    stem = str(PurePosixPath(segments).with_suffix(""))
+    return next((stem + suffix for suffix in IMAGE_SUFFIXES if images.exists(stem + suffix)), None)

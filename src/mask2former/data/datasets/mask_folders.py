@@ -1,0 +1,151 @@
+"""Clips as two trees of folders: a picture and an id map per frame (DAVIS, YouTube-VOS, MOSE and alike).
+
+Every value of an id map but 0 is one object, the same through the whole clip; there is one class for all of them.
+Knows no sampling and no augmentation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from mask2former.data.annotated import Annotated
+from mask2former.data.clips import AnnotatedClip, whole_clip
+from mask2former.data.images import IMAGE_SUFFIXES, picture_size, read_image
+from mask2former.data.label_maps import read_label_map
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.structures.samples import Sample
+from mask2former.structures.truths import ClipTruth
+
+__all__ = ["OBJECT_CATEGORIES", "MaskFolders"]
+
+OBJECT_CATEGORIES = Categories.from_names(["object"])
+
+
+class MaskFolders(Sequence[Sample]):
+    """Clips by name; a sample is a whole clip at its own size.
+
+    Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Pictures without an
+    id map are left out.
+
+    Args:
+        images: folder with one folder of pictures per clip, as ``DAVIS/JPEGImages/480p``.
+        masks: folder with one folder of id maps (8-bit, 16-bit or palette PNG) per clip, as ``DAVIS/Annotations/480p``.
+        clips: a text file with the names of the clips, one in a line, as ``DAVIS/ImageSets/2017/train.txt``; by default
+            all folders of ``masks``.
+
+    Attributes:
+        notes: which pictures were left out.
+
+    Raises:
+        RequestError: something is missing.
+    """
+
+    categories = OBJECT_CATEGORIES
+    has_truth = True
+    num_objects = None  # only reading all id maps would tell
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        masks: str | os.PathLike[str],
+        clips: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.notes: list[str] = []
+        self._frames: list[list[tuple[Path, Path]]] = []  # picture and id map
+        self._names = _clip_names(Path(masks), clips)
+        for name in self._names:
+            maps, pictures = _files(Path(masks) / name, (".png",)), _files(Path(images) / name, IMAGE_SUFFIXES)
+            alone = sorted(maps.keys() - pictures.keys())
+            if alone:
+                raise RequestError(f"'{Path(images) / name}' has no picture for the id map '{maps[alone[0]].name}'")
+            if not maps:
+                raise RequestError(f"'{Path(masks) / name}' has no id maps; expected one PNG per frame")
+            if extra := len(pictures) - len(maps):
+                self.notes.append(f"clip '{name}': left out {extra} of {len(pictures)} pictures, which have no id map")
+            self._frames.append([(pictures[stem], maps[stem]) for stem in sorted(maps)])
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]  (no slices)
+        return whole_clip(self, index)
+
+    def clip_length(self, index: int) -> int:
+        return len(self._frames[index])
+
+    def clip_size(self, index: int) -> tuple[int, int]:
+        return picture_size(self._frames[index][0][0])
+
+    def clip_id(self, index: int) -> str:
+        return self._names[index]
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """All frames of a clip."""
+        return [read_image(picture) for picture, _ in self._frames[index]]
+
+    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
+        """Some frames of a clip with the objects that are in one of them at least, by rising id."""
+        images, maps = self._read(index, places)
+        present = [np.setdiff1d(ids, 0) for ids in maps]
+        numbers = np.unique(np.concatenate(present))
+        labels = np.zeros(len(numbers), dtype=np.int64)
+        lookup = np.zeros(max((int(ids.max()) for ids in maps), default=0) + 1, dtype=np.int32)
+        lookup[numbers] = np.arange(1, len(numbers) + 1)
+        frames = [
+            Annotated(image, labels, {}, lookup[ids], name=self._names[index])
+            for image, ids in zip(images, maps, strict=True)
+        ]
+        return AnnotatedClip(frames, np.stack([np.isin(numbers, found) for found in present], axis=1))
+
+    def truth(self, index: int) -> ClipTruth:
+        """All objects of a clip."""
+        _, maps = self._read(index, range(self.clip_length(index)))
+        stacked = np.stack(maps)
+        numbers = np.setdiff1d(stacked, 0)
+        masks = stacked[None] == numbers[:, None, None, None]
+        return ClipTruth(masks, np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool))
+
+    def _read(
+        self, index: int, places: Sequence[int]
+    ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], list[Int32[np.ndarray, "H W"]]]:
+        images, maps = [], []
+        for place in places:
+            picture, path = self._frames[index][place]
+            image, ids = read_image(picture), read_label_map(path)
+            if image.shape[:2] != ids.shape or (images and image.shape != images[0].shape):
+                first = images[0] if images else image
+                raise RequestError(
+                    f"'{picture}' is {image.shape[0]}x{image.shape[1]} (height x width), its id map "
+                    f"{ids.shape[0]}x{ids.shape[1]} and the first frame {first.shape[0]}x{first.shape[1]}; "
+                    "all must be of one size"
+                )
+            images.append(image)
+            maps.append(ids)
+        return images, maps
+
+
+def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
+    try:
+        if clips is None:
+            names = sorted(entry.name for entry in masks.iterdir() if entry.is_dir())
+        else:
+            names = Path(clips).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"'{clips or masks}' cannot be read: {error}; check the path") from error
+    if not names:
+        raise RequestError(f"'{clips or masks}' names no clips; expected one folder per clip")
+    return names
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder by name without suffix."""
+    try:
+        return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in suffixes}
+    except OSError as error:
+        raise RequestError(f"there is no folder '{folder}' for a clip of this name; check the path") from error

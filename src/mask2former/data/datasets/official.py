@@ -1,0 +1,258 @@
+"""The published data sets as their downloads lie on disk, below one root; the only module that knows their layouts.
+
+Each function gives a reader for one split. Folders may lie in zip archives where these were downloaded to. What
+``mask2former prepare`` makes is read where it exists; where it is not needed the original files are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from mask2former.config import Task
+from mask2former.data.archives import File, Folder, find_file, find_folder
+from mask2former.data.datasets.cityscapes import Cityscapes
+from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
+from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.reader import Reader
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+
+__all__ = [
+    "ade20k",
+    "ade20k_full",
+    "cityscapes",
+    "coco",
+    "coco_stuff_10k",
+    "data_root",
+    "mapillary_vistas",
+    "youtube_vis",
+]
+
+Split = Literal["train", "validation"]
+
+_VARIABLES = ("MASK2FORMER_DATA", "DETECTRON2_DATASETS")
+
+
+def data_root(root: str | None) -> Path:
+    """``root``, else what the environment names (``MASK2FORMER_DATA``, ``DETECTRON2_DATASETS``), else ``datasets``."""
+    given = root or next((value for name in _VARIABLES if (value := os.environ.get(name))), "datasets")
+    return Path(given).expanduser()
+
+
+class _Layout:
+    """Files of one data set below the root."""
+
+    def __init__(self, name: str, root: str | None) -> None:
+        self.name = name
+        self.root = data_root(root)
+
+    def folder(self, *places: str, hint: str = "") -> Folder:
+        """The first of these that exists.
+
+        Raises:
+            RequestError: none does.
+        """
+        for place in places:
+            if (found := find_folder(self.root / place, self.root)) is not None:
+                return found
+        raise self._missing("folder", places, hint)
+
+    def file(self, *places: str, hint: str = "") -> File:
+        """The first of these that exists.
+
+        Raises:
+            RequestError: none does.
+        """
+        for place in places:
+            if (found := find_file(self.root / place, self.root)) is not None:
+                return found
+        raise self._missing("file", places, hint)
+
+    def has_file(self, place: str) -> bool:
+        return find_file(self.root / place, self.root) is not None
+
+    def has_folder(self, place: str) -> bool:
+        return find_folder(self.root / place, self.root) is not None
+
+    def _missing(self, kind: str, places: Sequence[str], hint: str) -> RequestError:
+        where = " or ".join(f"'{self.root / place}'" for place in places)
+        advice = f"; {hint}" if hint else ""
+        return RequestError(
+            f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the folder "
+            "of the data sets? Name it with --data-root, data.dataset.root or MASK2FORMER_DATA"
+        )
+
+
+# --- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def coco(root: str | None, split: Split, task: Task, *, keep_empty: bool = True) -> Reader:
+    """COCO 2017; semantic labels are those of the panoptic annotation, crowd regions included."""
+    if task == "instance":
+        return _coco_objects(root, split, keep_empty=keep_empty)
+    layout, part = _Layout("COCO", root), _COCO_PARTS[split]
+    maps = layout.folder(
+        f"coco/panoptic_{part}",
+        f"coco/annotations/panoptic_{part}",
+        hint="unpack panoptic_annotations_trainval2017.zip once, the archives within it are read as they are",
+    )
+    file, images = layout.file(f"coco/annotations/panoptic_{part}.json"), layout.folder(f"coco/{part}")
+    objects = f"coco/annotations/instances_{part}.json"
+    truths_from: dict[Task, Callable[[], Reader]] = {}
+    if layout.has_file(objects):
+        truths_from["instance"] = partial(_coco_objects, root, split)
+    reader = CocoPanoptic(
+        [PanopticFiles(file, maps, images)],
+        task,
+        categories=Categories.load("coco_panoptic"),
+        truths_from=truths_from,
+        keep_empty=keep_empty,
+    )
+    if task == "panoptic" and not truths_from:
+        reader.notes.append(f"there is no {objects}, so the segments of things are the true instances")
+    return reader
+
+
+_COCO_PARTS = {"train": "train2017", "validation": "val2017"}
+
+
+def _coco_objects(root: str | None, split: Split, *, keep_empty: bool = True) -> CocoInstances:
+    layout, part = _Layout("COCO", root), _COCO_PARTS[split]
+    source = layout.file(f"coco/annotations/instances_{part}.json"), layout.folder(f"coco/{part}")
+    return CocoInstances([source], categories=Categories.load("coco_instance"), keep_empty=keep_empty)
+
+
+def coco_stuff_10k(root: str | None, split: Split) -> Reader:
+    """COCO-Stuff 10k, version 1.0, as prepared; things and stuff in one label map."""
+    layout = _Layout("COCO-Stuff 10k", root)
+    part, base = "train" if split == "train" else "test", "coco/coco_stuff_10k"
+    hint = "mask2former prepare coco-stuff-10k makes it from the download"
+    categories = Categories.load("coco_stuff_10k_171")
+    folders = [layout.folder(f"{base}/{kind}_detectron2/{part}", hint=hint) for kind in ("images", "annotations")]
+    # 254 is what the published preparation makes of unlabelled 0, 255 of 1.
+    return _labels(folders[0], folders[1], categories, range(len(categories)), (254, 255))
+
+
+# --- ADE20K ----------------------------------------------------------------------------------------------------------
+
+
+def ade20k(root: str | None, split: Split, task: Task, *, keep_empty: bool = True) -> Reader:
+    """ADE20K, the 150 classes of SceneParse: label maps as downloaded, objects and segments as prepared."""
+    if task == "semantic":
+        return _ade20k_labels(root, split)
+    if task == "instance":
+        return _ade20k_objects(root, split, keep_empty=keep_empty)
+    layout, (part, short) = _Layout("ADE20K", root), _ADE20K_PARTS[split]
+    name = f"ADEChallengeData2016/ade20k_panoptic_{short}"
+    source = PanopticFiles(
+        layout.file(f"{name}.json", hint=_PREPARE_ADE20K),
+        layout.folder(name, hint=_PREPARE_ADE20K),
+        layout.folder(f"ADEChallengeData2016/images/{part}"),
+    )
+    # Things that only the label maps have are void in the panoptic ones.
+    truths_from: dict[Task, Callable[[], Reader]] = {
+        "semantic": partial(_ade20k_labels, root, split),
+        "instance": partial(_ade20k_objects, root, split),
+    }
+    table = Categories.load("ade20k_150")
+    return CocoPanoptic([source], categories=table, truths_from=truths_from, keep_empty=keep_empty)
+
+
+_ADE20K_PARTS = {"train": ("training", "train"), "validation": ("validation", "val")}
+_PREPARE_ADE20K = "mask2former prepare ade20k makes it from annotations_instance"
+
+
+def _ade20k_labels(root: str | None, split: Split) -> LabelFolder:
+    layout, (part, _) = _Layout("ADE20K", root), _ADE20K_PARTS[split]
+    base, table = "ADEChallengeData2016", Categories.load("ade20k_150")
+    images = layout.folder(f"{base}/images/{part}")
+    prepared = f"{base}/annotations_detectron2/{part}"
+    if layout.has_folder(prepared):
+        return _labels(images, layout.folder(prepared), table, range(len(table)), (255,))
+    original = layout.folder(f"{base}/annotations/{part}")
+    return _labels(images, original, table, range(1, len(table) + 1), (0,))
+
+
+def _ade20k_objects(root: str | None, split: Split, *, keep_empty: bool = True) -> CocoInstances:
+    layout, (part, short) = _Layout("ADE20K", root), _ADE20K_PARTS[split]
+    file = layout.file(f"ADEChallengeData2016/ade20k_instance_{short}.json", hint=_PREPARE_ADE20K)
+    images = layout.folder(f"ADEChallengeData2016/images/{part}")
+    return CocoInstances([(file, images)], categories=Categories.load("ade20k_instance_100"), keep_empty=keep_empty)
+
+
+def ade20k_full(root: str | None, split: Split) -> Reader:
+    """ADE20K, release of 2021 with 847 classes, as prepared (16-bit TIFF)."""
+    layout = _Layout("ADE20K (847 classes)", root)
+    part = "training" if split == "train" else "validation"
+    hint = "mask2former prepare ade20k-full makes it from the download"
+    categories = Categories.load("ade20k_full_847")
+    images, labels = (
+        layout.folder(f"ADE20K_2021_17_01/{kind}_detectron2/{part}", hint=hint) for kind in ("images", "annotations")
+    )
+    return _labels(images, labels, categories, range(len(categories)), (categories.ignore_label,))
+
+
+# --- Cityscapes and Mapillary Vistas ---------------------------------------------------------------------------------
+
+
+def cityscapes(root: str | None, split: Split, task: Task, *, keep_empty: bool = True) -> Reader:
+    """Cityscapes, fine annotations, as downloaded."""
+    layout = _Layout("Cityscapes", root)
+    part = "train" if split == "train" else "val"
+    images, labels = (layout.folder(f"cityscapes/{kind}/{part}") for kind in ("leftImg8bit", "gtFine"))
+    return Cityscapes(images, labels, task, keep_empty=keep_empty)
+
+
+def mapillary_vistas(
+    root: str | None, split: Split, task: Literal["panoptic", "semantic"], *, keep_empty: bool = True
+) -> Reader:
+    """Mapillary Vistas 1.2, as downloaded. There is no official instance metric of it."""
+    if task == "semantic":
+        return _vistas_labels(root, split)
+    layout, base = _Layout("Mapillary Vistas", root), _VISTAS_PARTS[split]
+    source = PanopticFiles(
+        layout.file(f"{base}/panoptic/panoptic_2018.json"),
+        layout.folder(f"{base}/panoptic"),
+        layout.folder(f"{base}/images"),
+    )
+    truths_from: dict[Task, Callable[[], Reader]] = {"semantic": partial(_vistas_labels, root, split)}
+    table = Categories.load("mapillary_vistas_v1.2")
+    reader = CocoPanoptic([source], categories=table, truths_from=truths_from, keep_empty=keep_empty)
+    reader.tasks = ("panoptic", "semantic")
+    return reader
+
+
+_VISTAS_PARTS = {"train": "mapillary_vistas/training", "validation": "mapillary_vistas/validation"}
+
+
+def _vistas_labels(root: str | None, split: Split) -> LabelFolder:
+    layout, base = _Layout("Mapillary Vistas", root), _VISTAS_PARTS[split]
+    table = Categories.load("mapillary_vistas_v1.2")
+    images, labels = layout.folder(f"{base}/images"), layout.folder(f"{base}/labels")
+    return _labels(images, labels, table, range(len(table)), (table.ignore_label,))
+
+
+def _labels(
+    images: Folder, labels: Folder, categories: Categories, numbers: Sequence[int], ignore: Sequence[int]
+) -> LabelFolder:
+    """Label maps on which the classes have these numbers, in order."""
+    class_of = {number: index for index, number in enumerate(numbers)}
+    return LabelFolder([(images, labels)], categories, class_of=class_of, ignore=ignore, unpaired="skip")
+
+
+# --- YouTube-VIS -----------------------------------------------------------------------------------------------------
+
+
+def youtube_vis(root: str | None, split: Split, year: int, *, keep_empty: bool = True) -> YouTubeVIS:
+    """YouTube-VIS 2019 or 2021; the official validation file has no annotations, which their server keeps."""
+    layout = _Layout(f"YouTube-VIS {year}", root)
+    base = f"ytvis_{year}"
+    part = "train" if split == "train" else "valid"
+    files = (layout.file(f"{base}/{part}.json"), layout.folder(f"{base}/{part}/JPEGImages"))
+    return YouTubeVIS([files], Categories.load(base), keep_empty=keep_empty)

@@ -1,0 +1,228 @@
+"""What all readers share: places in a sequence, samples made of annotated pictures, and what follows from segments.
+
+A reader of one format says where a picture is and what its segments or labels are; the forms in which training and
+evaluation want that are made here. Knows no file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Int64, UInt8
+from scipy import ndimage
+
+from mask2former.config import MetricStyle, Task
+from mask2former.data.annotated import Annotated
+from mask2former.data.archives import File
+from mask2former.data.images import picture_size, read_image
+from mask2former.data.label_maps import runs_of
+from mask2former.data.transforms import Geometry, Plan
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.structures.samples import Sample
+from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
+
+__all__ = ["Reader", "SegmentReader", "annotated_labels"]
+
+
+class Reader(Sequence[Sample]):
+    """Pictures by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
+
+    A subclass sets the attributes and has ``__len__``, ``annotated``, ``truths``, ``image_id`` and ``file``, which all
+    take an index from 0.
+    """
+
+    categories: Categories
+    tasks: tuple[Task, ...]
+    metric_style: MetricStyle = "coco"
+    notes: list[str]
+
+    def file(self, index: int) -> File:
+        """Where the picture is."""
+        raise NotImplementedError
+
+    def image_id(self, index: int) -> int | str:
+        raise NotImplementedError
+
+    def annotated(self, index: int) -> Annotated:
+        raise NotImplementedError
+
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        raise NotImplementedError
+
+    @property
+    def num_objects(self) -> Int64[np.ndarray, " I"] | None:
+        """Training targets of every picture; None where only reading all label maps would tell."""
+        return None
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which pictures are wider than high."""
+        return self._wide
+
+    @cached_property
+    def _wide(self) -> Bool[np.ndarray, " I"]:
+        sizes = [picture_size(self.file(index)) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return read_image(self.file(index))
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        annotated = self.annotated(place)
+        return Plan(Geometry(annotated.size_hw))(annotated)
+
+    def check_size(self, index: int, labels_hw: tuple[int, ...], image_hw: tuple[int, ...] | None = None) -> None:
+        """Refuse labels that are not as large as their picture.
+
+        Raises:
+            RequestError: the sizes differ.
+        """
+        size = image_hw or picture_size(self.file(index))
+        if tuple(size) != tuple(labels_hw):
+            hint = (
+                "; the picture is shown turned by its EXIF orientation, its labels must be turned, too"
+                if tuple(size) == tuple(labels_hw[::-1])
+                else "; use the pictures and label maps that belong together"
+            )
+            raise RequestError(
+                f"'{self.file(index)}' is {size[0]}x{size[1]} (height x width), but its label map is "
+                f"{labels_hw[0]}x{labels_hw[1]}{hint}"
+            )
+
+
+def annotated_labels(
+    image: UInt8[np.ndarray, "H W 3"], classes: Int[np.ndarray, "H W"], num_classes: int, name: str, image_id: int | str
+) -> Annotated:
+    """One object per class that is present, ascending; values that are no class belong to none."""
+    runs, lengths = runs_of(classes)
+    values, places = np.unique(runs, return_inverse=True)
+    is_class = (values >= 0) & (values < num_classes)
+    ids = np.repeat(np.where(is_class, np.cumsum(is_class), 0).astype(np.int32)[places], lengths).reshape(classes.shape)
+    present = values[is_class].astype(np.int64)
+    return Annotated(image, present, ids=ids, name=name, info={"image_id": image_id}, semantic=True)
+
+
+class _Other(NamedTuple):
+    """A data set that has the truth of a task."""
+
+    data: Reader
+    places: dict[int | str, int]  # by image id
+    class_map: Int64[np.ndarray, " K"]
+
+
+class SegmentReader(Reader):
+    """Pictures with a map of segments, for any of the three tasks.
+
+    For ``panoptic`` every segment but crowd regions is a target, in the order of the annotation, also one without
+    pixels; for ``instance`` those of things, and the classes are the things; for ``semantic`` everything of one class
+    is one target, crowd regions included.
+
+    Args:
+        categories: of the segments.
+        task: what targets are made for.
+        truths_from: data sets of the same pictures, found by image id, that have the truth of a task; opened when it
+            is asked for. Where one lacks pictures, the segments are the truth, and ``notes`` say so.
+    """
+
+    def __init__(
+        self, categories: Categories, task: Task, truths_from: Mapping[Task, Callable[[], Reader]] | None = None
+    ) -> None:
+        self.task: Task = task
+        self.notes = []
+        self._truths_from = dict(truths_from or {})
+        self._others: dict[Task, _Other | None] = {}
+        self._index_of_class = np.arange(len(categories), dtype=np.int64)
+        if task == "instance":
+            self.categories = categories.things()
+            self._index_of_class = np.full(len(categories), -1, dtype=np.int64)
+            self._index_of_class[list(categories.thing_indices)] = np.arange(len(self.categories))
+        else:
+            self.categories = categories
+        self._is_thing = np.array([item.is_thing for item in categories], dtype=bool)
+        by_task: dict[Task, tuple[Task, ...]] = {"panoptic": ("panoptic", "instance", "semantic")}
+        self.tasks = by_task.get(task, (task,))
+
+    def segments(
+        self, index: int, purpose: Literal["training", "evaluation"]
+    ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
+        """The map, on which segment k is the value k + 1 and void is 0, and class and crowd flag of every segment."""
+        raise NotImplementedError
+
+    def annotated(self, index: int) -> Annotated:
+        ids, classes, crowds = self.segments(index, "training")
+        image = self.image(index)
+        self.check_size(index, ids.shape, image.shape[:2])
+        name, image_id = self.file(index).name, self.image_id(index)
+        if self.task == "semantic":
+            return annotated_labels(image, np.append(-1, classes)[ids], len(self.categories), name, image_id)
+        kept = np.flatnonzero(~crowds & ((self.task == "panoptic") | self._is_thing[classes]))
+        if len(kept) < len(classes):
+            table = np.zeros(len(classes) + 1, dtype=np.int32)
+            table[kept + 1] = np.arange(1, len(kept) + 1)
+            ids = table[ids]
+        labels = self._index_of_class[classes[kept]]
+        return Annotated(image, labels, ids=ids, name=name, info={"image_id": image_id})
+
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        truths: dict[Task, Truth] = {}
+        for task in tasks:
+            if (other := self._other(task)) is not None:
+                truth = other.data.truths(other.places[self.image_id(index)], [task])[task]
+                truths[task] = with_classes(truth, other.class_map, self.categories.ignore_label)
+        if len(truths) < len(tasks):
+            segments = self.segments(index, "evaluation")
+            self.check_size(index, segments[0].shape)
+            truths.update({task: self._truth(task, *segments) for task in tasks if task not in truths})
+        return truths
+
+    def _other(self, task: Task) -> _Other | None:
+        if task not in self._others:
+            found = None
+            if task in self._truths_from:
+                data = self._truths_from[task]()
+                places = {data.image_id(place): place for place in range(len(data))}
+                lacking = [image_id for place in range(len(self)) if (image_id := self.image_id(place)) not in places]
+                if lacking:
+                    self.notes.append(
+                        f"the {task} annotations lack {len(lacking)} of the pictures, such as {lacking[0]!r}: the "
+                        "panoptic ones are the truth instead"
+                    )
+                else:
+                    own = self.categories.index_of_id()
+                    class_map = np.array([own[item.id] for item in data.categories], dtype=np.int64)
+                    found = _Other(data, places, class_map)
+            self._others[task] = found
+        return self._others[task]
+
+    def _truth(
+        self,
+        task: Task,
+        ids: Int32[np.ndarray, "H W"],
+        classes: Int64[np.ndarray, " N"],
+        crowds: Bool[np.ndarray, " N"],
+    ) -> Truth:
+        if task == "panoptic":
+            rows = zip(range(1, len(classes) + 1), classes.tolist(), crowds.tolist(), strict=True)
+            return PanopticTruth(ids, list(rows))
+        if task == "semantic":
+            return np.append(self.categories.ignore_label, classes).astype(np.int32)[ids]
+        things = np.flatnonzero(self._is_thing[classes])
+        windows = ndimage.find_objects(ids, max_label=len(classes)) if len(classes) else []
+        masks = np.zeros((len(things), *ids.shape), dtype=bool)
+        for mask, segment in zip(masks, things.tolist(), strict=True):
+            window = windows[segment]
+            if window is not None:
+                mask[window] = ids[window] == segment + 1
+        return InstanceTruth(masks, self._index_of_class[classes[things]], crowds[things])

@@ -1,0 +1,283 @@
+"""Polygons in YOLO's segmentation format: a ``data.yaml``, pictures in ``images``, a text file of each in ``labels``.
+
+A line of a text file is one object: its class number and the corners of one polygon, as shares of width and height of
+the upright picture. Knows no model of that name.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from jaxtyping import Float64, Int64
+
+from mask2former.config import Task
+from mask2former.data.annotated import Annotated, truths_of_target
+from mask2former.data.archives import File
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.reader import Reader
+from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.structures.truths import Truth
+
+__all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
+
+Location = str | os.PathLike[str]
+_TOLERANCE = 0.02  # tools write corners a little outside the picture
+_MOST = 10  # broken lines that are told at once
+
+
+@dataclass(frozen=True, slots=True)
+class YoloSet:
+    """What a ``data.yaml`` says: the classes, and the folders, lists or files of pictures of both splits."""
+
+    path: Path
+    categories: Categories
+    train: tuple[Path, ...]
+    validation: tuple[Path, ...]
+
+
+def read_yolo(path: Location) -> YoloSet:
+    """Read a ``data.yaml``.
+
+    Its ``path``, if any, is looked for beside the file and in the working directory; if it is nowhere (the file was
+    written on another machine), the folder of the file takes its place.
+
+    Raises:
+        RequestError: the file is missing, has no ``names`` or no ``train``, or pictures are not where it says.
+    """
+    file = Path(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RequestError(f"'{file}' cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or "names" not in content or "train" not in content:
+        raise RequestError(f"'{file}' is no data.yaml of a YOLO data set: expected 'train', 'val' and 'names'")
+    validation = content.get("val", content.get("valid"))
+    if validation is None:
+        raise RequestError(f"'{file}' names no validation pictures; add a line such as 'val: images/val'")
+    roots = _roots(file, content.get("path"))
+    return YoloSet(
+        file,
+        _categories(content["names"], file),
+        _places(content["train"], roots, file),
+        _places(validation, roots, file),
+    )
+
+
+def _categories(names: Any, file: Path) -> Categories:
+    pairs = (
+        list(names.items()) if isinstance(names, dict) else list(enumerate(names)) if isinstance(names, list) else []
+    )
+    if not pairs or any(not isinstance(number, int) for number, _ in pairs):
+        raise RequestError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
+    entries = [{"id": number, "name": str(name)} for number, name in pairs]
+    return Categories.from_dict({"categories": entries})
+
+
+def _roots(file: Path, declared: Any) -> list[Path]:
+    roots = [file.parent / str(declared), Path(str(declared))] if declared else []
+    return [*roots, file.parent]
+
+
+def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
+    entries = value if isinstance(value, list) else [value]
+    places = []
+    for entry in entries:
+        if not isinstance(entry, str) or not entry:
+            raise RequestError(f"'{file}': {entry!r} is no path of pictures")
+        # Some tools write ../train/images for what lies in train/images beside the file.
+        candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
+        found = next((place for place in candidates if place.exists()), None)
+        if found is None:
+            raise RequestError(
+                f"'{file}': there is no '{entry}' in {' or '.join(dict.fromkeys(map(str, roots)))}; correct it, or the "
+                "'path' of the file"
+            )
+        places.append(found)
+    return tuple(places)
+
+
+def _pictures(place: Path) -> list[Path]:
+    """Of a folder, sorted; or as a text file lists them, relative to itself."""
+    if place.is_dir():
+        return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    try:
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"the list of pictures '{place}' cannot be read: {error}") from error
+    return [place.parent / line.strip() for line in lines if line.strip()]
+
+
+def _label_file(picture: Path) -> Path:
+    """``labels`` in place of the last folder called ``images``."""
+    parts = list(picture.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+class YoloPolygons(Reader):
+    """Pictures of one split with their objects; a picture without a text file has none.
+
+    Args:
+        dataset: what :func:`read_yolo` read.
+        split: which of its splits.
+        keep_empty: False leaves out pictures without objects.
+        missing_masks: what to do about lines that hold a box.
+
+    Attributes:
+        notes: sentences about what was left out.
+
+    Raises:
+        RequestError: no pictures, or text files with something else in them; the message has file and line.
+    """
+
+    tasks: tuple[Task, ...] = ("instance",)
+
+    def __init__(
+        self,
+        dataset: YoloSet,
+        split: Literal["train", "validation"],
+        *,
+        keep_empty: bool = True,
+        missing_masks: Literal["error", "skip"] = "error",
+    ) -> None:
+        self.categories = dataset.categories
+        self.notes: list[str] = []
+        places = dataset.train if split == "train" else dataset.validation
+        pictures = [path for place in places for path in _pictures(place)]
+        if not pictures:
+            raise RequestError(f"'{places[0]}' has no pictures")
+        lines = _Lines(dataset.categories.index_of_id())
+        for path in pictures:
+            lines.add(_label_file(path))
+        self._tell(lines, missing_masks)
+        if len(lines.without_file) == len(pictures):
+            raise RequestError(
+                f"none of the {len(pictures)} pictures has a text file, for instance there is no "
+                f"'{lines.without_file[0]}'; expected folders 'images' and 'labels' side by side"
+            )
+        self._labels = np.array(lines.labels, dtype=np.int64)
+        self._starts = np.array(lines.starts, dtype=np.int64)
+        self._ends = np.array(lines.ends, dtype=np.int64)
+        self._corners = np.array(lines.corners, dtype=np.float64).reshape(-1, 2)
+        counts = np.diff(self._starts)
+        rows = np.arange(len(pictures)) if keep_empty else np.flatnonzero(counts > 0)
+        if not len(rows):
+            raise RequestError(f"'{places[0]}' has no pictures with objects; set keep_empty")
+        self._rows, self._counts, self._pictures = rows, counts[rows], pictures
+
+    def _tell(self, lines: _Lines, missing_masks: Literal["error", "skip"]) -> None:
+        if lines.broken:
+            more = f"; and {len(lines.broken) - _MOST} more" if len(lines.broken) > _MOST else ""
+            raise RequestError("; ".join(lines.broken[:_MOST]) + more)
+        if lines.boxes and missing_masks == "error":
+            raise RequestError(
+                f"lines hold boxes, not polygons: {some(lines.boxes)}; a box is not enough to learn masks: export "
+                "polygons ('YOLO segmentation'), or leave these objects out with missing_masks=skip"
+            )
+        for culprits, what in (
+            (lines.boxes, "left out objects with a box only"),
+            (lines.flat, "left out objects without any area"),
+            (lines.without_file, "took pictures without a text file as empty"),
+        ):
+            if culprits:
+                self.notes.append(f"{what}: {some(culprits)}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def num_objects(self) -> Int64[np.ndarray, " I"]:
+        return self._counts
+
+    def file(self, index: int) -> File:
+        return self._pictures[int(self._rows[index])]
+
+    def image_id(self, index: int) -> str:
+        """The name of the picture without its ending."""
+        return self._pictures[int(self._rows[index])].stem
+
+    def annotated(self, index: int) -> Annotated:
+        image = self.image(index)
+        size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
+        first, last = self._starts[int(self._rows[index]) :][:2].tolist()
+        polygons = {place: [self._polygon(number) * size] for place, number in enumerate(range(first, last))}
+        path = self.file(index)
+        info = {"image_id": self.image_id(index), "path": str(path)}
+        return Annotated(image, self._labels[first:last], polygons, name=path.name, info=info)
+
+    def _polygon(self, number: int) -> Float64[np.ndarray, "P 2"]:
+        return self._corners[self._ends[number] : self._ends[number + 1]]
+
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        target = self[index].target
+        assert target is not None
+        return truths_of_target(target, [task for task in tasks if task in self.tasks], self.categories)
+
+
+class _Lines:
+    """The objects of all text files, and what is wrong with them, as ``file, line``."""
+
+    def __init__(self, class_of_id: dict[int, int]) -> None:
+        self.class_of_id = class_of_id
+        self.labels, self.starts = array("q"), array("q", [0])  # starts: of the objects of each picture
+        self.corners, self.ends = array("d"), array("q", [0])  # x, y, x, y, ...; ends in corners
+        self.broken: list[str] = []
+        self.boxes: list[str] = []
+        self.flat: list[str] = []
+        self.without_file: list[str] = []
+
+    def add(self, file: Path) -> None:
+        """The objects of one picture."""
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            self.without_file.append(str(file))
+            text = ""
+        except (OSError, UnicodeDecodeError) as error:
+            self.broken.append(f"'{file}' cannot be read: {error}")
+            text = ""
+        for number, line in enumerate(text.splitlines(), start=1):
+            words = line.split()
+            if words:
+                self._add_object(words, f"'{file}', line {number}")
+        self.starts.append(len(self.labels))
+
+    def _add_object(self, words: list[str], place: str) -> None:
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            values = [math.nan]
+        label = self.class_of_id.get(int(values[0]), -1) if values[0] % 1 == 0 else -1
+        corners = np.array(values[1:])
+        if not np.isfinite(values).all() or not len(corners):
+            self.broken.append(f"{place}: expected a class number and corners x y x y ..., got '{' '.join(words):.40}'")
+        elif label < 0:
+            self.broken.append(f"{place}: class {words[0]} is not among the {len(self.class_of_id)} names of data.yaml")
+        elif len(corners) % 2:
+            self.broken.append(f"{place}: {len(corners)} coordinates, which are no pairs")
+        elif corners.min() < -_TOLERANCE or corners.max() > 1 + _TOLERANCE:
+            self.broken.append(
+                f"{place}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "
+                "height, 0 to 1"
+            )
+        elif len(corners) == 4:
+            self.boxes.append(place)
+        elif (np.ptp(corners.reshape(-1, 2), axis=0) == 0).any() or len(corners) < 6:
+            self.flat.append(place)
+        else:
+            self.labels.append(label)
+            self.corners.extend(corners.clip(0, 1).tolist())
+            self.ends.append(len(self.corners) // 2)

@@ -1,0 +1,78 @@
+"""Pictures whose pixels are numbers: class indices, or ids of segments. Knows no classes and no data sets."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64, UInt8
+from PIL import Image
+
+from mask2former.data.archives import File
+from mask2former.data.images import open_picture
+from mask2former.errors import RequestError
+
+__all__ = ["colors_of_ids", "read_id_colors", "read_label_map", "remap", "runs_of"]
+
+
+def _decoded(file: File, modes: tuple[str, ...], expected: str) -> Image.Image:
+    """The decoded picture, if it has one of these Pillow modes.
+
+    Raises:
+        RequestError: it is missing, cannot be decoded, or is of another kind.
+    """
+    with open_picture(file) as picture:
+        if picture.mode not in modes:
+            raise RequestError(f"'{file}' is a picture of mode {picture.mode}; expected {expected}")
+        picture.load()
+    return picture
+
+
+def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
+    """The numbers of an 8-bit, 16-bit, 1-bit or palette picture (PNG, TIFF); of a palette the positions, not colours.
+
+    Raises:
+        RequestError: the file is missing or damaged, or holds colours instead of numbers.
+    """
+    expected = (
+        "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, "
+        "without anti-aliasing)"
+    )
+    picture = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
+    return np.asarray(picture).astype(np.int32)
+
+
+def read_id_colors(file: File) -> Int32[np.ndarray, "H W"]:
+    """Segment ids of a picture in COCO's panoptic encoding: R + 256 G + 65536 B.
+
+    Raises:
+        RequestError: the file is missing or damaged.
+    """
+    picture = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
+    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+    # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
+    packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")
+    return (packed & 0xFFFFFF).reshape(rgb.height, rgb.width).astype(np.int32, copy=False)
+
+
+def colors_of_ids(ids: Int[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The panoptic encoding of ids from 0 to 2**24 - 1; :func:`read_id_colors` of a file of it gives them back."""
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def remap(values: Int[np.ndarray, "H W"], table: dict[int, int], otherwise: int) -> Int32[np.ndarray, "H W"]:
+    """``table[value]`` of every pixel, and ``otherwise`` where the table has none; values may be of any size."""
+    if not table:
+        return np.full(values.shape, otherwise, dtype=np.int32)
+    runs, lengths = runs_of(values)
+    keys = np.array(sorted(table), dtype=np.int64)
+    results = np.array([table[key] for key in keys.tolist()], dtype=np.int32)
+    places = np.searchsorted(keys, runs).clip(max=len(keys) - 1)
+    return np.repeat(np.where(keys[places] == runs, results[places], np.int32(otherwise)), lengths).reshape(
+        values.shape
+    )
+
+
+def runs_of(values: Int[np.ndarray, "H W"]) -> tuple[Int[np.ndarray, " R"], Int64[np.ndarray, " R"]]:
+    """Runs of equal numbers, row by row: their numbers and lengths. Maps have few, which makes counting fast."""
+    flat = values.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return flat[starts], np.diff(np.append(starts, flat.size))

@@ -1,0 +1,99 @@
+"""COCO-Stuff 10k, version 1.0: label maps from MATLAB files, sorted into its two splits with their pictures.
+
+Reads ``coco/coco_stuff_10k/{images,annotations,imageLists}``, writes ``images_detectron2`` and
+``annotations_detectron2`` beside them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mask2former.atomic import write_whole
+from mask2former.data.prepare.stages import Job, Plan, Stage, save_picture
+from mask2former.errors import RequestError
+
+__all__ = ["plan"]
+
+_OFFICIAL = {"train": 9_000, "test": 1_000}
+
+
+def plan(root: Path) -> Plan:
+    """Pictures and label maps of both splits.
+
+    Raises:
+        RequestError: the lists or files in them are not there.
+    """
+    folder = root / "coco" / "coco_stuff_10k"
+    stages = []
+    for split, official in _OFFICIAL.items():
+        file = folder / "imageLists" / f"{split}.txt"
+        try:
+            names = file.read_text("utf-8").split()
+        except OSError as error:
+            raise RequestError(
+                f"there is no list '{file}'; unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
+            ) from error
+        jobs = []
+        for name in names:
+            outputs = (
+                folder / "images_detectron2" / split / f"{name}.jpg",
+                folder / "annotations_detectron2" / split / f"{name}.png",
+            )
+            sources = folder / "images" / f"{name}.jpg", folder / "annotations" / f"{name}.mat"
+            jobs.append(Job(name, sources, outputs))
+        stages.append(Stage(f"pictures and label maps, {split}", jobs, _convert, official))
+    return Plan(tuple(stages))
+
+
+def _convert(job: Job) -> None:
+    photo, annotation = job.sources
+    labels = _read_labels(annotation)
+    try:
+        with Image.open(photo) as picture:
+            size = picture.size
+    except (OSError, ValueError) as error:
+        raise RequestError(f"the picture '{photo}' is missing or damaged: {error}") from error
+    if size != (labels.shape[1], labels.shape[0]):
+        raise RequestError(f"'{photo}' has {size[0]}x{size[1]} pixels (width x height), '{annotation}' another size")
+    write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
+    # Labels begin at 2; 1 wraps around to 255, which is ignored, and 0 to 254, which is no class and so ignored, too.
+    save_picture(job.outputs[1], Image.fromarray(labels - np.uint8(2)))
+
+
+def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """The matrix S.
+
+    Raises:
+        RequestError: the file is missing or broken, or needs h5py.
+    """
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        labels = loadmat(path, variable_names=["S"])["S"]
+    except FileNotFoundError as error:
+        raise RequestError(f"there is no '{path}'; is the download complete?") from error
+    except NotImplementedError:  # MATLAB's newer format is HDF5
+        labels = _read_hdf5(path)
+    except (KeyError, OSError, TypeError, ValueError, MatReadError) as error:
+        raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {error}") from error
+    if labels.ndim != 2:
+        raise RequestError(f"'{path}': S has the shape {labels.shape}; expected a label map")
+    return labels.astype(np.uint8)
+
+
+def _read_hdf5(path: Path) -> np.ndarray:
+    try:
+        import h5py
+    except ImportError as error:
+        raise RequestError(f"'{path}' is a MATLAB 7.3 file; pip install h5py to read it") from error
+    try:
+        with h5py.File(path) as file:
+            return np.asarray(file["S"]).T  # columns come first in these files
+    except (KeyError, OSError) as error:
+        raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {error}") from error

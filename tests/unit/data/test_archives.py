@@ -1,0 +1,118 @@
+"""Files and folders that lie in zip archives."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data.archives import ArchivedFile, Folder, find_file, find_folder, open_folder
+from mask2former.data.images import picture_size, read_image
+from mask2former.errors import RequestError
+
+
+def archive(path: Path, **contents: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    return path
+
+
+def archived(folder: Folder | None) -> Folder:
+    assert folder is not None
+    assert folder.archive is not None
+    return folder
+
+
+def test_an_archive_stands_for_the_folder_that_it_makes(tmp_path: Path) -> None:
+    archive(tmp_path / "val.zip", **{"val/a/1.jpg": b"one", "val/2.PNG": b"two", "val/.hidden.png": b"", "x.txt": b""})
+    folder = archived(find_folder(tmp_path / "val"))
+    assert folder.names((".jpg", ".png")) == ["2.PNG", "a/1.jpg"]
+    assert folder.exists("a/1.jpg")
+    assert not folder.exists("a/2.jpg")
+    assert (folder / "a/1.jpg").read_bytes() == b"one"
+    assert ((folder / "a/1.jpg").name, (folder / "a/1.jpg").stem) == ("1.jpg", "1")
+    assert str(folder / "a/1.jpg") == f"{tmp_path}/val.zip/val/a/1.jpg"
+    assert archived(find_folder(tmp_path / "val" / "a", tmp_path)).names([".jpg"]) == ["1.jpg"]
+    file = find_file(tmp_path / "x.txt")
+    assert isinstance(file, ArchivedFile)
+    assert file.is_file()
+    assert find_folder(tmp_path / "train") is None
+    assert find_file(tmp_path / "y.txt") is None
+
+
+def test_what_is_unpacked_wins(tmp_path: Path) -> None:
+    archive(tmp_path / "val.zip", **{"val/1.txt": b"packed"})
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "1.txt").write_bytes(b"unpacked")
+    folder = open_folder(tmp_path / "val")
+    assert folder.archive is None
+    assert (folder / "1.txt").read_bytes() == b"unpacked"
+    assert folder.names([".txt"]) == ["1.txt"]
+
+
+def test_archives_are_looked_for_up_to_the_root_only(tmp_path: Path) -> None:
+    archive(tmp_path / "all.zip", **{"data/set/val/1.txt": b"1"})
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    assert find_folder(tmp_path / "data" / "set" / "val") is None
+    assert find_folder(tmp_path / "data" / "set" / "val", tmp_path / "data") is None
+    assert archived(find_folder(tmp_path / "data" / "set" / "val", tmp_path)).names([".txt"]) == ["1.txt"]
+
+
+def test_an_archive_by_its_own_name_is_what_is_in_it(tmp_path: Path) -> None:
+    one = archive(tmp_path / "one.zip", **{"top/1.txt": b"", "top/2.txt": b"", "__MACOSX/top/1.txt": b""})
+    two = archive(tmp_path / "two.zip", **{"1.txt": b"", "deep/2.txt": b""})
+    assert archived(find_folder(one)).names([".txt"]) == ["1.txt", "2.txt"]
+    assert archived(find_folder(two)).names([".txt"]) == ["1.txt", "deep/2.txt"]
+    assert archived(find_folder(two / "deep")).names([".txt"]) == ["2.txt"]
+
+
+def test_pictures_in_archives_are_pictures(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    archive(tmp_path / "p.zip", **{"p/a.png": content, "p/cut.png": content[:40], "p/empty.png": b""})
+    folder = open_folder(tmp_path / "p")
+    np.testing.assert_array_equal(read_image(folder / "a.png"), pixels)
+    assert picture_size(folder / "a.png") == (4, 6)
+    for name, message in (("cut.png", "damaged|not a picture"), ("empty.png", "empty file"), ("no.png", "no file")):
+        with pytest.raises(RequestError, match=message) as caught:
+            read_image(folder / name)
+        assert "p.zip" in str(caught.value)
+
+
+def test_damaged_archives_are_named(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "a.zip", **{"a/1.txt": bytes(range(256)) * 40})
+    content = bytearray(whole.read_bytes())
+    content[60] ^= 255  # in the compressed bytes
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.zip").write_bytes(content)
+    with pytest.raises(RequestError, match=r"b/a.zip/a/1.txt' cannot be read from its archive"):
+        (open_folder(tmp_path / "b" / "a") / "1.txt").read_bytes()
+    (tmp_path / "b" / "a.zip").write_bytes(content[:100])
+    with pytest.raises(RequestError, match=r"the archive '.*b/a.zip' cannot be read"):
+        open_folder(tmp_path / "b" / "a")
+
+
+def _read(file: ArchivedFile, count: int) -> list[bytes]:
+    return [file.read_bytes() for _ in range(count)]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_processes_read_one_archive_at_once(tmp_path: Path) -> None:
+    contents = {f"a/{n}.txt": np.random.default_rng(n).bytes(20_000) for n in range(4)}
+    archive(tmp_path / "a.zip", **contents)
+    folder = open_folder(tmp_path / "a")
+    files = [folder / f"{n}.txt" for n in range(4)]
+    assert files[0].read_bytes() == contents["a/0.txt"]  # open in this process before the others start
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        results = pool.starmap(_read, [(file, 30) for file in files])
+    for n, result in enumerate(results):
+        assert set(result) == {contents[f"a/{n}.txt"]}
+    assert pickle.loads(pickle.dumps(files[2])).read_bytes() == contents["a/2.txt"]

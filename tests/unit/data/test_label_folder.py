@@ -1,0 +1,220 @@
+"""Label maps beside pictures: names, numbers, pairs, and void that stays void."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former.config import DataConfig, DatasetConfig, LabelFolderConfig, parse
+from mask2former.data.build import build_pictures, build_training_set, categories_of
+from mask2former.data.datasets.label_folder import LabelFolder, read_names
+from mask2former.data.sampling import Draw
+from mask2former.errors import RequestError
+from mask2former.structures import Categories
+
+CLASSES = Categories.from_dict(
+    {"categories": [{"id": 10, "name": "road"}, {"id": 3, "name": "car"}, {"id": 300, "name": "sky"}]}
+)
+
+
+def save(path: Path, values: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def picture(path: Path, size: tuple[int, int] = (4, 6)) -> Path:
+    return save(path, np.full((*size, 3), 120, dtype=np.uint8))
+
+
+def label_map() -> np.ndarray:
+    numbers = np.full((4, 6), 10, dtype=np.uint16)
+    numbers[:2, :2], numbers[3], numbers[0, 5] = 3, 300, 255
+    return numbers
+
+
+def truth(samples: LabelFolder) -> np.ndarray:
+    """That of the first picture."""
+    found = samples.truths(0, ["semantic"])["semantic"]
+    assert isinstance(found, np.ndarray)
+    return found
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two pictures, one in a folder of its own."""
+    for name in ("one", "deep/two"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+        save(tmp_path / "labels" / f"{name}.png", label_map())
+    return tmp_path / "images", tmp_path / "labels"
+
+
+def test_numbers_become_classes_and_ignored_ones_stay_void(folders: tuple[Path, Path]) -> None:
+    samples = LabelFolder([folders], CLASSES)
+    assert [samples.image_id(index) for index in range(len(samples))] == ["deep/two", "one"]
+    expected = np.select([label_map() == 10, label_map() == 3, label_map() == 300], [0, 1, 2], 255)
+    assert (truth(samples) == expected).all()
+    target = samples[1].target
+    assert target is not None
+    assert target.labels.tolist() == [0, 1, 2]
+    for label, mask in zip(target.labels, target.masks[:, 0], strict=True):
+        assert torch.equal(mask, torch.from_numpy(expected == int(label)))
+    assert not target.masks[:, 0, 0, 5].any()  # the ignored pixel belongs to nothing
+    assert samples.annotated(1).semantic
+
+
+@pytest.mark.parametrize("kind", ["8-bit", "palette", "1-bit", "tiff"])
+def test_every_kind_of_label_map(tmp_path: Path, kind: str) -> None:
+    numbers = np.zeros((4, 6), dtype=np.uint8)
+    numbers[1:3, 2:] = 1
+    picture(tmp_path / "x" / "a.jpg")
+    (tmp_path / "y").mkdir()
+    image = Image.fromarray(numbers)
+    if kind == "palette":
+        image = Image.fromarray(numbers).convert("P")
+        image.putpalette([255, 0, 0, 0, 255, 0])
+        image.frombytes(numbers.tobytes())
+    elif kind == "1-bit":
+        image = Image.fromarray(numbers.astype(bool))
+    image.save(tmp_path / "y" / ("a.tif" if kind == "tiff" else "a.png"))
+    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], Categories.from_names(["back", "front"]))
+    assert (truth(samples) == numbers).all()
+
+
+def test_void_is_in_no_mask_after_augmentation_either(folders: tuple[Path, Path]) -> None:
+    names = folders[0].parent / "names.json"
+    names.write_text(json.dumps({"10": "road", "3": "car", "300": "sky"}))
+    files = [{"images": str(folders[0]), "labels": str(folders[1])}]
+    dataset = {"name": "label-folder", "train": files, "validation": files, "names": str(names)}
+    jitter = {"name": "large-scale-jitter", "image_size": [32, 32], "min_scale": 1.0, "max_scale": 1.0, "flip": "none"}
+    config = parse(DataConfig, {"dataset": dataset, "augmentation": jitter}, "test")
+    sample = build_training_set(config)[Draw(0, 0)]
+    assert sample.target is not None
+    masks = sample.target.masks[:, 0]
+    assert masks.any()
+    assert not masks[:, :5, 27:].any()  # the top right pixel, enlarged
+    assert (masks.sum(dim=0) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("n.txt", "road\ncar\nsky\n"),
+        ("n.json", '["road", "car", "sky"]'),
+        ("n.json", '{"0": "road", "1": "car", "2": "sky"}'),
+        ("n.json", '[{"id": 0, "name": "road"}, {"id": 1, "name": "car"}, {"id": 2, "name": "sky"}]'),
+        ("n.yaml", "0: road\n1: car\n2: sky\n"),
+        ("n.yaml", "names: [road, car, sky]\n"),
+        ("n.csv", "0,road\n1,car\n2,sky\n"),
+        ("n.csv", "color,Name,ID\nred,road,0\nblue,car,1\ngrey,sky,2\n"),
+    ],
+)
+def test_names_files(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    categories = read_names(tmp_path / name)
+    assert [(item.id, item.name, item.is_thing) for item in categories] == [
+        (0, "road", False),
+        (1, "car", False),
+        (2, "sky", False),
+    ]
+    assert categories.ignore_label == 255
+
+
+def test_many_classes_leave_255_to_a_class(tmp_path: Path) -> None:
+    (tmp_path / "n.txt").write_text("\n".join(f"class {number}" for number in range(300)))
+    assert read_names(tmp_path / "n.txt").ignore_label == 65535
+    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    save(tmp_path / "y" / "a.png", np.array([[254, 255], [299, 700]], dtype=np.uint16))
+    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], read_names(tmp_path / "n.txt"), ignore=[700])
+    assert truth(samples).tolist() == [[254, 255], [299, 65535]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("n.txt", "", "at least one category"),
+        ("n.txt", "road\n\ncar\n", "no name"),
+        ("n.json", "{", "no list of class names"),
+        ("n.json", '{"zero": "road"}', "zero"),
+        ("n.json", '{"0": "road", "1": "road"}', "names must be unique"),
+        ("n.json", '[{"id": 4, "name": "a"}, {"id": 4, "name": "b"}]', "more than once"),
+        ("n.json", "3", "it holds int"),
+        ("n.yaml", "a: [", "not YAML"),
+        ("n.csv", "number,label\n0,road\n", "'id' and 'name'"),
+        ("n.csv", "0,road\n1\n", "too few columns"),
+        ("n.json", '{"-1": "road"}', "0 to 65535"),
+    ],
+)
+def test_broken_names_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError, match=message) as error:
+        read_names(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_an_undeclared_number_is_named_with_its_file(folders: tuple[Path, Path]) -> None:
+    samples = LabelFolder([folders], CLASSES, ignore=[])
+    with pytest.raises(RequestError, match=r"two\.png' has the numbers 1 \(255\), which are no classes"):
+        samples.truths(0, ["semantic"])
+    with pytest.raises(RequestError, match=r"are classes \(car, road\) and ignored"):
+        LabelFolder([folders], CLASSES, ignore=[10, 3])
+
+
+def test_colours_are_refused_with_advice(folders: tuple[Path, Path]) -> None:
+    save(folders[1] / "one.png", np.zeros((4, 6, 3), dtype=np.uint8))
+    with pytest.raises(RequestError, match=r"one\.png' is a picture of mode RGB.*class numbers instead of colours"):
+        LabelFolder([folders], CLASSES).annotated(1)
+
+
+def test_other_sizes_are_refused(folders: tuple[Path, Path]) -> None:
+    save(folders[1] / "one.png", np.full((6, 4), 10, dtype=np.uint8))
+    samples = LabelFolder([folders], CLASSES)
+    for read in (samples.annotated, lambda index: samples.truths(index, ["semantic"])):
+        with pytest.raises(RequestError, match="EXIF"):
+            read(1)
+
+
+def test_pairs(folders: tuple[Path, Path]) -> None:
+    images, labels = folders
+    picture(images / "three.jpg")
+    with pytest.raises(RequestError, match=r"pictures without a label map: 1 \(three\.jpg\); .*unpaired=skip"):
+        LabelFolder([folders], CLASSES)
+    samples = LabelFolder([folders], CLASSES, unpaired="skip")
+    assert len(samples) == 2
+    assert "three.jpg" in samples.notes[0]
+    (images / "three.jpg").rename(images / "deep" / "three.jpg")
+    save(labels / "three.png", label_map())  # in another folder, so another picture
+    with pytest.raises(RequestError, match="without a label map"):
+        LabelFolder([folders], CLASSES)
+    picture(images / "one.png")
+    with pytest.raises(RequestError, match=r"'one\.jpg' and 'one\.png'|'one\.png' and 'one\.jpg'"):
+        LabelFolder([folders], CLASSES, unpaired="skip")
+
+
+def test_side_by_side_and_with_a_suffix(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "plain" / f"{name}.jpg")
+        save(tmp_path / "plain" / f"{name}.png", label_map())
+        picture(tmp_path / "suffix" / f"{name}.png")
+        save(tmp_path / "suffix" / f"{name}_mask.png", label_map())
+    for folder, suffix in ((tmp_path / "plain", ""), (tmp_path / "suffix", "_mask")):
+        samples = LabelFolder([(folder, folder)], CLASSES, label_suffix=suffix)
+        assert [samples.image_id(index) for index in range(len(samples))] == ["a", "b"]
+        assert truth(samples).max() == 255
+    with pytest.raises(RequestError, match=r"no picture .* label_suffix"):
+        LabelFolder([(tmp_path / "suffix", tmp_path / "plain")], CLASSES, label_suffix="_mask")
+
+
+def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("10,road\n3,car\n300,sky\n")
+    files = [{"images": str(folders[0]), "labels": str(folders[1])}]
+    values = {"name": "label-folder", "train": files, "validation": files, "names": str(tmp_path / "names.csv")}
+    config: DatasetConfig = parse(DataConfig, {"dataset": values}, "test").dataset
+    assert isinstance(config, LabelFolderConfig)
+    assert categories_of(config).names == ("road", "car", "sky")
+    assert len(build_pictures(config, "validation")) == 2

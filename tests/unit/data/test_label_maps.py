@@ -1,0 +1,64 @@
+"""Pictures of numbers: every kind of file, segment ids in colours, tables of any numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data.label_maps import colors_of_ids, read_id_colors, read_label_map, remap, runs_of
+from mask2former.errors import RequestError
+
+
+@pytest.mark.parametrize("highest", [1, 255, 65535])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_numbers_come_back(tmp_path: Path, highest: int, suffix: str) -> None:
+    numbers = np.random.default_rng(0).integers(0, highest + 1, (5, 7)).astype(np.uint8 if highest < 256 else np.uint16)
+    Image.fromarray(numbers).save(tmp_path / f"a{suffix}")
+    found = read_label_map(tmp_path / f"a{suffix}")
+    assert found.dtype == np.int32
+    assert (found == numbers).all()
+
+
+def test_a_palette_gives_places_not_colours(tmp_path: Path) -> None:
+    numbers = np.array([[0, 3], [1, 2]], dtype=np.uint8)
+    image = Image.fromarray(numbers).convert("P")
+    image.frombytes(numbers.tobytes())
+    image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+    image.save(tmp_path / "a.png")
+    assert read_label_map(tmp_path / "a.png").tolist() == numbers.tolist()
+
+
+def test_ids_travel_through_colours(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 255], [256, 65_536, 2**24 - 1]])
+    Image.fromarray(colors_of_ids(ids)).save(tmp_path / "a.png")
+    assert read_id_colors(tmp_path / "a.png").tolist() == ids.tolist()
+    with pytest.raises(RequestError, match=r"a\.png' is a picture of mode RGB"):
+        read_label_map(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    for read in (read_label_map, read_id_colors):
+        with pytest.raises(RequestError, match=r"a\.png"):
+            read(tmp_path / "a.png")
+
+
+def test_tables_of_any_numbers() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.choice([-3, 0, 7, 2**30], (6, 9))
+    table = {7: 1, 2**30: 0, 5: 9}
+    expected = [[table.get(value, -1) for value in row] for row in values.tolist()]
+    assert remap(values, table, -1).tolist() == expected
+    assert remap(values, {}, 4).tolist() == np.full((6, 9), 4).tolist()
+
+
+def test_runs_are_the_map() -> None:
+    values = np.random.default_rng(1).integers(0, 2, (5, 6))
+    numbers, lengths = runs_of(values)
+    assert np.repeat(numbers, lengths).tolist() == values.ravel().tolist()
+    assert (numbers[1:] != numbers[:-1]).all()

@@ -1,0 +1,83 @@
+"""Clips with one id map per frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.config import ClipFolders, DataConfig, MaskFoldersConfig
+from mask2former.data.build import build_training_set, categories_of
+from mask2former.data.datasets.mask_folders import MaskFolders
+from mask2former.data.sampling import Draw
+from mask2former.errors import RequestError
+
+
+@pytest.fixture
+def davis(tmp_path: Path) -> Path:
+    """Clip "a" of three frames with objects 1 and 7, the latter in the last one alone; clip "b" of one frame."""
+    for clip, count in (("a", 3), ("b", 1)):
+        for frame in range(count):
+            image = Image.fromarray(np.full((20, 30, 3), 10 * frame, np.uint8))
+            ids = np.zeros((20, 30), np.uint8)
+            ids[2:8, 2:8] = 1
+            if frame == 2:
+                ids[10:18, 10:25] = 7
+            palette = Image.fromarray(ids, mode=None)
+            palette.putpalette([0, 0, 0, 128, 0, 0] * 4 + [0, 64, 128] * 8)
+            for folder, picture, ending in (("images", image, "jpg"), ("masks", palette, "png")):
+                (tmp_path / folder / clip).mkdir(parents=True, exist_ok=True)
+                picture.save(tmp_path / folder / clip / f"{frame:05d}.{ending}")
+    (tmp_path / "train.txt").write_text("b\n")
+    return tmp_path
+
+
+def test_every_value_is_one_object_of_the_whole_clip(davis: Path) -> None:
+    clips = MaskFolders(davis / "images", davis / "masks")
+    assert [clips.clip_id(index) for index in range(len(clips))] == ["a", "b"]
+    assert [clips.clip_length(index) for index in range(2)] == [3, 1]
+    assert clips.clip_size(0) == (20, 30)
+    sample = clips[0]
+    assert sample.target is not None
+    assert sample.target.labels.tolist() == [0, 0]
+    assert sample.target.masks.flatten(2).any(2).tolist() == [[True] * 3, [False, False, True]]
+    truth = clips.truth(0)
+    np.testing.assert_array_equal(truth.masks, sample.target.masks.numpy())
+    some = clips.annotated(0, [0, 1])
+    assert some.annotated.tolist() == [[True, True]]  # the other object is in none of these
+
+
+def test_training_clips_are_made_of_it(davis: Path) -> None:
+    folders = ClipFolders(images=str(davis / "images"), masks=str(davis / "masks"))
+    config = MaskFoldersConfig(train=folders, validation=folders)
+    samples = build_training_set(DataConfig(dataset=config))
+    clip = samples[Draw(0, 1)]
+    assert clip.target is not None
+    assert clip.image.shape == (2, 3, 20, 30)
+    assert set(clip.target.labels.tolist()) <= {0, 1}  # 1 is "no object"
+    assert categories_of(config).names == ("object",)
+
+
+def test_a_list_of_clips_and_pictures_without_maps(davis: Path) -> None:
+    clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
+    assert [clips.clip_id(index) for index in range(len(clips))] == ["b"]
+    (davis / "masks" / "a" / "00001.png").unlink()
+    clips = MaskFolders(davis / "images", davis / "masks")
+    assert clips.clip_length(0) == 2
+    assert clips.notes == ["clip 'a': left out 1 of 3 pictures, which have no id map"]
+
+
+def test_faults_are_one_sentence(davis: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        MaskFolders(davis / "images", davis / "nowhere")
+    with pytest.raises(RequestError, match="names no clips"):
+        MaskFolders(davis / "images", davis / "masks" / "a")
+    (davis / "images" / "a" / "00002.jpg").unlink()
+    with pytest.raises(RequestError, match=r"no picture for the id map '00002\.png'"):
+        MaskFolders(davis / "images", davis / "masks")
+    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(davis / "images" / "b" / "00000.jpg")
+    clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
+    with pytest.raises(RequestError, match="all must be of one size"):
+        clips.annotated(0, [0])

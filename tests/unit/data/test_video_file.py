@@ -1,0 +1,91 @@
+"""Frames of video files by number, and videos as clips of an annotation file."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.video_file import VideoFile
+from mask2former.errors import RequestError
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty frames, of which frame k is of the grey 6 k, with a key frame every twelve, at changing intervals."""
+    path = tmp_path_factory.mktemp("videos") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "crf": "10", "bf": "2"})
+        stream.codec_context.time_base = Fraction(1, 75)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 6 * index, np.uint8), format="rgb24")
+            frame.pts = 3 * index + index % 2
+            frame.time_base = Fraction(1, 75)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("places", [[0], [39], [3, 17], [17, 3, 17], [11, 12, 13], list(range(FRAMES)), []])
+def test_frames_are_those_asked_for(video: Path, places: list[int]) -> None:
+    images = VideoFile(video).read(places)
+    assert [image.shape for image in images] == [(48, 64, 3)] * len(places)
+    for place, image in zip(places, images, strict=True):
+        assert abs(float(image.mean()) - 6 * place) < 3
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+def test_frames_are_upright(tmp_path: Path, degrees: int) -> None:
+    upright = np.zeros((48, 64, 3), np.uint8)
+    upright[:12, :32] = 240  # bright at the top left
+    stored = np.rot90(upright, -degrees // 90)  # the flag says how far to turn it back, against the clock
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this version of PyAV cannot write the flag")
+        stream.width, stream.height, stream.pix_fmt = stored.shape[1], stored.shape[0], "yuv420p"
+        stream.set_display_rotation(degrees)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")))
+        container.mux(stream.encode())
+    (image,) = VideoFile(tmp_path / "turned.mp4").read([0])
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).mean() < 5
+
+
+def test_faults_are_one_sentence(video: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="has 40 frames; frame 40 was asked for"):
+        VideoFile(video).read([40])
+    with pytest.raises(RequestError, match="there is no video"):
+        VideoFile(tmp_path / "none.mp4")
+    text = tmp_path / "text.mp4"
+    text.write_text("no video at all")
+    with pytest.raises(RequestError, match="cannot be read"):
+        VideoFile(text).read([0])
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:2000])
+    with pytest.raises(RequestError, match=r"cannot be read|damaged"):
+        VideoFile(cut).read([30])
+
+
+def test_an_annotation_file_can_name_videos(video: Path, tmp_path: Path) -> None:
+    rle = {"size": [48, 64], "counts": [100, 200, 48 * 64 - 300]}
+    entry = {"id": 1, "width": 64, "height": 48, "length": FRAMES, "file_name": video.name}
+    track = {"id": 1, "video_id": 1, "category_id": 1, "segmentations": [rle if k > 4 else None for k in range(FRAMES)]}
+    content = {"videos": [entry], "annotations": [track], "categories": [{"id": 1, "name": "spot"}]}
+    file = tmp_path / "clips.json"
+    file.write_text(json.dumps(content))
+    clip = YouTubeVIS([(file, video.parent)]).annotated(0, [2, 30])
+    assert [round(float(frame.image.mean()) / 6) for frame in clip.frames] == [2, 30]
+    assert clip.annotated.tolist() == [[False, True]]
+    del entry["length"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="needs its number of frames as 'length'"):
+        YouTubeVIS([(file, video.parent)])

@@ -1,0 +1,131 @@
+"""YOLO's polygons: where its file says things are, what its lines mean, and every way they are broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.config import DataConfig, parse
+from mask2former.data.build import build_pictures, categories_of
+from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
+from mask2former.errors import RequestError
+from mask2former.structures.truths import InstanceTruth
+
+YAML = "train: images/train\nval: images/val\nnames: {0: cell, 1: dirt}\n"
+SQUARE = "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n"
+
+
+def write(root: Path, lines: str | None = SQUARE, data: str = YAML, size: tuple[int, int] = (20, 40)) -> Path:
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True, exist_ok=True)
+        (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+        for name in ("a", "b"):
+            Image.new("RGB", (size[1], size[0])).save(root / "images" / split / f"{name}.jpg")
+        if lines is not None:
+            (root / "labels" / split / "a.txt").write_text(lines)
+    (root / "data.yaml").write_text(data)
+    return root / "data.yaml"
+
+
+def samples_of(root: Path, **options: object) -> YoloPolygons:
+    return YoloPolygons(read_yolo(root / "data.yaml"), "train", **options)  # type: ignore[arg-type]
+
+
+def test_corners_are_shares_of_width_and_height(tmp_path: Path) -> None:
+    write(tmp_path, SQUARE + "1 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    samples = samples_of(tmp_path)
+    assert samples.num_objects.tolist() == [2, 0]
+    annotated = samples.annotated(0)
+    assert annotated.labels.tolist() == [0, 1]
+    assert annotated.polygons[0][0].tolist() == [[10, 5], [30, 5], [30, 15], [10, 15]]
+    truth = samples.truths(0, ["instance"])["instance"]
+    assert isinstance(truth, InstanceTruth)
+    expected = np.zeros((2, 20, 40), dtype=bool)
+    expected[0, 5:15, 10:30], expected[1, :10, :20] = True, True
+    assert (truth.masks == expected).all()
+    assert samples.truths(1, ["instance"])["instance"].masks.shape == (0, 20, 40)  # type: ignore[union-attr]
+    assert "without a text file" in samples.notes[0]
+    assert len(samples_of(tmp_path, keep_empty=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "train"),
+    [
+        ("", "images/train"),
+        ("path: .\n", "images/train"),
+        ("path: data\n", "images/train"),  # the name of the folder itself
+        ("path: /content/elsewhere\n", "images/train"),  # of another machine
+        ("", "../images/train"),
+        ("", "[images/train]"),
+        ("", "images/train.txt"),
+    ],
+)
+def test_where_pictures_are(tmp_path: Path, path: str, train: str) -> None:
+    root = tmp_path / "data"
+    file = write(root, data=f"{path}train: {train}\nval: images/val\nnames: [cell]\n")
+    (root / "images" / "train.txt").write_text("train/a.jpg\ntrain/b.jpg\n")
+    assert len(YoloPolygons(read_yolo(file), "train")) == 2
+    assert len(YoloPolygons(read_yolo(file), "validation")) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("- 3\n", "no data.yaml"),
+        ("train: images/train\nval: images/val\n", "no data.yaml"),
+        ("train: images/train\nnames: [a]\n", "no validation pictures"),
+        ("train: images/tarin\nval: images/val\nnames: [a]\n", "there is no 'images/tarin'"),
+        ("train: images/train\nval: images/val\nnames: 3\n", "'names' must be"),
+        ("train: images/train\nval: images/val\nnames: {a: b}\n", "'names' must be"),
+        ("train: {\n", "cannot be read as YAML"),
+        ("train: 3\nval: images/val\nnames: [a]\n", "3 is no path"),
+    ],
+)
+def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) -> None:
+    write(tmp_path, data=data)
+    with pytest.raises(RequestError, match=message) as error:
+        read_yolo(tmp_path / "data.yaml")
+    assert "data.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.2 0.2", r"boxes, not polygons: 1 .*a\.txt', line 2.*YOLO segmentation.*missing_masks=skip"),
+        ("2 0.1 0.1 0.2 0.1 0.2 0.2", "line 2: class 2 is not among the 2 names"),
+        ("0.5 0.1 0.1 0.2 0.1 0.2 0.2", "class 0.5"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.3", "7 coordinates, which are no pairs"),
+        ("0 10 10 20 10 20 20", "from 10 to 20; expected shares"),
+        ("cell 0.1 0.1 0.2 0.1 0.2 0.2", "expected a class number"),
+        ("0 nan 0.1 0.2 0.1 0.2 0.2", "expected a class number"),
+        ("0", "expected a class number"),
+    ],
+)
+def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    write(tmp_path, f"{SQUARE}{line}\n")
+    with pytest.raises(RequestError, match=message):
+        samples_of(tmp_path)
+
+
+def test_boxes_can_be_left_out_and_flat_polygons_are(tmp_path: Path) -> None:
+    write(tmp_path, f"{SQUARE}0 0.5 0.5 0.2 0.2\n0 0.1 0.1 0.5 0.1 0.9 0.1\n\n")
+    samples = samples_of(tmp_path, missing_masks="skip")
+    assert samples.num_objects.tolist() == [1, 0]
+    assert any("box only: 1" in note for note in samples.notes)
+    assert any("without any area: 1" in note for note in samples.notes)
+
+
+def test_no_text_file_at_all_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, lines=None)
+    with pytest.raises(RequestError, match=r"none of the 2 pictures .*'images' and 'labels' side by side"):
+        samples_of(tmp_path)
+
+
+def test_by_configuration(tmp_path: Path) -> None:
+    values = {"name": "yolo", "data": str(write(tmp_path))}
+    config = parse(DataConfig, {"dataset": values}, "test").dataset
+    assert categories_of(config).names == ("cell", "dirt")
+    assert len(build_pictures(config, "train", keep_empty=False)) == 1

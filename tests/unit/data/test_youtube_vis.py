@@ -1,0 +1,243 @@
+"""YouTube-VIS files, official, own, broken, with frames and with videos."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.config import ClipsConfig, DataConfig, YouTubeVISConfig, parse
+from mask2former.data.build import build_clips, build_training_set, categories_of
+from mask2former.data.clips import ClipTrainingSet
+from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
+from mask2former.data.sampling import Draw
+from mask2former.errors import RequestError
+from mask2former.ops import masks as mask_ops
+
+HEIGHT, WIDTH = 24, 32
+CATEGORIES = [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}]  # not by rising id
+
+
+def mask(top: int, left: int) -> np.ndarray:
+    plane = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    plane[top : top + 8, left : left + 10] = True
+    return plane
+
+
+def compressed(plane: np.ndarray) -> dict[str, Any]:
+    return mask_ops.encode(plane[None])[0]
+
+
+def uncompressed(plane: np.ndarray) -> dict[str, Any]:
+    flat = plane.T.ravel()
+    edges = np.flatnonzero(np.diff(flat.astype(int))) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return {"size": [HEIGHT, WIDTH], "counts": [0, *runs] if flat[0] else runs}
+
+
+def content() -> dict[str, Any]:
+    """Two videos, the second one first; a dog in both frames, a cat in the second, a crowd of dogs."""
+    dog = [mask(2, 3), mask(4, 5)]
+    return {
+        "videos": [
+            {"id": 2, "width": WIDTH, "height": HEIGHT, "length": 1, "file_names": ["b/0.png"]},
+            {"id": 1, "width": WIDTH, "height": HEIGHT, "length": 2, "file_names": ["a/0.png", "a/1.png"]},
+        ],
+        "annotations": [
+            {
+                "id": 1,
+                "video_id": 1,
+                "category_id": 9,
+                "iscrowd": 0,
+                "segmentations": [uncompressed(dog[0]), compressed(dog[1])],
+                "bboxes": [[3, 2, 10, 8], [5, 4, 10, 8]],
+                "areas": [80, 60],
+            },
+            {
+                "id": 2,
+                "video_id": 1,
+                "category_id": 4,
+                "iscrowd": 0,
+                "segmentations": [compressed(mask(0, 0)), [[12, 12, 22, 12, 22, 20, 12, 20]]],
+                "bboxes": [None, [12, 12, 10, 8]],
+                "areas": [None, None],
+            },
+            {"id": 3, "video_id": 1, "category_id": 9, "iscrowd": 1, "segmentations": [None, compressed(mask(14, 0))]},
+        ],
+        "categories": CATEGORIES,
+    }
+
+
+def write(folder: Path, values: dict[str, Any]) -> tuple[Path, Path]:
+    frames = folder / "frames"
+    for name, grey in (("a/0.png", 10), ("a/1.png", 20), ("b/0.png", 30)):
+        path = frames / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), grey, np.uint8)).save(path)
+    file = folder / "clips.json"
+    file.write_text(json.dumps(values))
+    return file, frames
+
+
+def test_videos_come_by_rising_id_with_their_tracks(tmp_path: Path) -> None:
+    clips = YouTubeVIS([write(tmp_path, content())])
+    assert [clips.clip_id(index) for index in range(len(clips))] == [1, 2]
+    assert [clips.clip_length(index) for index in range(len(clips))] == [2, 1]
+    assert clips.num_objects.tolist() == [2, 0]
+    assert clips.has_truth
+    sample = clips[0]
+    assert sample.target is not None
+    assert sample.image[:, 0, 0, 0].tolist() == [10, 20]
+    assert sample.target.labels.tolist() == [1, 0]  # class indices follow the ids: 4, 9
+    np.testing.assert_array_equal(sample.target.masks[0].numpy(), [mask(2, 3), mask(4, 5)])
+    # A frame counts where both box and mask are given; polygons are masks too.
+    np.testing.assert_array_equal(sample.target.masks[1].numpy(), [np.zeros_like(mask(0, 0)), mask(12, 12)])
+    empty = clips[1].target
+    assert empty is not None
+    assert empty.masks.shape == (0, 1, HEIGHT, WIDTH)
+
+
+def test_the_truth_has_crowds_and_the_areas_of_the_file(tmp_path: Path) -> None:
+    truth = YouTubeVIS([write(tmp_path, content())]).truth(0)
+    assert truth.labels.tolist() == [1, 0, 1]
+    assert truth.iscrowd.tolist() == [False, False, True]
+    assert truth.areas is not None
+    np.testing.assert_allclose(truth.areas, [70, 80, 80])  # those that the file leaves out are counted
+    np.testing.assert_array_equal(truth.masks[2], [np.zeros_like(mask(0, 0)), mask(14, 0)])
+
+
+def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
+    file, frames = write(tmp_path, content())
+    entry = [{"annotations": str(file), "frames": str(frames)}]
+    config = parse(
+        DataConfig, {"dataset": {"name": "clips", "train": entry, "validation": entry, "labels_from": "any-frame"}}, ""
+    )
+    samples = build_training_set(config)
+    assert isinstance(samples, ClipTrainingSet)
+    assert samples.wide().all()
+    clip = samples[Draw(0, 3)]
+    assert clip.target is not None
+    assert clip.image[:, 0, 0, 0].tolist() == [10, 20]
+    assert clip.target.labels.tolist() == [1, 0]
+    still = samples[Draw(1, 3)]
+    assert still.image[:, 0, 0, 0].tolist() == [30, 30]
+    assert [item.name for item in categories_of(config.dataset)] == ["cat", "dog"]
+    assert read_clip_categories(file).names == ("cat", "dog")
+
+
+def test_test_sets_have_no_annotations(tmp_path: Path) -> None:
+    values = content()
+    del values["annotations"]
+    file, frames = write(tmp_path, values)
+    clips = YouTubeVIS([(file, frames)])
+    assert not clips.has_truth
+    assert [len(clips.images(index)) for index in range(2)] == [2, 1]
+    entry = {"annotations": str(file), "frames": str(frames)}
+    with pytest.raises(RequestError, match="cannot be trained on"):
+        build_training_set(DataConfig(dataset=ClipsConfig(train=(entry,), validation=(entry,))))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("in_archive", [False, True])
+def test_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_archive: bool) -> None:
+    values = content() | {"categories": [{"id": 4, "name": "x"}, {"id": 9, "name": "y"}]}
+    file, frames = write(tmp_path, values)
+    base = tmp_path / "sets" / "ytvis_2021"
+    (base / "valid").mkdir(parents=True)
+    file.rename(base / "valid.json")
+    if in_archive:
+        with zipfile.ZipFile(base / "valid.zip", "w") as archive:
+            for path in frames.rglob("*.png"):
+                archive.write(path, Path("valid/JPEGImages") / path.relative_to(frames))
+        (base / "valid").rmdir()
+    else:
+        frames.rename(base / "valid" / "JPEGImages")
+    monkeypatch.setenv("MASK2FORMER_DATA", str(tmp_path / "sets"))
+    config = YouTubeVISConfig(year=2021)
+    clips = build_clips(config, "validation")
+    assert len(clips) == 2
+    assert clips.images(0)[1][0, 0, 0] == 20
+    assert clips.categories == categories_of(config)
+    assert len(clips.categories) == 40  # those of the packaged table, whatever the file lists
+    with pytest.raises(RequestError, match=r"train\.json"):
+        build_clips(config, "train")
+
+
+def broken(change: str) -> dict[str, Any]:
+    values = content()
+    video, track = values["videos"][1], values["annotations"][0]
+    if change == "frames":
+        track["segmentations"] = track["segmentations"][:1]
+    elif change == "size":
+        track["segmentations"][0] = mask_ops.encode(np.ones((1, 5, 5), bool))[0]
+    elif change == "mask":
+        track["segmentations"][1] = {"size": [HEIGHT, WIDTH], "counts": "\x00?"}
+    elif change == "video":
+        track["video_id"] = 77
+    elif change == "category":
+        track["category_id"] = [1]
+    elif change == "length":
+        video["length"] = 7
+    elif change == "height":
+        video["height"] = "24"
+    elif change == "names":
+        del video["file_names"]
+    elif change == "missing":
+        video["file_names"][1] = "a/9.png"
+    elif change == "twice":
+        video["id"] = 2
+    elif change == "no videos":
+        values |= {"videos": [], "annotations": []}
+    elif change == "coco":
+        del values["videos"]
+    elif change == "annotations":
+        values["annotations"] = {}
+    return values
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("frames", "annotation 1 is broken: 'segmentations' must be a list with one entry for each of the 2 frames"),
+        ("size", r"annotation 1 is broken: the mask of frame 0 is \(5, 5\)"),
+        ("mask", "annotation 1 is broken"),
+        ("video", "the video of annotation 1 is not listed"),
+        ("category", "annotation 1 needs a 'video_id' and a 'category_id'"),
+        ("length", "video 1 has 2 files, but says it has 7 frames"),
+        ("height", "video 1 needs whole numbers"),
+        ("names", "video 1 needs an 'id' and the list 'file_names'"),
+        ("missing", r"lacks frames .* 1 \(a/9\.png\)"),
+        ("twice", "video ids must be unique"),
+        ("no videos", "no videos in"),
+        ("coco", "YouTube-VIS"),
+        ("annotations", "no list of objects"),
+    ],
+)
+def test_faults_of_a_file_are_one_sentence(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        YouTubeVIS([write(tmp_path, broken(change))])
+
+
+def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+    file, frames = write(tmp_path, content())
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(frames / "a/1.png")
+    clips = YouTubeVIS([(file, frames)])
+    with pytest.raises(RequestError, match=r"frame 1 of video 1 .* is 9x9"):
+        clips.images(0)
+    with pytest.raises(RequestError, match="folder of frames"):
+        YouTubeVIS([(file, tmp_path / "none")])
+
+
+def test_files_of_one_set_must_agree(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    first = write(tmp_path / "one", content())
+    second = write(tmp_path / "two", content() | {"categories": [{"id": 4, "name": "cow"}, {"id": 9, "name": "dog"}]})
+    with pytest.raises(RequestError, match="different categories"):
+        YouTubeVIS([first, second])
+    assert len(YouTubeVIS([first, first])) == 4
+    assert len(YouTubeVIS([first, first], keep_empty=False)) == 2  # those with tracks
