@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth
 from mask2former.evaluation.semantic import SemanticEvaluator
+from mask2former.evaluation.video import VideoInstanceEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
     Categories,
@@ -24,8 +25,9 @@ from mask2former.structures import (
     PanopticSegmentation,
     Segment,
     SemanticSegmentation,
+    VideoInstances,
 )
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.truths import ClipTruth, InstanceTruth
 
 METRICS = Path(__file__).parents[1] / "data" / "metrics"
 
@@ -50,7 +52,7 @@ def test_panoptic_quality_equals_the_published() -> None:
     values, arrays = _read("panoptic")
     categories = Categories.from_dict(values)
     index = categories.index_of_id()
-    parts = [PanopticEvaluator(categories), PanopticEvaluator(categories)]
+    parts = [PanopticEvaluator(categories, boundary=True), PanopticEvaluator(categories, boundary=True)]
     for image, (truths, predictions) in enumerate(zip(values["gt_segments"], values["pred_segments"], strict=True)):
         truth = [(entry["id"], index[entry["category_id"]], bool(entry["iscrowd"])) for entry in truths]
         segments = [
@@ -61,20 +63,22 @@ def test_panoptic_quality_equals_the_published() -> None:
         parts[image % 2].update(prediction, PanopticTruth(arrays["gt"][image], truth))
     evaluator = parts[0]
     evaluator.merge(parts[1])
-    got, expected = evaluator.compute(), values["expected"]
-    for group, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff")):
-        for name in ("PQ", "SQ", "RQ"):
-            assert _close(got[f"panoptic/{name}{suffix}"], 100 * expected["groups"][group][name.lower()]), (group, name)
-    per_class = evaluator.per_class()
-    for identifier, entry in expected["per_class"].items():
-        for name in ("PQ", "SQ", "RQ"):
-            assert _close(per_class[f"c{identifier}"][name], 100 * entry[name.lower()]), (identifier, name)
+    got, per_class = evaluator.compute(), evaluator.per_class()
+    for prefix, expected in (("", values["expected"]), ("boundary_", values["expected_boundary_pq"])):
+        for group, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff")):
+            for name in ("PQ", "SQ", "RQ"):
+                value = 100 * expected["groups"][group][name.lower()]
+                assert _close(got[f"panoptic/{prefix}{name}{suffix}"], value), (prefix, group, name)
+        for identifier, entry in expected["per_class"].items():
+            for name in ("PQ", "SQ", "RQ"):
+                value = 100 * entry[name.lower()]
+                assert _close(per_class[f"c{identifier}"][f"{prefix}{name}"], value), (prefix, identifier, name)
 
 
 def test_semantic_scores_equal_the_published() -> None:
     values, arrays = _read("semantic")
     categories = Categories.from_names(values["class_names"])
-    evaluator = SemanticEvaluator(categories)
+    evaluator = SemanticEvaluator(categories, boundary=True)
     for prediction, truth in zip(arrays["pred"], arrays["gt"], strict=True):
         evaluator.update(SemanticSegmentation(prediction, categories), truth)
     np.testing.assert_array_equal(evaluator.confusion, values["confusion"])
@@ -84,6 +88,8 @@ def test_semantic_scores_equal_the_published() -> None:
     for category, entry in evaluator.per_class().items():
         for name in ("IoU", "ACC"):
             assert _close(entry[name], expected[f"{name}-{category}"]), (category, name)
+        assert _close(entry["boundary_IoU"], expected[f"BoundaryIoU-{category}"]), category
+        assert _close(entry["lesser_IoU"], expected[f"min(IoU, B-Iou)-{category}"]), category
 
 
 def _add_coco(evaluator: InstanceEvaluator, truth: dict[str, Any], detections: list[dict[str, Any]]) -> None:
@@ -187,6 +193,14 @@ def test_instance_precision_equals_pycocotools_on_random_data(
         oracle.accumulate()
     # Only what its summary would print: it hard-codes 100 detections for the mean.
     precision, recall = oracle.eval["precision"], oracle.eval["recall"]
+    curves = evaluator.curves()
+    assert list(curves) == [name for index, name in enumerate(names) if precision[0, 0, index, 0, 2] > -1]
+    for name, curve in curves.items():
+        published = precision[:, :, names.index(name), 0, 2]
+        np.testing.assert_array_equal(curve.recall, oracle.params.recThrs)
+        np.testing.assert_allclose(curve.at_50, published[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(curve.at_75, published[5], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(curve.mean, published.mean(axis=0), rtol=0, atol=1e-12)
     expected = {"AP": precision[..., 0, 2], "AP50": precision[0, ..., 0, 2], "AP75": precision[5, ..., 0, 2]}
     expected |= {f"AP{letter}": precision[..., 1 + number, 2] for number, letter in enumerate("sml")}
     expected |= {f"AR{limit}": recall[..., 0, number] for number, limit in enumerate(limits)}
@@ -210,4 +224,48 @@ def _rectangles(generator: np.random.Generator, size: tuple[int, int], count: in
         top, left = (int(generator.integers(0, side - 10)) for side in size)
         height, width = (int(side) for side in generator.integers(4, 110, size=2))
         mask[top : top + height, left : left + width] = True
+    return masks
+
+
+def test_tracks_equal_youtube_vis() -> None:
+    values, _ = _read("video_ytvis")
+    truth, detections = values["ground_truth"], values["detections"]
+    categories = Categories.from_dict(truth)
+    index = categories.index_of_id()
+    parts = [VideoInstanceEvaluator(categories), VideoInstanceEvaluator(categories)]
+    for number, video in enumerate(truth["videos"]):
+        size = (video["length"], video["height"], video["width"])
+        true = [entry for entry in truth["annotations"] if entry["video_id"] == video["id"]]
+        found = [entry for entry in detections if entry["video_id"] == video["id"]]
+        found.sort(key=lambda entry: -entry["score"])
+        prediction = VideoInstances(
+            _tracks(found, size),
+            np.array([index[entry["category_id"]] for entry in found], dtype=np.int64),
+            np.array([entry["score"] for entry in found], dtype=np.float64),
+            categories,
+        )
+        parts[number // 2].update(
+            prediction,
+            ClipTruth(
+                _tracks(true, size),
+                np.array([index[entry["category_id"]] for entry in true], dtype=np.int64),
+                np.array([entry["iscrowd"] for entry in true], dtype=bool),
+                np.array([np.mean([area for area in entry["areas"] if area is not None]) for entry in true]),
+            ),
+        )
+    evaluator = parts[0]
+    evaluator.merge(parts[1])
+    got, expected = evaluator.compute(), values["expected"]
+    for name, value in zip(expected["names_in_order"], expected["stats_in_order"], strict=True):
+        assert _close(got[f"instance/{name}"], 100 * value if value >= 0 else None), name
+    for identifier, value in expected["per_category_AP"].items():
+        assert _close(evaluator.per_class()[categories[index[int(identifier)]].name]["AP"], 100 * value), identifier
+
+
+def _tracks(entries: list[dict[str, Any]], size: tuple[int, int, int]) -> np.ndarray:
+    masks = np.zeros((len(entries), *size), dtype=bool)
+    for track, entry in zip(masks, entries, strict=True):
+        for frame, rle in zip(track, entry["segmentations"], strict=True):
+            if rle is not None:
+                frame[:] = mask_ops.decode(rle)[0]
     return masks

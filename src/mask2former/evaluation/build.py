@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from mask2former.config import Task
+from mask2former.config import MetricStyle, Task
+from mask2former.errors import RequestError
+from mask2former.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
 from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.evaluation.panoptic import PanopticEvaluator
 from mask2former.evaluation.semantic import SemanticEvaluator
+from mask2former.evaluation.video import VideoInstanceEvaluator
 from mask2former.structures import Categories, Target
 
 __all__ = ["Evaluator", "evaluators"]
@@ -43,23 +46,50 @@ def evaluators(
     categories: Categories,
     *,
     max_detections: int = 100,
-    area_limits: tuple[float, float] = (32**2, 96**2),
+    area_limits: tuple[float, float] | None = None,
     boundary: bool = False,
     pooled_threshold: float | None = None,
+    semantic_segments: bool = False,
+    style: MetricStyle = "coco",
 ) -> dict[Task, Evaluator]:
-    """One fresh evaluator per task; the options are those of :class:`InstanceEvaluator`."""
+    """One fresh evaluator per task.
+
+    Args:
+        tasks: what is measured.
+        categories: the classes of the model.
+        max_detections: instances per image and class.
+        area_limits: pixels where medium and large instances begin; None: those of the style.
+        boundary: also the boundary variants.
+        pooled_threshold: also pooled average precision of instances, above this score.
+        semantic_segments: also panoptic quality of label maps.
+        style: whose rules count. ``cityscapes`` has its own metric of instances, without options, and its own of
+            pixels; both expect :class:`~mask2former.structures.truths.CityscapesTruth`. Panoptic quality is the same.
+            ``youtube-vis`` counts tracks, without options but ``max_detections`` and ``area_limits``, and knows no
+            other task.
+
+    Raises:
+        RequestError: an option that makes no sense, or classes that the style does not know.
+    """
     kinds: dict[Task, Evaluator] = {}
     for task in tasks:
-        if task == "panoptic":
-            kinds[task] = PanopticEvaluator(categories)
+        if style == "youtube-vis":
+            if task != "instance":
+                raise RequestError(f"clips are measured by the task instance, not by '{task}'")
+            limits = area_limits or (128**2, 256**2)
+            kinds[task] = VideoInstanceEvaluator(categories, max_detections=max_detections, area_limits=limits)
+        elif task == "panoptic":
+            kinds[task] = PanopticEvaluator(categories, boundary=boundary)
+        elif task == "instance" and style == "cityscapes":
+            kinds[task] = CityscapesInstanceEvaluator(categories)
         elif task == "instance":
             kinds[task] = InstanceEvaluator(
                 categories,
                 max_detections=max_detections,
-                area_limits=area_limits,
+                area_limits=area_limits or (32**2, 96**2),
                 boundary=boundary,
                 pooled_threshold=pooled_threshold,
             )
         else:
-            kinds[task] = SemanticEvaluator(categories)
+            kind = CityscapesPixelEvaluator if style == "cityscapes" else SemanticEvaluator
+            kinds[task] = kind(categories, boundary=boundary, segments=semantic_segments)
     return kinds

@@ -1,45 +1,104 @@
-"""COCO mask and boundary average precision and recall (Lin et al., ECCV 2014), computed by faster-coco-eval.
+"""COCO mask and boundary average precision and recall (Lin et al., ECCV 2014).
 
-Masks are kept as run-length encodings, so that the state of a whole data set stays small. Nothing here knows how
-predictions are made or where ground truth is stored.
+Each image is matched when it is added, by the published rules; only scores and the outcome of the matching are kept, so
+that the state of a whole data set stays small. Nothing here knows how predictions are made or where ground truth is
+stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from faster_coco_eval.core.coco import COCO
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.errors import RequestError
+from mask2former.evaluation.boundary import BOUNDARY_DILATION, boundary, boundary_iou, boundary_width
 from mask2former.evaluation.pooled import PooledEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, Target
 from mask2former.structures.truths import InstanceTruth
 
-__all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth"]
+__all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth", "PrecisionRecall", "match"]
 
-BOUNDARY_DILATION = 0.02  # width of the boundary, in image diagonals (Cheng et al., CVPR 2021)
-
-_RANGES = {"": "all", "s": "small", "m": "medium", "l": "large"}
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is read
 _LARGEST = 1e5**2  # pixels; COCO's own bound
+_RANGES = ("", "s", "m", "l")  # suffixes of the metrics by range of areas
+_SHAPE = (len(_RANGES), len(IOU_THRESHOLDS))
+_AT_50, _AT_75 = 0, 5  # places among the thresholds
+_SMALL = 2048  # pixels; below it is faster to compare all predictions at once, above one by one
 
 _Kind = Literal["segm", "boundary"]
-_Accumulated = tuple[Float64[np.ndarray, "T R K A M"], Float64[np.ndarray, "T K A M"], Any]
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision over recall of one class, as COCO reads it: the best precision at this recall or a higher one; 0..1."""
+
+    recall: Float64[np.ndarray, " R"]
+    at_50: Float64[np.ndarray, " R"]  # precision at IoU 0.5
+    at_75: Float64[np.ndarray, " R"]
+    mean: Float64[np.ndarray, " R"]  # over IoU 0.5, 0.55, ... 0.95; its own mean is AP
 
 
 class _Image(NamedTuple):
-    """One image with compressed masks: (encoding, label, is crowd, area) and (encoding, label, score, area)."""
+    """What is left of the predictions of one image, best first within each class."""
 
-    truths: list[tuple[dict[str, Any], int, bool, float]]
-    predictions: list[tuple[dict[str, Any], int, float, int]]
+    place: int  # among the images of the evaluator that saw it
+    labels: Int64[np.ndarray, " N"]
+    scores: Float64[np.ndarray, " N"]
+    ranks: Int64[np.ndarray, " N"]  # place within the class, from 0
+    outcomes: dict[_Kind, tuple[Bool[np.ndarray, "N A T"], Bool[np.ndarray, "N A T"]]]  # is right, does not count
+
+
+class _Accumulated(NamedTuple):
+    """NaN for classes without a true object in the range of areas."""
+
+    precision: Float64[np.ndarray, "K A T R"]
+    recall: Float64[np.ndarray, "K A T"]
+    limited_recall: dict[int, Float64[np.ndarray, "K T"]]  # by number of detections, all areas
+
+
+def match(
+    ious: Float64[np.ndarray, "D G"], is_crowd: Bool[np.ndarray, " G"], ignored: Bool[np.ndarray, "A G"]
+) -> tuple[Bool[np.ndarray, "D A T"], Bool[np.ndarray, "D A T"]]:
+    """COCO's greedy matching of one class in one image, for all ranges of areas and IoU thresholds at once.
+
+    From the best to the worst, each prediction takes the true object of the highest IoU that is free; a crowd is always
+    free. Objects that are ignored (crowds and those outside the range of areas) are taken only where no other fits.
+
+    Args:
+        ious: predictions in falling order of score, by true objects.
+        is_crowd: these may be taken many times.
+        ignored: by range of areas; includes the crowds.
+
+    Returns:
+        By prediction, range and threshold: has a partner, and that partner is an ignored one.
+    """
+    shape = (len(ignored), len(IOU_THRESHOLDS))
+    matched = np.zeros((len(ious), *shape), dtype=bool)
+    excused = np.zeros((len(ious), *shape), dtype=bool)
+    free = np.ones((*shape, ious.shape[1]), dtype=bool)
+    ranges, thresholds = np.indices(shape)
+    # Parity: of equal candidates the last one is taken.
+    preferred = 2.0 * ~ignored[:, None, ::-1]
+    for row in np.flatnonzero(ious.max(axis=1, initial=0.0) >= IOU_THRESHOLDS[0]):
+        backwards = ious[row, ::-1]
+        candidate = free[..., ::-1] & (backwards >= IOU_THRESHOLDS[:, None])
+        value = np.where(candidate, backwards + preferred, -1.0)
+        partner = ious.shape[1] - 1 - value.argmax(axis=-1)
+        matched[row] = candidate.any(axis=-1)
+        excused[row] = matched[row] & ignored[ranges, partner]
+        taken = matched[row] & ~is_crowd[partner]
+        free[ranges[taken], thresholds[taken], partner[taken]] = False
+    return matched, excused
 
 
 class InstanceEvaluator:
-    """Collects images as run-length encodings; :meth:`compute` gives percent (Mask2Former, Table 2).
+    """Matches images one by one; :meth:`compute` gives percent (Mask2Former, Table 2).
+
+    Of a panoptic model's instances this is AP^Th_pan of the paper: only classes with true objects count, which are
+    the things of the annotation.
 
     Args:
         categories: the classes of the model. Without true objects a class does not enter the means.
@@ -71,6 +130,11 @@ class InstanceEvaluator:
         self.area_limits = area_limits
         self.boundary = boundary
         self.pooled = None if pooled_threshold is None else PooledEvaluator(categories, pooled_threshold)
+        self._kinds: tuple[_Kind, ...] = ("segm", "boundary") if boundary else ("segm",)
+        # Areas are compared with both ends included, and the first range holds everything.
+        medium, large = area_limits
+        self._area_ranges = np.array([[0, _LARGEST], [0, medium], [medium, large], [large, _LARGEST]])
+        self._num_true = np.zeros((len(categories), len(self._area_ranges)), dtype=np.int64)  # that are to be found
         self._images: list[_Image] = []
         self._accumulated: dict[_Kind, _Accumulated] = {}  # until the next image
 
@@ -105,30 +169,56 @@ class InstanceEvaluator:
                 f"ground truth has {count} masks, but {len(truth.labels)} labels, {len(truth.iscrowd)} crowd flags "
                 f"and {len(areas)} areas; give one of each per mask"
             )
-        truths = [
-            (rle, int(label), bool(crowd), float(area))
-            for rle, label, crowd, area in zip(
-                mask_ops.encode(truth.masks), truth.labels, truth.iscrowd, areas, strict=True
-            )
-        ]
-        predictions = [
-            (rle, int(label), float(score), int(area))
-            for rle, label, score, area in zip(
-                mask_ops.encode(prediction.masks),
-                prediction.labels,
-                prediction.scores,
-                mask_ops.areas(prediction.masks),
-                strict=True,
-            )
-        ]
-        self._images.append(_Image(truths, predictions))
+        self._images.append(self._matched(prediction, truth, areas.astype(np.float64)))
         self._accumulated.clear()
         if self.pooled is not None:
             self.pooled.update(prediction, truth)
 
+    def _matched(self, prediction: Instances, truth: InstanceTruth, areas: Float64[np.ndarray, " G"]) -> _Image:
+        """The predictions that count, matched class by class; also counts the true objects."""
+        lower, upper = self._area_ranges[:, :1], self._area_ranges[:, 1:]
+        ignored = truth.iscrowd | (areas < lower) | (areas > upper)  # (A, G)
+        np.add.at(self._num_true, truth.labels, ~ignored.T)
+
+        by_class = np.argsort(prediction.labels, kind="stable")  # best first within a class
+        _, starts, counts = np.unique(prediction.labels[by_class], return_index=True, return_counts=True)
+        ranks = np.arange(len(by_class)) - np.repeat(starts, counts)
+        kept = ranks < self.max_detections
+        chosen, ranks = by_class[kept], ranks[kept]
+        labels = prediction.labels[chosen]
+        sizes = mask_ops.areas(prediction.masks)[chosen]
+        outside = (sizes[:, None] < self._area_ranges[:, 0]) | (sizes[:, None] > self._area_ranges[:, 1])  # (N, A)
+
+        right = {kind: np.zeros((len(chosen), *_SHAPE), dtype=bool) for kind in self._kinds}
+        # Without a partner, predictions outside the range of areas do not count.
+        uncounted = {kind: np.broadcast_to(outside[..., None], right[kind].shape).copy() for kind in self._kinds}
+        boxes = mask_ops.boxes_xyxy(truth.masks).astype(np.int64)
+        for label in np.intersect1d(labels, truth.labels):
+            rows, columns = np.flatnonzero(labels == label), np.flatnonzero(truth.labels == label)
+            pairs = _Pairs(
+                prediction.masks,
+                chosen[rows],
+                sizes[rows],
+                truth.masks[columns],
+                boxes[columns],
+                truth.iscrowd[columns],
+            )
+            for kind in self._kinds:
+                ious = pairs.ious if kind == "segm" else pairs.lesser_ious()
+                matched, excused = match(ious, truth.iscrowd[columns], ignored[:, columns])
+                right[kind][rows] = matched & ~excused
+                uncounted[kind][rows] = np.where(matched, excused, uncounted[kind][rows])
+        outcomes: dict[_Kind, Any] = {kind: (right[kind], uncounted[kind]) for kind in self._kinds}
+        return _Image(len(self._images), labels, prediction.scores[chosen], ranks, outcomes)
+
     def merge(self, other: InstanceEvaluator) -> None:
-        """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
+        """Add the images of another evaluator, for instance of another process (evaluators can be pickled).
+
+        Of equal scores that of the earlier image comes first, as published. Processes that took every n-th image give
+        the numbers of a single one when they are merged in their order.
+        """
         self._images = self._images + other._images
+        self._num_true = self._num_true + other._num_true
         self._accumulated.clear()
         if self.pooled is not None:
             assert other.pooled is not None
@@ -149,16 +239,11 @@ class InstanceEvaluator:
         return values | (self.pooled.compute() if self.pooled else {})
 
     def _summary(self, kind: _Kind) -> dict[str, float]:
-        precision, recall, parameters = self._accumulate(kind)
-        ranges = {suffix: parameters.areaRngLbl.index(name) for suffix, name in _RANGES.items()}
-        thresholds = {
-            name: int(np.argmin(np.abs(parameters.iouThrs - iou))) for name, iou in (("50", 0.5), ("75", 0.75))
-        }
-        values = {"AP": precision[:, :, :, 0, -1]}
-        values |= {f"AP{name}": precision[index, :, :, 0, -1] for name, index in thresholds.items()}
-        values |= {f"AP{suffix}": precision[:, :, :, index, -1] for suffix, index in ranges.items() if suffix}
-        values |= {f"AR{limit}": recall[:, :, 0, index] for index, limit in enumerate(parameters.maxDets)}
-        values |= {f"AR{suffix}": recall[:, :, index, -1] for suffix, index in ranges.items() if suffix}
+        precision, recall, limited_recall = self._accumulate(kind)
+        values = {"AP": precision[:, 0], "AP50": precision[:, 0, _AT_50], "AP75": precision[:, 0, _AT_75]}
+        values |= {f"AP{suffix}": precision[:, index] for index, suffix in enumerate(_RANGES) if suffix}
+        values |= {f"AR{limit}": entries for limit, entries in limited_recall.items()}
+        values |= {f"AR{suffix}": recall[:, index] for index, suffix in enumerate(_RANGES) if suffix}
         return {name: _percent(entries) for name, entries in values.items()}
 
     def per_class(self) -> dict[str, dict[str, float]]:
@@ -166,82 +251,128 @@ class InstanceEvaluator:
 
         ``boundary_AP`` and ``pooled_AP`` are there when they were asked for.
         """
-        precision, _, _ = self._accumulate("segm")
+        precision = self._accumulate("segm").precision
         rows = {
             category.name: {
-                "AP": _percent(precision[:, :, index, 0, -1]),
-                "AP50": _percent(precision[0, :, index, 0, -1]),
+                "AP": _percent(precision[index, 0]),
+                "AP50": _percent(precision[index, 0, _AT_50]),
             }
             for index, category in enumerate(self.categories)
             if category.is_thing
         }
         if self.boundary:
-            precision, _, _ = self._accumulate("boundary")
+            precision = self._accumulate("boundary").precision
             for index, category in enumerate(self.categories):
                 if category.is_thing:
-                    rows[category.name]["boundary_AP"] = _percent(precision[:, :, index, 0, -1])
+                    rows[category.name]["boundary_AP"] = _percent(precision[index, 0])
         if self.pooled:
             for name, values in self.pooled.per_class().items():
                 rows[name] |= values
         return rows
 
+    def curves(self) -> dict[str, PrecisionRecall]:
+        """Precision over recall by name of class, of objects of all sizes; only classes with true objects are there."""
+        precision = self._accumulate("segm").precision[:, 0]
+        return {
+            self.categories[index].name: PrecisionRecall(
+                RECALLS, precision[index, _AT_50], precision[index, _AT_75], precision[index].mean(axis=0)
+            )
+            for index in np.flatnonzero(self._num_true[:, 0]).tolist()
+        }
+
     def _accumulate(self, kind: _Kind) -> _Accumulated:
-        """Precision and recall by threshold, recall level, class, area range and limit; -1 where undefined."""
         if kind not in self._accumulated:
             self._accumulated[kind] = self._accumulate_anew(kind)
         return self._accumulated[kind]
 
     def _accumulate_anew(self, kind: _Kind) -> _Accumulated:
-        # Fresh dictionaries every time: the library writes its own keys into them.
-        truths, predictions = [], []
-        for image, (image_truths, image_predictions) in enumerate(self._images, start=1):
-            truths += [
-                {"image_id": image, "category_id": label, "segmentation": rle, "iscrowd": int(crowd), "area": area}
-                for rle, label, crowd, area in image_truths
-            ]
-            predictions += [
-                {
-                    "image_id": image,
-                    "category_id": label,
-                    "segmentation": rle,
-                    "iscrowd": 0,
-                    "area": area,
-                    "score": score,
-                }
-                for rle, label, score, area in image_predictions
-            ]
-        medium, large = self.area_limits
-        evaluation = COCOeval_faster(
-            self._coco(truths),
-            self._coco(predictions),
-            iouType=kind,
-            ranges={"small": [0, medium], "medium": [medium, large], "large": [large, _LARGEST]},
-            boundary_dilation_ratio=BOUNDARY_DILATION,
+        shape = (len(self.categories), *_SHAPE)
+        limits = sorted(limit for limit in {1, 10, self.max_detections} if limit <= self.max_detections)
+        found = _Accumulated(
+            np.full((*shape, len(RECALLS)), np.nan),
+            np.full(shape, np.nan),
+            {limit: np.full((shape[0], shape[2]), np.nan) for limit in limits},
         )
-        limits = {1, 10, self.max_detections}
-        evaluation.params.maxDets = sorted(limit for limit in limits if limit <= self.max_detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        shape = evaluation.eval["counts"]  # T, R, K, A, M
-        precision = np.asarray(evaluation.eval["precision"]).reshape(shape)
-        recall = np.asarray(evaluation.eval["recall"]).reshape([shape[0], *shape[2:]])
-        return precision, recall, evaluation.params
+        found.precision[self._num_true > 0] = 0.0
+        found.recall[self._num_true > 0] = 0.0
+        for entries in found.limited_recall.values():
+            entries[self._num_true[:, 0] > 0] = 0.0
+        images = sorted(self._images, key=lambda image: image.place)
+        if not any(len(image.labels) for image in images):
+            return found
+        labels, scores, ranks = (
+            np.concatenate([getattr(image, name) for image in images]) for name in ("labels", "scores", "ranks")
+        )
+        right, uncounted = (np.concatenate([image.outcomes[kind][part] for image in images]) for part in (0, 1))
+        # By class, best first; equal scores stay in the order of the images.
+        order = np.lexsort((-scores, labels))
+        borders = np.searchsorted(labels[order], np.arange(shape[0] + 1))
+        for label in np.flatnonzero(np.diff(borders) * self._num_true[:, 0]):
+            chosen = order[borders[label] : borders[label + 1]]
+            hits, errors = right[chosen], ~(right[chosen] | uncounted[chosen])
+            num_true = self._num_true[label]
+            for area in np.flatnonzero(num_true):
+                precision, recall = _curve(hits[:, area], errors[:, area], int(num_true[area]))
+                found.precision[label, area], found.recall[label, area] = precision, recall
+            for limit, entries in found.limited_recall.items():
+                entries[label] = hits[ranks[chosen] < limit, 0].sum(axis=0) / num_true[0]
+        return found
 
-    def _coco(self, annotations: Sequence[dict[str, Any]]) -> COCO:
-        images = []
-        for number, entries in enumerate(self._images, start=1):
-            rles = [entry[0] for group in entries for entry in group]
-            height, width = rles[0]["size"] if rles else (1, 1)
-            images.append({"id": number, "height": height, "width": width})
-        data = {
-            "images": images,
-            "categories": [{"id": index, "name": category.name} for index, category in enumerate(self.categories)],
-            # Ids start at 1, because 0 means "unmatched" to the library.
-            "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)],
-        }
-        return COCO(data)
+
+class _Pairs:
+    """IoU of predictions and true objects of one class in one image; of a crowd, its share in the prediction."""
+
+    def __init__(
+        self,
+        masks: Bool[np.ndarray, "N H W"],
+        places: Int64[np.ndarray, " D"],
+        sizes: Int64[np.ndarray, " D"],
+        true: Bool[np.ndarray, "G H W"],
+        boxes: Int64[np.ndarray, "G 4"],
+        is_crowd: Bool[np.ndarray, " G"],
+    ) -> None:
+        self.masks, self.places, self.true, self.is_crowd = masks, places, true, is_crowd
+        common = np.zeros((len(places), len(true)), dtype=np.int64)
+        true_sizes = np.zeros(len(true), dtype=np.int64)
+        for column, (x1, y1, x2, y2) in enumerate(boxes):
+            inner = np.ascontiguousarray(true[column, y1:y2, x1:x2])
+            true_sizes[column] = np.count_nonzero(inner)
+            if inner.size < _SMALL:
+                common[:, column] = np.count_nonzero(masks[places, y1:y2, x1:x2] & inner, axis=(1, 2))
+            else:
+                for row, place in enumerate(places):
+                    common[row, column] = np.count_nonzero(masks[place, y1:y2, x1:x2] & inner)
+        unions = np.where(is_crowd, sizes[:, None], sizes[:, None] + true_sizes - common)
+        self.ious = common / np.maximum(unions, 1)
+
+    def lesser_ious(self) -> Float64[np.ndarray, "D G"]:
+        """The lesser of the IoU of the masks and that of their boundaries; crowds keep that of the masks.
+
+        Pairs that match at no threshold anyway keep that of the masks too.
+        """
+        width = boundary_width((self.true.shape[1], self.true.shape[2]))
+        rows, columns = np.nonzero((self.ious >= IOU_THRESHOLDS[0]) & ~self.is_crowd)
+        predicted = {row: boundary(self.masks[self.places[row]], width) for row in set(rows.tolist())}
+        true = {column: boundary(self.true[column], width) for column in set(columns.tolist())}
+        lesser = self.ious.copy()
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            lesser[row, column] = min(lesser[row, column], boundary_iou(predicted[row], true[column]))
+        return lesser
 
 
-def _percent(values: np.ndarray) -> float:
-    defined = values[values > -1]
+def _curve(
+    hits: Bool[np.ndarray, "N T"], errors: Bool[np.ndarray, "N T"], num_true: int
+) -> tuple[Float64[np.ndarray, "T R"], Float64[np.ndarray, " T"]]:
+    """Precision at each of the recalls, and the recall of all, by threshold; predictions are best first."""
+    true_positives, false_positives = np.cumsum(hits, axis=0).T, np.cumsum(errors, axis=0).T
+    recall = true_positives / num_true
+    precision = true_positives / (true_positives + false_positives + np.spacing(1))  # Parity: the published epsilon
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision = np.pad(precision, ((0, 0), (0, 1)))  # what is never reached
+    places = [np.searchsorted(row, RECALLS, side="left") for row in recall]
+    return np.stack([row[place] for row, place in zip(precision, places, strict=True)]), recall[:, -1]
+
+
+def _percent(values: Float64[np.ndarray, "*shape"]) -> float:
+    defined = values[~np.isnan(values)]
     return 100.0 * float(defined.mean()) if defined.size else float("nan")

@@ -1,7 +1,7 @@
 """Panoptic quality (Kirillov et al., CVPR 2019) of id maps, with the published rules for void and crowd regions.
 
-The core counts one image with a single pass over its pixels; the evaluator adds the counts up. Nothing here knows
-how predictions are made or where ground truth is stored.
+Also boundary panoptic quality (Cheng et al., CVPR 2021). The core counts one image with a single pass over its pixels;
+the evaluator adds the counts up. Nothing here knows how predictions are made or where ground truth is stored.
 """
 
 from __future__ import annotations
@@ -10,13 +10,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int64, Integer
 
 from mask2former.errors import RequestError
+from mask2former.evaluation.boundary import boundary, boundary_iou, boundary_width
+from mask2former.evaluation.overlaps import common_runs, count_pairs
 from mask2former.structures import Categories, PanopticSegmentation, Target
 from mask2former.structures.truths import PanopticTruth
 
-__all__ = ["PanopticCounts", "PanopticEvaluator", "count_matches"]
+__all__ = [
+    "PanopticCounts",
+    "PanopticEvaluator",
+    "add_counts",
+    "count_boundary_matches",
+    "count_matches",
+    "no_counts",
+    "qualities",
+]
 
 VOID = 0  # id of pixels that belong to no segment
 _MAX_ID = 1 << 24  # what the three bytes of the COCO encoding hold
@@ -31,8 +41,20 @@ class PanopticCounts(NamedTuple):
     iou_sums: Float64[np.ndarray, " K"]  # of the true positives
 
 
+class _Overlaps(NamedTuple):
+    """What the true (G) and the predicted (D) segments of one image share, in pixels."""
+
+    pixels: Int64[np.ndarray, "G D"]
+    on_void: Int64[np.ndarray, " D"]
+    predicted_areas: Int64[np.ndarray, " D"]
+    ious: Float64[np.ndarray, "G D"]  # void taken off the union; 0 for pairs that can not match
+    true_labels: Int64[np.ndarray, " G"]
+    is_crowd: Bool[np.ndarray, " G"]
+    predicted_labels: Int64[np.ndarray, " D"]
+
+
 def count_matches(
-    predicted_ids: Int[np.ndarray, "H W"],
+    predicted_ids: Integer[np.ndarray, "H W"],
     predicted_segments: Sequence[tuple[int, int]],
     truth: PanopticTruth,
     num_classes: int,
@@ -52,6 +74,47 @@ def count_matches(
     Raises:
         RequestError: sizes differ, or the ids of the predicted map and of its segments are not the same.
     """
+    found = _overlaps(predicted_ids, predicted_segments, truth)
+    return _count(found, found.ious, num_classes)
+
+
+def count_boundary_matches(
+    predicted_ids: Integer[np.ndarray, "H W"],
+    predicted_segments: Sequence[tuple[int, int]],
+    truth: PanopticTruth,
+    num_classes: int,
+) -> tuple[PanopticCounts, PanopticCounts]:
+    """Matches of one image by the IoU of segments, and by the lesser of that and the IoU of their boundaries.
+
+    Pixels of the predicted boundary that lie on void do not count in the union of boundaries, as void does not in that
+    of segments. Boundaries are those of the whole segments, so an edge towards void is one. Whether an unmatched
+    prediction is forgiven is decided by whole segments, in both.
+
+    Args:
+        predicted_ids: as in :func:`count_matches`, and so are the others.
+        predicted_segments: likewise.
+        truth: likewise.
+        num_classes: likewise.
+
+    Raises:
+        RequestError: as :func:`count_matches`.
+    """
+    found = _overlaps(predicted_ids, predicted_segments, truth)
+    lesser = found.ious.copy()
+    is_void = truth.ids == VOID
+    width = boundary_width((predicted_ids.shape[0], predicted_ids.shape[1]))
+    for row, column in np.argwhere(found.ious > 0.5).tolist():  # others match in neither way
+        mine = boundary(predicted_ids == predicted_segments[column][0], width)
+        theirs = boundary(truth.ids == truth.segments[row][0], width)
+        around = is_void[mine.top : mine.top + mine.mask.shape[0], mine.left : mine.left + mine.mask.shape[1]]
+        off = int(np.count_nonzero(mine.mask & around))
+        lesser[row, column] = min(lesser[row, column], boundary_iou(mine, theirs, off=off))
+    return _count(found, found.ious, num_classes), _count(found, lesser, num_classes)
+
+
+def _overlaps(
+    predicted_ids: Integer[np.ndarray, "H W"], predicted_segments: Sequence[tuple[int, int]], truth: PanopticTruth
+) -> _Overlaps:
     true_ids, true_segments = truth
     if predicted_ids.shape != true_ids.shape:
         raise RequestError(
@@ -59,36 +122,40 @@ def count_matches(
             "resize the prediction to the size of the annotation"
         )
     listed = [identifier for identifier, _ in predicted_segments]
-    height, width = len(true_segments) + 2, len(listed) + 2
-    codes = _codes(true_ids, [identifier for identifier, _, _ in true_segments]) * width + _codes(predicted_ids, listed)
-    overlaps = np.bincount(codes.ravel(), minlength=height * width).reshape(height, width)
+    runs = common_runs(true_ids, predicted_ids)
+    true_codes = _codes(runs.first, [identifier for identifier, _, _ in true_segments])
+    shape = len(true_segments) + 2, len(listed) + 2
+    pixels = count_pairs(true_codes, _codes(runs.second, listed), runs.lengths, shape)
     # Rows are void, ids that are not listed, and the true segments; columns the same for the prediction.
-    true_areas, predicted_areas = overlaps.sum(axis=1)[2:], overlaps.sum(axis=0)
+    true_areas, predicted_areas = pixels.sum(axis=1)[2:], pixels.sum(axis=0)
     if predicted_areas[1] or not predicted_areas[2:].all():
         raise RequestError(
             "the predicted id map and its list of segments differ: every id but 0 must be in both (got "
             f"{sorted(np.unique(predicted_ids).tolist())[:20]} and {sorted(listed)[:20]})"
         )
     predicted_areas = predicted_areas[2:]
-    on_void, overlaps = overlaps[0, 2:], overlaps[2:, 2:]
-
+    on_void, pixels = pixels[0, 2:], pixels[2:, 2:]
     true_labels = np.array([label for _, label, _ in true_segments], dtype=np.int64)
     is_crowd = np.array([crowd for _, _, crowd in true_segments], dtype=bool)
     predicted_labels = np.array([label for _, label in predicted_segments], dtype=np.int64)
-    unions = true_areas[:, None] + predicted_areas - overlaps - on_void
-    comparable = (true_labels[:, None] == predicted_labels) & ~is_crowd[:, None] & (overlaps > 0)
-    ious = np.divide(overlaps, unions, out=np.zeros(overlaps.shape), where=comparable)
-    matched_true, matched_predicted = np.nonzero(ious > 0.5)
+    unions = true_areas[:, None] + predicted_areas - pixels - on_void
+    comparable = (true_labels[:, None] == predicted_labels) & ~is_crowd[:, None] & (pixels > 0)
+    ious = np.divide(pixels, unions, out=np.zeros(pixels.shape), where=comparable)
+    return _Overlaps(pixels, on_void, predicted_areas, ious, true_labels, is_crowd, predicted_labels)
 
-    missed = ~is_crowd
+
+def _count(found: _Overlaps, ious: Float64[np.ndarray, "G D"], num_classes: int) -> PanopticCounts:
+    matched_true, matched_predicted = np.nonzero(ious > 0.5)
+    true_labels, predicted_labels = found.true_labels, found.predicted_labels
+    missed = ~found.is_crowd
     missed[matched_true] = False
-    ignored = on_void.copy()
+    ignored = found.on_void.copy()
     # Parity: of several crowd regions of one class only the last one listed counts.
-    crowd_of_class = {label: row for row, label in enumerate(true_labels.tolist()) if is_crowd[row]}
+    crowd_of_class = {label: row for row, label in enumerate(true_labels.tolist()) if found.is_crowd[row]}
     for column, label in enumerate(predicted_labels.tolist()):
         if label in crowd_of_class:
-            ignored[column] += overlaps[crowd_of_class[label], column]
-    wrong = ignored / predicted_areas <= 0.5
+            ignored[column] += found.pixels[crowd_of_class[label], column]
+    wrong = ignored / found.predicted_areas <= 0.5
     wrong[matched_predicted] = False
 
     def per_class(labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -102,26 +169,31 @@ def count_matches(
     )
 
 
-def _codes(id_map: Int[np.ndarray, "H W"], ids: Sequence[int]) -> Int64[np.ndarray, "H W"]:
-    """Dense codes for the ids of a map: 0 is void, 1 an id that is not listed, then the listed ids in order."""
+def _codes(values: Integer[np.ndarray, " R"], ids: Sequence[int]) -> Int64[np.ndarray, " R"]:
+    """Dense codes for the values of an id map: 0 is void, 1 an id that is not listed, then the listed ids in order."""
     if len(set(ids)) != len(ids) or any(not VOID < identifier < _MAX_ID for identifier in ids):
         raise RequestError(f"segment ids must be unique and in 1..{_MAX_ID - 1}; got {list(ids)[:20]}")
-    lowest, highest = int(id_map.min(initial=0)), int(id_map.max(initial=0))
+    lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
     if lowest < 0 or highest >= _MAX_ID:
         raise RequestError(f"ids in an id map must be in 0..{_MAX_ID - 1}; got {lowest}..{highest}")
     table = np.ones(max(highest, *ids, 0) + 1, dtype=np.int64)
     table[VOID] = 0
     table[list(ids)] = np.arange(2, len(ids) + 2)
-    return table[id_map]
+    return table[values]
 
 
 class PanopticEvaluator:
-    """Adds up the counts of images; :meth:`compute` gives percent (Mask2Former, Table 1)."""
+    """Adds up the counts of images; :meth:`compute` gives percent (Mask2Former, Table 1).
 
-    def __init__(self, categories: Categories) -> None:
+    Args:
+        categories: the classes of the model.
+        boundary: also boundary panoptic quality, see :func:`count_boundary_matches`.
+    """
+
+    def __init__(self, categories: Categories, *, boundary: bool = False) -> None:
         self.categories = categories
-        zeros = np.zeros(len(categories), dtype=np.int64)
-        self.counts = PanopticCounts(zeros, zeros, zeros, zeros.astype(np.float64))
+        self.counts = no_counts(len(categories))
+        self.boundary_counts = no_counts(len(categories)) if boundary else None
 
     def truth_of_target(self, target: Target) -> PanopticTruth:
         """The first frame of a target as an id map (1, 2, ...), void where no mask is; earlier segments lie on top."""
@@ -136,7 +208,7 @@ class PanopticEvaluator:
     def update(
         self,
         prediction: PanopticSegmentation,
-        truth: PanopticTruth | tuple[Int[np.ndarray, "H W"], Sequence[tuple[int, int, bool]]],
+        truth: PanopticTruth | tuple[Integer[np.ndarray, "H W"], Sequence[tuple[int, int, bool]]],
     ) -> None:
         """Add one image.
 
@@ -144,29 +216,39 @@ class PanopticEvaluator:
             RequestError: as :func:`count_matches`.
         """
         segments = [(segment.id, segment.label) for segment in prediction.segments]
-        counts = count_matches(prediction.ids, segments, PanopticTruth(*truth), len(self.categories))
-        self._add(counts)
+        arguments = prediction.ids, segments, PanopticTruth(*truth), len(self.categories)
+        if self.boundary_counts is None:
+            self.counts = add_counts(self.counts, count_matches(*arguments))
+        else:
+            counts, boundary_counts = count_boundary_matches(*arguments)
+            self.counts = add_counts(self.counts, counts)
+            self.boundary_counts = add_counts(self.boundary_counts, boundary_counts)
 
     def merge(self, other: PanopticEvaluator) -> None:
         """Add the images of another evaluator, for instance of another process (evaluators can be pickled)."""
-        self._add(other.counts)
-
-    def _add(self, counts: PanopticCounts) -> None:
-        self.counts = PanopticCounts(*(mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)))
+        self.counts = add_counts(self.counts, other.counts)
+        if self.boundary_counts is not None:
+            assert other.boundary_counts is not None
+            self.boundary_counts = add_counts(self.boundary_counts, other.boundary_counts)
 
     def compute(self) -> dict[str, float]:
-        """``panoptic/PQ``, ``SQ``, ``RQ``, the same with ``_things`` and ``_stuff``; percent, NaN where undefined."""
-        values = self._qualities()
+        """``panoptic/PQ``, ``SQ``, ``RQ``, the same with ``_things`` and ``_stuff``; percent, NaN where undefined.
+
+        With ``boundary`` all of them once more as ``panoptic/boundary_PQ`` and so on.
+        """
         everything = range(len(self.categories))
         groups = {"": everything, "_things": self.categories.thing_indices, "_stuff": self.categories.stuff_indices}
         return {
             f"panoptic/{name}{suffix}": _mean(column[list(group)])
             for suffix, group in groups.items()
-            for name, column in values.items()
+            for name, column in self._qualities().items()
         }
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """``PQ``, ``SQ`` and ``RQ`` of every class by name; percent, NaN for classes neither present nor predicted."""
+        """``PQ``, ``SQ`` and ``RQ`` of every class by name; percent, NaN for classes neither present nor predicted.
+
+        ``boundary_PQ`` and so on are there when they were asked for.
+        """
         values = self._qualities()
         return {
             category.name: {name: float(column[index]) for name, column in values.items()}
@@ -174,14 +256,33 @@ class PanopticEvaluator:
         }
 
     def _qualities(self) -> dict[str, Float64[np.ndarray, " K"]]:
-        matches, wrong, missed, iou_sums = self.counts
-        weight = matches + 0.5 * wrong + 0.5 * missed
-        seen = np.where(weight > 0, 1.0, np.nan)  # classes without any segment do not enter the mean
-        return {
-            "PQ": 100.0 * seen * iou_sums / np.where(weight > 0, weight, 1),
-            "SQ": 100.0 * seen * iou_sums / np.maximum(matches, 1),
-            "RQ": 100.0 * seen * matches / np.where(weight > 0, weight, 1),
-        }
+        values = qualities(self.counts)
+        if self.boundary_counts is not None:
+            values |= {f"boundary_{name}": column for name, column in qualities(self.boundary_counts).items()}
+        return values
+
+
+def no_counts(num_classes: int) -> PanopticCounts:
+    """Where adding starts."""
+    zeros = np.zeros(num_classes, dtype=np.int64)
+    return PanopticCounts(zeros, zeros, zeros, zeros.astype(np.float64))
+
+
+def add_counts(first: PanopticCounts, second: PanopticCounts) -> PanopticCounts:
+    """Those of the images of both."""
+    return PanopticCounts(*(mine + theirs for mine, theirs in zip(first, second, strict=True)))
+
+
+def qualities(counts: PanopticCounts) -> dict[str, Float64[np.ndarray, " K"]]:
+    """``PQ``, ``SQ`` and ``RQ`` of every class in percent; NaN for classes without any segment on either side."""
+    matches, wrong, missed, iou_sums = counts
+    weight = matches + 0.5 * wrong + 0.5 * missed
+    seen = np.where(weight > 0, 1.0, np.nan)  # the others do not enter means
+    return {
+        "PQ": 100.0 * seen * iou_sums / np.where(weight > 0, weight, 1),
+        "SQ": 100.0 * seen * iou_sums / np.maximum(matches, 1),
+        "RQ": 100.0 * seen * matches / np.where(weight > 0, weight, 1),
+    }
 
 
 def _mean(values: Float64[np.ndarray, " N"]) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.errors import RequestError
+from mask2former.evaluation.overlaps import common_runs, count_pairs
 from mask2former.structures import Categories, Instances
 from mask2former.structures.truths import InstanceTruth
 
@@ -56,17 +57,15 @@ def count_pooled(
     """
     order = np.argsort(truth.iscrowd, kind="stable")
     true_labels, is_crowd = truth.labels[order], truth.iscrowd[order]
-    rows, columns = len(order) + 1, len(masks) + 1
-    codes = paint(truth.masks[order]).astype(np.int64) * columns + paint(masks)
+    runs = common_runs(paint(truth.masks[order]), paint(masks))
+    overlaps = count_pairs(runs.first, runs.second, runs.lengths, (len(order) + 1, len(masks) + 1))
+    true_areas, predicted_areas = (overlaps.sum(axis=axis)[1:] for axis in (1, 0))
     # Only the pairs that touch are kept; dense scenes have hundreds of objects on either side.
-    overlaps = np.bincount(codes.ravel(), minlength=rows * columns)
-    true_areas, predicted_areas = (overlaps.reshape(rows, columns).sum(axis=axis)[1:] for axis in (1, 0))
-    pairs = np.flatnonzero(overlaps)
-    left, right = np.divmod(pairs, columns)
-    chosen = (left > 0) & (right > 0)
-    pairs, left, right = pairs[chosen], left[chosen] - 1, right[chosen] - 1
+    overlaps = overlaps[1:, 1:]
+    left, right = np.nonzero(overlaps)
     chosen = true_labels[left] == labels[right]
-    common, left, right = overlaps[pairs[chosen]], left[chosen], right[chosen]
+    left, right = left[chosen], right[chosen]
+    common = overlaps[left, right]
 
     on_crowd = np.bincount(right, weights=common * is_crowd[left], minlength=len(masks))
     excused = 2 * on_crowd > predicted_areas

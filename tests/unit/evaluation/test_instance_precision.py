@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.instance import InstanceEvaluator
+from mask2former.evaluation.instance import InstanceEvaluator, match
 from mask2former.structures import Categories, Instances, Target
 from mask2former.structures.truths import InstanceTruth
 
@@ -138,3 +138,53 @@ def test_requests_that_do_not_fit_are_refused() -> None:
         InstanceEvaluator(CATEGORIES, max_detections=0)
     with pytest.raises(RequestError, match="rising"):
         InstanceEvaluator(CATEGORIES, area_limits=(9216, 1024))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_matching_equals_one_decision_after_the_other(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    ious = np.round(generator.random((9, 6)), 1)  # with equal values
+    is_crowd = generator.random(6) < 0.3
+    ignored = is_crowd | (generator.random((4, 6)) < 0.3)
+    matched, excused = match(ious, is_crowd, ignored)
+    for area in range(4):
+        for column, threshold in enumerate(np.linspace(0.5, 0.95, 10)):
+            taken: set[int] = set()
+            for row in range(9):
+                best: tuple[bool, float, int] | None = None
+                for true in range(6):
+                    if ious[row, true] >= threshold and (true not in taken or is_crowd[true]):
+                        candidate = (not ignored[area, true], float(ious[row, true]), true)
+                        best = candidate if best is None else max(best, candidate)
+                assert matched[row, area, column] == (best is not None)
+                assert excused[row, area, column] == (best is not None and not best[0])
+                if best is not None:
+                    taken.add(best[2])
+
+
+def test_a_panoptic_model_is_measured_on_the_things_alone() -> None:
+    masks = _masks((0, 9), (10, 30), (30, 60))
+    with_stuff = _instances(masks, [0, 1, 2], [0.9, 0.8, 0.7])  # the sky as an instance
+    true = _truth(_masks((0, 9), (11, 30)), [0, 1])
+    whole, things = InstanceEvaluator(CATEGORIES), InstanceEvaluator(CATEGORIES.things())
+    whole.update(with_stuff, true)
+    alone = Instances(
+        masks[:2], with_stuff.labels[:2], with_stuff.scores[:2], with_stuff.boxes[:2], CATEGORIES.things()
+    )
+    things.update(alone, true)
+    assert whole.compute() == pytest.approx(things.compute(), nan_ok=True)
+    assert whole.per_class() == things.per_class()
+    assert set(whole.curves()) == {"cat", "dog"}
+
+
+def test_curves_are_there_for_classes_with_true_objects_and_their_mean_is_the_precision() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    evaluator.update(
+        _instances(_masks((0, 9), (20, 30), (40, 50)), [0, 0, 1], [0.9, 0.8, 0.7]),
+        _truth(_masks((0, 9), (45, 60)), [0, 0]),
+    )
+    (curve,) = evaluator.curves().values()
+    assert curve.at_50[50] == pytest.approx(1.0)  # the first of two objects is found first
+    assert curve.at_50[51] == 0.0  # the second never
+    assert 100 * curve.mean.mean() == pytest.approx(evaluator.per_class()["cat"]["AP"])
+    assert InstanceEvaluator(CATEGORIES).curves() == {}

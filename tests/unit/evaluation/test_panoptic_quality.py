@@ -6,9 +6,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth, count_matches
+from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth, count_boundary_matches, count_matches
 from mask2former.structures import Categories, PanopticSegmentation, Segment, Target
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
@@ -27,8 +28,13 @@ def _line(*runs: tuple[int, int]) -> np.ndarray:
     return np.concatenate([np.full(length, identifier) for identifier, length in runs])[None]
 
 
+def _boundary(mask: np.ndarray, distance: int) -> np.ndarray:
+    inner = ndimage.binary_erosion(np.pad(mask, 1), np.ones((3, 3)), iterations=distance, border_value=1)
+    return mask & np.logical_not(inner)[1:-1, 1:-1]
+
+
 def _counts_slowly(
-    predicted: np.ndarray, predicted_segments: list[tuple[int, int]], truth: PanopticTruth
+    predicted: np.ndarray, predicted_segments: list[tuple[int, int]], truth: PanopticTruth, distance: int | None = None
 ) -> dict[str, list[float]]:
     """The published rules, one pair of segments after the other."""
     values: dict[str, list[float]] = {name: [0.0] * 3 for name in ("tp", "fp", "fn", "iou")}
@@ -40,6 +46,9 @@ def _counts_slowly(
             a, b = truth.ids == true_id, predicted == predicted_id
             union = (a | b).sum() - (b & (truth.ids == 0)).sum()
             iou = (a & b).sum() / union if (a & b).any() else 0.0
+            if distance is not None and iou > 0.5:
+                c, d = _boundary(a, distance), _boundary(b, distance)
+                iou = min(iou, (c & d).sum() / ((c | d).sum() - (d & (truth.ids == 0)).sum()))
             if iou > 0.5:
                 values["tp"][label] += 1
                 values["iou"][label] += iou
@@ -72,11 +81,27 @@ def test_counts_equal_the_slow_reading(seed: int) -> None:
         for n in np.unique(predicted)
         if n
     ]
-    got, expected = count_matches(predicted, segments, truth, 3), _counts_slowly(predicted, segments, truth)
-    assert got.true_positives.tolist() == expected["tp"]
-    assert got.false_positives.tolist() == expected["fp"]
-    assert got.false_negatives.tolist() == expected["fn"]
-    np.testing.assert_allclose(got.iou_sums, expected["iou"], rtol=1e-12)
+    plain, lesser = count_boundary_matches(predicted, segments, truth, 3)
+    for got, distance in ((count_matches(predicted, segments, truth, 3), None), (plain, None), (lesser, 1)):
+        expected = _counts_slowly(predicted, segments, truth, distance)
+        assert got.true_positives.tolist() == expected["tp"]
+        assert got.false_positives.tolist() == expected["fp"]
+        assert got.false_negatives.tolist() == expected["fn"]
+        np.testing.assert_allclose(got.iou_sums, expected["iou"], rtol=1e-12)
+
+
+def test_a_segment_of_the_right_place_and_a_wrong_outline_matches_in_pixels_alone() -> None:
+    ids = np.zeros((100, 100), dtype=np.int32)
+    ids[20:80, 20:80] = 1
+    ids[50, 50] = 0  # void, so that not all is void outside
+    predicted = np.zeros_like(ids)
+    predicted[25:75, 25:75] = 1
+    truth = PanopticTruth(np.where(ids == 0, 2, ids), [(1, 0, False), (2, 2, False)])
+    plain, lesser = count_boundary_matches(predicted, [(1, 0)], truth, 3)
+    assert plain.true_positives.tolist() == [1, 0, 0]
+    assert lesser.true_positives.tolist() == [0, 0, 0]
+    assert lesser.false_positives.tolist() == [1, 0, 0]
+    assert lesser.false_negatives.tolist() == [1, 0, 1]
 
 
 def test_a_prediction_mostly_on_void_or_on_the_crowd_of_its_class_is_no_error() -> None:
@@ -100,9 +125,10 @@ def test_void_is_taken_off_the_union_and_half_is_not_enough() -> None:
 
 def test_the_truth_itself_scores_100_and_absent_classes_do_not_count() -> None:
     ids = _line((1, 4), (2, 5))
-    evaluator = PanopticEvaluator(CATEGORIES)
+    evaluator = PanopticEvaluator(CATEGORIES, boundary=True)
     evaluator.update(_segmentation(ids, [(1, 0), (2, 2)]), (ids, [(1, 0, False), (2, 2, False)]))
     assert set(evaluator.compute().values()) == {100.0}
+    assert len(evaluator.compute()) == 18
     assert math.isnan(evaluator.per_class()["dog"]["PQ"])
 
 
