@@ -1,12 +1,11 @@
 """The Mask2Former of the ``transformers`` package with random weights gives the same numbers: a second reference.
 
 It is an independent code base that runs here, so it reaches what the golden arrays cannot: other sizes, widths and
-depths. Its weights go to the original names first (the table below) and from there through our checkpoint reader.
+depths. Its weights go through our converter.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mask2former.checkpoints import load_into
+from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
+from mask2former.checkpoints.convert.rules import to_original
 from mask2former.checkpoints.original import from_original, original_names
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig
 from mask2former.models.build import build_model
@@ -32,100 +33,6 @@ CONFIG = ModelConfig(
 # Heights and widths in pixels of the pictures of a batch. Padded to 32, then a quarter, then halves: the grids are
 # smaller than the window of 5, multiples of it, and neither.
 BATCHES = [[(75, 131)], [(150, 61), (129, 33)], [(197, 320)], [(32, 32)]]
-
-# transformers, in memory (5.x) or as files on its hub, to original, in the order in which they are tried. {} is a
-# number, and :0, :1, :2 are the parts of a packed projection.
-NAMES = {
-    "class_predictor": "sem_seg_head.predictor.class_embed",
-    "criterion.empty_weight": "criterion.empty_weight",
-    **{
-        f"model.pixel_level_module.encoder.{swin}{theirs}": f"backbone.{original}"
-        for swin in ("swin.", "")
-        for theirs, original in {
-            "embeddings.patch_embeddings.projection": "patch_embed.proj",
-            "embeddings.norm": "patch_embed.norm",
-            "encoder.layers.{}.blocks.{}.layernorm_before": "layers.{}.blocks.{}.norm1",
-            "encoder.layers.{}.blocks.{}.layernorm_after": "layers.{}.blocks.{}.norm2",
-            "encoder.layers.{}.downsample": "layers.{}.downsample",
-            # Only in memory.
-            "encoder.layers.{}.blocks.{}.attention.q_proj": "layers.{}.blocks.{}.attn.qkv:0",
-            "encoder.layers.{}.blocks.{}.attention.k_proj": "layers.{}.blocks.{}.attn.qkv:1",
-            "encoder.layers.{}.blocks.{}.attention.v_proj": "layers.{}.blocks.{}.attn.qkv:2",
-            "encoder.layers.{}.blocks.{}.attention.o_proj": "layers.{}.blocks.{}.attn.proj",
-            "encoder.layers.{}.blocks.{}.attention.relative_position_bias": "layers.{}.blocks.{}.attn",
-            "encoder.layers.{}.blocks.{}.mlp": "layers.{}.blocks.{}.mlp",
-            # Only in files.
-            "encoder.layers.{}.blocks.{}.attention.self.query": "layers.{}.blocks.{}.attn.qkv:0",
-            "encoder.layers.{}.blocks.{}.attention.self.key": "layers.{}.blocks.{}.attn.qkv:1",
-            "encoder.layers.{}.blocks.{}.attention.self.value": "layers.{}.blocks.{}.attn.qkv:2",
-            "encoder.layers.{}.blocks.{}.attention.self": "layers.{}.blocks.{}.attn",
-            "encoder.layers.{}.blocks.{}.attention.output.dense": "layers.{}.blocks.{}.attn.proj",
-            "encoder.layers.{}.blocks.{}.intermediate.dense": "layers.{}.blocks.{}.mlp.fc1",
-            "encoder.layers.{}.blocks.{}.output.dense": "layers.{}.blocks.{}.mlp.fc2",
-        }.items()
-    },
-    **{f"model.pixel_level_module.encoder.hidden_states_norms.stage{i + 1}": f"backbone.norm{i}" for i in range(4)},
-    **{
-        f"model.pixel_level_module.decoder.{theirs}": f"sem_seg_head.pixel_decoder.{original}"
-        for theirs, original in {
-            "input_projections.{}.{}": "input_proj.{}.{}",
-            "encoder.layers.{}.self_attn": "transformer.encoder.layers.{}.self_attn",
-            "encoder.layers.{}.self_attn_layer_norm": "transformer.encoder.layers.{}.norm1",
-            "encoder.layers.{}.final_layer_norm": "transformer.encoder.layers.{}.norm2",
-            "encoder.layers.{}.fc1": "transformer.encoder.layers.{}.linear1",
-            "encoder.layers.{}.fc2": "transformer.encoder.layers.{}.linear2",
-            "adapter_1.0": "adapter_1",
-            "adapter_1.1": "adapter_1.norm",
-            "layer_1.0": "layer_1",
-            "layer_1.1": "layer_1.norm",
-            "mask_projection": "mask_features",
-            "level_embed": "transformer.level_embed",
-        }.items()
-    },
-    **{
-        f"model.transformer_module.{theirs}": f"sem_seg_head.predictor.{original}"
-        for theirs, original in {
-            "decoder.layers.{}.self_attn.q_proj": "transformer_self_attention_layers.{}.self_attn.in_proj_:0",
-            "decoder.layers.{}.self_attn.k_proj": "transformer_self_attention_layers.{}.self_attn.in_proj_:1",
-            "decoder.layers.{}.self_attn.v_proj": "transformer_self_attention_layers.{}.self_attn.in_proj_:2",
-            "decoder.layers.{}.self_attn.out_proj": "transformer_self_attention_layers.{}.self_attn.out_proj",
-            "decoder.layers.{}.self_attn_layer_norm": "transformer_self_attention_layers.{}.norm",
-            "decoder.layers.{}.cross_attn": "transformer_cross_attention_layers.{}.multihead_attn",
-            "decoder.layers.{}.cross_attn_layer_norm": "transformer_cross_attention_layers.{}.norm",
-            "decoder.layers.{}.fc1": "transformer_ffn_layers.{}.linear1",
-            "decoder.layers.{}.fc2": "transformer_ffn_layers.{}.linear2",
-            "decoder.layers.{}.final_layer_norm": "transformer_ffn_layers.{}.norm",
-            "decoder.layernorm": "decoder_norm",
-            "decoder.mask_predictor.mask_embedder.{}.0": "mask_embed.layers.{}",
-            "queries_features": "query_feat",
-            "queries_embedder": "query_embed",
-            "level_embed": "level_embed",
-        }.items()
-    },
-}
-UNUSED = "model.pixel_level_module.encoder.swin.layernorm.", "model.pixel_level_module.encoder.layernorm."
-
-
-def to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Entries under their original names; the parts of packed projections are put together."""
-    patterns = [
-        (re.compile(re.escape(theirs).replace(r"\{\}", r"(\d+)") + r"(?P<rest>(\..+)?)"), original)
-        for theirs, original in NAMES.items()
-    ]
-    renamed: dict[str, Tensor] = {}
-    packed: dict[str, dict[int, Tensor]] = {}
-    for name, value in state.items():
-        if name.startswith(UNUSED):
-            continue
-        match, original = next((m, original) for pattern, original in patterns if (m := pattern.fullmatch(name)))
-        target, _, part = original.format(*match.groups()).partition(":")
-        rest = match["rest"].removeprefix(".") if target.endswith("_") else match["rest"]
-        if part:
-            packed.setdefault(target + rest, {})[int(part)] = value
-        else:
-            assert target + rest not in renamed
-            renamed[target + rest] = value
-    return renamed | {name: torch.cat([parts[0], parts[1], parts[2]]) for name, parts in packed.items()}
 
 
 def reference_model() -> Any:
@@ -157,7 +64,7 @@ def reference_model() -> Any:
 
 def our_model(state: dict[str, Tensor]) -> Mask2Former:
     model = build_model(CONFIG, NUM_CLASSES).double().eval()
-    load_into(model, from_original(to_original(state), CONFIG), "transformers")
+    load_into(model, from_original(to_original(HUGGINGFACE, state), CONFIG), "transformers")
     return model
 
 
@@ -206,8 +113,8 @@ def compare(output: MaskOutput, expected: Any) -> None:
 
 def test_files_of_transformers_hold_the_same_weights_under_their_other_names(reference: Any, tmp_path: Path) -> None:
     reference.save_pretrained(tmp_path)  # written with the names of the files on its hub
-    stored = to_original(load_file(tmp_path / "model.safetensors"))
-    in_memory = to_original(reference.state_dict())
+    stored = to_original(HUGGINGFACE, load_file(tmp_path / "model.safetensors"))
+    in_memory = to_original(HUGGINGFACE, reference.state_dict())
     published = {name for name, ours in original_names(CONFIG) if ours is not None} | {"criterion.empty_weight"}
     assert stored.keys() == in_memory.keys() == published
     for name, value in in_memory.items():

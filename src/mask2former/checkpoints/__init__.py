@@ -1,17 +1,24 @@
 """From a name or file to a model, and back.
 
 :func:`from_pretrained` and :func:`save_pretrained` are the doors of ``Mask2Former``; the formats lie in ``io``
-(ours), ``original`` (published names) and ``pickles`` (safe reading). Knows nothing of tasks, training or drawing.
+(ours), ``original`` (published names) and ``pickles`` (safe reading), and files come from ``zoo`` (published, through
+``download``) and ``hub``. Knows nothing of tasks, training or drawing.
 """
 
 from __future__ import annotations
 
+import difflib
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-import torch
-
 from mask2former import recipes
+from mask2former.checkpoints.download import Progress
+from mask2former.checkpoints.hub import fetch_folder, parse_hub_name, push_folder
+from mask2former.checkpoints.instantiate import instantiate
 from mask2former.checkpoints.io import (
     FORMAT_VERSION,
     Checkpoint,
@@ -21,23 +28,33 @@ from mask2former.checkpoints.io import (
     save_folder,
     write_original,
 )
+from mask2former.checkpoints.start import start_from
+from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo
 from mask2former.errors import RequestError
-from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
+    "Zoo",
+    "ZooModel",
+    "current_zoo",
+    "fetch",
     "from_pretrained",
+    "instantiate",
     "load",
     "load_into",
     "open_checkpoint",
     "packaged_names",
+    "push_to_hub",
     "save",
     "save_folder",
     "save_pretrained",
+    "start_from",
     "write_original",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 def packaged_names() -> tuple[str, ...]:
@@ -49,40 +66,95 @@ def packaged_names() -> tuple[str, ...]:
 
 
 def open_checkpoint(source: str | Path, recipe: str | None = None) -> Checkpoint:
-    """Weights, configuration and categories of a packaged name, file or folder.
+    """Weights, configuration and categories of a name, file or folder.
 
-    A name of a packaged or published model wins over a file of that name; write ``./NAME`` for the file.
+    A ``str`` is, in this order: a packaged model (``scenes-tiny``); a published one (``coco-panoptic/r50``), which is
+    downloaded once; ``hf://owner/name`` on the Hugging Face hub; a file or folder; and if there is none of that name,
+    ``owner/name`` on the hub. Write ``./NAME`` for a file or folder that has the name of a model.
 
     Args:
-        source: ``scenes-tiny``, a path, ...
+        source: one of these; a ``Path`` is always a file or folder.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
 
     Raises:
-        RequestError: nothing of that name, or the file does not do; the message says what was expected.
+        RequestError: nothing of that name, it cannot be downloaded, or the file does not do; the message says what was
+            expected.
     """
-    name = source if isinstance(source, str) else None
-    if name in packaged_names():
-        if recipe is not None:
-            raise RequestError(f"'{name}' carries its own configuration; leave out recipe '{recipe}'")
-        with resources.as_file(resources.files("mask2former").joinpath("assets", f"{name}.safetensors")) as file:
-            return load(file)
-    if name in recipes.recipe_names():
-        raise RequestError(
-            f"'{name}' is a published model; downloading weights by name is not there yet. Download its file and give "
-            f"the path with recipe='{name}'"
-        )
+    if isinstance(source, str):
+        if source in packaged_names():
+            _refuse_recipe(source, recipe)
+            with resources.as_file(resources.files("mask2former").joinpath("assets", f"{source}.safetensors")) as file:
+                return load(file)
+        zoo = current_zoo()
+        if source in zoo:
+            _refuse_recipe(source, recipe)
+            return _open_published(zoo[source])
+        hub_name = parse_hub_name(source)
+        if hub_name and source.startswith("hf://"):
+            return load(fetch_folder(*hub_name), recipe)
+        if hub_name and not Path(source).exists() and not _is_meant_as_published(source):
+            try:
+                folder = fetch_folder(*hub_name)
+            except RequestError as error:
+                raise RequestError(f"'{source}' is no file or folder here, and {error}{_hint(source)}") from error
+            return load(folder, recipe)
     path = Path(source)
     if not path.exists():
-        packaged = ", ".join(packaged_names()) or "none"
-        raise RequestError(
-            f"'{source}' is neither a file, a folder nor a known model. Packaged models: {packaged}. Published models, "
-            f"whose downloaded file can be given with recipe='NAME': {recipes.describe_names()}"
-        )
+        raise RequestError(_unknown(str(source)))
     return load(path, recipe)
 
 
+def fetch(source: str | Path, progress: Progress | None = None) -> None:
+    """Bring the file of a published model into the cache; does nothing for anything else.
+
+    Args:
+        source: as of :func:`open_checkpoint`.
+        progress: called with the bytes so far and the bytes in all (None if the server does not say).
+
+    Raises:
+        RequestError: the file cannot be had; the message says what to do.
+    """
+    if isinstance(source, str) and source not in packaged_names() and source in (zoo := current_zoo()):
+        zoo[source].fetch(progress)
+
+
+def _refuse_recipe(name: str, recipe: str | None) -> None:
+    if recipe not in (None, name):
+        raise RequestError(f"'{name}' carries its own configuration; leave out recipe '{recipe}'")
+
+
+def _open_published(model: ZooModel) -> Checkpoint:
+    file, licence = model.fetch(), model.licence
+    terms = "" if licence.commercial else ": not for commercial use"
+    _logger.warning("weights of %s are licensed %s%s (%s)", model.name, licence.name, terms, licence.url)
+    try:
+        checkpoint = load(file, model.name if model.name in recipes.recipe_names() else None)
+    except RequestError as error:  # the hash was right when it was downloaded, but files can be put there by hand
+        raise RequestError(f"{error}; if it is not {model.url}, delete it and it is downloaded again") from error
+    return replace(checkpoint, licence=licence.name)
+
+
+def _is_meant_as_published(name: str) -> bool:
+    """Whether a name is one of a recipe, or begins like that of a published model."""
+    family = name.partition("/")[0]
+    return any(known.partition("/")[0] == family for known in (*current_zoo(), *recipes.recipe_names()))
+
+
+def _unknown(source: str) -> str:
+    some = ", ".join([*packaged_names(), *current_zoo()][:3])
+    return (
+        f"'{source}' is neither a file, a folder nor a known model{_hint(source) or ';'} 'mask2former models' lists "
+        f"the known ones ({some}, ...); those of the Hugging Face hub are hf://owner/name"
+    )
+
+
+def _hint(source: str) -> str:
+    close = difflib.get_close_matches(source, [*packaged_names(), *current_zoo()], n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
 def from_pretrained(source: str | Path, recipe: str | None = None) -> Mask2Former:
-    """A model in evaluation mode on the CPU, float32, with ``config`` and ``categories``.
+    """A model in evaluation mode on the CPU, float32, with ``config``, ``categories`` and, if known, ``licence``.
 
     Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
 
@@ -93,12 +165,7 @@ def from_pretrained(source: str | Path, recipe: str | None = None) -> Mask2Forme
     Raises:
         RequestError: as :func:`open_checkpoint`, or the weights do not fit the configuration.
     """
-    checkpoint = open_checkpoint(source, recipe)
-    with torch.random.fork_rng(devices=[]):  # initial values are overwritten; the caller's random state is not
-        model = build_model(checkpoint.config, len(checkpoint.categories))
-    load_into(model, checkpoint.state, checkpoint.source)
-    model.categories = checkpoint.categories
-    return model.eval()
+    return instantiate(open_checkpoint(source, recipe))
 
 
 def save_pretrained(model: Mask2Former, path: str | Path) -> None:
@@ -116,3 +183,21 @@ def save_pretrained(model: Mask2Former, path: str | Path) -> None:
         save_folder(model, path)
     else:
         raise RequestError(f"{path}: expected a name ending in .safetensors, .pkl or .pth, or a folder")
+
+
+def push_to_hub(
+    model: Mask2Former,
+    repo_id: str,
+    *,
+    private: bool = False,
+    metrics: Mapping[str, float] | None = None,
+    message: str = "",
+) -> str:
+    """Upload a model with its card to the Hugging Face hub; see :meth:`Mask2Former.push_to_hub`.
+
+    Raises:
+        RequestError: the model lacks its facts, or the hub does not take it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save_folder(model, folder, metrics=metrics, address=repo_id)
+        return push_folder(Path(folder), repo_id, private=private, message=message)

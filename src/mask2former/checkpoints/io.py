@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from mask2former import recipes
 from mask2former.atomic import write_whole
 from mask2former.checkpoints import original, pickles
+from mask2former.checkpoints.card import model_card
 from mask2former.config import ModelConfig, RunConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
@@ -43,6 +44,8 @@ class Checkpoint:
         state: our names to tensors; half precision already promoted to float32.
         source: where it came from, for messages.
         run: settings of the training run, if the file has them.
+        licence: of the weights, if it is known, for instance ``CC BY-NC 4.0``.
+        metrics: measured numbers in percent, if the file has them.
     """
 
     config: ModelConfig
@@ -50,6 +53,8 @@ class Checkpoint:
     state: dict[str, Tensor]
     source: str
     run: RunConfig | None = None
+    licence: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -74,8 +79,8 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
             found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
             raise RequestError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
         path = path / _WEIGHTS
-    head = _head(path)
-    if _is_safetensors(head, path.stat().st_size):
+    head = head_of(path)
+    if is_safetensors(head, path.stat().st_size):
         if recipe is not None:
             raise RequestError(f"{path}: carries its own configuration; leave out recipe '{recipe}'")
         return _load_ours(path)
@@ -84,7 +89,7 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
     return _from_original(path, pickles.read_state(path), recipe)
 
 
-def _head(path: Path) -> bytes:
+def head_of(path: Path) -> bytes:
     """The first bytes, after refusing what certainly is no checkpoint."""
     try:
         with path.open("rb") as stream:
@@ -102,7 +107,7 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _is_safetensors(head: bytes, size: int) -> bool:
+def is_safetensors(head: bytes, size: int) -> bool:
     """Eight bytes of header length, then JSON."""
     return size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
@@ -112,10 +117,10 @@ def _load_ours(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(path, metadata)
-            state = {name: _promoted(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            state = {name: promoted(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise RequestError(
-            f"{path}: damaged safetensors file ({error}); it may be incomplete, fetch or save it again"
+            f"{path}: damaged safetensors file ({error!s:.200}); it may be incomplete, fetch or save it again"
         ) from error
     config = parse(ModelConfig, _json(path, metadata, "config"), f"{path}: config")
     try:
@@ -123,31 +128,43 @@ def _load_ours(path: Path) -> Checkpoint:
     except RequestError as error:
         raise RequestError(f"{path}: categories: {error}") from error
     run = parse(RunConfig, _json(path, metadata, "run"), f"{path}: run") if "run" in metadata else None
-    return Checkpoint(config, categories, state, str(path), run)
+    metrics = _metrics(path, metadata) if "metrics" in metadata else {}
+    return Checkpoint(config, categories, state, str(path), run, metadata.get("licence"), metrics)
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") == "mask2former-backbone":
+        raise RequestError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
     if metadata.get("format") != "mask2former":
+        source = path.parent if (path.parent / "config.json").is_file() else path
         raise RequestError(
             f"{path}: a safetensors file of something else (format {metadata.get('format')!r}); expected one that "
-            "mask2former wrote"
+            f"mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
         )
     version = metadata.get("format_version", "")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+    if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise RequestError(
-            f"{path}: format version {version!r}; this library reads up to {FORMAT_VERSION}, so install a newer one"
+            f"{path}: format version {version!r:.20}; this library reads up to {FORMAT_VERSION}, so install a newer one"
         )
 
 
 def _json(path: Path, metadata: Mapping[str, str], key: str) -> object:
     try:
         return json.loads(metadata[key])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         state = "is damaged" if key in metadata else "is missing"
         raise RequestError(f"{path}: the '{key}' of its header {state}; save the model again") from None
 
 
-def _promoted(value: Tensor) -> Tensor:
+def _metrics(path: Path, metadata: Mapping[str, str]) -> dict[str, float]:
+    values = _json(path, metadata, "metrics")
+    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+        raise RequestError(f"{path}: the 'metrics' of its header are no numbers by name; save the model again")
+    return values
+
+
+def promoted(value: Tensor) -> Tensor:
+    """Half precision as float32; everything else as it is."""
     return value.float() if value.dtype in _HALVES else value
 
 
@@ -155,7 +172,8 @@ def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> 
     if not original.is_original(state):
         raise RequestError(
             f"{path}: not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
-            f"{len(state)} entries such as '{next(iter(state))}'"
+            f"{len(state)} entries such as '{next(iter(state))}'. If it is of another code base: "
+            f"mask2former convert {path} NEW.safetensors"
         )
     try:
         state = original.current_spelling(state)
@@ -164,7 +182,7 @@ def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> 
         renamed = original.from_original(state, config)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from error
-    renamed = {name: _promoted(value) for name, value in renamed.items()}
+    renamed = {name: promoted(value) for name, value in renamed.items()}
     return Checkpoint(config, original.recipe_categories(slug), renamed, str(path))
 
 
@@ -242,7 +260,13 @@ def _facts(model: Mask2Former) -> tuple[ModelConfig, Categories]:
     return model.config, model.categories
 
 
-def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None, run: RunConfig | None = None) -> None:
+def save(
+    model: Mask2Former,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    run: RunConfig | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
     """Write one safetensors file of ours.
 
     Args:
@@ -250,6 +274,7 @@ def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None,
         path: the file.
         dtype: storage type of floating-point entries, for instance ``torch.float16``; None keeps theirs.
         run: settings of the training run, stored along.
+        metrics: measured numbers of these weights in percent, stored along.
 
     Raises:
         RequestError: the model lacks its facts, a value does not fit ``dtype``, or the file cannot be written.
@@ -264,6 +289,10 @@ def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None,
     }
     if run is not None:
         metadata["run"] = run.model_dump_json()
+    if model.licence is not None:
+        metadata["licence"] = model.licence
+    if metrics:
+        metadata["metrics"] = json.dumps(dict(metrics))
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         stored = value.detach().cpu()
@@ -275,53 +304,31 @@ def save(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None,
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def save_folder(model: Mask2Former, path: str | Path, dtype: torch.dtype | None = None) -> None:
+def save_folder(
+    model: Mask2Former,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    metrics: Mapping[str, float] | None = None,
+    address: str | None = None,
+) -> None:
     """Write the layout of model hubs: ``model.safetensors`` and a ``README.md``.
+
+    Args:
+        model: with ``config`` and ``categories``.
+        path: the folder.
+        dtype: as of :func:`save`.
+        metrics: as of :func:`save`; also listed in the model card.
+        address: what the card says the model is loaded by; by default the folder.
 
     Raises:
         RequestError: as :func:`save`.
     """
     path = Path(path)
-    card = _model_card(*_facts(model))
-    save(model, path / _WEIGHTS, dtype)
+    config, categories = _facts(model)
+    parameters = sum(value.numel() for value in model.parameters())
+    card = model_card(config, categories, parameters, address or str(path), model.licence, metrics or {})
+    save(model, path / _WEIGHTS, dtype, metrics=metrics)
     write_whole(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
-
-
-def _model_card(config: ModelConfig, categories: Categories) -> str:
-    backbone, inference = config.backbone, config.inference
-    name = backbone.model if backbone.name == "timm" else f"Swin, width {backbone.embed_dim}, blocks {backbone.depths}"
-    things, stuff = len(categories.thing_indices), len(categories.stuff_indices)
-    shown = [name.split(",")[0].strip() for name in categories.names[:20]]
-    names = ", ".join(shown) + (", ..." if len(categories) > len(shown) else "")
-    return f"""---
-library_name: mask2former
-pipeline_tag: image-segmentation
-tags:
-- mask2former
-- image-segmentation
----
-
-# Mask2Former
-
-| | |
-|---|---|
-| backbone | {name} |
-| queries | {config.transformer_decoder.num_queries} |
-| tasks | {", ".join(inference.tasks)} |
-| classes | {len(categories)} ({things} things, {stuff} stuff): {names} |
-| picture size | short edge {inference.short_edge}, long edge at most {inference.long_edge} |
-
-```python
-from mask2former import Predictor
-
-predictor = Predictor.from_pretrained("path/to/this/folder")
-result = predictor("picture.jpg")
-result.plot()
-```
-
-`model.safetensors` carries weights, configuration and categories. If the weights derive from the official model zoo,
-its licence CC BY-NC 4.0 applies to them.
-"""
 
 
 def write_original(model: Mask2Former, path: str | Path) -> None:

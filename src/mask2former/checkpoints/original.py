@@ -22,9 +22,12 @@ from mask2former.structures import Categories
 
 __all__ = [
     "Architecture",
+    "backbone_names",
+    "backbone_title",
     "current_spelling",
     "from_original",
     "infer_architecture",
+    "infer_backbone",
     "is_original",
     "matching_recipes",
     "original_names",
@@ -66,13 +69,20 @@ def original_names(config: ModelConfig) -> list[Pair]:
     Raises:
         RequestError: the backbone has no place in the original layout.
     """
-    backbone = config.backbone
-    pairs: list[Pair] = []
-    pairs += _swin_names(backbone) if isinstance(backbone, SwinConfig) else _resnet_names(backbone)
+    pairs = backbone_names(config.backbone)
     pairs += _pixel_decoder_names(config.pixel_decoder.num_layers)
     pairs += _predictor_names(config.transformer_decoder.num_layers)
     pairs.append((_EMPTY_WEIGHT, None))
     return pairs
+
+
+def backbone_names(backbone: SwinConfig | TimmConfig) -> list[Pair]:
+    """The part of :func:`original_names` that a backbone alone has.
+
+    Raises:
+        RequestError: it has no place in the original layout.
+    """
+    return list(_swin_names(backbone) if isinstance(backbone, SwinConfig) else _resnet_names(backbone))
 
 
 def _both(original: str, ours: str) -> Iterator[Pair]:
@@ -246,6 +256,14 @@ def from_original(state: Mapping[str, Tensor], config: ModelConfig | None = None
 # --- recognising -----------------------------------------------------------------------------------------------------
 
 
+def backbone_title(backbone: SwinConfig | TimmConfig) -> str:
+    """A backbone in a few words."""
+    if isinstance(backbone, TimmConfig):
+        return backbone.model
+    size = _SWINS.get((backbone.embed_dim, backbone.depths[2]), "Swin")
+    return f"{size} (width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))})"
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What names and shapes tell about a model; inference settings of ``model`` are defaults."""
@@ -255,11 +273,9 @@ class Architecture:
 
     def __str__(self) -> str:
         backbone, decoder = self.model.backbone, self.model.transformer_decoder
-        if isinstance(backbone, SwinConfig):
-            size = _SWINS.get((backbone.embed_dim, backbone.depths[2]), "Swin")
-            text = f"{size} (width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))})"
-        else:
-            text = f"{backbone.model} with {'frozen' if backbone.norm == 'frozen' else 'trained'} norms"
+        text = backbone_title(backbone)
+        if isinstance(backbone, TimmConfig):
+            text += f" with {'frozen' if backbone.norm == 'frozen' else 'trained'} norms"
         return f"{text}, {decoder.num_queries} queries, {self.num_classes} classes"
 
     def shape_facts(self) -> tuple[object, ...]:
@@ -285,40 +301,31 @@ class Architecture:
         )
 
 
-def infer_architecture(state: Mapping[str, Tensor]) -> Architecture:
+def infer_architecture(
+    state: Mapping[str, Tensor],
+    *,
+    num_heads: int = 8,
+    spelled: Callable[[str], str] = str,
+    layout: str = "the original layout",
+) -> Architecture:
     """The architecture of an original checkpoint, from names and shapes.
 
-    Not visible there, hence defaults: inference settings, drop path, image or video, numbers of heads of the decoders.
+    Not visible there, hence defaults: inference settings, drop path, image or video.
+
+    Args:
+        state: in any of the original spellings.
+        num_heads: of both decoders, which is not visible either.
+        spelled: how the user's file names an entry, for messages.
+        layout: what the user's file is, for messages.
 
     Raises:
-        RequestError: not a full model in the original layout; the message names the entry that is missing.
+        RequestError: not a full model; the message names the entry that is missing.
     """
     current = current_spelling(state)
-
-    def shape(name: str, dims: int) -> tuple[int, ...]:
-        if name not in current:
-            raise RequestError(
-                f"not a Mask2Former model in the original layout: entry '{name}' is missing among {len(current)} "
-                f"entries such as '{next(iter(current), '')}'"
-            )
-        found = tuple(current[name].shape)
-        if len(found) != dims or 0 in found:
-            raise RequestError(f"entry '{name}' has shape {found}; expected {dims} dimensions, none of them empty")
-        return found
-
-    def count(pattern: str) -> int:
-        """How many of ``pattern`` with 0, 1, ... in place of ``*`` have entries."""
-        before, after = pattern.split("*")
-        number = 0
-        while f"{before}{number}{after}" in current:
-            number += 1
-        return number
-
-    is_swin = any(name.startswith("backbone.patch_embed.") for name in current)
+    shape, count = _looks(current, spelled, layout)
     encoder = f"{_PIXEL}transformer.encoder.layers"
-    num_heads = 8
     try:
-        backbone = _infer_swin(shape, count) if is_swin else _infer_resnet(shape, count, current)
+        backbone = infer_backbone(current, spelled=spelled, layout=layout)
         offsets = shape(f"{encoder}.0.self_attn.sampling_offsets.weight", 2)[0]
         model = ModelConfig(
             backbone=backbone,
@@ -334,6 +341,7 @@ def infer_architecture(state: Mapping[str, Tensor]) -> Architecture:
                 dim=shape(f"{_PREDICTOR}decoder_norm.weight", 1)[0],
                 num_queries=shape(f"{_PREDICTOR}query_feat.weight", 2)[0],
                 num_layers=count(f"{_PREDICTOR}transformer_self_attention_layers.*.norm.weight"),
+                num_heads=num_heads,
                 feedforward_dim=shape(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 2)[0],
             ),
         )
@@ -344,6 +352,52 @@ def infer_architecture(state: Mapping[str, Tensor]) -> Architecture:
             f"names and shapes that fit no Mask2Former model: {' '.join(str(error).split()):.200}"
         ) from error
     return Architecture(model, shape(f"{_PREDICTOR}class_embed.weight", 2)[0] - 1)
+
+
+def _looks(names: Mapping[str, Tensor], spelled: Callable[[str], str], layout: str) -> tuple[_Shape, _Count]:
+    """Two ways to look at a state dict: the shape of an entry, and how many there are of a numbered one."""
+
+    def shape(name: str, dims: int) -> tuple[int, ...]:
+        if name not in names:
+            raise RequestError(
+                f"not a Mask2Former model in {layout}: entry '{spelled(name)}' is missing among {len(names)} "
+                f"entries such as '{spelled(next(iter(names), ''))}'"
+            )
+        found = tuple(names[name].shape)
+        if len(found) != dims or 0 in found:
+            raise RequestError(
+                f"entry '{spelled(name)}' has shape {found}; expected {dims} dimensions, none of them empty"
+            )
+        return found
+
+    def count(pattern: str) -> int:
+        """How many of ``pattern`` with 0, 1, ... in place of ``*`` have entries."""
+        before, after = pattern.split("*")
+        number = 0
+        while f"{before}{number}{after}" in names:
+            number += 1
+        return number
+
+    return shape, count
+
+
+def infer_backbone(
+    state: Mapping[str, Tensor], *, spelled: Callable[[str], str] = str, layout: str = "the original layout"
+) -> SwinConfig | TimmConfig:
+    """The backbone, from the entries below ``backbone.``; arguments as of :func:`infer_architecture`.
+
+    Raises:
+        RequestError: it is none that we know; the message names what is missing.
+    """
+    shape, count = _looks(state, spelled, layout)
+    try:
+        if any(name.startswith("backbone.patch_embed.") for name in state):
+            return _infer_swin(shape, count)
+        return _infer_resnet(shape, count, state)
+    except RequestError:
+        raise
+    except ValueError as error:  # pydantic: sizes that fit no backbone
+        raise RequestError(f"names and shapes that fit no backbone: {' '.join(str(error).split()):.200}") from error
 
 
 def _infer_swin(shape: _Shape, count: _Count) -> SwinConfig:

@@ -16,7 +16,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ _STORAGES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
+_MOST_PARTS = 1_000_000  # of a tuple, counted through the tuples in it
+_SHARING = 8  # entries may share their numbers (tied weights), within reason
 _DTYPE = re.compile(r"[<>|=]?[biufc?]\d{0,2}|[<>|=]?[SU]\d+")
 
 
@@ -102,6 +104,22 @@ class _Tensor:
         if math.prod(self.size) > flat.numel():
             raise pickle.UnpicklingError("a tensor larger than its storage")
         return flat.as_strided(self.size, self.stride, self.offset)  # checks the bounds
+
+
+class _Skipped:
+    """Stands for an object of a training program that is no weight; it keeps nothing and can do nothing."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+def _getattr(*arguments: Any) -> Any:
+    """Only methods of what is skipped: mmengine's histories refer to their own."""
+    if len(arguments) != 2 or arguments[0] is not _Skipped:
+        raise _refusal("builtins.getattr")
+    return None
 
 
 class _Door:
@@ -176,6 +194,19 @@ def _size(*arguments: Any) -> tuple[Any, ...]:
     return tuple(*arguments)
 
 
+def _tuple(values: Any = ()) -> tuple[Any, ...]:
+    made = tuple(values)
+    if any(isinstance(value, tuple) for value in made):
+        raise _refusal("a tuple of tuples by another way than pickle's own")
+    return made
+
+
+def _text(value: Any = "") -> str:
+    if not isinstance(value, str | int | float):
+        raise _refusal(f"a {type(value).__name__} as text")
+    return str(value)
+
+
 def _storage_from_bytes(data: Any) -> _Storage:
     storage = _read_legacy(io.BytesIO(data), len(data))
     if not isinstance(storage, _Storage):
@@ -196,11 +227,15 @@ def _allowed() -> Iterator[tuple[str, str, Any]]:
     yield "collections", "OrderedDict", _Door(_Mapping)
     yield "collections", "Counter", _Door(collections.Counter)
     for module in ("builtins", "__builtin__"):
-        for kind in (set, frozenset, complex, int, float, bool, str, list, tuple, dict):
+        for kind in (set, frozenset, complex, int, float, bool, list, dict):
             yield module, kind.__name__, _Door(kind)
+        yield module, "tuple", _Door(_tuple)
+        yield module, "str", _Door(_text)
         yield module, "long", _Door(int)
         yield module, "bytes", _Door(_bytes)
         yield module, "bytearray", _Door(_bytearray)
+        yield module, "getattr", _Door(_getattr)
+    yield "mmengine.logging.history_buffer", "HistoryBuffer", _Skipped
     yield "_codecs", "encode", _Door(_encode)
     yield "numpy", "ndarray", "ndarray"
     yield "numpy", "dtype", _Door(_Dtype)
@@ -223,10 +258,53 @@ def _allowed() -> Iterator[tuple[str, str, Any]]:
 _ALLOWED = {(module, name): value for module, name, value in _allowed()}
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: IO[bytes], storage: Callable[..., _Storage] | None = None) -> None:
+class _Bounded:
+    """A stream that never makes room for more than the file can still hold, whatever length the pickle claims."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._size = stream, size
+        self.readline = stream.readline
+
+    def read(self, length: int = -1) -> bytes:
+        if length > self._size:
+            raise EOFError
+        return self._stream.read(length)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._stream.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]  (binary streams have it)
+
+
+# The one written in Python: in the C one a damaged memo index of four bytes asks for gigabytes.
+_PurePython: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _weighed(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An opcode that makes a tuple, and refuses one that would take ages to hash because it repeats its parts."""
+
+    def load_weighed(unpickler: Any) -> None:
+        load(unpickler)
+        made = unpickler.stack[-1]
+        weight = 1 + sum(unpickler.weights.get(id(part), 1) for part in made)
+        if weight > _MOST_PARTS:
+            raise pickle.UnpicklingError("tuples in tuples without end")
+        unpickler.weights[id(made)] = weight
+
+    return load_weighed
+
+
+class _Unpickler(_PurePython):
+    dispatch: ClassVar[dict[int, Any]] = {
+        **_PurePython.dispatch,
+        **{
+            code[0]: _weighed(_PurePython.dispatch[code[0]])
+            for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+        },
+    }
+
+    def __init__(self, stream: IO[bytes], size: int, storage: Callable[..., _Storage] | None = None) -> None:
         # Parity: published files were pickled by Python 2 or with its conventions.
-        super().__init__(stream, encoding="latin1")
+        super().__init__(_Bounded(stream, size), encoding="latin1")
+        self.weights: dict[int, int] = {}  # of tuples, by identity
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
@@ -275,15 +353,15 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
         return known.setdefault(key, _Storage(read))
 
     with archive.open(f"{root}data.pkl") as stream:
-        return _Unpickler(stream, storage).load()
+        return _Unpickler(stream, sizes[f"{root}data.pkl"], storage).load()
 
 
 def _read_legacy(stream: IO[bytes], size: int) -> Any:
     """The object of ``torch.save`` before 1.6: four pickles, then the bytes of the storages in a row."""
     if stream.read(len(TORCH_LEGACY_MAGIC)) != TORCH_LEGACY_MAGIC:
         raise pickle.UnpicklingError("a tensor in an unknown format")
-    _Unpickler(stream).load()  # protocol version
-    system = _Unpickler(stream).load()
+    _Unpickler(stream, size).load()  # protocol version
+    system = _Unpickler(stream, size).load()
     big_endian = isinstance(system, dict) and system.get("little_endian") is False
     known: dict[str, tuple[_Storage, torch.dtype, int]] = {}
     filled: dict[str, torch.Tensor] = {}
@@ -293,8 +371,8 @@ def _read_legacy(stream: IO[bytes], size: int) -> Any:
             known[key] = (_Storage(lambda: filled[key]), dtype, count)
         return known[key][0]
 
-    value = _Unpickler(stream, storage).load()
-    for key in _Unpickler(stream).load():
+    value = _Unpickler(stream, size, storage).load()
+    for key in _Unpickler(stream, size).load():
         _, dtype, count = known[key]
         (stored,) = struct.unpack("<q", stream.read(8))
         length = count * dtype.itemsize
@@ -332,7 +410,7 @@ def _select(payload: Any) -> dict[Any, Any]:
     return payload
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
+def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None) -> dict[str, torch.Tensor]:
     """Names and tensors of a pickle or PyTorch file, in the order of the file, dtypes as stored.
 
     The file holds either the mapping itself or ``{"model": mapping, ...}``; what else is in there (optimizer,
@@ -340,21 +418,25 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
     Args:
         path: an existing file.
+        select: given all that the file holds, containers of plain values and of stand-ins for arrays, returns the
+            mapping of names to arrays; may raise RequestError.
 
     Raises:
         RequestError: the file cannot be read, asks for anything but arrays, tensors and plain containers (the message
             names it), or holds something else than named arrays.
     """
+    select = select or _select
     try:
+        size = path.stat().st_size
         with path.open("rb") as stream:
             head = stream.read(len(TORCH_LEGACY_MAGIC))
             stream.seek(0)
             if head.startswith(b"PK\x03\x04"):
                 with zipfile.ZipFile(stream) as archive:
-                    return _tensors(_select(_read_zip(archive)))
+                    return _tensors(select(_read_zip(archive)), size)
             if head == TORCH_LEGACY_MAGIC:
-                return _tensors(_select(_read_legacy(stream, path.stat().st_size)))
-            return _tensors(_select(_Unpickler(stream).load()))
+                return _tensors(select(_read_legacy(stream, size)), size)
+            return _tensors(select(_Unpickler(stream, size).load()), size)
     except _Refused as refused:
         raise RequestError(
             f"{path}: the pickle asks for {refused}, which is no array, tensor or plain container; nothing was "
@@ -372,13 +454,17 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _tensors(values: dict[Any, Any]) -> dict[str, torch.Tensor]:
+def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
+    room = _SHARING * file_size + (1 << 20)
     for name, value in values.items():
         tensor = _as_tensor(value)
         if tensor is None or not isinstance(name, str):
             kind = type(value.array if isinstance(value, _Array) else value).__name__
             raise RequestError(f"entry {name!r:.80} is a {kind}; expected named numeric arrays only")
+        room -= tensor.nbytes
+        if room < 0:
+            raise RequestError(f"unfolds to over {_SHARING} times its size; expected entries with their own numbers")
         state[name] = tensor
     if not state:
         raise RequestError("holds no entries; expected named numeric arrays")

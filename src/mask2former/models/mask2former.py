@@ -5,7 +5,7 @@ Knows no task, loss or result; those take its :class:`MaskOutput`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class Mask2Former(nn.Module):
 
     Attributes:
         config, categories: what the model was built from, if it was; stored in checkpoints.
+        licence: of the weights, if it is known, for instance ``CC BY-NC 4.0``; stored in checkpoints.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Mask2Former(nn.Module):
         self.size_divisibility = size_divisibility
         self.config: ModelConfig | None = None
         self.categories: Categories | None = None
+        self.licence: str | None = None
         # Numbers and not buffers: a float64 model shall not see values that were once rounded to float32.
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -111,14 +113,15 @@ class Mask2Former(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, recipe: str | None = None) -> Mask2Former:
-        """A model from a packaged name, our ``.safetensors``, a folder, or an original ``.pkl`` or ``.pth``.
+        """A model by its name in the zoo, from a file or folder, or from the Hugging Face hub.
 
         Args:
-            source: where the weights are.
+            source: ``scenes-tiny`` (packaged), ``coco-panoptic/r50`` (published; downloaded once), our
+                ``.safetensors``, a folder, an original ``.pkl`` or ``.pth``, or ``hf://owner/name`` (hub).
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
 
         Raises:
-            RequestError: the file cannot be read or does not fit; the message says what was expected.
+            RequestError: the file cannot be had, cannot be read or does not fit; the message says what was expected.
         """
         from mask2former import checkpoints
 
@@ -129,3 +132,24 @@ class Mask2Former(nn.Module):
         from mask2former import checkpoints
 
         checkpoints.save_pretrained(self, path)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, metrics: Mapping[str, float] | None = None, message: str = ""
+    ) -> str:
+        """Upload the model with a model card to the Hugging Face hub; ``from_pretrained(repo_id)`` loads it there.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            private: whether a new repository is yours alone.
+            metrics: measured numbers in percent, for the card and the file.
+            message: of the commit.
+
+        Returns:
+            The page of the model.
+
+        Raises:
+            RequestError: no network, no such owner, or you are not logged in (``hf auth login``).
+        """
+        from mask2former import checkpoints
+
+        return checkpoints.push_to_hub(self, repo_id, private=private, metrics=metrics, message=message)

@@ -229,6 +229,52 @@ def test_a_tensor_beyond_its_storage(tmp_path: Path) -> None:
         read_state(path)
 
 
+def refused(path: Path, data: bytes, message: str) -> None:
+    path.write_bytes(data)
+    with pytest.raises(RequestError, match=message):
+        read_state(path)
+
+
+def test_a_claimed_length_makes_no_room(tmp_path: Path) -> None:
+    for claim in (b"\x8e" + (1 << 40).to_bytes(8, "little"), b"B" + (1 << 31).to_bytes(4, "little")):
+        refused(tmp_path / "weights.pkl", b"\x80\x04" + claim + b"short.", "incomplete")
+
+
+def test_a_claimed_memo_index_makes_no_room(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    names = pickle.dumps({"a": np.zeros(2, dtype=np.float32)}, protocol=2)
+    far = names.replace(b"q\x00", b"r\xff\xff\xff\x7f", 1)  # would take 32 GB as an array of pointers
+    assert far != names
+    path.write_bytes(far)
+    assert list(read_state(path)) == ["a"]
+
+
+def test_one_storage_for_very_many_entries_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    shared = torch.zeros(1 << 18)
+    torch.save({f"entry {index}": shared for index in range(100)}, path)
+    with pytest.raises(RequestError, match="unfolds to over 8 times its size"):
+        read_state(path)
+    torch.save({f"entry {index}": shared for index in range(5)}, path)
+    assert len(read_state(path)) == 5  # tied weights
+
+
+def test_tuples_that_repeat_themselves_do_not_hang(tmp_path: Path) -> None:
+    twice = b"2\x86"  # the tuple of the last thing and itself
+    refused(tmp_path / "weights.pkl", b"\x80\x02})" + twice * 60 + b"K\x01s.", "tuples in tuples without end")
+
+
+def test_objects_of_mmengine_keep_nothing(tmp_path: Path) -> None:
+    skipped = b"cmmengine.logging.history_buffer\nHistoryBuffer\n"
+    weights = pickle.dumps(np.zeros(2, dtype=np.float32), protocol=2)[2:-1]
+    made = b"\x80\x02}(X\x01\x00\x00\x00a" + weights + b"X\x01\x00\x00\x00b" + skipped + b")\x81}b"
+    refused(tmp_path / "weights.pkl", made + b"u.", "entry 'b' is a _Skipped")
+    changed = b"\x80\x02" + skipped + b"}X\x08\x00\x00\x00__call__K\x01sb."
+    refused(tmp_path / "weights.pkl", changed, "not a readable pickle")
+    method = b"\x80\x02cbuiltins\ngetattr\n" + skipped + b"X\x09\x00\x00\x00__class__\x86R."
+    refused(tmp_path / "weights.pkl", method, "holds a NoneType")
+
+
 def test_noise_is_no_pickle(tmp_path: Path) -> None:
     path = tmp_path / "weights.pkl"
     for seed in range(50):

@@ -107,8 +107,9 @@ class MaskedTransformerDecoder(nn.Module):
         batch = mask_features.shape[0]
         queries = self.query_features.weight.expand(batch, -1, -1)
         query_positions = self.query_positions.weight.expand(batch, -1, -1)
-        if torch.is_autocast_enabled(mask_features.device.type):  # once, not for every product
-            mask_features = mask_features.to(torch.get_autocast_dtype(mask_features.device.type))
+        kind = mask_features.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # once, not for every product
+            mask_features = mask_features.to(torch.get_autocast_dtype(kind))
         depths = [self._read(queries, mask_features)]
         for index, layer in enumerate(self.layers):
             level = index % _NUM_LEVELS

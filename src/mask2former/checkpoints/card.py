@@ -1,0 +1,91 @@
+"""The page of a model on a hub, from the model's own facts. Knows no files and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mask2former.config import ModelConfig
+from mask2former.structures import Categories
+
+__all__ = ["model_card"]
+
+_HUB_LICENCES = {"CC BY-NC 4.0": "cc-by-nc-4.0", "MIT": "mit"}  # our name to that of the hub's metadata
+_SHOWN = 20  # class names
+
+
+def model_card(
+    config: ModelConfig,
+    categories: Categories,
+    num_parameters: int,
+    address: str,
+    licence: str | None,
+    metrics: Mapping[str, float],
+) -> str:
+    """Markdown with the hub's metadata on top.
+
+    Args:
+        config: architecture and inference settings.
+        categories: the classes.
+        num_parameters: of the model.
+        address: what the model is loaded by.
+        licence: of the weights, if it is known.
+        metrics: measured numbers in percent; may be empty.
+    """
+    settings = config.inference
+    things, stuff = len(categories.thing_indices), len(categories.stuff_indices)
+    names = [name.split(",")[0].strip() for name in categories.names[:_SHOWN]]
+    names += ["..."] if len(categories) > _SHOWN else []
+    edges = f"short edge {settings.short_edge}, long edge at most {settings.long_edge} pixels"
+    rows = [
+        ("backbone", _backbone(config)),
+        ("queries", f"{config.transformer_decoder.num_queries}"),
+        ("parameters", f"{num_parameters:,}"),
+        ("tasks", ", ".join(settings.tasks)),
+        ("classes", f"{len(categories)} ({things} things, {stuff} stuff): {', '.join(names)}"),
+        ("picture size", edges if settings.short_edge else "as it is"),
+        *((name, f"{value:.1f}") for name, value in metrics.items()),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    licence_line = f"license: {_HUB_LICENCES[licence]}\n" if licence in _HUB_LICENCES else ""
+    return f"""---
+library_name: mask2former
+pipeline_tag: image-segmentation
+{licence_line}tags:
+- mask2former
+- image-segmentation
+---
+
+# Mask2Former
+
+| | |
+|---|---|
+{table}
+
+```python
+from mask2former import Predictor
+
+predictor = Predictor.from_pretrained("{address}")
+result = predictor("picture.jpg")
+result.plot()
+```
+
+`model.safetensors` carries weights, configuration and categories.
+{_licence_note(licence)}
+"""
+
+
+def _backbone(config: ModelConfig) -> str:
+    backbone = config.backbone
+    if backbone.name == "timm":
+        return backbone.model
+    blocks = "-".join(map(str, backbone.depths))
+    return f"Swin, width {backbone.embed_dim}, blocks {blocks}, window {backbone.window_size}"
+
+
+def _licence_note(licence: str | None) -> str:
+    if licence is None:
+        return (
+            "The file states no licence. If the weights derive from the official model zoo, its licence CC BY-NC 4.0 "
+            "applies to them."
+        )
+    return f"The weights, or those they were trained from, are licensed {licence}."

@@ -1,0 +1,93 @@
+"""Checkpoints of other code bases to ours and back: recognised by their names, converted by tables, verified.
+
+Each code base is one module with a table of names; ``rules`` reads the tables both ways, with the original names in
+the middle. ``reading`` and ``writing`` deal with files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mask2former import checkpoints
+from mask2former.checkpoints.convert.backbones import Backbone, save_backbone
+from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
+from mask2former.checkpoints.convert.reading import Found, architecture_of, read
+from mask2former.checkpoints.convert.verify import compare_with_transformers
+from mask2former.checkpoints.convert.writing import TARGETS, Target, check_place, write
+from mask2former.config import Task
+from mask2former.errors import RequestError
+
+__all__ = ["TARGETS", "Conversion", "Found", "Target", "convert", "read"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was done.
+
+    Attributes:
+        source: what the source turned out to be.
+        path: what was written.
+        notes: what a user should know, one phrase each.
+        checks: what was verified, one phrase each.
+    """
+
+    source: str
+    path: Path
+    notes: tuple[str, ...]
+    checks: tuple[str, ...]
+
+
+def convert(
+    source: str | Path,
+    path: str | Path,
+    to: Target = "ours",
+    recipe: str | None = None,
+    tasks: Sequence[Task] = (),
+    *,
+    verify: bool = True,
+) -> Conversion:
+    """Write ``source`` in another layout.
+
+    Args:
+        source: a file or folder of any code base that we know, or a name as of ``Mask2Former.from_pretrained``.
+        path: what to write; must not be there yet.
+        to: the layout.
+        recipe: the published model that it is, where the file does not say.
+        tasks: what it was trained for, where neither the file nor a recipe says.
+        verify: whether to run both implementations where the other one is installed.
+
+    Raises:
+        RequestError: the source is not known, incomplete or ambiguous, the model has no place in the layout, the place
+            cannot be written, or a check fails; nothing is written then.
+    """
+    path = Path(path)
+    check_place(path, to)
+    found = _found(source, recipe, tasks)
+    if isinstance(found.content, Backbone):
+        if to != "ours" or path.suffix != ".safetensors":
+            raise RequestError(f"{source}: {found.title}, which is written as ours only, as a .safetensors file")
+        save_backbone(found.content, path)
+        return Conversion(found.title, path, (*found.notes, "train from it with model.init"), ("all names are known",))
+    model = checkpoints.instantiate(found.content)
+    checks: list[str] = []
+
+    def check(folder: Path) -> None:
+        if verify and (agreed := compare_with_transformers(model, folder)):
+            checks.append(agreed)
+
+    if found.layout == HUGGINGFACE.key and Path(source).is_dir():
+        check(Path(source))
+    write(model, path, to, check if to == HUGGINGFACE.key else None)
+    checks.append("every entry has its place" if to == "ours" else "read back, every value is the same")
+    return Conversion(found.title, path, found.notes, tuple(checks))
+
+
+def _found(source: str | Path, recipe: str | None, tasks: Sequence[Task]) -> Found:
+    if Path(source).exists() and source not in checkpoints.packaged_names():
+        return read(Path(source), recipe, tasks)
+    if tasks:
+        raise RequestError(f"'{source}' carries its own configuration; leave out the tasks")
+    checkpoint = checkpoints.open_checkpoint(source, recipe)
+    return Found(f"mask2former, {architecture_of(checkpoint)}", checkpoint, "ours")

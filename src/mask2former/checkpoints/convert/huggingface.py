@@ -1,0 +1,364 @@
+"""Names and ``config.json`` of the Mask2Former in Hugging Face's ``transformers``, with Swin or ResNet.
+
+Written are the names of the files on its hub, which every version reads; read are those of its modules in memory too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
+from mask2former.checkpoints.convert.rules import Layout, Rule, rules
+from mask2former.checkpoints.original import Architecture
+from mask2former.config import InferenceConfig, ModelConfig, SwinConfig, TimmConfig
+from mask2former.errors import RequestError
+from mask2former.structures import Categories
+
+__all__ = [
+    "HUGGINGFACE",
+    "check_config",
+    "config_of",
+    "edges_of",
+    "label_names",
+    "num_heads_of",
+    "own_facts",
+    "preprocessor_of",
+]
+
+_ENCODER = "model.pixel_level_module.encoder."
+_SWIN_BLOCK = "encoder.layers.{}.blocks.{}"
+_OUR_BLOCK = "layers.{}.blocks.{}"
+
+
+def _in_files() -> dict[str | tuple[str, ...], str]:
+    return {
+        "embeddings.patch_embeddings.projection.*": "patch_embed.proj.*",
+        "embeddings.norm.*": "patch_embed.norm.*",
+        f"{_SWIN_BLOCK}.layernorm_before.*": f"{_OUR_BLOCK}.norm1.*",
+        f"{_SWIN_BLOCK}.layernorm_after.*": f"{_OUR_BLOCK}.norm2.*",
+        tuple(f"{_SWIN_BLOCK}.attention.self.{part}.*" for part in ("query", "key", "value")): (
+            f"{_OUR_BLOCK}.attn.qkv.*"
+        ),
+        f"{_SWIN_BLOCK}.attention.output.dense.*": f"{_OUR_BLOCK}.attn.proj.*",
+        f"{_SWIN_BLOCK}.attention.self.*": f"{_OUR_BLOCK}.attn.*",  # bias table and index
+        f"{_SWIN_BLOCK}.intermediate.dense.*": f"{_OUR_BLOCK}.mlp.fc1.*",
+        f"{_SWIN_BLOCK}.output.dense.*": f"{_OUR_BLOCK}.mlp.fc2.*",
+        "encoder.layers.{}.downsample.reduction.*": "layers.{}.downsample.reduction.*",
+        "encoder.layers.{}.downsample.norm.*": "layers.{}.downsample.norm.*",
+    }
+
+
+def _in_memory() -> dict[str | tuple[str, ...], str]:
+    """What versions 5.x call the same parts while they run."""
+    return {
+        tuple(f"{_SWIN_BLOCK}.attention.{part}_proj.*" for part in "qkv"): f"{_OUR_BLOCK}.attn.qkv.*",
+        f"{_SWIN_BLOCK}.attention.o_proj.*": f"{_OUR_BLOCK}.attn.proj.*",
+        f"{_SWIN_BLOCK}.attention.relative_position_bias.*": f"{_OUR_BLOCK}.attn.*",
+        f"{_SWIN_BLOCK}.mlp.fc1.*": f"{_OUR_BLOCK}.mlp.fc1.*",
+        f"{_SWIN_BLOCK}.mlp.fc2.*": f"{_OUR_BLOCK}.mlp.fc2.*",
+    }
+
+
+def _resnet() -> tuple[Rule, ...]:
+    stem = {"convolution.*": "stem.conv1.*", "normalization.*": "stem.conv1.norm.*"}
+    blocks = {
+        template: original
+        for stage in range(4)
+        for template, original in {
+            f"stages.{stage}.layers.{{}}.shortcut.convolution.*": f"res{stage + 2}.{{}}.shortcut.*",
+            f"stages.{stage}.layers.{{}}.shortcut.normalization.*": f"res{stage + 2}.{{}}.shortcut.norm.*",
+            f"stages.{stage}.layers.{{}}.layer.0.convolution.*": f"res{stage + 2}.{{}}.conv1.*",
+            f"stages.{stage}.layers.{{}}.layer.0.normalization.*": f"res{stage + 2}.{{}}.conv1.norm.*",
+            f"stages.{stage}.layers.{{}}.layer.1.convolution.*": f"res{stage + 2}.{{}}.conv2.*",
+            f"stages.{stage}.layers.{{}}.layer.1.normalization.*": f"res{stage + 2}.{{}}.conv2.norm.*",
+            f"stages.{stage}.layers.{{}}.layer.2.convolution.*": f"res{stage + 2}.{{}}.conv3.*",
+            f"stages.{stage}.layers.{{}}.layer.2.normalization.*": f"res{stage + 2}.{{}}.conv3.norm.*",
+        }.items()
+    }
+    return rules(f"{_ENCODER}embedder.embedder.", "backbone.", {**stem}) + rules(
+        f"{_ENCODER}encoder.", "backbone.", {**blocks}
+    )
+
+
+_DECODERS = (
+    *rules(
+        _ENCODER,
+        "backbone.",
+        {f"hidden_states_norms.stage{index + 1}.*": f"norm{index}.*" for index in range(4)},
+    ),
+    *rules(
+        "model.pixel_level_module.decoder.",
+        "sem_seg_head.pixel_decoder.",
+        {
+            "input_projections.{}.{}.*": "input_proj.{}.{}.*",
+            "level_embed": "transformer.level_embed",
+            **{
+                f"encoder.layers.{{}}.self_attn.{part}.*": f"transformer.encoder.layers.{{}}.self_attn.{part}.*"
+                for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+            },
+            "encoder.layers.{}.self_attn_layer_norm.*": "transformer.encoder.layers.{}.norm1.*",
+            "encoder.layers.{}.final_layer_norm.*": "transformer.encoder.layers.{}.norm2.*",
+            "encoder.layers.{}.fc1.*": "transformer.encoder.layers.{}.linear1.*",
+            "encoder.layers.{}.fc2.*": "transformer.encoder.layers.{}.linear2.*",
+            "mask_projection.*": "mask_features.*",
+            "adapter_1.0.*": "adapter_1.*",
+            "adapter_1.1.*": "adapter_1.norm.*",
+            "layer_1.0.*": "layer_1.*",
+            "layer_1.1.*": "layer_1.norm.*",
+        },
+    ),
+    *rules(
+        "model.transformer_module.",
+        "sem_seg_head.predictor.",
+        {
+            tuple(f"decoder.layers.{{}}.self_attn.{part}_proj.*" for part in "qkv"): (
+                "transformer_self_attention_layers.{}.self_attn.in_proj_*"
+            ),
+            "decoder.layers.{}.self_attn.out_proj.*": "transformer_self_attention_layers.{}.self_attn.out_proj.*",
+            "decoder.layers.{}.self_attn_layer_norm.*": "transformer_self_attention_layers.{}.norm.*",
+            "decoder.layers.{}.cross_attn.*": "transformer_cross_attention_layers.{}.multihead_attn.*",
+            "decoder.layers.{}.cross_attn.out_proj.*": (
+                "transformer_cross_attention_layers.{}.multihead_attn.out_proj.*"
+            ),
+            "decoder.layers.{}.cross_attn_layer_norm.*": "transformer_cross_attention_layers.{}.norm.*",
+            "decoder.layers.{}.fc1.*": "transformer_ffn_layers.{}.linear1.*",
+            "decoder.layers.{}.fc2.*": "transformer_ffn_layers.{}.linear2.*",
+            "decoder.layers.{}.final_layer_norm.*": "transformer_ffn_layers.{}.norm.*",
+            "decoder.layernorm.*": "decoder_norm.*",
+            "queries_features.weight": "query_feat.weight",
+            "queries_embedder.weight": "query_embed.weight",
+            "level_embed.weight": "level_embed.weight",
+            "decoder.mask_predictor.mask_embedder.{}.0.*": "mask_embed.layers.{}.*",
+        },
+    ),
+    *rules("class_predictor.", "sem_seg_head.predictor.class_embed.", {"*": "*"}),
+    *rules("", "", {"criterion.empty_weight": "criterion.empty_weight"}),
+)
+
+HUGGINGFACE = Layout(
+    key="huggingface",
+    title="Hugging Face transformers",
+    signature=("model.transformer_module.queries_features.weight", "class_predictor.weight"),
+    rules=(*rules(_ENCODER, "backbone.", _in_files()), *_resnet(), *_DECODERS),
+    also_read=(
+        *rules(_ENCODER, "backbone.", _in_memory()),
+        *rules(f"{_ENCODER}swin.", "backbone.", _in_files() | _in_memory()),
+        *rules(f"{_ENCODER}_backbone.", "backbone.", STEM | BLOCKS),  # their wrapper around timm
+    ),
+    unused=tuple(f"{_ENCODER}{part}layernorm.*" for part in ("", "swin.")),
+    not_written=("backbone.layers.{}.blocks.{}.attn.relative_position_index",),
+    has_counters=True,
+)
+
+_RESNETS: dict[str, dict[str, Any]] = {
+    "resnet18": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
+    "resnet34": {"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]},
+    "resnet50": {"layer_type": "bottleneck", "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+    "resnet101": {"layer_type": "bottleneck", "depths": [3, 4, 23, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+    "resnet152": {"layer_type": "bottleneck", "depths": [3, 8, 36, 3], "hidden_sizes": [256, 512, 1024, 2048]},
+}
+_STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
+_POINTS = 4  # of deformable attention, fixed there
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OURS = "mask2former"  # of config.json: what it has no other place for
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
+    """``config.json`` for a model of ours.
+
+    Raises:
+        RequestError: the model has something that ``transformers`` cannot do; the message names it.
+    """
+    pixel, decoder = config.pixel_decoder, config.transformer_decoder
+    if decoder.position_encoding != "2d":
+        raise RequestError("transformers has image models only, and this one is for clips; choose another layout")
+    if pixel.num_heads != decoder.num_heads or pixel.num_points != _POINTS:
+        raise RequestError(
+            f"transformers has one number of heads and {_POINTS} points; this model has {pixel.num_heads} and "
+            f"{decoder.num_heads} heads and {pixel.num_points} points. Choose another layout"
+        )
+    names = {str(index): name for index, name in enumerate(categories.names)}
+    return {
+        "architectures": ["Mask2FormerForUniversalSegmentation"],
+        "model_type": "mask2former",
+        "backbone_config": _backbone_config(config.backbone),
+        "feature_size": pixel.dim,
+        "mask_feature_size": pixel.mask_dim,
+        "hidden_dim": decoder.dim,
+        "encoder_layers": pixel.num_layers,
+        "encoder_feedforward_dim": pixel.feedforward_dim,
+        "decoder_layers": decoder.num_layers + 1,  # counts the prediction before the first layer
+        "dim_feedforward": decoder.feedforward_dim,
+        "num_attention_heads": decoder.num_heads,
+        "num_queries": decoder.num_queries,
+        "dropout": pixel.dropout,
+        "activation_function": "relu",
+        "pre_norm": False,
+        "enforce_input_projection": False,
+        "common_stride": 4,
+        "feature_strides": [4, 8, 16, 32],
+        "no_object_weight": 0.1,
+        "ignore_value": categories.ignore_label,
+        "id2label": names,
+        "label2id": {name: int(index) for index, name in names.items()},
+        _OURS: {
+            "config": config.model_dump(mode="json", exclude={"init", "init_partial"}),
+            "categories": categories.to_dict(),
+        },
+    }
+
+
+def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
+    if isinstance(backbone, SwinConfig):
+        return {
+            "model_type": "swin",
+            "embed_dim": backbone.embed_dim,
+            "depths": list(backbone.depths),
+            "num_heads": list(backbone.num_heads),
+            "window_size": backbone.window_size,
+            "drop_path_rate": backbone.drop_path_rate,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-5,
+            "mlp_ratio": 4.0,
+            "patch_size": 4,
+            "qkv_bias": True,
+            "use_absolute_embeddings": False,
+            "out_features": _STAGES,
+        }
+    sizes = _RESNETS.get(backbone.model.split(".")[0])
+    if sizes is None or backbone.arguments:
+        raise RequestError(
+            f"transformers' Mask2Former has Swin and ResNets with a plain stem, not backbone '{backbone.model}'; "
+            "choose another layout"
+        )
+    return {"model_type": "resnet", "embedding_size": 64, "hidden_act": "relu", "out_features": _STAGES, **sizes}
+
+
+def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, Any]:
+    """``preprocessor_config.json``: sizes of pictures, mean and deviation."""
+    return {
+        "image_processor_type": "Mask2FormerImageProcessor",
+        "do_resize": inference.short_edge > 0,
+        "size": {"shortest_edge": inference.short_edge or 800, "longest_edge": inference.long_edge},
+        "size_divisor": 32,
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(_MEAN),
+        "image_std": list(_STD),
+        "ignore_index": ignore_label,
+        "do_reduce_labels": False,
+    }
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _number(values: Mapping[str, Any], key: str, default: int) -> int:
+    value = values.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 20:
+        raise RequestError(f"config.json: '{key}' is {value!r:.60}; expected a number of at least 1")
+    return value
+
+
+def num_heads_of(config: Mapping[str, Any]) -> int:
+    """Attention heads of both decoders, which names and shapes do not show.
+
+    Raises:
+        RequestError: no such number, or the configuration is of another kind of model.
+    """
+    if config.get("model_type") != "mask2former":
+        raise RequestError(f"config.json: model_type is {config.get('model_type')!r:.60}; expected 'mask2former'")
+    return _number(config, "num_attention_heads", 8)
+
+
+def check_config(config: Mapping[str, Any], found: Architecture) -> None:
+    """Hold ``config.json`` to what the weights are, and refuse what our model does not compute.
+
+    Raises:
+        RequestError: a number differs, or a setting asks for something else.
+    """
+    pixel, decoder, backbone = found.model.pixel_decoder, found.model.transformer_decoder, found.model.backbone
+    expected: dict[str, int] = {
+        "feature_size": pixel.dim,
+        "mask_feature_size": pixel.mask_dim,
+        "hidden_dim": decoder.dim,
+        "encoder_layers": pixel.num_layers,
+        "encoder_feedforward_dim": pixel.feedforward_dim,
+        "decoder_layers": decoder.num_layers + 1,
+        "dim_feedforward": decoder.feedforward_dim,
+        "num_queries": decoder.num_queries,
+    }
+    fixed: dict[str, Any] = {"pre_norm": False, "activation_function": "relu", "enforce_input_projection": False}
+    faults = [f"'{key}' is {config[key]!r:.60}, the weights say {value}" for key, value in expected.items()
+              if key in config and config[key] != value]  # fmt: skip
+    faults += [f"'{key}' is {config[key]!r:.60}, only {value!r} is known here" for key, value in fixed.items()
+               if key in config and config[key] != value]  # fmt: skip
+    if pixel.num_points != _POINTS:
+        faults.append(f"'num_attention_heads' is {pixel.num_heads}, which the weights of the pixel decoder do not fit")
+    inner = config.get("backbone_config")
+    if isinstance(inner, dict) and isinstance(backbone, SwinConfig):
+        swin: dict[str, Any] = {
+            "embed_dim": backbone.embed_dim,
+            "depths": list(backbone.depths),
+            "num_heads": list(backbone.num_heads),
+            "window_size": backbone.window_size,
+            "use_absolute_embeddings": False,
+            "hidden_act": "gelu",
+        }
+        faults += [f"backbone_config '{key}' is {inner[key]!r:.60}, expected {value}" for key, value in swin.items()
+                   if key in inner and inner[key] != value]  # fmt: skip
+    if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):
+        faults.append("backbone_config 'downsample_in_bottleneck' is on: the stride is in the 3x3 convolutions here")
+    if faults:
+        raise RequestError(f"config.json: {'; '.join(faults)}")
+
+
+def label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] | None:
+    """Names of the classes in their order, or None if the configuration has none of its own.
+
+    Raises:
+        RequestError: there are names, but not one for each class.
+    """
+    table = config.get("id2label")
+    if not isinstance(table, dict):
+        return None
+    names = [table.get(str(index)) for index in range(num_classes)]
+    if len(table) != num_classes or not all(isinstance(name, str) for name in names):
+        raise RequestError(f"config.json: 'id2label' has {len(table)} entries; expected names of {num_classes} classes")
+    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
+        return None
+    return tuple(str(name) for name in names)
+
+
+def own_facts(config: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """Configuration and categories, not yet checked, if the folder was written by us."""
+    values = config.get(_OURS)
+    return (values.get("config"), values.get("categories")) if isinstance(values, dict) else None
+
+
+def edges_of(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Short and long edge in pixels, or None if pictures get a fixed size or nothing is said.
+
+    Raises:
+        RequestError: another normalisation than the one of our models, or sizes that are none.
+    """
+    for key, expected in (("image_mean", _MEAN), ("image_std", _STD)):
+        values = preprocessor.get(key, expected)
+        is_listed = isinstance(values, list | tuple) and len(values) == 3
+        if not is_listed or any(
+            not isinstance(value, int | float) or abs(value - wanted) > 1e-4
+            for value, wanted in zip(values, expected, strict=True)
+        ):
+            raise RequestError(f"preprocessor_config.json: '{key}' is {values!r:.60}; expected {list(expected)}")
+    if preprocessor.get("do_resize") is False:
+        return 0, 1333
+    size = preprocessor.get("size")
+    if not isinstance(size, dict) or "shortest_edge" not in size:
+        return None
+    return _number(size, "shortest_edge", 800), _number(size, "longest_edge", 1333)

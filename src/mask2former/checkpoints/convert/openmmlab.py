@@ -1,0 +1,155 @@
+"""Names of mmdetection 2.x and 3.x and of mmsegmentation.
+
+Their Swin counts the channels of a 2x2 block in another order when it merges patches; everything else is names.
+mmdetection calls the head ``panoptic_head``, mmsegmentation ``decode_head``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
+from mask2former.checkpoints.convert.rules import Change, Layout, Rule, rules
+
+__all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "swin_rules"]
+
+_SWAPPED = [0, 2, 1, 3]  # of the corners of a 2x2 block; its own inverse
+
+
+def _rows_to_original(value: Tensor) -> Tensor:
+    return value.unflatten(-1, (-1, 4)).transpose(-1, -2)[..., _SWAPPED, :].flatten(-2)
+
+
+def _rows_from_original(value: Tensor) -> Tensor:
+    return value.unflatten(-1, (4, -1))[..., _SWAPPED, :].transpose(-1, -2).flatten(-2)
+
+
+# They unfold: channel, then corner; the original concatenates: corner, then channel, columns before rows.
+_MERGING = Change(_rows_to_original, _rows_from_original)
+
+
+def swin_rules(prefix: str) -> tuple[Rule, ...]:
+    """The Swin of this family, which others use too."""
+    block, theirs = "layers.{}.blocks.{}", "stages.{}.blocks.{}"
+    return rules(
+        prefix,
+        "backbone.",
+        {
+            "patch_embed.projection.*": "patch_embed.proj.*",
+            "patch_embed.norm.*": "patch_embed.norm.*",
+            f"{theirs}.norm1.*": f"{block}.norm1.*",
+            f"{theirs}.norm2.*": f"{block}.norm2.*",
+            f"{theirs}.attn.w_msa.*": f"{block}.attn.*",  # bias table and index
+            f"{theirs}.attn.w_msa.qkv.*": f"{block}.attn.qkv.*",
+            f"{theirs}.attn.w_msa.proj.*": f"{block}.attn.proj.*",
+            f"{theirs}.ffn.layers.0.0.*": f"{block}.mlp.fc1.*",
+            f"{theirs}.ffn.layers.1.*": f"{block}.mlp.fc2.*",
+            "norm{}.*": "norm{}.*",
+        },
+    ) + rules(
+        prefix,
+        "backbone.",
+        {
+            "stages.{}.downsample.reduction.*": "layers.{}.downsample.reduction.*",
+            "stages.{}.downsample.norm.*": "layers.{}.downsample.norm.*",
+        },
+        _MERGING,
+    )
+
+
+def _head(prefix: str, encoder: dict[str, str], decoder: dict[str, str]) -> tuple[Rule, ...]:
+    """``encoder`` and ``decoder`` say what differs between the generations, within a layer."""
+    pixel = rules(
+        f"{prefix}.pixel_decoder.",
+        "sem_seg_head.pixel_decoder.",
+        {
+            "input_convs.{}.conv.*": "input_proj.{}.0.*",
+            "input_convs.{}.gn.*": "input_proj.{}.1.*",
+            "level_encoding.weight": "transformer.level_embed",
+            "lateral_convs.0.conv.*": "adapter_1.*",
+            "lateral_convs.0.gn.*": "adapter_1.norm.*",
+            "output_convs.0.conv.*": "layer_1.*",
+            "output_convs.0.gn.*": "layer_1.norm.*",
+            "mask_feature.*": "mask_features.*",
+            "encoder.layers.{}.norms.0.*": "transformer.encoder.layers.{}.norm1.*",
+            "encoder.layers.{}.norms.1.*": "transformer.encoder.layers.{}.norm2.*",
+            **{
+                f"encoder.layers.{{}}.{theirs}.*": f"transformer.encoder.layers.{{}}.{original}.*"
+                for theirs, original in encoder.items()
+            },
+        },
+    )
+    predictor = rules(
+        f"{prefix}.",
+        "sem_seg_head.predictor.",
+        {
+            "transformer_decoder.layers.{}.norms.0.*": "transformer_cross_attention_layers.{}.norm.*",
+            "transformer_decoder.layers.{}.norms.1.*": "transformer_self_attention_layers.{}.norm.*",
+            "transformer_decoder.layers.{}.norms.2.*": "transformer_ffn_layers.{}.norm.*",
+            **{
+                f"transformer_decoder.layers.{{}}.{theirs}.*": f"transformer_{original}.*"
+                for theirs, original in decoder.items()
+            },
+            "transformer_decoder.post_norm.*": "decoder_norm.*",
+            "query_feat.weight": "query_feat.weight",
+            "query_embed.weight": "query_embed.weight",
+            "level_embed.weight": "level_embed.weight",
+            "cls_embed.*": "class_embed.*",
+            "mask_embed.0.*": "mask_embed.layers.0.*",
+            "mask_embed.2.*": "mask_embed.layers.1.*",
+            "mask_embed.4.*": "mask_embed.layers.2.*",
+        },
+    )
+    return pixel + predictor
+
+
+_DEFORMABLE = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+_ENCODER_3 = {
+    **{f"self_attn.{part}": f"self_attn.{part}" for part in _DEFORMABLE},
+    "ffn.layers.0.0": "linear1",
+    "ffn.layers.1": "linear2",
+}
+_ENCODER_2 = {
+    **{f"attentions.0.{part}": f"self_attn.{part}" for part in _DEFORMABLE},
+    "ffns.0.layers.0.0": "linear1",
+    "ffns.0.layers.1": "linear2",
+}
+_DECODER_3 = {
+    "cross_attn.attn": "cross_attention_layers.{}.multihead_attn",
+    "cross_attn.attn.out_proj": "cross_attention_layers.{}.multihead_attn.out_proj",
+    "self_attn.attn": "self_attention_layers.{}.self_attn",
+    "self_attn.attn.out_proj": "self_attention_layers.{}.self_attn.out_proj",
+    "ffn.layers.0.0": "ffn_layers.{}.linear1",
+    "ffn.layers.1": "ffn_layers.{}.linear2",
+}
+_DECODER_2 = {
+    "attentions.0.attn": "cross_attention_layers.{}.multihead_attn",
+    "attentions.0.attn.out_proj": "cross_attention_layers.{}.multihead_attn.out_proj",
+    "attentions.1.attn": "self_attention_layers.{}.self_attn",
+    "attentions.1.attn.out_proj": "self_attention_layers.{}.self_attn.out_proj",
+    "ffns.0.layers.0.0": "ffn_layers.{}.linear1",
+    "ffns.0.layers.1": "ffn_layers.{}.linear2",
+}
+
+
+def _layout(key: str, title: str, prefix: str, generation: int) -> Layout:
+    encoder, decoder = (_ENCODER_3, _DECODER_3) if generation == 3 else (_ENCODER_2, _DECODER_2)
+    other_encoder, other_decoder = (_ENCODER_2, _DECODER_2) if generation == 3 else (_ENCODER_3, _DECODER_3)
+    backbone = rules("backbone.", "backbone.", STEM | BLOCKS) + swin_rules("backbone.")
+    decoding = "cross_attn.attn" if generation == 3 else "attentions.0.attn"
+    return Layout(
+        key=key,
+        title=title,
+        signature=(f"{prefix}.transformer_decoder.layers.0.{decoding}.in_proj_weight",),
+        rules=backbone + _head(prefix, encoder, decoder),
+        # Which generation spells the pixel decoder's layers how is certain for the decoder only; either is read.
+        also_read=_head(prefix, other_encoder, other_decoder),
+        not_written=("criterion.empty_weight",),
+        has_counters=True,
+    )
+
+
+MMDET = _layout("mmdet", "mmdet 3.x", "panoptic_head", 3)
+MMDET_2 = _layout("mmdet2", "mmdet 2.x", "panoptic_head", 2)
+MMSEG = _layout("mmseg", "mmsegmentation 1.x", "decode_head", 3)
+MMSEG_2 = _layout("mmseg0", "mmsegmentation with the names of mmdet 2.x", "decode_head", 2)

@@ -1,0 +1,74 @@
+"""The same picture through our model and through the one of ``transformers``, where that is installed.
+
+The only place that imports ``transformers``, which is no requirement.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+
+__all__ = ["compare_with_transformers"]
+
+_SIZE = (64, 96)  # height, width in pixels
+_TOLERANCE = 1e-6  # of the largest logit, in float64
+
+
+def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
+    """Hold the logits of ``model`` against those of the model that ``transformers`` reads from ``folder``.
+
+    Both compute in float64, so that only rounding may differ; that takes 16 bytes of memory for each parameter.
+
+    Returns:
+        One phrase with the largest difference, or None if ``transformers`` is not installed.
+
+    Raises:
+        RequestError: it cannot read the folder, or the logits differ.
+    """
+    if find_spec("transformers") is None:
+        return None
+    import transformers
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        kind: Any = transformers.Mask2FormerForUniversalSegmentation
+        other = kind.from_pretrained(folder, dtype=torch.float64, local_files_only=True).eval()
+    except Exception as error:  # whatever another library makes of the folder
+        reason = " ".join(str(error).split())
+        raise RequestError(f"transformers {transformers.__version__} cannot read {folder}: {reason:.200}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+    image = torch.randint(0, 256, (3, *_SIZE), generator=torch.Generator().manual_seed(0))
+    was, is_training = model.dtype, model.training
+    try:
+        model.double().eval()
+        with torch.inference_mode():
+            ours = model([image], auxiliary=False)
+            theirs = other(pixel_values=model.normalize([image]).flatten(0, 1))
+    finally:
+        model.to(was).train(is_training)
+    pairs = (
+        (ours.class_logits, theirs.class_queries_logits),
+        (ours.mask_logits.squeeze(2), theirs.masks_queries_logits),
+    )
+    shapes = [(tuple(one.shape), tuple(another.shape)) for one, another in pairs]
+    if any(one != another for one, another in shapes):
+        raise RequestError(f"transformers gives logits of other shapes: {shapes}; do not use this conversion")
+    worst = max(float((one - another).abs().max() / another.abs().max().clamp(min=1)) for one, another in pairs)
+    if not worst < _TOLERANCE:
+        raise RequestError(
+            f"transformers {transformers.__version__} gives other logits (relative difference {worst:.1e}); do not use "
+            "this conversion, and report it with the file"
+        )
+    return f"the logits of transformers {transformers.__version__} agree to {worst:.0e}"

@@ -1,0 +1,163 @@
+"""A model of ours into the layout of another code base: whole or not at all, and read back before it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mask2former.atomic import write_whole
+from mask2former.checkpoints import io, original
+from mask2former.checkpoints.convert import huggingface
+from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
+from mask2former.checkpoints.convert.openmmlab import MMDET, MMSEG
+from mask2former.checkpoints.convert.reading import published_state
+from mask2former.checkpoints.convert.rules import Layout, from_original
+from mask2former.checkpoints.convert.sssegmentation import SSSEG
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+
+__all__ = ["TARGETS", "Target", "check_place", "write"]
+
+Target = Literal["ours", "original", "huggingface", "mmdet", "mmseg", "ssseg"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+_SUFFIXES: dict[Target, tuple[str, ...]] = {
+    "ours": (".safetensors", ""),
+    "original": (".pkl", ".pth"),
+    "huggingface": ("",),
+    "mmdet": (".pth",),
+    "mmseg": (".pth",),
+    "ssseg": (".pth",),
+}
+
+
+def check_place(path: Path, target: Target) -> None:
+    """Refuse a place that cannot be written as this layout, before anything is read.
+
+    Raises:
+        RequestError: another suffix than the layout has, or something is there already.
+    """
+    suffixes = _SUFFIXES[target]
+    is_folder = path.is_dir() or not path.suffix[1:].isalpha()
+    if ("" if is_folder else path.suffix) not in suffixes:
+        expected = " or ".join(suffix or "a folder" for suffix in suffixes)
+        raise RequestError(f"'{path}' cannot be written as {target}; expected {expected}")
+    if path.is_dir() and any(path.iterdir()):
+        raise RequestError(f"the folder '{path}' is not empty; name a new one")
+    if path.is_file():
+        raise RequestError(f"'{path}' is there already; name another file, or delete it first")
+
+
+def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None = None) -> None:
+    """Write ``model``, which has its ``config`` and ``categories``.
+
+    Args:
+        model: on the CPU.
+        path: a file or folder, as ``target`` has it.
+        target: the layout.
+        check: is called with what was written under another name; what it raises leaves nothing behind.
+
+    Raises:
+        RequestError: the model has no place in the layout, or it cannot be written.
+    """
+    assert model.config is not None
+    assert model.categories is not None
+    check_place(path, target)
+    if _is_folder(path, target):
+        _write_folder(model, path, target, check)
+        return
+
+    def into(temporary: Path) -> None:
+        if target == "original":
+            _dump_original(original.to_original(model), temporary, path.suffix)
+        elif target != "ours":
+            torch.save(_payload(model, target), temporary)
+        if target != "ours":
+            _read_back(model, temporary)
+        if check is not None:
+            check(temporary)
+
+    if target == "ours":
+        io.save(model, path)
+    else:
+        write_whole(path, into)
+
+
+def _is_folder(path: Path, target: Target) -> bool:
+    return target == "huggingface" or (target == "ours" and path.suffix != ".safetensors")
+
+
+def _dump_original(state: OrderedDict[str, Tensor], path: Path, suffix: str) -> None:
+    if suffix == ".pth":
+        torch.save({"model": state}, path)
+        return
+    payload = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "mask2former"}
+    with path.open("wb") as stream:
+        pickle.dump(payload, stream, protocol=4)
+
+
+def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:
+    assert model.categories is not None
+    if target == "ssseg":
+        return {"model": _renamed(model, SSSEG)}
+    facts = {"classes": model.categories.names, "palette": [item.color for item in model.categories]}
+    return {
+        "meta": {"dataset_meta": facts},
+        "state_dict": _renamed(model, MMDET if target == "mmdet" else MMSEG),
+    }
+
+
+def _renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
+    return from_original(layout, original.to_original(model))
+
+
+def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        if target == "ours":
+            io.save_folder(model, temporary, address=str(path))
+        else:
+            _write_huggingface(model, temporary)
+            _read_back(model, temporary)
+        if check is not None:
+            check(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise RequestError(f"cannot write '{path}': {error.strerror or error}; choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_huggingface(model: Mask2Former, folder: Path) -> None:
+    assert model.config is not None
+    assert model.categories is not None
+    tables = {
+        "config.json": huggingface.config_of(model.config, model.categories),
+        "preprocessor_config.json": huggingface.preprocessor_of(model.config.inference, model.categories.ignore_label),
+    }
+    for name, values in tables.items():
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    weights = folder / "model.safetensors"
+    write_whole(weights, lambda temporary: save_file(_renamed(model, HUGGINGFACE), temporary, {"format": "pt"}))
+
+
+def _read_back(model: Mask2Former, path: Path) -> None:
+    """What was written says the same: names, types and values."""
+    stored = published_state(path)
+    for name, value in original.to_original(model).items():
+        if name in stored:
+            assert stored[name].dtype == value.dtype, name
+            assert torch.equal(stored[name], value), name
+        else:
+            assert name.endswith(("relative_position_index", "criterion.empty_weight")), name

@@ -1,0 +1,121 @@
+"""Models from and to the Hugging Face hub. The only place that knows ``huggingface_hub``, imported when first needed.
+
+Must not know what the files hold: it brings a folder, and takes one away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mask2former.checkpoints.download import is_offline
+from mask2former.errors import RequestError
+
+__all__ = ["HubName", "fetch_folder", "parse_hub_name", "push_folder"]
+
+HubName = tuple[str, str | None]  # owner/name, revision
+
+_PREFIX = "hf://"
+_REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
+_FILE_SUFFIXES = (".bin", ".ckpt", ".npz", ".pkl", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
+
+
+def parse_hub_name(source: str) -> HubName | None:
+    """``hf://owner/name`` or ``owner/name``, each with ``@revision`` or without; None for everything else.
+
+    Without the prefix, what ends like a file of weights or lies in an existing folder is a path that does not exist.
+
+    Raises:
+        RequestError: behind the prefix is something else.
+    """
+    match = re.fullmatch(rf"({_REPOSITORY})(?:@([\w./-]+))?", source.removeprefix(_PREFIX))
+    if source.startswith(_PREFIX):
+        if match is None:
+            raise RequestError(f"'{source}': expected hf://owner/name, with @revision or without")
+        return match[1], match[2]
+    if match is None or source.endswith(_FILE_SUFFIXES) or Path(source).parent.exists():
+        return None
+    return match[1], match[2]
+
+
+def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
+    """A folder with the newest files of a model, or those of ``revision``, in the cache of ``huggingface_hub``.
+
+    Offline, or when the hub does not answer, what was fetched before.
+
+    Raises:
+        RequestError: no such model or revision, no permission, or no network and nothing in the cache.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path()
+    with _errors(repo_id, revision):
+        # Weights in a format that runs code only if there are no others; nothing of subfolders (training states).
+        for weights in ("*.safetensors", "*.bin"):
+            folder = Path(
+                snapshot_download(
+                    repo_id,
+                    revision=revision,
+                    allow_patterns=["*.json", weights],
+                    ignore_patterns=["*/*"],
+                    local_files_only=is_offline(),
+                )
+            )
+            if any(folder.glob(weights)):
+                return folder
+    raise RequestError(f"'{repo_id}' on the hub has no weights (.safetensors or .bin) at its top level")
+
+
+def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> str:
+    """Upload all files of ``folder`` into the model ``repo_id``, which is made if need be; returns its page.
+
+    Raises:
+        RequestError: another name, no network, no such owner, or not logged in.
+    """
+    if not re.fullmatch(_REPOSITORY, repo_id):
+        raise RequestError(f"'{repo_id}' is no model on the hub; expected owner/name")
+    if is_offline():
+        raise RequestError(f"cannot upload '{repo_id}': offline mode is on (MASK2FORMER_OFFLINE or HF_HUB_OFFLINE)")
+    from huggingface_hub import HfApi
+
+    with _errors(repo_id, None):
+        api = HfApi(library_name="mask2former")
+        page = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message or "Upload with mask2former")
+    return str(page)
+
+
+@contextlib.contextmanager
+def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """What the hub's library raises, in one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise RequestError(
+            f"'{repo_id}' on the hub asks for consent: accept its terms on its page, then log in with: hf auth login"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise RequestError(
+            f"there is no '{repo_id}' on the hub for you; check the name, and if it is private log in with: "
+            "hf auth login"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise RequestError(f"'{repo_id}' on the hub has no revision '{revision}'") from error
+    except errors.LocalEntryNotFoundError as error:
+        reason = "offline mode is on" if is_offline() else "the hub does not answer"
+        raise RequestError(
+            f"'{repo_id}' is not in the hub's cache and {reason}; try again with a network, or give the path of a "
+            "folder with its files"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = "; log in with a token that may write: hf auth login" if status in (401, 403) else ""
+        raise RequestError(
+            f"the hub refuses '{repo_id}': {error.server_message or f'status {status}'}{hint}"
+        ) from error
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
+        raise RequestError(f"'{repo_id}' on the hub: {' '.join(str(error).split()):.200}") from error

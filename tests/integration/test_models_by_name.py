@@ -1,0 +1,191 @@
+"""``mask2former models``, and verbs that take a published model by its name, with a small model on a local server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from runs import SHORT, run_values
+from safetensors.torch import load_file
+from web import Server, serve
+
+from mask2former import checkpoints, recipes
+from mask2former.cli import main
+
+QUERIES = "transformer_decoder.query_features.weight"
+
+
+@pytest.fixture
+def web(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A zoo with ``lab/tiny`` on a server."""
+    for name in ("MASK2FORMER_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    data = tiny_file.read_bytes()
+    md5 = hashlib.md5(data).hexdigest()[:6]
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / f"tiny_{md5}.safetensors").write_bytes(data)
+    with serve(tmp_path / "web") as server:
+        row = {
+            "name": "lab/tiny",
+            "task": "panoptic",
+            "dataset": "drawn scenes",
+            "backbone": "ResNet-10",
+            "pretraining": "none",
+            "queries": 10,
+            "metrics": {"PQ": 1.25},
+            "url": f"{server.url}/tiny_{md5}.safetensors",
+            "file": f"tiny_{md5}.safetensors",
+            "md5_prefix": md5,
+            "num_bytes": len(data),
+            "licence": "Lab",
+        }
+        licences = {"Lab": {"url": "http://127.0.0.1/terms", "commercial": False}}
+        (tmp_path / "zoo.json").write_text(json.dumps({"licences": licences, "models": [row]}))
+        monkeypatch.setenv("MASK2FORMER_ZOO", str(tmp_path / "zoo.json"))
+        monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
+    capsys.readouterr()
+    assert main(["models", "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def names(rows: list[dict]) -> list[str]:
+    return [row["name"] for row in rows]
+
+
+def test_models_lists_all_with_their_facts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASK2FORMER_CACHE", "/nowhere/at/all")
+    rows = listed(capsys)
+    assert names(rows) == [*checkpoints.packaged_names(), *recipes.recipe_names()]
+    (row,) = (row for row in rows if row["name"] == "coco-panoptic/swin-l")
+    assert row["metrics"] == {"PQ": 57.8, "AP": 48.6, "mIoU": 67.4}
+    assert (row["queries"], row["path"], row["licence"]["commercial"]) == (200, None, False)
+    assert 800e6 < row["num_bytes"] < 900e6
+
+    assert main(["models"]) == 0
+    captured = capsys.readouterr()
+    for row in rows:
+        (line,) = (line for line in captured.out.splitlines() if line.startswith(f"{row['name']} "))
+        assert all(f"{name} {value:.1f}" in line for name, value in row["metrics"].items())
+        assert line.split()[-1] == ("x" if row["path"] else f"{row['num_bytes'] / 1e6:.0f}")
+    assert "CC BY-NC 4.0: not for commercial use" in captured.out
+    assert captured.err == ""
+
+
+def test_models_can_be_filtered(capsys: pytest.CaptureFixture[str]) -> None:
+    packaged = list(checkpoints.packaged_names())
+    assert names(listed(capsys, "--commercial")) == packaged
+    assert len(listed(capsys, "--task", "video")) == 12
+    assert len(listed(capsys, "--task", "semantic", "--data", "cityscapes")) == 6
+    assert {row["dataset"] for row in listed(capsys, "--data", "ade20k")} == {"ADE20K"}
+    assert main(["models", "--data", "imagenet"]) == 2
+    assert "there are: ade20k, cityscapes, coco," in capsys.readouterr().err
+
+
+def test_models_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["models"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    table = lines[1 : 1 + len(checkpoints.packaged_names()) + len(recipes.recipe_names())]
+    assert [line.split()[0] for line in table] == [*checkpoints.packaged_names(), *recipes.recipe_names()]
+    assert max(map(len, table)) <= 80
+    assert any("PQ 57.8 AP 48.6 mIoU 67.4" in line for line in table)
+
+
+def test_a_name_is_enough(
+    web: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [row["path"] for row in listed(capsys, "--data", "lab")] == [None]
+    Image.new("RGB", (60, 40), "teal").save(tmp_path / "a.png")
+    predict = ["predict", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--overwrite", "--model", "lab/tiny"]
+    with caplog.at_level(logging.WARNING):
+        assert main(predict) == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["model"] == "lab/tiny"
+    assert [message for message in caplog.messages if "licensed" in message] == [
+        "weights of lab/tiny are licensed Lab: not for commercial use (http://127.0.0.1/terms)"
+    ]
+    assert main(predict) == 0
+    assert main(["inspect", "lab/tiny"]) == 0
+    assert "licence of the weights  Lab" in capsys.readouterr().out
+    assert main(["evaluate", "lab/tiny", "--scenes", "1", "--size", "64", "--task", "semantic"]) == 0
+    assert len(web.requests) == 1
+    (row,) = listed(capsys, "--cached", "--task", "panoptic")[-1:]
+    assert row["path"] == str(checkpoints.current_zoo()["lab/tiny"].path)
+
+
+def test_without_a_network_the_way_out_is_named(
+    web: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
+    assert main(["inspect", "lab/tiny"]) == 2
+    error = capsys.readouterr().err
+    file = checkpoints.current_zoo()["lab/tiny"].path
+    assert f"fetch {web.url}/{file.name} yourself and put it at {file}" in error
+    assert web.requests == []
+
+
+@pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
+def test_training_starts_from_a_name(
+    web: Server, tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other classes, more queries: the run says what starts afresh, and the licence travels into the result."""
+    pytest.importorskip("lightning")
+    values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
+    config = checkpoints.open_checkpoint(tiny_file).config.model_dump(mode="json")
+    values["model"] = {**config, "init": None, "init_partial": False}
+    values["model"]["transformer_decoder"]["num_queries"] = 12
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    command = ["train", str(tmp_path / "run.yaml"), "model.init=lab/tiny"]
+    assert main(command) == 2
+    assert "mis-shaped" in capsys.readouterr().err
+    assert main([*command, "model.init_partial=true"]) == 0
+    assert "Starts from lab/tiny: all that fits; 10 queries, and 2 more that start afresh" in capsys.readouterr().out
+    assert len(web.requests) == 1
+    before, after = load_file(tiny_file), load_file(tmp_path / "run" / "model.safetensors")
+    torch.testing.assert_close(after[QUERIES][:10], before[QUERIES])
+    assert checkpoints.open_checkpoint(tmp_path / "run" / "model.safetensors").licence == "Lab"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("predict x --model coco-pan", [name for name in recipes.recipe_names() if name.startswith("coco-pan")]),
+        ("predict x --model scenes", list(checkpoints.packaged_names())),
+        ("inspect ytvis2021-instance/swin-b", ["ytvis2021-instance/swin-b-in21k"]),
+        ("predict x --recipe mapillary-panoptic/s", ["mapillary-panoptic/swin-l"]),
+        ("recipe scenes-tiny-", ["scenes-tiny-start"]),
+        ("predict x --model ./run", []),  # the shell completes files then
+    ],
+)
+def test_names_complete_in_the_shell(words: str, expected: list[str]) -> None:
+    line = f"mask2former {words}"
+    environment = {
+        **os.environ,
+        "_MASK2FORMER_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    program = (
+        "import sys; from mask2former.cli import main\n"
+        "try: main([])\n"
+        "except SystemExit: sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == expected

@@ -1,0 +1,160 @@
+"""Folders that we write load in ``transformers`` and give our logits; models that it writes load here and give its."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conversions import RESNET, SWIN, small_model
+from PIL import Image
+from torch import Tensor
+
+from mask2former import checkpoints
+from mask2former.checkpoints import convert as conversion
+from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.convert.reading import read
+from mask2former.checkpoints.convert.verify import compare_with_transformers
+from mask2former.config import BackboneConfig, InferenceConfig, SwinConfig, TimmConfig
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+
+TASKS: dict[str, InferenceConfig] = {
+    "panoptic": InferenceConfig(tasks=("panoptic", "instance", "semantic"), short_edge=96, long_edge=160),
+    "instance": InferenceConfig(tasks=("instance",), short_edge=64, long_edge=128, things_only=False),
+    "semantic": InferenceConfig(tasks=("semantic",), short_edge=80, long_edge=200, resize_masks_first=False),
+}
+ODD_SWIN = SwinConfig(embed_dim=12, depths=(1, 1, 3, 2), num_heads=(1, 2, 3, 4), window_size=4)
+
+
+def logits(model: Mask2Former, other: Any, size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        ours = model.double()([image])
+        theirs = other(pixel_values=model.normalize([image]).flatten(0, 1))
+    return [
+        (ours.class_logits, theirs.class_queries_logits),
+        (ours.mask_logits.squeeze(2), theirs.masks_queries_logits),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "task"),
+    [
+        (SWIN, "panoptic"),
+        (ODD_SWIN, "instance"),
+        (RESNET, "semantic"),
+        pytest.param(TimmConfig(model="resnet50", norm="batch"), "panoptic", marks=pytest.mark.slow),
+    ],
+    ids=["swin-panoptic", "odd-swin-instance", "resnet18-semantic", "resnet50-panoptic"],
+)
+def test_transformers_gives_our_logits(tmp_path: Path, backbone: BackboneConfig, task: str) -> None:
+    model = small_model(backbone, TASKS[task])
+    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
+    folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
+    kind: Any = transformers.Mask2FormerForUniversalSegmentation
+    other, report = kind.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
+    # Files on its hub do not have the one norm that is never used, so ours do not either.
+    unused = {f"model.pixel_level_module.encoder.swin.layernorm.{leaf}" for leaf in ("weight", "bias")}
+    assert set(report["missing_keys"]) <= unused
+    assert not any(values for name, values in report.items() if name != "missing_keys")
+    assert other.config.id2label == {0: "sky", 1: "cat", 2: "dog"}
+    for size in ((75, 131), (128, 96)):
+        for ours, theirs in logits(model, other.eval(), size):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+            assert ours.std() > 0.01
+
+
+def test_its_preparation_of_pictures_is_ours(tmp_path: Path) -> None:
+    model = small_model(inference=TASKS["panoptic"])
+    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
+    folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
+    processor: Any = transformers.AutoImageProcessor.from_pretrained(folder)
+    picture = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
+    theirs = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+    # Short edge 96: 134 wide, padded to 160. Inside, the colours are normalised as ours are.
+    assert theirs.shape == (1, 3, 96, 160)
+    flat = np.full((96, 134, 3), 200, dtype=np.uint8)
+    got = processor(Image.fromarray(flat), return_tensors="pt")["pixel_values"]
+    expected = model.normalize([torch.from_numpy(flat).permute(2, 0, 1)]).flatten(0, 1)
+    torch.testing.assert_close(got[..., :134], expected[..., :134], rtol=0, atol=1e-5)
+
+
+def reference(backbone: Any, **changes: Any) -> Any:
+    options = {"feature_size": 32, "hidden_dim": 32, "mask_feature_size": 24, "encoder_feedforward_dim": 40,
+               "dim_feedforward": 48, "encoder_layers": 2, "decoder_layers": 4, "num_queries": 7}  # fmt: skip
+    config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=5, **(options | changes))  # pyright: ignore[reportCallIssue]
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.04 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+@pytest.mark.parametrize("kind", ["swin", "four heads", "resnet", "timm", "in memory"])
+def test_models_of_transformers_give_its_logits_here(tmp_path: Path, kind: str) -> None:
+    kinds: Any = transformers  # its configurations take more arguments than they declare
+    backbone = kinds.SwinConfig(
+        embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4], window_size=4, out_features=STAGES
+    )
+    if kind == "resnet":
+        backbone = kinds.ResNetConfig(
+            layer_type="basic", hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], out_features=STAGES
+        )
+    elif kind == "timm":
+        backbone = kinds.TimmBackboneConfig(backbone="resnet18", out_indices=(1, 2, 3, 4))
+    other = reference(backbone, **({"num_attention_heads": 4} if kind == "four heads" else {}))
+    if kind == "in memory":
+        other.config.save_pretrained(tmp_path / "theirs")
+        torch.save(other.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
+    else:
+        other.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(RequestError, match="does not say what it was trained for"):
+        read(tmp_path / "theirs")
+    verify = kind != "timm"  # it would ask the hub for a configuration of timm
+    done = convert(tmp_path / "theirs", tmp_path / "ours.safetensors", tasks=("instance",), verify=verify)
+    if verify:
+        assert done.checks[0].startswith(f"the logits of transformers {transformers.__version__} agree to ")
+    model = Mask2Former.from_pretrained(done.path)
+    for ours, theirs in logits(model, other.double(), (75, 131)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_other_logits_are_noticed_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
+    convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False)
+    with torch.no_grad():
+        model.get_parameter("transformer_decoder.class_head.bias")[1] += 1e-3
+    with pytest.raises(RequestError, match="gives other logits"):
+        compare_with_transformers(model, tmp_path / "folder")
+
+    def refuse(*_: Any) -> None:
+        raise RequestError("they differ")
+
+    monkeypatch.setattr(conversion, "compare_with_transformers", refuse)
+    with pytest.raises(RequestError, match="they differ"):
+        convert(tmp_path / "ours.safetensors", tmp_path / "second", "huggingface")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "ours.safetensors"]
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
+    convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False)
+    model.train()
+    assert compare_with_transformers(model, tmp_path / "folder") is not None
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])

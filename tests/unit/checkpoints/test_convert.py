@@ -1,0 +1,419 @@
+"""Whole files and folders of other code bases: recognised, converted there and back, and refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from conversions import RESNET, small_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mask2former import checkpoints
+from mask2former.checkpoints import convert as conversion
+from mask2former.checkpoints import original
+from mask2former.checkpoints.convert import Target, convert, writing
+from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
+from mask2former.checkpoints.convert.reading import read
+from mask2former.checkpoints.convert.rules import Layout, from_original
+from mask2former.checkpoints.io import Checkpoint
+from mask2former.cli import main
+from mask2former.config import TimmConfig
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+
+FILES: dict[Target, str] = {
+    "ours": "model.safetensors",
+    "original": "model.pkl",
+    "huggingface": "folder",
+    "mmdet": "mmdet.pth",
+    "mmseg": "mmseg.pth",
+    "ssseg": "ssseg.pth",
+}
+SWIN_TITLE = "Swin (width 8, blocks 1-2-1-1), 6 queries, 3 classes"
+
+
+@pytest.fixture(scope="module")
+def model() -> Mask2Former:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def ours(model: Mask2Former, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ours") / "ours.safetensors"
+    checkpoints.save_pretrained(model, path)
+    return path
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = load_file(one), load_file(other)
+    return list(first) == list(second) and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def whole(found: conversion.Found) -> Checkpoint:
+    assert isinstance(found.content, Checkpoint)
+    return found.content
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_there_and_back_bit_for_bit(ours: Path, tmp_path: Path, target: Target) -> None:
+    there = convert(ours, tmp_path / FILES[target], target, verify=False)
+    assert there.source == f"mask2former, {SWIN_TITLE}"
+    says_it = target in ("ours", "huggingface")
+    back = convert(there.path, tmp_path / "back.safetensors", tasks=() if says_it else ("panoptic",), verify=False)
+    titles = {"ours": "mask2former", "original": "original", "huggingface": "Hugging Face transformers",
+              "mmdet": "mmdet 3.x", "mmseg": "mmsegmentation 1.x", "ssseg": "sssegmentation"}  # fmt: skip
+    assert back.source == f"{titles[target]}, {SWIN_TITLE}"
+    assert same_weights(ours, back.path)
+    if says_it:
+        first, second = checkpoints.load(ours), checkpoints.load(back.path)
+        assert (first.config, first.categories) == (second.config, second.categories)
+
+
+@pytest.mark.parametrize(
+    ("target", "norm"),
+    [
+        ("huggingface", "sync"),
+        ("mmdet", "frozen"),
+        pytest.param("huggingface", "frozen", marks=pytest.mark.slow),
+        pytest.param("mmdet", "sync", marks=pytest.mark.slow),
+    ],
+)
+def test_resnets_there_and_back(tmp_path: Path, target: Target, norm: Any) -> None:
+    model = small_model(TimmConfig(model=RESNET.model, norm=norm))
+    if norm == "sync":
+        model.get_buffer("backbone.body.bn1.num_batches_tracked").fill_(17)
+    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
+    there = convert(tmp_path / "ours.safetensors", tmp_path / FILES[target], target, verify=False).path
+    if target == "huggingface":
+        back = convert(there, tmp_path / "back.safetensors", verify=False).path
+        assert same_weights(tmp_path / "ours.safetensors", back)
+        assert checkpoints.load(back).config == model.config
+        return
+    state = torch.load(there)["state_dict"]
+    assert state["backbone.bn1.num_batches_tracked"] == (17 if norm == "sync" else 0)
+    found = whole(read(there, tasks=("instance",)))
+    frozen = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    assert found.state.keys() == frozen.keys()  # whether norms were trained is not visible there
+    assert all(torch.equal(value, found.state[name]) for name, value in frozen.items())
+
+
+def renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
+    return from_original(layout, original.to_original(model))
+
+
+@pytest.mark.parametrize(
+    ("layout", "title"),
+    [(MMDET_2, "mmdet 2.x"), (MMSEG_2, "mmsegmentation with the names of mmdet 2.x")],
+)
+def test_older_names_are_recognised(model: Mask2Former, tmp_path: Path, layout: Layout, title: str) -> None:
+    path = tmp_path / "old.pth"
+    meta = {"CLASSES": ("sky", "cat", "dog"), "epoch": 50, "config": "model = dict()"}
+    torch.save({"meta": meta, "state_dict": renamed(model, layout), "optimizer": {"state": {}}}, path)
+    found = read(path, tasks=("instance",))
+    assert found.title == f"{title}, {SWIN_TITLE}"
+    assert whole(found).categories.names == ("sky", "cat", "dog")
+    assert all(torch.equal(value, whole(found).state[name]) for name, value in model.state_dict().items())
+
+
+def test_generations_may_be_mixed(model: Mask2Former, tmp_path: Path) -> None:
+    """The decoder tells the generation; how the pixel decoder spells its layers is read either way."""
+    path = tmp_path / "mixed.pth"
+    old, new = renamed(model, MMDET_2), renamed(model, MMDET)
+    mixed = {name: value for name, value in old.items() if ".pixel_decoder." in name}
+    mixed |= {name: value for name, value in new.items() if ".pixel_decoder." not in name}
+    torch.save({"state_dict": mixed}, path)
+    assert read(path, tasks=("instance",)).title.startswith("mmdet 3.x")
+
+
+@pytest.mark.parametrize("layout", [MMDET, MMSEG], ids=lambda layout: layout.key)
+def test_wrapped_names_and_half_precision(model: Mask2Former, tmp_path: Path, layout: Layout) -> None:
+    path = tmp_path / "wrapped.pth"
+    state = {f"module.{name}": value.half() for name, value in renamed(model, layout).items()}
+    torch.save(state, path)
+    found = whole(read(path, tasks=("semantic",)))
+    assert {value.dtype for value in found.state.values()} == {torch.float32}
+    assert found.config.inference.resize_masks_first is False
+    assert found.categories.names == ("class 0", "class 1", "class 2")
+
+
+HISTORY = """
+import numpy as np
+
+
+class HistoryBuffer:
+    def __init__(self):
+        self._log_history = np.ones(3)
+        self._methods = {"mean": HistoryBuffer.mean}
+
+    def mean(self):
+        return self._log_history.mean()
+"""
+
+
+def test_training_checkpoints_of_mmengine_are_read(
+    model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold objects of mmengine with methods, which are passed over."""
+    module = ModuleType("mmengine.logging.history_buffer")
+    exec(HISTORY, module.__dict__)
+    for name in ("mmengine", "mmengine.logging"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = tmp_path / "epoch_50.pth"
+    torch.save({"message_hub": {"loss": module.HistoryBuffer()}, "state_dict": renamed(model, MMDET)}, path)
+    assert b"getattr" in path.read_bytes()
+    assert read(path, tasks=("instance",)).title.startswith("mmdet 3.x")
+
+
+# --- folders of transformers -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(ours: Path, tmp_path: Path) -> Path:
+    return convert(ours, tmp_path / "exported", "huggingface", verify=False).path
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    values = json.loads(path.read_text())
+    for key, value in changes.items():
+        if value is None:
+            del values[key]
+        else:
+            values[key] = value
+    path.write_text(json.dumps(values))
+
+
+def test_folders_without_our_facts(model: Mask2Former, folder: Path) -> None:
+    rewrite(folder / "config.json", mask2former=None)
+    with pytest.raises(RequestError, match=r"does not say what it was trained for, and no published.*give --task"):
+        read(folder)
+    found = whole(read(folder, tasks=("instance", "semantic")))
+    assert found.categories.names == ("sky", "cat", "dog")
+    assert (found.config.inference.short_edge, found.config.inference.long_edge) == (96, 160)
+    assert found.config.inference.tasks == ("instance", "semantic")
+
+
+@pytest.mark.parametrize("kind", ["bin", "sharded bin", "sharded safetensors", "in memory"])
+def test_weights_in_other_files(model: Mask2Former, folder: Path, kind: str) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if kind == "in memory":
+        state = {
+            name.replace("pixel_level_module.encoder.e", "pixel_level_module.encoder.swin.e")
+            .replace("attention.self.query", "attention.q_proj")
+            .replace("attention.self.key", "attention.k_proj")
+            .replace("attention.self.value", "attention.v_proj")
+            .replace("attention.self.relative", "attention.relative_position_bias.relative")
+            .replace("attention.output.dense", "attention.o_proj")
+            .replace("intermediate.dense", "mlp.fc1")
+            .replace(".output.dense", ".mlp.fc2"): value
+            for name, value in state.items()
+        }
+        state["model.pixel_level_module.encoder.swin.layernorm.weight"] = torch.ones(64)
+    if kind in ("bin", "in memory"):
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        stem, suffix = ("pytorch_model", "bin") if kind == "sharded bin" else ("model", "safetensors")
+        names = list(state)
+        parts = {f"{stem}-{part + 1}-of-2.{suffix}": names[part::2] for part in range(2)}
+        for part, held in parts.items():
+            held_state = {name: state[name] for name in held}
+            torch.save(held_state, folder / part) if suffix == "bin" else save_file(held_state, folder / part)
+        index = {"metadata": {}, "weight_map": {name: part for part, held in parts.items() for name in held}}
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+    found = whole(read(folder))
+    assert all(torch.equal(value, found.state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "maskformer"}, "model_type is 'maskformer'; expected 'mask2former'"),
+        ({"num_queries": 7}, "'num_queries' is 7, the weights say 6"),
+        ({"decoder_layers": 4}, "'decoder_layers' is 4, the weights say 5"),
+        ({"num_attention_heads": 4}, "'num_attention_heads' is 4, which the weights of the pixel decoder do not fit"),
+        ({"num_attention_heads": 10**30}, "'num_attention_heads' is 1000.*expected a number"),
+        ({"num_attention_heads": True}, "'num_attention_heads' is True"),
+        ({"pre_norm": True}, "'pre_norm' is True, only False is known here"),
+        ({"activation_function": "gelu"}, "'activation_function' is 'gelu'"),
+        ({"backbone_config": {"window_size": 4}}, "backbone_config 'window_size' is 4, expected 3"),
+        ({"id2label": {"0": "sky"}}, "'id2label' has 1 entries; expected names of 3 classes"),
+        ({"mask2former": {"config": {"backbone": 3}}}, "mask2former.config: 'backbone"),
+        ({"mask2former": {"config": {}, "categories": {"categories": [{"id": 1, "name": "a"}]}}}, "of another model"),
+    ],
+)
+def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], message: str) -> None:
+    rewrite(folder / "config.json", **changes)
+    with pytest.raises(RequestError, match=message) as caught:
+        read(folder)
+    assert str(caught.value).startswith(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_mean": [0.5, 0.5, 0.5]}, r"'image_mean' is \[0.5, 0.5, 0.5\]; expected \[0.485"),
+        ({"image_std": "none"}, "'image_std' is 'none'"),
+        ({"size": {"shortest_edge": -4}}, "'shortest_edge' is -4; expected a number"),
+    ],
+)
+def test_other_preparation_of_pictures_is_told(folder: Path, changes: dict[str, Any], message: str) -> None:
+    rewrite(folder / "preprocessor_config.json", **changes)
+    with pytest.raises(RequestError, match=message):
+        read(folder)
+
+
+@pytest.mark.parametrize("part", ["../secret.bin", "/etc/passwd", "weights.txt", 3])
+def test_an_index_names_only_files_of_its_folder(folder: Path, part: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
+    with pytest.raises(RequestError, match="no file of weights in this folder"):
+        read(folder)
+
+
+def test_loading_a_folder_of_transformers_says_how(folder: Path) -> None:
+    with pytest.raises(RequestError, match=rf"If it is of another code base: mask2former convert {folder} NEW"):
+        Mask2Former.from_pretrained(folder)
+
+
+def test_incomplete_folders_are_told(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match=r"expected model\.safetensors or pytorch_model\.bin"):
+        read(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(RequestError, match=r"expected model\.safetensors in the folder"):
+        read(folder)
+
+
+# --- what it is for --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_names", [True, False])
+def test_recipes_and_class_names_decide(published: Any, with_names: bool) -> None:
+    from mask2former.checkpoints.convert.reading import _Raw, _recognised
+
+    def raw(slug: str) -> _Raw:
+        state = {
+            name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
+            for name, entry in published.table(slug).items()
+        }
+        names = original.recipe_categories(slug).names if with_names else None
+        return _Raw(dict(from_original(MMDET, state)), names)
+
+    found = whole(_recognised(raw("coco-instance/swin-t"), "file", None, ()))
+    assert found.categories.names[:2] == ("person", "bicycle")
+    assert found.config.inference.tasks == ("instance",)
+    with pytest.raises(RequestError, match="more than one recipe fits: ade20k-panoptic/r50, ade20k-semantic/r50"):
+        _recognised(raw("ade20k-semantic/r50"), "file", None, ())
+    chosen = whole(_recognised(raw("cityscapes-semantic/r50"), "file", "cityscapes-semantic/r50", ()))
+    assert isinstance(chosen.config.backbone, TimmConfig)
+    assert chosen.config.backbone.norm == "sync"  # of the recipe; the names do not tell
+    with pytest.raises(
+        RequestError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"
+    ):
+        _recognised(raw("ade20k-semantic/r50"), "file", "coco-instance/r50", ())
+
+
+def test_heads_are_not_guessed(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    torch.save(renamed(tiny_model, MMDET), tmp_path / "model.pth")
+    with pytest.raises(RequestError, match="does not say how many attention heads"):
+        read(tmp_path / "model.pth", tasks=("instance",))
+
+
+def test_missing_entries_are_listed_as_the_file_spells_them(model: Mask2Former, tmp_path: Path) -> None:
+    state = renamed(model, MMDET)
+    del state["panoptic_head.pixel_decoder.encoder.layers.1.norms.1.bias"]
+    del state["backbone.stages.1.blocks.1.attn.w_msa.proj.bias"]
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(RequestError) as caught:
+        read(tmp_path / "model.pth", tasks=("instance",))
+    message = str(caught.value)
+    assert "2 entries are missing: backbone.stages.1.blocks.1.attn.w_msa.proj.bias, panoptic_head.pixel_dec" in message
+    del state["panoptic_head.cls_embed.weight"]
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(RequestError, match=r"in mmdet 3.x: entry 'panoptic_head\.cls_embed\.weight' is missing"):
+        read(tmp_path / "model.pth", tasks=("instance",))
+
+
+def test_unknown_files_are_told(tmp_path: Path) -> None:
+    torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(RequestError, match=r"none of the layouts that we know.*sssegmentation.*'encoder.weight'"):
+        read(tmp_path / "other.pth")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("a.pkl", "ours"), ("a.safetensors", "original"), ("a.safetensors", "huggingface"), ("a", "mmdet")],
+)
+def test_places_that_do_not_fit_are_told_first(tmp_path: Path, name: str, target: Target) -> None:
+    with pytest.raises(RequestError, match=f"cannot be written as {target}; expected"):
+        convert("nowhere.pth", tmp_path / name, target)
+
+
+def test_nothing_is_overwritten(ours: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.pkl").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("mine")
+    with pytest.raises(RequestError, match="there already"):
+        convert(ours, tmp_path / "there.pkl", "original")
+    with pytest.raises(RequestError, match="not empty"):
+        convert(ours, tmp_path / "folder", "huggingface")
+    assert (tmp_path / "there.pkl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["original", "huggingface", "mmdet"])
+def test_a_failed_check_leaves_nothing(
+    model: Mask2Former, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(path: Path) -> dict[str, Tensor]:
+        state = dict(original.to_original(model))
+        state["backbone.norm0.bias"] = state["backbone.norm0.bias"] + 1
+        return state
+
+    monkeypatch.setattr(writing, "published_state", damaged)
+    with pytest.raises(AssertionError):
+        writing.write(model, tmp_path / FILES[target], target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_without_a_place_are_told(tmp_path: Path) -> None:
+    clips = small_model()
+    assert clips.config is not None
+    decoder = clips.config.transformer_decoder.model_copy(update={"position_encoding": "3d"})
+    clips.config = clips.config.model_copy(update={"transformer_decoder": decoder})
+    with pytest.raises(RequestError, match="transformers has image models only"):
+        writing.write(clips, tmp_path / "clips", "huggingface")
+    deep = small_model(TimmConfig(model="resnet50s"))
+    with pytest.raises(RequestError, match="not backbone 'resnet50s'"):
+        writing.write(deep, tmp_path / "deep", "huggingface")
+    with pytest.raises(RequestError, match=r"without a place in mmdet 3\.x: backbone\.stem\.conv2"):
+        writing.write(deep, tmp_path / "deep.pth", "mmdet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(ours), str(tmp_path / "m.pth"), "--to", "mmdet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Found: mask2former, {SWIN_TITLE}"
+    assert lines[-1] == f"{tmp_path / 'm.pth'} written (mmdet); read back, every value is the same"
+    assert main(["convert", str(tmp_path / "m.pth"), str(tmp_path / "back.safetensors")]) == 2
+    assert "give --task" in capsys.readouterr().err
+    words = ["convert", str(tmp_path / "m.pth"), str(tmp_path / "back.safetensors"), "--task"]
+    assert main([*words, "instances"]) == 2
+    assert "--task instances: no such task; expected panoptic, instance, semantic" in capsys.readouterr().err
+    assert main([*words, "instance"]) == 0
+    assert same_weights(ours, tmp_path / "back.safetensors")
+    assert main(["convert", str(ours), str(tmp_path / "x"), "--to", "tensorflow"]) == 2
+    assert "expected one of ours, original" in capsys.readouterr().err

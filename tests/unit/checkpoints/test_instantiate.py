@@ -1,0 +1,103 @@
+"""A configuration is held to the weights that came with it, before anything is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conversions import RESNET, small_model
+
+from mask2former import checkpoints
+from mask2former.checkpoints.io import Checkpoint
+from mask2former.config import BackboneConfig, TimmConfig
+from mask2former.errors import RequestError
+from mask2former.inference.facts import checkpoint_facts
+
+
+def checkpoint_of(backbone: BackboneConfig | None = None) -> Checkpoint:
+    model = small_model() if backbone is None else small_model(backbone)
+    assert model.config is not None
+    assert model.categories is not None
+    return Checkpoint(model.config, model.categories, model.state_dict(), "file")
+
+
+def changed(checkpoint: Checkpoint, part: str, **values: Any) -> Checkpoint:
+    inner = getattr(checkpoint.config, part).model_copy(update=values)
+    return dataclasses.replace(checkpoint, config=checkpoint.config.model_copy(update={part: inner}))
+
+
+def test_what_was_saved_is_made() -> None:
+    checkpoint = checkpoint_of(RESNET)
+    model = checkpoints.instantiate(checkpoint)
+    assert not model.training
+    assert model.categories == checkpoint.categories
+    assert all(torch.equal(value, checkpoint.state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("transformer_decoder", {"num_layers": 10**9}, "has 1000000007 layers, but there are only"),
+        ("backbone", {"depths": (1, 2, 10**9, 1)}, "layers, but there are only"),
+        ("transformer_decoder", {"num_queries": 10**15}, "mis-shaped: transformer_decoder.query"),
+        ("backbone", {"embed_dim": 1 << 40}, "its configuration makes no model|mis-shaped"),
+        ("pixel_decoder", {"feedforward_dim": 10**30}, "its configuration makes no model"),
+        ("backbone", {"window_size": 3000}, "mis-shaped: backbone"),
+    ],
+)
+def test_claims_without_weights_are_refused_at_once(part: str, values: dict[str, Any], message: str) -> None:
+    checkpoint = changed(checkpoint_of(), part, **values)
+    began = time.monotonic()
+    with pytest.raises(RequestError, match=message):
+        checkpoints.instantiate(checkpoint)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        TimmConfig(model="hf-hub:somebody/something"),
+        TimmConfig(model="local-dir:/tmp/something"),
+        TimmConfig(model="somebody/something"),
+        TimmConfig(model="resnet18", arguments={"pretrained": True}),
+        TimmConfig(model="resnet18", arguments={"checkpoint_path": "/tmp/evil.pth"}),
+        TimmConfig(model="resnet18", arguments={"pretrained_cfg_overlay": {"file": "/tmp/evil.pth"}}),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_cannot_make_timm_read_other_files(backbone: TimmConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("timm was asked")
+
+    checkpoint = checkpoint_of()
+    config = checkpoint.config.model_copy(update={"backbone": backbone})
+    monkeypatch.setattr(timm, "create_model", asked)
+    with pytest.raises(RequestError, match="would read other files; expected the name of an architecture"):
+        checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
+
+
+@pytest.mark.parametrize("arguments", [{"layers": [10**9] * 4}, {"channels": [1 << 30] * 4}, {"base_width": 10**9}])
+def test_arguments_of_timm_are_held_to_the_weights(arguments: dict[str, Any]) -> None:
+    checkpoint = checkpoint_of(RESNET)
+    backbone = TimmConfig(model="resnet18", arguments=arguments)
+    config = checkpoint.config.model_copy(update={"backbone": backbone})
+    with pytest.raises(RequestError, match=r"layers, but there are only|has an argument of"):
+        checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
+
+
+def test_a_file_with_such_a_claim(tmp_path: Path) -> None:
+    model = small_model()
+    assert model.config is not None
+    decoder = model.config.transformer_decoder.model_copy(update={"num_layers": 10**9})
+    model.config = model.config.model_copy(update={"transformer_decoder": decoder})
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    with pytest.raises(RequestError, match=r"model\.safetensors: its configuration has"):
+        checkpoints.from_pretrained(tmp_path / "model.safetensors")
+    with pytest.raises(RequestError, match=r"model\.safetensors: its configuration has"):
+        checkpoint_facts(tmp_path / "model.safetensors")

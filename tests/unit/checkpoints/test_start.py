@@ -1,0 +1,145 @@
+"""Training starts from another model: what is taken over, what is fitted, what starts afresh and is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mask2former import checkpoints
+from mask2former.checkpoints.start import resized_bias_table
+from mask2former.config import ModelConfig
+from mask2former.errors import RequestError
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories
+
+CLASS_HEAD = ("transformer_decoder.class_head.weight", "transformer_decoder.class_head.bias")
+QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
+
+
+def another(model: Mask2Former, names: list[str], seed: int = 1, **changes: dict[str, Any]) -> Mask2Former:
+    """A freshly initialised model with the settings of ``model``, some of them changed."""
+    assert model.config is not None
+    values = model.config.model_dump()
+    for part, settings in changes.items():
+        values[part] |= settings
+    torch.manual_seed(seed)
+    made = build_model(ModelConfig.model_validate(values), len(names))
+    made.categories = Categories.from_names(names)
+    return made
+
+
+def names_of(model: Mask2Former) -> list[str]:
+    assert model.categories is not None
+    return list(model.categories.names)
+
+
+def changed(model: Mask2Former, source: Mask2Former) -> set[str]:
+    """Entries whose values are not those of ``source``."""
+    state, other = model.state_dict(), source.state_dict()
+    return {name for name in state if not torch.equal(state[name], other[name])}
+
+
+def test_all_of_it_where_all_fits(tiny_model: Mask2Former) -> None:
+    tiny_model.licence = "CC BY-NC 4.0"
+    for partial in (False, True):
+        model = another(tiny_model, names_of(tiny_model))
+        assert checkpoints.start_from(model, tiny_model, "source", partial=partial) == []
+        assert changed(model, tiny_model) == set()
+        assert model.licence == "CC BY-NC 4.0"
+
+
+def test_other_classes_start_afresh_also_if_they_are_as_many(tiny_model: Mask2Former) -> None:
+    for names in (["tree", "bee", "fox"], ["cat", "dog"]):
+        model = another(tiny_model, names)
+        fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
+        notes = checkpoints.start_from(model, tiny_model, "source", partial=True)
+        assert notes == [f"class head starts afresh (3 classes there, {len(names)} here)"]
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
+        if len(names) == 3:
+            assert changed(model, tiny_model) == set(CLASS_HEAD)
+
+
+def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:
+    with pytest.raises(RequestError, match=r"source: .* 2 mis-shaped: transformer_decoder.class_head.bias"):
+        checkpoints.start_from(another(tiny_model, ["cat"]), tiny_model, "source", partial=False)
+    model = another(tiny_model, ["tree", "bee", "fox"])
+    assert checkpoints.start_from(model, tiny_model, "source", partial=False) == []  # the user says they are the same
+    assert changed(model, tiny_model) == set()
+
+
+@pytest.mark.parametrize(("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that start")])
+def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: str) -> None:
+    model = another(tiny_model, names_of(tiny_model), transformer_decoder={"num_queries": count})
+    fresh = {name: model.state_dict()[name].clone() for name in QUERIES}
+    (said,) = checkpoints.start_from(model, tiny_model, "source", partial=True)
+    assert said.startswith(note)
+    for name in QUERIES:
+        assert torch.equal(model.state_dict()[name][:5], tiny_model.state_dict()[name][:count])
+        assert torch.equal(model.state_dict()[name][5:], fresh[name][5:])
+
+
+def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
+    model = another(tiny_model, names_of(tiny_model), transformer_decoder={"feedforward_dim": 16})
+    (said,) = checkpoints.start_from(model, tiny_model, "source", partial=True)
+    assert said.startswith("starts afresh, being of another shape: transformer_decoder.layers.0.linear1.bias")
+    assert said.count("linear") == 6
+
+
+def test_another_backbone_is_refused(tiny_model: Mask2Former) -> None:
+    model = another(tiny_model, names_of(tiny_model), backbone={"depths": (1, 1, 2, 1)})
+    with pytest.raises(RequestError, match=r"source: .* missing: backbone\.layers\.2\.blocks\.1"):
+        checkpoints.start_from(model, tiny_model, "source", partial=True)
+
+
+def test_windows_of_another_size(tiny_model: Mask2Former) -> None:
+    model = another(tiny_model, names_of(tiny_model), backbone={"window_size": 5})
+    assert checkpoints.start_from(model, tiny_model, "source", partial=True) == [
+        "position biases resized from windows of 3 to 5"
+    ]
+    name = "backbone.layers.2.blocks.0.attn.relative_position_bias_table"
+    expected = resized_bias_table(tiny_model.state_dict()[name], 5)
+    assert torch.equal(model.state_dict()[name], expected)
+    with torch.no_grad():
+        assert model.eval()([torch.rand(3, 64, 64)]).class_logits.isfinite().all()
+
+
+# --- position bias tables --------------------------------------------------------------------------------------------
+
+
+def table(window: int, heads: int = 2) -> torch.Tensor:
+    return torch.randn((2 * window - 1) ** 2, heads, generator=torch.Generator().manual_seed(window))
+
+
+def as_grid(values: torch.Tensor) -> torch.Tensor:
+    side = round(len(values) ** 0.5)
+    return values.view(side, side, -1)
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 12])
+def test_a_table_of_the_same_window_is_the_same(window: int) -> None:
+    assert torch.equal(resized_bias_table(table(window), window), table(window))
+
+
+@pytest.mark.parametrize(("there", "here"), [(7, 12), (12, 7), (3, 4)])
+def test_resizing_tables_keeps_what_it_must(there: int, here: int) -> None:
+    values = table(there)
+    resized = resized_bias_table(values, here)
+    assert resized.shape == ((2 * here - 1) ** 2, 2)
+    # heads and axes stay apart, and nothing is turned or mirrored
+    for head in range(2):
+        torch.testing.assert_close(resized_bias_table(values[:, head : head + 1], here), resized[:, head : head + 1])
+    mirrored = as_grid(values).flip(0).flatten(0, 1)
+    torch.testing.assert_close(as_grid(resized_bias_table(mirrored, here)), as_grid(resized).flip(0))
+    turned = as_grid(values).transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(as_grid(resized_bias_table(turned, here)), as_grid(resized).transpose(0, 1))
+    # the offset of no distance stays in the middle, and constants stay constant
+    torch.testing.assert_close(as_grid(resized)[here - 1, here - 1], as_grid(values)[there - 1, there - 1])
+    torch.testing.assert_close(resized_bias_table(torch.full_like(values, 3.0), here), torch.full_like(resized, 3.0))
+    # rows are vertical offsets: a table that depends on them alone still does
+    rows = torch.arange(2.0 * there - 1).repeat_interleave(2 * there - 1)[:, None]
+    grid = as_grid(resized_bias_table(rows, here))[..., 0]
+    torch.testing.assert_close(grid, grid[:, :1].expand_as(grid))
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
