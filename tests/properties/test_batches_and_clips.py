@@ -150,6 +150,37 @@ def test_a_clip_that_stands_still_is_its_frame(kind: str) -> None:
         torch.testing.assert_close(depth.mask_logits, repeated, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_that_looks_at_one_frame_only_is_that_frame(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The frames of a clip meet in the attention of its queries and nowhere else.
+    model = model_of(kind)
+    decoder = model.transformer_decoder
+    assert isinstance(decoder, MaskedTransformerDecoder)
+    clip = picture(0, 64, 96, 3)
+    singles = [run(model, [frame]) for frame in clip]
+    of_image = decoder._blocked
+    for place, single in enumerate(singles):
+
+        def of_clip(mask_logits: Tensor, size_hw: tuple[int, int], place: int = place) -> Tensor:
+            blocked = torch.ones(*mask_logits.shape[:3], size_hw[0] * size_hw[1], dtype=torch.bool)
+            blocked[:, :, place] = of_image(mask_logits[:, :, place : place + 1], size_hw)
+            return blocked.flatten(2)
+
+        monkeypatch.setattr(decoder, "_blocked", of_clip)
+        seen = run(model, [clip])
+        monkeypatch.undo()
+        frame = MaskOutput(
+            seen.class_logits,
+            seen.mask_logits[:, :, place : place + 1],
+            seen.query_features,
+            [
+                MaskOutput(depth.class_logits, depth.mask_logits[:, :, place : place + 1], depth.query_features)
+                for depth in seen.auxiliary
+            ],
+        )
+        assert_equal(frame, single, 1e-8)
+
+
 def test_the_order_of_frames_matters_only_with_the_code_of_time() -> None:
     clip = picture(0, 64, 96, 3)
     for position_encoding, matters in (("2d", False), ("3d", True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,25 @@ from PIL import Image
 from torch import Tensor
 
 from mask2former.atomic import write_whole
-from mask2former.config import RunConfig, Task
+from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
 from mask2former.drawing import contact_sheet
-from mask2former.inference.evaluate import Evaluation, result_of
-from mask2former.inference.pictures import comparison_row
+from mask2former.inference.clips import resize_clip
+from mask2former.inference.evaluate import Evaluation, clip_result_of, result_of
+from mask2former.inference.pictures import clip_rows, comparison_row
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Batch, Sample
+from mask2former.structures.truths import Truth
 from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor
 
 __all__ = ["TrainingModule"]
+
+
+_SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it is not for want of range
 
 
 class TrainingModule(lightning.LightningModule):
@@ -53,6 +58,7 @@ class TrainingModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         if self.trainer.is_global_zero:
             data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
+            print(data.batching())
             batch, pictures = data.sample_batch().to(self.device), batch_per_device(self.config)
             print(estimate_memory(self.model, self.criterion, batch, pictures, self.config.optim))
             for remark in data.remarks():
@@ -82,14 +88,25 @@ class TrainingModule(lightning.LightningModule):
             total += losses.total.detach() / len(window)
             for name, term in losses.terms.items():
                 terms[name] = terms.get(name, torch.zeros_like(term.detach())) + term.detach() / len(window)
+        scaler = self._scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        if not bool(norm.isfinite()):
+        finite = bool(norm.isfinite())
+        if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):
             raise FloatingPointError(f"step {step}: gradients are not finite; see {self._keep(window[0], step)}")
-        optimizer.step()
-        if self.average is not None:
+        optimizer.step()  # with scaling: nothing is changed where a gradient is not finite, but the scale
+        if self.average is not None and finite:
             self.average.update(self.model)
         self.log("loss", total, prog_bar=True)
+        shown = {name: terms.pop(name) for name in ("loss_ce", "loss_mask", "loss_dice")}  # of the last layer
+        self.log_dict(shown, prog_bar=True)
         self.log_dict({**terms, "gradient_norm": norm, "learning_rate": self.config.optim.lr * factor})
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in half precision."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _num_masks(self, window: Sequence[Batch]) -> float:
         """Targets per micro-batch, averaged over ranks and the window (training specification, section 1.3)."""
@@ -122,15 +139,39 @@ class TrainingModule(lightning.LightningModule):
         assert self.model.categories is not None
         if self.average is not None:
             self.average.swap(self.model)
-        evaluation = self.config.evaluation
-        self._evaluation = Evaluation(evaluation.tasks, self.model.categories, self.config.model.inference, evaluation)
+        evaluation, settings = self.config.evaluation, self.config.model.inference
+        style: MetricStyle = self.trainer.datamodule.metric_style  # pyright: ignore[reportAttributeAccessIssue]
+        self._evaluation = Evaluation(evaluation.tasks, self.model.categories, settings, evaluation, style)
 
-    def validation_step(self, sample: Sample, batch_idx: int) -> None:
+    @property
+    def _has_clips(self) -> bool:
+        return isinstance(self.config.data.dataset, ClipSampling)
+
+    def validation_step(self, batch: tuple[Sample, Mapping[Task, Truth] | None], batch_idx: int) -> None:
         assert self._evaluation is not None
+        sample, truths = batch
+        shown = self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures
+        if self._has_clips:
+            self._validate_clip(sample, truths, shown)
+            return
         output = self.model([sample.image], auxiliary=False)
-        self._evaluation.update(output, sample)
-        if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures:
+        self._evaluation.update(output, sample, truths=truths)
+        if shown:
             self._rows.append(self._row(output, sample))
+
+    def _validate_clip(self, sample: Sample, truths: Mapping[Task, Truth] | None, shown: bool) -> None:
+        """All frames at once at the size of inference, since clips are large."""
+        assert self._evaluation is not None
+        assert self.model.categories is not None
+        settings = self.config.model.inference
+        frames = list(sample.image.permute(0, 2, 3, 1).cpu().numpy())
+        clip = resize_clip(frames, settings.short_edge, settings.long_edge)
+        output = self.model([clip.to(self.device)], auxiliary=False)
+        sizes = ((clip.shape[2], clip.shape[3]), (sample.image.shape[2], sample.image.shape[3]))
+        self._evaluation.update(output, sample, sizes[0], truths)
+        if shown:
+            tracks = clip_result_of(output, 0, *sizes, self.model.categories, settings)
+            self._rows += clip_rows(sample.to("cpu"), tracks, self.model.categories)
 
     def on_validation_epoch_end(self) -> None:
         assert self._evaluation is not None
@@ -139,9 +180,10 @@ class TrainingModule(lightning.LightningModule):
         if self.trainer.world_size > 1:  # each rank has seen its share of the samples
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, self._evaluation)
-            for rank, part in enumerate(parts):
-                if rank != self.global_rank:
-                    self._evaluation.merge(part)
+            self._evaluation, *others = parts  # in the same order everywhere, since the order of equal scores counts
+            assert self._evaluation is not None
+            for part in others:
+                self._evaluation.merge(part)
         metrics = self._evaluation.compute()
         # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
         self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)

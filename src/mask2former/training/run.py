@@ -6,30 +6,38 @@ import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers.logger import Logger
-from torch import Tensor
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
 from mask2former import checkpoints
 from mask2former.atomic import write_whole
+from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.config import RunConfig
-from mask2former.data.build import categories_of
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures.categories import Categories
 from mask2former.training.checkpointing import KeepCheckpoints
 from mask2former.training.datamodule import DataModule, batch_per_device
 from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
+from mask2former.training.progress import StepProgressBar
 
 __all__ = ["TrainingResult", "train"]
 
-_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+def _precision(config: RunConfig) -> Precision:
+    """What Lightning calls a precision plugin, made here because by itself it turns fp16 on a CPU into bf16."""
+    wanted = config.trainer.precision
+    if wanted == "fp32":
+        return Precision()
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return MixedPrecision("16-mixed" if wanted == "fp16" else "bf16-mixed", "cuda" if on_gpu else "cpu")
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     if not resume and last.exists() and not overwrite:
         raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     lightning.seed_everything(config.seed, verbose=False)
-    model = _initial_model(config)
+    data = DataModule(config)
+    model = _initial_model(config, data.categories)
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"))
@@ -90,7 +99,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     module = TrainingModule(model, config)
     keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor)
     module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
-    callbacks: list[lightning.Callback] = [keep, TQDMProgressBar(refresh_rate=config.trainer.log_every)]
+    callbacks: list[lightning.Callback] = [keep, StepProgressBar(refresh_rate=config.trainer.log_every)]
     if config.evaluation.patience is not None:
         patience = config.evaluation.patience
         callbacks.append(EarlyStopping(config.evaluation.monitor, mode="max", patience=patience, check_finite=False))
@@ -100,10 +109,11 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
-        precision=_PRECISIONS[config.trainer.precision],
+        plugins=[_precision(config)],
         max_steps=config.trainer.max_steps,
         val_check_interval=min(config.evaluation.every, config.trainer.max_steps),
         check_val_every_n_epoch=None,
+        limit_val_batches=None if data.is_measured else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=config.trainer.log_every,
         logger=loggers,
@@ -114,7 +124,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     )
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, DataModule(config), ckpt_path=last if resume else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit and ignores the next one
         if not trainer.interrupted:
             raise
@@ -141,29 +151,16 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     return TrainingResult(directory, path, config.evaluation.monitor, metrics)
 
 
-def _initial_model(config: RunConfig) -> Mask2Former:
-    categories = categories_of(config.data.dataset)
+def _initial_model(config: RunConfig, categories: Categories) -> Mask2Former:
     model = build_model(config.model, len(categories))
     model.categories = categories
-    if config.model.init is not None:
-        state = Mask2Former.from_pretrained(config.model.init).state_dict()
-        if config.model.init_partial:
-            state = _with_own_queries(model, state)
-        left_out = checkpoints.load_into(model, state, config.model.init, drop_misshaped=config.model.init_partial)
-        if left_out:
-            print(f"From {config.model.init}: all but {', '.join(left_out)}, which start afresh")
+    if config.model.init is not None and is_backbone_file(config.model.init):
+        print(f"Starts from {config.model.init}: {'; '.join(start_from_backbone(model, config.model.init))}")
+    elif config.model.init is not None:
+        source = Mask2Former.from_pretrained(config.model.init)
+        notes = checkpoints.start_from(model, source, config.model.init, partial=config.model.init_partial)
+        print(f"Starts from {config.model.init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
     return model
-
-
-def _with_own_queries(model: Mask2Former, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with as many queries as the model: the first ones of the source, then the model's fresh ones."""
-    own = model.state_dict()
-    changed = dict(state)
-    for name in ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight"):
-        rows = min(len(own[name]), len(state[name]))
-        if own[name].shape[1] == state[name].shape[1]:
-            changed[name] = torch.cat((state[name][:rows], own[name][rows:]))
-    return changed
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

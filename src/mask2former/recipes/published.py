@@ -1,36 +1,43 @@
-"""The published models as configurations, by the names of the zoo (``coco-panoptic/r50``), and our own run recipes.
+"""The published models by the names of the zoo (``coco-panoptic/r50``): architecture, inference and training.
 
-Each one says which published configuration it reproduces. Knows settings only: no weights, no class tables, no torch.
+Tables of what the published configurations differ in; what they share are the defaults of ``config.py``. Knows settings
+only: no weights, no class tables, no torch.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
 from mask2former.config import (
+    Ade20kConfig,
+    AugmentationConfig,
     BackboneConfig,
-    CriterionConfig,
+    CityscapesConfig,
+    CocoConfig,
     DataConfig,
+    DatasetConfig,
     EvaluationConfig,
     InferenceConfig,
+    LargeScaleJitterConfig,
+    MapillaryVistasConfig,
     MaskedDecoderConfig,
     ModelConfig,
-    MSDeformAttnConfig,
     OptimConfig,
+    ResizeCropFlipConfig,
     RunConfig,
-    ScenesConfig,
     SwinConfig,
     Task,
     TimmConfig,
     TrainerConfig,
+    YouTubeVISConfig,
 )
 from mask2former.errors import RequestError
 
-__all__ = ["Recipe", "describe_names", "recipe", "recipe_names", "run_recipes", "scenes_tiny", "scenes_tiny_start"]
+__all__ = ["Recipe", "describe_names", "recipe", "recipe_names"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Recipe:
         only_things: whether the classes are the things of that table only.
         reproduces: path of the published configuration file.
         is_video: whether it was trained on clips.
+        init_weights: published file of the backbone that training started from, or the recipe for all weights.
+        num_gpus: how many the published training ran on, each with an equal part of the batch.
+        run: the training, complete.
     """
 
     slug: str
@@ -52,6 +62,9 @@ class Recipe:
     only_things: bool
     reproduces: str
     is_video: bool
+    init_weights: str
+    num_gpus: int
+    run: RunConfig
 
 
 _SWIN = {
@@ -62,6 +75,71 @@ _SWIN = {
 }
 _SWIN["swin-b-in21k"] = _SWIN["swin-b"]  # differ in their pre-training only
 _RESNET = {"r50": "resnet50", "r101": "resnet101"}
+_INIT_WEIGHTS = {
+    "r50": "R-50.pkl",
+    "r101": "R-101.pkl",
+    "swin-t": "swin_tiny_patch4_window7_224.pkl",
+    "swin-s": "swin_small_patch4_window7_224.pkl",
+    "swin-b": "swin_base_patch4_window12_384.pkl",
+    "swin-b-in21k": "swin_base_patch4_window12_384_22k.pkl",
+    "swin-l": "swin_large_patch4_window12_384_22k.pkl",
+}
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How the models of a family were trained; every field is a column of the published configurations.
+
+    Attributes:
+        augmentation: by the shorter test edge, which is also the base of the training sizes.
+        milestones: of the step schedule; none: a polynomial one.
+        long: backbones trained twice as long.
+        monitor: the metric that the family is known for.
+        keep_empty: whether pictures without objects are learned from.
+        evaluate_every: steps; None: at the end only.
+        not_evaluated: tasks of the model that its data set has no official measure for.
+    """
+
+    dataset: DatasetConfig
+    augmentation: Callable[[int], AugmentationConfig]
+    max_steps: int
+    monitor: str
+    milestones: tuple[int, ...] = ()
+    long: tuple[str, ...] = ()
+    keep_empty: bool = True
+    evaluate_every: int | None = 5000
+    not_evaluated: tuple[Task, ...] = ()
+    num_workers: int = 4
+
+
+def _crops(height: int, width: int, *, pad: bool) -> Callable[[int], AugmentationConfig]:
+    """Half to double the base size, then windows of this size."""
+
+    def augmentation(base: int) -> AugmentationConfig:
+        return ResizeCropFlipConfig(
+            short_edges=tuple(int(tenths * 0.1 * base) for tenths in range(5, 21)),
+            long_edge=4 * base,
+            crop_size=(height, width),
+            pad_size=(height, width) if pad else None,
+        )
+
+    return augmentation
+
+
+def _base_crops(base: int) -> AugmentationConfig:
+    """Windows of the base size."""
+    return _crops(base, base, pad=True)(base)
+
+
+def _jitter(*, keep_lost: bool) -> Callable[[int], AugmentationConfig]:
+    return lambda base: LargeScaleJitterConfig(keep_lost=keep_lost)
+
+
+def _whole_frames(base: int) -> AugmentationConfig:
+    """Two sizes and flips, the same for all frames of a clip."""
+    return ResizeCropFlipConfig(
+        short_edges=(360, 480), long_edge=1333, crop_size=None, pad_size=None, color_jitter=False
+    )
 
 
 @dataclass(frozen=True)
@@ -78,6 +156,7 @@ class _Family:
     queries_large: int = 200  # queries of Swin-L; all others have 100
     is_video: bool = False
     exceptions: tuple[tuple[str, tuple[int, int]], ...] = ()  # backbones with another test size
+    training: _Training = field(kw_only=True)
 
 
 def _files(folder: str, **names: str) -> dict[str, str]:
@@ -123,11 +202,74 @@ def _ytvis(folder: str) -> dict[str, str]:
 
 
 _ALL: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+
+
+def _coco_training(task: Task, monitor: str) -> _Training:
+    return _Training(
+        CocoConfig(task=task),
+        _jitter(keep_lost=task == "panoptic"),
+        368_750,
+        monitor,
+        milestones=(327_778, 355_092),
+        long=("swin-l",),
+        keep_empty=task != "instance",
+    )
+
+
+def _cityscapes_training(task: Task, monitor: str) -> _Training:
+    augmentation = _crops(512, 1024, pad=False)
+    return _Training(CityscapesConfig(task=task), augmentation, 90_000, monitor, keep_empty=task != "instance")
+
+
+def _ade20k_training(task: Task, monitor: str) -> _Training:
+    return _Training(Ade20kConfig(task=task), _base_crops, 160_000, monitor, keep_empty=task != "instance")
+
+
+def _mapillary_training(task: Literal["panoptic", "semantic"], monitor: str) -> _Training:
+    return _Training(
+        MapillaryVistasConfig(task=task),
+        _crops(1024, 1024, pad=True),
+        300_000,
+        monitor,
+        evaluate_every=None,
+        not_evaluated=("instance",),
+        num_workers=10,
+    )
+
+
+def _ytvis_training(year: Literal[2019, 2021], max_steps: int, milestone: int) -> _Training:
+    return _Training(
+        YouTubeVISConfig(year=year),
+        _whole_frames,
+        max_steps,
+        "instance/AP",
+        milestones=(milestone,),
+        evaluate_every=None,
+    )
+
+
 _FAMILIES = {
-    "coco-panoptic": _Family("coco_panoptic", _ALL, (800, 1333), _coco("coco/panoptic-segmentation")),
-    "coco-instance": _Family("coco_instance", ("instance",), (800, 1333), _coco("coco/instance-segmentation")),
+    "coco-panoptic": _Family(
+        "coco_panoptic",
+        _ALL,
+        (800, 1333),
+        _coco("coco/panoptic-segmentation"),
+        training=_coco_training("panoptic", "panoptic/PQ"),
+    ),
+    "coco-instance": _Family(
+        "coco_instance",
+        ("instance",),
+        (800, 1333),
+        _coco("coco/instance-segmentation"),
+        training=_coco_training("instance", "instance/AP"),
+    ),
     "cityscapes-panoptic": _Family(
-        "cityscapes", _ALL, (1024, 2048), _cityscapes("cityscapes/panoptic-segmentation"), norm="sync"
+        "cityscapes",
+        _ALL,
+        (1024, 2048),
+        _cityscapes("cityscapes/panoptic-segmentation"),
+        norm="sync",
+        training=_cityscapes_training("panoptic", "panoptic/PQ"),
     ),
     "cityscapes-instance": _Family(
         "cityscapes",
@@ -136,6 +278,7 @@ _FAMILIES = {
         _cityscapes("cityscapes/instance-segmentation"),
         only_things=True,
         norm="sync",
+        training=_cityscapes_training("instance", "instance/AP"),
     ),
     "cityscapes-semantic": _Family(
         "cityscapes",
@@ -144,6 +287,7 @@ _FAMILIES = {
         _cityscapes("cityscapes/semantic-segmentation"),
         norm="sync",
         queries_large=100,
+        training=_cityscapes_training("semantic", "semantic/mIoU"),
     ),
     "ade20k-panoptic": _Family(
         "ade20k_150",
@@ -154,6 +298,7 @@ _FAMILIES = {
             r50="maskformer2_R50_bs16_160k",
             swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_160k",
         ),
+        training=_ade20k_training("panoptic", "panoptic/PQ"),
     ),
     # The published files switch on all three outputs here, but the models were trained and measured for this one.
     "ade20k-instance": _Family(
@@ -165,6 +310,7 @@ _FAMILIES = {
             r50="maskformer2_R50_bs16_160k",
             swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_160k",
         ),
+        training=_ade20k_training("instance", "instance/AP"),
     ),
     "ade20k-semantic": _Family(
         "ade20k_150",
@@ -182,6 +328,7 @@ _FAMILIES = {
         ),
         queries_large=100,
         exceptions=(("swin-b", (640, 2560)), ("swin-b-in21k", (640, 2560)), ("swin-l", (640, 2560))),
+        training=_ade20k_training("semantic", "semantic/mIoU"),
     ),
     "mapillary-panoptic": _Family(
         "mapillary_vistas_v1.2",
@@ -193,6 +340,7 @@ _FAMILIES = {
             swin_l="swin/maskformer2_swin_large_IN21k_384_bs16_300k",
         ),
         score_threshold=0.0,
+        training=_mapillary_training("panoptic", "panoptic/PQ"),
     ),
     "mapillary-semantic": _Family(
         "mapillary_vistas_v1.2",
@@ -205,6 +353,7 @@ _FAMILIES = {
         ),
         score_threshold=0.0,
         queries_large=100,
+        training=_mapillary_training("semantic", "semantic/mIoU"),
     ),
     "ytvis2019-instance": _Family(
         "ytvis_2019",
@@ -213,6 +362,7 @@ _FAMILIES = {
         _ytvis("youtubevis_2019"),
         is_video=True,
         exceptions=(("r50", (360, 1333)), ("r101", (360, 1333))),
+        training=_ytvis_training(2019, 6000, 4000),
     ),
     "ytvis2021-instance": _Family(
         "ytvis_2021",
@@ -221,6 +371,7 @@ _FAMILIES = {
         _ytvis("youtubevis_2021"),
         is_video=True,
         exceptions=(("r50", (360, 1333)), ("r101", (360, 1333)), ("swin-l", (360, 1333))),
+        training=_ytvis_training(2021, 8000, 5500),
     ),
 }
 
@@ -231,6 +382,34 @@ def _backbone(family_name: str, name: str) -> BackboneConfig:
     # Parity: the one ADE20K model with trained batch norms.
     norm = "sync" if (family_name, name) == ("ade20k-semantic", "r101") else _FAMILIES[family_name].norm
     return TimmConfig(model=_RESNET[name], norm=norm)
+
+
+def _run(slug: str, model: ModelConfig, training: _Training, num_gpus: int) -> RunConfig:
+    times = 2 if slug.rpartition("/")[2] in training.long else 1
+    max_steps = times * training.max_steps
+    return RunConfig(
+        model=model,
+        data=DataConfig(
+            dataset=training.dataset,
+            augmentation=training.augmentation(model.inference.short_edge),
+            keep_empty=training.keep_empty,
+            group_by_aspect=True,
+            total_batch=16,
+            batch_per_device=16 // num_gpus,
+            num_workers=training.num_workers,
+        ),
+        optim=OptimConfig(
+            schedule="step" if training.milestones else "poly",
+            steps=tuple(times * step for step in training.milestones),
+        ),
+        trainer=TrainerConfig(max_steps=max_steps, precision="fp16", checkpoint_every=5000),
+        evaluation=EvaluationConfig(
+            every=training.evaluate_every or max_steps,
+            tasks=tuple(task for task in model.inference.tasks if task not in training.not_evaluated),
+            monitor=training.monitor,
+        ),
+        output=f"runs/{slug}",
+    )
 
 
 def _recipes() -> Iterator[Recipe]:
@@ -252,7 +431,18 @@ def _recipes() -> Iterator[Recipe]:
             )
             model = ModelConfig(backbone=_backbone(family_name, name), transformer_decoder=decoder, inference=inference)
             slug = f"{family_name}/{name}"
-            yield Recipe(slug, model, family.categories, family.only_things, file, family.is_video)
+            num_gpus = 16 if name == "swin-l" else 8
+            yield Recipe(
+                slug,
+                model,
+                family.categories,
+                family.only_things,
+                file,
+                family.is_video,
+                f"coco-instance/{name}" if family.is_video else _INIT_WEIGHTS[name],
+                num_gpus,
+                _run(slug, model, family.training, num_gpus),
+            )
 
 
 @cache
@@ -282,76 +472,3 @@ def recipe(slug: str) -> Recipe:
 def describe_names() -> str:
     """All names in one line: ``coco-panoptic/{r50, r101, ...}; ...``."""
     return "; ".join(f"{family}/{{{', '.join(entry.files)}}}" for family, entry in _FAMILIES.items())
-
-
-def _scenes_run(size: int, output: str, init: str | None) -> RunConfig:
-    """What both halves of the packaged model's training share: 3.7 million parameters, no pretrained weights."""
-    return RunConfig(
-        model=ModelConfig(
-            backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [48, 96, 192, 320]}),
-            pixel_decoder=MSDeformAttnConfig(dim=128, mask_dim=128, num_layers=3, num_heads=4, feedforward_dim=256),
-            transformer_decoder=MaskedDecoderConfig(
-                dim=128, num_queries=32, num_layers=3, num_heads=4, feedforward_dim=512
-            ),
-            inference=InferenceConfig(
-                short_edge=size,
-                long_edge=2 * size,
-                score_threshold=0.5,
-                overlap_threshold=0.6,
-                max_instances=50,
-            ),
-            init=init,
-        ),
-        data=DataConfig(dataset=ScenesConfig(image_size=(size, size)), num_workers=1),
-        trainer=TrainerConfig(precision="bf16"),
-        output=output,
-    )
-
-
-def scenes_tiny_start() -> RunConfig:
-    """First half of ``scenes-tiny``: 1,000 steps at 128 pixels, from random weights.
-
-    The schedule is that of 5,500 steps, so the rate is still high at the end. Measured: panoptic quality 53.7 on the
-    validation scenes after 12 minutes on two cores (AMD Zen 5, bf16).
-    """
-    run = _scenes_run(128, "runs/scenes-tiny-start", init=None)
-    return run.model_copy(
-        update={
-            "criterion": CriterionConfig(num_points=512),
-            "optim": OptimConfig(
-                lr=5e-4,
-                backbone_multiplier=1.0,
-                warmup_steps=100,
-                warmup_factor=0.01,
-                ema_decay=0.998,
-                schedule_steps=5500,
-            ),
-            "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": EvaluationConfig(every=500),
-        }
-    )
-
-
-def scenes_tiny() -> RunConfig:
-    """Second half of the packaged model ``scenes-tiny``: 3,600 steps at 192 pixels, from the first half's weights.
-
-    Measured: panoptic quality 79.0 on the validation scenes; PQ 81.5, AP 56.1, mIoU 87.2 on the 50 scenes of
-    ``mask2former demo``, which are in neither training nor validation. Took an hour on one core (AMD Zen 5, bf16).
-    """
-    run = _scenes_run(192, "runs/scenes-tiny", init="runs/scenes-tiny-start/model.safetensors")
-    return run.model_copy(
-        update={
-            "criterion": CriterionConfig(num_points=1024),
-            "data": run.data.model_copy(update={"total_batch": 8}),
-            "optim": OptimConfig(
-                lr=4e-4, backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.01, ema_decay=0.998
-            ),
-            "trainer": run.trainer.model_copy(update={"max_steps": 3600}),
-            "evaluation": EvaluationConfig(every=300),
-        }
-    )
-
-
-def run_recipes() -> dict[str, Callable[[], RunConfig]]:
-    """Complete training runs by name; the docstring of each says what it gives."""
-    return {"scenes-tiny-start": scenes_tiny_start, "scenes-tiny": scenes_tiny}

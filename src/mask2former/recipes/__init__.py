@@ -1,0 +1,28 @@
+"""Runs and models by name: the published ones, by the names of the zoo, and our own.
+
+Knows settings only: no weights, no class tables, no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mask2former.config import RunConfig
+from mask2former.recipes.ours import scenes_tiny, scenes_tiny_start
+from mask2former.recipes.published import Recipe, describe_names, recipe, recipe_names
+
+__all__ = ["Recipe", "describe_names", "recipe", "recipe_names", "run_recipes", "scenes_tiny", "scenes_tiny_start"]
+
+_OURS: dict[str, Callable[[], RunConfig]] = {"scenes-tiny-start": scenes_tiny_start, "scenes-tiny": scenes_tiny}
+
+
+def run_recipes() -> dict[str, Callable[[], RunConfig]]:
+    """Complete training runs by name: our own, then those of the published models.
+
+    What a run of ours gives is in its docstring; of a published one see :class:`Recipe`.
+    """
+    return _OURS | {name: _published(name) for name in recipe_names()}
+
+
+def _published(name: str) -> Callable[[], RunConfig]:
+    return lambda: recipe(name).run

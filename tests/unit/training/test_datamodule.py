@@ -1,0 +1,126 @@
+"""Loaders of a run: how a step is divided, what is read when, and what a loss gets of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former.config import RunConfig, parse
+from mask2former.data.collate import PackedBatch, collate
+from mask2former.errors import RequestError
+from mask2former.structures import Batch
+from mask2former.training.datamodule import DataModule, batch_per_device
+
+
+def config(**data: object) -> RunConfig:
+    devices = data.pop("devices", 1)
+    values = {"data": data, "trainer": {"devices": devices}, "evaluation": {"tasks": ["instance"]}}
+    return parse(RunConfig, values, "test")
+
+
+@pytest.mark.parametrize(
+    ("total", "devices", "micro", "line"),
+    [
+        (16, 2, 2, "16 pictures per step = 2 devices x 2 x 4 accumulated"),
+        (16, 1, 2, "16 pictures per step = 1 device x 2 x 8 accumulated"),
+        (16, 8, None, "16 pictures per step = 8 devices x 2"),
+        (3, 1, 1, "3 pictures per step = 1 device x 1 x 3 accumulated"),
+        (1, 1, None, "1 picture per step = 1 device x 1"),
+    ],
+)
+def test_the_pictures_of_a_step_are_divided_over_devices_and_passes(
+    total: int, devices: int, micro: int | None, line: str
+) -> None:
+    settings = config(total_batch=total, devices=devices, batch_per_device=micro)
+    assert DataModule(settings).batching() == line
+
+
+@pytest.mark.parametrize(("total", "devices", "micro"), [(16, 3, None), (16, 1, 3), (16, 2, 16)])
+def test_batches_that_cannot_be_divided_evenly_are_refused(total: int, devices: int, micro: int | None) -> None:
+    with pytest.raises(RequestError, match=r"data\.total_batch 16"):
+        batch_per_device(config(total_batch=total, devices=devices, batch_per_device=micro))
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> dict[str, object]:
+    """The ``dataset`` settings of six pictures, of which two are higher than wide."""
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(6):
+        height, width = (40, 60) if number % 3 else (60, 40)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
+        for left in (3, 10):
+            corners = [left, 5, 30, 5, 30, 30, left, 30]
+            annotations.append({"image_id": number, "category_id": 5, "segmentation": [corners]})
+    annotations = [{"id": place, **entry} for place, entry in enumerate(annotations, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "cell"}]}
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    return {
+        "name": "coco-instance",
+        **{
+            split: [{"annotations": str(tmp_path / f"{split}.json"), "images": str(tmp_path)}]
+            for split in ("train", "validation")
+        },
+    }
+
+
+def attached(settings: RunConfig) -> DataModule:
+    module = DataModule(settings)
+    module.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=0, world_size=1, global_step=0, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    return module
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loss_gets_the_batches_that_collating_the_samples_gives(shapes: dict[str, object], workers: int) -> None:
+    jitter = {"name": "large-scale-jitter", "image_size": [64, 64]}
+    sizes = {"total_batch": 4, "batch_per_device": 2}
+    module = attached(config(dataset=shapes, augmentation=jitter, num_workers=workers, **sizes))
+    packed = next(iter(module.train_dataloader()))
+    assert [type(part) for part in packed] == [PackedBatch, PackedBatch]
+    window: list[Batch] = module.on_after_batch_transfer(packed, 0)
+    draws = module._sampler().draws(0)
+    for place, batch in enumerate(window):
+        expected = collate([module.training_set[draw] for draw in draws[2 * place : 2 * place + 2]])
+        assert torch.equal(batch.images.pixels, expected.images.pixels)
+        assert batch.names == expected.names
+        for ours, theirs in zip(batch.targets, expected.targets, strict=True):
+            assert torch.equal(ours.labels, theirs.labels)
+            assert torch.equal(ours.masks, theirs.masks)
+            assert ours.masks.dtype == torch.bool
+
+
+def test_pictures_of_one_pass_have_one_aspect(shapes: dict[str, object]) -> None:
+    settings = config(dataset=shapes, group_by_aspect=True, total_batch=2, batch_per_device=2, num_workers=0)
+    loader = iter(attached(settings).train_dataloader())
+    sizes = [next(loader)[0].sizes for _ in range(9)]
+    assert {len(set(pair)) for pair in sizes} == {1}
+    assert {pair[0] for pair in sizes} == {(40, 60), (60, 40)}
+
+
+def test_annotation_files_are_read_once_per_run(shapes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counting(path: Path) -> bytes:
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counting)
+    module = attached(config(dataset=shapes, num_workers=0))
+    assert [category.name for category in module.categories] == ["cell"]
+    for _ in range(3):
+        next(iter(module.train_dataloader()))
+        assert len(module.val_dataloader()) == 6
+        module.sample_batch()
+        module.remarks()
+    assert sorted(name for name in read if name.endswith(".json")) == ["train.json", "validation.json"]

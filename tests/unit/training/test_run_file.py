@@ -1,0 +1,47 @@
+"""Run files say what they reproduce, and are read back as the recipe."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from mask2former import recipes
+from mask2former.config import RunConfig, parse
+from mask2former.errors import RequestError
+from mask2former.training.run_file import run_file
+
+
+@pytest.mark.parametrize("name", ["coco-panoptic/swin-l", "cityscapes-semantic/r50", "ytvis2021-instance/swin-t"])
+def test_a_published_run_says_what_it_reproduces_and_with_what(name: str) -> None:
+    text, recipe = run_file(name), recipes.recipe(name)
+    comment = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+    assert recipe.reproduces in comment
+    assert recipe.init_weights in comment
+    assert f"{recipe.num_gpus} GPUs, each with {16 // recipe.num_gpus} of the 16 pictures" in comment
+    numbers = {
+        "coco-panoptic/swin-l": "PQ 57.8, AP 48.6, mIoU 67.4",
+        "cityscapes-semantic/r50": "mIoU 79.4",
+        "ytvis2021-instance/swin-t": "AP 45.9",
+    }
+    assert numbers[name] in comment
+    assert parse(RunConfig, yaml.safe_load(text), name) == recipe.run
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_every_setting_and_list_has_one_line() -> None:
+    text = run_file("ade20k-semantic/r50")
+    assert "short_edges: [256, 307," in text
+    assert "\n- " not in text
+    assert set(yaml.safe_load(text)) == set(RunConfig.model_fields)
+
+
+def test_our_own_runs_say_what_they_gave() -> None:
+    assert run_file("scenes-tiny").startswith("# Second half of the packaged model")
+    assert parse(RunConfig, yaml.safe_load(run_file("scenes-tiny")), "test") == recipes.scenes_tiny()
+
+
+def test_an_unknown_recipe_names_the_closest() -> None:
+    with pytest.raises(RequestError, match=r"no run recipe 'coco-panoptic/r5O'; did you mean .*coco-panoptic/r50"):
+        run_file("coco-panoptic/r5O")
+    with pytest.raises(RequestError, match="'mask2former recipe' lists them"):
+        run_file("x")
