@@ -1,4 +1,4 @@
-"""Mask2Former: panoptic, instance and semantic segmentation of pictures with one architecture.
+"""Mask2Former: panoptic, instance and semantic segmentation of pictures and clips with one architecture.
 
 The public face. Names are imported when first used, so that ``import mask2former`` costs nothing; nothing inside the
 package imports them from here.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         MaskOutput,
         PanopticSegmentation,
         SemanticSegmentation,
+        VideoInstances,
     )
 
     __version__: str
@@ -37,6 +38,7 @@ __all__ = [
     "RequestError",
     "RunConfig",
     "SemanticSegmentation",
+    "VideoInstances",
     "__version__",
     "build_model",
     "recipe",
@@ -55,6 +57,7 @@ _HOME = {
     "RequestError": "mask2former.errors",
     "RunConfig": "mask2former.config",
     "SemanticSegmentation": "mask2former.structures",
+    "VideoInstances": "mask2former.structures",
     "build_model": "mask2former.models.build",
     "recipe": "mask2former.recipes",
     "recipe_names": "mask2former.recipes",

@@ -36,7 +36,8 @@ class Region:
     """How one mask is shown.
 
     ``group`` (the class) keeps colours of a class together: its members vary a little around ``color``. ``score`` in
-    0..1 is printed when given. Stuff (``is_thing`` False) is filled flat, without an outline.
+    0..1 is printed when given. Stuff (``is_thing`` False) is filled flat, without an outline. A thing with an
+    ``identity``, the number of a track, has the colour of that number instead, whatever else is in the picture.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Region:
     score: float | None = None
     group: int = 0
     is_thing: bool = True
+    identity: int | None = None
 
 
 # --- overlays --------------------------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def _overlay_map(
     if labels:
         centers = _interior_points(index_map, len(regions))
         anchors = [
-            _Anchor(regions[crop.index], colors[crop.index], crop.window, crop.area, centers[crop.index], crop)
+            _Anchor(regions[crop.index], colors[crop.index], crop.window, crop.area, centers.get(crop.index), crop)
             for crop in crops
         ]
         _draw_labels(canvas, anchors)
@@ -281,7 +283,7 @@ def _mix(pixels: UInt8[np.ndarray, "P 3"], color: Color, alpha: float) -> UInt8[
 
 def _spread_colors(regions: Sequence[Region]) -> list[Color]:
     """Colour of each region: that of its class, for the second, third, ... thing of a class moved a little."""
-    things = [region for region in regions if region.is_thing]
+    things = [region for region in regions if region.is_thing and region.identity is None]
     # Where only one class is in the picture, its colour says nothing and neighbours need telling apart.
     one_class = len(things) == len(regions) > LABELS_PER_NAME and len({region.group for region in things}) == 1
     seen: dict[int, int] = {}
@@ -290,10 +292,19 @@ def _spread_colors(regions: Sequence[Region]) -> list[Color]:
         if not region.is_thing:
             colors.append(region.color)
             continue
+        if region.identity is not None:
+            colors.append(_identity_color(region.identity))
+            continue
         rank = seen.get(region.group, 0)
         seen[region.group] = rank + 1
         colors.append(_varied(region.color, rank, hue_range=1.0 if one_class else 0.1))
     return colors
+
+
+def _identity_color(number: int) -> Color:
+    """A strong colour for the number of a track; neighbouring numbers are far apart in hue."""
+    hue, step = (number * 0.618034) % 1, (number * 0.754878) % 1
+    return _to_bytes(colorsys.hsv_to_rgb(hue, 0.7 + 0.25 * step, 0.95 - 0.2 * step))
 
 
 def _varied(color: Color, rank: int, hue_range: float) -> Color:

@@ -1,4 +1,4 @@
-"""From class and mask logits to the results of the three image tasks (Mask2Former, Sec. 3 and 4.1).
+"""From class and mask logits to the results of the three image tasks (Mask2Former, Sec. 3 and 4.1) and to tracks.
 
 Pure functions of one :class:`~mask2former.structures.MaskOutput`, sizes and thresholds. Nothing here knows where the
 logits come from, how images were resized, or what happens to a result.
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mask2former.structures import (
@@ -23,9 +24,19 @@ from mask2former.structures import (
     PanopticSegmentation,
     Segment,
     SemanticSegmentation,
+    VideoInstances,
 )
 
-__all__ = ["instance", "panoptic", "semantic", "semantic_scores"]
+__all__ = [
+    "best_pairs",
+    "clip_masks",
+    "instance",
+    "panoptic",
+    "panoptic_of_queries",
+    "semantic",
+    "semantic_scores",
+    "video_instance",
+]
 
 Size = tuple[int, int]
 
@@ -107,6 +118,28 @@ def panoptic(
         score_threshold: lower bound of the class probability, 0..1.
         overlap_threshold: lower bound of the share of a mask that is left to it, 0..1.
     """
+    return panoptic_of_queries(
+        output,
+        index,
+        image_size_hw,
+        output_size_hw,
+        categories,
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+    )[0]
+
+
+def panoptic_of_queries(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+    categories: Categories,
+    *,
+    score_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
+) -> tuple[PanopticSegmentation, dict[int, int]]:
+    """Like :func:`panoptic`, with the query of every thing segment by the segment's id."""
     class_logits, masks = _per_image(output, index)
     with torch.inference_mode(), _full_precision(output):
         scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
@@ -114,7 +147,7 @@ def panoptic(
         num_kept = len(kept)
         if num_kept == 0:
             ids = torch.zeros(output_size_hw, dtype=torch.int32)
-            return PanopticSegmentation(ids.numpy(), (), categories)
+            return PanopticSegmentation(ids.numpy(), (), categories), {}
         scores, labels = scores[kept], labels[kept]
 
         # Per pixel: twice the winning query, plus one where its own mask covers the pixel.
@@ -134,7 +167,9 @@ def panoptic(
         id_of_code = torch.zeros((num_kept, 2), dtype=torch.int32)
         id_of_code[:, 1] = torch.tensor(id_of_query, dtype=torch.int32)
         ids = id_of_code.flatten().to(codes.device)[codes]
-    return PanopticSegmentation(ids.cpu().numpy(), segments, categories)
+    things = {segment.id for segment in segments if segment.is_thing}
+    queries = {number: query for number, query in zip(id_of_query, kept.tolist(), strict=True) if number in things}
+    return PanopticSegmentation(ids.cpu().numpy(), segments, categories), queries
 
 
 def instance(
@@ -165,14 +200,8 @@ def instance(
     class_logits, masks = _per_image(output, index)
     height, width = output_size_hw
     with torch.inference_mode(), _full_precision(output):
-        probabilities = class_logits.softmax(dim=-1)[:, :-1].flatten()  # (Q * K,)
-        scores, pairs = probabilities.topk(min(max_instances, len(probabilities)))
-        queries, labels = pairs // len(categories), pairs % len(categories)
-        if things_only:
-            # Parity: stuff takes places among the best pairs before it is dropped.
-            is_thing = torch.tensor([category.is_thing for category in categories], device=labels.device)
-            chosen = is_thing[labels]
-            scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
+        probabilities = class_logits.softmax(dim=-1)[:, :-1]
+        scores, queries, labels = best_pairs(probabilities, categories, max_instances, things_only=things_only)
         unique, mask_of_pair = torch.unique(queries, return_inverse=True)
 
         binary = masks.new_empty((len(unique), height, width), dtype=torch.bool)
@@ -203,6 +232,71 @@ def instance(
     )
 
 
+def video_instance(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+    categories: Categories,
+    *,
+    things_only: bool = False,
+    max_instances: int = 10,
+) -> VideoInstances:
+    """The most certain (query, class) pairs of a whole clip as tracks, sorted by falling score.
+
+    As for pictures a query can appear with several classes, and masks may overlap or be empty. The score is the class
+    probability alone (Mask2Former for Video Instance Segmentation, Sec. 3).
+
+    Args:
+        output: predictions of a batch of clips.
+        index: which clip of the batch.
+        image_size_hw: size of the network input without its padding.
+        output_size_hw: size of the answer.
+        categories: the classes of the model.
+        things_only: drop stuff classes; after the choice of ``max_instances``, hence fewer may remain.
+        max_instances: how many pairs are chosen.
+    """
+    class_logits, masks = _per_clip(output, index)
+    with torch.inference_mode(), _full_precision(output):
+        probabilities = class_logits.softmax(dim=-1)[:, :-1]
+        scores, queries, labels = best_pairs(probabilities, categories, max_instances, things_only=things_only)
+    binary = np.empty((len(queries), masks.shape[1], *output_size_hw), dtype=bool)
+    for frame in range(masks.shape[1]):
+        binary[:, frame] = clip_masks(output, index, queries, frame, image_size_hw, output_size_hw)
+    return VideoInstances(
+        masks=binary,
+        labels=labels.cpu().numpy(),
+        scores=scores.cpu().double().numpy(),
+        categories=categories,
+    )
+
+
+def clip_masks(
+    output: MaskOutput,
+    index: int,
+    queries: Int64[Tensor, " N"],
+    frame: int,
+    image_size_hw: Size,
+    output_size_hw: Size,
+) -> Bool[np.ndarray, "N H W"]:
+    """Binary masks of some queries in one frame of a clip, on the host: a long clip would fill an accelerator.
+
+    Args:
+        output: predictions of a batch of clips.
+        index: which clip of the batch.
+        queries: which queries, in which order.
+        frame: which frame.
+        image_size_hw: size of the network input without its padding.
+        output_size_hw: size of the answer.
+    """
+    with torch.inference_mode(), _full_precision(output):
+        masks = _per_clip(output, index)[1][queries, frame]
+        binary = torch.empty((len(queries), *output_size_hw), dtype=torch.bool)
+        for rows, logits in _strips(masks, output.padded_size, image_size_hw, output_size_hw):
+            binary[:, rows] = (logits.transpose(0, 1) > 0).cpu()
+    return binary.numpy()
+
+
 # --- shared steps ----------------------------------------------------------------------------------------------------
 
 
@@ -214,9 +308,36 @@ def _full_precision(output: MaskOutput) -> torch.autocast:
 def _per_image(output: MaskOutput, index: int) -> tuple[Float[Tensor, "Q K1"], Float[Tensor, "Q h w"]]:
     """Class and mask logits of one image, in one type that is at least float32."""
     assert output.mask_logits.shape[2] == 1, f"an image has one frame, got {output.mask_logits.shape[2]}"
-    masks = output.mask_logits[index, :, 0].detach()
+    class_logits, masks = _per_clip(output, index)
+    return class_logits, masks[:, 0]
+
+
+def _per_clip(output: MaskOutput, index: int) -> tuple[Float[Tensor, "Q K1"], Float[Tensor, "Q T h w"]]:
+    """Class and mask logits of one clip, in one type that is at least float32."""
+    masks = output.mask_logits[index].detach()
     masks = masks.to(torch.promote_types(masks.dtype, torch.float32))
     return output.class_logits[index].detach().to(masks), masks
+
+
+def best_pairs(
+    probabilities: Float[Tensor, "Q K"], categories: Categories, most: int, *, things_only: bool
+) -> tuple[Float[Tensor, " N"], Int64[Tensor, " N"], Int64[Tensor, " N"]]:
+    """Probability, query and class of the ``most`` likely (query, class) pairs, in falling order.
+
+    Args:
+        probabilities: of the classes without "no object".
+        categories: the classes.
+        most: how many pairs are chosen.
+        things_only: drop stuff classes, after that choice.
+    """
+    scores, pairs = probabilities.flatten().topk(min(most, probabilities.numel()))
+    queries, labels = pairs // len(categories), pairs % len(categories)
+    if things_only:
+        # Parity: stuff takes places among the best pairs before it is dropped.
+        is_thing = torch.tensor([category.is_thing for category in categories], device=labels.device)
+        chosen = is_thing[labels]
+        scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
+    return scores, queries, labels
 
 
 def _resize_last(values: Float[Tensor, "N n"], padded: int, size: int, target: int) -> Float[Tensor, "N target"]:

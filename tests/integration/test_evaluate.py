@@ -26,13 +26,13 @@ from mask2former.errors import RequestError
 from mask2former.inference.evaluate import (
     Case,
     Evaluation,
-    ResultsFile,
     evaluate,
     evaluate_predictor,
     match_classes,
     sample_cases,
 )
 from mask2former.inference.predictor import Predictor
+from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances
 from mask2former.structures.truths import InstanceTruth
@@ -216,6 +216,21 @@ def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
         assert word in last
 
 
+@pytest.mark.parametrize(("task", "name"), [("panoptic", "p.json"), ("semantic", "maps"), ("semantic", "s.json")])
+def test_results_of_every_task_are_written_as_test_servers_take_them(
+    tiny_file: Path, tmp_path: Path, task: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", str(tiny_file), "--limit", "2", "--size", "64", "--tasks", task, "--device", "cpu"]
+    assert main([*arguments, "--boundary", "--results", str(tmp_path / name)]) == 0
+    assert f"({task}): {tmp_path / name}" in capsys.readouterr().out.splitlines()[-1]
+    if name == "maps":
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["000000000000.png", "000000000001.png"]
+    else:
+        written = json.loads((tmp_path / name).read_text())
+        rows = written["annotations"] if task == "panoptic" else written
+        assert {row["image_id"] for row in rows} == {0, 1}
+
+
 def test_more_detections_than_the_model_is_set_to_give_are_asked_for(tiny_file: Path, tmp_path: Path) -> None:
     """Ten queries times fourteen classes can give more than the usual hundred."""
     counts = []
@@ -231,8 +246,7 @@ def test_more_detections_than_the_model_is_set_to_give_are_asked_for(tiny_file: 
     ("arguments", "message"),
     [
         (["--tasks", "depth"], "no task 'depth'"),
-        (["--tasks", "panoptic", "--boundary"], "--boundary is about instances"),
-        (["--tasks", "semantic", "--results", "x.json"], "--results is about instances"),
+        (["--tasks", "panoptic", "--results", "folder"], "expected a name that ends in .json"),
         (["--pooled", "50"], "pooled_threshold"),
         (["--area-limits", "100", "50"], "area_limits"),
         (["--json", "same.json", "--results", "same.json"], "name two files"),
@@ -271,11 +285,11 @@ def test_a_model_of_other_classes_is_refused(
 def test_the_table_of_many_classes_shows_the_best_and_the_worst() -> None:
     from rich.console import Console
 
-    from mask2former.cli.evaluate import _class_table
+    from mask2former.cli.evaluate import class_table
 
     rows = {f"name{index:03}": {"AP": float(index)} for index in range(100)} | {"gone": {"AP": float("nan")}}
     with io.StringIO() as text:
-        Console(file=text, width=100).print(_class_table("instance", rows))
+        Console(file=text, width=100).print(class_table("instance", rows))
         shown = text.getvalue()
     assert all(name in shown for name in ("name099", "name088", "name011", "name000", "(76 between)", "1 more without"))
     assert "name050" not in shown
@@ -366,7 +380,7 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     ("arguments", "message"),
     [
         (["--images", "x"], "belong together"),
-        (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data is about scenes"),
+        (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data and --annotations name different data"),
         (["--annotations", "x", "--images", "x", "--size", "64"], "--size is about scenes"),
         (["--annotations", "absent.json", "--images", "x"], "there is no annotation file 'absent.json'"),
     ],

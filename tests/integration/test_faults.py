@@ -209,7 +209,9 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "checkpoint: zip of something else": (lambda p: p.load(p.file("x.pth", b"PK\x05\x06" + bytes(18))), "x.pth"),
     "checkpoint: another network": (lambda p: p.load(_torch_file(p, {"conv.weight": torch.ones(2)})), "conv.weight"),
     "checkpoint: folder without weights": (lambda p: p.load(_folder(p, "bare")), "model.safetensors"),
-    "checkpoint: published name": (lambda p: p.load("coco-panoptic/r50"), "coco-panoptic/r50"),
+    "checkpoint: published, without a network": (lambda p: p.load("coco-panoptic/r50"), "put it at /nowhere/model_fin"),
+    "checkpoint: misspelt published name": (lambda p: p.load("coco-panoptic/r5O"), "did you mean coco-panoptic/r50"),
+    "checkpoint: on the hub, without a network": (lambda p: p.load("me/pets"), "'me/pets' is no file or folder here"),
     "checkpoint: misspelt recipe": (lambda p: p.load(_attack(p), recipe="coco-panoptic/r5O"), "coco-panoptic/r50"),
     "checkpoint: recipe with a file of ours": (lambda p: p.load(p.model, recipe="coco-panoptic/r50"), "recipe"),
     # run files
@@ -279,7 +281,11 @@ def place(tmp_path: Path, tiny_file: Path, tiny_run: RunConfig) -> Place:
 
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_wrong_request_is_answered_by_one_line(place: Place, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_request_is_answered_by_one_line(
+    place: Place, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
+    monkeypatch.setenv("MASK2FORMER_CACHE", "/nowhere")
     typed, expected = FAULTS[name]
     words = typed(place)
     before = _snapshot(place.folder)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from mask2former.cli import main
+from mask2former.config import DataConfig, RunConfig, parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-data.md"
 SHORTER = ["trainer.max_steps=4", "trainer.accelerator=cpu", "trainer.checkpoint_every=2", "data.num_workers=0"]
@@ -36,10 +37,15 @@ def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     (run,) = blocks("yaml")
     Path("run.yaml").write_text(run)
     commands = [shlex.split(line)[1:] for block in blocks("sh") for line in block.splitlines()]
-    assert [command[0] for command in commands] == ["train", "train", "evaluate", "predict"]
+    assert [command[0] for command in commands] == ["check-data", "train", "train", "evaluate", "predict"]
     for index, command in enumerate(commands):
-        shorter = [*SHORTER, f"trainer.max_steps={4 + index}"] if command[0] == "train" else []
+        shorter = [*SHORTER, f"trainer.max_steps={3 + index}"] if command[0] == "train" else []
         assert main([*command, *shorter]) == 0, capsys.readouterr().err
+    assert (
+        parse(RunConfig, yaml.safe_load(Path("proposal.yaml").read_text()), "proposal").data.dataset.name
+        == "coco-instance"
+    )
+    assert Path("contact-sheet.png").is_file()
     assert yaml.safe_load(Path("runs/shapes/run.yaml").read_text())["trainer"]["max_steps"] == 5
     crowded = ["run.yaml", "--overwrite", *SHORTER, "model.transformer_decoder.num_queries=2"]
     capsys.readouterr()
@@ -48,3 +54,9 @@ def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "instance/AP" in json.loads(Path("metrics.json").read_text())["metrics"]
     assert len(list(Path("results").glob("*.json"))) == 4
     assert isinstance(json.loads(Path("results.json").read_text()), list)
+
+
+def test_settings_of_other_formats() -> None:
+    rows = re.findall(r"^\|.*`(\{name: .*\})` \|$", PAGE.read_text(), flags=re.MULTILINE)
+    names = [parse(DataConfig, {"dataset": yaml.safe_load(row)}, row).dataset.name for row in rows]
+    assert names == ["coco-instance", "yolo", "label-folder", "coco-panoptic"]

@@ -30,6 +30,8 @@ SLUGS = {
     "video_r50_ytvis2019": "ytvis2019-instance/r50",
     "train_r50_coco_panoptic": "coco-panoptic/r50",
     "train_r50_cityscapes_instance_batchnorm": "cityscapes-instance/r50",
+    "train_video_r50_ytvis2019": "ytvis2019-instance/r50",
+    "tta_r50_ade_semantic": "ade20k-semantic/r50",
 }
 CRITERIA = (
     "criterion_image",
@@ -77,6 +79,8 @@ def _kept(case: str, name: str, array: np.ndarray) -> bool:
     if case.startswith("train_"):
         large = name.startswith(("grad.backbone", "final.backbone")) or "sampling_offsets" in name
         return not large
+    if name.startswith("video."):
+        return True
     parts = name.split(".")
     if any(part in ("input", "mask_features", "boxes") for part in parts):
         return False

@@ -208,3 +208,17 @@ def test_clips_of_the_video_model() -> None:
     assert check(output.mask_logits, case, "pred_masks", 1e-5)
     assert check(output.auxiliary[0].class_logits, case, "aux0.pred_logits", 1e-6)
     assert check(output.auxiliary[0].mask_logits[:, ::5], case, "aux0.pred_masks_every5", 1e-5)
+    fact = facts(case)
+    result = postprocessing.video_instance(
+        output,
+        0,
+        (fact["height"], fact["width"]),
+        (fact["output_height"], fact["output_width"]),
+        categories(case),
+        max_instances=recipes.recipe(golden.SLUGS[case]).model.inference.max_instances,
+    )
+    np.testing.assert_allclose(result.scores, arrays(case)["video.scores"], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(result.labels, arrays(case)["video.labels"])
+    assert result.masks.shape == tuple(arrays(case)["video.mask_shape"])
+    packed = np.packbits(result.masks.reshape(len(result), -1), axis=1)
+    np.testing.assert_array_equal(packed, arrays(case)["video.masks_packed"])

@@ -15,9 +15,11 @@ from test_criterion import replayed
 
 from mask2former import recipes
 from mask2former.config import OptimConfig
+from mask2former.data.clips import assemble_clip
+from mask2former.data.collate import collate
 from mask2former.losses import Criterion
 from mask2former.models.build import build_model
-from mask2former.structures import Target
+from mask2former.structures import Sample, Target
 from mask2former.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 
 TRAINING = ("train_r50_coco_panoptic", "train_r50_cityscapes_instance_batchnorm")
@@ -81,6 +83,49 @@ def test_published_steps(case: str) -> None:
     for key in [key for key in arrays(case) if key.startswith("final.")]:
         value = values[ours[key.removeprefix("final.")] or ""].detach()
         np.testing.assert_allclose(value, arrays(case)[key], rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+def test_clips_of_a_training_step() -> None:
+    """Targets as published, labels of the last frame included, and then losses and gradients of a whole step."""
+    case = "train_video_r50_ytvis2019"
+    stored, expected = arrays(case), facts(case)
+    clips = []
+    for index in range(expected["clips"]):
+        frames, annotated = [], []
+        classes = np.stack([stored[f"clip{index}.frame{frame}.classes"] for frame in range(2)])
+        present = classes != 40  # the published code hands the class "none" over where an object is not annotated
+        labels = torch.from_numpy(np.where(present[0], classes[0], classes[1]))
+        for frame in range(2):
+            image = torch.from_numpy(stored[f"clip{index}.frames"][frame]).permute(2, 0, 1)
+            masks = torch.from_numpy(stored[f"clip{index}.frame{frame}.masks"])
+            frames.append(Sample(image[None], Target(labels, masks[:, None])))
+            annotated.append(present[frame])
+        clips.append(assemble_clip(frames, np.stack(annotated, axis=1), 40, "last-frame"))
+        target = clips[-1].target
+        assert target is not None
+        np.testing.assert_array_equal(target.labels, stored[f"clip{index}.target_labels"])
+        np.testing.assert_array_equal(target.masks.flatten(2).any(2), stored[f"clip{index}.target_ids"] >= 0)
+
+    slug = golden.SLUGS[case]
+    model = filled_model(slug).train()
+    criterion = Criterion(40, no_object_weight=float(np.float32(0.1)), num_points=expected["config_overrides"][1])
+    batch = collate(clips)
+    output = model([clip.image.double() for clip in clips])
+    assert output.mask_logits.shape[2] == 2
+    losses = criterion(output, batch.targets, replayed(case))
+    for name, value in expected["losses_weighted"].items():
+        weight = criterion.weights["_".join(name.split("_")[:2])]
+        assert weight * losses.terms[name].item() == pytest.approx(value, rel=1e-8), name
+    assert losses.total.item() == pytest.approx(expected["total"], rel=1e-9)
+    losses.total.backward()
+    ours = dict(model_names(slug))
+    values = dict(model.named_parameters())
+    for key in [key for key in stored if key.startswith("grad.")]:
+        gradient = values[ours[key.removeprefix("grad.")] or ""].grad
+        assert gradient is not None
+        np.testing.assert_allclose(gradient, stored[key], rtol=1e-6, atol=1e-7, err_msg=key)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+    assert norm.item() == pytest.approx(expected["gradient_norm_total"], rel=1e-8)
 
 
 @pytest.mark.parametrize("config", sorted(OPTIMIZERS))

@@ -164,3 +164,13 @@ def test_fifty_instances_are_drawn_quickly() -> None:
         drawing.overlay_instances(image, masks, regions)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.15
+
+
+def test_objects_between_the_points_of_the_coarse_search_have_labels_too() -> None:
+    """On large pictures the place of a label is searched on a coarse grid, which can miss a small object."""
+    ids = np.zeros((801, 801), dtype=np.int32)
+    ids[2::3, 2] = 1  # the search looks at rows and columns 1, 4, 7, ...
+    picture = drawing.overlay_panoptic(
+        np.zeros((801, 801, 3), dtype=np.uint8), ids, [1], [Region("cell", (200, 40, 40))]
+    )
+    assert picture.size == (801, 801)

@@ -149,3 +149,27 @@ def test_a_clip_is_refused() -> None:
     output = MaskOutput(torch.zeros(1, 2, 4), torch.zeros(1, 2, 3, 4, 8), torch.zeros(1, 2, 1))
     with pytest.raises(AssertionError, match="one frame"):
         postprocessing.semantic(output, 0, (16, 32), (16, 32), CATEGORIES)
+
+
+def test_tracks_have_one_class_and_score_for_the_whole_clip() -> None:
+    masks = torch.stack([_blocks((0, 2), (2, 6)), _blocks((2, 4), (0, 0))], dim=1)  # (Q, T, h, w)
+    class_logits = torch.log(torch.tensor([[0.6, 0.1, 0.2, 0.1], [0.05, 0.7, 0.15, 0.1]]))
+    output = MaskOutput(class_logits[None], masks[None], torch.zeros(1, 2, 1))
+    result = postprocessing.video_instance(output, 0, (16, 32), (16, 32), CATEGORIES, max_instances=3)
+    np.testing.assert_allclose(result.scores, [0.7, 0.6, 0.2], rtol=1e-6)  # no mask score
+    assert result.labels.tolist() == [1, 0, 2]
+    assert [mask_ops.areas(track).tolist() for track in result.masks] == [[256, 0], [128, 128], [128, 128]]
+    things = postprocessing.video_instance(output, 0, (16, 32), (16, 32), CATEGORIES, things_only=True, max_instances=3)
+    assert things.labels.tolist() == [1, 0]
+
+
+def test_a_clip_of_one_frame_has_the_masks_of_the_picture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randn(5, 1, 9, 12, generator=generator)
+    output = MaskOutput(torch.randn(1, 5, 4, generator=generator), masks[None], torch.zeros(1, 5, 1))
+    sizes = ((33, 45), (50, 70))
+    clip = postprocessing.video_instance(output, 0, *sizes, CATEGORIES, max_instances=15)
+    picture = postprocessing.instance(output, 0, *sizes, CATEGORIES, things_only=False, max_instances=15)
+    pairs = {(label, mask.tobytes()) for label, mask in zip(clip.labels, clip.masks[:, 0], strict=True)}
+    assert pairs == {(label, mask.tobytes()) for label, mask in zip(picture.labels, picture.masks, strict=True)}
+    assert clip.scores.sum() > picture.scores.sum()  # which are multiplied with the certainty of the mask

@@ -5,10 +5,13 @@ standard error; ``--debug`` adds the traceback. Everything a verb does can be do
 """
 
 from mask2former.cli.app import app, main
+from mask2former.cli.convert import convert
+from mask2former.cli.data import check_data, prepare
 from mask2former.cli.demo import demo
 from mask2former.cli.evaluate import evaluate
 from mask2former.cli.models import inspect_checkpoint, models
 from mask2former.cli.predict import predict
+from mask2former.cli.report import plot
 from mask2former.cli.train import recipe, train
 
 __all__ = ["app", "main"]
@@ -21,6 +24,10 @@ for _name, _verb, _example in (
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),
     ("inspect", inspect_checkpoint, "inspect model_final.pkl"),
+    ("convert", convert, "convert mask2former_r50_coco.pth mine.safetensors --recipe coco-panoptic/r50"),
     ("evaluate", evaluate, "evaluate runs/mine/model.safetensors --tasks instance --boundary"),
+    ("plot", plot, "plot runs/mine runs/other -o curves.png"),
+    ("check-data", check_data, "check-data photos/annotations.json --propose run.yaml"),
+    ("prepare", prepare, "prepare ade20k --data-root datasets"),
 ):
     app.command(_name, epilog=f"Example: mask2former {_example}")(_verb)

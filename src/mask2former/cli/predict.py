@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from mask2former.cli.names import complete_model
+from mask2former.cli.report import Tta, TtaSizes, augmented
 from mask2former.cli.shared import (
     DEFAULT_MODEL,
     Device,
@@ -14,6 +16,7 @@ from mask2former.cli.shared import (
     Recipe,
     Task,
     count,
+    fetch_weights,
     make_console,
     progress_bar,
     stoppable,
@@ -29,7 +32,14 @@ def predict(
     sources: Annotated[list[Path], typer.Argument(help="Pictures, and folders searched to any depth.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; keeps the structure below.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Packaged name, file or folder.", show_default=DEFAULT_MODEL)
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Name (see: mask2former models), file, folder, or hf://owner/name.",
+            show_default=DEFAULT_MODEL,
+            autocompletion=complete_model,
+        ),
     ] = None,
     recipe: Recipe = None,
     task: Annotated[
@@ -55,6 +65,8 @@ def predict(
     long_edge: Annotated[
         int | None, typer.Option(help="Cap of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
+    tta: Tta = False,
+    tta_sizes: TtaSizes = None,
     device: Device = "auto",
     dtype: Annotated[
         Dtype | None, typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine")
@@ -83,8 +95,9 @@ def predict(
     }
     given = {name: value for name, value in settings.items() if value is not None}
     name = model or DEFAULT_MODEL
+    fetch_weights(console, name)
     with stoppable(lambda: "nothing was written"):
-        predictor = Predictor.from_pretrained(name, recipe, device, dtype, **given)
+        predictor = augmented(Predictor.from_pretrained(name, recipe, device, dtype, **given), tta, tta_sizes)
         chosen = predictor.choose_tasks(task)[0]
     if model is None:
         print(f"Model: {name} (packaged; it knows drawn scenes, not photographs; choose another with --model)")

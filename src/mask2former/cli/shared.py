@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mask2former.cli.names import complete_recipe
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "StoppedError",
     "Task",
     "count",
+    "fetch_weights",
     "make_console",
     "need_lightning",
     "progress_bar",
@@ -38,7 +40,10 @@ Task = Literal["panoptic", "instance", "semantic"]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
 Recipe = Annotated[
     str | None,
-    typer.Option(help="What an original .pkl or .pth is, for instance coco-panoptic/r50; see: mask2former models."),
+    typer.Option(
+        help="What an original .pkl or .pth is, for instance coco-panoptic/r50; see: mask2former models.",
+        autocompletion=complete_recipe,
+    ),
 ]
 
 
@@ -109,6 +114,23 @@ def progress_bar(console: Console) -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def fetch_weights(console: Console, model: str) -> None:
+    """Bring the file of a published model into the cache, with a bar; nothing to do for any other model.
+
+    Raises:
+        RequestError: it cannot be downloaded.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from mask2former import checkpoints
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    with stoppable(lambda: "what was downloaded so far is kept; the same command goes on from there"), bars:
+        bar = bars.add_task(model, total=None, visible=False)
+        checkpoints.fetch(model, lambda done, total: bars.update(bar, completed=done, total=total, visible=True))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from mask2former.cli.names import complete_run_recipe
 from mask2former.cli.shared import (
+    fetch_weights,
+    make_console,
     need_lightning,
     read_run_file,
     stoppable,
 )
-from mask2former.errors import RequestError
 
 __all__ = ["recipe", "train"]
 
@@ -42,6 +43,8 @@ def train(
     from mask2former.inference.files import check_folder
 
     check_folder(Path(config.output))
+    if config.model.init is not None:
+        fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
 
     # Ours is the process here: its tips and device lists would bury what we say. Importing it has set its levels.
@@ -59,19 +62,16 @@ def train(
 
 
 def recipe(
-    name: Annotated[str | None, typer.Argument(help="Without it, the names are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Without it, the names are listed.", autocompletion=complete_run_recipe)
+    ] = None,
 ) -> None:
     """Print the complete run file of a recipe, to be redirected into a file and edited."""
-    from mask2former.recipes import run_recipes
-
-    runs = run_recipes()
     if name is None:
-        print("\n".join(sorted(runs)))
-        return
-    if name not in runs:
-        raise RequestError(f"no run recipe '{name}'; there are: {', '.join(sorted(runs))}")
-    import yaml
+        from mask2former.recipes import run_recipes
 
-    for line in inspect.cleandoc(runs[name].__doc__ or "").splitlines():
-        print(f"# {line}".rstrip())
-    sys.stdout.write(yaml.safe_dump(runs[name]().model_dump(mode="json"), sort_keys=False))
+        print("\n".join(run_recipes()))
+        return
+    from mask2former.training.run_file import run_file
+
+    sys.stdout.write(run_file(name))

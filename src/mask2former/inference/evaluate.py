@@ -6,29 +6,28 @@ prints nothing.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
 from mask2former import postprocessing
-from mask2former.config import EvaluationConfig, InferenceConfig, Task
+from mask2former.config import EvaluationConfig, InferenceConfig, MetricStyle, Task
+from mask2former.data.annotated import AnnotatedSet
 from mask2former.errors import RequestError
-from mask2former.evaluation.build import evaluators
+from mask2former.evaluation.build import Evaluator, evaluators
+from mask2former.inference.result_files import ResultWriter
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
+from mask2former.structures.clips import VideoInstances
 from mask2former.structures.outputs import MaskOutput
-from mask2former.structures.results import Instances, Segmentation
-from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.results import Segmentation
+from mask2former.structures.samples import Sample
+from mask2former.structures.truths import Truth, with_classes
 
 if TYPE_CHECKING:
     from mask2former.inference.predictor import Predictor
@@ -37,7 +36,7 @@ __all__ = [
     "Case",
     "Evaluation",
     "EvaluationReport",
-    "ResultsFile",
+    "clip_result_of",
     "evaluate",
     "evaluate_predictor",
     "match_classes",
@@ -70,12 +69,14 @@ class EvaluationReport:
         per_class: task, class name and metric to percent.
         num_images: how many pictures were measured.
         seconds: of reading, model, post-processing and metrics together.
+        evaluators: by task, for what is more than numbers: curves, confusions.
     """
 
     metrics: dict[str, float]
     per_class: dict[Task, dict[str, dict[str, float]]]
     num_images: int
     seconds: float
+    evaluators: Mapping[Task, Evaluator] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; what is undefined is None."""
@@ -128,6 +129,26 @@ def result_of(
     )
 
 
+def clip_result_of(
+    output: MaskOutput,
+    index: int,
+    image_size_hw: tuple[int, int],
+    output_size_hw: tuple[int, int],
+    categories: Categories,
+    settings: InferenceConfig,
+) -> VideoInstances:
+    """The tracks of clip ``index`` of an output, with the settings that a checkpoint carries."""
+    return postprocessing.video_instance(
+        output,
+        index,
+        image_size_hw,
+        output_size_hw,
+        categories,
+        things_only=settings.things_only,
+        max_instances=settings.max_instances,
+    )
+
+
 class Evaluation:
     """Scores results of one model task by task.
 
@@ -136,6 +157,7 @@ class Evaluation:
         categories: the classes of the model.
         settings: how outputs become results in :meth:`update`.
         metrics: the options of the metrics; its tasks are not looked at.
+        style: whose rules count; truths must have the form that these expect.
     """
 
     def __init__(
@@ -144,10 +166,12 @@ class Evaluation:
         categories: Categories,
         settings: InferenceConfig,
         metrics: EvaluationConfig | None = None,
+        style: MetricStyle = "coco",
     ) -> None:
         options = metrics or EvaluationConfig()
         self.categories = categories
         self.settings = settings
+        self.style: MetricStyle = style
         self.evaluators = evaluators(
             tasks,
             categories,
@@ -155,18 +179,34 @@ class Evaluation:
             area_limits=options.area_limits,
             boundary=options.boundary,
             pooled_threshold=options.pooled_threshold,
+            semantic_segments=options.semantic_segments,
+            style=style,
         )
 
-    def update(self, output: MaskOutput, sample: Sample) -> None:
-        """``output`` of the sample's picture at its own size."""
+    def update(
+        self,
+        output: MaskOutput,
+        sample: Sample,
+        image_size_hw: tuple[int, int] | None = None,
+        truths: Mapping[Task, Truth] | None = None,
+    ) -> None:
+        """``output`` of the sample's picture or clip, at its own size or resized to ``image_size_hw``.
+
+        Without ``truths`` they are made of the sample's target, which knows no crowd regions.
+        """
         assert sample.target is not None
         size = (sample.image.shape[2], sample.image.shape[3])
+        sizes = (image_size_hw or size, size)
         for task, evaluator in self.evaluators.items():
-            prediction = result_of(task, output, 0, size, size, self.categories, self.settings)
-            evaluator.update(prediction, evaluator.truth_of_target(sample.target))
+            if self.style == "youtube-vis":
+                prediction = clip_result_of(output, 0, *sizes, self.categories, self.settings)
+            else:
+                prediction = result_of(task, output, 0, *sizes, self.categories, self.settings)
+            truth = evaluator.truth_of_target(sample.target) if truths is None else truths[task]
+            evaluator.update(prediction, truth)
 
-    def add(self, answers: Mapping[Task, Segmentation], truths: Mapping[Task, Any]) -> None:
-        """Results of one picture and its truths, for every task at least."""
+    def add(self, answers: Mapping[Task, Segmentation | VideoInstances], truths: Mapping[Task, Any]) -> None:
+        """Results of one picture or clip and its truths, for every task at least."""
         for task, evaluator in self.evaluators.items():
             evaluator.update(answers[task], truths[task])
 
@@ -213,7 +253,9 @@ def evaluate_predictor(
     tasks: Sequence[Task],
     metrics: EvaluationConfig | None = None,
     *,
-    results: ResultsFile | None = None,
+    style: MetricStyle = "coco",
+    results: ResultWriter | None = None,
+    observe: Callable[[Case, Mapping[Task, Segmentation]], None] | None = None,
     progress: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> EvaluationReport:
@@ -224,7 +266,9 @@ def evaluate_predictor(
         cases: pictures with truths; only one is in memory at a time.
         tasks: all answered from one pass.
         metrics: the options of the metrics.
-        results: also gets the instances.
+        style: whose rules count; truths must have the form that these expect.
+        results: also gets the results of its task, which must be among ``tasks``.
+        observe: shown every picture with its answers, for instance :meth:`Highlights.add`.
         progress: told how many pictures are done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
@@ -232,61 +276,47 @@ def evaluate_predictor(
         RequestError: a task that the model does not answer, a wrong setting, or a truth that does not fit.
     """
     chosen = predictor.choose_tasks(tasks)
-    evaluation = Evaluation(chosen, predictor.categories, predictor.settings, metrics)
+    evaluation = Evaluation(chosen, predictor.categories, predictor.settings, metrics, style)
     start, done = time.perf_counter(), 0
     for done, case in enumerate(cases, start=1):
         answers = predictor(case.image, chosen, **overrides)
         evaluation.add(answers, case.truths)
         if results is not None:
-            instances = answers["instance"]
-            assert isinstance(instances, Instances)
-            results.add(case.image_id, instances)
+            results.add(case.image_id, answers[results.task])
+        if observe is not None:
+            observe(case, answers)
         progress(done)
     found = evaluation.compute()
-    return EvaluationReport(found, evaluation.per_class(), done, time.perf_counter() - start)
+    rows = evaluation.per_class()
+    return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators)
 
 
 # --- pictures and truths ---------------------------------------------------------------------------------------------
 
 
 def sample_cases(
-    samples: Iterable[Sample], tasks: Sequence[Task], categories: Categories, class_map: Int64[np.ndarray, " K"]
+    samples: AnnotatedSet,
+    tasks: Sequence[Task],
+    categories: Categories,
+    class_map: Int64[np.ndarray, " K"],
+    limit: int | None = None,
 ) -> Iterator[Case]:
-    """Samples at their own size with their truths.
+    """Pictures of a data set at their own size with their truths.
 
     Args:
-        samples: single pictures with targets. For instances, ``info`` may hold ``areas`` of the objects and crowd
-            regions (``crowd_masks``, ``crowd_labels``, ``crowd_areas``), as :class:`CocoInstances` does. The place in
-            the sequence is the image id where ``info["image_id"]`` is not.
-        tasks: for which truths are made.
+        samples: the data set; it has truths for all ``tasks``.
+        tasks: for which truths are read.
         categories: the classes of the model.
-        class_map: class indices of the samples to those of the model, see :func:`match_classes`.
+        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
+        limit: only so many pictures.
     """
-    makers = evaluators(tasks, categories)
-    for number, sample in enumerate(samples):
-        assert sample.target is not None
-        target = Target(torch.from_numpy(class_map)[sample.target.labels], sample.target.masks)
+    for index in range(len(samples) if limit is None else min(limit, len(samples))):
+        truths = samples.truths(index, tasks)
         yield Case(
-            np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy()),
-            {
-                task: _annotated_truth(target, sample.info, class_map)
-                if task == "instance" and "areas" in sample.info
-                else maker.truth_of_target(target)
-                for task, maker in makers.items()
-            },
-            sample.info.get("image_id", number),
+            samples.image(index),
+            {task: with_classes(truths[task], class_map, categories.ignore_label) for task in tasks},
+            samples.image_id(index),
         )
-
-
-def _annotated_truth(target: Target, info: Mapping[str, Any], class_map: Int64[np.ndarray, " K"]) -> InstanceTruth:
-    """Objects and crowd regions as the annotation file has them, also objects too small to have a pixel."""
-    masks, labels = target.masks[:, 0].numpy(), target.labels.numpy()
-    return InstanceTruth(
-        np.concatenate([masks, info["crowd_masks"]]),
-        np.concatenate([labels, class_map[info["crowd_labels"]]]),
-        np.repeat([False, True], [len(masks), len(info["crowd_masks"])]),
-        np.concatenate([info["areas"], info["crowd_areas"]]),
-    )
 
 
 def match_classes(model: Categories, data: Categories, *, things_only: bool = False) -> Int64[np.ndarray, " K"]:
@@ -321,59 +351,3 @@ def match_classes(model: Categories, data: Categories, *, things_only: bool = Fa
 def _listed(names: Sequence[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(f"'{name}'" for name in names[:most]) + more
-
-
-# --- files of results ------------------------------------------------------------------------------------------------
-
-
-class ResultsFile:
-    """A COCO instance results file, as test servers take it, written picture by picture.
-
-    A list of ``image_id``, ``category_id`` (of the data set), ``segmentation`` (compressed run-length encoding) and
-    ``score``. There are no boxes: the official tool would take the areas of objects from them. Empty masks are left
-    out. The file appears whole when the ``with`` block ends well, else not at all.
-
-    Args:
-        path: where it goes; missing folders are made.
-        category_ids: of the data set, by class index of the model; classes that are missing here are left out.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
-        self.path = Path(path)
-        self.category_ids = dict(category_ids)
-        self.count = 0
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("w", encoding="utf-8")
-        self._file.write("[")
-        return self
-
-    def add(self, image_id: int | str, instances: Instances) -> None:
-        """Append the instances of one picture."""
-        assert self._file is not None, "used outside its with block"
-        filled = [bool(mask.any()) for mask in instances.masks]
-        rows = zip(instances.labels.tolist(), instances.to_coco(image_id), filled, strict=True)
-        for label, record, has_pixels in rows:
-            if label in self.category_ids and has_pixels:
-                record["category_id"] = self.category_ids[label]
-                del record["bbox"]
-                self._file.write(",\n" if self.count else "\n")
-                self._file.write(json.dumps(record, allow_nan=False, separators=(",", ":")))
-                self.count += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._file is not None
-        try:
-            if kind is None:
-                self._file.write("\n]\n")
-            self._file.close()
-            if kind is None:
-                self._temporary.replace(self.path)
-        finally:
-            self._file = None
-            self._temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import torch
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints import original, pickles
+from mask2former.checkpoints.instantiate import check_claims
 from mask2former.config import ModelConfig
 from mask2former.errors import RequestError
 from mask2former.models.build import build_model
@@ -35,8 +36,9 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
         if undecided is None:
             raise
         return undecided
+    check_claims(opened)
     packaged = str(source) in checkpoints.packaged_names()
-    ours = packaged or Path(source).is_dir() or _is_ours(Path(source))
+    ours = _is_ours(Path(opened.source))
     form = (
         f"mask2former, version {checkpoints.FORMAT_VERSION}{', packaged' if packaged else ''}" if ours else "original"
     )
@@ -55,7 +57,15 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
         **_sizes(opened.config, len(opened.categories)),
         "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {', '.join(opened.categories.names)}",
         "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
+        **_origin(opened),
     }
+
+
+def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
+    """What only some files say."""
+    measured = ", ".join(f"{name} {value:.1f}" for name, value in opened.metrics.items())
+    facts = {"measured": measured, "licence of the weights": opened.licence or ""}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _undecided_facts(path: Path) -> dict[str, str] | None:

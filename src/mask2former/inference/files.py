@@ -119,8 +119,7 @@ def segment_files(
         overwrite: segment also what has results.
     """
     task = predictor.choose_tasks(task)[0]
-    dtype = str(predictor.model.dtype).removeprefix("torch.")
-    settings = {**predictor.settings.model_dump(mode="json", exclude={"tasks"}), "dtype": dtype}
+    settings = predictor.recorded_settings
     for job in jobs:
         found = None if overwrite else _read_document(job.document)
         if found is not None:

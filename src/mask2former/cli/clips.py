@@ -1,0 +1,144 @@
+"""Measuring a model on clips: what ``mask2former evaluate`` does where the data are clips."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mask2former.cli.shared import count, fetch_weights, make_console, progress_bar, stoppable
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from mask2former.data.clips import ClipSet
+
+__all__ = ["clips_by_name", "evaluate_on_clips"]
+
+_FRAMES = 20  # of a scene clip
+
+
+def clips_by_name(
+    data: str | None,
+    data_root: Path | None,
+    annotations: Path | None,
+    images: Path | None,
+    split: Literal["validation", "train"],
+    seed: int | None,
+    size: int | None,
+    limit: int | None,
+) -> ClipSet | None:
+    """The clips that the options of ``evaluate`` name, or None where they name pictures.
+
+    Clips are ``scene-clips``, ``youtube-vis:2019`` and ``:2021``, a run file about clips, an annotation file with
+    ``videos``, and a folder of id maps in place of one.
+
+    Raises:
+        RequestError: files that are missing or broken, or a year that there is none of.
+    """
+    from mask2former.cli.shared import read_run_file
+    from mask2former.config import ClipSampling, DataConfig, RunConfig, parse
+    from mask2former.data.build import build_clips
+    from mask2former.data.datasets.mask_folders import MaskFolders
+    from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
+    from mask2former.data.scenes import SceneClips
+
+    if annotations is not None and images is not None:
+        if annotations.is_dir():
+            return MaskFolders(images, annotations)
+        return YouTubeVIS([(annotations, images)]) if is_youtube_vis(annotations) else None
+    if data == "scene-clips":
+        return SceneClips(size or 128, _FRAMES, 1_000_000 if seed is None else seed, limit or 20)
+    if data is None:
+        return None
+    if data.endswith((".yaml", ".yml")):
+        config = parse(RunConfig, read_run_file(Path(data), []), data).data.dataset
+        return build_clips(config, split) if isinstance(config, ClipSampling) else None
+    name, _, year = data.partition(":")
+    if name != "youtube-vis":
+        return None
+    if year not in ("2019", "2021"):
+        raise RequestError(f"--data {data}: expected youtube-vis:2019 or youtube-vis:2021")
+    root = None if data_root is None else str(data_root)
+    values = {"dataset": {"name": name, "year": int(year), "root": root}}
+    config = parse(DataConfig, values, f"--data {data}").dataset
+    assert isinstance(config, ClipSampling)
+    return build_clips(config, split)
+
+
+def evaluate_on_clips(
+    model: str,
+    clips: ClipSet,
+    source: dict[str, Any],
+    *,
+    tasks: list[str],
+    limit: int | None,
+    max_detections: int | None,
+    area_limits: tuple[int, int] | None,
+    json: Path | None,
+    results: Path | None,
+    device: str,
+) -> None:
+    """Average precision of tracks, in percent; without annotations only the file of results is written.
+
+    Raises:
+        RequestError: another task than instance, or nothing to do.
+    """
+    from mask2former.cli.evaluate import class_table
+    from mask2former.config import EvaluationConfig, parse
+    from mask2former.inference import files
+    from mask2former.inference.clips import evaluate_clips
+    from mask2former.inference.evaluate import match_classes
+    from mask2former.inference.predictor import Predictor
+    from mask2former.inference.result_files import result_writer
+
+    if others := sorted(set(tasks) - {"instance"}):
+        raise RequestError(f"clips are measured by the task instance, not by {others[0]}")
+    if not clips.has_truth and results is None:
+        raise RequestError("these clips have no annotations to measure with; --results FILE.json writes the results")
+    options = {"area_limits": area_limits, "max_detections": max_detections or 100}
+    metrics = parse(EvaluationConfig, options, "evaluate")
+    console = make_console()
+    fetch_weights(console, model)
+    settings: dict[str, Any] = {"short_edge": 0} if source.get("data") == "scene-clips" else {}
+    with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
+        progress = stack.enter_context(progress_bar(console))
+        bar = progress.add_task("loading model", total=None)
+        predictor = Predictor.from_pretrained(model, device=device)
+        classes = clips.categories
+        class_map = match_classes(predictor.categories, classes, things_only=all(item.is_thing for item in classes))
+        if max_detections is not None:  # or the model would not give as many
+            settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
+        writer = None
+        if results is not None:
+            ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
+            writer = result_writer("instance", results, predictor.categories, category_ids=ids, style="youtube-vis")
+            stack.enter_context(writer)
+        number = min(limit or len(clips), len(clips))
+        progress.update(bar, description="evaluating", total=number, completed=0)
+        report = evaluate_clips(
+            predictor,
+            clips,
+            range(number),
+            class_map,
+            metrics,
+            results=writer,
+            progress=lambda done: progress.update(bar, completed=done),
+            **settings,
+        )
+    for remark in clips.notes:
+        print(f"note: {remark}")
+    for task, rows in report.per_class.items():
+        console.print(class_table(task, rows))
+    for name, value in report.metrics.items():
+        print(f"{name:<32}{value:6.2f}")
+    seconds = report.seconds / max(report.num_images, 1)
+    line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
+    if "instance/AP" in report.metrics:
+        line += f": AP {report.metrics['instance/AP']:.2f}"
+    if json is not None:
+        request = {"model": model, **source, "tasks": ["instance"], "settings": options}
+        files.write_json(json, {**request, **report.to_dict()})
+        line += f"; metrics: {json}"
+    if writer is not None:
+        line += f"; {count(writer.count, 'result')}: {writer.path}"
+    print(line)

@@ -1,0 +1,217 @@
+"""Data sets before training: ``mask2former check-data`` and ``mask2former prepare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mask2former.cli.shared import FailedError, count, make_console, progress_bar, stoppable
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mask2former.inference.check_data import DataReport, SplitFacts
+
+__all__ = ["check_data", "prepare"]
+
+_MOST_CLASSES = 30  # rows of the table
+_MOST_CULPRITS = 5  # of what is no fault; faults are listed as the report has them
+
+
+def check_data(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a folder of pictures and label maps, or the name of "
+            "a published data set (ade20k, coco:instance, ...).",
+        ),
+    ],
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pictures are.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Where label maps or panoptic PNGs are.")] = None,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="The class names of label maps.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Validation data, of the same kind as DATA.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where published data sets are, by name.")
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Of the model to be trained.", show_default="of the run file, or 100")
+    ] = None,
+    sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated pictures.")] = Path(
+        "contact-sheet.png"
+    ),
+    propose: Annotated[
+        Path | None, typer.Option(metavar="RUN.yaml", help="Also write a run file to start from.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures here.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read.", show_default="by machine")] = None,
+) -> None:
+    """Read a data set completely: say what is in it and what is wrong with it, and draw some of it.
+
+    Exit code 1 if something is broken.
+    """
+    from mask2former.inference import files
+
+    for path in (sheet, propose, json):
+        if path is not None:
+            files.check_file(path)
+    if propose is not None and propose.exists() and propose.resolve() == Path(source).resolve():
+        raise RequestError(f"--propose would overwrite '{source}', which is to be checked; name another file")
+
+    from mask2former.atomic import write_whole
+    from mask2former.cli.data_sets import dataset_by_name
+    from mask2former.config import RunConfig
+    from mask2former.inference import check_data as checking
+    from mask2former.inference.propose_run import propose as propose_run
+    from mask2former.inference.propose_run import run_file
+    from mask2former.inference.recognise_data import Places, recognise
+
+    remarks: list[str] = []
+    if Path(source).exists() or Path(source).suffix:
+        recognised, remarks = recognise(Path(source), Places(images, labels, names, validation))
+        dataset = recognised.data.dataset if isinstance(recognised, RunConfig) else recognised
+        if isinstance(recognised, RunConfig) and queries is None:
+            queries = recognised.model.transformer_decoder.num_queries
+    else:
+        dataset = dataset_by_name(source, data_root, "panoptic")
+
+    console = make_console()
+    with stoppable(lambda: "nothing was written"), progress_bar(console) as progress:
+        bar = progress.add_task("reading annotations", total=None)
+        report = checking.check_data(
+            dataset,
+            num_queries=queries or 100,
+            num_workers=checking.default_workers() if workers is None else workers,
+            progress=lambda split, done, total: progress.update(bar, description=split, completed=done, total=total),
+        )
+        progress.update(bar, description="drawing", total=None)
+        title = Path(source).stem if Path(source).exists() else source
+        picture = checking.sheet(dataset, title)
+    if picture is not None:
+        write_whole(sheet, lambda temporary: picture.save(temporary, format="PNG"))
+    if json is not None:
+        files.write_json(json, {"data": source, "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
+
+    for split, facts in report.splits.items():
+        console.print(_class_table(split, facts, report))
+        for line in _lines(facts, report):
+            print(f"  {line}")
+    for remark in remarks:
+        print(f"note: {remark}")
+    for finding in report.findings:
+        kind = "broken" if finding.broken else "note"
+        print(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
+    if picture is not None:
+        print(f"Contact sheet: {sheet}")
+    if propose is not None:
+        run, reasons = propose_run(dataset, report)
+        text = run_file(run, reasons, source)
+        write_whole(propose, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        for reason in reasons:
+            print(f"proposed: {reason}")
+        print(f"Run file: {propose}   (mask2former train {propose})")
+    pictures = sum(facts.num_pictures for facts in report.splits.values())
+    if report.is_broken:
+        kinds = [finding for finding in report.findings if finding.broken]
+        faults = sum(max(1, finding.count) for finding in kinds)
+        could = f"{count(pictures, 'picture')} could be read"
+        raise FailedError(f"{count(faults, 'fault')} in '{source}' ({could}): {kinds[0].sentence(1)}")
+    print(f"{count(pictures, 'picture')} read, nothing is broken")
+
+
+def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
+    """Counts by class, in the order of the classes; of many only the most frequent ones."""
+    from rich.table import Table
+
+    is_semantic = report.task == "semantic"
+    rows = list(range(len(facts.categories)))
+    if len(rows) > _MOST_CLASSES:
+        rows = sorted(rows, key=lambda row: -int(facts.pictures_of[row]))[:_MOST_CLASSES]
+    hidden = len(facts.categories) - len(rows)
+    table = Table(title=split, caption=f"{hidden} more classes" if hidden else None)
+    table.add_column("id", justify="right")
+    table.add_column("class")
+    for name in ("pictures", *(() if is_semantic else ("objects",)), "% of pixels"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        item = facts.categories[row]
+        objects = () if is_semantic else (str(facts.objects_of[row]),)
+        share = 100 * float(facts.pixels_of[row]) / max(facts.num_pixels, 1)
+        table.add_row(str(item.id), item.name, str(facts.pictures_of[row]), *objects, f"{share:.2f}")
+    return table
+
+
+def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
+    from mask2former.inference.check_data import quantiles
+
+    if not facts.num_pictures:
+        return ["no picture could be read"]
+    sizes = [f"{width}x{height} ({number})" for (height, width), number in facts.sizes_hw[:4]]
+    more = len(facts.sizes_hw) - len(sizes)
+    lines = [
+        f"{count(facts.num_pictures, 'picture')}, width x height: {', '.join(sizes)}"
+        + (f" and {count(more, 'more size')}" if more else "")
+    ]
+    per_picture = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
+    if report.task == "semantic":
+        void = 100 * (1 - float(facts.pixels_of.sum()) / max(facts.num_pixels, 1))
+        return [*lines, f"classes per picture: {per_picture}", f"ignored: {void:.2f} % of the pixels"]
+    most = int(facts.objects.max())
+    lines.append(f"objects per picture: {per_picture}; the model has {report.num_queries} queries")
+    if len(facts.areas):
+        areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.areas).items())
+        small, medium, large = (100 * share for share in facts.size_shares)
+        lines.append(f"area in pixels: {areas}; small {small:.0f} %, medium {medium:.0f} %, large {large:.0f} % (COCO)")
+    if most > report.num_queries:
+        lines.append(f"up to {most} objects: raise model.transformer_decoder.num_queries, or train on smaller crops")
+    return lines
+
+
+def prepare(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="coco, ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
+    ],
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the data sets are.",
+            show_default="$MASK2FORMER_DATA, $DETECTRON2_DATASETS, datasets",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes.", show_default="all processors")] = None,
+) -> None:
+    """Convert a published data set, once, into what training and evaluation read.
+
+    What is done and whole is skipped, so a stopped conversion goes on where it was.
+    """
+    from mask2former.data.datasets.official import data_root as find_root
+    from mask2former.data.parallel import num_processors
+    from mask2former.data.prepare import prepare as run
+
+    root = find_root(None if data_root is None else str(data_root))
+    console = make_console()
+    done_so_far = {"": 0}
+
+    def so_far() -> str:
+        made = ", ".join(f"{title}: {done}" for title, done in done_so_far.items() if title)
+        return f"{made or 'nothing was written'}; the same command goes on from there"
+
+    with stoppable(so_far), progress_bar(console) as progress:
+        bar = progress.add_task("looking for files", total=None)
+
+        def tell(title: str, done: int, total: int) -> None:
+            done_so_far[title] = done
+            progress.update(bar, description=title, completed=done, total=total)
+
+        outcomes, notes = run(dataset, root, num_processors() if workers is None else workers, tell)
+    for outcome in outcomes:
+        line = f"{outcome.title}: {outcome.made} made, {outcome.there} already there"
+        print(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official} of the official set")
+    for note in notes:
+        print(f"note: {note}")

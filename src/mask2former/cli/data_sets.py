@@ -1,0 +1,45 @@
+"""Data sets by what is typed: the names of the published ones, with a task, or a run file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from mask2former.config import DatasetConfig, Task
+
+__all__ = ["dataset_by_name"]
+
+
+def dataset_by_name(name: str, root: Path | None, default_task: Task) -> DatasetConfig:
+    """The configuration of ``NAME``, of ``NAME:TASK``, or of the data of ``RUN.yaml``.
+
+    Args:
+        name: what was typed.
+        root: the folder of the published data sets, if it was given.
+        default_task: where none was typed and the data set has several.
+
+    Raises:
+        RequestError: no such name or run file, or a task that the data set does not have.
+    """
+    from mask2former.cli.shared import read_run_file
+    from mask2former.config import ClipSampling, DataConfig, OfficialConfig, RunConfig, parse
+
+    if name.endswith((".yaml", ".yml")):
+        if root is not None:
+            raise RequestError(f"--data-root is about published data sets by name; '{name}' says where its data are")
+        return parse(RunConfig, read_run_file(Path(name), []), name).data.dataset
+    pictures = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
+    kinds = {kind.model_fields["name"].default: kind for kind in pictures}
+    typed, _, task = name.partition(":")
+    if typed not in kinds:
+        known = ", ".join(sorted(kinds))
+        raise RequestError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
+    values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
+    if "task" in kinds[typed].model_fields:
+        values["task"] = task or default_task
+    elif task not in ("", "semantic"):
+        raise RequestError(f"{typed} has labels for the task semantic only, not for {task}")
+    return parse(DataConfig, {"dataset": values}, f"--data {name}").dataset

@@ -1,0 +1,475 @@
+"""A data set read completely: what is in it, what is wrong with it, and how it looks.
+
+Every picture is read with its annotation, exactly as training would, and those of validation also as the evaluators
+would. Only figures are kept of a picture. Prints nothing; several processes read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from PIL import Image
+from scipy import ndimage
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former import drawing
+from mask2former.config import ClipSampling, DatasetConfig, ScenesConfig, Task
+from mask2former.data.annotated import Annotated, AnnotatedSet
+from mask2former.data.build import build_pictures
+from mask2former.data.transforms import Geometry, Plan, Resize
+from mask2former.errors import RequestError
+from mask2former.inference.pictures import comparison_row
+from mask2former.ops.masks import Patch, polygons_to_patch
+from mask2former.structures.categories import Categories
+
+__all__ = ["DataReport", "Finding", "SplitFacts", "check_data", "sheet"]
+
+Split = Literal["train", "validation"]
+_SPLITS: tuple[Split, ...] = ("train", "validation")
+_NAMED = 20  # culprits that are listed; more are counted
+_TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotated twice
+_SKIPPING = ("missing_images", "missing_masks", "unpaired")  # settings that let a reader go on
+_COCO_AREAS = (32**2, 96**2)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of thing to know about a split.
+
+    Attributes:
+        broken: whether training or evaluation would fail on it or lose it unseen.
+        message: what it is, as a phrase.
+        culprits: some of those it is about.
+        count: all of them; 0 where it is about the split as a whole.
+    """
+
+    split: Split
+    broken: bool
+    message: str
+    culprits: tuple[str, ...] = ()
+    count: int = 0
+
+    def sentence(self, most: int = _NAMED) -> str:
+        """For people, with up to ``most`` culprits."""
+        shown = self.culprits[:most]
+        more = self.count - len(shown)
+        listed = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+        return f"{self.split}: {self.message}" + (f" ({self.count}): {listed}" if shown else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is kept of one picture."""
+
+    name: str
+    problem: str | None = None
+    size_hw: tuple[int, int] = (0, 0)
+    labels: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    areas: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))  # pixels, alike
+    twice: int = 0  # objects that another one covers almost exactly
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFacts:
+    """Figures of one split.
+
+    Attributes:
+        categories: its classes.
+        num_pictures: those that could be read.
+        sizes_hw: (height, width) and how many pictures have it, the most frequent first.
+        objects: of every picture, ascending; for label maps classes.
+        areas: of every object in pixels, ascending; for label maps of every class in every picture.
+        pictures_of: pictures that have each class.
+        objects_of: objects of each class.
+        pixels_of: pixels of each class.
+    """
+
+    categories: Categories
+    num_pictures: int
+    sizes_hw: tuple[tuple[tuple[int, int], int], ...]
+    objects: Int64[np.ndarray, " I"]
+    areas: Int64[np.ndarray, " N"]
+    pictures_of: Int64[np.ndarray, " K"]
+    objects_of: Int64[np.ndarray, " K"]
+    pixels_of: Int64[np.ndarray, " K"]
+
+    @property
+    def num_pixels(self) -> int:
+        return sum(height * width * count for (height, width), count in self.sizes_hw)
+
+    @property
+    def size_shares(self) -> tuple[float, float, float]:
+        """Shares of small, medium and large objects, as COCO has them."""
+        return area_shares(self.areas, _COCO_AREAS)
+
+    def short_sides(self) -> Float64[np.ndarray, " I"]:
+        """The shorter side of every picture in pixels."""
+        return np.repeat([min(size) for size, _ in self.sizes_hw], [count for _, count in self.sizes_hw])
+
+    def long_sides(self) -> Float64[np.ndarray, " I"]:
+        """The longer side of every picture in pixels."""
+        return np.repeat([max(size) for size, _ in self.sizes_hw], [count for _, count in self.sizes_hw])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        rows = zip(self.categories, self.pictures_of.tolist(), self.objects_of.tolist(), strict=True)
+        pixels = max(self.num_pixels, 1)
+        return {
+            "pictures": self.num_pictures,
+            "sizes": [{"height": h, "width": w, "pictures": count} for (h, w), count in self.sizes_hw],
+            "objects": int(self.objects.sum()),
+            "objects_per_picture": quantiles(self.objects),
+            "area": quantiles(self.areas),
+            "area_shares": dict(zip(("small", "medium", "large"), self.size_shares, strict=True)),
+            "void_share": 1 - float(self.pixels_of.sum()) / pixels,
+            "classes": [
+                {"id": item.id, "name": item.name, "pictures": pictures, "objects": objects, "pixel_share": share}
+                for (item, pictures, objects), share in zip(rows, (self.pixels_of / pixels).tolist(), strict=True)
+            ],
+        }
+
+
+def area_shares(areas: Int64[np.ndarray, " N"], limits: tuple[float, float]) -> tuple[float, float, float]:
+    """Shares of areas below the first limit, below the second, and from there on."""
+    edges = np.searchsorted(areas, limits)
+    count = max(len(areas), 1)
+    return float(edges[0]) / count, float(edges[1] - edges[0]) / count, float(len(areas) - edges[1]) / count
+
+
+def quantiles(values: Int64[np.ndarray, " N"]) -> dict[str, float]:
+    """Least, 5, 25, 50, 75, 95 percent and largest; empty for no values."""
+    shares = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
+    return {name: float(np.quantile(values, share)) for name, share in shares.items()} if len(values) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What was found.
+
+    Attributes:
+        splits: figures of those that could be read.
+        findings: what is broken first.
+        task: what is annotated; ``semantic`` are label maps, whose "objects" are classes.
+        num_queries: what objects per picture were compared with.
+    """
+
+    splits: dict[Split, SplitFacts]
+    findings: tuple[Finding, ...]
+    task: Task
+    num_queries: int
+
+    @property
+    def is_broken(self) -> bool:
+        return any(finding.broken for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "broken": self.is_broken,
+            "task": self.task,
+            "num_queries": self.num_queries,
+            "findings": [
+                {
+                    "split": finding.split,
+                    "broken": finding.broken,
+                    "message": finding.message,
+                    "count": finding.count,
+                    "culprits": list(finding.culprits),
+                }
+                for finding in self.findings
+            ],
+            "splits": {split: facts.to_dict() for split, facts in self.splits.items()},
+        }
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def check_data(
+    config: DatasetConfig,
+    *,
+    num_queries: int = 100,
+    num_workers: int = 0,
+    progress: Callable[[Split, int, int], None] = lambda split, done, total: None,
+) -> DataReport:
+    """Read all pictures and annotations of a data set.
+
+    Args:
+        config: the data set.
+        num_queries: of the model that is to learn it.
+        num_workers: processes that read; 0: this one.
+        progress: told the split, how many pictures are done, and of how many.
+
+    Raises:
+        RequestError: a data set that is not of pictures in files.
+    """
+    if isinstance(config, (ScenesConfig, ClipSampling)):
+        raise RequestError(f"data sets '{config.name}' are not checked; expected pictures in files")
+    findings: list[Finding] = []
+    splits: dict[Split, SplitFacts] = {}
+    digests: dict[Split, dict[bytes, str]] = {}
+    task: Task = "instance"
+    same = getattr(config, "train", None) is not None and getattr(config, "train", 0) == getattr(
+        config, "validation", 1
+    )
+    for split in _SPLITS[: 1 if same else 2]:
+        samples, problems = _open(config, split)
+        findings += problems
+        if samples is None:
+            continue
+        task = samples.tasks[0]
+        facts = _read(samples, split, num_workers, progress)
+        findings += _findings(facts, samples, split, num_queries, task)
+        splits[split] = _summary(facts, samples.categories)
+        digests[split] = {fact.digest: fact.name for fact in facts if fact.problem is None}
+    findings += _leaks(digests)
+    findings.sort(key=lambda finding: not finding.broken)
+    return DataReport(splits, tuple(findings), task, num_queries)
+
+
+def _open(config: DatasetConfig, split: Split) -> tuple[AnnotatedSet | None, list[Finding]]:
+    """The data set; if it is broken, without what is, as far as its reader can leave that out."""
+    try:
+        samples = build_pictures(config, split)
+    except RequestError as error:
+        problems = [Finding(split, True, str(error))]
+        settings = {name: "skip" for name in _SKIPPING if getattr(config, name, "skip") != "skip"}
+        if not settings:
+            return None, problems
+        try:
+            samples = build_pictures(config.model_copy(update=settings), split)
+        except RequestError as second:
+            return None, problems if str(second) == str(error) else [*problems, Finding(split, True, str(second))]
+        return samples, problems
+    return samples, [Finding(split, False, note) for note in samples.notes]
+
+
+class _Pictures(Dataset[_Facts]):
+    """Facts by index; ``as_evaluated`` also makes the truths."""
+
+    def __init__(self, samples: AnnotatedSet, as_evaluated: bool) -> None:
+        self.samples = samples
+        self.as_evaluated = as_evaluated
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> _Facts:
+        try:
+            annotated = self.samples.annotated(index)
+            if self.as_evaluated:
+                self.samples.truths(index, self.samples.tasks)
+        except RequestError as error:
+            return _Facts(str(self.samples.image_id(index)), problem=str(error))
+        return _facts(annotated)
+
+
+def _read(
+    samples: AnnotatedSet, split: Split, num_workers: int, progress: Callable[[Split, int, int], None]
+) -> list[_Facts]:
+    total = len(samples)
+    progress(split, 0, total)
+    pictures = _Pictures(samples, split == "validation")
+    loader: Iterable[_Facts] = DataLoader(pictures, batch_size=None, num_workers=min(num_workers, total))
+    facts = []
+    for done, fact in enumerate(loader, start=1):
+        facts.append(fact)
+        progress(split, done, total)
+    return facts
+
+
+def _facts(annotated: Annotated) -> _Facts:
+    count = len(annotated.labels)
+    areas = np.zeros(count, dtype=np.int64)
+    patches: dict[int, Patch] = {}
+    for place, polygons in annotated.polygons.items():
+        patches[place] = polygons_to_patch(polygons, annotated.size_hw)
+    for place, mask in annotated.masks.items():
+        window = next(iter(ndimage.find_objects(mask.astype(np.uint8))), None)
+        if window is not None:
+            patches[place] = Patch(window[0].start, window[1].start, mask[window])
+    for place, patch in patches.items():
+        areas[place] = np.count_nonzero(patch.mask)
+    if annotated.ids is not None and count:
+        pixels = np.bincount(annotated.ids.ravel(), minlength=count + 1)[1 : count + 1]
+        areas += np.where([place in patches for place in range(count)], 0, pixels)
+        if patches:  # one of these may lie exactly on one of the map
+            for place, window in enumerate(ndimage.find_objects(annotated.ids.astype(np.int32), max_label=count)):
+                if window is not None and place not in patches:
+                    mask = annotated.ids[window] == place + 1
+                    patches[place] = Patch(window[0].start, window[1].start, mask)
+    image = annotated.image
+    digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
+    name = annotated.name or str(annotated.info.get("image_id", ""))
+    return _Facts(name, None, annotated.size_hw, annotated.labels, areas, _num_twice(annotated.labels, patches), digest)
+
+
+def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
+    """Objects that an earlier one of the same class covers almost exactly."""
+    places = [place for place, patch in patches.items() if patch.mask.size]
+    if len(places) < 2:
+        return 0
+    chosen = [patches[place] for place in places]
+    boxes = np.array([(p.top, p.left, p.top + p.mask.shape[0], p.left + p.mask.shape[1]) for p in chosen])
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    common = np.prod(np.clip(high - low, 0, None), axis=-1)
+    sides = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    # Almost equal masks have almost equal boxes.
+    near = common >= 0.8 * (sides[:, None] + sides[None] - common)
+    near &= labels[places][:, None] == labels[places][None]
+    twice = set()
+    for first, second in np.argwhere(np.triu(near, 1)).tolist():
+        if second not in twice and _overlap(chosen[first], chosen[second]) >= _TWICE:
+            twice.add(second)
+    return len(twice)
+
+
+def _overlap(first: Patch, second: Patch) -> float:
+    """Intersection over union."""
+    top, left = max(first.top, second.top), max(first.left, second.left)
+    bottom = min(first.top + first.mask.shape[0], second.top + second.mask.shape[0])
+    right = min(first.left + first.mask.shape[1], second.left + second.mask.shape[1])
+    cuts = [
+        patch.mask[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
+        for patch in (first, second)
+    ]
+    common = np.count_nonzero(cuts[0] & cuts[1])
+    union = np.count_nonzero(first.mask) + np.count_nonzero(second.mask) - common
+    return common / union if union else 0.0
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+
+def _summary(facts: Sequence[_Facts], categories: Categories) -> SplitFacts:
+    whole = [fact for fact in facts if fact.problem is None]
+    labels = np.concatenate([fact.labels for fact in whole] or [np.zeros(0, np.int64)])
+    areas = np.concatenate([fact.areas for fact in whole] or [np.zeros(0, np.int64)])
+    present = np.concatenate([np.unique(fact.labels) for fact in whole] or [np.zeros(0, np.int64)])
+    count = len(categories)
+    return SplitFacts(
+        categories,
+        len(whole),
+        tuple(Counter(fact.size_hw for fact in whole).most_common()),
+        np.sort([len(fact.labels) for fact in whole]).astype(np.int64),
+        np.sort(areas),
+        np.bincount(present, minlength=count),
+        np.bincount(labels, minlength=count),
+        np.bincount(labels, weights=areas, minlength=count).astype(np.int64),
+    )
+
+
+def _findings(
+    facts: Sequence[_Facts], samples: AnnotatedSet, split: Split, num_queries: int, task: Task
+) -> list[Finding]:
+    whole = [fact for fact in facts if fact.problem is None]
+    things = "class" if task == "semantic" else "object"
+    found = []
+
+    def add(message: str, culprits: Sequence[str], broken: bool = False) -> None:
+        if culprits:
+            found.append(Finding(split, broken, message, tuple(culprits[:_NAMED]), len(culprits)))
+
+    add("pictures that cannot be used", [fact.problem for fact in facts if fact.problem is not None], broken=True)
+    add(f"pictures without {things}", [fact.name for fact in whole if not len(fact.labels)])
+    add(
+        "pictures with objects that have no pixel",
+        [f"{fact.name}: {np.count_nonzero(fact.areas == 0)}" for fact in whole if (fact.areas == 0).any()],
+    )
+    add("pictures with objects that are annotated twice", [f"{f.name}: {f.twice}" for f in whole if f.twice])
+    crowded = sorted((fact for fact in whole if len(fact.labels) > num_queries), key=lambda fact: -len(fact.labels))
+    add(
+        f"pictures with more objects than the model has queries ({num_queries})",
+        [f"{fact.name}: {len(fact.labels)}" for fact in crowded],
+    )
+    by_digest: dict[bytes, list[str]] = defaultdict(list)
+    for fact in whole:
+        by_digest[fact.digest].append(fact.name)
+    add("pictures that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
+    absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
+    add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
+    if not used:
+        found.append(Finding(split, True, "nothing is annotated"))
+    return found
+
+
+def _leaks(digests: dict[Split, dict[bytes, str]]) -> list[Finding]:
+    training, validation = (digests.get(split, {}) for split in _SPLITS)
+    both = [f"{name} = {training[digest]}" for digest, name in validation.items() if digest in training]
+    if not both:
+        return []
+    return [
+        Finding("validation", False, "pictures that are also trained on", tuple(both[:_NAMED]), len(both)),
+    ]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def sheet(config: DatasetConfig, title: str, columns: int = 4, rows: int = 3, side: int = 480) -> Image.Image | None:
+    """Annotated pictures at even distances, with the colours of their classes.
+
+    They are training pictures, or those of validation where the former cannot be read at all. Broken ones are passed
+    over; None if there is nothing to show.
+    """
+    split: Split = "train"
+    samples, _ = _open(config, split)
+    if samples is None:
+        split = "validation"
+        samples, _ = _open(config, split)
+    if samples is None:
+        return None
+    places = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())
+    shown = []
+    for place in places:
+        with contextlib.suppress(RequestError):
+            shown.append(samples.annotated(place))
+    if not shown:
+        return None
+    shape = float(np.median([height / width for height, width in (annotated.size_hw for annotated in shown)]))
+    box = side, round(side * min(1.0, max(0.5, shape)))
+    cells = [_cell(annotated, samples.categories, box) for annotated in shown]
+    classes = sorted({label for annotated in shown for label in annotated.labels.tolist()})
+    legend = [(samples.categories[label].name, samples.categories[label].color) for label in classes]
+    grid = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    count = f"{len(samples.categories)} class{'' if len(samples.categories) == 1 else 'es'}"
+    subtitle = f"{len(samples)} pictures ({split}), {count}; {len(cells)} pictures and {len(classes)} classes shown"
+    return drawing.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=side)
+
+
+def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) -> Image.Image:
+    """An annotated picture in the middle of a white one of that width and height, drawn at the size it is seen in."""
+    height, width = annotated.size_hw
+    ratio = min(box[0] / width, box[1] / height)
+    steps = (Resize((max(1, round(height * ratio)), max(1, round(width * ratio)))),) if ratio < 1 else ()
+    sample = Plan(Geometry(annotated.size_hw, steps))(annotated)
+    scale = max(1, math.ceil(ratio))
+    if annotated.polygons or annotated.masks:  # small objects that lie on large ones stay visible
+        assert sample.target is not None
+        items = [(label, categories[label]) for label in sample.target.labels.tolist()]
+        regions = [drawing.Region(item.name, item.color, None, label, item.is_thing) for label, item in items]
+        image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
+        picture = drawing.overlay_instances(image, sample.target.masks[:, 0].numpy(), regions, scale=scale)
+    else:
+        picture = comparison_row(sample, {}, categories, scale)[1]
+    picture.thumbnail(box, Image.Resampling.LANCZOS)
+    cell = Image.new("RGB", box, (255, 255, 255))
+    cell.paste(picture, ((box[0] - picture.width) // 2, (box[1] - picture.height) // 2))
+    return cell
+
+
+def default_workers() -> int:
+    """Processes that read by default: all processors but one, eight at most."""
+    return max(0, min(8, (os.cpu_count() or 1) - 1))

@@ -1,0 +1,85 @@
+"""Whole clips: frames to the size of the model, and the evaluation loop over data sets of clips.
+
+The published way: all frames of a clip go through the model at once. Knows no video files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from mask2former.config import EvaluationConfig
+from mask2former.data.clips import ClipSet
+from mask2former.data.transforms import resize_shortest_edge
+from mask2former.errors import RequestError
+from mask2former.inference.evaluate import Evaluation, EvaluationReport
+from mask2former.inference.result_files import ResultWriter
+
+if TYPE_CHECKING:
+    from mask2former.inference.predictor import Predictor
+
+__all__ = ["evaluate_clips", "resize_clip"]
+
+
+def resize_clip(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], short_edge: int, long_edge: int
+) -> UInt8[Tensor, "T 3 h w"]:
+    """Frames of one size as the model takes them.
+
+    Raises:
+        RequestError: no frames, or of different sizes.
+    """
+    sizes = sorted({frame.shape[:2] for frame in frames})
+    if len(sizes) != 1:
+        found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
+        raise RequestError(f"a clip is one frame or more, all of one size; got {found}")
+    resized = [resize_shortest_edge(frame, short_edge, long_edge) for frame in frames]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+
+
+def evaluate_clips(
+    predictor: Predictor,
+    clips: ClipSet,
+    indices: Iterable[int],
+    class_map: Int64[np.ndarray, " K"],
+    metrics: EvaluationConfig | None = None,
+    *,
+    results: ResultWriter | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    **overrides: Any,
+) -> EvaluationReport:
+    """Measure a predictor on clips; without annotations there are results but no metrics.
+
+    Args:
+        predictor: what is measured, on its device and with its settings.
+        clips: where frames and truths come from; one clip is in memory at a time.
+        indices: which of them.
+        class_map: class indices of the data to those of the model, see
+            :func:`~mask2former.inference.evaluate.match_classes`.
+        metrics: the options of the metrics.
+        results: also gets the tracks.
+        progress: told how many clips are done.
+        overrides: settings of the predictor, for instance ``short_edge=0``.
+
+    Raises:
+        RequestError: a model that does not answer the task instance, a wrong setting, or a file that is broken.
+    """
+    evaluation = Evaluation(("instance",), predictor.categories, predictor.settings, metrics, "youtube-vis")
+    start, done = time.perf_counter(), 0
+    for done, index in enumerate(indices, start=1):
+        tracks = predictor.clip(clips.images(index), **overrides)
+        if clips.has_truth:
+            truth = clips.truth(index)
+            evaluation.add({"instance": tracks}, {"instance": truth._replace(labels=class_map[truth.labels])})
+        if results is not None:
+            results.add(clips.clip_id(index), tracks)
+        progress(done)
+    measured = clips.has_truth
+    found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
+    return EvaluationReport(found, rows, done, time.perf_counter() - start)

@@ -1,0 +1,274 @@
+"""Which pictures of an evaluation are worth a look: the best, the worst, and those the model was sure about and wrong.
+
+Judges one picture at a time and keeps small drawings of a few, so memory does not grow with the data set. Knows no
+page and no files.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64, UInt8
+from PIL import Image
+from scipy import ndimage
+
+from mask2former import drawing
+from mask2former.config import Task
+from mask2former.evaluation.panoptic import count_matches
+from mask2former.evaluation.semantic import confusion_matrix
+from mask2former.inference.evaluate import Case
+from mask2former.structures import Categories, Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
+from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
+
+__all__ = ["Highlight", "Highlights", "Judgement", "Kind", "judge"]
+
+Kind = Literal["best", "worst", "surprising"]
+
+_SHOWN_SCORE = 0.5  # instances above it are what a user sees
+_INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
+_SIDES = (320, 480)  # pixels: drawings of smaller pictures are enlarged, those of larger ones are reduced
+
+
+class Judgement(NamedTuple):
+    """How good the answer to one picture is, 0..1, how surprising its errors are, 0..1, and the largest in words.
+
+    ``quality`` is NaN where nothing is true and nothing was answered.
+    """
+
+    quality: float
+    surprise: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight:
+    """One picture that was kept: its judgement and WebP drawings of itself, its truth and the answer."""
+
+    image_id: int | str
+    judgement: Judgement
+    pictures: tuple[bytes, bytes, bytes]
+
+
+# --- one picture -----------------------------------------------------------------------------------------------------
+
+
+def judge(answer: Segmentation, truth: object, categories: Categories) -> Judgement:
+    """Quality and surprise of one answer.
+
+    Quality: panoptic quality of the picture over all classes at once; the mean IoU of the classes that are true or
+    predicted there; for instances the mean, over true objects and answers with a score above 0.5, of the best IoU with
+    something of the same class on the other side.
+
+    Surprise: the share of the labelled picture with a wrong class times the score of its segment; for instances the
+    largest product of the score of an answer and what its best IoU lacks to 1. Label maps have no scores, so wrong
+    pixels count that lie well inside a region of the answer, where models are sure, unlike at borders.
+    """
+    if isinstance(answer, PanopticSegmentation):
+        assert isinstance(truth, tuple)
+        return _judge_panoptic(answer, PanopticTruth(*truth), categories)
+    if isinstance(answer, Instances):
+        assert isinstance(truth, tuple)
+        return _judge_instances(answer, InstanceTruth(*truth), categories)
+    assert isinstance(truth, np.ndarray)
+    return _judge_semantic(answer, truth, categories)
+
+
+def _judge_panoptic(answer: PanopticSegmentation, truth: PanopticTruth, categories: Categories) -> Judgement:
+    listed = [(segment.id, segment.label) for segment in answer.segments]
+    counts = count_matches(answer.ids, listed, truth, len(categories))
+    matches, wrong, missed = (int(column.sum()) for column in counts[:3])
+    weight = matches + 0.5 * (wrong + missed)
+    quality = float(counts.iou_sums.sum()) / weight if weight else float("nan")
+    true_labels = _looked_up(truth.ids, [(number, label) for number, label, _ in truth.segments])
+    labels = _looked_up(answer.ids, listed)
+    scores = np.array([0.0, *answer.scores])[1 + _looked_up(answer.ids, [(n, k) for k, (n, _) in enumerate(listed)])]
+    return Judgement(quality, *_largest_confusion(labels, true_labels, scores, categories))
+
+
+def _judge_semantic(answer: SemanticSegmentation, truth: Int[np.ndarray, "H W"], categories: Categories) -> Judgement:
+    counts = confusion_matrix(answer.labels, truth, len(categories))[:, :-1]
+    unions = counts.sum(axis=0) + counts[:-1].sum(axis=1) - np.diagonal(counts)
+    present = unions > 0
+    quality = float((np.diagonal(counts)[present] / unions[present]).mean()) if present.any() else float("nan")
+    height, width = answer.labels.shape
+    side = 2 * max(1, round(_INSIDE * (height**2 + width**2) ** 0.5)) + 1
+    labels = answer.labels.astype(np.int32)
+    inside = ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)
+    return Judgement(quality, *_largest_confusion(labels, truth, inside.astype(np.float64), categories))
+
+
+def _judge_instances(answer: Instances, truth: InstanceTruth, categories: Categories) -> Judgement:
+    shown = answer.above(_SHOWN_SCORE)
+    single = ~truth.iscrowd
+    objects, crowds = truth.masks[single], truth.masks[truth.iscrowd]
+    same = shown.labels[:, None] == truth.labels[single]
+    ious = np.where(same, _ious(shown.masks, objects), 0.0)
+    # What lies on a crowd region of its class is neither right nor wrong.
+    areas = shown.masks.sum(axis=(1, 2))
+    on_crowd = np.zeros(len(shown))
+    for label, crowd in zip(truth.labels[truth.iscrowd], crowds, strict=True):
+        on_crowd = np.maximum(on_crowd, (shown.labels == label) * (shown.masks & crowd).sum(axis=(1, 2)))
+    counted = (2 * on_crowd <= areas) & (areas > 0)
+    best, found = ious.max(axis=1, initial=0.0)[counted], ious.max(axis=0, initial=0.0)
+    total = len(best) + len(found)
+    quality = float(best.sum() + found.sum()) / total if total else float("nan")
+    errors = shown.scores[counted] * (1 - best)
+    if not errors.size or errors.max() <= 0:
+        return Judgement(quality, 0.0, "")
+    index = int(errors.argmax())
+    name, score = categories[shown.labels[counted][index]].name, shown.scores[counted][index]
+    remark = f"{name}, {100 * score:.0f} % sure, best IoU with a true one {100 * best[index]:.0f} %"
+    return Judgement(quality, float(errors[index]), remark)
+
+
+def _looked_up(ids: Int[np.ndarray, "H W"], values: Sequence[tuple[int, int]]) -> Int64[np.ndarray, "H W"]:
+    """The value of every id; -1 for ids that are not listed."""
+    numbers = np.array([number for number, _ in values], dtype=np.int64)
+    order = np.argsort(numbers)
+    numbers, targets = numbers[order], np.array([value for _, value in values], dtype=np.int64)[order]
+    if not len(numbers):
+        return np.full(ids.shape, -1, dtype=np.int64)
+    places = np.searchsorted(numbers, ids).clip(max=len(numbers) - 1)
+    return np.where(numbers[places] == ids, targets[places], -1)
+
+
+def _largest_confusion(
+    labels: Int[np.ndarray, "H W"],
+    truth: Int[np.ndarray, "H W"],
+    weights: Float64[np.ndarray, "H W"],
+    categories: Categories,
+) -> tuple[float, str]:
+    """The weighted share of labelled pixels that have another class than the true one, and the pair that has most."""
+    count = len(categories)
+    labelled = (truth >= 0) & (truth < count)
+    wrong = labelled & (labels != truth) & (labels >= 0) & (labels < count)
+    total = int(np.count_nonzero(labelled))
+    if not total:
+        return 0.0, ""
+    pairs = truth[wrong].astype(np.int64) * count + labels[wrong]
+    shares = np.bincount(pairs, weights=weights[wrong], minlength=count * count) / total
+    if shares.max(initial=0.0) <= 0:
+        return 0.0, ""
+    true, predicted = divmod(int(shares.argmax()), count)
+    share = 100 * np.count_nonzero(pairs == shares.argmax()) / total
+    part = f"{share:.0f} %" if share >= 1 else "less than 1 %"
+    names = f"{categories[true].name} taken for {categories[predicted].name}"
+    return float(shares.sum()), f"{names}: {part} of the picture"
+
+
+def _ious(one: Bool[np.ndarray, "N H W"], other: Bool[np.ndarray, "M H W"]) -> Float64[np.ndarray, "N M"]:
+    size = one.shape[1] * one.shape[2]
+    left, right = (masks.reshape(len(masks), size).astype(np.float32) for masks in (one, other))
+    common = (left @ right.T).astype(np.float64)
+    return common / np.maximum(left.sum(axis=1)[:, None] + right.sum(axis=1) - common, 1)
+
+
+# --- a few of many ---------------------------------------------------------------------------------------------------
+
+
+class Highlights:
+    """Keeps the best, the worst and the most surprising pictures of each task, drawn; pass :meth:`add` to the loop.
+
+    Args:
+        categories: the classes of the model.
+        keep: how many of each kind.
+    """
+
+    def __init__(self, categories: Categories, keep: int = 3) -> None:
+        self.categories = categories
+        self.keep = keep
+        self._heaps: dict[tuple[Task, Kind], list[tuple[float, int, Highlight]]] = {}
+        self._count = 0
+
+    def add(self, case: Case, answers: Mapping[Task, Segmentation]) -> None:
+        """Judge the answers to one picture and keep those that belong to the few."""
+        self._count += 1
+        for task, answer in answers.items():
+            truth = case.truths[task]
+            if isinstance(truth, CityscapesTruth):  # label ids of a metric of its own, not classes
+                continue
+            judgement = judge(answer, truth, self.categories)
+            ranks: dict[Kind, float] = {"surprising": judgement.surprise} if judgement.surprise > 0 else {}
+            if judgement.quality == judgement.quality:
+                ranks |= {"best": judgement.quality, "worst": -judgement.quality}
+            highlight: Highlight | None = None
+            for kind, rank in ranks.items():
+                heap = self._heaps.setdefault((task, kind), [])
+                if len(heap) == self.keep and rank <= heap[0][0]:
+                    continue
+                if highlight is None:
+                    highlight = Highlight(case.image_id, judgement, self._drawn(case.image, truth, answer))
+                heapq.heappush(heap, (rank, -self._count, highlight))  # of equals the first stays
+                if len(heap) > self.keep:
+                    heapq.heappop(heap)
+
+    def of(self, task: Task, kind: Kind) -> list[Highlight]:
+        """Those of one kind, the most extreme first."""
+        assert kind in get_args(Kind), kind
+        return [entry for _, _, entry in sorted(self._heaps.get((task, kind), []), key=lambda item: item[:2])[::-1]]
+
+    def _drawn(
+        self, image: UInt8[np.ndarray, "H W 3"], truth: object, answer: Segmentation
+    ) -> tuple[bytes, bytes, bytes]:
+        """The picture, its truth and the answer as small drawings that look alike."""
+        step = -(-max(image.shape[:2]) // _SIDES[1])
+        small = image
+        if step > 1:  # before drawing, so that names stay readable
+            height, width = (len(range(0, side, step)) for side in image.shape[:2])
+            small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+        scale = max(1, _SIDES[0] // max(small.shape[:2]))
+        plain = Image.fromarray(small)
+        plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
+        true, found = _layers(truth, answer, self.categories, step)
+        return _webp(plain), _webp(true(small, scale)), _webp(found(small, scale))
+
+
+_Draw = Callable[[UInt8[np.ndarray, "H W 3"], int], Image.Image]
+
+
+def _layers(truth: object, answer: Segmentation, categories: Categories, step: int) -> tuple[_Draw, _Draw]:
+    """Drawings of truth and answer, with every ``step``-th pixel of them."""
+
+    def region(label: int, score: float | None = None) -> drawing.Region:
+        item = categories[label]
+        return drawing.Region(item.name, item.color, score, label, item.is_thing)
+
+    def panoptic(ids: np.ndarray, segments: Sequence[tuple[int, drawing.Region]]) -> _Draw:
+        numbers, regions = [number for number, _ in segments], [entry for _, entry in segments]
+        return lambda image, scale: drawing.overlay_panoptic(image, ids[::step, ::step], numbers, regions, scale=scale)
+
+    def instances(masks: np.ndarray, regions: Sequence[drawing.Region]) -> _Draw:
+        return lambda image, scale: drawing.overlay_instances(image, masks[:, ::step, ::step], regions, scale=scale)
+
+    def semantic(labels: np.ndarray) -> _Draw:
+        regions = [region(index) for index in range(len(categories))]
+        return lambda image, scale: drawing.overlay_semantic(image, labels[::step, ::step], regions, scale=scale)
+
+    if isinstance(answer, PanopticSegmentation):
+        assert isinstance(truth, tuple)
+        ids, segments = truth
+        true = [(number, region(label)) for number, label, _ in segments]
+        return panoptic(ids, true), panoptic(
+            answer.ids, [(segment.id, region(segment.label, segment.score)) for segment in answer.segments]
+        )
+    if isinstance(answer, Instances):
+        assert isinstance(truth, tuple)
+        masks, labels, *_ = truth
+        shown = answer.above(_SHOWN_SCORE)
+        return instances(masks, [region(int(label)) for label in labels]), instances(
+            shown.masks,
+            [region(int(label), float(score)) for label, score in zip(shown.labels, shown.scores, strict=True)],
+        )
+    assert isinstance(truth, np.ndarray)
+    return semantic(truth), semantic(answer.labels)
+
+
+def _webp(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.convert("RGB").save(stream, format="WEBP", quality=75)
+    return stream.getvalue()

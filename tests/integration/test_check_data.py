@@ -1,0 +1,463 @@
+"""``mask2former check-data``: every format it knows, every fault by name, and proposals that train."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mask2former.cli import main
+from mask2former.config import RunConfig, parse
+from mask2former.data.prepare import dataset_names
+from mask2former.inference.check_data import DataReport, check_data, sheet
+from mask2former.inference.propose_run import propose
+from mask2former.inference.recognise_data import Places, recognise
+
+H, W = 40, 60
+NAMES = "sky\nroad\ncar\n"
+
+lightning_talks = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (H, W, 3), dtype=np.uint8)).save(path)
+
+
+def square(left: int, top: int, side: int = 10) -> list[int]:
+    return [left, top, left + side, top, left + side, top + side, left, top + side]
+
+
+def coco(root: Path, change: Callable[[dict[str, Any]], object] = lambda content: None) -> Path:
+    """Three training pictures with 2, 1 and 0 objects, two for validation; ``change`` breaks the training file."""
+    for split, count, seed in (("train", 3, 0), ("val", 2, 100)):
+        content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+        content["categories"] = [{"id": 4, "name": "cell"}, {"id": 7, "name": "dirt"}]
+        for number in range(count):
+            picture(root / split / f"{number}.png", seed + number)
+            content["images"].append({"id": number, "file_name": f"{number}.png", "height": H, "width": W})
+        for number, (image, category, corners) in enumerate(
+            [(0, 4, square(2, 3)), (0, 7, square(20, 20, 5)), (1, 4, square(30, 10, 20))]
+        ):
+            entry = {"id": number, "image_id": image, "category_id": category, "segmentation": [corners]}
+            content["annotations"].append(entry)
+        if split == "train":
+            change(content)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root / "annotations" / "instances_train.json"
+
+
+def panoptic(root: Path) -> Path:
+    for split, seed in (("train", 0), ("val", 50)):
+        annotations = []
+        for number in range(2):
+            picture(root / split / f"{number}.png", seed + number)
+            ids = np.zeros((H, W, 3), dtype=np.uint8)
+            ids[:20, :, 0], ids[25:35, 5:25, 0], ids[25:35, 35:, 0] = 1, 2, 3
+            (root / f"panoptic_{split}").mkdir(exist_ok=True)
+            Image.fromarray(ids).save(root / f"panoptic_{split}" / f"{number}.png")
+            segments = [{"id": number, "category_id": category} for number, category in ((1, 1), (2, 5), (3, 5))]
+            annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+        content = {
+            "images": [{"id": number, "file_name": f"{number}.png"} for number in range(2)],
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "sky", "isthing": 0}, {"id": 5, "name": "car", "isthing": 1}],
+        }
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
+    return root / "annotations" / "panoptic_train.json"
+
+
+def label_folder(root: Path) -> Path:
+    for split, seed in (("train", 0), ("val", 50)):
+        for number in range(2):
+            picture(root / "images" / split / f"{number}.jpg", seed + number)
+            labels = np.zeros((H, W), dtype=np.uint8)
+            labels[20:], labels[:4] = 1, 255
+            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels).save(root / "labels" / split / f"{number}.png")
+    (root / "names.txt").write_text(NAMES)
+    return root
+
+
+def yolo(root: Path) -> Path:
+    for split, seed in (("train", 0), ("val", 50)):
+        for number in range(2):
+            picture(root / "images" / split / f"{number}.jpg", seed + number)
+            file = root / "labels" / split / f"{number}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n" * (number + 1))
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cell]\n")
+    return root / "data.yaml"
+
+
+def report_of(path: Path, **options: Any) -> DataReport:
+    config, _ = recognise(path)
+    assert not isinstance(config, RunConfig)
+    return check_data(config, **options)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_objects(tmp_path: Path) -> None:
+    report = report_of(coco(tmp_path))
+    facts = report.splits["train"]
+    assert facts.objects.tolist() == [0, 1, 2]
+    assert facts.areas.tolist() == [25, 100, 400]
+    assert (facts.pictures_of.tolist(), facts.objects_of.tolist()) == ([2, 1], [2, 1])
+    assert facts.pixels_of.tolist() == [500, 25]
+    assert facts.sizes_hw == (((H, W), 3),)
+    assert not report.is_broken
+    assert [finding.sentence() for finding in report.findings] == ["train: pictures without object (1): 2.png"]
+    values = json.loads(json.dumps(report.to_dict()))
+    assert values["splits"]["validation"]["objects_per_picture"]["max"] == 2
+
+
+def test_figures_of_label_maps_with_their_void(tmp_path: Path) -> None:
+    report = report_of(label_folder(tmp_path))
+    facts = report.splits["train"]
+    assert report.task == "semantic"
+    assert facts.pixels_of.tolist() == [2 * 16 * W, 2 * 20 * W, 0]
+    assert report.to_dict()["splits"]["train"]["void_share"] == pytest.approx(0.1)
+    assert report.findings[0].sentence() == "train: classes without any pixel (1): car"
+
+
+def test_several_processes_find_the_same(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    (tmp_path / "train" / "1.png").write_bytes(b"no picture")
+    assert report_of(path, num_workers=2).to_dict() == report_of(path).to_dict()
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def forget(tmp_path: Path) -> None:
+    (tmp_path / "train" / "1.png").unlink()
+
+
+def damage(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def resize(tmp_path: Path) -> None:
+    Image.new("RGB", (W, H + 1)).save(tmp_path / "train" / "1.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "break_files", "message"),
+    [
+        (lambda content: None, forget, r"lacks pictures .*1\.png"),
+        (lambda content: None, damage, r"pictures that cannot be used \(1\): .*1\.png"),
+        (lambda content: None, resize, r"pictures that cannot be used \(1\): .*41x60 .* says 40x60"),
+        (lambda content: content["annotations"][0].update(category_id=5), None, r"categories of annotations 1 \(0\)"),
+        (lambda content: content["annotations"][0].update(image_id=9), None, r"pictures of annotations 1 \(0\)"),
+        (lambda content: content["annotations"][1].update(id=0), None, "annotation ids must be unique"),
+        (lambda content: content["annotations"][1].update(segmentation=[]), None, r"annotations 1 \(1\) have no segm"),
+        (lambda content: content.update(annotations=[]), None, "nothing is annotated"),
+    ],
+)
+def test_faults_are_named_and_end_with_1(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], object],
+    break_files: Callable[[Path], None] | None,
+    message: str,
+) -> None:
+    path = coco(tmp_path, change)
+    if break_files is not None:
+        break_files(tmp_path)
+    assert main(["check-data", str(path), "--workers", "0"]) == 1
+    out, error = capsys.readouterr()
+    assert "broken: train: " in out
+    assert error.count("\n") == 1
+    assert error.startswith("error: 1 fault in ")
+    for text in (out, error):
+        assert re.search(message, text), text
+
+
+def test_the_rest_is_read_although_something_is_broken(tmp_path: Path) -> None:
+    path = coco(tmp_path, lambda content: content["annotations"][0].update(segmentation=[]))
+    (tmp_path / "train" / "2.png").unlink()
+    report = report_of(path)
+    assert report.is_broken
+    assert report.splits["train"].num_pictures == 2
+    assert report.splits["train"].objects.tolist() == [1, 1]
+
+
+def test_many_broken_files_are_counted(tmp_path: Path) -> None:
+    root = label_folder(tmp_path)
+    for number in range(30):
+        picture(root / "images" / "train" / f"x{number}.jpg", number)
+        Image.fromarray(np.full((H, W), 9, dtype=np.uint8)).save(root / "labels" / "train" / f"x{number}.png")
+    finding = report_of(root).findings[0]
+    assert finding.broken
+    assert (finding.count, len(finding.culprits)) == (30, 20)
+    assert "has the numbers 1 (9)" in finding.culprits[0]
+    assert finding.sentence().endswith("; and 10 more")
+
+
+def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"] += [
+            {"id": 10, "image_id": 1, "category_id": 4, "segmentation": [square(30, 10, 20)]},  # again
+            {"id": 11, "image_id": 1, "category_id": 7, "segmentation": [square(30, 10, 20)]},  # another class
+            {"id": 12, "image_id": 2, "category_id": 4, "segmentation": [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]},  # no pixel
+        ]
+
+    path = coco(tmp_path, change)
+    picture(tmp_path / "val" / "0.png", 1)  # the second training picture
+    picture(tmp_path / "train" / "2.png", 0)  # the first one again
+    report = report_of(path, num_queries=2)
+    assert not report.is_broken
+    sentences = {finding.sentence() for finding in report.findings}
+    assert sentences == {
+        "train: pictures with objects that are annotated twice (1): 1.png: 1",
+        "train: pictures with objects that have no pixel (1): 2.png: 1",
+        "train: pictures with more objects than the model has queries (2) (1): 1.png: 3",
+        "train: pictures that are there several times (1): 0.png = 2.png",
+        "validation: pictures that are also trained on (1): 0.png = 1.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.json"], "no file or folder 'nowhere.json'"),
+        (["empty"], "holds no data set that is known"),
+        (["text.txt"], "no data set that is known"),
+        (["other.json"], "no COCO file"),
+        (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
+        (["voc"], "no data set 'voc'"),
+        (["other.json", "--propose", "other.json"], "would overwrite"),
+        (["alone.json"], "name their folder with --images"),
+        (["labels"], "names.txt"),
+    ],
+)
+def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    Path("empty").mkdir()
+    Path("text.txt").write_text("")
+    Path("other.json").write_text("[]")
+    Path("other.yaml").write_text("a: 3\n")
+    alone = {"images": [{"id": 1, "file_name": "gone.png"}], "annotations": [], "categories": []}
+    Path("alone.json").write_text(json.dumps(alone))
+    (label_folder(Path("labels")) / "names.txt").unlink()
+    assert main(["check-data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert not Path("contact-sheet.png").exists()
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def shorter(tmp_path: Path, monitor: str) -> list[str]:
+    """The proposal with a model of a few layers, for two steps on smaller pictures."""
+    sizes = ["crop_size", "pad_size"] if monitor == "semantic/mIoU" else ["image_size"]
+    model = {
+        "backbone": {
+            "name": "timm",
+            "model": "resnet10t",
+            "norm": "batch",
+            "arguments": {"channels": [16, 32, 32, 64]},
+        },
+        "pixel_decoder": {"dim": 32, "mask_dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
+    }
+    decoder = {"dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32}
+    return [
+        *(f"model.{name}={json.dumps(value)}" for name, value in model.items()),
+        *(f"model.transformer_decoder.{name}={value}" for name, value in decoder.items()),
+        *(f"data.augmentation.{name}=[96, 96]" for name in sizes),
+        "model.init=null",
+        "criterion.num_points=64",
+        "data.total_batch=2",
+        "data.num_workers=0",
+        "trainer.max_steps=2",
+        "trainer.accelerator=cpu",
+        "evaluation.every=2",
+        f"output={tmp_path / 'run'}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("write", "monitor"),
+    [(coco, "instance/AP"), (yolo, "instance/AP"), (panoptic, "panoptic/PQ"), (label_folder, "semantic/mIoU")],
+    ids=["coco", "yolo", "panoptic", "labels"],
+)
+@pytest.mark.parametrize("step", ["check", pytest.param("train", marks=lightning_talks)])
+def test_checks_draws_and_proposes_a_run_that_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], Path], monitor: str, step: str
+) -> None:
+    path = write(tmp_path / "data")
+    command = ["check-data", str(path), "--propose", "run.yaml", "--json", "facts.json", "--workers", "0"]
+    assert main(command) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "nothing is broken" in out
+    run = parse(RunConfig, yaml.safe_load(Path("run.yaml").read_text()), "proposal")
+    assert run.evaluation.monitor == monitor
+    assert run.model.inference.tasks[0] == monitor.split("/")[0]
+    if step == "train":
+        assert main(["train", "run.yaml", *shorter(tmp_path, monitor)]) == 0, capsys.readouterr().err
+        capsys.readouterr()
+        assert main(["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", "run.yaml"]) == 0
+        assert monitor in capsys.readouterr().out
+        return
+    with Image.open("contact-sheet.png") as image:
+        assert image.width > 1000
+    facts = json.loads(Path("facts.json").read_text())
+    assert facts["broken"] is False
+    assert facts["dataset"]["name"] == run.data.dataset.name
+    assert main(["check-data", "run.yaml", "--workers", "0"]) == 0  # a run file is a data set, too
+    assert f"the model has {run.model.transformer_decoder.num_queries} queries" in capsys.readouterr().out or (
+        monitor == "semantic/mIoU"
+    )
+
+
+def test_without_training_data_the_sheet_shows_validation(tmp_path: Path) -> None:
+    config, _ = recognise(coco(tmp_path))
+    assert not isinstance(config, RunConfig)
+    (tmp_path / "annotations" / "instances_train.json").write_text("{")
+    assert sheet(config, "test") is not None
+    report = check_data(config)
+    assert report.is_broken
+    assert list(report.splits) == ["validation"]
+
+
+def test_the_sheet_shows_annotations_and_passes_over_what_is_broken(tmp_path: Path) -> None:
+    config, _ = recognise(label_folder(tmp_path))
+    assert not isinstance(config, RunConfig)
+    drawn = sheet(config, "test")
+    assert drawn is not None
+    (tmp_path / "images" / "train" / "0.jpg").write_bytes(b"")
+    fewer = sheet(config, "test")
+    assert fewer is not None
+    assert fewer.width < drawn.width
+    (tmp_path / "images" / "train" / "1.jpg").write_bytes(b"")
+    assert sheet(config, "test") is None
+
+
+# --- proposals -------------------------------------------------------------------------------------------------------
+
+
+def test_crowded_pictures_ask_for_queries_and_detections(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        corners = [square(x, y, 4) for x in range(0, 55, 5) for y in range(0, 35, 5)] * 2
+        content["annotations"] = [
+            {"id": number, "image_id": 0, "category_id": 4, "segmentation": [corner]}
+            for number, corner in enumerate(corners[:120])
+        ]
+
+    config, _ = recognise(coco(tmp_path, change))
+    assert not isinstance(config, RunConfig)
+    run, reasons = propose(config, check_data(config))
+    assert run.model.transformer_decoder.num_queries == 150
+    assert run.evaluation.max_detections == run.model.inference.max_instances == 150
+    assert any("120 objects" in reason for reason in reasons)
+
+
+def test_proposals_follow_the_sizes_of_pictures_and_objects(tmp_path: Path) -> None:
+    config, _ = recognise(coco(tmp_path))
+    assert not isinstance(config, RunConfig)
+    run, _ = propose(config, check_data(config))
+    assert run.evaluation.area_limits == (75, 200)  # by COCO's limits all would be small: 25, 100, 400, twice
+    assert (run.model.inference.short_edge, run.data.augmentation.image_size) == (256, (384, 384))  # type: ignore[union-attr]
+    assert run.trainer.max_steps == 1000
+    scaled = {"train": (900, 1200), "val": (900, 1200)}
+    for split, (height, width) in scaled.items():
+        for path in (tmp_path / split).glob("*.png"):
+            Image.new("RGB", (width, height), (int(path.stem), len(split), 0)).save(path)
+        file = tmp_path / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        for image in content["images"]:
+            image.update(height=height, width=width)
+        for number, entry in enumerate(content["annotations"]):
+            entry["segmentation"] = [square(number * 10, 0, (10, 60, 200)[number])]
+        file.write_text(json.dumps(content))
+    run, _ = propose(config, check_data(config))
+    assert run.evaluation.area_limits == (1024, 9216)
+    assert (run.model.inference.short_edge, run.model.inference.long_edge) == (896, 1184)
+
+
+# --- what is recognised ----------------------------------------------------------------------------------------------
+
+
+def test_layouts_of_label_maps(tmp_path: Path) -> None:
+    source = label_folder(tmp_path / "a")
+    for split in ("train", "val"):
+        for kind, name in (("images", "imgs"), ("labels", "masks")):
+            (tmp_path / "b" / split).mkdir(parents=True, exist_ok=True)
+            (source / kind / split).rename(tmp_path / "b" / split / name)
+    config, notes = recognise(tmp_path / "b", Places(names=source / "names.txt"))
+    assert not isinstance(config, RunConfig)
+    assert (config.train[0].labels, config.validation[0].images) == (  # type: ignore[union-attr]
+        str(tmp_path / "b" / "train" / "masks"),
+        str(tmp_path / "b" / "val" / "imgs"),
+    )
+    assert notes == []
+    given = Places(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
+    assert recognise(tmp_path / "b" / "train", given)[0] == config
+
+
+def test_without_validation_data_the_user_is_told(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    (tmp_path / "annotations" / "instances_val.json").unlink()
+    config, (note,) = recognise(path)
+    assert "stands in for it" in note
+    assert not isinstance(config, RunConfig)
+    assert list(check_data(config).splits) == ["train"]
+
+
+def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
+    path = coco(tmp_path / "x")
+    content = json.loads(path.read_text())
+    for split in ("train", "valid"):  # as Roboflow has it
+        for number in range(3):
+            picture(tmp_path / split / f"{number}.png", number)
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
+    config, _ = recognise(tmp_path)
+    assert not isinstance(config, RunConfig)
+    assert config.validation[0].images == str(tmp_path / "valid")  # type: ignore[union-attr]
+
+
+# --- preparing -------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_says_what_was_made_and_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "ADEChallengeData2016" / "annotations" / "validation"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((2, 2), 7, dtype=np.uint8)).save(folder / "ADE_val_00000001.png")
+    for made, there in ((1, 0), (0, 1)):
+        assert main(["prepare", "ade20k", "--data-root", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert f"semantic label maps, validation: {made} made, {there} already there; subset: 1 of 2000" in out
+        assert "note: training is not there" in out
+    assert main(["prepare", "voc"]) == 2
+    assert "there are: coco, ade20k" in capsys.readouterr().err
+    assert main(["prepare", "cityscapes", "--data-root", str(tmp_path)]) == 2
+    assert "gtFine_trainvaltest.zip" in capsys.readouterr().err
+
+
+def test_the_help_names_what_can_be_prepared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name in dataset_names():
+        assert name in words

@@ -1,0 +1,246 @@
+"""Clips from end to end: training, validation, evaluation from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from runs import run_values, table
+
+from mask2former import checkpoints
+from mask2former.cli import main
+from mask2former.config import RunConfig, parse
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.images import read_image
+from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips
+from mask2former.data.video_file import VideoFile
+from mask2former.errors import RequestError
+from mask2former.ops import masks as mask_ops
+from mask2former.training.run import train
+
+pytestmark = [
+    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+INFERENCE = {"tasks": ["instance"], "short_edge": 48, "long_edge": 64, "max_instances": 20}
+AUGMENTATION = {
+    "name": "resize-crop-flip",
+    "short_edges": [40, 48],
+    "crop_size": None,
+    "pad_size": None,
+    "color_jitter": False,
+}
+
+
+def clip_run(output: Path, dataset: dict[str, object], **model: object) -> RunConfig:
+    values = run_values(output, evaluation={"every": 2, "tasks": ["instance"], "monitor": "instance/AP"})
+    decoder = {**values["model"]["transformer_decoder"], "position_encoding": "3d"}
+    values["model"] |= {"inference": INFERENCE, "transformer_decoder": decoder, **model}
+    values["data"] = {"dataset": dataset, "augmentation": AUGMENTATION, "total_batch": 2, "num_workers": 0}
+    values["trainer"] |= {"max_steps": 2}
+    return parse(RunConfig, values, "test")
+
+
+def write_clips(folder: Path, *, annotated: bool = True) -> dict[str, str]:
+    """Two clips of four frames in YouTube-VIS format."""
+    clips = SceneClips(48, num_frames=4, seed=50, length=2)
+    videos, annotations = [], []
+    for index in range(2):
+        truth, names = clips.truth(index), []
+        for place, image in enumerate(clips.images(index)):
+            names.append(f"{index}/{place}.png")
+            (folder / str(index)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / names[-1])
+        videos.append({"id": index + 1, "height": 48, "width": 48, "length": 4, "file_names": names})
+        for masks, label in zip(truth.masks, truth.labels.tolist(), strict=True):
+            rles = [rle if mask.any() else None for rle, mask in zip(mask_ops.encode(masks), masks, strict=True)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": index + 1,
+                    "category_id": SCENE_CATEGORIES[label].id,
+                    "segmentations": rles,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": item.id, "name": item.name} for item in SCENE_CATEGORIES if item.is_thing]
+    content = {"videos": videos, "categories": categories} | ({"annotations": annotations} if annotated else {})
+    file = folder / "clips.json"
+    file.write_text(json.dumps(content))
+    return {"annotations": str(file), "frames": str(folder)}
+
+
+def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -> None:
+    dataset = {
+        "name": "scene-clips",
+        "image_size": [48, 48],
+        "clip_length": 4,
+        "num_training": 6,
+        "num_validation": 2,
+    }
+    result = train(clip_run(tmp_path / "run", dataset))
+    assert result.model.exists()
+    assert any(row["instance/AP"] for row in table(tmp_path / "run"))
+    assert list((tmp_path / "run" / "pictures").glob("*.png"))
+    model = checkpoints.from_pretrained(result.model)
+    assert model.config is not None
+    assert model.config.transformer_decoder.position_encoding == "3d"
+    again = train(clip_run(tmp_path / "again", dataset))  # clips are a function of seed and step
+    first, second = (checkpoints.from_pretrained(run.model).state_dict() for run in (result, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_model_of_pictures_is_where_clips_start_from(
+    tmp_path: Path, tiny_file: Path, tiny_config: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = write_clips(tmp_path / "frames")
+    source = checkpoints.from_pretrained(tiny_file)
+    assert source.config is not None
+    decoder = source.config.transformer_decoder.model_copy(update={"position_encoding": "3d"})
+    run = clip_run(
+        tmp_path / "run",
+        {"name": "clips", "train": [entry], "validation": [entry]},
+        backbone=source.config.backbone.model_dump(),
+        pixel_decoder=source.config.pixel_decoder.model_dump(),
+        transformer_decoder=decoder.model_dump(),
+        init=str(tiny_file),
+        init_partial=True,
+    )
+    run = run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 1e-12, "weight_decay": 0.0})})
+    result = train(run)
+    assert "class head starts afresh" in capsys.readouterr().out
+    trained, before = checkpoints.from_pretrained(result.model).state_dict(), source.state_dict()
+    name = "transformer_decoder.query_features.weight"
+    torch.testing.assert_close(trained[name], before[name], rtol=0, atol=1e-6)
+    assert trained["transformer_decoder.class_head.weight"].shape[0] == 9  # the things, and "no object"
+
+
+def test_validation_clips_without_annotations_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = write_clips(tmp_path / "known")
+    unknown = write_clips(tmp_path / "unknown", annotated=False)
+    result = train(clip_run(tmp_path / "run", {"name": "clips", "train": [known], "validation": [unknown]}))
+    assert "the validation clips have no annotations" in capsys.readouterr().out
+    assert "instance/AP not measured" in str(result)
+    assert result.model.exists()
+
+
+def test_a_run_on_clips_that_cannot_be_measured_does_not_begin(tmp_path: Path) -> None:
+    entry = write_clips(tmp_path / "frames")
+    other = dict(entry, annotations=str(tmp_path / "other.json"))
+    content = json.loads(Path(entry["annotations"]).read_text())
+    content["categories"].append({"id": 999, "name": "cloud"})
+    Path(other["annotations"]).write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="classes of the training data and of the validation data differ"):
+        train(clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [other]}))
+    run = clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [entry]})
+    panoptic = run.evaluation.model_copy(update={"tasks": ("panoptic",), "monitor": "panoptic/PQ"})
+    with pytest.raises(RequestError, match="have truths for instance only"):
+        train(run.model_copy(update={"evaluation": panoptic}))
+
+
+def test_evaluate_measures_clips_of_every_kind(
+    tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = write_clips(tmp_path / "frames")
+    source = ["--annotations", entry["annotations"], "--images", entry["frames"]]
+    metrics, results = tmp_path / "metrics.json", tmp_path / "results.json"
+    files = ["--json", str(metrics), "--results", str(results)]
+    assert main(["evaluate", str(tiny_file), *source, *files, "--limit", "1"]) == 0
+    assert "1 clip done" in capsys.readouterr().out
+    assert json.loads(metrics.read_text())["metrics"].keys() >= {"instance/AP", "instance/AR10"}
+    records = json.loads(results.read_text())
+    assert {len(row["segmentations"]) for row in records} == {4}
+    assert {row["category_id"] for row in records} <= {item.id for item in SCENE_CATEGORIES if item.is_thing}
+    assert YouTubeVIS([(entry["annotations"], entry["frames"])]).clip_id(0) == records[0]["video_id"]
+    assert main(["evaluate", str(tiny_file), "--data", "scene-clips", "--limit", "1", "--size", "48"]) == 0
+    assert "1 clip done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "scene-clips", "--boundary"], "--boundary is about pictures"),
+        (["--data", "scene-clips", "--task", "panoptic"], "clips are measured by the task instance, not by panoptic"),
+        (["--data", "youtube-vis:2020"], "expected youtube-vis:2019 or youtube-vis:2021"),
+    ],
+)
+def test_wrong_requests_about_clips(
+    tiny_file: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tiny_file), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_clips_without_annotations_can_only_be_answered(
+    tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = write_clips(tmp_path / "frames", annotated=False)
+    source = ["--annotations", entry["annotations"], "--images", entry["frames"]]
+    assert main(["evaluate", str(tiny_file), *source]) == 2
+    assert "--results FILE.json writes the results" in capsys.readouterr().err
+    assert main(["evaluate", str(tiny_file), *source, "--results", str(tmp_path / "r.json")]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_the_page_about_clips_tells_the_truth() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
+    (example,) = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert len(names["pictures"]) == 6  # pyright: ignore[reportArgumentType]
+    assert names["records"]
+    assert main(["recipe", "ytvis2019-instance/r50"]) == 0
+    assert "mask2former recipe ytvis2019-instance/r50" in page
+
+
+@pytest.mark.slow
+def test_ten_steps_on_real_clips_in_the_official_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = os.environ.get("MASK2FORMER_SHARED")
+    if not shared:
+        pytest.skip("MASK2FORMER_SHARED does not name the folder of shared data")
+    clips = Path(shared) / "data" / "video_mini"
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "ytvis_2019").symlink_to(clips)
+    dataset = {"name": "youtube-vis", "year": 2019, "root": str(tmp_path / "sets")}
+    run = clip_run(tmp_path / "run", dataset)
+    inference = run.model.inference.model_copy(update={"short_edge": 120, "long_edge": 240})
+    run = run.model_copy(
+        update={
+            "model": run.model.model_copy(update={"inference": inference}),
+            "trainer": run.trainer.model_copy(update={"max_steps": 10}),
+            "evaluation": run.evaluation.model_copy(update={"every": 10}),
+        }
+    )
+    result = train(run)
+    losses = [float(row["loss"]) for row in table(tmp_path / "run") if row["loss"]]
+    assert len(losses) == 10
+    assert min(losses[-3:]) < losses[0]
+    root = ["--data", "youtube-vis:2019", "--data-root", str(tmp_path / "sets")]
+    results = tmp_path / "results.json"
+    assert main(["evaluate", str(result.model), *root, "--results", str(results)]) == 0
+    assert "2 clips done" in capsys.readouterr().out
+    content = json.loads((clips / "valid.json").read_text())
+    lengths = {video["id"]: video["length"] for video in content["videos"]}
+    for row in json.loads(results.read_text()):
+        assert len(row["segmentations"]) == lengths[row["video_id"]]
+
+
+@pytest.mark.slow
+def test_a_real_video_shows_the_frames_of_its_folder() -> None:
+    shared = os.environ.get("MASK2FORMER_SHARED")
+    if not shared:
+        pytest.skip("MASK2FORMER_SHARED does not name the folder of shared data")
+    folder = Path(shared) / "data" / "video_mini"
+    places = [0, 7, 19]
+    for place, image in zip(places, VideoFile(folder / "mp4" / "car-shadow.mp4").read(places), strict=True):
+        frame = read_image(folder / "train" / "JPEGImages" / "car-shadow" / f"{place:05d}.jpg")
+        assert abs(image.astype(int) - frame.astype(int)).mean() < 6

@@ -1,0 +1,150 @@
+"""Whole clips through the predictor, and data sets of clips through the evaluation loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former import postprocessing
+from mask2former.config import EvaluationConfig, InferenceConfig
+from mask2former.data.scenes import SceneClips
+from mask2former.errors import RequestError
+from mask2former.evaluation.video import VideoInstanceEvaluator
+from mask2former.inference.clips import evaluate_clips, resize_clip
+from mask2former.inference.evaluate import match_classes
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.result_files import TracksFile, result_writer
+from mask2former.models.mask2former import Mask2Former
+from mask2former.ops import masks as mask_ops
+from mask2former.structures import Categories, VideoInstances
+from mask2former.structures.truths import ClipTruth
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    return Predictor(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, 50, 84, 3), dtype=np.uint8))
+
+
+def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: list[np.ndarray]) -> None:
+    result = predictor.clip(frames, max_instances=40)
+    assert isinstance(result, VideoInstances)
+    assert result.masks.shape[1:] == (3, 50, 84)
+    clip = resize_clip(frames, 64, 96)
+    assert clip.shape == (3, 3, 57, 96)
+    with torch.inference_mode():
+        output = predictor.model([clip], auxiliary=False)
+    assert output.mask_logits.shape[2] == 3
+    expected = postprocessing.video_instance(
+        output, 0, (57, 96), (50, 84), predictor.categories, things_only=True, max_instances=40
+    )
+    assert result.to_dict() == expected.to_dict()
+    assert len(result) == 20  # the things
+    alone = predictor.clip(frames[:1], max_instances=40)
+    assert abs(alone.scores - result.scores).max() > 1e-6  # frames see one another
+
+
+def test_sources_of_frames_are_those_of_pictures(
+    predictor: Predictor, frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    Image.fromarray(frames[1]).save(tmp_path / "1.png")
+    mixed = [Image.fromarray(frames[0]), tmp_path / "1.png", torch.from_numpy(frames[2]).permute(2, 0, 1)]
+    assert predictor.clip(mixed).to_dict() == predictor.clip(frames).to_dict()
+
+
+def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray], tiny_model: Mask2Former) -> None:
+    with pytest.raises(RequestError, match="one frame or more, all of one size; got none"):
+        predictor.clip([])
+    with pytest.raises(RequestError, match=r"got \(40, 84\) and \(50, 84\)"):
+        predictor.clip([frames[0], frames[1][:40]])
+    with pytest.raises(RequestError, match="no_such"):
+        predictor.clip(frames, no_such=1)
+    other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
+    with pytest.raises(RequestError, match="does not answer the task 'instance'"):
+        other.clip(frames)
+
+
+class Oracle:
+    """Answers with the truth of a clip that it recognises, and calls every object the same as the first class does."""
+
+    def __init__(self, clips: SceneClips) -> None:
+        self.categories, self.settings = clips.categories, InferenceConfig(tasks=("instance",))
+        self.answers = {clips.images(index)[0].tobytes(): clips.truth(index) for index in range(len(clips))}
+        self.seen: list[dict[str, object]] = []
+
+    def clip(self, frames: list[np.ndarray], **overrides: object) -> VideoInstances:
+        self.seen.append(overrides)
+        truth: ClipTruth = self.answers[frames[0].tobytes()]
+        scores = np.linspace(0.9, 0.5, len(truth.labels))
+        return VideoInstances(truth.masks, truth.labels, scores, self.categories)
+
+
+def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None:
+    clips = SceneClips(48, num_frames=4, seed=7, length=3)
+    oracle, told = Oracle(clips), []
+    class_map = match_classes(clips.categories, clips.categories)
+    path = tmp_path / "new" / "results.json"
+    with result_writer("instance", path, clips.categories, style="youtube-vis") as writer:
+        assert isinstance(writer, TracksFile)
+        report = evaluate_clips(
+            oracle,  # pyright: ignore[reportArgumentType]
+            clips,
+            range(2),
+            class_map,
+            EvaluationConfig(max_detections=50),
+            results=writer,
+            progress=told.append,
+            short_edge=0,
+        )
+        assert not path.exists()
+    assert report.metrics["instance/AP"] == pytest.approx(100)
+    assert report.num_images == 2
+    assert told == [1, 2]
+    assert oracle.seen == [{"short_edge": 0}] * 2
+    records = json.loads(path.read_text())
+    assert {row["video_id"] for row in records} == {7, 8}
+    first = clips.truth(0)
+    assert sum(row["video_id"] == 7 for row in records) == len(first.labels)
+    np.testing.assert_array_equal(mask_ops.decode(records[0]["segmentations"]), first.masks[0])
+    assert records[0]["category_id"] == clips.categories[first.labels[0]].id
+
+
+def test_without_annotations_there_are_results_and_no_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clips = SceneClips(48, num_frames=2, seed=7, length=1)
+    oracle = Oracle(clips)
+    monkeypatch.setattr(clips, "has_truth", False)
+    with result_writer("instance", tmp_path / "r.json", clips.categories, style="youtube-vis") as writer:
+        report = evaluate_clips(
+            oracle,  # pyright: ignore[reportArgumentType]
+            clips,
+            range(1),
+            match_classes(clips.categories, clips.categories),
+            results=writer,
+        )
+    assert report.metrics == {}
+    assert writer.count > 0
+
+
+def test_classes_of_the_data_become_those_of_the_model() -> None:
+    clips = SceneClips(48, num_frames=2, seed=7, length=1)
+    oracle = Oracle(clips)
+    turned = Categories(tuple(reversed(clips.categories.items)))
+    oracle.categories = turned
+    truth = clips.truth(0)
+    labels = len(turned) - 1 - truth.labels
+    oracle.answers = {key: truth._replace(labels=labels) for key in oracle.answers}
+    class_map = match_classes(turned, clips.categories)
+    report = evaluate_clips(oracle, clips, range(1), class_map)  # pyright: ignore[reportArgumentType]
+    assert report.metrics["instance/AP"] == pytest.approx(100)
+    wrong = VideoInstanceEvaluator(turned)
+    wrong.update(VideoInstances(truth.masks, labels, np.linspace(0.9, 0.5, len(labels)), turned), truth)
+    assert wrong.compute()["instance/AP"] < 50

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.inference.evaluate import Case
+from mask2former.inference.highlights import Highlights, judge
+from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation
+from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
+
+CLASSES = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
+CAT, DOG, SKY, SEA = range(4)
+
+
+def _panoptic(ids: np.ndarray, segments: list[tuple[int, int, float]]) -> PanopticSegmentation:
+    entries = [
+        Segment(number, label, CLASSES[label].is_thing, score, int((ids == number).sum()))
+        for number, label, score in segments
+    ]
+    return PanopticSegmentation(ids.astype(np.int32), tuple(entries), CLASSES)
+
+
+def _instances(*found: tuple[np.ndarray, int, float]) -> Instances:
+    masks = np.stack([mask for mask, _, _ in found]) if found else np.zeros((0, 10, 10), dtype=bool)
+    labels, scores = np.array([label for _, label, _ in found], dtype=np.int64), [score for *_, score in found]
+    return Instances(masks, labels, np.array(scores, dtype=np.float64), np.zeros((len(found), 4)), CLASSES)
+
+
+def _truth(*found: tuple[np.ndarray, int, bool]) -> InstanceTruth:
+    masks = np.stack([mask for mask, _, _ in found]) if found else np.zeros((0, 10, 10), dtype=bool)
+    labels = np.array([label for _, label, _ in found], dtype=np.int64)
+    return InstanceTruth(masks, labels, np.array([crowd for *_, crowd in found], dtype=bool))
+
+
+def _box(top: int, bottom: int, left: int = 0, right: int = 10) -> np.ndarray:
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+# --- one picture -----------------------------------------------------------------------------------------------------
+
+
+def test_panoptic_quality_and_surprise_of_one_picture() -> None:
+    true = np.full((10, 10), 3)
+    true[:4] = 7
+    true[9] = 0  # void
+    ids = np.full((10, 10), 1)
+    ids[:2] = 2
+    # Rows 0-1 are right, 2-3 are sky taken for sea by a segment that is 90 % sure, 4-8 are right.
+    answer = _panoptic(ids, [(1, SEA, 0.9), (2, SKY, 0.6)])
+    truth = PanopticTruth(true, [(3, SEA, False), (7, SKY, False)])
+    quality, surprise, remark = judge(answer, truth, CLASSES)
+    assert quality == pytest.approx((50 / 70 + 0) / (1 + 0.5 + 0.5))  # the IoU of sky is 0.5: no match
+    assert surprise == pytest.approx(20 / 90 * 0.9)
+    assert remark == "sky taken for sea: 22 % of the picture"
+
+
+def test_instances_count_the_best_partner_on_both_sides() -> None:
+    answer = _instances((_box(0, 4), CAT, 0.9), (_box(6, 8), DOG, 0.8), (_box(8, 10), CAT, 0.4))
+    truth = _truth((_box(0, 5), CAT, False), (_box(6, 8), CAT, False))
+    quality, surprise, remark = judge(answer, truth, CLASSES)
+    # The dog is no cat, and the last cat is not sure enough to be shown.
+    assert quality == pytest.approx((0.8 + 0 + 0.8 + 0) / 4)
+    assert surprise == pytest.approx(0.8)
+    assert remark == "dog, 80 % sure, best IoU with a true one 0 %"
+
+
+def test_an_answer_on_a_crowd_of_its_class_is_neither_right_nor_wrong() -> None:
+    answer = _instances((_box(0, 2), CAT, 0.9))
+    quality, surprise, remark = judge(answer, _truth((_box(0, 8), CAT, True)), CLASSES)
+    assert (np.isnan(quality), surprise, remark) == (True, 0.0, "")
+    assert judge(answer, _truth((_box(0, 8), DOG, True)), CLASSES)[:2] == pytest.approx((0.0, 0.9))
+
+
+def test_label_maps_surprise_inside_regions_and_not_at_borders() -> None:
+    true = np.full((60, 60), SKY)
+    labels = np.full((60, 60), SKY)
+    labels[30:] = SEA
+    truth, shifted = true.copy(), true.copy()
+    shifted[31:] = SEA  # one row differs, at the border of the answer
+    answer = SemanticSegmentation(labels, CLASSES)
+    assert judge(answer, truth, CLASSES).surprise == pytest.approx(29 / 60, abs=1e-9)
+    assert judge(answer, truth, CLASSES).remark == "sky taken for sea: 50 % of the picture"
+    assert judge(answer, shifted, CLASSES)[1:] == (0.0, "")
+    assert judge(answer, shifted, CLASSES).quality == pytest.approx((30 / 31 + 29 / 30) / 2)
+    ignored = truth.copy()
+    ignored[30:] = CLASSES.ignore_label
+    assert judge(answer, ignored, CLASSES)[:2] == (1.0, 0.0)
+
+
+def test_nothing_true_and_nothing_answered_has_no_quality() -> None:
+    empty = np.zeros((10, 10), np.int32)
+    ignored = np.full((10, 10), CLASSES.ignore_label)
+    for answer, truth in (
+        (_panoptic(empty, []), PanopticTruth(empty, [])),
+        (_instances(), _truth()),
+        (SemanticSegmentation(ignored, CLASSES), ignored),
+    ):
+        quality, surprise, remark = judge(answer, truth, CLASSES)
+        assert (np.isnan(quality), surprise, remark) == (True, 0.0, "")
+    assert judge(_instances(), _truth((_box(0, 2), CAT, False)), CLASSES) == (0.0, 0.0, "")
+    assert judge(_instances((_box(0, 2), CAT, 0.7)), _truth(), CLASSES)[:2] == pytest.approx((0.0, 0.7))
+
+
+# --- a few of many ---------------------------------------------------------------------------------------------------
+
+
+def _shown(rows: int, name: str, highlights: Highlights, size: int = 10) -> None:
+    """A picture whose label map is right in ``rows`` rows of ten."""
+    labels = np.full((size, size), SEA)
+    labels[: rows * size // 10] = SKY
+    image = np.zeros((size, size, 3), dtype=np.uint8)
+    case = Case(image, {"semantic": np.full((size, size), SKY)}, name)
+    highlights.add(case, {"semantic": SemanticSegmentation(labels, CLASSES)})
+
+
+def test_only_the_extremes_are_kept_the_first_of_equals() -> None:
+    highlights = Highlights(CLASSES, keep=2)
+    for number, rows in enumerate([5, 9, 1, 9, 7, 9, 3, 1]):
+        _shown(rows, f"{number}: {rows}", highlights)
+    assert [entry.image_id for entry in highlights.of("semantic", "best")] == ["1: 9", "3: 9"]
+    assert [entry.image_id for entry in highlights.of("semantic", "worst")] == ["2: 1", "7: 1"]
+    assert [entry.image_id for entry in highlights.of("semantic", "surprising")] == ["2: 1", "7: 1"]
+    assert highlights.of("panoptic", "best") == []
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(10, 320), (100, 300), (400, 400), (1000, 334)])
+def test_drawings_are_large_enough_to_read_and_small_enough_to_keep(size: int, drawn: int) -> None:
+    highlights = Highlights(CLASSES)
+    _shown(5, "x", highlights, size)
+    for data in highlights.of("semantic", "best")[0].pictures:
+        with Image.open(io.BytesIO(data)) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (drawn, drawn))
+
+
+def test_truths_of_a_metric_of_its_own_are_left_out() -> None:
+    highlights = Highlights(CLASSES)
+    case = Case(np.zeros((10, 10, 3), np.uint8), {"semantic": np.full((10, 10), SKY)}, 1)
+    truths = {"semantic": CityscapesTruth(np.zeros((10, 10), np.int32))}
+    highlights.add(replace(case, truths=truths), {"semantic": SemanticSegmentation(np.full((10, 10), SKY), CLASSES)})
+    assert highlights.of("semantic", "best") == []
