@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,13 +16,18 @@ from mask2former.cli.shared import (
     stoppable,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["demo"]
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the contact sheet.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the result.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Other numbers draw other scenes.")] = 0,
     scenes: Annotated[int, typer.Option(min=1, max=10_000, help="How many scenes are measured.")] = 50,
+    video: Annotated[bool, typer.Option("--video", help="Follow things through a clip instead.")] = False,
+    clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: how many clips are measured.")] = 20,
     model: Annotated[str, typer.Option(help="A model trained on scenes: packaged name or file.")] = DEFAULT_MODEL,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the picture when done.")] = True,
     device: Device = "auto",
@@ -31,6 +36,9 @@ def demo(
     from mask2former import demo as demonstration
 
     console = make_console()
+    if video:
+        _video(console, output, seed, clips, model, show, device)
+        return
     with stoppable(lambda: "nothing was written"), progress_bar(console) as progress:
         bar = progress.add_task("loading the model", total=None)
         report = demonstration.run(
@@ -47,3 +55,23 @@ def demo(
     print("For photographs, give a trained model: --model FILE [--recipe NAME]; see: mask2former models")
     if show:
         show_file(report.sheet)
+
+
+def _video(console: Console, output: Path, seed: int, clips: int, model: str, show: bool, device: str) -> None:
+    from mask2former import demo as demonstration
+
+    with stoppable(lambda: "nothing was measured to the end"), progress_bar(console) as progress:
+        bar = progress.add_task("loading the model", total=None)
+        report = demonstration.run_video(
+            model,
+            output,
+            seed=seed,
+            num_clips=clips,
+            device=device,
+            progress=lambda step, done, total: progress.update(bar, description=step, completed=done, total=total),
+        )
+    console.print(demonstration.video_table(report))
+    print(f"Video: {report.video}   ({report.num_tracks} tracks; the clip on the left, what was found on the right)")
+    print("Next, your own: mask2former track CLIP.mp4 --output results --model FILE   (see: mask2former models)")
+    if show:
+        show_file(report.video)

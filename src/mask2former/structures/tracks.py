@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from PIL import Image
 
 from mask2former import drawing
@@ -26,7 +26,8 @@ class TrackedFrame:
     """The tracks of one frame, by rising id.
 
     Attributes:
-        index: place of the frame in its source, from 0.
+        image: the frame itself.
+        index: its place among the frames that were read, from 0.
         seconds: its time in the source.
         track_ids: from 1; an object has the same id in all frames.
         masks: empty where a track is out of sight or hidden.
@@ -38,6 +39,7 @@ class TrackedFrame:
             the id K + n. The masks are those of its things.
     """
 
+    image: UInt8[np.ndarray, "H W 3"]
     index: int
     seconds: float
     track_ids: Int64[np.ndarray, " N"]
@@ -52,6 +54,7 @@ class TrackedFrame:
         count = len(self.track_ids)
         assert self.index >= 0
         assert (self.masks.ndim, self.masks.dtype) == (3, bool), (self.masks.shape, self.masks.dtype)
+        assert self.masks.shape[1:] == self.image.shape[:2], (self.masks.shape, self.image.shape)
         assert len(self.masks) == len(self.labels) == len(self.scores) == len(self.probabilities) == count
         assert self.probabilities.shape[1] == len(self.categories)
         assert count == 0 or self.track_ids[0] >= 1
@@ -69,27 +72,23 @@ class TrackedFrame:
         """Height and width in pixels."""
         return self.masks.shape[1], self.masks.shape[2]
 
-    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
+    def plot(self, *, scale: int = 1, labels: bool = True) -> Image.Image:
         """The frame with everything drawn on it; a track has the colour of its id in every frame.
 
         Args:
-            image: the frame that was segmented.
             scale: enlarges small pictures first.
             labels: whether names and ids are written.
-
-        Raises:
-            RequestError: the picture has another size than the result.
         """
         if self.panoptic is None:
             regions = [self._region(*row) for row in zip(self.track_ids.tolist(), self.labels.tolist(), strict=True)]
-            return drawing.overlay_instances(image, self.masks, regions, scale=scale, labels=labels)
+            return drawing.overlay_instances(self.image, self.masks, regions, scale=scale, labels=labels)
         offset = len(self.categories)
         regions = [
             self._region(segment.id - offset if segment.is_thing else None, segment.label)
             for segment in self.panoptic.segments
         ]
         numbers = [segment.id for segment in self.panoptic.segments]
-        return drawing.overlay_panoptic(image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels)
+        return drawing.overlay_panoptic(self.image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels)
 
     def _region(self, track: int | None, label: int) -> drawing.Region:
         item = self.categories[label]

@@ -1,0 +1,194 @@
+"""Videos to tracks: ``mask2former track``."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mask2former.cli.names import complete_model
+from mask2former.cli.shared import (
+    DEFAULT_MODEL,
+    Device,
+    Recipe,
+    StoppedError,
+    count,
+    fetch_weights,
+    make_console,
+    progress_bar,
+    stoppable,
+)
+from mask2former.errors import RequestError
+
+__all__ = ["track"]
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+TrackingTask = Literal["panoptic", "instance"]
+
+
+def track(
+    source: Annotated[str, typer.Argument(help="A video, a folder of frames, or the number of a camera.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Name (see: mask2former models), file, folder, or hf://owner/name.",
+            show_default=DEFAULT_MODEL,
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    recipe: Recipe = None,
+    task: Annotated[
+        TrackingTask | None, typer.Option("--task", "-t", help="Default: instance, if the model was trained for it.")
+    ] = None,
+    start: Annotated[float, typer.Option(min=0, help="Seconds that are left out.")] = 0.0,
+    end: Annotated[float | None, typer.Option(min=0, help="Seconds where to stop.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Frames per second of a folder of frames.", show_default="30")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Do not draw X.mp4.")] = False,
+    ytvis: Annotated[Path | None, typer.Option(help="Also write the tracks as a YouTube-VIS results file.")] = None,
+    video_id: Annotated[int, typer.Option(help="The clip's id in that file.")] = 1,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Frames that the model sees at once; default: 1, or 8 for models of clips.", rich_help_panel="Settings"
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Frames from one window to the next; default: three quarters.", rich_help_panel="Settings"),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Instance: least class probability of an object, 0..1.", rich_help_panel="Settings"),
+    ] = None,
+    max_lost: Annotated[
+        int | None, typer.Option(help="Frames after which an unseen track is forgotten.", rich_help_panel="Settings")
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Panoptic: least class probability, 0..1.", rich_help_panel="Settings")
+    ] = None,
+    short_edge: Annotated[
+        int | None,
+        typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine")
+    ] = None,
+) -> None:
+    """Follow objects through a video of any length: X.mp4 with the tracks drawn on it, and X.json with all masks.
+
+    Ctrl-C ends it after the frame in work; what was done can be played and read.
+    """
+    from mask2former.data.frames import open_frames
+    from mask2former.inference import files
+
+    console = make_console()
+    where, name = _parse(source)
+    places = {"results": output / f"{name}.json"}
+    if not no_video:
+        places["video"] = output / f"{name}.mp4"
+    if ytvis is not None:
+        places["YouTube-VIS results"] = ytvis
+    _check_places(places, where, overwrite)
+    for place in places.values():
+        files.check_file(place)
+    frames = open_frames(where, start=start, end=end, rate=rate)
+
+    from mask2former.inference.predictor import Predictor
+    from mask2former.inference.video_output import TrackDocument, TrackResults, VideoWriter
+
+    video = None if no_video else VideoWriter(places["video"], frames.rate)
+    settings: dict[str, Any] = {
+        "window": window,
+        "stride": stride,
+        "threshold": threshold,
+        "max_lost": max_lost,
+        "score_threshold": score_threshold,
+        "short_edge": short_edge,
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    weights = model or DEFAULT_MODEL
+    fetch_weights(console, weights)
+    with stoppable(lambda: "nothing was written"):
+        predictor = Predictor.from_pretrained(weights, recipe, device, dtype)
+        results, recorded = predictor.track_opened(frames, task, **given)
+    if model is None:
+        print(f"Model: {weights} (packaged; it knows drawn scenes, not photographs; choose another with --model)")
+
+    head = {"model": weights, "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
+    document = TrackDocument(places["results"], head)
+    stopped = False
+    with contextlib.ExitStack() as stack:
+        ends = stack.enter_context(_stop_after_frame())
+        stack.enter_context(document)
+        writers: list[Any] = [document]
+        if video is not None:
+            writers.append(stack.enter_context(video))
+        if ytvis is not None:
+            things = predictor.settings.things_only
+            writers.append(stack.enter_context(TrackResults(ytvis, video_id, predictor.categories, things_only=things)))
+        progress = stack.enter_context(progress_bar(console))
+        bar = progress.add_task("tracking", total=frames.num_frames)
+        for frame in results:
+            for writer in writers:
+                writer.add(frame)
+            progress.advance(bar)
+            if ends():
+                stopped = True
+                break
+        document.notes += frames.notes
+        document.complete = not stopped
+    for note in frames.notes:
+        print(f"note: {note}")
+    made = "; ".join(f"{kind}: {place}" for kind, place in places.items())
+    what = f"{count(document.count, 'frame')} tracked ({document.task}, {weights})"
+    done = f"{what}, {count(document.num_tracks, 'track')}; {made}"
+    if stopped:
+        raise StoppedError(done)
+    print(done)
+
+
+def _parse(source: str) -> tuple[Path | int, str]:
+    """What is read, and how its results are called."""
+    path = Path(source)
+    if source.isdecimal() and not path.exists():
+        return int(source), f"camera-{source}"
+    return path, path.resolve().name if path.is_dir() else path.stem
+
+
+def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) -> None:
+    if len({place.resolve() for place in places.values()}) < len(places):
+        raise RequestError(f"two results would be written to one file; got {', '.join(map(str, places.values()))}")
+    for place in places.values():
+        if isinstance(source, Path) and place.resolve() == source.resolve():
+            raise RequestError(f"'{place}' would overwrite the video itself; choose another output")
+        if place.exists() and not overwrite:
+            raise RequestError(f"'{place}' is there already; use --overwrite or another output")
+
+
+@contextlib.contextmanager
+def _stop_after_frame() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, so that a frame is written whole; pressed again it ends the program at once."""
+    pressed = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

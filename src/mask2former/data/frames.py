@@ -1,0 +1,161 @@
+"""Frames in the order of time, whatever they come from: a video, a folder of pictures, a camera or an iterator.
+
+One frame is in memory at a time. Knows nothing of models or annotations.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, read_image
+from mask2former.data.video_file import VIDEO_SUFFIXES, VideoFile, camera_stream
+from mask2former.errors import RequestError
+
+__all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
+
+FrameSource = str | os.PathLike[str] | int | Iterable[ImageSource]
+
+_RATE = 30.0  # frames per second where nothing says it
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame: its place among those that are read, from 0, and its time in the source."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    index: int
+    seconds: float
+
+
+class _Timed(Protocol):
+    """Pictures with their times, once; what :class:`~mask2former.data.video_file.VideoStream` offers too."""
+
+    name: str
+    rate: float
+    num_frames: int | None
+    notes: list[str]
+
+    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]: ...
+
+
+class Frames:
+    """Frames of one size, once.
+
+    Attributes:
+        name: what they come from, for messages.
+        rate: frames per second, the mean where it varies.
+        num_frames: about how many there are, None where it is not known.
+    """
+
+    def __init__(self, source: _Timed) -> None:
+        self._source = source
+        self.name, self.rate, self.num_frames = source.name, source.rate, source.num_frames
+
+    @property
+    def notes(self) -> list[str]:
+        """What went wrong on the way, as sentences; complete when the frames have ended."""
+        return self._source.notes
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames.
+
+        Raises:
+            RequestError: one cannot be read or has another size than the first, or there is none.
+        """
+        size = None
+        for index, (image, seconds) in enumerate(self._source):
+            size = size or image.shape
+            if image.shape != size:
+                raise RequestError(
+                    f"frame {index} of {self.name} has {image.shape[0]}x{image.shape[1]} pixels and the first "
+                    f"{size[0]}x{size[1]} (height x width); frames of a clip have one size"
+                )
+            yield Frame(image, index, seconds)
+        if size is None:
+            raise RequestError(f"{self.name} has no frame; expected at least one")
+
+
+class _Pictures:
+    """Pictures at a fixed rate."""
+
+    def __init__(
+        self, pictures: Iterable[ImageSource], name: str, rate: float | None, start: float, end: float | None
+    ) -> None:
+        self.name, self.rate = name, rate or _RATE
+        self.notes: list[str] = []
+        self._pictures = pictures
+        self._first = int(np.ceil(start * self.rate - 1e-6))
+        self._stop = None if end is None else int(np.ceil(end * self.rate - 1e-6))
+        total = len(pictures) if isinstance(pictures, list | tuple) else None
+        self.num_frames = None if total is None else max(0, min(total, self._stop or total) - self._first)
+
+    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
+        for place, picture in enumerate(self._pictures):
+            if self._stop is not None and place >= self._stop:
+                break
+            if place >= self._first:
+                yield read_image(picture), place / self.rate
+
+
+def open_frames(
+    source: FrameSource, *, start: float = 0.0, end: float | None = None, rate: float | None = None
+) -> Frames:
+    """The frames of a source.
+
+    Args:
+        source: a video file, a folder of pictures (in the order of the numbers in their names), the number of a camera,
+            or pictures of any kind that :func:`~mask2former.data.images.read_image` takes, one after the other.
+        start: seconds that are left out; also a video is searched, not read, up to there.
+        end: seconds, excluded; None: all that follow.
+        rate: frames per second of what is no video, 30 by default; videos and cameras have their own.
+
+    Raises:
+        RequestError: there is no such file, folder or camera, it holds no frames, or the times make no sense.
+        MissingExtraError: a video or a camera without PyAV.
+    """
+    if not 0 <= start < np.inf or (end is not None and not start < end):
+        raise RequestError(f"the times must be 0 <= start < end in seconds, got start {start} and end {end}")
+    if rate is not None and not 0 < rate <= 1000:
+        raise RequestError(f"the rate must be above 0 and at most 1000 frames per second, got {rate}")
+    if isinstance(source, int):
+        if source < 0:
+            raise RequestError(f"cameras are counted from 0, got {source}")
+        return Frames(camera_stream(source))
+    if not isinstance(source, str | os.PathLike):
+        if not isinstance(source, Iterable) or getattr(source, "ndim", 4) != 4:  # of an array, all frames at once
+            raise RequestError(
+                "expected a video, a folder, the number of a camera or frames one after the other, got one picture "
+                f"({type(source).__name__}); pass [picture] or predict it"
+            )
+        return Frames(_Pictures(source, "the sequence of frames", rate, start, end))
+    path = Path(source)
+    if path.is_dir():
+        return Frames(_Pictures(_pictures_of(path), f"the folder '{path}'", rate, start, end))
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise RequestError(f"'{path}' is a picture; expected a video or a folder of frames (pictures: predict)")
+    if not path.is_file():
+        raise RequestError(f"there is no video or folder '{path}'; expected {', '.join(VIDEO_SUFFIXES)} or a folder")
+    return Frames(VideoFile(path).stream(start, end))
+
+
+def _pictures_of(folder: Path) -> list[ImageSource]:
+    """The pictures of a folder: frame 2 before frame 10."""
+    names = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    if not names:
+        inside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        hint = f"; it has folders, give one of them ('{inside[0]}')" if inside else ""
+        raise RequestError(f"the folder '{folder}' holds no pictures{hint or '; expected the frames of a clip'}")
+    return [folder / name for name in sorted(names, key=_by_number)]
+
+
+def _by_number(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

@@ -1,0 +1,260 @@
+"""What tracking leaves on disk: a video with the tracks drawn on it, one JSON file, and a YouTube-VIS results file.
+
+All grow frame by frame and are closed properly whatever ends the run, so that what was done can be played and read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.errors import MissingExtraError
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import SCHEMA_VERSION
+from mask2former.structures.tracks import TrackedFrame
+
+__all__ = ["FrameWriter", "TrackDocument", "TrackResults", "VideoWriter"]
+
+_CLOCK = 60_000  # ticks per second: what all usual rates divide, and below the limit of MPEG-4
+
+
+class FrameWriter(Protocol):
+    """What all writers offer: frames in the order of time, inside a ``with`` block."""
+
+    path: Path
+
+    def __enter__(self) -> Self: ...
+
+    def add(self, frame: TrackedFrame) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # the suffix says which format
+
+
+class VideoWriter:
+    """A video of the frames with their tracks, shown at the times of the source; it appears when the block ends.
+
+    H.264, which browsers and telephones play; MPEG-4 where PyAV has been built without it.
+
+    Args:
+        path: where it goes; the suffix (.mp4, .mov, .mkv) says the format.
+        rate: frames per second of the source, for the header; times are those of the frames.
+        labels: whether names and ids are written.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], rate: float, *, labels: bool = True) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise MissingExtraError("av", "video") from error
+        self._av = av
+        self.path = Path(path)
+        self.rate = Fraction(rate).limit_denominator(1001)
+        self.labels = labels
+        self._container: Any = None
+        self._stream: Any = None  # as long as there is no frame
+        self._last = -1
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, frame: TrackedFrame) -> None:
+        """Draw and write a frame."""
+        self.add_picture(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
+
+    def add_picture(self, picture: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
+        """Write a picture, to be shown from ``seconds`` on."""
+        stream = self._stream or self._open(picture.shape[0], picture.shape[1])
+        height, width = stream.height, stream.width
+        # The usual format halves colours, so both sides must be even: a last row or column is shown twice.
+        padding = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+        image = self._av.VideoFrame.from_ndarray(np.pad(picture, padding, mode="edge"), format="rgb24")
+        self._last = max(self._last + 1, round(seconds * _CLOCK))  # players refuse times that do not rise
+        image.pts, image.time_base = self._last, Fraction(1, _CLOCK)
+        self._container.mux(stream.encode(image))
+
+    def _open(self, height: int, width: int) -> Any:
+        codecs = self._av.codecs_available
+        codec, options = ("libx264", {"crf": "20", "preset": "veryfast"}) if "libx264" in codecs else ("mpeg4", {})
+        self._container = self._av.open(str(_temporary(self.path)), "w")
+        self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
+        self._stream.width, self._stream.height = width + width % 2, height + height % 2
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, _CLOCK)
+        return self._stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._container is None:
+            return
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            _temporary(self.path).replace(self.path)
+        finally:
+            _temporary(self.path).unlink(missing_ok=True)
+
+
+class _Document:
+    """A text file that is written bit by bit and appears when its block ends, unless that fails before any frame."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.count = 0  # frames
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = _temporary(self.path).open("w", encoding="utf-8")
+        return self
+
+    def _write(self, text: str) -> None:
+        assert self._file is not None, "used outside its with block"
+        self._file.write(text)
+        self._file.flush()  # so that even a killed run leaves its frames
+
+    def _end(self, finished: bool) -> None:
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        wanted = kind is None or self.count > 0
+        try:
+            if wanted:
+                self._end(kind is None)
+            self._file.close()
+            if wanted:
+                _temporary(self.path).replace(self.path)
+        finally:
+            self._file = None
+            _temporary(self.path).unlink(missing_ok=True)
+
+
+class TrackDocument(_Document):
+    """All tracks of a clip as JSON: per frame the objects with their masks as COCO run lengths, then a list of tracks.
+
+    Keys: ``schema_version``, ``task``, ``model``, ``settings``, ``source``, ``size`` (height, width), ``rate``,
+    ``frames`` (see :meth:`~mask2former.structures.tracks.TrackedFrame.to_dict`), ``tracks`` (``track_id``,
+    ``category_id``, ``category_name``, ``score``, ``first_frame``, ``last_frame``, ``num_frames`` with a pixel),
+    ``num_frames``, ``complete`` (False after Ctrl-C or an error) and ``notes``.
+
+    Args:
+        path: where it goes; missing folders are made.
+        head: model, settings, source and rate, passed through.
+
+    Attributes:
+        notes: written at the end.
+        complete: whether all frames are there, if no error says otherwise.
+        task: of the frames.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any]) -> None:
+        super().__init__(path)
+        self.head = dict(head)
+        self.notes: list[str] = []
+        self.complete = True
+        self.task = ""  # of the frames
+        self._tracks: dict[int, dict[str, Any]] = {}
+
+    @property
+    def num_tracks(self) -> int:
+        """Tracks with a pixel so far."""
+        return len(self._tracks)
+
+    def add(self, frame: TrackedFrame) -> None:
+        """Append a frame."""
+        if not self.count:
+            self.task = frame.task
+            head = {"schema_version": SCHEMA_VERSION, "task": frame.task, **self.head, "size": list(frame.size_hw)}
+            self._write(json.dumps(head, allow_nan=False)[:-1] + ', "frames": [')
+        record = frame.to_dict()
+        self._write((",\n" if self.count else "\n") + json.dumps(record, allow_nan=False, separators=(",", ":")))
+        self.count += 1
+        for item in record["objects"]:
+            if item["track_id"] is None:
+                continue
+            track = self._tracks.setdefault(
+                item["track_id"], {"track_id": item["track_id"], "first_frame": frame.index, "num_frames": 0}
+            )
+            # The latest are the best founded.
+            track |= {name: item[name] for name in ("category_id", "category_name", "score")}
+            track["last_frame"] = frame.index
+            track["num_frames"] += 1
+
+    def _end(self, finished: bool) -> None:
+        assert self.count, "a clip has at least one frame"
+        tracks = [self._tracks[number] for number in sorted(self._tracks)]
+        tail = {"tracks": tracks, "num_frames": self.count, "complete": finished and self.complete, "notes": self.notes}
+        self._write("\n], " + json.dumps(tail, allow_nan=False)[1:] + "\n")
+
+
+class TrackResults(_Document):
+    """The tracks as a YouTube-VIS results file: one entry per track, with an encoding or None per frame.
+
+    The format has all frames of a track together, so the encodings are in memory until the end: about 200 bytes per
+    object and frame. The score of a track is its mean over the clip, as in
+    :func:`~mask2former.inference.track.join_frames`.
+
+    Args:
+        path: where it goes; missing folders are made.
+        video_id: of the clip.
+        categories: the classes of the model; their ids are written.
+        things_only: whether a track can be of a thing class only.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], video_id: int | str, categories: Categories, *, things_only: bool
+    ) -> None:
+        super().__init__(path)
+        self.video_id = video_id
+        self.categories = categories
+        self.allowed = np.array([item.is_thing or not things_only for item in categories])
+        self._encodings: dict[int, dict[int, Any]] = {}
+        self._sums: dict[int, np.ndarray] = {}
+
+    def add(self, frame: TrackedFrame) -> None:
+        """Remember a frame."""
+        place, self.count = self.count, self.count + 1
+        for item in frame.to_dict()["objects"]:
+            if item["track_id"] is not None:
+                self._encodings.setdefault(item["track_id"], {})[place] = item["segmentation"]
+        for number, row in zip(frame.track_ids.tolist(), frame.probabilities.astype(np.float64), strict=True):
+            self._sums[number] = self._sums.get(number, 0.0) + row
+
+    def _end(self, finished: bool) -> None:
+        records = []
+        for number, encodings in sorted(self._encodings.items()):
+            means = np.where(self.allowed, self._sums[number], 0.0) / self.count
+            label = int(means.argmax())
+            records.append(
+                {
+                    "video_id": self.video_id,
+                    "score": float(means[label]),
+                    "category_id": self.categories[label].id,
+                    "segmentations": [encodings.get(place) for place in range(self.count)],
+                }
+            )
+            assert math.isfinite(records[-1]["score"])
+        records.sort(key=lambda record: -record["score"])
+        self._write("[\n" + ",\n".join(json.dumps(record, separators=(",", ":")) for record in records) + "\n]\n")

@@ -1,0 +1,162 @@
+"""Frames in the order of time from videos, folders, iterators: times, cuts, damage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data.frames import open_frames
+from mask2former.errors import MissingExtraError, RequestError
+
+
+def write_video(path: Path, ticks: list[int], *, options: dict[str, str] | None = None, noisy: bool = False) -> Path:
+    """Frame k is of the grey 5 k and is shown at ``ticks[k]`` hundredths of a second; a key frame every ten."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10", "crf": "10", "bf": "2"})
+        stream.codec_context.time_base = Fraction(1, 100)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index, tick in enumerate(ticks):
+            image = np.full((48, 64, 3), 5 * index, np.uint8)
+            if noisy:
+                image = image + rng.integers(0, 30, image.shape, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+STEADY = list(range(0, 160, 4))  # 40 frames at 25 per second
+
+
+def test_a_video_gives_all_frames_with_their_times(tmp_path: Path) -> None:
+    frames = open_frames(write_video(tmp_path / "clip.mp4", STEADY))
+    assert (frames.rate, frames.num_frames) == (25.0, 40)
+    seen = list(frames)
+    assert [frame.index for frame in seen] == list(range(40))
+    assert [frame.seconds for frame in seen] == pytest.approx([tick / 100 for tick in STEADY])
+    assert seen[3].image.shape == (48, 64, 3)
+    assert frames.notes == []
+
+
+def test_a_variable_rate_keeps_its_times(tmp_path: Path) -> None:
+    ticks = [0, 4, 5, 30, 31, 90]
+    frames = list(open_frames(write_video(tmp_path / "clip.mp4", ticks)))
+    assert [frame.seconds for frame in frames] == pytest.approx([tick / 100 for tick in ticks])
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.62, None), (0.62, 0.9), (0.8, 0.81), (0.0, 99.0)])
+def test_only_what_lies_between_the_times_is_read(tmp_path: Path, start: float, end: float | None) -> None:
+    video = write_video(tmp_path / "clip.mp4", STEADY)
+    expected = [k for k, tick in enumerate(STEADY) if start <= tick / 100 and (end is None or tick / 100 < end)]
+    frames = open_frames(video, start=start, end=end)
+    seen = list(frames)
+    assert [round(float(frame.image.mean()) / 5) for frame in seen] == expected
+    assert [frame.index for frame in seen] == list(range(len(expected)))
+    assert [frame.seconds for frame in seen] == pytest.approx([STEADY[k] / 100 for k in expected])
+    assert frames.notes == []
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index in range(40):
+        Image.new("RGB", (64, 48), (5 * index,) * 3).save(folder / f"{index}.png")
+    assert [round(float(frame.image.mean()) / 5) for frame in open_frames(folder, rate=25, start=start, end=end)] == (
+        expected
+    )
+
+
+def test_turned_videos_are_upright(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this version of PyAV cannot write the flag")
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(90)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    assert [frame.image.shape for frame in open_frames(tmp_path / "turned.mp4")] == [(64, 48, 3)] * 3
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_broken_tail_gives_the_frames_there_are_and_a_note(tmp_path: Path, share: float) -> None:
+    whole = write_video(tmp_path / "whole.mp4", STEADY, options={"movflags": "faststart"}, noisy=True)
+    content = whole.read_bytes()
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(content[: int(share * len(content))])
+    frames = open_frames(broken)
+    seen = list(frames)
+    assert 5 < len(seen) < 40
+    for one, other in zip(seen, open_frames(whole), strict=False):
+        assert one.seconds == other.seconds
+    (note,) = frames.notes
+    assert "broken.mp4' is damaged after" in note
+
+
+def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    for index in (10, 9, 2, 1):
+        Image.new("RGB", (8, 8), (index,) * 3).save(tmp_path / f"frame{index}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    frames = open_frames(tmp_path)
+    assert (frames.rate, frames.num_frames) == (30.0, 4)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 9, 10]
+
+
+def test_an_iterator_is_read_one_by_one() -> None:
+    taken = []
+
+    def source() -> Iterator[np.ndarray]:
+        for index in range(1000):
+            taken.append(index)
+            yield np.zeros((8, 8, 3), np.uint8)
+
+    frames = iter(open_frames(source(), rate=10))
+    assert [next(frames).seconds for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
+    assert taken == [0, 1, 2]
+    assert len(list(open_frames(np.zeros((5, 8, 8, 3), np.uint8)))) == 5
+
+
+def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("this is no video at all, only some words")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "clips" / "one").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for source, message in (
+        (tmp_path / "none.mp4", "there is no video or folder"),
+        (tmp_path / "text.mp4", "cannot be opened"),
+        (tmp_path / "empty", "holds no pictures; expected the frames"),
+        (tmp_path / "clips", r"holds no pictures; it has folders, give one of them \('one'\)"),
+        (tmp_path / "a.png", "is a picture; expected a video or a folder"),
+        (-1, "cameras are counted from 0"),
+        (np.zeros((8, 8, 3), np.uint8), r"got one picture \(ndarray\)"),
+        (Image.new("RGB", (8, 8)), r"got one picture \(Image\)"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            open_frames(source)  # pyright: ignore[reportArgumentType]
+    video = write_video(tmp_path / "clip.mp4", STEADY)
+    with pytest.raises(RequestError, match="gives no frame; there is none in the time asked for"):
+        list(open_frames(video, start=50))
+    with pytest.raises(RequestError, match="0 <= start < end"):
+        open_frames(video, start=2, end=1)
+    with pytest.raises(RequestError, match="rate must be above 0"):
+        open_frames(tmp_path, rate=0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are devices elsewhere")
+def test_a_camera_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RequestError, match="camera 93 cannot be opened"):
+        open_frames(93)
+
+
+def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = write_video(tmp_path / "clip.mp4", STEADY)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"mask2former\[video\]"):
+        open_frames(video)
