@@ -63,6 +63,7 @@ __all__ = [
     "SwinConfig",
     "Task",
     "TimmConfig",
+    "TrackingConfig",
     "TrainerConfig",
     "YoloConfig",
     "YouTubeVISConfig",
@@ -201,6 +202,8 @@ class CriterionConfig(_Strict):
     num_points: PositiveInt = 12544
     oversample_ratio: float = Field(default=3.0, ge=1.0)
     importance_sample_ratio: Probability = 0.75
+    # void and ignored pixels, crowd regions: background as published, or in no mask loss and no matching cost
+    void: Literal["background", "ignored"] = "background"
 
 
 class ScenesConfig(_Strict):
@@ -496,8 +499,8 @@ class TrackingConfig(_Strict):
     stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
     threshold: Probability = 0.5  # instance: least class probability of an object; panoptic has its score_threshold
     max_lost: NonNegativeInt = 60  # frames after which a track that is not seen is forgotten
-    min_match: NonNegativeFloat = 0.9  # least sum of mask IoU, similarity and class agreement, to go on with a track
-    min_similarity: Probability = 0.8  # least similarity times class agreement, to find a lost track again
+    min_match: NonNegativeFloat = 1.2  # least sum of mask IoU, similarity and class agreement, to go on with a track
+    min_similarity: Probability = 0.5  # least similarity times class agreement, to find a lost track again
 
     @model_validator(mode="after")
     def _within(self) -> TrackingConfig:

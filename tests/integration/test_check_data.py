@@ -16,9 +16,11 @@ from PIL import Image
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.prepare import dataset_names
-from mask2former.inference.check_data import DataReport, check_data, sheet
-from mask2former.inference.propose_run import propose
-from mask2former.inference.recognise_data import Places, recognise
+from mask2former.errors import RequestError
+from mask2former.inference.data_checks.check import DataReport, check_data
+from mask2former.inference.data_checks.propose import propose
+from mask2former.inference.data_checks.recognise import Places, recognise
+from mask2former.inference.data_checks.sheet import sheet
 
 H, W = 40, 60
 NAMES = "sky\nroad\ncar\n"
@@ -436,6 +438,21 @@ def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
     config, _ = recognise(tmp_path)
     assert not isinstance(config, RunConfig)
     assert config.validation[0].images == str(tmp_path / "valid")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": [{"id": 1, "file_name": 5}], "annotations": []},
+        {"images": [], "annotations": [{"image_id": 1, "file_name": None, "segments_info": []}]},
+        {"images": {}, "annotations": {}},
+        {"images": ["a.png"], "annotations": []},
+    ],
+)
+def test_what_only_looks_like_a_coco_file_is_refused(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(RequestError, match=r"a\.json' (is no COCO file|lists no pictures)"):
+        recognise(tmp_path / "a.json")
 
 
 # --- preparing -------------------------------------------------------------------------------------------------------

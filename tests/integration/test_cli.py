@@ -13,11 +13,11 @@ import yaml
 from PIL import Image
 
 from mask2former import recipes
-from mask2former.cli import main
+from mask2former.cli import app, main
 from mask2former.config import RunConfig
 from mask2former.inference import files
 
-VERBS = ("demo", "predict", "train", "evaluate", "recipe", "models", "inspect")
+VERBS = tuple(command.name for command in app.registered_commands if command.name is not None)
 
 
 @pytest.fixture
@@ -116,10 +116,22 @@ def test_predict_can_be_stopped(
 def test_a_traceback_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "nothing-here"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
-    with pytest.raises(ValueError, match="nothing-here"):
-        main(["inspect", "nothing-here", "--debug"])
-    with pytest.raises(ValueError, match="nothing-here"):
-        main(["--debug", "inspect", "nothing-here"])
+    for words in (["inspect", "nothing-here", "--debug"], ["--debug", "inspect", "nothing-here"]):
+        assert main(words) == 2  # the exit code says the same
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0].startswith("Traceback")
+        assert lines[-1].startswith("error: 'nothing-here' is neither")
+
+
+def test_an_interrupt_outside_of_any_verbs_care_is_told_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "plan", interrupted)
+    assert main(["predict", "x.jpg", "-o", "out"]) == 130
+    assert capsys.readouterr().err.strip() == "stopped"
 
 
 def test_an_unexpected_failure_is_one_line_too(

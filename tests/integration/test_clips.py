@@ -187,17 +187,20 @@ def test_clips_without_annotations_can_only_be_answered(
     source = ["--annotations", entry["annotations"], "--images", entry["frames"]]
     assert main(["evaluate", str(tiny_file), *source]) == 2
     assert "--results FILE.json writes the results" in capsys.readouterr().err
+    assert main(["evaluate", str(tiny_file), *source, "--seed", "3"]) == 2
+    assert f"--seed is about scenes, not about {entry['annotations']}" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), *source, "--results", str(tmp_path / "r.json")]) == 0
     assert json.loads((tmp_path / "r.json").read_text())
 
 
 def test_the_page_about_clips_tells_the_truth() -> None:
     page = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
-    (example,) = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
     names: dict[str, object] = {}
-    exec(example, names)
+    for block in page.split("```python\n")[1:]:
+        exec(block.partition("```")[0], names)
     assert len(names["pictures"]) == 6  # pyright: ignore[reportArgumentType]
     assert names["records"]
+    assert names["whole"].num_frames == 6  # pyright: ignore[reportAttributeAccessIssue]
     assert main(["recipe", "ytvis2019-instance/r50"]) == 0
     assert "mask2former recipe ytvis2019-instance/r50" in page
 

@@ -285,7 +285,7 @@ def test_a_model_of_other_classes_is_refused(
 def test_the_table_of_many_classes_shows_the_best_and_the_worst() -> None:
     from rich.console import Console
 
-    from mask2former.cli.evaluate import class_table
+    from mask2former.cli.scores import class_table
 
     rows = {f"name{index:03}": {"AP": float(index)} for index in range(100)} | {"gone": {"AP": float("nan")}}
     with io.StringIO() as text:

@@ -30,8 +30,11 @@ def start(run_file: Path, *arguments: str, code: str = "") -> subprocess.Popen[s
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
-    output, _ = process.communicate(timeout=seconds)
-    return output
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:  # ranks that wait for each other would do so for ever
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"not done after {seconds:.0f} s: {process.communicate()[0]}") from None
 
 
 def write(folder: Path, **changes: object) -> Path:
@@ -104,9 +107,24 @@ def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:
 
 
 def test_two_ranks_train_and_agree(tmp_path: Path) -> None:
+    """Each forward pass of training waits for the other rank, as synchronised norms do on GPUs: none may pass alone."""
+    code = """
+import torch
+from mask2former.models.mask2former import Mask2Former
+forward, passes = Mask2Former.forward, 0
+def together(self, *arguments, **options):
+    global passes
+    if self.training and torch.distributed.is_initialized():
+        passes += 1
+        mine = torch.full((3,), float(passes))
+        torch.distributed.all_reduce(mine)
+        assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
+    return forward(self, *arguments, **options)
+Mask2Former.forward = together
+"""
     trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_every": 1}
-    process = start(write(tmp_path, trainer=trainer))
-    text = finish(process)
+    process = start(write(tmp_path, trainer=trainer), code=code)
+    text = finish(process, seconds=120)
     assert process.returncode == 0, text
     assert {row["step"] for row in table(tmp_path / "out") if row["loss"]} == {"0", "1"}
     assert (tmp_path / "out" / "model.safetensors").exists()

@@ -7,8 +7,11 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import yaml
 from PIL import Image
 from runs import SHORT, run_values
 from safetensors.torch import load_file
-from web import Server, serve
+from web import Server, Tricks, serve
 
 from mask2former import checkpoints, recipes
 from mask2former.cli import main
@@ -137,6 +140,36 @@ def test_without_a_network_the_way_out_is_named(
     file = checkpoints.current_zoo()["lab/tiny"].path
     assert f"fetch {web.url}/{file.name} yourself and put it at {file}" in error
     assert web.requests == []
+
+
+def test_an_interrupted_download_is_kept_and_goes_on(
+    web: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = json.loads((tmp_path / "zoo.json").read_text())
+    with serve(tmp_path / "web", lambda number: Tricks() if number else Tricks(stall_after=100_000)) as slow:
+        table["models"][0]["url"] = table["models"][0]["url"].replace(web.url, slow.url)
+        (tmp_path / "zoo.json").write_text(json.dumps(table))
+
+        def interrupt() -> None:
+            deadline = time.monotonic() + 15  # the server stalls for longer
+            while time.monotonic() < deadline:
+                if any(part.stat().st_size == 100_000 for part in (tmp_path / "cache").glob("*.part")):
+                    return os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.02)
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
+        waiting = threading.Thread(target=interrupt)
+        waiting.start()
+        try:
+            assert main(["inspect", "lab/tiny"]) == 130
+        finally:
+            waiting.join()
+            signal.signal(signal.SIGINT, before)
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error == "stopped: what was downloaded so far is kept; the same command goes on from there"
+        assert not any((tmp_path / "cache").glob("*.safetensors"))
+        assert main(["inspect", "lab/tiny"]) == 0
+        assert [wanted for _, wanted in slow.requests] == [None, "bytes=100000-"]
 
 
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from mask2former import demo, recipes
+from mask2former.data.frames import open_frames
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.inference.predictor import Predictor
 
@@ -32,6 +35,32 @@ def test_demonstration_on_fresh_scenes(tmp_path: Path) -> None:
     report = demo.run("scenes-tiny", tmp_path / "demo", device="cpu")
     assert report.metrics["panoptic/PQ"] > 70
     assert report.sheet.exists()
+
+
+@pytest.mark.parametrize("has_pyav", [True, False])
+def test_demonstration_on_a_fresh_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_pyav: bool) -> None:
+    """A video where PyAV is installed, else an animation."""
+    if not has_pyav:
+        monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(demo, "_CLIP_FRAMES", 8)
+    monkeypatch.setattr(demo, "_MEASURED_FRAMES", 5)
+    report = demo.run_video("scenes-tiny", tmp_path / "demo", num_clips=1, seed=1, device="cpu")
+    assert report.video == tmp_path / "demo" / ("tracks.mp4" if has_pyav else "tracks.gif")
+    assert report.num_tracks > 0
+    assert report.metrics["instance/AP50"] > 20
+    if has_pyav:
+        frames = [frame.image for frame in open_frames(report.video)]
+    else:
+        with Image.open(report.video) as animation:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(animation)]
+    assert [frame.shape for frame in frames] == [(384, 768, 3)] * 8
+
+
+@pytest.mark.slow
+def test_it_follows_things_through_clips(tmp_path: Path) -> None:
+    """The twenty clips of the demonstration."""
+    report = demo.run_video("scenes-tiny", tmp_path, device="cpu")
+    assert report.metrics["instance/AP"] > 20
 
 
 def test_it_finds_the_things_of_a_scene(predictor: Predictor) -> None:

@@ -466,3 +466,19 @@ def test_real_ade_objects_come_back(tmp_path: Path) -> None:
         ids = ids_of(folder / "ade20k_panoptic_train" / annotation["file_name"])
         numbers = {segment["id"] for segment in annotation["segments_info"]}
         assert set(np.unique(ids).tolist()) - {0} == numbers
+
+
+@pytest.mark.parametrize("name", ["../../x.png", "a/x.png", "..", ""])
+def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> None:
+    write_coco(tmp_path)
+    file = tmp_path / "coco" / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="has folders or comes twice"):
+        prepare("coco", tmp_path)
+    stuff = tmp_path / "stuff" / "coco" / "coco_stuff_10k" / "imageLists"
+    stuff.mkdir(parents=True)
+    (stuff / "train.txt").write_text("../../x\n")
+    with pytest.raises(RequestError, match="names of pictures without folders"):
+        prepare("coco-stuff-10k", tmp_path / "stuff")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mask2former.config import RunConfig, parse
+from mask2former.data.annotated import Annotated
+from mask2former.data.scenes import Scenes
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import evaluate
 from mask2former.models.mask2former import Mask2Former
@@ -72,6 +78,29 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, ema_decay: float) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_ignoring_void_changes_a_run_only_where_there_is_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(name: str, void: str) -> dict[str, Tensor]:
+        criterion = {"num_points": 128, "void": void}
+        return load_file(
+            train(config_of(tmp_path / name, trainer={**SHORT, "max_steps": 2}, criterion=criterion)).model
+        )
+
+    plain = weights("plain", "background"), weights("asked", "ignored")
+    assert all(torch.equal(plain[0][name], plain[1][name]) for name in plain[0])
+    annotated = Scenes.annotated
+
+    def with_hole(self: Scenes, index: int, *, with_ignored: bool = False) -> Annotated:
+        whole = annotated(self, index)
+        assert whole.ids is not None
+        hole = np.zeros(whole.size_hw, dtype=bool)
+        hole[20:50, 10:40] = True
+        return replace(whole, ids=np.where(hole, 0, whole.ids), ignored=hole if with_ignored else None)
+
+    monkeypatch.setattr(Scenes, "annotated", with_hole)
+    holes = weights("background", "background"), weights("ignored", "ignored")
+    assert any(not torch.equal(holes[0][name], holes[1][name]) for name in holes[0])
+
+
 def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly(tmp_path: Path) -> None:
     train(config_of(tmp_path / "fp32"))
     half = train(config_of(tmp_path / "whole", trainer__precision="fp16"))
@@ -98,7 +127,7 @@ def test_half_precision_leaves_out_steps_whose_gradients_overflow(
         if batch_idx == 0:
             scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**120})
         scales.append(scaler.get_scale())
-        weights.append(self.model.transformer_decoder.class_head.weight.detach().clone())  # pyright: ignore[reportAttributeAccessIssue]
+        weights.append(self.model.state_dict()["transformer_decoder.class_head.weight"].clone())
         step(self, window, batch_idx)
 
     monkeypatch.setattr(TrainingModule, "training_step", watched)
@@ -195,6 +224,7 @@ def test_bf16_and_initial_weights(tmp_path: Path) -> None:
         ({"data__total_batch": 3, "trainer": {**SHORT, "devices": 2}}, "no multiple of trainer.devices"),
         ({"data__batch_per_device": 3}, "does not divide"),
         ({"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
+        ({"evaluation__monitor": "panoptic/PQs"}, "'panoptic/PQs' is not measured; there are panoptic/PQ, panoptic/SQ"),
         ({"model": {"init": "nowhere.safetensors"}}, "nowhere"),
     ],
 )
@@ -203,13 +233,29 @@ def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str)
         train(config_of(tmp_path / "run", **changes))
 
 
-def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
+def test_another_run_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
     with pytest.raises(RequestError, match="nothing to resume"):
         train(config, resume=True)
     train(config)
     with pytest.raises(RequestError, match="holds a run"):
         train(config)
+    weights = tmp_path / "run" / "model.safetensors"
+    there = weights.read_bytes()
+    config = config.model_copy(update={"seed": 6})
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lightning.Trainer, "fit", stopped)
+    start = config.model_copy(update={"model": config.model.model_copy(update={"init": str(weights)})})
+    with pytest.raises(KeyboardInterrupt):
+        train(start, overwrite=True)
+    assert weights.read_bytes() == there  # what a run starts from stays until it is done
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"another run was here")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, overwrite=True)
+    assert not weights.exists()  # or it would look like the result of the new run
 
 
 def test_four_scenes_are_overfitted(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +122,10 @@ def test_models_of_transformers_give_its_logits_here(tmp_path: Path, kind: str) 
         other.save_pretrained(tmp_path / "theirs")
     with pytest.raises(RequestError, match="does not say what it was trained for"):
         read(tmp_path / "theirs")
-    verify = kind != "timm"  # it would ask the hub for a configuration of timm
-    done = convert(tmp_path / "theirs", tmp_path / "ours.safetensors", tasks=("instance",), verify=verify)
-    if verify:
+    done = convert(tmp_path / "theirs", tmp_path / "ours.safetensors", tasks=("instance",))
+    if kind == "timm":  # it would ask the hub for a configuration of timm
+        assert done.checks == ("every entry has its place",)
+    else:
         assert done.checks[0].startswith(f"the logits of transformers {transformers.__version__} agree to ")
     model = Mask2Former.from_pretrained(done.path)
     for ours, theirs in logits(model, other.double(), (75, 131)):
@@ -145,6 +148,35 @@ def test_other_logits_are_noticed_and_leave_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(RequestError, match="they differ"):
         convert(tmp_path / "ours.safetensors", tmp_path / "second", "huggingface")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "ours.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": "owner/name", "use_pretrained_backbone": True},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": "hf_hub:owner/name"}},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"auto_map": {"AutoConfig": "owner/name--file.Class"}},
+    ],
+)
+def test_a_folder_cannot_make_transformers_fetch_or_load_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    """What its configuration asks for beside the architecture is not passed on; nor is the folder."""
+    model = small_model()
+    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
+    folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name", "peft_type": "LORA"}')
+
+    def connect(*address: Any) -> None:
+        raise AssertionError(f"asked the network: {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    agreed = compare_with_transformers(model, folder)
+    assert (agreed is None) == ("backbone" in json.dumps(change))
 
 
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:

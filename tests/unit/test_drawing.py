@@ -174,3 +174,13 @@ def test_objects_between_the_points_of_the_coarse_search_have_labels_too() -> No
         np.zeros((801, 801, 3), dtype=np.uint8), ids, [1], [Region("cell", (200, 40, 40))]
     )
     assert picture.size == (801, 801)
+
+
+def test_a_track_keeps_the_colour_of_its_number() -> None:
+    masks = np.zeros((2, 240, 320), dtype=bool)
+    masks[0, 20:100, 20:100] = masks[1, 120:200, 120:200] = True
+    regions = [Region("cat", (200, 30, 30), group=1, identity=number) for number in (3, 4)]
+    both = np.asarray(drawing.overlay_instances(GREY, masks, regions, labels=False))
+    second = np.asarray(drawing.overlay_instances(GREY, masks[1:], regions[1:], labels=False))
+    assert (both[160, 160] == second[160, 160]).all()
+    assert abs(both[60, 60].astype(int) - both[160, 160]).max() > 30

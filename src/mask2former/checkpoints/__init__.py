@@ -1,8 +1,13 @@
 """From a name or file to a model, and back.
 
-:func:`from_pretrained` and :func:`save_pretrained` are the doors of ``Mask2Former``; the formats lie in ``io``
-(ours), ``original`` (published names) and ``pickles`` (safe reading), and files come from ``zoo`` (published, through
-``download``) and ``hub``. Knows nothing of tasks, training or drawing.
+:func:`from_pretrained` and :func:`save_pretrained` are the doors of ``Mask2Former``. Knows nothing of tasks, training
+or drawing. What lies where:
+
+- where a file comes from: ``zoo`` (the table of published models), ``download`` (one file from the web), ``hub``
+  (Hugging Face), ``card`` (a model's page there);
+- what is in it: ``io`` (our format, and telling formats apart), ``original`` (names of the published layout),
+  ``pickles`` (reading without running anything), ``convert`` (other code bases);
+- what becomes of it: ``instantiate`` (a model, after its claims were checked), ``start`` (the start of a training).
 """
 
 from __future__ import annotations

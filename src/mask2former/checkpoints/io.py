@@ -26,7 +26,16 @@ from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
 
-__all__ = ["FORMAT_VERSION", "Checkpoint", "load", "load_into", "save", "save_folder", "write_original"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "dump_original",
+    "load",
+    "load_into",
+    "save",
+    "save_folder",
+    "write_original",
+]
 
 FORMAT_VERSION = 1
 _WEIGHTS = "model.safetensors"  # inside a folder
@@ -340,14 +349,16 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".pkl", ".pth"):
         raise RequestError(f"{path}: the original layout is written as .pkl or .pth")
-    state = {name: value.cpu() for name, value in original.to_original(model).items()}
-    if path.suffix == ".pth":
-        write_whole(path, lambda temporary: torch.save({"model": state}, temporary))
+    state = original.to_original(model)
+    write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
+
+
+def dump_original(state: Mapping[str, Tensor], path: Path, suffix: str) -> None:
+    """Write entries under original names into ``path``, as a file that will end in ``suffix`` is written."""
+    values = {name: value.cpu() for name, value in state.items()}
+    if suffix == ".pth":
+        torch.save({"model": values}, path)
         return
-    payload = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "mask2former"}
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            pickle.dump(payload, stream, protocol=4)
-
-    write_whole(path, write)
+    payload = {"model": {name: value.numpy() for name, value in values.items()}, "__author__": "mask2former"}
+    with path.open("wb") as stream:
+        pickle.dump(payload, stream, protocol=4)

@@ -404,7 +404,10 @@ def _select(payload: Any) -> dict[Any, Any]:
     if isinstance(payload, dict) and isinstance(payload.get("model"), dict):
         return payload["model"]
     if isinstance(payload, dict) and "state_dict" in payload:
-        raise RequestError("is a training checkpoint of another layout (it has 'state_dict'); expected weights to use")
+        raise RequestError(
+            "is a training checkpoint of another layout (it has 'state_dict'); expected weights to use. Of a run of "
+            "this library take its model.safetensors; what other code bases trained goes through mask2former convert"
+        )
     if not isinstance(payload, dict):
         raise RequestError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
     return payload

@@ -6,6 +6,7 @@ For official weights on one's own classes. Must not know where the other model c
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.checkpoints.io import load_into
+from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 
-__all__ = ["resized_bias_table", "start_from"]
+__all__ = ["resized_bias_table", "start_from", "with_own_windows"]
 
 _CLASS_HEAD = "transformer_decoder.class_head."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
@@ -44,7 +46,7 @@ def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: b
     if partial:
         notes += _with_own_classes(model, source, own, state)
         notes += _with_own_queries(own, state)
-        notes += _with_own_windows(own, state)
+        notes += with_own_windows(own, state)
     left_out = load_into(model, state, name, drop_misshaped=partial)
     if left_out:
         notes.append(f"starts afresh, being of another shape: {', '.join(left_out)}")
@@ -76,18 +78,26 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
     return [f"{there} queries, and {here - there} more that start afresh"]
 
 
-def _with_own_windows(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+def with_own_windows(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """Resize the position biases in ``state`` to the windows of ``own``, in place; a phrase for each size.
+
+    Raises:
+        RequestError: a table of ``state`` fits no window.
+    """
     windows: set[tuple[int, int]] = set()
     for name in own.keys() & state.keys():
         there, here = state[name], own[name]
-        if name.endswith(_TABLE) and there.shape[1:] == here.shape[1:] and len(there) != len(here):
+        if name.endswith(_TABLE) and there.dim() == 2 and there.shape[1:] == here.shape[1:] and len(there) != len(here):
             state[name] = resized_bias_table(there, _window(here))
             windows.add((_window(there), _window(here)))
     return [f"position biases resized from windows of {old} to {new}" for old, new in sorted(windows)]
 
 
 def _window(table: Tensor) -> int:
-    return (math.isqrt(len(table)) + 1) // 2
+    window = (math.isqrt(len(table)) + 1) // 2
+    if (2 * window - 1) ** 2 != len(table):
+        raise RequestError(f"a table of position biases has {len(table)} rows, which fits no window")
+    return window
 
 
 def resized_bias_table(table: Float[Tensor, "n M"], window: int) -> Float[Tensor, "N M"]:

@@ -19,7 +19,7 @@ from typing import Any, get_origin, get_type_hints
 from mask2former.checkpoints.download import Progress, cache_folder, download, is_offline
 from mask2former.errors import RequestError
 
-__all__ = ["Licence", "Zoo", "ZooModel", "current_zoo"]
+__all__ = ["Licence", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Zoo(Mapping[str, ZooModel]):
             models = [_model(entry, licences) for entry in values["models"]]
         except OSError as error:
             raise RequestError(f"zoo {path}: cannot be read: {error.strerror or error}") from error
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise RequestError(f"zoo {path}: not a table of models: {reason}") from error
         for attribute in ("name", "file"):
@@ -154,5 +154,10 @@ def current_zoo() -> Zoo:
     chosen = os.environ.get("MASK2FORMER_ZOO")
     if chosen:
         return Zoo.load(Path(chosen))
+    return packaged_zoo()
+
+
+def packaged_zoo() -> Zoo:
+    """The published table, whatever stands in for it: what the models scored when they were published."""
     with resources.as_file(resources.files("mask2former").joinpath("assets", "zoo.json")) as file:
         return Zoo.load(file)

@@ -10,8 +10,9 @@ from mask2former.cli.data import check_data, prepare
 from mask2former.cli.demo import demo
 from mask2former.cli.evaluate import evaluate
 from mask2former.cli.models import inspect_checkpoint, models
+from mask2former.cli.plot import plot
 from mask2former.cli.predict import predict
-from mask2former.cli.report import plot
+from mask2former.cli.track import track
 from mask2former.cli.train import recipe, train
 
 __all__ = ["app", "main"]
@@ -20,6 +21,7 @@ __all__ = ["app", "main"]
 for _name, _verb, _example in (
     ("demo", demo, "demo --seed 7"),
     ("predict", predict, "predict photos/ --output results --model my.safetensors --task instance"),
+    ("track", track, "track street.mp4 --output results --model my.safetensors"),
     ("train", train, "train run.yaml optim.lr=2e-4 trainer.max_steps=500"),
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -16,6 +17,8 @@ __all__ = ["app", "main"]
 # Its module differs from one version of typer to the next; that it is the base of the public class does not.
 _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 assert _CommandLineError.__name__ == "ClickException"
+
+_STOPPED = 130  # exit code
 
 app = typer.Typer(
     name="mask2former",
@@ -35,20 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words[:end]  # anywhere, although it belongs to no verb
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
     try:
-        return int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
+        result = int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
+        if result == _STOPPED:
+            raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
+        return result
     except (StoppedError, typer.Abort, KeyboardInterrupt) as stop:
-        message, code = f"stopped{f': {stop}' if str(stop) else ''}", 130
+        message, code = f"stopped{f': {stop}' if str(stop) else ''}", _STOPPED
     except BrokenPipeError:  # the reader of our output, for instance "head", has seen enough
         sys.stderr.close()  # or the interpreter complains when it flushes
         return 1
     except (RequestError, _CommandLineError) as error:
         if debug:
-            raise
+            traceback.print_exc()
         text = error.format_message() if isinstance(error, _CommandLineError) else str(error)  # pyright: ignore[reportAttributeAccessIssue]
         message, code = f"error: {text}", 2
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         text = str(error) if isinstance(error, FailedError) else _unexpected(error)
         message, code = f"error: {text}", 1
     print(" ".join(message.split()), file=sys.stderr)

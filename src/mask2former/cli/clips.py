@@ -6,7 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mask2former.cli.shared import count, fetch_weights, make_console, progress_bar, stoppable
+from mask2former.cli.scores import print_scores
+from mask2former.cli.shared import count, fetch_weights, make_console, progress_bar, read_run_file, stoppable
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ def clips_by_name(
     Raises:
         RequestError: files that are missing or broken, or a year that there is none of.
     """
-    from mask2former.cli.shared import read_run_file
     from mask2former.config import ClipSampling, DataConfig, RunConfig, parse
     from mask2former.data.build import build_clips
     from mask2former.data.datasets.mask_folders import MaskFolders
@@ -83,7 +83,6 @@ def evaluate_on_clips(
     Raises:
         RequestError: another task than instance, or nothing to do.
     """
-    from mask2former.cli.evaluate import class_table
     from mask2former.config import EvaluationConfig, parse
     from mask2former.inference import files
     from mask2former.inference.clips import evaluate_clips
@@ -125,12 +124,7 @@ def evaluate_on_clips(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    for remark in clips.notes:
-        print(f"note: {remark}")
-    for task, rows in report.per_class.items():
-        console.print(class_table(task, rows))
-    for name, value in report.metrics.items():
-        print(f"{name:<32}{value:6.2f}")
+    print_scores(console, report, clips.notes)
     seconds = report.seconds / max(report.num_images, 1)
     line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
     if "instance/AP" in report.metrics:

@@ -13,7 +13,7 @@ from mask2former.errors import RequestError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mask2former.inference.check_data import DataReport, SplitFacts
+    from mask2former.inference.data_checks.check import DataReport, SplitFacts
 
 __all__ = ["check_data", "prepare"]
 
@@ -66,10 +66,11 @@ def check_data(
     from mask2former.atomic import write_whole
     from mask2former.cli.data_sets import dataset_by_name
     from mask2former.config import RunConfig
-    from mask2former.inference import check_data as checking
-    from mask2former.inference.propose_run import propose as propose_run
-    from mask2former.inference.propose_run import run_file
-    from mask2former.inference.recognise_data import Places, recognise
+    from mask2former.inference.data_checks import check as checking
+    from mask2former.inference.data_checks.propose import propose as propose_run
+    from mask2former.inference.data_checks.propose import run_file
+    from mask2former.inference.data_checks.recognise import Places, recognise
+    from mask2former.inference.data_checks.sheet import sheet as draw_sheet
 
     remarks: list[str] = []
     if Path(source).exists() or Path(source).suffix:
@@ -91,7 +92,7 @@ def check_data(
         )
         progress.update(bar, description="drawing", total=None)
         title = Path(source).stem if Path(source).exists() else source
-        picture = checking.sheet(dataset, title)
+        picture = draw_sheet(dataset, title)
     if picture is not None:
         write_whole(sheet, lambda temporary: picture.save(temporary, format="PNG"))
     if json is not None:
@@ -147,7 +148,7 @@ def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
 
 
 def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
-    from mask2former.inference.check_data import quantiles
+    from mask2former.inference.data_checks.check import quantiles
 
     if not facts.num_pictures:
         return ["no picture could be read"]

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former.cli.names import complete_model
-from mask2former.cli.report import Tta, TtaSizes, augmented
 from mask2former.cli.shared import (
     DEFAULT_MODEL,
     Device,
@@ -21,6 +20,7 @@ from mask2former.cli.shared import (
     progress_bar,
     stoppable,
 )
+from mask2former.cli.views import Tta, TtaSizes, augmented
 from mask2former.errors import RequestError
 
 __all__ = ["predict"]

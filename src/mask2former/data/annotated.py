@@ -5,7 +5,7 @@ What readers of annotation files hand to the transforms, before anything is rast
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ from mask2former.config import MetricStyle, Task
 from mask2former.ops.masks import Patch
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth
+from mask2former.structures.truths import Truth, instance_truth, panoptic_truth, semantic_truth
 
 __all__ = [
     "Annotated",
     "AnnotatedSet",
     "Polygons",
+    "cover",
     "place_patches",
     "truths_of_target",
 ]
@@ -42,6 +43,8 @@ class Annotated:
         semantic: ``ids`` is a label map: object k is all that is of class ``labels[k]``. It is resized as the published
             semantic training does (see :class:`~mask2former.data.transforms.Nearest`), and classes without a pixel
             in the result are no targets.
+        ignored: where the truth is not known; what objects cover is known all the same. None: it is everywhere, or
+            nobody asked.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -52,6 +55,7 @@ class Annotated:
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)
     semantic: bool = False
+    ignored: Bool[np.ndarray, "H W"] | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -75,6 +79,14 @@ def place_patches(
         else:
             window[mask] = index + 1
     return ids, masks
+
+
+def cover(patches: Iterable[Patch], size_hw: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """What any of the masks covers."""
+    covered = np.zeros(size_hw, dtype=bool)
+    for top, left, mask in patches:
+        covered[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
+    return covered
 
 
 class AnnotatedSet(Protocol):
@@ -122,8 +134,10 @@ class AnnotatedSet(Protocol):
         """What files of results call the picture."""
         ...
 
-    def annotated(self, index: int) -> Annotated:
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         """The picture and the targets of training, before anything is rasterised or moved; without crowd regions.
+
+        ``with_ignored`` asks where the truth is not known: void and ignored pixels, and crowd regions.
 
         Raises:
             RequestError: a file that is missing or broken.
@@ -146,20 +160,12 @@ def truths_of_target(target: Target, tasks: Sequence[Task], categories: Categori
 
     Where masks overlap the earlier one lies on top in maps. Instances are the things that have pixels.
     """
-    masks, labels = target.masks[:, 0].cpu().numpy(), target.labels.cpu().numpy()
-    ids = np.zeros(masks.shape[1:], dtype=np.int32)
-    for identifier in range(len(masks), 0, -1):
-        ids[masks[identifier - 1]] = identifier
     truths: dict[Task, Truth] = {}
     for task in tasks:
         if task == "panoptic":
-            visible = set(np.unique(ids).tolist())
-            segments = [(n, label, False) for n, label in enumerate(labels.tolist(), 1) if n in visible]
-            truths[task] = PanopticTruth(ids, segments)
+            truths[task] = panoptic_truth(target)
         elif task == "semantic":
-            truths[task] = np.append(categories.ignore_label, labels)[ids]
+            truths[task] = semantic_truth(target, categories.ignore_label)
         else:
-            is_thing = np.array([category.is_thing for category in categories])
-            chosen = is_thing[labels] & masks.any(axis=(1, 2))
-            truths[task] = InstanceTruth(masks[chosen], labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
+            truths[task] = instance_truth(target, categories)
     return truths

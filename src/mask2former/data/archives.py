@@ -147,7 +147,7 @@ class Folder:
         if parent not in self._listed:
             try:
                 self._listed[parent] = frozenset(os.listdir(parent))
-            except OSError:
+            except (OSError, ValueError):  # ValueError: characters that no file name can have
                 self._listed[parent] = frozenset()
         # Some file systems take names in another spelling (case, accents), so only "yes" is final.
         return leaf in self._listed[parent] or os.path.isfile(os.path.join(parent, leaf))
@@ -165,9 +165,18 @@ class Folder:
             start = f"{self.inner}/" if self.inner else ""
             yield from (name[len(start) :] for name in self.archive.names if name.startswith(start))
             return
-        for parent, _, leaves in os.walk(self.path, followlinks=True):
+        for parent, folders, leaves in os.walk(self.path, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(os.path.join(parent, name), self.path)]
             below = os.path.relpath(parent, self.path).replace(os.sep, "/")
             yield from (leaf if below == "." else f"{below}/{leaf}" for leaf in leaves)
+
+
+def _leads_back(folder: str, top: Path) -> bool:
+    """Whether a link leads to one of the folders that lead to it, from ``top`` down."""
+    if not os.path.islink(folder):
+        return False
+    target, above = os.path.realpath(folder), Path(folder).parent
+    return any(os.path.realpath(place) == target for place in (above, *above.parents) if place.is_relative_to(top))
 
 
 def _archives_beside(path: Path, root: Path | None) -> Iterator[tuple[Archive, str]]:

@@ -221,11 +221,17 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
 
 
 class TrainingSet:
-    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when."""
+    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
 
-    def __init__(self, samples: AnnotatedSet, augmentation: Augmentation | None = None) -> None:
+    ``with_ignored`` makes targets say where the truth is not known.
+    """
+
+    def __init__(
+        self, samples: AnnotatedSet, augmentation: Augmentation | None = None, *, with_ignored: bool = False
+    ) -> None:
         self.samples = samples
         self.augmentation = augmentation
+        self.with_ignored = with_ignored
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -244,15 +250,15 @@ class TrainingSet:
 
     def packed(self, draw: Draw) -> PackedSample:
         """The sample before its masks are expanded: what loaders hand over."""
-        annotated = self.samples.annotated(draw.index)
+        annotated = self.samples.annotated(draw.index, with_ignored=self.with_ignored)
         if self.augmentation is None:
             return Plan(Geometry(annotated.size_hw)).packed(annotated)
         rng = np.random.default_rng(draw.seed)
         return self.augmentation.draw(annotated.size_hw, rng, lambda: class_map(annotated)).packed(annotated)
 
 
-def build_training_set(config: DataConfig) -> TrainingSet | ClipTrainingSet:
-    """What a run is trained on.
+def build_training_set(config: DataConfig, *, with_ignored: bool = False) -> TrainingSet | ClipTrainingSet:
+    """What a run is trained on; ``with_ignored`` makes targets say where the truth is not known.
 
     Raises:
         RequestError: files that are missing or broken, or that have no annotations.
@@ -267,6 +273,7 @@ def build_training_set(config: DataConfig) -> TrainingSet | ClipTrainingSet:
             num_frames=config.dataset.num_frames,
             frame_range=config.dataset.frame_range,
             labels_from=config.dataset.labels_from,
+            with_ignored=with_ignored,
         )
     samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty)
-    return TrainingSet(samples, build_augmentation(config.augmentation))
+    return TrainingSet(samples, build_augmentation(config.augmentation), with_ignored=with_ignored)

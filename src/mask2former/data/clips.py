@@ -84,8 +84,10 @@ class ClipSet(Protocol):
         """
         ...
 
-    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
+    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """The frames at these places with the objects that are to be learned, without crowds.
+
+        ``with_ignored`` asks where the truth is not known: crowds, for instance.
 
         Raises:
             RequestError: a file that is missing or broken, or frames of different sizes.
@@ -136,8 +138,12 @@ def assemble_clip(
         labels[~torch.from_numpy(annotated[:, -1])] = num_classes
     masks = torch.cat([target.masks for target in targets], dim=1)
     kept = masks.flatten(1).any(dim=1)
+    ignored = None
+    if any(target.ignored is not None for target in targets):
+        nothing = torch.zeros((1, *masks.shape[2:]), dtype=torch.bool)
+        ignored = torch.cat([nothing if target.ignored is None else target.ignored for target in targets])
     image = torch.cat([frame.image for frame in frames])
-    return Sample(image, Target(labels[kept], masks[kept]), frames[0].name, dict(frames[0].info))
+    return Sample(image, Target(labels[kept], masks[kept], ignored), frames[0].name, dict(frames[0].info))
 
 
 class ClipTrainingSet:
@@ -149,6 +155,7 @@ class ClipTrainingSet:
         num_frames: of every clip.
         frame_range: see :func:`draw_frames`.
         labels_from: see :func:`assemble_clip`.
+        with_ignored: whether targets say where the truth is not known.
     """
 
     def __init__(
@@ -159,12 +166,14 @@ class ClipTrainingSet:
         num_frames: int = 2,
         frame_range: int = 20,
         labels_from: LabelsFrom = "last-frame",
+        with_ignored: bool = False,
     ) -> None:
         self.samples = samples
         self.augmentation = augmentation
         self.num_frames = num_frames
         self.frame_range = frame_range
         self.labels_from: LabelsFrom = labels_from
+        self.with_ignored = with_ignored
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -172,7 +181,7 @@ class ClipTrainingSet:
     def __getitem__(self, draw: Draw) -> Sample:
         rng = np.random.default_rng(draw.seed)
         places = draw_frames(self.samples.clip_length(draw.index), self.num_frames, self.frame_range, rng)
-        clip = self.samples.annotated(draw.index, places)
+        clip = self.samples.annotated(draw.index, places, with_ignored=self.with_ignored)
         size = clip.frames[0].size_hw
         plan = (
             Plan(Geometry(size))

@@ -7,7 +7,7 @@ the same batch bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor, stack
 
-from mask2former.data.packed import PackedSample, expand
+from mask2former.data.packed import PackedSample, expand, expand_ignored
 from mask2former.structures.samples import Batch, ImageBatch, Sample, Target
 
 __all__ = ["PackedBatch", "collate", "pack"]
@@ -29,14 +29,19 @@ def _padded_size(sizes: Sequence[tuple[int, int]], step: int) -> tuple[int, int]
 def collate(samples: Sequence[Sample], size_divisibility: int = 32) -> Batch:
     """Pad bottom and right to the largest height and width, rounded up to ``size_divisibility``.
 
-    Masks are padded with False. All samples have the same number of frames; samples without a target get none.
+    Masks and ignored pixels are padded with False: that nothing is in the padding is known. All samples have the same
+    number of frames; samples without a target get none.
     """
     sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in samples)
     height, width = _padded_size(sizes, size_divisibility)
     pads = [(0, width - w, 0, height - h) for h, w in sizes]
     pixels = stack([F.pad(sample.image, pad) for sample, pad in zip(samples, pads, strict=True)])
     targets = tuple(
-        Target(sample.target.labels, F.pad(sample.target.masks, pad))
+        Target(
+            sample.target.labels,
+            F.pad(sample.target.masks, pad),
+            None if sample.target.ignored is None else F.pad(sample.target.ignored, pad),
+        )
         for sample, pad in zip(samples, pads, strict=True)
         if sample.target is not None
     )
@@ -57,6 +62,7 @@ class PackedBatch:
         labels: class indices of the objects of every sample.
         layers: plane of every object, by sample.
         values: what the object is in its plane.
+        ignored: what ignored pixels are in the first plane, by sample; None: there are none.
         names: of the samples.
     """
 
@@ -67,6 +73,7 @@ class PackedBatch:
     labels: tuple[Int64[np.ndarray, " _"], ...]
     layers: tuple[Sequence[int], ...]
     values: tuple[Sequence[int], ...]
+    ignored: tuple[int | None, ...]
     names: tuple[str, ...]
 
     def to(self, device: Any) -> PackedBatch:
@@ -76,8 +83,7 @@ class PackedBatch:
         return self._with(self.pixels.pin_memory(), self.planes.pin_memory())
 
     def _with(self, pixels: Tensor, planes: Tensor) -> PackedBatch:
-        rest = (self.sizes, self.num_planes, self.labels, self.layers, self.values, self.names)
-        return PackedBatch(pixels, planes, *rest)
+        return replace(self, pixels=pixels, planes=planes)
 
     def unpack(self) -> Batch:
         """What :func:`collate` makes of the unpacked samples, on the device of the tensors."""
@@ -87,7 +93,8 @@ class PackedBatch:
             stop = start + self.num_planes[place] * frames * height * width
             planes = self.planes[start:stop].view(-1, frames, height, width)
             masks = expand(planes, self.layers[place], self.values[place], (padded[0], padded[1]))
-            targets.append(Target(torch.from_numpy(self.labels[place]).to(masks.device), masks))
+            ignored = expand_ignored(planes, self.ignored[place], (padded[0], padded[1]))
+            targets.append(Target(torch.from_numpy(self.labels[place]).to(masks.device), masks, ignored))
             start = stop
         return Batch(ImageBatch(self.pixels, self.sizes), tuple(targets), self.names)
 
@@ -108,5 +115,6 @@ def pack(samples: Sequence[PackedSample], size_divisibility: int = 32) -> Packed
         tuple(sample.target.labels for sample in samples),
         tuple(sample.target.layers for sample in samples),
         tuple(sample.target.values for sample in samples),
+        tuple(sample.target.ignored for sample in samples),
         tuple(sample.name for sample in samples),
     )

@@ -18,7 +18,16 @@ from torch import Tensor
 from mask2former.ops.masks import Patch
 from mask2former.structures.samples import Sample, Target
 
-__all__ = ["PackedSample", "PackedTarget", "expand", "pack_sample", "paint", "plane_type"]
+__all__ = [
+    "PackedSample",
+    "PackedTarget",
+    "expand",
+    "expand_ignored",
+    "pack_sample",
+    "paint",
+    "paint_ignored",
+    "plane_type",
+]
 
 Plane = np.ndarray  # (T, H, W) of bytes or wider whole numbers; 0 is no object
 
@@ -28,19 +37,21 @@ class PackedTarget:
     """The :class:`Target` of one picture or clip: object k is where ``planes[layers[k]]`` is ``values[k]``.
 
     Objects that overlap lie in different planes; one without any pixel has a value that is nowhere. There is at least
-    one plane.
+    one plane. ``ignored`` is the value of ignored pixels in the first plane; None: there are none.
     """
 
     labels: Int64[np.ndarray, " N"]
     planes: Sequence[Plane]
     layers: Sequence[int]
     values: Sequence[int]
+    ignored: int | None = None
 
     def unpack(self) -> Target:
         """Dense masks."""
         planes = torch.from_numpy(np.stack(self.planes))
         _, _, height, width = planes.shape
-        return Target(torch.from_numpy(self.labels), expand(planes, self.layers, self.values, (height, width)))
+        masks = expand(planes, self.layers, self.values, (height, width))
+        return Target(torch.from_numpy(self.labels), masks, expand_ignored(planes, self.ignored, (height, width)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +88,21 @@ def expand(
     return masks
 
 
+def expand_ignored(
+    planes: UInt8[Tensor, "L T h w"] | Int[Tensor, "L T h w"], value: int | None, size_hw: tuple[int, int]
+) -> Bool[Tensor, "T H W"] | None:
+    """Ignored pixels, padded with False as :func:`expand` does; None where there are none."""
+    return None if value is None else expand(planes, (0,), (value,), size_hw)[0]
+
+
 def pack_sample(sample: Sample) -> PackedSample:
     """A sample with a target, packed."""
     assert sample.target is not None
-    masks = sample.target.masks.numpy()
-    planes: list[Plane] = [np.zeros(masks.shape[1:], dtype=plane_type(len(masks)))]
+    masks, ignored = sample.target.masks.numpy(), sample.target.ignored
+    planes: list[Plane] = [np.zeros(masks.shape[1:], dtype=plane_type(len(masks) + (ignored is not None)))]
     layers = [_place(planes, (...,), mask, value) for value, mask in enumerate(masks, start=1)]
-    target = PackedTarget(sample.target.labels.numpy(), planes, layers, range(1, len(masks) + 1))
+    value = None if ignored is None else paint_ignored(planes, ignored.numpy(), len(masks) + 1)
+    target = PackedTarget(sample.target.labels.numpy(), planes, layers, range(1, len(masks) + 1), value)
     return PackedSample(sample.image, target, sample.name, dict(sample.info))
 
 
@@ -100,6 +119,15 @@ def paint(patches: Mapping[int, Patch], first: Plane) -> tuple[list[Plane], dict
         for index, (top, left, mask) in patches.items()
     }
     return planes, layers
+
+
+def paint_ignored(planes: Sequence[Plane], ignored: Bool[np.ndarray, "T H W"], value: int) -> int | None:
+    """Draw ignored pixels that no object covers into the first plane; returns ``value``, or None if there are none."""
+    free = ignored & (planes[0] == 0)
+    for plane in planes[1:]:
+        free &= plane == 0
+    planes[0][free] = value
+    return value if free.any() else None
 
 
 def _place(planes: list[Plane], window: tuple[Any, ...], mask: Bool[np.ndarray, "*_"], value: int) -> int:

@@ -7,7 +7,7 @@ frames of a clip can share one draw. Knows arrays only, no data sets and no mode
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
-from mask2former.data.packed import PackedSample, PackedTarget, paint, plane_type
+from mask2former.data.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
+from mask2former.errors import RequestError
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.samples import Sample
 
@@ -35,6 +36,7 @@ __all__ = [
     "ResizeCropFlip",
     "class_map",
     "clip_polygon",
+    "resize_clip",
     "resize_shortest_edge",
     "shortest_edge_size",
 ]
@@ -79,6 +81,22 @@ def resize_shortest_edge(
     # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.array(resized)
+
+
+def resize_clip(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], short_edge: int, long_edge: int
+) -> UInt8[Tensor, "T 3 h w"]:
+    """Frames of one size as the model takes them.
+
+    Raises:
+        RequestError: no frames, or of different sizes.
+    """
+    sizes = sorted({frame.shape[:2] for frame in frames})
+    if len(sizes) != 1:
+        found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
+        raise RequestError(f"a clip is one frame or more, all of one size; got {found}")
+    resized = [resize_shortest_edge(frame, short_edge, long_edge) for frame in frames]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
@@ -176,7 +194,8 @@ class Crop:
 class Geometry:
     """Steps in order for pictures of one size, then a canvas onto which the result is laid at the top left.
 
-    What the canvas does not hold is cut, what it has more is padding: 128 for pictures, 0 for ids and masks.
+    What the canvas does not hold is cut, what it has more is padding: 128 for pictures, 0 for ids and masks. Padding is
+    not ignored: that nothing is there is known.
 
     Attributes:
         size_hw: of the pictures that it is for.
@@ -301,10 +320,10 @@ class Plan:
         """The objects alone."""
         assert annotated.size_hw == self.geometry.size_hw, (annotated.size_hw, self.geometry.size_hw)
         count = len(annotated.labels)
-        first = np.zeros((1, *self.geometry.output_hw), dtype=plane_type(count))
+        nearest: Nearest = "floor" if annotated.semantic else "centre"
+        first = np.zeros((1, *self.geometry.output_hw), plane_type(count + (annotated.ignored is not None)))
         if annotated.ids is not None:
-            ids = annotated.ids.astype(first.dtype, copy=False)
-            ids = self.geometry.ids(ids, "floor" if annotated.semantic else "centre")
+            ids = self.geometry.ids(annotated.ids.astype(first.dtype, copy=False), nearest)
             first[0, : ids.shape[0], : ids.shape[1]] = ids
         if annotated.semantic or not self.keep_lost:
             kept = torch.bincount(torch.from_numpy(first).flatten(), minlength=count + 1)[1:].numpy() > 0
@@ -314,7 +333,14 @@ class Plan:
         kept[list(layer_of)] = True
         objects = np.flatnonzero(kept)
         layers = [layer_of.get(index, 0) for index in objects.tolist()]
-        return PackedTarget(annotated.labels[objects].astype(np.int64), planes, layers, (objects + 1).tolist())
+        ignored = None
+        if annotated.ignored is not None:
+            moved = self.geometry.ids(annotated.ignored, nearest)
+            canvas = np.zeros(first.shape, dtype=bool)
+            canvas[0, : moved.shape[0], : moved.shape[1]] = moved
+            ignored = paint_ignored(planes, canvas, count + 1)
+        labels = annotated.labels[objects].astype(np.int64)
+        return PackedTarget(labels, planes, layers, (objects + 1).tolist(), ignored)
 
     def _patches(self, annotated: Annotated) -> dict[int, Patch]:
         """The masks that are left of polygons and single masks, by object."""
@@ -337,7 +363,7 @@ def _has_box(polygons: Polygons) -> bool:
 
 def class_map(annotated: Annotated) -> ClassMap:
     """The class index of every pixel, -1 where there is none; of objects that overlap one."""
-    planes = Plan(Geometry(annotated.size_hw)).target(annotated).planes
+    planes = Plan(Geometry(annotated.size_hw)).target(replace(annotated, ignored=None)).planes
     class_of = np.concatenate([[-1], annotated.labels])
     classes = class_of[planes[0][0]]
     for plane in planes[1:]:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from mask2former.errors import RequestError
 from mask2former.evaluation.semantic import SemanticEvaluator
 from mask2former.structures import Categories, Instances, SemanticSegmentation, Target
-from mask2former.structures.truths import CityscapesTruth
+from mask2former.structures.truths import CityscapesTruth, id_map
 
 __all__ = ["CityscapesInstanceEvaluator", "CityscapesPixelEvaluator"]
 
@@ -78,13 +78,12 @@ def _regions(truth: CityscapesTruth, size_hw: tuple[int, int]) -> _Regions:
 
 def _truth_of_target(target: Target, categories: Categories) -> CityscapesTruth:
     """The first frame of a target; void where no mask is; earlier segments lie on top. Things are objects."""
-    masks = target.masks[:, 0].cpu().numpy()
-    assert len(masks) <= FIRST_OBJECT, len(masks)
-    ids = np.zeros(masks.shape[1:], dtype=np.int32)
-    for number in range(len(masks) - 1, -1, -1):
-        category = categories[int(target.labels[number])]
-        ids[masks[number]] = category.id * FIRST_OBJECT + number if category.is_thing else category.id
-    return CityscapesTruth(ids)
+    assert len(target.labels) <= FIRST_OBJECT, len(target.labels)
+    values = [0]
+    for number, label in enumerate(target.labels.tolist()):
+        category = categories[label]
+        values.append(category.id * FIRST_OBJECT + number if category.is_thing else category.id)
+    return CityscapesTruth(np.array(values, dtype=np.int32)[id_map(target)])
 
 
 def _check(categories: Categories) -> None:

@@ -17,7 +17,7 @@ from mask2former.evaluation.boundary import BOUNDARY_DILATION, boundary, boundar
 from mask2former.evaluation.pooled import PooledEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, Target
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.truths import InstanceTruth, instance_truth
 
 __all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth", "PrecisionRecall", "match"]
 
@@ -140,10 +140,7 @@ class InstanceEvaluator:
 
     def truth_of_target(self, target: Target) -> InstanceTruth:
         """The things of the first frame of a target that have pixels there; none of them is a crowd."""
-        is_thing = np.array([category.is_thing for category in self.categories])
-        labels, masks = target.labels.cpu().numpy(), target.masks[:, 0].cpu().numpy()
-        chosen = is_thing[labels] & masks.any(axis=(1, 2))
-        return InstanceTruth(masks[chosen], labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
+        return instance_truth(target, self.categories)
 
     def update(
         self,

@@ -16,7 +16,7 @@ from mask2former.errors import RequestError
 from mask2former.evaluation.boundary import boundary, boundary_iou, boundary_width
 from mask2former.evaluation.overlaps import common_runs, count_pairs
 from mask2former.structures import Categories, PanopticSegmentation, Target
-from mask2former.structures.truths import PanopticTruth
+from mask2former.structures.truths import PanopticTruth, panoptic_truth
 
 __all__ = [
     "PanopticCounts",
@@ -115,7 +115,7 @@ def count_boundary_matches(
 def _overlaps(
     predicted_ids: Integer[np.ndarray, "H W"], predicted_segments: Sequence[tuple[int, int]], truth: PanopticTruth
 ) -> _Overlaps:
-    true_ids, true_segments = truth
+    true_ids, true_segments, true_areas = truth
     if predicted_ids.shape != true_ids.shape:
         raise RequestError(
             f"the prediction has {predicted_ids.shape} pixels and the ground truth {true_ids.shape}; "
@@ -127,7 +127,9 @@ def _overlaps(
     shape = len(true_segments) + 2, len(listed) + 2
     pixels = count_pairs(true_codes, _codes(runs.second, listed), runs.lengths, shape)
     # Rows are void, ids that are not listed, and the true segments; columns the same for the prediction.
-    true_areas, predicted_areas = pixels.sum(axis=1)[2:], pixels.sum(axis=0)
+    predicted_areas = pixels.sum(axis=0)
+    if true_areas is None:
+        true_areas = pixels.sum(axis=1)[2:]
     if predicted_areas[1] or not predicted_areas[2:].all():
         raise RequestError(
             "the predicted id map and its list of segments differ: every id but 0 must be in both (got "
@@ -197,13 +199,7 @@ class PanopticEvaluator:
 
     def truth_of_target(self, target: Target) -> PanopticTruth:
         """The first frame of a target as an id map (1, 2, ...), void where no mask is; earlier segments lie on top."""
-        masks = target.masks[:, 0].cpu().numpy()
-        ids = np.zeros(masks.shape[1:], dtype=np.int32)
-        for identifier in range(len(masks), 0, -1):
-            ids[masks[identifier - 1]] = identifier
-        visible = set(np.unique(ids).tolist())
-        labels = target.labels.tolist()
-        return PanopticTruth(ids, [(n, label, False) for n, label in enumerate(labels, 1) if n in visible])
+        return panoptic_truth(target)
 
     def update(
         self,
@@ -216,7 +212,9 @@ class PanopticEvaluator:
             RequestError: as :func:`count_matches`.
         """
         segments = [(segment.id, segment.label) for segment in prediction.segments]
-        arguments = prediction.ids, segments, PanopticTruth(*truth), len(self.categories)
+        if not isinstance(truth, PanopticTruth):
+            truth = PanopticTruth(*truth)
+        arguments = prediction.ids, segments, truth, len(self.categories)
         if self.boundary_counts is None:
             self.counts = add_counts(self.counts, count_matches(*arguments))
         else:

@@ -13,6 +13,7 @@ from mask2former.evaluation.boundary import boundary_width, eroded
 from mask2former.evaluation.overlaps import common_runs, count_pairs
 from mask2former.evaluation.panoptic import PanopticCounts, add_counts, no_counts, qualities
 from mask2former.structures import Categories, SemanticSegmentation, Target
+from mask2former.structures.truths import semantic_truth
 
 __all__ = ["SemanticEvaluator", "boundary_confusion", "confusion_matrix", "segment_counts"]
 
@@ -97,11 +98,7 @@ class SemanticEvaluator:
 
     def truth_of_target(self, target: Target) -> Int64[np.ndarray, "H W"]:
         """Label map of the first frame of a target, ``ignore_label`` where no mask is; earlier segments lie on top."""
-        masks = target.masks[:, 0].cpu().numpy()
-        labels = np.full(masks.shape[1:], self.categories.ignore_label, dtype=np.int64)
-        for mask, label in zip(masks[::-1], target.labels.tolist()[::-1], strict=True):
-            labels[mask] = label
-        return labels
+        return semantic_truth(target, self.categories.ignore_label)
 
     def update(self, prediction: SemanticSegmentation, truth: Integer[np.ndarray, "H W"]) -> None:
         """Add one image.

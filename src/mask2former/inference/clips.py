@@ -1,46 +1,24 @@
-"""Whole clips: frames to the size of the model, and the evaluation loop over data sets of clips.
+"""The evaluation loop over data sets of clips, all frames of a clip at once, as published.
 
-The published way: all frames of a clip go through the model at once. Knows no video files.
+One clip is in memory at a time. Knows no video files.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
+from jaxtyping import Int64
 
 from mask2former.config import EvaluationConfig
 from mask2former.data.clips import ClipSet
-from mask2former.data.transforms import resize_shortest_edge
-from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Evaluation, EvaluationReport
+from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
 
-if TYPE_CHECKING:
-    from mask2former.inference.predictor import Predictor
-
-__all__ = ["evaluate_clips", "resize_clip"]
-
-
-def resize_clip(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]], short_edge: int, long_edge: int
-) -> UInt8[Tensor, "T 3 h w"]:
-    """Frames of one size as the model takes them.
-
-    Raises:
-        RequestError: no frames, or of different sizes.
-    """
-    sizes = sorted({frame.shape[:2] for frame in frames})
-    if len(sizes) != 1:
-        found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
-        raise RequestError(f"a clip is one frame or more, all of one size; got {found}")
-    resized = [resize_shortest_edge(frame, short_edge, long_edge) for frame in frames]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+__all__ = ["evaluate_clips"]
 
 
 def evaluate_clips(

@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from mask2former import postprocessing
 from mask2former.config import EvaluationConfig, InferenceConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
+from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
@@ -29,18 +30,13 @@ from mask2former.structures.results import Segmentation
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import Truth, with_classes
 
-if TYPE_CHECKING:
-    from mask2former.inference.predictor import Predictor
-
 __all__ = [
     "Case",
     "Evaluation",
     "EvaluationReport",
-    "clip_result_of",
     "evaluate",
     "evaluate_predictor",
     "match_classes",
-    "result_of",
     "sample_cases",
 ]
 
@@ -92,61 +88,6 @@ class EvaluationReport:
 
 def _defined(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if value != value else value for name, value in values.items()}
-
-
-def result_of(
-    task: Task,
-    output: MaskOutput,
-    index: int,
-    image_size_hw: tuple[int, int],
-    output_size_hw: tuple[int, int],
-    categories: Categories,
-    settings: InferenceConfig,
-) -> Segmentation:
-    """The result of one task for image ``index`` of an output, with the settings that a checkpoint carries."""
-    if task == "panoptic":
-        return postprocessing.panoptic(
-            output,
-            index,
-            image_size_hw,
-            output_size_hw,
-            categories,
-            score_threshold=settings.score_threshold,
-            overlap_threshold=settings.overlap_threshold,
-        )
-    if task == "instance":
-        return postprocessing.instance(
-            output,
-            index,
-            image_size_hw,
-            output_size_hw,
-            categories,
-            things_only=settings.things_only,
-            max_instances=settings.max_instances,
-        )
-    return postprocessing.semantic(
-        output, index, image_size_hw, output_size_hw, categories, resize_masks_first=settings.resize_masks_first
-    )
-
-
-def clip_result_of(
-    output: MaskOutput,
-    index: int,
-    image_size_hw: tuple[int, int],
-    output_size_hw: tuple[int, int],
-    categories: Categories,
-    settings: InferenceConfig,
-) -> VideoInstances:
-    """The tracks of clip ``index`` of an output, with the settings that a checkpoint carries."""
-    return postprocessing.video_instance(
-        output,
-        index,
-        image_size_hw,
-        output_size_hw,
-        categories,
-        things_only=settings.things_only,
-        max_instances=settings.max_instances,
-    )
 
 
 class Evaluation:

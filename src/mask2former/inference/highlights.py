@@ -251,7 +251,7 @@ def _layers(truth: object, answer: Segmentation, categories: Categories, step: i
 
     if isinstance(answer, PanopticSegmentation):
         assert isinstance(truth, tuple)
-        ids, segments = truth
+        ids, segments, *_ = truth
         true = [(number, region(label)) for number, label, _ in segments]
         return panoptic(ids, true), panoptic(
             answer.ids, [(segment.id, region(segment.label, segment.score)) for segment in answer.segments]

@@ -17,12 +17,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mask2former import checkpoints
-from mask2former.config import InferenceConfig, Task, parse
+from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
+from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
-from mask2former.data.transforms import resize_shortest_edge
+from mask2former.data.transforms import resize_clip, resize_shortest_edge
 from mask2former.errors import RequestError
-from mask2former.inference.clips import resize_clip
-from mask2former.inference.evaluate import clip_result_of, result_of
+from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.track import choose_tracking, track_frames
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import (
     Categories,
@@ -33,6 +34,7 @@ from mask2former.structures import (
     SemanticSegmentation,
     VideoInstances,
 )
+from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["Predictor", "choose_device", "choose_dtype", "with_room"]
 
@@ -205,15 +207,64 @@ class Predictor:
         settings = _override(self.settings, overrides)
         images = [read_image(frame) for frame in frames]
         clip = resize_clip(images, settings.short_edge, settings.long_edge)
-        output = self._forward(clip)
+        output = self.forward(clip)
         sizes = ((clip.shape[2], clip.shape[3]), (images[0].shape[0], images[0].shape[1]))
         return with_room(lambda found: clip_result_of(found, 0, *sizes, self.categories, settings), output)
 
+    def track(
+        self,
+        source: FrameSource,
+        task: Task | None = None,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+        rate: float | None = None,
+        **overrides: Any,
+    ) -> Iterator[TrackedFrame]:
+        """Objects followed through a clip of any length, one result per frame as soon as it is final.
+
+            for frame in predictor.track("street.mp4"):
+                print(frame.seconds, frame.track_ids, frame.labels)
+
+        Args:
+            source: a video, a folder of frames, the number of a camera, or frames of any kind that a call takes, one
+                after the other.
+            task: ``instance``, which is the default where the model answers it, or ``panoptic``.
+            start: seconds that are left out.
+            end: seconds, excluded; None: to the end.
+            rate: frames per second of what is no video, 30 by default.
+            overrides: settings for this call, those of pictures and those of
+                :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
+                ``short_edge=360``.
+
+        Raises:
+            RequestError: the source cannot be read, a setting is wrong, or the model does not answer the task.
+            MissingExtraError: a video without PyAV.
+        """
+        # The request is checked now, not when the first result is asked for.
+        return self.track_opened(open_frames(source, start=start, end=end, rate=rate), task, **overrides)[0]
+
+    def track_opened(
+        self, frames: Frames, task: Task | None = None, **overrides: Any
+    ) -> tuple[Iterator[TrackedFrame], dict[str, Any]]:
+        """Like :meth:`track`, of frames that are open, with all settings for the files that results are written to.
+
+        Raises:
+            RequestError: a setting is wrong, or the model does not answer the task.
+        """
+        mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
+        settings = _override(self.settings, overrides)
+        chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
+        return track_frames(self, frames, chosen, settings, tracking), recorded
+
     def _run(self, picture: UInt8[np.ndarray, "h w 3"]) -> MaskOutput:
         """What the model says about a picture that has its size already."""
-        return self._forward(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
+        return self.forward(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
 
-    def _forward(self, pixels: Tensor) -> MaskOutput:
+    def forward(self, pixels: UInt8[Tensor, "*frames 3 h w"]) -> MaskOutput:
+        """What the model says about one picture or one clip that has its size already."""
         with torch.inference_mode():
             pixels = pixels.to(self.device)  # bytes; the model converts
             return _retried(lambda: self.model([pixels], auxiliary=False))

@@ -35,6 +35,8 @@ __all__ = [
     "result_writer",
 ]
 
+_LARGEST_LABEL = 65535  # what 16 bits hold
+
 
 class ResultWriter(Protocol):
     """What all writers offer."""
@@ -108,8 +110,9 @@ def result_writer(
         return CityscapesInstanceFiles(target, ids) if needs_folder else ResultsFile(target, ids)
     if is_json:
         return SemanticFile(target, ids)
-    free = (value for value in (categories.ignore_label, 255, 65535) if value not in ids.values())
-    return LabelMapFiles(target, ids, no_class=0 if needs_folder else next(free))
+    free = (value for value in (categories.ignore_label, 255, _LARGEST_LABEL) if value not in ids.values())
+    no_class = 0 if needs_folder else next(free, min(set(range(len(ids) + 1)) - set(ids.values())))
+    return LabelMapFiles(target, ids, no_class=no_class)
 
 
 def _stem(image_id: int | str) -> str:
@@ -154,8 +157,13 @@ class _JsonList(_Writer):
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._temporary.open("w", encoding="utf-8")
+        if self.path.is_dir():
+            raise RequestError(f"'{self.path}' is a folder; expected the name of a file to write")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("w", encoding="utf-8")
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise RequestError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
         self._file.write(self.opening)
         return self
 
@@ -286,7 +294,10 @@ class _Folder(_Writer):
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
             raise RequestError(f"'{self.path}' is a file; expected a folder for results")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise RequestError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
         return self
 
     def __exit__(
@@ -304,12 +315,20 @@ class LabelMapFiles(_Folder):
         path: the folder; it is made.
         category_ids: of the data set, by class index of the model.
         no_class: the value of pixels without a class, and of classes that are missing in ``category_ids``.
+
+    Raises:
+        RequestError: an id that 16 bits do not hold.
     """
 
     task: ClassVar[Task] = "semantic"
 
     def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int], no_class: int) -> None:
         super().__init__(path, category_ids)
+        if wrong := [number for number in (*category_ids.values(), no_class) if not 0 <= number <= _LARGEST_LABEL]:
+            raise RequestError(
+                f"label maps hold numbers from 0 to {_LARGEST_LABEL}, got the class id {wrong[0]}; write run lengths "
+                "instead (a name that ends in .json)"
+            )
         self.no_class = no_class
 
     def add(self, image_id: int | str, result: SemanticSegmentation) -> None:

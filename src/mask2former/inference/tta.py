@@ -6,7 +6,7 @@ ours (:func:`consensus`) finds the same query in all views and averages it. Know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
+from mask2former.data.frames import Frames
+from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
 from mask2former.errors import RequestError
 from mask2former.inference.predictor import Answers, Predictor, with_room
 from mask2former.postprocessing import semantic_scores
-from mask2former.structures import MaskOutput, Segmentation, SemanticSegmentation
+from mask2former.structures import MaskOutput, Segmentation, SemanticSegmentation, VideoInstances
+from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus"]
 
@@ -41,6 +44,7 @@ _PUBLISHED_SIZES = {
     (2048, 2048): _LIBRARY_SIZES,  # Mapillary Vistas
 }
 _FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # which the published lists amount to
+_NO_CLIPS = "test-time augmentation is for pictures; ask the plain predictor for the tracks of a clip"
 _SAME_OBJECT = 0.5  # IoU above which masks of two views can be one, as in panoptic quality
 
 
@@ -144,6 +148,24 @@ class AugmentedPredictor(Predictor):
             RequestError: likewise.
         """
         return cls(Predictor.from_pretrained(source, recipe, device, dtype, **overrides), augmentation)
+
+    def clip(self, frames: Sequence[ImageSource], **overrides: Any) -> VideoInstances:
+        """Refused: there is no published rule for clips.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(_NO_CLIPS)
+
+    def track_opened(
+        self, frames: Frames, task: Task | None = None, **overrides: Any
+    ) -> tuple[Iterator[TrackedFrame], dict[str, Any]]:
+        """Refused as :meth:`clip` is.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(_NO_CLIPS)
 
     @property
     def recorded_settings(self) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from mask2former.losses.functional import binary_cross_entropy, dice
 from mask2former.losses.matcher import HungarianMatcher, Match
-from mask2former.ops.points import UniformPoints, sample_masks, sample_points, uncertain_points
+from mask2former.ops.points import (
+    PointsCount,
+    UniformPoints,
+    reads_mask,
+    sample_masks,
+    sample_points,
+    uncertain_points,
+)
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Target
 
@@ -35,6 +42,9 @@ class Losses:
 
 class Criterion(nn.Module):
     """Loss of :class:`MaskOutput` against targets.
+
+    What a target says to be ignored is in no mask loss and in no matching cost: a point counts only where none of the
+    pixels that its truth is read from is ignored. The class loss is over queries and knows no pixels.
 
     Args:
         num_classes: K; targets are in 0..K-1, K stands for "no object".
@@ -94,7 +104,12 @@ class Criterion(nn.Module):
         draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
         costs = [
             self.matcher.cost(
-                depth.class_logits[index], depth.mask_logits[index], target.labels, masks[index], draw.match[index]
+                depth.class_logits[index],
+                depth.mask_logits[index],
+                target.labels,
+                masks[index],
+                draw.match[index],
+                target.ignored,
             )
             for depth, draw in zip(depths.values(), draws, strict=True)
             for index, target in enumerate(targets)
@@ -106,7 +121,7 @@ class Criterion(nn.Module):
         for position, ((suffix, depth), draw) in enumerate(zip(depths.items(), draws, strict=True)):
             matched = matches[position * len(targets) : (position + 1) * len(targets)]
             terms[f"loss_ce{suffix}"] = self._class_loss(depth, targets, matched)
-            mask_loss, dice_loss = self._mask_losses(depth, masks, matched, draw)
+            mask_loss, dice_loss = self._mask_losses(depth, targets, masks, matched, draw)
             terms[f"loss_mask{suffix}"] = mask_loss / num_masks
             terms[f"loss_dice{suffix}"] = dice_loss / num_masks
         total = torch.stack([self.weights["_".join(name.split("_")[:2])] * term for name, term in terms.items()]).sum()
@@ -123,7 +138,12 @@ class Criterion(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
 
     def _mask_losses(
-        self, depth: MaskOutput, masks: Sequence[Tensor], matches: Sequence[Match], draw: _Draws
+        self,
+        depth: MaskOutput,
+        targets: Sequence[Target],
+        masks: Sequence[Tensor],
+        matches: Sequence[Match],
+        draw: _Draws,
     ) -> tuple[Tensor, Tensor]:
         """Sums of cross-entropy and dice over matched masks; every frame of a pair counts as a mask."""
         device = depth.mask_logits.device
@@ -134,9 +154,10 @@ class Criterion(nn.Module):
             nothing = depth.mask_logits.flatten()[:0].sum()
             return nothing, nothing
         predicted = predicted.unsqueeze(1)
+        known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
         with torch.no_grad():
             points = uncertain_points(
-                predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio, draw.replay()
+                predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio, draw.replay(), known
             )
             num_frames = depth.mask_logits.shape[2]
             frames = torch.arange(num_frames, device=device)
@@ -144,7 +165,27 @@ class Criterion(nn.Module):
             pieces = zip(masks, rows, points.split([len(piece) for piece in rows]), strict=True)
             target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
-        return binary_cross_entropy(logits, target).sum(), dice(logits, target).sum()
+        counts = None if known is None else known(points).to(logits.dtype)
+        return binary_cross_entropy(logits, target, counts).sum(), dice(logits, target, counts).sum()
+
+
+def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:
+    """Which points of the matched masks, one frame after the other, have a known truth."""
+
+    def known(points: Tensor) -> Tensor:
+        pieces, start = [], 0
+        for target, (_, chosen) in zip(targets, matches, strict=True):
+            num_frames = target.masks.shape[1]
+            piece = points[start : start + len(chosen) * num_frames]
+            start += len(piece)
+            if target.ignored is None:
+                pieces.append(torch.ones(piece.shape[:2], dtype=torch.bool, device=points.device))
+            else:
+                frames = torch.arange(num_frames, device=points.device).repeat(len(chosen))
+                pieces.append(~reads_mask(target.ignored, frames, piece))
+        return torch.cat(pieces)
+
+    return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Mask losses on sampled points, element-wise for training and pairwise for matching (Mask2Former, Sec. 3.3)."""
+"""Mask losses on sampled points, element-wise for training and pairwise for matching (Mask2Former, Sec. 3.3).
+
+``counts`` is 1 for points that count and 0 for the others, which then change nothing; None: all of them do.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,44 @@ from torch import Tensor
 __all__ = ["binary_cross_entropy", "dice", "pairwise_binary_cross_entropy", "pairwise_dice"]
 
 
-def binary_cross_entropy(logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, " N"]:
-    """Mean over points, per mask; targets are in 0..1."""
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+def binary_cross_entropy(
+    logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
+) -> Float[Tensor, " N"]:
+    """Mean over the points that count, per mask; 0 where none does. Targets are in 0..1."""
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if counts is None:
+        return losses.mean(1)
+    return (losses * counts).sum(1) / counts.sum(1).clamp(min=1.0)
 
 
-def dice(logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, " N"]:
+def dice(
+    logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
+) -> Float[Tensor, " N"]:
     """``1 - (2 sum(p t) + 1) / (sum p + sum t + 1)`` per mask, in 0..1."""
     probabilities = logits.sigmoid()
+    if counts is not None:
+        probabilities, targets = probabilities * counts, targets * counts
     overlap = 2.0 * (probabilities * targets).sum(1)
     return 1.0 - (overlap + 1.0) / (probabilities.sum(1) + targets.sum(1) + 1.0)
 
 
-def pairwise_binary_cross_entropy(logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:
+def pairwise_binary_cross_entropy(
+    logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, " P"] | None = None
+) -> Float[Tensor, "Q N"]:
     """:func:`binary_cross_entropy` of every query with every target."""
     positive, negative = F.softplus(-logits), F.softplus(logits)  # cost of a point that is, or is not, on the target
-    return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]
+    if counts is None:
+        return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]
+    on, off = targets * counts, (1.0 - targets) * counts
+    return (positive @ on.T + negative @ off.T) / counts.sum().clamp(min=1.0)
 
 
-def pairwise_dice(logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"]) -> Float[Tensor, "Q N"]:
+def pairwise_dice(
+    logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, " P"] | None = None
+) -> Float[Tensor, "Q N"]:
     """:func:`dice` of every query with every target."""
     probabilities = logits.sigmoid()
+    if counts is not None:
+        probabilities, targets = probabilities * counts, targets * counts
     overlap = 2.0 * (probabilities @ targets.T)
     return 1.0 - (overlap + 1.0) / (probabilities.sum(1)[:, None] + targets.sum(1)[None, :] + 1.0)

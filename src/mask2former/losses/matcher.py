@@ -10,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice
-from mask2former.ops.points import sample_masks, sample_points
+from mask2former.ops.points import reads_mask, sample_masks, sample_points
 
 __all__ = ["HungarianMatcher", "Match"]
 
-Match = tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]
+Match = tuple[Int64[Tensor, " _n"], Int64[Tensor, " _n"]]
 """Matched query and target indices, queries ascending, on the host."""
 
 
@@ -34,8 +34,12 @@ class HungarianMatcher:
         labels: Int64[Tensor, " N"],
         masks: Bool[Tensor, "N T H W"],
         points: Float[Tensor, "1 P 2"],
+        ignored: Bool[Tensor, "T H W"] | None = None,
     ) -> Float[Tensor, "Q N"]:
-        """Cost of giving a target to a query, in at least float32; the same points serve all masks and frames."""
+        """Cost of giving a target to a query, in at least float32; the same points serve all masks and frames.
+
+        Points count where their truth is known: where no pixel that it is read from is ``ignored``.
+        """
         with torch.autocast(mask_logits.device.type, enabled=False):
             wide = torch.promote_types(class_logits.dtype, torch.float32)
             probabilities = class_logits.to(wide).softmax(1)
@@ -46,14 +50,17 @@ class HungarianMatcher:
             target = sample_masks(masks.flatten(0, 1), every, points.to(sampled.dtype))
             # The same points in every frame: (Q, T*P), (N, T*P).
             sampled, target = (x.unflatten(0, (-1, masks.shape[1])).flatten(1) for x in (sampled, target))
+            counts = None
+            if ignored is not None:
+                counts = (~reads_mask(ignored, every[: len(ignored)], points)).to(sampled).flatten()
             return (
-                self.mask_weight * pairwise_binary_cross_entropy(sampled, target)
+                self.mask_weight * pairwise_binary_cross_entropy(sampled, target, counts)
                 - self.class_weight * probabilities[:, labels]
-                + self.dice_weight * pairwise_dice(sampled, target)
+                + self.dice_weight * pairwise_dice(sampled, target, counts)
             )
 
     @staticmethod
-    def assign(costs: Sequence[Float[Tensor, "Q N"]]) -> list[Match]:
+    def assign(costs: Sequence[Float[Tensor, "Q _N"]]) -> list[Match]:
         """The cheapest assignment of each cost matrix, after one transfer to the host; ``min(Q, N)`` pairs each."""
         if not costs:
             return []

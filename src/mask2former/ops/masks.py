@@ -18,6 +18,7 @@ from torch import Tensor
 from mask2former.errors import RequestError
 
 __all__ = [
+    "FARTHEST_CORNER",
     "Patch",
     "areas",
     "boxes_xyxy",
@@ -29,6 +30,8 @@ __all__ = [
     "polygons_to_patch",
     "resize_masks",
 ]
+
+FARTHEST_CORNER = 1 << 20  # pixels from the origin; the rasteriser's memory grows with the length of edges
 
 
 class Patch(NamedTuple):
@@ -95,7 +98,7 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         if min(runs, default=0) < 0 or sum(runs) != height * width:
             raise ValueError("the runs do not add up to the size")
         return coco_mask.frPyObjects([{"size": [height, width], "counts": runs}], height, width)[0]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {rle!r:.80}") from error
 
 
@@ -195,9 +198,15 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
     Args:
         polygons: corners (x, y) in pixels, at least three each; they may leave the picture.
         size_hw: height and width of the whole mask in pixels.
+
+    Raises:
+        RequestError: a polygon with less than three corners, or a corner that is NaN or farther than
+            ``FARTHEST_CORNER``.
     """
     if not polygons:
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
+    if any(len(polygon) < 3 or not (np.abs(polygon) <= FARTHEST_CORNER).all() for polygon in polygons):
+        raise RequestError("a polygon needs three corners (x, y) or more, in pixels")
     height, width = size_hw
     rles: Any = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
     patches = [decode_patch(rle) for rle in rles]

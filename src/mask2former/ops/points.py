@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["UniformPoints", "sample_masks", "sample_points", "uncertain_points"]
+__all__ = ["PointsCount", "UniformPoints", "reads_mask", "sample_masks", "sample_points", "uncertain_points"]
+
+PointsCount = Callable[[Tensor], Tensor]
+"""``counts(points)`` says which of ``(N, P, 2)`` points count, as booleans ``(N, P)``."""
 
 UniformPoints = Callable[[tuple[int, ...]], Tensor]
 """``points(shape)`` gives uniform numbers in [0, 1); the last axis is (x, y)."""
@@ -59,17 +62,39 @@ def sample_masks(
     return total
 
 
+def reads_mask(
+    masks: Bool[Tensor, "N H W"], rows: Int64[Tensor, " M"], points: Float[Tensor, "_M P 2"]
+) -> Bool[Tensor, "M P"]:
+    """Whether any of the four pixels that :func:`sample_masks` reads for a point is True; one value is gathered.
+
+    Args:
+        masks: all masks.
+        rows: which mask each row of the result is of.
+        points: normalised (x, y) in [0, 1] of every row, or one set (first axis of length 1) for all.
+    """
+    height, width = masks.shape[1:]
+    padded = F.pad(masks, (1, 1, 1, 1))
+    below = padded[:, :-1] | padded[:, 1:]
+    fours = below[:, :, :-1] | below[:, :, 1:]  # (N, H + 1, W + 1): the four pixels around every corner of pixels
+    x, y = (points.detach() * points.new_tensor([width, height]) + 0.5).long().unbind(2)
+    index = y.clamp(0, height) * (width + 1) + x.clamp(0, width)
+    first = (rows * ((height + 1) * (width + 1)))[:, None]
+    return fours.flatten().index_select(0, (first + index).flatten()).view(len(rows), points.shape[1])
+
+
 def uncertain_points(
     logits: Float[Tensor, "N 1 H W"],
     num_points: int,
     oversample_ratio: float,
     importance_sample_ratio: float,
     uniform: UniformPoints,
+    counts: PointsCount | None = None,
 ) -> Float[Tensor, "N P 2"]:
     """Points (x, y) in [0, 1]: a share where the mask logit is nearest to 0, the rest anywhere.
 
     Of ``int(oversample_ratio * num_points)`` candidates the ``int(importance_sample_ratio * num_points)`` with the
-    smallest absolute logit are kept, then fresh uniform points are added.
+    smallest absolute logit are kept, then fresh uniform points are added. With ``counts``, candidates that count are
+    kept before any that does not.
 
     Reference: PointRend (Kirillov et al.), Sec. 3.1; Mask2Former, Sec. 3.3.
     """
@@ -77,6 +102,8 @@ def uncertain_points(
     candidates = uniform((count, int(oversample_ratio * num_points), 2))
     num_uncertain = int(importance_sample_ratio * num_points)
     uncertainty = -sample_points(logits, candidates).squeeze(1).abs()  # (N, candidates)
+    if counts is not None:
+        uncertainty = uncertainty.masked_fill(~counts(candidates), -torch.inf)
     chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices
     kept = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
     fresh = uniform((count, num_points - num_uncertain, 2))

@@ -110,6 +110,8 @@ class Categories(Sequence[Category]):
             for index, entry in enumerate(values["categories"]):
                 color = entry.get("color") or _spread_color(index)
                 red, green, blue = (int(channel) for channel in color)
+                if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+                    raise ValueError(f"the colour {list(color)} is not within 0..255")
                 is_thing = bool(entry.get("is_thing", entry.get("isthing", 1)))
                 items.append(Category(int(entry["id"]), str(entry["name"]), is_thing, (red, green, blue)))
             return cls(tuple(items), int(values.get("ignore_label", 255)))

@@ -16,14 +16,17 @@ class Target:
     """The objects and stuff regions of one clip; an image is a clip of one frame.
 
     ``labels`` are class indices; ``masks`` are binary, at the size of the picture, and may be empty where a segment
-    has no pixel in a frame.
+    has no pixel in a frame. ``ignored`` is where the truth is not known (void, ignored labels, crowd regions), never on
+    a mask; None: what is on no mask is background.
     """
 
     labels: Int64[Tensor, " N"]
     masks: Bool[Tensor, "N T H W"]
+    ignored: Bool[Tensor, "T H W"] | None = None
 
     def to(self, device: Any) -> Target:
-        return Target(self.labels.to(device), self.masks.to(device))
+        ignored = None if self.ignored is None else self.ignored.to(device)
+        return Target(self.labels.to(device), self.masks.to(device), ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class ImageBatch:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A padded batch with its targets, whose masks are padded with False to the same size."""
+    """A padded batch with its targets, whose masks and ignored pixels are padded with False to the same size."""
 
     images: ImageBatch
     targets: tuple[Target, ...]

@@ -1,6 +1,7 @@
 """What is true about one image, as the metrics expect it: made by data sets, read by evaluators.
 
-Void and ignored pixels are explicit in each form. Knows neither files nor predictions.
+Void and ignored pixels are explicit in each form. Of a training target three of them can be made; it has no crowds, and
+what no mask covers is void. Knows neither files nor predictions.
 """
 
 from __future__ import annotations
@@ -9,18 +10,38 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int, Int32, Int64
 
-__all__ = ["CityscapesTruth", "ClipTruth", "InstanceTruth", "PanopticTruth", "SemanticTruth", "Truth", "with_classes"]
+from mask2former.structures.categories import Categories
+from mask2former.structures.samples import Target
+
+__all__ = [
+    "CityscapesTruth",
+    "ClipTruth",
+    "InstanceTruth",
+    "PanopticTruth",
+    "SemanticTruth",
+    "Truth",
+    "id_map",
+    "instance_truth",
+    "panoptic_truth",
+    "semantic_truth",
+    "with_classes",
+]
 
 SemanticTruth = Int[np.ndarray, "H W"]  # class indices; every other value (``Categories.ignore_label``) is ignored
 
 
 class PanopticTruth(NamedTuple):
-    """An id map, 0 being void, and ``(id, class index, is crowd)`` of every segment."""
+    """An id map, 0 being void, and ``(id, class index, is crowd)`` of every segment.
+
+    ``areas`` are what unions are made of, in the order of the segments; without them pixels are counted. ADE20K's own
+    file has areas from before other segments were painted on top, and its published numbers were measured so.
+    """
 
     ids: Int[np.ndarray, "H W"]
     segments: Sequence[tuple[int, int, bool]]
+    areas: Int64[np.ndarray, " N"] | None = None
 
 
 class InstanceTruth(NamedTuple):
@@ -78,3 +99,32 @@ def with_classes(truth: Truth, class_map: Int64[np.ndarray, " K"], ignore_label:
         return truth
     known = (truth >= 0) & (truth < len(class_map))
     return np.where(known, class_map[np.where(known, truth, 0)], ignore_label)
+
+
+def panoptic_truth(target: Target) -> PanopticTruth:
+    """The first frame of a target as an id map (1, 2, ...); earlier segments lie on top, those without a pixel fall."""
+    ids = id_map(target)
+    visible = set(np.unique(ids).tolist())
+    return PanopticTruth(ids, [(n, label, False) for n, label in enumerate(target.labels.tolist(), 1) if n in visible])
+
+
+def semantic_truth(target: Target, ignore_label: int) -> Int64[np.ndarray, "H W"]:
+    """The first frame of a target as a label map, ``ignore_label`` where no mask is; earlier segments lie on top."""
+    return np.append(ignore_label, target.labels.cpu().numpy())[id_map(target)]
+
+
+def instance_truth(target: Target, categories: Categories) -> InstanceTruth:
+    """The things of the first frame of a target that have pixels there."""
+    is_thing = np.array([category.is_thing for category in categories])
+    labels, masks = target.labels.cpu().numpy(), target.masks[:, 0].cpu().numpy()
+    chosen = is_thing[labels] & masks.any(axis=(1, 2))
+    return InstanceTruth(masks[chosen], labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
+
+
+def id_map(target: Target) -> Int32[np.ndarray, "H W"]:
+    """Object k of the first frame as the value k + 1; the first of those that overlap."""
+    masks = target.masks[:, 0].cpu().numpy()
+    ids = np.zeros(masks.shape[1:], dtype=np.int32)
+    for number in range(len(masks), 0, -1):
+        ids[masks[number - 1]] = number
+    return ids

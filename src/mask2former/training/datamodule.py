@@ -105,7 +105,7 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def training_set(self) -> TrainingSet | ClipTrainingSet:
-        return build_training_set(self.config.data)
+        return build_training_set(self.config.data, with_ignored=self.config.criterion.void == "ignored")
 
     @cached_property
     def validation_set(self) -> Dataset[Validation]:

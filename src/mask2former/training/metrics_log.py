@@ -68,7 +68,9 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def _keep(self, first_step: int) -> None:
-        rows = [row for row in self._rows() if int(row["step"]) < first_step]
+        # What a power cut left of the last line is no row: it ends early, or in something that is no number.
+        whole = (row for row in self._rows() if None not in row and None not in row.values())
+        rows = [row for row in whole if row["step"].isdecimal() and int(row["step"]) < first_step]
         for row in rows:
             self.columns += [name for name in row if name not in self.columns]
         self._write(rows)

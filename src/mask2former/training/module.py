@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mask2former.atomic import write_whole
 from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
+from mask2former.data.transforms import resize_clip
 from mask2former.drawing import contact_sheet
-from mask2former.inference.clips import resize_clip
-from mask2former.inference.evaluate import Evaluation, clip_result_of, result_of
+from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.evaluate import Evaluation
 from mask2former.inference.pictures import clip_rows, comparison_row
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
@@ -47,7 +48,8 @@ class TrainingModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.config = config
-        self.criterion = Criterion(len(model.categories), **config.criterion.model_dump())
+        weights = config.criterion.model_dump(exclude={"void"})  # it says what targets tell the criterion
+        self.criterion = Criterion(len(model.categories), **weights)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self._evaluation: Evaluation | None = None
         self._rows: list[list[Image.Image]] = []
@@ -56,11 +58,13 @@ class TrainingModule(lightning.LightningModule):
         return build_optimizer(self.model, self.config.optim)
 
     def on_train_start(self) -> None:
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
+        batch, pictures = data.sample_batch().to(self.device), batch_per_device(self.config)
+        # On every rank: synchronised norms wait for the others in each forward pass.
+        memory = estimate_memory(self.model, self.criterion, batch, pictures, self.config.optim)
         if self.trainer.is_global_zero:
-            data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
             print(data.batching())
-            batch, pictures = data.sample_batch().to(self.device), batch_per_device(self.config)
-            print(estimate_memory(self.model, self.criterion, batch, pictures, self.config.optim))
+            print(memory)
             for remark in data.remarks():
                 print(f"note: {remark}")
 
@@ -130,6 +134,7 @@ class TrainingModule(lightning.LightningModule):
         path = Path(self.config.output) / f"failed-step-{step}.pt"
         content = {"pixels": batch.images.pixels, "sizes": batch.images.sizes, "names": batch.names}
         content["targets"] = [(target.labels, target.masks) for target in batch.targets]
+        content["ignored"] = [target.ignored for target in batch.targets]
         write_whole(path, lambda file: torch.save(content, file))
         return path
 

@@ -19,6 +19,7 @@ from mask2former.atomic import write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.config import RunConfig
 from mask2former.errors import MissingExtraError, RequestError
+from mask2former.inference.evaluate import Evaluation
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
@@ -88,14 +89,14 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     lightning.seed_everything(config.seed, verbose=False)
     data = DataModule(config)
+    _check_monitor(config, data)
     model = _initial_model(config, data.categories)
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"))
 
     if not resume:
-        for stale in (last, last.with_name("best.ckpt")):
-            stale.unlink(missing_ok=True)
+        _clear(directory, config.model.init)
     module = TrainingModule(model, config)
     keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor)
     module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
@@ -149,6 +150,26 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return TrainingResult(directory, path, config.evaluation.monitor, metrics)
+
+
+def _clear(directory: Path, init: str | None) -> None:
+    """Nothing of another run may pass for a result of this one, should it be stopped; what it starts from stays."""
+    checkpoints_of_it = [directory / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
+    model = directory / "model.safetensors"
+    is_start = init is not None and Path(init).resolve() == model.resolve()
+    stale = [*checkpoints_of_it, model] if checkpoints_of_it[0].exists() and not is_start else checkpoints_of_it
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
+def _check_monitor(config: RunConfig, data: DataModule) -> None:
+    """Refuse a misspelt metric now, or no validation would ever be the best."""
+    if not data.is_measured:
+        return
+    wanted, metrics = config.evaluation.monitor, config.evaluation
+    measured = Evaluation(metrics.tasks, data.categories, config.model.inference, metrics, data.metric_style).compute()
+    if wanted not in measured:
+        raise RequestError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
 
 
 def _initial_model(config: RunConfig, categories: Categories) -> Mask2Former:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mask2former import recipes
-from mask2former.checkpoints.zoo import current_zoo
+from mask2former.checkpoints.zoo import packaged_zoo
 from mask2former.errors import RequestError
 
 __all__ = ["run_file"]
@@ -48,7 +48,7 @@ def run_file(name: str) -> str:
 
 
 def _published(name: str) -> Iterator[str]:
-    recipe, facts = recipes.recipe(name), current_zoo()[name]
+    recipe, facts = recipes.recipe(name), packaged_zoo()[name]
     data = recipe.run.data
     pictures = data.total_batch // recipe.num_gpus
     numbers = ", ".join(f"{metric} {value}" for metric, value in facts.metrics.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -417,3 +418,36 @@ def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert same_weights(ours, tmp_path / "back.safetensors")
     assert main(["convert", str(ours), str(tmp_path / "x"), "--to", "tensorflow"]) == 2
     assert "expected one of ours, original" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "writer"), [("mmdet", "torch.save"), ("huggingface", f"{writing.__name__}.save_file")]
+)
+def test_an_interrupt_while_writing_leaves_nothing(
+    ours: Path, tmp_path: Path, target: Target, writer: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def half(_: Any, path: Path, *__: Any) -> None:
+        Path(path).write_bytes(b"half of it")
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(writer, half)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
+    try:
+        assert main(["convert", str(ours), str(tmp_path / FILES[target]), "--to", target, "--no-verify"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped: nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_of_a_model_is_not_a_folder_of_that_name(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As everywhere else: a name comes first, and ./NAME is the folder."""
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save_pretrained(Mask2Former.from_pretrained(ours), Path("coco-panoptic/r50"))
+    monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
+    monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RequestError, match="not in the cache and offline mode is on"):
+        convert("coco-panoptic/r50", "out.safetensors")
+    assert same_weights(ours, convert("./coco-panoptic/r50", "out.safetensors").path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mask2former import checkpoints
-from mask2former.checkpoints.start import resized_bias_table
+from mask2former.checkpoints.start import resized_bias_table, with_own_windows
 from mask2former.config import ModelConfig
 from mask2former.errors import RequestError
 from mask2former.models.build import build_model
@@ -143,3 +143,9 @@ def test_resizing_tables_keeps_what_it_must(there: int, here: int) -> None:
     grid = as_grid(resized_bias_table(rows, here))[..., 0]
     torch.testing.assert_close(grid, grid[:, :1].expand_as(grid))
     assert (grid[1:, 0] > grid[:-1, 0]).all()
+
+
+def test_a_table_that_fits_no_window_is_told() -> None:
+    name = "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
+    with pytest.raises(RequestError, match="has 10 rows, which fits no window"):
+        with_own_windows({name: torch.zeros(25, 2)}, {name: torch.zeros(10, 2)})

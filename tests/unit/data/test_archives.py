@@ -116,3 +116,20 @@ def test_processes_read_one_archive_at_once(tmp_path: Path) -> None:
     for n, result in enumerate(results):
         assert set(result) == {contents[f"a/{n}.txt"]}
     assert pickle.loads(pickle.dumps(files[2])).read_bytes() == contents["a/2.txt"]
+
+
+def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1.png").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "2.png").touch()
+    for name in ("a", "b"):  # two of them would double the listing at every step
+        (tmp_path / "data" / name).symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert open_folder(tmp_path / "data").names([".png"]) == ["1.png", "c/2.png"]
+
+
+@pytest.mark.parametrize("name", ["a\0/b.png", "\ud800/b.png", "a" * 5000])
+def test_names_that_no_file_can_have_are_not_there(tmp_path: Path, name: str) -> None:
+    assert not open_folder(tmp_path).exists(name)

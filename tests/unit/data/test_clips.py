@@ -43,7 +43,7 @@ class Blocks:
     def images(self, index: int) -> list[np.ndarray]:
         return [np.full((40, 60, 3), 10 * frame, np.uint8) for frame in range(4)]
 
-    def annotated(self, index: int, places: object) -> AnnotatedClip:
+    def annotated(self, index: int, places: object, *, with_ignored: bool = False) -> AnnotatedClip:
         frames = []
         for place in places:  # pyright: ignore[reportGeneralTypeIssues]
             ids = np.zeros((40, 60), np.int32)

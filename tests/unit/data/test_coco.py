@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former.data.build import TrainingSet
 from mask2former.data.datasets import CocoInstances, read_categories
+from mask2former.data.sampling import Draw
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Sample
@@ -143,6 +145,23 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     assert [sample.name for sample in samples[1:]] == ["deeper/b.png", "c.png"]
     with pytest.raises(IndexError):
         samples[3]
+
+
+def test_crowd_regions_are_ignored_where_no_object_lies(tmp_path: Path) -> None:
+    values = content()
+    values["annotations"][2]["segmentation"] = uncompressed(box_mask(0, 0, 8, 9))  # the first object begins at 2, 1
+    samples = CocoInstances([write(tmp_path, values)])
+    assert samples.annotated(1).ignored is None
+    ignored = samples.annotated(1, with_ignored=True).ignored
+    np.testing.assert_array_equal(ignored, box_mask(0, 0, 8, 9))
+    training = TrainingSet(samples, with_ignored=True)
+    target, without = training[Draw(1, 0)].target, training[Draw(0, 0)].target
+    assert target is not None
+    assert target.ignored is not None
+    np.testing.assert_array_equal(target.ignored[0], box_mask(0, 0, 8, 9) & ~box_mask(2, 1, 12, 11))
+    np.testing.assert_array_equal(target.masks[:, 0], masks(samples[1]))
+    assert without is not None
+    assert without.ignored is None  # there is no crowd region
 
 
 def test_disjoint_encodings_travel_as_one_id_map(tmp_path: Path) -> None:
@@ -333,6 +352,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "picture without id": (change("images.0.id", ...), "needs an 'id' and a 'file_name'"),
     "height no number": (change("images.0.height", "40"), "whole numbers as 'height'"),
     "height negative": (change("images.0.height", -40), "whole numbers as 'height'"),
+    "height of no picture": (change("images.0.height", 2**63), "whole numbers as 'height'"),
+    "height beyond numbers": (change("images.0.height", 10**400), "whole numbers as 'height'"),
+    "height NaN": (change("images.0.height", float("nan")), "whole numbers as 'height'"),
+    "picture id null": (change("images.0.id", None), "needs an 'id' and a 'file_name'"),
+    "name with a zero byte": (change("images.0.file_name", "a\0/b.jpg"), "lacks pictures"),
+    "name of no letters": (change("images.0.file_name", "\ud800/b.jpg"), "lacks pictures"),
     "annotation twice": (change("annotations.0.id", 4), r"annotation ids must be unique.*1 \(4\)"),
     "unknown picture": (change("annotations.0.image_id", 99), r"pictures of annotations 1 \(1\) are not listed"),
     "unknown category": (change("annotations.0.category_id", 99), r"categories of annotations 1 \(1\) are not listed"),
@@ -342,6 +367,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "polygon of text": (change("annotations.0.segmentation.0", ["a", "b"]), "annotation 1 is broken"),
     "polygon of pairs": (change("annotations.0.segmentation.0", [[1, 2], [3, 4], [5, 6]]), "annotation 1 is broken"),
     "polygon with NaN": (change("annotations.0.segmentation.0.1", float("nan")), "annotation 1 is broken"),
+    "polygon far away": (change("annotations.0.segmentation.0.1", 1e12), "annotation 1 is broken"),
     "polygon with infinity": (change("annotations.0.segmentation.0.1", float("inf")), "annotation 1 is broken"),
     "segmentation a number": (change("annotations.0.segmentation", 5), "annotation 1 is broken"),
     "segmentation a text": (change("annotations.0.segmentation", "abc"), "annotation 1 is broken"),
@@ -373,7 +399,28 @@ def test_broken_files_are_refused_in_one_sentence(tmp_path: Path, kind: str) -> 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"x"', "null", "\x00"])
+def test_ids_that_tools_write_as_floats_are_whole_numbers(tmp_path: Path) -> None:
+    values = content()
+    plain = CocoInstances([write(tmp_path, values)])
+    for entry in values["images"]:
+        entry["id"] = float(entry["id"]) if isinstance(entry["id"], int) else entry["id"]
+    samples = CocoInstances([write(tmp_path, values)])
+    assert samples.num_objects.tolist() == plain.num_objects.tolist()
+    for place in range(len(plain)):
+        assert samples.image_id(place) == plain.image_id(place)
+        assert type(samples.image_id(place)) is type(plain.image_id(place))
+
+
+def test_areas_that_are_no_numbers_count_as_not_given(tmp_path: Path) -> None:
+    for area in (10**400, float("nan"), "225"):
+        values = content()
+        values["annotations"][0]["area"] = area
+        truth = truth_of(CocoInstances([write(tmp_path, values)]), 0)
+        assert truth.areas is not None
+        assert truth.areas[0] == truth.masks[0].sum()
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"x"', "null", "\x00", "9" * 5000, "[" * 100_000])
 def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(RequestError, match=r"a\.json"):
@@ -395,7 +442,10 @@ def test_the_index_is_small_and_travels_to_workers(tmp_path: Path) -> None:
     size = len(pickle.dumps(samples))
     assert size < 1000 * (20 * 8 + 60)  # four bytes a number, and what belongs to the object
     again = pickle.loads(pickle.dumps(samples))
-    np.testing.assert_array_equal(masks(again[1])[:3], masks(samples[1])[:3])
+    before, after = samples.annotated(1), again.annotated(1)
+    assert len(before.polygons) == 1000
+    for number, polygons in before.polygons.items():
+        np.testing.assert_array_equal(after.polygons[number], polygons)
 
 
 # --- real data -------------------------------------------------------------------------------------------------------

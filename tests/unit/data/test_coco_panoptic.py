@@ -94,6 +94,24 @@ def test_the_three_tasks_of_one_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(classes.ids == 1, (ids() == BIG) | (ids() == 256))  # crowd regions are labelled, too
 
 
+def test_void_is_ignored_and_so_are_crowd_regions_that_are_no_target(tmp_path: Path) -> None:
+    files = write(tmp_path, content())
+    void, crowd = ids() == 0, ids() == 256
+    for task, expected in (("panoptic", void | crowd), ("instance", void | crowd), ("semantic", void)):
+        samples = CocoPanoptic([files], task)  # pyright: ignore[reportArgumentType]
+        np.testing.assert_array_equal(samples.annotated(0, with_ignored=True).ignored, expected)
+        assert samples.annotated(0).ignored is None
+
+
+def test_crowd_regions_of_stuff_are_background_of_things(tmp_path: Path) -> None:
+    values = content()
+    values["annotations"][0]["segments_info"][1]["iscrowd"] = 1
+    files = write(tmp_path, values)
+    for task, expected in (("panoptic", ids() != BIG), ("instance", (ids() == 0) | (ids() == 256))):
+        ignored = CocoPanoptic([files], task).annotated(0, with_ignored=True).ignored  # pyright: ignore
+        np.testing.assert_array_equal(ignored, expected)
+
+
 def test_palettes_are_colours(tmp_path: Path) -> None:
     files = write(tmp_path, content())
     expected = CocoPanoptic([files]).annotated(0)
@@ -114,6 +132,23 @@ def test_a_listed_segment_without_pixels_is_an_empty_target_and_no_truth(tmp_pat
     assert target.masks.any(dim=(1, 2, 3)).tolist() == [True, True, False]
     with pytest.raises(RequestError, match=r"a.png' lacks segments that its 'segments_info' lists: 1 \(999\)"):
         samples.truths(0, ["panoptic"])
+
+
+def test_areas_of_the_file_count_where_the_official_tool_takes_them(tmp_path: Path) -> None:
+    values = content()
+    areas = [600, 7, "many", 50]  # larger than what is seen of it; smaller; none; of a segment without pixels
+    values["annotations"][0]["segments_info"].append({"id": 999, "category_id": 17})
+    for info, area in zip(values["annotations"][0]["segments_info"], areas, strict=True):
+        info["area"] = area
+    files = write(tmp_path, values)
+    truth = CocoPanoptic([files], areas_from_file=True).truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(truth, PanopticTruth)
+    assert truth.areas is not None
+    assert truth.areas.tolist() == [600, (ids() == 5).sum(), (ids() == 256).sum(), 50]
+    values["annotations"][0]["segments_info"].pop()
+    counted = CocoPanoptic([write(tmp_path, values)]).truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(counted, PanopticTruth)
+    assert counted.areas is None
 
 
 def test_ids_that_are_not_listed_are_an_error(tmp_path: Path) -> None:

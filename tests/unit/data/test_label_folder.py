@@ -98,6 +98,14 @@ def test_void_is_in_no_mask_after_augmentation_either(folders: tuple[Path, Path]
     masks = sample.target.masks[:, 0]
     assert masks.any()
     assert not masks[:, :5, 27:].any()  # the top right pixel, enlarged
+    assert sample.target.ignored is None
+    target = build_training_set(config, with_ignored=True)[Draw(0, 0)].target
+    assert target is not None
+    assert target.ignored is not None
+    assert torch.equal(target.masks, sample.target.masks)
+    assert target.ignored[0, :5, 27:].all()
+    shown = (sample.image[0] != 128).any(dim=0)
+    assert torch.equal(target.ignored[0], shown & ~masks.any(dim=0))  # all but padding and classes
     assert (masks.sum(dim=0) <= 1).all()
 
 
@@ -218,3 +226,10 @@ def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert isinstance(config, LabelFolderConfig)
     assert categories_of(config).names == ("road", "car", "sky")
     assert len(build_pictures(config, "validation")) == 2
+
+
+@pytest.mark.parametrize("text", ["- no\n- yes\n", "0: no\n"])
+def test_names_that_yaml_takes_for_truth_values_are_asked_for_in_quotes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names.yaml").write_text(text)
+    with pytest.raises(RequestError, match="put such names in quotes"):
+        read_names(tmp_path / "names.yaml")

@@ -18,8 +18,10 @@ from mask2former.ops.masks import Patch
 from mask2former.structures import Batch, Sample, Target
 
 
-def random_sample(seed: int, count: int, size: tuple[int, int] = (24, 36), frames: int = 1) -> Sample:
-    """Overlapping blobs, some of them empty."""
+def random_sample(
+    seed: int, count: int, size: tuple[int, int] = (24, 36), frames: int = 1, *, with_ignored: bool = False
+) -> Sample:
+    """Overlapping blobs, some of them empty, and perhaps an ignored one beside them."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, frames, *size), dtype=bool)
     for mask in masks:
@@ -29,7 +31,12 @@ def random_sample(seed: int, count: int, size: tuple[int, int] = (24, 36), frame
                 frame[top : top + rng.integers(1, 12), left : left + rng.integers(1, 12)] = True
     image = torch.from_numpy(rng.integers(0, 256, (frames, 3, *size), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 9, count))
-    return Sample(image, Target(labels, torch.from_numpy(masks)), f"{seed}", {"seed": seed})
+    ignored = None
+    if with_ignored:
+        masks[..., :4, :6] = False
+        ignored = torch.zeros((frames, *size), dtype=torch.bool)
+        ignored[-1, :3, :5] = True
+    return Sample(image, Target(labels, torch.from_numpy(masks), ignored), f"{seed}", {"seed": seed})
 
 
 def same_batches(first: Batch, second: Batch) -> None:
@@ -43,12 +50,20 @@ def same_batches(first: Batch, second: Batch) -> None:
         assert ours.masks.dtype == theirs.masks.dtype == torch.bool
         assert ours.masks.shape == theirs.masks.shape
         assert torch.equal(ours.masks, theirs.masks)
+        assert same_ignored(ours, theirs)
 
 
+def same_ignored(ours: Target, theirs: Target) -> bool:
+    if ours.ignored is None or theirs.ignored is None:
+        return ours.ignored is theirs.ignored
+    return ours.ignored.dtype == theirs.ignored.dtype == torch.bool and torch.equal(ours.ignored, theirs.ignored)
+
+
+@pytest.mark.parametrize("with_ignored", [False, True])
 @pytest.mark.parametrize("frames", [1, 3])
-@pytest.mark.parametrize("count", [0, 1, 40, 300])
-def test_packing_and_unpacking_changes_nothing(count: int, frames: int) -> None:
-    sample = random_sample(count, count, frames=frames)
+@pytest.mark.parametrize("count", [0, 1, 40, 255, 300])
+def test_packing_and_unpacking_changes_nothing(count: int, frames: int, with_ignored: bool) -> None:
+    sample = random_sample(count, count, frames=frames, with_ignored=with_ignored)
     again = pack_sample(sample).unpack()
     assert torch.equal(again.image, sample.image)
     assert (again.name, again.info) == (sample.name, sample.info)
@@ -56,15 +71,32 @@ def test_packing_and_unpacking_changes_nothing(count: int, frames: int) -> None:
     assert again.target is not None
     assert torch.equal(again.target.labels, sample.target.labels)
     assert torch.equal(again.target.masks, sample.target.masks)
+    assert same_ignored(again.target, sample.target)
 
 
+@pytest.mark.parametrize("with_ignored", [False, True])
 @pytest.mark.parametrize("counts", [(3, 0, 7), (2, 400, 1), (0, 0)])
-def test_a_packed_batch_is_the_collated_one(counts: tuple[int, ...]) -> None:
-    """Also with pictures of several sizes, and where one has more objects than fit a byte."""
-    samples = [random_sample(k, count, (20 + 13 * k, 45 - 11 * k)) for k, count in enumerate(counts)]
-    same_batches(pack([pack_sample(sample) for sample in samples]).unpack(), collate(samples))
-    clips = [random_sample(k, count, frames=2) for k, count in enumerate(counts)]
+def test_a_packed_batch_is_the_collated_one(counts: tuple[int, ...], with_ignored: bool) -> None:
+    """Also with pictures of several sizes, where one has more objects than fit a byte, and where one ignores pixels."""
+    ignoring = [with_ignored and k != 1 for k in range(len(counts))]
+    samples = [
+        random_sample(k, count, (20 + 13 * k, 45 - 11 * k), with_ignored=ignoring[k]) for k, count in enumerate(counts)
+    ]
+    batch = pack([pack_sample(sample) for sample in samples]).unpack()
+    same_batches(batch, collate(samples))
+    assert [target.ignored is not None for target in batch.targets] == ignoring
+    same_batches(batch.to("cpu"), batch)
+    clips = [random_sample(k, count, frames=2, with_ignored=ignoring[k]) for k, count in enumerate(counts)]
     same_batches(pack([pack_sample(clip) for clip in clips]).unpack(), collate(clips))
+
+
+def test_ignored_pixels_cost_no_plane() -> None:
+    packed = [pack_sample(random_sample(1, 12, with_ignored=with_ignored)) for with_ignored in (False, True)]
+    assert len(packed[0].target.planes) == len(packed[1].target.planes)
+    nothing = random_sample(2, 3)
+    assert nothing.target is not None
+    empty = Target(nothing.target.labels, nothing.target.masks, torch.zeros((1, 24, 36), dtype=torch.bool))
+    assert pack_sample(Sample(nothing.image, empty)).target.ignored is None  # so that the loss need not look
 
 
 def test_a_packed_batch_survives_the_way_between_processes() -> None:
@@ -113,7 +145,7 @@ def test_a_plan_packs_what_it_would_draw(keep_lost: bool) -> None:
 def test_masks_made_on_the_gpu_are_the_same() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    samples = [random_sample(k, count, (20 + 13 * k, 45)) for k, count in enumerate((3, 0, 400))]
+    samples = [random_sample(k, count, (20 + 13 * k, 45), with_ignored=k > 0) for k, count in enumerate((3, 0, 400))]
     batch = pack([pack_sample(sample) for sample in samples]).pin_memory().to("cuda").unpack()
     assert all(target.masks.is_cuda and target.labels.is_cuda for target in batch.targets)
     same_batches(batch.to("cpu"), collate(samples))

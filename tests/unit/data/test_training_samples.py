@@ -6,6 +6,8 @@ as COCO polygons, as a panoptic map, as decoded masks and as a label map.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +159,48 @@ def test_a_label_map_gives_one_mask_per_class_that_is_left_ascending_and_without
         assert not sample.target.masks[:, 0, padding].any()
         counts.add(len(labels))
     assert {1, 2} <= counts
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_ignored_pixels_move_with_the_picture_and_give_way_to_objects(name: str, form: str) -> None:
+    """They are where a mask of the same pixels would be, less the objects; all else is as without them."""
+    plain = FORMS[form]()
+    region = np.zeros(SIZE, dtype=bool)
+    region[20:50, 25:66] = True  # over a part of two objects
+    objects = np.isin(boxes_as_ids(), [1, 2, 3])
+    if form == "label map":
+        assert plain.ids is not None
+        extra = np.where(region & ~objects, 150, plain.ids)  # as one more class, which is resized as the others are
+        marked = replace(plain, ids=extra, labels=np.arange(150))
+    else:
+        marked = replace(plain, labels=np.append(LABELS, 99), masks={**plain.masks, len(LABELS): region})
+    seen = 0
+    for seed in range(20):
+        without, found = sample_of(name, plain, seed), sample_of(name, replace(plain, ignored=region), seed)
+        assert without.target is not None
+        assert found.target is not None
+        assert without.target.ignored is None
+        assert torch.equal(found.image, without.image)
+        assert torch.equal(found.target.labels, without.target.labels)
+        assert torch.equal(found.target.masks, without.target.masks)
+        target = sample_of(name, marked, seed).target
+        assert target is not None
+        moved = target.masks[target.labels == (149 if form == "label map" else 99)].any(dim=0)
+        expected = moved & ~found.target.masks.any(dim=0)
+        if found.target.ignored is None:
+            assert not expected.any()
+            continue
+        assert torch.equal(found.target.ignored, expected)
+        padding = (found.image[0] == 128).all(dim=0)
+        assert not found.target.ignored[0, padding].any()
+        seen += 1
+    assert seen > 5
+
+
+def test_windows_are_chosen_by_classes_alone() -> None:
+    plain = as_label_map()
+    np.testing.assert_array_equal(class_map(replace(plain, ignored=np.ones(SIZE, dtype=bool))), class_map(plain))
 
 
 def test_a_label_map_without_classes_gives_no_masks() -> None:

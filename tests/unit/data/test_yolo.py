@@ -129,3 +129,18 @@ def test_by_configuration(tmp_path: Path) -> None:
     config = parse(DataConfig, {"dataset": values}, "test").dataset
     assert categories_of(config).names == ("cell", "dirt")
     assert len(build_pictures(config, "train", keep_empty=False)) == 1
+
+
+def test_hidden_pictures_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "images/train/._a.jpg").write_bytes(b"what some systems put into archives")
+    assert [samples_of(tmp_path).file(place).name for place in range(2)] == ["a.jpg", "b.jpg"]
+
+
+def test_ids_tell_pictures_of_one_name_apart(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert [samples_of(tmp_path).image_id(place) for place in range(2)] == ["a", "b"]
+    (tmp_path / "images/train/night").mkdir()
+    Image.new("RGB", (40, 20)).save(tmp_path / "images/train/night/a.jpg")
+    samples = samples_of(tmp_path)
+    assert sorted(samples.image_id(place) for place in range(3)) == ["a", "b", "night/a"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mask2former.config import ClipsConfig, DataConfig, YouTubeVISConfig, parse
@@ -130,6 +132,22 @@ def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
     assert read_clip_categories(file).names == ("cat", "dog")
 
 
+def test_crowds_are_ignored_in_the_frames_that_have_them(tmp_path: Path) -> None:
+    samples = ClipTrainingSet(YouTubeVIS([write(tmp_path, content())]), labels_from="any-frame", with_ignored=True)
+    target, without = samples[Draw(0, 3)].target, samples[Draw(1, 3)].target
+    assert target is not None
+    assert target.ignored is not None
+    expected = [np.zeros_like(mask(0, 0)), mask(14, 0)]
+    np.testing.assert_array_equal(target.ignored, expected & ~target.masks.any(dim=0).numpy())
+    assert target.ignored[1].any()
+    packed = samples.packed(Draw(0, 3)).unpack().target
+    assert packed is not None
+    assert packed.ignored is not None
+    assert torch.equal(packed.ignored, target.ignored)
+    assert without is not None
+    assert without.ignored is None
+
+
 def test_test_sets_have_no_annotations(tmp_path: Path) -> None:
     values = content()
     del values["annotations"]
@@ -196,6 +214,18 @@ def broken(change: str) -> dict[str, Any]:
         del values["videos"]
     elif change == "annotations":
         values["annotations"] = {}
+    elif change == "corners":
+        track["segmentations"][0] = [[1, 1, math.nan, 5, 9, 9]]
+    elif change == "far":
+        track["segmentations"][0] = [[1, 1, 1e12, 5, 9, 9]]
+    elif change == "two corners":
+        track["segmentations"][0] = [[1, 1, 5, 5]]
+    elif change == "runs":
+        track["segmentations"][0] = {"size": [HEIGHT, WIDTH], "counts": [math.inf]}
+    elif change == "area":
+        track["areas"] = [10**400] * len(track["segmentations"])
+    elif change == "no id":
+        video["id"] = None
     return values
 
 
@@ -215,6 +245,12 @@ def broken(change: str) -> dict[str, Any]:
         ("no videos", "no videos in"),
         ("coco", "YouTube-VIS"),
         ("annotations", "no list of objects"),
+        ("corners", "annotation 1 is broken: a polygon needs three corners"),  # not gigabytes of memory
+        ("far", "annotation 1 is broken: a polygon needs three corners"),
+        ("two corners", "annotation 1 is broken: a polygon needs three corners"),
+        ("runs", "annotation 1 is broken: expected a run-length encoding"),
+        ("area", "annotation 1 is broken"),
+        ("no id", "needs an 'id' and the list 'file_names'"),
     ],
 )
 def test_faults_of_a_file_are_one_sentence(tmp_path: Path, change: str, message: str) -> None:

@@ -178,3 +178,13 @@ def test_inconsistent_input_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         count_matches(predicted, segments, truth, 3)
+
+
+def test_areas_of_the_truth_make_the_union_where_they_are_given() -> None:
+    ids, segments = _line((1, 8), (0, 2)), [(1, 0, False), (2, 1, False)]  # nothing is seen of the second
+    seen = count_matches(ids, [(1, 0)], PanopticTruth(ids, segments), 3)
+    assert (seen.iou_sums[0], seen.false_negatives.tolist()) == (1, [0, 1, 0])
+    before = count_matches(ids, [(1, 0)], PanopticTruth(ids, segments, np.array([10, 4])), 3)
+    assert (before.iou_sums[0], before.false_negatives.tolist()) == (0.8, [0, 1, 0])
+    missed = count_matches(ids, [(1, 0)], PanopticTruth(ids, segments, np.array([16, 4])), 3)
+    assert (missed.true_positives[0], missed.false_positives[0], missed.false_negatives.tolist()) == (0, 1, [1, 1, 0])

@@ -13,9 +13,10 @@ from PIL import Image
 from mask2former import postprocessing
 from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.scenes import SceneClips
+from mask2former.data.transforms import resize_clip
 from mask2former.errors import RequestError
 from mask2former.evaluation.video import VideoInstanceEvaluator
-from mask2former.inference.clips import evaluate_clips, resize_clip
+from mask2former.inference.clips import evaluate_clips
 from mask2former.inference.evaluate import match_classes
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import TracksFile, result_writer

@@ -182,3 +182,29 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
         result_writer("semantic", tmp_path / "maps", CATEGORIES),
     ):
         pass
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path: Path, task: Task) -> None:
+    (tmp_path / "val.json").mkdir()
+    with (
+        pytest.raises(RequestError, match="is a folder; expected the name of a file"),
+        result_writer(task, tmp_path / "val.json", CATEGORIES),
+    ):
+        pass
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RequestError, match="choose another place"),
+        result_writer(task, tmp_path / "file" / "val.json", CATEGORIES),
+    ):
+        pass
+
+
+def test_label_pictures_refuse_ids_that_they_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"numbers from 0 to 65535, got the class id 70000"):
+        result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: 1, 1: 70000})
+    with pytest.raises(RequestError, match="got the class id -1"):
+        result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: -1})
+    with result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: 255, 1: 65535}) as writer:
+        writer.add("a", _semantic())
+    assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[255, 255, 65535], [0, 0, 65535]]

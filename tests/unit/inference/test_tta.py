@@ -286,3 +286,10 @@ def test_masks_of_another_size_are_resampled_to_the_first_grid() -> None:
     torch.testing.assert_close(
         merged.mask_logits[..., inside], first.mask_logits[..., inside], atol=0.02, rtol=0, check_stride=False
     )
+
+
+def test_clips_are_refused_not_answered_plainly(predictor: Predictor, image: np.ndarray) -> None:
+    with pytest.raises(RequestError, match="for pictures"):
+        AugmentedPredictor(predictor).clip([image, image])
+    with pytest.raises(RequestError, match="for pictures"):
+        AugmentedPredictor(predictor).track([image, image])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mask2former.ops.points import sample_masks, sample_points, uncertain_points
+from mask2former.ops.points import reads_mask, sample_masks, sample_points, uncertain_points
 
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 9), (1, 1), (64, 48)])
@@ -16,6 +16,18 @@ def test_sampled_masks_equal_grid_sampling_of_their_copies(size: tuple[int, int]
     points = torch.rand((5, 200, 2), generator=generator, dtype=torch.float64) * 1.2 - 0.1  # some outside
     expected = sample_points(masks[rows].double().unsqueeze(1), points).squeeze(1)
     torch.testing.assert_close(sample_masks(masks, rows, points), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 9), (1, 1), (64, 48)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_a_point_reads_a_mask_where_its_sample_is_above_zero(size: tuple[int, int], share: float) -> None:
+    generator = torch.Generator().manual_seed(size[1])
+    masks = torch.rand((4, *size), generator=generator) < share
+    rows = torch.tensor([3, 0, 0, 2, 1])
+    points = torch.rand((5, 300, 2), generator=generator, dtype=torch.float64)
+    assert torch.equal(reads_mask(masks, rows, points), sample_masks(masks, rows, points) > 0)
+    one = points[:1]
+    assert torch.equal(reads_mask(masks, rows, one), reads_mask(masks, rows, one.expand(5, -1, -1)))
 
 
 def test_one_set_of_points_serves_all_masks() -> None:
@@ -41,3 +53,16 @@ def test_uncertain_points_lie_nearer_to_the_edge_than_random_ones() -> None:
     assert points.shape == (2, 400, 2)
     assert distance[:, :300].max() < distance[:, 300:].max()
     assert distance[:, :300].mean() < 0.5 * distance[:, 300:].mean()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_candidates_that_count_come_before_those_that_do_not(share: float) -> None:
+    """Of 900 candidates 225 are kept, which at a tenth are more than the ones that count."""
+    drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(3)) for shape in ((2, 900, 2), (2, 75, 2))]
+    logits = torch.randn((2, 1, 16, 16), generator=torch.Generator().manual_seed(4))
+    source = iter(drawn)
+    points = uncertain_points(logits, 300, 3.0, 0.75, lambda shape: next(source), lambda p: p[..., 0] < share)
+    kept, fresh = points[:, :225, 0], points[:, 225:]
+    there = (drawn[0][..., 0] < share).sum(dim=1)
+    assert ((kept < share).sum(dim=1) == there.clamp(max=225)).all()
+    assert torch.equal(fresh, drawn[1])

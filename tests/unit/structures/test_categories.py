@@ -48,3 +48,9 @@ def test_faults() -> None:
     for wrong in ({}, {"categories": [{"id": 1}]}, {"categories": 3}, None, {"categories": [{"id": "x", "name": "a"}]}):
         with pytest.raises(RequestError, match="class table"):
             Categories.from_dict(wrong)
+
+
+def test_colours_are_bytes() -> None:
+    for color in ([256, 0, 0], [0, -1, 0]):
+        with pytest.raises(RequestError, match=r"not within 0\.\.255"):
+            Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": color}]})

@@ -99,6 +99,29 @@ def test_a_loss_gets_the_batches_that_collating_the_samples_gives(shapes: dict[s
             assert ours.masks.dtype == torch.bool
 
 
+@pytest.mark.parametrize("void", ["background", "ignored"])
+def test_crowd_regions_reach_the_loss_if_they_are_to_be_ignored(shapes: dict[str, object], void: str) -> None:
+    file = Path(shapes["train"][0]["annotations"])  # type: ignore[index]
+    content = json.loads(file.read_text())
+    corners = [20, 20, 38, 20, 38, 38, 20, 38]
+    crowd = {"id": 99, "image_id": 2, "category_id": 5, "segmentation": [corners], "iscrowd": 1}
+    file.write_text(json.dumps({**content, "annotations": [*content["annotations"], crowd]}))
+    settings = config(dataset=shapes, total_batch=6, num_workers=0)
+    criterion = settings.criterion.model_copy(update={"void": void})
+    module = attached(settings.model_copy(update={"criterion": criterion}))
+    (batch,) = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
+    found = {name: target.ignored for name, target in zip(batch.names, batch.targets, strict=True)}
+    assert len(found) == 6
+    ignored = found.pop("2.png")
+    assert set(found.values()) == {None}
+    if void == "background":
+        assert ignored is None
+    else:
+        assert ignored is not None
+        assert ignored.shape == (1, *batch.images.pixels.shape[-2:])
+        assert ignored.sum() == 18 * 18 - 10 * 10  # less the objects
+
+
 def test_pictures_of_one_pass_have_one_aspect(shapes: dict[str, object]) -> None:
     settings = config(dataset=shapes, group_by_aspect=True, total_batch=2, batch_per_device=2, num_workers=0)
     loader = iter(attached(settings).train_dataloader())

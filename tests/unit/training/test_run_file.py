@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -38,6 +40,13 @@ def test_every_setting_and_list_has_one_line() -> None:
 def test_our_own_runs_say_what_they_gave() -> None:
     assert run_file("scenes-tiny").startswith("# Second half of the packaged model")
     assert parse(RunConfig, yaml.safe_load(run_file("scenes-tiny")), "test") == recipes.scenes_tiny()
+
+
+def test_a_table_of_other_models_takes_no_recipe_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = run_file("coco-panoptic/r50")
+    (tmp_path / "zoo.json").write_text('{"licences": {}, "models": []}')
+    monkeypatch.setenv("MASK2FORMER_ZOO", str(tmp_path / "zoo.json"))
+    assert run_file("coco-panoptic/r50") == text
 
 
 def test_an_unknown_recipe_names_the_closest() -> None:

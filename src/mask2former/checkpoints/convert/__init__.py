@@ -85,7 +85,8 @@ def convert(
 
 
 def _found(source: str | Path, recipe: str | None, tasks: Sequence[Task]) -> Found:
-    if Path(source).exists() and source not in checkpoints.packaged_names():
+    is_name = source in checkpoints.packaged_names() or source in checkpoints.current_zoo()
+    if Path(source).exists() and not is_name:
         return read(Path(source), recipe, tasks)
     if tasks:
         raise RequestError(f"'{source}' carries its own configuration; leave out the tasks")

@@ -22,7 +22,7 @@ from mask2former.checkpoints import original
 from mask2former.checkpoints.convert.resnet import BLOCKS, DEEP_STEM, STEM
 from mask2former.checkpoints.convert.rules import Layout, rules, their_name, to_original
 from mask2former.checkpoints.io import load_into
-from mask2former.checkpoints.start import resized_bias_table
+from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
@@ -39,7 +39,6 @@ __all__ = [
 
 _FORMAT = "mask2former-backbone"
 _COUNTER = "num_batches_tracked"
-_TABLE = "relative_position_bias_table"
 _STD = (58.395, 57.120, 57.375)  # R, G, B; what our models divide by
 
 _SWIN_BLOCK = "layers.{}.blocks.{}"
@@ -305,16 +304,10 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     notes = ["all but the backbone starts afresh"]
     state = dict(backbone.state)
-    windows = set()
-    for name in own.keys() & state.keys():
-        there, here = state[name], own[name]
-        if name.endswith(_TABLE) and there.dim() == 2 and there.shape[1:] == here.shape[1:] and len(there) != len(here):
-            window, new = (round((len(table) ** 0.5 + 1) / 2) for table in (there, here))
-            if (2 * window - 1) ** 2 != len(there):
-                raise RequestError(f"{path}: '{name}' has {len(there)} rows, which fits no window; convert it again")
-            state[name] = resized_bias_table(there, new)
-            windows.add((window, new))
-    notes += [f"position biases resized from windows of {old} to {new}" for old, new in sorted(windows)]
+    try:
+        notes += with_own_windows(own, state)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}; convert it again") from error
     fresh = sorted(name for name in own.keys() - state.keys() if ".norms." in name)
     if fresh:
         notes.append("the norms of the backbone's outputs start afresh")

@@ -30,7 +30,7 @@ from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, p
 from mask2former.errors import RequestError
 from mask2former.structures import Categories
 
-__all__ = ["MODELS", "Found", "architecture_of", "published_state", "read"]
+__all__ = ["MODELS", "Found", "architecture_of", "folder_of_transformers", "published_state", "read"]
 
 MODELS = (HUGGINGFACE, MMDET, MMDET_2, MMSEG, MMSEG_2, SSSEG)
 _COUNTER = ".num_batches_tracked"
@@ -114,6 +114,18 @@ def published_state(path: Path) -> dict[str, Tensor]:
     if layout is None:
         raise RequestError(f"{path}: no model of another code base that we know")
     return to_original(layout, raw.state)
+
+
+def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """``config.json``, and the entries as stored.
+
+    Raises:
+        RequestError: files are missing or broken.
+    """
+    raw = _read_folder(path)
+    if raw is None or raw.config is None:
+        raise RequestError(f"{path}: expected config.json beside weights")
+    return raw.config, raw.state
 
 
 # --- files and folders -----------------------------------------------------------------------------------------------

@@ -1,16 +1,19 @@
 """The same picture through our model and through the one of ``transformers``, where that is installed.
 
-The only place that imports ``transformers``, which is no requirement.
+The only place that imports ``transformers``, which is no requirement. It never sees the folder, whose configuration
+could make it fetch or run something else: it gets tensors and those settings that the comparison is about.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mask2former.checkpoints.convert.reading import folder_of_transformers
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 
@@ -18,6 +21,17 @@ __all__ = ["compare_with_transformers"]
 
 _SIZE = (64, 96)  # height, width in pixels
 _TOLERANCE = 1e-6  # of the largest logit, in float64
+_SETTINGS = (
+    "feature_size", "mask_feature_size", "hidden_dim", "encoder_layers", "encoder_feedforward_dim", "decoder_layers",
+    "dim_feedforward", "num_attention_heads", "num_queries", "activation_function", "pre_norm",
+    "enforce_input_projection", "common_stride", "feature_strides",
+)  # fmt: skip
+_BACKBONE_SETTINGS = {
+    "swin": ("embed_dim", "depths", "num_heads", "window_size", "hidden_act", "layer_norm_eps", "mlp_ratio",
+             "patch_size", "qkv_bias", "use_absolute_embeddings"),
+    "resnet": ("embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act", "downsample_in_first_stage",
+               "downsample_in_bottleneck"),
+}  # fmt: skip
 
 
 def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
@@ -26,12 +40,17 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
     Both compute in float64, so that only rounding may differ; that takes 16 bytes of memory for each parameter.
 
     Returns:
-        One phrase with the largest difference, or None if ``transformers`` is not installed.
+        One phrase with the largest difference, or None if ``transformers`` is not installed, or would ask the hub for
+        the backbone (those of timm).
 
     Raises:
-        RequestError: it cannot read the folder, or the logits differ.
+        RequestError: it makes no model of the folder, or the logits differ.
     """
     if find_spec("transformers") is None:
+        return None
+    config, state = folder_of_transformers(folder)
+    settings = _settings(config)
+    if settings is None:
         return None
     import transformers
     from transformers.utils import logging
@@ -41,7 +60,9 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
     logging.disable_progress_bar()
     try:
         kind: Any = transformers.Mask2FormerForUniversalSegmentation
-        other = kind.from_pretrained(folder, dtype=torch.float64, local_files_only=True).eval()
+        made = transformers.Mask2FormerConfig.from_dict(settings | {"num_labels": len(model.categories or ())})
+        options = {"dtype": torch.float64, "local_files_only": True}
+        other = kind.from_pretrained(None, config=made, state_dict=state, **options).eval()
     except Exception as error:  # whatever another library makes of the folder
         reason = " ".join(str(error).split())
         raise RequestError(f"transformers {transformers.__version__} cannot read {folder}: {reason:.200}") from error
@@ -72,3 +93,17 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
             "this conversion, and report it with the file"
         )
     return f"the logits of transformers {transformers.__version__} agree to {worst:.0e}"
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What decides about the logits; None if the backbone is one that is looked up by its name."""
+    chosen = {key: config[key] for key in _SETTINGS if key in config}
+    backbone = config.get("backbone_config")
+    if config.get("backbone") is not None or not isinstance(backbone, dict):
+        return None
+    kind = backbone.get("model_type")
+    if kind not in _BACKBONE_SETTINGS:
+        return None
+    chosen_backbone = {key: backbone[key] for key in _BACKBONE_SETTINGS[kind] if key in backbone}
+    stages = [f"stage{number}" for number in (1, 2, 3, 4)]
+    return {**chosen, "backbone_config": {"model_type": kind, "out_features": stages, **chosen_backbone}}

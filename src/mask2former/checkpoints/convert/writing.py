@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
@@ -77,32 +76,22 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         return
 
     def into(temporary: Path) -> None:
-        if target == "original":
-            _dump_original(original.to_original(model), temporary, path.suffix)
-        elif target != "ours":
+        if target == "ours":
+            io.save(model, temporary)
+        elif target == "original":
+            io.dump_original(original.to_original(model), temporary, path.suffix)
+        else:
             torch.save(_payload(model, target), temporary)
         if target != "ours":
             _read_back(model, temporary)
         if check is not None:
             check(temporary)
 
-    if target == "ours":
-        io.save(model, path)
-    else:
-        write_whole(path, into)
+    write_whole(path, into)
 
 
 def _is_folder(path: Path, target: Target) -> bool:
     return target == "huggingface" or (target == "ours" and path.suffix != ".safetensors")
-
-
-def _dump_original(state: OrderedDict[str, Tensor], path: Path, suffix: str) -> None:
-    if suffix == ".pth":
-        torch.save({"model": state}, path)
-        return
-    payload = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "mask2former"}
-    with path.open("wb") as stream:
-        pickle.dump(payload, stream, protocol=4)
 
 
 def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mask2former.data.archives import File
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 
-__all__ = ["categories_in", "check_unique", "number", "read_annotations", "same_categories", "some"]
+__all__ = [
+    "categories_in",
+    "check_unique",
+    "entry_id",
+    "number",
+    "read_annotations",
+    "same_categories",
+    "sides",
+    "some",
+]
 
 _NAMED = 5  # how many culprits a message lists
+_LONGEST = 1 << 20  # pixels; no picture has such a side
 
 
 def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, Any]:
@@ -28,7 +38,7 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
         raise RequestError(f"there is no annotation file '{file}'; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"the annotation file '{file}' cannot be read: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
         raise RequestError(f"'{file}' is not JSON, or is cut short: {error}") from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
         raise RequestError(f"'{file}' is not in {form} format: expected an object with the lists {tuple(keys)}")
@@ -76,9 +86,29 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
         raise RequestError(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}")
 
 
+def entry_id(value: Any) -> int | str | None:
+    """The id of a picture or video, also one that a tool wrote as 7.0; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
 def number(value: Any) -> float | None:
-    """A number of JSON, or None for anything else (also for true and false)."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """A number of JSON, or None for anything else (also for true and false, and beyond floating-point numbers)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """``height`` and ``width`` of a picture, 0 where the file does not say; None for anything but sizes of pictures."""
+    values = [number(entry.get(key, 0)) for key in ("height", "width")]
+    if any(value is None or not 0 <= value <= _LONGEST or value % 1 for value in values):
+        return None
+    return int(values[0] or 0), int(values[1] or 0)
 
 
 def some(culprits: Sequence[Any]) -> str:

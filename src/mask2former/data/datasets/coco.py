@@ -20,14 +20,16 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from mask2former.config import Task
-from mask2former.data.annotated import Annotated, place_patches
+from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
+    entry_id,
     number,
     read_annotations,
     same_categories,
+    sides,
     some,
 )
 from mask2former.data.datasets.file_names import find_name
@@ -214,15 +216,16 @@ class _Reader:
         taken: dict[str, str] = {}  # declared names by the names that were found
         for entry in entries:
             name = entry.get("file_name")
-            if "id" not in entry or not isinstance(name, str) or not name:
+            image_id = entry_id(entry.get("id"))
+            if image_id is None or not isinstance(name, str) or not name:
                 raise RequestError(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
-            sides = [number(entry.get(key, 0)) for key in ("height", "width")]
-            if any(side is None or side != side // 1 or side < 0 for side in sides):
+            size = sides(entry)
+            if size is None:
                 raise RequestError(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
             found = find_name(name, folder)
             if found is None:
                 missing.append(name)
-                rows[entry["id"]] = None
+                rows[image_id] = None
                 continue
             if found != name and found in taken:
                 raise RequestError(
@@ -230,12 +233,12 @@ class _Reader:
                     "folders that tell them apart"
                 )
             taken[found] = name
-            rows[entry["id"]] = len(self.out.names)
+            rows[image_id] = len(self.out.names)
             self.out.names.append(found)
             self.out.folders.append(folder)
-            self.out.image_ids.append(entry["id"])
-            self.out.heights.append(int(sides[0] or 0))
-            self.out.widths.append(int(sides[1] or 0))
+            self.out.image_ids.append(image_id)
+            self.out.heights.append(size[0])
+            self.out.widths.append(size[1])
         if missing and self.missing_images == "error":
             raise RequestError(
                 f"'{folder}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
@@ -266,8 +269,9 @@ class _Reader:
         first = len(out.polygon_ends) - 1
         for polygon in polygons:
             values = np.array(polygon, dtype=np.float64)
-            if values.ndim != 1 or values.size % 2 or not np.isfinite(values).all():
-                raise RequestError(f"expected x, y, x, y, ... for each polygon, got {polygon!r:.60}")
+            # Written so that NaN is refused too.
+            if values.ndim != 1 or values.size % 2 or not (np.abs(values) <= mask_ops.FARTHEST_CORNER).all():
+                raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {polygon!r:.60}")
             if not _is_flat(values.reshape(-1, 2)):
                 out.corners.frombytes(values.tobytes())
                 out.polygon_ends.append(len(out.corners) // 2)
@@ -402,8 +406,8 @@ class CocoInstances(Reader):
     def image_id(self, index: int) -> int | str:
         return self._image_ids[int(self._rows[index])]
 
-    def annotated(self, index: int) -> Annotated:
-        """The picture and its objects before anything is rasterised; crowd regions are left out.
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
+        """The picture and its objects before anything is rasterised; crowd regions are left out, or ignored.
 
         Raises:
             RequestError: the picture cannot be read or has another size than the file says, or an encoding is broken.
@@ -426,7 +430,11 @@ class CocoInstances(Reader):
         ids, masks = place_patches(patches, size)
         info = {"image_id": self._image_ids[row], "path": str(self._file(row))}
         labels = self._index.labels[annotations].astype(np.int64)
-        return Annotated(image, labels, polygons, ids, masks, self._names[row], info)
+        ignored = None
+        if with_ignored:
+            crowds = self._annotations(row, crowd=True).tolist()
+            ignored = cover((self._patch(row, annotation, size) for annotation in crowds), size)
+        return Annotated(image, labels, polygons, ids, masks, self._names[row], info, ignored=ignored)
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         row = int(self._rows[index])

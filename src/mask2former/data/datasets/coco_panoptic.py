@@ -21,9 +21,11 @@ from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
+    entry_id,
     number,
     read_annotations,
     same_categories,
+    sides,
     some,
 )
 from mask2former.data.datasets.reader import Reader, SegmentReader
@@ -31,12 +33,14 @@ from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import read_id_colors, runs_of
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
+from mask2former.structures.truths import PanopticTruth, Truth
 
 __all__ = ["CocoPanoptic", "PanopticFiles", "read_panoptic_categories"]
 
 _KEYS = ("annotations", "categories")
 _FORM = "COCO's panoptic"
 _MAX_ID = 1 << 24  # what three bytes hold
+_MAX_AREA = 1 << 40  # pixels
 
 Location = str | os.PathLike[str]
 
@@ -87,6 +91,9 @@ class CocoPanoptic(SegmentReader):
         truths_from: see :class:`SegmentReader`.
         keep_empty: False leaves out pictures without targets.
         missing_images: what to do about pictures that are annotated but not there.
+        areas_from_file: the truth has the areas of the file, where they are larger than what is seen of a segment, and
+            a segment without pixels is one that is missed, as the official tool has it. Otherwise pixels are counted,
+            and such a segment is an error.
 
     Attributes:
         notes: sentences about what was left out; reading may add some.
@@ -104,13 +111,16 @@ class CocoPanoptic(SegmentReader):
         truths_from: Mapping[Task, Callable[[], Reader]] | None = None,
         keep_empty: bool = True,
         missing_images: Literal["error", "skip"] = "error",
+        areas_from_file: bool = False,
     ) -> None:
         if not sources:
             raise RequestError("no annotation files given; name at least one with its folders of PNGs and pictures")
         left_out: list[str] = []
         self._missing_images = missing_images
+        self._areas_from_file = areas_from_file
         self._pictures: list[_Picture] = []
-        self._growing = array("q"), array("i"), array("b"), array("q", [0])  # ids, classes, crowds, ends
+        # Ids, classes, crowds, areas, ends.
+        self._growing = array("q"), array("i"), array("b"), array("d"), array("q", [0])
         first: Categories | None = None
         for source in sources:
             file = _found(source.annotations)
@@ -129,10 +139,11 @@ class CocoPanoptic(SegmentReader):
         assert first is not None
         super().__init__(categories or first, task, truths_from)
         self.notes += left_out
-        ids, labels, crowds, ends = self._growing
+        ids, labels, crowds, areas, ends = self._growing
         self._ids = np.array(ids, dtype=np.int32)
         self._classes = np.array(labels, dtype=np.int64)
         self._crowds = np.array(crowds, dtype=bool)
+        self._areas = np.array(areas, dtype=np.float64)
         self._ends = np.array(ends, dtype=np.int64)
         del self._growing
         self._counts = self._count()
@@ -157,8 +168,12 @@ class CocoPanoptic(SegmentReader):
         by_id: dict[Hashable, dict[str, Any]] = {entry["id"]: entry for entry in listed if "id" in entry}
         missing, without_map = [], []
         for entry in content["annotations"]:
-            image_id, name, infos = entry.get("image_id"), entry.get("file_name"), entry.get("segments_info")
-            if not isinstance(image_id, (int, str)) or not isinstance(name, str) or not isinstance(infos, list):
+            image_id, name, infos = (
+                entry_id(entry.get("image_id")),
+                entry.get("file_name"),
+                entry.get("segments_info"),
+            )
+            if image_id is None or not isinstance(name, str) or not isinstance(infos, list):
                 raise RequestError(
                     f"'{file}': the annotation {entry!r:.80} needs an 'image_id', a 'file_name' and a list "
                     "'segments_info'"
@@ -173,10 +188,9 @@ class CocoPanoptic(SegmentReader):
             if not segments.exists(name):
                 without_map.append(name)
                 continue
-            sides = [number(facts.get(key, 0)) for key in ("height", "width")]
-            if any(side is None or side != side // 1 or side < 0 for side in sides):
+            size = sides(facts)
+            if size is None:
                 raise RequestError(f"'{file}': the picture '{picture}' has no whole numbers as 'height' and 'width'")
-            size = int(sides[0] or 0), int(sides[1] or 0)
             self._pictures.append(_Picture(image_id, images, picture, segments, name, size))
             self._add_segments(infos, name, file, class_of_id)
         if without_map:
@@ -189,7 +203,7 @@ class CocoPanoptic(SegmentReader):
         return [f"'{file}': left out pictures that '{images}' lacks: {some(missing)}"] if missing else []
 
     def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> None:
-        ids, classes, crowds, ends = self._growing
+        ids, classes, crowds, areas, ends = self._growing
         seen: set[int] = set()
         for info in infos:
             identifier = info.get("id") if isinstance(info, dict) else None
@@ -209,6 +223,8 @@ class CocoPanoptic(SegmentReader):
             ids.append(identifier)
             classes.append(class_of_id[label])
             crowds.append(bool(info.get("iscrowd", 0)))
+            area = number(info.get("area"))
+            areas.append(area if area is not None and 0 < area <= _MAX_AREA else 0)  # 0: the file does not say
         ends.append(len(ids))
 
     # --- the data set ---
@@ -245,6 +261,16 @@ class CocoPanoptic(SegmentReader):
     def image_id(self, index: int) -> int | str:
         return self._pictures[int(self._rows[index])].image_id
 
+    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+        truths = super().truths(index, tasks)
+        if self._areas_from_file and isinstance(truth := truths.get("panoptic"), PanopticTruth):
+            row = int(self._rows[index])
+            seen = np.bincount(truth.ids.ravel(), minlength=len(truth.segments) + 1)[1:]
+            # Parity: the official tool counts the pixels of predictions, but not those of the truth.
+            areas = np.maximum(self._areas[self._ends[row] : self._ends[row + 1]].astype(np.int64), seen)
+            truths["panoptic"] = truth._replace(areas=areas)
+        return truths
+
     def segments(
         self, index: int, purpose: Literal["training", "evaluation"]
     ) -> tuple[Int32[np.ndarray, "H W"], Int64[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
@@ -268,7 +294,7 @@ class CocoPanoptic(SegmentReader):
                 "them, or paint them black (void)"
             )
         lost = np.setdiff1d(listed, on_map)
-        if purpose == "evaluation" and len(lost):
+        if purpose == "evaluation" and len(lost) and not self._areas_from_file:
             raise RequestError(
                 f"'{file}' lacks segments that its 'segments_info' lists: {some(lost.tolist())}; nothing "
                 "can be measured on them, take them out of the list"

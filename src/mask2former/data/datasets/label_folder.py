@@ -61,7 +61,7 @@ def read_names(path: Location) -> Categories:
             raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
         ignore = 255 if len(entries) <= 255 else _LARGEST
         return Categories.from_dict({"categories": entries, "ignore_label": ignore})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise RequestError(
             f"'{file}' is no list of class names: {error}; expected a name per line (.txt), or number and name "
             "(.json, .yaml, .csv)"
@@ -95,6 +95,8 @@ def _entries(text: str, suffix: str) -> list[dict[str, Any]]:
 
 
 def _name(value: Any) -> str:
+    if isinstance(value, bool):
+        raise ValueError("YAML reads yes, no, on and off as true and false; put such names in quotes")
     if not isinstance(value, (str, int, float)) or not str(value).strip():
         raise ValueError(f"{value!r} is no name")
     return str(value).strip()
@@ -195,12 +197,12 @@ class LabelFolder(Reader):
         """The path below the picture folder, without the ending."""
         return str(PurePosixPath(self._pairs[index][1]).with_suffix(""))
 
-    def annotated(self, index: int) -> Annotated:
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         classes = self._classes(index)
         image = self.image(index)
         self.check_size(index, classes.shape, image.shape[:2])
         name, image_id = self._pairs[index][1], self.image_id(index)
-        return annotated_labels(image, classes, len(self.categories), name, image_id)
+        return annotated_labels(image, classes, len(self.categories), name, image_id, with_ignored=with_ignored)
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         classes = self._classes(index)

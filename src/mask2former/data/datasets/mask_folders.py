@@ -89,8 +89,8 @@ class MaskFolders(Sequence[Sample]):
         """All frames of a clip."""
         return [read_image(picture) for picture, _ in self._frames[index]]
 
-    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
-        """Some frames of a clip with the objects that are in one of them at least, by rising id."""
+    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+        """Some frames of a clip with the objects that are in one of them at least, by rising id; 0 is background."""
         images, maps = self._read(index, places)
         present = [np.setdiff1d(ids, 0) for ids in maps]
         numbers = np.unique(np.concatenate(present))

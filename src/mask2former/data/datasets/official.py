@@ -161,7 +161,9 @@ def ade20k(root: str | None, split: Split, task: Task, *, keep_empty: bool = Tru
         "instance": partial(_ade20k_objects, root, split),
     }
     table = Categories.load("ade20k_150")
-    return CocoPanoptic([source], categories=table, truths_from=truths_from, keep_empty=keep_empty)
+    return CocoPanoptic(
+        [source], categories=table, truths_from=truths_from, keep_empty=keep_empty, areas_from_file=True
+    )
 
 
 _ADE20K_PARTS = {"train": ("training", "train"), "validation": ("validation", "val")}

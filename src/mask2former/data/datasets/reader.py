@@ -47,7 +47,7 @@ class Reader(Sequence[Sample]):
     def image_id(self, index: int) -> int | str:
         raise NotImplementedError
 
-    def annotated(self, index: int) -> Annotated:
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         raise NotImplementedError
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
@@ -103,15 +103,22 @@ class Reader(Sequence[Sample]):
 
 
 def annotated_labels(
-    image: UInt8[np.ndarray, "H W 3"], classes: Int[np.ndarray, "H W"], num_classes: int, name: str, image_id: int | str
+    image: UInt8[np.ndarray, "H W 3"],
+    classes: Int[np.ndarray, "H W"],
+    num_classes: int,
+    name: str,
+    image_id: int | str,
+    *,
+    with_ignored: bool = False,
 ) -> Annotated:
-    """One object per class that is present, ascending; values that are no class belong to none."""
+    """One object per class that is present, ascending; values that are no class belong to none and are ignored."""
     runs, lengths = runs_of(classes)
     values, places = np.unique(runs, return_inverse=True)
     is_class = (values >= 0) & (values < num_classes)
     ids = np.repeat(np.where(is_class, np.cumsum(is_class), 0).astype(np.int32)[places], lengths).reshape(classes.shape)
     present = values[is_class].astype(np.int64)
-    return Annotated(image, present, ids=ids, name=name, info={"image_id": image_id}, semantic=True)
+    ignored = ids == 0 if with_ignored else None
+    return Annotated(image, present, ids=ids, name=name, info={"image_id": image_id}, semantic=True, ignored=ignored)
 
 
 class _Other(NamedTuple):
@@ -127,7 +134,8 @@ class SegmentReader(Reader):
 
     For ``panoptic`` every segment but crowd regions is a target, in the order of the annotation, also one without
     pixels; for ``instance`` those of things, and the classes are the things; for ``semantic`` everything of one class
-    is one target, crowd regions included.
+    is one target, crowd regions included. Void is ignored, and crowd regions that are no target; stuff is background
+    for ``instance``.
 
     Args:
         categories: of the segments.
@@ -160,20 +168,23 @@ class SegmentReader(Reader):
         """The map, on which segment k is the value k + 1 and void is 0, and class and crowd flag of every segment."""
         raise NotImplementedError
 
-    def annotated(self, index: int) -> Annotated:
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         ids, classes, crowds = self.segments(index, "training")
         image = self.image(index)
         self.check_size(index, ids.shape, image.shape[:2])
         name, image_id = self.file(index).name, self.image_id(index)
         if self.task == "semantic":
-            return annotated_labels(image, np.append(-1, classes)[ids], len(self.categories), name, image_id)
-        kept = np.flatnonzero(~crowds & ((self.task == "panoptic") | self._is_thing[classes]))
+            labels, count = np.append(-1, classes)[ids], len(self.categories)
+            return annotated_labels(image, labels, count, name, image_id, with_ignored=with_ignored)
+        wanted = (self.task == "panoptic") | self._is_thing[classes]
+        ignored = np.append(True, crowds & wanted)[ids] if with_ignored else None
+        kept = np.flatnonzero(~crowds & wanted)
         if len(kept) < len(classes):
             table = np.zeros(len(classes) + 1, dtype=np.int32)
             table[kept + 1] = np.arange(1, len(kept) + 1)
             ids = table[ids]
         labels = self._index_of_class[classes[kept]]
-        return Annotated(image, labels, ids=ids, name=name, info={"image_id": image_id})
+        return Annotated(image, labels, ids=ids, name=name, info={"image_id": image_id}, ignored=ignored)
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         truths: dict[Task, Truth] = {}

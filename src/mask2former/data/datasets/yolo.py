@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, truths_of_target
-from mask2former.data.archives import File
+from mask2former.data.archives import File, Folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.images import IMAGE_SUFFIXES
@@ -79,6 +79,8 @@ def _categories(names: Any, file: Path) -> Categories:
     )
     if not pairs or any(not isinstance(number, int) for number, _ in pairs):
         raise RequestError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
+    if wrong := [name for _, name in pairs if isinstance(name, bool) or not isinstance(name, (str, int, float))]:
+        raise RequestError(f"'{file}': {wrong[0]!r} in 'names' is no name; put names such as yes, no and on in quotes")
     entries = [{"id": number, "name": str(name)} for number, name in pairs]
     return Categories.from_dict({"categories": entries})
 
@@ -107,9 +109,9 @@ def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
 
 
 def _pictures(place: Path) -> list[Path]:
-    """Of a folder, sorted; or as a text file lists them, relative to itself."""
+    """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
     if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        return [place / name for name in Folder(place).names(IMAGE_SUFFIXES)]
     try:
         lines = place.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -177,6 +179,12 @@ class YoloPolygons(Reader):
         if not len(rows):
             raise RequestError(f"'{places[0]}' has no pictures with objects; set keep_empty")
         self._rows, self._counts, self._pictures = rows, counts[rows], pictures
+        # Names may repeat from folder to folder, but files of results tell pictures apart by their ids.
+        self._ids = [path.stem for path in pictures]
+        if len(set(self._ids)) < len(pictures):
+            whole = [Path(os.path.abspath(path)) for path in pictures]
+            top = os.path.commonpath([path.parent for path in whole])
+            self._ids = [path.relative_to(top).with_suffix("").as_posix() for path in whole]
 
     def _tell(self, lines: _Lines, missing_masks: Literal["error", "skip"]) -> None:
         if lines.broken:
@@ -206,10 +214,11 @@ class YoloPolygons(Reader):
         return self._pictures[int(self._rows[index])]
 
     def image_id(self, index: int) -> str:
-        """The name of the picture without its ending."""
-        return self._pictures[int(self._rows[index])].stem
+        """The name of the picture without its ending, with its folders where names repeat."""
+        return self._ids[int(self._rows[index])]
 
-    def annotated(self, index: int) -> Annotated:
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
+        """The picture and its objects; the format knows nothing that is ignored."""
         image = self.image(index)
         size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
         first, last = self._starts[int(self._rows[index]) :][:2].tolist()

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from mask2former.data.annotated import Annotated, place_patches
+from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
+    entry_id,
     read_annotations,
     same_categories,
     some,
@@ -112,7 +113,8 @@ def _video(entry: Mapping[str, Any], file: File, folder: Folder) -> _Video:
     where = f"'{file}': video {entry.get('id', entry)!r:.60}"
     files = entry.get("file_names", entry.get("file_name"))
     files = [files] if isinstance(files, str) else files
-    if "id" not in entry or not isinstance(files, list) or not files or not all(isinstance(one, str) for one in files):
+    video_id = entry_id(entry.get("id"))
+    if video_id is None or not isinstance(files, list) or not files or not all(isinstance(one, str) for one in files):
         raise RequestError(f"{where} needs an 'id' and the list 'file_names' (or one 'file_name')")
     if not (_whole(entry.get("height")) and _whole(entry.get("width"))):
         raise RequestError(f"{where} needs whole numbers as 'height' and 'width'")
@@ -122,7 +124,7 @@ def _video(entry: Mapping[str, Any], file: File, folder: Folder) -> _Video:
         raise RequestError(f"{where} has {len(files)} files, but says it has {length!r:.20} frames")
     if in_one_file and "length" not in entry:
         raise RequestError(f"{where} is a video file and needs its number of frames as 'length'")
-    return _Video(entry["id"], (entry["height"], entry["width"]), length, files, folder)
+    return _Video(video_id, (entry["height"], entry["width"]), length, files, folder)
 
 
 def _track(entry: Mapping[str, Any], video: _Video, label: int) -> _Track:
@@ -241,8 +243,8 @@ class YouTubeVIS(Sequence[Sample]):
         """All frames of a video."""
         return self._images(self._videos[index], range(self._videos[index].length))
 
-    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
-        """Some frames of a video with their objects, crowds left out."""
+    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+        """Some frames of a video with their objects, crowds left out, or ignored."""
         video = self._videos[index]
         tracks = [track for track in video.tracks if not track.crowd]
         labels = np.array([track.label for track in tracks], dtype=np.int64)
@@ -253,7 +255,11 @@ class YouTubeVIS(Sequence[Sample]):
                 number: _patch(track, place, video) for number, track in enumerate(tracks) if track.annotated[place]
             }
             ids, masks = place_patches(patches, video.size_hw)
-            frames.append(Annotated(image, labels, {}, ids, masks, name))
+            ignored = None
+            if with_ignored:
+                crowds = (track for track in video.tracks if track.crowd and track.annotated[place])
+                ignored = cover((_patch(track, place, video) for track in crowds), video.size_hw)
+            frames.append(Annotated(image, labels, {}, ids, masks, name, ignored=ignored))
         annotated = np.zeros((len(tracks), len(frames)), dtype=bool)
         for row, track in zip(annotated, tracks, strict=True):
             row[:] = track.annotated[list(places)]
@@ -275,14 +281,16 @@ class YouTubeVIS(Sequence[Sample]):
         )
 
     def _images(self, video: _Video, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
-        if VideoFile.suits(video.files[0]):
+        in_one_file = VideoFile.suits(video.files[0])
+        if in_one_file:
             images = VideoFile(video.folder / video.files[0]).read(places)
         else:
             images = [read_image(video.folder / video.files[place]) for place in places]
         for place, image in zip(places, images, strict=True):
             if image.shape[:2] != video.size_hw:
+                file = video.folder / video.files[0 if in_one_file else place]
                 raise RequestError(
-                    f"frame {place} of video {video.id} ('{video.folder / video.files[0]}') is "
+                    f"frame {place} of video {video.id} ('{file}') is "
                     f"{image.shape[0]}x{image.shape[1]} (height x width), but its annotation file says "
                     f"{video.size_hw[0]}x{video.size_hw[1]}"
                 )
@@ -304,7 +312,7 @@ def _add_tracks(
             raise RequestError(f"'{file}': the category of annotation {name} is not listed in 'categories'")
         try:
             video.tracks.append(_track(entry, video, label))
-        except (RequestError, TypeError, ValueError) as error:
+        except (RequestError, TypeError, ValueError, OverflowError) as error:
             raise RequestError(f"'{file}': annotation {name} is broken: {error}") from error
 
 

@@ -49,7 +49,7 @@ def plan(root: Path) -> Plan:
 
 def _jobs(file: Path, maps: Path, output: Path) -> list[Job]:
     class_of_id = Categories.load("coco_panoptic").index_of_id()
-    jobs = []
+    jobs: dict[str, Job] = {}
     for entry in read_json(file, "annotations"):
         try:
             name = str(entry["file_name"])
@@ -58,8 +58,12 @@ def _jobs(file: Path, maps: Path, output: Path) -> list[Job]:
             raise RequestError(
                 f"'{file}': {error!r} in the annotation {entry!r:.80}; is it COCO's own file?"
             ) from error
-        jobs.append(Job(name, (maps / name,), (output / name,), details))
-    return jobs
+        if not name.strip(".") or Path(name).name != name or name in jobs:  # what is written stays in its folder
+            raise RequestError(
+                f"'{file}': the file name {name!r:.80} has folders or comes twice; is it COCO's own file?"
+            )
+        jobs[name] = Job(name, (maps / name,), (output / name,), details)
+    return list(jobs.values())
 
 
 def _convert(job: Job) -> None:

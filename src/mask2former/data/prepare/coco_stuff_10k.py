@@ -39,7 +39,9 @@ def plan(root: Path) -> Plan:
                 f"there is no list '{file}'; unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
             ) from error
         jobs = []
-        for name in names:
+        for name in dict.fromkeys(names):
+            if Path(name).name != name:  # what is written stays in its folder
+                raise RequestError(f"'{file}' has '{name:.80}'; expected names of pictures without folders")
             outputs = (
                 folder / "images_detectron2" / split / f"{name}.jpg",
                 folder / "annotations_detectron2" / split / f"{name}.png",

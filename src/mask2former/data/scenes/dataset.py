@@ -97,8 +97,8 @@ class Scenes(_Drawings):
     def image_id(self, index: int) -> int:
         return index
 
-    def annotated(self, index: int) -> Annotated:
-        """The picture and its segments as one id map."""
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
+        """The picture and its segments as one id map; every pixel is of a segment, so nothing is ignored."""
         frame = draw_scene(self.seed + index, self.size_hw)
         ids = remap(frame.ids, {number: place for place, (number, _) in enumerate(frame.segments, start=1)}, 0)
         labels = np.array([label for _, label in frame.segments], dtype=np.int64)
@@ -147,8 +147,11 @@ class SceneClips(_Drawings):
         """All frames of a clip."""
         return [frame.image for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames)]
 
-    def annotated(self, index: int, places: Sequence[int]) -> AnnotatedClip:
-        """Some frames of a clip, drawn alone; every segment counts as annotated where it has a pixel."""
+    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+        """Some frames of a clip, drawn alone, with nothing to ignore.
+
+        Every segment counts as annotated where it has a pixel.
+        """
         frames = draw_clip(self.clip_id(index), self.size_hw, places)
         numbers = np.array([number for number, _ in frames[0].segments])
         labels = np.array([label for _, label in frames[0].segments], dtype=np.int64)

@@ -26,7 +26,7 @@ from mask2former.config import (
     TrainerConfig,
 )
 from mask2former.errors import RequestError
-from mask2former.inference.check_data import DataReport, area_shares
+from mask2former.inference.data_checks.check import DataReport, area_shares
 
 __all__ = ["propose", "run_file"]
 

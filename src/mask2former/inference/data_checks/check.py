@@ -1,4 +1,4 @@
-"""A data set read completely: what is in it, what is wrong with it, and how it looks.
+"""A data set read completely: what is in it, and what is wrong with it.
 
 Every picture is read with its annotation, exactly as training would, and those of validation also as the evaluators
 would. Only figures are kept of a picture. Prints nothing; several processes read.
@@ -6,9 +6,7 @@ would. Only figures are kept of a picture. Prints nothing; several processes rea
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,21 +15,27 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from PIL import Image
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former import drawing
 from mask2former.config import ClipSampling, DatasetConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_pictures
-from mask2former.data.transforms import Geometry, Plan, Resize
 from mask2former.errors import RequestError
-from mask2former.inference.pictures import comparison_row
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
 
-__all__ = ["DataReport", "Finding", "SplitFacts", "check_data", "sheet"]
+__all__ = [
+    "DataReport",
+    "Finding",
+    "Split",
+    "SplitFacts",
+    "area_shares",
+    "check_data",
+    "default_workers",
+    "open_split",
+    "quantiles",
+]
 
 Split = Literal["train", "validation"]
 _SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -223,7 +227,7 @@ def check_data(
         config, "validation", 1
     )
     for split in _SPLITS[: 1 if same else 2]:
-        samples, problems = _open(config, split)
+        samples, problems = open_split(config, split)
         findings += problems
         if samples is None:
             continue
@@ -237,7 +241,7 @@ def check_data(
     return DataReport(splits, tuple(findings), task, num_queries)
 
 
-def _open(config: DatasetConfig, split: Split) -> tuple[AnnotatedSet | None, list[Finding]]:
+def open_split(config: DatasetConfig, split: Split) -> tuple[AnnotatedSet | None, list[Finding]]:
     """The data set; if it is broken, without what is, as far as its reader can leave that out."""
     try:
         samples = build_pictures(config, split)
@@ -413,61 +417,6 @@ def _leaks(digests: dict[Split, dict[bytes, str]]) -> list[Finding]:
     return [
         Finding("validation", False, "pictures that are also trained on", tuple(both[:_NAMED]), len(both)),
     ]
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def sheet(config: DatasetConfig, title: str, columns: int = 4, rows: int = 3, side: int = 480) -> Image.Image | None:
-    """Annotated pictures at even distances, with the colours of their classes.
-
-    They are training pictures, or those of validation where the former cannot be read at all. Broken ones are passed
-    over; None if there is nothing to show.
-    """
-    split: Split = "train"
-    samples, _ = _open(config, split)
-    if samples is None:
-        split = "validation"
-        samples, _ = _open(config, split)
-    if samples is None:
-        return None
-    places = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())
-    shown = []
-    for place in places:
-        with contextlib.suppress(RequestError):
-            shown.append(samples.annotated(place))
-    if not shown:
-        return None
-    shape = float(np.median([height / width for height, width in (annotated.size_hw for annotated in shown)]))
-    box = side, round(side * min(1.0, max(0.5, shape)))
-    cells = [_cell(annotated, samples.categories, box) for annotated in shown]
-    classes = sorted({label for annotated in shown for label in annotated.labels.tolist()})
-    legend = [(samples.categories[label].name, samples.categories[label].color) for label in classes]
-    grid = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    count = f"{len(samples.categories)} class{'' if len(samples.categories) == 1 else 'es'}"
-    subtitle = f"{len(samples)} pictures ({split}), {count}; {len(cells)} pictures and {len(classes)} classes shown"
-    return drawing.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=side)
-
-
-def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) -> Image.Image:
-    """An annotated picture in the middle of a white one of that width and height, drawn at the size it is seen in."""
-    height, width = annotated.size_hw
-    ratio = min(box[0] / width, box[1] / height)
-    steps = (Resize((max(1, round(height * ratio)), max(1, round(width * ratio)))),) if ratio < 1 else ()
-    sample = Plan(Geometry(annotated.size_hw, steps))(annotated)
-    scale = max(1, math.ceil(ratio))
-    if annotated.polygons or annotated.masks:  # small objects that lie on large ones stay visible
-        assert sample.target is not None
-        items = [(label, categories[label]) for label in sample.target.labels.tolist()]
-        regions = [drawing.Region(item.name, item.color, None, label, item.is_thing) for label, item in items]
-        image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
-        picture = drawing.overlay_instances(image, sample.target.masks[:, 0].numpy(), regions, scale=scale)
-    else:
-        picture = comparison_row(sample, {}, categories, scale)[1]
-    picture.thumbnail(box, Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", box, (255, 255, 255))
-    cell.paste(picture, ((box[0] - picture.width) // 2, (box[1] - picture.height) // 2))
-    return cell
 
 
 def default_workers() -> int:

@@ -132,6 +132,8 @@ def _coco_files(path: Path, places: Places) -> tuple[str, Path, Path | None]:
         is_panoptic = any("segments_info" in entry for entry in annotations[:1])
         names = [entry["file_name"] for entry in pictures[:1]]
         maps = [entry["file_name"] for entry in annotations[:1]] if is_panoptic else []
+        if not all(isinstance(name, str) and name for name in (*names, *maps)):
+            raise TypeError("a name is no text")
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"'{path}' cannot be read as JSON: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:

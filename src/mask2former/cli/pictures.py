@@ -1,0 +1,238 @@
+"""Measuring a model on pictures: what ``mask2former evaluate`` does where the data are pictures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mask2former.cli.data_sets import dataset_by_name
+from mask2former.cli.scores import print_scores
+from mask2former.cli.shared import count, fetch_weights, make_console, progress_bar, stoppable
+from mask2former.cli.views import augmented
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from mask2former.config import EvaluationConfig, Task
+    from mask2former.data.annotated import AnnotatedSet
+    from mask2former.inference.evaluate import EvaluationReport
+    from mask2former.inference.highlights import Highlights
+    from mask2former.inference.predictor import Predictor
+
+__all__ = ["PictureSource", "evaluate_on_pictures"]
+
+_HEADLINES = ("panoptic/PQ", "instance/AP", "instance/boundary_AP", "instance/pooled_AP", "semantic/mIoU")
+_FIRST_SCENE = 1_000_000  # of those for validation
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Which pictures the options of ``evaluate`` name: those of ``annotations``, else those of ``data``."""
+
+    data: str | None
+    data_root: Path | None
+    annotations: Path | None
+    images: Path | None
+    split: Literal["validation", "train"]
+    seed: int | None
+    size: int | None
+    limit: int | None
+
+    def check(self) -> None:
+        """Refuse options about scenes where the data are others.
+
+        Raises:
+            RequestError: naming the option.
+        """
+        data = self.data if self.annotations is None else str(self.annotations)
+        if data in (None, "scenes"):
+            return
+        for option, value in (("--seed", self.seed), ("--size", self.size)):
+            if value is not None:
+                raise RequestError(f"{option} is about scenes, not about {data}")
+
+    def open(self, default_task: Task) -> _Pictures:
+        """Read what is needed to know how many there are.
+
+        Raises:
+            RequestError: no such data set, or files that are missing or broken.
+        """
+        from mask2former.data.build import build_pictures
+        from mask2former.data.datasets.coco import CocoInstances
+        from mask2former.data.scenes import Scenes
+
+        if self.annotations is not None and self.images is not None:
+            own = {"data": "coco", "annotations": str(self.annotations), "images": str(self.images)}
+            return _Pictures(CocoInstances([(self.annotations, self.images)]), own)
+        if self.data is None or self.data == "scenes":
+            first, side = _FIRST_SCENE if self.seed is None else self.seed, self.size or 128
+            scenes = Scenes((side, side), seed=first, length=self.limit or 50)
+            # Scenes are drawn at the size that is asked for, so the model takes them as they are.
+            return _Pictures(scenes, {"data": "scenes", "seed": first, "size": side}, {"short_edge": 0})
+        config = dataset_by_name(self.data, self.data_root, default_task)
+        return _Pictures(
+            build_pictures(config, self.split), {"data": config.model_dump(mode="json"), "split": self.split}
+        )
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A data set, what it is in records of the evaluation, and the settings of the predictor that it needs."""
+
+    samples: AnnotatedSet
+    source: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_on_pictures(
+    model: str,
+    source: PictureSource,
+    *,
+    tasks: Sequence[str],
+    options: Mapping[str, Any],
+    max_detections: int | None,
+    tta: bool,
+    tta_sizes: str | None,
+    json: Path | None,
+    results: Path | None,
+    page: Path | None,
+    device: str,
+) -> None:
+    """Metrics of all tasks from one pass, in percent, on the terminal and in the files that were asked for.
+
+    Args:
+        model: name, file or folder.
+        source: the pictures.
+        tasks: what is measured; none: what both the model and the data have.
+        options: of the metrics, as in ``EvaluationConfig``.
+        max_detections: per picture and class; None: 100.
+        tta: more views of each picture.
+        tta_sizes: their sizes, as typed; imply ``tta``.
+        json: file of the metrics.
+        results: file or folder of the answers.
+        page: the report.
+        device: where the model runs.
+
+    Raises:
+        RequestError: data, model, tasks and options do not fit together.
+    """
+    from mask2former.config import EvaluationConfig, parse
+    from mask2former.inference import evaluate as evaluation
+    from mask2former.inference.highlights import Highlights
+    from mask2former.inference.predictor import Predictor
+    from mask2former.inference.result_files import result_writer
+
+    source.check()
+    metrics = parse(EvaluationConfig, {**options, "max_detections": max_detections or 100}, "evaluate")
+    console = make_console()
+    fetch_weights(console, model)
+    with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
+        progress = stack.enter_context(progress_bar(console))
+        bar = progress.add_task("loading data and model", total=None)
+        predictor = augmented(Predictor.from_pretrained(model, device=device), tta, tta_sizes)
+        highlights = Highlights(predictor.categories)
+        pictures = source.open(predictor.settings.default_task)
+        samples, settings = pictures.samples, dict(pictures.settings)
+        chosen = _chosen_tasks(predictor, samples, tasks)
+        _check_about_instances(chosen, {"--pooled": options["pooled_threshold"], "--max-detections": max_detections})
+        classes = samples.categories
+        things_only = all(item.is_thing for item in classes)
+        class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only)
+        if max_detections is not None:  # or the model would not give as many
+            settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
+        writer = None
+        if results is not None:
+            ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
+            kind = "instance" if "instance" in chosen else chosen[0]
+            writer = result_writer(kind, results, predictor.categories, category_ids=ids, style=samples.metric_style)
+            stack.enter_context(writer)
+        num_images = min(source.limit or len(samples), len(samples))
+        progress.update(bar, description="evaluating", total=num_images, completed=0)
+        report = evaluation.evaluate_predictor(
+            predictor,
+            evaluation.sample_cases(samples, chosen, predictor.categories, class_map, num_images),
+            chosen,
+            metrics,
+            style=samples.metric_style,
+            results=writer,
+            observe=None if page is None else highlights.add,
+            progress=lambda done: progress.update(bar, completed=done),
+            **settings,
+        )
+    print_scores(console, report, [*samples.notes, *_beyond_limit(samples, source.limit, metrics)])
+    measures = metrics.model_dump(mode="json", include={"max_detections", *options})
+    request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
+    if "tta" in predictor.recorded_settings:
+        request["tta"] = predictor.recorded_settings["tta"]
+    written = _write(request, report, predictor, highlights, settings, page, json)
+    if writer is not None:
+        written.append(f"{count(writer.count, 'result')} ({writer.task}): {writer.path}")
+    print("; ".join([_headline(model, report), *written]))
+
+
+def _chosen_tasks(predictor: Predictor, samples: AnnotatedSet, asked: Sequence[str]) -> tuple[Task, ...]:
+    """What was asked for, else what the model and the data both have."""
+    answered = [task for task in predictor.settings.tasks if task in samples.tasks]
+    chosen = predictor.choose_tasks(asked or answered or samples.tasks)  # pyright: ignore[reportArgumentType]
+    if others := [task for task in chosen if task not in samples.tasks]:
+        raise RequestError(f"the data have truths for {', '.join(samples.tasks)}, not {others[0]}")
+    return chosen
+
+
+def _check_about_instances(chosen: Sequence[str], options: Mapping[str, object]) -> None:
+    if "instance" in chosen:
+        return
+    for option, value in options.items():
+        if value is not None:
+            raise RequestError(f"{option} is about instances; add --tasks instance (got {', '.join(chosen)})")
+
+
+def _beyond_limit(samples: AnnotatedSet, limit: int | None, metrics: EvaluationConfig) -> list[str]:
+    """A remark if a picture has more objects than count."""
+    counts = samples.num_objects if samples.tasks == ("instance",) else None
+    if counts is None or (most := int(counts[:limit].max())) <= metrics.max_detections:
+        return []
+    return [
+        f"there are up to {most} objects in one picture, but only {metrics.max_detections} per picture "
+        f"and class count; give --max-detections {most} for all"
+    ]
+
+
+def _write(
+    request: dict[str, Any],
+    report: EvaluationReport,
+    predictor: Predictor,
+    highlights: Highlights,
+    settings: Mapping[str, Any],
+    page: Path | None,
+    json: Path | None,
+) -> list[str]:
+    """The files that were asked for; returns a phrase for each."""
+    import mask2former
+    from mask2former.inference import files
+
+    written = []
+    if page is not None:
+        from mask2former.inference.report import write_report
+
+        shown = {
+            **request,
+            "inference": predictor.recorded_settings | dict(settings),
+            "device": predictor.device,
+            "version": f"mask2former {mask2former.__version__}",
+        }
+        write_report(page, report, predictor.categories, highlights, title=f"{request['model']}", settings=shown)
+        written.append(f"report: {page}")
+    if json is not None:
+        files.write_json(json, {**request, **report.to_dict()})
+        written.append(f"metrics: {json}")
+    return written
+
+
+def _headline(model: str, report: EvaluationReport) -> str:
+    rate = report.num_images / max(report.seconds, 1e-9)
+    metrics = report.metrics
+    numbers = ", ".join(f"{name.split('/')[1]} {metrics[name]:.2f}" for name in _HEADLINES if name in metrics)
+    return f"{count(report.num_images, 'picture')} measured ({model}), {rate:.1f} per second: {numbers}"

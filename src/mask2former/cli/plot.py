@@ -1,0 +1,25 @@
+"""Progress people can look at: ``mask2former plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mask2former.cli.shared import count
+
+__all__ = ["plot"]
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of training, also unfinished.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
+) -> None:
+    """Draw losses, learning rate and metrics over steps, several runs on top of each other."""
+    from mask2former.inference.curves import plot_runs
+    from mask2former.inference.files import check_file
+
+    check_file(output)
+    plot_runs(runs, output)
+    print(f"Curves of {count(len(runs), 'run')}: {output}")

@@ -1,0 +1,46 @@
+"""What an evaluation found, in a terminal. Knows numbers and names of classes; not what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mask2former.inference.evaluate import EvaluationReport
+
+__all__ = ["class_table", "print_scores"]
+
+
+def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[str]) -> None:
+    """Remarks, a table of classes for each task, and a line for each metric."""
+    for remark in remarks:
+        print(f"note: {remark}")
+    for task, rows in report.per_class.items():
+        console.print(class_table(task, rows))
+    for name, value in report.metrics.items():
+        print(f"{name:<32}{value:6.2f}")
+
+
+def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) -> Table:
+    """Metrics by class, in the order of the classes; of many only the best and the worst by the first metric."""
+    from rich.table import Table
+
+    defined = {name: values for name, values in rows.items() if any(value == value for value in values.values())}
+    absent = len(rows) - len(defined)
+    table = Table(title=f"{task}, percent", caption=f"{absent} more without true objects" if absent else None)
+    table.add_column("class")
+    for name in next(iter(rows.values()), {}):
+        table.add_column(name, justify="right")
+    shown: list[tuple[str, dict[str, float]] | None] = list(defined.items())
+    if len(shown) > most:
+        falling = sorted(defined.items(), key=lambda row: -next(iter(row[1].values())))
+        shown = [*falling[: most // 2], None, *falling[-(most // 2) :]]
+    for row in shown:
+        if row is None:
+            table.add_row(f"({len(defined) - most} between)", style="dim")
+        else:
+            table.add_row(row[0], *("-" if value != value else f"{value:.2f}" for value in row[1].values()))
+    return table

@@ -1,0 +1,47 @@
+"""More views of each picture, as the options ``--tta`` and ``--tta-sizes`` of several verbs ask for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from mask2former.inference.predictor import Predictor
+
+__all__ = ["Tta", "TtaSizes", "augmented"]
+
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta", help="Look at each picture at several sizes, also mirrored; slower.", rich_help_panel="Settings"
+    ),
+]
+TtaSizes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PX,PX,...",
+        help="The same with these shorter sides.",
+        show_default="semantic: those published, or 0.5 to 1.75 of its own; else its own",
+        rich_help_panel="Settings",
+    ),
+]
+
+
+def augmented(predictor: Predictor, tta: bool, sizes: str | None) -> Predictor:
+    """The predictor, with more views of each picture where they are asked for; sizes imply them.
+
+    Raises:
+        RequestError: sizes that are no numbers of pixels.
+    """
+    if not tta and sizes is None:
+        return predictor
+    from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+
+    try:
+        edges = None if sizes is None else tuple(int(part) for part in sizes.split(","))
+    except ValueError:
+        raise RequestError(f"--tta-sizes: expected numbers of pixels like 256,384,512, got '{sizes}'") from None
+    return AugmentedPredictor(predictor, MultiScaleFlip(edges))

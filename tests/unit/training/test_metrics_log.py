@@ -1,0 +1,31 @@
+"""The table of a run is whole again when the run goes on, whatever its last line was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mask2former.training.metrics_log import MetricsLog
+
+
+@pytest.mark.parametrize("torn", ["", "2", "2,", "2,0.", "\0\0\0\0", "x,1.0,2.0\n", "2,0.5,7.0,9\n"])
+def test_a_torn_last_line_is_dropped_and_the_run_goes_on(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss,rate\n0,3.0,0.1\n1,2.0,0.1\n" + torn)
+    log = MetricsLog(path, first_step=2)
+    log.log_metrics({"loss": 1.0, "rate": 0.1, "epoch": 0}, step=2)
+    assert path.read_text().splitlines() == ["step,loss,rate", "0,3.0,0.1", "1,2.0,0.1", "2,1.0,0.1"]
+
+
+def test_columns_grow_and_steps_that_are_made_again_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    log = MetricsLog(path)
+    log.log_metrics({"loss": 3.0}, step=0)
+    log.log_metrics({"PQ": 50.0}, step=0)
+    log.log_metrics({"loss": 2.0}, step=1)
+    assert path.read_text().splitlines() == ["step,loss,PQ", "0,3.0,", "0,,50.0", "1,2.0,"]
+    MetricsLog(path, first_step=1)
+    assert path.read_text().splitlines() == ["step,loss,PQ", "0,3.0,", "0,,50.0"]
+    MetricsLog(path)
+    assert path.read_text().splitlines() == ["step"]
