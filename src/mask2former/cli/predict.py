@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from mask2former.cli.names import complete_model
 from mask2former.cli.shared import (
     DEFAULT_MODEL,
     Device,
     FailedError,
+    Model,
     Recipe,
     Task,
     count,
@@ -31,16 +31,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 def predict(
     sources: Annotated[list[Path], typer.Argument(help="Pictures, and folders searched to any depth.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; keeps the structure below.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Name (see: mask2former models), file, folder, or hf://owner/name.",
-            show_default=DEFAULT_MODEL,
-            autocompletion=complete_model,
-        ),
-    ] = None,
+    model: Model = None,
     recipe: Recipe = None,
     task: Annotated[
         Task | None, typer.Option("--task", "-t", help="Default: the first of these the model was trained for.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mask2former.cli.names import complete_recipe
+from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "Device",
     "FailedError",
+    "Model",
     "Recipe",
     "StoppedError",
     "Task",
@@ -38,6 +39,16 @@ DEFAULT_MODEL = "scenes-tiny"
 
 Task = Literal["panoptic", "instance", "semantic"]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name (see: mask2former models), file, folder, or hf://owner/name.",
+        show_default=DEFAULT_MODEL,
+        autocompletion=complete_model,
+    ),
+]
 Recipe = Annotated[
     str | None,
     typer.Option(

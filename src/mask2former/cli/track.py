@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mask2former.cli.names import complete_model
 from mask2former.cli.shared import (
     DEFAULT_MODEL,
     Device,
+    Model,
     Recipe,
     StoppedError,
     count,
@@ -34,16 +34,7 @@ TrackingTask = Literal["panoptic", "instance"]
 def track(
     source: Annotated[str, typer.Argument(help="A video, a folder of frames, or the number of a camera.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Name (see: mask2former models), file, folder, or hf://owner/name.",
-            show_default=DEFAULT_MODEL,
-            autocompletion=complete_model,
-        ),
-    ] = None,
+    model: Model = None,
     recipe: Recipe = None,
     task: Annotated[
         TrackingTask | None, typer.Option("--task", "-t", help="Default: instance, if the model was trained for it.")
