@@ -136,6 +136,7 @@ class MaskedDecoderConfig(_Strict):
     num_heads: PositiveInt = 8
     feedforward_dim: PositiveInt = 2048
     position_encoding: Literal["2d", "3d"] = "2d"  # 3d adds the frame index: the published video models
+    masked_attention: bool = True  # False: queries look everywhere (Mask2Former, Table 4a), for comparison
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
@@ -155,11 +156,19 @@ class InferenceConfig(_Strict):
     score_threshold: Probability = 0.8
     overlap_threshold: Probability = 0.8
     max_instances: PositiveInt = 100
+    # instances alone: side, in pixels of the picture, of windows that are answered one by one and joined; each is
+    # resized by short_edge / tile. 0: the whole picture at once, as published
+    tile: NonNegativeInt = 0
+    tile_overlap: NonNegativeInt = 32  # pixels of the picture that neighbours share at least
 
     @model_validator(mode="after")
     def _some_task(self) -> InferenceConfig:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
+        if self.tile and self.tasks != ("instance",):
+            raise ValueError(f"tile is for models of instances alone, and this one answers {', '.join(self.tasks)}")
+        if self.tile and self.tile_overlap > self.tile // 2:
+            raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
         return self
 
     @property
@@ -403,7 +412,7 @@ DatasetConfig = Annotated[
     Field(discriminator="name"),
 ]
 
-Flip = Literal["horizontal", "vertical", "none"]
+Flip = Literal["horizontal", "vertical", "both", "none"]  # both: each with its own draw; for views from above
 
 
 class NoAugmentationConfig(_Strict):
@@ -435,12 +444,20 @@ class ResizeCropFlipConfig(_Strict):
     name: Literal["resize-crop-flip"] = "resize-crop-flip"
     short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
     long_edge: PositiveInt = 2560  # cap, pixels
+    # instead of short edges: a factor between these two for pictures of any size, where objects have one scale
+    factors: tuple[PositiveFloat, PositiveFloat] | None = None
     crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller pictures stay
     max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
     color_jitter: bool = True
     flip: Flip = "horizontal"  # with probability 0.5
     pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every result; None: no padding
     keep_lost: bool = True  # objects that were cut away stay as empty masks
+
+    @model_validator(mode="after")
+    def _rising(self) -> ResizeCropFlipConfig:
+        if self.factors is not None and self.factors[0] > self.factors[1]:
+            raise ValueError(f"factors must rise, got {self.factors}")
+        return self
 
 
 AugmentationConfig = Annotated[
@@ -486,10 +503,18 @@ class TrainerConfig(_Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = 1
+    half_pixel_decoder: bool = False  # bf16: the pixel decoder too, which the published training keeps in float32
+    channels_last: bool = False  # memory layout of pictures and kernels; faster in bf16 on CPUs
     gradient_checkpointing: bool = False  # less memory, about a third more time
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 500
     tensorboard: bool = False  # also write event files
+
+    @model_validator(mode="after")
+    def _range_of_half(self) -> TrainerConfig:
+        if self.half_pixel_decoder and self.precision != "bf16":
+            raise ValueError(f"half_pixel_decoder needs precision bf16 (fp16 overflows there), got {self.precision}")
+        return self
 
 
 class TrackingConfig(_Strict):

@@ -214,6 +214,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         config.crop_size,
         config.pad_size,
         config.flip,
+        factors=config.factors,
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
         keep_lost=config.keep_lost,

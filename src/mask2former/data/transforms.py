@@ -382,7 +382,12 @@ class Augmentation(Protocol):
         ...
 
 
-def _flip(kind: Literal["horizontal", "vertical", "none"], rng: np.random.Generator) -> tuple[Flip, ...]:
+FlipKind = Literal["horizontal", "vertical", "both", "none"]
+
+
+def _flip(kind: FlipKind, rng: np.random.Generator) -> tuple[Flip, ...]:
+    if kind == "both":
+        return (*_flip("horizontal", rng), *_flip("vertical", rng))
     if kind == "none" or rng.random() >= 0.5:
         return ()
     return (Flip(kind),)
@@ -401,14 +406,14 @@ class LargeScaleJitter:
         image_size: Size = (1024, 1024),
         min_scale: float = 0.1,
         max_scale: float = 2.0,
-        flip: Literal["horizontal", "vertical", "none"] = "horizontal",
+        flip: FlipKind = "horizontal",
         *,
         keep_lost: bool = False,
     ) -> None:
         self.image_size = image_size
         self.min_scale = min_scale
         self.max_scale = max_scale
-        self.flip: Literal["horizontal", "vertical", "none"] = flip
+        self.flip: FlipKind = flip
         self.keep_lost = keep_lost
 
     def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
@@ -434,6 +439,8 @@ class ResizeCropFlip:
         long_edge: cap in pixels.
         crop_size: height and width of the window, limited to the picture; None: no crop.
         pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
+        factors: smallest and largest factor; given, pictures are resized by one in between (its logarithm is uniform)
+            and ``short_edges`` and ``long_edge`` are not looked at.
         max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
             its labelled pixels, or all of them. 1 switches the rule off.
         keep_lost: see :class:`Plan`.
@@ -445,8 +452,9 @@ class ResizeCropFlip:
         long_edge: int,
         crop_size: Size | None,
         pad_size: Size | None,
-        flip: Literal["horizontal", "vertical", "none"] = "horizontal",
+        flip: FlipKind = "horizontal",
         *,
+        factors: tuple[float, float] | None = None,
         max_category_share: float = 1.0,
         color_jitter: bool = True,
         keep_lost: bool = True,
@@ -455,20 +463,28 @@ class ResizeCropFlip:
         self.long_edge = long_edge
         self.crop_size = crop_size
         self.pad_size = pad_size
-        self.flip: Literal["horizontal", "vertical", "none"] = flip
+        self.flip: FlipKind = flip
+        self.factors = factors
         self.max_category_share = max_category_share
         self.color_jitter = color_jitter
         self.keep_lost = keep_lost
 
     def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
-        short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
-        resize = Resize(shortest_edge_size(size_hw, short_edge, self.long_edge))
+        resize = Resize(self._size(size_hw, rng))
         steps: tuple[Flip | Resize | Crop, ...] = (resize,)
         if self.crop_size is not None:
             steps = (resize, self._crop(size_hw, resize, rng, classes))
         color = draw_color_jitter(rng) if self.color_jitter else None
         steps = (*steps, *_flip(self.flip, rng))
         return Plan(Geometry(size_hw, steps, self.pad_size), color, self.keep_lost)
+
+    def _size(self, size_hw: Size, rng: np.random.Generator) -> Size:
+        if self.factors is None:
+            short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
+            return shortest_edge_size(size_hw, short_edge, self.long_edge)
+        low, high = self.factors
+        factor = low * (high / low) ** rng.random()
+        return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
 
     def _crop(
         self, size_hw: Size, resize: Resize, rng: np.random.Generator, classes: Callable[[], ClassMap] | None

@@ -97,6 +97,9 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
 
     if not resume:
         _clear(directory, config.model.init)
+    model.pixel_decoder.full_precision = not config.trainer.half_pixel_decoder  # pyright: ignore[reportArgumentType]
+    if config.trainer.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
     module = TrainingModule(model, config)
     keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor)
     module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)

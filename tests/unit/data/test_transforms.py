@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -323,6 +324,30 @@ def test_without_crop_and_padding_the_size_follows_the_short_edge() -> None:
     sample = recipe.draw((H, W), np.random.default_rng(0))(annotated([rectangle(0, 0, 40, 60)]))
     assert sample.image.shape == (1, 3, 30, 40)
     np.testing.assert_array_equal(masks(sample)[0], mask_of(0, 0, 30, 20, (30, 40)))
+
+
+def test_factors_scale_pictures_of_any_size_alike() -> None:
+    recipe = ResizeCropFlip((9999,), 1, None, None, flip="none", factors=(0.5, 2.0), color_jitter=False)
+    rng, shares = np.random.default_rng(0), []
+    for size in [(40, 90), (200, 100)] * 100:
+        height, width = recipe.draw(size, rng).geometry.output_hw
+        assert abs(height / size[0] - width / size[1]) < 1 / min(size)
+        shares.append(height / size[0])
+    assert 0.5 <= min(shares) < 0.55
+    assert 1.8 < max(shares) <= 2.0
+    assert 0.9 < np.exp(np.log(shares).mean()) < 1.1  # halved as often as doubled
+    with pytest.raises(ValueError, match="factors must rise"):
+        ResizeCropFlipConfig(factors=(2.0, 1.0))
+    built = build_augmentation(ResizeCropFlipConfig(factors=(1.0, 2.0)))
+    assert isinstance(built, ResizeCropFlip)
+    assert built.factors == (1.0, 2.0)
+
+
+def test_both_flips_are_drawn_by_themselves() -> None:
+    recipe = ResizeCropFlip((30,), 500, None, None, flip="both", color_jitter=False)
+    seen = Counter(tuple(s.axis for s in p.geometry.steps if isinstance(s, Flip)) for p in draws(recipe, 400))
+    assert set(seen) == {(), ("horizontal",), ("vertical",), ("horizontal", "vertical")}
+    assert min(seen.values()) > 60
 
 
 def test_configured_recipes() -> None:

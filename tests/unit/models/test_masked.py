@@ -15,7 +15,9 @@ from mask2former.structures import MaskOutput
 SIZES = [(2, 3), (4, 6), (8, 12)]  # strides 32, 16 and 8; masks have (16, 24)
 
 
-def decoder(num_layers: int = 7, channels: int = 32, *, temporal: bool = False) -> MaskedTransformerDecoder:
+def decoder(
+    num_layers: int = 7, channels: int = 32, *, temporal: bool = False, masked_attention: bool = True
+) -> MaskedTransformerDecoder:
     torch.manual_seed(0)
     return MaskedTransformerDecoder(
         channels,
@@ -27,6 +29,7 @@ def decoder(num_layers: int = 7, channels: int = 32, *, temporal: bool = False) 
         num_heads=4,
         feedforward_dim=48,
         temporal=temporal,
+        masked_attention=masked_attention,
     )
 
 
@@ -41,6 +44,16 @@ def same(first: MaskOutput, second: MaskOutput) -> bool:
         torch.equal(getattr(first, name), getattr(second, name))
         for name in ("class_logits", "mask_logits", "query_features")
     )
+
+
+def test_without_masked_attention_queries_look_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    masked, features = decoder(), pixel_features(1)
+    everywhere = decoder(masked_attention=False)
+    everywhere.load_state_dict(masked.state_dict())
+    monkeypatch.setattr(masked, "_blocked", lambda logits, size: torch.zeros(1, 9, size[0] * size[1]).bool())
+    assert same(everywhere(features), masked(features))
+    monkeypatch.undo()
+    assert not same(everywhere(features), masked(features))
 
 
 @pytest.mark.parametrize("frames", [1, 3])

@@ -71,6 +71,8 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
     assert model.config is not None
     assert model.categories is not None
     check_place(path, target)
+    if target != "ours" and not model.config.transformer_decoder.masked_attention:
+        raise RequestError("only our own format can say that the queries of a model look everywhere; choose ours")
     if _is_folder(path, target):
         _write_folder(model, path, target, check)
         return

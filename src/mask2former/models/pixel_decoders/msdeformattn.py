@@ -115,6 +115,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.dim = dim
         self.mask_dim = mask_dim
         self.checkpointing = False
+        self.full_precision = True
         coarse_first = [channels[3], channels[2], channels[1]]
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(_NORM_GROUPS, dim)) for channel in coarse_first
@@ -151,8 +152,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.checkpointing = enable
 
     def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
-        """``features``: four maps, finest first. Runs in at least float32, also under autocast, as published."""
+        """``features``: four maps, finest first.
+
+        Runs in at least float32, also under autocast, as published, unless ``full_precision`` was set to False.
+        """
         device_type = features[0].device.type
+        if not self.full_precision:
+            return self._decode(features)
         with torch.autocast(device_type, enabled=False):
             dtype = self.level_embedding.dtype  # float32 under autocast; bfloat16 if the whole model was cast
             return self._decode([feature.to(dtype) for feature in features])

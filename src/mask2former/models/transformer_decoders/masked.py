@@ -39,7 +39,9 @@ class _DecoderLayer(nn.Module):
         self.linear2 = nn.Linear(feedforward_dim, dim)
         self.feedforward_norm = nn.LayerNorm(dim)
 
-    def forward(self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor, blocked: Tensor) -> Tensor:
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None
+    ) -> Tensor:
         attended = self.cross_attention(queries + query_positions, key, value, blocked)
         queries = self.cross_norm(queries + attended)
         placed = queries + query_positions
@@ -65,6 +67,7 @@ class MaskedTransformerDecoder(nn.Module):
         num_classes: K; the head has one more row for "no object".
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
+        masked_attention: False lets queries look everywhere, which is what the method is compared with.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class MaskedTransformerDecoder(nn.Module):
         feedforward_dim: int = 2048,
         *,
         temporal: bool = False,
+        masked_attention: bool = True,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.masked_attention = masked_attention
         self.temporal = temporal
         self.input_projections = nn.ModuleList(
             nn.Identity() if channels == dim else conv_kaiming(nn.Conv2d(channels, dim, 1)) for _ in range(_NUM_LEVELS)
@@ -113,7 +118,7 @@ class MaskedTransformerDecoder(nn.Module):
         depths = [self._read(queries, mask_features)]
         for index, layer in enumerate(self.layers):
             level = index % _NUM_LEVELS
-            blocked = self._blocked(depths[-1].mask_logits, sizes[level])
+            blocked = self._blocked(depths[-1].mask_logits, sizes[level]) if self.masked_attention else None
             queries = layer(queries, query_positions, keys[level], values[level], blocked)
             depths.append(self._read(queries, mask_features))
         mask_logits: Sequence[Tensor] = [depth.mask_logits for depth in depths]
