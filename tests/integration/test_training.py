@@ -21,9 +21,11 @@ from mask2former.config import RunConfig, parse
 from mask2former.data.annotated import Annotated
 from mask2former.data.scenes import Scenes
 from mask2former.errors import RequestError
-from mask2former.inference.evaluate import evaluate
+from mask2former.inference.evaluate import evaluate, evaluate_predictor, sample_cases
+from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.points import UniformPoints
+from mask2former.recipes import scenes_tiny
 from mask2former.structures.samples import Batch
 from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
@@ -216,6 +218,44 @@ def test_bf16_and_initial_weights(tmp_path: Path) -> None:
     before, after = load_file(first.model), load_file(second.model)
     name = "transformer_decoder.query_features.weight"
     torch.testing.assert_close(before[name], after[name])
+
+
+def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resume_exactly(tmp_path: Path) -> None:
+    fast = {**SHORT, "precision": "bf16", "half_pixel_decoder": True, "channels_last": True}
+    train(config_of(tmp_path / "plain", trainer={**SHORT, "precision": "bf16"}))
+    whole = train(config_of(tmp_path / "whole", trainer=fast))
+    losses = [[float(row["loss"]) for row in table(tmp_path / name) if row["loss"]] for name in ("plain", "whole")]
+    assert losses[0] != losses[1]
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=2e-2)
+    train(config_of(tmp_path / "parts", trainer={**fast, "max_steps": 2}))
+    parts = train(config_of(tmp_path / "parts", trainer=fast), resume=True)
+    first, second = load_file(whole.model), load_file(parts.model)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(RequestError, match="half_pixel_decoder needs precision bf16"):
+        config_of(tmp_path, trainer={**SHORT, "half_pixel_decoder": True})
+
+
+def test_validation_in_tiles_is_what_the_predictor_answers(tmp_path: Path) -> None:
+    values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
+    values["evaluation"] |= {"tasks": ["instance"], "monitor": "instance/AP"}
+    settings = {"tasks": ["instance"], "tile": 40, "tile_overlap": 16, "short_edge": 64}
+    values["model"] = scenes_tiny().model.model_dump() | {"init": "scenes-tiny", "inference": settings}
+    values["optim"] = {"lr": 1e-12}
+    config = parse(RunConfig, values, "test")
+    result = train(config)
+    row = [row for row in table(tmp_path / "run") if row["instance/AR100"]][-1]
+    predictor = Predictor.from_pretrained(result.model, device="cpu")
+    assert predictor.settings.tile == 40
+    dataset = config.data.dataset
+    assert dataset.name == "scenes"
+    scenes = Scenes(dataset.image_size, seed=dataset.validation_seed, length=dataset.num_validation)
+    classes = np.arange(len(scenes.categories))
+    cases = sample_cases(scenes, ["instance"], predictor.categories, classes)
+    report = evaluate_predictor(predictor, cases, ["instance"], config.evaluation)
+    for name, value in report.metrics.items():
+        if value == value:
+            assert float(row[name]) == pytest.approx(value, abs=1e-4), name
+    assert report.metrics["instance/AR100"] > 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ prints nothing.
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,7 @@ class EvaluationReport:
         num_images: how many pictures were measured.
         seconds: of reading, model, post-processing and metrics together.
         evaluators: by task, for what is more than numbers: curves, confusions.
+        groups: name to metrics and number of pictures, of the groups that were asked for.
     """
 
     metrics: dict[str, float]
@@ -73,10 +75,13 @@ class EvaluationReport:
     num_images: int
     seconds: float
     evaluators: Mapping[Task, Evaluator] = field(default_factory=dict)
+    groups: Mapping[str, tuple[dict[str, float], int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; what is undefined is None."""
+        groups = {name: {"metrics": _defined(values), "num_images": n} for name, (values, n) in self.groups.items()}
         return {
+            **({"groups": groups} if groups else {}),
             "metrics": _defined(self.metrics),
             "per_class": {
                 task: {name: _defined(values) for name, values in rows.items()} for task, rows in self.per_class.items()
@@ -135,16 +140,27 @@ class Evaluation:
 
         Without ``truths`` they are made of the sample's target, which knows no crowd regions.
         """
-        assert sample.target is not None
         size = (sample.image.shape[2], sample.image.shape[3])
         sizes = (image_size_hw or size, size)
-        for task, evaluator in self.evaluators.items():
+        answers: dict[Task, Segmentation | VideoInstances] = {}
+        for task in self.evaluators:
             if self.style == "youtube-vis":
-                prediction = clip_result_of(output, 0, *sizes, self.categories, self.settings)
+                answers[task] = clip_result_of(output, 0, *sizes, self.categories, self.settings)
             else:
-                prediction = result_of(task, output, 0, *sizes, self.categories, self.settings)
+                answers[task] = result_of(task, output, 0, *sizes, self.categories, self.settings)
+        self.answer(answers, sample, truths)
+
+    def answer(
+        self,
+        answers: Mapping[Task, Segmentation | VideoInstances],
+        sample: Sample,
+        truths: Mapping[Task, Truth] | None = None,
+    ) -> None:
+        """Results of the sample's picture or clip; without ``truths`` as in :meth:`update`."""
+        assert sample.target is not None
+        for task, evaluator in self.evaluators.items():
             truth = evaluator.truth_of_target(sample.target) if truths is None else truths[task]
-            evaluator.update(prediction, truth)
+            evaluator.update(answers[task], truth)
 
     def add(self, answers: Mapping[Task, Segmentation | VideoInstances], truths: Mapping[Task, Any]) -> None:
         """Results of one picture or clip and its truths, for every task at least."""
@@ -197,6 +213,7 @@ def evaluate_predictor(
     style: MetricStyle = "coco",
     results: ResultWriter | None = None,
     observe: Callable[[Case, Mapping[Task, Segmentation]], None] | None = None,
+    group_of: Mapping[int | str, str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> EvaluationReport:
@@ -210,6 +227,7 @@ def evaluate_predictor(
         style: whose rules count; truths must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
         observe: shown every picture with its answers, for instance :meth:`Highlights.add`.
+        group_of: a name for every image id; pictures of one name are also measured by themselves.
         progress: told how many pictures are done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
@@ -217,11 +235,18 @@ def evaluate_predictor(
         RequestError: a task that the model does not answer, a wrong setting, or a truth that does not fit.
     """
     chosen = predictor.choose_tasks(tasks)
-    evaluation = Evaluation(chosen, predictor.categories, predictor.settings, metrics, style)
+
+    def empty() -> Evaluation:
+        return Evaluation(chosen, predictor.categories, predictor.settings, metrics, style)
+
+    evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done = time.perf_counter(), 0
     for done, case in enumerate(cases, start=1):
         answers = predictor(case.image, chosen, **overrides)
         evaluation.add(answers, case.truths)
+        if group_of is not None:
+            groups[group_of[case.image_id]].add(answers, case.truths)
+            sizes[group_of[case.image_id]] += 1
         if results is not None:
             results.add(case.image_id, answers[results.task])
         if observe is not None:
@@ -229,7 +254,8 @@ def evaluate_predictor(
         progress(done)
     found = evaluation.compute()
     rows = evaluation.per_class()
-    return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators)
+    by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
+    return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
 
 
 # --- pictures and truths ---------------------------------------------------------------------------------------------

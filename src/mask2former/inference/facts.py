@@ -46,14 +46,17 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
     fitting = [entry.slug for entry in known if _same(entry, opened.config, opened.categories)]
     inference = opened.config.inference
     edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
+    if not inference.short_edge:
+        edges = "no resizing"
+    if inference.tile:
+        edges = f"windows of {inference.tile} pixels, each seen at {inference.short_edge or inference.tile}"
     thresholds = f"score threshold {inference.score_threshold}, overlap threshold {inference.overlap_threshold}"
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
     return {
         "format": form,
         **_architecture(opened.config),
         "tasks": ", ".join(inference.tasks),
-        "settings": f"{edges if inference.short_edge else 'no resizing'}; {thresholds}; "
-        f"at most {inference.max_instances} instances",
+        "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
         **_sizes(opened.config, len(opened.categories)),
         "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {', '.join(opened.categories.names)}",
         "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
@@ -101,11 +104,12 @@ def _architecture(config: ModelConfig) -> dict[str, str]:
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"
+    everywhere = "" if decoder.masked_attention else ", no masked attention"
     queries = f"{decoder.num_queries} queries{' of clips' if decoder.position_encoding == '3d' else ''}"
     return {
         "backbone": name,
         "pixel decoder": f"{pixels.name}, {pixels.num_layers} layers, width {pixels.dim}",
-        "decoder": f"{decoder.name}, {decoder.num_layers} layers, width {decoder.dim}, {queries}",
+        "decoder": f"{decoder.name}, {decoder.num_layers} layers, width {decoder.dim}, {queries}{everywhere}",
     }
 
 

@@ -23,6 +23,7 @@ from mask2former.data.images import ImageSource, read_image
 from mask2former.data.transforms import resize_clip, resize_shortest_edge
 from mask2former.errors import RequestError
 from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.tiles import answer_in_tiles
 from mask2former.inference.track import choose_tracking, track_frames
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import (
@@ -185,6 +186,14 @@ class Predictor:
     def _segment(
         self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
     ) -> Answers:
+        if settings.tile:
+
+            def segment(part: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> Instances:
+                found = self._answer(self._run(part), "instance", part.shape[:2], size_hw, settings)
+                assert isinstance(found, Instances)
+                return found
+
+            return {"instance": answer_in_tiles(image, segment, self.categories, settings)}
         resized = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
         output = self._run(resized)
         sizes = ((resized.shape[0], resized.shape[1]), (image.shape[0], image.shape[1]))
@@ -204,7 +213,7 @@ class Predictor:
                 setting is wrong.
         """
         self.choose_tasks("instance")
-        settings = _override(self.settings, overrides)
+        settings = _without_tiles(_override(self.settings, overrides), "a clip")
         images = [read_image(frame) for frame in frames]
         clip = resize_clip(images, settings.short_edge, settings.long_edge)
         output = self.forward(clip)
@@ -253,7 +262,7 @@ class Predictor:
             RequestError: a setting is wrong, or the model does not answer the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
-        settings = _override(self.settings, overrides)
+        settings = _without_tiles(_override(self.settings, overrides), "tracking")
         chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
         dtype = str(self.model.dtype).removeprefix("torch.")
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
@@ -326,6 +335,15 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
     if "tasks" in overrides:
         raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+
+
+def _without_tiles(settings: InferenceConfig, what: str) -> InferenceConfig:
+    if settings.tile:
+        raise RequestError(
+            f"this model looks at pictures through windows of {settings.tile} pixels, which {what} does not; "
+            "ask it with tile=0 and a short_edge that suits whole pictures"
+        )
+    return settings
 
 
 def _retried(step: Callable[[], _T]) -> _T:

@@ -174,6 +174,11 @@ class AugmentedPredictor(Predictor):
     def _segment(
         self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
     ) -> Answers:
+        if settings.tile:
+            raise RequestError(
+                "test-time augmentation is for whole pictures, and this model looks through "
+                f"windows of {settings.tile} pixels; ask it with tile=0 and a short_edge that suits whole pictures"
+            )
         size_hw = (image.shape[0], image.shape[1])
         views, outputs, scores = self._look(image, tasks, settings)
         answers: Answers = {}

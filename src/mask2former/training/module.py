@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -19,9 +20,11 @@ from mask2former.drawing import contact_sheet
 from mask2former.inference.answers import clip_result_of, result_of
 from mask2former.inference.evaluate import Evaluation
 from mask2former.inference.pictures import clip_rows, comparison_row
+from mask2former.inference.tiles import answer_in_tiles
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.results import Instances
 from mask2former.structures.samples import Batch, Sample
 from mask2former.structures.truths import Truth
 from mask2former.training.datamodule import batch_per_device
@@ -159,10 +162,30 @@ class TrainingModule(lightning.LightningModule):
         if self._has_clips:
             self._validate_clip(sample, truths, shown)
             return
+        if self.config.model.inference.tile:
+            self._validate_tiles(sample, truths, shown)
+            return
         output = self.model([sample.image], auxiliary=False)
         self._evaluation.update(output, sample, truths=truths)
         if shown:
             self._rows.append(self._row(output, sample))
+
+    def _validate_tiles(self, sample: Sample, truths: Mapping[Task, Truth] | None, shown: bool) -> None:
+        """As the predictor answers, window by window: at any other scale the figures would mean nothing."""
+        assert self._evaluation is not None
+        assert self.model.categories is not None
+        categories, settings = self.model.categories, self.config.model.inference
+
+        def segment(part: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> Instances:
+            output = self.model([torch.from_numpy(part).permute(2, 0, 1).to(self.device)], auxiliary=False)
+            found = result_of("instance", output, 0, part.shape[:2], size_hw, categories, settings)
+            assert isinstance(found, Instances)
+            return found
+
+        answer = answer_in_tiles(sample.image[0].permute(1, 2, 0).cpu().numpy(), segment, categories, settings)
+        self._evaluation.answer({"instance": answer}, sample, truths)
+        if shown:
+            self._rows.append(comparison_row(sample.to("cpu"), {"instance": answer}, categories))
 
     def _validate_clip(self, sample: Sample, truths: Mapping[Task, Truth] | None, shown: bool) -> None:
         """All frames at once at the size of inference, since clips are large."""

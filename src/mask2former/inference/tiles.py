@@ -1,0 +1,220 @@
+"""Instances of large pictures with many small objects: windows of one scale, answered one by one and joined.
+
+A model of 100 queries cannot answer a picture of 400 objects, and one that learned objects of 40 pixels does not know
+those of 10. So the picture is cut into overlapping windows; objects that two windows see are found again by their
+masks where both look. Ours; the published model looks at whole pictures. Knows no model: it asks for answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from mask2former.config import InferenceConfig
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import Instances
+
+__all__ = ["Window", "answer_in_tiles", "join", "windows"]
+
+Size = tuple[int, int]
+
+_LEAST_SCORE = 0.05  # every window offers as many guesses as there are queries; those below are not looked at
+_SAME_OBJECT = 0.5  # IoU, where both windows look, above which two masks are one object
+_PART_OF = 0.7  # share of the smaller mask, there, above which it is a lesser guess at the larger one
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a picture, in pixels; bottom and right are excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def of(self, picture: np.ndarray) -> np.ndarray:
+        """What the window shows of an array whose first axes are height and width."""
+        return picture[self.top : self.bottom, self.left : self.right]
+
+    def common(self, other: Window) -> Window | None:
+        """Where both look, if anywhere."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Window(top, left, bottom, right) if top < bottom and left < right else None
+
+
+def windows(size_hw: Size, side: int, overlap: int) -> list[Window]:
+    """Squares of ``side`` pixels that cover a picture, row by row.
+
+    They are evenly spread, each over its neighbours by at least ``overlap`` pixels, and as high or wide as the picture
+    where that is smaller.
+    """
+    rows, columns = (_starts(length, side, overlap) for length in size_hw)
+    height, width = min(side, size_hw[0]), min(side, size_hw[1])
+    return [Window(top, left, top + height, left + width) for top in rows for left in columns]
+
+
+def _starts(length: int, side: int, overlap: int) -> list[int]:
+    if length <= side:
+        return [0]
+    count = -(-(length - overlap) // (side - overlap))
+    return [round(index * (length - side) / (count - 1)) for index in range(count)]
+
+
+def answer_in_tiles(
+    picture: UInt8[np.ndarray, "H W 3"],
+    segment: Callable[[UInt8[np.ndarray, "h w 3"], Size], Instances],
+    categories: Categories,
+    settings: InferenceConfig,
+) -> Instances:
+    """The instances of a picture, window by window.
+
+    Args:
+        picture: RGB, at its own size.
+        segment: asked for the instances of a picture that was resized for the model, at the height and width given.
+        categories: the classes of the model.
+        settings: with ``tile``. Windows are resized by ``short_edge / tile`` (not at all with 0), so that objects have
+            one scale in pictures of any size; ``max_instances`` counts for the whole picture.
+    """
+    side = settings.tile
+    assert side
+    factor = settings.short_edge / side if settings.short_edge else 1.0
+    found: list[tuple[Window, Instances]] = []
+    for window in windows((picture.shape[0], picture.shape[1]), side, settings.tile_overlap):
+        part = window.of(picture)
+        size = (part.shape[0], part.shape[1])
+        height, width = (max(1, round(length * factor)) for length in size)
+        if (height, width) != size:
+            part = np.array(Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR))
+        found.append((window, segment(np.ascontiguousarray(part), size)))
+    return join(found, (picture.shape[0], picture.shape[1]), categories, settings.max_instances)
+
+
+@dataclass(slots=True)
+class _Object:
+    """What one or more windows take for one object."""
+
+    label: int
+    score: float
+    box: Window  # of the whole mask
+    seen: list[tuple[Window, Bool[np.ndarray, "h w"]]]  # masks cut to their boxes, with the place of these
+    looked: list[Window]  # the windows that they were seen through
+
+    def take(self, other: _Object) -> None:
+        """Become the union; the score stays."""
+        one, two = self.box, other.box
+        self.box = Window(
+            min(one.top, two.top), min(one.left, two.left), max(one.bottom, two.bottom), max(one.right, two.right)
+        )
+        self.seen += other.seen
+        self.looked += other.looked
+
+    def within(self, area: Window) -> Bool[np.ndarray, "h w"]:
+        """The mask on a part of the picture."""
+        mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
+        for box, part in self.seen:
+            common = box.common(area)
+            if common is not None:
+                there = Window(
+                    common.top - box.top, common.left - box.left, common.bottom - box.top, common.right - box.left
+                )
+                mask[common.top - area.top : common.bottom - area.top, common.left - area.left :][
+                    :, : common.right - common.left
+                ] |= there.of(part)
+        return mask
+
+
+def join(found: list[tuple[Window, Instances]], size_hw: Size, categories: Categories, max_instances: int) -> Instances:
+    """One answer for a picture from those of windows of it.
+
+    The best guesses come first. A later one that another window made of the same class is compared with those kept,
+    on the pixels that both windows show: above an IoU of 0.5 it is the same object, whose mask becomes the union and
+    whose score stays the best; where it lies for the most part within one that is kept, it is dropped. Objects larger
+    than a window grow from window to window this way. Guesses of one window are never compared, as in whole pictures.
+
+    Args:
+        found: the instances of each window, at its size.
+        size_hw: height and width of the picture.
+        categories: the classes of the model.
+        max_instances: how many of the best are kept.
+    """
+    guesses: list[_Object] = []
+    for window, instances in found:
+        for mask, label, score, box in zip(
+            instances.masks, instances.labels, instances.scores, instances.boxes, strict=True
+        ):
+            x1, y1, x2, y2 = (int(value) for value in box)
+            if score < _LEAST_SCORE or x1 == x2:
+                continue
+            place = Window(window.top + y1, window.left + x1, window.top + y2, window.left + x2)
+            guesses.append(_Object(int(label), float(score), place, [(place, mask[y1:y2, x1:x2].copy())], [window]))
+    kept = _merged(sorted(guesses, key=lambda guess: -guess.score))
+    # Objects may turn out to be one when they have grown, such as both ends of one that three windows show.
+    while len(again := _merged(kept)) < len(kept):
+        kept = again
+    kept = kept[:max_instances]
+    masks = np.zeros((len(kept), *size_hw), dtype=bool)
+    boxes = np.zeros((len(kept), 4))
+    for index, item in enumerate(kept):
+        box = item.box
+        box.of(masks[index])[...] = item.within(box)
+        boxes[index] = (box.left, box.top, box.right, box.bottom)
+    return Instances(
+        masks=masks,
+        labels=np.array([item.label for item in kept], dtype=np.int64),
+        scores=np.array([item.score for item in kept], dtype=np.float64),
+        boxes=boxes,
+        categories=categories,
+    )
+
+
+def _merged(objects: list[_Object]) -> list[_Object]:
+    """Each object, best first, joined to the first one before it that is the same, or dropped as a part of it."""
+    kept: list[_Object] = []
+    boxes = np.zeros((len(objects), 4), dtype=np.int64)  # of those kept: pictures have thousands of guesses
+    for item in objects:
+        box, known = item.box, boxes[: len(kept)]
+        meets = (known[:, 0] < box.bottom) & (known[:, 1] < box.right)
+        meets &= (known[:, 2] > box.top) & (known[:, 3] > box.left)
+        for index in np.flatnonzero(meets).tolist():
+            relation = _relation(kept[index], item)
+            if relation == "other":
+                continue
+            if relation == "same":
+                kept[index].take(item)
+                boxes[index] = _corners(kept[index].box)
+            break
+        else:
+            boxes[len(kept)] = _corners(box)
+            kept.append(item)
+    return kept
+
+
+def _corners(box: Window) -> tuple[int, int, int, int]:
+    return box.top, box.left, box.bottom, box.right
+
+
+def _relation(kept: _Object, guess: _Object) -> str:
+    """``same`` object, ``part`` of it (a lesser guess), or ``other``."""
+    if kept.label != guess.label:
+        return "other"
+    if any(window in kept.looked for window in guess.looked):
+        return "other"
+    both = one = two = 0
+    for area in _shared(kept.looked, guess.looked):
+        left, right = kept.within(area), guess.within(area)
+        both += int(np.count_nonzero(left & right))
+        one += int(np.count_nonzero(left))
+        two += int(np.count_nonzero(right))
+    if both > _SAME_OBJECT * (one + two - both):
+        return "same"
+    return "part" if both > _PART_OF * min(one, two) else "other"
+
+
+def _shared(some: list[Window], others: list[Window]) -> list[Window]:
+    """Where both look; with more than two windows some places count more than once, which changes no share much."""
+    return [area for one in some for other in others if (area := one.common(other)) is not None]

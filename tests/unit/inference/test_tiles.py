@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from mask2former.config import InferenceConfig
+from mask2former.errors import RequestError
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.tiles import Window, answer_in_tiles, join, windows
+from mask2former.inference.tta import AugmentedPredictor
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories, Instances
+
+CATEGORIES = Categories.from_names(["nucleus", "cell"])
+TILES = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=0, max_instances=200)
+
+
+def disks(size: tuple[int, int], places: list[tuple[int, int, int]]) -> np.ndarray:
+    """Masks of disks (y, x, radius)."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    return np.stack([(y - cy) ** 2 + (x - cx) ** 2 <= r * r for cy, cx, r in places])
+
+
+def instances(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray | None = None) -> Instances:
+    order = np.argsort(-scores, kind="stable")
+    boxes = np.zeros((len(masks), 4))
+    for index, mask in enumerate(masks[order]):
+        if mask.any():
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            boxes[index] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    kinds = np.zeros(len(masks), np.int64) if labels is None else labels
+    return Instances(masks[order], kinds[order], scores[order].astype(np.float64), boxes, CATEGORIES)
+
+
+def seen_through(masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None) -> Callable:
+    """What a faultless model says about any window; windows hold the number of their pixel in the picture."""
+
+    def segment(part: np.ndarray, size_hw: tuple[int, int]) -> Instances:
+        rows = part[:, 0, 0].astype(int) * 256 + part[:, 0, 1]
+        columns = part[0, :, 2]
+        cut = masks[:, rows[:, None], columns[None]]
+        return instances(cut, rng.uniform(0.2, 1.0, len(cut)), labels)
+
+    return segment
+
+
+def numbered(size: tuple[int, int]) -> np.ndarray:
+    picture = np.zeros((*size, 3), np.uint8)
+    picture[..., 0], picture[..., 1] = np.divmod(np.arange(size[0]), 256)[0][:, None], np.arange(size[0])[:, None] % 256
+    picture[..., 2] = np.arange(size[1])[None]
+    return picture
+
+
+@pytest.mark.parametrize(("size", "side", "overlap"), [((256, 256), 160, 32), ((40, 300), 64, 20), ((64, 65), 64, 32)])
+def test_windows_cover_the_picture_and_one_another(size: tuple[int, int], side: int, overlap: int) -> None:
+    found = windows(size, side, overlap)
+    count = np.zeros(size, int)
+    for window in found:
+        assert window.of(count).shape == (min(side, size[0]), min(side, size[1]))
+        window.of(count)[...] += 1
+    assert count.min() >= 1
+    starts = sorted({window.left for window in found})
+    assert all(after - before <= side - overlap for before, after in itertools.pairwise(starts))
+    assert len(windows((64, 64), 64, 32)) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = (150, 200)
+    places = [(75, 60, 55), (40, 150, 30)]  # wider than a window
+    places += [(20 + 6 * n % 130, 110 + 11 * n % 90, 3 + n % 3) for n in range(20)]
+    ids = np.zeros(size, int)  # later ones in front, so that masks do not overlap
+    for number, mask in enumerate(disks(size, places), start=1):
+        ids[mask] = number
+    masks = np.stack([ids == number for number in range(1, len(places) + 1) if (ids == number).sum() > 8])
+    answer = answer_in_tiles(numbered(size), seen_through(masks, rng), CATEGORIES, TILES)
+    assert len(answer) == len(masks)
+    matched = (answer.masks[:, None] & masks[None]).sum((2, 3)) == masks.sum((1, 2))
+    assert matched.any(0).all()
+    assert (answer.masks.sum((1, 2)) == masks[matched.argmax(1)].sum((1, 2))).all()
+    for mask, (x1, y1, x2, y2) in zip(answer.masks, answer.boxes.astype(int), strict=True):
+        assert mask[y1:y2, x1:x2].sum() == mask.sum()
+        assert mask[y1:y2, x1].any()
+        assert mask[y2 - 1, x1:x2].any()
+
+
+def test_guesses_of_one_window_and_of_other_classes_are_never_joined() -> None:
+    masks = disks((40, 40), [(20, 20, 10), (20, 20, 10)])
+    one = instances(masks, np.array([0.9, 0.8]))
+    window = Window(0, 0, 40, 40)
+    assert len(join([(window, one)], (40, 40), CATEGORIES, 10)) == 2  # as in whole pictures
+    cell = instances(masks[:1], np.array([0.7]), np.array([1]))
+    other = Window(0, 0, 40, 41)
+    assert len(join([(window, one), (other, cell)], (40, 41), CATEGORIES, 10)) == 3
+    twice = instances(masks[:1], np.array([0.95]))
+    joined = join([(window, one), (other, twice)], (40, 41), CATEGORIES, 10)
+    assert joined.scores.tolist() == [0.95, 0.8]
+    assert len(join([(window, one), (other, twice)], (40, 41), CATEGORIES, 1)) == 1
+
+
+def test_the_lesser_part_of_an_object_that_another_window_knows_is_dropped() -> None:
+    whole = instances(disks((40, 60), [(20, 30, 12)])[:, :, :48], np.array([0.9]))
+    part = instances(disks((40, 60), [(20, 30, 5)])[:, :, 12:], np.array([0.5]))
+    found = join([(Window(0, 0, 40, 48), whole), (Window(0, 12, 40, 60), part)], (40, 60), CATEGORIES, 10)
+    assert found.scores.tolist() == [0.9]
+    weak = instances(disks((40, 48), [(10, 10, 5)]), np.array([0.01]))
+    assert len(join([(Window(0, 0, 40, 48), weak)], (40, 60), CATEGORIES, 10)) == 0
+    assert join([], (4, 6), CATEGORIES, 10).masks.shape == (0, 4, 6)
+
+
+# --- with a model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, max_instances=300)
+    return Predictor(tiny_model, device="cpu", settings=settings)
+
+
+def test_a_picture_of_one_window_is_answered_as_a_whole(predictor: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    tiled, whole = predictor(image, "instance"), predictor(image, "instance", tile=0)
+    kept = (whole.scores >= 0.05) & whole.masks.any((1, 2))
+    assert kept.any()
+    assert np.array_equal(tiled.masks, whole.masks[kept])
+    assert np.array_equal(tiled.scores, whole.scores[kept])
+    assert np.array_equal(tiled.boxes, whole.boxes[kept])
+
+
+def test_windows_have_one_scale_whatever_the_size_of_the_picture(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = predictor.forward
+
+    def watched(pixels: torch.Tensor) -> object:
+        seen.append(tuple(pixels.shape))
+        return forward(pixels)
+
+    monkeypatch.setattr(predictor, "forward", watched)
+    answer = predictor(np.zeros((30, 96, 3), np.uint8), "instance")
+    assert answer.size_hw == (30, 96)
+    assert set(seen) == {(3, 40, 64)}  # 30 x 48, times 64 / 48
+    assert len(seen) == 3
+
+
+def test_what_knows_no_windows_says_so(predictor: Predictor) -> None:
+    image = np.zeros((48, 48, 3), np.uint8)
+    for ask in (
+        lambda: predictor.clip([image]),
+        lambda: list(predictor.track([image])),
+        lambda: AugmentedPredictor(predictor)(image, "instance"),
+    ):
+        with pytest.raises(RequestError, match=r"windows of 48 pixels.*tile=0"):
+            ask()
+    assert len(list(predictor.track([image], tile=0))) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"tile": 64}, "instances alone"), ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half")],
+)
+def test_settings_that_cannot_be(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InferenceConfig(**settings)
