@@ -353,6 +353,32 @@ def test_own_data_is_measured_as_the_official_tool_does(
     assert "2 pictures" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_groups_of_pictures_are_measured_as_if_they_were_alone(
+    own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder, contents = own_data
+    for place, image in enumerate(contents["images"]):
+        image["camera"] = ("north", "south", "north", 7)[place]
+    file.write_text(json.dumps(contents))
+    arguments = ["evaluate", str(tiny_file), "--images", str(folder), "--device", "cpu", "--pooled", "0.01"]
+    assert main([*arguments, "--annotations", str(file), "--by", "camera", "--json", str(tmp_path / "all.json")]) == 0
+    assert "groups of pictures" in capsys.readouterr().out
+    groups = json.loads((tmp_path / "all.json").read_text())["groups"]
+    assert {name: group["num_images"] for name, group in groups.items()} == {"7": 1, "north": 2, "south": 1}
+    north = [image for image in contents["images"] if image["camera"] == "north"]
+    ids = {image["id"] for image in north}
+    rows = [entry for entry in contents["annotations"] if entry["image_id"] in ids]
+    alone = tmp_path / "north.json"
+    alone.write_text(json.dumps({**contents, "images": north, "annotations": rows}))
+    assert main([*arguments, "--annotations", str(alone), "--json", str(tmp_path / "north-metrics.json")]) == 0
+    assert json.loads((tmp_path / "north-metrics.json").read_text())["metrics"] == groups["north"]["metrics"]
+
+    assert main([*arguments, "--annotations", str(file), "--by", "place"]) == 2
+    assert "4 of 4 images have no 'place'" in capsys.readouterr().err
+    assert main(["evaluate", str(tiny_file), "--by", "camera"]) == 2
+    assert "--annotations" in capsys.readouterr().err
+
+
 def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     own_data: tuple[Path, Path, dict[str, Any]],
 ) -> None:

@@ -66,6 +66,13 @@ def evaluate(
     boundary: Annotated[
         bool, typer.Option("--boundary", help="Also boundary PQ, AP and IoU, which look at outlines (takes longer).")
     ] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Also measure groups of pictures: a key that the images of --annotations have, for instance modality.",
+        ),
+    ] = None,
     pooled: Annotated[
         float | None,
         typer.Option(metavar="SCORE", help="Instance: also TP/(TP+FP+FN) of objects above SCORE (DSB 2018)."),
@@ -103,12 +110,15 @@ def evaluate(
     page = None if report_folder is None else report_folder / "index.html"
     _check_outputs(json, results, page)
     _check_data(data, data_root, annotations, images)
+    if by is not None and annotations is None:
+        raise RequestError("--by names a key of the images in a file; give --annotations FILE.json with it")
     asked = [name for entry in tasks or () for name in entry.split(",")]
     clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit)
     if clips is not None:
         about_pictures = {
             "--boundary": boundary,
             "--pooled": pooled is not None,
+            "--by": by is not None,
             "--tta": tta or tta_sizes is not None,
             "--report": page is not None,
         }
@@ -135,6 +145,7 @@ def evaluate(
         tasks=asked,
         options={"area_limits": area_limits, "boundary": boundary, "pooled_threshold": pooled},
         max_detections=max_detections,
+        by=by,
         tta=tta,
         tta_sizes=tta_sizes,
         json=json,

@@ -93,6 +93,7 @@ def evaluate_on_pictures(
     tasks: Sequence[str],
     options: Mapping[str, Any],
     max_detections: int | None,
+    by: str | None,
     tta: bool,
     tta_sizes: str | None,
     json: Path | None,
@@ -108,6 +109,7 @@ def evaluate_on_pictures(
         tasks: what is measured; none: what both the model and the data have.
         options: of the metrics, as in ``EvaluationConfig``.
         max_detections: per picture and class; None: 100.
+        by: key of the images in the annotation file whose values are measured by themselves, too.
         tta: more views of each picture.
         tta_sizes: their sizes, as typed; imply ``tta``.
         json: file of the metrics.
@@ -119,6 +121,8 @@ def evaluate_on_pictures(
         RequestError: data, model, tasks and options do not fit together.
     """
     from mask2former.config import EvaluationConfig, parse
+    from mask2former.data.archives import find_file
+    from mask2former.data.datasets.annotation_files import groups_in
     from mask2former.inference import evaluate as evaluation
     from mask2former.inference.highlights import Highlights
     from mask2former.inference.predictor import Predictor
@@ -126,6 +130,11 @@ def evaluate_on_pictures(
 
     source.check()
     metrics = parse(EvaluationConfig, {**options, "max_detections": max_detections or 100}, "evaluate")
+    group_of = (
+        None
+        if by is None or source.annotations is None
+        else groups_in(find_file(source.annotations) or source.annotations, by)
+    )
     console = make_console()
     fetch_weights(console, model)
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
@@ -158,6 +167,7 @@ def evaluate_on_pictures(
             style=samples.metric_style,
             results=writer,
             observe=None if page is None else highlights.add,
+            group_of=group_of,
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["class_table", "print_scores"]
 
+_GROUP_METRICS = {
+    "panoptic": ("PQ",),
+    "instance": ("AP", "AP50", "boundary_AP", "pooled_AP", "pooled_AP50"),
+    "semantic": ("mIoU",),
+}
+
 
 def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[str]) -> None:
     """Remarks, a table of classes for each task, and a line for each metric."""
@@ -22,6 +28,27 @@ def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[s
         console.print(class_table(task, rows))
     for name, value in report.metrics.items():
         print(f"{name:<32}{value:6.2f}")
+    if report.groups:
+        console.print(_group_table(report))
+
+
+def _group_table(report: EvaluationReport) -> Table:
+    """The first metrics of each task by group of pictures."""
+    from rich.table import Table
+
+    table = Table(title="groups of pictures, percent")
+    names = [
+        name
+        for task, metrics in _GROUP_METRICS.items()
+        for metric in metrics
+        if (name := f"{task}/{metric}") in report.metrics
+    ]
+    for head in ("group", "pictures", *(name.split("/")[1] for name in names)):
+        table.add_column(head, justify="left" if head == "group" else "right")
+    for group, (metrics, size) in report.groups.items():
+        cells = ("-" if metrics[name] != metrics[name] else f"{metrics[name]:.2f}" for name in names)
+        table.add_row(group, str(size), *cells)
+    return table
 
 
 def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) -> Table:

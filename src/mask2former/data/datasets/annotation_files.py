@@ -15,6 +15,7 @@ __all__ = [
     "categories_in",
     "check_unique",
     "entry_id",
+    "groups_in",
     "number",
     "read_annotations",
     "same_categories",
@@ -115,3 +116,20 @@ def some(culprits: Sequence[Any]) -> str:
     """``3 (a, b, c)``: how many and the first of them."""
     shown = ", ".join(str(culprit) for culprit in culprits[:_NAMED])
     return f"{len(culprits)} ({shown}{', ...' if len(culprits) > _NAMED else ''})"
+
+
+def groups_in(file: File, key: str) -> dict[int | str, str]:
+    """What the images of an annotation file have under ``key``, by image id: the modality, the place, the camera.
+
+    Raises:
+        RequestError: as :func:`read_annotations`, or an image has no such key.
+    """
+    images = read_annotations(file, ["images"], "COCO")["images"]
+    without = [entry for entry in images if not isinstance(entry.get(key), str | int)]
+    if without:
+        names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width"})
+        raise RequestError(
+            f"'{file}': {len(without)} of {len(images)} images have no '{key}' that is a name or a number; "
+            f"their other keys: {', '.join(names) or 'none'}"
+        )
+    return {entry.get("id"): str(entry[key]) for entry in images}  # pyright: ignore[reportReturnType]  (ids were checked)
