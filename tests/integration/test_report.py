@@ -227,6 +227,25 @@ def test_plot_reads_what_training_wrote(tmp_path: Path) -> None:
     assert series["panoptic/PQ"][0] == [1, 3]
     plot_runs([tmp_path / "run"], tmp_path / "run.svg")
     assert (tmp_path / "run.svg").read_text().startswith("<?xml")
+    plot_runs([tmp_path / "run"], tmp_path / "hours.svg", "hours")
+    assert "<!-- hours -->" in (tmp_path / "hours.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [(None, "times.csv': No such file"), ("step,seconds\n0,1.0\n", "lacks step"), ("step,seconds\n0,x\n", "no table")],
+)
+def test_hours_need_the_times_of_every_step(
+    times: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _write_run(tmp_path / "one")
+    if times is not None:
+        (run / "times.csv").write_text(times)
+    assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 2
+    assert message in capsys.readouterr().err
+    steps = sorted({int(row.split(",")[0]) for row in (run / "metrics.csv").read_text().splitlines()[1:]})
+    (run / "times.csv").write_text("step,seconds\n" + "".join(f"{step},{36 * step}\n" for step in steps))
+    assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 0
 
 
 @pytest.mark.parametrize(

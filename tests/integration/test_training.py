@@ -46,6 +46,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
         "model.safetensors",
         "pictures",
         "run.yaml",
+        "times.csv",
     ]
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text()) == config_of(tmp_path / "run").model_dump(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,11 +15,12 @@ __all__ = ["plot"]
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of training, also unfinished.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
+    over: Annotated[Literal["steps", "hours"], typer.Option(help="What is to the right.")] = "steps",
 ) -> None:
-    """Draw losses, learning rate and metrics over steps, several runs on top of each other."""
+    """Draw losses, learning rate and metrics over steps or hours, several runs on top of each other."""
     from mask2former.inference.curves import plot_runs
     from mask2former.inference.files import check_file
 
     check_file(output)
-    plot_runs(runs, output)
+    plot_runs(runs, output, over)
     print(f"Curves of {count(len(runs), 'run')}: {output}")

@@ -10,7 +10,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mask2former.atomic import write_whole
 from mask2former.errors import MissingExtraError, RequestError
@@ -18,10 +18,12 @@ from mask2former.errors import MissingExtraError, RequestError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Series", "plot_runs", "read_run"]
+__all__ = ["Axis", "Series", "plot_runs", "read_run"]
 
-Series = Mapping[str, tuple[list[int], list[float]]]
-"""Steps and values by name of the column."""
+Series = Mapping[str, tuple[Sequence[float], list[float]]]
+"""Steps, or hours, and values by name of the column."""
+
+Axis = Literal["steps", "hours"]
 
 _TERMS = ("loss_ce", "loss_mask", "loss_dice")  # of the last layer; those of the others are numbered
 _METRICS = ("PQ", "AP", "mIoU")  # what is shown of each task, and its parts
@@ -50,7 +52,7 @@ def read_run(directory: Path) -> Series:
     except UnicodeDecodeError as error:
         raise RequestError(f"'{path}' is no table of metrics; expected the directory of a training run") from error
     whole = [line for line in lines if line.endswith("\n")]
-    series: dict[str, tuple[list[int], list[float]]] = {}
+    series: dict[str, tuple[list[float], list[float]]] = {}
     for row in csv.DictReader(whole):
         step = row.get("step")
         if step is None or not step.isdecimal():
@@ -75,15 +77,33 @@ def _number(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def plot_runs(runs: Sequence[Path], path: Path) -> None:
+def _over_hours(directory: Path, series: Series) -> Series:
+    """The same values over the hours that training, with its validations, had taken by then."""
+    path = (directory if directory.is_dir() else directory.parent) / "times.csv"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        rows = [(int(step), float(seconds) / 3600) for step, _, seconds in (line.partition(",") for line in lines)]
+    except OSError as error:
+        raise RequestError(f"cannot read '{path}': {error.strerror}; draw the run over steps") from error
+    except ValueError as error:
+        raise RequestError(f"'{path}' is no table of steps and seconds; draw the run over steps") from error
+    hours: dict[int, float] = dict(rows)  # of several rows of a step the last: its validation is over
+    if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():
+        raise RequestError(f"'{path}' lacks step {min(missing):.0f}; draw the run over steps")
+    return {name: ([hours[int(step)] for step in steps], values) for name, (steps, values) in series.items()}
+
+
+def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
     """Draw the curves of one or several runs, each in a colour of its own, and write the picture.
 
     Args:
         runs: run directories.
         path: PNG, SVG or PDF, by its suffix.
+        over: what is to the right; hours are those of the machine that trained.
 
     Raises:
-        RequestError: a run without values, or a file of another kind or at a place that cannot be written.
+        RequestError: a run without values, or without times for hours, or a file of another kind or at a place that
+            cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     kind = path.suffix[1:].lower()
@@ -92,6 +112,8 @@ def plot_runs(runs: Sequence[Path], path: Path) -> None:
     if not runs:
         raise RequestError("there is no run to plot; give at least one run directory")
     found = dict(zip(_names(runs), map(read_run, runs), strict=True))
+    if over == "hours":
+        found = {name: _over_hours(run, series) for run, (name, series) in zip(runs, found.items(), strict=True)}
     try:
         from matplotlib.figure import Figure  # without pyplot there is no window and no global state
     except ImportError as error:
@@ -102,10 +124,10 @@ def plot_runs(runs: Sequence[Path], path: Path) -> None:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + (0.4 if len(runs) > 1 else 0)), dpi=110, layout="constrained")
     for number, (title, names) in enumerate(panels):
-        _draw(figure.add_subplot(rows, columns, number + 1), title, names, found)
+        _draw(figure.add_subplot(rows, columns, number + 1), title, names, found, over)
     last = max(step for series in found.values() for steps, _ in series.values() for step in steps)
     for axes in figure.axes:  # the same steps everywhere, so that panels can be compared
-        axes.set_xlim(-0.02 * max(last, 1), 1.02 * max(last, 1))
+        axes.set_xlim(-0.02 * (last or 1), 1.02 * (last or 1))
     if len(runs) > 1:
         handles = [
             figure.axes[0].plot([], [], color=_COLORS[index % len(_COLORS)], linewidth=2, label=_plain(name))[0]
@@ -141,7 +163,7 @@ def _panels(found: Mapping[str, Series]) -> list[tuple[str, tuple[str, ...]]]:
     return panels or [(name, (name,)) for name in sorted(columns)]
 
 
-def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Series]) -> None:
+def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Series], over: Axis) -> None:
     """One panel: the first column as a full line, its parts dashed."""
     labelled: set[str] = set()
     for index, series in enumerate(found.values()):
@@ -158,7 +180,7 @@ def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Seri
                 values = _running_mean(values, max(3, int(_WINDOW * len(values))))
             axes.plot(steps, values, label=label, marker="o" if len(values) < 25 else None, markersize=3, **style)
     axes.set_title(_plain(title), loc="left", fontsize=10, color=_INK)
-    axes.set_xlabel("step", fontsize=8.5, color=_SOFT)
+    axes.set_xlabel("hours" if over == "hours" else "step", fontsize=8.5, color=_SOFT)
     axes.tick_params(labelsize=8.5, colors=_SOFT, length=0)
     axes.ticklabel_format(axis="y", scilimits=(-3, 5))
     axes.yaxis.get_offset_text().set(size=8, color=_SOFT)

@@ -1,8 +1,12 @@
-"""``metrics.csv``: one row per logged step, appended as training goes, kept when a run is resumed."""
+"""``metrics.csv``: one row per logged step, appended as training goes, kept when a run is resumed.
+
+``times.csv`` beside it says when: metrics are the same in every rerun, times are not.
+"""
 
 from __future__ import annotations
 
 import csv
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +34,9 @@ class MetricsLog(Logger):
         super().__init__()
         self.path = path
         self.columns = ["step"]
+        self.times = path.with_name("times.csv")
         self._keep(first_step)
+        self._began = time.monotonic() - self._keep_times(first_step)
 
     @property
     def name(self) -> None:
@@ -50,6 +56,8 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with self.times.open("a", encoding="utf-8") as stream:
+            stream.write(f"{step},{time.monotonic() - self._began:.2f}\n")
         row = {"step": step, **{name: value for name, value in metrics.items() if name != "epoch"}}
         new = sorted(row.keys() - set(self.columns))
         if new:
@@ -74,6 +82,21 @@ class MetricsLog(Logger):
         for row in rows:
             self.columns += [name for name in row if name not in self.columns]
         self._write(rows)
+
+    def _keep_times(self, first_step: int) -> float:
+        """Drop the rows of steps that will be made again; the seconds that those before took."""
+        kept: list[tuple[int, float]] = []
+        if self.times.exists():
+            for line in self.times.read_text(encoding="utf-8").splitlines()[1:]:
+                step, _, seconds = line.partition(",")
+                if step.isdecimal() and int(step) < first_step and seconds.replace(".", "", 1).isdecimal():
+                    kept.append((int(step), float(seconds)))
+        self._write_times("".join(["step,seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
+        return kept[-1][1] if kept else 0.0
+
+    @rank_zero_only
+    def _write_times(self, text: str) -> None:
+        write_whole(self.times, lambda file: file.write_text(text, encoding="utf-8"))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         def write(file: Path) -> None:

@@ -29,3 +29,20 @@ def test_columns_grow_and_steps_that_are_made_again_are_dropped(tmp_path: Path) 
     assert path.read_text().splitlines() == ["step,loss,PQ", "0,3.0,", "0,,50.0"]
     MetricsLog(path)
     assert path.read_text().splitlines() == ["step"]
+
+
+def test_times_go_on_where_the_last_kept_step_was(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.csv")
+    for step in range(3):
+        log.log_metrics({"loss": 1.0}, step=step)
+    rows = (tmp_path / "times.csv").read_text().splitlines()
+    assert rows[0] == "step,seconds"
+    assert [row.split(",")[0] for row in rows[1:]] == ["0", "1", "2"]
+    (tmp_path / "times.csv").write_text("step,seconds\n0,10.50\n1,20.25\n2,30.00\n3,4")
+    again = MetricsLog(tmp_path / "metrics.csv", first_step=2)
+    again.log_metrics({"loss": 1.0}, step=2)
+    rows = (tmp_path / "times.csv").read_text().splitlines()
+    assert rows[:3] == ["step,seconds", "0,10.50", "1,20.25"]
+    step, seconds = rows[3].split(",")
+    assert step == "2"
+    assert 20.25 <= float(seconds) < 30
