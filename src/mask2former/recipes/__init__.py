@@ -8,12 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
-from mask2former.recipes.ours import scenes_tiny, scenes_tiny_start
+from mask2former.recipes.ours import camvid, nuclei, scenes_tiny, scenes_tiny_start
 from mask2former.recipes.published import Recipe, describe_names, recipe, recipe_names
 
-__all__ = ["Recipe", "describe_names", "recipe", "recipe_names", "run_recipes", "scenes_tiny", "scenes_tiny_start"]
+__all__ = [
+    "Recipe",
+    "camvid",
+    "describe_names",
+    "nuclei",
+    "recipe",
+    "recipe_names",
+    "run_recipes",
+    "scenes_tiny",
+    "scenes_tiny_start",
+]
 
-_OURS: dict[str, Callable[[], RunConfig]] = {"scenes-tiny-start": scenes_tiny_start, "scenes-tiny": scenes_tiny}
+_OURS: dict[str, Callable[[], RunConfig]] = {
+    "scenes-tiny-start": scenes_tiny_start,
+    "scenes-tiny": scenes_tiny,
+    "nuclei": nuclei,
+    "camvid": camvid,
+}
 
 
 def run_recipes() -> dict[str, Callable[[], RunConfig]]:
