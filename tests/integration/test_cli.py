@@ -206,3 +206,10 @@ def test_train_writes_a_model_that_predicts_and_can_go_on(
     assert main(["predict", str(pictures), "-o", str(tmp_path / "out"), "--model", model]) == 0
     assert main(["train", str(run), "--resume", str(directory), "trainer.max_steps=3"]) == 0
     assert yaml.safe_load((directory / "run.yaml").read_text())["trainer"]["max_steps"] == 3
+
+
+def test_names_of_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(tmp_path / "a\x1b[31mb\x07\x9bc.png"), "-o", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr().err
+    assert "a\ufffd[31mb\ufffd\ufffdc.png" in shown
+    assert shown.count("\n") == 1
