@@ -156,6 +156,9 @@ class InferenceConfig(_Strict):
     score_threshold: Probability = 0.8
     overlap_threshold: Probability = 0.8
     max_instances: PositiveInt = 100
+    # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
+    # dropped; for objects that cannot overlap. Published: they may
+    exclusive: bool = False
     # instances alone: side, in pixels of the picture, of windows that are answered one by one and joined; each is
     # resized by short_edge / tile. 0: the whole picture at once, as published
     tile: NonNegativeInt = 0

@@ -28,6 +28,7 @@ from mask2former.structures import (
 )
 
 __all__ = [
+    "apart",
     "best_pairs",
     "clip_masks",
     "instance",
@@ -230,6 +231,31 @@ def instance(
         boxes=boxes.cpu().double().numpy(),
         categories=categories,
     )
+
+
+def apart(instances: Instances, overlap_threshold: float) -> Instances:
+    """The instances without their overlaps, which is ours: every pixel goes to the best instance that covers it.
+
+    Args:
+        instances: that may overlap.
+        overlap_threshold: an instance that keeps a smaller share of its mask is dropped, 0..1, and takes no pixels from
+            later ones. Empty masks are dropped, too.
+    """
+    taken = np.zeros(instances.size_hw, dtype=bool)
+    kept: list[int] = []
+    masks, boxes = instances.masks.copy(), instances.boxes.copy()
+    for index, (x1, y1, x2, y2) in enumerate(boxes.astype(np.int64).tolist()):
+        mask, free = masks[index, y1:y2, x1:x2], ~taken[y1:y2, x1:x2]
+        before = int(np.count_nonzero(mask))
+        mask &= free
+        left = int(np.count_nonzero(mask))
+        if not left or left < overlap_threshold * before:
+            continue
+        taken[y1:y2, x1:x2] |= mask
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        boxes[index] = x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1
+        kept.append(index)
+    return Instances(masks[kept], instances.labels[kept], instances.scores[kept], boxes[kept], instances.categories)
 
 
 def video_instance(

@@ -36,7 +36,7 @@ def result_of(
             overlap_threshold=settings.overlap_threshold,
         )
     if task == "instance":
-        return postprocessing.instance(
+        found = postprocessing.instance(
             output,
             index,
             image_size_hw,
@@ -45,6 +45,9 @@ def result_of(
             things_only=settings.things_only,
             max_instances=settings.max_instances,
         )
+        # Windows are first joined: what is a lesser guess in one may be the better one of another.
+        is_final = settings.exclusive and not settings.tile
+        return postprocessing.apart(found, settings.overlap_threshold) if is_final else found
     return postprocessing.semantic(
         output, index, image_size_hw, output_size_hw, categories, resize_masks_first=settings.resize_masks_first
     )

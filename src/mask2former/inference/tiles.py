@@ -15,6 +15,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from mask2former.config import InferenceConfig
+from mask2former.postprocessing import apart
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Instances
 
@@ -77,8 +78,8 @@ def answer_in_tiles(
         picture: RGB, at its own size.
         segment: asked for the instances of a picture that was resized for the model, at the height and width given.
         categories: the classes of the model.
-        settings: with ``tile``. Windows are resized by ``short_edge / tile`` (not at all with 0), so that objects have
-            one scale in pictures of any size; ``max_instances`` counts for the whole picture.
+        settings: with ``tile`` (and ``exclusive``). Windows are resized by ``short_edge / tile`` (not at all with 0), so
+            that objects have one scale in pictures of any size; ``max_instances`` counts for the whole picture.
     """
     side = settings.tile
     assert side
@@ -91,7 +92,8 @@ def answer_in_tiles(
         if (height, width) != size:
             part = np.array(Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR))
         found.append((window, segment(np.ascontiguousarray(part), size)))
-    return join(found, (picture.shape[0], picture.shape[1]), categories, settings.max_instances)
+    joined = join(found, (picture.shape[0], picture.shape[1]), categories, settings.max_instances)
+    return apart(joined, settings.overlap_threshold) if settings.exclusive else joined
 
 
 @dataclass(slots=True)

@@ -131,7 +131,15 @@ def nuclei() -> RunConfig:
     augmentation = ResizeCropFlipConfig(
         factors=(1.1, 2.4), flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
     )
-    inference = InferenceConfig(tasks=("instance",), short_edge=256, tile=160, tile_overlap=40, max_instances=400)
+    inference = InferenceConfig(
+        tasks=("instance",),
+        short_edge=256,
+        tile=160,
+        tile_overlap=40,
+        max_instances=400,
+        exclusive=True,
+        overlap_threshold=0.7,
+    )
     run = _small_run(
         _tiny_model(100, inference, "scenes-tiny", partial=True),
         DataConfig(dataset=dataset, augmentation=augmentation, total_batch=4, num_workers=0),

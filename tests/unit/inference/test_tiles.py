@@ -13,6 +13,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.inference.tiles import Window, answer_in_tiles, join, windows
 from mask2former.inference.tta import AugmentedPredictor
 from mask2former.models.mask2former import Mask2Former
+from mask2former.postprocessing import apart
 from mask2former.structures import Categories, Instances
 
 CATEGORIES = Categories.from_names(["nucleus", "cell"])
@@ -113,6 +114,36 @@ def test_the_lesser_part_of_an_object_that_another_window_knows_is_dropped() -> 
     assert join([], (4, 6), CATEGORIES, 10).masks.shape == (0, 4, 6)
 
 
+def test_exclusive_answers_share_no_pixel_and_drop_what_keeps_little() -> None:
+    masks = disks((40, 60), [(20, 20, 12), (20, 24, 6), (20, 40, 12), (5, 55, 3)])
+    found = instances(masks, np.array([0.9, 0.8, 0.7, 0.6]))
+    parted = apart(found, 0.7)
+    assert parted.scores.tolist() == [0.9, 0.7, 0.6]  # the second one lies within the first
+    assert parted.masks.sum(0).max() == 1
+    assert np.array_equal(parted.masks[0], masks[0])
+    assert np.array_equal(parted.masks[1], masks[2] & ~masks[0])
+    columns = np.flatnonzero(parted.masks[1].any(0))
+    assert parted.boxes[1].tolist() == [columns[0], 8, columns[-1] + 1, 33]
+    assert apart(found, 0.97).scores.tolist() == [0.9, 0.6]
+    assert found.masks[2].sum() == masks[2].sum()  # a copy
+    assert len(apart(instances(np.zeros((1, 4, 4), bool), np.array([0.5])), 0.0)) == 0
+
+
+def test_windows_are_joined_before_answers_are_parted() -> None:
+    # The better guess of the second window is a part of what the first one shows whole.
+    whole = disks((48, 80), [(24, 30, 14)])
+    scores = iter([np.array([0.6]), np.array([0.9])])
+
+    def segment(part: np.ndarray, size_hw: tuple[int, int]) -> Instances:
+        columns = part[0, :, 2]
+        return instances(whole[:, :, columns], next(scores))
+
+    settings = TILES.model_copy(update={"exclusive": True, "overlap_threshold": 0.7})
+    answer = answer_in_tiles(numbered((48, 80)), segment, CATEGORIES, settings)
+    assert answer.scores.tolist() == [0.9]
+    assert np.array_equal(answer.masks, whole)
+
+
 # --- with a model ----------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +161,16 @@ def test_a_picture_of_one_window_is_answered_as_a_whole(predictor: Predictor) ->
     assert np.array_equal(tiled.masks, whole.masks[kept])
     assert np.array_equal(tiled.scores, whole.scores[kept])
     assert np.array_equal(tiled.boxes, whole.boxes[kept])
+
+
+@pytest.mark.parametrize("tile", [0, 48])
+def test_exclusive_is_a_setting_of_whole_pictures_and_of_windows(predictor: Predictor, tile: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    plain = predictor(image, "instance", tile=tile, overlap_threshold=0.3)
+    assert plain.masks.sum(0).max() > 1
+    parted = predictor(image, "instance", tile=tile, overlap_threshold=0.3, exclusive=True)
+    assert parted.masks.sum(0).max() == 1
+    assert np.array_equal(parted.masks, apart(plain, 0.3).masks)
 
 
 def test_windows_have_one_scale_whatever_the_size_of_the_picture(
