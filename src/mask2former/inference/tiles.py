@@ -78,7 +78,7 @@ def answer_in_tiles(
         picture: RGB, at its own size.
         segment: asked for the instances of a picture that was resized for the model, at the height and width given.
         categories: the classes of the model.
-        settings: with ``tile`` (and ``exclusive``). Windows are resized by ``short_edge / tile`` (not at all with 0), so
+        settings: with ``tile`` (and ``exclusive``). Windows are resized by ``short_edge / tile`` (0: not at all), so
             that objects have one scale in pictures of any size; ``max_instances`` counts for the whole picture.
     """
     side = settings.tile
