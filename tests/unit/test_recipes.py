@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mask2former import recipes
-from mask2former.config import ModelConfig, SwinConfig
+from mask2former.config import ModelConfig, RunConfig, SwinConfig
 from mask2former.errors import RequestError
 from mask2former.structures import Categories
 
@@ -132,3 +132,24 @@ def test_the_packaged_models_run_is_panoptic_and_small() -> None:
     run = recipes.scenes_tiny()
     assert run.model.inference.default_task == "panoptic"
     assert run.model.transformer_decoder.num_queries <= 100
+
+
+@pytest.mark.parametrize("name", ["nuclei", "camvid"])
+def test_our_runs_on_real_pictures_start_from_drawn_ones(name: str) -> None:
+    run = recipes.run_recipes()[name]()
+    scenes = recipes.scenes_tiny().model
+    assert run.model.backbone == scenes.backbone
+    assert run.model.pixel_decoder == scenes.pixel_decoder
+    assert (run.model.init, run.model.init_partial) == ("scenes-tiny", True)
+    assert run.evaluation.tasks == run.model.inference.tasks
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
+    run = recipes.nuclei()
+    inference, augmentation = run.model.inference, run.data.augmentation
+    assert augmentation.name == "resize-crop-flip"
+    assert augmentation.factors is not None
+    low, high = augmentation.factors
+    assert low < inference.short_edge / inference.tile < high
+    assert augmentation.crop_size == (inference.short_edge, inference.short_edge)
