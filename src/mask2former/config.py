@@ -458,8 +458,8 @@ class ResizeCropFlipConfig(_Strict):
 
     @model_validator(mode="after")
     def _rising(self) -> ResizeCropFlipConfig:
-        if self.factors is not None and self.factors[0] > self.factors[1]:
-            raise ValueError(f"factors must rise, got {self.factors}")
+        if self.factors is not None and not self.factors[0] <= self.factors[1] <= 100:
+            raise ValueError(f"factors must rise, to 100 at most, got {self.factors}")
         return self
 
 

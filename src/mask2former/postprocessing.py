@@ -243,19 +243,24 @@ def apart(instances: Instances, overlap_threshold: float) -> Instances:
     """
     taken = np.zeros(instances.size_hw, dtype=bool)
     kept: list[int] = []
-    masks, boxes = instances.masks.copy(), instances.boxes.copy()
-    for index, (x1, y1, x2, y2) in enumerate(boxes.astype(np.int64).tolist()):
-        mask, free = masks[index, y1:y2, x1:x2], ~taken[y1:y2, x1:x2]
-        before = int(np.count_nonzero(mask))
-        mask &= free
-        left = int(np.count_nonzero(mask))
-        if not left or left < overlap_threshold * before:
+    places: list[tuple[int, int, int, int]] = []
+    parts: list[Bool[np.ndarray, "h w"]] = []  # cut to their boxes: whole masks are large
+    for index, (x1, y1, x2, y2) in enumerate(instances.boxes.astype(np.int64).tolist()):
+        mask = instances.masks[index, y1:y2, x1:x2]
+        free = mask & ~taken[y1:y2, x1:x2]
+        left = int(np.count_nonzero(free))
+        if not left or left < overlap_threshold * int(np.count_nonzero(mask)):
             continue
-        taken[y1:y2, x1:x2] |= mask
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        boxes[index] = x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1
+        taken[y1:y2, x1:x2] |= free
         kept.append(index)
-    return Instances(masks[kept], instances.labels[kept], instances.scores[kept], boxes[kept], instances.categories)
+        places.append((x1, y1, x2, y2))
+        parts.append(free)
+    masks, boxes = np.zeros((len(kept), *instances.size_hw), dtype=bool), np.zeros((len(kept), 4))
+    for mask, box, (x1, y1, x2, y2), free in zip(masks, boxes, places, parts, strict=True):
+        mask[y1:y2, x1:x2] = free
+        rows, columns = np.flatnonzero(free.any(axis=1)), np.flatnonzero(free.any(axis=0))
+        box[:] = x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1
+    return Instances(masks, instances.labels[kept], instances.scores[kept], boxes, instances.categories)
 
 
 def video_instance(

@@ -373,6 +373,18 @@ def test_groups_of_pictures_are_measured_as_if_they_were_alone(
     assert main([*arguments, "--annotations", str(alone), "--json", str(tmp_path / "north-metrics.json")]) == 0
     assert json.loads((tmp_path / "north-metrics.json").read_text())["metrics"] == groups["north"]["metrics"]
 
+    for image, name in zip(contents["images"], ("[/raw] x", "a\x1b[31m", "b", 2.5), strict=True):
+        image["camera"] = name
+    file.write_text(json.dumps(contents))
+    assert main([*arguments, "--annotations", str(file), "--by", "camera"]) == 0
+    shown = capsys.readouterr().out
+    assert "[/raw] x" in shown
+    assert "\x1b" not in shown
+    contents["images"][0]["id"] = [1]
+    (tmp_path / "odd.json").write_text(json.dumps(contents))
+    assert main([*arguments, "--annotations", str(tmp_path / "odd.json"), "--by", "camera"]) == 2
+    assert "neither a number nor text" in capsys.readouterr().err
+
     assert main([*arguments, "--annotations", str(file), "--by", "place"]) == 2
     assert "4 of 4 images have no 'place'" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), "--by", "camera"]) == 2

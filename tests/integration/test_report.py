@@ -233,7 +233,12 @@ def test_plot_reads_what_training_wrote(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("times", "message"),
-    [(None, "times.csv': No such file"), ("step,seconds\n0,1.0\n", "lacks step"), ("step,seconds\n0,x\n", "no table")],
+    [
+        (None, "times.csv': No such file"),
+        ("step,seconds\n0,1.0\n", "lacks step"),
+        ("step,seconds\n0,x\n", "no table"),
+        ("step,seconds\n0,inf\n", "no table"),
+    ],
 )
 def test_hours_need_the_times_of_every_step(
     times: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -244,7 +249,7 @@ def test_hours_need_the_times_of_every_step(
     assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 2
     assert message in capsys.readouterr().err
     steps = sorted({int(row.split(",")[0]) for row in (run / "metrics.csv").read_text().splitlines()[1:]})
-    (run / "times.csv").write_text("step,seconds\n" + "".join(f"{step},{36 * step}\n" for step in steps))
+    (run / "times.csv").write_text("step,seconds\n" + "".join(f"{step},{36 * step}\n" for step in steps) + "99")
     assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 0
 
 

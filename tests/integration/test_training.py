@@ -30,6 +30,8 @@ from mask2former.structures.samples import Batch
 from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
+SCENE_CLIPS = {"name": "scene-clips", "image_size": [64, 64], "num_validation": 1}
+
 pytestmark = [
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
@@ -267,6 +269,11 @@ def test_validation_in_tiles_is_what_the_predictor_answers(tmp_path: Path) -> No
         ({"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
         ({"evaluation__monitor": "panoptic/PQs"}, "'panoptic/PQs' is not measured; there are panoptic/PQ, panoptic/SQ"),
         ({"model": {"init": "nowhere.safetensors"}}, "nowhere"),
+        ({"model": {"inference": {"tasks": ["instance"], "tile": 64}}}, "evaluation.tasks are panoptic"),
+        (
+            {"model": {"inference": {"tasks": ["instance"], "exclusive": True}}, "data": {"dataset": SCENE_CLIPS}},
+            "the data are clips",
+        ),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mask2former.cli.shared import FailedError, StoppedError
+from mask2former.cli.shared import FailedError, StoppedError, printable
 from mask2former.errors import RequestError
 
 __all__ = ["app", "main"]
@@ -57,13 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         text = str(error) if isinstance(error, FailedError) else _unexpected(error)
         message, code = f"error: {text}", 1
-    print(_one_line(message), file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     return code
-
-
-def _one_line(text: str) -> str:
-    """Text as one line that cannot move the cursor or change colours, whatever names of files are in it."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 def _unexpected(error: Exception) -> str:

@@ -144,6 +144,8 @@ def evaluate_on_pictures(
         highlights = Highlights(predictor.categories)
         pictures = source.open(predictor.settings.default_task)
         samples, settings = pictures.samples, dict(pictures.settings)
+        if predictor.settings.tile:
+            settings.pop("short_edge", None)  # windows are resized as they were in training
         chosen = _chosen_tasks(predictor, samples, tasks)
         _check_about_instances(chosen, {"--pooled": options["pooled_threshold"], "--max-detections": max_detections})
         classes = samples.categories
@@ -174,6 +176,8 @@ def evaluate_on_pictures(
     print_scores(console, report, [*samples.notes, *_beyond_limit(samples, source.limit, metrics)])
     measures = metrics.model_dump(mode="json", include={"max_detections", *options})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
+    if by is not None:
+        request["by"] = by
     if "tta" in predictor.recorded_settings:
         request["tta"] = predictor.recorded_settings["tta"]
     written = _write(request, report, predictor, highlights, settings, page, json)

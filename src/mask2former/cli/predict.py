@@ -17,6 +17,7 @@ from mask2former.cli.shared import (
     count,
     fetch_weights,
     make_console,
+    printable,
     progress_bar,
     stoppable,
 )
@@ -111,9 +112,8 @@ def predict(
             if outcome.reason:
                 reasons.append(outcome.reason)
                 if len(jobs) > 1:
-                    progress.console.print(
-                        f"failed: {outcome.reason}", style="red", markup=False, highlight=False, soft_wrap=True
-                    )
+                    shown = printable(f"failed: {outcome.reason}")
+                    progress.console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
         if coco is not None and len(reasons) < len(jobs):
             files.write_json(coco, files.coco_results(jobs, chosen, predictor.categories))
 

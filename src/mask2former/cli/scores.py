@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mask2former.cli.shared import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -35,6 +37,7 @@ def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[s
 def _group_table(report: EvaluationReport) -> Table:
     """The first metrics of each task by group of pictures."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="groups of pictures, percent")
     names = [
@@ -47,13 +50,14 @@ def _group_table(report: EvaluationReport) -> Table:
         table.add_column(head, justify="left" if head == "group" else "right")
     for group, (metrics, size) in report.groups.items():
         cells = ("-" if metrics[name] != metrics[name] else f"{metrics[name]:.2f}" for name in names)
-        table.add_row(group, str(size), *cells)
+        table.add_row(Text(printable(group)), str(size), *cells)
     return table
 
 
 def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) -> Table:
     """Metrics by class, in the order of the classes; of many only the best and the worst by the first metric."""
     from rich.table import Table
+    from rich.text import Text
 
     defined = {name: values for name, values in rows.items() if any(value == value for value in values.values())}
     absent = len(rows) - len(defined)
@@ -69,5 +73,7 @@ def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) ->
         if row is None:
             table.add_row(f"({len(defined) - most} between)", style="dim")
         else:
-            table.add_row(row[0], *("-" if value != value else f"{value:.2f}" for value in row[1].values()))
+            table.add_row(
+                Text(printable(row[0])), *("-" if value != value else f"{value:.2f}" for value in row[1].values())
+            )
     return table

@@ -29,6 +29,7 @@ __all__ = [
     "fetch_weights",
     "make_console",
     "need_lightning",
+    "printable",
     "progress_bar",
     "read_run_file",
     "show_file",
@@ -56,6 +57,11 @@ Recipe = Annotated[
         autocompletion=complete_recipe,
     ),
 ]
+
+
+def printable(text: str) -> str:
+    """Text as one line that cannot move the cursor or change colours, whatever names of files are in it."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 class FailedError(Exception):

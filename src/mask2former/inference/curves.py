@@ -81,12 +81,14 @@ def _over_hours(directory: Path, series: Series) -> Series:
     """The same values over the hours that training, with its validations, had taken by then."""
     path = (directory if directory.is_dir() else directory.parent) / "times.csv"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if line.endswith("\n")]
         rows = [(int(step), float(seconds) / 3600) for step, _, seconds in (line.partition(",") for line in lines)]
     except OSError as error:
         raise RequestError(f"cannot read '{path}': {error.strerror}; draw the run over steps") from error
     except ValueError as error:
         raise RequestError(f"'{path}' is no table of steps and seconds; draw the run over steps") from error
+    if not all(math.isfinite(value) for _, value in rows):
+        raise RequestError(f"'{path}' is no table of steps and seconds; draw the run over steps")
     hours: dict[int, float] = dict(rows)  # of several rows of a step the last: its validation is over
     if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():
         raise RequestError(f"'{path}' lacks step {min(missing):.0f}; draw the run over steps")

@@ -140,6 +140,7 @@ class Evaluation:
 
         Without ``truths`` they are made of the sample's target, which knows no crowd regions.
         """
+        assert not self.settings.tile, "windows are put together by the caller, who has answer()"
         size = (sample.image.shape[2], sample.image.shape[3])
         sizes = (image_size_hw or size, size)
         answers: dict[Task, Segmentation | VideoInstances] = {}
@@ -188,9 +189,15 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     metrics: EvaluationConfig | None = None,
 ) -> dict[str, float]:
-    """Metrics in percent of a model on samples at their own size; ``progress`` is told how many are done."""
+    """Metrics in percent of a model on samples at their own size; ``progress`` is told how many are done.
+
+    Raises:
+        RequestError: the model looks through windows; :func:`evaluate_predictor` measures those.
+    """
     assert model.categories is not None
     assert model.config is not None
+    if model.config.inference.tile:
+        raise RequestError("this model looks through windows (inference.tile); measure it with evaluate_predictor")
     evaluation = Evaluation(tasks, model.categories, model.config.inference, metrics)
     was_training = model.training
     model.eval()

@@ -108,7 +108,7 @@ class Predictor:
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-        _override(InferenceConfig(), overrides)
+        _override(InferenceConfig(tasks=("instance",) if overrides.get("tile") else ("panoptic",)), overrides)
         predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
         predictor.settings = _override(predictor.settings, overrides)
         return predictor
@@ -213,7 +213,7 @@ class Predictor:
                 setting is wrong.
         """
         self.choose_tasks("instance")
-        settings = _without_tiles(_override(self.settings, overrides), "a clip")
+        settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         images = [read_image(frame) for frame in frames]
         clip = resize_clip(images, settings.short_edge, settings.long_edge)
         output = self.forward(clip)
@@ -262,7 +262,7 @@ class Predictor:
             RequestError: a setting is wrong, or the model does not answer the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
-        settings = _without_tiles(_override(self.settings, overrides), "tracking")
+        settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
         dtype = str(self.model.dtype).removeprefix("torch.")
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
@@ -337,13 +337,16 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
     return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
 
 
-def _without_tiles(settings: InferenceConfig, what: str) -> InferenceConfig:
+def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
+    """Settings for clips and tracks, which know neither windows nor the parting of overlaps."""
     if settings.tile:
         raise RequestError(
-            f"this model looks at pictures through windows of {settings.tile} pixels, which {what} does not; "
-            "ask it with tile=0 and a short_edge that suits whole pictures"
+            f"this model looks at pictures through windows of {settings.tile} pixels, which clips and tracks do not "
+            "have; from Python, ask it with tile=0 and a short_edge that suits whole frames"
         )
-    return settings
+    if overrides.get("exclusive"):
+        raise RequestError("exclusive is for pictures; tracks that cannot overlap are those of the task panoptic")
+    return settings.model_copy(update={"exclusive": False})
 
 
 def _retried(step: Callable[[], _T]) -> _T:

@@ -7,7 +7,7 @@ masks where both look. Ours; the published model looks at whole pictures. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,8 @@ Size = tuple[int, int]
 
 _LEAST_SCORE = 0.05  # every window offers as many guesses as there are queries; those below are not looked at
 _SAME_OBJECT = 0.5  # IoU, where both windows look, above which two masks are one object
-_PART_OF = 0.7  # share of the smaller mask, there, above which it is a lesser guess at the larger one
+_PART_OF = 0.7  # share of a whole guess, there, above which it is a lesser one at an object that is known
+_MANY = 16  # pieces of one object, which are then made one
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +85,19 @@ def answer_in_tiles(
     side = settings.tile
     assert side
     factor = settings.short_edge / side if settings.short_edge else 1.0
-    found: list[tuple[Window, Instances]] = []
-    for window in windows((picture.shape[0], picture.shape[1]), side, settings.tile_overlap):
+    size_hw = (picture.shape[0], picture.shape[1])
+
+    def look(window: Window) -> tuple[Window, Instances]:
         part = window.of(picture)
         size = (part.shape[0], part.shape[1])
         height, width = (max(1, round(length * factor)) for length in size)
         if (height, width) != size:
             part = np.array(Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR))
-        found.append((window, segment(np.ascontiguousarray(part), size)))
-    joined = join(found, (picture.shape[0], picture.shape[1]), categories, settings.max_instances)
+        return window, segment(np.ascontiguousarray(part), size)
+
+    # One after the other: of each window only the boxes of its objects are kept.
+    found = map(look, windows(size_hw, side, settings.tile_overlap))
+    joined = join(found, size_hw, categories, settings.max_instances)
     return apart(joined, settings.overlap_threshold) if settings.exclusive else joined
 
 
@@ -108,12 +113,11 @@ class _Object:
 
     def take(self, other: _Object) -> None:
         """Become the union; the score stays."""
-        one, two = self.box, other.box
-        self.box = Window(
-            min(one.top, two.top), min(one.left, two.left), max(one.bottom, two.bottom), max(one.right, two.right)
-        )
+        self.box = _around(self.box, other.box)
         self.seen += other.seen
         self.looked += other.looked
+        if len(self.seen) > _MANY:
+            self.seen = [(self.box, self.within(self.box))]
 
     def within(self, area: Window) -> Bool[np.ndarray, "h w"]:
         """The mask on a part of the picture."""
@@ -130,13 +134,16 @@ class _Object:
         return mask
 
 
-def join(found: list[tuple[Window, Instances]], size_hw: Size, categories: Categories, max_instances: int) -> Instances:
+def join(
+    found: Iterable[tuple[Window, Instances]], size_hw: Size, categories: Categories, max_instances: int
+) -> Instances:
     """One answer for a picture from those of windows of it.
 
     The best guesses come first. A later one that another window made of the same class is compared with those kept,
     on the pixels that both windows show: above an IoU of 0.5 it is the same object, whose mask becomes the union and
-    whose score stays the best; where it lies for the most part within one that is kept, it is dropped. Objects larger
-    than a window grow from window to window this way. Guesses of one window are never compared, as in whole pictures.
+    whose score stays the best; a guess that lies there with most of its mask, within one that is kept, is dropped.
+    Objects larger than a window grow from window to window this way. Guesses of one window are never compared, as in
+    whole pictures.
 
     Args:
         found: the instances of each window, at its size.
@@ -182,15 +189,12 @@ def _merged(objects: list[_Object]) -> list[_Object]:
         box, known = item.box, boxes[: len(kept)]
         meets = (known[:, 0] < box.bottom) & (known[:, 1] < box.right)
         meets &= (known[:, 2] > box.top) & (known[:, 3] > box.left)
-        for index in np.flatnonzero(meets).tolist():
-            relation = _relation(kept[index], item)
-            if relation == "other":
-                continue
-            if relation == "same":
-                kept[index].take(item)
-                boxes[index] = _corners(kept[index].box)
-            break
-        else:
+        relations = {index: _relation(kept[index], item) for index in np.flatnonzero(meets).tolist()}
+        same = next((index for index, relation in relations.items() if relation == "same"), None)
+        if same is not None:
+            kept[same].take(item)
+            boxes[same] = _corners(kept[same].box)
+        elif "part" not in relations.values():
             boxes[len(kept)] = _corners(box)
             kept.append(item)
     return kept
@@ -204,19 +208,36 @@ def _relation(kept: _Object, guess: _Object) -> str:
     """``same`` object, ``part`` of it (a lesser guess), or ``other``."""
     if kept.label != guess.label:
         return "other"
-    if any(window in kept.looked for window in guess.looked):
+    mine = guess.within(guess.box)
+    common = kept.within(guess.box) & mine
+    if not common.any() or not set(kept.looked).isdisjoint(guess.looked):
         return "other"
-    both = one = two = 0
-    for area in _shared(kept.looked, guess.looked):
-        left, right = kept.within(area), guess.within(area)
-        both += int(np.count_nonzero(left & right))
-        one += int(np.count_nonzero(left))
-        two += int(np.count_nonzero(right))
+    shared = _shared(kept.looked, guess.looked, guess.box)
+    both = int(np.count_nonzero(common & shared))
+    two = int(np.count_nonzero(mine & shared))
+    # Of what is kept, the pixels outside the box of the guess count, too.
+    around = _around(kept.box, guess.box)
+    one = int(np.count_nonzero(kept.within(around) & _shared(kept.looked, guess.looked, around)))
     if both > _SAME_OBJECT * (one + two - both):
         return "same"
-    return "part" if both > _PART_OF * min(one, two) else "other"
+    return "part" if both > _PART_OF * int(np.count_nonzero(mine)) else "other"
 
 
-def _shared(some: list[Window], others: list[Window]) -> list[Window]:
-    """Where both look; with more than two windows some places count more than once, which changes no share much."""
-    return [area for one in some for other in others if (area := one.common(other)) is not None]
+def _shared(some: list[Window], others: list[Window], area: Window) -> Bool[np.ndarray, "h w"]:
+    """The pixels of a part of the picture that windows of both lists show."""
+    seen = []
+    for listed in (some, others):
+        mask = np.zeros((area.bottom - area.top, area.right - area.left), dtype=bool)
+        for window in listed:
+            if (shown := window.common(area)) is not None:
+                mask[
+                    shown.top - area.top : shown.bottom - area.top, shown.left - area.left : shown.right - area.left
+                ] = True
+        seen.append(mask)
+    return seen[0] & seen[1]
+
+
+def _around(one: Window, two: Window) -> Window:
+    return Window(
+        min(one.top, two.top), min(one.left, two.left), max(one.bottom, two.bottom), max(one.right, two.right)
+    )

@@ -134,8 +134,8 @@ def nuclei() -> RunConfig:
     inference = InferenceConfig(
         tasks=("instance",),
         short_edge=256,
-        tile=160,
-        tile_overlap=40,
+        tile=128,
+        tile_overlap=32,
         max_instances=400,
         exclusive=True,
         overlap_threshold=0.7,

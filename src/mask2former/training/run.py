@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from mask2former import checkpoints
 from mask2former.atomic import write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
-from mask2former.config import RunConfig
+from mask2former.config import ClipSampling, RunConfig
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.inference.evaluate import Evaluation
 from mask2former.models.build import build_model
@@ -81,6 +81,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise RequestError(
             f"evaluation.monitor '{config.evaluation.monitor}' is of none of evaluation.tasks {config.evaluation.tasks}"
         )
+    _check_windows(config)
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
@@ -163,6 +164,21 @@ def _clear(directory: Path, init: str | None) -> None:
     stale = [*checkpoints_of_it, model] if checkpoints_of_it[0].exists() and not is_start else checkpoints_of_it
     for path in stale:
         path.unlink(missing_ok=True)
+
+
+def _check_windows(config: RunConfig) -> None:
+    """Refuse what windows and the parting of overlaps are not for, before hours of training."""
+    inference = config.model.inference
+    if inference.tile and config.evaluation.tasks != ("instance",):
+        measured = ", ".join(config.evaluation.tasks)
+        raise RequestError(
+            f"model.inference.tile is for instances, and evaluation.tasks are {measured}; set "
+            "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
+        )
+    if (inference.tile or inference.exclusive) and isinstance(config.data.dataset, ClipSampling):
+        raise RequestError(
+            "model.inference.tile and exclusive are for pictures, and the data are clips; leave them out"
+        )
 
 
 def _check_monitor(config: RunConfig, data: DataModule) -> None:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mask2former import checkpoints
+from mask2former.checkpoints.convert.writing import write
 from mask2former.config import InferenceConfig
 from mask2former.errors import RequestError
+from mask2former.inference.evaluate import evaluate
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tiles import Window, answer_in_tiles, join, windows
 from mask2former.inference.tta import AugmentedPredictor
@@ -114,6 +118,39 @@ def test_the_lesser_part_of_an_object_that_another_window_knows_is_dropped() -> 
     assert join([], (4, 6), CATEGORIES, 10).masks.shape == (0, 4, 6)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # a neighbour took in the sliver of an object that the second window shows
+        ([(20, 42, 0.9)], [(40, 75, 0.85)], [(20, 42), (40, 75)]),
+        # an object reaches two pixels into a better one of the other window, which sees it too
+        ([(30, 60, 0.9)], [(40, 58, 0.8), (58, 95, 0.85)], [(30, 60), (58, 95)]),
+        # "the same" further down counts more than "a part of" the better one
+        ([(30, 60, 0.9), (41, 60, 0.8)], [(41, 61, 0.7)], [(30, 60), (41, 60)]),
+    ],
+)
+def test_a_few_common_pixels_at_the_edge_of_a_window_drop_no_object(
+    first: list[tuple[int, int, float]], second: list[tuple[int, int, float]], expected: list[tuple[int, int]]
+) -> None:
+    found = []
+    for window, objects in ((Window(0, 0, 20, 60), first), (Window(0, 40, 20, 100), second)):
+        masks = np.zeros((len(objects), 20, 60), dtype=bool)
+        for mask, (start, end, _) in zip(masks, objects, strict=True):
+            mask[5:15, max(0, start - window.left) : end - window.left] = True
+        found.append((window, instances(masks, np.array([score for *_, score in objects]))))
+    joined = join(found, (20, 100), CATEGORIES, 10)
+    spans = sorted((int(box[0]), int(box[2])) for box in joined.boxes)
+    assert all(any(abs(a - b) + abs(c - d) <= 1 for b, d in spans) for a, c in expected)
+    assert len(spans) == len(expected)
+
+
+def test_an_object_as_large_as_the_picture_stays_one() -> None:
+    size, rng = (240, 240), np.random.default_rng(0)
+    masks = disks(size, [(120, 120, 100), (10, 10, 4), (230, 12, 5)])
+    answer = answer_in_tiles(numbered(size), seen_through(masks, rng), CATEGORIES, TILES)  # 49 windows
+    assert sorted(answer.masks.sum((1, 2)).tolist()) == sorted(masks.sum((1, 2)).tolist())
+
+
 def test_exclusive_answers_share_no_pixel_and_drop_what_keeps_little() -> None:
     masks = disks((40, 60), [(20, 20, 12), (20, 24, 6), (20, 40, 12), (5, 55, 3)])
     found = instances(masks, np.array([0.9, 0.8, 0.7, 0.6]))
@@ -161,6 +198,31 @@ def test_a_picture_of_one_window_is_answered_as_a_whole(predictor: Predictor) ->
     assert np.array_equal(tiled.masks, whole.masks[kept])
     assert np.array_equal(tiled.scores, whole.scores[kept])
     assert np.array_equal(tiled.boxes, whole.boxes[kept])
+
+
+def test_windows_are_a_setting_of_a_call_and_of_loading(predictor: Predictor, tmp_path: Path) -> None:
+    assert predictor.model.config is not None
+    settings = InferenceConfig(tasks=("instance",), short_edge=64)
+    predictor.model.config = predictor.model.config.model_copy(update={"inference": settings})
+    checkpoints.save(predictor.model, tmp_path / "m.safetensors")
+    loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    assert np.array_equal(loaded(image, "instance").masks, predictor(image, "instance", max_instances=100).masks)
+    with pytest.raises(RequestError, match="instances alone"):
+        Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
+    with pytest.raises(RequestError, match="exclusive is for pictures"):
+        loaded.track([image], tile=0, exclusive=True)
+    with pytest.raises(RequestError, match="transformers cannot look"):
+        write(_with_windows(predictor.model), tmp_path / "folder", "huggingface")
+    with pytest.raises(RequestError, match="evaluate_predictor"):
+        evaluate(_with_windows(predictor.model), [], ["instance"])
+
+
+def _with_windows(model: Mask2Former) -> Mask2Former:
+    assert model.config is not None
+    inference = model.config.inference.model_copy(update={"tile": 48, "tile_overlap": 16})
+    model.config = model.config.model_copy(update={"inference": inference})
+    return model
 
 
 @pytest.mark.parametrize("tile", [0, 48])

@@ -73,6 +73,12 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
     check_place(path, target)
     if target != "ours" and not model.config.transformer_decoder.masked_attention:
         raise RequestError("only our own format can say that the queries of a model look everywhere; choose ours")
+    inference = model.config.inference
+    if target == "huggingface" and (inference.tile or inference.exclusive):
+        raise RequestError(
+            "transformers cannot look at pictures through windows or part answers that overlap (inference.tile, "
+            "inference.exclusive), which this model is made for; choose ours, or a layout without such settings"
+        )
     if _is_folder(path, target):
         _write_folder(model, path, target, check)
         return

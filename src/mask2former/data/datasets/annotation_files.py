@@ -125,11 +125,15 @@ def groups_in(file: File, key: str) -> dict[int | str, str]:
         RequestError: as :func:`read_annotations`, or an image has no such key.
     """
     images = read_annotations(file, ["images"], "COCO")["images"]
-    without = [entry for entry in images if not isinstance(entry.get(key), str | int)]
+    ids = [entry_id(entry.get("id")) for entry in images]
+    check_unique(ids, "image", file)
+    if None in ids:
+        raise RequestError(f"'{file}': an image has an id that is neither a number nor text")
+    without = [entry for entry in images if not isinstance(entry.get(key), str | int | float)]
     if without:
-        names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width"})
+        names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width", key})
         raise RequestError(
             f"'{file}': {len(without)} of {len(images)} images have no '{key}' that is a name or a number; "
             f"their other keys: {', '.join(names) or 'none'}"
         )
-    return {entry.get("id"): str(entry[key]) for entry in images}  # pyright: ignore[reportReturnType]  (ids were checked)
+    return {number: str(entry[key]) for number, entry in zip(ids, images, strict=True) if number is not None}
