@@ -122,6 +122,9 @@ def _small_run(model: ModelConfig, data: DataConfig, output: str, max_steps: int
 def nuclei() -> RunConfig:
     """Nuclei under microscopes (2018 Data Science Bowl), instances: 5,000 steps of four windows, from ``scenes-tiny``.
 
+    The packaged model ``nuclei``. Measured: AP 48.6, AP50 77.5, pooled AP 65.9 at IoU 0.5 on 71 validation pictures,
+    after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated windows of 160 pixels, overlaps allowed.
+
     The data in COCO's format below nuclei/ (docs/results.md says how they were split); other paths: edit data.dataset.
     """
     dataset = CocoInstanceConfig(
@@ -154,6 +157,8 @@ def nuclei() -> RunConfig:
 
 def camvid() -> RunConfig:
     """Streets from a car (CamVid, 11 classes, 360x480), semantic: 4,200 steps of four windows, from ``scenes-tiny``.
+
+    Measured: mIoU 69.3 on 101 validation pictures, after 71 minutes on one core (AMD Zen 4, bf16).
 
     Pictures, label maps (255: not labelled) and names.txt below camvid/ (docs/results.md); other paths: edit
     data.dataset. The pictures are for non-commercial use, and so is what is trained on them.
