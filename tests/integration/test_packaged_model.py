@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image, ImageSequence
 from scipy import ndimage
 
 from mask2former import demo, recipes
+from mask2former.cli import main
 from mask2former.data.frames import open_frames
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.inference.predictor import Predictor
@@ -119,3 +121,21 @@ def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
         recipes.nuclei().model.model_copy(update={"init": None, "init_partial": False})
     )
     assert predictor.categories.names == ("nucleus",)
+
+
+def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, _ = _fluorescence(seed=1)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-pictures"]
+    for name, options in {"stored": [], "others": ["--tile", "100"], "none": ["--tile", "0"]}.items():
+        assert main([*common, "--model", "nuclei", "-o", str(tmp_path / name), *options]) == 0
+    settings = {
+        name: json.loads((tmp_path / name / "a.json").read_text())["settings"] for name in ("stored", "others", "none")
+    }
+    assert {name: (found["tile"], found["tile_overlap"]) for name, found in settings.items()} == {
+        "stored": (128, 32),
+        "others": (100, 25),
+        "none": (0, 0),
+    }
+    assert main([*common, "-o", str(tmp_path / "scenes"), "--tile", "64"]) == 2
+    assert "instances alone" in capsys.readouterr().err

@@ -54,6 +54,15 @@ def predict(
         int | None,
         typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Instance: look through windows of so many pixels, each resized to --short-edge; 0: no windows.",
+            show_default="as the model was trained",
+            rich_help_panel="Settings",
+        ),
+    ] = None,
     long_edge: Annotated[
         int | None, typer.Option(help="Cap of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
@@ -86,6 +95,8 @@ def predict(
         "long_edge": long_edge,
     }
     given = {name: value for name, value in settings.items() if value is not None}
+    if tile is not None:
+        given |= {"tile": tile, "tile_overlap": tile // 4}
     name = model or DEFAULT_MODEL
     fetch_weights(console, name)
     with stoppable(lambda: "nothing was written"):
