@@ -198,7 +198,8 @@ def test_training_starts_from_a_name(
     ("words", "expected"),
     [
         ("predict x --model coco-pan", [name for name in recipes.recipe_names() if name.startswith("coco-pan")]),
-        ("predict x --model scenes", list(checkpoints.packaged_names())),
+        ("predict x --model scenes", ["scenes-tiny"]),
+        ("predict x --model nuc", ["nuclei"]),
         ("inspect ytvis2021-instance/swin-b", ["ytvis2021-instance/swin-b-in21k"]),
         ("predict x --recipe mapillary-panoptic/s", ["mapillary-panoptic/swin-l"]),
         ("recipe scenes-tiny-", ["scenes-tiny-start"]),

@@ -333,7 +333,7 @@ def test_every_command_of_the_guide_is_understood() -> None:
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, str(GUIDE), "exec"), {})
     assert "Eight scenes" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")

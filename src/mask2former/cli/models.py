@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_checkpoint", "models"]
 
+_LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those that started from drawn scenes
 _WIDE = 130  # columns of a terminal from which on all facts are shown; also where the output is none
 
 
@@ -87,9 +88,9 @@ def _packaged() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "task": opened.config.inference.default_task,
-                "dataset": "drawn scenes",
+                "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
                 "backbone": backbone.model if backbone.name == "timm" else "Swin",
-                "pretraining": "none",
+                "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
                 "queries": opened.config.transformer_decoder.num_queries,
                 "metrics": dict(opened.metrics),
                 "licence": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
