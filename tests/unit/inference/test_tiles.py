@@ -200,10 +200,13 @@ def test_a_picture_of_one_window_is_answered_as_a_whole(predictor: Predictor) ->
     assert np.array_equal(tiled.boxes, whole.boxes[kept])
 
 
-def test_windows_are_a_setting_of_a_call_and_of_loading(predictor: Predictor, tmp_path: Path) -> None:
-    assert predictor.model.config is not None
+def test_windows_are_a_setting_of_a_call_and_of_loading(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = predictor.model.config  # of all tests of this folder
+    assert config is not None
     settings = InferenceConfig(tasks=("instance",), short_edge=64)
-    predictor.model.config = predictor.model.config.model_copy(update={"inference": settings})
+    monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": settings}))
     checkpoints.save(predictor.model, tmp_path / "m.safetensors")
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -212,17 +215,12 @@ def test_windows_are_a_setting_of_a_call_and_of_loading(predictor: Predictor, tm
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
     with pytest.raises(RequestError, match="exclusive is for pictures"):
         loaded.track([image], tile=0, exclusive=True)
+    through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
+    monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": through}))
     with pytest.raises(RequestError, match="transformers cannot look"):
-        write(_with_windows(predictor.model), tmp_path / "folder", "huggingface")
+        write(predictor.model, tmp_path / "folder", "huggingface")
     with pytest.raises(RequestError, match="evaluate_predictor"):
-        evaluate(_with_windows(predictor.model), [], ["instance"])
-
-
-def _with_windows(model: Mask2Former) -> Mask2Former:
-    assert model.config is not None
-    inference = model.config.inference.model_copy(update={"tile": 48, "tile_overlap": 16})
-    model.config = model.config.model_copy(update={"inference": inference})
-    return model
+        evaluate(predictor.model, [], ["instance"])
 
 
 @pytest.mark.parametrize("tile", [0, 48])
