@@ -170,6 +170,8 @@ class InferenceConfig(_Strict):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
         if self.tile and self.tasks != ("instance",):
             raise ValueError(f"tile is for models of instances alone, and this one answers {', '.join(self.tasks)}")
+        if 0 < self.tile < 16:
+            raise ValueError(f"tile must be 0, for whole pictures, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
             raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
         return self

@@ -177,7 +177,7 @@ class AugmentedPredictor(Predictor):
         if settings.tile:
             raise RequestError(
                 "test-time augmentation is for whole pictures, and this model looks through "
-                f"windows of {settings.tile} pixels; from Python, ask it with tile=0 and a short_edge that suits those"
+                f"windows of {settings.tile} pixels; ask it with tile=0 (predict --tile 0) and a short_edge to suit"
             )
         size_hw = (image.shape[0], image.shape[1])
         views, outputs, scores = self._look(image, tasks, settings)

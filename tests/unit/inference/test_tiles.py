@@ -264,7 +264,11 @@ def test_what_knows_no_windows_says_so(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"tile": 64}, "instances alone"), ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half")],
+    [
+        ({"tile": 64}, "instances alone"),
+        ({"tasks": ("instance",), "tile": 1, "tile_overlap": 0}, "at least 16"),
+        ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half"),
+    ],
 )
 def test_settings_that_cannot_be(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
