@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationRepor
     assert "Scenes & more" in text
     assert "flip True, short_edges 96, 128" in text
     assert text.count("recall, %") == 1
+
+
+def test_the_page_shows_groups_with_their_numbers(
+    measured: tuple[EvaluationReport, Highlights], tmp_path: Path
+) -> None:
+    report, _ = measured
+    values = {name: value / 2 for name, value in report.metrics.items() if name != "instance/AP50"}
+    undefined = dict.fromkeys(report.metrics, float("nan"))
+    grouped = replace(report, groups={"dusk": (values, 3), HOSTILE: (undefined, 1)})
+    write_report(tmp_path / "report.html", grouped, SCENE_CATEGORIES)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = " ".join(Page(source).text.split())
+    assert text.count("By group") == 3  # tasks
+    pq, ap, ap75 = (values[f"{name}"] for name in ("panoptic/PQ", "instance/AP", "instance/AP75"))
+    assert re.search(rf"dusk 3 {pq:.1f} ", text)
+    assert re.search(rf"dusk 3 {ap:.1f} - {ap75:.1f} ", text)  # AP50 is not known
+    assert " ".join(HOSTILE.split()) + " 1 - - " in text
+    assert "By group" not in Page(_page(report, tmp_path)).text
+
+
+def _page(report: EvaluationReport, folder: Path) -> str:
+    write_report(folder / "plain.html", report, SCENE_CATEGORIES)
+    return (folder / "plain.html").read_text(encoding="utf-8")
 
 
 def test_the_page_needs_nothing_but_itself(source: str) -> None:

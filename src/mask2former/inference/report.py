@@ -122,11 +122,32 @@ def _task_values(
         "metrics": {name.split("/", 1)[1]: value for name, value in metrics.items()},
         "columns": list(next(iter(rows.values()), {})),
         **_class_bars(rows),
+        "groups": _group_bars(shown, report),
         "curves": _curves(evaluator.curves()) if isinstance(evaluator, InstanceEvaluator) else None,
         "confusion": _confusion(evaluator.confusion, categories) if isinstance(evaluator, SemanticEvaluator) else None,
         "explanation": _QUALITIES[task],
         "highlights": _highlight_groups(task, highlights),
     }
+
+
+def _group_bars(shown: list[str], report: EvaluationReport) -> dict[str, Any] | None:
+    """The groups that were asked for, in their order, with what stands at the top."""
+    if not report.groups:
+        return None
+    bars = [
+        {
+            "name": name,
+            "value": _share(values.get(shown[0])),
+            "count": count,
+            "values": [values.get(n, math.nan) for n in shown],
+        }
+        for name, (values, count) in report.groups.items()
+    ]
+    return {"columns": [name.split("/", 1)[1] for name in shown], "bars": bars}
+
+
+def _share(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else 0.0
 
 
 def _class_bars(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
