@@ -163,6 +163,9 @@ class InferenceConfig(_Strict):
     # resized by short_edge / tile. 0: the whole picture at once, as published
     tile: NonNegativeInt = 0
     tile_overlap: NonNegativeInt = 32  # pixels of the picture that neighbours share at least
+    # pixels: with windows, the diameter of objects that the model was trained on; the picture is asked again, with
+    # windows of another side, where the median of its answers has another one. 0: windows of one side for all pictures
+    diameter: NonNegativeFloat = 0.0
 
     @model_validator(mode="after")
     def _some_task(self) -> InferenceConfig:
@@ -174,6 +177,8 @@ class InferenceConfig(_Strict):
             raise ValueError(f"tile must be 0, for whole pictures, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
             raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
+        if self.diameter and not (self.tile and self.short_edge):
+            raise ValueError(f"diameter {self.diameter} is for windows: set tile and short_edge too")
         return self
 
     @property
@@ -451,6 +456,8 @@ class ResizeCropFlipConfig(_Strict):
     long_edge: PositiveInt = 2560  # cap, pixels
     # instead of short edges: a factor between these two for pictures of any size, where objects have one scale
     factors: tuple[PositiveFloat, PositiveFloat] | None = None
+    # pixels: with it, factors count from the size at which the picture's median object has this diameter
+    diameter: PositiveFloat | None = None
     crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller pictures stay
     max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
     color_jitter: bool = True
@@ -462,6 +469,8 @@ class ResizeCropFlipConfig(_Strict):
     def _rising(self) -> ResizeCropFlipConfig:
         if self.factors is not None and not self.factors[0] <= self.factors[1] <= 100:
             raise ValueError(f"factors must rise, to 100 at most, got {self.factors}")
+        if self.diameter is not None and self.factors is None:
+            raise ValueError("diameter says what factors count from; set factors too, for instance [0.7, 1.4]")
         return self
 
 

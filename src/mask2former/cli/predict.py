@@ -58,7 +58,7 @@ def predict(
         int | None,
         typer.Option(
             min=0,
-            help="Instance: look through windows of so many pixels, each resized to --short-edge; 0: no windows.",
+            help="Instance: look through windows of just so many pixels, each resized to --short-edge; 0: no windows.",
             show_default="as the model was trained",
             rich_help_panel="Settings",
         ),

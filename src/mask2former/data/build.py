@@ -43,7 +43,15 @@ from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categori
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
-from mask2former.data.transforms import Augmentation, Geometry, LargeScaleJitter, Plan, ResizeCropFlip, class_map
+from mask2former.data.transforms import (
+    Augmentation,
+    Geometry,
+    LargeScaleJitter,
+    Plan,
+    ResizeCropFlip,
+    class_map,
+    object_areas,
+)
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
@@ -215,6 +223,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         config.pad_size,
         config.flip,
         factors=config.factors,
+        diameter=config.diameter,
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
         keep_lost=config.keep_lost,
@@ -255,7 +264,10 @@ class TrainingSet:
         if self.augmentation is None:
             return Plan(Geometry(annotated.size_hw)).packed(annotated)
         rng = np.random.default_rng(draw.seed)
-        return self.augmentation.draw(annotated.size_hw, rng, lambda: class_map(annotated)).packed(annotated)
+        plan = self.augmentation.draw(
+            annotated.size_hw, rng, lambda: class_map(annotated), lambda: object_areas(annotated)
+        )
+        return plan.packed(annotated)
 
 
 def build_training_set(config: DataConfig, *, with_ignored: bool = False) -> TrainingSet | ClipTrainingSet:

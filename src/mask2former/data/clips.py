@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64, UInt8
 from mask2former.data.annotated import Annotated
 from mask2former.data.packed import PackedSample, pack_sample
 from mask2former.data.sampling import Draw
-from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map
+from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
 from mask2former.structures.truths import ClipTruth
@@ -186,7 +186,9 @@ class ClipTrainingSet:
         plan = (
             Plan(Geometry(size))
             if self.augmentation is None
-            else self.augmentation.draw(size, rng, lambda: class_map(clip.frames[0]))
+            else self.augmentation.draw(
+                size, rng, lambda: class_map(clip.frames[0]), lambda: object_areas(clip.frames[0])
+            )
         )
         plan = replace(plan, keep_lost=True)  # objects keep their numbers until the frames are joined
         frames = [plan(frame) for frame in clip.frames]

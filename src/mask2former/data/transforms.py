@@ -21,7 +21,7 @@ from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
 from mask2former.data.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
 from mask2former.errors import RequestError
-from mask2former.ops.masks import Patch, polygons_to_patch
+from mask2former.ops.masks import Patch, polygons_to_patch, typical_diameter
 from mask2former.structures.samples import Sample
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "ResizeCropFlip",
     "class_map",
     "clip_polygon",
+    "object_areas",
     "resize_clip",
     "resize_shortest_edge",
     "shortest_edge_size",
@@ -43,9 +44,11 @@ __all__ = [
 
 IMAGE_FILL = 128  # Parity: of every channel, before normalisation
 _NO_SIDE = 1e-5  # pixels; an object whose box is not longer is lost
+_MOST_RESIZED = 8.0  # times, up or down, to bring objects to one diameter
 
 Size = tuple[int, int]
 ClassMap = Int64[np.ndarray, "H W"]
+Areas = Int64[np.ndarray, " N"]
 Places = Int64[np.ndarray, " _"]
 Nearest = Literal["centre", "floor"]
 """How ids are resized: by pixel centres, as Pillow resizes the bytes of panoptic maps and decoded masks, or by rounding
@@ -371,13 +374,30 @@ def class_map(annotated: Annotated) -> ClassMap:
     return classes
 
 
+def object_areas(annotated: Annotated) -> Areas:
+    """Pixels of every object, in the order of its label."""
+    count = len(annotated.labels)
+    planes = Plan(Geometry(annotated.size_hw)).target(replace(annotated, ignored=None)).planes
+    areas = np.zeros(count + 1, dtype=np.int64)
+    for plane in planes:
+        areas += np.bincount(plane.ravel(), minlength=count + 1)
+    return areas[1:]
+
+
 class Augmentation(Protocol):
     """A random recipe."""
 
-    def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
+    def draw(
+        self,
+        size_hw: Size,
+        rng: np.random.Generator,
+        classes: Callable[[], ClassMap] | None = None,
+        areas: Callable[[], Areas] | None = None,
+    ) -> Plan:
         """What happens to a picture, or to all frames of a clip, of this height and width.
 
-        ``classes`` gives the :func:`class_map` of the picture, for recipes that choose windows by it.
+        ``classes`` gives the :func:`class_map` of the picture, for recipes that choose windows by it, and ``areas`` the
+        :func:`object_areas`, for those that choose the size by them.
         """
         ...
 
@@ -416,7 +436,13 @@ class LargeScaleJitter:
         self.flip: FlipKind = flip
         self.keep_lost = keep_lost
 
-    def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
+    def draw(
+        self,
+        size_hw: Size,
+        rng: np.random.Generator,
+        classes: Callable[[], ClassMap] | None = None,
+        areas: Callable[[], Areas] | None = None,
+    ) -> Plan:
         flip = _flip(self.flip, rng)
         scale = rng.uniform(self.min_scale, self.max_scale)
         place = rng.random()
@@ -441,6 +467,9 @@ class ResizeCropFlip:
         pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
         factors: smallest and largest factor; given, pictures are resized by one in between (its logarithm is uniform)
             and ``short_edges`` and ``long_edge`` are not looked at.
+        diameter: pixels; given, ``factors`` count from the size at which the picture's median object has the area of a
+            disc of this diameter, which is at most 8 times the size of the picture, and at least an eighth. Pictures
+            without objects are resized by the factors alone.
         max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
             its labelled pixels, or all of them. 1 switches the rule off.
         keep_lost: see :class:`Plan`.
@@ -455,6 +484,7 @@ class ResizeCropFlip:
         flip: FlipKind = "horizontal",
         *,
         factors: tuple[float, float] | None = None,
+        diameter: float | None = None,
         max_category_share: float = 1.0,
         color_jitter: bool = True,
         keep_lost: bool = True,
@@ -465,12 +495,19 @@ class ResizeCropFlip:
         self.pad_size = pad_size
         self.flip: FlipKind = flip
         self.factors = factors
+        self.diameter = diameter
         self.max_category_share = max_category_share
         self.color_jitter = color_jitter
         self.keep_lost = keep_lost
 
-    def draw(self, size_hw: Size, rng: np.random.Generator, classes: Callable[[], ClassMap] | None = None) -> Plan:
-        resize = Resize(self._size(size_hw, rng))
+    def draw(
+        self,
+        size_hw: Size,
+        rng: np.random.Generator,
+        classes: Callable[[], ClassMap] | None = None,
+        areas: Callable[[], Areas] | None = None,
+    ) -> Plan:
+        resize = Resize(self._size(size_hw, rng, areas))
         steps: tuple[Flip | Resize | Crop, ...] = (resize,)
         if self.crop_size is not None:
             steps = (resize, self._crop(size_hw, resize, rng, classes))
@@ -478,12 +515,15 @@ class ResizeCropFlip:
         steps = (*steps, *_flip(self.flip, rng))
         return Plan(Geometry(size_hw, steps, self.pad_size), color, self.keep_lost)
 
-    def _size(self, size_hw: Size, rng: np.random.Generator) -> Size:
+    def _size(self, size_hw: Size, rng: np.random.Generator, areas: Callable[[], Areas] | None) -> Size:
         if self.factors is None:
             short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
             return shortest_edge_size(size_hw, short_edge, self.long_edge)
         low, high = self.factors
         factor = low * (high / low) ** rng.random()
+        if self.diameter and areas is not None:
+            typical = typical_diameter(areas())
+            factor *= min(max(self.diameter / typical, 1 / _MOST_RESIZED), _MOST_RESIZED) if typical else 1.0
         return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
 
     def _crop(

@@ -50,6 +50,8 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
         edges = "no resizing"
     if inference.tile:
         edges = f"windows of {inference.tile} pixels, each seen at {inference.short_edge or inference.tile}"
+        if inference.diameter:
+            edges += f", then again so that objects have a diameter of {inference.diameter:g}"
     thresholds = f"score threshold {inference.score_threshold}, overlap threshold {inference.overlap_threshold}"
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
     return {

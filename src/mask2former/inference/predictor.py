@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
@@ -187,17 +188,26 @@ class Predictor:
         self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
     ) -> Answers:
         if settings.tile:
-
-            def segment(part: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> Instances:
-                found = self._answer(self._run(part), "instance", part.shape[:2], size_hw, settings)
-                assert isinstance(found, Instances)
-                return found
-
-            return {"instance": answer_in_tiles(image, segment, self.categories, settings)}
+            look = partial(self._segment_windows, settings=settings)
+            return {"instance": answer_in_tiles(image, look, self.categories, settings)}
         resized = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
         output = self._run(resized)
         sizes = ((resized.shape[0], resized.shape[1]), (image.shape[0], image.shape[1]))
         return {task: self._answer(output, task, *sizes, settings) for task in tasks}
+
+    def _segment_windows(
+        self, parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int], settings: InferenceConfig
+    ) -> list[Instances]:
+        """The instances of windows of one size, resized for the model, at ``size_hw``."""
+        pixels = [torch.from_numpy(part).permute(2, 0, 1).to(self.device) for part in parts]
+        with torch.inference_mode():
+            output = _retried(lambda: self.model(pixels, auxiliary=False))
+        found = []
+        for index, part in enumerate(parts):
+            instances = self._answer(output, "instance", part.shape[:2], size_hw, settings, index)
+            assert isinstance(instances, Instances)
+            found.append(instances)
+        return found
 
     def clip(self, frames: Sequence[ImageSource], **overrides: Any) -> VideoInstances:
         """The tracks of a clip, at its own size: the task instance over all frames at once, as published.
@@ -285,11 +295,12 @@ class Predictor:
         input_hw: tuple[int, int],
         size_hw: tuple[int, int],
         settings: InferenceConfig,
+        index: int = 0,
     ) -> Segmentation:
-        """The result of a task at ``size_hw``, from the output for a picture of ``input_hw``."""
+        """The result of a task at ``size_hw``, from the output for a picture of ``input_hw``, the one of that index."""
 
         def step(predictions: MaskOutput) -> Segmentation:
-            return result_of(task, predictions, 0, input_hw, size_hw, self.categories, settings)
+            return result_of(task, predictions, index, input_hw, size_hw, self.categories, settings)
 
         with torch.inference_mode():
             return with_room(step, output)
@@ -334,6 +345,8 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
         return settings
     if "tasks" in overrides:
         raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
+    if "tile" in overrides:  # who chooses windows gets those
+        overrides = {"diameter": 0.0} | overrides
     return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
 
 

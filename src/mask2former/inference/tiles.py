@@ -7,7 +7,7 @@ masks where both look. Ours; the published model looks at whole pictures. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +15,27 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from mask2former.config import InferenceConfig
+from mask2former.ops.masks import areas, typical_diameter
 from mask2former.postprocessing import apart
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Instances
 
-__all__ = ["Window", "answer_in_tiles", "join", "windows"]
+__all__ = ["Segment", "Window", "answer_in_tiles", "join", "windows"]
 
 Size = tuple[int, int]
+Segment = Callable[[Sequence[UInt8[np.ndarray, "h w 3"]], Size], Sequence[Instances]]
+"""The instances of pictures of one size, which was made for the model, at the height and width given."""
 
 _LEAST_SCORE = 0.05  # every window offers as many guesses as there are queries; those below are not looked at
 _SAME_OBJECT = 0.5  # IoU, where both windows look, above which two masks are one object
 _PART_OF = 0.7  # share of a whole guess, there, above which it is a lesser one at an object that is known
 _MANY = 16  # pieces of one object, which are then made one
+_SURE = 0.5  # score from which answers tell the diameter of objects
+_ALIKE = 1.25  # times: windows that are less than this larger or smaller are not worth asking again
+_FARTHEST = 4  # times: how much smaller or larger than ``tile`` windows get
+_SMALLEST = 16  # pixels: side of a window
+_PIXELS_AT_ONCE = 1 << 19  # that the model is shown: eight windows of 256 pixels
+_AGAIN = 2  # times that a picture is asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ def _starts(length: int, side: int, overlap: int) -> list[int]:
 
 def answer_in_tiles(
     picture: UInt8[np.ndarray, "H W 3"],
-    segment: Callable[[UInt8[np.ndarray, "h w 3"], Size], Instances],
+    segment: Segment,
     categories: Categories,
     settings: InferenceConfig,
 ) -> Instances:
@@ -77,28 +86,65 @@ def answer_in_tiles(
 
     Args:
         picture: RGB, at its own size.
-        segment: asked for the instances of a picture that was resized for the model, at the height and width given.
+        segment: asked for the instances of some windows at once, resized for the model.
         categories: the classes of the model.
         settings: with ``tile`` (and ``exclusive``). Windows are resized by ``short_edge / tile`` (0: not at all), so
-            that objects have one scale in pictures of any size; ``max_instances`` counts for the whole picture.
+            that objects have one scale in pictures of any size; ``max_instances`` counts for the whole picture. With
+            ``diameter`` the answers tell how large the objects are, and the picture is asked again through windows
+            that show them at that diameter, up to twice.
     """
+    assert settings.tile
     side = settings.tile
-    assert side
+    answer = _look_through(side, picture, segment, categories, settings)
+    for _ in range(_AGAIN if settings.diameter else 0):
+        typical = typical_diameter(areas(answer.above(_SURE).masks))
+        if typical is None:
+            break
+        better = _side(typical, settings)
+        if max(better / side, side / better) < _ALIKE:
+            break
+        side = better
+        answer = _look_through(side, picture, segment, categories, settings)
+    return answer
+
+
+def _side(typical: float, settings: InferenceConfig) -> int:
+    """The side of windows that show objects of this diameter as large as those of training."""
+    side = round(settings.short_edge * typical / settings.diameter)
+    return min(max(side, _SMALLEST, settings.tile // _FARTHEST), _FARTHEST * settings.tile)
+
+
+def _look_through(
+    side: int,
+    picture: UInt8[np.ndarray, "H W 3"],
+    segment: Segment,
+    categories: Categories,
+    settings: InferenceConfig,
+) -> Instances:
+    """The answer through windows of one side, which overlap in proportion."""
     factor = settings.short_edge / side if settings.short_edge else 1.0
     size_hw = (picture.shape[0], picture.shape[1])
 
-    def look(window: Window) -> tuple[Window, Instances]:
-        part = window.of(picture)
-        size = (part.shape[0], part.shape[1])
-        height, width = (max(1, round(length * factor)) for length in size)
-        if (height, width) != size:
-            part = np.array(Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR))
-        return window, segment(np.ascontiguousarray(part), size)
+    shown = windows(size_hw, side, settings.tile_overlap * side // settings.tile)
+    size = (shown[0].bottom - shown[0].top, shown[0].right - shown[0].left)
+    height, width = (max(1, round(length * factor)) for length in size)
+    at_once = max(1, _PIXELS_AT_ONCE // (height * width))
 
-    # One after the other: of each window only the boxes of its objects are kept.
-    found = map(look, windows(size_hw, side, settings.tile_overlap))
-    joined = join(found, size_hw, categories, settings.max_instances)
+    def look() -> Iterator[tuple[Window, Instances]]:
+        # Some after others: of each window only the boxes of its objects are kept.
+        for start in range(0, len(shown), at_once):
+            some = shown[start : start + at_once]
+            parts = [_resized(window.of(picture), (height, width)) for window in some]
+            yield from zip(some, segment(parts, size), strict=True)
+
+    joined = join(look(), size_hw, categories, settings.max_instances)
     return apart(joined, settings.overlap_threshold) if settings.exclusive else joined
+
+
+def _resized(part: UInt8[np.ndarray, "h w 3"], size_hw: Size) -> UInt8[np.ndarray, "H W 3"]:
+    if part.shape[:2] != size_hw:
+        part = np.array(Image.fromarray(part).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(part)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
 from mask2former.errors import RequestError
 from mask2former.inference.predictor import Answers, Predictor, with_room
 from mask2former.postprocessing import semantic_scores
-from mask2former.structures import MaskOutput, Segmentation, SemanticSegmentation, VideoInstances
+from mask2former.structures import Instances, MaskOutput, Segmentation, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus"]
@@ -175,10 +175,7 @@ class AugmentedPredictor(Predictor):
         self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
     ) -> Answers:
         if settings.tile:
-            raise RequestError(
-                "test-time augmentation is for whole pictures, and this model looks through "
-                f"windows of {settings.tile} pixels; ask it with tile=0 (predict --tile 0) and a short_edge to suit"
-            )
+            return super()._segment(image, tasks, settings)  # every window is looked at several times
         size_hw = (image.shape[0], image.shape[1])
         views, outputs, scores = self._look(image, tasks, settings)
         answers: Answers = {}
@@ -190,6 +187,19 @@ class AugmentedPredictor(Predictor):
                 found = [outputs[view] for view in views[task]]
                 answers[task] = self._agreed(found, views[task], task, size_hw, settings)
         return answers
+
+    def _segment_windows(
+        self, parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int], settings: InferenceConfig
+    ) -> list[Instances]:
+        sized = settings.model_copy(update={"short_edge": 0})  # they have the size of the plain view already
+        found = []
+        for part in parts:
+            views, outputs, _ = self._look(part, ("instance",), sized)
+            seen = [outputs[view] for view in views["instance"]]
+            instances = self._agreed(seen, views["instance"], "instance", size_hw, settings)
+            assert isinstance(instances, Instances)
+            found.append(instances)
+        return found
 
     def _look(
         self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig

@@ -5,6 +5,7 @@ The only module that calls the mask functions of faster-coco-eval. It knows no c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from faster_coco_eval.core import mask as coco_mask
-from jaxtyping import Bool, Float, Float64, Int64, Num
+from jaxtyping import Bool, Float, Float64, Int64, Num, Shaped
 from torch import Tensor
 
 from mask2former.errors import RequestError
@@ -29,6 +30,7 @@ __all__ = [
     "encoded_area",
     "polygons_to_patch",
     "resize_masks",
+    "typical_diameter",
 ]
 
 FARTHEST_CORNER = 1 << 20  # pixels from the origin; the rasteriser's memory grows with the length of edges
@@ -238,6 +240,12 @@ def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:
 def areas(masks: Bool[np.ndarray, "N H W"]) -> Int64[np.ndarray, " N"]:
     """Pixels of each mask."""
     return np.fromiter((np.count_nonzero(mask) for mask in masks), dtype=np.int64, count=len(masks))
+
+
+def typical_diameter(areas: Shaped[np.ndarray, " N"]) -> float | None:
+    """Diameter in pixels of a disc with the median area of objects; None where there are none of at least a pixel."""
+    known = areas[areas > 0]
+    return 2 * math.sqrt(float(np.median(known)) / math.pi) if known.size else None
 
 
 def resize_masks(logits: Float[Tensor, "*batch h w"], size_hw: tuple[int, int]) -> Float[Tensor, "*batch H W"]:

@@ -176,10 +176,13 @@ class TrainingModule(lightning.LightningModule):
         assert self.model.categories is not None
         categories, settings = self.model.categories, self.config.model.inference
 
-        def segment(part: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> Instances:
-            output = self.model([torch.from_numpy(part).permute(2, 0, 1).to(self.device)], auxiliary=False)
-            found = result_of("instance", output, 0, part.shape[:2], size_hw, categories, settings)
-            assert isinstance(found, Instances)
+        def segment(parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int]) -> list[Instances]:
+            pixels = [torch.from_numpy(part).permute(2, 0, 1).to(self.device) for part in parts]
+            output, found = self.model(pixels, auxiliary=False), []
+            for index, part in enumerate(parts):
+                instances = result_of("instance", output, index, part.shape[:2], size_hw, categories, settings)
+                assert isinstance(instances, Instances)
+                found.append(instances)
             return found
 
         answer = answer_in_tiles(sample.image[0].permute(1, 2, 0).cpu().numpy(), segment, categories, settings)

@@ -23,6 +23,7 @@ from mask2former.data.transforms import (
     Resize,
     ResizeCropFlip,
     clip_polygon,
+    object_areas,
 )
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures import Sample
@@ -324,6 +325,42 @@ def test_without_crop_and_padding_the_size_follows_the_short_edge() -> None:
     sample = recipe.draw((H, W), np.random.default_rng(0))(annotated([rectangle(0, 0, 40, 60)]))
     assert sample.image.shape == (1, 3, 30, 40)
     np.testing.assert_array_equal(masks(sample)[0], mask_of(0, 0, 30, 20, (30, 40)))
+
+
+def test_a_diameter_brings_median_objects_of_all_pictures_to_one_size() -> None:
+    recipe = ResizeCropFlip((9999,), 1, None, None, factors=(0.5, 2.0), diameter=16, flip="none", color_jitter=False)
+    rng, diameters = np.random.default_rng(0), []
+    for side in [5, 9, 14] * 60:  # squares; the large one is not the median
+        objects = [rectangle(0, 0, 38, 30), rectangle(1, 1, 1 + side, 1 + side), rectangle(20, 20, 21, 21)]
+        truth = annotated(objects)
+        assert object_areas(truth).tolist() == [38 * 30, side * side, 1]
+        height, _ = recipe.draw((H, W), rng, None, lambda truth=truth: object_areas(truth)).geometry.output_hw
+        diameters.append(2 * side / np.sqrt(np.pi) * height / H)
+    assert 8 * 0.95 < min(diameters) < 9
+    assert 29 < max(diameters) < 32 * 1.05
+    assert 14.5 < np.exp(np.log(diameters).mean()) < 17.5
+    # Without objects the factor alone; specks do not make pictures of any size.
+    even = ResizeCropFlip((9999,), 1, None, None, factors=(1.0, 1.0), diameter=16, flip="none", color_jitter=False)
+    assert even.draw((H, W), rng, None, lambda: object_areas(annotated([]))).geometry.output_hw == (H, W)
+    assert even.draw((H, W), rng).geometry.output_hw == (H, W)
+    speck = annotated([rectangle(3, 3, 4, 4)])
+    assert even.draw((H, W), rng, None, lambda: object_areas(speck)).geometry.output_hw == (8 * H, 8 * W)
+    with pytest.raises(ValueError, match="set factors too"):
+        ResizeCropFlipConfig(diameter=16)
+    built = build_augmentation(ResizeCropFlipConfig(factors=(1.0, 2.0), diameter=16))
+    assert isinstance(built, ResizeCropFlip)
+    assert built.diameter == 16
+
+
+def test_object_areas_are_those_of_polygons_maps_and_masks() -> None:
+    ids = np.zeros((H, W), dtype=np.int32)
+    ids[0:4, 0:5] = 2
+    mask = np.zeros((H, W), dtype=bool)
+    mask[2:5, 2:5] = True
+    labels = np.zeros(4, dtype=np.int64)
+    image = np.zeros((H, W, 3), dtype=np.uint8)
+    truth = Annotated(image, labels, {0: [rectangle(10, 10, 16, 12)]}, ids, {2: mask}, ignored=ids == 0)
+    assert object_areas(truth).tolist() == [12, 20, 9, 0]
 
 
 def test_factors_scale_pictures_of_any_size_alike() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from mask2former.errors import RequestError
 from mask2former.inference.evaluate import evaluate
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tiles import Window, answer_in_tiles, join, windows
-from mask2former.inference.tta import AugmentedPredictor
+from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
 from mask2former.postprocessing import apart
 from mask2former.structures import Categories, Instances
@@ -44,13 +44,13 @@ def instances(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray | None =
 def seen_through(masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None) -> Callable:
     """What a faultless model says about any window; windows hold the number of their pixel in the picture."""
 
-    def segment(part: np.ndarray, size_hw: tuple[int, int]) -> Instances:
+    def one(part: np.ndarray) -> Instances:
         rows = part[:, 0, 0].astype(int) * 256 + part[:, 0, 1]
         columns = part[0, :, 2]
         cut = masks[:, rows[:, None], columns[None]]
         return instances(cut, rng.uniform(0.2, 1.0, len(cut)), labels)
 
-    return segment
+    return lambda parts, size_hw: [one(part) for part in parts]
 
 
 def numbered(size: tuple[int, int]) -> np.ndarray:
@@ -171,14 +171,44 @@ def test_windows_are_joined_before_answers_are_parted() -> None:
     whole = disks((48, 80), [(24, 30, 14)])
     scores = iter([np.array([0.6]), np.array([0.9])])
 
-    def segment(part: np.ndarray, size_hw: tuple[int, int]) -> Instances:
-        columns = part[0, :, 2]
-        return instances(whole[:, :, columns], next(scores))
+    def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
+        return [instances(whole[:, :, part[0, :, 2]], next(scores)) for part in parts]
 
     settings = TILES.model_copy(update={"exclusive": True, "overlap_threshold": 0.7})
     answer = answer_in_tiles(numbered((48, 80)), segment, CATEGORIES, settings)
     assert answer.scores.tolist() == [0.9]
     assert np.array_equal(answer.masks, whole)
+
+
+@pytest.mark.parametrize(
+    ("radius", "sides"),
+    [
+        (8, [64, 32]),  # diameter 16: windows of half the side show them at 32
+        (15, [64]),  # 30 is near enough
+        (24, [64, 96]),
+        (0, [64]),  # nothing found
+        (2, [64, 16]),  # windows have at least a quarter of the side
+    ],
+)
+def test_pictures_are_asked_again_until_objects_have_the_diameter_of_training(radius: int, sides: list[int]) -> None:
+    size = (128, 160)
+    places = [(y, x, radius) for y in (30, 90) for x in (30, 80, 130)] if radius else []
+    masks = disks(size, [*places, (64, 55, 1)])[: len(places) + bool(places)]  # and a speck, which is not the median
+    rng, asked = np.random.default_rng(0), set()
+    answers = seen_through(masks.reshape(-1, *size), rng)
+
+    def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
+        asked.add(size_hw)
+        found = []
+        for part in parts:
+            rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(part.shape, size_hw))  # noqa: B905
+            [seen] = answers([part[rows[:, None], columns[None]]], size_hw)
+            found.append(instances(seen.masks, np.linspace(0.9, 0.6, len(seen.masks))))
+        return found
+
+    settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
+    answer_in_tiles(numbered(size), segment, CATEGORIES, settings)
+    assert asked == {(min(side, size[0]), side) for side in sides}
 
 
 # --- with a model ----------------------------------------------------------------------------------------------------
@@ -188,6 +218,24 @@ def test_windows_are_joined_before_answers_are_parted() -> None:
 def predictor(tiny_model: Mask2Former) -> Predictor:
     settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, max_instances=300)
     return Predictor(tiny_model, device="cpu", settings=settings)
+
+
+def test_who_chooses_windows_gets_those(tiny_model: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, diameter=20)
+    predictor = Predictor(tiny_model, device="cpu", settings=settings)
+    seen: list[float] = []
+
+    def answered(image: np.ndarray, segment: Callable, categories: Categories, chosen: InferenceConfig) -> Instances:
+        seen.append(chosen.diameter)
+        return answer_in_tiles(image, segment, categories, chosen)
+
+    monkeypatch.setattr("mask2former.inference.predictor.answer_in_tiles", answered)
+    image = np.zeros((40, 40, 3), np.uint8)
+    predictor(image, "instance")
+    predictor(image, "instance", tile=40)
+    predictor(image, "instance", tile=40, diameter=8)
+    assert seen == [20, 0, 8]
+    assert predictor(image, "instance", tile=0).size_hw == (40, 40)
 
 
 def test_a_picture_of_one_window_is_answered_as_a_whole(predictor: Predictor) -> None:
@@ -237,17 +285,46 @@ def test_windows_have_one_scale_whatever_the_size_of_the_picture(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    forward = predictor.forward
+    model = predictor.model
 
-    def watched(pixels: torch.Tensor) -> object:
-        seen.append(tuple(pixels.shape))
-        return forward(pixels)
+    def watched(pixels: list[torch.Tensor], auxiliary: bool) -> object:
+        seen.extend(tuple(window.shape) for window in pixels)
+        return model(pixels, auxiliary=auxiliary)
 
-    monkeypatch.setattr(predictor, "forward", watched)
+    monkeypatch.setattr(predictor, "model", watched)
     answer = predictor(np.zeros((30, 96, 3), np.uint8), "instance")
     assert answer.size_hw == (30, 96)
     assert set(seen) == {(3, 40, 64)}  # 30 x 48, times 64 / 48
     assert len(seen) == 3
+
+
+def test_windows_asked_together_are_answered_as_one_by_one(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
+    predictor.model.double()
+    asked: list[int] = []
+    predictor.model.register_forward_pre_hook(lambda _module, inputs: asked.append(len(inputs[0])))
+    together = predictor(image, "instance")
+    monkeypatch.setattr("mask2former.inference.tiles._PIXELS_AT_ONCE", 3 * 64 * 64)
+    some = predictor(image, "instance")
+    assert asked == [8, 3, 3, 2]
+    assert len(together) > 5
+    assert np.array_equal(together.masks, some.masks)
+    assert np.allclose(together.scores, some.scores, rtol=0, atol=1e-9)
+
+
+def test_test_time_augmentation_looks_at_every_window_several_times(predictor: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 112, 3), dtype=np.uint8)
+    alone = AugmentedPredictor(predictor, MultiScaleFlip(flip=False))(image, "instance")
+    plain = predictor(image, "instance")
+    assert len(alone) == len(plain)
+    assert np.allclose(alone.scores, plain.scores, rtol=0, atol=1e-5)
+    twice = AugmentedPredictor(predictor)
+    found, mirrored = twice(image, "instance"), twice(image[:, ::-1], "instance")
+    assert not np.allclose(found.scores[:5], plain.scores[:5], rtol=0, atol=1e-5)
+    assert np.allclose(found.scores, mirrored.scores, rtol=0, atol=1e-5)
+    assert np.mean(found.masks[:20] == mirrored.masks[:20, :, ::-1]) > 0.999
 
 
 def test_what_knows_no_windows_says_so(predictor: Predictor) -> None:
@@ -255,7 +332,6 @@ def test_what_knows_no_windows_says_so(predictor: Predictor) -> None:
     for ask in (
         lambda: predictor.clip([image]),
         lambda: list(predictor.track([image])),
-        lambda: AugmentedPredictor(predictor)(image, "instance"),
     ):
         with pytest.raises(RequestError, match=r"windows of 48 pixels.*tile=0"):
             ask()
@@ -268,6 +344,8 @@ def test_what_knows_no_windows_says_so(predictor: Predictor) -> None:
         ({"tile": 64}, "instances alone"),
         ({"tasks": ("instance",), "tile": 1, "tile_overlap": 0}, "at least 16"),
         ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half"),
+        ({"tasks": ("instance",), "diameter": 32}, "set tile and short_edge"),
+        ({"tasks": ("instance",), "tile": 64, "short_edge": 0, "diameter": 32}, "set tile and short_edge"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict, message: str) -> None:
