@@ -101,6 +101,13 @@ def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationRepor
     assert "Scenes & more" in text
     assert "flip True, short_edges 96, 128" in text
     assert text.count("recall, %") == 1
+    points = report.operating_points()
+    assert points is not None
+    best, f1 = points.scores[points.best], 100 * points.f1.max()
+    assert f"F1 is highest at a score of {best:.2f}: {f1:.1f}, precision" in text
+    entries = report.to_dict()["score_thresholds"]
+    assert max(entry["F1"] for entry in entries) == pytest.approx(f1)
+    assert [entry["score"] for entry in entries] == [round(0.05 * step, 2) for step in range(1, 20)]
 
 
 def test_the_page_shows_groups_with_their_numbers(

@@ -30,6 +30,12 @@ def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[s
         console.print(class_table(task, rows))
     for name, value in report.metrics.items():
         print(f"{name:<32}{value:6.2f}")
+    if (points := report.operating_points()) is not None:
+        best = points.best
+        print(
+            f"score threshold {points.scores[best]:.2f} gives the highest F1: {100 * points.f1[best]:.1f} at IoU 0.5 "
+            f"(precision {100 * points.precision[best]:.1f}, recall {100 * points.recall[best]:.1f})"
+        )
     if report.groups:
         console.print(_group_table(report))
 

@@ -19,10 +19,11 @@ from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, Target
 from mask2former.structures.truths import InstanceTruth, instance_truth
 
-__all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth", "PrecisionRecall", "match"]
+__all__ = ["BOUNDARY_DILATION", "InstanceEvaluator", "InstanceTruth", "OperatingPoints", "PrecisionRecall", "match"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is read
+SCORES = np.arange(1, 20) / 20  # thresholds that a user may choose from
 _LARGEST = 1e5**2  # pixels; COCO's own bound
 _RANGES = ("", "s", "m", "l")  # suffixes of the metrics by range of areas
 _SHAPE = (len(_RANGES), len(IOU_THRESHOLDS))
@@ -39,6 +40,23 @@ class PrecisionRecall(NamedTuple):
     at_50: Float64[np.ndarray, " R"]  # precision at IoU 0.5
     at_75: Float64[np.ndarray, " R"]
     mean: Float64[np.ndarray, " R"]  # over IoU 0.5, 0.55, ... 0.95; its own mean is AP
+
+
+class OperatingPoints(NamedTuple):
+    """What answers above a score are worth, objects of all classes and sizes together, at an IoU of 0.5; 0..1.
+
+    Precision is NaN where there is no answer above the score.
+    """
+
+    scores: Float64[np.ndarray, " S"]  # thresholds, rising
+    precision: Float64[np.ndarray, " S"]
+    recall: Float64[np.ndarray, " S"]
+    f1: Float64[np.ndarray, " S"]  # hits / (hits + half of what is false or missed)
+
+    @property
+    def best(self) -> int:
+        """Where F1 is highest; of equal ones the highest score."""
+        return len(self.f1) - 1 - int(np.argmax(self.f1[::-1]))
 
 
 class _Image(NamedTuple):
@@ -276,6 +294,28 @@ class InstanceEvaluator:
             )
             for index in np.flatnonzero(self._num_true[:, 0]).tolist()
         }
+
+    def operating_points(self) -> OperatingPoints | None:
+        """Precision, recall and F1 by score threshold, from 0.05 to 0.95; None without true objects.
+
+        Of each image and class ``max_detections`` answers count, crowds excuse what they cover, and classes without
+        true objects do not count.
+        """
+        num_true = int(self._num_true[:, 0].sum())
+        if not num_true:
+            return None
+        labels, scores = (
+            np.concatenate([getattr(image, name) for image in self._images]) for name in ("labels", "scores")
+        )
+        right, uncounted = (
+            np.concatenate([image.outcomes["segm"][part][:, 0, _AT_50] for image in self._images]) for part in (0, 1)
+        )
+        wrong = ~(right | uncounted) & (self._num_true[labels, 0] > 0)
+        hits, errors = (
+            np.array([np.count_nonzero(kind & (scores >= least)) for least in SCORES]) for kind in (right, wrong)
+        )
+        answers = np.where(hits + errors > 0, hits + errors, np.nan)
+        return OperatingPoints(SCORES, hits / answers, hits / num_true, 2 * hits / (hits + errors + num_true))
 
     def _accumulate(self, kind: _Kind) -> _Accumulated:
         if kind not in self._accumulated:

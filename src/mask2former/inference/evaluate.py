@@ -20,6 +20,7 @@ from mask2former.config import EvaluationConfig, InferenceConfig, MetricStyle, T
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
+from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
 from mask2former.inference.answers import clip_result_of, result_of
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
@@ -77,11 +78,17 @@ class EvaluationReport:
     evaluators: Mapping[Task, Evaluator] = field(default_factory=dict)
     groups: Mapping[str, tuple[dict[str, float], int]] = field(default_factory=dict)
 
+    def operating_points(self) -> OperatingPoints | None:
+        """What instances above a score are worth; None where none were measured or there were no true ones."""
+        evaluator = self.evaluators.get("instance")
+        return evaluator.operating_points() if isinstance(evaluator, InstanceEvaluator) else None
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; what is undefined is None."""
         groups = {name: {"metrics": _defined(values), "num_images": n} for name, (values, n) in self.groups.items()}
         return {
             **({"groups": groups} if groups else {}),
+            **({"score_thresholds": _points(points)} if (points := self.operating_points()) else {}),
             "metrics": _defined(self.metrics),
             "per_class": {
                 task: {name: _defined(values) for name, values in rows.items()} for task, rows in self.per_class.items()
@@ -89,6 +96,15 @@ class EvaluationReport:
             "num_images": self.num_images,
             "seconds": round(self.seconds, 3),
         }
+
+
+def _points(points: OperatingPoints) -> list[dict[str, float | None]]:
+    """One entry per threshold, percent but for the score."""
+    return [
+        {"score": round(float(score), 2), **_defined({name: 100 * float(value) for name, value in values.items()})}
+        for score, *rest in zip(*points, strict=True)
+        for values in [dict(zip(("precision", "recall", "F1"), rest, strict=True))]
+    ]
 
 
 def _defined(values: Mapping[str, float]) -> dict[str, float | None]:

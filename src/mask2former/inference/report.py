@@ -124,6 +124,7 @@ def _task_values(
         **_class_bars(rows),
         "groups": _group_bars(shown, report),
         "curves": _curves(evaluator.curves()) if isinstance(evaluator, InstanceEvaluator) else None,
+        "thresholds": _thresholds(report) if task == "instance" else None,
         "confusion": _confusion(evaluator.confusion, categories) if isinstance(evaluator, SemanticEvaluator) else None,
         "explanation": _QUALITIES[task],
         "highlights": _highlight_groups(task, highlights),
@@ -184,9 +185,22 @@ def _curves(curves: Mapping[str, PrecisionRecall]) -> dict[str, Any] | None:
     }
 
 
-def _points(recall: Float64[np.ndarray, " R"], precision: Float64[np.ndarray, " R"]) -> str:
-    """``x,y x,y ...`` with y downwards."""
-    return " ".join(f"{100 * x:.0f},{100 - 100 * y:.1f}" for x, y in zip(recall, precision, strict=True))
+def _thresholds(report: EvaluationReport) -> dict[str, Any] | None:
+    """Points of SVG lines over the score, and the best score."""
+    points = report.operating_points()
+    if points is None:
+        return None
+    lines = {"precision": points.precision, "recall": points.recall, "F1": points.f1}
+    return {
+        "lines": [{"name": name, "points": _points(points.scores, values)} for name, values in lines.items()],
+        "score": float(points.scores[points.best]),
+        **{name: 100 * float(values[points.best]) for name, values in lines.items()},
+    }
+
+
+def _points(across: Float64[np.ndarray, " R"], up: Float64[np.ndarray, " R"]) -> str:
+    """``x,y x,y ...`` with y downwards, without what is undefined."""
+    return " ".join(f"{100 * x:.0f},{100 - 100 * y:.1f}" for x, y in zip(across, up, strict=True) if math.isfinite(y))
 
 
 def _confusion(counts: Int64[np.ndarray, "K1 K1"], categories: Categories) -> dict[str, Any] | None:

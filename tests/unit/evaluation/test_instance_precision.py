@@ -188,3 +188,24 @@ def test_curves_are_there_for_classes_with_true_objects_and_their_mean_is_the_pr
     assert curve.at_50[51] == 0.0  # the second never
     assert 100 * curve.mean.mean() == pytest.approx(evaluator.per_class()["cat"]["AP"])
     assert InstanceEvaluator(CATEGORIES).curves() == {}
+
+
+def test_operating_points_count_what_is_above_each_score() -> None:
+    evaluator = InstanceEvaluator(CATEGORIES)
+    assert evaluator.operating_points() is None
+    found = _masks((0, 9), (50, 58), (10, 20), (12, 20), (22, 30), (40, 50))
+    # Right, of a class that the data do not have, right, the same once more, in a crowd, and wrong.
+    evaluator.update(
+        _instances(found, [0, 1, 0, 0, 0, 0], [0.9, 0.8, 0.7, 0.6, 0.5, 0.3]),
+        _truth(_masks((0, 9), (10, 20), (21, 39), (55, 60)), [0, 0, 0, 0], [False, False, True, False]),
+    )
+    points = evaluator.operating_points()
+    assert points is not None
+    at = {round(score, 2): tuple(values) for score, *values in zip(*points, strict=True)}
+    assert list(at) == [round(0.05 * step, 2) for step in range(1, 20)]
+    assert at[0.05] == at[0.3] == pytest.approx((2 / 4, 2 / 3, 4 / 7))
+    assert at[0.35] == at[0.6] == pytest.approx((2 / 3, 2 / 3, 4 / 6))
+    assert at[0.65] == at[0.7] == pytest.approx((1.0, 2 / 3, 4 / 5))
+    assert at[0.75] == at[0.9] == pytest.approx((1.0, 1 / 3, 2 / 4))
+    assert at[0.95] == pytest.approx((math.nan, 0.0, 0.0), nan_ok=True)
+    assert points.scores[points.best] == pytest.approx(0.7)
