@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -39,7 +40,26 @@ def map_in_processes(
     chunk = max(1, min(_LARGEST_CHUNK, len(jobs) // (4 * num_workers)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_leave_stopping_to_the_parent) as pool:
-        yield from pool.map(work, jobs, chunksize=chunk)  # it cancels what is waiting when it is closed
+        with _interrupts_held_back():
+            results = pool.map(work, jobs, chunksize=chunk)  # it cancels what is waiting when it is closed
+        yield from results
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Generator[None, None, None]:
+    """Ctrl-C comes afterwards, and never to processes that are started meanwhile.
+
+    They inherit this. Before :func:`_leave_stopping_to_the_parent` they import for a second, and would die with a
+    traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_stopping_to_the_parent() -> None:

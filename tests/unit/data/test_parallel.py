@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +35,31 @@ def test_closing_ends_it() -> None:
     results.close()
     with pytest.raises(StopIteration):
         next(results)
+
+
+_ENDLESS = """
+import threading, time, mask2former.data.parallel as parallel
+if __name__ == "__main__":
+    # Said while the first workers start, which takes them some time.
+    threading.Thread(target=lambda: (time.sleep({wait}), print("now", flush=True)), daemon=True).start()
+    list(parallel.map_in_processes(time.sleep, [0.02] * 5000, 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX: one signal to a group of processes, as terminals send it")
+@pytest.mark.parametrize("wait", [0.15, 0.6])
+def test_ctrl_c_while_workers_start_ends_them_without_their_tracebacks(tmp_path: Path, wait: float) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(_ENDLESS.format(wait=wait))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1  # that of the caller, who handles it
 
 
 def test_there_is_a_processor() -> None:
