@@ -32,6 +32,7 @@ Progress = Callable[[int, int | None], object]  # bytes so far, bytes in all if 
 _logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
+_LARGEST = 4 << 30  # bytes; the largest published checkpoint has a fifth of it, and a server may send without end
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # and everything from 500 on
 
 
@@ -235,6 +236,11 @@ def _receive(response: Any, part: Path, total: int | None, progress: Progress | 
                 break
             stream.write(data)
             done += len(data)
+            if done > _LARGEST:
+                break
+    if done > _LARGEST:
+        _discard(part)
+        raise RequestError(f"the server sends more than {_LARGEST >> 30} GiB, which is no checkpoint; nothing was kept")
     if total is not None and done != total:
         raise _BrokenOffError(f"the connection ended after {done} of {total} bytes")
 

@@ -181,6 +181,14 @@ def test_no_room_is_said_before_anything_is_written(
         fetch(server, tmp_path / "cache" / "model.pkl")
 
 
+def test_a_server_that_sends_without_end(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST", len(BYTES) // 2)
+    path = tmp_path / "cache" / "model.pkl"
+    with serve(folder) as server, pytest.raises(RequestError, match="no checkpoint; nothing was kept"):
+        fetch(server, path)
+    assert left(path) == set()
+
+
 def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with serve(folder) as server, pytest.raises(RequestError, match=r"cannot write .*MASK2FORMER_CACHE"):
