@@ -5,6 +5,7 @@ standard error; ``--debug`` adds the traceback. Everything a verb does can be do
 """
 
 from mask2former.cli.app import app, main
+from mask2former.cli.average import average
 from mask2former.cli.convert import convert
 from mask2former.cli.data import check_data, prepare
 from mask2former.cli.demo import demo
@@ -27,6 +28,7 @@ for _name, _verb, _example in (
     ("models", models, "models"),
     ("inspect", inspect_checkpoint, "inspect model_final.pkl"),
     ("convert", convert, "convert mask2former_r50_coco.pth mine.safetensors --recipe coco-panoptic/r50"),
+    ("average", average, "average runs/a/model.safetensors runs/b/model.safetensors -o mean.safetensors"),
     ("evaluate", evaluate, "evaluate runs/mine/model.safetensors --tasks instance --boundary"),
     ("plot", plot, "plot runs/mine runs/other -o curves.png"),
     ("check-data", check_data, "check-data photos/annotations.json --propose run.yaml"),

@@ -1,0 +1,81 @@
+"""The mean of trainings that started from the same weights: one model, as fast as each (Wortsman et al., ICML 2022).
+
+Trainings of one start, with other seeds or rates, end in the same valley, and the middle of it is often better than its
+rim. Knows no files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+
+__all__ = ["average", "likeness"]
+
+
+def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
+    """Fill the first model with the mean of the weights of all, each counting once, and return it.
+
+    Means are taken in float64 and rounded to the types of the first model. Whole numbers, such as counters of norms,
+    and inference settings stay those of the first.
+
+    Args:
+        models: at least two, of one architecture and one list of classes.
+        names: what they are called in messages.
+
+    Raises:
+        RequestError: fewer models, others than described, weights that are not finite, or licences that differ.
+    """
+    if len(models) < 2:
+        raise RequestError(f"an average needs at least two models, got {len(models)}")
+    first = models[0]
+    for model, name in zip(models[1:], names[1:], strict=True):
+        if _architecture(model) != _architecture(first):
+            raise RequestError(
+                f"{name} has another architecture than {names[0]} (mask2former inspect shows both); only trainings of "
+                "one model from the same weights have a mean"
+            )
+        if model.categories != first.categories:
+            raise RequestError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
+    licences = {model.licence for model in models if model.licence is not None}
+    if len(licences) > 1:
+        raise RequestError(f"the models have different licences: {', '.join(sorted(licences))}")
+    states = [model.state_dict() for model in models]
+    with torch.no_grad():
+        for key, value in states[0].items():
+            if value.is_floating_point():
+                mean = sum(state[key].to(torch.float64) for state in states) / len(states)
+                assert isinstance(mean, Tensor)
+                if not mean.isfinite().all():
+                    raise RequestError(f"the weights '{key}' of one of the models are not finite")
+                value.copy_(mean)
+    first.licence = next(iter(licences), None)
+    return first
+
+
+def likeness(models: Sequence[Mask2Former]) -> float:
+    """The smallest cosine between the kernels and matrices of two of the models; 1 is the same direction.
+
+    Trainings of one start are above 0.98 where it was measured, of different starts below 0.8.
+    """
+    vectors = [_kernels(model) for model in models]
+    return min(float(one @ other) for one, other in itertools.combinations(vectors, 2))
+
+
+def _kernels(model: Mask2Former) -> Float64[Tensor, " P"]:
+    """All weights of more than one dimension, of length 1 together."""
+    kernels = [weight.detach().to(torch.float64).flatten() for weight in model.parameters() if weight.ndim > 1]
+    together = torch.cat(kernels)
+    return together / together.norm()
+
+
+def _architecture(model: Mask2Former) -> dict[str, object]:
+    if model.config is None:
+        raise RequestError("a model without configuration cannot be averaged; load it with from_pretrained")
+    return model.config.model_dump(exclude={"inference", "init", "init_partial"})

@@ -1,0 +1,41 @@
+"""One model of several trainings of it: ``mask2former average``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mask2former.cli.shared import stoppable
+
+__all__ = ["average"]
+
+_ALIKE = 0.9  # cosine of weights, below which it is said that the models may have nothing to do with each other
+
+
+def average(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Two or more models that training started alike.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="What to write: a .safetensors file or a folder; not there yet.")
+    ],
+) -> None:
+    """Write the mean of several trainings from the same weights: one model, as fast as each, often better."""
+    from mask2former import checkpoints
+    from mask2former.checkpoints import average as averaging
+    from mask2former.checkpoints.convert.writing import check_place, write
+
+    with stoppable(lambda: "nothing was written"):
+        check_place(output, "ours")
+        models = [checkpoints.from_pretrained(source) for source in sources]
+        alike = averaging.likeness(models) if len(models) > 1 else 1.0
+        mean = averaging.average(models, sources)
+        write(mean, output, "ours")
+    if alike < _ALIKE:
+        print(
+            f"note: the weights have little in common (cosine {alike:.2f}); the mean of models that started from "
+            "different weights is of no use, measure it"
+        )
+    print(f"{output} written: the mean of {len(models)} models (cosine of their weights at least {alike:.3f})")

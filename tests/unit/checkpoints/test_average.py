@@ -1,0 +1,105 @@
+"""The mean of several trainings: values, what it refuses, and the verb."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from mask2former import checkpoints
+from mask2former.checkpoints.average import average, likeness
+from mask2former.cli import main
+from mask2former.errors import RequestError
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories
+
+
+def moved(model: Mask2Former, seed: int, far: float) -> Mask2Former:
+    """A copy whose floating-point entries lie elsewhere."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            if value.is_floating_point():
+                value += far * torch.rand(value.shape, generator=generator)
+            elif value.ndim == 0:
+                value += seed
+    return other
+
+
+def test_every_value_is_the_mean(tiny_model: Mask2Former) -> None:
+    models = [moved(tiny_model, seed, 0.1) for seed in range(3)]
+    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in models]
+    mean = average(models, ["a", "b", "c"])
+    assert mean is models[0]
+    for name, value in mean.state_dict().items():
+        values = [state[name] for state in before]
+        if value.is_floating_point():
+            assert torch.allclose(value, torch.stack(values).mean(0), rtol=1e-6, atol=1e-7), name
+            assert value.dtype == values[0].dtype
+        else:
+            assert torch.equal(value, values[0]), name
+    assert all(torch.equal(models[1].state_dict()[name], value) for name, value in before[1].items())
+
+
+def test_likeness_is_the_smallest_cosine(tiny_model: Mask2Former) -> None:
+    near, far = moved(tiny_model, 1, 0.01), moved(tiny_model, 2, 3.0)
+    assert likeness([tiny_model, tiny_model]) == pytest.approx(1.0)
+    assert 0.9 < likeness([tiny_model, near]) < 1
+    assert likeness([tiny_model, near, far]) == min(likeness([tiny_model, far]), likeness([near, far])) < 0.5
+
+
+def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
+    def refused(other: Mask2Former, message: str) -> None:
+        with pytest.raises(RequestError, match=message):
+            average([copy.deepcopy(tiny_model), other], ["a.safetensors", "b.safetensors"])
+
+    with pytest.raises(RequestError, match="at least two models, got 1"):
+        average([tiny_model], ["a"])
+    deeper = moved(tiny_model, 1, 0.1)
+    assert deeper.config is not None
+    decoder = deeper.config.transformer_decoder.model_copy(update={"num_queries": 3})
+    deeper.config = deeper.config.model_copy(update={"transformer_decoder": decoder})
+    refused(deeper, r"b\.safetensors has another architecture than a\.safetensors")
+    assert tiny_model.categories is not None
+    renamed = moved(tiny_model, 1, 0.1)
+    renamed.categories = Categories.from_names([f"{name}s" for name in tiny_model.categories.names])
+    refused(renamed, r"b\.safetensors has other classes than a\.safetensors")
+    broken = moved(tiny_model, 1, 0.1)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    refused(broken, "of one of the models are not finite")
+
+
+def test_a_licence_is_kept_and_two_are_refused(tiny_model: Mask2Former) -> None:
+    one, other, third = (moved(tiny_model, seed, 0.1) for seed in range(3))
+    other.licence = "CC BY-NC 4.0"
+    assert average([one, other], ["a", "b"]).licence == "CC BY-NC 4.0"
+    third.licence = "CC BY-SA 4.0"
+    with pytest.raises(RequestError, match="different licences: CC BY-NC 4.0, CC BY-SA 4.0"):
+        average([other, third], ["b", "c"])
+
+
+def test_the_verb(tiny_model: Mask2Former, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(tmp_path / f"{name}.safetensors") for name in "abc"]
+    for path, model in zip(paths, (tiny_model, moved(tiny_model, 1, 0.01), moved(tiny_model, 2, 3.0)), strict=True):
+        checkpoints.save_pretrained(model, path)
+    out = tmp_path / "mean.safetensors"
+    assert main(["average", paths[0], paths[1], "-o", str(out)]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{out} written: the mean of 2 models (cosine of their weights at least 0.9")
+    mean = checkpoints.from_pretrained(out).state_dict()
+    states = [checkpoints.from_pretrained(path).state_dict() for path in paths[:2]]
+    assert all(torch.allclose(mean[name], (states[0][name] + states[1][name]) / 2, atol=1e-6) for name in mean)
+    assert main(["average", paths[0], paths[2], "-o", str(tmp_path / "far.safetensors")]) == 0
+    assert "have little in common (cosine 0." in capsys.readouterr().out
+    for words, message in (
+        ([paths[0], "-o", str(tmp_path / "x.safetensors")], "at least two models, got 1"),
+        ([paths[0], paths[1], "-o", str(out)], "is there already"),
+        ([paths[0], str(tmp_path / "none.safetensors"), "-o", str(tmp_path / "x.safetensors")], "none.safetensors"),
+        ([paths[0], paths[1], "-o", str(tmp_path / "x.pth")], "expected .safetensors or a folder"),
+    ):
+        assert main(["average", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("x*"))
