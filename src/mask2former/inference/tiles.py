@@ -30,7 +30,9 @@ _LEAST_SCORE = 0.05  # every window offers as many guesses as there are queries;
 _SAME_OBJECT = 0.5  # IoU, where both windows look, above which two masks are one object
 _PART_OF = 0.7  # share of a whole guess, there, above which it is a lesser one at an object that is known
 _MANY = 16  # pieces of one object, which are then made one
-_SURE = 0.5  # score from which answers tell the diameter of objects
+_SURE = 0.9  # score from which answers tell the diameter of objects; with 0.5, guesses at noise misled it
+_NEARLY = 0.95  # of the best score, from which they do where a model is less sure
+_LEAST_SURE = 0.5  # best score below which a picture is not asked again
 _ALIKE = 1.25  # times: windows that are less than this larger or smaller are not worth asking again
 _FARTHEST = 4  # times: how much smaller or larger than ``tile`` windows get
 _SMALLEST = 16  # pixels: side of a window
@@ -97,15 +99,24 @@ def answer_in_tiles(
     side = settings.tile
     answer = _look_through(side, picture, segment, categories, settings)
     for _ in range(_AGAIN if settings.diameter else 0):
-        typical = typical_diameter(areas(answer.above(_SURE).masks))
+        typical = _diameter(answer)
         if typical is None:
             break
         better = _side(typical, settings)
         if max(better / side, side / better) < _ALIKE:
             break
-        side = better
+        shrinks, side = better < side, better
         answer = _look_through(side, picture, segment, categories, settings)
+        if shrinks:  # once only: noise that is enlarged looks like many small objects, and is enlarged the more
+            break
     return answer
+
+
+def _diameter(answer: Instances) -> float | None:
+    """The typical diameter of what the model is surest of; None where it is sure of nothing."""
+    if not len(answer) or answer.scores[0] < _LEAST_SURE:
+        return None
+    return typical_diameter(areas(answer.above(min(_SURE, _NEARLY * answer.scores[0])).masks))
 
 
 def _side(typical: float, settings: InferenceConfig) -> int:

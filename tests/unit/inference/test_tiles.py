@@ -203,12 +203,34 @@ def test_pictures_are_asked_again_until_objects_have_the_diameter_of_training(ra
         for part in parts:
             rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(part.shape, size_hw))  # noqa: B905
             [seen] = answers([part[rows[:, None], columns[None]]], size_hw)
-            found.append(instances(seen.masks, np.linspace(0.9, 0.6, len(seen.masks))))
+            found.append(instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks))))
         return found
 
     settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
     answer_in_tiles(numbered(size), segment, CATEGORIES, settings)
     assert asked == {(min(side, size[0]), side) for side in sides}
+
+
+def test_noise_does_not_shrink_windows_again_and_again() -> None:
+    size, asked = (128, 160), []
+    places = [(y, x, 15) for y in (30, 90) for x in (30, 80, 130)]
+    specks = disks(size, [(y, x, 2) for y in range(4, 128, 24) for x in range(4, 160, 24)])
+
+    def segment_with(scores: float) -> Callable:
+        def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
+            asked.append(size_hw[0])
+            masks = np.concatenate([disks(size, places), specks])
+            both = np.concatenate([np.full(len(places), 0.95), np.full(len(specks), scores)])
+            return [instances(masks[:, : size_hw[0], : size_hw[1]], both) for _ in parts]
+
+        return segment
+
+    settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
+    answer_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
+    assert asked == [128]  # less sure than of the objects, however many
+    asked.clear()
+    answer_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
+    assert set(asked) == {128, 40}  # as small as windows get, and no third time
 
 
 # --- with a model ----------------------------------------------------------------------------------------------------
