@@ -134,7 +134,7 @@ def test_the_packaged_models_run_is_panoptic_and_small() -> None:
     assert run.model.transformer_decoder.num_queries <= 100
 
 
-@pytest.mark.parametrize("name", ["nuclei", "camvid"])
+@pytest.mark.parametrize("name", ["nuclei-start", "camvid"])
 def test_our_runs_on_real_pictures_start_from_drawn_ones(name: str) -> None:
     run = recipes.run_recipes()[name]()
     scenes = recipes.scenes_tiny().model
@@ -146,10 +146,24 @@ def test_our_runs_on_real_pictures_start_from_drawn_ones(name: str) -> None:
 
 
 def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
-    run = recipes.nuclei()
-    inference, augmentation = run.model.inference, run.data.augmentation
+    start = recipes.nuclei_start()
+    inference, augmentation = start.model.inference, start.data.augmentation
     assert augmentation.name == "resize-crop-flip"
     assert augmentation.factors is not None
     low, high = augmentation.factors
     assert low < inference.short_edge / inference.tile < high
     assert augmentation.crop_size == (inference.short_edge, inference.short_edge)
+
+
+def test_the_second_run_of_nuclei_goes_on_from_the_first_with_objects_of_one_size() -> None:
+    start, run = recipes.nuclei_start(), recipes.nuclei()
+    assert (run.model.init, run.model.init_partial) == (f"{start.output}/model.safetensors", False)
+    assert run.model.model_copy(update={"init": None, "init_partial": False, "inference": None}) == (
+        start.model.model_copy(update={"init": None, "init_partial": False, "inference": None})
+    )
+    augmentation = run.data.augmentation
+    assert augmentation.name == "resize-crop-flip"
+    assert augmentation.factors is not None
+    assert augmentation.diameter == run.model.inference.diameter > 0
+    assert augmentation.factors[0] < 1 < augmentation.factors[1]
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run

@@ -77,7 +77,7 @@ def test_a_licence_is_kept_and_two_are_refused(tiny_model: Mask2Former) -> None:
     other.licence = "CC BY-NC 4.0"
     assert average([one, other], ["a", "b"]).licence == "CC BY-NC 4.0"
     third.licence = "CC BY-SA 4.0"
-    with pytest.raises(RequestError, match="different licences: CC BY-NC 4.0, CC BY-SA 4.0"):
+    with pytest.raises(RequestError, match=r"different licences: CC BY-NC 4.0, CC BY-SA 4.0"):
         average([other, third], ["b", "c"])
 
 
