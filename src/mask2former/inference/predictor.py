@@ -109,7 +109,9 @@ class Predictor:
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-        _override(InferenceConfig(tasks=("instance",) if overrides.get("tile") else ("panoptic",)), overrides)
+        windows = bool(overrides.get("tile") or overrides.get("diameter"))  # those of the model are not known yet
+        known = InferenceConfig(tasks=("instance",), tile=64) if windows else InferenceConfig(tasks=("panoptic",))
+        _override(known, overrides)
         predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
         predictor.settings = _override(predictor.settings, overrides)
         return predictor

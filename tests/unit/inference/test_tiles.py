@@ -281,8 +281,12 @@ def test_windows_are_a_setting_of_a_call_and_of_loading(
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     assert np.array_equal(loaded(image, "instance").masks, predictor(image, "instance", max_instances=100).masks)
+    assert Predictor.from_pretrained("nuclei", device="cpu", diameter=30).settings.diameter == 30
+    assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
     with pytest.raises(RequestError, match="instances alone"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
+    with pytest.raises(RequestError, match=r"diameter 30.0 is for windows"):
+        Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
     with pytest.raises(RequestError, match="exclusive is for pictures"):
         loaded.track([image], tile=0, exclusive=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
