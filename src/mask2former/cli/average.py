@@ -30,7 +30,8 @@ def average(
     with stoppable(lambda: "nothing was written"):
         check_place(output, "ours")
         models = [checkpoints.from_pretrained(source) for source in sources]
-        alike = averaging.likeness(models) if len(models) > 1 else 1.0
+        averaging.check(models, sources)
+        alike = averaging.likeness(models)
         mean = averaging.average(models, sources)
         write(mean, output, "ours")
     if alike < _ALIKE:
