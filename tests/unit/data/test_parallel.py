@@ -38,8 +38,9 @@ def test_closing_ends_it() -> None:
 
 
 _ENDLESS = """
-import threading, time, mask2former.data.parallel as parallel
+import signal, threading, time, mask2former.data.parallel as parallel
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
     # Said while the first workers start, which takes them some time.
     threading.Thread(target=lambda: (time.sleep({wait}), print("now", flush=True)), daemon=True).start()
     list(parallel.map_in_processes(time.sleep, [0.02] * 5000, 2))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -328,7 +329,9 @@ def test_windows_asked_together_are_answered_as_one_by_one(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
-    predictor.model.double()
+    predictor = Predictor(
+        copy.deepcopy(predictor.model).double(), "cpu", settings=predictor.settings
+    )  # that one is shared
     asked: list[int] = []
     predictor.model.register_forward_pre_hook(lambda _module, inputs: asked.append(len(inputs[0])))
     together = predictor(image, "instance")
