@@ -38,14 +38,15 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
     if len(licences) > 1:
         raise RequestError(f"the models have different licences: {', '.join(sorted(licences))}")
     states = [model.state_dict() for model in models]
+    floating = [key for key, value in states[0].items() if value.is_floating_point()]
+    for state, name in zip(states, names, strict=True):  # all before anything is changed
+        if broken := next((key for key in floating if not state[key].isfinite().all()), None):
+            raise RequestError(f"{name} has weights that are not finite ('{broken}'); its training went astray")
     with torch.no_grad():
-        for key, value in states[0].items():
-            if value.is_floating_point():
-                mean = sum(state[key].to(torch.float64) for state in states) / len(states)
-                assert isinstance(mean, Tensor)
-                if not mean.isfinite().all():
-                    raise RequestError(f"the weights '{key}' of one of the models are not finite")
-                value.copy_(mean)
+        for key in floating:
+            mean = sum(state[key].to(torch.float64) for state in states) / len(states)
+            assert isinstance(mean, Tensor)
+            states[0][key].copy_(mean)
     first.licence = next(iter(licences), None)
     return first
 
