@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from mask2former.config import InferenceConfig
@@ -167,12 +168,18 @@ class _Object:
     box: Window  # of the whole mask
     seen: list[tuple[Window, Bool[np.ndarray, "h w"]]]  # masks cut to their boxes, with the place of these
     looked: list[Window]  # the windows that they were seen through
+    cut: bool = False  # its window cuts it off, and another one shows all of it
 
     def take(self, other: _Object) -> None:
-        """Become the union; the score stays."""
+        """Become the union, or the one that is not cut; the score stays."""
+        self.looked += other.looked
+        if other.cut and not self.cut:
+            return
+        if self.cut and not other.cut:
+            self.box, self.seen, self.cut = other.box, other.seen, False
+            return
         self.box = _around(self.box, other.box)
         self.seen += other.seen
-        self.looked += other.looked
         if len(self.seen) > _MANY:
             self.seen = [(self.box, self.within(self.box))]
 
@@ -200,7 +207,8 @@ def join(
     on the pixels that both windows show: above an IoU of 0.5 it is the same object, whose mask becomes the union and
     whose score stays the best; a guess that lies there with most of its mask, within one that is kept, is dropped.
     Objects larger than a window grow from window to window this way. Guesses of one window are never compared, as in
-    whole pictures.
+    whole pictures. Guesses at the rims of objects are poor: what a window cuts off, and another one shows whole, only
+    counts as a better score of what that one finds there.
 
     Args:
         found: the instances of each window, at its size.
@@ -209,7 +217,9 @@ def join(
         max_instances: how many of the best are kept.
     """
     guesses: list[_Object] = []
+    looked: list[Window] = []
     for window, instances in found:
+        looked.append(window)
         for mask, label, score, box in zip(
             instances.masks, instances.labels, instances.scores, instances.boxes, strict=True
         ):
@@ -218,11 +228,16 @@ def join(
                 continue
             place = Window(window.top + y1, window.left + x1, window.top + y2, window.left + x2)
             guesses.append(_Object(int(label), float(score), place, [(place, mask[y1:y2, x1:x2].copy())], [window]))
+    sides = np.array([_corners(window) for window in looked], dtype=np.int64).reshape(-1, 4)
+    for guess in guesses:
+        own = np.array([_corners(guess.looked[0])])
+        cut = not _shown_whole(guess.box, own, size_hw)[0]
+        guess.cut = cut and bool(_shown_whole(guess.box, sides, size_hw).any())
     kept = _merged(sorted(guesses, key=lambda guess: -guess.score))
     # Objects may turn out to be one when they have grown, such as both ends of one that three windows show.
     while len(again := _merged(kept)) < len(kept):
         kept = again
-    kept = kept[:max_instances]
+    kept = [item for item in kept if not item.cut][:max_instances]
     masks = np.zeros((len(kept), *size_hw), dtype=bool)
     boxes = np.zeros((len(kept), 4))
     for index, item in enumerate(kept):
@@ -238,20 +253,28 @@ def join(
     )
 
 
+def _shown_whole(box: Window, sides: Int64[np.ndarray, "windows 4"], size_hw: Size) -> Bool[np.ndarray, " windows"]:
+    """Which windows show the box and a pixel around it, but where the picture ends."""
+    top, left, bottom, right = sides.T
+    whole = ((top < box.top) | (top == 0)) & ((left < box.left) | (left == 0))
+    height, width = size_hw
+    return whole & ((bottom > box.bottom) | (bottom == height)) & ((right > box.right) | (right == width))
+
+
 def _merged(objects: list[_Object]) -> list[_Object]:
-    """Each object, best first, joined to the first one before it that is the same, or dropped as a part of it."""
+    """Each object, best first, joined to the one before it that it is most alike, or dropped as a part of one."""
     kept: list[_Object] = []
     boxes = np.zeros((len(objects), 4), dtype=np.int64)  # of those kept: pictures have thousands of guesses
     for item in objects:
         box, known = item.box, boxes[: len(kept)]
         meets = (known[:, 0] < box.bottom) & (known[:, 1] < box.right)
         meets &= (known[:, 2] > box.top) & (known[:, 3] > box.left)
-        relations = {index: _relation(kept[index], item) for index in np.flatnonzero(meets).tolist()}
-        same = next((index for index, relation in relations.items() if relation == "same"), None)
-        if same is not None:
-            kept[same].take(item)
-            boxes[same] = _corners(kept[same].box)
-        elif "part" not in relations.values():
+        alike = {index: _alike(kept[index], item) for index in np.flatnonzero(meets).tolist()}
+        best = max(alike, key=lambda index: alike[index].iou, default=None)
+        if best is not None and alike[best].iou > _SAME_OBJECT:
+            kept[best].take(item)
+            boxes[best] = _corners(kept[best].box)
+        elif all(shared.part <= _PART_OF for shared in alike.values()):
             boxes[len(kept)] = _corners(box)
             kept.append(item)
     return kept
@@ -261,23 +284,26 @@ def _corners(box: Window) -> tuple[int, int, int, int]:
     return box.top, box.left, box.bottom, box.right
 
 
-def _relation(kept: _Object, guess: _Object) -> str:
-    """``same`` object, ``part`` of it (a lesser guess), or ``other``."""
-    if kept.label != guess.label:
-        return "other"
+class _Alike(NamedTuple):
+    """How much of two objects is common where the windows of both look."""
+
+    iou: float
+    part: float  # share of all of the later one
+
+
+def _alike(kept: _Object, guess: _Object) -> _Alike:
+    """Nothing, unless they are of one class and of different windows."""
     mine = guess.within(guess.box)
     common = kept.within(guess.box) & mine
-    if not common.any() or not set(kept.looked).isdisjoint(guess.looked):
-        return "other"
+    if kept.label != guess.label or not common.any() or not set(kept.looked).isdisjoint(guess.looked):
+        return _Alike(0.0, 0.0)
     shared = _shared(kept.looked, guess.looked, guess.box)
     both = int(np.count_nonzero(common & shared))
     two = int(np.count_nonzero(mine & shared))
     # Of what is kept, the pixels outside the box of the guess count, too.
     around = _around(kept.box, guess.box)
     one = int(np.count_nonzero(kept.within(around) & _shared(kept.looked, guess.looked, around)))
-    if both > _SAME_OBJECT * (one + two - both):
-        return "same"
-    return "part" if both > _PART_OF * int(np.count_nonzero(mine)) else "other"
+    return _Alike(both / max(one + two - both, 1), both / int(np.count_nonzero(mine)))
 
 
 def _shared(some: list[Window], others: list[Window], area: Window) -> Bool[np.ndarray, "h w"]:

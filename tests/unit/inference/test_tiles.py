@@ -133,16 +133,34 @@ def test_the_lesser_part_of_an_object_that_another_window_knows_is_dropped() -> 
 def test_a_few_common_pixels_at_the_edge_of_a_window_drop_no_object(
     first: list[tuple[int, int, float]], second: list[tuple[int, int, float]], expected: list[tuple[int, int]]
 ) -> None:
-    found = []
-    for window, objects in ((Window(0, 0, 20, 60), first), (Window(0, 40, 20, 100), second)):
-        masks = np.zeros((len(objects), 20, 60), dtype=bool)
-        for mask, (start, end, _) in zip(masks, objects, strict=True):
-            mask[5:15, max(0, start - window.left) : end - window.left] = True
-        found.append((window, instances(masks, np.array([score for *_, score in objects]))))
-    joined = join(found, (20, 100), CATEGORIES, 10)
-    spans = sorted((int(box[0]), int(box[2])) for box in joined.boxes)
+    spans = spans_through(first, second)
     assert all(any(abs(a - b) + abs(c - d) <= 1 for b, d in spans) for a, c in expected)
     assert len(spans) == len(expected)
+
+
+def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, int, float]]) -> dict:
+    """What joins from bars (start, end, score) of two windows, columns 0 to 60 and 40 to 100 of a picture."""
+    found = []
+    for window, bars in ((Window(0, 0, 20, 60), first), (Window(0, 40, 20, 100), second)):
+        masks = np.zeros((len(bars), 20, 60), dtype=bool)
+        for mask, (start, end, _) in zip(masks, bars, strict=True):
+            mask[5:15, start - window.left : end - window.left] = True
+        found.append((window, instances(masks, np.array([score for *_, score in bars]))))
+    joined = join(found, (20, 100), CATEGORIES, 10)
+    return {(int(x1), int(x2)): score for (x1, _, x2, _), score in zip(joined.boxes, joined.scores, strict=True)}
+
+
+def test_what_a_window_cuts_off_is_left_to_the_one_that_shows_it() -> None:
+    assert spans_through([(57, 60, 0.9)], []) == {}  # the other window sees the place, and nothing there
+    assert spans_through([(57, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.8}  # a sliver is no better guess
+    assert spans_through([(50, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.9}  # the same: its score, but not its mask
+    assert spans_through([(52, 60, 0.8)], [(51, 70, 0.9)]) == {(51, 70): 0.9}
+    # the second window cuts this one off, too, so that both are needed
+    assert spans_through([(30, 60, 0.8)], [(40, 70, 0.9)]) == {(30, 70): 0.9}
+    # where the picture ends, nothing is cut
+    assert spans_through([(0, 4, 0.9)], [(95, 100, 0.8)]) == {(0, 4): 0.9, (95, 100): 0.8}
+    # a bar that ends a pixel before its window does is whole
+    assert spans_through([(45, 59, 0.9)], []) == {(45, 59): 0.9}
 
 
 def test_an_object_as_large_as_the_picture_stays_one() -> None:
