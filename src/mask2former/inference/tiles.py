@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ _FARTHEST = 4  # times: how much smaller or larger than ``tile`` windows get
 _SMALLEST = 16  # pixels: side of a window
 _PIXELS_AT_ONCE = 1 << 19  # that the model is shown: eight windows of 256 pixels
 _AGAIN = 2  # times that a picture is asked again
+_MANY_WINDOWS = 48  # above which a part of the picture tells the diameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +95,60 @@ def answer_in_tiles(
         categories: the classes of the model.
         settings: with ``tile`` (and ``exclusive``). Windows are resized by ``short_edge / tile`` (0: not at all), so
             that objects have one scale in pictures of any size; ``max_instances`` counts for the whole picture. With
-            ``diameter`` the answers tell how large the objects are, and the picture is asked again through windows
-            that show them at that diameter, up to twice.
+            ``diameter`` the answers, of parts where there are many windows, tell how large the objects are, and the
+            picture is asked again through windows that show them at that diameter, up to twice.
     """
     assert settings.tile
+    look = partial(_look_through, segment=segment, categories=categories, settings=settings)
     side = settings.tile
-    answer = _look_through(side, picture, segment, categories, settings)
+    answer: Instances | None = None
     for _ in range(_AGAIN if settings.diameter else 0):
-        typical = _diameter(answer)
+        found = [look(part, side) for part in _sample(picture, side, settings)]
+        if len(found) > 1 and _diameter(found) is None:
+            found = [look(picture, side)]
+        answer = found[0] if len(found) == 1 else None
+        typical = _diameter(found)
         if typical is None:
             break
         better = _side(typical, settings)
         if max(better / side, side / better) < _ALIKE:
             break
-        shrinks, side = better < side, better
-        answer = _look_through(side, picture, segment, categories, settings)
+        shrinks, side, answer = better < side, better, None
         if shrinks:  # once only: noise that is enlarged looks like many small objects, and is enlarged the more
             break
-    return answer
+    return look(picture, side) if answer is None else answer
 
 
-def _diameter(answer: Instances) -> float | None:
-    """The typical diameter of what the model is surest of; None where it is sure of nothing."""
-    if not len(answer) or answer.scores[0] < _LEAST_SURE:
+def _sample(
+    picture: UInt8[np.ndarray, "H W 3"], side: int, settings: InferenceConfig
+) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+    """What tells the diameter of objects: the picture, or where that has many windows, four parts of four windows."""
+    overlap = _overlap(side, settings)
+    height, width = picture.shape[:2]
+    if len(windows((height, width), side, overlap)) <= _MANY_WINDOWS:
+        return [picture]
+    part = 2 * side - overlap  # objects that one window cuts off are whole in four
+    tops, lefts = (
+        sorted({round(share * max(0, length - part)) for share in (0.25, 0.75)}) for length in (height, width)
+    )
+    return [picture[top : top + part, left : left + part] for top in tops for left in lefts]
+
+
+def _diameter(answers: Sequence[Instances]) -> float | None:
+    """The typical diameter of what the model is surest of, in a picture or parts; None where it is sure of nothing."""
+    best = max((answer.scores[0] for answer in answers if len(answer)), default=0.0)
+    if best < _LEAST_SURE:
         return None
-    return typical_diameter(areas(answer.above(min(_SURE, _NEARLY * answer.scores[0])).masks))
+    sure = [answer.above(min(_SURE, _NEARLY * best)) for answer in answers]
+    whole = [answer.masks if len(answers) == 1 else answer.masks[_inside(answer)] for answer in sure]
+    return typical_diameter(np.concatenate([areas(masks) for masks in whole]))
+
+
+def _inside(answer: Instances) -> Bool[np.ndarray, " N"]:
+    """Which instances do not touch the rim, where a part of a picture would cut them off."""
+    height, width = answer.size_hw
+    x1, y1, x2, y2 = answer.boxes.T
+    return (x1 > 0) & (y1 > 0) & (x2 < width) & (y2 < height)
 
 
 def _side(typical: float, settings: InferenceConfig) -> int:
@@ -126,18 +157,23 @@ def _side(typical: float, settings: InferenceConfig) -> int:
     return min(max(side, _SMALLEST, settings.tile // _FARTHEST), _FARTHEST * settings.tile)
 
 
+def _overlap(side: int, settings: InferenceConfig) -> int:
+    """The pixels that windows of this side share, in proportion to those of the settings."""
+    return settings.tile_overlap * side // settings.tile
+
+
 def _look_through(
-    side: int,
     picture: UInt8[np.ndarray, "H W 3"],
+    side: int,
     segment: Segment,
     categories: Categories,
     settings: InferenceConfig,
 ) -> Instances:
-    """The answer through windows of one side, which overlap in proportion."""
+    """The answer through windows of one side."""
     factor = settings.short_edge / side if settings.short_edge else 1.0
     size_hw = (picture.shape[0], picture.shape[1])
 
-    shown = windows(size_hw, side, settings.tile_overlap * side // settings.tile)
+    shown = windows(size_hw, side, _overlap(side, settings))
     size = (shown[0].bottom - shown[0].top, shown[0].right - shown[0].left)
     height, width = (max(1, round(length * factor)) for length in size)
     at_once = max(1, _PIXELS_AT_ONCE // (height * width))

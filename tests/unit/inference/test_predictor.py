@@ -136,9 +136,25 @@ def test_from_pretrained_keeps_the_stored_settings_but_for_the_replaced(
     checkpoints.save(tiny_model, tmp_path / "m.safetensors")
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", score_threshold=0.25)
     assert loaded.settings == Predictor(tiny_model, "cpu").settings.model_copy(update={"score_threshold": 0.25})
-    assert _same(loaded(image, score_threshold=0.0), Predictor(tiny_model, "cpu")(image))
+    kernels_alike: Any = deepcopy(tiny_model).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    assert _same(loaded(image, score_threshold=0.0), Predictor(kernels_alike, "cpu")(image))
     with pytest.raises(RequestError, match="short_edges"):
         Predictor.from_pretrained(tmp_path / "missing.safetensors", short_edges=3)
+
+
+def test_kernels_lie_as_processors_like_them_and_are_saved_as_they_were(
+    tiny_model: Mask2Former, tmp_path: Path
+) -> None:
+    tiny_model.save_pretrained(tmp_path / "one.safetensors")
+    predictor = Predictor.from_pretrained(tmp_path / "one.safetensors", device="cpu")
+    kernels = [value for value in predictor.model.parameters() if value.ndim == 4 and min(value.shape[1:]) > 1]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    predictor.model.save_pretrained(tmp_path / "two.safetensors")
+    again = checkpoints.load(tmp_path / "two.safetensors").state
+    for name, value in checkpoints.load(tmp_path / "one.safetensors").state.items():
+        assert torch.equal(again[name], value)
+        assert again[name].is_contiguous()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", torch.float64])

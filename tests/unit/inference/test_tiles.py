@@ -54,6 +54,12 @@ def seen_through(masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray
     return lambda parts, size_hw: [one(part) for part in parts]
 
 
+def unresized(part: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """A window as it was before it was resized for the model."""
+    rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(part.shape, size_hw))  # noqa: B905
+    return part[rows[:, None], columns[None]]
+
+
 def numbered(size: tuple[int, int]) -> np.ndarray:
     picture = np.zeros((*size, 3), np.uint8)
     picture[..., 0], picture[..., 1] = np.divmod(np.arange(size[0]), 256)[0][:, None], np.arange(size[0])[:, None] % 256
@@ -220,14 +226,46 @@ def test_pictures_are_asked_again_until_objects_have_the_diameter_of_training(ra
         asked.add(size_hw)
         found = []
         for part in parts:
-            rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(part.shape, size_hw))  # noqa: B905
-            [seen] = answers([part[rows[:, None], columns[None]]], size_hw)
+            [seen] = answers([unresized(part, size_hw)], size_hw)
             found.append(instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks))))
         return found
 
     settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
     answer_in_tiles(numbered(size), segment, CATEGORIES, settings)
     assert asked == {(min(side, size[0]), side) for side in sides}
+
+
+@pytest.mark.parametrize(
+    ("places", "sample", "sides"),
+    [
+        # four parts of four windows tell that objects have half the diameter of training
+        ([(y, x, 4) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 16]),
+        # as large as expected: the whole picture is looked at once
+        ([(y, x, 8) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 32]),
+        # nothing there: the whole picture tells, and its answer is the answer or asks for smaller windows
+        ([(8, 8, 8), (8, 248, 8)], 16, [32, 32]),
+        ([(8, 8, 4), (8, 248, 4)], 16 + 121, [32, 16]),
+        ([], 16, [32, 32]),
+    ],
+)
+def test_parts_of_large_pictures_tell_the_diameter(
+    places: list[tuple[int, int, int]], sample: int, sides: list[int]
+) -> None:
+    size, asked = (256, 256), []
+    masks = disks(size, places) if places else np.zeros((0, *size), bool)
+
+    def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
+        asked.extend([size_hw[0]] * len(parts))
+        answers = seen_through(masks, np.random.default_rng(0))([unresized(part, size_hw) for part in parts], size_hw)
+        return [instances(answer.masks, np.full(len(answer), 0.95)) for answer in answers]
+
+    settings = InferenceConfig(
+        tasks=("instance",), tile=32, tile_overlap=8, short_edge=32, diameter=16, max_instances=200
+    )
+    answer = answer_in_tiles(numbered(size), segment, CATEGORIES, settings)
+    first, then = sides
+    assert asked == [first] * sample + [then] * len(windows(size, then, then // 4))
+    assert len(answer) == len(places)
 
 
 def test_noise_does_not_shrink_windows_again_and_again() -> None:
