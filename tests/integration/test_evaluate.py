@@ -242,6 +242,20 @@ def test_more_detections_than_the_model_is_set_to_give_are_asked_for(tiny_file: 
     assert counts[0] < counts[1]
 
 
+def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Path) -> None:
+    scores = []
+    for dtype in ("float32", "bfloat16"):
+        metrics, results = tmp_path / f"{dtype}.json", tmp_path / f"{dtype}-results.json"
+        arguments = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
+        arguments += ["--json", str(metrics), "--results", str(results), "--device", "cpu"]
+        assert main([*arguments, "--dtype", dtype]) == 0
+        assert json.loads(metrics.read_text())["dtype"] == dtype
+        scores.append([record["score"] for record in json.loads(results.read_text())])
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+    assert main(["evaluate", str(tiny_file), "--dtype", "int8"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -77,6 +77,7 @@ def evaluate_on_clips(
     json: Path | None,
     results: Path | None,
     device: str,
+    dtype: str | None,
 ) -> None:
     """Average precision of tracks, in percent; without annotations only the file of results is written.
 
@@ -102,7 +103,7 @@ def evaluate_on_clips(
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading model", total=None)
-        predictor = Predictor.from_pretrained(model, device=device)
+        predictor = Predictor.from_pretrained(model, device=device, dtype=dtype)
         classes = clips.categories
         class_map = match_classes(predictor.categories, classes, things_only=all(item.is_thing for item in classes))
         if max_detections is not None:  # or the model would not give as many
@@ -131,6 +132,7 @@ def evaluate_on_clips(
         line += f": AP {report.metrics['instance/AP']:.2f}"
     if json is not None:
         request = {"model": model, **source, "tasks": ["instance"], "settings": options}
+        request |= {} if dtype is None else {"dtype": dtype}
         files.write_json(json, {**request, **report.to_dict()})
         line += f"; metrics: {json}"
     if writer is not None:

@@ -10,7 +10,7 @@ import typer
 from mask2former.cli.clips import clips_by_name, evaluate_on_clips
 from mask2former.cli.names import complete_model
 from mask2former.cli.pictures import PictureSource, evaluate_on_pictures
-from mask2former.cli.shared import Device
+from mask2former.cli.shared import Device, Dtype
 from mask2former.cli.views import Tta, TtaSizes
 from mask2former.errors import RequestError
 
@@ -101,6 +101,7 @@ def evaluate(
         int | None, typer.Option(min=32, help="Side in pixels.", show_default="128", rich_help_panel="Scenes")
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Measure a model: panoptic quality, average precision and mean IoU, in percent.
 
@@ -137,6 +138,7 @@ def evaluate(
             json=json,
             results=results,
             device=device,
+            dtype=dtype,
         )
         return
     evaluate_on_pictures(
@@ -152,6 +154,7 @@ def evaluate(
         results=results,
         page=page,
         device=device,
+        dtype=dtype,
     )
 
 

@@ -100,6 +100,7 @@ def evaluate_on_pictures(
     results: Path | None,
     page: Path | None,
     device: str,
+    dtype: str | None,
 ) -> None:
     """Metrics of all tasks from one pass, in percent, on the terminal and in the files that were asked for.
 
@@ -116,6 +117,7 @@ def evaluate_on_pictures(
         results: file or folder of the answers.
         page: the report.
         device: where the model runs.
+        dtype: precision of the model; None: as stored.
 
     Raises:
         RequestError: data, model, tasks and options do not fit together.
@@ -140,7 +142,7 @@ def evaluate_on_pictures(
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading data and model", total=None)
-        predictor = augmented(Predictor.from_pretrained(model, device=device), tta, tta_sizes)
+        predictor = augmented(Predictor.from_pretrained(model, device=device, dtype=dtype), tta, tta_sizes)
         highlights = Highlights(predictor.categories)
         pictures = source.open(predictor.settings.default_task)
         samples, settings = pictures.samples, dict(pictures.settings)
@@ -180,6 +182,8 @@ def evaluate_on_pictures(
         request["by"] = by
     if "tta" in predictor.recorded_settings:
         request["tta"] = predictor.recorded_settings["tta"]
+    if dtype is not None:
+        request["dtype"] = dtype
     written = _write(request, report, predictor, highlights, settings, page, json)
     if writer is not None:
         written.append(f"{count(writer.count, 'result')} ({writer.task}): {writer.path}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from mask2former.cli.shared import (
     DEFAULT_MODEL,
     Device,
+    Dtype,
     FailedError,
     Model,
     Recipe,
@@ -25,8 +26,6 @@ from mask2former.cli.views import Tta, TtaSizes, augmented
 from mask2former.errors import RequestError
 
 __all__ = ["predict"]
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def predict(
@@ -69,9 +68,7 @@ def predict(
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
     device: Device = "auto",
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine")
-    ] = None,
+    dtype: Dtype = None,
 ) -> None:
     """Segment pictures: for each X an overlay X.png, exact maps, and X.json, written last.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "Device",
+    "Dtype",
     "FailedError",
     "Model",
     "Recipe",
@@ -40,6 +41,10 @@ DEFAULT_MODEL = "scenes-tiny"
 
 Task = Literal["panoptic", "instance", "semantic"]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine"),
+]
 Model = Annotated[
     str | None,
     typer.Option(

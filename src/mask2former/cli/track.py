@@ -14,6 +14,7 @@ import typer
 from mask2former.cli.shared import (
     DEFAULT_MODEL,
     Device,
+    Dtype,
     Model,
     Recipe,
     StoppedError,
@@ -27,7 +28,6 @@ from mask2former.errors import RequestError
 
 __all__ = ["track"]
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 TrackingTask = Literal["panoptic", "instance"]
 
 
@@ -73,9 +73,7 @@ def track(
         typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
     ] = None,
     device: Device = "auto",
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine")
-    ] = None,
+    dtype: Dtype = None,
 ) -> None:
     """Follow objects through a video of any length: X.mp4 with the tracks drawn on it, and X.json with all masks.
 
