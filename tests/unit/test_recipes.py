@@ -155,15 +155,17 @@ def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
     assert augmentation.crop_size == (inference.short_edge, inference.short_edge)
 
 
-def test_the_second_run_of_nuclei_goes_on_from_the_first_with_objects_of_one_size() -> None:
-    start, run = recipes.nuclei_start(), recipes.nuclei()
-    assert (run.model.init, run.model.init_partial) == (f"{start.output}/model.safetensors", False)
-    assert run.model.model_copy(update={"init": None, "init_partial": False, "inference": None}) == (
-        start.model.model_copy(update={"init": None, "init_partial": False, "inference": None})
-    )
-    augmentation = run.data.augmentation
-    assert augmentation.name == "resize-crop-flip"
-    assert augmentation.factors is not None
-    assert augmentation.diameter == run.model.inference.diameter > 0
-    assert augmentation.factors[0] < 1 < augmentation.factors[1]
-    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() -> None:
+    start, middle, last = recipes.nuclei_start(), recipes.nuclei_middle(), recipes.nuclei()
+    for before, run in ((start, middle), (middle, last)):
+        assert (run.model.init, run.model.init_partial) == (f"{before.output}/model.safetensors", False)
+        assert run.model.model_copy(update={"init": None, "init_partial": False, "inference": None}) == (
+            before.model.model_copy(update={"init": None, "init_partial": False, "inference": None})
+        )
+        augmentation = run.data.augmentation
+        assert augmentation.name == "resize-crop-flip"
+        assert augmentation.factors is not None
+        assert augmentation.diameter
+        seen = [factor * augmentation.diameter for factor in augmentation.factors]
+        assert seen[0] < run.model.inference.diameter < seen[1]
+        assert RunConfig.model_validate(run.model_dump(mode="json")) == run

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
-from mask2former.recipes.ours import camvid, nuclei, nuclei_start, scenes_tiny, scenes_tiny_start
+from mask2former.recipes.ours import camvid, nuclei, nuclei_middle, nuclei_start, scenes_tiny, scenes_tiny_start
 from mask2former.recipes.published import Recipe, describe_names, recipe, recipe_names
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "camvid",
     "describe_names",
     "nuclei",
+    "nuclei_middle",
     "nuclei_start",
     "recipe",
     "recipe_names",
@@ -29,6 +30,7 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
     "scenes-tiny": scenes_tiny,
     "nuclei": nuclei,
     "nuclei-start": nuclei_start,
+    "nuclei-middle": nuclei_middle,
     "camvid": camvid,
 }
 
