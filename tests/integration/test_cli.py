@@ -96,6 +96,17 @@ def test_predict_answers_other_tasks_without_pictures(
     assert (settings["short_edge"], settings["dtype"]) == (32, "bfloat16")
 
 
+def test_predict_says_when_instances_may_be_missing(
+    tiny_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", str(pictures / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
+    told = "in 1 there may be more than the 3 best instances: raise --max-instances"
+    for threshold, expected in (("0", True), ("0.99", False)):
+        output = ["-o", str(tmp_path / threshold), "--score-threshold", threshold, "--max-instances", "3"]
+        assert main([*arguments, *output]) == 0
+        assert (told in capsys.readouterr().out) is expected
+
+
 def test_predict_can_be_stopped(
     pictures: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,7 +102,7 @@ def predict(
     if model is None:
         print(f"Model: {name} (packaged; it knows drawn scenes, not photographs; choose another with --model)")
 
-    counts = {"done": 0, "skipped": 0, "refused": 0, "failed": 0, "differs": 0}
+    counts = {"done": 0, "skipped": 0, "refused": 0, "failed": 0, "differs": 0, "crowded": 0}
     reasons: list[str] = []
 
     def so_far() -> str:
@@ -117,6 +117,7 @@ def predict(
         ):
             counts[outcome.status] += 1
             counts["differs"] += outcome.differs
+            counts["crowded"] += outcome.crowded
             if outcome.reason:
                 reasons.append(outcome.reason)
                 if len(jobs) > 1:
@@ -133,6 +134,9 @@ def predict(
         line += f"; {counts['skipped']} skipped, their results were there"
     if counts["differs"]:
         line += f" ({counts['differs']} by another model or with other settings; --overwrite makes them anew)"
+    if counts["crowded"]:
+        limit = predictor.settings.max_instances
+        line += f"; in {counts['crowded']} there may be more than the {limit} best instances: raise --max-instances"
     if coco is not None:
         line += f"; COCO results: {coco}"
     print(line)

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 
 from mask2former.atomic import write_whole
-from mask2former.config import Task
+from mask2former.config import InferenceConfig, Task
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import RequestError
 from mask2former.inference.predictor import Predictor
-from mask2former.structures import Categories
+from mask2former.structures import Categories, Instances, Segmentation
 
 __all__ = ["Job", "Outcome", "check_file", "check_folder", "coco_results", "plan", "segment_files", "write_json"]
 
@@ -53,12 +53,14 @@ class Outcome:
             results cannot be written; ``failed`` that the machine could not do it.
         reason: why there is no result, one sentence.
         differs: skipped although what is there was made by another model or with other settings.
+        crowded: done, but there may be more instances than ``max_instances`` lets through.
     """
 
     job: Job
     status: Literal["done", "skipped", "refused", "failed"]
     reason: str = ""
     differs: bool = False
+    crowded: bool = False
 
 
 def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
@@ -138,7 +140,17 @@ def segment_files(
                 job, "failed", reason=f"'{job.source}' does not fit the memory of {predictor.device}; try --short-edge"
             )
         else:
-            yield Outcome(job, "done")
+            yield Outcome(job, "done", crowded=_is_crowded(result, predictor.settings))
+
+
+def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
+    """Whether the last answer that was let through would still be shown.
+
+    Where answers are exclusive some of those that were let through are dropped later, hence half of them suffice.
+    """
+    if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
+        return False
+    return bool(result.scores.min() >= settings.score_threshold)
 
 
 def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any:

@@ -65,6 +65,29 @@ def test_the_folder_structure_is_kept_and_a_broken_picture_stops_nothing(
     }
 
 
+@pytest.mark.parametrize(
+    ("task", "threshold", "limit", "crowded"),
+    [
+        ("instance", 0.0, 3, True),  # each of the three would be shown, and so might a fourth
+        ("instance", 0.99, 3, False),  # the last is too poor to be shown: nothing was lost
+        ("instance", 0.0, 1000, False),  # the model has fewer answers
+        ("semantic", 0.0, 3, False),
+    ],
+)
+def test_more_instances_than_are_let_through_are_told(
+    predictor: Predictor, pictures: Path, tmp_path: Path, task: Any, threshold: float, limit: int, crowded: bool
+) -> None:
+    predictor.settings = predictor.settings.model_copy(
+        update={"score_threshold": threshold, "max_instances": limit, "things_only": False}
+    )
+    outcomes = _run(predictor, pictures, tmp_path / "out", task=task)
+    assert {stem: outcome.crowded for stem, outcome in outcomes.items()} == {
+        "000001": crowded,
+        "broken": False,
+        "deep/000002": crowded,
+    }
+
+
 def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     _run(predictor, pictures, output, task="semantic", model="tiny", overlay=False)
