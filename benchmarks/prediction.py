@@ -134,9 +134,13 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--peak", choices=sorted(SIDES))
+    parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.prepare:
+        prepare(arguments.folder, arguments.backbone)
+        return
     if arguments.peak:
         call = SIDES[arguments.peak](arguments.folder, arguments.dtype)
         for task in TASKS:
@@ -147,9 +151,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # In a process of its own, as before anything large is here: a child's peak starts from its parent's.
-        subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-                        f"import prediction; from pathlib import Path; "
-                        f"prediction.prepare(Path({name!r}), {arguments.backbone!r})"], check=True)  # fmt: skip
+        command = [sys.executable, __file__, "--prepare", "--folder", name, "--backbone", arguments.backbone]
+        subprocess.run(command, check=True)
         peaks = {side: round(peak_gib(side, folder, arguments), 2) for side in SIDES}
         calls = {side: make(folder, arguments.dtype) for side, make in SIDES.items()}
         times: dict[str, dict[str, list[float]]] = {task: {side: [] for side in SIDES} for task in TASKS}
