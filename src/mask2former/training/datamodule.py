@@ -1,4 +1,4 @@
-"""Data sets to loaders: windows of micro-batches for training, single samples for validation.
+"""Data sets to loaders: windows of micro-batches for training, single cases for validation.
 
 Annotation files are read once per run, however often a loader is made.
 """
@@ -10,19 +10,21 @@ from functools import cached_property
 from typing import Any
 
 import lightning
+import numpy as np
+import torch
+from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
-from mask2former.data.annotated import AnnotatedSet
+from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig, Task
 from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
-from mask2former.data.clips import ClipSet, ClipTrainingSet, whole_clip
+from mask2former.data.clips import ClipTrainingSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
 from mask2former.errors import RequestError
+from mask2former.inference.evaluate import Case, Cases, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Batch, Sample
-from mask2former.structures.truths import Truth
+from mask2former.structures.samples import Batch
 
 __all__ = ["DataModule", "batch_per_device"]
 
@@ -45,30 +47,7 @@ def batch_per_device(config: RunConfig) -> int:
     return micro
 
 
-Validation = tuple[Sample, dict[Task, Truth]]
-
-
-class _Pictures(Dataset[Validation]):
-    def __init__(self, samples: AnnotatedSet, tasks: Sequence[Task]) -> None:
-        self.samples = samples
-        self.tasks = tasks
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Validation:
-        return self.samples[index], self.samples.truths(index, self.tasks)
-
-
-class _Clips(Dataset[Validation]):
-    def __init__(self, samples: ClipSet) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples) if self.samples.has_truth else 0
-
-    def __getitem__(self, index: int) -> Validation:
-        return whole_clip(self.samples, index), {"instance": self.samples.truth(index)}
+_OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -108,40 +87,37 @@ class DataModule(lightning.LightningDataModule):
         return build_training_set(self.config.data, with_ignored=self.config.criterion.void == "ignored")
 
     @cached_property
-    def validation_set(self) -> Dataset[Validation]:
-        """Raises a RequestError where the data set has other classes than the training set, or no truth of a task."""
+    def validation_set(self) -> Cases:
+        """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
+
+        Raises:
+            RequestError: the data have other classes than the training set, or no ground truth of a task.
+        """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         if isinstance(config, ClipSampling):
             clips = build_clips(config, "validation")
-            self._check_validation(clips.categories, ("instance",))
-            return _Clips(clips)
+            self._check_tasks(("instance",))
+            return ClipCases(clips, self._class_map(clips.categories), None if clips.has_truth else 0)
         samples = build_pictures(config, "validation")
-        self._check_validation(samples.categories, samples.tasks)
-        return _Pictures(samples, tasks)
+        self._check_tasks(samples.tasks)
+        return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
 
-    def _check_validation(self, categories: Categories, measured: Sequence[Task]) -> None:
+    def _check_tasks(self, annotated: Sequence[Task]) -> None:
         for task in self.config.evaluation.tasks:
-            if task not in measured:
-                known = ", ".join(measured)
-                raise RequestError(f"evaluation.tasks has {task}, but the validation data have truths for {known} only")
-        if categories.names != self.categories.names:
-            raise RequestError(
-                "the classes of the training data and of the validation data differ, or are in another order: "
-                f"{', '.join(self.categories.names[:5])}... and {', '.join(categories.names[:5])}..."
-            )
+            if task not in annotated:
+                known = ", ".join(annotated)
+                raise RequestError(
+                    f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only"
+                )
+
+    def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
+        """As ``evaluate`` matches the classes of a model with those of its data: by name, in any order."""
+        return match_classes(self.categories, data, things_only=all(item.is_thing for item in data))
 
     @property
     def is_measured(self) -> bool:
-        """Whether there are validation samples with truths; test sets of clips have none."""
-        samples = self.validation_set
-        assert isinstance(samples, (_Pictures, _Clips))
-        return len(samples) > 0
-
-    @property
-    def metric_style(self) -> MetricStyle:
-        """Whose rules measure the validation set."""
-        samples = self.validation_set
-        return samples.samples.metric_style if isinstance(samples, _Pictures) else "youtube-vis"
+        """Whether there are validation samples with ground truth; test sets of clips have none."""
+        return len(self.validation_set) > 0
 
     @property
     def categories(self) -> Categories:
@@ -168,6 +144,19 @@ class DataModule(lightning.LightningDataModule):
                 f"has queries ({queries}; up to {int(counts.max())} objects): the surplus cannot be learned from; "
                 "raise model.transformer_decoder.num_queries or train on smaller crops"
             )
+        inference = self.config.model.inference
+        if (
+            isinstance(self.config.data.augmentation, NoAugmentationConfig)
+            and inference.short_edge
+            and not inference.tile
+        ):
+            side = min(self.sample_batch().images.sizes[0])  # as it is trained on
+            if not 1 / _OTHER_SCALE < (ratio := inference.short_edge / side) < _OTHER_SCALE:
+                remarks.append(
+                    f"training takes images as they are, the first with a short edge of {side} pixels, but validation "
+                    f"and predictions resize theirs to model.inference.short_edge {inference.short_edge}: there, "
+                    f"objects look {ratio:.1f} times as large as in training; short_edge=0 keeps the size of images"
+                )
         if not self.is_measured:
             remarks.append(
                 "the validation clips have no annotations, so nothing is measured and the last model is kept"
@@ -188,7 +177,7 @@ class DataModule(lightning.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Training windows with their masks, which are made on the device; validation samples as they are."""
+        """Training windows with their masks, which are made on the device; validation cases as they are."""
         return [part.unpack() for part in batch] if isinstance(batch, list) else batch
 
     def sample_batch(self) -> Batch:
@@ -210,7 +199,11 @@ class DataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        samples = self.validation_set
-        assert isinstance(samples, (_Pictures, _Clips))
-        share = range(self.trainer.global_rank, len(samples), self.trainer.world_size)
-        return DataLoader(samples, batch_size=None, sampler=share, num_workers=0, collate_fn=_as_it_is)
+        cases = self.validation_set
+        share = range(self.trainer.global_rank, len(cases), self.trainer.world_size)
+        # Read in this process: the model takes longer than its images, and workers would copy them.
+        return DataLoader(cases, batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Validation cases stay where they are: the predictor moves what it takes."""
+        return batch if isinstance(batch, Case) else super().transfer_batch_to_device(batch, device, dataloader_idx)

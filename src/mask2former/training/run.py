@@ -146,7 +146,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         ) from error
 
     if module.average is not None:
-        module.average.swap(model)
+        module.average.copy_to(model)
     elif keep.best.exists():
         _restore(module, keep.best)
     path = directory / "model.safetensors"
@@ -186,7 +186,7 @@ def _check_monitor(config: RunConfig, data: DataModule) -> None:
     if not data.is_measured:
         return
     wanted, metrics = config.evaluation.monitor, config.evaluation
-    measured = Evaluation(metrics.tasks, data.categories, config.model.inference, metrics, data.metric_style).compute()
+    measured = Evaluation(metrics.tasks, data.categories, metrics, data.validation_set.style).compute()
     if wanted not in measured:
         raise RequestError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
 
