@@ -19,7 +19,17 @@ from PIL import ExifTags, Image, ImageOps
 from mask2former.errors import RequestError
 from mask2former.notes import note
 
-__all__ = ["Exif", "ValueRange", "decode", "note_pages", "orientation", "packing_of", "rgb_of_array", "rgb_of_pillow"]
+__all__ = [
+    "Exif",
+    "ValueRange",
+    "decode",
+    "load",
+    "note_pages",
+    "orientation",
+    "packing_of",
+    "rgb_of_array",
+    "rgb_of_pillow",
+]
 
 ValueRange = tuple[float, float]  # the values that become 0 and 255
 Exif = Literal["apply", "ignore"]
@@ -29,7 +39,8 @@ ARRAY_HELP = "expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 _DEPTHS = (8, 10, 12, 14)  # bits of cameras and converters that write 16-bit files
 _OVERSHOOT = 0.1  # beyond 0..1 or 0..255, as a share of it: what resampling adds around edges
 _ROUNDING = 0.002  # likewise: what arithmetic in half precision adds
-_FEW = 0.05  # share of the values that may overshoot
+_FEW = 0.15  # share of the values that may overshoot
+_NOTED = 0.01  # share of values that are cut off, from which on that is noted
 _FLIP = Image.Transpose
 _BACK = {  # from upright to what was stored, by orientation
     2: _FLIP.FLIP_LEFT_RIGHT,
@@ -97,7 +108,7 @@ def decode(picture: Image.Image, name: str) -> None:
     note_pages(picture, name)
     is_closed = getattr(picture, "fp", picture) is None and bool(getattr(picture, "tile", None))
     try:
-        picture.load()
+        load(picture)
     except (OSError, SyntaxError, ValueError, AssertionError, AttributeError) as error:
         if is_closed or str(error) == "Operation on closed image":
             raise RequestError(
@@ -105,6 +116,19 @@ def decode(picture: Image.Image, name: str) -> None:
                 "call its load() there"
             ) from error
         raise RequestError(f"'{name}' is damaged or cut short and cannot be decoded: {error}") from error
+
+
+def load(picture: Image.Image) -> None:
+    """Decode the pixels; raises whatever Pillow does."""
+    filename = getattr(picture, "filename", "")
+    if picture.format == "TIFF" and filename and orientation(picture) >= 5:
+        # Pillow would map uncompressed pixels into memory by the size that they have when turned, which shears them.
+        picture.filename = ""  # pyright: ignore[reportAttributeAccessIssue]  (of files)
+    try:
+        picture.load()
+    finally:
+        if filename:
+            picture.filename = filename  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def packing_of(picture: Image.Image) -> str:
@@ -333,6 +357,11 @@ def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, e
             continue
         beyond = np.count_nonzero((array < -_ROUNDING * top) | (array > (1 + _ROUNDING) * top))
         if beyond <= _FEW * array.size and (top == 1 or _are_bytes(array)):
+            if beyond > _NOTED * array.size:
+                note(
+                    f"float images with values beyond 0..{top:g}, cut off as the overshoot of resampling",
+                    f"'{example}' ({_percent(beyond / array.size)}, {low:.4g} to {high:.4g})",
+                )
             if top == 1 and 0 < high < 2 / 255:
                 note("float images whose values, taken as 0..1, are all black", f"'{example}' (up to {high:.2g})")
             return _scaled(array, (0.0, top))
@@ -412,7 +441,7 @@ def _scaled(values: np.ndarray, value_range: ValueRange) -> UInt8[np.ndarray, ..
 
 def _note_clipped(values: np.ndarray, value_range: ValueRange, example: str) -> None:
     share = np.count_nonzero((values < value_range[0]) | (values > value_range[1])) / values.size
-    if share > 0.01:
+    if share > _NOTED:
         note("images with values outside value_range, which are cut off", f"'{example}' ({_percent(share)})")
 
 

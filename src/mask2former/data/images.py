@@ -68,8 +68,8 @@ def read_image(
       says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
       fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
-      above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 5 % of the values.
-      All other floats are refused.
+      above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
+      (above 1 %, it is noted). All other floats are refused.
 
     What is read in part or by inference (pages, bands, transparency, depth) is noted, see
     :func:`mask2former.notes.collect_notes`.

@@ -13,7 +13,7 @@ from mask2former.data.archives import File
 from mask2former.data.images import open_picture
 from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
-from mask2former.pixels import note_pages, orientation, packing_of
+from mask2former.pixels import load, note_pages, orientation, packing_of
 
 __all__ = ["colors_of_ids", "read_id_colors", "read_label_map", "remap", "runs_of"]
 
@@ -39,7 +39,7 @@ def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
             has_pages = note_pages(picture, str(file), "label maps")
             if picture.format != "TIFF" and (turn := orientation(picture)) > 1:  # decoding applies that of TIFF
                 note("label maps with an EXIF orientation, which is not applied", f"'{file}' (orientation {turn})")
-        picture.load()
+        load(picture)
     return _Decoded(picture, packing, has_pages)
 
 
