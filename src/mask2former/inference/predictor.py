@@ -156,7 +156,7 @@ class Predictor:
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
         tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
-        answers = self._segment(read_image(source), tasks, settings)  # pyright: ignore[reportArgumentType]
+        answers = self._segment(read_image(source, value_range=settings.value_range), tasks, settings)  # pyright: ignore[reportArgumentType]
         return answers[task] if isinstance(task, str) else answers if task else answers[tasks[0]]
 
     def stream(
@@ -229,7 +229,7 @@ class Predictor:
         """
         self.choose_tasks("instance")
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
-        images = [read_image(frame) for frame in frames]
+        images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         clip = resize_clip(images, settings.short_edge, settings.long_edge)
         output = self.forward(clip)
         sizes = ((clip.shape[2], clip.shape[3]), (images[0].shape[0], images[0].shape[1]))
@@ -278,6 +278,7 @@ class Predictor:
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
+        frames.value_range = settings.value_range
         chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
         dtype = str(self.model.dtype).removeprefix("torch.")
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}

@@ -34,7 +34,7 @@ from mask2former.data.datasets.annotation_files import (
 )
 from mask2former.data.datasets.file_names import find_name
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.images import picture_size, read_image
+from mask2former.data.images import check_size
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
@@ -413,7 +413,7 @@ class CocoInstances(Reader):
             RequestError: the picture cannot be read or has another size than the file says, or an encoding is broken.
         """
         row = int(self._rows[index])
-        image = read_image(self._file(row))
+        image = self.read(self._file(row))
         size = (image.shape[0], image.shape[1])
         self._check_declared(row, size)
         annotations = self._annotations(row, crowd=False)
@@ -438,7 +438,7 @@ class CocoInstances(Reader):
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         row = int(self._rows[index])
-        size = picture_size(self._file(row))
+        size = self.size(self._file(row))
         self._check_declared(row, size)
         kinds = [self._annotations(row, crowd=crowd) for crowd in (False, True)]
         annotations = np.concatenate(kinds)
@@ -476,14 +476,5 @@ class CocoInstances(Reader):
 
     def _check_declared(self, row: int, size_hw: tuple[int, int]) -> None:
         declared = tuple(self._sizes[row].tolist())
-        if all(declared) and declared != size_hw:
-            hint = (
-                "; the picture is shown turned by its EXIF orientation, its objects must be annotated that way "
-                "(or store it turned, without orientation)"
-                if declared == size_hw[::-1]
-                else "; correct the annotation file, or use the pictures that were annotated"
-            )
-            raise RequestError(
-                f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but its annotation file says "
-                f"{declared[0]}x{declared[1]}{hint}"
-            )
+        expected = declared if all(declared) else None
+        check_size(self._file(row), size_hw, expected, "its annotation file says", exif=self.exif)

@@ -22,7 +22,7 @@ from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File, Folder, open_folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader, annotated_labels
-from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.data.label_maps import read_label_map, remap, runs_of
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -161,6 +161,7 @@ class LabelFolder(Reader):
             self._add(open_folder(images), open_folder(labels, "folder of label maps"), label_suffix, unpaired)
 
     def _add(self, images: Folder, labels: Folder, label_suffix: str, unpaired: Literal["error", "skip"]) -> None:
+        note_passed_over(images)
         maps = _by_stem(labels, _LABEL_SUFFIXES, label_suffix)
         # X.jpg and X.png, or X_mask.png, may lie side by side.
         pictures = _by_stem(images, IMAGE_SUFFIXES, "", set(maps.values()) if str(images) == str(labels) else ())

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from mask2former.config import ClipSampling, DatasetConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_pictures
+from mask2former.data.images import ValueRange
 from mask2former.errors import RequestError
+from mask2former.notes import Note, collect_notes, counted
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
 
@@ -81,6 +83,7 @@ class _Facts:
     areas: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))  # pixels, alike
     twice: int = 0  # objects that another one covers almost exactly
     digest: bytes = b""
+    notes: tuple[Note, ...] = ()  # what was noticed while it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,7 @@ def check_data(
     *,
     num_queries: int = 100,
     num_workers: int = 0,
+    value_range: ValueRange | None = None,
     progress: Callable[[Split, int, int], None] = lambda split, done, total: None,
 ) -> DataReport:
     """Read all pictures and annotations of a data set.
@@ -212,6 +216,7 @@ def check_data(
         config: the data set.
         num_queries: of the model that is to learn it.
         num_workers: processes that read; 0: this one.
+        value_range: of that model, see :func:`~mask2former.data.images.read_image`.
         progress: told the split, how many pictures are done, and of how many.
 
     Raises:
@@ -227,7 +232,7 @@ def check_data(
         config, "validation", 1
     )
     for split in _SPLITS[: 1 if same else 2]:
-        samples, problems = open_split(config, split)
+        samples, problems = open_split(config, split, value_range)
         findings += problems
         if samples is None:
             continue
@@ -241,17 +246,19 @@ def check_data(
     return DataReport(splits, tuple(findings), task, num_queries)
 
 
-def open_split(config: DatasetConfig, split: Split) -> tuple[AnnotatedSet | None, list[Finding]]:
+def open_split(
+    config: DatasetConfig, split: Split, value_range: ValueRange | None = None
+) -> tuple[AnnotatedSet | None, list[Finding]]:
     """The data set; if it is broken, without what is, as far as its reader can leave that out."""
     try:
-        samples = build_pictures(config, split)
+        samples = build_pictures(config, split, value_range=value_range)
     except RequestError as error:
         problems = [Finding(split, True, str(error))]
         settings = {name: "skip" for name in _SKIPPING if getattr(config, name, "skip") != "skip"}
         if not settings:
             return None, problems
         try:
-            samples = build_pictures(config.model_copy(update=settings), split)
+            samples = build_pictures(config.model_copy(update=settings), split, value_range=value_range)
         except RequestError as second:
             return None, problems if str(second) == str(error) else [*problems, Finding(split, True, str(second))]
         return samples, problems
@@ -269,13 +276,14 @@ class _Pictures(Dataset[_Facts]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> _Facts:
-        try:
-            annotated = self.samples.annotated(index)
-            if self.as_evaluated:
-                self.samples.truths(index, self.samples.tasks)
-        except RequestError as error:
-            return _Facts(str(self.samples.image_id(index)), problem=str(error))
-        return _facts(annotated)
+        with collect_notes() as notes:
+            try:
+                annotated = self.samples.annotated(index)
+                if self.as_evaluated:
+                    self.samples.truths(index, self.samples.tasks)
+            except RequestError as error:
+                return _Facts(str(self.samples.image_id(index)), problem=str(error), notes=tuple(notes))
+        return replace(_facts(annotated), notes=tuple(notes))
 
 
 def _read(
@@ -401,6 +409,8 @@ def _findings(
     for fact in whole:
         by_digest[fact.digest].append(fact.name)
     add("pictures that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    for message, examples in counted(note for fact in facts for note in fact.notes).items():
+        add(message, examples)
     used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
     absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
     add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
