@@ -105,6 +105,16 @@ class SwinConfig(_Strict):
     window_size: PositiveInt = 7
     drop_path_rate: Probability = 0.3
 
+    @model_validator(mode="after")
+    def _divisible(self) -> SwinConfig:
+        for stage, heads in enumerate(self.num_heads):
+            if self.embed_dim * 2**stage % heads:
+                raise ValueError(
+                    f"stage {stage + 1} has {self.embed_dim * 2**stage} channels (embed_dim {self.embed_dim}, doubled "
+                    f"from stage to stage), which must be a multiple of its num_heads {heads}"
+                )
+        return self
+
 
 BackboneConfig = Annotated[TimmConfig | SwinConfig, Field(discriminator="name")]
 
