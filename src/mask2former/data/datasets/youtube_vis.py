@@ -283,7 +283,7 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
     def _images(self, video: _Video, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
         in_one_file = VideoFile.suits(video.files[0])
         if in_one_file:
-            images = VideoFile(video.folder / video.files[0]).read(places)
+            images = VideoFile(video.folder / video.files[0]).read(places, video.length)
         else:
             images = [self.read(video.folder / video.files[place]) for place in places]
         for place, image in zip(places, images, strict=True):
