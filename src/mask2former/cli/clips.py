@@ -105,7 +105,8 @@ def evaluate_on_clips(
         bar = progress.add_task("loading model", total=None)
         predictor = Predictor.from_pretrained(model, device=device, dtype=dtype)
         classes = clips.categories
-        class_map = match_classes(predictor.categories, classes, things_only=all(item.is_thing for item in classes))
+        things_only, notes = all(item.is_thing for item in classes), list[str]()
+        class_map = match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if max_detections is not None:  # or the model would not give as many
             settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
         writer = None
@@ -125,7 +126,7 @@ def evaluate_on_clips(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, clips.notes)
+    print_scores(console, report, [*clips.notes, *notes])
     seconds = report.seconds / max(report.num_images, 1)
     line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
     if "instance/AP" in report.metrics:

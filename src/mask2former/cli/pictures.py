@@ -124,6 +124,7 @@ def evaluate_on_pictures(
     """
     from mask2former.config import EvaluationConfig, parse
     from mask2former.data.archives import find_file
+    from mask2former.data.checks import require, split_findings
     from mask2former.data.datasets.annotation_files import groups_in
     from mask2former.inference import evaluate as evaluation
     from mask2former.inference.highlights import Highlights
@@ -152,7 +153,8 @@ def evaluate_on_pictures(
         _check_about_instances(chosen, {"--pooled": options["pooled_threshold"], "--max-detections": max_detections})
         classes = samples.categories
         things_only = all(item.is_thing for item in classes)
-        class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only)
+        notes = require(split_findings(samples, source.split, measured_only=True))
+        class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if max_detections is not None:  # or the model would not give as many
             settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
         writer = None
@@ -175,7 +177,7 @@ def evaluate_on_pictures(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, [*samples.notes, *_beyond_limit(samples, source.limit, metrics)])
+    print_scores(console, report, [*samples.notes, *notes, *_beyond_limit(samples, source.limit, metrics)])
     measures = metrics.model_dump(mode="json", include={"max_detections", *options})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
     if by is not None:

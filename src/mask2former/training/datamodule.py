@@ -6,10 +6,14 @@ Annotation files are read once per run, however often a loader is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import lightning
+import numpy as np
+import torch
+from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
@@ -19,37 +23,37 @@ from mask2former.data.clips import ClipSet, ClipTrainingSet, whole_clip
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
-from mask2former.errors import RequestError
+from mask2former.inference.data_checks.requirements import batch_per_device, check_monitor, check_tasks, data_notes
+from mask2former.inference.evaluate import match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch, Sample
-from mask2former.structures.truths import Truth
+from mask2former.structures.truths import Truth, with_classes
 
 __all__ = ["DataModule", "batch_per_device"]
-
-
-def batch_per_device(config: RunConfig) -> int:
-    """Pictures per forward pass.
-
-    Raises:
-        RequestError: ``data.total_batch`` cannot be split evenly.
-    """
-    total, devices = config.data.total_batch, config.trainer.devices
-    if total % devices:
-        raise RequestError(f"data.total_batch {total} is no multiple of trainer.devices {devices}; change one of them")
-    micro = config.data.batch_per_device or total // devices
-    if (total // devices) % micro:
-        raise RequestError(
-            f"data.total_batch {total} over {devices} device(s) gives {total // devices} pictures each, which "
-            f"data.batch_per_device {micro} does not divide"
-        )
-    return micro
 
 
 Validation = tuple[Sample, dict[Task, Truth]]
 
 
-class _Pictures(Dataset[Validation]):
-    def __init__(self, samples: AnnotatedSet, tasks: Sequence[Task]) -> None:
+class _Matched(Dataset[Validation]):
+    """Validation samples with the class indices of the training data, by ``class_map``."""
+
+    def __init__(self, class_map: Int64[np.ndarray, " K"], ignore_label: int) -> None:
+        self.class_map = class_map
+        self.ignore_label = ignore_label
+
+    def _matched(self, sample: Sample, truths: dict[Task, Truth]) -> Validation:
+        if (target := sample.target) is not None:
+            labels = torch.from_numpy(self.class_map)[target.labels]
+            sample = replace(sample, target=replace(target, labels=labels))
+        return sample, {task: with_classes(truth, self.class_map, self.ignore_label) for task, truth in truths.items()}
+
+
+class _Pictures(_Matched):
+    def __init__(
+        self, samples: AnnotatedSet, tasks: Sequence[Task], class_map: Int64[np.ndarray, " K"], ignore_label: int
+    ) -> None:
+        super().__init__(class_map, ignore_label)
         self.samples = samples
         self.tasks = tasks
 
@@ -57,18 +61,19 @@ class _Pictures(Dataset[Validation]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Validation:
-        return self.samples[index], self.samples.truths(index, self.tasks)
+        return self._matched(self.samples[index], self.samples.truths(index, self.tasks))
 
 
-class _Clips(Dataset[Validation]):
-    def __init__(self, samples: ClipSet) -> None:
+class _Clips(_Matched):
+    def __init__(self, samples: ClipSet, class_map: Int64[np.ndarray, " K"], ignore_label: int) -> None:
+        super().__init__(class_map, ignore_label)
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples) if self.samples.has_truth else 0
 
     def __getitem__(self, index: int) -> Validation:
-        return whole_clip(self.samples, index), {"instance": self.samples.truth(index)}
+        return self._matched(whole_clip(self.samples, index), {"instance": self.samples.truth(index)})
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -102,6 +107,7 @@ class DataModule(lightning.LightningDataModule):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
+        self.notes: list[str] = []
 
     @cached_property
     def training_set(self) -> TrainingSet | ClipTrainingSet:
@@ -109,26 +115,31 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def validation_set(self) -> Dataset[Validation]:
-        """Raises a RequestError where the data set has other classes than the training set, or no truth of a task."""
+        """Raises a RequestError where the data set has classes that the training set lacks, or no truth of a task."""
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         if isinstance(config, ClipSampling):
             clips = build_clips(config, "validation")
-            self._check_validation(clips.categories, ("instance",))
-            return _Clips(clips)
+            check_tasks(self.config, ("instance",))
+            return _Clips(clips, self._class_map(clips.categories), self.categories.ignore_label)
         samples = build_pictures(config, "validation")
-        self._check_validation(samples.categories, samples.tasks)
-        return _Pictures(samples, tasks)
+        check_tasks(self.config, samples.tasks)
+        return _Pictures(samples, tasks, self._class_map(samples.categories), self.categories.ignore_label)
 
-    def _check_validation(self, categories: Categories, measured: Sequence[Task]) -> None:
-        for task in self.config.evaluation.tasks:
-            if task not in measured:
-                known = ", ".join(measured)
-                raise RequestError(f"evaluation.tasks has {task}, but the validation data have truths for {known} only")
-        if categories.names != self.categories.names:
-            raise RequestError(
-                "the classes of the training data and of the validation data differ, or are in another order: "
-                f"{', '.join(self.categories.names[:5])}... and {', '.join(categories.names[:5])}..."
-            )
+    def _class_map(self, validation: Categories) -> Int64[np.ndarray, " K"]:
+        things_only = all(item.is_thing for item in validation)
+        return match_classes(self.categories, validation, things_only=things_only, notes=self.notes)
+
+    def check(self) -> None:
+        """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
+
+        Raises:
+            RequestError: what is wrong.
+        """
+        samples = self.validation_set
+        if self.is_measured:
+            check_monitor(self.config, self.categories, self.metric_style)
+        if isinstance(self.training_set, TrainingSet) and isinstance(samples, _Pictures):
+            self.notes += data_notes(self.training_set.samples, samples.samples)
 
     @property
     def is_measured(self) -> bool:
@@ -159,7 +170,7 @@ class DataModule(lightning.LightningDataModule):
     def remarks(self) -> list[str]:
         """What a user should know of the training data before the first step."""
         samples = self.training_set.samples
-        remarks = list(samples.notes)
+        remarks = [*samples.notes, *self.notes]
         counts = samples.num_objects if isinstance(self.training_set, TrainingSet) else None
         queries = self.config.model.transformer_decoder.num_queries
         if counts is not None and (counts > queries).any():

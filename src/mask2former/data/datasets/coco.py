@@ -34,6 +34,7 @@ from mask2former.data.datasets.annotation_files import (
 )
 from mask2former.data.datasets.file_names import find_name
 from mask2former.data.datasets.reader import Reader
+from mask2former.data.faults import fault
 from mask2former.data.images import picture_size, read_image
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
@@ -164,8 +165,9 @@ class _Reader:
             try:
                 row = row_of_id.get(entry["image_id"], -1)
                 label = self.class_of_id.get(entry["category_id"], -1)
-            except (KeyError, TypeError) as error:
-                raise RequestError(f"'{file}': annotation {name} needs an 'image_id' and a 'category_id'") from error
+            except (KeyError, TypeError):
+                fault(f"'{file}': annotation {name} needs an 'image_id' and a 'category_id'")
+                continue
             if row == -1:
                 unknown_images.append(name)
             elif label == -1:
@@ -179,9 +181,8 @@ class _Reader:
                     found = self._segmentation(segmentation, row)
                 except (RequestError, TypeError, ValueError, OverflowError) as error:
                     reason = str(error) if isinstance(error, RequestError) else f"{segmentation!r:.60}"
-                    raise RequestError(
-                        f"'{file}': the segmentation of annotation {name} is broken: {reason}"
-                    ) from error
+                    fault(f"'{file}': the segmentation of annotation {name} is broken: {reason}")
+                    continue
                 if not found:
                     without_area.append(name)
                     continue
@@ -191,19 +192,22 @@ class _Reader:
                 self.out.crowds.append(self.heed_crowds and bool(entry.get("iscrowd", 0)))
                 self.out.areas.append(area if area is not None and math.isfinite(area) else math.nan)
         if unknown_images:
-            raise RequestError(
-                f"'{file}': the pictures of annotations {some(unknown_images)} are not listed in 'images'"
+            fault(
+                f"'{file}': the pictures of annotations {some(unknown_images)} are not listed in 'images'",
+                len(unknown_images),
             )
         if unknown_classes:
-            raise RequestError(
-                f"'{file}': the categories of annotations {some(unknown_classes)} are not listed in 'categories'"
+            fault(
+                f"'{file}': the categories of annotations {some(unknown_classes)} are not listed in 'categories'",
+                len(unknown_classes),
             )
         if without_mask and self.missing_masks == "error":
-            raise RequestError(
+            fault(
                 f"'{file}': annotations {some(without_mask)} have no segmentation, and a box is not enough to learn "
-                "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip"
+                "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip",
+                len(without_mask),
             )
-        if without_mask:
+        elif without_mask:
             self.notes.append(f"'{file}': left out objects without segmentation: annotations {some(without_mask)}")
         if without_area:
             self.notes.append(f"'{file}': left out objects without any area: annotations {some(without_area)}")
@@ -218,10 +222,13 @@ class _Reader:
             name = entry.get("file_name")
             image_id = entry_id(entry.get("id"))
             if image_id is None or not isinstance(name, str) or not name:
-                raise RequestError(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
+                fault(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
+                continue
             size = sides(entry)
             if size is None:
-                raise RequestError(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
+                fault(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
+                rows[image_id] = None
+                continue
             found = find_name(name, folder)
             if found is None:
                 missing.append(name)
@@ -240,11 +247,12 @@ class _Reader:
             self.out.heights.append(size[0])
             self.out.widths.append(size[1])
         if missing and self.missing_images == "error":
-            raise RequestError(
+            fault(
                 f"'{folder}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
-                "missing_images=skip"
+                "missing_images=skip",
+                len(missing),
             )
-        if missing:
+        elif missing:
             self.notes.append(f"'{file}': left out pictures that '{folder}' lacks: {some(missing)}")
         return rows
 
