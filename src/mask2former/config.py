@@ -313,10 +313,13 @@ class LabelFolderConfig(FilesConfig):
     name: Literal["label-folder"] = "label-folder"
     train: tuple[LabelFolders, ...] = Field(min_length=1)
     validation: tuple[LabelFolders, ...] = Field(min_length=1)
-    names: str  # file with the classes: .txt (a name per line, from 0), or .json, .yaml, .csv (number and name)
-    ignore: tuple[NonNegativeInt, ...] = (255,)  # numbers that are neither learned nor measured
+    names: str  # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv)
+    # numbers that are neither learned nor measured; None: 255, unless the names file gives it to a class
+    ignore: tuple[NonNegativeInt, ...] | None = None
     label_suffix: str = ""  # of label maps before the ending, for instance _mask in X_mask.png
     unpaired: Literal["error", "skip"] = "error"  # pictures without a label map, and the other way round
+    # classes without a pixel beside an ignored number that covers much: it is probably theirs, or they are absent
+    unseen_classes: Literal["error", "keep"] = "error"
 
 
 class YoloConfig(FilesConfig):

@@ -107,7 +107,8 @@ def evaluate_on_clips(
         if isinstance(clips, ImageReader):
             clips.value_range = predictor.settings.value_range
         classes = clips.categories
-        class_map = match_classes(predictor.categories, classes, things_only=all(item.is_thing for item in classes))
+        things_only, notes = all(item.is_thing for item in classes), list[str]()
+        class_map = match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if max_detections is not None:  # or the model would not give as many
             settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
         writer = None
@@ -127,7 +128,7 @@ def evaluate_on_clips(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, [*clips.notes, *sentences(found)])
+    print_scores(console, report, [*clips.notes, *notes, *sentences(found)])
     seconds = report.seconds / max(report.num_images, 1)
     line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
     if "instance/AP" in report.metrics:

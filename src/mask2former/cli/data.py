@@ -75,6 +75,7 @@ def check_data(
 
     remarks: list[str] = []
     value_range = None
+    recognised = None
     if Path(source).exists() or Path(source).suffix:
         recognised, remarks = recognise(Path(source), Places(images, labels, names, validation))
         dataset = recognised.data.dataset if isinstance(recognised, RunConfig) else recognised
@@ -91,6 +92,7 @@ def check_data(
         bar = progress.add_task("reading annotations", total=None)
         report = checking.check_data(
             dataset,
+            run=recognised if isinstance(recognised, RunConfig) else None,
             num_queries=queries or 100,
             num_workers=checking.default_workers() if workers is None else workers,
             value_range=value_range,
@@ -127,7 +129,11 @@ def check_data(
         kinds = [finding for finding in report.findings if finding.broken]
         faults = sum(max(1, finding.count) for finding in kinds)
         could = f"{count(pictures, 'picture')} could be read"
-        raise FailedError(f"{count(faults, 'fault')} in '{source}' ({could}): {kinds[0].sentence(1)}")
+        several = "" if len(kinds) == 1 else f", of {len(kinds)} kinds"
+        raise FailedError(
+            f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
+            "is called broken above and run this again"
+        )
     print(f"{count(pictures, 'picture')} read, nothing is broken")
 
 

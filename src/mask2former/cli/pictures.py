@@ -127,6 +127,7 @@ def evaluate_on_pictures(
         RequestError: data, model, tasks and options do not fit together.
     """
     from mask2former.data.archives import find_file
+    from mask2former.data.checks import require, split_findings
     from mask2former.data.datasets.annotation_files import groups_in
     from mask2former.inference import evaluate as evaluation
     from mask2former.inference.highlights import Highlights
@@ -156,7 +157,8 @@ def evaluate_on_pictures(
         _check_about_instances(chosen, typed)
         classes = samples.categories
         things_only = all(item.is_thing for item in classes)
-        class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only)
+        notes = require(split_findings(samples, source.split, measured_only=True))
+        class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if typed["--max-detections"] is not None:  # or the model would not give as many
             settings["max_instances"] = max(metrics.max_detections, predictor.settings.max_instances)
         writer = None
@@ -179,7 +181,9 @@ def evaluate_on_pictures(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, [*samples.notes, *sentences(found), *_beyond_limit(samples, source.limit, metrics)])
+    print_scores(
+        console, report, [*samples.notes, *notes, *sentences(found), *_beyond_limit(samples, source.limit, metrics)]
+    )
     measures = metrics.model_dump(mode="json", exclude={"every", "patience", "num_pictures", "tasks", "monitor"})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
     if by is not None:

@@ -33,9 +33,10 @@ from mask2former.config import (
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet, ClipTrainingSet
 from mask2former.data.datasets import official
+from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.coco import CocoInstances, read_categories
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles, read_panoptic_categories
-from mask2former.data.datasets.label_folder import LabelFolder, read_names
+from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import OBJECT_CATEGORIES, MaskFolders
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import ImageReader
@@ -149,12 +150,16 @@ def _coco_panoptic(config: CocoPanopticConfig, split: Split, keep_empty: bool) -
 
 
 def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+    notes: list[str] = []
+    categories = read_names(config.names, notes)
     return LabelFolder(
         [(entry.images, entry.labels) for entry in getattr(config, split)],
-        read_names(config.names),
+        categories,
         ignore=config.ignore,
         label_suffix=config.label_suffix,
         unpaired=config.unpaired,
+        unseen_classes=config.unseen_classes,
+        notes=notes,
     )
 
 

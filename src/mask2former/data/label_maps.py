@@ -15,7 +15,9 @@ from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
 
-__all__ = ["colors_of_ids", "read_id_colors", "read_label_map", "remap", "runs_of"]
+__all__ = ["LabelCounts", "colors_of_ids", "count_labels", "read_id_colors", "read_label_map", "remap", "runs_of"]
+
+_LOSSY = ("JPEG", "MPO", "WEBP")
 
 
 class _Decoded(NamedTuple):
@@ -31,6 +33,10 @@ def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
         RequestError: it is missing, cannot be decoded, or is of another kind.
     """
     with open_picture(file) as picture:
+        if picture.format in _LOSSY:
+            raise RequestError(
+                f"'{file}' is a {picture.format} file, which changes the numbers of its pixels; export it again as PNG"
+            )
         if picture.mode not in modes:
             raise RequestError(f"'{file}' is a picture of mode {picture.mode}; expected {expected}")
         packing = packing_of(picture)
@@ -65,6 +71,47 @@ def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
     if picture.mode == "I" and (low := int(numbers.min())) < 0:
         raise RequestError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
     return numbers
+
+
+class LabelCounts(NamedTuple):
+    """What is on one label map.
+
+    Attributes:
+        pixels: of every number that occurs.
+        inner: those of them that have the same number above, below, left and right.
+        colors: RGB of every number that occurs, where the file has a palette.
+    """
+
+    pixels: dict[int, int]
+    inner: dict[int, int]
+    colors: dict[int, tuple[int, int, int]]
+
+
+def count_labels(file: File) -> LabelCounts:
+    """Counts of the numbers on a label map, and what its palette shows them as.
+
+    Raises:
+        RequestError: as :func:`read_label_map`.
+    """
+    numbers = read_label_map(file)
+    runs, lengths = runs_of(numbers)
+    kinds, kind_of_run = np.unique(runs, return_inverse=True)
+    pixels = np.bincount(kind_of_run, weights=lengths, minlength=len(kinds)).astype(np.int64)
+    across, down = numbers[:, 1:] == numbers[:, :-1], numbers[1:] == numbers[:-1]
+    is_inner = across[1:-1, 1:] & across[1:-1, :-1] & down[1:, 1:-1] & down[:-1, 1:-1]
+    places = np.searchsorted(kinds, numbers[1:-1, 1:-1][is_inner])
+    inner = np.bincount(places, minlength=len(kinds))
+    colors: dict[int, tuple[int, int, int]] = {}
+    with open_picture(file) as picture:
+        if picture.mode == "P":
+            palette = picture.getpalette("RGB") or []
+            rows = {number: palette[3 * number : 3 * number + 3] for number in kinds.tolist()}
+            colors = {number: (row[0], row[1], row[2]) for number, row in rows.items() if len(row) == 3}
+    return LabelCounts(
+        dict(zip(kinds.tolist(), pixels.tolist(), strict=True)),
+        dict(zip(kinds.tolist(), inner.tolist(), strict=True)),
+        colors,
+    )
 
 
 def read_id_colors(file: File) -> Int32[np.ndarray, "H W"]:

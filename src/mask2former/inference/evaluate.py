@@ -325,13 +325,16 @@ class ClipCases(Cases):
         return Case(self.samples.images(index), truths, self.samples.clip_id(index))
 
 
-def match_classes(model: Categories, data: Categories, *, things_only: bool = False) -> Int64[np.ndarray, " K"]:
-    """The model's class index of every class of the data, by name.
+def match_classes(
+    model: Categories, data: Categories, *, things_only: bool = False, notes: list[str] | None = None
+) -> Int64[np.ndarray, " K"]:
+    """The model's class index of every class of the data, by name, in whatever order.
 
     Args:
         model: what the model knows.
         data: what is annotated.
         things_only: the data has objects alone, so stuff that the model knows is not missed there.
+        notes: gets a sentence about classes that only the model has, which are not measured; None refuses them.
 
     Raises:
         RequestError: a class that only one side has, or two classes of one name.
@@ -344,12 +347,17 @@ def match_classes(model: Categories, data: Categories, *, things_only: bool = Fa
     known = {name: index for index, name in items}
     only_model = [name for name in known if name not in set(data.names)]
     only_data = [name for name in data.names if name not in known]
-    if only_model or only_data:
+    if only_data or (only_model and notes is None):
         sides = [f"only the model has {_listed(only_model)}"] if only_model else []
         sides += [f"only the data has {_listed(only_data)}"] if only_data else []
         raise RequestError(
             f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
             "evaluate on data with the classes that the model was trained for"
+        )
+    if only_model and notes is not None:
+        notes.append(
+            f"{len(only_model)} of the {len(known)} classes are not in the list of the data and are not measured: "
+            f"{_listed(only_model)}"
         )
     return np.array([known[name] for name in data.names], dtype=np.int64)
 

@@ -110,10 +110,14 @@ class Categories(Sequence[Category]):
             for index, entry in enumerate(values["categories"]):
                 color = entry.get("color") or _spread_color(index)
                 red, green, blue = (int(channel) for channel in color)
-                if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
-                    raise ValueError(f"the colour {list(color)} is not within 0..255")
-                is_thing = bool(entry.get("is_thing", entry.get("isthing", 1)))
-                items.append(Category(int(entry["id"]), str(entry["name"]), is_thing, (red, green, blue)))
+                if [red, green, blue] != list(color) or not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+                    raise ValueError(f"the colour {list(color)} is not within 0..255, in whole numbers")
+                name, is_thing = entry["name"], entry.get("is_thing", entry.get("isthing", 1))
+                if not isinstance(name, str | int | float) or not str(name).strip():
+                    raise ValueError(f"{name!r} is no name of a class")
+                if is_thing not in (0, 1):  # true and false are equal to them; "0" would be true
+                    raise ValueError(f"'isthing' of '{name}' is {is_thing!r}, neither 0 nor 1")
+                items.append(Category(int(entry["id"]), str(name), bool(is_thing), (red, green, blue)))
             return cls(tuple(items), int(values.get("ignore_label", 255)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, RequestError):

@@ -5,7 +5,6 @@ Annotation files are read once per run, however often a loader is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,37 +14,19 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig, Task
+from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
 from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
 from mask2former.data.clips import ClipTrainingSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
-from mask2former.errors import RequestError
+from mask2former.inference.data_checks.requirements import batch_per_device, check_monitor, check_tasks, data_notes
 from mask2former.inference.evaluate import Case, Cases, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 
 __all__ = ["DataModule", "batch_per_device"]
-
-
-def batch_per_device(config: RunConfig) -> int:
-    """Pictures per forward pass.
-
-    Raises:
-        RequestError: ``data.total_batch`` cannot be split evenly.
-    """
-    total, devices = config.data.total_batch, config.trainer.devices
-    if total % devices:
-        raise RequestError(f"data.total_batch {total} is no multiple of trainer.devices {devices}; change one of them")
-    micro = config.data.batch_per_device or total // devices
-    if (total // devices) % micro:
-        raise RequestError(
-            f"data.total_batch {total} over {devices} device(s) gives {total // devices} pictures each, which "
-            f"data.batch_per_device {micro} does not divide"
-        )
-    return micro
 
 
 _OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
@@ -82,6 +63,7 @@ class DataModule(lightning.LightningDataModule):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
+        self.notes: list[str] = []
 
     @cached_property
     def training_set(self) -> TrainingSet | ClipTrainingSet:
@@ -102,23 +84,28 @@ class DataModule(lightning.LightningDataModule):
         value_range = self.config.model.inference.value_range
         if isinstance(config, ClipSampling):
             clips = build_clips(config, "validation", value_range=value_range)
-            self._check_tasks(("instance",))
+            check_tasks(self.config, ("instance",))
             return ClipCases(clips, self._class_map(clips.categories), None if clips.has_truth else 0)
         samples = build_pictures(config, "validation", value_range=value_range)
-        self._check_tasks(samples.tasks)
+        check_tasks(self.config, samples.tasks)
         return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
-
-    def _check_tasks(self, annotated: Sequence[Task]) -> None:
-        for task in self.config.evaluation.tasks:
-            if task not in annotated:
-                known = ", ".join(annotated)
-                raise RequestError(
-                    f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only"
-                )
 
     def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
         """As ``evaluate`` matches the classes of a model with those of its data: by name, in any order."""
-        return match_classes(self.categories, data, things_only=all(item.is_thing for item in data))
+        things_only = all(item.is_thing for item in data)
+        return match_classes(self.categories, data, things_only=things_only, notes=self.notes)
+
+    def check(self) -> None:
+        """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
+
+        Raises:
+            RequestError: what is wrong.
+        """
+        cases = self.validation_set
+        if self.is_measured:
+            check_monitor(self.config, self.categories, cases.style)
+        if isinstance(self.training_set, TrainingSet) and isinstance(cases, ImageCases):
+            self.notes += data_notes(self.training_set.samples, cases.samples)
 
     @property
     def is_measured(self) -> bool:
@@ -141,7 +128,7 @@ class DataModule(lightning.LightningDataModule):
     def remarks(self) -> list[str]:
         """What a user should know of the training data before the first step."""
         samples = self.training_set.samples
-        remarks = [*samples.notes, *notes_of_some(samples)]
+        remarks = [*samples.notes, *self.notes, *notes_of_some(samples)]
         counts = samples.num_objects if isinstance(self.training_set, TrainingSet) else None
         queries = self.config.model.transformer_decoder.num_queries
         if counts is not None and (counts > queries).any():

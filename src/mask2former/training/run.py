@@ -17,9 +17,9 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from mask2former import checkpoints
 from mask2former.atomic import write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
-from mask2former.config import ClipSampling, RunConfig
+from mask2former.config import RunConfig
 from mask2former.errors import MissingExtraError, RequestError
-from mask2former.inference.evaluate import Evaluation
+from mask2former.inference.data_checks.requirements import check_run
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
@@ -76,12 +76,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         KeyboardInterrupt: the user stopped the run; the last checkpoint is what it was.
         MemoryError: the device is too small; the message names the settings that help.
     """
-    batch_per_device(config)
-    if config.evaluation.monitor.split("/")[0] not in config.evaluation.tasks:
-        raise RequestError(
-            f"evaluation.monitor '{config.evaluation.monitor}' is of none of evaluation.tasks {config.evaluation.tasks}"
-        )
-    _check_windows(config)
+    check_run(config)
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
@@ -90,7 +85,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     lightning.seed_everything(config.seed, verbose=False)
     data = DataModule(config)
-    _check_monitor(config, data)
+    data.check()
     model = _initial_model(config, data.categories)
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -164,31 +159,6 @@ def _clear(directory: Path, init: str | None) -> None:
     stale = [*checkpoints_of_it, model] if checkpoints_of_it[0].exists() and not is_start else checkpoints_of_it
     for path in stale:
         path.unlink(missing_ok=True)
-
-
-def _check_windows(config: RunConfig) -> None:
-    """Refuse what windows and the parting of overlaps are not for, before hours of training."""
-    inference = config.model.inference
-    if inference.tile and config.evaluation.tasks != ("instance",):
-        measured = ", ".join(config.evaluation.tasks)
-        raise RequestError(
-            f"model.inference.tile is for instances, and evaluation.tasks are {measured}; set "
-            "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
-        )
-    if (inference.tile or inference.exclusive) and isinstance(config.data.dataset, ClipSampling):
-        raise RequestError(
-            "model.inference.tile and exclusive are for pictures, and the data are clips; leave them out"
-        )
-
-
-def _check_monitor(config: RunConfig, data: DataModule) -> None:
-    """Refuse a misspelt metric now, or no validation would ever be the best."""
-    if not data.is_measured:
-        return
-    wanted, metrics = config.evaluation.monitor, config.evaluation
-    measured = Evaluation(metrics.tasks, data.categories, metrics, data.validation_set.style).compute()
-    if wanted not in measured:
-        raise RequestError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
 
 
 def _initial_model(config: RunConfig, categories: Categories) -> Mask2Former:

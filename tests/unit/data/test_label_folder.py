@@ -12,7 +12,8 @@ from PIL import Image
 
 from mask2former.config import DataConfig, DatasetConfig, LabelFolderConfig, parse
 from mask2former.data.build import build_pictures, build_training_set, categories_of
-from mask2former.data.datasets.label_folder import LabelFolder, read_names
+from mask2former.data.datasets.class_names import read_names
+from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.sampling import Draw
 from mask2former.errors import RequestError
 from mask2former.structures import Categories

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mask2former.data.archives import File
+from mask2former.data.faults import fault
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 
@@ -114,7 +115,7 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
     except TypeError as error:
         raise RequestError(f"'{file}': a {kind} has an id that is neither a number nor text") from error
     if twice:
-        raise RequestError(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}")
+        fault(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}", len(twice))
 
 
 def entry_id(value: Any) -> int | str | None:

@@ -39,6 +39,7 @@ from mask2former.data.datasets.annotation_files import (
 from mask2former.data.datasets.file_names import find_name
 from mask2former.data.datasets.mask_checks import MaskFacts, box_of, check_masks
 from mask2former.data.datasets.reader import Reader
+from mask2former.data.faults import fault
 from mask2former.data.images import check_size
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
@@ -197,10 +198,11 @@ class _Reader:
             name = entry.get("id", f"number {place + 1}")
             image_id, category_id = entry_id(entry.get("image_id")), entry_id(entry.get("category_id"))
             if image_id is None or category_id is None:
-                raise RequestError(
+                fault(
                     f"'{file}': annotation {name} needs an 'image_id' and a 'category_id', whole numbers or text; got "
                     f"{entry.get('image_id')!r:.40} and {entry.get('category_id')!r:.40}"
                 )
+                continue
             row, label = row_of_id.get(image_id, -1), self.class_of_id.get(category_id, -1)  # pyright: ignore
             crowd = flag(entry.get("iscrowd"))
             if row == -1:
@@ -231,7 +233,7 @@ class _Reader:
                 wrong_areas.append((area is None or math.isnan(area)) and entry.get("area") is not None)
                 boxes.extend(box_of(entry.get("bbox")))
         self._refuse(of, broken, file)
-        if of["no mask"]:
+        if of["no mask"] and self.missing_masks == "skip":
             self.notes.append(f"'{file}': left out objects without segmentation: annotations {some(of['no mask'])}")
         if of["pairs"]:
             self.notes.append(
@@ -241,30 +243,34 @@ class _Reader:
         self._compare(before, boxes, wrong_areas, names, file)
 
     def _refuse(self, of: dict[str, list[Any]], broken: str, file: File) -> None:
-        """Refuse a file for its annotations, if there is a reason."""
+        """Tell what is wrong with the annotations of a file, if anything is; they have been left out."""
         if of["unknown images"]:
-            raise RequestError(
+            fault(
                 f"'{file}': the images of annotations {some(of['unknown images'])} are not listed in 'images'; ids "
-                "must be equal, a text is not a number"
+                "must be equal, a text is not a number",
+                len(of["unknown images"]),
             )
         if of["unknown classes"]:
-            raise RequestError(
+            fault(
                 f"'{file}': the categories of annotations {some(of['unknown classes'])} are not listed in "
-                "'categories'; ids must be equal, a text is not a number"
+                "'categories'; ids must be equal, a text is not a number",
+                len(of["unknown classes"]),
             )
         if of["flags"]:
-            raise RequestError(
+            fault(
                 f"'{file}': annotations {some([name for name, _ in of['flags']])} have {of['flags'][0][1]!r:.40} as "
-                "'iscrowd'; expected 0 (an object) or 1 (a region of many)"
+                "'iscrowd'; expected 0 (an object) or 1 (a region of many)",
+                len(of["flags"]),
             )
         if of["broken"]:
             first, *more = of["broken"]
             also = f"; the segmentations of {len(more)} more are broken, too: annotations {some(more)}" if more else ""
-            raise RequestError(f"'{file}': the segmentation of annotation {first} is broken: {broken}{also}")
+            fault(f"'{file}': the segmentation of annotation {first} is broken: {broken}{also}", len(of["broken"]))
         if of["no mask"] and self.missing_masks == "error":
-            raise RequestError(
+            fault(
                 f"'{file}': annotations {some(of['no mask'])} have no segmentation, and a box is not enough to learn "
-                "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip"
+                "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip",
+                len(of["no mask"]),
             )
 
     def _compare(
@@ -335,10 +341,13 @@ class _Reader:
             name = entry.get("file_name")
             image_id = entry_id(entry.get("id"))
             if image_id is None or not isinstance(name, str) or not name:
-                raise RequestError(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
+                fault(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
+                continue
             size = sides(entry)
             if size is None:
-                raise RequestError(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
+                fault(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
+                rows[image_id] = None
+                continue
             found = find_name(name, folder)
             if found is None:
                 missing.append(name)
@@ -359,11 +368,12 @@ class _Reader:
             self.out.heights.append(size[0])
             self.out.widths.append(size[1])
         if missing and self.missing_images == "error":
-            raise RequestError(
+            fault(
                 f"'{folder}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
-                "missing_images=skip"
+                "missing_images=skip",
+                len(missing),
             )
-        if missing:
+        elif missing:
             self.notes.append(f"'{file}': left out pictures that '{folder}' lacks: {some(missing)}")
         if again:
             self.notes.append(
@@ -389,14 +399,15 @@ class _Reader:
             out.rle_extents.extend((pixels, *extent))
             return False
         polygons, in_pairs = polygons_of(segmentation)
-        out.kinds.append(_POLYGONS)
-        out.first.append(len(out.polygon_ends) - 1)
-        out.parts.append(len(polygons))
-        for polygon in polygons:
+        for polygon in polygons:  # before anything is added, since a reader may go on without this one
             if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > mask_ops.FARTHEST_CORNER:
                 raise RequestError(
                     f"expected pixels x, y, x, y, ... for each polygon, got {max(polygon, key=_oddness):.6g} among them"
                 )
+        out.kinds.append(_POLYGONS)
+        out.first.append(len(out.polygon_ends) - 1)
+        out.parts.append(len(polygons))
+        for polygon in polygons:
             out.corners.extend(polygon or (0, 0))
             out.polygon_ends.append(len(out.corners))
         return in_pairs

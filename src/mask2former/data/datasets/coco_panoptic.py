@@ -29,6 +29,7 @@ from mask2former.data.datasets.annotation_files import (
     some,
 )
 from mask2former.data.datasets.reader import Reader, SegmentReader
+from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import read_id_colors, runs_of
 from mask2former.errors import RequestError
@@ -174,13 +175,15 @@ class CocoPanoptic(SegmentReader):
                 entry.get("segments_info"),
             )
             if image_id is None or not isinstance(name, str) or not isinstance(infos, list):
-                raise RequestError(
+                fault(
                     f"'{file}': the annotation {entry!r:.80} needs an 'image_id', a 'file_name' and a list "
                     "'segments_info'"
                 )
+                continue
             facts = by_id.get(image_id, {})
             if listed and not facts:
-                raise RequestError(f"'{file}': the picture {image_id!r} of '{name}' is not listed in 'images'")
+                fault(f"'{file}': the picture {image_id!r} of '{name}' is not listed in 'images'")
+                continue
             picture = _picture_name(facts.get("file_name"), name, images)
             if picture is None:
                 missing.append(facts.get("file_name") or PurePosixPath(name).stem)
@@ -190,42 +193,51 @@ class CocoPanoptic(SegmentReader):
                 continue
             size = sides(facts)
             if size is None:
-                raise RequestError(f"'{file}': the picture '{picture}' has no whole numbers as 'height' and 'width'")
-            self._pictures.append(_Picture(image_id, images, picture, segments, name, size))
-            self._add_segments(infos, name, file, class_of_id)
+                fault(f"'{file}': the picture '{picture}' has no whole numbers as 'height' and 'width'")
+                continue
+            if self._add_segments(infos, name, file, class_of_id):
+                self._pictures.append(_Picture(image_id, images, picture, segments, name, size))
         if without_map:
-            raise RequestError(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder")
+            fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder", len(without_map))
         if missing and self._missing_images == "error":
-            raise RequestError(
+            fault(
                 f"'{images}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
-                "missing_images=skip"
+                "missing_images=skip",
+                len(missing),
             )
+            return []
         return [f"'{file}': left out pictures that '{images}' lacks: {some(missing)}"] if missing else []
 
-    def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> None:
-        ids, classes, crowds, areas, ends = self._growing
+    def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> bool:
+        """Add the segments of one picture, all or none; returns whether they are right."""
+        rows: list[tuple[int, int, bool, float]] = []
         seen: set[int] = set()
         for info in infos:
             identifier = info.get("id") if isinstance(info, dict) else None
             if isinstance(identifier, bool) or not isinstance(identifier, int) or not 0 < identifier < _MAX_ID:
-                raise RequestError(
-                    f"'{file}': the segment {info!r:.80} of '{name}' needs an 'id' from 1 to {_MAX_ID - 1}"
-                )
+                fault(f"'{file}': the segment {info!r:.80} of '{name}' needs an 'id' from 1 to {_MAX_ID - 1}")
+                continue
             if identifier in seen:
-                raise RequestError(f"'{file}': '{name}' has two segments with the id {identifier}")
+                fault(f"'{file}': '{name}' has two segments with the id {identifier}")
+                continue
             seen.add(identifier)
             label = info.get("category_id")
             if not isinstance(label, Hashable) or label not in class_of_id:
-                raise RequestError(
+                fault(
                     f"'{file}': segment {identifier} of '{name}' has the category {label!r:.40}, which is not listed "
                     "in 'categories'"
                 )
-            ids.append(identifier)
-            classes.append(class_of_id[label])
-            crowds.append(bool(info.get("iscrowd", 0)))
+                continue
             area = number(info.get("area"))
-            areas.append(area if area is not None and 0 < area <= _MAX_AREA else 0)  # 0: the file does not say
-        ends.append(len(ids))
+            known = area if area is not None and 0 < area <= _MAX_AREA else 0  # 0: the file does not say
+            rows.append((identifier, class_of_id[label], bool(info.get("iscrowd", 0)), known))
+        if len(rows) < len(infos):
+            return False
+        *columns, ends = self._growing
+        for column, values in zip(columns, zip(*rows, strict=True), strict=False):
+            column.extend(values)
+        ends.append(len(columns[0]))
+        return True
 
     # --- the data set ---
 

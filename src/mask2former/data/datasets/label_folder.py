@@ -6,13 +6,10 @@ a class of the names file or is declared as ignored; any other is an error, so n
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32
@@ -22,99 +19,20 @@ from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File, Folder, open_folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader, annotated_labels
+from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
-from mask2former.data.label_maps import read_label_map, remap, runs_of
+from mask2former.data.label_maps import LabelCounts, count_labels, read_label_map, remap, runs_of
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import Truth
 
-__all__ = ["LabelFolder", "read_names"]
+__all__ = ["LabelFolder"]
 
 _LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-_LARGEST = 65535
+_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+_IGNORED = (255,)
 
 Location = str | os.PathLike[str]
-
-
-def read_names(path: Location) -> Categories:
-    """The classes of a names file, in its order; the id of a class is its number on the label maps.
-
-    Text (``.txt``): a name per line, numbered from 0. JSON and YAML: a list of names, a mapping of number to name, or a
-    list of mappings with ``id``, ``name`` and perhaps ``color``. CSV: two columns, number and name, or columns called
-    ``id`` and ``name``.
-
-    Raises:
-        RequestError: the file is missing, in no such form, or gives a number or a name twice.
-    """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the names file '{file}' cannot be read: {error}") from error
-    try:
-        entries = _entries(text, file.suffix.lower())
-        numbers = [entry["id"] for entry in entries]
-        if any(isinstance(value, bool) or not 0 <= value <= _LARGEST for value in numbers):
-            raise ValueError(f"class numbers must be 0 to {_LARGEST}")
-        names = [entry["name"] for entry in entries]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
-        ignore = 255 if len(entries) <= 255 else _LARGEST
-        return Categories.from_dict({"categories": entries, "ignore_label": ignore})
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise RequestError(
-            f"'{file}' is no list of class names: {error}; expected a name per line (.txt), or number and name "
-            "(.json, .yaml, .csv)"
-        ) from error
-
-
-def _entries(text: str, suffix: str) -> list[dict[str, Any]]:
-    """Mappings with ``id`` and ``name``."""
-    import yaml
-
-    if suffix == ".csv":
-        return _from_csv(text)
-    if suffix in (".json", ".yaml", ".yml"):
-        try:
-            content = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"it is not YAML: {error}") from error
-        if isinstance(content, Mapping) and isinstance(content.get("names"), (Mapping, list)):
-            content = content["names"]
-        if isinstance(content, Mapping):
-            pairs = [(int(number), name) for number, name in content.items()]
-        elif isinstance(content, list) and content and all(isinstance(entry, Mapping) for entry in content):
-            return [{**entry, "id": int(entry["id"]), "name": _name(entry["name"]), "isthing": 0} for entry in content]
-        elif isinstance(content, list):
-            pairs = list(enumerate(content))
-        else:
-            raise ValueError(f"it holds {type(content).__name__}")
-    else:
-        pairs = list(enumerate(line.strip() for line in text.rstrip().splitlines()))
-    return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
-
-
-def _name(value: Any) -> str:
-    if isinstance(value, bool):
-        raise ValueError("YAML reads yes, no, on and off as true and false; put such names in quotes")
-    if not isinstance(value, (str, int, float)) or not str(value).strip():
-        raise ValueError(f"{value!r} is no name")
-    return str(value).strip()
-
-
-def _from_csv(text: str) -> list[dict[str, Any]]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(row)]
-    if not rows:
-        raise ValueError("it is empty")
-    header = [cell.lower() for cell in rows[0]]
-    columns = 0, 1
-    if not rows[0][0].lstrip("-").isdigit():
-        if "id" not in header or "name" not in header:
-            raise ValueError(f"its columns are {rows[0]}, not 'id' and 'name'")
-        columns, rows = (header.index("id"), header.index("name")), rows[1:]
-    if any(len(row) <= max(columns) for row in rows):
-        raise ValueError("a row has too few columns")
-    return [{"id": int(row[columns[0]]), "name": _name(row[columns[1]]), "isthing": 0} for row in rows]
 
 
 class LabelFolder(Reader):
@@ -124,9 +42,12 @@ class LabelFolder(Reader):
         sources: pairs of picture folder and folder of label maps.
         categories: the classes, see :func:`read_names`.
         class_of: class indices of the numbers on the maps; None: these are the ids of the classes.
-        ignore: numbers that are neither learned nor measured.
+        ignore: numbers that are neither learned nor measured; None: 255, unless it is the number of a class.
         label_suffix: what the names of label maps have before their ending, for instance ``_mask`` in ``X_mask.png``.
         unpaired: what to do about pictures without a label map, and the other way round.
+        unseen_classes: what :mod:`~mask2former.data.checks` says about classes without a pixel beside an ignored number
+            that covers much: that the number is probably the class, or nothing.
+        notes: sentences about the classes, to begin with.
 
     Attributes:
         notes: sentences about what was left out.
@@ -143,19 +64,25 @@ class LabelFolder(Reader):
         categories: Categories,
         *,
         class_of: Mapping[int, int] | None = None,
-        ignore: Sequence[int] = (255,),
+        ignore: Sequence[int] | None = None,
         label_suffix: str = "",
         unpaired: Literal["error", "skip"] = "error",
+        unseen_classes: Literal["error", "keep"] = "keep",
+        notes: Sequence[str] = (),
     ) -> None:
         self.categories = categories
-        self.notes: list[str] = []
+        self.unseen_classes = unseen_classes
+        self.notes: list[str] = list(notes)
         numbers = categories.index_of_id() if class_of is None else dict(class_of)
+        if ignore is None:
+            ignore = [number for number in _IGNORED if number not in numbers]
         if both := sorted(set(ignore) & set(numbers)):
             names = [categories[numbers[number]].name for number in both]
             raise RequestError(
-                f"the label numbers {both} are classes ({', '.join(names)}) and ignored; take them out of one of both"
+                f"the label numbers {both} are classes ({', '.join(names)}) and ignored; take them out of one of both "
+                f"(dataset.ignore, or the names file, whose lines may say number and name: '{both[0] + 1} {names[0]}')"
             )
-        self._class_of = {**numbers, **dict.fromkeys(ignore, categories.ignore_label)}
+        self.class_of: dict[int, int] = {**numbers, **dict.fromkeys(ignore, categories.ignore_label)}
         self._pairs: list[tuple[Folder, str, Folder, str]] = []
         for images, labels in sources:
             self._add(open_folder(images), open_folder(labels, "folder of label maps"), label_suffix, unpaired)
@@ -163,10 +90,22 @@ class LabelFolder(Reader):
     def _add(self, images: Folder, labels: Folder, label_suffix: str, unpaired: Literal["error", "skip"]) -> None:
         note_passed_over(images)
         maps = _by_stem(labels, _LABEL_SUFFIXES, label_suffix)
+        if label_suffix and str(images) != str(labels):
+            kept = set(maps.values())
+            if others := [name for name in labels.names(_LABEL_SUFFIXES) if name not in kept]:
+                self.notes.append(
+                    f"'{labels}': passed over files whose names do not end in {label_suffix}: {some(others)}"
+                )
         # X.jpg and X.png, or X_mask.png, may lie side by side.
         pictures = _by_stem(images, IMAGE_SUFFIXES, "", set(maps.values()) if str(images) == str(labels) else ())
         common = [stem for stem in pictures if stem in maps]
         if not common:
+            lossy = labels.names(_LOSSY_SUFFIXES)
+            if lossy and not labels.names(_LABEL_SUFFIXES) and str(images) != str(labels):
+                raise RequestError(
+                    f"the label maps in '{labels}' are {PurePosixPath(lossy[0]).suffix} files (such as {lossy[0]}), "
+                    "which changes the numbers of their pixels; export them again as PNG"
+                )
             found = [next(iter(names.values()), "nothing") for names in (pictures, maps)]
             raise RequestError(
                 f"no picture of '{images}' (such as {found[0]}) has a label map in '{labels}' (such as {found[1]}); "
@@ -178,8 +117,9 @@ class LabelFolder(Reader):
         ):
             if alone := [name for stem, name in names.items() if stem not in others]:
                 if unpaired == "error":
-                    raise RequestError(f"'{place}' has {what}: {some(alone)}; leave them out with unpaired=skip")
-                self.notes.append(f"'{place}': left out {what}: {some(alone)}")
+                    fault(f"'{place}' has {what}: {some(alone)}; leave them out with unpaired=skip", len(alone))
+                else:
+                    self.notes.append(f"'{place}': left out {what}: {some(alone)}")
         self._pairs.extend((images, pictures[stem], labels, maps[stem]) for stem in common)
 
     def __len__(self) -> int:
@@ -218,12 +158,30 @@ class LabelFolder(Reader):
         """
         file = self.label_file(index)
         numbers = read_label_map(file)
-        if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self._class_of.keys()):
+        if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self.class_of.keys()):
             raise RequestError(
                 f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
-                "ignore them (dataset.ignore)"
+                f"ignore them (dataset.ignore){self._hint(numbers, unknown)}"
             )
-        return remap(numbers, self._class_of, self.categories.ignore_label)
+        return remap(numbers, self.class_of, self.categories.ignore_label)
+
+    def _hint(self, numbers: Int32[np.ndarray, "H W"], unknown: Sequence[int]) -> str:
+        """What numbers that are no classes look like."""
+        if min(unknown) >= 1000 and all(number // 1000 in self.class_of for number in unknown):
+            return "; they look like 1000 times the class plus the number of an object: keep the class alone"
+        strange = np.isin(numbers, unknown)
+        has_inner = (strange[1:-1] & (numbers[1:-1] == numbers[2:]) & (numbers[1:-1] == numbers[:-2])).any()
+        if len(unknown) > 2 and not has_inner:
+            return "; they are only on edges, as where a label map was resized or saved with smoothing: make it without"
+        return ""
+
+    def counts(self, index: int) -> LabelCounts:
+        """What is on the label map.
+
+        Raises:
+            RequestError: the file is missing or broken.
+        """
+        return count_labels(self.label_file(index))
 
 
 def _by_stem(folder: Folder, suffixes: Sequence[str], ending: str, without: Collection[str] = ()) -> dict[str, str]:

@@ -23,6 +23,7 @@ from mask2former.data.annotated import Annotated, truths_of_target
 from mask2former.data.archives import File, Folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader
+from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -191,14 +192,17 @@ class YoloPolygons(Reader):
     def _tell(self, lines: _Lines, missing_masks: Literal["error", "skip"]) -> None:
         if lines.broken:
             more = f"; and {len(lines.broken) - _MOST} more" if len(lines.broken) > _MOST else ""
-            raise RequestError("; ".join(lines.broken[:_MOST]) + more)
-        if lines.boxes and missing_masks == "error":
-            raise RequestError(
+            fault("; ".join(lines.broken[:_MOST]) + more, len(lines.broken))
+        boxes = lines.boxes
+        if boxes and missing_masks == "error":
+            fault(
                 f"lines hold boxes, not polygons: {some(lines.boxes)}; a box is not enough to learn masks: export "
-                "polygons ('YOLO segmentation'), or leave these objects out with missing_masks=skip"
+                "polygons ('YOLO segmentation'), or leave these objects out with missing_masks=skip",
+                len(boxes),
             )
+            boxes = []
         for culprits, what in (
-            (lines.boxes, "left out objects with a box only"),
+            (boxes, "left out objects with a box only"),
             (lines.flat, "left out objects without any area"),
             (lines.without_file, "took pictures without a text file as empty"),
         ):

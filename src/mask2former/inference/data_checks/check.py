@@ -6,23 +6,30 @@ would. Only figures are kept of a picture. Prints nothing; several processes rea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, DatasetConfig, ScenesConfig, Task
+from mask2former.config import ClipSampling, DatasetConfig, RunConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_pictures
+from mask2former.data.checks import Finding, Split, class_findings, label_findings
+from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.images import ValueRange
+from mask2former.data.label_maps import LabelCounts
 from mask2former.errors import RequestError
+from mask2former.inference.data_checks.requirements import class_map_findings, run_findings
 from mask2former.notes import Note, collect_notes, counted
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
@@ -39,37 +46,12 @@ __all__ = [
     "quantiles",
 ]
 
-Split = Literal["train", "validation"]
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 _NAMED = 20  # culprits that are listed; more are counted
 _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotated twice
-_SKIPPING = ("missing_images", "missing_masks", "unpaired")  # settings that let a reader go on
+_PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|[\d.]+")  # of a message, without which it names a kind of fault
 _COCO_AREAS = (32**2, 96**2)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One kind of thing to know about a split.
-
-    Attributes:
-        broken: whether training or evaluation would fail on it or lose it unseen.
-        message: what it is, as a phrase.
-        culprits: some of those it is about.
-        count: all of them; 0 where it is about the split as a whole.
-    """
-
-    split: Split
-    broken: bool
-    message: str
-    culprits: tuple[str, ...] = ()
-    count: int = 0
-
-    def sentence(self, most: int = _NAMED) -> str:
-        """For people, with up to ``most`` culprits."""
-        shown = self.culprits[:most]
-        more = self.count - len(shown)
-        listed = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
-        return f"{self.split}: {self.message}" + (f" ({self.count}): {listed}" if shown else "")
+_NOTHING = "nothing is annotated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +65,7 @@ class _Facts:
     areas: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))  # pixels, alike
     twice: int = 0  # objects that another one covers almost exactly
     digest: bytes = b""
+    counts: LabelCounts | None = None  # of its label map, if there is one, also where it cannot be used
     notes: tuple[Note, ...] = ()  # what was noticed while it was read
 
 
@@ -205,15 +188,17 @@ class DataReport:
 def check_data(
     config: DatasetConfig,
     *,
+    run: RunConfig | None = None,
     num_queries: int = 100,
     num_workers: int = 0,
     value_range: ValueRange | None = None,
     progress: Callable[[Split, int, int], None] = lambda split, done, total: None,
 ) -> DataReport:
-    """Read all pictures and annotations of a data set.
+    """Read all pictures and annotations of a data set, and apply every check that training and evaluation apply.
 
     Args:
         config: the data set.
+        run: whose data it is, if there is one: its settings are checked, too.
         num_queries: of the model that is to learn it.
         num_workers: processes that read; 0: this one.
         value_range: of that model, see :func:`~mask2former.data.images.read_image`.
@@ -225,6 +210,7 @@ def check_data(
     if isinstance(config, (ScenesConfig, ClipSampling)):
         raise RequestError(f"data sets '{config.name}' are not checked; expected pictures in files")
     findings: list[Finding] = []
+    opened: dict[Split, AnnotatedSet] = {}
     splits: dict[Split, SplitFacts] = {}
     digests: dict[Split, dict[bytes, str]] = {}
     task: Task = "instance"
@@ -232,37 +218,57 @@ def check_data(
         config, "validation", 1
     )
     for split in _SPLITS[: 1 if same else 2]:
-        samples, problems = open_split(config, split, value_range)
+        keep_empty = run is None or run.data.keep_empty or same or split == "validation"
+        samples, problems = open_split(config, split, keep_empty=keep_empty, value_range=value_range)
         findings += problems
         if samples is None:
             continue
         task = samples.tasks[0]
-        facts = _read(samples, split, num_workers, progress)
+        facts = _read(samples, split, same or split == "validation", num_workers, progress)
         findings += _findings(facts, samples, split, num_queries, task)
-        splits[split] = _summary(facts, samples.categories)
+        opened[split], splits[split] = samples, _summary(facts, samples.categories)
         digests[split] = {fact.digest: fact.name for fact in facts if fact.problem is None}
+    validation = opened.get("train" if same else "validation")
+    if "train" in opened and validation is not None:
+        findings += class_map_findings(opened["train"].categories, validation.categories)
+    if run is not None:
+        if same:
+            message = "the training data stands in for it, so what is measured is no forecast"
+            findings.append(Finding("validation", False, message))
+        known = opened.get("train", validation)
+        findings += run_findings(run, None if known is None else known.categories, validation)
     findings += _leaks(digests)
     findings.sort(key=lambda finding: not finding.broken)
     return DataReport(splits, tuple(findings), task, num_queries)
 
 
 def open_split(
-    config: DatasetConfig, split: Split, value_range: ValueRange | None = None
+    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
 ) -> tuple[AnnotatedSet | None, list[Finding]]:
-    """The data set; if it is broken, without what is, as far as its reader can leave that out."""
-    try:
-        samples = build_pictures(config, split, value_range=value_range)
-    except RequestError as error:
-        problems = [Finding(split, True, str(error))]
-        settings = {name: "skip" for name in _SKIPPING if getattr(config, name, "skip") != "skip"}
-        if not settings:
-            return None, problems
+    """The data set, without what is broken as far as its reader can go on; and what is, and what else to know."""
+    samples = None
+    with collected_faults() as faults:
         try:
-            samples = build_pictures(config.model_copy(update=settings), split, value_range=value_range)
-        except RequestError as second:
-            return None, problems if str(second) == str(error) else [*problems, Finding(split, True, str(second))]
-        return samples, problems
-    return samples, [Finding(split, False, note) for note in samples.notes]
+            samples = build_pictures(config, split, keep_empty=keep_empty, value_range=value_range)
+        except RequestError as error:
+            faults.append(Fault(str(error)))
+    findings = []
+    count_of = dict(faults)
+    for messages in _kinds(list(count_of)):
+        if len(messages) == 1:
+            findings.append(Finding(split, True, messages[0], count=count_of[messages[0]]))
+        else:
+            shown = tuple(messages[:_NAMED])
+            findings.append(Finding(split, True, "annotations that cannot be used", shown, len(messages)))
+    return samples, findings + [Finding(split, False, note) for note in (samples.notes if samples is not None else ())]
+
+
+def _kinds(messages: Sequence[str]) -> list[list[str]]:
+    """Messages that differ in names and numbers alone, together."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for message in messages:
+        kinds[_PARTICULARS.sub("", message)].append(message)
+    return list(kinds.values())
 
 
 class _Pictures(Dataset[_Facts]):
@@ -276,22 +282,33 @@ class _Pictures(Dataset[_Facts]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> _Facts:
+        counts = None
         with collect_notes() as notes:
             try:
-                annotated = self.samples.annotated(index)
+                annotated = self.samples.annotated(index, with_ignored=True)
                 if self.as_evaluated:
                     self.samples.truths(index, self.samples.tasks)
+                problem = None
             except RequestError as error:
-                return _Facts(str(self.samples.image_id(index)), problem=str(error), notes=tuple(notes))
-        return replace(_facts(annotated), notes=tuple(notes))
+                annotated, problem = None, str(error)
+        if isinstance(self.samples, LabelFolder):
+            with contextlib.suppress(RequestError):  # if it cannot be read, that is said already
+                counts = self.samples.counts(index)
+        if annotated is None:
+            return _Facts(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)
+        return replace(_facts(annotated), notes=tuple(notes), counts=counts)
 
 
 def _read(
-    samples: AnnotatedSet, split: Split, num_workers: int, progress: Callable[[Split, int, int], None]
+    samples: AnnotatedSet,
+    split: Split,
+    as_evaluated: bool,
+    num_workers: int,
+    progress: Callable[[Split, int, int], None],
 ) -> list[_Facts]:
     total = len(samples)
     progress(split, 0, total)
-    pictures = _Pictures(samples, split == "validation")
+    pictures = _Pictures(samples, as_evaluated)
     loader: Iterable[_Facts] = DataLoader(pictures, batch_size=None, num_workers=min(num_workers, total))
     facts = []
     for done, fact in enumerate(loader, start=1):
@@ -393,7 +410,9 @@ def _findings(
         if culprits:
             found.append(Finding(split, broken, message, tuple(culprits[:_NAMED]), len(culprits)))
 
-    add("pictures that cannot be used", [fact.problem for fact in facts if fact.problem is not None], broken=True)
+    for problems in _kinds([fact.problem for fact in facts if fact.problem is not None]):
+        add("pictures that cannot be used", problems, broken=True)
+    found += class_findings(samples.categories, split)
     add(f"pictures without {things}", [fact.name for fact in whole if not len(fact.labels)])
     add(
         "pictures with objects that have no pixel",
@@ -412,10 +431,13 @@ def _findings(
     for message, examples in counted(note for fact in facts for note in fact.notes).items():
         add(message, examples)
     used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
-    absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
-    add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
-    if not used:
-        found.append(Finding(split, True, "nothing is annotated"))
+    if isinstance(samples, LabelFolder):
+        found += label_findings([(fact.name, fact.counts) for fact in facts if fact.counts is not None], samples, split)
+    else:
+        absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
+        add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
+    if not used and not any(finding.message.startswith(_NOTHING) for finding in found):
+        found.append(Finding(split, True, _NOTHING))
     return found
 
 

@@ -35,10 +35,10 @@ def sheet(
     over; None if there is nothing to show.
     """
     split: Split = "train"
-    samples, _ = open_split(config, split, value_range)
+    samples, _ = open_split(config, split, value_range=value_range)
     if samples is None:
         split = "validation"
-        samples, _ = open_split(config, split, value_range)
+        samples, _ = open_split(config, split, value_range=value_range)
     if samples is None:
         return None
     places = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())

@@ -1,0 +1,279 @@
+"""What a data set must be like so that training learns and an evaluation measures what was meant.
+
+One list for ``check-data``, ``train`` and ``evaluate``: the first looks at all pictures, the others at what can be told
+without reading them, and at some label maps. Reads no pictures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.reader import Reader
+from mask2former.data.label_maps import LabelCounts
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+
+__all__ = [
+    "Finding",
+    "Named",
+    "Split",
+    "class_findings",
+    "label_findings",
+    "leak_findings",
+    "require",
+    "split_findings",
+]
+
+Split = Literal["train", "validation"]
+Named = tuple[str, LabelCounts]  # a label map and what is on it
+
+_NAMED = 20  # culprits that are listed; more are counted
+_MUCH = 0.05  # share of pixels from which an ignored number may well be a class that is missed
+_LOOKED_AT = 100  # label maps, where not all are read
+_THIN = 50  # pixels; a class of fewer may be nothing but edges
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of thing to know about a split, or about a run file.
+
+    Attributes:
+        broken: whether training or evaluation would fail on it or lose it unseen.
+        message: what it is, as a phrase.
+        culprits: some of those it is about.
+        count: all of them; 0 where it is about the split as a whole.
+    """
+
+    split: Split | Literal["run"]
+    broken: bool
+    message: str
+    culprits: tuple[str, ...] = ()
+    count: int = 0
+
+    def sentence(self, most: int = _NAMED) -> str:
+        """For people, with up to ``most`` culprits."""
+        shown = self.culprits[:most]
+        more = self.count - len(shown)
+        listed = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+        return f"{self.split}: {self.message}" + (f" ({self.count}): {listed}" if shown else "")
+
+
+def require(findings: Sequence[Finding]) -> list[str]:
+    """The notes among them, as sentences.
+
+    Raises:
+        RequestError: something is broken.
+    """
+    if broken := [finding for finding in findings if finding.broken]:
+        more = f"; and {len(broken) - 1} more faults, see mask2former check-data" if len(broken) > 1 else ""
+        raise RequestError(f"{broken[0].sentence(1)}{more}")
+    return [finding.sentence(5) for finding in findings]
+
+
+def split_findings(samples: AnnotatedSet, split: Split, *, measured_only: bool = False) -> list[Finding]:
+    """What can be told of a split without reading it: classes, objects, and some of its label maps.
+
+    Args:
+        samples: its pictures.
+        split: which it is.
+        measured_only: no model is trained: data without objects have no metrics, but may have results.
+
+    Raises:
+        RequestError: one of these label maps is missing or broken.
+    """
+    findings = class_findings(samples.categories, split)
+    counts = samples.num_objects
+    if counts is not None and not counts.sum():
+        findings.append(Finding(split, not measured_only, "nothing is annotated"))
+    if isinstance(samples, LabelFolder):
+        maps = _some_maps(samples, split)
+        findings += _unknown_findings(maps, samples, split)
+        # What a sample does not show is no news.
+        findings += [finding for finding in label_findings(maps, samples, split) if finding.broken]
+    return findings
+
+
+def class_findings(categories: Categories, split: Split) -> list[Finding]:
+    """Names that more than one class has: metrics and models are matched by names."""
+    twice = [name for name, count in Counter(categories.names).items() if count > 1]
+    if not twice:
+        return []
+    message = "several classes have one name, give each its own"
+    return [Finding(split, True, message, tuple(f"'{name}'" for name in twice[:_NAMED]), len(twice))]
+
+
+# --- label maps ------------------------------------------------------------------------------------------------------
+
+
+def label_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
+    """What the numbers on label maps say together.
+
+    Args:
+        maps: what is on them; all are expected where a class is said to be without a pixel.
+        samples: their data set.
+        split: which of its splits.
+    """
+    if not maps:
+        return []
+    return [
+        *_unseen_findings(maps, samples, split),
+        *_palette_findings(maps, split),
+        *_thin_findings(maps, samples, split),
+    ]
+
+
+def _totals(maps: Sequence[Named]) -> Counter[int]:
+    pixels = Counter[int]()
+    for _, counts in maps:
+        pixels.update(counts.pixels)
+    return pixels
+
+
+def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
+    """Classes without a pixel, and whether an ignored number may be one of them."""
+    pixels, categories = _totals(maps), samples.categories
+    total = sum(pixels.values())
+    seen = {index for number, index in samples.class_of.items() if index < len(categories) and pixels[number]}
+    unseen = [item.name for index, item in enumerate(categories) if index not in seen]
+    ignored = [
+        (pixels[number] / total, number)
+        for number, index in samples.class_of.items()
+        if index >= len(categories) and pixels[number]
+    ]
+    if not seen:
+        message = f"nothing is annotated: {_ignored(ignored)}; check dataset.ignore"
+        return [Finding(split, True, message)] if ignored else []
+    share, number = max(ignored, default=(0.0, -1))
+    if samples.unseen_classes == "error":
+        only = f"'{categories[min(seen)].name}' is the only class with pixels"
+        wrong = None
+        if len(seen) == 1 and ignored and unseen:
+            wrong = f"{only}, {_ignored(ignored)}; {_number_it(samples, unseen, number)}"
+        elif len(seen) == 1 and ignored:
+            wrong = (
+                f"{only}, {_ignored(ignored)}: there is nothing to tell it from; name the rest, too ('{number} "
+                f"background' in the names file), and take {number} out of dataset.ignore"
+            )
+        elif len(seen) == 1 and split == "train":
+            wrong = f"{only}: there is nothing to tell it from; check the label maps and the names file"
+        elif unseen and share >= _MUCH and split == "train":  # validation may lack what is rare
+            wrong = (
+                f"classes without any pixel ({some(unseen)}), while {_ignored(ignored)}; "
+                f"{_number_it(samples, unseen, number)}"
+            )
+        if wrong is not None:
+            keep = "; if all is as it should be, set dataset.unseen_classes=keep" if unseen else ""
+            return [Finding(split, True, wrong + keep)]
+    message = "classes without any pixel" + (f" ({_ignored(ignored)})" if ignored else "")
+    return [Finding(split, False, message, tuple(unseen[:_NAMED]), len(unseen))] if unseen else []
+
+
+def _ignored(ignored: Sequence[tuple[float, int]]) -> str:
+    """``255, which is ignored, covers 12.3 % of the pixels``."""
+    parts = [
+        f"{number}, which is ignored, covers {100 * share:.3g} %" for share, number in sorted(ignored, reverse=True)
+    ]
+    return f"{' and '.join(parts[:3])} of the pixels"
+
+
+def _number_it(samples: LabelFolder, unseen: Sequence[str], number: int) -> str:
+    """How to say that an ignored number is a class."""
+    known = {index: value for value, index in samples.class_of.items()}
+    lines = [
+        f"{number if item.name == unseen[0] else known.get(index, index)} {item.name}"
+        for index, item in enumerate(samples.categories)
+    ]
+    shown = lines if len(lines) < 4 else [line for line in lines if line == f"{number} {unseen[0]}"]
+    listed = ", ".join(f"'{line}'" for line in shown)
+    return (
+        f"if {number} is '{unseen[0]}', give it that number in the names file (its lines may be {listed}) and take "
+        f"{number} out of dataset.ignore"
+    )
+
+
+def _palette_findings(maps: Sequence[Named], split: Split) -> list[Finding]:
+    """Numbers that have another colour from file to file: they are other classes there."""
+    color_of: dict[int, tuple[tuple[int, int, int], str]] = {}
+    number_of: dict[tuple[int, int, int], tuple[int, str]] = {}
+    culprits = []
+    for name, counts in maps:
+        conflict = None
+        of_file = Counter(counts.colors.values())
+        for number, color in counts.colors.items():
+            first, where = color_of.setdefault(number, (color, name))
+            if first != color:
+                conflict = conflict or f"in '{name}' {number} is {color}, in '{where}' {first}"
+            elif of_file[color] == 1:  # two numbers of one colour, as beyond the end of a palette, say nothing
+                other, where = number_of.setdefault(color, (number, name))
+                if other != number:
+                    conflict = conflict or f"in '{name}' {color} is {number}, in '{where}' {other}"
+        if conflict is not None:
+            culprits.append(conflict)
+    if not culprits:
+        return []
+    message = (
+        "label maps whose palettes differ, so that one number may be several classes; write the class numbers with one "
+        "palette for all, or as grey PNG if they are right as they are"
+    )
+    return [Finding(split, True, message, tuple(culprits[:_NAMED]), len(culprits))]
+
+
+def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
+    pixels, inner = _totals(maps), Counter[int]()
+    for _, counts in maps:
+        inner.update(counts.inner)
+    thin = [
+        samples.categories[index].name
+        for number, index in samples.class_of.items()
+        if index < len(samples.categories) and pixels[number] >= _THIN and not inner[number]
+    ]
+    message = (
+        "classes that are nowhere wider than two pixels, as edges are where label maps were resized with smoothing"
+    )
+    return [Finding(split, False, message, tuple(thin[:_NAMED]), len(thin))] if thin else []
+
+
+def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
+    places: dict[int, list[str]] = defaultdict(list)
+    for name, counts in maps:
+        for number in counts.pixels.keys() - samples.class_of.keys():
+            places[number].append(name)
+    culprits = [f"{number} in {some(names)}" for number, names in sorted(places.items())]
+    message = "numbers on label maps that are no classes; name them in the names file, or ignore them (dataset.ignore)"
+    return [Finding(split, True, message, tuple(culprits[:_NAMED]), len(culprits))] if culprits else []
+
+
+def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
+    """Some label maps of a split; all, up to those that tell, where they look as if a class were missed."""
+
+    def read(place: int) -> Named:
+        return str(samples.image_id(place)), samples.counts(place)
+
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(_LOOKED_AT, len(samples))).round().astype(int)).tolist()
+    maps = [read(place) for place in chosen]
+    rest = sorted(set(range(len(samples))) - set(chosen))
+    while rest and any(finding.broken for finding in _unseen_findings(maps, samples, split)):
+        more, rest = rest[: len(maps)], rest[len(maps) :]
+        maps += [read(place) for place in more]
+    return maps
+
+
+# --- both splits -----------------------------------------------------------------------------------------------------
+
+
+def leak_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Finding]:
+    """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
+    if not (isinstance(training, Reader) and isinstance(validation, Reader)):
+        return []
+    used = {str(training.file(place)) for place in range(len(training))}
+    both = [name for place in range(len(validation)) if (name := str(validation.file(place))) in used]
+    message = "pictures that are also trained on"
+    return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []

@@ -1,0 +1,207 @@
+"""Names files: the classes of label maps and the numbers that they have there, in the forms in which people write them.
+
+A class that is lost or shifted here is learned wrongly without a word, so whatever could be read in two ways is refused
+with the way to write it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mask2former.data.datasets.annotation_files import some
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+
+__all__ = ["read_names"]
+
+_LARGEST = 65535
+_NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;]\s*|[.)]?\s+)(\S.*)")
+_COLOURED = re.compile(
+    r"([^:]+):((?:\d+,\d+,\d+)?):([^:]*):([^:]*)"
+)  # CVAT's labelmap.txt: name:color_rgb:parts:actions
+_HEADING = re.compile(
+    r"\W*((id|index|number)\W+)?(class|label|categor|name)(y|es|s|ies)?([_ ]?names?)?\W*", re.IGNORECASE
+)
+_LISTS = ("names", "classes", "categories", "labels")
+
+
+def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> Categories:
+    """The classes of a names file, in its order; the id of a class is its number on the label maps.
+
+    Text (``.txt``): a name per line, numbered from 0, or number and name on every line; lines that begin with ``#``
+    are comments; ``labelmap.txt`` of CVAT. JSON and YAML: a list of names, a mapping of number to name (or the other
+    way round), or a list of mappings with ``id``, ``name`` and perhaps ``color``. CSV: two columns, number and name,
+    or columns called ``id`` and ``name``.
+
+    Args:
+        path: the file.
+        notes: gets a sentence about what was passed over.
+
+    Raises:
+        RequestError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the names file '{file}' is not in UTF-8; save it as UTF-8") from error
+    except OSError as error:
+        raise RequestError(f"the names file '{file}' cannot be read: {error}") from error
+    try:
+        passed_over: list[str] = []
+        entries = _entries(text, file.suffix.lower(), passed_over)
+        if any(not 0 <= entry["id"] <= _LARGEST for entry in entries):
+            raise ValueError(f"class numbers must be 0 to {_LARGEST}")
+        names = [entry["name"] for entry in entries]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
+        ignore = 255 if len(entries) <= 255 else _LARGEST
+        categories = Categories.from_dict({"categories": entries, "ignore_label": ignore})
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise RequestError(
+            f"'{file}' is no list of class names: {error}; expected a name per line (.txt), or number and name "
+            "(.txt, .json, .yaml, .csv)"
+        ) from error
+    if passed_over and notes is not None:
+        first = categories[0]
+        notes.append(
+            f"'{file}': passed over comment lines: {some(passed_over)}; the first class is {first.id} '{first.name}'"
+        )
+    return categories
+
+
+def _entries(text: str, suffix: str, passed_over: list[str]) -> list[dict[str, Any]]:
+    """Mappings with ``id`` and ``name``."""
+    if suffix == ".csv":
+        pairs = _from_csv(text)
+    elif suffix in (".json", ".yaml", ".yml"):
+        return _from_content(_content(text, suffix))
+    else:
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+        comments = [line for _, line in lines if line.startswith("#")]
+        passed_over += comments
+        given = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        fields = [match for _, line in given if (match := _COLOURED.fullmatch(line))]
+        if given and len(fields) == len(given):
+            return [_coloured(number, match) for number, match in enumerate(fields)]
+        pairs = _from_lines(lines, given)
+    return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
+
+
+def _coloured(number: int, match: re.Match[str]) -> dict[str, Any]:
+    entry = {"id": number, "name": _name(match[1]), "isthing": 0}
+    return {**entry, "color": [int(value) for value in match[2].split(",")]} if match[2] else entry
+
+
+def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Number and name of each class: as the lines say, or else as they are counted."""
+    numbered = [match for _, line in given if (match := _NUMBERED.fullmatch(line))]
+    if given and len(numbered) == len(given):
+        return [(int(match[1]), match[2]) for match in numbered]
+    if given and _HEADING.fullmatch(given[0][1]):
+        raise ValueError(
+            f"its line {given[0][0]}, '{given[0][1]}', looks like a heading and would be class 0; delete it, or number "
+            "all lines ('0 road')"
+        )
+    if 2 * len(numbered) > len(given):
+        number, line = next((number, line) for number, line in given if not _NUMBERED.fullmatch(line))
+        raise ValueError(f"its line {number}, '{line}', has no number and others have; number all lines or none")
+    # Among lines that are counted, whether one that holds no name counts would be a guess.
+    for number, line in lines:
+        if given and given[0][0] < number < given[-1][0] and (not line or line.startswith("#")):
+            what = f"a comment ('{line}')" if line else "empty"
+            raise ValueError(
+                f"its line {number} is {what}, so the numbers of the classes below are not clear: it is no name; "
+                "delete it, or number all lines ('0 road')"
+            )
+    return list(enumerate(line for _, line in given))
+
+
+def _content(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text, object_pairs_hook=lambda pairs: dict(_unique(pairs)))
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not YAML: {error}") from error
+
+
+def _unique(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Parsers of JSON and YAML would keep the last of two entries with one key."""
+    found, seen = list(pairs), set[Hashable]()
+    for key, _ in found:
+        if isinstance(key, Hashable) and key in seen:
+            raise ValueError(f"it has {key!r} more than once")
+        seen.add(key)
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        _unique((self.construct_object(key, deep=True), None) for key, _ in node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _from_content(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _LISTS if isinstance(content.get(key), (Mapping, list))), content)
+    if isinstance(content, list) and content and all(isinstance(entry, Mapping) for entry in content):
+        return [{**entry, "id": _number(entry["id"]), "name": _name(entry["name"]), "isthing": 0} for entry in content]
+    if isinstance(content, Mapping):
+        pairs = list(content.items())
+        if pairs and all(isinstance(value, int) and not _is_number(key) for key, value in pairs):
+            pairs = [(number, name) for name, number in pairs]
+        pairs = [(_number(number), name) for number, name in pairs]
+    elif isinstance(content, list):
+        pairs = list(enumerate(content))
+    else:
+        raise ValueError(f"it holds {type(content).__name__}")
+    return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
+
+
+def _is_number(value: Any) -> bool:
+    return str(value).strip().lstrip("-").isdigit()
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or int(value) != float(value):
+        raise ValueError(f"{value!r} is no class number")
+    return int(value)
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, bool):
+        raise ValueError("YAML reads yes, no, on and off as true and false; put such names in quotes")
+    if not isinstance(value, (str, int, float)) or not str(value).strip():
+        raise ValueError(f"{value!r} is no name")
+    name = str(value).strip()
+    if not name.isprintable():
+        raise ValueError(f"the name {name!r} has characters that cannot be seen; type it again")
+    return name
+
+
+def _from_csv(text: str) -> list[tuple[int, str]]:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
+    if not rows:
+        raise ValueError("it is empty")
+    header = [cell.lower() for cell in rows[0]]
+    number, name = 0, 1
+    has_header = not _is_number(rows[0][0])
+    if has_header:
+        if "id" not in header or "name" not in header:
+            raise ValueError(f"its columns are {rows[0]}, not 'id' and 'name'")
+        number, name, rows = header.index("id"), header.index("name"), rows[1:]
+    if any(len(row) <= max(number, name) for row in rows):
+        raise ValueError("a row has too few columns")
+    if not has_header and len(rows[0]) > 2 and all(_is_number(row[name]) for row in rows):
+        raise ValueError("its second column has numbers, not names; give it a first line that says 'id' and 'name'")
+    return [(int(row[number]), row[name]) for row in rows]

@@ -1,0 +1,360 @@
+"""Label maps that would be learned as something else than was meant: each is right, noted or refused.
+
+The rows of the tables are the example of a kind and its relatives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.cli import main
+from mask2former.config import DataConfig, LabelFolderConfig, parse
+from mask2former.data.build import build_pictures
+from mask2former.data.checks import require, split_findings
+from mask2former.data.datasets.class_names import read_names
+from mask2former.errors import RequestError
+from mask2former.inference.data_checks.check import check_data
+
+H, W = 32, 40
+BLOB = np.zeros((H, W), dtype=bool)
+BLOB[8:20, 10:30] = True
+
+
+def folder(
+    root: Path,
+    maps: list[Any],
+    names: str = "background\nnucleus\n",
+    names_file: str = "names.txt",
+    suffix: str = ".png",
+    **settings: Any,
+) -> LabelFolderConfig:
+    """Both splits with these label maps; arrays, or Pillow images that are saved as they are."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for number, values in enumerate(maps):
+            pixels = np.random.default_rng([number, split == "val"]).integers(0, 256, (H, W, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "images" / split / f"{number}.png")
+            image = values if isinstance(values, Image.Image) else Image.fromarray(values)
+            image.save(root / "labels" / split / f"{number}{suffix}")
+    (root / names_file).write_text(names)
+    pairs = {
+        name: [{"images": str(root / "images" / split), "labels": str(root / "labels" / split)}]
+        for name, split in (("train", "train"), ("validation", "val"))
+    }
+    values = {"name": "label-folder", **pairs, "names": str(root / names_file), **settings}
+    config = parse(DataConfig, {"dataset": values}, "test").dataset
+    assert isinstance(config, LabelFolderConfig)
+    return config
+
+
+def mask(low: int, high: int, dtype: Any = np.uint8, where: np.ndarray = BLOB) -> np.ndarray:
+    return np.where(where, high, low).astype(dtype)
+
+
+def palette(values: np.ndarray, *colors: tuple[int, int, int]) -> Image.Image:
+    image = Image.frombytes("P", (W, H), values.tobytes())
+    image.putpalette([channel for color in colors for channel in color])
+    return image
+
+
+def border(values: np.ndarray, number: int = 255) -> np.ndarray:
+    """With a frame of one pixel, which is 10.9 % of them."""
+    values = values.copy()
+    values[0], values[-1], values[:, 0], values[:, -1] = number, number, number, number
+    return values
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """As resizing with interpolation leaves it."""
+    return np.asarray(Image.fromarray(values).resize((W // 2, H // 2)).resize((W, H), Image.Resampling.BILINEAR))
+
+
+BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (200, 0, 0), (0, 200, 0)
+HALF = np.zeros((H, W), dtype=np.uint8)
+HALF[:, W // 2 :] = 1
+
+REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
+    "binary masks of 0 and 255": (
+        lambda root: folder(root, [mask(0, 255)]),
+        r"'background' is the only class with pixels, 255, which is ignored, covers 18.8 % of the pixels; if 255 is "
+        r"'nucleus', give it that number in the names file \(its lines may be '0 background', '255 nucleus'\)",
+    ),
+    "the same, ignored in so many words": (
+        lambda root: folder(root, [mask(0, 255)], ignore=[255]),
+        "if 255 is 'nucleus'",
+    ),
+    "a thin crack of 255": (
+        lambda root: folder(root, [mask(0, 255, where=np.eye(H, W, dtype=bool))]),
+        r"covers 2.5 % of the pixels; if 255 is 'nucleus'",
+    ),
+    "only some maps are 0 and 255": (lambda root: folder(root, [mask(0, 0), mask(0, 255)]), "if 255 is 'nucleus'"),
+    "as a palette": (lambda root: folder(root, [palette(mask(0, 255), *[BLACK] * 255, WHITE)]), "if 255 is 'nucleus'"),
+    "the background is 255": (lambda root: folder(root, [mask(255, 1)]), "if 255 is 'background'"),
+    "three classes, the third is 255": (
+        lambda root: folder(root, [border(HALF)], "road\ncar\nsky\n"),
+        r"classes without any pixel \(1 \(sky\)\), while 255, .* covers 10.9 % .*unseen_classes=keep",
+    ),
+    "one class and the rest ignored": (
+        lambda root: folder(root, [mask(0, 1)], "1 nucleus\n", ignore=[0]),
+        r"'nucleus' is the only class with pixels, 0, .*there is nothing to tell it from; name the rest, too \('0 back",
+    ),
+    "the background is ignored": (
+        lambda root: folder(root, [mask(0, 1)], "background\nnucleus\n", ignore=[0]),
+        r"\[0\] are classes \(background\) and ignored; .*number and name: '1 background'",
+    ),
+    "everything is ignored": (
+        lambda root: folder(root, [mask(255, 255)]),
+        "nothing is annotated: 255, which is ignored, covers 100 % of the pixels",
+    ),
+    "only the background is ever painted": (
+        lambda root: folder(root, [mask(0, 0)]),
+        "'background' is the only class with pixels: there is nothing to tell it from",
+    ),
+    "0, 128 and 255": (
+        lambda root: folder(root, [border(mask(0, 128))]),
+        r"(the numbers|are no classes).*128",
+    ),
+    "0 and 255 where nothing is ignored": (lambda root: folder(root, [mask(0, 255)], ignore=[]), "255"),
+    "sixteen bits, stretched": (lambda root: folder(root, [mask(0, 65535, np.uint16)]), "65535"),
+    "classes times 1000": (lambda root: folder(root, [mask(1000, 1001, np.uint16)]), "1000"),
+    "numbers of another tool, from 1": (lambda root: folder(root, [mask(1, 2)]), "2"),
+    "colours": (
+        lambda root: folder(root, [np.stack([mask(0, 200)] * 3, axis=-1)]),
+        "class numbers instead of colours",
+    ),
+    "JPEG files": (
+        lambda root: folder(root, [mask(0, 1)], suffix=".jpg"),
+        r"are \.jpg files .*export them again as PNG",
+    ),
+    "smoothed edges": (lambda root: folder(root, [smooth(mask(0, 99))], "0 background\n99 nucleus\n"), "no classes"),
+    "palettes sorted by file": (
+        lambda root: folder(root, [palette(HALF, BLACK, RED), palette(HALF, RED, BLACK)]),
+        r"whose palettes differ.*in '1.png' 0 is \(200, 0, 0\), in '0.png' \(0, 0, 0\)",
+    ),
+    "palettes with other colours": (
+        lambda root: folder(root, [palette(HALF, BLACK, RED), palette(HALF, BLACK, GREEN)]),
+        r"in '1.png' 1 is \(0, 200, 0\), in '0.png' \(200, 0, 0\)",
+    ),
+    "one colour has two numbers": (
+        lambda root: folder(
+            root,
+            [palette(HALF, BLACK, RED), palette(2 * HALF, BLACK, GREEN, RED)],
+            "background\nnucleus\nborder\n",
+        ),
+        r"in '1.png' \(200, 0, 0\) is 2, in '0.png' 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_check_data_training_and_evaluation_refuse(tmp_path: Path, case: str) -> None:
+    make, words = REFUSED[case]
+    config = make(tmp_path)
+    report = check_data(config)
+    assert report.is_broken
+    said = [finding.sentence() for finding in report.findings if finding.broken]
+    with pytest.raises(RequestError, match=words):
+        raise RequestError(" | ".join(said))
+    with pytest.raises(RequestError):
+        require(split_findings(build_pictures(config, "train"), "train"))
+
+
+ACCEPTED: dict[str, tuple[Callable[[Path], LabelFolderConfig], list[int], str]] = {
+    "0 and 255 by number": (lambda root: folder(root, [mask(0, 255)], "0 background\n255 nucleus\n"), [1040, 240], ""),
+    "the same with nothing ignored": (
+        lambda root: folder(root, [mask(0, 255)], "0 background\n255 nucleus\n", ignore=[]),
+        [1040, 240],
+        "",
+    ),
+    "the same in JSON": (
+        lambda root: folder(root, [mask(0, 255)], '{"0": "background", "255": "nucleus"}', "names.json"),
+        [1040, 240],
+        "",
+    ),
+    "0 and 1": (lambda root: folder(root, [mask(0, 1)]), [1040, 240], ""),
+    "one bit": (lambda root: folder(root, [BLOB]), [1040, 240], ""),
+    "0 and 1 with a border of 255": (lambda root: folder(root, [border(mask(0, 1))]), [900, 240], ""),
+    "background and 255 in some, all classes in others": (
+        lambda root: folder(root, [mask(0, 255), mask(0, 1)]),
+        [2080, 240],
+        "",
+    ),
+    "sixteen bits by number": (
+        lambda root: folder(root, [mask(0, 65535, np.uint16)], "0 background\n65535 nucleus\n"),
+        [1040, 240],
+        "",
+    ),
+    "a class that is absent": (
+        lambda root: folder(root, [HALF], "road\ncar\nsky\n"),
+        [640, 640],
+        "classes without any pixel (1): sky",
+    ),
+    "a class that is absent beside a thin border": (
+        lambda root: folder(root, [np.where(np.eye(H, W, dtype=bool), 255, HALF).astype(np.uint8)], "road\ncar\nsky\n"),
+        [620, 628],
+        "classes without any pixel (255, which is ignored, covers 2.5 % of the pixels) (1): sky",
+    ),
+    "a class that is said to be absent": (
+        lambda root: folder(root, [border(HALF)], "road\ncar\nsky\n", unseen_classes="keep"),
+        [570, 570],
+        "255, which is ignored, covers 10.9 %",
+    ),
+    "palettes alike, one cut short": (
+        lambda root: folder(root, [palette(HALF, BLACK, RED, GREEN), palette(HALF, BLACK, RED)]),
+        [1280, 1280],
+        "",
+    ),
+    "void where a palette has no colours of its own": (
+        lambda root: folder(root, [palette(border(HALF), BLACK, RED, *[BLACK] * 254)] * 2),
+        [1140, 1140],
+        "",
+    ),
+    "in-between numbers that are classes": (
+        lambda root: folder(root, [smooth(mask(0, 4))], "a\nb\nc\nd\ne\n"),
+        [],
+        "classes that are nowhere wider than two pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_what_is_right_is_read(tmp_path: Path, case: str) -> None:
+    make, pixels, note = ACCEPTED[case]
+    config = make(tmp_path)
+    report = check_data(config)
+    said = [finding.sentence() for finding in report.findings]
+    assert not report.is_broken, said
+    if pixels:
+        assert report.splits["train"].pixels_of.tolist()[: len(pixels)] == pixels
+    if note:
+        assert any(note in sentence for sentence in said), said
+    else:
+        assert not [sentence for sentence in said if "several times" not in sentence]
+    for split in ("train", "validation"):
+        require(split_findings(build_pictures(config, split), split))
+
+
+def test_a_validation_set_may_lack_what_is_rare_but_not_all_but_one_class(tmp_path: Path) -> None:
+    config = folder(tmp_path, [mask(0, 1), mask(0, 2)], "background\nnucleus\nmitosis\n")
+    for number in range(2):
+        Image.fromarray(border(mask(0, 1))).save(tmp_path / "labels" / "val" / f"{number}.png")
+    report = check_data(config)
+    assert not report.is_broken
+    assert any("validation: classes without any pixel" in finding.sentence() for finding in report.findings)
+    for number in range(2):
+        Image.fromarray(mask(0, 255)).save(tmp_path / "labels" / "val" / f"{number}.png")
+    assert check_data(config).is_broken
+    with pytest.raises(RequestError, match="validation: 'background' is the only class with pixels"):
+        require(split_findings(build_pictures(config, "validation"), "validation"))
+
+
+def test_a_class_on_one_of_many_maps_is_found(tmp_path: Path) -> None:
+    """Some maps are read where all are in order, all of them where a class seems to be missed."""
+    maps: list[Any] = [mask(0, 255, where=np.eye(H, W, dtype=bool))] * 150
+    maps[149 * 50 // 99 + 1] = mask(0, 1)
+    config = folder(tmp_path, maps)
+    require(split_findings(build_pictures(config, "train"), "train"))
+
+
+def test_the_commands_say_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path, [mask(0, 255)] * 2)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-data", str(tmp_path), "--workers", "0"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "if 255 is 'nucleus', give it that number in the names file" in error
+
+
+# --- names files -----------------------------------------------------------------------------------------------------
+
+NAMES = [
+    ("n.txt", "# classes\nroad\ncar\n", [(0, "road"), (1, "car")]),
+    ("n.txt", "\ufeff# classes\r\nroad \r\ncar\t\r\n\r\n", [(0, "road"), (1, "car")]),
+    ("n.txt", "road\ncar\n# the end\n", [(0, "road"), (1, "car")]),
+    ("n.txt", "0 road\n1 car\n", [(0, "road"), (1, "car")]),
+    ("n.txt", "0: road\n\n# things\n255: car\n", [(0, "road"), (255, "car")]),
+    ("n.txt", "1,road\n2,car\n", [(1, "road"), (2, "car")]),
+    ("n.txt", "0\troad\n7\tcar\n", [(0, "road"), (7, "car")]),
+    ("n.txt", "1. road\n2. car\n", [(1, "road"), (2, "car")]),
+    ("n.txt", "road\n3 wheeler\ncar\n", [(0, "road"), (1, "3 wheeler"), (2, "car")]),
+    ("n.txt", "no\nyes\n", [(0, "no"), (1, "yes")]),
+    (
+        "labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:128,0,0::\n",
+        [(0, "background"), (1, "car")],
+    ),
+    ("labelmap.txt", "background:::\ncar:128,0,0:wheel,door:\n", [(0, "background"), (1, "car")]),
+    ("n.json", '{"road": 0, "car": 255}', [(0, "road"), (255, "car")]),
+    ("n.json", '{"classes": ["road", "car"]}', [(0, "road"), (1, "car")]),
+    ("n.json", '[{"id": "4", "name": "road"}, {"id": 9.0, "name": "car"}]', [(4, "road"), (9, "car")]),
+    ("n.yaml", "7: road\n3: car\n", [(7, "road"), (3, "car")]),
+    ("n.csv", "0,road,128,64,128\n1,car,0,0,142\n", [(0, "road"), (1, "car")]),
+    ("n.csv", "Id, Name\n4,road\n\n9,car\n", [(4, "road"), (9, "car")]),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), NAMES)
+def test_names_and_their_numbers(tmp_path: Path, name: str, text: str, expected: list[tuple[int, str]]) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    notes: list[str] = []
+    assert [(item.id, item.name) for item in read_names(tmp_path / name, notes)] == expected
+    assert bool(notes) == ("#" in text)
+    if notes:
+        number, first = expected[0]
+        assert f"the first class is {number} '{first}'" in notes[0]
+
+
+def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:128,0,0::\n")
+    assert [item.color for item in read_names(tmp_path / "labelmap.txt")] == [(0, 0, 0), (128, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("n.txt", "road\n# bus\ncar\n", r"line 2 is a comment \('# bus'\), so the numbers .*number all lines"),
+        ("n.txt", "road\n\ncar\n", "line 2 is empty, .*number all lines"),
+        ("n.txt", "classes\nroad\ncar\n", "line 1, 'classes', looks like a heading"),
+        ("n.txt", "# c\nid name\n0 road\n1 car\n", "line 2, 'id name', looks like a heading"),
+        ("n.txt", "0 road\ncar\n2 sky\n", "line 2, 'car', has no number and others have"),
+        ("n.txt", "0 road\n0 car\n", "more than once"),
+        ("n.txt", "road\ncar\nroad\n", "names must be unique"),
+        ("n.txt", "road\nca\u200br\n", "characters that cannot be seen"),
+        ("n.txt", "# nothing\n", "at least one category"),
+        ("n.json", '{"0": "road", "0": "car"}', "more than once"),
+        ("n.json", '[{"id": 1.5, "name": "road"}]', "no class number"),
+        ("n.json", '[{"name": "road"}]', "id"),
+        ("n.json", '["road", null]', "None is no name"),
+        ("n.yaml", "0: road\n0: car\n", "more than once"),
+        ("n.csv", "0,128,64,128,road\n1,0,0,142,car\n", "second column has numbers"),
+        ("n.csv", "name,r,g,b\nroad,1,2,3\n", "not 'id' and 'name'"),
+        ("n.csv", "0;road\n1;car\n", "not 'id' and 'name'"),
+    ],
+)
+def test_names_files_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError, match=words):
+        read_names(tmp_path / name)
+
+
+def test_names_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "n.txt").write_bytes("straße\n".encode("latin-1"))
+    with pytest.raises(RequestError, match="save it as UTF-8"):
+        read_names(tmp_path / "n.txt")
+
+
+def test_comment_lines_are_told_by_check_data(tmp_path: Path) -> None:
+    config = folder(tmp_path, [mask(0, 1)], "# classes\nbackground\nnucleus\n")
+    (finding,) = [finding for finding in check_data(config).findings if "comment" in finding.message][:1]
+    assert "passed over comment lines: 1 (# classes); the first class is 0 'background'" in finding.message
+    assert json.loads(json.dumps(check_data(config).to_dict()))["broken"] is False
