@@ -138,6 +138,13 @@ class DataModule(lightning.LightningDataModule):
         return len(samples) > 0
 
     @property
+    def num_validation(self) -> int:
+        """Validation samples with a truth."""
+        samples = self.validation_set
+        assert isinstance(samples, (_Pictures, _Clips))
+        return len(samples)
+
+    @property
     def metric_style(self) -> MetricStyle:
         """Whose rules measure the validation set."""
         samples = self.validation_set
