@@ -160,7 +160,11 @@ def _with_own_classes(
         state.update({key: value[order] for key, value in state.items() if key.startswith(_CLASS_HEAD)})
         return ["its classes in the order of the training data"]
     if takes_class_head(model.categories, source.categories):
-        return [f"its only class, '{there[0]}', is '{here[0]}' here"]
+        return [f"its one class, '{there[0]}', is '{here[0]}' here"]
+    moved = any(one in there and there.index(one) != index for index, one in enumerate(here))
+    if not partial and len(here) == len(there) and not moved:  # the user says that they are the same
+        renamed = [f"'{old}' is '{new}'" for old, new in zip(there, here, strict=True) if old != new]
+        return [f"classes by position: {', '.join(renamed[:4])}{', ...' if len(renamed) > 4 else ''} here"]
     if not partial:
         raise RequestError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
