@@ -22,6 +22,7 @@ from mask2former.structures.categories import Categories
 
 __all__ = [
     "check_settings",
+    "filled_in",
     "resized_bias_table",
     "start_from",
     "takes_class_head",
@@ -56,20 +57,30 @@ def with_settings_of(model: ModelConfig, source: ModelConfig, name: str) -> Mode
     Raises:
         RequestError: the two together contradict themselves.
     """
-    values: dict[str, Any] = {"init": model.init, "init_partial": model.init_partial}
+    values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
     for part in _PARTS:
-        own, theirs = getattr(model, part), getattr(source, part)
-        explicit = _explicit(model, part)
-        values[part] = (
-            own.model_dump() if explicit and type(own) is not type(theirs) else theirs.model_dump() | explicit
-        )
-    explicit, theirs = _explicit(model, "inference"), source.inference.model_dump()
-    if explicit.get("tasks", source.inference.tasks) != source.inference.tasks:
-        theirs = {key: theirs[key] for key in ("short_edge", "long_edge")}
-    elif explicit.get("tile") == 0:
-        theirs["diameter"] = 0.0  # it is for tiles alone
-    values["inference"] = theirs | explicit
-    return parse(ModelConfig, values, f"the run with what {name} sets, model")
+        if explicit := _explicit(model, part):
+            values[part] = {"name": getattr(model, part).name, **explicit}
+    values["inference"] = _explicit(model, "inference")
+    return parse(ModelConfig, filled_in(values, source), f"the run with what {name} sets, model")
+
+
+def filled_in(values: Mapping[str, Any], source: ModelConfig) -> dict[str, Any]:
+    """As :func:`with_settings_of`, for settings as a run file has them, which may make sense only with the others."""
+    result = dict(values)
+    for part in _PARTS:
+        own, theirs = values.get(part, {}), getattr(source, part).model_dump()
+        if isinstance(own, dict) and own.get("name", theirs["name"]) == theirs["name"]:
+            result[part] = theirs | own
+    own, theirs = values.get("inference", {}), source.inference.model_dump()
+    if isinstance(own, dict):
+        tasks = own.get("tasks", theirs["tasks"])
+        if not isinstance(tasks, list | tuple) or set(tasks) != set(theirs["tasks"]):
+            theirs = {key: theirs[key] for key in ("short_edge", "long_edge")}
+        elif own.get("tile") == 0:
+            theirs["diameter"] = 0.0  # it is for tiles alone
+        result["inference"] = theirs | own
+    return result
 
 
 def check_settings(model: ModelConfig, source: ModelConfig, name: str, *, partial: bool) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from mask2former import checkpoints
 from mask2former.atomic import write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
-from mask2former.checkpoints.start import check_settings, takes_class_head, with_settings_of
+from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import ClipSampling, RunConfig
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.inference.evaluate import Evaluation
@@ -32,7 +33,7 @@ from mask2former.training.module import TrainingModule
 from mask2former.training.progress import StepProgressBar
 from mask2former.training.resume import LastState, compare, record_of
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "completed", "train"]
 
 
 def _precision(config: RunConfig) -> Precision:
@@ -262,6 +263,29 @@ def _dead_steps(config: RunConfig) -> str | None:
         f"optim.schedule_steps {length} is less than trainer.max_steps {steps}: the learning rate is 0 from step "
         f"{length} on"
     )
+
+
+def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
+    """The settings of a run file with those of the model that it starts from, where it leaves some out.
+
+    :func:`train` does this by itself; it is for settings that contradict themselves without the others, for instance a
+    diameter where the tiles are those of the initial model.
+
+    Args:
+        values: as they stand in the file.
+        resume: the directory of a run that goes on: its settings are taken then.
+
+    Raises:
+        RequestError: the initial model, or the last checkpoint, cannot be read.
+    """
+    model = values.get("model")
+    init = model.get("init") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(init, str) or is_backbone_file(init):
+        return values
+    last = None if resume is None else resume / "checkpoints" / "last.ckpt"
+    if last is not None and last.is_file():
+        return {**values, "model": filled_in(model, LastState.read(last).config.model)}
+    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).config)}
 
 
 def _clear(directory: Path, init: str | None) -> None:

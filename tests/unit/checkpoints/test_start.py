@@ -10,6 +10,7 @@ import torch
 from mask2former import checkpoints
 from mask2former.checkpoints.start import (
     check_settings,
+    filled_in,
     resized_bias_table,
     with_own_windows,
     with_settings_of,
@@ -131,6 +132,16 @@ def test_what_is_not_set_comes_from_the_start() -> None:
 def test_tiles_are_taken_over_for_the_same_task_alone(own: dict[str, Any], expected: dict[str, Any]) -> None:
     inference = with_settings_of(ModelConfig.model_validate({"inference": own}), SOURCE, "cells").inference
     assert {name: getattr(inference, name) for name in expected} == expected
+
+
+def test_settings_that_make_sense_only_with_the_others() -> None:
+    with pytest.raises(ValueError, match="set tile and short_edge too"):
+        ModelConfig.model_validate({"inference": {"diameter": 20.0}})
+    fitted = ModelConfig.model_validate(filled_in({"init": "cells", "inference": {"diameter": 20.0}}, SOURCE))
+    assert fitted.inference == SOURCE.inference.model_copy(update={"diameter": 20.0})
+    assert fitted.backbone == SOURCE.backbone
+    with pytest.raises(ValueError, match="inference"):  # what is no group of settings stays, and is refused
+        ModelConfig.model_validate(filled_in({"inference": 3}, SOURCE))
 
 
 @pytest.mark.parametrize(
