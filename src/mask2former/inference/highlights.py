@@ -31,7 +31,7 @@ Kind = Literal["best", "worst", "surprising"]
 
 _SHOWN_SCORE = 0.5  # instances above it are what a user sees
 _INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
-_SIDES = (320, 480)  # pixels: drawings of smaller pictures are enlarged, those of larger ones are reduced
+_SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whole number, those of larger ones reduced
 
 
 class Judgement(NamedTuple):
@@ -221,7 +221,7 @@ class Highlights:
         if step > 1:  # before drawing, so that names stay readable
             height, width = (len(range(0, side, step)) for side in image.shape[:2])
             small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-        scale = max(1, _SIDES[0] // max(small.shape[:2]))
+        scale = -(-_SIDES[0] // max(small.shape[:2]))
         plain = Image.fromarray(small)
         plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
         true, found = _layers(truth, answer, self.categories, step)
