@@ -57,6 +57,8 @@ def overlay_panoptic(
 ) -> Image.Image:
     """``image`` with every segment of an id map: stuff flat, things tinted and outlined, names where they fit.
 
+    Where all things are of one class, and in crowds of small ones, a plate counts them instead of naming each.
+
     Args:
         image: the picture that was segmented.
         ids: segment id per pixel.
@@ -98,7 +100,7 @@ def overlay_instances(
     scale: int | None = 1,
     labels: bool = True,
 ) -> Image.Image:
-    """``image`` with objects that may overlap: small ones lie on large ones.
+    """``image`` with objects that may overlap: small ones lie on large ones; named or counted as segments are.
 
     Raises:
         RequestError: picture and masks differ in size.
@@ -115,7 +117,7 @@ def overlay_instances(
     for crop in crops:
         _draw_outline(canvas, crop, colors[crop.index], scale)
     if labels:
-        draw_labels(canvas, [Anchor(regions[crop.index], colors[crop.index], crop) for crop in crops])
+        draw_labels(canvas, [Anchor(regions[crop.index], colors[crop.index], crop) for crop in crops], regions)
     return Image.fromarray(canvas)
 
 
@@ -159,6 +161,7 @@ def _overlay_map(
         draw_labels(
             canvas,
             [Anchor(regions[crop.index], colors[crop.index], crop, centers.get(crop.index)) for crop in crops],
+            regions,
         )
     return Image.fromarray(canvas)
 

@@ -55,19 +55,23 @@ def _deepest(crop: Crop) -> tuple[int, int]:
     return crop.window[0].start + row * step, crop.window[1].start + column * step
 
 
-def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor]) -> None:
+def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], regions: Sequence[Region]) -> None:
     """Names on the most important regions: never two over one another, none on crumbs in a crowded image.
 
-    Things that :func:`counts` counts have no names; a plate where it hides least says how many they are.
+    Things that :func:`counts` counts have no names; a plate where it hides least says how many they are. ``regions``
+    are counted, also those without a pixel on a reduced image and hence without an anchor; of the tracks of a clip,
+    which have a variant, those in sight.
     """
     height, width = canvas.shape[:2]
     font = Lettering(int(min(30, max(11, round((height * width) ** 0.5 / 36)))))
     probe = _Tag("Ag", None, (0, 0, 0), font)
-    if width < 3 * probe.size[0] or height < 2 * probe.size[1]:
+    if not anchors or width < 3 * probe.size[0] or height < 2 * probe.size[1]:
         return
-    counted = counts([anchor.region for anchor in anchors])
+    seen = {anchor.crop.index for anchor in anchors}
+    regions = [region for index, region in enumerate(regions) if region.variant is None or index in seen]
+    counted = counts(regions)
     if not counted and _is_crowd(anchors, probe.size):
-        counted = counts([anchor.region for anchor in anchors], most=_PLATE_ROWS)
+        counted = counts(regions, most=_PLATE_ROWS)
     classes = {_class_of(region) for region, _ in counted}
     named = [anchor for anchor in anchors if not anchor.region.is_thing or _class_of(anchor.region) not in classes]
     names = readable(

@@ -20,8 +20,8 @@ class Region:
     ``group`` (the class) keeps colours of a class together: its members vary a little around ``color``, or over all
     hues where nothing else is in the image, so that neighbours differ. ``score`` in 0..1 is printed when given. Stuff
     (``is_thing`` False) is filled flat, without an outline. A thing with an ``identity``, the number of a track, has
-    the colour of that number instead, whatever else is in the image; one with a ``variant`` has the colour of that
-    number among those of its class, wherever it lies.
+    the colour of that number instead, whatever else is in the image; one with a ``variant``, its number among the
+    tracks of its class in a clip, has the colour of that number wherever it lies, and is counted where it is seen.
     """
 
     name: str

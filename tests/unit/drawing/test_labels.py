@@ -72,9 +72,7 @@ def test_one_class_is_counted_in_a_plate_that_hides_nothing(boxes: Drawn, count:
     image = np.full((*size_hw, 3), 200, np.uint8)
     if panoptic:
         ids = (masks * np.arange(1, count + 1)[:, None, None]).max(axis=0)
-        numbers = [number for number in range(1, count + 1) if (ids == number).any()]
-        drawn = drawing.overlay_panoptic(image, ids, numbers, regions[: len(numbers)])
-        count = len(numbers)
+        drawn = drawing.overlay_panoptic(image, ids, range(1, count + 1), regions)
     else:
         drawn = drawing.overlay_instances(image, masks, regions)
     assert boxes.tags == []
@@ -153,3 +151,14 @@ def test_odd_names_are_drawn_in_one_line(name: str, count: int) -> None:
     drawn = drawing.overlay_instances(GREY, scattered(count, 40), regions)
     assert drawn.size == (320, 240)
     assert isinstance(drawing.contact_sheet([[drawn]], legend=[(name, (1, 2, 3))], title=name), Image.Image)
+
+
+def test_what_a_reduced_image_has_no_pixel_for_is_counted(boxes: Drawn) -> None:
+    masks = scattered(9, 5, (480, 640))
+    masks[4:6] = False
+    drawing.overlay_instances(np.zeros((480, 640, 3), np.uint8), masks, [Region("cell", (200, 80, 40))] * 9)
+    ids = (masks * np.arange(1, 10)[:, None, None]).max(axis=0)
+    drawing.overlay_panoptic(np.zeros((480, 640, 3), np.uint8), ids, range(1, 10), [Region("cell", (2, 8, 4))] * 9)
+    assert boxes.lines == [["cell: 9"], ["cell: 9"]]
+    drawing.overlay_instances(GREY, np.zeros((2, 240, 320), bool), [Region("cell", (200, 80, 40))] * 2)
+    assert len(boxes.lines) == 2  # where nothing is drawn nothing is written
