@@ -50,7 +50,7 @@ WITHOUT_TORCH = (
     "config.py",
     "recipes/__init__.py",
     "cli/__init__.py",
-    "drawing.py",
+    "drawing/__init__.py",
     "structures/categories.py",
 )
 ATTICS = {"utils", "util", "misc", "helpers", "common", "base", "legacy"}

@@ -158,7 +158,7 @@ def test_the_pictures_are_picture_truth_and_answer(source: str, measured: tuple[
         assert attributes["alt"]
         data = base64.b64decode((attributes["src"] or "").partition(",")[2], validate=True)
         with Image.open(io.BytesIO(data)) as picture:
-            assert picture.size == (288, 288)  # three times as large, so that names can be read
+            assert picture.size == (384, 384)  # four times as large, so that names can be read
 
 
 def test_hostile_names_stay_text(measured: tuple[EvaluationReport, Highlights], tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ Kind = Literal["best", "worst", "surprising"]
 
 _SHOWN_SCORE = 0.5  # instances above it are what a user sees
 _INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
-_SIDES = (320, 480)  # pixels: drawings of smaller pictures are enlarged, those of larger ones are reduced
+_SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whole number, those of larger ones reduced
 
 
 class Judgement(NamedTuple):
@@ -242,7 +242,7 @@ def case_rows(
         rows = []
         for index in sorted({0, prediction.num_frames - 1}):
             objects = InstanceTruth(truth.masks[:, index], truth.labels, truth.iscrowd)
-            rows.append(_comparison(case.image[index], objects, prediction.frame(index), categories))
+            rows.append(_comparison(case.image[index], objects, prediction.frame(index), categories, of_clip=True))
         return rows
     assert isinstance(case.image, np.ndarray)
     if isinstance(truth, CityscapesTruth):
@@ -253,36 +253,48 @@ def case_rows(
 
 
 def _comparison(
-    image: UInt8[np.ndarray, "H W 3"], truth: object, prediction: Segmentation, categories: Categories
+    image: UInt8[np.ndarray, "H W 3"],
+    truth: object,
+    prediction: Segmentation,
+    categories: Categories,
+    of_clip: bool = False,
 ) -> list[Image.Image]:
-    """The image, its ground truth and the prediction as small drawings that look alike."""
+    """The image, its ground truth and the prediction as small drawings that look alike.
+
+    ``of_clip``: the colour of an object depends on its index only, so that a track keeps it.
+    """
     step = -(-max(image.shape[:2]) // _SIDES[1])
     small = image
     if step > 1:  # before drawing, so that names stay readable
         height, width = (len(range(0, side, step)) for side in image.shape[:2])
         small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-    scale = max(1, _SIDES[0] // max(small.shape[:2]))
+    scale = -(-_SIDES[0] // max(small.shape[:2]))
     plain = Image.fromarray(small)
     plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
-    true, found = _layers(truth, prediction, categories, step)
+    true, found = _layers(truth, prediction, categories, step, of_clip)
     return [plain, true(small, scale), found(small, scale)]
 
 
 _Draw = Callable[[UInt8[np.ndarray, "H W 3"], int], Image.Image]
 
 
-def _layers(truth: object, answer: Segmentation, categories: Categories, step: int) -> tuple[_Draw, _Draw]:
+def _layers(
+    truth: object, answer: Segmentation, categories: Categories, step: int, of_clip: bool = False
+) -> tuple[_Draw, _Draw]:
     """Drawings of truth and answer, with every ``step``-th pixel of them."""
 
-    def region(label: int, score: float | None = None) -> drawing.Region:
+    def region(label: int, score: float | None = None, variant: int | None = None) -> drawing.Region:
         item = categories[label]
-        return drawing.Region(item.name, item.color, score, label, item.is_thing)
+        return drawing.Region(item.name, item.color, score, label, item.is_thing, variant=variant)
 
     def panoptic(ids: np.ndarray, segments: Sequence[tuple[int, drawing.Region]]) -> _Draw:
         numbers, regions = [number for number, _ in segments], [entry for _, entry in segments]
         return lambda image, scale: drawing.overlay_panoptic(image, ids[::step, ::step], numbers, regions, scale=scale)
 
-    def instances(masks: np.ndarray, regions: Sequence[drawing.Region]) -> _Draw:
+    def instances(masks: np.ndarray, labels: np.ndarray, scores: Sequence[float | None]) -> _Draw:
+        classes = labels.tolist()
+        ranks = [classes[:index].count(label) if of_clip else None for index, label in enumerate(classes)]
+        regions = [region(*values) for values in zip(classes, scores, ranks, strict=True)]
         return lambda image, scale: drawing.overlay_instances(image, masks[:, ::step, ::step], regions, scale=scale)
 
     def semantic(labels: np.ndarray) -> _Draw:
@@ -300,9 +312,8 @@ def _layers(truth: object, answer: Segmentation, categories: Categories, step: i
         assert isinstance(truth, tuple)
         masks, labels, *_ = truth
         shown = answer.above(_SHOWN_SCORE)
-        return instances(masks, [region(int(label)) for label in labels]), instances(
-            shown.masks,
-            [region(int(label), float(score)) for label, score in zip(shown.labels, shown.scores, strict=True)],
+        return instances(masks, labels, [None] * len(labels)), instances(
+            shown.masks, shown.labels, shown.scores.tolist()
         )
     assert isinstance(truth, np.ndarray)
     return semantic(truth), semantic(answer.labels)

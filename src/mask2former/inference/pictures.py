@@ -16,18 +16,25 @@ __all__ = ["comparison_row"]
 
 
 def comparison_row(
-    sample: Sample, answers: Mapping[Task, Segmentation], categories: Categories, scale: int = 1
+    sample: Sample, answers: Mapping[Task, Segmentation], categories: Categories, scale: int | None = None
 ) -> list[Image.Image]:
-    """The picture, its truth, then one overlay per answer, all ``scale`` times as large as the sample."""
+    """The image, its ground truth, then one overlay per answer, all ``scale`` times as large as the sample.
+
+    None: large enough for names to be read (:func:`mask2former.drawing.readable_scale`).
+    """
     image = sample.image[0].permute(1, 2, 0).contiguous().numpy()
-    plain = Image.fromarray(image)
-    enlarged = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
+    scale = scale or drawing.readable_scale(image.shape[:2])
     overlays = [answer.plot(image, scale=scale) for answer in answers.values()]
-    return [enlarged, _truth(image, sample, categories, scale), *overlays]
+    return [_enlarged(image, scale), _truth(image, sample, categories, scale), *overlays]
+
+
+def _enlarged(image: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
+    plain = Image.fromarray(image)
+    return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
 
 
 def _truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories: Categories, scale: int) -> Image.Image:
-    """The picture with its annotation drawn as predictions are, but without scores; later masks lie on top."""
+    """The image with its annotation drawn as predictions are, but without scores; later masks lie on top."""
     assert sample.target is not None
     masks = sample.target.masks[:, 0].numpy()
     ids = np.zeros(masks.shape[1:], np.int32)

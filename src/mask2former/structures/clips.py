@@ -73,7 +73,7 @@ class VideoInstances:
         self,
         frames: Iterable[drawing.Picture],
         *,
-        scale: int = 1,
+        scale: int | None = 1,
         labels: bool = True,
         threshold: float = 0.5,
     ) -> Iterator[Image.Image]:
@@ -81,18 +81,18 @@ class VideoInstances:
 
         Args:
             frames: as many as the clip has.
-            scale: enlarges small pictures first.
-            labels: whether names and scores are written.
+            scale: enlarges small images first; None: so that names can be read.
+            labels: whether names and scores, or counts, are written.
             threshold: of the scores.
 
         Raises:
             RequestError: a frame has another size than the result.
         """
         shown = self.above(threshold)
-        regions = [
-            drawing.Region(self.categories[label].name, self.categories[label].color, float(score), int(label))
-            for label, score in zip(shown.labels, shown.scores, strict=True)
-        ]
+        classes, regions = shown.labels.tolist(), []
+        for track, (label, score) in enumerate(zip(classes, shown.scores.tolist(), strict=True)):
+            item, rank = self.categories[label], classes[:track].count(label)
+            regions.append(drawing.Region(item.name, item.color, score, label, variant=rank))
         for masks, picture in zip(shown.masks.swapaxes(0, 1), frames, strict=True):
             yield drawing.overlay_instances(picture, masks, regions, scale=scale, labels=labels)
 

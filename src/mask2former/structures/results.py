@@ -51,7 +51,7 @@ class _Result:
     def size_hw(self) -> tuple[int, int]:
         raise NotImplementedError
 
-    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
+    def plot(self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         raise NotImplementedError
 
     def _records(self) -> dict[str, Any]:
@@ -81,8 +81,9 @@ class _Result:
         """Write the result beside ``path`` and return the JSON file.
 
         One ``.json`` or ``.png`` at the end of ``path`` is dropped; from ``X`` come ``X.png`` (overlay, only with
-        ``image``), the label map (panoptic ``X_ids.png`` with id = R + 256 G + 65536 B, semantic ``X_labels.png``
-        with class indices, 8 or 16 bit) and, last, ``X.json``. Missing folders are made; every file appears whole.
+        ``image``; of a small image it is enlarged by a whole number), the label map (panoptic ``X_ids.png`` with
+        id = R + 256 G + 65536 B, semantic ``X_labels.png`` with class indices, 8 or 16 bit) and, last, ``X.json``.
+        Missing folders are made; every file appears whole.
 
         Raises:
             RequestError: the picture has another size than the result, or the place cannot be written.
@@ -95,7 +96,7 @@ class _Result:
         if not Path(stem).name or stem.endswith(("/", os.sep)):
             raise RequestError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
         if image is not None:
-            overlay = self.plot(image)
+            overlay = self.plot(image, scale=None)  # to be looked at; what is exact is in the other files
             write_whole(Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4))
         label_image = self._label_image()
         if label_image is not None:
@@ -164,10 +165,11 @@ class PanopticSegmentation(_Result):
         """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel."""
         return mask_ops.boxes_xyxy(self.masks)
 
-    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
-        """The picture with all segments drawn on it; ``scale`` enlarges small pictures first.
+    def plot(self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+        """The picture with all segments drawn on it.
 
-        ``labels=False`` leaves the names out.
+        It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
+        be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
 
         Raises:
             RequestError: the picture has another size than the result.
@@ -263,11 +265,12 @@ class Instances(_Result):
         )
 
     def plot(
-        self, image: drawing.Picture, *, scale: int = 1, labels: bool = True, threshold: float = 0.5
+        self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.5
     ) -> Image.Image:
-        """The picture with the objects above ``threshold`` drawn on it; ``scale`` enlarges small pictures first.
+        """The picture with the objects above ``threshold`` drawn on it.
 
-        ``labels=False`` leaves the names out.
+        It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
+        be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
 
         Raises:
             RequestError: the picture has another size than the result.
@@ -351,10 +354,11 @@ class SemanticSegmentation(_Result):
         present = [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
         return present, self.labels[None] == np.asarray(present, dtype=self.labels.dtype)[:, None, None]
 
-    def plot(self, image: drawing.Picture, *, scale: int = 1, labels: bool = True) -> Image.Image:
-        """The picture with all classes drawn on it; ``scale`` enlarges small pictures first.
+    def plot(self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+        """The picture with all classes drawn on it.
 
-        ``labels=False`` leaves the names out.
+        It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
+        be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
 
         Raises:
             RequestError: the picture has another size than the result.

@@ -72,11 +72,11 @@ class TrackedFrame:
         """Height and width in pixels."""
         return self.masks.shape[1], self.masks.shape[2]
 
-    def plot(self, *, scale: int = 1, labels: bool = True) -> Image.Image:
+    def plot(self, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         """The frame with everything drawn on it; a track has the colour of its id in every frame.
 
         Args:
-            scale: enlarges small pictures first.
+            scale: enlarges small images first; None: so that names can be read.
             labels: whether names and ids are written.
         """
         if self.panoptic is None:

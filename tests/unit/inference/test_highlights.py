@@ -135,7 +135,7 @@ def test_only_the_extremes_are_kept_the_first_of_equals() -> None:
     assert highlights.of("panoptic", "best") == []
 
 
-@pytest.mark.parametrize(("size", "drawn"), [(10, 320), (100, 300), (400, 400), (1000, 334)])
+@pytest.mark.parametrize(("size", "drawn"), [(10, 320), (100, 400), (256, 512), (400, 400), (1000, 334)])
 def test_drawings_are_large_enough_to_read_and_small_enough_to_keep(size: int, drawn: int) -> None:
     highlights = Highlights(CLASSES)
     _shown(5, "x", highlights, size)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from mask2former.drawing.labels import Plate
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, VideoInstances
@@ -66,3 +67,29 @@ def test_a_track_keeps_its_colour(tracks: VideoInstances) -> None:
         next(tracks.plot([np.zeros((10, 10, 3), np.uint8)] * 3))
     with pytest.raises(ValueError, match=r"shorter|longer"):
         list(tracks.plot(frames[:2]))
+
+
+def test_tracks_of_one_class_keep_their_colours_and_those_in_sight_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beside a track decides nothing, unlike in single images."""
+    counted: list[list[str]] = []
+    paste = Plate.paste
+    monkeypatch.setattr(Plate, "paste", lambda self, *rest: (counted.append(self.lines), paste(self, *rest))[1])
+    masks = np.zeros((4, 3, 200, 300), dtype=bool)
+    for track in range(4):
+        for time in range(3):
+            left = 40 * ((track * (time + 1)) % 5)  # other neighbours in each frame
+            masks[track, time, 100:130, left : left + 30] = True
+    masks[3, 1] = False
+    tracks = VideoInstances(masks, np.zeros(4, np.int64), np.linspace(0.9, 0.6, 4), CATEGORIES)
+    frames = [np.asarray(picture) for picture in tracks.plot([np.full((200, 300, 3), 90, np.uint8)] * 3)]
+    assert counted == [["cat: 4"], ["cat: 3"], ["cat: 4"]]
+    seen = [
+        {
+            tuple(frames[time][115, int(np.flatnonzero(masks[track, time, 115])[15])])
+            for time in range(3)
+            if masks[track, time].any()
+        }
+        for track in range(4)
+    ]
+    assert [len(colors) for colors in seen] == [1] * 4
+    assert len(set.union(*seen)) == 4
