@@ -153,7 +153,12 @@ class InferenceConfig(_Strict):
     long_edge: PositiveInt = 1333  # cap, pixels
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
     things_only: bool = True  # instances: drop stuff classes (panoptic models)
-    score_threshold: Probability = 0.8
+    # instances: choose max_instances among things; False, as published: stuff is chosen too and dropped afterwards
+    things_first: bool = False
+    score_threshold: Probability = 0.8  # panoptic: the class probability of a segment is above it
+    # instances and tracks: those of at least this score are predicted, the others are candidates. Ours; nothing is
+    # published, since average precision counts all candidates
+    instance_threshold: Probability = 0.5
     overlap_threshold: Probability = 0.8
     max_instances: PositiveInt = 100
     # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
@@ -166,6 +171,30 @@ class InferenceConfig(_Strict):
     # pixels: with windows, the diameter of objects that the model was trained on; the picture is asked again, with
     # windows of another side, where the median of its answers has another one. 0: windows of one side for all pictures
     diameter: NonNegativeFloat = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_threshold(cls, values: Any) -> Any:
+        """A model of instances without panoptic has one threshold, which until 0.1.0 was called score_threshold."""
+        if not isinstance(values, dict) or "score_threshold" not in values or not cls._lacks_panoptic(values):
+            return values
+        values = dict(values)
+        if "instance_threshold" not in values:
+            values["instance_threshold"] = values.pop("score_threshold")
+        elif values["score_threshold"] not in (
+            values["instance_threshold"],
+            cls.model_fields["score_threshold"].default,
+        ):
+            raise ValueError(
+                f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
+                "predict; set instance_threshold"
+            )
+        return values
+
+    @staticmethod
+    def _lacks_panoptic(values: dict[str, Any]) -> bool:
+        tasks = values.get("tasks")
+        return isinstance(tasks, list | tuple) and "instance" in tasks and "panoptic" not in tasks
 
     @model_validator(mode="after")
     def _some_task(self) -> InferenceConfig:
@@ -536,7 +565,8 @@ class TrackingConfig(_Strict):
 
     window: PositiveInt | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
     stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
-    threshold: Probability = 0.5  # instance: least class probability of an object; panoptic has its score_threshold
+    # instance: least class probability of an object; None: the instance_threshold of the inference settings
+    threshold: Probability | None = None
     max_lost: NonNegativeInt = 60  # frames after which a track that is not seen is forgotten
     min_match: NonNegativeFloat = 1.2  # least sum of mask IoU, similarity and class agreement, to go on with a track
     min_similarity: Probability = 0.5  # least similarity times class agreement, to find a lost track again

@@ -108,6 +108,7 @@ def evaluate_on_clips(
         class_map = match_classes(predictor.categories, classes, things_only=all(item.is_thing for item in classes))
         if max_detections is not None:  # or the model would not give as many
             settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
+            settings["things_first"] = predictor.settings.things_first  # the choice is as published
         writer = None
         if results is not None:
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}

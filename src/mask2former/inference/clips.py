@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from mask2former.config import EvaluationConfig
 from mask2former.data.clips import ClipSet
+from mask2former.inference.answers import ALL_CANDIDATES
 from mask2former.inference.evaluate import Evaluation, EvaluationReport
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
@@ -51,7 +52,7 @@ def evaluate_clips(
     evaluation = Evaluation(("instance",), predictor.categories, predictor.settings, metrics, "youtube-vis")
     start, done = time.perf_counter(), 0
     for done, index in enumerate(indices, start=1):
-        tracks = predictor.clip(clips.images(index), **overrides)
+        tracks = predictor.clip(clips.images(index), **ALL_CANDIDATES | overrides)
         if clips.has_truth:
             truth = clips.truth(index)
             evaluation.add({"instance": tracks}, {"instance": truth._replace(labels=class_map[truth.labels])})

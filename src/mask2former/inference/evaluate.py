@@ -21,7 +21,7 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
-from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.answers import ALL_CANDIDATES, clip_result_of, predicted, result_of
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
 from mask2former.models.mask2former import Mask2Former
@@ -132,7 +132,7 @@ class Evaluation:
     ) -> None:
         options = metrics or EvaluationConfig()
         self.categories = categories
-        self.settings = settings
+        self.settings = settings.model_copy(update=ALL_CANDIDATES)
         self.style: MetricStyle = style
         self.evaluators = evaluators(
             tasks,
@@ -249,7 +249,7 @@ def evaluate_predictor(
         metrics: the options of the metrics.
         style: whose rules count; truths must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
-        observe: shown every picture with its answers, for instance :meth:`Highlights.add`.
+        observe: shown every image with what a user gets of its results, for instance :meth:`Highlights.add`.
         group_of: a name for every image id; pictures of one name are also measured by themselves.
         progress: told how many pictures are done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
@@ -265,7 +265,7 @@ def evaluate_predictor(
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done = time.perf_counter(), 0
     for done, case in enumerate(cases, start=1):
-        answers = predictor(case.image, chosen, **overrides)
+        answers = predictor(case.image, chosen, **ALL_CANDIDATES | overrides)
         evaluation.add(answers, case.truths)
         if group_of is not None:
             groups[group_of[case.image_id]].add(answers, case.truths)
@@ -273,7 +273,7 @@ def evaluate_predictor(
         if results is not None:
             results.add(case.image_id, answers[results.task])
         if observe is not None:
-            observe(case, answers)
+            observe(case, {task: predicted(answer, predictor.settings) for task, answer in answers.items()})
         progress(done)
     found = evaluation.compute()
     rows = evaluation.per_class()

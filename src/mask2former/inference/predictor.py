@@ -102,7 +102,8 @@ class Predictor:
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             device: see the class.
             dtype: see the class.
-            overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``.
+            overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
+                the threshold of all tasks.
 
         Raises:
             RequestError: the model cannot be loaded, or a setting is unknown or out of range.
@@ -147,7 +148,8 @@ class Predictor:
                 or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
                 trained for. Several tasks are answered from one pass, as a dictionary.
-            overrides: settings for this call, for instance ``score_threshold=0.5`` or ``short_edge=0``.
+            overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
+                threshold of all tasks. ``instance_threshold=0`` keeps all candidates, as average precision needs them.
 
         Raises:
             RequestError: a picture cannot be read, the model does not answer the task, or a setting is wrong.
@@ -277,7 +279,8 @@ class Predictor:
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
-        chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
+        asked = parse(TrackingConfig, mine, "tracking settings")
+        chosen, tracking = choose_tracking(self, task, asked, settings)
         dtype = str(self.model.dtype).removeprefix("torch.")
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
         return track_frames(self, frames, chosen, settings, tracking), recorded
@@ -351,6 +354,13 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
         raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses windows gets those
         overrides = {"diameter": 0.0} | overrides
+    if "max_instances" in overrides:  # who asks for a number of things gets that many; as published, stuff takes some
+        overrides = {"things_first": True} | overrides
+    if "score_threshold" in overrides:  # one word for the threshold of every task
+        threshold = overrides["score_threshold"]
+        if "panoptic" not in settings.tasks:
+            overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
+        overrides = {"instance_threshold": threshold} | overrides
     return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
 
 

@@ -257,22 +257,31 @@ class Instances(_Result):
 
     def above(self, threshold: float) -> Instances:
         """Only the objects whose score is greater than ``threshold``."""
-        count = int((self.scores > threshold).sum())  # they are sorted
+        return self._best(int((self.scores > threshold).sum()))
+
+    def at_least(self, threshold: float) -> Instances:
+        """Only the objects whose score is ``threshold`` or greater."""
+        return self._best(int((self.scores >= threshold).sum()))
+
+    def _best(self, count: int) -> Instances:
+        """The first ones: they are sorted."""
+        if count == len(self):
+            return self
         return Instances(
             self.masks[:count], self.labels[:count], self.scores[:count], self.boxes[:count], self.categories
         )
 
     def plot(
-        self, image: drawing.Picture, *, scale: int = 1, labels: bool = True, threshold: float = 0.5
+        self, image: drawing.Picture, *, scale: int = 1, labels: bool = True, threshold: float = 0.0
     ) -> Image.Image:
-        """The picture with the objects above ``threshold`` drawn on it; ``scale`` enlarges small pictures first.
+        """The image with the objects drawn on it, of at least ``threshold``; ``scale`` enlarges small images first.
 
         ``labels=False`` leaves the names out.
 
         Raises:
             RequestError: the picture has another size than the result.
         """
-        shown = self.above(threshold)
+        shown = self.at_least(threshold)
         regions = [
             drawing.Region(
                 name=self.categories[label].name,

@@ -17,7 +17,7 @@ from mask2former.atomic import write_whole
 from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
 from mask2former.data.transforms import resize_clip
 from mask2former.drawing import contact_sheet
-from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.answers import clip_result_of, predicted, result_of
 from mask2former.inference.evaluate import Evaluation
 from mask2former.inference.pictures import clip_rows, comparison_row
 from mask2former.inference.tiles import answer_in_tiles
@@ -174,7 +174,7 @@ class TrainingModule(lightning.LightningModule):
         """As the predictor answers, window by window: at any other scale the figures would mean nothing."""
         assert self._evaluation is not None
         assert self.model.categories is not None
-        categories, settings = self.model.categories, self.config.model.inference
+        categories, settings = self.model.categories, self._evaluation.settings  # with all candidates
 
         def segment(parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int]) -> list[Instances]:
             pixels = [torch.from_numpy(part).permute(2, 0, 1).to(self.device) for part in parts]
@@ -188,7 +188,8 @@ class TrainingModule(lightning.LightningModule):
         answer = answer_in_tiles(sample.image[0].permute(1, 2, 0).cpu().numpy(), segment, categories, settings)
         self._evaluation.answer({"instance": answer}, sample, truths)
         if shown:
-            self._rows.append(comparison_row(sample.to("cpu"), {"instance": answer}, categories))
+            found = predicted(answer, self.config.model.inference)
+            self._rows.append(comparison_row(sample.to("cpu"), {"instance": found}, categories))
 
     def _validate_clip(self, sample: Sample, truths: Mapping[Task, Truth] | None, shown: bool) -> None:
         """All frames at once at the size of inference, since clips are large."""
