@@ -103,7 +103,7 @@ def evaluate_on_clips(
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading model", total=None)
-        predictor = Predictor.from_pretrained(model, device=device, dtype=dtype)
+        predictor = Predictor.from_pretrained(model, device=device, dtype=dtype, quiet=True)
         classes = clips.categories
         class_map = match_classes(predictor.categories, classes, things_only=all(item.is_thing for item in classes))
         if max_detections is not None:  # or the model would not give as many

@@ -142,7 +142,7 @@ def evaluate_on_pictures(
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading data and model", total=None)
-        predictor = augmented(Predictor.from_pretrained(model, device=device, dtype=dtype), tta, tta_sizes)
+        predictor = augmented(Predictor.from_pretrained(model, device=device, dtype=dtype, quiet=True), tta, tta_sizes)
         highlights = Highlights(predictor.categories)
         pictures = source.open(predictor.settings.default_task)
         samples, settings = pictures.samples, dict(pictures.settings)

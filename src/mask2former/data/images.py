@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -234,13 +234,15 @@ def _grey_to_rgb(grey: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Path]]:
+def list_images(
+    sources: Sequence[str | os.PathLike[str]], skip: Callable[[Path], bool] = lambda path: False
+) -> list[tuple[Path, Path]]:
     """Pictures of files and folders (searched to any depth, sorted), each with the stem of its results.
 
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
     two pictures would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
     ``a/X.jpg.png`` and so on). A picture reached twice is listed once. A file given by name is taken whatever its
-    suffix; hidden files and folders are passed over.
+    suffix; hidden files and folders are passed over, and so is what ``skip`` says of an image file.
 
     Raises:
         RequestError: no sources, a source that does not exist, a folder without pictures, or two pictures whose
@@ -256,9 +258,11 @@ def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, P
             if not pictures:
                 raise RequestError(f"the folder '{source}' holds no pictures ({' '.join(IMAGE_SUFFIXES)})")
             for path in pictures:
-                found.setdefault(path.resolve(), (path, path.relative_to(source)))
+                if not skip(path):
+                    found.setdefault(path.resolve(), (path, path.relative_to(source)))
         elif source.is_file():
-            found.setdefault(source.resolve(), (source, Path(source.name)))
+            if not skip(source):
+                found.setdefault(source.resolve(), (source, Path(source.name)))
         else:
             raise RequestError(f"there is no file or folder '{source}'; check the path")
 

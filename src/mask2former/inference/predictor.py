@@ -6,6 +6,7 @@ but the pictures it is given, and no metrics.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from mask2former import checkpoints
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
+from mask2former.data.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.transforms import resize_clip, resize_shortest_edge
 from mask2former.errors import RequestError
 from mask2former.inference.answers import clip_result_of, result_of
@@ -51,7 +53,7 @@ Answers = dict[Task, Segmentation]
 class Predictor:
     """Segments pictures with a model.
 
-        predictor = Predictor.from_pretrained("scenes-tiny")
+        predictor = Predictor.from_pretrained("coco-panoptic/swin-t")
         result = predictor("street.jpg")
         result.plot(Image.open("street.jpg")).save("overlay.png")
 
@@ -93,15 +95,20 @@ class Predictor:
         recipe: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        *,
+        quiet: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder.
+
+        A model that knows nothing but drawn scenes says so in the log, since on photographs its results are nonsense.
 
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             device: see the class.
             dtype: see the class.
+            quiet: for drawn scenes, where that needs no saying.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks.
 
@@ -115,6 +122,11 @@ class Predictor:
         _override(known, overrides)
         predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
         predictor.settings = _override(predictor.settings, overrides)
+        if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
+            _logger.warning(
+                "%s knows drawn scenes, not photographs; for those take coco-panoptic/swin-t, for cells nuclei",
+                source,
+            )
         if predictor.device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
             predictor.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (as in training)
         return predictor
@@ -174,6 +186,14 @@ class Predictor:
         """What results depend on beside the model, for the files they are written to."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         return {**self.settings.model_dump(mode="json", exclude={"tasks"}), "dtype": dtype}
+
+    def weights_sha256(self) -> str:
+        """Which weights are asked, whatever file they come from: a hash of all of them as they are used."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
         """What will be answered for ``task``.

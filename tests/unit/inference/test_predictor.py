@@ -190,6 +190,16 @@ def test_from_pretrained_keeps_the_stored_settings_but_for_the_replaced(
         Predictor.from_pretrained(tmp_path / "missing.safetensors", short_edges=3)
 
 
+def test_a_model_of_drawn_scenes_says_so(tiny_model: Mask2Former, tmp_path: Path, caplog: Any) -> None:
+    for quiet, expected in ((False, ["scenes-tiny knows drawn scenes, not photographs"]), (True, [])):
+        caplog.clear()
+        Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=quiet)
+        assert [message.partition(";")[0] for message in caplog.messages] == expected
+    checkpoints.save(tiny_model, tmp_path / "m.safetensors")
+    Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu")
+    assert caplog.messages == []
+
+
 def test_kernels_lie_as_processors_like_them_and_are_saved_as_they_were(
     tiny_model: Mask2Former, tmp_path: Path
 ) -> None:
