@@ -201,7 +201,10 @@ class InferenceConfig(_Strict):
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
         if self.tile and self.tasks != ("instance",):
-            raise ValueError(f"tile is for models of instances alone, and this one answers {', '.join(self.tasks)}")
+            raise ValueError(
+                f"tile {self.tile} is for models of instances alone, and this one answers {', '.join(self.tasks)}; "
+                "leave it out (0), or take such a model, for instance nuclei"
+            )
         if 0 < self.tile < 16:
             raise ValueError(f"tile must be 0, for whole pictures, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
@@ -630,9 +633,11 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     except ValidationError as error:
         lines = []
         for fault in error.errors():
-            key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+            key = ".".join(str(part) for part in fault["loc"])
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
+            elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
+                lines.append(f"{key}{': ' if key else ''}{fault['ctx']['error']}")
             else:
                 lines.append(f"'{key}': {fault['msg']:.300} (got {fault['input']!r:.80})")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error

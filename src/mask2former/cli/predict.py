@@ -186,4 +186,4 @@ def _found(task: str, counts: Mapping[str, int], settings: InferenceConfig) -> s
         return f"{found} of {candidates} at or above score {settings.instance_threshold:g} {images}"
     if task == "panoptic":
         return f"{count(counts['found'], 'segment')} above score {settings.score_threshold:g} {images}"
-    return f"{count(counts['found'], 'region')} of one class {images}"
+    return f"{count(counts['found'], 'class mask')} {images}"

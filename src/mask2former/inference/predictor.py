@@ -124,7 +124,7 @@ class Predictor:
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
-                "%s knows drawn scenes, not photographs; for those take coco-panoptic/swin-t, for cells nuclei",
+                "%s knows drawn scenes alone: use coco-panoptic/swin-t for photographs, nuclei for cells",
                 source,
             )
         if predictor.device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
