@@ -101,8 +101,8 @@ def predict(
         jobs = files.plan(sources, output)
     name = named_model(model)
     if coco is not None:
-        files.check_coco_file(coco, jobs, overwrite=overwrite)
         files.check_apart(coco, [name])
+        files.check_coco_file(coco, jobs, overwrite=overwrite)
 
     from mask2former.inference.predictor import Predictor
 
