@@ -165,7 +165,12 @@ class InferenceConfig(_Strict):
     long_edge: PositiveInt = 1333  # cap, pixels
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
     things_only: bool = True  # instances: drop stuff classes (panoptic models)
-    score_threshold: Probability = 0.8
+    # instances: choose max_instances among things; False, as published: stuff is chosen too and dropped afterwards
+    things_first: bool = False
+    score_threshold: Probability = 0.8  # panoptic: the class probability of a segment is above it
+    # instances and tracks: those of at least this score are predicted, the others are candidates. Ours; nothing is
+    # published, since average precision counts all candidates
+    instance_threshold: Probability = 0.5
     overlap_threshold: Probability = 0.8
     max_instances: PositiveInt = 100
     # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
@@ -188,12 +193,39 @@ class InferenceConfig(_Strict):
             raise ValueError(f"value_range must be two rising numbers, black and white, got {self.value_range}")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_threshold(cls, values: Any) -> Any:
+        """A model of instances without panoptic has one threshold, which until 0.1.0 was called score_threshold."""
+        if not isinstance(values, dict) or "score_threshold" not in values or not cls._lacks_panoptic(values):
+            return values
+        values = dict(values)
+        if "instance_threshold" not in values:
+            values["instance_threshold"] = values.pop("score_threshold")
+        elif values["score_threshold"] not in (
+            values["instance_threshold"],
+            cls.model_fields["score_threshold"].default,
+        ):
+            raise ValueError(
+                f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
+                "predict; set instance_threshold"
+            )
+        return values
+
+    @staticmethod
+    def _lacks_panoptic(values: dict[str, Any]) -> bool:
+        tasks = values.get("tasks")
+        return isinstance(tasks, list | tuple) and "instance" in tasks and "panoptic" not in tasks
+
     @model_validator(mode="after")
     def _some_task(self) -> InferenceConfig:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
         if self.tile and self.tasks != ("instance",):
-            raise ValueError(f"tile is for models of instances alone, and this one answers {', '.join(self.tasks)}")
+            raise ValueError(
+                f"tile {self.tile} is for models of instances alone, and this one answers {', '.join(self.tasks)}; "
+                "leave it out (0), or take such a model, for instance nuclei"
+            )
         if 0 < self.tile < 16:
             raise ValueError(f"tile must be 0, for whole pictures, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
@@ -567,7 +599,8 @@ class TrackingConfig(_Strict):
 
     window: PositiveInt | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
     stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
-    threshold: Probability = 0.5  # instance: least class probability of an object; panoptic has its score_threshold
+    # instance: least class probability of an object; None: the instance_threshold of the inference settings
+    threshold: Probability | None = None
     max_lost: NonNegativeInt = 60  # frames after which a track that is not seen is forgotten
     min_match: NonNegativeFloat = 1.2  # least sum of mask IoU, similarity and class agreement, to go on with a track
     min_similarity: Probability = 0.5  # least similarity times class agreement, to find a lost track again
@@ -631,9 +664,11 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     except ValidationError as error:
         lines = []
         for fault in error.errors():
-            key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+            key = ".".join(str(part) for part in fault["loc"])
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
+            elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
+                lines.append(f"{key}{': ' if key else ''}{fault.get('ctx', {}).get('error', fault['msg'])}")
             else:
                 lines.append(f"'{key}': {fault['msg']:.300} (got {fault['input']!r:.80})")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error

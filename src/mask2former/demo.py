@@ -201,7 +201,7 @@ def run_video(
 
 def _predictor(source: str | Path, device: str | None) -> Predictor:
     """The model, if it knows scenes."""
-    predictor = Predictor.from_pretrained(source, device=device)
+    predictor = Predictor.from_pretrained(source, device=device, quiet=True)
     if predictor.categories.names != SCENE_CATEGORIES.names:
         raise RequestError(
             f"the model '{source}' knows {len(predictor.categories)} other classes; expected one trained on scenes"

@@ -181,6 +181,7 @@ def instance(
     categories: Categories,
     *,
     things_only: bool = True,
+    things_first: bool = False,
     max_instances: int = 100,
 ) -> Instances:
     """The most certain (query, class) pairs as instances, sorted by falling score.
@@ -196,13 +197,16 @@ def instance(
         output_size_hw: size of the answer.
         categories: the classes of the model.
         things_only: drop stuff classes; after the choice of ``max_instances``, hence fewer may remain.
+        things_first: drop them before that choice, which is ours.
         max_instances: how many pairs are chosen.
     """
     class_logits, masks = _per_image(output, index)
     height, width = output_size_hw
     with torch.inference_mode(), _full_precision(output):
         probabilities = class_logits.softmax(dim=-1)[:, :-1]
-        scores, queries, labels = best_pairs(probabilities, categories, max_instances, things_only=things_only)
+        scores, queries, labels = best_pairs(
+            probabilities, categories, max_instances, things_only=things_only, things_first=things_first
+        )
         unique, mask_of_pair = torch.unique(queries, return_inverse=True)
 
         binary = masks.new_empty((len(unique), height, width), dtype=torch.bool)
@@ -271,6 +275,7 @@ def video_instance(
     categories: Categories,
     *,
     things_only: bool = False,
+    things_first: bool = False,
     max_instances: int = 10,
 ) -> VideoInstances:
     """The most certain (query, class) pairs of a whole clip as tracks, sorted by falling score.
@@ -285,12 +290,15 @@ def video_instance(
         output_size_hw: size of the answer.
         categories: the classes of the model.
         things_only: drop stuff classes; after the choice of ``max_instances``, hence fewer may remain.
+        things_first: drop them before that choice, which is ours.
         max_instances: how many pairs are chosen.
     """
     class_logits, masks = _per_clip(output, index)
     with torch.inference_mode(), _full_precision(output):
         probabilities = class_logits.softmax(dim=-1)[:, :-1]
-        scores, queries, labels = best_pairs(probabilities, categories, max_instances, things_only=things_only)
+        scores, queries, labels = best_pairs(
+            probabilities, categories, max_instances, things_only=things_only, things_first=things_first
+        )
     binary = np.empty((len(queries), masks.shape[1], *output_size_hw), dtype=bool)
     for frame in range(masks.shape[1]):
         binary[:, frame] = clip_masks(output, index, queries, frame, image_size_hw, output_size_hw)
@@ -351,7 +359,12 @@ def _per_clip(output: MaskOutput, index: int) -> tuple[Float[Tensor, "Q K1"], Fl
 
 
 def best_pairs(
-    probabilities: Float[Tensor, "Q K"], categories: Categories, most: int, *, things_only: bool
+    probabilities: Float[Tensor, "Q K"],
+    categories: Categories,
+    most: int,
+    *,
+    things_only: bool,
+    things_first: bool = False,
 ) -> tuple[Float[Tensor, " N"], Int64[Tensor, " N"], Int64[Tensor, " N"]]:
     """Probability, query and class of the ``most`` likely (query, class) pairs, in falling order.
 
@@ -360,12 +373,17 @@ def best_pairs(
         categories: the classes.
         most: how many pairs are chosen.
         things_only: drop stuff classes, after that choice.
+        things_first: with ``things_only``, drop them before it.
     """
+    is_thing = torch.tensor([category.is_thing for category in categories], device=probabilities.device)
+    if things_only and things_first:
+        things = is_thing.nonzero()[:, 0]
+        scores, pairs = probabilities[:, things].flatten().topk(min(most, len(probabilities) * len(things)))
+        return scores, pairs // max(len(things), 1), things[pairs % max(len(things), 1)]
     scores, pairs = probabilities.flatten().topk(min(most, probabilities.numel()))
     queries, labels = pairs // len(categories), pairs % len(categories)
     if things_only:
         # Parity: stuff takes places among the best pairs before it is dropped.
-        is_thing = torch.tensor([category.is_thing for category in categories], device=labels.device)
         chosen = is_thing[labels]
         scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
     return scores, queries, labels

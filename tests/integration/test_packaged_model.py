@@ -137,5 +137,5 @@ def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytes
         "others": (100, 25),
         "none": (0, 0),
     }
-    assert main([*common, "-o", str(tmp_path / "scenes"), "--tile", "64"]) == 2
+    assert main([*common, "-m", "scenes-tiny", "-o", str(tmp_path / "scenes"), "--tile", "64"]) == 2
     assert "instances alone" in capsys.readouterr().err

@@ -62,11 +62,12 @@ pipeline_tag: image-segmentation
 {table}
 
 ```python
+from PIL import Image
 from mask2former import Predictor
 
 predictor = Predictor.from_pretrained("{address}")
 result = predictor("picture.jpg")
-result.plot()
+result.plot(Image.open("picture.jpg")).save("overlay.png")
 ```
 
 `model.safetensors` carries weights, configuration and categories.

@@ -102,7 +102,7 @@ def evaluate_on_clips(
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading model", total=None)
-        predictor = Predictor.from_pretrained(model, device=device, dtype=dtype)
+        predictor = Predictor.from_pretrained(model, device=device, dtype=dtype, quiet=True)
         found = stack.enter_context(collect_notes())
         if isinstance(clips, ImageReader):
             clips.value_range = predictor.settings.value_range
@@ -111,6 +111,7 @@ def evaluate_on_clips(
         class_map = match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if max_detections is not None:  # or the model would not give as many
             settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
+            settings["things_first"] = predictor.settings.things_first  # the choice is as published
         writer = None
         if results is not None:
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}

@@ -51,8 +51,8 @@ def demo(
         )
     console.print(demonstration.table(report))
     print(f"Contact sheet: {report.sheet}")
-    print(f"Next, your own pictures: mask2former predict PICTURES --output results   (model: {DEFAULT_MODEL})")
-    print("For photographs, give a trained model: --model FILE [--recipe NAME]; see: mask2former models")
+    print("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")
+    print("(photographs; --model nuclei: cells under microscopes; all: mask2former models)")
     if show:
         show_file(report.sheet)
 
@@ -72,6 +72,6 @@ def _video(console: Console, output: Path, seed: int, clips: int, model: str, sh
         )
     console.print(demonstration.video_table(report))
     print(f"Video: {report.video}   ({report.num_tracks} tracks; the clip on the left, what was found on the right)")
-    print("Next, your own: mask2former track CLIP.mp4 --output results --model FILE   (see: mask2former models)")
+    print("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
     if show:
         show_file(report.video)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -112,7 +113,7 @@ def evaluate(
     measured by the average precision of tracks. With --data RUN.yaml the metrics have the options of its evaluation.
     """
     page = None if report_folder is None else report_folder / "index.html"
-    _check_outputs(json, results, page)
+    _check_outputs(json, results, page, [entry for entry in (model, data, annotations, images) if entry is not None])
     _check_data(data, data_root, annotations, images)
     if by is not None and annotations is None:
         raise RequestError("--by names a key of the images in a file; give --annotations FILE.json with it")
@@ -169,13 +170,17 @@ def evaluate(
     )
 
 
-def _check_outputs(json: Path | None, results: Path | None, page: Path | None) -> None:
-    """Refuse places that cannot be written, before anything is measured."""
+def _check_outputs(json: Path | None, results: Path | None, page: Path | None, inputs: Sequence[str | Path]) -> None:
+    """Refuse places that cannot be written or that are read, before anything is measured."""
     from mask2former.inference import files
 
     for path in (json, results, page):
         if path is not None:
             (files.check_folder if path is results and path.suffix != ".json" else files.check_file)(path)
+    # Beside X.json panoptic results have a folder X of images.
+    for path in (json, results, page, None if results is None else results.with_suffix("")):
+        if path is not None:
+            files.check_apart(path, inputs)
     if json is not None and results is not None and json.resolve() == results.resolve():
         raise RequestError(f"--json and --results would both write '{json}'; name two files")
 

@@ -146,7 +146,7 @@ def evaluate_on_pictures(
     with stoppable(lambda: "nothing was written"), contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading data and model", total=None)
-        predictor = augmented(Predictor.from_pretrained(model, device=device, dtype=dtype), tta, tta_sizes)
+        predictor = augmented(Predictor.from_pretrained(model, device=device, dtype=dtype, quiet=True), tta, tta_sizes)
         found = stack.enter_context(collect_notes())
         highlights = Highlights(predictor.categories)
         pictures = source.open(predictor.settings.default_task, predictor.settings.value_range)
@@ -161,6 +161,7 @@ def evaluate_on_pictures(
         class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if typed["--max-detections"] is not None:  # or the model would not give as many
             settings["max_instances"] = max(metrics.max_detections, predictor.settings.max_instances)
+            settings["things_first"] = predictor.settings.things_first  # the choice is as published
         writer = None
         if results is not None:
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mask2former.cli.shared import (
-    DEFAULT_MODEL,
     Device,
     Dtype,
     FailedError,
@@ -19,6 +19,7 @@ from mask2former.cli.shared import (
     count,
     fetch_weights,
     make_console,
+    named_model,
     printable,
     progress_bar,
     stoppable,
@@ -26,7 +27,12 @@ from mask2former.cli.shared import (
 from mask2former.cli.views import Tta, TtaSizes, augmented
 from mask2former.errors import RequestError
 
+if TYPE_CHECKING:
+    from mask2former.config import InferenceConfig
+
 __all__ = ["predict"]
+
+_COUNTED = ("differs", "crowded", "found", "candidates")  # of outcomes
 
 
 def predict(
@@ -37,11 +43,21 @@ def predict(
     task: Annotated[
         Task | None, typer.Option("--task", "-t", help="Default: the first of these the model was trained for.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Segment also what has results there.")] = False,
-    coco: Annotated[Path | None, typer.Option(help="Also write one COCO results file for the run.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Segment also what has results there, and write over any other file.")
+    ] = False,
+    coco: Annotated[
+        Path | None,
+        typer.Option(help="Also write one COCO results file for the run; instances of any score are in it."),
+    ] = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Do not draw the overlays X.png.")] = False,
     score_threshold: Annotated[
-        float | None, typer.Option(help="Panoptic: least class probability, 0..1.", rich_help_panel="Settings")
+        float | None,
+        typer.Option(
+            help="Least score of an instance or a panoptic segment, 0..1.",
+            show_default="the model's own",
+            rich_help_panel="Settings",
+        ),
     ] = None,
     overlap_threshold: Annotated[
         float | None,
@@ -82,8 +98,9 @@ def predict(
 ) -> None:
     """Segment pictures: for each X an overlay X.png, exact maps, and X.json, written last.
 
-    What has an X.json is skipped, so a stopped run goes on where it was. The exact maps are X_ids.png (panoptic,
-    id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
+    What has all its files, made of the same image by the same weights and settings, is skipped, so a stopped run goes
+    on where it was. The exact maps are X_ids.png (panoptic, id = R + 256 G + 65536 B) and X_labels.png (semantic, class
+    indices).
     """
     from mask2former.inference import files
     from mask2former.notes import collect_notes, sentences
@@ -91,8 +108,10 @@ def predict(
     console = make_console()
     with collect_notes() as noted:
         jobs = files.plan(sources, output)
+    name = named_model(model)
     if coco is not None:
-        files.check_file(coco)
+        files.check_apart(coco, [name])
+        files.check_coco_file(coco, jobs, overwrite=overwrite)
 
     from mask2former.inference.predictor import Predictor
 
@@ -108,15 +127,12 @@ def predict(
         given["value_range"] = value_range
     if tile is not None:
         given |= {"tile": tile, "tile_overlap": tile // 4}
-    name = model or DEFAULT_MODEL
     fetch_weights(console, name)
     with stoppable(lambda: "nothing was written"):
         predictor = augmented(Predictor.from_pretrained(name, recipe, device, dtype, **given), tta, tta_sizes)
         chosen = predictor.choose_tasks(task)[0]
-    if model is None:
-        print(f"Model: {name} (packaged; it knows drawn scenes, not photographs; choose another with --model)")
 
-    counts = {"done": 0, "skipped": 0, "refused": 0, "failed": 0, "differs": 0, "crowded": 0}
+    counts: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed", *_COUNTED), 0)
     reasons: list[str] = []
 
     def so_far() -> str:
@@ -125,13 +141,21 @@ def predict(
 
     with stoppable(so_far), collect_notes() as found, progress_bar(console) as progress:
         for outcome in progress.track(
-            files.segment_files(predictor, jobs, chosen, model=name, overlay=not no_pictures, overwrite=overwrite),
+            files.segment_files(
+                predictor,
+                jobs,
+                chosen,
+                model=name,
+                overlay=not no_pictures,
+                candidates=coco is not None,
+                overwrite=overwrite,
+            ),
             total=len(jobs),
             description=chosen,
         ):
             counts[outcome.status] += 1
-            counts["differs"] += outcome.differs
-            counts["crowded"] += outcome.crowded
+            for what in _COUNTED:
+                counts[what] += getattr(outcome, what)
             if outcome.reason:
                 reasons.append(outcome.reason)
                 if len(jobs) > 1:
@@ -146,10 +170,14 @@ def predict(
         more = f" (and {len(reasons) - 1} more: no picture could be segmented)" if len(reasons) > 1 else ""
         raise RequestError(reasons[0] + more)
     line = f"{count(counts['done'], 'picture')} segmented ({chosen}, {name}) into {output}"
+    line += f"; {_found(chosen, counts, predictor.settings)}"
     if counts["skipped"]:
         line += f"; {counts['skipped']} skipped, their results were there"
     if counts["differs"]:
-        line += f" ({counts['differs']} by another model or with other settings; --overwrite makes them anew)"
+        line += (
+            f" ({counts['differs']} by another model, with other settings or by an older version, and not counted; "
+            "--overwrite makes them anew)"
+        )
     if counts["crowded"]:
         limit = predictor.settings.max_instances
         line += f"; in {counts['crowded']} there may be more than the {limit} best instances: raise --max-instances"
@@ -159,3 +187,14 @@ def predict(
     if reasons:
         listed = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more (see above)" if len(reasons) > 10 else "")
         raise FailedError(f"{count(len(reasons), 'picture')} of {len(jobs)} failed: {listed}")
+
+
+def _found(task: str, counts: Mapping[str, int], settings: InferenceConfig) -> str:
+    """What results say in all, of how many candidates."""
+    images = f"in {count(counts['done'] + counts['skipped'] - counts['differs'], 'image')}"
+    if task == "instance":
+        found, candidates = count(counts["found"], "instance"), count(counts["candidates"], "candidate")
+        return f"{found} of {candidates} at or above score {settings.instance_threshold:g} {images}"
+    if task == "panoptic":
+        return f"{count(counts['found'], 'segment')} above score {settings.score_threshold:g} {images}"
+    return f"{count(counts['found'], 'class mask')} {images}"

@@ -29,6 +29,7 @@ __all__ = [
     "count",
     "fetch_weights",
     "make_console",
+    "named_model",
     "need_lightning",
     "printable",
     "progress_bar",
@@ -38,6 +39,10 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "scenes-tiny"
+_NO_MODEL = (
+    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once, not for commercial use), nuclei "
+    "for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former models' lists all"
+)
 
 Task = Literal["panoptic", "instance", "semantic"]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
@@ -51,7 +56,6 @@ Model = Annotated[
         "--model",
         "-m",
         help="Name (see: mask2former models), file, folder, or hf://owner/name.",
-        show_default=DEFAULT_MODEL,
         autocompletion=complete_model,
     ),
 ]
@@ -116,6 +120,17 @@ def need_lightning() -> None:
         from mask2former.errors import MissingExtraError
 
         raise MissingExtraError("lightning", "train")
+
+
+def named_model(model: str | None) -> str:
+    """The model, which must be named: any default would be nonsense on most images.
+
+    Raises:
+        RequestError: it is not, with the names to begin with.
+    """
+    if model is None:
+        raise RequestError(_NO_MODEL)
+    return model
 
 
 def count(number: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -12,7 +13,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mask2former.cli.shared import (
-    DEFAULT_MODEL,
     Device,
     Dtype,
     Model,
@@ -21,6 +21,7 @@ from mask2former.cli.shared import (
     count,
     fetch_weights,
     make_console,
+    named_model,
     progress_bar,
     stoppable,
 )
@@ -60,13 +61,18 @@ def track(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Instance: least class probability of an object, 0..1.", rich_help_panel="Settings"),
+        typer.Option(help="The former name of --score-threshold for instances.", hidden=True),
     ] = None,
     max_lost: Annotated[
         int | None, typer.Option(help="Frames after which an unseen track is forgotten.", rich_help_panel="Settings")
     ] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(help="Panoptic: least class probability, 0..1.", rich_help_panel="Settings")
+        float | None,
+        typer.Option(
+            help="Least class probability of an object or a panoptic segment, 0..1.",
+            show_default="the model's own",
+            rich_help_panel="Settings",
+        ),
     ] = None,
     short_edge: Annotated[
         int | None,
@@ -92,6 +98,7 @@ def track(
     _check_places(places, where, overwrite)
     for place in places.values():
         files.check_file(place)
+    weights = named_model(model)
     frames = open_frames(where, start=start, end=end, rate=rate)
 
     from mask2former.inference.predictor import Predictor
@@ -107,13 +114,12 @@ def track(
         "short_edge": short_edge,
     }
     given = {key: value for key, value in settings.items() if value is not None}
-    weights = model or DEFAULT_MODEL
+    if threshold is not None:
+        print("note: --threshold is called --score-threshold now, as in predict", file=sys.stderr)
     fetch_weights(console, weights)
     with stoppable(lambda: "nothing was written"):
         predictor = Predictor.from_pretrained(weights, recipe, device, dtype)
         results, recorded = predictor.track_opened(frames, task, **given)
-    if model is None:
-        print(f"Model: {weights} (packaged; it knows drawn scenes, not photographs; choose another with --model)")
 
     head = {"model": weights, "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
     document = TrackDocument(places["results"], head)

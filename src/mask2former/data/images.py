@@ -10,7 +10,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -227,14 +227,17 @@ def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, Path]]:
+def list_images(
+    sources: Sequence[str | os.PathLike[str]], skip: Callable[[Path], bool] = lambda path: False
+) -> list[tuple[Path, Path]]:
     """Pictures of files and folders (searched to any depth, sorted), each with the stem of its results.
 
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
     two pictures would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
     ``a/X.jpg.png`` and so on). A picture reached twice is listed once. A file given by name is taken whatever its
-    suffix; hidden files and folders are passed over. What else is passed over is noted: images in other formats, links
-    to folders, links to an image that is listed already, folders that cannot be read.
+    suffix; hidden files and folders are passed over, and so is what ``skip`` says of an image file. What else is
+    passed over is noted: images in other formats, links to folders, links to an image that is listed already, folders
+    that cannot be read.
 
     Raises:
         RequestError: no sources, a source that does not exist, a folder without pictures, or two pictures whose
@@ -254,11 +257,14 @@ def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, P
             for message, example in notes:
                 note(message, example)
             for path in pictures:
+                if skip(path):
+                    continue
                 first, _ = found.setdefault(path.resolve(), (path, path.relative_to(source)))
                 if os.path.abspath(first) != os.path.abspath(path):
                     note("links to an image that is listed already, which get no results", f"'{path}' is '{first}'")
         elif source.is_file():
-            found.setdefault(source.resolve(), (source, Path(source.name)))
+            if not skip(source):
+                found.setdefault(source.resolve(), (source, Path(source.name)))
         else:
             raise RequestError(f"there is no file or folder '{source}'; check the path")
 

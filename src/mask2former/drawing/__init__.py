@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from mask2former.drawing.colors import line_color, spread_colors

@@ -5,6 +5,8 @@ What the predictor answers and what training measures come from here, so that bo
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 
 from mask2former import postprocessing
@@ -13,9 +15,14 @@ from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.outputs import MaskOutput
-from mask2former.structures.results import Segmentation
+from mask2former.structures.results import Instances, Segmentation
 
-__all__ = ["check_finite", "clip_result_of", "result_of"]
+__all__ = ["ALL_CANDIDATES", "check_finite", "clip_result_of", "predicted", "result_of"]
+
+# Settings with which results hold all instances, as metrics and files of results for them need it.
+ALL_CANDIDATES = {"instance_threshold": 0.0}
+
+ResultT = TypeVar("ResultT", bound=Segmentation | VideoInstances)
 
 
 def check_finite(output: MaskOutput) -> None:
@@ -66,11 +73,15 @@ def result_of(
             output_size_hw,
             categories,
             things_only=settings.things_only,
+            things_first=settings.things_first,
             max_instances=settings.max_instances,
         )
         # Windows are first joined: what is a lesser guess in one may be the better one of another.
-        is_final = settings.exclusive and not settings.tile
-        return postprocessing.apart(found, settings.overlap_threshold) if is_final else found
+        if settings.tile:
+            return found
+        if settings.exclusive:
+            found = postprocessing.apart(found, settings.overlap_threshold)
+        return found.at_least(settings.instance_threshold)
     return postprocessing.semantic(
         output, index, image_size_hw, output_size_hw, categories, resize_masks_first=settings.resize_masks_first
     )
@@ -85,12 +96,21 @@ def clip_result_of(
     settings: InferenceConfig,
 ) -> VideoInstances:
     """The tracks of clip ``index`` of an output, with the settings that a checkpoint carries."""
-    return postprocessing.video_instance(
+    found = postprocessing.video_instance(
         output,
         index,
         image_size_hw,
         output_size_hw,
         categories,
         things_only=settings.things_only,
+        things_first=settings.things_first,
         max_instances=settings.max_instances,
     )
+    return found.at_least(settings.instance_threshold)
+
+
+def predicted(result: ResultT, settings: InferenceConfig) -> ResultT:
+    """What a user is shown of a result that was asked for with all candidates (``instance_threshold=0``)."""
+    if isinstance(result, Instances | VideoInstances):
+        return result.at_least(settings.instance_threshold)  # pyright: ignore[reportReturnType]  (of the same type)
+    return result

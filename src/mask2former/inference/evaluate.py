@@ -22,6 +22,7 @@ from mask2former.data.clips import ClipSet
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
+from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
 from mask2former.structures.categories import Categories
@@ -172,7 +173,7 @@ class Evaluation:
 
 
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
-    """The results that are measured, by task: what users get for the same image or clip.
+    """The results that are measured, by task: what users get for the same image or clip, with all candidates.
 
     The only way from pixels to measured results: :func:`evaluate_predictor` and the validation during training both
     come through here.
@@ -181,8 +182,8 @@ def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **over
         RequestError: as a call of the predictor, or of its ``clip``.
     """
     if isinstance(case.image, np.ndarray):
-        return predictor(case.image, tasks, **overrides)
-    return {"instance": predictor.clip(case.image, **overrides)}
+        return predictor(case.image, tasks, **ALL_CANDIDATES | overrides)
+    return {"instance": predictor.clip(case.image, **ALL_CANDIDATES | overrides)}
 
 
 def evaluate_predictor(
@@ -208,7 +209,7 @@ def evaluate_predictor(
         metrics: the options of the metrics.
         style: whose rules count; ground truth must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
-        observe: shown every image with its results, for instance :meth:`Highlights.add`.
+        observe: shown every image with what a user gets of its results, for instance :meth:`Highlights.add`.
         group_of: a name for every image id; images of one name are also measured by themselves.
         progress: told how many are done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
@@ -234,7 +235,8 @@ def evaluate_predictor(
         if results is not None:
             results.add(case.image_id, predictions[results.task])
         if observe is not None:
-            observe(case, predictions)  # pyright: ignore[reportArgumentType]  (clips are not observed)
+            shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
+            observe(case, shown)  # pyright: ignore[reportArgumentType]  (clips are not observed)
         progress(done)
     found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}

@@ -52,7 +52,9 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
         edges = f"windows of {inference.tile} pixels, each seen at {inference.short_edge or inference.tile}"
         if inference.diameter:
             edges += f", then again so that objects have a diameter of {inference.diameter:g}"
-    thresholds = f"score threshold {inference.score_threshold}, overlap threshold {inference.overlap_threshold}"
+    scores = {"panoptic": inference.score_threshold, "instance": inference.instance_threshold}
+    shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
+    thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
     return {
         "format": form,

@@ -5,25 +5,46 @@ The loop behind ``mask2former predict``. Draws no progress and ends no program; 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 
+import mask2former
 from mask2former.atomic import write_whole
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import RequestError
+from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
-from mask2former.structures import Categories, Instances, Segmentation
+from mask2former.notes import note
+from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
+from mask2former.structures.results import SOFTWARE
 
-__all__ = ["Job", "Outcome", "check_file", "check_folder", "coco_results", "plan", "segment_files", "write_json"]
+__all__ = [
+    "Job",
+    "Outcome",
+    "check_apart",
+    "check_coco_file",
+    "check_file",
+    "check_folder",
+    "coco_results",
+    "plan",
+    "segment_files",
+    "write_json",
+]
 
-_ENDINGS = (".png", ".json", "_ids.png", "_labels.png")
+_MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
+_ENDINGS = (".png", ".json", *_MAPS.values())
+_PANOPTIC_INFO = {"description": "results of mask2former predict"}
+_RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}  # in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +57,7 @@ class Job:
 
     @property
     def document(self) -> Path:
-        """The JSON file, whose presence says that the picture is done."""
+        """The JSON file, which says of what and by what it was made; written last."""
         return self.file(".json")
 
     def file(self, ending: str) -> Path:
@@ -52,8 +73,11 @@ class Outcome:
         status: ``skipped`` means that its results were there; ``refused`` that the picture cannot be read or its
             results cannot be written; ``failed`` that the machine could not do it.
         reason: why there is no result, one sentence.
-        differs: skipped although what is there was made by another model or with other settings.
+        differs: skipped although what is there was made by another model, with other settings, or by a version that did
+            not record what it was made of.
         crowded: done, but there may be more instances than ``max_instances`` lets through.
+        found: how many segments, instances or classes were predicted; 0 where ``differs``.
+        candidates: how many instances there were of any score.
     """
 
     job: Job
@@ -61,12 +85,15 @@ class Outcome:
     reason: str = ""
     differs: bool = False
     crowded: bool = False
+    found: int = 0
+    candidates: int = 0
 
 
 def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
     """The pictures of files and folders, and where their results go; touches nothing.
 
-    An output folder inside a source folder is not searched for pictures.
+    An output folder inside a source folder is not searched for pictures. Overlays and maps of earlier results are
+    passed over wherever they lie, with a note.
 
     Raises:
         RequestError: no pictures, an output that is no folder or cannot be written, or results that would overwrite
@@ -79,13 +106,20 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     if resolved in roots:
         raise RequestError(f"the output folder '{folder}' is one of the sources; choose another")
     inside = any(resolved.is_relative_to(root) for root in roots)
-    jobs = [
-        Job(path, folder, stem)
-        for path, stem in list_images(sources)
-        if not (inside and path.resolve().is_relative_to(resolved))
-    ]
+
+    def skip(path: Path) -> bool:
+        if inside and path.resolve().is_relative_to(resolved):
+            return True
+        if is_ours := _is_own_image(path):
+            note("overlays and maps of earlier results, not taken as images", f"'{path}'")
+        return is_ours
+
+    jobs = [Job(path, folder, stem) for path, stem in list_images(sources, skip)]
     if not jobs:
-        raise RequestError(f"the sources hold no pictures but those in the output folder '{folder}'")
+        raise RequestError(
+            f"the sources hold no images but results of mask2former predict or what is in the output folder "
+            f"'{folder}'; name the images themselves"
+        )
     pictures = {job.source.resolve() for job in jobs}
     owners: dict[Path, Job] = {}
     for job in jobs:
@@ -108,9 +142,14 @@ def segment_files(
     *,
     model: str = "",
     overlay: bool = True,
+    candidates: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Outcome]:
     """Segment and save one picture after the other; one that cannot be read does not stop the others.
+
+    A picture is skipped where all files that are asked for are there and were made of this image, by these weights and
+    settings. Where the image has changed or files are missing they are made anew; where another model or other settings
+    made them, they are kept and said to differ.
 
     Args:
         predictor: its settings are used and recorded.
@@ -118,21 +157,52 @@ def segment_files(
         task: see :class:`Predictor`.
         model: name of the model, recorded.
         overlay: write the picture with the segments drawn on it.
-        overwrite: segment also what has results.
+        candidates: write instances below the threshold too, as :func:`coco_results` needs them.
+        overwrite: segment also what has results, and write over files that are no results.
+
+    Raises:
+        RequestError: a file is in the way that is no result of ours, or with ``candidates`` there are results of
+            another model or other settings; before anything is written.
     """
     task = predictor.choose_tasks(task)[0]
-    settings = predictor.recorded_settings
+    jobs = list(jobs)
+    asked = _Asked(
+        task,
+        predictor.recorded_settings,
+        predictor.weights_sha256(),
+        (".json", *((".png",) if overlay else ()), *((_MAPS[task],) if task in _MAPS else ())),
+        candidates and task == "instance",
+    )
+    if not overwrite:
+        _check_in_the_way(jobs, asked)
+        if candidates:
+            _check_alike(jobs, asked)
     for job in jobs:
-        found = None if overwrite else _read_document(job.document)
-        if found is not None:
-            differs = (found.get("model"), found["task"], found.get("settings")) != (model, task, settings)
-            yield Outcome(job, "skipped", differs=differs)
-            continue
+        sha256 = _sha256(job.source)
+        there = None if overwrite else _read_document(job.document)
+        if there is not None:
+            if not asked.made(there):
+                yield Outcome(job, "skipped", differs=True)
+                continue
+            same = there["provenance"].get("image_sha256") == sha256
+            if not same:
+                note("results of other images of the same name, made anew", f"'{job.document}'")
+            elif asked.is_complete(job, there):
+                found = len(there[_RECORDS[task]])
+                yield Outcome(job, "skipped", found=found, candidates=there.get("num_candidates", found))
+                continue
         try:
             image = read_image(job.source, value_range=predictor.settings.value_range)
-            result = predictor(image, task)
-            job.document.unlink(missing_ok=True)  # from here on the old results are not complete
-            result.save(job.document, image if overlay else None, model=model, settings=settings)
+            everything = predictor(image, task, **ALL_CANDIDATES)
+            result = predicted(everything, predictor.settings)
+            _remove_old(job)
+            result.save(
+                job.document,
+                image if overlay else None,
+                model=model,
+                settings=asked.settings,
+                extra=asked.extra(everything, predictor.settings, job.source, sha256),
+            )
         except RequestError as error:
             yield Outcome(job, "refused", reason=str(error))
         except torch.OutOfMemoryError:
@@ -140,7 +210,133 @@ def segment_files(
                 job, "failed", reason=f"'{job.source}' does not fit the memory of {predictor.device}; try --short-edge"
             )
         else:
-            yield Outcome(job, "done", crowded=_is_crowded(result, predictor.settings))
+            crowded = _is_crowded(everything, predictor.settings)
+            yield Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What results must have been made by, and which files belong to them.
+
+    Attributes:
+        task: of the results.
+        settings: recorded ones.
+        weights_sha256: of the model.
+        endings: of the files.
+        candidates: whether instances below the threshold are written too.
+    """
+
+    task: Task
+    settings: Mapping[str, Any]
+    weights_sha256: str
+    endings: tuple[str, ...]
+    candidates: bool
+
+    def made(self, document: Mapping[str, Any]) -> bool:
+        """Whether these weights made it, with these settings."""
+        provenance = document.get("provenance")
+        return isinstance(provenance, dict) and (
+            document["task"],
+            document.get("settings"),
+            provenance.get("weights_sha256"),
+        ) == (self.task, self.settings, self.weights_sha256)
+
+    def is_complete(self, job: Job, document: Mapping[str, Any]) -> bool:
+        has_candidates = not self.candidates or "candidates" in document
+        return has_candidates and all(job.file(ending).is_file() for ending in self.endings)
+
+    def extra(
+        self, everything: Segmentation, settings: InferenceConfig, source: Path, image_sha256: str
+    ) -> dict[str, Any]:
+        """What the JSON file says beside the result: what it was made of, and candidates."""
+        values: dict[str, Any] = {
+            "provenance": {
+                "version": mask2former.__version__,
+                "image": source.name,
+                "image_sha256": image_sha256,
+                "weights_sha256": self.weights_sha256,
+            }
+        }
+        if isinstance(everything, Instances):
+            values["num_candidates"] = len(everything)
+            if self.candidates:
+                values["candidates"] = everything.below(settings.instance_threshold).to_dict()["instances"]
+        return values
+
+
+def _sha256(path: Path) -> str:
+    """Of a file; nothing where it cannot be read, which reading the image says better."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
+    """Refuse to write over what is no result of ours.
+
+    Raises:
+        RequestError: naming a file.
+    """
+    others = [
+        path
+        for job in jobs
+        for ending in asked.endings
+        if (path := job.file(ending)).exists()
+        and not (_read_document(path) is not None if ending == ".json" else _is_own_image(path))
+    ]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise RequestError(
+            f"'{others[0]}'{more} is there and is no result of mask2former predict; choose another output, or "
+            "--overwrite to lose it"
+        )
+
+
+def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
+    """Refuse to mix results of several models, settings or tasks in one file.
+
+    Raises:
+        RequestError: naming a file.
+    """
+    others = [
+        job.document
+        for job in jobs
+        if (document := _read_document(job.document)) is not None and not asked.made(document)
+    ]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise RequestError(
+            f"'{others[0]}'{more} was made by another model, with other settings or by an older version, and one COCO "
+            "file must not mix them; use --overwrite or another output"
+        )
+
+
+def _remove_old(job: Job) -> None:
+    """Remove an earlier result, its JSON file first: from here on it is not complete."""
+    if _read_document(job.document) is None:
+        return
+    ours = [path for ending in (".png", *_MAPS.values()) if _is_own_image(path := job.file(ending))]
+    for path in (job.document, *ours):
+        path.unlink(missing_ok=True)
+
+
+def _is_own_image(path: Path) -> bool:
+    """Whether a file is an overlay or a map of a result: it says so, or (of 0.1.0) the JSON file beside it does."""
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return False
+    try:
+        with Image.open(path) as image:
+            if image.info.get("Software") == SOFTWARE:
+                return True
+    except Exception:  # whatever is wrong with it, reading it says
+        return False
+    for task, ending in (*_MAPS.items(), ("", ".png")):
+        document = _read_document(path.with_name(path.name.removesuffix(ending) + ".json"))
+        if path.name.endswith(ending) and document is not None and "provenance" not in document:
+            return document["task"] == task if task else document.get("model") is not None
+    return False
 
 
 def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
@@ -150,7 +346,7 @@ def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
     """
     if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
         return False
-    return bool(result.scores.min() >= settings.score_threshold)
+    return bool(result.scores.min() >= settings.instance_threshold)
 
 
 def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any:
@@ -179,15 +375,23 @@ def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any
     ids: list[Any] = [int(name) for name in names] if numbered else stems
     if task == "panoptic":
         return _panoptic_results(ids, stems, documents, categories)
-    key, fields = {
-        "instance": ("instances", ("category_id", "bbox", "score", "segmentation")),
-        "semantic": ("classes", ("category_id", "segmentation")),
+    keys, fields = {
+        "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
+        "semantic": (("classes",), ("category_id", "segmentation")),
     }[task]
     return [
         {"image_id": identifier, **{field: record[field] for field in fields}}
         for identifier, document in zip(ids, documents, strict=True)
-        for record in document[key]
+        for key in keys
+        for record in document.get(key, ())
     ]
+
+
+def _count(result: Segmentation) -> int:
+    """How many records its JSON file has."""
+    if isinstance(result, SemanticSegmentation):
+        return int((np.unique(result.labels) < len(result.categories)).sum())
+    return len(result)
 
 
 def _panoptic_results(
@@ -202,7 +406,7 @@ def _panoptic_results(
         images.append({"id": identifier, "file_name": f"{stem}.png", "height": height, "width": width})
         annotations.append({"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info})
     classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
-    return {"images": images, "annotations": annotations, "categories": classes}
+    return {"info": _PANOPTIC_INFO, "images": images, "annotations": annotations, "categories": classes}
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
@@ -215,6 +419,54 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     check_file(target)
     text = json.dumps(values, allow_nan=False) + "\n"
     write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """That a file to write is not one of those that are read.
+
+    Raises:
+        RequestError: it is, however it is spelled.
+    """
+    target = _place(path)
+    for entry in inputs:
+        if os.path.exists(entry) and _place(Path(entry)) == target:
+            raise RequestError(f"'{path}' is read here and would be overwritten; name another file to write")
+
+
+def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+    """That the file for the COCO results of a run can be written later and destroys nothing.
+
+    Raises:
+        RequestError: it is an image or one of the results, or lies where results go, or something else is there.
+    """
+    check_file(path)
+    check_apart(path, [job.source for job in jobs])
+    target = _place(path)
+    results = {_place(job.file(ending)): job for job in jobs for ending in _ENDINGS}
+    folders = {folder for place in results for folder in Path(place).parents}
+    if target in results or any(str(folder) in results for folder in Path(target).parents):
+        raise RequestError(f"'{path}' is one of the results of this run; name another file for --coco")
+    if Path(target) in folders:
+        raise RequestError(f"'{path}' is a folder of the results of this run; name another file for --coco")
+    if path.exists() and not overwrite and not _is_coco_results(path):
+        raise RequestError(
+            f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
+            "or --overwrite to lose it"
+        )
+
+
+def _place(path: Path) -> str:
+    """Where a file is; names that differ in case only are one file on some systems."""
+    return str(path.resolve()).casefold()
+
+
+def _is_coco_results(path: Path) -> bool:
+    """Whether :func:`coco_results` made a file, from its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(200)
+    return head.strip() == b"[]" or head.startswith(
+        (b'[{"image_id": ', b'{"info": ' + json.dumps(_PANOPTIC_INFO).encode())
+    )
 
 
 def check_file(path: Path) -> None:
@@ -249,4 +501,6 @@ def _read_document(path: Path) -> dict[str, Any] | None:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return document if isinstance(document, dict) and {"task", "schema_version", "size"} <= document.keys() else None
+    if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
+        return None
+    return document if _RECORDS.get(document["task"]) in document else None

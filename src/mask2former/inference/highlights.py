@@ -37,7 +37,6 @@ __all__ = ["Highlight", "Highlights", "Judgement", "Kind", "case_rows", "judge"]
 
 Kind = Literal["best", "worst", "surprising"]
 
-_SHOWN_SCORE = 0.5  # instances above it are what a user sees
 _INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
 _SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whole number, those of larger ones reduced
 
@@ -69,8 +68,8 @@ def judge(answer: Segmentation, truth: object, categories: Categories) -> Judgem
     """Quality and surprise of one answer.
 
     Quality: panoptic quality of the picture over all classes at once; the mean IoU of the classes that are true or
-    predicted there; for instances the mean, over true objects and answers with a score above 0.5, of the best IoU with
-    something of the same class on the other side.
+    predicted there; for instances the mean, over true objects and predicted ones, of the best IoU with something of
+    the same class on the other side.
 
     Surprise: the share of the labelled picture with a wrong class times the score of its segment; for instances the
     largest product of the score of an answer and what its best IoU lacks to 1. Label maps have no scores, so wrong
@@ -111,25 +110,24 @@ def _judge_semantic(answer: SemanticSegmentation, truth: Int[np.ndarray, "H W"],
 
 
 def _judge_instances(answer: Instances, truth: InstanceTruth, categories: Categories) -> Judgement:
-    shown = answer.above(_SHOWN_SCORE)
     single = ~truth.iscrowd
     objects, crowds = truth.masks[single], truth.masks[truth.iscrowd]
-    same = shown.labels[:, None] == truth.labels[single]
-    ious = np.where(same, _ious(shown.masks, objects), 0.0)
+    same = answer.labels[:, None] == truth.labels[single]
+    ious = np.where(same, _ious(answer.masks, objects), 0.0)
     # What lies on a crowd region of its class is neither right nor wrong.
-    areas = shown.masks.sum(axis=(1, 2))
-    on_crowd = np.zeros(len(shown))
+    areas = answer.masks.sum(axis=(1, 2))
+    on_crowd = np.zeros(len(answer))
     for label, crowd in zip(truth.labels[truth.iscrowd], crowds, strict=True):
-        on_crowd = np.maximum(on_crowd, (shown.labels == label) * (shown.masks & crowd).sum(axis=(1, 2)))
+        on_crowd = np.maximum(on_crowd, (answer.labels == label) * (answer.masks & crowd).sum(axis=(1, 2)))
     counted = (2 * on_crowd <= areas) & (areas > 0)
     best, found = ious.max(axis=1, initial=0.0)[counted], ious.max(axis=0, initial=0.0)
     total = len(best) + len(found)
     quality = float(best.sum() + found.sum()) / total if total else float("nan")
-    errors = shown.scores[counted] * (1 - best)
+    errors = answer.scores[counted] * (1 - best)
     if not errors.size or errors.max() <= 0:
         return Judgement(quality, 0.0, "")
     index = int(errors.argmax())
-    name, score = categories[shown.labels[counted][index]].name, shown.scores[counted][index]
+    name, score = categories[answer.labels[counted][index]].name, answer.scores[counted][index]
     remark = f"{name}, {100 * score:.0f} % sure, best IoU with a true one {100 * best[index]:.0f} %"
     return Judgement(quality, float(errors[index]), remark)
 
@@ -311,9 +309,8 @@ def _layers(
     if isinstance(answer, Instances):
         assert isinstance(truth, tuple)
         masks, labels, *_ = truth
-        shown = answer.above(_SHOWN_SCORE)
         return instances(masks, labels, [None] * len(labels)), instances(
-            shown.masks, shown.labels, shown.scores.tolist()
+            answer.masks, answer.labels, answer.scores.tolist()
         )
     assert isinstance(truth, np.ndarray)
     return semantic(truth), semantic(answer.labels)

@@ -7,6 +7,7 @@ but the pictures it is given, and no metrics.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from mask2former import checkpoints
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
+from mask2former.data.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.transforms import resize_clip, resize_shortest_edge
 from mask2former.errors import RequestError
 from mask2former.inference.answers import check_finite, clip_result_of, result_of
@@ -52,7 +54,7 @@ Answers = dict[Task, Segmentation]
 class Predictor:
     """Segments pictures with a model.
 
-        predictor = Predictor.from_pretrained("scenes-tiny")
+        predictor = Predictor.from_pretrained("coco-panoptic/swin-t")
         result = predictor("street.jpg")
         result.plot(Image.open("street.jpg")).save("overlay.png")
 
@@ -97,16 +99,22 @@ class Predictor:
         recipe: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        *,
+        quiet: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder.
+
+        A model that knows nothing but drawn scenes says so in the log, since on photographs its results are nonsense.
 
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             device: see the class.
             dtype: see the class.
-            overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``.
+            quiet: for drawn scenes, where that needs no saying.
+            overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
+                the threshold of all tasks.
 
         Raises:
             RequestError: the model cannot be loaded, or a setting is unknown or out of range.
@@ -118,6 +126,11 @@ class Predictor:
         _override(known, overrides)
         predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
         predictor.settings = _override(predictor.settings, overrides)
+        if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
+            _logger.warning(
+                "%s knows drawn scenes alone: use coco-panoptic/swin-t for photographs, nuclei for cells",
+                source,
+            )
         return predictor
 
     @overload
@@ -149,7 +162,8 @@ class Predictor:
                 or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
                 trained for. Several tasks are answered from one pass, as a dictionary.
-            overrides: settings for this call, for instance ``score_threshold=0.5`` or ``short_edge=0``.
+            overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
+                threshold of all tasks. ``instance_threshold=0`` keeps all candidates, as average precision needs them.
 
         Raises:
             RequestError: a picture cannot be read, the model does not answer the task, or a setting is wrong.
@@ -174,6 +188,14 @@ class Predictor:
         """What results depend on beside the model, for the files they are written to."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         return {**self.settings.model_dump(mode="json", exclude={"tasks"}), "dtype": dtype}
+
+    def weights_sha256(self) -> str:
+        """Which weights are asked, whatever file they come from: a hash of all of them as they are used."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
         """What will be answered for ``task``.
@@ -279,7 +301,8 @@ class Predictor:
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         frames.value_range = settings.value_range
-        chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
+        asked = parse(TrackingConfig, mine, "tracking settings")
+        chosen, tracking = choose_tracking(self, task, asked, settings)
         dtype = str(self.model.dtype).removeprefix("torch.")
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
         return track_frames(self, frames, chosen, settings, tracking), recorded
@@ -368,6 +391,13 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
         raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses windows gets those
         overrides = {"diameter": 0.0} | overrides
+    if "max_instances" in overrides:  # who asks for a number of things gets that many; as published, stuff takes some
+        overrides = {"things_first": True} | overrides
+    if "score_threshold" in overrides:  # one word for the threshold of every task
+        threshold = overrides["score_threshold"]
+        if "panoptic" not in settings.tasks:
+            overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
+        overrides = {"instance_threshold": threshold} | overrides
     return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
 
 

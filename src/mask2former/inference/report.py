@@ -50,8 +50,8 @@ _KINDS: tuple[tuple[Kind, str, str], ...] = (
 _QUALITIES = {
     "panoptic": "Quality is the panoptic quality of one picture, all its classes together. Surprise is the share of "
     "the picture that got a wrong class, times how sure the model was of it.",
-    "instance": "Quality is the mean of best IoUs, over true objects and over answers above a score of 0.5. Surprise "
-    "is the largest product of the score of an answer and what its best IoU lacks to 100 %.",
+    "instance": "Quality is the mean of best IoUs, over true and predicted objects. Surprise "
+    "is the largest product of the score of a prediction and what its best IoU lacks to 100 %.",
     "semantic": "Quality is the mean IoU of one picture. Surprise is the share of the picture that is wrong well "
     "inside a region of the answer: at borders models hesitate, inside they are sure.",
 }

@@ -93,10 +93,10 @@ def answer_in_tiles(
         picture: RGB, at its own size.
         segment: asked for the instances of some windows at once, resized for the model.
         categories: the classes of the model.
-        settings: with ``tile`` (and ``exclusive``). Windows are resized by ``short_edge / tile`` (0: not at all), so
-            that objects have one scale in pictures of any size; ``max_instances`` counts for the whole picture. With
-            ``diameter`` the answers, of parts where there are many windows, tell how large the objects are, and the
-            picture is asked again through windows that show them at that diameter, up to twice.
+        settings: with ``tile``, ``exclusive`` and ``instance_threshold``. Windows are resized by ``short_edge / tile``
+            (0: not at all), so that objects have one scale in pictures of any size; ``max_instances`` counts for the
+            whole picture. With ``diameter`` the answers, of parts where there are many windows, tell how large the
+            objects are, and the picture is asked again through windows that show them at that diameter, up to twice.
     """
     assert settings.tile
     look = partial(_look_through, segment=segment, categories=categories, settings=settings)
@@ -116,7 +116,8 @@ def answer_in_tiles(
         shrinks, side, answer = better < side, better, None
         if shrinks:  # once only: noise that is enlarged looks like many small objects, and is enlarged the more
             break
-    return look(picture, side) if answer is None else answer
+    found = look(picture, side) if answer is None else answer
+    return found.at_least(settings.instance_threshold)
 
 
 def _sample(

@@ -36,7 +36,7 @@ _CLIP_WINDOW = 8  # frames, for models of clips
 
 
 def choose_tracking(
-    predictor: Predictor, task: Task | None, tracking: TrackingConfig
+    predictor: Predictor, task: Task | None, tracking: TrackingConfig, settings: InferenceConfig
 ) -> tuple[TrackingTask, TrackingConfig]:
     """The task, by default instance where the model answers it, and the settings with their defaults filled in.
 
@@ -54,7 +54,9 @@ def choose_tracking(
     stride = tracking.stride or max(1, 3 * window // 4)
     if stride > window:
         raise RequestError(f"stride {stride} must not be above window {window}, or frames would be skipped")
-    return chosen, tracking.model_copy(update={"window": window, "stride": stride})  # pyright: ignore[reportReturnType]
+    threshold = settings.instance_threshold if tracking.threshold is None else tracking.threshold
+    filled = {"window": window, "stride": stride, "threshold": threshold}
+    return chosen, tracking.model_copy(update=filled)  # pyright: ignore[reportReturnType]
 
 
 def track_frames(
@@ -74,11 +76,12 @@ def track_frames(
         task: ``instance`` follows objects that may overlap, ``panoptic`` gives every pixel a thing's track or a class
             of stuff.
         settings: how outputs become results.
-        tracking: with window and stride, see :func:`choose_tracking`.
+        tracking: with window, stride and threshold, see :func:`choose_tracking`.
     """
     window, stride = tracking.window, tracking.stride
     assert window is not None
     assert stride is not None
+    assert tracking.threshold is not None
     follower = Follower(tracking)
     reader = _Reader(predictor, task, settings, tracking.threshold)
     buffer: deque[Frame] = deque(maxlen=window)
@@ -184,7 +187,7 @@ class _Reader:
             kept = np.array(sorted({query for _, queries in segmentations for query in queries.values()}), dtype=int)
         else:
             likely = np.where(self.allowed, probabilities, 0.0).max(axis=1)
-            kept = np.flatnonzero(likely > self.threshold)
+            kept = np.flatnonzero(likely >= self.threshold)
         queries = torch.from_numpy(kept).to(output.mask_logits.device)
         found = Candidates(
             first_frame=frames[0].index,

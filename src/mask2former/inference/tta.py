@@ -113,7 +113,7 @@ class MultiScaleFlip:
 class AugmentedPredictor(Predictor):
     """A predictor that looks at every picture several times; it is called and asked like the one it is made from.
 
-        predictor = AugmentedPredictor(Predictor.from_pretrained("scenes-tiny"))
+        predictor = AugmentedPredictor(Predictor.from_pretrained("cityscapes-semantic/swin-t"))
         result = predictor("street.jpg", "semantic")
 
     Time grows with the number of pixels of all views: twice for one size and its mirror image, about seventeen times

@@ -219,7 +219,7 @@ def nuclei_end() -> RunConfig:
     """
     run = _nuclei_run(
         _nuclei_crops(0.7, 1.5),
-        _NUCLEI_WINDOWS.model_copy(update={"diameter": 48.0, "score_threshold": 0.85}),
+        _NUCLEI_WINDOWS.model_copy(update={"diameter": 48.0, "instance_threshold": 0.85}),
         "runs/nuclei-middle/model.safetensors",
         "runs/nuclei-end",
         5500,

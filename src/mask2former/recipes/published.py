@@ -423,6 +423,7 @@ def _recipes() -> Iterator[Recipe]:
                 resize_masks_first=family.tasks != ("semantic",),
                 things_only="panoptic" in family.tasks,
                 score_threshold=family.score_threshold,
+                instance_threshold=0.5,  # ours: the published results are all candidates
                 max_instances=10 if family.is_video else 100,
             )
             decoder = MaskedDecoderConfig(

@@ -61,7 +61,14 @@ class VideoInstances:
 
     def above(self, threshold: float) -> VideoInstances:
         """Only the tracks whose score is greater than ``threshold``."""
-        count = int((self.scores > threshold).sum())  # they are sorted
+        return self._best(int((self.scores > threshold).sum()))
+
+    def at_least(self, threshold: float) -> VideoInstances:
+        """Only the tracks whose score is ``threshold`` or greater."""
+        return self._best(int((self.scores >= threshold).sum()))
+
+    def _best(self, count: int) -> VideoInstances:
+        """The first ones: they are sorted."""
         return VideoInstances(self.masks[:count], self.labels[:count], self.scores[:count], self.categories)
 
     def frame(self, index: int) -> Instances:
@@ -75,20 +82,20 @@ class VideoInstances:
         *,
         scale: int | None = 1,
         labels: bool = True,
-        threshold: float = 0.5,
+        threshold: float = 0.0,
     ) -> Iterator[Image.Image]:
-        """The frames, one at a time, with the tracks above ``threshold``; a track keeps its colour.
+        """The frames, one at a time, with the tracks drawn on them; a track keeps its colour.
 
         Args:
             frames: as many as the clip has.
             scale: enlarges small images first; None: so that names can be read.
             labels: whether names and scores, or counts, are written.
-            threshold: of the scores.
+            threshold: tracks with a lower score are left out.
 
         Raises:
             RequestError: a frame has another size than the result.
         """
-        shown = self.above(threshold)
+        shown = self.at_least(threshold)
         classes, regions = shown.labels.tolist(), []
         for track, (label, score) in enumerate(zip(classes, shown.scores.tolist(), strict=True)):
             item, rank = self.categories[label], classes[:track].count(label)

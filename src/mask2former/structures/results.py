@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mask2former import drawing
 from mask2former.atomic import write_whole
@@ -25,6 +26,7 @@ from mask2former.structures.categories import Categories
 __all__ = ["Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation"]
 
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
+SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,14 @@ class _Result:
         *,
         model: str | None = None,
         settings: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the result beside ``path`` and return the JSON file.
 
         One ``.json`` or ``.png`` at the end of ``path`` is dropped; from ``X`` come ``X.png`` (overlay, only with
         ``image``; of a small image it is enlarged by a whole number), the label map (panoptic ``X_ids.png`` with
         id = R + 256 G + 65536 B, semantic ``X_labels.png`` with class indices, 8 or 16 bit) and, last, ``X.json``.
-        Missing folders are made; every file appears whole.
+        It has the keys of ``extra`` too. Missing folders are made; every file appears whole.
 
         Raises:
             RequestError: the picture has another size than the result, or the place cannot be written.
@@ -95,14 +98,18 @@ class _Result:
                 break
         if not Path(stem).name or stem.endswith(("/", os.sep)):
             raise RequestError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
+        mark = PngInfo()
+        mark.add_text("Software", SOFTWARE)
         if image is not None:
             overlay = self.plot(image, scale=None)  # to be looked at; what is exact is in the other files
-            write_whole(Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4))
+            write_whole(
+                Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4, pnginfo=mark)
+            )
         label_image = self._label_image()
         if label_image is not None:
             ending, picture = label_image
-            write_whole(Path(f"{stem}{ending}.png"), lambda file: picture.save(file, format="PNG"))
-        text = json.dumps(self.to_dict(model=model, settings=settings), allow_nan=False)
+            write_whole(Path(f"{stem}{ending}.png"), lambda file: picture.save(file, format="PNG", pnginfo=mark))
+        text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
         target = Path(f"{stem}.json")
         write_whole(target, lambda file: file.write_text(text + "\n", encoding="utf-8"))
         return target
@@ -259,15 +266,23 @@ class Instances(_Result):
 
     def above(self, threshold: float) -> Instances:
         """Only the objects whose score is greater than ``threshold``."""
-        count = int((self.scores > threshold).sum())  # they are sorted
-        return Instances(
-            self.masks[:count], self.labels[:count], self.scores[:count], self.boxes[:count], self.categories
-        )
+        return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
+
+    def at_least(self, threshold: float) -> Instances:
+        """Only the objects whose score is ``threshold`` or greater."""
+        return self._part(slice(int((self.scores >= threshold).sum())))
+
+    def below(self, threshold: float) -> Instances:
+        """The others: only the objects whose score is less than ``threshold``."""
+        return self._part(slice(int((self.scores >= threshold).sum()), None))
+
+    def _part(self, rows: slice) -> Instances:
+        return Instances(self.masks[rows], self.labels[rows], self.scores[rows], self.boxes[rows], self.categories)
 
     def plot(
-        self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.5
+        self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.0
     ) -> Image.Image:
-        """The picture with the objects above ``threshold`` drawn on it.
+        """The image with the objects drawn on it that have at least ``threshold`` as score.
 
         It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
         be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
@@ -275,7 +290,7 @@ class Instances(_Result):
         Raises:
             RequestError: the picture has another size than the result.
         """
-        shown = self.above(threshold)
+        shown = self.at_least(threshold)
         regions = [
             drawing.Region(
                 name=self.categories[label].name,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mask2former.atomic import write_whole
 from mask2former.config import OptimConfig, RunConfig, Task
 from mask2former.drawing import contact_sheet
+from mask2former.inference.answers import predicted
 from mask2former.inference.evaluate import Case, Cases, Evaluation, Predictions, predict_case
 from mask2former.inference.highlights import case_rows
 from mask2former.inference.predictor import Predictor
@@ -178,7 +179,8 @@ class TrainingModule(lightning.LightningModule):
         self._evaluation.add(predictions, batch.truths)
         if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures:
             task = self._shown_task
-            self._rows += case_rows(batch, predictions[task], batch.truths[task], self._predictor.categories)
+            shown = predicted(predictions[task], self._predictor.settings)
+            self._rows += case_rows(batch, shown, batch.truths[task], self._predictor.categories)
 
     def on_validation_epoch_end(self) -> None:
         assert self._evaluation is not None

@@ -18,7 +18,9 @@ def tiny_model() -> Mask2Former:
         backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 24, 32, 40]}),
         pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=64, num_layers=1, num_heads=4, feedforward_dim=64),
         transformer_decoder=MaskedDecoderConfig(dim=64, num_queries=10, num_layers=1, num_heads=4, feedforward_dim=64),
-        inference=InferenceConfig(short_edge=64, long_edge=96, score_threshold=0.0, overlap_threshold=0.0),
+        inference=InferenceConfig(
+            short_edge=64, long_edge=96, score_threshold=0.0, instance_threshold=0.0, overlap_threshold=0.0
+        ),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

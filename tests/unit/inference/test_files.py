@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import mask2former
+from mask2former.data.images import read_image
 from mask2former.errors import RequestError
 from mask2former.inference.files import Outcome, coco_results, plan, segment_files, write_json
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 
 TASKS = ("panoptic", "instance", "semantic")
@@ -78,7 +85,7 @@ def test_more_instances_than_are_let_through_are_told(
     predictor: Predictor, pictures: Path, tmp_path: Path, task: Any, threshold: float, limit: int, crowded: bool
 ) -> None:
     predictor.settings = predictor.settings.model_copy(
-        update={"score_threshold": threshold, "max_instances": limit, "things_only": False}
+        update={"instance_threshold": threshold, "max_instances": limit, "things_only": False}
     )
     outcomes = _run(predictor, pictures, tmp_path / "out", task=task)
     assert {stem: outcome.crowded for stem, outcome in outcomes.items()} == {
@@ -90,25 +97,179 @@ def test_more_instances_than_are_let_through_are_told(
 
 def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    _run(predictor, pictures, output, task="semantic", model="tiny", overlay=False)
-    assert not (output / "000001.png").exists()
-    (output / "000001_labels.png").unlink()
-    again = _run(predictor, pictures, output, task="semantic", model="tiny")
+    _run(predictor, pictures, output, task="semantic", model="tiny")
+    again = _run(predictor, pictures, output, task="semantic", model="the same by another name")
     assert (again["000001"].status, again["000001"].differs) == ("skipped", False)
-    assert not (output / "000001_labels.png").exists()
-    assert _run(predictor, pictures, output, task="semantic", model="other")["000001"].differs
-    assert _run(predictor, pictures, output, task="panoptic", model="tiny")["000001"].differs
-    forced = _run(predictor, pictures, output, task="semantic", model="tiny", overwrite=True)
+    assert again["000001"].found > 0
+    other = _run(predictor, pictures, output, task="panoptic", model="tiny")["000001"]
+    assert (other.status, other.differs, other.found) == ("skipped", True, 0)
+    assert not (output / "000001_ids.png").exists()
+    forced = _run(predictor, pictures, output, task="panoptic", model="tiny", overwrite=True, overlay=False)
     assert forced["000001"].status == "done"
-    assert (output / "000001_labels.png").exists()
+    # Nothing of the earlier result is left beside the new one.
+    assert _files(output) == {
+        f"{stem}{ending}" for stem in ("000001", "deep/000002") for ending in (".json", "_ids.png")
+    }
 
 
-def test_a_json_of_something_else_is_not_taken_for_results(
+@pytest.mark.parametrize("missing", ["000001.png", "000001_labels.png", "000001.json"])
+def test_files_that_are_missing_are_made(predictor: Predictor, pictures: Path, tmp_path: Path, missing: str) -> None:
+    output = tmp_path / "out"
+    _run(predictor, pictures, output, task="semantic")
+    (output / missing).unlink()
+    again = _run(predictor, pictures, output, task="semantic")
+    assert {stem: outcome.status for stem, outcome in again.items()} == {
+        "000001": "done",
+        "broken": "refused",
+        "deep/000002": "skipped",
+    }
+    assert (output / missing).is_file()
+
+
+def test_overlays_that_were_not_drawn_are_drawn_when_asked_for(
     predictor: Predictor, pictures: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/000001.json").write_text('{"half": ')
-    assert _run(predictor, pictures, tmp_path / "out")["000001"].status == "done"
+    output = tmp_path / "out"
+    _run(predictor, pictures, output, task="instance", overlay=False)
+    assert _run(predictor, pictures, output, task="instance", overlay=False)["000001"].status == "skipped"
+    assert not (output / "000001.png").exists()
+    assert _run(predictor, pictures, output, task="instance")["000001"].status == "done"
+    assert (output / "000001.png").exists()
+    assert _run(predictor, pictures, output, task="instance", overlay=False)["000001"].status == "skipped"
+
+
+def test_another_image_of_the_same_name_is_segmented(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    old = pictures / "deep" / "000002.png"
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(old.with_suffix(".bmp"))
+    old.unlink()
+    image, times = old.with_suffix(".bmp"), old.with_suffix(".bmp").stat()
+    _run(predictor, pictures, output, task="semantic")
+    Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(image)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))  # of the same size and time, as from an archive
+    with collect_notes() as notes:
+        again = _run(predictor, pictures, output, task="semantic")
+    assert (again["000001"].status, again["deep/000002"].status) == ("skipped", "done")
+    assert [(message, "000002.json" in example) for message, example in notes] == [
+        ("results of other images of the same name, made anew", True)
+    ]
+    image.touch()
+    assert _run(predictor, pictures, output, task="semantic")["deep/000002"].status == "skipped"
+
+
+def test_other_weights_under_the_same_name_are_noticed(tiny_model: Mask2Former, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    trained_on = deepcopy(tiny_model)
+    with torch.no_grad():
+        next(trained_on.parameters()).mul_(1.5)
+    _run(Predictor(tiny_model, device="cpu"), pictures, output, model="m.safetensors")
+    assert _run(Predictor(trained_on, device="cpu"), pictures, output, model="m.safetensors")["000001"].differs
+
+
+def test_results_without_a_record_of_what_they_were_made_of_are_kept_and_told(
+    predictor: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    _run(predictor, pictures, output, task="instance", model="tiny")
+    path = output / "000001.json"
+    document = json.loads(path.read_text())
+    del document["provenance"]  # as 0.1.0 wrote them
+    path.write_text(json.dumps(document))
+    again = _run(predictor, pictures, output, task="instance", model="tiny")
+    assert (again["000001"].status, again["000001"].differs) == ("skipped", True)
+    assert not again["deep/000002"].differs
+
+
+@pytest.mark.parametrize("name", ["000001.json", "000001.png", "000001_ids.png", "deep/000002.json"])
+def test_a_file_of_something_else_is_not_lost(predictor: Predictor, pictures: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / "out"
+    other = output / name
+    other.parent.mkdir(parents=True)
+    if other.suffix == ".json":  # of a labelling tool, or the tracks of a video
+        other.write_text(json.dumps({"schema_version": 1, "task": "instance", "size": [4, 4], "frames": []}))
+    else:
+        Image.new("RGB", (4, 4)).save(other)
+    with pytest.raises(RequestError, match="is no result of mask2former predict") as refused:
+        _run(predictor, pictures, output, task="panoptic")
+    assert str(other) in str(refused.value)
+    assert _files(output) == {name}
+    assert _run(predictor, pictures, output, task="panoptic", overwrite=True)["000001"].status == "done"
+
+
+def test_json_files_say_what_they_were_made_of(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+    _run(predictor, pictures, tmp_path / "out", task="instance")
+    provenance = json.loads((tmp_path / "out/000001.json").read_text())["provenance"]
+    assert provenance == {
+        "version": mask2former.__version__,
+        "image": "000001.jpg",
+        "image_sha256": hashlib.sha256((pictures / "000001.jpg").read_bytes()).hexdigest(),
+        "weights_sha256": predictor.weights_sha256(),
+    }
+
+
+def test_instances_below_the_threshold_are_in_the_coco_file_alone(
+    predictor: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    output, jobs = tmp_path / "out", plan([pictures / "000001.jpg"], tmp_path / "out")
+    everything = predictor(pictures / "000001.jpg", "instance")
+    threshold = float(everything.scores[2])
+    predictor.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
+    (outcome,) = segment_files(predictor, jobs, "instance")
+    assert (outcome.found, outcome.candidates) == (3, len(everything))
+    document = json.loads((output / "000001.json").read_text())
+    assert [record["score"] for record in document["instances"]] == everything.scores[:3].tolist()
+    assert "candidates" not in document
+    (outcome,) = segment_files(predictor, jobs, "instance", candidates=True)
+    assert (outcome.status, outcome.found, outcome.candidates) == ("done", 3, len(everything))
+    (outcome,) = segment_files(predictor, jobs, "instance", candidates=True)
+    assert (outcome.status, outcome.found, outcome.candidates) == ("skipped", 3, len(everything))
+    assert coco_results(jobs, "instance", predictor.categories) == json.loads(json.dumps(everything.to_coco(1)))
+    drawn = np.asarray(Image.open(output / "000001.png"))
+    image = read_image(pictures / "000001.jpg")
+    assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image)))
+
+
+def test_one_coco_file_does_not_mix_models(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    _run(predictor, pictures, output, task="instance")
+    before = {name: (output / name).read_bytes() for name in _files(output)}
+    predictor.settings = predictor.settings.model_copy(update={"instance_threshold": 0.3})
+    Image.new("RGB", (9, 9)).save(pictures / "new.png")
+    with pytest.raises(RequestError, match=r"\(and 1 more\) was made by another model"):
+        _run(predictor, pictures, output, task="instance", candidates=True)
+    assert {name: (output / name).read_bytes() for name in _files(output)} == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_own_overlays_and_maps_are_not_taken_for_images(
+    predictor: Predictor, pictures: Path, tmp_path: Path, task: Any
+) -> None:
+    first = _run(predictor, pictures, tmp_path / "out", task=task)
+    beside = list(segment_files(predictor, plan([pictures / "000001.jpg"], pictures), task))
+    assert beside[0].status == "done"
+    assert (pictures / "000001.png").is_file()
+    with collect_notes() as notes:
+        assert {job.stem.as_posix() for job in plan([pictures], tmp_path / "out")} == first.keys()
+    assert {message for message, _ in notes} == {"overlays and maps of earlier results, not taken as images"}
+    assert len(notes) == (1 if task == "instance" else 2)
+    for sources in ([tmp_path / "out"], sorted((tmp_path / "out").rglob("*.png"))):
+        with pytest.raises(RequestError, match="no images but results of mask2former predict"):
+            plan(sources, tmp_path / "again")
+
+
+def test_overlays_of_older_versions_are_known_by_the_json_file_beside_them(
+    predictor: Predictor, pictures: Path, tmp_path: Path
+) -> None:
+    (job,) = plan([pictures / "000001.jpg"], pictures)
+    list(segment_files(predictor, [job], "panoptic", model="tiny"))
+    document = json.loads(job.document.read_text())
+    del document["provenance"]
+    for ending in (".png", "_ids.png"):
+        with Image.open(job.file(ending)) as drawn:
+            Image.fromarray(np.asarray(drawn)).save(job.file(ending))  # without our mark
+    for model, known in (("tiny", {"000001"}), (None, {"000001.jpg", "000001.png"})):  # None: of save() in Python
+        job.document.write_text(json.dumps({**document, "model": model}))
+        assert {job.stem.name for job in plan([pictures], tmp_path / "out")} == {*known, "broken", "000002"}
 
 
 @pytest.mark.parametrize("task", TASKS)

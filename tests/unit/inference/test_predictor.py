@@ -96,7 +96,9 @@ def test_equals_the_parts_composed_by_hand(
     sizes = (resized.shape[:2], (50, 84))
     categories = tiny_model.categories
     assert categories is not None
-    answers = predictor(image, TASKS, short_edge=short_edge, score_threshold=0.1, overlap_threshold=0.3)
+    answers = predictor(
+        image, TASKS, short_edge=short_edge, score_threshold=0.1, overlap_threshold=0.3, instance_threshold=0
+    )
     manual = postprocessing.panoptic(output, 0, *sizes, categories, score_threshold=0.1, overlap_threshold=0.3)
     assert _same(answers["panoptic"], manual)
     assert _same(answers["instance"], postprocessing.instance(output, 0, *sizes, categories, things_only=True))
@@ -112,6 +114,50 @@ def test_settings_can_be_replaced_for_a_call_and_are_checked(predictor: Predicto
         wrong: Any = {name: value}
         with pytest.raises(RequestError, match=name):
             predictor(image, "panoptic", **wrong)
+
+
+@pytest.mark.parametrize("tasks", [("panoptic", "instance", "semantic"), ("instance",)])
+@pytest.mark.parametrize("tile", [0, 48])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_instances_are_those_at_or_above_the_threshold(
+    tiny_model: Mask2Former, image: np.ndarray, tasks: Any, tile: int, exclusive: bool
+) -> None:
+    if tile and tasks != ("instance",):
+        tasks = ("instance",)
+    settings = InferenceConfig(
+        tasks=tasks, short_edge=64, tile=tile, tile_overlap=16, exclusive=exclusive, overlap_threshold=0.3
+    )
+    predictor = Predictor(tiny_model, device="cpu", settings=settings)
+    everything = predictor(image, "instance", instance_threshold=0)
+    threshold = float(everything.scores[len(everything) // 2])
+    for name in ("score_threshold", "instance_threshold"):
+        found = predictor(image, "instance", **{name: threshold})
+        assert _same(found, everything.at_least(threshold))
+        assert exclusive or 0 < len(found) < len(everything)
+    assert len(predictor(image, "instance")) == (everything.scores >= 0.5).sum()
+    shown = found.plot(image, labels=False)
+    assert np.array_equal(np.asarray(shown), np.asarray(everything.plot(image, labels=False, threshold=threshold)))
+
+
+def test_tracks_of_a_clip_are_those_at_or_above_the_threshold(predictor: Predictor, image: np.ndarray) -> None:
+    everything = predictor.clip([image, image], instance_threshold=0)
+    threshold = float(everything.scores[len(everything) // 2])
+    found = predictor.clip([image, image], score_threshold=threshold)
+    assert found.to_dict() == everything.at_least(threshold).to_dict()
+    assert 0 < len(found) < len(everything)
+    assert len(next(predictor.track([image], score_threshold=1.0))) == 0
+    assert len(next(predictor.track([image], score_threshold=1.0, threshold=0.0))) > 0
+
+
+def test_the_number_of_things_that_was_asked_for_comes(predictor: Predictor, image: np.ndarray) -> None:
+    """Stuff has the best pairs of this model, and as published it takes the place of things."""
+    everything = predictor(image, "instance", max_instances=40)
+    assert len(predictor(image, "instance", max_instances=1, things_first=False)) == 0
+    one = predictor(image, "instance", max_instances=1)
+    assert len(one) == 1
+    assert predictor.categories[one.labels[0]].is_thing
+    assert one.scores[0] == pytest.approx(everything.scores[0], abs=1e-6)
+    assert len(predictor.clip([image], max_instances=2)) == 2
 
 
 def test_a_model_answers_only_what_it_was_trained_for(tiny_model: Mask2Former, image: np.ndarray) -> None:
@@ -135,11 +181,24 @@ def test_from_pretrained_keeps_the_stored_settings_but_for_the_replaced(
 ) -> None:
     checkpoints.save(tiny_model, tmp_path / "m.safetensors")
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", score_threshold=0.25)
-    assert loaded.settings == Predictor(tiny_model, "cpu").settings.model_copy(update={"score_threshold": 0.25})
+    assert loaded.settings == Predictor(tiny_model, "cpu").settings.model_copy(
+        update={"score_threshold": 0.25, "instance_threshold": 0.25}
+    )
     kernels_alike: Any = deepcopy(tiny_model).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert _same(loaded(image, score_threshold=0.0), Predictor(kernels_alike, "cpu")(image))
     with pytest.raises(RequestError, match="short_edges"):
         Predictor.from_pretrained(tmp_path / "missing.safetensors", short_edges=3)
+
+
+def test_a_model_of_drawn_scenes_says_so(tiny_model: Mask2Former, tmp_path: Path, caplog: Any) -> None:
+    Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
+    assert caplog.messages == []
+    Predictor.from_pretrained("scenes-tiny", device="cpu")
+    assert [message.partition(":")[0] for message in caplog.messages] == ["scenes-tiny knows drawn scenes alone"]
+    caplog.clear()
+    checkpoints.save(tiny_model, tmp_path / "m.safetensors")
+    Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu")
+    assert caplog.messages == []
 
 
 def test_kernels_lie_as_processors_like_them_and_are_saved_as_they_were(

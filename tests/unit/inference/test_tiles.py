@@ -21,7 +21,9 @@ from mask2former.postprocessing import apart
 from mask2former.structures import Categories, Instances
 
 CATEGORIES = Categories.from_names(["nucleus", "cell"])
-TILES = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=0, max_instances=200)
+TILES = InferenceConfig(
+    tasks=("instance",), tile=48, tile_overlap=16, short_edge=0, max_instances=200, instance_threshold=0
+)
 
 
 def disks(size: tuple[int, int], places: list[tuple[int, int, int]]) -> np.ndarray:
@@ -294,7 +296,9 @@ def test_noise_does_not_shrink_windows_again_and_again() -> None:
 
 @pytest.fixture
 def predictor(tiny_model: Mask2Former) -> Predictor:
-    settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, max_instances=300)
+    settings = InferenceConfig(
+        tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, max_instances=300, instance_threshold=0
+    )
     return Predictor(tiny_model, device="cpu", settings=settings)
 
 
@@ -331,7 +335,7 @@ def test_windows_are_a_setting_of_a_call_and_of_loading(
 ) -> None:
     config = predictor.model.config  # of all tests of this folder
     assert config is not None
-    settings = InferenceConfig(tasks=("instance",), short_edge=64)
+    settings = InferenceConfig(tasks=("instance",), short_edge=64, instance_threshold=0)
     monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": settings}))
     checkpoints.save(predictor.model, tmp_path / "m.safetensors")
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
