@@ -20,7 +20,7 @@ from mask2former.config import Task
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.evaluation.video import VideoInstanceEvaluator
-from mask2former.inference.evaluate import evaluate
+from mask2former.inference.evaluate import ImageCases, evaluate_predictor, match_classes
 from mask2former.inference.files import check_folder
 from mask2former.inference.pictures import comparison_row
 from mask2former.inference.predictor import Predictor
@@ -105,10 +105,12 @@ def run(
         progress("drawing the contact sheet", index, _ROWS)
         rows.append(_row(samples[index], predictor, max(1, _CELL // side)))
 
-    drawn = [samples[index] for index in range(num_scenes)]  # before the clock starts
-    start = time.perf_counter()
-    metrics = evaluate(predictor.model, drawn, _TASKS, progress=lambda done: progress("measuring", done, num_scenes))
-    seconds = (time.perf_counter() - start) / num_scenes
+    class_map = match_classes(predictor.categories, samples.categories)
+    cases = list(ImageCases(samples, _TASKS, predictor.categories, class_map))  # before the clock starts
+    report = evaluate_predictor(
+        predictor, cases, _TASKS, progress=lambda done: progress("measuring", done, num_scenes), short_edge=0
+    )
+    metrics, seconds = report.metrics, report.seconds / num_scenes
 
     figures = "   ".join(f"{name} {metrics[key]:.1f}" for key, (name, _) in _HEADLINES.items())
     sheet = drawing.contact_sheet(

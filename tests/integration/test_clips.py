@@ -139,11 +139,11 @@ def test_a_run_on_clips_that_cannot_be_measured_does_not_begin(tmp_path: Path) -
     content = json.loads(Path(entry["annotations"]).read_text())
     content["categories"].append({"id": 999, "name": "cloud"})
     Path(other["annotations"]).write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="classes of the training data and of the validation data differ"):
+    with pytest.raises(RequestError, match="only the data has"):
         train(clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [other]}))
     run = clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [entry]})
     panoptic = run.evaluation.model_copy(update={"tasks": ("panoptic",), "monitor": "panoptic/PQ"})
-    with pytest.raises(RequestError, match="have truths for instance only"):
+    with pytest.raises(RequestError, match="have ground truth for instance only"):
         train(run.model_copy(update={"evaluation": panoptic}))
 
 

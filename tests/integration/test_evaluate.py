@@ -19,25 +19,26 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mask2former.cli import main
-from mask2former.config import EvaluationConfig, InferenceConfig
+from mask2former.config import EvaluationConfig, Task
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.errors import RequestError
+from mask2former.inference.answers import result_of
 from mask2former.inference.evaluate import (
     Case,
     Evaluation,
-    evaluate,
+    ImageCases,
     evaluate_predictor,
     match_classes,
-    sample_cases,
+    predict_case,
 )
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
-from mask2former.structures import Categories, Instances
+from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.truths import InstanceTruth
 
-TASKS = ("panoptic", "instance", "semantic")
+TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 
 
 @pytest.fixture
@@ -69,13 +70,22 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     seen: list[int] = []
     report = evaluate_predictor(
         predictor,
-        sample_cases(samples, TASKS, predictor.categories, _identity()),
+        ImageCases(samples, TASKS, predictor.categories, _identity()),
         TASKS,
         metrics,
         progress=seen.append,
         short_edge=0,
     )
-    assert report.metrics == pytest.approx(evaluate(predictor.model, samples, TASKS, metrics=metrics), nan_ok=True)
+    by_hand = Evaluation(TASKS, predictor.categories, metrics)
+    with torch.inference_mode():
+        for index in range(len(samples)):
+            output = predictor.model([samples[index].image], auxiliary=False)
+            sizes = (64, 80), (64, 80)
+            found: dict[Task, Segmentation] = {
+                task: result_of(task, output, 0, *sizes, predictor.categories, predictor.settings) for task in TASKS
+            }
+            by_hand.add(found, samples.truths(index, TASKS))
+    assert report.metrics == pytest.approx(by_hand.compute(), nan_ok=True)
     assert {"instance/boundary_AP", "instance/pooled_AP", "panoptic/PQ", "semantic/mIoU"} <= report.metrics.keys()
     assert (seen, report.num_images) == ([1, 2, 3], 3)
     assert set(report.per_class) == set(TASKS)
@@ -83,12 +93,12 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
 
 
 def test_parts_of_an_evaluation_add_up(predictor: Predictor) -> None:
-    parts = [Evaluation(TASKS, SCENE_CATEGORIES, InferenceConfig()) for _ in range(3)]
-    cases = list(sample_cases(Scenes((64, 64), seed=1, length=2), TASKS, SCENE_CATEGORIES, _identity()))
+    parts = [Evaluation(TASKS, SCENE_CATEGORIES) for _ in range(3)]
+    cases = list(ImageCases(Scenes((64, 64), seed=1, length=2), TASKS, SCENE_CATEGORIES, _identity()))
     for case, part in zip(cases, parts, strict=False):
-        answers = predictor(case.image, TASKS)
-        part.add(answers, case.truths)
-        parts[2].add(answers, case.truths)
+        predictions = predict_case(predictor, case, TASKS)
+        part.add(predictions, case.truths)
+        parts[2].add(predictions, case.truths)
     parts[0].merge(parts[1])
     assert parts[0].compute() == pytest.approx(parts[2].compute(), nan_ok=True)
 
@@ -108,10 +118,10 @@ def test_pictures_are_resized_for_the_model_and_measured_at_their_own_size(predi
 def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Predictor, tmp_path: Path) -> None:
     ids = {index: 7 * index + 3 for index in range(len(SCENE_CATEGORIES))}  # of a data set that counts otherwise
     samples = Scenes((128, 128), seed=11, length=4)
-    cases = list(sample_cases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
+    cases = list(ImageCases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
     # Moved truths are predictions of middling quality; scores fall.
     path = tmp_path / "new" / "results.json"
-    evaluation = Evaluation(["instance"], SCENE_CATEGORIES, InferenceConfig())
+    evaluation = Evaluation(["instance"], SCENE_CATEGORIES)
     annotations = []
     with ResultsFile(path, ids) as results:
         for number, case in enumerate(cases, start=1):
@@ -169,9 +179,20 @@ def test_classes_are_matched_by_name_in_any_order() -> None:
     target = Scenes((64, 64), seed=2, length=1)[0].target
     assert target is not None
     class_map = match_classes(reordered, SCENE_CATEGORIES)
-    (case,) = sample_cases(Scenes((64, 64), seed=2, length=1), ["instance"], reordered, class_map)
+    (case,) = ImageCases(Scenes((64, 64), seed=2, length=1), ["instance"], reordered, class_map)
     expected = [SCENE_CATEGORIES.names[label] for label in target.labels if SCENE_CATEGORIES[int(label)].is_thing]
     assert [reordered.names[label] for label in case.truths["instance"].labels] == expected
+
+
+def test_data_may_lack_classes_of_the_model_where_that_is_told() -> None:
+    model, notes = Categories.from_names(["cat", "sky", "dog"], ["cat", "dog"]), list[str]()
+    assert match_classes(model, Categories.from_names(["sky", "cat"]), notes=notes).tolist() == [1, 0]
+    assert notes == [
+        "classes that the data do not list are not measured (1 of 3): 'dog'; predictions of them count as wrong in PQ "
+        "and mIoU"
+    ]
+    with pytest.raises(RequestError, match="only the data has 'horse'"):
+        match_classes(model, Categories.from_names(["cat", "horse"]), notes=notes)
 
 
 def test_classes_that_differ_are_named() -> None:
@@ -411,8 +432,8 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     file, folder, _ = own_data
     samples = CocoInstances([(file, folder)])
     class_map = match_classes(SCENE_CATEGORIES, samples.categories, things_only=True)
-    evaluation = Evaluation(["instance"], SCENE_CATEGORIES, InferenceConfig(), EvaluationConfig(pooled_threshold=0.5))
-    cases = list(sample_cases(samples, ["instance"], SCENE_CATEGORIES, class_map))
+    evaluation = Evaluation(["instance"], SCENE_CATEGORIES, EvaluationConfig(pooled_threshold=0.5))
+    cases = list(ImageCases(samples, ["instance"], SCENE_CATEGORIES, class_map))
     assert [case.image_id for case in cases] == [501, 502, 503, 504]
     truths = [case.truths["instance"] for case in cases]
     assert sum(int(truth.iscrowd.sum()) for truth in truths) == 1
@@ -475,9 +496,9 @@ def test_truths_of_real_pictures_are_those_of_the_official_tool(tmp_path: Path) 
     samples = CocoInstances([(file, root / "val2017")])
     categories = samples.categories
     class_map = match_classes(categories, categories)
-    evaluation = Evaluation(["instance"], categories, InferenceConfig())
+    evaluation = Evaluation(["instance"], categories)
     with ResultsFile(tmp_path / "results.json", {index: item.id for index, item in enumerate(categories)}) as results:
-        for case in sample_cases(samples, ["instance"], categories, class_map):
+        for case in ImageCases(samples, ["instance"], categories, class_map):
             truth = case.truths["instance"]
             masks = np.roll(truth.masks, 2, axis=2)
             order = np.argsort([-mask.sum() % 97 for mask in masks], kind="stable")

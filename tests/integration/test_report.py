@@ -22,7 +22,7 @@ from mask2former.config import InferenceConfig, Task
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.data.transforms import shortest_edge_size
 from mask2former.evaluation.semantic import SemanticEvaluator
-from mask2former.inference.evaluate import EvaluationReport, evaluate_predictor, match_classes, sample_cases
+from mask2former.inference.evaluate import EvaluationReport, ImageCases, evaluate_predictor, match_classes
 from mask2former.inference.highlights import Highlights
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.report import write_report
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 def _measured(predictor: Predictor, count: int = 4) -> tuple[EvaluationReport, Highlights]:
     highlights = Highlights(predictor.categories, keep=2)
     class_map = match_classes(predictor.categories, predictor.categories)
-    cases = sample_cases(Scenes((96, 96), seed=31, length=count), TASKS, predictor.categories, class_map)
+    cases = ImageCases(Scenes((96, 96), seed=31, length=count), TASKS, predictor.categories, class_map)
     report = evaluate_predictor(predictor, cases, TASKS, observe=highlights.add, short_edge=0)
     return report, highlights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,12 +18,11 @@ from runs import SHORT, config_of, run_values, table
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.annotated import Annotated
 from mask2former.data.scenes import Scenes
 from mask2former.errors import RequestError
-from mask2former.inference.evaluate import evaluate, evaluate_predictor, sample_cases
-from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.points import UniformPoints
 from mask2former.recipes import scenes_tiny
@@ -30,6 +30,7 @@ from mask2former.structures.samples import Batch
 from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
+TASKS = ["panoptic", "instance", "semantic"]
 SCENE_CLIPS = {"name": "scene-clips", "image_size": [64, 64], "num_validation": 1}
 
 pytestmark = [
@@ -238,27 +239,61 @@ def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resu
         config_of(tmp_path, trainer={**SHORT, "half_pixel_decoder": True})
 
 
-def test_validation_in_tiles_is_what_the_predictor_answers(tmp_path: Path) -> None:
+_TILES = {"tasks": ["instance"], "tile": 40, "tile_overlap": 16, "short_edge": 64}
+_OTHER_SIZE = {"short_edge": 96, "long_edge": 200, "score_threshold": 0.3}  # the images have 64x80 pixels
+_CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validation": 2}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "inference", "dataset", "training"),
+    [
+        (TASKS, _OTHER_SIZE, {}, {}),
+        (TASKS, _OTHER_SIZE, {}, {"trainer__precision": "bf16", "optim__ema_decay": 0.5}),
+        (TASKS, {"short_edge": 64, "resize_masks_first": False}, {}, {"trainer__channels_last": True}),
+        (["instance"], _TILES, {}, {}),
+        (["instance"], {**_TILES, "diameter": 20.0, "exclusive": True}, {}, {}),
+        (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
+    ],
+)
+def test_a_run_is_judged_by_what_evaluate_measures(
+    tmp_path: Path, tasks: list[str], inference: dict, dataset: dict, training: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = run_values(tmp_path / "run")
+    values["data"]["dataset"] = dataset or {**values["data"]["dataset"], "image_size": [64, 80], "num_validation": 3}
+    values["evaluation"] = {"every": 1, "tasks": tasks, "monitor": f"{tasks[0]}/{'PQ' if len(tasks) > 1 else 'AP'}"}
+    values["evaluation"] |= {"max_detections": 20, "area_limits": [50, 400]}
+    values["model"] = scenes_tiny().model.model_dump() | {"init": "scenes-tiny", "inference": inference}
+    values["optim"] = {"lr": 1e-4}
+    for path, value in ({"trainer__max_steps": 1} | training).items():
+        group, name = path.split("__")
+        values[group] = {**values[group], name: value}
+    result = train(parse(RunConfig, values, "test"))
+    row = [row for row in table(tmp_path / "run") if not row["loss"]][-1]
+    run = tmp_path / "run" / "run.yaml"
+    command = ["evaluate", str(result.model), "--data", str(run), "--json", str(tmp_path / "found.json")]
+    assert main([*command, "--device", "cpu"]) == 0
+    measured = json.loads((tmp_path / "found.json").read_text())["metrics"]
+    assert len(measured) > 5
+    assert any(measured.values())
+    for name, value in measured.items():
+        logged = row.get(name) or None
+        assert (logged is None) == (value is None), name
+        assert value is None or np.float32(logged) == np.float32(value), (
+            name
+        )  # losses and metrics are logged as float32
+    assert "in validation" in capsys.readouterr().out  # what it takes is predicted, too
+
+
+def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
-    values["evaluation"] |= {"tasks": ["instance"], "monitor": "instance/AP"}
-    settings = {"tasks": ["instance"], "tile": 40, "tile_overlap": 16, "short_edge": 64}
-    values["model"] = scenes_tiny().model.model_dump() | {"init": "scenes-tiny", "inference": settings}
-    values["optim"] = {"lr": 1e-12}
-    config = parse(RunConfig, values, "test")
-    result = train(config)
-    row = [row for row in table(tmp_path / "run") if row["instance/AR100"]][-1]
-    predictor = Predictor.from_pretrained(result.model, device="cpu")
-    assert predictor.settings.tile == 40
-    dataset = config.data.dataset
-    assert dataset.name == "scenes"
-    scenes = Scenes(dataset.image_size, seed=dataset.validation_seed, length=dataset.num_validation)
-    classes = np.arange(len(scenes.categories))
-    cases = sample_cases(scenes, ["instance"], predictor.categories, classes)
-    report = evaluate_predictor(predictor, cases, ["instance"], config.evaluation)
-    for name, value in report.metrics.items():
-        if value == value:
-            assert float(row[name]) == pytest.approx(value, abs=1e-4), name
-    assert report.metrics["instance/AR100"] > 0
+    values["model"]["inference"] |= {"short_edge": 192}
+    train(parse(RunConfig, values, "test"))
+    assert "objects look 3.0 times as large as in training" in capsys.readouterr().out
+    values["model"]["inference"] |= {"short_edge": 80}
+    train(parse(RunConfig, values, "test"), overwrite=True)
+    assert "objects look" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -325,10 +360,3 @@ def test_four_scenes_are_overfitted(tmp_path: Path) -> None:
     values["evaluation"] = {"every": 320}
     result = train(parse(RunConfig, values, "test"))
     assert result.metrics["panoptic/PQ"] > 95
-    model = Mask2Former.from_pretrained(result.model).eval()
-    from mask2former.data.build import build_pictures
-
-    config = parse(RunConfig, values, "test")
-    samples = build_pictures(config.data.dataset, "validation")
-    again = evaluate(model, (samples[index] for index in range(len(samples))), ["panoptic"])
-    assert again["panoptic/PQ"] == pytest.approx(result.metrics["panoptic/PQ"], abs=1e-3)

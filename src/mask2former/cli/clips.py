@@ -11,6 +11,7 @@ from mask2former.cli.shared import count, fetch_weights, make_console, progress_
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
+    from mask2former.config import EvaluationConfig
     from mask2former.data.clips import ClipSet
 
 __all__ = ["clips_by_name", "evaluate_on_clips"]
@@ -72,8 +73,8 @@ def evaluate_on_clips(
     *,
     tasks: list[str],
     limit: int | None,
+    metrics: EvaluationConfig,
     max_detections: int | None,
-    area_limits: tuple[int, int] | None,
     json: Path | None,
     results: Path | None,
     device: str,
@@ -84,10 +85,8 @@ def evaluate_on_clips(
     Raises:
         RequestError: another task than instance, or nothing to do.
     """
-    from mask2former.config import EvaluationConfig, parse
     from mask2former.inference import files
-    from mask2former.inference.clips import evaluate_clips
-    from mask2former.inference.evaluate import match_classes
+    from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.result_files import result_writer
 
@@ -95,8 +94,6 @@ def evaluate_on_clips(
         raise RequestError(f"clips are measured by the task instance, not by {others[0]}")
     if not clips.has_truth and results is None:
         raise RequestError("these clips have no annotations to measure with; --results FILE.json writes the results")
-    options = {"area_limits": area_limits, "max_detections": max_detections or 100}
-    metrics = parse(EvaluationConfig, options, "evaluate")
     console = make_console()
     fetch_weights(console, model)
     settings: dict[str, Any] = {"short_edge": 0} if source.get("data") == "scene-clips" else {}
@@ -114,14 +111,14 @@ def evaluate_on_clips(
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
             writer = result_writer("instance", results, predictor.categories, category_ids=ids, style="youtube-vis")
             stack.enter_context(writer)
-        number = min(limit or len(clips), len(clips))
-        progress.update(bar, description="evaluating", total=number, completed=0)
-        report = evaluate_clips(
+        cases = ClipCases(clips, class_map, limit)
+        progress.update(bar, description="evaluating", total=len(cases), completed=0)
+        report = evaluate_predictor(
             predictor,
-            clips,
-            range(number),
-            class_map,
+            cases,
+            ["instance"],
             metrics,
+            style=cases.style,
             results=writer,
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
@@ -132,6 +129,7 @@ def evaluate_on_clips(
     if "instance/AP" in report.metrics:
         line += f": AP {report.metrics['instance/AP']:.2f}"
     if json is not None:
+        options = metrics.model_dump(mode="json", include={"max_detections", "area_limits"})
         request = {"model": model, **source, "tasks": ["instance"], "settings": options}
         request |= {} if dtype is None else {"dtype": dtype}
         files.write_json(json, {**request, **report.to_dict()})

@@ -1,4 +1,4 @@
-"""Data sets by what is typed: the names of the published ones, with a task, or a run file."""
+"""Data sets and metrics by what is typed: the names of the published data sets, with a task, or a run file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
-    from mask2former.config import DatasetConfig, Task
+    from collections.abc import Mapping
 
-__all__ = ["dataset_by_name"]
+    from mask2former.config import DatasetConfig, EvaluationConfig, Task
+
+__all__ = ["dataset_by_name", "metric_options"]
 
 
 def dataset_by_name(name: str, root: Path | None, default_task: Task) -> DatasetConfig:
@@ -27,7 +29,7 @@ def dataset_by_name(name: str, root: Path | None, default_task: Task) -> Dataset
     from mask2former.cli.shared import read_run_file
     from mask2former.config import ClipSampling, DataConfig, OfficialConfig, RunConfig, parse
 
-    if name.endswith((".yaml", ".yml")):
+    if _is_run_file(name):
         if root is not None:
             raise RequestError(f"--data-root is about published data sets by name; '{name}' says where its data are")
         return parse(RunConfig, read_run_file(Path(name), []), name).data.dataset
@@ -43,3 +45,29 @@ def dataset_by_name(name: str, root: Path | None, default_task: Task) -> Dataset
     elif task not in ("", "semantic"):
         raise RequestError(f"{typed} has labels for the task semantic only, not for {task}")
     return parse(DataConfig, {"dataset": values}, f"--data {name}").dataset
+
+
+def metric_options(data: str | None, typed: Mapping[str, Any]) -> EvaluationConfig:
+    """How it is measured: as the run file says that names the data, or as by default, but for what was typed.
+
+    A model is thus measured as it was during its training. The tasks of the run file do not count here.
+
+    Args:
+        data: what was typed for the data.
+        typed: options of the metrics; None where one was not given.
+
+    Raises:
+        RequestError: no such run file, or an option out of range.
+    """
+    from mask2former.cli.shared import read_run_file
+    from mask2former.config import EvaluationConfig, RunConfig, parse
+
+    given = {name: value for name, value in typed.items() if value is not None}
+    if data is None or not _is_run_file(data):
+        return parse(EvaluationConfig, given, "evaluate")
+    run = parse(RunConfig, read_run_file(Path(data), []), data).evaluation
+    return parse(EvaluationConfig, {name: getattr(run, name) for name in typed} | given, "evaluate")
+
+
+def _is_run_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former.cli.clips import clips_by_name, evaluate_on_clips
+from mask2former.cli.data_sets import metric_options
 from mask2former.cli.names import complete_model
 from mask2former.cli.pictures import PictureSource, evaluate_on_pictures
 from mask2former.cli.shared import Device, Dtype
@@ -53,7 +54,9 @@ def evaluate(
     ] = None,
     max_detections: Annotated[
         int | None,
-        typer.Option(min=1, help="Instance: how many count per picture and class.", show_default="100"),
+        typer.Option(
+            min=1, help="Instance: how many count per image and class.", show_default="100, or as RUN.yaml says"
+        ),
     ] = None,
     area_limits: Annotated[
         tuple[int, int] | None,
@@ -106,13 +109,21 @@ def evaluate(
     """Measure a model: panoptic quality, average precision and mean IoU, in percent.
 
     Clips (--data scene-clips or youtube-vis:2019, --annotations in YouTube-VIS format or a folder of id maps) are
-    measured by the average precision of tracks.
+    measured by the average precision of tracks. With --data RUN.yaml the metrics have the options of its evaluation.
     """
     page = None if report_folder is None else report_folder / "index.html"
     _check_outputs(json, results, page)
     _check_data(data, data_root, annotations, images)
     if by is not None and annotations is None:
         raise RequestError("--by names a key of the images in a file; give --annotations FILE.json with it")
+    options = {
+        "max_detections": max_detections,
+        "area_limits": area_limits,
+        "boundary": boundary or None,
+        "pooled_threshold": pooled,
+        "semantic_segments": None,
+    }
+    metrics = metric_options(data, options)
     asked = [name for entry in tasks or () for name in entry.split(",")]
     clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit)
     if clips is not None:
@@ -133,8 +144,8 @@ def evaluate(
             {"data": data or str(annotations), "split": split, "images": None if images is None else str(images)},
             tasks=asked,
             limit=limit,
+            metrics=metrics,
             max_detections=max_detections,
-            area_limits=area_limits,
             json=json,
             results=results,
             device=device,
@@ -145,8 +156,8 @@ def evaluate(
         model,
         PictureSource(data, data_root, annotations, images, split, seed, size, limit),
         tasks=asked,
-        options={"area_limits": area_limits, "boundary": boundary, "pooled_threshold": pooled},
-        max_detections=max_detections,
+        metrics=metrics,
+        typed={"--pooled": pooled, "--max-detections": max_detections},
         by=by,
         tta=tta,
         tta_sizes=tta_sizes,

@@ -91,8 +91,8 @@ def evaluate_on_pictures(
     source: PictureSource,
     *,
     tasks: Sequence[str],
-    options: Mapping[str, Any],
-    max_detections: int | None,
+    metrics: EvaluationConfig,
+    typed: Mapping[str, float | None],
     by: str | None,
     tta: bool,
     tta_sizes: str | None,
@@ -108,8 +108,8 @@ def evaluate_on_pictures(
         model: name, file or folder.
         source: the pictures.
         tasks: what is measured; none: what both the model and the data have.
-        options: of the metrics, as in ``EvaluationConfig``.
-        max_detections: per picture and class; None: 100.
+        metrics: their options.
+        typed: those that were given on the command line and are about instances, or None.
         by: key of the images in the annotation file whose values are measured by themselves, too.
         tta: more views of each picture.
         tta_sizes: their sizes, as typed; imply ``tta``.
@@ -122,7 +122,6 @@ def evaluate_on_pictures(
     Raises:
         RequestError: data, model, tasks and options do not fit together.
     """
-    from mask2former.config import EvaluationConfig, parse
     from mask2former.data.archives import find_file
     from mask2former.data.checks import require, split_findings
     from mask2former.data.datasets.annotation_files import groups_in
@@ -132,7 +131,6 @@ def evaluate_on_pictures(
     from mask2former.inference.result_files import result_writer
 
     source.check()
-    metrics = parse(EvaluationConfig, {**options, "max_detections": max_detections or 100}, "evaluate")
     group_of = (
         None
         if by is None or source.annotations is None
@@ -150,27 +148,27 @@ def evaluate_on_pictures(
         if predictor.settings.tile:
             settings.pop("short_edge", None)  # windows are resized as they were in training
         chosen = _chosen_tasks(predictor, samples, tasks)
-        _check_about_instances(chosen, {"--pooled": options["pooled_threshold"], "--max-detections": max_detections})
+        _check_about_instances(chosen, typed)
         classes = samples.categories
         things_only = all(item.is_thing for item in classes)
         notes = require(split_findings(samples, source.split, measured_only=True))
         class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
-        if max_detections is not None:  # or the model would not give as many
-            settings["max_instances"] = max(max_detections, predictor.settings.max_instances)
+        if typed["--max-detections"] is not None:  # or the model would not give as many
+            settings["max_instances"] = max(metrics.max_detections, predictor.settings.max_instances)
         writer = None
         if results is not None:
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
             kind = "instance" if "instance" in chosen else chosen[0]
             writer = result_writer(kind, results, predictor.categories, category_ids=ids, style=samples.metric_style)
             stack.enter_context(writer)
-        num_images = min(source.limit or len(samples), len(samples))
-        progress.update(bar, description="evaluating", total=num_images, completed=0)
+        cases = evaluation.ImageCases(samples, chosen, predictor.categories, class_map, source.limit)
+        progress.update(bar, description="evaluating", total=len(cases), completed=0)
         report = evaluation.evaluate_predictor(
             predictor,
-            evaluation.sample_cases(samples, chosen, predictor.categories, class_map, num_images),
+            cases,
             chosen,
             metrics,
-            style=samples.metric_style,
+            style=cases.style,
             results=writer,
             observe=None if page is None else highlights.add,
             group_of=group_of,
@@ -178,7 +176,7 @@ def evaluate_on_pictures(
             **settings,
         )
     print_scores(console, report, [*samples.notes, *notes, *_beyond_limit(samples, source.limit, metrics)])
-    measures = metrics.model_dump(mode="json", include={"max_detections", *options})
+    measures = metrics.model_dump(mode="json", exclude={"every", "patience", "num_pictures", "tasks", "monitor"})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
     if by is not None:
         request["by"] = by

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 from numpy.typing import ArrayLike
 
+from mask2former.config import Task
 from mask2former.errors import RequestError
 from mask2former.evaluation.semantic import SemanticEvaluator
 from mask2former.structures import Categories, Instances, SemanticSegmentation, Target
-from mask2former.structures.truths import CityscapesTruth, id_map
+from mask2former.structures.truths import CityscapesTruth, InstanceTruth, SemanticTruth, id_map
 
-__all__ = ["CityscapesInstanceEvaluator", "CityscapesPixelEvaluator"]
+__all__ = ["CityscapesInstanceEvaluator", "CityscapesPixelEvaluator", "plain_truth"]
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)  # Parity: these very floating-point numbers
 MIN_REGION = 100  # pixels; smaller true objects are not looked for
@@ -84,6 +85,23 @@ def _truth_of_target(target: Target, categories: Categories) -> CityscapesTruth:
         category = categories[label]
         values.append(category.id * FIRST_OBJECT + number if category.is_thing else category.id)
     return CityscapesTruth(np.array(values, dtype=np.int32)[id_map(target)])
+
+
+def plain_truth(truth: CityscapesTruth, task: Task, categories: Categories) -> InstanceTruth | SemanticTruth:
+    """What is annotated with the class indices of ``categories``, as other data sets have it: to draw and to judge.
+
+    Semantic: a label map, ``categories.ignore_label`` where the label is none of the classes. Instance: the objects;
+    groups that nobody told apart are crowd regions.
+    """
+    regions = _regions(truth, truth.instance_ids.shape)
+    index_of_id = categories.index_of_id()
+    labels = np.array([index_of_id.get(int(label), -1) for label in regions.labels], dtype=np.int64)
+    if task == "semantic":
+        return np.where(labels < 0, categories.ignore_label, labels)[regions.codes]
+    is_thing = np.array([*(item.is_thing for item in categories), False])  # the last one is for -1
+    shown = np.flatnonzero(is_thing[labels])
+    masks = regions.codes == shown[:, None, None]
+    return InstanceTruth(masks, labels[shown], regions.ids[shown] < FIRST_OBJECT)
 
 
 def _check(categories: Categories) -> None:

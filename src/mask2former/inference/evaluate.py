@@ -1,61 +1,73 @@
-"""The evaluation loop: results of pictures and their truths through the evaluators of one or more tasks.
+"""The evaluation loop: images and clips through a predictor, its results and their ground truth through the evaluators.
 
-One picture at a time and no masks kept, so that the state of a whole data set stays small. Draws no progress and
+One image or clip at a time and no masks kept, so that the state of a whole data set stays small. Draws no progress and
 prints nothing.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
 
-from mask2former.config import EvaluationConfig, InferenceConfig, MetricStyle, Task
+from mask2former.config import EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.clips import ClipSet
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
-from mask2former.inference.answers import clip_result_of, result_of
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
-from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
-from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.results import Segmentation
-from mask2former.structures.samples import Sample
-from mask2former.structures.truths import Truth, with_classes
+from mask2former.structures.truths import with_classes
 
 __all__ = [
     "Case",
+    "Cases",
+    "ClipCases",
     "Evaluation",
     "EvaluationReport",
-    "evaluate",
+    "ImageCases",
     "evaluate_predictor",
     "match_classes",
-    "sample_cases",
+    "predict_case",
 ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One picture and what is true about it.
+    """One image or clip and its ground truth.
 
     Attributes:
-        image: RGB at its own size, which is also that of the truths.
+        image: RGB at its own size, which is also that of the ground truth; of a clip its frames, all of one size.
         truths: by task, in the form that the evaluator of the task expects; class indices are those of the model.
+            Empty where there are no annotations.
         image_id: of the data set, for files of results.
     """
 
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W 3"] | Sequence[UInt8[np.ndarray, "H W 3"]]
     truths: Mapping[Task, Any]
     image_id: int | str
+
+    @property
+    def is_clip(self) -> bool:
+        return not isinstance(self.image, np.ndarray)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        first = self.image if isinstance(self.image, np.ndarray) else self.image[0]
+        return first.shape[0], first.shape[1]
+
+
+Predictions = Mapping[Task, Segmentation | VideoInstances]
 
 
 @dataclass(frozen=True)
@@ -112,28 +124,23 @@ def _defined(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 class Evaluation:
-    """Scores results of one model task by task.
+    """The evaluators of some tasks.
 
     Args:
         tasks: what is measured.
         categories: the classes of the model.
-        settings: how outputs become results in :meth:`update`.
         metrics: the options of the metrics; its tasks are not looked at.
-        style: whose rules count; truths must have the form that these expect.
+        style: whose rules count; ground truth must have the form that these expect.
     """
 
     def __init__(
         self,
         tasks: Sequence[Task],
         categories: Categories,
-        settings: InferenceConfig,
         metrics: EvaluationConfig | None = None,
         style: MetricStyle = "coco",
     ) -> None:
         options = metrics or EvaluationConfig()
-        self.categories = categories
-        self.settings = settings
-        self.style: MetricStyle = style
         self.evaluators = evaluators(
             tasks,
             categories,
@@ -145,44 +152,10 @@ class Evaluation:
             style=style,
         )
 
-    def update(
-        self,
-        output: MaskOutput,
-        sample: Sample,
-        image_size_hw: tuple[int, int] | None = None,
-        truths: Mapping[Task, Truth] | None = None,
-    ) -> None:
-        """``output`` of the sample's picture or clip, at its own size or resized to ``image_size_hw``.
-
-        Without ``truths`` they are made of the sample's target, which knows no crowd regions.
-        """
-        assert not self.settings.tile, "windows are put together by the caller, who has answer()"
-        size = (sample.image.shape[2], sample.image.shape[3])
-        sizes = (image_size_hw or size, size)
-        answers: dict[Task, Segmentation | VideoInstances] = {}
-        for task in self.evaluators:
-            if self.style == "youtube-vis":
-                answers[task] = clip_result_of(output, 0, *sizes, self.categories, self.settings)
-            else:
-                answers[task] = result_of(task, output, 0, *sizes, self.categories, self.settings)
-        self.answer(answers, sample, truths)
-
-    def answer(
-        self,
-        answers: Mapping[Task, Segmentation | VideoInstances],
-        sample: Sample,
-        truths: Mapping[Task, Truth] | None = None,
-    ) -> None:
-        """Results of the sample's picture or clip; without ``truths`` as in :meth:`update`."""
-        assert sample.target is not None
+    def add(self, predictions: Predictions, truths: Mapping[Task, Any]) -> None:
+        """Results of one image or clip and its ground truth, for every task at least."""
         for task, evaluator in self.evaluators.items():
-            truth = evaluator.truth_of_target(sample.target) if truths is None else truths[task]
-            evaluator.update(answers[task], truth)
-
-    def add(self, answers: Mapping[Task, Segmentation | VideoInstances], truths: Mapping[Task, Any]) -> None:
-        """Results of one picture or clip and its truths, for every task at least."""
-        for task, evaluator in self.evaluators.items():
-            evaluator.update(answers[task], truths[task])
+            evaluator.update(predictions[task], truths[task])
 
     def merge(self, other: Evaluation) -> None:
         """Add what another process has seen."""
@@ -198,33 +171,18 @@ class Evaluation:
         return {task: evaluator.per_class() for task, evaluator in self.evaluators.items()}
 
 
-def evaluate(
-    model: Mask2Former,
-    samples: Iterable[Sample],
-    tasks: Sequence[Task],
-    progress: Callable[[int], None] | None = None,
-    metrics: EvaluationConfig | None = None,
-) -> dict[str, float]:
-    """Metrics in percent of a model on samples at their own size; ``progress`` is told how many are done.
+def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
+    """The results that are measured, by task: what users get for the same image or clip.
+
+    The only way from pixels to measured results: :func:`evaluate_predictor` and the validation during training both
+    come through here.
 
     Raises:
-        RequestError: the model looks through windows; :func:`evaluate_predictor` measures those.
+        RequestError: as a call of the predictor, or of its ``clip``.
     """
-    assert model.categories is not None
-    assert model.config is not None
-    if model.config.inference.tile:
-        raise RequestError("this model looks through windows (inference.tile); measure it with evaluate_predictor")
-    evaluation = Evaluation(tasks, model.categories, model.config.inference, metrics)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for done, sample in enumerate(samples, start=1):
-            output = model([sample.image.to(model.device)], auxiliary=False)
-            evaluation.update(output, sample)
-            if progress is not None:
-                progress(done)
-    model.train(was_training)
-    return evaluation.compute()
+    if isinstance(case.image, np.ndarray):
+        return predictor(case.image, tasks, **overrides)
+    return {"instance": predictor.clip(case.image, **overrides)}
 
 
 def evaluate_predictor(
@@ -240,73 +198,131 @@ def evaluate_predictor(
     progress: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> EvaluationReport:
-    """Measure a predictor the way it is used: pictures resized for the model, results at their own size.
+    """Measure a predictor the way it is used: images and clips resized for the model, results at their own size.
 
     Args:
         predictor: what is measured, on its device and with its settings.
-        cases: pictures with truths; only one is in memory at a time.
-        tasks: all answered from one pass.
+        cases: images or clips with ground truth; only one is in memory at a time. Those without annotations have
+            results, but no metrics.
+        tasks: all predicted in one pass.
         metrics: the options of the metrics.
-        style: whose rules count; truths must have the form that these expect.
+        style: whose rules count; ground truth must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
-        observe: shown every picture with its answers, for instance :meth:`Highlights.add`.
-        group_of: a name for every image id; pictures of one name are also measured by themselves.
-        progress: told how many pictures are done.
+        observe: shown every image with its results, for instance :meth:`Highlights.add`.
+        group_of: a name for every image id; images of one name are also measured by themselves.
+        progress: told how many are done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
     Raises:
-        RequestError: a task that the model does not answer, a wrong setting, or a truth that does not fit.
+        RequestError: a task that the model does not answer, a wrong setting, or ground truth that does not fit.
     """
     chosen = predictor.choose_tasks(tasks)
 
     def empty() -> Evaluation:
-        return Evaluation(chosen, predictor.categories, predictor.settings, metrics, style)
+        return Evaluation(chosen, predictor.categories, metrics, style)
 
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
-    start, done = time.perf_counter(), 0
+    start, done, measured = time.perf_counter(), 0, 0
     for done, case in enumerate(cases, start=1):
-        answers = predictor(case.image, chosen, **overrides)
-        evaluation.add(answers, case.truths)
+        predictions = predict_case(predictor, case, chosen, **overrides)
+        if case.truths:
+            evaluation.add(predictions, case.truths)
+            measured += 1
         if group_of is not None:
-            groups[group_of[case.image_id]].add(answers, case.truths)
+            groups[group_of[case.image_id]].add(predictions, case.truths)
             sizes[group_of[case.image_id]] += 1
         if results is not None:
-            results.add(case.image_id, answers[results.task])
+            results.add(case.image_id, predictions[results.task])
         if observe is not None:
-            observe(case, answers)
+            observe(case, predictions)  # pyright: ignore[reportArgumentType]  (clips are not observed)
         progress(done)
-    found = evaluation.compute()
-    rows = evaluation.per_class()
+    found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
     return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
 
 
-# --- pictures and truths ---------------------------------------------------------------------------------------------
+# --- images, clips and their ground truth ----------------------------------------------------------------------------
 
 
-def sample_cases(
-    samples: AnnotatedSet,
-    tasks: Sequence[Task],
-    categories: Categories,
-    class_map: Int64[np.ndarray, " K"],
-    limit: int | None = None,
-) -> Iterator[Case]:
-    """Pictures of a data set at their own size with their truths.
+class Cases(ABC):
+    """The images or clips of a data set with their ground truth, read when they are taken.
 
     Args:
-        samples: the data set; it has truths for all ``tasks``.
-        tasks: for which truths are read.
+        samples: the data set.
+        style: whose rules measure it.
+        limit: only the first so many.
+    """
+
+    def __init__(self, samples: AnnotatedSet | ClipSet, style: MetricStyle, limit: int | None) -> None:
+        self.notes = samples.notes
+        self.style: MetricStyle = style
+        self._count = len(samples) if limit is None else min(limit, len(samples))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Case: ...
+
+
+class ImageCases(Cases):
+    """The images of a data set at their own size with their ground truth, read when they are taken.
+
+    Args:
+        samples: the data set; it has ground truth for all ``tasks``.
+        tasks: for which ground truth is read.
         categories: the classes of the model.
         class_map: class indices of the data set to those of the model, see :func:`match_classes`.
-        limit: only so many pictures.
+        limit: only the first so many images.
     """
-    for index in range(len(samples) if limit is None else min(limit, len(samples))):
-        truths = samples.truths(index, tasks)
-        yield Case(
-            samples.image(index),
-            {task: with_classes(truths[task], class_map, categories.ignore_label) for task in tasks},
-            samples.image_id(index),
+
+    def __init__(
+        self,
+        samples: AnnotatedSet,
+        tasks: Sequence[Task],
+        categories: Categories,
+        class_map: Int64[np.ndarray, " K"],
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(samples, samples.metric_style, limit)
+        self.samples = samples
+        self.tasks = tuple(tasks)
+        self.categories = categories
+        self.class_map = class_map
+
+    def __getitem__(self, index: int) -> Case:
+        truths = self.samples.truths(index, self.tasks)
+        ignored = self.categories.ignore_label
+        return Case(
+            self.samples.image(index),
+            {task: with_classes(truths[task], self.class_map, ignored) for task in self.tasks},
+            self.samples.image_id(index),
         )
+
+
+class ClipCases(Cases):
+    """The clips of a data set, all frames at their own size, read when they are taken.
+
+    Args:
+        clips: the data set; without annotations its cases have no ground truth.
+        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
+        limit: only the first so many clips.
+    """
+
+    def __init__(self, clips: ClipSet, class_map: Int64[np.ndarray, " K"], limit: int | None = None) -> None:
+        super().__init__(clips, "youtube-vis", limit)
+        self.samples = clips
+        self.class_map = class_map
+
+    def __getitem__(self, index: int) -> Case:
+        truths: dict[Task, Any] = {}
+        if self.samples.has_truth:
+            truth = self.samples.truth(index)
+            truths["instance"] = truth._replace(labels=self.class_map[truth.labels])
+        return Case(self.samples.images(index), truths, self.samples.clip_id(index))
 
 
 def match_classes(
@@ -340,8 +356,8 @@ def match_classes(
         )
     if only_model and notes is not None:
         notes.append(
-            f"{len(only_model)} of the {len(known)} classes are not in the list of the data and are not measured: "
-            f"{_listed(only_model)}"
+            f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
+            f"{_listed(only_model)}; predictions of them count as wrong in PQ and mIoU"
         )
     return np.array([known[name] for name in data.names], dtype=np.int64)
 

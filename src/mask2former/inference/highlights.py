@@ -19,13 +19,21 @@ from scipy import ndimage
 
 from mask2former import drawing
 from mask2former.config import Task
+from mask2former.evaluation.cityscapes import plain_truth
 from mask2former.evaluation.panoptic import count_matches
 from mask2former.evaluation.semantic import confusion_matrix
 from mask2former.inference.evaluate import Case
-from mask2former.structures import Categories, Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
-from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
+from mask2former.structures import (
+    Categories,
+    Instances,
+    PanopticSegmentation,
+    Segmentation,
+    SemanticSegmentation,
+    VideoInstances,
+)
+from mask2former.structures.truths import CityscapesTruth, ClipTruth, InstanceTruth, PanopticTruth
 
-__all__ = ["Highlight", "Highlights", "Judgement", "Kind", "judge"]
+__all__ = ["Highlight", "Highlights", "Judgement", "Kind", "case_rows", "judge"]
 
 Kind = Literal["best", "worst", "surprising"]
 
@@ -190,8 +198,8 @@ class Highlights:
         self._count += 1
         for task, answer in answers.items():
             truth = case.truths[task]
-            if isinstance(truth, CityscapesTruth):  # label ids of a metric of its own, not classes
-                continue
+            if isinstance(truth, CityscapesTruth):
+                truth = plain_truth(truth, task, self.categories)
             judgement = judge(answer, truth, self.categories)
             ranks: dict[Kind, float] = {"surprising": judgement.surprise} if judgement.surprise > 0 else {}
             if judgement.quality == judgement.quality:
@@ -202,7 +210,9 @@ class Highlights:
                 if len(heap) == self.keep and rank <= heap[0][0]:
                     continue
                 if highlight is None:
-                    highlight = Highlight(case.image_id, judgement, self._drawn(case.image, truth, answer))
+                    assert isinstance(case.image, np.ndarray)
+                    image, true, found = _comparison(case.image, truth, answer, self.categories)
+                    highlight = Highlight(case.image_id, judgement, (_webp(image), _webp(true), _webp(found)))
                 heapq.heappush(heap, (rank, -self._count, highlight))  # of equals the first stays
                 if len(heap) > self.keep:
                     heapq.heappop(heap)
@@ -212,20 +222,50 @@ class Highlights:
         assert kind in get_args(Kind), kind
         return [entry for _, _, entry in sorted(self._heaps.get((task, kind), []), key=lambda item: item[:2])[::-1]]
 
-    def _drawn(
-        self, image: UInt8[np.ndarray, "H W 3"], truth: object, answer: Segmentation
-    ) -> tuple[bytes, bytes, bytes]:
-        """The picture, its truth and the answer as small drawings that look alike."""
-        step = -(-max(image.shape[:2]) // _SIDES[1])
-        small = image
-        if step > 1:  # before drawing, so that names stay readable
-            height, width = (len(range(0, side, step)) for side in image.shape[:2])
-            small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
-        scale = max(1, _SIDES[0] // max(small.shape[:2]))
-        plain = Image.fromarray(small)
-        plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
-        true, found = _layers(truth, answer, self.categories, step)
-        return _webp(plain), _webp(true(small, scale)), _webp(found(small, scale))
+
+# --- drawings --------------------------------------------------------------------------------------------------------
+
+
+def case_rows(
+    case: Case, prediction: Segmentation | VideoInstances, truth: object, categories: Categories
+) -> list[list[Image.Image]]:
+    """An image, its ground truth and its prediction, drawn alike; of a clip the first and the last frame.
+
+    Args:
+        case: what was measured.
+        prediction: the result of one task.
+        truth: that of the same task.
+        categories: the classes of the model.
+    """
+    if isinstance(prediction, VideoInstances):
+        assert isinstance(truth, ClipTruth)
+        rows = []
+        for index in sorted({0, prediction.num_frames - 1}):
+            objects = InstanceTruth(truth.masks[:, index], truth.labels, truth.iscrowd)
+            rows.append(_comparison(case.image[index], objects, prediction.frame(index), categories))
+        return rows
+    assert isinstance(case.image, np.ndarray)
+    if isinstance(truth, CityscapesTruth):
+        truth = plain_truth(
+            truth, "semantic" if isinstance(prediction, SemanticSegmentation) else "instance", categories
+        )
+    return [_comparison(case.image, truth, prediction, categories)]
+
+
+def _comparison(
+    image: UInt8[np.ndarray, "H W 3"], truth: object, prediction: Segmentation, categories: Categories
+) -> list[Image.Image]:
+    """The image, its ground truth and the prediction as small drawings that look alike."""
+    step = -(-max(image.shape[:2]) // _SIDES[1])
+    small = image
+    if step > 1:  # before drawing, so that names stay readable
+        height, width = (len(range(0, side, step)) for side in image.shape[:2])
+        small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+    scale = max(1, _SIDES[0] // max(small.shape[:2]))
+    plain = Image.fromarray(small)
+    plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
+    true, found = _layers(truth, prediction, categories, step)
+    return [plain, true(small, scale), found(small, scale)]
 
 
 _Draw = Callable[[UInt8[np.ndarray, "H W 3"], int], Image.Image]

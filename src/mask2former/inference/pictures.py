@@ -1,4 +1,4 @@
-"""Samples beside their truth and what a model makes of them, for the demonstration and for training."""
+"""Samples beside their ground truth and what a model makes of them, for the demonstration and for data checks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 
 from mask2former import drawing
 from mask2former.config import Task
-from mask2former.structures import Categories, Sample, Segmentation, Target, VideoInstances
+from mask2former.structures import Categories, Sample, Segmentation
 
-__all__ = ["clip_rows", "comparison_row"]
+__all__ = ["comparison_row"]
 
 
 def comparison_row(
@@ -24,19 +24,6 @@ def comparison_row(
     enlarged = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
     overlays = [answer.plot(image, scale=scale) for answer in answers.values()]
     return [enlarged, _truth(image, sample, categories, scale), *overlays]
-
-
-def clip_rows(
-    sample: Sample, tracks: VideoInstances, categories: Categories, scale: int = 1
-) -> list[list[Image.Image]]:
-    """Rows as of :func:`comparison_row` for the first and the last frame of a clip; a track keeps its colour."""
-    assert sample.target is not None
-    rows = []
-    for place in sorted({0, len(sample.image) - 1}):
-        target = Target(sample.target.labels, sample.target.masks[:, place : place + 1])
-        frame = Sample(sample.image[place : place + 1], target, sample.name)
-        rows.append(comparison_row(frame, {"instance": tracks.frame(place)}, categories, scale))
-    return rows
 
 
 def _truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories: Categories, scale: int) -> Image.Image:

@@ -1,12 +1,10 @@
-"""Data sets to loaders: windows of micro-batches for training, single samples for validation.
+"""Data sets to loaders: windows of micro-batches for training, single cases for validation.
 
 Annotation files are read once per run, however often a loader is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,64 +14,21 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
-from mask2former.data.annotated import AnnotatedSet
+from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
 from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
-from mask2former.data.clips import ClipSet, ClipTrainingSet, whole_clip
+from mask2former.data.clips import ClipTrainingSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
 from mask2former.inference.data_checks.requirements import batch_per_device, check_monitor, check_tasks, data_notes
-from mask2former.inference.evaluate import match_classes
+from mask2former.inference.evaluate import Case, Cases, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Batch, Sample
-from mask2former.structures.truths import Truth, with_classes
+from mask2former.structures.samples import Batch
 
 __all__ = ["DataModule", "batch_per_device"]
 
 
-Validation = tuple[Sample, dict[Task, Truth]]
-
-
-class _Matched(Dataset[Validation]):
-    """Validation samples with the class indices of the training data, by ``class_map``."""
-
-    def __init__(self, class_map: Int64[np.ndarray, " K"], ignore_label: int) -> None:
-        self.class_map = class_map
-        self.ignore_label = ignore_label
-
-    def _matched(self, sample: Sample, truths: dict[Task, Truth]) -> Validation:
-        if (target := sample.target) is not None:
-            labels = torch.from_numpy(self.class_map)[target.labels]
-            sample = replace(sample, target=replace(target, labels=labels))
-        return sample, {task: with_classes(truth, self.class_map, self.ignore_label) for task, truth in truths.items()}
-
-
-class _Pictures(_Matched):
-    def __init__(
-        self, samples: AnnotatedSet, tasks: Sequence[Task], class_map: Int64[np.ndarray, " K"], ignore_label: int
-    ) -> None:
-        super().__init__(class_map, ignore_label)
-        self.samples = samples
-        self.tasks = tasks
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Validation:
-        return self._matched(self.samples[index], self.samples.truths(index, self.tasks))
-
-
-class _Clips(_Matched):
-    def __init__(self, samples: ClipSet, class_map: Int64[np.ndarray, " K"], ignore_label: int) -> None:
-        super().__init__(class_map, ignore_label)
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples) if self.samples.has_truth else 0
-
-    def __getitem__(self, index: int) -> Validation:
-        return self._matched(whole_clip(self.samples, index), {"instance": self.samples.truth(index)})
+_OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
 
 
 def _as_it_is(sample: Any) -> Any:
@@ -114,45 +69,42 @@ class DataModule(lightning.LightningDataModule):
         return build_training_set(self.config.data, with_ignored=self.config.criterion.void == "ignored")
 
     @cached_property
-    def validation_set(self) -> Dataset[Validation]:
-        """Raises a RequestError where the data set has classes that the training set lacks, or no truth of a task."""
+    def validation_set(self) -> Cases:
+        """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
+
+        Raises:
+            RequestError: the data have classes that the training set lacks, or no ground truth of a task.
+        """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         if isinstance(config, ClipSampling):
             clips = build_clips(config, "validation")
             check_tasks(self.config, ("instance",))
-            return _Clips(clips, self._class_map(clips.categories), self.categories.ignore_label)
+            return ClipCases(clips, self._class_map(clips.categories), None if clips.has_truth else 0)
         samples = build_pictures(config, "validation")
         check_tasks(self.config, samples.tasks)
-        return _Pictures(samples, tasks, self._class_map(samples.categories), self.categories.ignore_label)
+        return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
 
-    def _class_map(self, validation: Categories) -> Int64[np.ndarray, " K"]:
-        things_only = all(item.is_thing for item in validation)
-        return match_classes(self.categories, validation, things_only=things_only, notes=self.notes)
+    def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
+        """As ``evaluate`` matches the classes of a model with those of its data: by name, in any order."""
+        things_only = all(item.is_thing for item in data)
+        return match_classes(self.categories, data, things_only=things_only, notes=self.notes)
 
     def check(self) -> None:
-        """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
+        """Refuse data and metrics that would waste the run; what else is to be said is added to :meth:`remarks`.
 
         Raises:
             RequestError: what is wrong.
         """
-        samples = self.validation_set
+        cases = self.validation_set
         if self.is_measured:
-            check_monitor(self.config, self.categories, self.metric_style)
-        if isinstance(self.training_set, TrainingSet) and isinstance(samples, _Pictures):
-            self.notes += data_notes(self.training_set.samples, samples.samples)
+            check_monitor(self.config, self.categories, cases.style)
+        if isinstance(self.training_set, TrainingSet) and isinstance(cases, ImageCases):
+            self.notes += data_notes(self.training_set.samples, cases.samples)
 
     @property
     def is_measured(self) -> bool:
-        """Whether there are validation samples with truths; test sets of clips have none."""
-        samples = self.validation_set
-        assert isinstance(samples, (_Pictures, _Clips))
-        return len(samples) > 0
-
-    @property
-    def metric_style(self) -> MetricStyle:
-        """Whose rules measure the validation set."""
-        samples = self.validation_set
-        return samples.samples.metric_style if isinstance(samples, _Pictures) else "youtube-vis"
+        """Whether there are validation samples with ground truth; test sets of clips have none."""
+        return len(self.validation_set) > 0
 
     @property
     def categories(self) -> Categories:
@@ -179,6 +131,19 @@ class DataModule(lightning.LightningDataModule):
                 f"has queries ({queries}; up to {int(counts.max())} objects): the surplus cannot be learned from; "
                 "raise model.transformer_decoder.num_queries or train on smaller crops"
             )
+        inference = self.config.model.inference
+        if (
+            isinstance(self.config.data.augmentation, NoAugmentationConfig)
+            and inference.short_edge
+            and not inference.tile
+        ):
+            side = min(self.sample_batch().images.sizes[0])  # as it is trained on
+            if not 1 / _OTHER_SCALE < (ratio := inference.short_edge / side) < _OTHER_SCALE:
+                remarks.append(
+                    f"training takes images as they are, the first with a short edge of {side} pixels, but validation "
+                    f"and predictions resize theirs to model.inference.short_edge {inference.short_edge}: there, "
+                    f"objects look {ratio:.1f} times as large as in training; short_edge=0 keeps the size of images"
+                )
         if not self.is_measured:
             remarks.append(
                 "the validation clips have no annotations, so nothing is measured and the last model is kept"
@@ -199,7 +164,7 @@ class DataModule(lightning.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Training windows with their masks, which are made on the device; validation samples as they are."""
+        """Training windows with their masks, which are made on the device; validation cases as they are."""
         return [part.unpack() for part in batch] if isinstance(batch, list) else batch
 
     def sample_batch(self) -> Batch:
@@ -221,7 +186,11 @@ class DataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        samples = self.validation_set
-        assert isinstance(samples, (_Pictures, _Clips))
-        share = range(self.trainer.global_rank, len(samples), self.trainer.world_size)
-        return DataLoader(samples, batch_size=None, sampler=share, num_workers=0, collate_fn=_as_it_is)
+        cases = self.validation_set
+        share = range(self.trainer.global_rank, len(cases), self.trainer.world_size)
+        # Read in this process: the model takes longer than its images, and workers would copy them.
+        return DataLoader(cases, batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Validation cases stay where they are: the predictor moves what it takes."""
+        return batch if isinstance(batch, Case) else super().transfer_batch_to_device(batch, device, dataloader_idx)

@@ -36,12 +36,10 @@ class MovingAverage:
         torch._foreach_lerp_(averages, [current[name] for name in self.values], 1.0 - decay)
 
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange the averages with the model's values; a second call undoes the first."""
+    def copy_to(self, model: nn.Module) -> None:
+        """Give the averages to a model of the same architecture."""
         for name, value in self._entries(model).items():
-            held = value.clone()
             value.copy_(self.values[name])
-            self.values[name].copy_(held)
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "values": self.values}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mask2former.config import OptimConfig
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.samples import Batch
 
-__all__ = ["MemoryEstimate", "estimate_memory"]
+__all__ = ["MemoryEstimate", "estimate_memory", "peak_memory"]
 
 _GIB = 2**30
 
@@ -23,24 +29,79 @@ class MemoryEstimate:
 
     Attributes:
         state: weights, gradients, the two moments of AdamW, and the average if there is one.
-        activations: what the forward pass and the loss keep for the backward pass, for all pictures of a pass.
-        pictures: how many these are.
+        activations: what the forward pass and the loss keep for the backward pass, for all images of a pass.
+        images: how many these are.
+        validation: a copy of the weights and what the prediction of one image or clip takes at its peak; 0 where
+            nothing is measured.
     """
 
     state: int
     activations: int
-    pictures: int
+    images: int
+    validation: int = 0
 
     def __str__(self) -> str:
+        validation = f", instead of these {self.validation / _GIB:.2f} in validation" if self.validation else ""
         return (
-            f"Predicted memory per device: {(self.state + self.activations) / _GIB:.2f} GiB "
-            f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {self.pictures} pictures in one pass "
-            f"{self.activations / _GIB:.2f})"
+            f"Predicted memory per device: {(self.state + max(self.activations, self.validation)) / _GIB:.2f} GiB "
+            f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {self.images} "
+            f"{'image' if self.images == 1 else 'images'} in one pass {self.activations / _GIB:.2f}{validation})"
         )
 
 
+def peak_memory(step: Callable[[], object]) -> int:
+    """Bytes of the tensors that are alive at once, at most, among those that ``step`` makes; also on CPUs.
+
+    What operators take for themselves while they run is not seen.
+    """
+    live = _LiveTensors()
+    with live:
+        step()
+    return live.peak
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Counts storages from the operator that makes them until the last tensor on them is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._tensors: Counter[int] = Counter()  # per storage
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {id(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        outside = {self._key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor) or id(tensor) in given:
+                continue
+            key = self._key(tensor)
+            if key in outside and not self._tensors[key]:
+                continue  # a view of something that was there before
+            if not self._tensors[key]:
+                self.bytes += tensor.untyped_storage().nbytes()
+                self.peak = max(self.peak, self.bytes)
+            self._tensors[key] += 1
+            weakref.finalize(tensor, self._gone, key, tensor.untyped_storage().nbytes())
+        return result
+
+    @staticmethod
+    def _key(tensor: Tensor) -> int:
+        return tensor.untyped_storage().data_ptr()
+
+    def _gone(self, key: int, size: int) -> None:
+        self._tensors[key] -= 1
+        if not self._tensors[key]:
+            self.bytes -= size
+
+
 def estimate_memory(
-    model: Mask2Former, criterion: Criterion, batch: Batch, pictures: int, optim: OptimConfig
+    model: Mask2Former,
+    criterion: Criterion,
+    batch: Batch,
+    images: int,
+    optim: OptimConfig,
+    validate: Callable[[], object] | None = None,
 ) -> MemoryEstimate:
     """Run one forward pass and loss on ``batch``, count what is kept for the backward pass, and scale it up.
 
@@ -49,9 +110,10 @@ def estimate_memory(
     Args:
         model: on its device, in training mode.
         criterion: its loss.
-        batch: a few pictures of the usual size, on the device.
-        pictures: of a pass in the run.
+        batch: a few images of the usual size, on the device.
+        images: of a pass in the run.
         optim: tells whether weights are averaged.
+        validate: predicts one image or clip of the validation data with a copy of the model.
     """
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     stored = sum(value.nbytes for value in model.state_dict().values())
@@ -71,6 +133,7 @@ def estimate_memory(
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
-    activations = sum(kept.values()) * pictures // len(batch.images.sizes)
+    activations = sum(kept.values()) * images // len(batch.images.sizes)
     del losses
-    return MemoryEstimate(stored + 3 * trained + (stored if optim.ema_decay else 0), activations, pictures)
+    validation = 0 if validate is None else peak_memory(validate)
+    return MemoryEstimate(stored + 3 * trained + (stored if optim.ema_decay else 0), activations, images, validation)

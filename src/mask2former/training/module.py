@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from mask2former.atomic import write_whole
-from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
-from mask2former.data.transforms import resize_clip
+from mask2former.config import RunConfig, Task
 from mask2former.drawing import contact_sheet
-from mask2former.inference.answers import clip_result_of, result_of
-from mask2former.inference.evaluate import Evaluation
-from mask2former.inference.pictures import clip_rows, comparison_row
-from mask2former.inference.tiles import answer_in_tiles
+from mask2former.inference.evaluate import Case, Cases, Evaluation, Predictions, predict_case
+from mask2former.inference.highlights import case_rows
+from mask2former.inference.predictor import Predictor
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures.outputs import MaskOutput
-from mask2former.structures.results import Instances
-from mask2former.structures.samples import Batch, Sample
-from mask2former.structures.truths import Truth
+from mask2former.structures.samples import Batch
 from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
@@ -54,6 +49,7 @@ class TrainingModule(lightning.LightningModule):
         weights = config.criterion.model_dump(exclude={"void"})  # it says what targets tell the criterion
         self.criterion = Criterion(len(model.categories), **weights)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self._predictor: Predictor | None = None
         self._evaluation: Evaluation | None = None
         self._rows: list[list[Image.Image]] = []
 
@@ -62,9 +58,10 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
-        batch, pictures = data.sample_batch().to(self.device), batch_per_device(self.config)
+        batch, images = data.sample_batch().to(self.device), batch_per_device(self.config)
+        validate = self._validate_first if data.is_measured else None  # a fault of it is seen now, not after hours
         # On every rank: synchronised norms wait for the others in each forward pass.
-        memory = estimate_memory(self.model, self.criterion, batch, pictures, self.config.optim)
+        memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
             print(data.batching())
             print(memory)
@@ -141,73 +138,44 @@ class TrainingModule(lightning.LightningModule):
         write_whole(path, lambda file: torch.save(content, file))
         return path
 
-    # --- validation: with averaged weights when there are some ---
+    # --- validation: the predictor that users get, with averaged weights when there are some ---
+
+    def predictor(self) -> Predictor:
+        """The model as it would be saved now: a copy, so that training finds its own as it left it."""
+        model = copy.deepcopy(self.model)
+        if self.average is not None:
+            self.average.copy_to(model)
+        return Predictor(model, device=self.device)
+
+    def _validate_first(self) -> None:
+        """The first case of the validation data, to see what it takes."""
+        self._predicted(self.predictor(), self._cases[0])
+
+    def _predicted(self, predictor: Predictor, case: Case) -> Predictions:
+        with torch.autocast(self.device.type, enabled=False):  # training may be in half precision, predictors are not
+            return predict_case(predictor, case, self.config.evaluation.tasks)
 
     def on_validation_epoch_start(self) -> None:
-        assert self.model.categories is not None
-        if self.average is not None:
-            self.average.swap(self.model)
-        evaluation, settings = self.config.evaluation, self.config.model.inference
-        style: MetricStyle = self.trainer.datamodule.metric_style  # pyright: ignore[reportAttributeAccessIssue]
-        self._evaluation = Evaluation(evaluation.tasks, self.model.categories, settings, evaluation, style)
+        evaluation, cases = self.config.evaluation, self._cases
+        self._predictor = self.predictor()
+        self._evaluation = Evaluation(evaluation.tasks, self._predictor.categories, evaluation, cases.style)
 
     @property
-    def _has_clips(self) -> bool:
-        return isinstance(self.config.data.dataset, ClipSampling)
+    def _cases(self) -> Cases:
+        return self.trainer.datamodule.validation_set  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
 
-    def validation_step(self, batch: tuple[Sample, Mapping[Task, Truth] | None], batch_idx: int) -> None:
+    def validation_step(self, batch: Case, batch_idx: int) -> None:
         assert self._evaluation is not None
-        sample, truths = batch
-        shown = self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures
-        if self._has_clips:
-            self._validate_clip(sample, truths, shown)
-            return
-        if self.config.model.inference.tile:
-            self._validate_tiles(sample, truths, shown)
-            return
-        output = self.model([sample.image], auxiliary=False)
-        self._evaluation.update(output, sample, truths=truths)
-        if shown:
-            self._rows.append(self._row(output, sample))
-
-    def _validate_tiles(self, sample: Sample, truths: Mapping[Task, Truth] | None, shown: bool) -> None:
-        """As the predictor answers, window by window: at any other scale the figures would mean nothing."""
-        assert self._evaluation is not None
-        assert self.model.categories is not None
-        categories, settings = self.model.categories, self.config.model.inference
-
-        def segment(parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int]) -> list[Instances]:
-            pixels = [torch.from_numpy(part).permute(2, 0, 1).to(self.device) for part in parts]
-            output, found = self.model(pixels, auxiliary=False), []
-            for index, part in enumerate(parts):
-                instances = result_of("instance", output, index, part.shape[:2], size_hw, categories, settings)
-                assert isinstance(instances, Instances)
-                found.append(instances)
-            return found
-
-        answer = answer_in_tiles(sample.image[0].permute(1, 2, 0).cpu().numpy(), segment, categories, settings)
-        self._evaluation.answer({"instance": answer}, sample, truths)
-        if shown:
-            self._rows.append(comparison_row(sample.to("cpu"), {"instance": answer}, categories))
-
-    def _validate_clip(self, sample: Sample, truths: Mapping[Task, Truth] | None, shown: bool) -> None:
-        """All frames at once at the size of inference, since clips are large."""
-        assert self._evaluation is not None
-        assert self.model.categories is not None
-        settings = self.config.model.inference
-        frames = list(sample.image.permute(0, 2, 3, 1).cpu().numpy())
-        clip = resize_clip(frames, settings.short_edge, settings.long_edge)
-        output = self.model([clip.to(self.device)], auxiliary=False)
-        sizes = ((clip.shape[2], clip.shape[3]), (sample.image.shape[2], sample.image.shape[3]))
-        self._evaluation.update(output, sample, sizes[0], truths)
-        if shown:
-            tracks = clip_result_of(output, 0, *sizes, self.model.categories, settings)
-            self._rows += clip_rows(sample.to("cpu"), tracks, self.model.categories)
+        assert self._predictor is not None
+        predictions = self._predicted(self._predictor, batch)
+        self._evaluation.add(predictions, batch.truths)
+        if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures:
+            task = self._shown_task
+            self._rows += case_rows(batch, predictions[task], batch.truths[task], self._predictor.categories)
 
     def on_validation_epoch_end(self) -> None:
         assert self._evaluation is not None
-        if self.average is not None:
-            self.average.swap(self.model)
+        self._predictor = None
         if self.trainer.world_size > 1:  # each rank has seen its share of the samples
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, self._evaluation)
@@ -220,7 +188,7 @@ class TrainingModule(lightning.LightningModule):
         self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
         self._evaluation = None
         if self._rows:
-            titles = ("image", "truth", self._shown_task)
+            titles = ("image", "ground truth", self._shown_task)
             subtitle = "   ".join(f"{name} {value:.1f}" for name, value in list(metrics.items())[:4])
             sheet = contact_sheet(self._rows, titles, title=f"step {self.global_step}", subtitle=subtitle)
             picture = Path(self.config.output) / "pictures" / f"step-{self.global_step:07d}.png"
@@ -230,13 +198,6 @@ class TrainingModule(lightning.LightningModule):
     @property
     def _shown_task(self) -> Task:
         return self.config.evaluation.tasks[0]
-
-    def _row(self, output: MaskOutput, sample: Sample) -> list[Image.Image]:
-        assert self.model.categories is not None
-        size = (sample.image.shape[2], sample.image.shape[3])
-        task, settings = self._shown_task, self.config.model.inference
-        answer = result_of(task, output, 0, size, size, self.model.categories, settings)
-        return comparison_row(sample.to("cpu"), {task: answer}, self.model.categories)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.average is not None:

@@ -141,7 +141,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         ) from error
 
     if module.average is not None:
-        module.average.swap(model)
+        module.average.copy_to(model)
     elif keep.best.exists():
         _restore(module, keep.best)
     path = directory / "model.safetensors"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
+from mask2former.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator, plain_truth
 from mask2former.structures import Categories, Instances, SemanticSegmentation, Target
-from mask2former.structures.truths import CityscapesTruth
+from mask2former.structures.truths import CityscapesTruth, InstanceTruth
 
 CATEGORIES = Categories.load("cityscapes")
 ROAD, SKY, PERSON, RIDER, CAR = (CATEGORIES.names.index(name) for name in ("road", "sky", "person", "rider", "car"))
@@ -131,6 +131,17 @@ def test_a_target_becomes_an_instance_map(kind: type[CityscapesInstanceEvaluator
     masks[0, ..., :3] = masks[1, ..., 1:4] = masks[2, ..., 3:5] = True
     truth = kind(CATEGORIES).truth_of_target(Target(torch.tensor([CAR, PERSON, SKY]), masks))
     assert truth.instance_ids.tolist() == [[26000, 26000, 26000, 24001, 23, 0]]
+
+
+def test_an_instance_map_as_other_data_sets_have_it() -> None:
+    truth = _truth((26001, 0, 10), (26002, 10, 20), (24, 20, 30), (4, 30, 40))
+    objects = plain_truth(truth, "instance", CATEGORIES)
+    assert isinstance(objects, InstanceTruth)
+    found = zip(objects.labels.tolist(), objects.iscrowd.tolist(), objects.masks.sum(axis=(1, 2)).tolist(), strict=True)
+    assert sorted(found) == [(PERSON, True, 200), (CAR, False, 200), (CAR, False, 200)]
+    labels = plain_truth(truth, "semantic", CATEGORIES)
+    assert isinstance(labels, np.ndarray)
+    assert labels[0, ::10].tolist() == [CAR, CAR, PERSON, CATEGORIES.ignore_label, ROAD, ROAD]
 
 
 def test_sizes_must_agree_and_ids_must_be_those_of_the_files() -> None:

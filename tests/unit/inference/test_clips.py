@@ -16,8 +16,7 @@ from mask2former.data.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
 from mask2former.errors import RequestError
 from mask2former.evaluation.video import VideoInstanceEvaluator
-from mask2former.inference.clips import evaluate_clips
-from mask2former.inference.evaluate import match_classes
+from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import TracksFile, result_writer
 from mask2former.models.mask2former import Mask2Former
@@ -82,6 +81,9 @@ class Oracle:
         self.answers = {clips.images(index)[0].tobytes(): clips.truth(index) for index in range(len(clips))}
         self.seen: list[dict[str, object]] = []
 
+    def choose_tasks(self, tasks: list[str]) -> tuple[str, ...]:
+        return tuple(tasks)
+
     def clip(self, frames: list[np.ndarray], **overrides: object) -> VideoInstances:
         self.seen.append(overrides)
         truth: ClipTruth = self.answers[frames[0].tobytes()]
@@ -96,12 +98,12 @@ def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None
     path = tmp_path / "new" / "results.json"
     with result_writer("instance", path, clips.categories, style="youtube-vis") as writer:
         assert isinstance(writer, TracksFile)
-        report = evaluate_clips(
+        report = evaluate_predictor(
             oracle,  # pyright: ignore[reportArgumentType]
-            clips,
-            range(2),
-            class_map,
+            ClipCases(clips, class_map, limit=2),
+            ["instance"],
             EvaluationConfig(max_detections=50),
+            style="youtube-vis",
             results=writer,
             progress=told.append,
             short_edge=0,
@@ -124,11 +126,11 @@ def test_without_annotations_there_are_results_and_no_metrics(monkeypatch: pytes
     oracle = Oracle(clips)
     monkeypatch.setattr(clips, "has_truth", False)
     with result_writer("instance", tmp_path / "r.json", clips.categories, style="youtube-vis") as writer:
-        report = evaluate_clips(
+        report = evaluate_predictor(
             oracle,  # pyright: ignore[reportArgumentType]
-            clips,
-            range(1),
-            match_classes(clips.categories, clips.categories),
+            ClipCases(clips, match_classes(clips.categories, clips.categories)),
+            ["instance"],
+            style="youtube-vis",
             results=writer,
         )
     assert report.metrics == {}
@@ -144,7 +146,8 @@ def test_classes_of_the_data_become_those_of_the_model() -> None:
     labels = len(turned) - 1 - truth.labels
     oracle.answers = {key: truth._replace(labels=labels) for key in oracle.answers}
     class_map = match_classes(turned, clips.categories)
-    report = evaluate_clips(oracle, clips, range(1), class_map)  # pyright: ignore[reportArgumentType]
+    cases = ClipCases(clips, class_map)
+    report = evaluate_predictor(oracle, cases, ["instance"], style="youtube-vis")  # pyright: ignore[reportArgumentType]
     assert report.metrics["instance/AP"] == pytest.approx(100)
     wrong = VideoInstanceEvaluator(turned)
     wrong.update(VideoInstances(truth.masks, labels, np.linspace(0.9, 0.5, len(labels)), turned), truth)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mask2former.inference.evaluate import Case
-from mask2former.inference.highlights import Highlights, judge
-from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation
-from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
+from mask2former.inference.highlights import Highlights, case_rows, judge
+from mask2former.structures import (
+    Categories,
+    Instances,
+    PanopticSegmentation,
+    Segment,
+    SemanticSegmentation,
+    VideoInstances,
+)
+from mask2former.structures.truths import CityscapesTruth, ClipTruth, InstanceTruth, PanopticTruth
 
 CLASSES = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
 CAT, DOG, SKY, SEA = range(4)
@@ -138,9 +144,29 @@ def test_drawings_are_large_enough_to_read_and_small_enough_to_keep(size: int, d
             assert (picture.format, picture.size) == ("WEBP", (drawn, drawn))
 
 
-def test_truths_of_a_metric_of_its_own_are_left_out() -> None:
-    highlights = Highlights(CLASSES)
-    case = Case(np.zeros((10, 10, 3), np.uint8), {"semantic": np.full((10, 10), SKY)}, 1)
-    truths = {"semantic": CityscapesTruth(np.zeros((10, 10), np.int32))}
-    highlights.add(replace(case, truths=truths), {"semantic": SemanticSegmentation(np.full((10, 10), SKY), CLASSES)})
-    assert highlights.of("semantic", "best") == []
+def test_label_ids_of_cityscapes_are_judged_and_drawn_as_classes() -> None:
+    city = Categories.load("cityscapes")
+    road, car = city.names.index("road"), city.names.index("car")
+    ids = np.full((10, 10), 7, np.int32)  # road
+    ids[:4] = 26001  # a car
+    labels = np.where(ids == 7, road, car)
+    case = Case(np.zeros((10, 10, 3), np.uint8), {"semantic": CityscapesTruth(ids)}, 1)
+    highlights = Highlights(city)
+    highlights.add(case, {"semantic": SemanticSegmentation(labels, city)})
+    assert highlights.of("semantic", "best")[0].judgement.quality == 1.0
+    ((image, truth, prediction),) = case_rows(case, SemanticSegmentation(labels, city), case.truths["semantic"], city)
+    assert image.size == truth.size == (320, 320)
+    assert np.array_equal(np.asarray(truth), np.asarray(prediction))
+
+
+def test_a_clip_is_drawn_by_its_first_and_last_frame() -> None:
+    masks = np.stack([_box(0, 3), _box(2, 5), _box(6, 9)])[None]
+    found = VideoInstances(masks, np.array([CAT]), np.array([0.9]), CLASSES)
+    truth = ClipTruth(masks, np.array([CAT]), np.array([False]))
+    case = Case([np.full((10, 10, 3), 40 * frame, np.uint8) for frame in range(3)], {"instance": truth}, 1)
+    first, last = case_rows(case, found, truth, CLASSES)
+    assert [int(np.asarray(row[0]).mean()) for row in (first, last)] == [0, 80]
+    for row, top in ((first, 0), (last, 6)):
+        changed = np.asarray(row[1]) != np.asarray(row[0])
+        assert changed[32 * top + 8 : 32 * top + 80].any()
+        assert not changed[180 if top == 0 else 0 : 320 if top == 0 else 150].any()

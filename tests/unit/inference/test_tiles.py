@@ -13,7 +13,6 @@ from mask2former import checkpoints
 from mask2former.checkpoints.convert.writing import write
 from mask2former.config import InferenceConfig
 from mask2former.errors import RequestError
-from mask2former.inference.evaluate import evaluate
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tiles import Window, answer_in_tiles, join, windows
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
@@ -350,8 +349,6 @@ def test_windows_are_a_setting_of_a_call_and_of_loading(
     monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": through}))
     with pytest.raises(RequestError, match="transformers cannot look"):
         write(predictor.model, tmp_path / "folder", "huggingface")
-    with pytest.raises(RequestError, match="evaluate_predictor"):
-        evaluate(predictor.model, [], ["instance"])
 
 
 @pytest.mark.parametrize("tile", [0, 48])

@@ -21,7 +21,7 @@ from mask2former.errors import RequestError
 
 __all__ = ["Places", "recognise"]
 
-_NAMES_FILES = ("names", "classes", "labels", "categories")
+_NAMES_FILES = ("names", "classes", "labels", "categories", "labelmap", "class_names")
 _NAMES_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv")
 _LABEL_FOLDERS = ("labels", "masks", "annotations", "label")
 _IMAGE_FOLDERS = ("images", "imgs", "pictures", "image")
@@ -220,7 +220,11 @@ def _label_folders(path: Path, places: Places) -> tuple[DatasetConfig, list[str]
         )
     validation = _validation_pair(path, train, places)
     notes = [] if validation else [_NO_VALIDATION]
-    names = places.names or next(_names_files(path), None)
+    found = [places.names] if places.names is not None else list(_names_files(path))
+    names = next(iter(found), None)
+    if len(found) > 1:
+        others = ", ".join(f"'{other.name}'" for other in found[1:])
+        notes.append(f"the class names are taken from '{names}', not from {others}; name another one with --names")
     if names is None:
         raise RequestError(
             f"'{path}' has no file with the names of the classes; write one, for instance '{path / 'names.txt'}' (a "

@@ -68,7 +68,7 @@ def check_run(config: RunConfig) -> None:
 
 
 def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
-    """Refuse tasks for which the validation data have no truth.
+    """Refuse tasks for which the validation data have no ground truth.
 
     Raises:
         RequestError: naming the first.
@@ -76,7 +76,9 @@ def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
     for task in config.evaluation.tasks:
         if task not in measured:
             known = ", ".join(measured)
-            raise RequestError(f"evaluation.tasks has {task}, but the validation data have truths for {known} only")
+            raise RequestError(
+                f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only"
+            )
 
 
 def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle) -> None:
@@ -86,7 +88,7 @@ def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle)
         RequestError: with the metrics that there are.
     """
     wanted, metrics = config.evaluation.monitor, config.evaluation
-    measured = Evaluation(metrics.tasks, categories, config.model.inference, metrics, style).compute()
+    measured = Evaluation(metrics.tasks, categories, metrics, style).compute()
     if wanted not in measured:
         raise RequestError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
 
@@ -124,7 +126,7 @@ def data_notes(training: AnnotatedSet, validation: AnnotatedSet | None) -> list[
     """
     findings = split_findings(training, "train")
     if validation is not None:
-        findings += [Finding("validation", False, note) for note in validation.notes]
+        findings += [Finding("validation", False, note) for note in validation.notes if note not in training.notes]
         findings += split_findings(validation, "validation")
         findings += leak_findings(training, validation)
     return require(findings)
