@@ -92,7 +92,8 @@ def split_findings(samples: AnnotatedSet, split: Split, *, measured_only: bool =
     findings = class_findings(samples.categories, split)
     counts = samples.num_objects
     if counts is not None and not counts.sum():
-        findings.append(Finding(split, not measured_only, "nothing is annotated"))
+        message = "; ".join(["nothing is annotated", *samples.notes])  # what was left out may be the reason
+        findings.append(Finding(split, not measured_only, message))
     if isinstance(samples, LabelFolder):
         maps = _some_maps(samples, split)
         findings += _unknown_findings(maps, samples, split)
