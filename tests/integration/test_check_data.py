@@ -440,6 +440,17 @@ def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
     assert config.validation[0].images == str(tmp_path / "valid")  # type: ignore[union-attr]
 
 
+def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    (tmp_path / "annotations.json").write_bytes(path.read_bytes())
+    _, notes = recognise(tmp_path)
+    assert any(f"taken for the data: '{path}', not annotations.json" in note for note in notes)
+    source = label_folder(tmp_path / "labels")
+    (source / "classes.txt").write_text("a\nb\n")
+    _, notes = recognise(source)
+    assert any("names.txt', not from 'classes.txt'; name another one with --names" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -23,6 +23,15 @@ __all__ = ["Places", "recognise"]
 
 _NAMES_FILES = ("names", "classes", "labels", "categories", "labelmap", "class_names")
 _NAMES_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv")
+_COCO_FILES = (
+    "train/_annotations.coco.json",
+    "annotations/instances_train.json",
+    "annotations/instances_default.json",
+    "annotations/train.json",
+    "annotations.json",
+    "result.json",
+    "train.json",
+)
 _LABEL_FOLDERS = ("labels", "masks", "annotations", "label")
 _IMAGE_FOLDERS = ("images", "imgs", "pictures", "image")
 _VALIDATION = ("val", "valid", "validation")
@@ -194,17 +203,11 @@ def _folder(path: Path, places: Places) -> tuple[DatasetConfig, list[str]]:
             config, notes = _yaml(path / name)
             if isinstance(config, YoloConfig):
                 return config, notes
-    for name in (
-        "train/_annotations.coco.json",
-        "annotations/instances_train.json",
-        "annotations/instances_default.json",
-        "annotations/train.json",
-        "annotations.json",
-        "result.json",
-        "train.json",
-    ):
-        if (path / name).is_file():
-            return _coco(path / name, places)
+    found = [name for name in _COCO_FILES if (path / name).is_file()]
+    if found:
+        config, notes = _coco(path / found[0], places)
+        others = ", ".join(found[1:])
+        return config, [*notes, f"taken for the data: '{path / found[0]}', not {others}"] if others else notes
     return _label_folders(path, places)
 
 
