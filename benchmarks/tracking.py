@@ -27,7 +27,7 @@ from torch import Tensor
 from mask2former.atomic import write_whole
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips
 from mask2former.data.scenes.rendering import draw_scene
-from mask2former.evaluation.identity import IdentityCounts, count_identities
+from mask2former.evaluation.identity import add_identities, count_identities, no_identities
 from mask2former.evaluation.video import VideoInstanceEvaluator, track_ious
 from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
 from mask2former.inference.predictor import Predictor
@@ -91,13 +91,12 @@ class Score:
 
     def __init__(self) -> None:
         self.tracks = VideoInstanceEvaluator(SCENE_CATEGORIES)
-        self.identities = IdentityCounts(0, 0, 0)
+        self.identities = no_identities()
         self.num_tracks = 0
 
     def add(self, result: VideoInstances, frames: list[tuple[np.ndarray, np.ndarray]], truth: ClipTruth) -> None:
         self.tracks.update(result, truth)
-        counts = count_identities(frames, truth.masks)
-        self.identities = IdentityCounts(*(a + b for a, b in zip(self.identities, counts, strict=True)))
+        self.identities = add_identities(self.identities, count_identities(frames, truth.masks))
         self.num_tracks += len(set(np.concatenate([numbers for numbers, _ in frames]).tolist()))
 
     def to_dict(self) -> dict[str, float]:

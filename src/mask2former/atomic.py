@@ -1,36 +1,154 @@
-"""Files that are there whole or not at all. Knows nothing of what is in them."""
+"""Files that are there whole or not at all. Knows nothing of what is in them.
+
+What is there decides how it is written: a regular file is replaced, of a link the file that it points to, and into a
+device or a pipe the finished bytes are copied.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from mask2former.errors import RequestError
 
-__all__ = ["write_whole"]
+__all__ = ["remove_leftovers", "whole_file", "write_whole"]
+
+_PREFIX = ".m2f-"  # of temporary names; with eight random letters, whatever the length of the final name
+_IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: readers never see half a file.
-
-    Missing folders are made. The file gets the permissions of the caller's umask, whatever ``write`` does.
+def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
+    """Let ``write`` fill a temporary file, then put it where ``path`` says; see :func:`whole_file`.
 
     Raises:
         RequestError: the place cannot be written; an old file there is as it was.
         OSError: something else went wrong, for instance a full disk; likewise.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode & 0o777  # some writers, safetensors for one, would write for the owner only
+    with whole_file(path, durable=durable) as temporary:
         write(temporary)
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise RequestError(f"cannot write '{path}': {error.strerror or error}; choose another place") from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, suffix: str = "", durable: bool = False) -> Iterator[Path]:
+    """A temporary file for the block to fill; where it ends well the file takes its place, else nothing changes.
+
+    The temporary file lies in the folder of the final one, so that readers never see half a file and nothing is copied.
+    Missing folders are made. The file gets the permissions of the caller's umask, whatever the block does. Links are
+    followed. Into a device or a pipe that somebody reads, the bytes are copied at the end.
+
+    Args:
+        path: where it goes.
+        suffix: of the temporary name, for writers that look at it.
+        durable: also survives a power cut: the bytes are on the disk before the name is. Costs milliseconds.
+
+    Raises:
+        RequestError: the place cannot be written; an old file there is as it was.
+        OSError: something else went wrong, for instance a full disk; the error names ``path``.
+    """
+    try:
+        special = path.exists() and not path.is_file()
+        if special and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        target = path if special else Path(os.path.realpath(path))  # what a link points to; it need not exist
+        if not special:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.gettempdir()) if special else target.parent
+        temporary = folder / f"{_PREFIX}{secrets.token_hex(4)}{suffix}"
+        temporary.touch(exist_ok=False)
+    except _IN_THE_WAY as error:
+        raise _refusal(path, error) from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _refusal(path, error) from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with _held(temporary):
+            mode = temporary.stat().st_mode & 0o777  # some writers, safetensors for one, write for the owner only
+            yield temporary
+            if special:
+                _copy(temporary, path)
+                return
+            temporary.chmod(mode)
+            if durable:
+                _sync(temporary)
+            temporary.replace(target)
+            if durable:
+                _sync(target.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), temporary):  # of another file that the block has opened
+            raise
+        if isinstance(error, _IN_THE_WAY):
+            raise _refusal(path, error) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # gone after a success, and its folder may not exist
+        with contextlib.suppress(OSError):  # gone after a success
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove temporary files in ``folder`` whose writers were killed; how many there were.
+
+    A file that is being written is locked by its writer, in whatever container, and stays.
+    """
+    removed = 0
+    try:
+        names = [entry.path for entry in os.scandir(folder) if entry.name.startswith(_PREFIX)]
+    except OSError:
+        return 0
+    for name in names:
+        with contextlib.suppress(OSError), open(name, "rb") as stream:
+            _lock(stream, wait=False)
+            os.unlink(name)
+            removed += 1
+    return removed
+
+
+def _refusal(path: Path, error: OSError) -> RequestError:
+    return RequestError(f"cannot write '{path}': {error.strerror or error}; choose another place")
+
+
+@contextlib.contextmanager
+def _held(temporary: Path) -> Iterator[None]:
+    """Locked as long as this process lives, which tells :func:`remove_leftovers` that somebody still writes."""
+    with temporary.open("rb") as stream:
+        with contextlib.suppress(OSError):  # file systems without locks
+            _lock(stream, wait=True)
+        yield
+
+
+def _lock(stream: IO[bytes], *, wait: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not remove a file that somebody has open
+        return
+    fcntl.flock(stream, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Into a device or a pipe; a pipe that nobody reads is refused instead of waited for."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            what = "pipe that nobody reads" if stat.S_ISFIFO(path.stat().st_mode) else "socket or absent device"
+            raise RequestError(f"cannot write '{path}': it is a {what}; choose another place") from error
+        raise
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "wb") as stream, source.open("rb") as content:
+        shutil.copyfileobj(content, stream)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

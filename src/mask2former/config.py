@@ -7,6 +7,7 @@ these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn the
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "DatasetConfig",
     "EvaluationConfig",
+    "FilesConfig",
     "InferenceConfig",
     "LabelFolderConfig",
     "LabelFolders",
@@ -102,6 +104,16 @@ class SwinConfig(_Strict):
     num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
     window_size: PositiveInt = 7
     drop_path_rate: Probability = 0.3
+
+    @model_validator(mode="after")
+    def _divisible(self) -> SwinConfig:
+        for stage, heads in enumerate(self.num_heads):
+            if self.embed_dim * 2**stage % heads:
+                raise ValueError(
+                    f"stage {stage + 1} has {self.embed_dim * 2**stage} channels (embed_dim {self.embed_dim}, doubled "
+                    f"from stage to stage), which must be a multiple of its num_heads {heads}"
+                )
+        return self
 
 
 BackboneConfig = Annotated[TimmConfig | SwinConfig, Field(discriminator="name")]
@@ -166,6 +178,15 @@ class InferenceConfig(_Strict):
     # pixels: with windows, the diameter of objects that the model was trained on; the picture is asked again, with
     # windows of another side, where the median of its answers has another one. 0: windows of one side for all pictures
     diameter: NonNegativeFloat = 0.0
+    # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
+    # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
+    value_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> InferenceConfig:
+        if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
+            raise ValueError(f"value_range must be two rising numbers, black and white, got {self.value_range}")
+        return self
 
     @model_validator(mode="after")
     def _some_task(self) -> InferenceConfig:
@@ -236,6 +257,13 @@ class ScenesConfig(_Strict):
     num_validation: PositiveInt = 50
 
 
+class FilesConfig(_Strict):
+    """A data set of image files that anybody made."""
+
+    # whether annotations were made on images as EXIF turns them (all viewers do), or on the stored pixels: ignore
+    exif: Literal["apply", "ignore"] = "apply"
+
+
 class CocoFiles(_Strict):
     """One annotation file and the folder that its ``file_name`` entries are relative to."""
 
@@ -243,7 +271,7 @@ class CocoFiles(_Strict):
     images: str
 
 
-class CocoInstanceConfig(_Strict):
+class CocoInstanceConfig(FilesConfig):
     """Objects in COCO's instance format, anybody's; several files of one split must have the same categories."""
 
     name: Literal["coco-instance"] = "coco-instance"
@@ -262,7 +290,7 @@ class PanopticFiles(_Strict):
     images: str
 
 
-class CocoPanopticConfig(_Strict):
+class CocoPanopticConfig(FilesConfig):
     """Segments in COCO's panoptic format, anybody's; several files of one split must have the same categories."""
 
     name: Literal["coco-panoptic"] = "coco-panoptic"
@@ -279,7 +307,7 @@ class LabelFolders(_Strict):
     labels: str
 
 
-class LabelFolderConfig(_Strict):
+class LabelFolderConfig(FilesConfig):
     """Pictures with label maps, whose pixels are class numbers."""
 
     name: Literal["label-folder"] = "label-folder"
@@ -294,7 +322,7 @@ class LabelFolderConfig(_Strict):
     unseen_classes: Literal["error", "keep"] = "error"
 
 
-class YoloConfig(_Strict):
+class YoloConfig(FilesConfig):
     """Polygons in YOLO's segmentation format; the splits are those of its file."""
 
     name: Literal["yolo"] = "yolo"
@@ -382,7 +410,7 @@ class ClipFiles(_Strict):
     frames: str
 
 
-class ClipsConfig(ClipSampling):
+class ClipsConfig(ClipSampling, FilesConfig):
     """Tracks in YouTube-VIS format: OVIS and anybody's, of frames or of video files."""
 
     name: Literal["clips"] = "clips"
@@ -398,7 +426,7 @@ class ClipFolders(_Strict):
     clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
 
 
-class MaskFoldersConfig(ClipSampling):
+class MaskFoldersConfig(ClipSampling, FilesConfig):
     """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and alike."""
 
     name: Literal["mask-folders"] = "mask-folders"

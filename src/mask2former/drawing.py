@@ -13,15 +13,17 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from scipy import ndimage
 
 from mask2former.errors import RequestError
+from mask2former.pixels import rgb_of_array, rgb_of_pillow
 
 __all__ = ["Color", "Picture", "Region", "contact_sheet", "overlay_instances", "overlay_panoptic", "overlay_semantic"]
 
 Color = tuple[int, int, int]  # RGB in 0..255
-Picture = Image.Image | np.ndarray  # a Pillow picture, or (H, W, 3) uint8 RGB
+# What was segmented: a Pillow image or an array, shown as it is read (see mask2former.data.images.read_image).
+Picture = Image.Image | np.ndarray
 
 THING_ALPHA = 0.50
 STUFF_ALPHA = 0.52
@@ -215,12 +217,11 @@ def _canvas(image: Picture, size_hw: tuple[int, int], scale: int) -> UInt8[np.nd
     """A fresh RGB array of the picture, enlarged ``scale`` times."""
     assert scale >= 1, scale
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    elif isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
-        upright = Image.fromarray(np.ascontiguousarray(image))
+        upright = Image.fromarray(rgb_of_pillow(image, getattr(image, "filename", "") or "image"))
+    elif isinstance(image, np.ndarray):
+        upright = Image.fromarray(rgb_of_array(image))
     else:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise RequestError(f"cannot draw on {got}: expected a Pillow picture or an (H, W, 3) uint8 array in RGB")
+        raise RequestError(f"cannot draw on {type(image).__name__}: expected a Pillow image or an array of pixels")
     if (upright.height, upright.width) != size_hw:
         raise RequestError(
             f"the picture has {upright.height}x{upright.width} pixels but the result {size_hw[0]}x{size_hw[1]} "

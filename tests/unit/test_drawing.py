@@ -127,9 +127,9 @@ def test_tiny_and_thin_pictures(size_hw: tuple[int, int]) -> None:
     assert drawing.overlay_semantic(image, masks[1].astype(int), regions, scale=2).width == 2 * size_hw[1]
 
 
-@pytest.mark.parametrize("wrong", [GREY[..., 0], GREY.astype(float), "a.jpg", None])
+@pytest.mark.parametrize("wrong", ["a.jpg", None])
 def test_other_things_than_pictures_are_refused(wrong: object) -> None:
-    with pytest.raises(RequestError, match="expected a Pillow picture"):
+    with pytest.raises(RequestError, match="expected a Pillow image or an array"):
         drawing.overlay_semantic(wrong, np.zeros((240, 320), dtype=int), [])  # type: ignore[arg-type]
 
 

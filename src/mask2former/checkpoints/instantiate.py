@@ -14,14 +14,11 @@ import torch
 from mask2former.checkpoints.io import Checkpoint, load_into
 from mask2former.config import ModelConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
+from mask2former.models.backbones.timm import check_arguments
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = ["check_claims", "instantiate"]
-
-# Arguments with which timm would fetch weights, or read them with full powers.
-_OUTSIDE = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path",
-            "cache_dir", "scriptable", "exportable")  # fmt: skip
 
 
 def instantiate(checkpoint: Checkpoint) -> Mask2Former:
@@ -56,12 +53,10 @@ def check_claims(checkpoint: Checkpoint) -> None:
         )
     if isinstance(config.backbone, TimmConfig):
         backbone = config.backbone
-        outside = [name for name in backbone.arguments if name in _OUTSIDE]
-        if outside or ":" in backbone.model or "/" in backbone.model:
-            raise RequestError(
-                f"{checkpoint.source}: its backbone '{backbone.model}' {outside or ''} would read other files; "
-                "expected the name of an architecture"
-            )
+        try:
+            check_arguments(backbone.model, backbone.arguments)
+        except RequestError as error:
+            raise RequestError(f"{checkpoint.source}: {error}") from error
         excess = [number for number in _numbers(backbone.arguments) if abs(number) > max(largest, 1 << 12)]
         if excess:
             raise RequestError(

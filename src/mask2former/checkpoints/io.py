@@ -6,6 +6,7 @@ never its name. Must not know where files come from (names, downloads).
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from mask2former.structures import Categories
 __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
+    "check_finite",
     "dump_original",
     "load",
     "load_into",
@@ -41,6 +43,7 @@ FORMAT_VERSION = 1
 _WEIGHTS = "model.safetensors"  # inside a folder
 _HALVES = (torch.float16, torch.bfloat16)
 _SHOWN = 10  # entries of each kind in a report
+_FIRST = 3  # entries with values that are not finite
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,8 @@ def load_into(
         Names of the entries that were left out, sorted; empty unless asked for.
 
     Raises:
-        RequestError: entries are missing, unexpected or mis-shaped; one message lists them all.
+        RequestError: entries are missing, unexpected or mis-shaped, or values are not finite; one message lists them
+            all.
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -247,11 +251,37 @@ def load_into(
     faults = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in groups if names]
     if faults:
         raise RequestError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
+    if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
+        check_finite(state, source)
     with torch.no_grad():
         for name in shared:
             if name not in texts:
                 own[name].copy_(state[name])  # state_dict shares memory with the model
     return misshaped
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are NaN or infinite, from which results would come that look like results.
+
+    Raises:
+        RequestError: some are; the message counts the entries and names the first.
+    """
+    broken = [name for name, value in state.items() if not _is_finite(value)]
+    if broken:
+        more = f" and {len(broken) - _FIRST} more" if len(broken) > _FIRST else ""
+        raise RequestError(
+            f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
+            f"({', '.join(broken[:_FIRST])}{more}); its training went astray, or the file is damaged: take an earlier "
+            "checkpoint, or fetch it again"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not value.is_floating_point() or value.is_meta or not value.numel():
+        return True
+    value = value.detach().float() if value.dtype.itemsize == 1 else value.detach()  # few operations know eight bits
+    low, high = torch.aminmax(value)  # a sixth of the time of isfinite().all(), and NaN passes through
+    return bool(low.isfinite() and high.isfinite())
 
 
 def _listed(names: list[str]) -> str:
@@ -266,7 +296,21 @@ def _facts(model: Mask2Former) -> tuple[ModelConfig, Categories]:
     if model.config is None or model.categories is None:
         lacking = "config" if model.config is None else "categories"
         raise RequestError(f"the model has no {lacking}, which its checkpoint must carry; set model.{lacking} first")
+    _check_preparation(model)
+    check_finite(model.state_dict(), "the model")
     return model.config, model.categories
+
+
+def _check_preparation(model: Mask2Former) -> None:
+    """Refuse what no checkpoint carries, and a model that is loaded would not have."""
+    usual = inspect.signature(Mask2Former).parameters
+    for name in ("mean", "std", "size_divisibility"):
+        value, expected = getattr(model, name), usual[name].default
+        if value != expected:
+            raise RequestError(
+                f"the model has {name} {value}, which a checkpoint does not carry (models that are loaded have "
+                f"{expected}); train with that, or keep the state_dict yourself"
+            )
 
 
 def save(
@@ -286,7 +330,8 @@ def save(
         metrics: measured numbers of these weights in percent, stored along.
 
     Raises:
-        RequestError: the model lacks its facts, a value does not fit ``dtype``, or the file cannot be written.
+        RequestError: the model lacks its facts or has others than a checkpoint can carry, a value is not finite or does
+            not fit ``dtype``, or the file cannot be written.
     """
     path = Path(path)
     config, categories = _facts(model)
@@ -349,7 +394,9 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".pkl", ".pth"):
         raise RequestError(f"{path}: the original layout is written as .pkl or .pth")
+    _check_preparation(model)
     state = original.to_original(model)
+    check_finite(state, "the model")
     write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
 
 

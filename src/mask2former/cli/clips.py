@@ -85,10 +85,12 @@ def evaluate_on_clips(
     Raises:
         RequestError: another task than instance, or nothing to do.
     """
+    from mask2former.data.datasets.reader import ImageReader
     from mask2former.inference import files
     from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.result_files import result_writer
+    from mask2former.notes import collect_notes, sentences
 
     if others := sorted(set(tasks) - {"instance"}):
         raise RequestError(f"clips are measured by the task instance, not by {others[0]}")
@@ -101,6 +103,9 @@ def evaluate_on_clips(
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading model", total=None)
         predictor = Predictor.from_pretrained(model, device=device, dtype=dtype)
+        found = stack.enter_context(collect_notes())
+        if isinstance(clips, ImageReader):
+            clips.value_range = predictor.settings.value_range
         classes = clips.categories
         things_only, notes = all(item.is_thing for item in classes), list[str]()
         class_map = match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
@@ -123,7 +128,7 @@ def evaluate_on_clips(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, [*clips.notes, *notes])
+    print_scores(console, report, [*clips.notes, *notes, *sentences(found)])
     seconds = report.seconds / max(report.num_images, 1)
     line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
     if "instance/AP" in report.metrics:

@@ -71,30 +71,36 @@ def check_data(
     from mask2former.inference.data_checks.propose import run_file
     from mask2former.inference.data_checks.recognise import Places, recognise
     from mask2former.inference.data_checks.sheet import sheet as draw_sheet
+    from mask2former.notes import collect_notes
 
     remarks: list[str] = []
+    value_range = None
     recognised = None
     if Path(source).exists() or Path(source).suffix:
         recognised, remarks = recognise(Path(source), Places(images, labels, names, validation))
         dataset = recognised.data.dataset if isinstance(recognised, RunConfig) else recognised
         if isinstance(recognised, RunConfig) and queries is None:
             queries = recognised.model.transformer_decoder.num_queries
+        if isinstance(recognised, RunConfig):
+            value_range = recognised.model.inference.value_range
     else:
         dataset = dataset_by_name(source, data_root, "panoptic")
 
     console = make_console()
-    with stoppable(lambda: "nothing was written"), progress_bar(console) as progress:
+    # What is noticed is among the findings; reading a second time, to draw, would say it again.
+    with stoppable(lambda: "nothing was written"), collect_notes(), progress_bar(console) as progress:
         bar = progress.add_task("reading annotations", total=None)
         report = checking.check_data(
             dataset,
             run=recognised if isinstance(recognised, RunConfig) else None,
             num_queries=queries or 100,
             num_workers=checking.default_workers() if workers is None else workers,
+            value_range=value_range,
             progress=lambda split, done, total: progress.update(bar, description=split, completed=done, total=total),
         )
         progress.update(bar, description="drawing", total=None)
         title = Path(source).stem if Path(source).exists() else source
-        picture = draw_sheet(dataset, title)
+        picture = draw_sheet(dataset, title, value_range=value_range)
     if picture is not None:
         write_whole(sheet, lambda temporary: picture.save(temporary, format="PNG"))
     if json is not None:

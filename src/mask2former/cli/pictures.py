@@ -17,6 +17,7 @@ from mask2former.errors import RequestError
 if TYPE_CHECKING:
     from mask2former.config import EvaluationConfig, Task
     from mask2former.data.annotated import AnnotatedSet
+    from mask2former.data.images import ValueRange
     from mask2former.inference.evaluate import EvaluationReport
     from mask2former.inference.highlights import Highlights
     from mask2former.inference.predictor import Predictor
@@ -53,7 +54,7 @@ class PictureSource:
             if value is not None:
                 raise RequestError(f"{option} is about scenes, not about {data}")
 
-    def open(self, default_task: Task) -> _Pictures:
+    def open(self, default_task: Task, value_range: ValueRange | None = None) -> _Pictures:
         """Read what is needed to know how many there are.
 
         Raises:
@@ -65,7 +66,9 @@ class PictureSource:
 
         if self.annotations is not None and self.images is not None:
             own = {"data": "coco", "annotations": str(self.annotations), "images": str(self.images)}
-            return _Pictures(CocoInstances([(self.annotations, self.images)]), own)
+            samples = CocoInstances([(self.annotations, self.images)])
+            samples.value_range = value_range
+            return _Pictures(samples, own)
         if self.data is None or self.data == "scenes":
             first, side = _FIRST_SCENE if self.seed is None else self.seed, self.size or 128
             scenes = Scenes((side, side), seed=first, length=self.limit or 50)
@@ -73,7 +76,8 @@ class PictureSource:
             return _Pictures(scenes, {"data": "scenes", "seed": first, "size": side}, {"short_edge": 0})
         config = dataset_by_name(self.data, self.data_root, default_task)
         return _Pictures(
-            build_pictures(config, self.split), {"data": config.model_dump(mode="json"), "split": self.split}
+            build_pictures(config, self.split, value_range=value_range),
+            {"data": config.model_dump(mode="json"), "split": self.split},
         )
 
 
@@ -129,6 +133,7 @@ def evaluate_on_pictures(
     from mask2former.inference.highlights import Highlights
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.result_files import result_writer
+    from mask2former.notes import collect_notes, sentences
 
     source.check()
     group_of = (
@@ -142,8 +147,9 @@ def evaluate_on_pictures(
         progress = stack.enter_context(progress_bar(console))
         bar = progress.add_task("loading data and model", total=None)
         predictor = augmented(Predictor.from_pretrained(model, device=device, dtype=dtype), tta, tta_sizes)
+        found = stack.enter_context(collect_notes())
         highlights = Highlights(predictor.categories)
-        pictures = source.open(predictor.settings.default_task)
+        pictures = source.open(predictor.settings.default_task, predictor.settings.value_range)
         samples, settings = pictures.samples, dict(pictures.settings)
         if predictor.settings.tile:
             settings.pop("short_edge", None)  # windows are resized as they were in training
@@ -175,7 +181,9 @@ def evaluate_on_pictures(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, [*samples.notes, *notes, *_beyond_limit(samples, source.limit, metrics)])
+    print_scores(
+        console, report, [*samples.notes, *notes, *sentences(found), *_beyond_limit(samples, source.limit, metrics)]
+    )
     measures = metrics.model_dump(mode="json", exclude={"every", "patience", "num_pictures", "tasks", "monitor"})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
     if by is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,6 +66,15 @@ def predict(
     long_edge: Annotated[
         int | None, typer.Option(help="Cap of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="BLACK WHITE",
+            help="The values that become black and white in images that are not 8-bit, for instance 0 4095.",
+            show_default="as the model was trained, else by file",
+            rich_help_panel="Settings",
+        ),
+    ] = None,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
     device: Device = "auto",
@@ -76,9 +86,11 @@ def predict(
     id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
     """
     from mask2former.inference import files
+    from mask2former.notes import collect_notes, sentences
 
     console = make_console()
-    jobs = files.plan(sources, output)
+    with collect_notes() as noted:
+        jobs = files.plan(sources, output)
     if coco is not None:
         files.check_file(coco)
 
@@ -91,7 +103,9 @@ def predict(
         "short_edge": short_edge,
         "long_edge": long_edge,
     }
-    given = {name: value for name, value in settings.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    if value_range is not None:
+        given["value_range"] = value_range
     if tile is not None:
         given |= {"tile": tile, "tile_overlap": tile // 4}
     name = model or DEFAULT_MODEL
@@ -109,7 +123,7 @@ def predict(
         done = f"{count(counts['done'], 'picture')} of {len(jobs)} segmented into {output}"
         return f"{done}; the same command goes on from there"
 
-    with stoppable(so_far), progress_bar(console) as progress:
+    with stoppable(so_far), collect_notes() as found, progress_bar(console) as progress:
         for outcome in progress.track(
             files.segment_files(predictor, jobs, chosen, model=name, overlay=not no_pictures, overwrite=overwrite),
             total=len(jobs),
@@ -126,6 +140,8 @@ def predict(
         if coco is not None and len(reasons) < len(jobs):
             files.write_json(coco, files.coco_results(jobs, chosen, predictor.categories))
 
+    for note in sentences([*noted, *found]):
+        print(f"note: {printable(note)}", file=sys.stderr)
     if counts["refused"] == len(jobs):  # nothing was right about the request
         more = f" (and {len(reasons) - 1} more: no picture could be segmented)" if len(reasons) > 1 else ""
         raise RequestError(reasons[0] + more)

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from mask2former.errors import RequestError
+from mask2former.notes import note
 
 __all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "open_folder"]
 
@@ -165,10 +166,15 @@ class Folder:
             start = f"{self.inner}/" if self.inner else ""
             yield from (name[len(start) :] for name in self.archive.names if name.startswith(start))
             return
-        for parent, folders, leaves in os.walk(self.path, followlinks=True):
+        for parent, folders, leaves in os.walk(self.path, followlinks=True, onerror=note_unreadable):
             folders[:] = [name for name in folders if not _leads_back(os.path.join(parent, name), self.path)]
             below = os.path.relpath(parent, self.path).replace(os.sep, "/")
             yield from (leaf if below == "." else f"{below}/{leaf}" for leaf in leaves)
+
+
+def note_unreadable(error: OSError) -> None:
+    """What ``os.walk`` tells of a folder that it passes over."""
+    note("folders that cannot be read", f"'{error.filename}' ({error.strerror})")
 
 
 def _leads_back(folder: str, top: Path) -> bool:

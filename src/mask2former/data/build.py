@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -39,8 +39,10 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles,
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import OBJECT_CATEGORIES, MaskFolders
 from mask2former.data.datasets.official import Split
+from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
+from mask2former.data.images import ValueRange
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
@@ -54,6 +56,7 @@ from mask2former.data.transforms import (
     object_areas,
 )
 from mask2former.errors import RequestError
+from mask2former.notes import Note, collect_notes, sentences
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 
@@ -65,6 +68,8 @@ __all__ = [
     "build_training_set",
     "categories_of",
 ]
+
+SetT = TypeVar("SetT", bound=AnnotatedSet | ClipSet)
 
 
 def categories_of(config: DatasetConfig) -> Categories:
@@ -84,17 +89,32 @@ def categories_of(config: DatasetConfig) -> Categories:
     return _PICTURES[type(config)].categories(config)
 
 
-def build_pictures(config: DatasetConfig, split: Split, *, keep_empty: bool = True) -> AnnotatedSet:
+def build_pictures(
+    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
+) -> AnnotatedSet:
     """A data set of pictures, by index, as they are.
 
     Without ``keep_empty`` pictures without objects are left out (scenes and label maps always have some).
+    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
         RequestError: files that are missing or broken, or a data set of clips.
     """
     if isinstance(config, ClipSampling):
         raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
-    return _PICTURES[type(config)].build(config, split, keep_empty)
+    with collect_notes() as found:
+        samples = _PICTURES[type(config)].build(config, split, keep_empty)
+    return _read_as(samples, config, value_range, found)
+
+
+def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | None, found: Sequence[Note]) -> SetT:
+    """A data set with how its images are read, and what was noticed while it was opened."""
+    if isinstance(samples, ImageReader):
+        samples.exif, samples.value_range = getattr(config, "exif", "apply"), value_range
+    if found:
+        assert isinstance(samples.notes, list)
+        samples.notes.extend(sentences(found))
+    return samples
 
 
 class _Pictures(NamedTuple):
@@ -193,12 +213,21 @@ def build_clips(
     split: Split,
     *,
     keep_empty: bool = True,
+    value_range: ValueRange | None = None,
 ) -> SceneClips | YouTubeVIS | MaskFolders:
     """Whole clips, by index; without ``keep_empty`` those without tracks are left out.
 
     Raises:
         RequestError: files that are missing or broken.
     """
+    with collect_notes() as found:
+        clips = _open_clips(config, split, keep_empty)
+    return _read_as(clips, config, value_range, found)
+
+
+def _open_clips(
+    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig, split: Split, keep_empty: bool
+) -> SceneClips | YouTubeVIS | MaskFolders:
     training = split == "train"
     if isinstance(config, YouTubeVISConfig):
         return official.youtube_vis(config.root, split, config.year, keep_empty=keep_empty)
@@ -275,14 +304,18 @@ class TrainingSet:
         return plan.packed(annotated)
 
 
-def build_training_set(config: DataConfig, *, with_ignored: bool = False) -> TrainingSet | ClipTrainingSet:
+def build_training_set(
+    config: DataConfig, *, with_ignored: bool = False, value_range: ValueRange | None = None
+) -> TrainingSet | ClipTrainingSet:
     """What a run is trained on; ``with_ignored`` makes targets say where the truth is not known.
+
+    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
         RequestError: files that are missing or broken, or that have no annotations.
     """
     if isinstance(config.dataset, ClipSampling):
-        clips: ClipSet = build_clips(config.dataset, "train", keep_empty=config.keep_empty)
+        clips: ClipSet = build_clips(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
         if not clips.has_truth:
             raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
         return ClipTrainingSet(
@@ -293,5 +326,5 @@ def build_training_set(config: DataConfig, *, with_ignored: bool = False) -> Tra
             labels_from=config.dataset.labels_from,
             with_ignored=with_ignored,
         )
-    samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty)
+    samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
     return TrainingSet(samples, build_augmentation(config.augmentation), with_ignored=with_ignored)

@@ -15,9 +15,11 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, read_image
+from mask2former.data.archives import Folder
+from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, ValueRange, note_passed_over, read_image
 from mask2former.data.video_file import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.errors import RequestError
+from mask2former.notes import Note, collect_notes, sentences
 
 __all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
 
@@ -41,7 +43,9 @@ class _Timed(Protocol):
     name: str
     rate: float
     num_frames: int | None
-    notes: list[str]
+
+    @property
+    def notes(self) -> list[str]: ...
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]: ...
 
@@ -58,6 +62,16 @@ class Frames:
     def __init__(self, source: _Timed) -> None:
         self._source = source
         self.name, self.rate, self.num_frames = source.name, source.rate, source.num_frames
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """How images among the frames are read, see :func:`~mask2former.data.images.read_image`; videos have bytes."""
+        return self._source.value_range if isinstance(self._source, _Pictures) else None
+
+    @value_range.setter
+    def value_range(self, value: ValueRange | None) -> None:
+        if isinstance(self._source, _Pictures):
+            self._source.value_range = value
 
     @property
     def notes(self) -> list[str]:
@@ -87,10 +101,17 @@ class _Pictures:
     """Pictures at a fixed rate."""
 
     def __init__(
-        self, pictures: Iterable[ImageSource], name: str, rate: float | None, start: float, end: float | None
+        self,
+        pictures: Iterable[ImageSource],
+        name: str,
+        rate: float | None,
+        start: float,
+        end: float | None,
+        passed_over: Iterable[Note] = (),
     ) -> None:
         self.name, self.rate = name, rate or _RATE
-        self.notes: list[str] = []
+        self._found = list(passed_over)
+        self.value_range: ValueRange | None = None
         self._pictures = pictures
         self._first = int(np.ceil(start * self.rate - 1e-6))
         self._stop = None if end is None else int(np.ceil(end * self.rate - 1e-6))
@@ -102,7 +123,14 @@ class _Pictures:
             if self._stop is not None and place >= self._stop:
                 break
             if place >= self._first:
-                yield read_image(picture), place / self.rate
+                with collect_notes() as found:
+                    image = read_image(picture, value_range=self.value_range)
+                self._found += found
+                yield image, place / self.rate
+
+    @property
+    def notes(self) -> list[str]:
+        return sentences(self._found)
 
 
 def open_frames(
@@ -138,7 +166,9 @@ def open_frames(
         return Frames(_Pictures(source, "the sequence of frames", rate, start, end))
     path = Path(source)
     if path.is_dir():
-        return Frames(_Pictures(_pictures_of(path), f"the folder '{path}'", rate, start, end))
+        with collect_notes() as passed_over:
+            note_passed_over(Folder(path), sorted(entry.name for entry in path.iterdir() if entry.is_file()))
+        return Frames(_Pictures(_pictures_of(path), f"the folder '{path}'", rate, start, end, passed_over))
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise RequestError(f"'{path}' is a picture; expected a video or a folder of frames (pictures: predict)")
     if not path.is_file():

@@ -8,55 +8,95 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from mask2former.data.archives import ArchivedFile, File
+from mask2former.data.archives import ArchivedFile, File, Folder, note_unreadable
 from mask2former.errors import RequestError
+from mask2former.notes import collect_notes, is_collecting, note, sentences
+from mask2former.pixels import Exif, ValueRange, orientation, rgb_of_array, rgb_of_pillow
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "list_images", "open_picture", "picture_size", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Exif",
+    "ImageSource",
+    "ValueRange",
+    "check_size",
+    "is_image_name",
+    "list_images",
+    "note_passed_over",
+    "open_picture",
+    "picture_size",
+    "read_image",
+]
 
 ImageSource = str | os.PathLike[str] | ArchivedFile | Image.Image | np.ndarray | torch.Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# What is an image, too, but is not looked for in folders.
+_OTHER_SUFFIXES = re.compile(
+    r"\.(apng|arw|avif|btf|cr2|cr3|czi|dcm|dib|dng|exr|fits|gif|hdr|heic|heif|ico|ims|j2k|jfif|jp2|jpe|jxl|lif|lsm|nd2|"
+    r"ndpi|nef|oib|oif|pbm|pcx|pgm|pnm|ppm|psd|stk|svs|tga|vsi)",
+    re.IGNORECASE,
+)
 
-_ARRAY_HELP = "expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 _TENSOR_HELP = "expected (3, H, W) or (1, H, W)"
 
 
-def read_image(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture as RGB in 0..255, upright and contiguous.
+def read_image(
+    source: ImageSource, *, value_range: ValueRange | None = None, exif: Exif = "apply"
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image as RGB in 0..255, contiguous. The one way in: training, evaluation, prediction and drawing use it.
 
-    Files and Pillow pictures: the EXIF orientation is applied; of an animation the first frame is taken; grey,
-    palette, 1-bit and CMYK are converted. Transparent pixels are blended onto white; a picture whose alpha is opaque
-    everywhere is simply read as RGB. 16-bit grey is scaled by its full range (65535 becomes 255).
+    Files and Pillow images: the EXIF orientation is applied; of several pages or frames the first is taken; grey,
+    palette, 1-bit and CMYK are converted. Transparent pixels are blended onto white; an image whose alpha is opaque
+    everywhere is simply read as RGB. Arrays (channels last) and tensors (channels first): a fourth channel is alpha;
+    one channel is grey. The order of the channels is RGB. Values are rounded to the nearest.
 
-    Arrays (channels last) and tensors (channels first): uint8 as it is; uint16 scaled by its full range; floats are
-    0..1 if no value is greater than 1, else 0..255; a fourth channel is alpha; one channel is grey. The order of the
-    channels is RGB. Values are rounded to the nearest.
+    Which values are black and white:
+
+    * ``value_range``, where it is given: these two become 0 and 255, what lies beyond is cut off. Bytes stay.
+    * Bytes are 0..255.
+    * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of as many bits as the file
+      says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
+      fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred.
+    * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
+      above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
+      (above 1 %, it is noted). All other floats are refused.
+
+    What is read in part or by inference (pages, bands, transparency, depth) is noted, see
+    :func:`mask2former.notes.collect_notes`.
+
+    Args:
+        source: a path, a file in an archive, a Pillow image, an array or a tensor.
+        value_range: the values that become 0 and 255.
+        exif: ``ignore`` takes the pixels as they are stored.
 
     Raises:
         RequestError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no
-            picture; the array has another rank, channel count or type, no pixel, or values that are not finite or
-            out of range.
+            image; the array has another rank, channel count or type, no pixel, or values that are not finite or
+            that no rule covers; a Pillow image that was closed before it was decoded.
     """
+    if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
+        raise RequestError(f"value_range must be two rising numbers (black, white), got {tuple(value_range)}")
     if isinstance(source, torch.Tensor):
-        return _from_tensor(source)
+        return _from_tensor(source, value_range)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "array", _ARRAY_HELP)
+        return rgb_of_array(source, value_range=value_range)
     if isinstance(source, Image.Image):
-        return _from_pillow(source, getattr(source, "filename", "") or "picture")
+        return rgb_of_pillow(source, getattr(source, "filename", "") or "image", value_range=value_range, exif=exif)
     if isinstance(source, (str, os.PathLike)):
         source = Path(os.fspath(source))
     if isinstance(source, File):
         with open_picture(source) as picture:
-            return _from_pillow(picture, str(source))
+            return rgb_of_pillow(picture, str(source), value_range=value_range, exif=exif)
     raise RequestError(
         f"cannot read a picture from {type(source).__name__}: expected a path, a Pillow picture, an array or a tensor"
     )
@@ -102,19 +142,65 @@ def open_picture(file: File) -> Iterator[Image.Image]:
         raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {error}") from error
 
 
-def picture_size(file: File) -> tuple[int, int]:
-    """(height, width) of a picture file as :func:`read_image` shows it, from its header.
+def picture_size(file: File, *, exif: Exif = "apply") -> tuple[int, int]:
+    """(height, width) of an image file as :func:`read_image` shows it, from its header.
 
     Raises:
         RequestError: as :func:`open_picture`.
     """
     with open_picture(file) as picture:
         width, height = picture.size
-        try:
-            turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        except Exception:  # a broken metadata block says nothing about the pixels
-            turned = False
-    return (width, height) if turned else (height, width)
+        # Pillow gives the size of TIFF files turned already, and that of others as they are stored.
+        turned = orientation(picture) >= 5 and (exif == "apply") != (picture.format == "TIFF")
+        return (width, height) if turned else (height, width)
+
+
+def check_size(
+    file: File, size_hw: Sequence[int], expected_hw: Sequence[int] | None, what: str, *, exif: Exif = "apply"
+) -> None:
+    """Refuse annotations of another size than their image, and note where no size tells whether EXIF applies to them.
+
+    Orientations 5 to 8 exchange height and width, so sizes tell what the annotations were made on; 2 to 4 do not.
+
+    Args:
+        file: the image.
+        size_hw: (height, width) of it as it is read.
+        expected_hw: what the annotations say; None: nothing.
+        what: subject and verb of the expected size, for instance ``its label map is``.
+        exif: how it is read.
+
+    Raises:
+        RequestError: the sizes differ.
+    """
+    size, expected = tuple(size_hw), None if expected_hw is None else tuple(expected_hw)
+    if expected is None or size == expected:
+        settled = expected is not None and expected != expected[::-1]  # whether 5 to 8 would show
+        if exif == "apply" and is_collecting() and 1 < (turn := _orientation_of(file)) < (5 if settled else 9):
+            note(
+                "images that EXIF mirrors or turns, where no size tells whether their annotations are turned, too "
+                "(they are taken to be; if they were made on the stored pixels, set exif=ignore in the data set)",
+                f"'{file}' (orientation {turn})",
+            )
+        return
+    if size != expected[::-1]:
+        hint = "; use the images and annotations that belong together"
+    elif (turn := _orientation_of(file)) < 5:
+        hint = "; height and width are exchanged there (the image has no EXIF orientation that would explain it)"
+    elif exif == "apply":
+        hint = (
+            f"; EXIF turns the image (orientation {turn}), and the annotations seem to be made on the stored pixels: "
+            "if so, set exif=ignore in the data set"
+        )
+    else:
+        hint = f"; EXIF would turn the image (orientation {turn}), which exif=ignore prevents: set exif=apply"
+    raise RequestError(
+        f"'{file}' is {size[0]}x{size[1]} (height x width), but {what} {expected[0]}x{expected[1]}{hint}"
+    )
+
+
+def _orientation_of(file: File) -> int:
+    with open_picture(file) as picture:
+        return orientation(picture)
 
 
 def _too_large(name: str) -> str:
@@ -124,54 +210,10 @@ def _too_large(name: str) -> str:
     )
 
 
-def _from_pillow(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    if min(picture.size) < 1:
-        raise RequestError(f"'{name}' has no pixels (width x height {picture.width}x{picture.height})")
-    try:
-        picture.load()  # the first frame of an animation, unless the caller went to another
-    except (OSError, SyntaxError, ValueError) as error:
-        raise RequestError(f"'{name}' is damaged or cut short and cannot be decoded: {error}") from error
-    upright = _upright(picture)
-    mode = upright.mode
-    if mode == "F":
-        return _from_array(np.asarray(upright), f"'{name}' (32-bit float)", _ARRAY_HELP)
-    if mode == "I" or mode.startswith("I;16"):
-        # 16-bit grey arrives as I;16 or, from some formats, as 32-bit integers of which 16 bits are used.
-        return _from_deep_grey(np.asarray(upright), name)
-    try:
-        if mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in upright.info:
-            layers = upright.convert("RGBA")
-            if layers.getchannel("A").getextrema() != (255, 255):
-                backdrop = Image.new("RGBA", layers.size, (255, 255, 255, 255))
-                layers = Image.alpha_composite(backdrop, layers)
-            return np.array(layers.convert("RGB"))
-        return np.array(upright if mode == "RGB" else upright.convert("RGB"))
-    except ValueError as error:
-        raise RequestError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """The picture with its EXIF orientation applied; unreadable EXIF data counts as none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            turned = picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-            return ImageOps.exif_transpose(picture) if turned else picture  # which would copy it
-        except Exception:  # a broken metadata block says nothing about the pixels
-            return picture
-
-
-def _from_deep_grey(values: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise RequestError(f"'{name}' is integer grey with values {low}..{high}; expected 8 or 16 bit, 0..65535")
-    return _grey_to_rgb(_from_16_bit(values))
-
-
 # --- arrays and tensors ----------------------------------------------------------------------------------------------
 
 
-def _from_tensor(tensor: torch.Tensor) -> UInt8[np.ndarray, "H W 3"]:
+def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[np.ndarray, "H W 3"]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         raise RequestError(f"a tensor of shape {tuple(tensor.shape)} is no picture: {_TENSOR_HELP}")
     if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
@@ -179,56 +221,7 @@ def _from_tensor(tensor: torch.Tensor) -> UInt8[np.ndarray, "H W 3"]:
     host = tensor.detach().cpu()
     if host.dtype == torch.bfloat16:  # numpy has no such type
         host = host.float()
-    return _from_array(host.permute(1, 2, 0).numpy(), "tensor", _TENSOR_HELP)
-
-
-def _from_array(array: np.ndarray, name: str, expected: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Channels-last values of any accepted type as RGB bytes."""
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        hint = ""
-        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-            hint = "; channels come last in an array, transpose it with (1, 2, 0)"
-        raise RequestError(f"an {name} of shape {array.shape} is no picture: {expected}{hint}")
-    if not array.size:
-        raise RequestError(f"an {name} of shape {array.shape} has no pixels")
-    pixels = _to_bytes(array, name)
-    if pixels.ndim == 2:
-        return _grey_to_rgb(pixels)
-    if pixels.shape[2] == 1:
-        return _grey_to_rgb(pixels[..., 0])
-    if pixels.shape[2] == 4:
-        return _from_pillow(Image.fromarray(np.ascontiguousarray(pixels)), name)
-    return np.array(pixels, order="C")  # a copy: the result never shares memory with the caller's array
-
-
-def _to_bytes(array: np.ndarray, name: str) -> UInt8[np.ndarray, ...]:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == bool:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return _from_16_bit(array)
-    if np.issubdtype(array.dtype, np.floating):
-        low, high = float(array.min()), float(array.max())
-        if not np.isfinite(low) or not np.isfinite(high):  # min and max pass NaN on
-            raise RequestError(f"the {name} holds values that are not finite (NaN or infinity)")
-        if low < 0 or high > 255:
-            raise RequestError(
-                f"the {name} holds floats from {low:.4g} to {high:.4g}; expected 0..1 or 0..255 (not normalised: the "
-                "model does that itself)"
-            )
-        wide = array.astype(np.float64)
-        return np.rint(wide * 255 if high <= 1 else wide).astype(np.uint8)
-    raise RequestError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float")
-
-
-def _from_16_bit(values: np.ndarray) -> UInt8[np.ndarray, ...]:
-    """Full range to full range: 65535 = 257 * 255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _grey_to_rgb(grey: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+    return rgb_of_array(host.permute(1, 2, 0).numpy(), "tensor", _TENSOR_HELP, value_range=value_range)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -240,7 +233,8 @@ def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, P
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
     two pictures would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
     ``a/X.jpg.png`` and so on). A picture reached twice is listed once. A file given by name is taken whatever its
-    suffix; hidden files and folders are passed over.
+    suffix; hidden files and folders are passed over. What else is passed over is noted: images in other formats, links
+    to folders, links to an image that is listed already, folders that cannot be read.
 
     Raises:
         RequestError: no sources, a source that does not exist, a folder without pictures, or two pictures whose
@@ -252,11 +246,17 @@ def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, P
     for entry in sources:
         source = Path(os.fspath(entry))
         if source.is_dir():
-            pictures = _pictures_below(source)
+            with collect_notes() as notes:
+                pictures = _pictures_below(source)
             if not pictures:
-                raise RequestError(f"the folder '{source}' holds no pictures ({' '.join(IMAGE_SUFFIXES)})")
+                others = "".join(f"; {line}" for line in sentences(notes))
+                raise RequestError(f"the folder '{source}' holds no pictures ({' '.join(IMAGE_SUFFIXES)}){others}")
+            for message, example in notes:
+                note(message, example)
             for path in pictures:
-                found.setdefault(path.resolve(), (path, path.relative_to(source)))
+                first, _ = found.setdefault(path.resolve(), (path, path.relative_to(source)))
+                if os.path.abspath(first) != os.path.abspath(path):
+                    note("links to an image that is listed already, which get no results", f"'{path}' is '{first}'")
         elif source.is_file():
             found.setdefault(source.resolve(), (source, Path(source.name)))
         else:
@@ -283,10 +283,47 @@ def list_images(sources: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, P
 def _pictures_below(folder: Path) -> list[Path]:
     """Pictures in a folder and its folders, sorted by path; hidden names are passed over."""
     pictures = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts):
-            continue
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            pictures.append(path)
+    for parent, folders, leaves in os.walk(folder, onerror=note_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if os.path.islink(os.path.join(parent, name)):
+                note("links to folders, which are not searched", f"'{os.path.join(parent, name)}'")
+        for name in leaves:
+            path = Path(parent, name)
+            if name.startswith("."):
+                continue
+            if not is_image_name(name):
+                _note_other_image(path, name)
+            elif path.is_file():
+                pictures.append(path)
+            else:
+                note("links to files that are not there", f"'{path}'")
     return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file in a folder is taken as an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def note_passed_over(folder: Folder, names: Iterable[str] | None = None) -> None:
+    """Note images of a data set's folder, by name, that :data:`IMAGE_SUFFIXES` leave out; None: all names below it."""
+    for name in folder.names(("",)) if names is None else names:
+        if not is_image_name(name):
+            _note_other_image(folder / name, name)
+
+
+def _note_other_image(file: File, name: str) -> None:
+    suffix = PurePosixPath(name).suffix
+    if _OTHER_SUFFIXES.fullmatch(suffix):
+        note(f"images of other formats, passed over (read are {' '.join(IMAGE_SUFFIXES)})", f"'{file}'")
+    elif not suffix and isinstance(file, Path) and _is_image(file):
+        note("images without a suffix in their name, passed over", f"'{file}'")
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with open_picture(path):
+            return True
+    except RequestError:
+        return False

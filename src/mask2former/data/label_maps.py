@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,21 @@ from PIL import Image
 from mask2former.data.archives import File
 from mask2former.data.images import open_picture
 from mask2former.errors import RequestError
+from mask2former.notes import is_collecting, note
+from mask2former.pixels import load, note_pages, orientation, packing_of
 
 __all__ = ["LabelCounts", "colors_of_ids", "count_labels", "read_id_colors", "read_label_map", "remap", "runs_of"]
 
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
-def _decoded(file: File, modes: tuple[str, ...], expected: str) -> Image.Image:
+class _Decoded(NamedTuple):
+    picture: Image.Image
+    packing: str  # how the file holds its pixels, in Pillow's words
+    has_pages: bool
+
+
+def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
     """The decoded picture, if it has one of these Pillow modes.
 
     Raises:
@@ -30,22 +39,38 @@ def _decoded(file: File, modes: tuple[str, ...], expected: str) -> Image.Image:
             )
         if picture.mode not in modes:
             raise RequestError(f"'{file}' is a picture of mode {picture.mode}; expected {expected}")
-        picture.load()
-    return picture
+        packing = packing_of(picture)
+        has_pages = False
+        if is_collecting():
+            has_pages = note_pages(picture, str(file), "label maps")
+            if picture.format != "TIFF" and (turn := orientation(picture)) > 1:  # decoding applies that of TIFF
+                note("label maps with an EXIF orientation, which is not applied", f"'{file}' (orientation {turn})")
+        load(picture)
+    return _Decoded(picture, packing, has_pages)
 
 
 def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
-    """The numbers of an 8-bit, 16-bit, 1-bit or palette picture (PNG, TIFF); of a palette the positions, not colours.
+    """The numbers of an image of 1 to 32 bits or with a palette (PNG, TIFF); of a palette the indices, not colours.
+
+    Of several pages the first counts, which is noted.
 
     Raises:
-        RequestError: the file is missing or damaged, or holds colours instead of numbers.
+        RequestError: the file is missing or damaged, holds colours instead of numbers, or numbers below 0 (those from
+            2**31 on are read as such).
     """
     expected = (
         "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, "
         "without anti-aliasing)"
     )
-    picture = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
-    return np.asarray(picture).astype(np.int32)
+    picture, packing, has_pages = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
+    numbers = np.asarray(picture).astype(np.int32)
+    if found := re.search(r"\bL;([24])", packing):  # Pillow stretches grey of 2 and 4 bits to 0..255
+        numbers //= 255 // (2 ** int(found[1]) - 1)
+    if has_pages and (numbers == numbers[0, 0]).all():
+        note("label maps whose first page, the one that is read, is empty", f"'{file}'")
+    if picture.mode == "I" and (low := int(numbers.min())) < 0:
+        raise RequestError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
+    return numbers
 
 
 class LabelCounts(NamedTuple):
@@ -95,7 +120,7 @@ def read_id_colors(file: File) -> Int32[np.ndarray, "H W"]:
     Raises:
         RequestError: the file is missing or damaged.
     """
-    picture = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
+    picture, _, _ = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
     # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
     packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")

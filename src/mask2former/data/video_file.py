@@ -5,8 +5,11 @@ Frames are counted in the order in which they are shown, whatever their rate. Kn
 
 from __future__ import annotations
 
+import heapq
 import os
+import struct
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,10 @@ __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoStream", "camera_stream"]
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
+_DEPTH = 8  # frames that wait for earlier ones; decoders need that many only beside a hole
+_HOLE = 2.5  # times the usual interval: where less lies between two frames, the rate merely varies
+_HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
+
 
 def _av() -> Any:
     try:
@@ -28,6 +35,30 @@ def _av() -> Any:
     except ImportError as error:
         raise MissingExtraError("av", "video") from error
     return av
+
+
+def _open(place: str, name: str, options: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+    """The container, its first video stream, and what is to be said about the others.
+
+    Raises:
+        RequestError: it cannot be opened, or has no frames.
+    """
+    av = _av()
+    try:
+        container = av.open(place, **options)
+    except (av.FFmpegError, OSError) as error:
+        raise RequestError(f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    covers = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        kinds = sorted({"cover image" if stream.type == "video" else stream.type for stream in container.streams})
+        container.close()
+        raise RequestError(f"{name} has no video stream (it has: {', '.join(kinds) or 'nothing'}); expected a video")
+    notes = []
+    if len(streams) > 1:
+        sizes = ", ".join(f"{stream.codec_context.width}x{stream.codec_context.height}" for stream in streams)
+        notes.append(f"{name} has {len(streams)} video streams (width x height {sizes}); the first is used")
+    return container, streams[0], notes
 
 
 class VideoFile:
@@ -54,37 +85,54 @@ class VideoFile:
         """Whether the name is that of a video."""
         return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
-    def read(self, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def read(self, places: Sequence[int], length: int | None = None) -> list[UInt8[np.ndarray, "H W 3"]]:
         """The frames at these places, RGB and upright, in the order asked for.
 
-        Decoding starts at the key frame before the first of them.
+        Decoding starts at the key frame before the first of them. Frames are counted without decoding the others, so a
+        file of which frames are lost, or have no times, is refused: annotations would move to other frames. So is one
+        with fewer than ``length`` frames.
 
         Raises:
             RequestError: the file is no video, is damaged, or has fewer frames.
         """
         av = _av()
-        try:
-            with av.open(str(self.path)) as container:
-                if not container.streams.video:
-                    raise RequestError(f"'{self.path}' has no pictures; expected a video")
-                stream = container.streams.video[0]
-                times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        name = f"the video '{self.path}'"
+        container, stream, _ = _open(str(self.path), name, {})
+        found: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        with container:
+            try:
+                packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+                times = sorted(packet.pts for packet in packets if packet.pts is not None)
+                if broken := sum(packet.is_corrupt for packet in packets):
+                    raise RequestError(
+                        f"{name} is damaged ({broken} of {len(packets)} packets), so its frames cannot be counted; "
+                        "re-encode what is left of it and annotate that"
+                    )
+                if len(set(times)) < len(packets):
+                    raise RequestError(
+                        f"the frames of {name} have no times of their own ({len(set(times))} times for {len(packets)} "
+                        "frames), so they cannot be told apart; convert it to .mp4 or to a folder of frames"
+                    )
+                if length is not None and len(times) < length:
+                    raise RequestError(
+                        f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is cut short, or "
+                        "not the video that was annotated"
+                    )
                 if places and max(places) >= len(times):
                     raise RequestError(f"'{self.path}' has {len(times)} frames; frame {max(places)} was asked for")
                 wanted = {times[place]: place for place in places}
-                found: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
                 if wanted:
                     container.seek(min(wanted), stream=stream, backward=True)
                     for frame in container.decode(stream):
                         if frame.pts in wanted:
-                            found[wanted[frame.pts]] = _upright(frame)
+                            found[wanted[frame.pts]] = _upright(frame, name)
                             if len(found) == len(wanted):
                                 break
-        except av.FFmpegError as error:
-            raise RequestError(f"the video '{self.path}' cannot be read: {error}") from error
+            except av.FFmpegError as error:
+                raise RequestError(f"{name} cannot be read: {error}") from error
         lost = sorted(set(places) - set(found))
         if lost:
-            raise RequestError(f"the video '{self.path}' is damaged: frame {lost[0]} cannot be decoded")
+            raise RequestError(f"{name} is damaged: frame {lost[0]} cannot be decoded")
         return [found[place] for place in places]
 
     def stream(self, start: float = 0.0, end: float | None = None) -> VideoStream:
@@ -104,17 +152,20 @@ def camera_stream(number: int) -> VideoStream:
         MissingExtraError: PyAV is not installed.
     """
     _av()
+    name = f"camera {number}"
     if sys.platform == "darwin":
-        return VideoStream(str(number), f"camera {number}", {"format": "avfoundation", "options": {"framerate": "30"}})
+        options = {"format": "avfoundation", "options": {"framerate": "30"}}
+        return VideoStream(str(number), name, options, live=True)
     if not sys.platform.startswith("linux"):
         raise RequestError("cameras are read on Linux and macOS only; pass an iterator of frames")
-    return VideoStream(f"/dev/video{number}", f"camera {number}", {"format": "v4l2"})
+    return VideoStream(f"/dev/video{number}", name, {"format": "v4l2"}, live=True)
 
 
 class VideoStream:
-    """Frames one after the other, RGB and upright, each with its time in seconds; one is in memory at a time.
+    """Frames in the order of time, RGB and upright, each with its time in seconds.
 
-    Where the file is damaged the frames end, and :attr:`notes` says so.
+    Of a file some decoded frames wait until it is certain that no earlier one comes, as decoders give them beside a
+    hole. What is missing, may show something else or had no time is told by :attr:`notes`.
 
     Args:
         place: what PyAV opens.
@@ -122,75 +173,237 @@ class VideoStream:
         options: for PyAV's ``open``.
         start: seconds.
         end: seconds, excluded; None: all that follow.
+        live: of a camera: frames are given as they come, and pauses are none of the file.
 
     Attributes:
         rate: frames per second, the mean where it varies.
         num_frames: about how many there are, None where it is not known.
-        notes: what went wrong, as sentences; complete when the frames have ended.
+        notes: what a user should know, as sentences; complete when the frames have ended.
 
     Raises:
-        RequestError: it cannot be opened, or has no pictures.
+        RequestError: it cannot be opened, or has no frames.
     """
 
     def __init__(
-        self, place: str, name: str, options: dict[str, Any], start: float = 0.0, end: float | None = None
+        self,
+        place: str,
+        name: str,
+        options: dict[str, Any],
+        start: float = 0.0,
+        end: float | None = None,
+        *,
+        live: bool = False,
     ) -> None:
-        av = _av()
-        self.name, self.start, self.end = name, start, end
-        self.notes: list[str] = []
-        try:
-            self._container = av.open(place, **options)
-        except (av.FFmpegError, OSError) as error:
-            raise RequestError(f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-        if not self._container.streams.video:
-            self._container.close()
-            raise RequestError(f"{name} has no pictures; expected a video")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        self.rate = float(self._stream.average_rate or 30)
-        seconds = (self._container.duration or 0) / 1_000_000
-        last = seconds if end is None else min(end, seconds)
-        self.num_frames = max(1, round((last - start) * self.rate)) if seconds else None
+        self.name, self.start, self.end, self.live = name, start, end, live
+        self._container, self._stream, self.notes = _open(place, name, options)
+        stream = self._stream
+        # Threads by frame would be faster, but what they make of damaged data differs from run to run.
+        stream.thread_type = "SLICE"
+        self.rate = float(stream.average_rate or 30)
+        self._unit = float(stream.time_base or 1)
+        # Containers count all their streams, and sound may go on when the frames have ended.
+        self._exact = bool(stream.duration)
+        self._seconds = stream.duration * self._unit if self._exact else (self._container.duration or 0) / 1_000_000
+        last = self._seconds if end is None else min(end, self._seconds)
+        self.num_frames = max(1, round((last - start) * self.rate)) if self._seconds else None
+        self._broken = Counter[str]()  # packets
+        self._guessed = self._late = 0  # frames without a time, frames that came too late
+        self._restarts: list[float] = []
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
         """The frames and their times; only once.
 
         Raises:
-            RequestError: not a single frame.
+            RequestError: not a single frame, or one that is to be shown neither turned by quarters nor mirrored.
         """
-        av = _av()
-        stream, unit = self._stream, float(self._stream.time_base or 1)
-        zero = stream.start_time or 0
-        count, seconds, damage = 0, 0.0, ""
+        times: list[float] = []
+        doubtful: list[float] = []
+        kinds = Counter[str]()
+        length = 0.0  # of the last frame
         with self._container as container:
             if self.start > 0:
-                container.seek(zero + int(self.start / unit), stream=stream, backward=True)
-            frames = container.decode(stream)
-            while True:
-                try:
-                    frame = next(frames, None)
-                except av.FFmpegError as error:
-                    damage = str(error.strerror or error)
-                    break
-                if frame is None:
-                    break
-                seconds = seconds + 1 / self.rate if frame.pts is None else (frame.pts - zero) * unit
+                start = (self._stream.start_time or 0) + int(self.start / self._unit)
+                container.seek(start, stream=self._stream, backward=True)
+            for seconds, frame, certain in self._in_order():
                 if self.end is not None and seconds >= self.end:
                     break
                 if seconds < self.start - 1e-6:
                     continue
-                count += 1
-                yield _upright(frame), seconds
-        promised = self.num_frames or 0
-        if not damage and self.end is None and count < 0.9 * promised - 1:
-            damage = f"it ends early, {promised} frames were to come"
-        if not count:
-            reason = f"it is damaged: {damage}" if damage else "there is none in the time asked for"
+                if not times:
+                    self._say_how_it_is_shown(frame)
+                times.append(seconds)
+                length = float((frame.duration or 0) * self._unit)
+                if not certain:
+                    doubtful.append(seconds)
+                kinds["interlaced"] += bool(frame.interlaced_frame)
+                yield _upright(frame, self.name), seconds
+        if not times:
+            reason = "there is none in the time asked for"
+            if self._broken or self.start < self._seconds:
+                reason = f"it is damaged: {self._reasons() or 'nothing in it can be decoded'}"
             raise RequestError(f"{self.name} gives no frame; {reason}")
-        if damage:
-            self.notes.append(f"{self.name} is damaged after {seconds:.2f} s ({damage}); the frames before are used")
+        if kinds["interlaced"]:
+            self.notes.append(
+                f"{self.name} is interlaced ({kinds['interlaced']} of {len(times)} frames): every other line shows "
+                "another moment, so moving outlines are combed; deinterlace it first"
+            )
+        if not self.live:
+            self._say_what_is_missing(times, doubtful, times[-1] + max(length, 1 / self.rate))
+
+    def _decoded(self) -> Iterator[tuple[Any, bool]]:
+        """Frames as the decoder gives them, and whether what they show can be trusted.
+
+        It cannot from a damaged packet on until the next whole key frame, since frames are changes of earlier ones.
+        """
+        av = _av()
+        packets = self._container.demux(self._stream)
+        damaged_times: set[int] = set()
+        certain = True
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self._broken[str(error.strerror or error)] += 1
+                packet = None
+            frames, ends = [], packet is None
+            if packet is not None and packet.is_corrupt:
+                self._broken["packets are lost"] += 1
+                if packet.pts is None:
+                    certain = False
+                else:
+                    damaged_times.add(packet.pts)
+            try:
+                frames = self._stream.codec_context.decode(None) if packet is None else packet.decode()
+            except EOFError:  # the demuxer's last packet has emptied the decoder
+                pass
+            except av.FFmpegError as error:
+                self._broken[str(error.strerror or error)] += 1
+                certain = False
+            for frame in frames:
+                is_damaged = frame.is_corrupt or frame.pts in damaged_times
+                damaged_times.discard(frame.pts)
+                certain = not is_damaged and (certain or bool(frame.key_frame))
+                yield frame, certain
+            if ends:
+                return
+
+    def _in_order(self) -> Iterator[tuple[float, Any, bool]]:
+        """Frames with rising times."""
+        zero, interval = self._stream.start_time or 0, 1 / self.rate
+        depth = 0 if self.live else _DEPTH
+        waiting: list[Any] = []  # time, number, frame, whether it can be trusted
+        late: list[Any] = []
+        newest = last = -np.inf
+        shift = 0.0
+        for number, (frame, certain) in enumerate(self._decoded()):
+            if frame.pts is None:
+                self._guessed += 1
+                seconds = newest + interval if number else self.start
+            else:
+                seconds = (frame.pts - zero) * self._unit + shift
+            newest = seconds
+            if seconds <= last:
+                late.append((seconds, number, frame, certain))
+                if len(late) <= _DEPTH:
+                    continue
+                # So many frames are no stragglers: the clock of the recording was set back.
+                while waiting:
+                    last, _, shown, trusted = heapq.heappop(waiting)
+                    yield last, shown, trusted
+                self._restarts.append(last)
+                offset = last + interval - min(late)[0]
+                shift, newest = shift + offset, newest + offset
+                for seconds, *entry in late:
+                    heapq.heappush(waiting, (seconds + offset, *entry))
+            else:
+                heapq.heappush(waiting, (seconds, number, frame, certain))
+                self._late += len(late)
+            late = []
+            while len(waiting) > depth:
+                last, _, shown, trusted = heapq.heappop(waiting)
+                yield last, shown, trusted
+        self._late += len(late)
+        while waiting:
+            last, _, shown, trusted = heapq.heappop(waiting)
+            yield last, shown, trusted
+
+    def _say_how_it_is_shown(self, frame: Any) -> None:
+        """What players do with the frames and this reader does not."""
+        ratio = self._stream.sample_aspect_ratio
+        if ratio and ratio != 1:
+            self.notes.append(
+                f"{self.name} has pixels that are not square ({ratio.numerator}:{ratio.denominator}); the frames are "
+                "used as they are stored, so what players show as a circle is an ellipse"
+            )
+        if curve := _HDR.get(int(getattr(frame, "color_trc", 0) or 0)):
+            self.notes.append(
+                f"{self.name} is HDR ({curve}); its brightness is read as that of ordinary video, so the frames look "
+                "pale: convert it to SDR first if the model was trained on that"
+            )
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{reason} ({number} times)" for reason, number in self._broken.items())
+
+    def _say_what_is_missing(self, times: list[float], doubtful: list[float], ended: float) -> None:
+        intervals = np.diff(times)
+        usual = float(np.median(intervals)) if len(intervals) else 1 / self.rate
+        holes = np.flatnonzero(intervals > _HOLE * usual)
+        slack = 3 / self.rate if self._exact else 0.1 * self._seconds + 2 / self.rate
+        if self.end is None and ended + slack < self._seconds:
+            self.notes.append(
+                f"{self.name} is damaged after {times[-1]:.2f} s (it ends early, {self._seconds:.2f} s were to come); "
+                "the frames before are used"
+            )
+        if self._broken:
+            self.notes.append(f"{self.name} is damaged: {self._reasons()}")
+        if doubtful:
+            span = f"from {doubtful[0]:.2f} to {doubtful[-1]:.2f} s"
+            self.notes.append(f"{self.name} is damaged: {len(doubtful)} frames {span} may show something else")
+        if self.start == 0 and times[0] > _HOLE * usual:
+            self.notes.append(f"{self.name} has no frame that can be decoded before {times[0]:.2f} s")
+        # Where many intervals are long, the rate varies, and nothing is missing.
+        if len(holes) and (self._broken or len(holes) <= max(1, 0.1 * len(intervals))):
+            shown = ", ".join(f"{times[place]:.2f} to {times[place + 1]:.2f} s" for place in holes[:3])
+            more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
+            self.notes.append(
+                f"{self.name} has {len(holes)} gap{'s' if len(holes) > 1 else ''} without frames: {shown}{more}"
+            )
+        if self._guessed:
+            self.notes.append(
+                f"{self.name} has {self._guessed} of {len(times)} frames without a time; each is placed "
+                f"1/{self.rate:g} s after the one before"
+            )
+        if self._late:
+            self.notes.append(f"{self.name} gave {self._late} frames too late to be put in order; they are left out")
+        if self._restarts:
+            shown = ", ".join(f"{seconds:.2f} s" for seconds in self._restarts[:3])
+            self.notes.append(
+                f"the clock of {self.name} is set back after {shown} ({len(self._restarts)} times in all); its times "
+                "go on from there"
+            )
 
 
-def _upright(frame: Any) -> UInt8[np.ndarray, "H W 3"]:
-    """Players turn what was filmed upright, and so do tools that annotate it."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame as players show it, and tools that annotate it: turned and mirrored by its display matrix.
+
+    Raises:
+        RequestError: the matrix is neither of quarter turns nor mirrors.
+    """
+    image = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        a, b, u, c, d, v, *_ = struct.unpack("=9i", bytes(matrix)[:36])
+        # Pixel (x, y) is shown at (a x + c y, b x + d y). A matrix of zeros says nothing, as players have it.
+        pairs = ((a, b), (c, d))
+        signs = [round(value / max(abs(a), abs(b), 1)) for value in pairs[0]]
+        signs += [round(value / max(abs(c), abs(d), 1)) for value in pairs[1]]
+        is_oblique = any(min(map(abs, pair)) > 0.01 * max(map(abs, pair)) for pair in pairs)
+        if is_oblique or u or v or [abs(sign) for sign in signs] not in ([1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]):
+            raise RequestError(
+                f"{name} is to be shown by the display matrix {[round(value / 65536, 3) for value in (a, b, c, d)]}; "
+                "expected quarter turns and mirrors: re-encode it as it is shown, for instance with ffmpeg"
+            )
+        if signs[1]:
+            image = image.swapaxes(0, 1)
+        image = image[:: signs[1] + signs[3] or 1, :: signs[0] + signs[2] or 1]
+    return np.ascontiguousarray(image)

@@ -129,7 +129,7 @@ def segment_files(
             yield Outcome(job, "skipped", differs=differs)
             continue
         try:
-            image = read_image(job.source)
+            image = read_image(job.source, value_range=predictor.settings.value_range)
             result = predictor(image, task)
             job.document.unlink(missing_ok=True)  # from here on the old results are not complete
             result.save(job.document, image if overlay else None, model=model, settings=settings)

@@ -6,6 +6,7 @@ but the pictures it is given, and no metrics.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
 from mask2former.data.transforms import resize_clip, resize_shortest_edge
 from mask2former.errors import RequestError
-from mask2former.inference.answers import clip_result_of, result_of
+from mask2former.inference.answers import check_finite, clip_result_of, result_of
 from mask2former.inference.tiles import answer_in_tiles
 from mask2former.inference.track import choose_tracking, track_frames
 from mask2former.models.mask2former import Mask2Former
@@ -156,7 +157,7 @@ class Predictor:
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
         tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
-        answers = self._segment(read_image(source), tasks, settings)  # pyright: ignore[reportArgumentType]
+        answers = self._segment(read_image(source, value_range=settings.value_range), tasks, settings)  # pyright: ignore[reportArgumentType]
         return answers[task] if isinstance(task, str) else answers if task else answers[tasks[0]]
 
     def stream(
@@ -205,8 +206,7 @@ class Predictor:
     ) -> list[Instances]:
         """The instances of windows of one size, resized for the model, at ``size_hw``."""
         pixels = [torch.from_numpy(part).permute(2, 0, 1).to(self.device) for part in parts]
-        with torch.inference_mode():
-            output = _retried(lambda: self.model(pixels, auxiliary=False))
+        output = self._logits(pixels)
         found = []
         for index, part in enumerate(parts):
             instances = self._answer(output, "instance", part.shape[:2], size_hw, settings, index)
@@ -229,7 +229,7 @@ class Predictor:
         """
         self.choose_tasks("instance")
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
-        images = [read_image(frame) for frame in frames]
+        images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         clip = resize_clip(images, settings.short_edge, settings.long_edge)
         output = self.forward(clip)
         sizes = ((clip.shape[2], clip.shape[3]), (images[0].shape[0], images[0].shape[1]))
@@ -278,6 +278,7 @@ class Predictor:
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
+        frames.value_range = settings.value_range
         chosen, tracking = choose_tracking(self, task, parse(TrackingConfig, mine, "tracking settings"))
         dtype = str(self.model.dtype).removeprefix("torch.")
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
@@ -288,10 +289,19 @@ class Predictor:
         return self.forward(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
 
     def forward(self, pixels: UInt8[Tensor, "*frames 3 h w"]) -> MaskOutput:
-        """What the model says about one picture or one clip that has its size already."""
+        """What the model says about one picture or one clip that has its size already.
+
+        Raises:
+            RequestError: logits are not finite.
+        """
+        return self._logits([pixels.to(self.device)])  # bytes; the model converts
+
+    def _logits(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> MaskOutput:
+        """All logits that results are made of come from here, so that none is NaN or infinite."""
         with torch.inference_mode():
-            pixels = pixels.to(self.device)  # bytes; the model converts
-            return _retried(lambda: self.model([pixels], auxiliary=False))
+            output = _retried(lambda: self.model(images, auxiliary=False))
+            check_finite(output)
+        return output
 
     def _answer(
         self,
@@ -333,14 +343,20 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype | None:
-    """The floating-point type of that name, or None for "as stored".
+def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype | None:
+    """The floating-point type of that name, or None for "as stored"; a type of numpy counts as its name.
 
     Raises:
         RequestError: another name or type.
     """
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and (chosen is None or not chosen.is_floating_point):
+    if dtype is None:
+        return None
+    name = dtype
+    if not isinstance(dtype, str | torch.dtype):
+        with contextlib.suppress(TypeError):  # what numpy does not know has no name
+            name = np.dtype(dtype).name
+    chosen = _DTYPES.get(name) if isinstance(name, str) else name
+    if chosen not in (*_DTYPES.values(), torch.float64):
         raise RequestError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
     return chosen
 

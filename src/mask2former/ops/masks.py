@@ -28,6 +28,7 @@ __all__ = [
     "decode_patch",
     "encode",
     "encoded_area",
+    "encoded_extent",
     "polygons_to_patch",
     "resize_masks",
     "typical_diameter",
@@ -98,8 +99,13 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
             return {"size": [height, width], "counts": counts}
         runs = [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:
-            raise ValueError("the runs do not add up to the size")
+            raise RequestError(
+                f"the runs of a run-length encoding must be 0 or more and add up to its {height}x{width} = "
+                f"{height * width} pixels; these add up to {sum(runs)}"
+            )
         return coco_mask.frPyObjects([{"size": [height, width], "counts": runs}], height, width)[0]
+    except RequestError:
+        raise
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {rle!r:.80}") from error
 
@@ -165,6 +171,24 @@ def encoded_area(rle: Mapping[str, Any]) -> int:
     """
     starts, ends, _ = _foreground(rle)
     return int((ends - starts).sum())
+
+
+def encoded_extent(rle: Mapping[str, Any]) -> tuple[int, tuple[int, int, int, int]]:
+    """Pixels of a run-length encoding and its tight box (x1, y1, x2, y2), without decoding it; zeros for no pixel.
+
+    Raises:
+        RequestError: something that is no run-length encoding.
+    """
+    starts, ends, height = _foreground(rle)
+    if not starts.size:
+        return 0, (0, 0, 0, 0)
+    columns = starts // height
+    left, right = int(columns[0]), int(ends[-1] - 1) // height + 1
+    top, bottom = 0, height  # where a run goes on in the next column, it touches both rims
+    if ((ends - 1) // height == columns).all():
+        rows = columns * height
+        top, bottom = int((starts - rows).min()), int((ends - rows).max())
+    return int((ends - starts).sum()), (left, top, right, bottom)
 
 
 def decode_patch(rle: Mapping[str, Any]) -> Patch:

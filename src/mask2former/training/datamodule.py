@@ -18,6 +18,7 @@ from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
 from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
 from mask2former.data.clips import ClipTrainingSet
 from mask2former.data.collate import PackedBatch, pack
+from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
 from mask2former.inference.data_checks.requirements import batch_per_device, check_monitor, check_tasks, data_notes
@@ -66,7 +67,11 @@ class DataModule(lightning.LightningDataModule):
 
     @cached_property
     def training_set(self) -> TrainingSet | ClipTrainingSet:
-        return build_training_set(self.config.data, with_ignored=self.config.criterion.void == "ignored")
+        return build_training_set(
+            self.config.data,
+            with_ignored=self.config.criterion.void == "ignored",
+            value_range=self.config.model.inference.value_range,
+        )
 
     @cached_property
     def validation_set(self) -> Cases:
@@ -76,11 +81,12 @@ class DataModule(lightning.LightningDataModule):
             RequestError: the data have classes that the training set lacks, or no ground truth of a task.
         """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
+        value_range = self.config.model.inference.value_range
         if isinstance(config, ClipSampling):
-            clips = build_clips(config, "validation")
+            clips = build_clips(config, "validation", value_range=value_range)
             check_tasks(self.config, ("instance",))
             return ClipCases(clips, self._class_map(clips.categories), None if clips.has_truth else 0)
-        samples = build_pictures(config, "validation")
+        samples = build_pictures(config, "validation", value_range=value_range)
         check_tasks(self.config, samples.tasks)
         return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
 
@@ -90,7 +96,7 @@ class DataModule(lightning.LightningDataModule):
         return match_classes(self.categories, data, things_only=things_only, notes=self.notes)
 
     def check(self) -> None:
-        """Refuse data and metrics that would waste the run; what else is to be said is added to :meth:`remarks`.
+        """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
 
         Raises:
             RequestError: what is wrong.
@@ -122,7 +128,7 @@ class DataModule(lightning.LightningDataModule):
     def remarks(self) -> list[str]:
         """What a user should know of the training data before the first step."""
         samples = self.training_set.samples
-        remarks = [*samples.notes, *self.notes]
+        remarks = [*samples.notes, *self.notes, *notes_of_some(samples)]
         counts = samples.num_objects if isinstance(self.training_set, TrainingSet) else None
         queries = self.config.model.transformer_decoder.num_queries
         if counts is not None and (counts > queries).any():

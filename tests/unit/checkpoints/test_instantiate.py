@@ -78,7 +78,9 @@ def test_a_checkpoint_cannot_make_timm_read_other_files(backbone: TimmConfig, mo
     checkpoint = checkpoint_of()
     config = checkpoint.config.model_copy(update={"backbone": backbone})
     monkeypatch.setattr(timm, "create_model", asked)
-    with pytest.raises(RequestError, match="would read other files; expected the name of an architecture"):
+    with pytest.raises(
+        RequestError, match=r"file: backbone '.*(expected the name of an architecture|out of its arguments)"
+    ):
         checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
 
 

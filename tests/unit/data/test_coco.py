@@ -112,7 +112,9 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     assert samples.categories.names == ("cell", "dirt", "hair")
     assert samples.categories[1].color == (1, 2, 3)
     assert all(category.is_thing for category in samples.categories)
-    assert samples.notes == []
+    assert len(samples.notes) == 1
+    assert "'area' is not that of the mask" in samples.notes[0]
+    assert "annotations 1 (1)" in samples.notes[0]
 
     first = samples[0]
     assert first.name == "a.png"
@@ -282,6 +284,7 @@ def test_flat_parts_of_an_object_do_not_matter_and_crossing_ones_are_kept(tmp_pa
         annotation(2, "c", 3, rectangle(0, 0, 9, 9)),
     ]
     samples = CocoInstances([write(tmp_path, values)])
+    assert "left out parts of objects that have no area: annotations 1 (1)" in samples.notes[0]
     assert len(samples.annotated(2).polygons[0]) == 1
     assert 150 < masks(samples[2])[0].sum() < 250
     np.testing.assert_array_equal(masks(samples[2])[1], box_mask(0, 0, 9, 9))  # a list that is not nested
@@ -299,6 +302,170 @@ def test_files_without_sizes_or_annotation_ids_are_read(tmp_path: Path) -> None:
     assert labels(samples[1]) == [1, 2, 0]
 
 
+ORDER = [20, 20, 33, 20, 33, 31]
+PAIRS = [[20, 20], [33, 20], [33, 31]]
+
+
+@pytest.mark.parametrize("segmentation", [PAIRS, [PAIRS], [ORDER], ORDER])
+def test_corners_as_pairs_are_read_and_noted(tmp_path: Path, segmentation: Any) -> None:
+    values = content()
+    values["annotations"] = [annotation(5, "c", 3, segmentation)]
+    samples = CocoInstances([write(tmp_path, values)])
+    assert samples.annotated(2).polygons[0][0].tolist() == PAIRS
+    in_pairs = segmentation in (PAIRS, [PAIRS])
+    assert [note.partition("': ")[2] for note in samples.notes] == in_pairs * [
+        "read polygons that are lists of pairs [x, y] instead of x, y, x, y, ...: annotations 1 (5)"
+    ]
+
+
+@pytest.mark.parametrize("crowd", [0, "0", False, "false", None, 0.0])
+def test_flags_are_read_as_they_are_meant(tmp_path: Path, crowd: Any) -> None:
+    values = content()
+    values["annotations"] = [
+        annotation(1, "c", 3, rectangle(0, 0, 9, 9), iscrowd=crowd),
+        annotation(2, "c", 3, rectangle(20, 20, 29, 29), iscrowd="1"),
+    ]
+    assert truth_of(CocoInstances([write(tmp_path, values)]), 2).iscrowd.tolist() == [False, True]
+
+
+def test_several_broken_segmentations_are_counted(tmp_path: Path) -> None:
+    values = content()
+    values["annotations"] += [annotation(number, "c", 3, [[1, 2, "x"]]) for number in range(20, 30)]
+    with pytest.raises(RequestError, match=r"annotation 20 is broken: .*'x'.*of 9 more are broken, too: .*\(21, 22,"):
+        CocoInstances([write(tmp_path, values)])
+
+
+def objects(boxes: Callable[[float, float, float, float], list[float]], **more: Any) -> dict[str, Any]:
+    """Rectangles in image c, their boxes from x1, y1, x2, y2."""
+    values = content()
+    rng = np.random.default_rng(0)
+    values["annotations"] = []
+    for number in range(1, 21):
+        (left, top), (width, height) = rng.integers((1, 1), (40, 15)), rng.integers((3, 9), (7, 20))
+        sides = [float(side) for side in (left, top, left + width, top + height)]
+        values["annotations"].append(annotation(number, "c", 3, [rectangle(*sides)], bbox=boxes(*sides), **more))
+    return values
+
+
+def test_boxes_that_are_rounded_clipped_or_absent_are_no_matter(tmp_path: Path) -> None:
+    for boxes in (
+        lambda x1, y1, x2, y2: [x1, y1, x2 - x1, y2 - y1],
+        lambda x1, y1, x2, y2: [x1 - 1, y1 + 1, x2 - x1 + 1, y2 - y1 - 1],
+        lambda x1, y1, x2, y2: [0, 0, 0, 0],
+        lambda x1, y1, x2, y2: [],
+        lambda x1, y1, x2, y2: ["x", y1, None],
+    ):
+        assert CocoInstances([write(tmp_path, objects(boxes))]).notes == []
+
+
+@pytest.mark.parametrize(
+    ("boxes", "note"),
+    [
+        (lambda x1, y1, x2, y2: [x1, y1, x2, y2], "'bbox' is x1, y1, x2, y2"),
+        (lambda x1, y1, x2, y2: [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], "'bbox' is centre x"),
+        (lambda x1, y1, x2, y2: [x1 / W, y1 / H, (x2 - x1) / W, (y2 - y1) / H], "'bbox' is shares"),
+    ],
+)
+def test_boxes_of_another_convention_are_noted(tmp_path: Path, boxes: Any, note: str) -> None:
+    samples = CocoInstances([write(tmp_path, objects(boxes))])
+    assert len(samples.notes) == 1
+    assert note in samples.notes[0]
+    assert int(samples.num_objects.sum()) == 20
+
+
+def test_single_masks_beside_their_boxes_are_noted(tmp_path: Path) -> None:
+    values = objects(lambda x1, y1, x2, y2: [x1, y1, x2 - x1, y2 - y1])
+    values["annotations"][3]["bbox"][0] += 200
+    values["annotations"][7]["segmentation"] = compressed(box_mask(30, 1, 40, 5))
+    notes = CocoInstances([write(tmp_path, values)]).notes
+    assert len(notes) == 1
+    assert "masks do not lie in their 'bbox' (IoU below 0.5) and are used as they are: annotations 2 (4, 8)" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change_corners", "message"),
+    [
+        (lambda x, y: (y, x), "x and y swapped.*annotations 20 "),
+        (lambda x, y: (x / W, y / H), "coordinates from 0 to 1, as shares.*annotations 20 "),
+        (lambda x, y: (x * 3, y * 3), "do not lie in their 'bbox'.*annotations"),
+    ],
+)
+def test_files_whose_masks_are_nearly_all_elsewhere_are_refused(
+    tmp_path: Path, change_corners: Callable[[float, float], tuple[float, float]], message: str
+) -> None:
+    values = objects(lambda x1, y1, x2, y2: [x1, y1, x2 - x1, y2 - y1])
+    for entry in values["annotations"]:
+        [corners] = entry["segmentation"]
+        pairs = zip(corners[::2], corners[1::2], strict=True)
+        entry["segmentation"] = [[value for pair in pairs for value in change_corners(*pair)]]
+    with pytest.raises(RequestError, match=message):
+        CocoInstances([write(tmp_path, values)])
+    for entry in values["annotations"]:
+        del entry["bbox"]
+    if "shares" not in message:
+        assert int(CocoInstances([write(tmp_path, values)]).num_objects.sum()) == 20
+
+
+def test_polygons_beyond_the_image_are_noted_or_refused(tmp_path: Path) -> None:
+    values = objects(lambda x1, y1, x2, y2: [])
+    values["annotations"][4]["segmentation"] = [rectangle(W + 5, 2, W + 15, 9)]
+    values["annotations"][5]["segmentation"] = [rectangle(W - 5, 2, W + 15, 9)]
+    notes = CocoInstances([write(tmp_path, values)]).notes
+    assert len(notes) == 2
+    assert "nothing of them is seen: annotations 1 (5)" in notes[0]
+    assert "for the most: annotations 1 (6)" in notes[1]
+    for entry in values["annotations"]:
+        entry["segmentation"] = [[value + 1000 for value in entry["segmentation"][0]]]
+    with pytest.raises(RequestError, match=r"outside of their image; expected pixels.*annotations 20 "):
+        CocoInstances([write(tmp_path, values)])
+
+
+@pytest.mark.parametrize(
+    ("area", "counted", "note"),
+    [
+        (1e12, True, "pixels are counted instead: annotations 1 (20)"),
+        (H * W + 1, True, "pixels are counted instead: annotations 1 (20)"),
+        (-5, True, "pixels are counted instead"),
+        (0, True, "pixels are counted instead"),
+        ("100", True, "pixels are counted instead"),
+        (True, True, "pixels are counted instead"),
+        (1, False, "'area' is not that of the mask"),
+        (900, False, "'area' is not that of the mask"),
+        (121, False, None),  # of the box, the last pixel counted
+        (None, True, None),
+    ],
+)
+def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any, counted: bool, note: str | None) -> None:
+    values = content()
+    values["annotations"] = [annotation(20, "c", 3, rectangle(2, 3, 12, 13), area=area)]
+    samples = CocoInstances([write(tmp_path, values)])
+    truth = truth_of(samples, 2)
+    assert truth.areas is not None
+    assert truth.areas.tolist() == [100 if counted else area]
+    assert len(samples.notes) == (note is not None)
+    assert note is None or note in samples.notes[0]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_names_that_end_alike_are_told_apart_in_any_order(tmp_path: Path, order: int) -> None:
+    values = content()
+    file, images = write(tmp_path, values)
+    values["images"][1]["file_name"] = "left/a.png"
+    values["images"][::order] = list(values["images"])
+    file.write_text(json.dumps(values))
+    with pytest.raises(RequestError, match=r"names '.*a.png' and '.*a.png', but .* has only 'a.png'"):
+        CocoInstances([(file, images)])
+
+
+def test_an_image_under_two_ids_and_classes_of_one_name_are_noted(tmp_path: Path) -> None:
+    values = content()
+    values["images"][2]["file_name"] = "a.png"
+    values["categories"][2]["name"] = "cell"
+    notes = CocoInstances([write(tmp_path, values)]).notes
+    assert any("listed again under other ids" in note and "1 (a.png (id c))" in note for note in notes)
+    assert any("share their names 1 (cell)" in note for note in notes)
+
+
 def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     file, images = write(tmp_path, content())
     Image.new("RGB", (W, H + 1)).save(images / "c.png")
@@ -307,7 +474,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees
     Image.new("RGB", (W, H)).save(images / "c.png", exif=exif)
-    with pytest.raises(RequestError, match=r"60x40 \(height x width\), but .* 40x60; .*EXIF orientation"):
+    with pytest.raises(RequestError, match=r"60x40 \(height x width\), but .* 40x60; EXIF turns .*exif=ignore"):
         CocoInstances([(file, images)])[2]
     Image.new("RGB", (H, W)).save(images / "c.png", exif=exif)
     assert CocoInstances([(file, images)])[2].image.shape == (1, 3, H, W)
@@ -359,13 +526,21 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "name with a zero byte": (change("images.0.file_name", "a\0/b.jpg"), "lacks pictures"),
     "name of no letters": (change("images.0.file_name", "\ud800/b.jpg"), "lacks pictures"),
     "annotation twice": (change("annotations.0.id", 4), r"annotation ids must be unique.*1 \(4\)"),
-    "unknown picture": (change("annotations.0.image_id", 99), r"pictures of annotations 1 \(1\) are not listed"),
+    "unknown picture": (change("annotations.0.image_id", 99), r"images of annotations 1 \(1\) are not listed"),
     "unknown category": (change("annotations.0.category_id", 99), r"categories of annotations 1 \(1\) are not listed"),
     "no picture": (change("annotations.0.image_id", ...), "annotation 1 needs an 'image_id'"),
     "picture a list": (change("annotations.0.image_id", [1]), "annotation 1 needs an 'image_id'"),
     "odd polygon": (change("annotations.0.segmentation.0", [1, 2, 3, 4, 5, 6, 7]), "annotation 1 is broken.*x, y"),
     "polygon of text": (change("annotations.0.segmentation.0", ["a", "b"]), "annotation 1 is broken"),
-    "polygon of pairs": (change("annotations.0.segmentation.0", [[1, 2], [3, 4], [5, 6]]), "annotation 1 is broken"),
+    "polygon too deep": (change("annotations.0.segmentation.0", [[[1, 2], [3, 4], [5, 6]]]), "annotation 1 is broken"),
+    "polygon of texts": (change("annotations.0.segmentation.0", ["1", "2", "9", "3", "3", "9"]), "got '1' among them"),
+    "polygon of booleans": (change("annotations.0.segmentation.0.2", True), "got True among them"),
+    "crowd of no flag": (change("annotations.0.iscrowd", "no"), r"annotations 1 \(1\) have 'no' as 'iscrowd'"),
+    "picture a boolean": (change("annotations.0.image_id", True), "annotation 1 needs an 'image_id'"),
+    "category a boolean": (change("annotations.0.category_id", True), "annotation 1 needs an 'image_id'"),
+    "category of no name": (change("categories.0.name", " "), "category 90 has ' ' as its name"),
+    "category of no text": (change("categories.0.name", None), "category 90 has None as its name"),
+    "thing of no flag": (change("categories.0.isthing", "yes"), "category 90 has 'yes' as 'isthing'"),
     "polygon with NaN": (change("annotations.0.segmentation.0.1", float("nan")), "annotation 1 is broken"),
     "polygon far away": (change("annotations.0.segmentation.0.1", 1e12), "annotation 1 is broken"),
     "polygon with infinity": (change("annotations.0.segmentation.0.1", float("inf")), "annotation 1 is broken"),

@@ -96,8 +96,7 @@ def test_a_broken_tail_gives_the_frames_there_are_and_a_note(tmp_path: Path, sha
     assert 5 < len(seen) < 40
     for one, other in zip(seen, open_frames(whole), strict=False):
         assert one.seconds == other.seconds
-    (note,) = frames.notes
-    assert "broken.mp4' is damaged after" in note
+    assert any("broken.mp4' is damaged after" in note for note in frames.notes)
 
 
 def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_other_sizes_are_refused(folders: tuple[Path, Path]) -> None:
     save(folders[1] / "one.png", np.full((6, 4), 10, dtype=np.uint8))
     samples = LabelFolder([folders], CLASSES)
     for read in (samples.annotated, lambda index: samples.truths(index, ["semantic"])):
-        with pytest.raises(RequestError, match="EXIF"):
+        with pytest.raises(RequestError, match="height and width are exchanged"):
             read(1)
 
 

@@ -67,11 +67,11 @@ def test_faults_are_one_sentence(video: Path, tmp_path: Path) -> None:
         VideoFile(tmp_path / "none.mp4")
     text = tmp_path / "text.mp4"
     text.write_text("no video at all")
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match="cannot be opened"):
         VideoFile(text).read([0])
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(video.read_bytes()[:2000])
-    with pytest.raises(RequestError, match=r"cannot be read|damaged"):
+    with pytest.raises(RequestError, match=r"cannot be opened|damaged"):
         VideoFile(cut).read([30])
 
 
@@ -85,6 +85,11 @@ def test_an_annotation_file_can_name_videos(video: Path, tmp_path: Path) -> None
     clip = YouTubeVIS([(file, video.parent)]).annotated(0, [2, 30])
     assert [round(float(frame.image.mean()) / 6) for frame in clip.frames] == [2, 30]
     assert clip.annotated.tolist() == [[False, True]]
+    entry["length"] = FRAMES + 3
+    track["segmentations"] = [rle] * (FRAMES + 3)
+    file.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="has 40 frames, but its annotations say 43; it is cut short"):
+        YouTubeVIS([(file, video.parent)]).annotated(0, [2, 30])
     del entry["length"]
     file.write_text(json.dumps(content))
     with pytest.raises(RequestError, match="needs its number of frames as 'length'"):

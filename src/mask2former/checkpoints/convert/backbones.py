@@ -21,7 +21,7 @@ from mask2former.atomic import write_whole
 from mask2former.checkpoints import original
 from mask2former.checkpoints.convert.resnet import BLOCKS, DEEP_STEM, STEM
 from mask2former.checkpoints.convert.rules import Layout, rules, their_name, to_original
-from mask2former.checkpoints.io import load_into
+from mask2former.checkpoints.io import check_finite, load_into
 from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import RequestError
@@ -242,8 +242,9 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """Write a safetensors file that :func:`start_from_backbone` reads.
 
     Raises:
-        RequestError: the file cannot be written.
+        RequestError: values are not finite, or the file cannot be written.
     """
+    check_finite(backbone.state, "the backbone")
     metadata = {"format": _FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
     tensors = {name: value.contiguous() for name, value in backbone.state.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))

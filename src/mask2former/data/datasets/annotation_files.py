@@ -15,9 +15,12 @@ from mask2former.structures.categories import Categories
 __all__ = [
     "categories_in",
     "check_unique",
+    "class_remarks",
     "entry_id",
+    "flag",
     "groups_in",
     "number",
+    "polygons_of",
     "read_annotations",
     "same_categories",
     "sides",
@@ -26,6 +29,8 @@ __all__ = [
 
 _NAMED = 5  # how many culprits a message lists
 _LONGEST = 1 << 20  # pixels; no picture has such a side
+_NUMBERS = frozenset((int, float))
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, Any]:
@@ -52,14 +57,39 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
 
 
 def categories_in(content: dict[str, Any], file: File) -> Categories:
-    """The class list of a file, in its order."""
+    """The class list of a file, in its order.
+
+    Raises:
+        RequestError: entries without a whole number as id or a name, or with an ``isthing`` that is neither 0 nor 1.
+    """
     try:
-        for entry in content["categories"]:
-            if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int):
-                raise RequestError(f"category {entry!r:.80} has no whole number as id")
-        return Categories.from_dict({"categories": content["categories"]})
+        return Categories.from_dict({"categories": [_category(entry) for entry in content["categories"]]})
     except RequestError as error:
         raise RequestError(f"'{file}': {error}") from error
+
+
+def _category(entry: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int):
+        raise RequestError(f"category {entry!r:.80} has no whole number as id")
+    if "name" in entry:
+        name = entry["name"]
+        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not str(name).strip():
+            raise RequestError(f"category {entry['id']} has {name!r:.40} as its name; expected text")
+    if entry.get("isthing") is None:
+        return {key: value for key, value in entry.items() if key != "isthing"}
+    thing = flag(entry["isthing"])
+    if thing is None:
+        raise RequestError(f"category {entry['id']} has {entry['isthing']!r:.40} as 'isthing'; expected 0 or 1")
+    return {**entry, "isthing": int(thing)}
+
+
+def class_remarks(categories: Categories, file: object) -> list[str]:
+    """What a user should know about a class list."""
+    twice = [name for name, count in Counter(item.name for item in categories).items() if count > 1]
+    if not twice:
+        return []
+    ids = [item.id for item in categories if item.name in twice]
+    return [f"'{file}': categories {some(ids)} share their names {some(twice)}; each of them is a class of its own"]
 
 
 def same_categories(expected: Categories, got: Categories, first: object, file: object) -> None:
@@ -103,6 +133,48 @@ def number(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         return None
+
+
+def flag(value: Any) -> bool | None:
+    """A yes or no of JSON (``iscrowd``, ``isthing``): 0, 1, true or false, also as text; no where there is nothing.
+
+    None for anything else: any other text would be true for Python, "no" included.
+    """
+    if value is None:
+        return False
+    if isinstance(value, str):
+        return _FLAGS.get(value.strip().lower())
+    return bool(value) if isinstance(value, (int, float)) and value in (0, 1) else None
+
+
+def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
+    """The polygons of a segmentation as x, y, x, y, ..., and whether some were lists of pairs [x, y].
+
+    One polygon may stand without a list around it.
+
+    Raises:
+        RequestError: something else.
+    """
+    polygons, in_pairs = segmentation, False
+    if type(polygons[0]) in _NUMBERS or (len(polygons) > 2 and all(map(_is_pair, polygons))):
+        polygons = [polygons]
+    found = []
+    for polygon in polygons:
+        if isinstance(polygon, list) and polygon and all(map(_is_pair, polygon)):
+            polygon, in_pairs = [value for pair in polygon for value in pair], True
+        if not isinstance(polygon, list):
+            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {polygon!r:.60}")
+        if not _NUMBERS.issuperset(map(type, polygon)):
+            other = next(value for value in polygon if type(value) not in _NUMBERS)
+            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {other!r:.60} among them")
+        if len(polygon) % 2:
+            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {len(polygon)} numbers")
+        found.append(polygon)
+    return found, in_pairs
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and type(value[0]) in _NUMBERS and type(value[1]) in _NUMBERS
 
 
 def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 from array import array
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
@@ -25,17 +26,21 @@ from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
+    class_remarks,
     entry_id,
+    flag,
     number,
+    polygons_of,
     read_annotations,
     same_categories,
     sides,
     some,
 )
 from mask2former.data.datasets.file_names import find_name
+from mask2former.data.datasets.mask_checks import MaskFacts, box_of, check_masks
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
-from mask2former.data.images import picture_size, read_image
+from mask2former.data.images import check_size
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
@@ -92,11 +97,12 @@ class _Growing:
         self.kinds = array("b")
         self.first = array("q")  # first polygon, or number of the encoding
         self.parts = array("q")  # polygons
-        self.polygon_ends = array("q", [0])  # in corners
+        self.polygon_ends = array("q", [0])  # in numbers, two to a corner
         self.corners = array("d")  # x, y, x, y, ...
         self.rle_ends = array("q", [0])  # in bytes
         self.rle_bytes = bytearray()
         self.rle_sizes = array("q")  # height, width, height, width, ...
+        self.rle_extents = array("d")  # pixels, x1, y1, x2, y2, of each encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +135,35 @@ class _Index:
         return mask_ops.decode_patch({"size": self.rle_sizes[number].tolist(), "counts": counts})
 
 
-def _is_flat(corners: Float64[np.ndarray, "P 2"]) -> bool:
-    """Whether a polygon has no inside: less than three corners, or all on one line."""
-    if len(corners) < 3:
-        return True
-    arms = corners[1:] - corners[0]
-    longest = arms[np.argmax((arms * arms).sum(axis=1))]
-    return not (arms[:, 0] * longest[1] - arms[:, 1] * longest[0]).any()
+def _oddness(value: float) -> float:
+    """How far a number is from being a coordinate."""
+    return abs(value) if math.isfinite(value) else math.inf
+
+
+class _Polygons(NamedTuple):
+    """Figures of some polygons, each computed for all at once."""
+
+    flat: Bool[np.ndarray, " P"]  # no inside: less than three corners, or all on one line
+    extents: Float64[np.ndarray, "P 4"]  # x1, y1, x2, y2
+    areas: Float64[np.ndarray, " P"]
+
+    @classmethod
+    def of(cls, corners: Float64[np.ndarray, "C 2"], counts: Int64[np.ndarray, " P"]) -> _Polygons:
+        """Of polygons one after the other, with so many corners each, one at least."""
+        if not len(counts):
+            return cls(np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0))
+        starts = np.cumsum(counts) - counts
+        arms = corners - np.repeat(corners[starts], counts, axis=0)
+        lengths = (arms * arms).sum(axis=1)
+        longest = np.flatnonzero(lengths == np.repeat(np.maximum.reduceat(lengths, starts), counts))
+        ways = np.repeat(arms[longest[np.searchsorted(longest, starts)]], counts, axis=0)
+        aside = arms[:, 0] * ways[:, 1] != arms[:, 1] * ways[:, 0]
+        flat = (counts < 3) | ~np.logical_or.reduceat(aside, starts)
+        low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
+        following = np.arange(1, len(corners) + 1)
+        following[starts + counts - 1] = starts
+        crosses = arms[:, 0] * arms[following, 1] - arms[:, 1] * arms[following, 0]
+        return cls(flat, np.concatenate([low, high], axis=1), np.abs(np.add.reduceat(crosses, starts)) / 2)
 
 
 class _Reader:
@@ -155,68 +183,159 @@ class _Reader:
         self.heed_crowds = heed_crowds
         self.notes: list[str] = []
         self.out = _Growing()
+        self.flat: list[Bool[np.ndarray, " P"]] = []  # polygons without an inside, by file
+        self.empty: list[Bool[np.ndarray, " A"]] = []  # annotations without any area, by file
 
     def add(self, content: dict[str, Any], file: File, folder: Folder) -> None:
         row_of_id = self._images(content["images"], file, folder)
         check_unique((entry["id"] for entry in content["annotations"] if "id" in entry), "annotation", file)
-        unknown_images, unknown_classes, without_mask, without_area = [], [], [], []
+        of: dict[str, list[Any]] = defaultdict(list)  # annotations by what there is to say of them
+        broken = ""  # what is wrong with the first segmentation of these
+        names: list[Any] = []  # of the annotations that are used
+        boxes, wrong_areas = array("d"), array("b")
+        before = len(self.out.rows), len(self.out.polygon_ends) - 1
         for place, entry in enumerate(content["annotations"]):
             name = entry.get("id", f"number {place + 1}")
-            try:
-                row = row_of_id.get(entry["image_id"], -1)
-                label = self.class_of_id.get(entry["category_id"], -1)
-            except (KeyError, TypeError):
-                fault(f"'{file}': annotation {name} needs an 'image_id' and a 'category_id'")
+            image_id, category_id = entry_id(entry.get("image_id")), entry_id(entry.get("category_id"))
+            if image_id is None or category_id is None:
+                fault(
+                    f"'{file}': annotation {name} needs an 'image_id' and a 'category_id', whole numbers or text; got "
+                    f"{entry.get('image_id')!r:.40} and {entry.get('category_id')!r:.40}"
+                )
                 continue
+            row, label = row_of_id.get(image_id, -1), self.class_of_id.get(category_id, -1)  # pyright: ignore
+            crowd = flag(entry.get("iscrowd"))
             if row == -1:
-                unknown_images.append(name)
+                of["unknown images"].append(name)
             elif label == -1:
-                unknown_classes.append(name)
+                of["unknown classes"].append(name)
+            elif crowd is None:
+                of["flags"].append((name, entry["iscrowd"]))
             elif row is not None:  # None: its picture is skipped
                 segmentation = entry.get("segmentation")
                 if not segmentation:
-                    without_mask.append(name)
+                    of["no mask"].append(name)
                     continue
                 try:
-                    found = self._segmentation(segmentation, row)
+                    in_pairs = self._segmentation(segmentation, row)
                 except (RequestError, TypeError, ValueError, OverflowError) as error:
-                    reason = str(error) if isinstance(error, RequestError) else f"{segmentation!r:.60}"
-                    fault(f"'{file}': the segmentation of annotation {name} is broken: {reason}")
+                    broken = broken or (str(error) if isinstance(error, RequestError) else f"{segmentation!r:.60}")
+                    of["broken"].append(name)
                     continue
-                if not found:
-                    without_area.append(name)
-                    continue
+                if in_pairs:
+                    of["pairs"].append(name)
                 area = number(entry.get("area"))
+                names.append(name)
                 self.out.rows.append(row)
                 self.out.labels.append(label)
-                self.out.crowds.append(self.heed_crowds and bool(entry.get("iscrowd", 0)))
-                self.out.areas.append(area if area is not None and math.isfinite(area) else math.nan)
-        if unknown_images:
-            fault(
-                f"'{file}': the pictures of annotations {some(unknown_images)} are not listed in 'images'",
-                len(unknown_images),
+                self.out.crowds.append(crowd and self.heed_crowds)
+                self.out.areas.append(math.nan if area is None else area)
+                wrong_areas.append((area is None or math.isnan(area)) and entry.get("area") is not None)
+                boxes.extend(box_of(entry.get("bbox")))
+        self._refuse(of, broken, file)
+        if of["no mask"] and self.missing_masks == "skip":
+            self.notes.append(f"'{file}': left out objects without segmentation: annotations {some(of['no mask'])}")
+        if of["pairs"]:
+            self.notes.append(
+                f"'{file}': read polygons that are lists of pairs [x, y] instead of x, y, x, y, ...: annotations "
+                f"{some(of['pairs'])}"
             )
-        if unknown_classes:
+        self._compare(before, boxes, wrong_areas, names, file)
+
+    def _refuse(self, of: dict[str, list[Any]], broken: str, file: File) -> None:
+        """Tell what is wrong with the annotations of a file, if anything is; they have been left out."""
+        if of["unknown images"]:
             fault(
-                f"'{file}': the categories of annotations {some(unknown_classes)} are not listed in 'categories'",
-                len(unknown_classes),
+                f"'{file}': the images of annotations {some(of['unknown images'])} are not listed in 'images'; ids "
+                "must be equal, a text is not a number",
+                len(of["unknown images"]),
             )
-        if without_mask and self.missing_masks == "error":
+        if of["unknown classes"]:
             fault(
-                f"'{file}': annotations {some(without_mask)} have no segmentation, and a box is not enough to learn "
+                f"'{file}': the categories of annotations {some(of['unknown classes'])} are not listed in "
+                "'categories'; ids must be equal, a text is not a number",
+                len(of["unknown classes"]),
+            )
+        if of["flags"]:
+            fault(
+                f"'{file}': annotations {some([name for name, _ in of['flags']])} have {of['flags'][0][1]!r:.40} as "
+                "'iscrowd'; expected 0 (an object) or 1 (a region of many)",
+                len(of["flags"]),
+            )
+        if of["broken"]:
+            first, *more = of["broken"]
+            also = f"; the segmentations of {len(more)} more are broken, too: annotations {some(more)}" if more else ""
+            fault(f"'{file}': the segmentation of annotation {first} is broken: {broken}{also}", len(of["broken"]))
+        if of["no mask"] and self.missing_masks == "error":
+            fault(
+                f"'{file}': annotations {some(of['no mask'])} have no segmentation, and a box is not enough to learn "
                 "masks; add polygons or run-length encodings, or leave these objects out with missing_masks=skip",
-                len(without_mask),
+                len(of["no mask"]),
             )
-        elif without_mask:
-            self.notes.append(f"'{file}': left out objects without segmentation: annotations {some(without_mask)}")
-        if without_area:
-            self.notes.append(f"'{file}': left out objects without any area: annotations {some(without_area)}")
+
+    def _compare(
+        self, before: tuple[int, int], boxes: array[float], wrong_areas: array[int], names: list[Any], file: File
+    ) -> None:
+        """Check the annotations of a file, which are those after the first of ``before``, against one another.
+
+        Polygons without an inside are marked; what else the file says of a mask is compared with it.
+        """
+        out, (start, first) = self.out, before
+        if not names:
+            return
+        ends = np.array(out.polygon_ends[first:], dtype=np.int64) // 2
+        corners = np.array(out.corners[2 * int(ends[0]) :], dtype=np.float64).reshape(-1, 2)
+        polygons = _Polygons.of(corners, np.diff(ends))
+        self.flat.append(polygons.flat)
+
+        kinds, firsts, parts = (
+            np.array(values[start:], dtype=np.int64) for values in (out.kinds, out.first, out.parts)
+        )
+        rows = np.array(out.rows[start:], dtype=np.int64)
+        is_polygon = kinds == _POLYGONS
+        encoded = np.array(out.rle_extents, dtype=np.float64).reshape(-1, 5)
+        pixels, extents = np.zeros(len(names)), np.zeros((len(names), 4))
+        pixels[~is_polygon], extents[~is_polygon] = encoded[firsts[~is_polygon], 0], encoded[firsts[~is_polygon], 1:]
+        lost = np.zeros(len(names), dtype=np.int64)  # polygons of each annotation that have no inside
+        if len(polygons.flat):
+            at = firsts[is_polygon] - first
+            # Those without an inside are as if they were not there.
+            low = np.where(polygons.flat[:, None], np.inf, polygons.extents[:, :2])
+            high = np.where(polygons.flat[:, None], -np.inf, polygons.extents[:, 2:])
+            extents[is_polygon, :2] = np.minimum.reduceat(low, at)
+            extents[is_polygon, 2:] = np.maximum.reduceat(high, at)
+            pixels[is_polygon] = np.add.reduceat(np.where(polygons.flat, 0, polygons.areas), at)
+            lost[is_polygon] = np.add.reduceat(polygons.flat.astype(np.int64), at)
+        empty = np.where(is_polygon, lost == parts, pixels == 0)
+        for where, message in (
+            (empty, "left out objects without any area"),
+            ((lost > 0) & ~empty, "left out parts of objects that have no area"),
+        ):
+            if where.any():
+                culprits = [names[index] for index in np.flatnonzero(where).tolist()]
+                self.notes.append(f"'{file}': {message}: annotations {some(culprits)}")
+
+        kept = np.flatnonzero(~empty)
+        sizes = np.stack([np.array(out.heights, np.int64), np.array(out.widths, np.int64)], axis=1)
+        facts = MaskFacts(
+            extents[kept],
+            is_polygon[kept],
+            pixels[kept],
+            np.array(boxes, dtype=np.float64).reshape(-1, 4)[kept],
+            np.array(out.areas[start:], dtype=np.float64)[kept],
+            np.array(wrong_areas, dtype=bool)[kept],
+            sizes[rows[kept]],
+        )
+        found = check_masks(facts)
+        self.notes += found.notes([names[index] for index in kept.tolist()], file)
+        np.frombuffer(out.areas, dtype=np.float64)[start + kept] = found.areas
+        self.empty.append(empty)
 
     def _images(self, entries: list[dict[str, Any]], file: File, folder: Folder) -> dict[Hashable, int | None]:
         """Row of each picture by id; None for those that are skipped."""
         check_unique((entry.get("id") for entry in entries), "picture", file)
         rows: dict[Hashable, int | None] = {}
-        missing = []
+        missing, again = [], []
         taken: dict[str, str] = {}  # declared names by the names that were found
         for entry in entries:
             name = entry.get("file_name")
@@ -234,11 +353,13 @@ class _Reader:
                 missing.append(name)
                 rows[image_id] = None
                 continue
-            if found != name and found in taken:
+            if taken.get(found, name) != name:
                 raise RequestError(
                     f"'{file}' names '{taken[found]}' and '{name}', but '{folder}' has only '{found}'; keep the "
                     "folders that tell them apart"
                 )
+            if found in taken:
+                again.append(f"{found} (id {image_id})")
             taken[found] = name
             rows[image_id] = len(self.out.names)
             self.out.names.append(found)
@@ -254,64 +375,91 @@ class _Reader:
             )
         elif missing:
             self.notes.append(f"'{file}': left out pictures that '{folder}' lacks: {some(missing)}")
+        if again:
+            self.notes.append(
+                f"'{file}': images are listed again under other ids, each with the objects of its own id: {some(again)}"
+            )
         return rows
 
     def _segmentation(self, segmentation: Any, row: int) -> bool:
-        """Add one segmentation; False where it has no area."""
+        """Add one segmentation; returns whether it has polygons that are lists of pairs."""
         out = self.out
         if isinstance(segmentation, dict):
             counts, size = mask_ops.compress(segmentation)
             declared = (out.heights[row], out.widths[row])
             if all(declared) and size != declared:
-                raise RequestError(f"its size is {list(size)} (height, width), that of its picture {list(declared)}")
-            if not mask_ops.encoded_area({"size": size, "counts": counts}):
-                return False
+                raise RequestError(f"its size is {list(size)} (height, width), that of its image {list(declared)}")
+            pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
             out.kinds.append(_RLE)
             out.first.append(len(out.rle_ends) - 1)
             out.parts.append(0)
             out.rle_bytes += counts
             out.rle_ends.append(len(out.rle_bytes))
             out.rle_sizes.extend(size)
-            return True
-        polygons = [segmentation] if number(segmentation[0]) is not None else segmentation
-        first = len(out.polygon_ends) - 1
-        for polygon in polygons:
-            values = np.array(polygon, dtype=np.float64)
-            # Written so that NaN is refused too.
-            if values.ndim != 1 or values.size % 2 or not (np.abs(values) <= mask_ops.FARTHEST_CORNER).all():
-                raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {polygon!r:.60}")
-            if not _is_flat(values.reshape(-1, 2)):
-                out.corners.frombytes(values.tobytes())
-                out.polygon_ends.append(len(out.corners) // 2)
-        if len(out.polygon_ends) - 1 == first:
+            out.rle_extents.extend((pixels, *extent))
             return False
+        polygons, in_pairs = polygons_of(segmentation)
+        for polygon in polygons:  # before anything is added, since a reader may go on without this one
+            if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > mask_ops.FARTHEST_CORNER:
+                raise RequestError(
+                    f"expected pixels x, y, x, y, ... for each polygon, got {max(polygon, key=_oddness):.6g} among them"
+                )
         out.kinds.append(_POLYGONS)
-        out.first.append(first)
-        out.parts.append(len(out.polygon_ends) - 1 - first)
-        return True
+        out.first.append(len(out.polygon_ends) - 1)
+        out.parts.append(len(polygons))
+        for polygon in polygons:
+            out.corners.extend(polygon or (0, 0))
+            out.polygon_ends.append(len(out.corners))
+        return in_pairs
 
     def index(self) -> _Index:
+        """What was read, but for what has no area."""
         out = self.out
-        rows = np.frombuffer(out.rows, dtype=np.int64) if out.rows else np.zeros(0, np.int64)
-        order = np.argsort(rows, kind="stable")  # the order of the file within a picture
-        corners = np.array(out.corners, dtype=np.float64).reshape(-1, 2)
+        rows, labels, crowds, areas, kinds, first, parts, polygon_ends, rle_ends, rle_sizes = map(
+            np.array,
+            (
+                out.rows,
+                out.labels,
+                out.crowds,
+                out.areas,
+                out.kinds,
+                out.first,
+                out.parts,
+                out.polygon_ends,
+                out.rle_ends,
+                out.rle_sizes,
+            ),
+        )
+        nothing = np.zeros(0, dtype=bool)
+        kept = np.flatnonzero(~np.concatenate([*self.empty, nothing]))
+        order = kept[np.argsort(rows[kept], kind="stable")]  # the order of the file within a picture
+        corners = np.array(out.corners).reshape(-1, 2)
+        lengths = np.diff(polygon_ends) // 2
+        solid = ~np.concatenate([*self.flat, nothing])
+        if not solid.all():
+            corners, lengths = corners[np.repeat(solid, lengths)], lengths[solid]
+            before, of_polygons = np.concatenate([[0], np.cumsum(solid)]), kinds == _POLYGONS
+            starts, parts = first.copy(), parts.copy()
+            first[of_polygons] = before[starts[of_polygons]]
+            parts[of_polygons] = before[(starts + parts)[of_polygons]] - first[of_polygons]
         if corners.size and np.abs(corners).max() < 2**31 / _HUNDREDTHS - 1:
             hundredths = np.rint(corners * _HUNDREDTHS).astype(np.int32)
             if (hundredths / _HUNDREDTHS == corners).all():
                 corners = hundredths  # half the memory, the same numbers
+        counts = np.bincount(rows[kept], minlength=len(out.names))
         return _Index(
-            starts=np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(out.names)))]).astype(np.int64),
-            labels=np.array(out.labels, dtype=np.int32)[order],
-            crowds=np.array(out.crowds, dtype=bool)[order],
-            areas=np.array(out.areas, dtype=np.float64)[order],
-            kinds=np.array(out.kinds, dtype=np.int8)[order],
-            first=np.array(out.first, dtype=np.int64)[order],
-            parts=np.array(out.parts, dtype=np.int64)[order],
-            polygon_ends=np.array(out.polygon_ends, dtype=np.int64),
+            starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            labels=labels[order].astype(np.int32),
+            crowds=crowds[order].astype(bool),
+            areas=areas[order],
+            kinds=kinds[order].astype(np.int8),
+            first=first[order],
+            parts=parts[order],
+            polygon_ends=np.concatenate([[0], np.cumsum(lengths)]),
             corners=corners,
-            rle_ends=np.array(out.rle_ends, dtype=np.int64),
+            rle_ends=rle_ends,
             rle_bytes=bytes(out.rle_bytes),
-            rle_sizes=np.array(out.rle_sizes, dtype=np.int64).reshape(-1, 2),
+            rle_sizes=rle_sizes.reshape(-1, 2),
         )
 
 
@@ -370,6 +518,7 @@ class CocoInstances(Reader):
             reader = reader or _Reader(
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
+            reader.notes += class_remarks(found, file)
             reader.add(content, file, open_folder(images))
             del content  # the objects of the file take many times the memory of the index
         assert reader is not None
@@ -421,7 +570,7 @@ class CocoInstances(Reader):
             RequestError: the picture cannot be read or has another size than the file says, or an encoding is broken.
         """
         row = int(self._rows[index])
-        image = read_image(self._file(row))
+        image = self.read(self._file(row))
         size = (image.shape[0], image.shape[1])
         self._check_declared(row, size)
         annotations = self._annotations(row, crowd=False)
@@ -446,7 +595,7 @@ class CocoInstances(Reader):
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         row = int(self._rows[index])
-        size = picture_size(self._file(row))
+        size = self.size(self._file(row))
         self._check_declared(row, size)
         kinds = [self._annotations(row, crowd=crowd) for crowd in (False, True)]
         annotations = np.concatenate(kinds)
@@ -484,14 +633,5 @@ class CocoInstances(Reader):
 
     def _check_declared(self, row: int, size_hw: tuple[int, int]) -> None:
         declared = tuple(self._sizes[row].tolist())
-        if all(declared) and declared != size_hw:
-            hint = (
-                "; the picture is shown turned by its EXIF orientation, its objects must be annotated that way "
-                "(or store it turned, without orientation)"
-                if declared == size_hw[::-1]
-                else "; correct the annotation file, or use the pictures that were annotated"
-            )
-            raise RequestError(
-                f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but its annotation file says "
-                f"{declared[0]}x{declared[1]}{hint}"
-            )
+        expected = declared if all(declared) else None
+        check_size(self._file(row), size_hw, expected, "its annotation file says", exif=self.exif)

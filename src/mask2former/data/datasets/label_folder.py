@@ -20,7 +20,7 @@ from mask2former.data.archives import File, Folder, open_folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader, annotated_labels
 from mask2former.data.faults import fault
-from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.data.label_maps import LabelCounts, count_labels, read_label_map, remap, runs_of
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -88,6 +88,7 @@ class LabelFolder(Reader):
             self._add(open_folder(images), open_folder(labels, "folder of label maps"), label_suffix, unpaired)
 
     def _add(self, images: Folder, labels: Folder, label_suffix: str, unpaired: Literal["error", "skip"]) -> None:
+        note_passed_over(images)
         maps = _by_stem(labels, _LABEL_SUFFIXES, label_suffix)
         if label_suffix and str(images) != str(labels):
             kept = set(maps.values())

@@ -15,7 +15,8 @@ from jaxtyping import Int32, UInt8
 
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip, whole_clip
-from mask2former.data.images import IMAGE_SUFFIXES, picture_size, read_image
+from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import read_label_map
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -27,7 +28,7 @@ __all__ = ["OBJECT_CATEGORIES", "MaskFolders"]
 OBJECT_CATEGORIES = Categories.from_names(["object"])
 
 
-class MaskFolders(Sequence[Sample]):
+class MaskFolders(ImageReader, Sequence[Sample]):
     """Clips by name; a sample is a whole clip at its own size.
 
     Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Pictures without an
@@ -80,14 +81,14 @@ class MaskFolders(Sequence[Sample]):
         return len(self._frames[index])
 
     def clip_size(self, index: int) -> tuple[int, int]:
-        return picture_size(self._frames[index][0][0])
+        return self.size(self._frames[index][0][0])
 
     def clip_id(self, index: int) -> str:
         return self._names[index]
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames of a clip."""
-        return [read_image(picture) for picture, _ in self._frames[index]]
+        return [self.read(picture) for picture, _ in self._frames[index]]
 
     def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """Some frames of a clip with the objects that are in one of them at least, by rising id; 0 is background."""
@@ -117,7 +118,7 @@ class MaskFolders(Sequence[Sample]):
         images, maps = [], []
         for place in places:
             picture, path = self._frames[index][place]
-            image, ids = read_image(picture), read_label_map(path)
+            image, ids = self.read(picture), read_label_map(path)
             if image.shape[:2] != ids.shape or (images and image.shape != images[0].shape):
                 first = images[0] if images else image
                 raise RequestError(

@@ -6,6 +6,7 @@ evaluation want that are made here. Knows no file format.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, overload
@@ -17,18 +18,40 @@ from scipy import ndimage
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File
-from mask2former.data.images import picture_size, read_image
+from mask2former.data.images import Exif, ValueRange, check_size, picture_size, read_image
 from mask2former.data.label_maps import runs_of
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import RequestError
+from mask2former.notes import collect_notes, sentences
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
 
-__all__ = ["Reader", "SegmentReader", "annotated_labels"]
+__all__ = ["ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
 
 
-class Reader(Sequence[Sample]):
+class ImageReader:
+    """How the images of a data set are read; set after it was opened.
+
+    Attributes:
+        exif: ``ignore`` takes images as they are stored, for annotations that were made on those.
+        value_range: the values that become 0 and 255, those of the model; see
+            :func:`~mask2former.data.images.read_image`.
+    """
+
+    exif: Exif = "apply"
+    value_range: ValueRange | None = None
+
+    def read(self, file: File) -> UInt8[np.ndarray, "H W 3"]:
+        """An image of the data set."""
+        return read_image(file, value_range=self.value_range, exif=self.exif)
+
+    def size(self, file: File) -> tuple[int, int]:
+        """(height, width) of an image of the data set."""
+        return picture_size(file, exif=self.exif)
+
+
+class Reader(ImageReader, Sequence[Sample]):
     """Pictures by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
 
     A subclass sets the attributes and has ``__len__``, ``annotated``, ``truths``, ``image_id`` and ``file``, which all
@@ -64,11 +87,11 @@ class Reader(Sequence[Sample]):
 
     @cached_property
     def _wide(self) -> Bool[np.ndarray, " I"]:
-        sizes = [picture_size(self.file(index)) for index in range(len(self))]
+        sizes = [self.size(self.file(index)) for index in range(len(self))]
         return np.array([width > height for height, width in sizes], dtype=bool)
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        return read_image(self.file(index))
+        return self.read(self.file(index))
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -83,23 +106,35 @@ class Reader(Sequence[Sample]):
         annotated = self.annotated(place)
         return Plan(Geometry(annotated.size_hw))(annotated)
 
-    def check_size(self, index: int, labels_hw: tuple[int, ...], image_hw: tuple[int, ...] | None = None) -> None:
-        """Refuse labels that are not as large as their picture.
+    def check_size(
+        self, index: int, labels_hw: Sequence[int] | None, image_hw: Sequence[int] | None = None, what: str = ""
+    ) -> None:
+        """Refuse labels that are not as large as their image; None: the annotations do not say how large it is.
 
         Raises:
             RequestError: the sizes differ.
         """
-        size = image_hw or picture_size(self.file(index))
-        if tuple(size) != tuple(labels_hw):
-            hint = (
-                "; the picture is shown turned by its EXIF orientation, its labels must be turned, too"
-                if tuple(size) == tuple(labels_hw[::-1])
-                else "; use the pictures and label maps that belong together"
-            )
-            raise RequestError(
-                f"'{self.file(index)}' is {size[0]}x{size[1]} (height x width), but its label map is "
-                f"{labels_hw[0]}x{labels_hw[1]}{hint}"
-            )
+        file = self.file(index)
+        size = image_hw or self.size(file)
+        check_size(file, size, labels_hw, what or "its label map is", exif=self.exif)
+
+
+def notes_of_some(samples: object, most: int = 32) -> list[str]:
+    """What is noticed where some images of a data set, at even distances, are read with their annotations.
+
+    For training, which cannot read all of them before it starts; whatever is broken is left to it.
+    """
+    if not isinstance(samples, ImageReader) or not isinstance(samples, Sequence):
+        return []
+    indices = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
+    with collect_notes() as found:
+        for index in indices:
+            with contextlib.suppress(RequestError):
+                if isinstance(samples, Reader):
+                    samples.annotated(index)
+                else:  # of a clip, the first frame
+                    samples.annotated(index, [0])  # pyright: ignore[reportAttributeAccessIssue]
+    return [f"of {len(indices)} looked at (check-data reads all): {line}" for line in sentences(found)]
 
 
 def annotated_labels(

@@ -24,7 +24,7 @@ from mask2former.data.archives import File, Folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
-from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import Truth
@@ -112,7 +112,9 @@ def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
 def _pictures(place: Path) -> list[Path]:
     """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
     if place.is_dir():
-        return [place / name for name in Folder(place).names(IMAGE_SUFFIXES)]
+        folder = Folder(place)
+        note_passed_over(folder)
+        return [place / name for name in folder.names(IMAGE_SUFFIXES)]
     try:
         lines = place.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -224,6 +226,7 @@ class YoloPolygons(Reader):
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         """The picture and its objects; the format knows nothing that is ignored."""
         image = self.image(index)
+        self.check_size(index, None, image.shape[:2])
         size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
         first, last = self._starts[int(self._rows[index]) :][:2].tolist()
         polygons = {place: [self._polygon(number) * size] for place, number in enumerate(range(first, last))}

@@ -27,7 +27,7 @@ from mask2former.data.datasets.annotation_files import (
     same_categories,
     some,
 )
-from mask2former.data.images import read_image
+from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.video_file import VideoFile
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
@@ -169,7 +169,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int) -> _Track:
     )
 
 
-class YouTubeVIS(Sequence[Sample]):
+class YouTubeVIS(ImageReader, Sequence[Sample]):
     """Videos with their tracks, by rising id as published; a sample is a whole clip at its own size.
 
     A video is a list of pictures in ``file_names``, or one video file (``file_name``, needs the extra ``video``).
@@ -283,9 +283,9 @@ class YouTubeVIS(Sequence[Sample]):
     def _images(self, video: _Video, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
         in_one_file = VideoFile.suits(video.files[0])
         if in_one_file:
-            images = VideoFile(video.folder / video.files[0]).read(places)
+            images = VideoFile(video.folder / video.files[0]).read(places, video.length)
         else:
-            images = [read_image(video.folder / video.files[place]) for place in places]
+            images = [self.read(video.folder / video.files[place]) for place in places]
         for place, image in zip(places, images, strict=True):
             if image.shape[:2] != video.size_hw:
                 file = video.folder / video.files[0 if in_one_file else place]

@@ -6,6 +6,7 @@ would. Only figures are kept of a picture. Prints nothing; several processes rea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -25,9 +26,11 @@ from mask2former.data.build import build_pictures
 from mask2former.data.checks import Finding, Split, class_findings, label_findings
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
+from mask2former.data.images import ValueRange
 from mask2former.data.label_maps import LabelCounts
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.requirements import class_map_findings, run_findings
+from mask2former.notes import Note, collect_notes, counted
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
 
@@ -63,6 +66,7 @@ class _Facts:
     twice: int = 0  # objects that another one covers almost exactly
     digest: bytes = b""
     counts: LabelCounts | None = None  # of its label map, if there is one, also where it cannot be used
+    notes: tuple[Note, ...] = ()  # what was noticed while it was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,7 @@ def check_data(
     run: RunConfig | None = None,
     num_queries: int = 100,
     num_workers: int = 0,
+    value_range: ValueRange | None = None,
     progress: Callable[[Split, int, int], None] = lambda split, done, total: None,
 ) -> DataReport:
     """Read all pictures and annotations of a data set, and apply every check that training and evaluation apply.
@@ -196,6 +201,7 @@ def check_data(
         run: whose data it is, if there is one: its settings are checked, too.
         num_queries: of the model that is to learn it.
         num_workers: processes that read; 0: this one.
+        value_range: of that model, see :func:`~mask2former.data.images.read_image`.
         progress: told the split, how many pictures are done, and of how many.
 
     Raises:
@@ -213,7 +219,7 @@ def check_data(
     )
     for split in _SPLITS[: 1 if same else 2]:
         keep_empty = run is None or run.data.keep_empty or same or split == "validation"
-        samples, problems = open_split(config, split, keep_empty=keep_empty)
+        samples, problems = open_split(config, split, keep_empty=keep_empty, value_range=value_range)
         findings += problems
         if samples is None:
             continue
@@ -237,13 +243,13 @@ def check_data(
 
 
 def open_split(
-    config: DatasetConfig, split: Split, *, keep_empty: bool = True
+    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
 ) -> tuple[AnnotatedSet | None, list[Finding]]:
     """The data set, without what is broken as far as its reader can go on; and what is, and what else to know."""
     samples = None
     with collected_faults() as faults:
         try:
-            samples = build_pictures(config, split, keep_empty=keep_empty)
+            samples = build_pictures(config, split, keep_empty=keep_empty, value_range=value_range)
         except RequestError as error:
             faults.append(Fault(str(error)))
     findings = []
@@ -277,15 +283,20 @@ class _Pictures(Dataset[_Facts]):
 
     def __getitem__(self, index: int) -> _Facts:
         counts = None
-        try:
-            if isinstance(self.samples, LabelFolder):
+        with collect_notes() as notes:
+            try:
+                annotated = self.samples.annotated(index, with_ignored=True)
+                if self.as_evaluated:
+                    self.samples.truths(index, self.samples.tasks)
+                problem = None
+            except RequestError as error:
+                annotated, problem = None, str(error)
+        if isinstance(self.samples, LabelFolder):
+            with contextlib.suppress(RequestError):  # if it cannot be read, that is said already
                 counts = self.samples.counts(index)
-            annotated = self.samples.annotated(index, with_ignored=True)
-            if self.as_evaluated:
-                self.samples.truths(index, self.samples.tasks)
-        except RequestError as error:
-            return _Facts(str(self.samples.image_id(index)), problem=str(error), counts=counts)
-        return replace(_facts(annotated), counts=counts)
+        if annotated is None:
+            return _Facts(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)
+        return replace(_facts(annotated), notes=tuple(notes), counts=counts)
 
 
 def _read(
@@ -417,6 +428,8 @@ def _findings(
     for fact in whole:
         by_digest[fact.digest].append(fact.name)
     add("pictures that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    for message, examples in counted(note for fact in facts for note in fact.notes).items():
+        add(message, examples)
     used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
     if isinstance(samples, LabelFolder):
         found += label_findings([(fact.name, fact.counts) for fact in facts if fact.counts is not None], samples, split)

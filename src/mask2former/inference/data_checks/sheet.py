@@ -11,6 +11,7 @@ from PIL import Image
 from mask2former import drawing
 from mask2former.config import DatasetConfig
 from mask2former.data.annotated import Annotated
+from mask2former.data.images import ValueRange
 from mask2former.data.transforms import Geometry, Plan, Resize
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.check import Split, open_split
@@ -20,17 +21,24 @@ from mask2former.structures.categories import Categories
 __all__ = ["sheet"]
 
 
-def sheet(config: DatasetConfig, title: str, columns: int = 4, rows: int = 3, side: int = 480) -> Image.Image | None:
+def sheet(
+    config: DatasetConfig,
+    title: str,
+    columns: int = 4,
+    rows: int = 3,
+    side: int = 480,
+    value_range: ValueRange | None = None,
+) -> Image.Image | None:
     """Annotated pictures at even distances, with the colours of their classes.
 
     They are training pictures, or those of validation where the former cannot be read at all. Broken ones are passed
     over; None if there is nothing to show.
     """
     split: Split = "train"
-    samples, _ = open_split(config, split)
+    samples, _ = open_split(config, split, value_range=value_range)
     if samples is None:
         split = "validation"
-        samples, _ = open_split(config, split)
+        samples, _ = open_split(config, split, value_range=value_range)
     if samples is None:
         return None
     places = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import timm
@@ -15,25 +16,66 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from mask2former.errors import RequestError
 
-__all__ = ["TimmBackbone"]
+__all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
 
 _STRIDES = (4, 8, 16, 32)
+_PROBE = (32, 1056)  # height, width: the least height, no grid is square, and wider than what tables are made for
+# What lets some of timm's models take images of any size.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
+
+_WEIGHTS = "the weights that training starts from are named by model.init"
+_FEATURES = f"the maps of strides {list(_STRIDES)} are chosen here"
+_CHANNELS = "images have three channels, R, G and B, here"
+_HEAD = "a backbone has no classifier"
+_LOADING = "how the model is made is not part of its architecture"
+# Arguments of timm that a run or a checkpoint must not pass, and why. The first group would fetch weights, or read
+# files with a loader that can run code; what a checkpoint then lacks could not be made again from it.
+RESERVED_ARGUMENTS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn",
+         "pretrained_model_args", "checkpoint_path", "cache_dir", "pruned"), _WEIGHTS
+    ),
+    **dict.fromkeys(("features_only", "feature_cls", "feature_cfg", "out_indices", "output_fmt"), _FEATURES),
+    "in_chans": _CHANNELS,
+    **dict.fromkeys(("num_classes", "global_pool"), _HEAD),
+    **dict.fromkeys(("scriptable", "exportable", "no_jit", "device", "dtype", "kwargs_filter", "model_cfg"), _LOADING),
+}  # fmt: skip
+
+
+def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse names and arguments with which timm would look beyond the architecture.
+
+    Raises:
+        RequestError: the name has a source (``hf_hub:...``), or an argument is one of ``RESERVED_ARGUMENTS``.
+    """
+    if ":" in model or "/" in model:
+        raise RequestError(
+            f"backbone '{model}' would be read from elsewhere; expected the name of an architecture, as "
+            "timm.list_models() has them"
+        )
+    if reserved := [name for name in arguments if name in RESERVED_ARGUMENTS]:
+        raise RequestError(
+            f"backbone '{model}': leave '{reserved[0]}' out of its arguments: {RESERVED_ARGUMENTS[reserved[0]]}"
+        )
 
 
 class TimmBackbone(nn.Module):
     """``timm.create_model(model, features_only=True)`` reduced to the maps of strides 4, 8, 16 and 32.
 
     timm's ResNets have the published layout (stride in the 3x3 convolution); names ending in ``s`` have the deep stem
-    with 128 channels.
+    with 128 channels. Models that keep channels last (``swin_*``, ``mambaout_*``) are permuted. Other models than plain
+    ResNets see one small image first, unless they are made on the ``meta`` device, and those that do not give the maps
+    of the four strides for images of any size are refused.
 
     Args:
         model: timm's name, for instance ``resnet50``.
         norm: what becomes of batch norms. ``frozen``: fixed scale and shift, no training; ``sync``: statistics over
             all ranks; ``batch``: as timm made them.
-        arguments: more keyword arguments of ``timm.create_model``.
+        arguments: more keyword arguments of ``timm.create_model``, none of ``RESERVED_ARGUMENTS``.
 
     Raises:
-        RequestError: timm does not know the model, or it lacks one of the four strides.
+        RequestError: timm does not know the model or an argument, or it does not give the four strides for images of
+            any size.
     """
 
     def __init__(
@@ -44,22 +86,19 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         options = dict(arguments or {})
-        if is_model_in_modules(model.split(".")[0], {"resnet"}):
+        check_arguments(model, options)
+        is_resnet = is_model_in_modules(model.split(".")[0], {"resnet"})
+        is_known = is_resnet and not options.keys() - {
+            "channels",
+            "zero_init_last",
+        }  # spares published models the probe
+        if is_resnet:
             # With frozen norms timm's default would silence every residual branch for good.
             options.setdefault("zero_init_last", False)
-        try:
-            body: Any = timm.create_model(model, features_only=True, **options)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise RequestError(f"backbone '{model}': timm could not make it with features_only: {error}") from error
-        reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
-        missing = [stride for stride in _STRIDES if stride not in reductions]
-        if missing:
-            raise RequestError(
-                f"backbone '{model}' has maps of strides {reductions}; maps of strides {list(_STRIDES)} are needed"
-            )
+        self._model = model
         self.strides = _STRIDES
-        self._chosen = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in _STRIDES)
-        self.channels: tuple[int, ...] = tuple(channels[index] for index in self._chosen)
+        body = _body(model, options)
+        self._chosen, self.channels = _maps(model, body)
         if norm == "frozen":
             body = freeze_batch_norm_2d(body)
             for module in body.modules():
@@ -71,12 +110,118 @@ class TimmBackbone(nn.Module):
         elif norm == "sync":
             body = convert_sync_batchnorm(body)  # unlike torch's it keeps the activation that some norms contain
         self.body = body
+        try:
+            self._channels_last = not is_known and _probe(body, self._chosen, self.channels)
+        except _UnfitError as error:
+            raise RequestError(f"backbone '{model}' {error}; {_way_out(model, options)}") from error
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Whether stages are computed again in the backward pass; the timm model must support it."""
-        self.body.set_grad_checkpointing(enable)
+        """Whether stages are computed again in the backward pass.
+
+        Raises:
+            RequestError: the timm model cannot.
+        """
+        body: Any = self.body if hasattr(self.body, "set_grad_checkpointing") else getattr(self.body, "model", None)
+        try:
+            body.set_grad_checkpointing(enable)
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            if enable:
+                raise RequestError(
+                    f"backbone '{self._model}' of timm has no gradient checkpointing; leave it out "
+                    "(trainer.gradient_checkpointing=false)"
+                ) from error
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
-        """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""
-        maps: list[torch.Tensor] = self.body(images)
-        return [maps[index] for index in self._chosen]
+        """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised.
+
+        Raises:
+            RequestError: in training, a batch norm has one value per channel.
+        """
+        try:
+            maps: list[Tensor] = self.body(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            count, _, height, width = images.shape
+            raise RequestError(
+                f"backbone '{self._model}': a batch norm has one value per channel to take statistics of, with {count} "
+                f"image of {height}x{width} pixels; train with larger crops or more images at a time "
+                "(data.batch_per_device), or set model.backbone.norm=frozen"
+            ) from error
+        chosen = [maps[index] for index in self._chosen]
+        return [level.permute(0, 3, 1, 2).contiguous() for level in chosen] if self._channels_last else chosen
+
+
+class _UnfitError(Exception):
+    """Why a model cannot serve, as the end of a sentence that begins with its name."""
+
+
+def _body(model: str, options: Mapping[str, Any]) -> Any:
+    try:
+        return timm.create_model(model, features_only=True, **options)
+    except Exception as error:  # what timm's models make of arguments is as varied as they are
+        raise RequestError(f"backbone '{model}': timm could not make it: {_reason(error)}") from error
+
+
+def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which of the maps have the four strides, the last of each, and their channels."""
+    reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
+    missing = [stride for stride in _STRIDES if stride not in reductions]
+    if missing:
+        raise RequestError(
+            f"backbone '{model}' has maps of strides {reductions}; maps of strides {list(_STRIDES)} are needed"
+        )
+    chosen = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in _STRIDES)
+    return chosen, tuple(channels[index] for index in chosen)
+
+
+def _probe(body: nn.Module, chosen: tuple[int, ...], channels: tuple[int, ...]) -> bool:
+    """Whether channels are last in the maps of a small image; nothing is changed by looking.
+
+    Raises:
+        _UnfitError: there are no such maps, or their grids or channels are not those of the strides.
+    """
+    weight = next(body.parameters())
+    if weight.is_meta:  # a model of shapes alone
+        return False
+    was_training = body.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = body.eval()(weight.new_zeros(1, 3, *_PROBE))
+        shapes = [tuple(found[index].shape[1:]) for index in chosen]
+    except Exception as error:
+        height, width = _PROBE
+        raise _UnfitError(f"does not take images of any size (of {height}x{width}: {_reason(error)})") from error
+    finally:
+        body.train(was_training)
+    grids = [(_PROBE[0] // stride, _PROBE[1] // stride) for stride in _STRIDES]
+    if shapes == [(count, *grid) for count, grid in zip(channels, grids, strict=True)]:
+        return False
+    if shapes == [(*grid, count) for count, grid in zip(channels, grids, strict=True)]:
+        return True
+    size = "x".join(map(str, _PROBE))
+    raise _UnfitError(f"gives maps of {_listed(shapes)} for an image of {size}, not of {_listed(grids)}")
+
+
+def _way_out(model: str, options: Mapping[str, Any]) -> str:
+    """What to do about a model that cannot serve: an argument with which it does, tried, or another model."""
+    for more in _ANY_SIZE:
+        if more.keys() & options.keys():
+            continue
+        try:
+            with torch.random.fork_rng(devices=[]):
+                body = _body(model, {**options, **more})
+            _probe(body, *_maps(model, body))
+        except (RequestError, _UnfitError):
+            continue
+        ((name, value),) = more.items()
+        return f"set model.backbone.arguments={{{name}: {str(value).lower()}}}"
+    return "choose another model"
+
+
+def _listed(sizes: list[Any]) -> str:
+    return ", ".join("x".join(map(str, size)) for size in sizes)
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:150]

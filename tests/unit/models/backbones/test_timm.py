@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal, get_args
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from mask2former.errors import RequestError
 from mask2former.models.backbones import TimmBackbone
+from mask2former.models.backbones import timm as backbones_timm
 
 Norm = Literal["frozen", "sync", "batch"]
 NORM_LAYERS: dict[Norm, type[nn.Module]] = {
@@ -175,10 +177,126 @@ def test_arguments_reach_timm() -> None:
             {},
             r"patch16_224' has maps of strides .*\[4, 8, 16, 32\] are needed",
         ),
-        ("resnet18", {"out_indices": [1, 2]}, r"has maps of strides \[4, 8\]; .*\[4, 8, 16, 32\] are needed"),
+        ("resnet18", {"output_stride": 16}, r"has maps of strides \[2, 4, 8, 16, 16\]; .*\[4, 8, 16, 32\] are needed"),
         ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not make it .*width"),
     ],
 )
 def test_what_cannot_serve_is_refused(model: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message), torch.device("meta"):
         TimmBackbone(model, arguments=arguments)
+
+
+# --- what images of any size show ------------------------------------------------------------------------------------
+
+SWIN: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4]}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("swin_tiny_patch4_window7_224", {**SWIN, "strict_img_size": False}),
+        ("swinv2_tiny_window8_256", {**SWIN, "strict_img_size": False}),
+        ("test_mambaout", {}),
+    ],
+)
+@pytest.mark.parametrize("size", [(32, 32), (64, 352), (96, 160)], ids=str)
+def test_maps_with_channels_last_are_permuted(model: str, arguments: dict[str, Any], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone(model, "batch", arguments).eval()
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        maps, raw = backbone(images), backbone.body(images)
+    for level, plain, channels, stride in zip(maps, raw[-4:], backbone.channels, backbone.strides, strict=True):
+        assert level.shape == (2, channels, size[0] // stride, size[1] // stride)
+        assert torch.equal(level, plain.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("swin_tiny_patch4_window7_224", SWIN, r"any size .* set model.backbone.arguments=\{strict_img_size: false\}$"),
+        ("test_coatnet", {}, r"^backbone 'test_coatnet' does not take images of any size .*; choose another model$"),
+        ("efficientformer_l1", {}, r"'efficientformer_l1' does not take images of any size .*; choose another model$"),
+        (
+            "mobilevitv2_050",
+            {},
+            r"'mobilevitv2_050' gives maps of .*256x2x34 .* not of 8x264, .*, 1x33; choose another",
+        ),
+        # Its position biases are made for 224 pixels, and it fails beyond twice that alone.
+        ("mvitv2_tiny", {}, r"'mvitv2_tiny' does not take images of any size \(of 32x1056"),
+    ],
+)
+def test_models_that_need_one_size_or_have_other_grids_are_refused(
+    model: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        TimmBackbone(model, arguments=arguments)
+
+
+@pytest.mark.parametrize("model", ["test_convnext", "test_byobnet", "mobilenetv3_small_050"])
+def test_the_look_at_a_model_changes_nothing(model: str) -> None:
+    torch.manual_seed(0)
+    expected = timm.create_model(model, features_only=True)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    backbone = TimmBackbone(model, "batch")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in backbone.modules())
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, backbone.body.state_dict()[name]), name
+
+
+def test_published_models_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(*_: Any) -> bool:
+        raise AssertionError("looked")
+
+    monkeypatch.setattr(backbones_timm, "_probe", look)
+    TimmBackbone("resnet10t", "batch", {"channels": [16, 24, 32, 40]})
+    with pytest.raises(AssertionError, match="looked"):
+        TimmBackbone("test_convnext")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            {"pretrained": True},
+            "leave 'pretrained' out of its arguments: the weights that training starts from",
+        ),
+        ({"checkpoint_path": "x.pth"}, "leave 'checkpoint_path' out of its arguments"),
+        ({"pretrained_cfg": {"file": "x.pth"}}, "leave 'pretrained_cfg' out of its arguments"),
+        ({"in_chans": 4}, "leave 'in_chans' out of its arguments: images have three channels"),
+        ({"num_classes": 10}, "leave 'num_classes' out of its arguments"),
+        ({"features_only": False}, "leave 'features_only' out of its arguments"),
+        ({"out_indices": [1, 2, 3, 4]}, "leave 'out_indices' out of its arguments"),
+        ({"channels": [3, 4]}, "timm could not make it: list index out of range"),
+    ],
+    ids=str,
+)
+def test_arguments_that_are_not_of_the_architecture_are_refused(argument: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=f"^backbone 'resnet18': {message}"):
+        TimmBackbone("resnet18", arguments=argument)
+
+
+@pytest.mark.parametrize("model", ["hf_hub:owner/name", "local-dir:folder", "owner/name"])
+def test_models_are_not_read_from_elsewhere(model: str) -> None:
+    with pytest.raises(RequestError, match="expected the name of an architecture"):
+        TimmBackbone(model)
+
+
+def test_a_batch_norm_with_one_value_says_what_helps() -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone("test_resnet", "batch").train()
+    expected = r"one value per channel .* with 1 image of 32x32 pixels; train with larger crops or .*norm=frozen$"
+    with pytest.raises(RequestError, match=expected):
+        backbone(torch.randn(1, 3, 32, 32))
+    assert backbone(torch.randn(2, 3, 32, 32))[3].shape == (2, backbone.channels[3], 1, 1)
+    frozen = TimmBackbone("test_resnet", "frozen").train()
+    assert frozen(torch.randn(1, 3, 32, 32))[3].shape[2:] == (1, 1)
+
+
+def test_gradient_checkpointing_that_a_model_lacks_is_refused_when_asked_for() -> None:
+    backbone = TimmBackbone("hrnet_w18_small")
+    backbone.set_gradient_checkpointing(False)
+    with pytest.raises(RequestError, match="'hrnet_w18_small' of timm has no gradient checkpointing"):
+        backbone.set_gradient_checkpointing(True)

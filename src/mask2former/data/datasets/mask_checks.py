@@ -1,0 +1,212 @@
+"""Masks against what else their file says of them: the box, the area and the size of the image. Knows no files.
+
+A mask is the annotation; box and area are copies of it that the tool made. Where they differ something was converted
+wrongly, and the copies tell what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from mask2former.data.datasets.annotation_files import some
+from mask2former.errors import RequestError
+
+__all__ = ["Findings", "MaskFacts", "Remark", "box_of", "check_masks"]
+
+_SLACK = 2.0  # pixels; tools round boxes, and count the last pixel or do not
+_SAME_BOX = 0.5  # IoU from which two boxes are about one object; people draw boxes loosely
+_NEARLY_ALL = 0.9  # share from which it is no slip of single annotations but the way the file was written
+_FEW = 3  # annotations, below which nothing is concluded about the file
+_SHARE = 1.02  # the largest coordinate that may be a share of width or height
+_LARGEST_AREA = 1e10  # pixels; COCO's evaluation counts no object above
+_NO_BOX = (np.nan,) * 4
+_NUMBERS = frozenset((int, float))
+
+
+class Remark(NamedTuple):
+    """A phrase, and the indices of the masks it is about."""
+
+    message: str
+    masks: Int64[np.ndarray, " M"]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What came out.
+
+    Attributes:
+        areas: in pixels, as the file has them; NaN where it has none, or nothing that an area can be.
+        remarks: what should be known about the masks, which are used as they are.
+        refusal: why the masks of the file as a whole cannot be what it says.
+    """
+
+    areas: Float64[np.ndarray, " M"]
+    remarks: Sequence[Remark]
+    refusal: Remark | None
+
+    def notes(self, names: Sequence[Any], file: object) -> list[str]:
+        """The remarks as sentences; ``names`` are those of the masks.
+
+        Raises:
+            RequestError: there is a refusal.
+        """
+
+        def sentence(remark: Remark) -> str:
+            return f"'{file}': {remark.message}: annotations {some([names[index] for index in remark.masks.tolist()])}"
+
+        if self.refusal is not None:
+            raise RequestError(sentence(self.refusal))
+        return [sentence(remark) for remark in self.remarks]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFacts:
+    """What a file says about its masks.
+
+    Attributes:
+        extents: x1, y1, x2, y2 around each mask in pixels; of polygons as they are written, not clipped.
+        is_polygon: whether a mask is given by polygons.
+        pixels: area of each mask; of polygons the area inside them, so that it may be off by their rim.
+        boxes: x, y, width, height as the file gives them; NaN where it does not.
+        areas: as the file gives them; NaN where it does not.
+        wrong_areas: where it gives something that is no number.
+        sizes_hw: of the image of each mask; 0 where the file does not say.
+    """
+
+    extents: Float64[np.ndarray, "M 4"]
+    is_polygon: Bool[np.ndarray, " M"]
+    pixels: Float64[np.ndarray, " M"]
+    boxes: Float64[np.ndarray, "M 4"]
+    areas: Float64[np.ndarray, " M"]
+    wrong_areas: Bool[np.ndarray, " M"]
+    sizes_hw: Int64[np.ndarray, "M 2"]
+
+
+def box_of(value: Any) -> Sequence[float]:
+    """Four numbers of JSON, NaN for anything else: boxes are compared and not used, so a broken one does no harm."""
+    return value if isinstance(value, list) and len(value) == 4 and _NUMBERS.issuperset(map(type, value)) else _NO_BOX
+
+
+def check_masks(facts: MaskFacts) -> Findings:
+    """Compare masks with their boxes, areas and images."""
+    remarks: list[Remark] = []
+    shares, refusal = _shares(facts, remarks)
+    compared = _boxes(facts, shares, remarks)
+    outside = _outside(facts, shares, remarks)
+    return Findings(_areas(facts, remarks), remarks, refusal or compared or outside)
+
+
+def _are_nearly_all(part: Bool[np.ndarray, " M"], of: Bool[np.ndarray, " M"]) -> bool:
+    return int(np.count_nonzero(part)) >= max(_FEW, _NEARLY_ALL * int(np.count_nonzero(of)))
+
+
+def _shares(facts: MaskFacts, remarks: list[Remark]) -> tuple[Bool[np.ndarray, " M"], Remark | None]:
+    """Polygons in 0..1, which are a pixel at most."""
+    low, high = facts.extents[:, :2], facts.extents[:, 2:]
+    small = ((low >= 1 - _SHARE) & (high <= _SHARE)).all(axis=1) & (facts.extents % 1 != 0).any(axis=1)
+    found = facts.is_polygon & small & ((facts.sizes_hw == 0) | (facts.sizes_hw > 2)).all(axis=1)
+    where = np.flatnonzero(found)
+    if _are_nearly_all(found, facts.is_polygon):
+        what = (
+            "polygons have coordinates from 0 to 1, as shares of width and height; expected pixels: multiply x by the "
+            "width of the image and y by its height"
+        )
+        return found, Remark(what, where)
+    if len(where):
+        remarks.append(Remark("polygons in 0..1, which may be shares of width and height, are read as pixels", where))
+    return found, None
+
+
+def _boxes(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
+    """Masks that do not lie in their boxes."""
+    x, y, width, height = facts.boxes.T
+    # Copies of one object agree in what is inside the image.
+    high = np.where(facts.sizes_hw > 0, facts.sizes_hw, np.inf)[:, [1, 0, 1, 0]].astype(np.float64)
+    extents = np.clip(facts.extents, 0, high)
+    is_box = np.isfinite(facts.boxes).all(axis=1) & (width > 0) & (height > 0)
+    off = is_box & ~shares & ~_agree(extents, np.clip(np.stack([x, y, x + width, y + height], axis=1), 0, high))
+    where = np.flatnonzero(off)
+    if not len(where):
+        return None
+    # Boxes in another convention: they are not used, so nothing is lost.
+    scale = facts.sizes_hw[:, [1, 0, 1, 0]]
+    others = {
+        "x1, y1, x2, y2": np.stack([x, y, width, height], axis=1),
+        "centre x, centre y, width, height": np.stack(
+            [x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1
+        ),
+        "shares of width and height": np.stack([x, y, x + width, y + height], axis=1) * scale,
+    }
+    for name, boxes in others.items():
+        if _are_nearly_all(off & _agree(extents, boxes), off):
+            remarks.append(Remark(f"'bbox' is {name} instead of x, y, width, height; it is not used", where))
+            return None
+    swapped = np.stack([y, x, y + height, x + width], axis=1)
+    if _are_nearly_all(off & _agree(facts.extents, swapped), off) and _are_nearly_all(off, is_box):
+        what = (
+            "masks fit their 'bbox' with x and y swapped; expected x, y, x, y, ... in polygons and x, y, width, height "
+            "in boxes: swap them, or if the boxes are wrong take 'bbox' out of the file"
+        )
+        return Remark(what, where)
+    if _are_nearly_all(off, is_box):
+        what = (
+            f"masks do not lie in their 'bbox' (IoU below {_SAME_BOX:g}), which are nearly all that have one; expected "
+            "polygons in pixels of the image, x before y: correct them, or if the boxes are wrong take 'bbox' out of "
+            "the file"
+        )
+        return Remark(what, where)
+    what = f"masks do not lie in their 'bbox' (IoU below {_SAME_BOX:g}) and are used as they are"
+    remarks.append(Remark(what, where))
+    return None
+
+
+def _agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M 4"]) -> Bool[np.ndarray, " M"]:
+    """Whether boxes x1, y1, x2, y2 are about the same object."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        low, high = np.maximum(found[:, :2], given[:, :2]), np.minimum(found[:, 2:], given[:, 2:])
+        common = np.clip(high - low, 0, None).prod(axis=1)
+        sizes = [np.clip(box[:, 2:] - box[:, :2], 0, None).prod(axis=1) for box in (found, given)]
+        same = common >= _SAME_BOX * (sizes[0] + sizes[1] - common)
+        return (np.abs(found - given) <= _SLACK).all(axis=1) | (same & (common > 0))
+
+
+def _outside(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
+    """Polygons beyond their image."""
+    known = facts.is_polygon & (facts.sizes_hw > 0).all(axis=1)
+    low, high = facts.extents[:, :2], facts.extents[:, 2:]
+    seen = np.clip(np.minimum(high, facts.sizes_hw[:, ::-1]) - np.maximum(low, 0), 0, None).prod(axis=1)
+    gone = known & ~shares & (seen == 0)
+    if _are_nearly_all(gone, known):
+        what = "polygons lie outside of their image; expected pixels of the image, x before y, from its top left corner"
+        return Remark(what, np.flatnonzero(gone))
+    for where, message in (
+        (gone, "polygons lie outside of their image, so that nothing of them is seen"),
+        (known & ~gone & (seen < (high - low).prod(axis=1) / 2), "polygons lie outside of their image for the most"),
+    ):
+        if where.any():
+            remarks.append(Remark(message, np.flatnonzero(where)))
+    return None
+
+
+def _areas(facts: MaskFacts, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:
+    """The areas of the file that can be areas; those decide what is small, medium and large, as published."""
+    whole = facts.sizes_hw.prod(axis=1)
+    most = np.where(whole > 0, whole, _LARGEST_AREA)
+    given = ~np.isnan(facts.areas)
+    wrong = facts.wrong_areas | (given & ~((facts.areas > 0) & (facts.areas <= most)))
+    # Polygons may reach beyond the image.
+    wrong &= ~(given & (facts.areas <= 2 * facts.pixels) & (facts.areas > 0))
+    if wrong.any():
+        what = "'area' is no number above 0 that the image has room for; pixels are counted instead"
+        remarks.append(Remark(what, np.flatnonzero(wrong)))
+    box = (facts.extents[:, 2:] - facts.extents[:, :2]).prod(axis=1)
+    off = given & ~wrong & ((facts.areas > 1.1 * box + 16) | (facts.areas < facts.pixels / 2 - 16))
+    if off.any():
+        what = "'area' is not that of the mask; it decides all the same what counts as small, medium and large"
+        remarks.append(Remark(what, np.flatnonzero(off)))
+    return np.where(wrong, np.nan, facts.areas)

@@ -1,0 +1,449 @@
+"""Decoded images of any kind, Pillow's and arrays, as (H, W, 3) uint8 RGB: the one conversion that all others use.
+
+Opens no files. What is shown differently from what is stored, or only in part, is noted (:mod:`mask2former.notes`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageOps
+
+from mask2former.errors import RequestError
+from mask2former.notes import note
+
+__all__ = [
+    "Exif",
+    "ValueRange",
+    "decode",
+    "load",
+    "note_pages",
+    "orientation",
+    "packing_of",
+    "rgb_of_array",
+    "rgb_of_pillow",
+]
+
+ValueRange = tuple[float, float]  # the values that become 0 and 255
+Exif = Literal["apply", "ignore"]
+
+ARRAY_HELP = "expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+
+_DEPTHS = (8, 10, 12, 14)  # bits of cameras and converters that write 16-bit files
+_OVERSHOOT = 0.1  # beyond 0..1 or 0..255, as a share of it: what resampling adds around edges
+_ROUNDING = 0.002  # likewise: what arithmetic in half precision adds
+_FEW = 0.15  # share of the values that may overshoot
+_NOTED = 0.01  # share of values that are cut off, from which on that is noted
+_FLIP = Image.Transpose
+_BACK = {  # from upright to what was stored, by orientation
+    2: _FLIP.FLIP_LEFT_RIGHT,
+    3: _FLIP.ROTATE_180,
+    4: _FLIP.FLIP_TOP_BOTTOM,
+    5: _FLIP.TRANSPOSE,
+    6: _FLIP.ROTATE_90,
+    7: _FLIP.TRANSVERSE,
+    8: _FLIP.ROTATE_270,
+}
+_BAND_TAG, _PHOTOMETRIC, _SUBFILE, _DESCRIPTION, _BITS, _MAXIMUM = 277, 262, 254, 270, 258, (341, 281)
+
+
+# --- Pillow ----------------------------------------------------------------------------------------------------------
+
+
+def rgb_of_pillow(
+    picture: Image.Image, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
+
+    Raises:
+        RequestError: it has no pixels, was closed before it was decoded, is damaged, or holds values that no rule
+            covers; the message starts with ``name``.
+    """
+    if min(picture.size) < 1:
+        raise RequestError(f"'{name}' has no pixels (width x height {picture.width}x{picture.height})")
+    deep_color = picture.mode in ("RGB", "RGBA", "LA") and ";16" in packing_of(picture)
+    stated = _stated_bits(picture) if _is_deep(picture.mode) else None  # before decoding closes the file
+    turn = orientation(picture)
+    decode(picture, name)
+    _note_bands(picture, name)
+    if picture.format == "TIFF":  # which decoding has turned upright already
+        upright = picture if exif == "apply" or turn == 1 else picture.transpose(_BACK[turn])
+    else:
+        upright = _upright(picture) if exif == "apply" else picture
+    mode = upright.mode
+    if mode == "F":
+        return rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=value_range, example=name)
+    if _is_deep(mode):
+        # 16-bit grey arrives as I;16 or, from some formats, as 32-bit integers of which 16 bits are used.
+        values = np.asarray(upright)
+        if picture.format == "PNG" and stated is not None and not (values & (2 ** (16 - stated) - 1)).any():
+            stated = None  # the values were moved to the upper end of 16 bits, as PNG asks for
+        grey = _from_integers(values, f"'{name}'", value_range, stated, name)
+        return _grey_to_rgb(255 - grey if _tag(picture, _PHOTOMETRIC) == 0 else grey)  # 0: low values are white
+    try:
+        if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
+            pixels = _on_white(upright.convert("RGBA"), name)
+        else:
+            pixels = np.array(upright if mode == "RGB" else upright.convert("RGB"))
+    except ValueError as error:
+        raise RequestError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
+    if mode == "CMYK":
+        note("CMYK images, converted to RGB without a colour profile", f"'{name}'")
+    return _from_high_bytes(pixels, name, value_range) if deep_color else pixels
+
+
+def decode(picture: Image.Image, name: str) -> None:
+    """Decode the pixels of an open image: the first page, unless the caller went to another.
+
+    Raises:
+        RequestError: the image was closed before, or its file is damaged.
+    """
+    note_pages(picture, name)
+    is_closed = getattr(picture, "fp", picture) is None and bool(getattr(picture, "tile", None))
+    try:
+        load(picture)
+    except (OSError, SyntaxError, ValueError, AssertionError, AttributeError) as error:
+        if is_closed or str(error) == "Operation on closed image":
+            raise RequestError(
+                f"the Pillow image '{name}' was closed before its pixels were read; use it inside the 'with' block, or "
+                "call its load() there"
+            ) from error
+        raise RequestError(f"'{name}' is damaged or cut short and cannot be decoded: {error}") from error
+
+
+def load(picture: Image.Image) -> None:
+    """Decode the pixels; raises whatever Pillow does."""
+    filename = getattr(picture, "filename", "")
+    if picture.format == "TIFF" and filename and orientation(picture) >= 5:
+        # Pillow would map uncompressed pixels into memory by the size that they have when turned, which shears them.
+        picture.filename = ""  # pyright: ignore[reportAttributeAccessIssue]  (of files)
+    try:
+        picture.load()
+    finally:
+        if filename:
+            picture.filename = filename  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def packing_of(picture: Image.Image) -> str:
+    """How the file of an image that is not decoded yet holds its pixels, as Pillow's decoders call it."""
+    return " ".join(str(tile[3]) for tile in getattr(picture, "tile", ())[:1])
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; unreadable EXIF data count as none, which is 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = picture.getexif().get(ExifTags.Base.Orientation)
+        except Exception:  # a broken metadata block says nothing about the pixels
+            return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture with its EXIF orientation applied."""
+    if orientation(picture) == 1:
+        return picture  # of which exif_transpose would make a copy
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ImageOps.exif_transpose(picture)
+        except Exception:  # as in orientation()
+            return picture
+
+
+def _is_deep(mode: str) -> bool:
+    """Whether Pillow's mode is one of grey integers with more than 8 bits."""
+    return mode == "I" or mode.startswith("I;16")
+
+
+def _on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """An RGBA image blended onto white; as it is where it is opaque."""
+    alpha = np.asarray(layers.getchannel("A"))
+    share = np.count_nonzero(alpha < 255) / alpha.size
+    if not share:
+        return np.array(layers.convert("RGB"))
+    hidden = np.asarray(layers)[..., :3][alpha == 0]
+    covers = len(hidden) and (hidden != hidden[0]).any()
+    note(
+        "images with an alpha channel, blended onto white (if a fourth band such as infrared is meant, remove it)",
+        f"'{name}' ({_percent(share)} of the pixels" + (", which hide other values)" if covers else ")"),
+    )
+    backdrop = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+    return np.array(Image.alpha_composite(backdrop, layers).convert("RGB"))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+# --- what a file has besides -----------------------------------------------------------------------------------------
+
+
+def _tag(picture: Image.Image, number: int) -> Any:
+    """The value of a TIFF tag, the first of several; None where there is none."""
+    try:
+        value = getattr(picture, "tag_v2", {}).get(number)
+    except Exception:  # a broken tag says nothing
+        return None
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def note_pages(picture: Image.Image, name: str, what: str = "images") -> bool:
+    """Note pages and frames behind the one that is read, and tell whether there are; none if the caller went to one."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # decoding tells what is damaged
+        warnings.simplefilter("ignore")
+        if picture.format == "MPO" or picture.tell():  # MPO: photographs with a preview or a depth map
+            return False
+        pages = max(getattr(picture, "n_frames", 1), _described_pages(picture))
+        if pages > 1 and not _are_overviews(picture):
+            note(f"{what} with several pages, frames or planes, of which only the first is read", f"'{name}' ({pages})")
+            return True
+    return False
+
+
+def _described_pages(picture: Image.Image) -> int:
+    """Planes that lie behind a single TIFF page without pages of their own, as ImageJ and tifffile write them."""
+    text = str(_tag(picture, _DESCRIPTION) or "")
+    if text.startswith("ImageJ=") and (found := re.search(r"^images=(\d+)", text, re.MULTILINE)):
+        return int(found[1])
+    if found := re.match(r'\{"shape": \[([\d, ]+)\]', text):
+        values = np.prod([int(side) for side in found[1].split(",")])
+        return int(values) // max(1, picture.width * picture.height * int(_tag(picture, _BAND_TAG) or 1))
+    return 1
+
+
+def _are_overviews(picture: Image.Image) -> bool:
+    """Whether all further pages of a TIFF say that they are smaller copies of the first."""
+    if getattr(picture, "tag_v2", None) is None or getattr(picture, "n_frames", 1) < 2:
+        return False
+    try:
+        return all(_subfile_of(picture, page) & 1 for page in range(1, getattr(picture, "n_frames", 1)))
+    finally:
+        picture.seek(0)
+
+
+def _subfile_of(picture: Image.Image, page: int) -> int:
+    picture.seek(page)
+    return int(_tag(picture, _SUBFILE) or 0)
+
+
+def _note_bands(picture: Image.Image, name: str) -> None:
+    bands, shown = int(_tag(picture, _BAND_TAG) or 1), len(picture.getbands())
+    if bands > shown:
+        note("images with more bands than are read", f"'{name}' ({shown} of {bands})")
+
+
+def _stated_bits(picture: Image.Image) -> int | None:
+    """How many bits a grey file says that its values have, if fewer than 16; what it says is checked by the reader."""
+    for number in (_BITS, *_MAXIMUM):
+        value = _tag(picture, number)
+        bits = value if number == _BITS else int(value + 1).bit_length() - 1 if isinstance(value, int) else None
+        exact = number == _BITS or (bits is not None and value == 2**bits - 1)
+        if bits and exact and 8 <= bits < 16:
+            return bits
+    if found := re.search(r'SignificantBits="(\d+)"', str(_tag(picture, _DESCRIPTION) or "")):  # OME-TIFF
+        return int(found[1]) if 8 <= int(found[1]) < 16 else None
+    return _significant_bits(picture) if picture.format == "PNG" else None
+
+
+def _significant_bits(picture: Image.Image) -> int | None:
+    """The first number of the chunk sBIT of a PNG that is not decoded yet."""
+    file = getattr(picture, "fp", None)
+    if file is None:
+        return None
+    place = file.tell()
+    try:
+        for kind, start in _png_chunks(file):
+            if kind == b"sBIT":
+                file.seek(start)
+                bits = file.read(1)[0]
+                return bits if 8 <= bits < 16 else None
+    except (OSError, ValueError, IndexError, struct.error):  # decoding tells what is damaged
+        return None
+    finally:
+        file.seek(place)
+    return None
+
+
+def _png_chunks(file: Any) -> Iterator[tuple[bytes, int]]:
+    """Kind and start of the chunks before the pixels."""
+    start = 8
+    while True:
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"IDAT":
+            return
+        yield kind, start + 8
+        start += size + 12
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def rgb_of_array(
+    array: np.ndarray,
+    name: str = "array",
+    expected: str = ARRAY_HELP,
+    *,
+    value_range: ValueRange | None = None,
+    example: str | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Channels-last values of any accepted type as RGB bytes; see :func:`mask2former.data.images.read_image`.
+
+    Args:
+        array: the values.
+        name: what it is, for messages.
+        expected: the shapes that are accepted, for messages.
+        value_range: what becomes 0 and 255 unless the values are bytes.
+        example: how notes call it.
+
+    Raises:
+        RequestError: another shape or type, no pixel, or values that no rule covers.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        hint = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            hint = "; channels come last in an array, transpose it with (1, 2, 0)"
+        raise RequestError(f"an {name} of shape {array.shape} is no picture: {expected}{hint}")
+    if not array.size:
+        raise RequestError(f"an {name} of shape {array.shape} has no pixels")
+    if array.ndim == 3 and array.shape[2] == 4 and (array.dtype == np.uint16 or value_range is not None):
+        # Opacity has a range of its own, that of its type, whatever that of the colours is.
+        alpha = array[..., 3:]
+        opaque = float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 255.0 if alpha.max() > 2 else 1.0
+        colors = _to_bytes(array[..., :3], name, value_range, example or name)
+        pixels = np.concatenate([colors, _scaled(alpha, (0.0, opaque))], axis=2)
+    else:
+        pixels = _to_bytes(array, name, value_range, example or name)
+    if pixels.ndim == 2:
+        return _grey_to_rgb(pixels)
+    if pixels.shape[2] == 1:
+        return _grey_to_rgb(pixels[..., 0])
+    if pixels.shape[2] == 4:
+        return _on_white(Image.fromarray(np.ascontiguousarray(pixels)), example or name)
+    return np.array(pixels, order="C")  # a copy: the result never shares memory with the caller's array
+
+
+def _to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if np.issubdtype(array.dtype, np.floating):
+        return _from_floats(array, name, value_range, example)
+    if array.dtype == np.uint16 or (value_range is not None and np.issubdtype(array.dtype, np.integer)):
+        return _from_integers(array, f"the {name}", value_range, None, example)
+    hint = " (integers of other types with value_range)" if np.issubdtype(array.dtype, np.integer) else ""
+    raise RequestError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float{hint}")
+
+
+def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite(low) or not np.isfinite(high):  # min and max pass NaN on
+        raise RequestError(f"the {name} holds values that are not finite (NaN or infinity)")
+    if value_range is not None:
+        _note_clipped(array, value_range, example)
+        return _scaled(array, value_range)
+    for top in (1.0, 255.0):
+        if low < -_OVERSHOOT * top or high > (1 + _OVERSHOOT) * top:
+            continue
+        beyond = np.count_nonzero((array < -_ROUNDING * top) | (array > (1 + _ROUNDING) * top))
+        if beyond <= _FEW * array.size and (top == 1 or _are_bytes(array)):
+            if beyond > _NOTED * array.size:
+                note(
+                    f"float images with values beyond 0..{top:g}, cut off as the overshoot of resampling",
+                    f"'{example}' ({_percent(beyond / array.size)}, {low:.4g} to {high:.4g})",
+                )
+            if top == 1 and 0 < high < 2 / 255:
+                note("float images whose values, taken as 0..1, are all black", f"'{example}' (up to {high:.2g})")
+            return _scaled(array, (0.0, top))
+    middle = float(np.median(array))
+    raise RequestError(
+        f"the {name} holds floats from {low:.4g} to {high:.4g}, half of them up to {middle:.4g}; expected 0..1 or "
+        "0..255 (not normalised: the model does that itself), or the values that stand for black and white as "
+        "value_range=(black, white)"
+    )
+
+
+def _are_bytes(array: np.ndarray) -> bool:
+    """Whether values that go beyond 1 are those of 0..255: all whole, or mostly above what 0..1 has, zeros aside."""
+    if np.array_equal(np.rint(array), array):
+        return True
+    return 2 * int(np.count_nonzero(array > 1 + _OVERSHOOT)) >= int(np.count_nonzero(array))
+
+
+def _from_integers(
+    values: np.ndarray, name: str, value_range: ValueRange | None, stated: int | None, example: str
+) -> UInt8[np.ndarray, ...]:
+    """Integers of up to 16 bits; ``stated`` is how many the file says that there are."""
+    low, high = int(values.min()), int(values.max())
+    if value_range is not None:
+        _note_clipped(values, value_range, example)
+        return _scaled(values, value_range)
+    if low < 0 or high > 65535:
+        raise RequestError(
+            f"{name} holds integers with values {low}..{high}; expected 8 or 16 bit, 0..65535, or the values that "
+            "stand for black and white as value_range=(black, white)"
+        )
+    if stated is not None and high < 2**stated:
+        return _scaled(values, (0, 2**stated - 1))
+    bits = next((bits for bits in _DEPTHS if high < 2**bits), 16)
+    if bits < 16 and high:
+        limit = 2**bits - 1
+        note(
+            f"16-bit images whose values stay below {limit + 1}, read as {bits} bits (set value_range=(0, {limit}) to "
+            "read all images of a camera alike)",
+            f"'{example}' (up to {high})",
+        )
+        return _scaled(values, (0, limit))
+    if high and np.count_nonzero(values > 4095) < 0.001 * values.size:
+        note(
+            "16-bit images that are nearly black, since 99.9 % of their values lie in the lowest sixteenth of the "
+            "range (value_range=(black, white) brightens them)",
+            f"'{example}' (up to {high})",
+        )
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # full range to full range: 65535 = 257 * 255
+
+
+def _from_high_bytes(
+    pixels: UInt8[np.ndarray, "H W 3"], name: str, value_range: ValueRange | None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """16-bit colour, of which Pillow keeps the upper bytes; stretched where these hold less than their range."""
+    top = int(pixels.max())
+    bits = next((bits for bits in _DEPTHS[1:] if top < 2 ** (bits - 8)), 16)
+    low, high = value_range or (0, 2**bits - 1)
+    if (bits == 16 and value_range is None) or not top:
+        return pixels
+    note(
+        "16-bit colour images that use few of their upper 8 bits, which are all that is read (convert them to 8 bits)",
+        f"'{name}' ({bits} bits)",
+    )
+    return _scaled(pixels, (low // 256, max(high // 256, low // 256 + 1)))
+
+
+def _scaled(values: np.ndarray, value_range: ValueRange) -> UInt8[np.ndarray, ...]:
+    """The range as 0..255, rounded to the nearest and cut off at both ends."""
+    low, high = value_range
+    if values.dtype in (np.uint8, np.uint16):  # by a table, which is faster than arithmetic
+        every = np.arange(np.iinfo(values.dtype).max + 1)
+        return _scaled(every, value_range)[values]
+    wide = (values.astype(np.float64) - low) * (255 / (high - low)) if low or high != 255 else values
+    return np.rint(np.clip(wide, 0, 255)).astype(np.uint8)
+
+
+def _note_clipped(values: np.ndarray, value_range: ValueRange, example: str) -> None:
+    share = np.count_nonzero((values < value_range[0]) | (values > value_range[1])) / values.size
+    if share > _NOTED:
+        note("images with values outside value_range, which are cut off", f"'{example}' ({_percent(share)})")
+
+
+def _grey_to_rgb(grey: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))

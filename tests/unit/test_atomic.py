@@ -1,0 +1,143 @@
+"""Files that are there whole or not at all, whatever lies where they go and whoever else writes there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mask2former.atomic import remove_leftovers, whole_file, write_whole
+from mask2former.errors import RequestError
+
+
+def _text(text: str):
+    return lambda path: path.write_text(text)
+
+
+def test_a_file_is_replaced_whole_with_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_whole(path, _text("one"), durable=True)
+
+    def narrow(file: Path) -> None:
+        file.write_text("two")
+        file.chmod(0o600)
+
+    write_whole(path, narrow)
+    (tmp_path / "plain").touch()
+    assert path.read_text() == "two"
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        file.write_text(f"half {1 / 0}")
+    assert path.read_text() == "two"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_links_are_followed_and_stay(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "a.txt", tmp_path / "link.txt"
+    link.symlink_to(real)
+    write_whole(link, _text("through a link that points nowhere yet"))
+    write_whole(link, _text("again"))
+    assert link.is_symlink()
+    assert real.read_text() == "again"
+    assert not real.is_symlink()
+
+
+def test_devices_stay_devices(tmp_path: Path) -> None:
+    before = os.stat("/dev/null")
+    write_whole(Path("/dev/null"), _text("nothing"))
+    after = os.stat("/dev/null")
+    assert stat.S_ISCHR(after.st_mode)
+    assert after.st_ino == before.st_ino
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    write_whole(link, _text("nothing"))
+    assert link.is_symlink()
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(Path("/dev/full"), _text("too much"))
+    assert caught.value.filename == "/dev/full"
+
+
+def test_a_pipe_is_written_where_somebody_reads_and_refused_where_nobody_does(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(RequestError, match="a pipe that nobody reads"):
+        write_whole(pipe, _text("lost"))
+    read, write = os.pipe()
+    write_whole(Path(f"/dev/fd/{write}"), _text("as of a process substitution"))
+    os.close(write)
+    with open(read) as stream:
+        assert stream.read() == "as of a process substitution"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 243, "ü" * 127])
+def test_names_as_long_as_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    write_whole(tmp_path / name, _text("short temporary names"))
+    assert (tmp_path / name).read_text() == "short temporary names"
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "folder", tmp_path / ("n" * 300)):
+        with pytest.raises(RequestError, match="cannot write"):
+            write_whole(path, _text("never"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder", "loop"]
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path: Path) -> None:
+    def full(file: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(tmp_path / "a.txt", full)
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_many_threads_may_write_one_path(tmp_path: Path) -> None:
+    path, problems = tmp_path / "a.txt", []
+
+    def repeatedly(text: str) -> None:
+        for _ in range(60):
+            try:
+                write_whole(path, _text(text))
+            except Exception as error:
+                problems.append(error)
+
+    threads = [threading.Thread(target=repeatedly, args=(letter * 10_000,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert len(set(path.read_text())) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    script = """
+import os, sys, pathlib
+from mask2former.atomic import whole_file
+with whole_file(pathlib.Path(sys.argv[1])) as file:
+    file.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed.txt")], check=False)
+    (tmp_path / "user.txt").write_text("stays")
+    assert len(list(tmp_path.iterdir())) == 2
+    with whole_file(tmp_path / "living.txt") as file:
+        file.write_text("in the making")
+        assert remove_leftovers(tmp_path) == 1
+        assert file.exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["living.txt", "user.txt"]
+    assert remove_leftovers(tmp_path / "absent") == 0
