@@ -212,6 +212,12 @@ def test_what_training_refuses_check_data_says(
     assert not (tmp_path / "run").exists()
 
 
+def test_evaluation_refuses_label_maps_that_lose_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_file(tmp_path, labels(tmp_path, 0, 255))
+    assert main(["evaluate", "scenes-tiny", "--data", str(path), "--task", "semantic", "--device", "cpu"]) == 2
+    assert "validation: 'background' is the only class with pixels" in capsys.readouterr().err
+
+
 def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
