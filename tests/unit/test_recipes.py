@@ -156,7 +156,7 @@ def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
 
 
 def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() -> None:
-    start, middle, last = recipes.nuclei_start(), recipes.nuclei_middle(), recipes.nuclei()
+    start, middle, last = recipes.nuclei_start(), recipes.nuclei_middle(), recipes.nuclei_end()
     for before, run in ((start, middle), (middle, last)):
         assert (run.model.init, run.model.init_partial) == (f"{before.output}/model.safetensors", False)
         assert run.model.model_copy(update={"init": None, "init_partial": False, "inference": None}) == (
@@ -169,3 +169,11 @@ def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() ->
         seen = [factor * augmentation.diameter for factor in augmentation.factors]
         assert seen[0] < run.model.inference.diameter < seen[1]
         assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+@pytest.mark.parametrize("name", ["nuclei", "scenes-tiny"])
+def test_the_recipe_with_the_name_of_a_packaged_model_starts_from_it_at_a_low_rate(name: str) -> None:
+    run, end = recipes.run_recipes()[name](), recipes.run_recipes()[f"{name}-end"]()
+    assert (run.model.init, run.model.init_partial) == (name, False)
+    assert run.optim.lr <= end.optim.lr / 4
+    assert run.model.model_copy(update={"init": None}) == end.model.model_copy(update={"init": None})

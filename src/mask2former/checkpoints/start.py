@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +15,112 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.checkpoints.io import load_into
+from mask2former.config import ModelConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures.categories import Categories
 
-__all__ = ["resized_bias_table", "start_from", "with_own_windows"]
+__all__ = [
+    "check_settings",
+    "filled_in",
+    "resized_bias_table",
+    "start_from",
+    "takes_class_head",
+    "with_own_windows",
+    "with_settings_of",
+]
 
 _CLASS_HEAD = "transformer_decoder.class_head."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
 _TABLE = "relative_position_bias_table"
+
+_PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
+# What a model may have otherwise than its weights had it: no weights depend on it (the norm may bring entries of its
+# own, and then loading says so).
+_WITHOUT_WEIGHTS = frozenset({"drop_path_rate", "dropout", "masked_attention", "position_encoding", "norm"})
+# What changes shapes alone, so that a partial start can take the rest.
+_SHAPES = frozenset(
+    {"arguments", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "window_size"}
+)
+
+
+def with_settings_of(model: ModelConfig, source: ModelConfig, name: str) -> ModelConfig:
+    """The settings of a model that starts from another: its own where it sets them, else those of the other.
+
+    How the model is asked is taken over only where it answers the same tasks; otherwise the sizes alone are.
+
+    Args:
+        model: what was set; what was left out is not in ``model_fields_set``.
+        source: the settings of the other model.
+        name: what the other is called in messages.
+
+    Raises:
+        RequestError: the two together contradict themselves.
+    """
+    values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
+    for part in _PARTS:
+        if explicit := _explicit(model, part):
+            values[part] = {"name": getattr(model, part).name, **explicit}
+    values["inference"] = _explicit(model, "inference")
+    return parse(ModelConfig, filled_in(values, source), f"the run with what {name} sets, model")
+
+
+def filled_in(values: Mapping[str, Any], source: ModelConfig) -> dict[str, Any]:
+    """As :func:`with_settings_of`, for settings as a run file has them, which may make sense only with the others."""
+    result = dict(values)
+    for part in _PARTS:
+        own, theirs = values.get(part, {}), getattr(source, part).model_dump()
+        if isinstance(own, dict) and own.get("name", theirs["name"]) == theirs["name"]:
+            result[part] = theirs | own
+    own, theirs = values.get("inference", {}), source.inference.model_dump()
+    if isinstance(own, dict):
+        tasks = own.get("tasks", theirs["tasks"])
+        if not isinstance(tasks, list | tuple) or set(tasks) != set(theirs["tasks"]):
+            theirs = {key: theirs[key] for key in ("short_edge", "long_edge")}
+        elif own.get("tile") == 0:
+            theirs["diameter"] = 0.0  # it is for tiles alone
+        result["inference"] = theirs | own
+    return result
+
+
+def check_settings(model: ModelConfig, source: ModelConfig, name: str, *, partial: bool) -> None:
+    """Refuse settings that the weights of another model contradict; loading them would list entries instead.
+
+    Args:
+        model: what was set, as of :func:`with_settings_of`.
+        source: the settings that the weights were trained with.
+        name: what they are called in messages.
+        partial: other numbers of queries, channels and windows are allowed.
+
+    Raises:
+        RequestError: with each of these settings.
+    """
+    allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
+    faults = []
+    for part in _PARTS:
+        own, theirs, explicit = getattr(model, part), getattr(source, part), _explicit(model, part)
+        if explicit and type(own) is not type(theirs):
+            explicit = {"name": own.name}
+        faults += [
+            f"model.{part}.{key} is {value} in the run and {getattr(theirs, key)} in the weights"
+            for key, value in explicit.items()
+            if key not in allowed and value != getattr(theirs, key)
+        ]
+    if faults:
+        partly = "" if partial else "; with model.init_partial=true other queries and sizes start afresh"
+        raise RequestError(
+            f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they come from {name}{partly}"
+        )
+
+
+def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
+    own = getattr(model, part)
+    return {key: getattr(own, key) for key in own.model_fields_set} if part in model.model_fields_set else {}
+
+
+def takes_class_head(own: Categories, theirs: Categories) -> bool:
+    """Whether the class head of a model with classes ``theirs`` serves ``own``: the same names, or one class each."""
+    return sorted(own.names) == sorted(theirs.names) or len(own) == len(theirs) == 1
 
 
 def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: bool) -> list[str]:
@@ -42,9 +141,8 @@ def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: b
         RequestError: the weights do not fit; the message lists what.
     """
     own, state = model.state_dict(), dict(source.state_dict())
-    notes: list[str] = []
+    notes = _with_own_classes(model, source, own, state, name, partial=partial)
     if partial:
-        notes += _with_own_classes(model, source, own, state)
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
     left_out = load_into(model, state, name, drop_misshaped=partial)
@@ -55,14 +153,40 @@ def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: b
 
 
 def _with_own_classes(
-    model: Mask2Former, source: Mask2Former, own: dict[str, Tensor], state: dict[str, Tensor]
+    model: Mask2Former,
+    source: Mask2Former,
+    own: dict[str, Tensor],
+    state: dict[str, Tensor],
+    name: str,
+    *,
+    partial: bool,
 ) -> list[str]:
     assert model.categories is not None
     assert source.categories is not None
-    if model.categories.names == source.categories.names:
+    here, there = model.categories.names, source.categories.names
+    if here == there:
         return []
-    state.update({name: value for name, value in own.items() if name.startswith(_CLASS_HEAD)})
-    return [f"class head starts afresh ({len(source.categories)} classes there, {len(model.categories)} here)"]
+    if sorted(here) == sorted(there) and len(set(here)) == len(here):
+        order = torch.tensor([*(there.index(one) for one in here), len(there)])  # "no object" is last
+        state.update({key: value[order] for key, value in state.items() if key.startswith(_CLASS_HEAD)})
+        return ["its classes in the order of the training data"]
+    if takes_class_head(model.categories, source.categories):
+        return [f"its one class, '{there[0]}', is '{here[0]}' here"]
+    moved = any(one in there and there.index(one) != index for index, one in enumerate(here))
+    if not partial and len(here) == len(there) and not moved:  # the user says that they are the same
+        renamed = [f"'{old}' is '{new}'" for old, new in zip(there, here, strict=True) if old != new]
+        return [f"classes by position: {', '.join(renamed[:4])}{', ...' if len(renamed) > 4 else ''} here"]
+    if not partial:
+        raise RequestError(
+            f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
+            "model.init_partial=true the class head starts afresh"
+        )
+    state.update({key: value for key, value in own.items() if key.startswith(_CLASS_HEAD)})
+    return [f"class head starts afresh ({len(there)} classes there, {len(here)} here)"]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
 
 
 def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ from mask2former.cli.shared import (
     read_run_file,
     stoppable,
 )
+from mask2former.errors import RequestError
+
+if TYPE_CHECKING:
+    from mask2former.config import RunConfig
 
 __all__ = ["recipe", "train"]
 
@@ -36,14 +40,12 @@ def train(
     if resume is not None:
         values["output"] = str(resume)
 
-    from mask2former.config import RunConfig, parse
-
-    config = parse(RunConfig, values, str(run))
+    config = _config(values, run, resume)
     need_lightning()
     from mask2former.inference.files import check_folder
 
     check_folder(Path(config.output))
-    if config.model.init is not None:
+    if config.model.init is not None and resume is None:
         fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
 
@@ -59,6 +61,22 @@ def train(
     with stoppable(stopped):
         result = train_model(config, resume=resume is not None, overwrite=overwrite)
     print(result)
+
+
+def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig:
+    """The settings; some make sense only with those of the initial model, which is read for these alone."""
+    from mask2former.config import RunConfig, parse
+
+    try:
+        return parse(RunConfig, values, str(run))
+    except RequestError:
+        model = values.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("init"), str):
+            raise
+    need_lightning()
+    from mask2former.training.run import completed
+
+    return parse(RunConfig, completed(values, resume), str(run))
 
 
 def recipe(

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
-from mask2former.recipes.ours import camvid, nuclei, nuclei_middle, nuclei_start, scenes_tiny, scenes_tiny_start
+from mask2former.recipes.ours import (
+    camvid,
+    nuclei,
+    nuclei_end,
+    nuclei_middle,
+    nuclei_start,
+    scenes_tiny,
+    scenes_tiny_end,
+    scenes_tiny_start,
+)
 from mask2former.recipes.published import Recipe, describe_names, recipe, recipe_names
 
 __all__ = [
@@ -16,21 +25,25 @@ __all__ = [
     "camvid",
     "describe_names",
     "nuclei",
+    "nuclei_end",
     "nuclei_middle",
     "nuclei_start",
     "recipe",
     "recipe_names",
     "run_recipes",
     "scenes_tiny",
+    "scenes_tiny_end",
     "scenes_tiny_start",
 ]
 
 _OURS: dict[str, Callable[[], RunConfig]] = {
-    "scenes-tiny-start": scenes_tiny_start,
     "scenes-tiny": scenes_tiny,
+    "scenes-tiny-start": scenes_tiny_start,
+    "scenes-tiny-end": scenes_tiny_end,
     "nuclei": nuclei,
     "nuclei-start": nuclei_start,
     "nuclei-middle": nuclei_middle,
+    "nuclei-end": nuclei_end,
     "camvid": camvid,
 }
 

@@ -110,7 +110,12 @@ class DataModule(lightning.LightningDataModule):
     @property
     def is_measured(self) -> bool:
         """Whether there are validation samples with ground truth; test sets of clips have none."""
-        return len(self.validation_set) > 0
+        return self.num_validation > 0
+
+    @property
+    def num_validation(self) -> int:
+        """Validation samples with ground truth."""
+        return len(self.validation_set)
 
     @property
     def categories(self) -> Categories:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,13 @@ class MovingAverage:
             self.values = {name: value.to(current[name].device) for name, value in self.values.items()}
             averages = list(self.values.values())
         torch._foreach_lerp_(averages, [current[name] for name in self.values], 1.0 - decay)
+
+    @torch.no_grad()
+    def begin(self, state: Mapping[str, Tensor]) -> None:
+        """Forget what was averaged and begin with these values."""
+        self.updates = 0
+        for name, value in self.values.items():
+            value.copy_(state[name])
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

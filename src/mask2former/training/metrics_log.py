@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mask2former.atomic import write_whole
 
-__all__ = ["MetricsLog"]
+__all__ = ["MetricsLog", "last_figures"]
 
 
 class MetricsLog(Logger):
@@ -106,3 +106,12 @@ class MetricsLog(Logger):
                 writer.writerows(rows)
 
         write_whole(self.path, write)
+
+
+def last_figures(path: Path) -> dict[str, float]:
+    """What the last validation in a table measured; empty if there was none."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if not row.get("loss")]
+    return {name: float(value) for name, value in rows[-1].items() if value and name != "step"} if rows else {}

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mask2former.atomic import write_whole
-from mask2former.config import RunConfig, Task
+from mask2former.config import OptimConfig, RunConfig, Task
 from mask2former.drawing import contact_sheet
 from mask2former.inference.evaluate import Case, Cases, Evaluation, Predictions, predict_case
 from mask2former.inference.highlights import case_rows
@@ -25,7 +25,7 @@ from mask2former.structures.samples import Batch
 from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
-from mask2former.training.optim import build_optimizer, learning_rate_factor
+from mask2former.training.optim import build_optimizer, learning_rate_factor, regrouped
 
 __all__ = ["TrainingModule"]
 
@@ -38,7 +38,14 @@ class TrainingModule(lightning.LightningModule):
 
     A training batch is a *window*: the micro-batches of one optimizer step on this rank, fetched together so that the
     number of targets is known before the first backward pass.
+
+    Attributes:
+        record: what checkpoints carry of the run, of plain values alone.
+        stored_optim: where a run goes on, the settings that its optimizer was stored with.
     """
+
+    record: dict[str, Any] | None = None
+    stored_optim: OptimConfig | None = None
 
     def __init__(self, model: Mask2Former, config: RunConfig) -> None:
         super().__init__()
@@ -200,9 +207,16 @@ class TrainingModule(lightning.LightningModule):
         return self.config.evaluation.tasks[0]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.record is not None:
+            checkpoint["run"] = self.record
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.average is not None:
+        if self.stored_optim is not None and self.stored_optim != self.config.optim:
+            states, now = checkpoint["optimizer_states"], self.config.optim
+            checkpoint["optimizer_states"] = [regrouped(one, self.model, self.stored_optim, now) for one in states]
+        if self.average is not None and "average" in checkpoint:
             self.average.load_state_dict(checkpoint["average"])
+        elif self.average is not None:  # switched on where a run goes on: from the weights that it has
+            self.average.begin({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})

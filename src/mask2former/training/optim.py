@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mask2former.config import OptimConfig
 
-__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
+__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups", "regrouped"]
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
@@ -54,6 +54,24 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over :func:`parameter_groups`."""
     groups = [{key: group[key] for key in group if key != "names"} for group in parameter_groups(model, config)]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def regrouped(state: dict[str, Any], model: nn.Module, before: OptimConfig, now: OptimConfig) -> dict[str, Any]:
+    """A stored state of :func:`build_optimizer` for other settings: moments by parameter, everything else as ``now``.
+
+    By itself a stored state brings its decay, betas and multipliers along, and groups that fit no others.
+
+    Args:
+        state: ``optimizer.state_dict()`` of a model of the same architecture.
+        model: the model.
+        before: the settings that the state was stored with.
+        now: those that are wanted.
+    """
+    old = [name for group in parameter_groups(model, before) for name in group["names"]]
+    stored = {name: state["state"][index] for index, name in enumerate(old) if index in state["state"]}
+    wanted = build_optimizer(model, now).state_dict()["param_groups"]
+    new = [name for group in parameter_groups(model, now) for name in group["names"]]
+    return {"state": {i: stored[name] for i, name in enumerate(new) if name in stored}, "param_groups": wanted}
 
 
 def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> float:

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from mask2former import checkpoints
 from mask2former.atomic import write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
+from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import RunConfig
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.inference.data_checks.requirements import check_run
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.training.checkpointing import KeepCheckpoints
+from mask2former.training.checkpointing import KeepCheckpoints, Patience
 from mask2former.training.datamodule import DataModule, batch_per_device
-from mask2former.training.metrics_log import MetricsLog
+from mask2former.training.metrics_log import MetricsLog, last_figures
 from mask2former.training.module import TrainingModule
 from mask2former.training.progress import StepProgressBar
+from mask2former.training.resume import LastState, compare, record_of
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "completed", "train"]
 
 
 def _precision(config: RunConfig) -> Precision:
@@ -43,20 +47,49 @@ def _precision(config: RunConfig) -> Precision:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run has put its results, the metric it was judged by, and its last metrics in percent."""
+    """Where a run has put its results, and what it was judged by.
+
+    Attributes:
+        directory: of the run.
+        model: the file of weights.
+        monitor: name of the metric that tells which validation is best.
+        metrics: of the last validation, percent.
+        start: the monitor before the first step; None where it was not measured.
+        best: the best monitor of a validation, and the steps before it; None where nothing was measured.
+        is_average: whether ``model`` holds averaged weights, which are those of the last step, not the best ones.
+    """
 
     directory: Path
     model: Path
     monitor: str
     metrics: dict[str, float]
+    start: float | None = None
+    best: tuple[float, int] | None = None
+    is_average: bool = False
 
     def __str__(self) -> str:
-        value = self.metrics.get(self.monitor)
-        figure = "not measured" if value is None else f"{value:.1f}"
-        return (
-            f"Model: {self.model} ({self.monitor} {figure}). "
+        lines = [
+            f"Model: {self.model} ({self._of_model()}). "
             f"Checkpoints, metrics.csv, pictures and run.yaml: {self.directory}"
-        )
+        ]
+        last = self.metrics.get(self.monitor)
+        if self.best is not None and last is not None:
+            value, step = self.best
+            when = f"best {value:.1f} (step {step}), last {last:.1f}"
+            lines.append(f"{self.monitor} " + (when if self.start is None else f"started at {self.start:.1f}, {when}"))
+        if self.start is not None and self.best is not None and self.best[1] == 0:
+            holds = "the averaged weights of the last step" if self.is_average else "the weights of the start"
+            lines.append(
+                f"warning: no validation was better than the start, and {self.model.name} holds {holds}; try a lower "
+                "optim.lr, more trainer.max_steps or more training data"
+            )
+        return "\n".join(lines)
+
+    def _of_model(self) -> str:
+        last = self.metrics.get(self.monitor)
+        if self.best is not None and not self.is_average:
+            return f"{self.monitor} {self.best[0]:.1f}"
+        return f"{self.monitor} {'not measured' if last is None else f'{last:.1f}'}"
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> TrainingResult:
@@ -76,17 +109,35 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         KeyboardInterrupt: the user stopped the run; the last checkpoint is what it was.
         MemoryError: the device is too small; the message names the settings that help.
     """
-    check_run(config)
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
         raise RequestError(f"nothing to resume: {last} does not exist")
     if not resume and last.exists() and not overwrite:
         raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+    past = LastState.read(last) if resume else None
+    begins = past is None or past.categories is None  # without a record the initial model tells the licence
+    start = _start_of(config) if begins else None
+    if start is not None and config.model.init is not None and past is None:
+        check_settings(config.model, start.config, config.model.init, partial=config.model.init_partial)
+    known = past.config.model if past is not None else start.config if start is not None else None
+    if config.model.init is not None and known is not None:
+        model_config = with_settings_of(config.model, known, config.model.init)
+        config = config.model_copy(update={"model": model_config})
+    check_run(config)
     lightning.seed_everything(config.seed, verbose=False)
     data = DataModule(config)
     data.check()
-    model = _initial_model(config, data.categories)
+    num_samples = (len(data.training_set), data.num_validation)
+    change = compare(past, config, data.categories, num_samples) if past is not None else None
+    notes = list(change.notes) if change is not None else []
+    path = directory / "model.safetensors"
+    if past is not None and (end := _how_it_ended(past, config, path)):
+        print(f"{directory} is finished: {end}; nothing was changed")
+        return _result_of(config, path, last, last_figures(directory / "metrics.csv"))
+    model, is_measurable = _initial_model(config, data.categories, start, begins=begins)
+    if past is not None and past.licence is not None:
+        model.licence = past.licence
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"))
@@ -97,13 +148,19 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
     module = TrainingModule(model, config)
-    keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor)
+    module.record = record_of(config, data.categories, num_samples, model.licence)
+    module.stored_optim = past.config.optim if past is not None else None
+    afresh = change is not None and change.measured_anew
+    keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor, afresh=afresh)
+    if afresh and past is not None and keep.best.exists():
+        keep.best.replace(keep.best.with_name(f"best-before-step-{past.step}.ckpt"))
     module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
     callbacks: list[lightning.Callback] = [keep, StepProgressBar(refresh_rate=config.trainer.log_every)]
+    patience = None
     if config.evaluation.patience is not None:
-        patience = config.evaluation.patience
-        callbacks.append(EarlyStopping(config.evaluation.monitor, mode="max", patience=patience, check_finite=False))
-    loggers: list[Logger] = [MetricsLog(directory / "metrics.csv", _step_of(last) if resume else 0)]
+        patience = Patience(config.evaluation.monitor, config.evaluation.patience, afresh=afresh)
+        callbacks.append(patience)
+    loggers: list[Logger] = [MetricsLog(directory / "metrics.csv", past.step if past is not None else 0)]
     if config.trainer.tensorboard:
         loggers.append(_tensorboard(directory))
     trainer = lightning.Trainer(
@@ -122,8 +179,20 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         use_distributed_sampler=False,
         enable_model_summary=False,
     )
+    if (note := _dead_steps(config)) is not None:
+        notes.append(note)
+    if past is not None and past.step >= config.trainer.max_steps:
+        notes.append(f"all {past.step} steps were taken before; a validation that was interrupted is not repeated")
+    if trainer.is_global_zero:
+        for note in notes:
+            print(f"note: {note}")
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
+        if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
+            with isolate_rng():
+                trainer.validate(module, data, verbose=False)
+            if patience is not None and keep.start_value is not None:
+                patience.begin_at(keep.start_value)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit and ignores the next one
         if not trainer.interrupted:
@@ -144,11 +213,74 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         module.average.copy_to(model)
     elif keep.best.exists():
         _restore(module, keep.best)
-    path = directory / "model.safetensors"
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return TrainingResult(directory, path, config.evaluation.monitor, metrics)
+    best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
+    return TrainingResult(
+        directory, path, config.evaluation.monitor, metrics, keep.start_value, best, module.average is not None
+    )
+
+
+def _how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
+    """Why there is nothing left to do; None where there is."""
+    if not model.is_file() or model.stat().st_mtime < past.path.stat().st_mtime:
+        return None  # interrupted before its end
+    steps, patience = config.trainer.max_steps, config.evaluation.patience
+    if past.step >= steps:
+        return f"it has taken {past.step} steps of {steps} (a larger trainer.max_steps goes on)"
+    if patience is not None and past.waited >= patience:
+        return (
+            f"it was stopped at step {past.step}, since {past.waited} validations had not been better (a larger "
+            "evaluation.patience, or null, goes on)"
+        )
+    return None
+
+
+def _result_of(config: RunConfig, model: Path, last: Path, metrics: dict[str, float]) -> TrainingResult:
+    """Of a run that is finished, from its files."""
+    keep = KeepCheckpoints(last.parent, 1, config.evaluation.monitor)
+    state = torch.load(last, map_location="meta", weights_only=True)["callbacks"].get(keep.state_key)
+    if state is not None:
+        keep.load_state_dict(state)
+    best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
+    is_average = config.optim.ema_decay > 0
+    return TrainingResult(
+        last.parents[1], model, config.evaluation.monitor, metrics, keep.start_value, best, is_average
+    )
+
+
+def _dead_steps(config: RunConfig) -> str | None:
+    length, steps = config.optim.schedule_steps, config.trainer.max_steps
+    if config.optim.schedule != "poly" or length is None or length >= steps:
+        return None
+    return (
+        f"optim.schedule_steps {length} is less than trainer.max_steps {steps}: the learning rate is 0 from step "
+        f"{length} on"
+    )
+
+
+def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
+    """The settings of a run file with those of the model that it starts from, where it leaves some out.
+
+    :func:`train` does this by itself; it is for settings that contradict themselves without the others, for instance a
+    diameter where the tiles are those of the initial model.
+
+    Args:
+        values: as they stand in the file.
+        resume: the directory of a run that goes on: its settings are taken then.
+
+    Raises:
+        RequestError: the initial model, or the last checkpoint, cannot be read.
+    """
+    model = values.get("model")
+    init = model.get("init") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(init, str) or is_backbone_file(init):
+        return values
+    last = None if resume is None else resume / "checkpoints" / "last.ckpt"
+    if last is not None and last.is_file():
+        return {**values, "model": filled_in(model, LastState.read(last).config.model)}
+    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).config)}
 
 
 def _clear(directory: Path, init: str | None) -> None:
@@ -157,20 +289,33 @@ def _clear(directory: Path, init: str | None) -> None:
     model = directory / "model.safetensors"
     is_start = init is not None and Path(init).resolve() == model.resolve()
     stale = [*checkpoints_of_it, model] if checkpoints_of_it[0].exists() and not is_start else checkpoints_of_it
+    stale += (directory / "checkpoints").glob("best-before-step-*.ckpt")
     for path in stale:
         path.unlink(missing_ok=True)
 
 
-def _initial_model(config: RunConfig, categories: Categories) -> Mask2Former:
+def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
+    """The model that training starts from; None where it starts from random weights or from a backbone alone."""
+    init = config.model.init
+    return None if init is None or is_backbone_file(init) else checkpoints.open_checkpoint(init)
+
+
+def _initial_model(
+    config: RunConfig, categories: Categories, start: checkpoints.Checkpoint | None, *, begins: bool
+) -> tuple[Mask2Former, bool]:
+    """The model, and whether it is whole already, so that validation before the first step says something."""
     model = build_model(config.model, len(categories))
     model.categories = categories
-    if config.model.init is not None and is_backbone_file(config.model.init):
-        print(f"Starts from {config.model.init}: {'; '.join(start_from_backbone(model, config.model.init))}")
-    elif config.model.init is not None:
-        source = Mask2Former.from_pretrained(config.model.init)
-        notes = checkpoints.start_from(model, source, config.model.init, partial=config.model.init_partial)
-        print(f"Starts from {config.model.init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
-    return model
+    init = config.model.init
+    if init is None or not begins:  # a checkpoint brings the weights
+        return model, False
+    if start is None:
+        print(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}")
+        return model, False
+    source = checkpoints.instantiate(start)
+    notes = checkpoints.start_from(model, source, init, partial=config.model.init_partial)
+    print(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
+    return model, takes_class_head(categories, start.categories)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -185,10 +330,6 @@ def _tensorboard(directory: Path) -> Logger:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(directory, name="tensorboard", version="")
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"])
 
 
 def _restore(module: TrainingModule, path: Path) -> None:

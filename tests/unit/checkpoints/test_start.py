@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from mask2former import checkpoints
-from mask2former.checkpoints.start import resized_bias_table, with_own_windows
+from mask2former.checkpoints.start import (
+    check_settings,
+    filled_in,
+    resized_bias_table,
+    with_own_windows,
+    with_settings_of,
+)
 from mask2former.config import ModelConfig
 from mask2former.errors import RequestError
 from mask2former.models.build import build_model
@@ -63,11 +69,110 @@ def test_other_classes_start_afresh_also_if_they_are_as_many(tiny_model: Mask2Fo
 
 
 def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:
-    with pytest.raises(RequestError, match=r"source: .* 2 mis-shaped: transformer_decoder.class_head.bias"):
-        checkpoints.start_from(another(tiny_model, ["cat"]), tiny_model, "source", partial=False)
-    model = another(tiny_model, ["tree", "bee", "fox"])
-    assert checkpoints.start_from(model, tiny_model, "source", partial=False) == []  # the user says they are the same
+    for names in (["cat"], ["cat", "sky", "bee"]):  # another number; another meaning at the same index
+        with pytest.raises(
+            RequestError, match=r"source: its classes are not those .* \(3: sky, cat, dog there, .* here"
+        ):
+            checkpoints.start_from(another(tiny_model, names), tiny_model, "source", partial=False)
+    model = another(tiny_model, ["sky", "bee", "fox"])
+    notes = checkpoints.start_from(model, tiny_model, "source", partial=False)  # the user says they are the same
+    assert notes == ["classes by position: 'cat' is 'bee', 'dog' is 'fox' here"]
     assert changed(model, tiny_model) == set()
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_classes_in_another_order_keep_their_meaning(tiny_model: Mask2Former, partial: bool) -> None:
+    assert names_of(tiny_model) == ["sky", "cat", "dog"]
+    model = another(tiny_model, ["dog", "sky", "cat"])
+    notes = checkpoints.start_from(model, tiny_model, "source", partial=partial)
+    assert notes == ["its classes in the order of the training data"]
+    for name in CLASS_HEAD:
+        assert torch.equal(model.state_dict()[name], tiny_model.state_dict()[name][[2, 0, 1, 3]])
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_one_class_is_one_class_whatever_its_name(tiny_model: Mask2Former, partial: bool) -> None:
+    source, model = another(tiny_model, ["nucleus"], seed=2), another(tiny_model, ["cell"])
+    notes = checkpoints.start_from(model, source, "source", partial=partial)
+    assert notes == ["its one class, 'nucleus', is 'cell' here"]
+    assert changed(model, source) == set()
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+SOURCE = ModelConfig.model_validate(
+    {
+        "backbone": {"name": "timm", "model": "resnet10t", "norm": "batch", "arguments": {"channels": [8, 8, 8, 8]}},
+        "pixel_decoder": {"dim": 64, "num_heads": 4},
+        "transformer_decoder": {"dim": 64, "num_queries": 30, "num_heads": 4},
+        "inference": {"tasks": ["instance"], "tile": 128, "short_edge": 256, "diameter": 48.0, "score_threshold": 0.85},
+    }
+)
+
+
+def test_what_is_not_set_comes_from_the_start() -> None:
+    bare = with_settings_of(ModelConfig(init="cells"), SOURCE, "cells")
+    assert bare == SOURCE.model_copy(update={"init": "cells"})
+    model = ModelConfig.model_validate(
+        {"init": "cells", "transformer_decoder": {"num_queries": 50}, "inference": {"score_threshold": 0.5}}
+    )
+    fitted = with_settings_of(model, SOURCE, "cells")
+    assert (fitted.transformer_decoder.num_queries, fitted.transformer_decoder.dim) == (50, 64)
+    assert (fitted.inference.score_threshold, fitted.inference.tile) == (0.5, 128)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"tile": 0}, {"tile": 0, "diameter": 0.0, "short_edge": 256}),
+        ({"tasks": ["semantic"]}, {"tile": 0, "diameter": 0.0, "short_edge": 256, "score_threshold": 0.8}),
+        ({"tasks": ["instance"], "score_threshold": 0.5}, {"tile": 128, "score_threshold": 0.5}),
+    ],
+)
+def test_tiles_are_taken_over_for_the_same_task_alone(own: dict[str, Any], expected: dict[str, Any]) -> None:
+    inference = with_settings_of(ModelConfig.model_validate({"inference": own}), SOURCE, "cells").inference
+    assert {name: getattr(inference, name) for name in expected} == expected
+
+
+def test_settings_that_make_sense_only_with_the_others() -> None:
+    with pytest.raises(ValueError, match="set tile and short_edge too"):
+        ModelConfig.model_validate({"inference": {"diameter": 20.0}})
+    fitted = ModelConfig.model_validate(filled_in({"init": "cells", "inference": {"diameter": 20.0}}, SOURCE))
+    assert fitted.inference == SOURCE.inference.model_copy(update={"diameter": 20.0})
+    assert fitted.backbone == SOURCE.backbone
+    with pytest.raises(ValueError, match="inference"):  # what is no group of settings stays, and is refused
+        ModelConfig.model_validate(filled_in({"inference": 3}, SOURCE))
+
+
+@pytest.mark.parametrize(
+    ("own", "words", "fits_partly"),
+    [
+        ({"backbone": {"name": "swin"}}, "model.backbone.name is swin in the run and timm in the weights", False),
+        ({"backbone": {"name": "timm", "model": "resnet18"}}, "model.backbone.model is resnet18", False),
+        ({"transformer_decoder": {"num_queries": 100}}, "num_queries is 100 in the run and 30 in the weights", True),
+        (
+            {"transformer_decoder": {"num_heads": 8}},
+            "transformer_decoder.num_heads is 8",
+            False,
+        ),  # loads, means nothing
+        ({"pixel_decoder": {"num_layers": 2}}, "model.pixel_decoder.num_layers is 2", False),
+        ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
+    ],
+)
+def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
+    model = ModelConfig.model_validate(own)
+    with pytest.raises(RequestError, match=words):
+        check_settings(model, SOURCE, "cells", partial=False)
+    if fits_partly:
+        check_settings(model, SOURCE, "cells", partial=True)
+    else:
+        with pytest.raises(RequestError, match=words):
+            check_settings(model, SOURCE, "cells", partial=True)
+
+
+def test_settings_that_no_weight_depends_on_may_differ() -> None:
+    own = {"pixel_decoder": {"dropout": 0.1}, "transformer_decoder": {"masked_attention": False}}
+    check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
 
 
 @pytest.mark.parametrize(("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that start")])

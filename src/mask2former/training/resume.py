@@ -1,0 +1,297 @@
+"""Going on with a run: what its last checkpoint was made with, compared with what is wanted now.
+
+Every setting either takes effect from the step at which the run goes on, or must be what it was; a setting that is in
+neither list counts as one that must not change. Reads files, changes none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel
+
+from mask2former.config import RunConfig, parse
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.training.optim import learning_rate_factor
+
+__all__ = ["FIXED", "FREE", "LastState", "compare", "leaves", "record_of", "setting_of"]
+
+
+def _settings(groups: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(f"{group}.{name}" for group, names in groups.items() for name in names.split())
+
+
+# What the weights in the checkpoint are the weights of.
+FIXED = _settings(
+    {
+        "model.backbone": "name model norm arguments embed_dim depths num_heads window_size",
+        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim",
+        "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding",
+        "model": "init init_partial",
+    }
+)
+
+# What takes effect at once. The data set and the augmentation count as one setting each: they are built anew, and
+# nothing of them is in the checkpoint but the classes and the number of samples, which are compared.
+FREE = _settings(
+    {
+        "model.backbone": "drop_path_rate",
+        "model.pixel_decoder": "dropout",
+        "model.transformer_decoder": "masked_attention",
+        "model.inference": "tasks short_edge long_edge resize_masks_first things_only score_threshold "
+        "overlap_threshold max_instances exclusive tile tile_overlap diameter",
+        "criterion": "class_weight mask_weight dice_weight no_object_weight num_points oversample_ratio "
+        "importance_sample_ratio void",
+        "data": "dataset augmentation keep_empty group_by_aspect total_batch batch_per_device num_workers",
+        "optim": "lr weight_decay betas eps backbone_multiplier clip_norm schedule schedule_steps steps gamma "
+        "poly_power warmup_steps warmup_factor ema_decay",
+        "trainer": "max_steps precision accelerator devices half_pixel_decoder channels_last gradient_checkpointing "
+        "log_every checkpoint_every tensorboard",
+        "evaluation": "every patience num_pictures tasks monitor max_detections area_limits boundary pooled_threshold "
+        "semantic_segments",
+    }
+) | {"output", "seed"}
+_WHOLE = ("data.dataset", "data.augmentation")
+
+# What figures depend on: with another value, those before and after cannot be compared.
+_MEASURE = re.compile(
+    r"model\.inference\.|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$|data\.dataset\."
+)
+_SHOWN = 6  # settings in a note, classes in a message
+
+
+@dataclass(frozen=True)
+class LastState:
+    """What ``last.ckpt`` says of the run that wrote it, apart from its tensors.
+
+    Attributes:
+        path: of the checkpoint.
+        step: optimizer steps that it has seen.
+        config: the settings it was written with.
+        num_classes: of its class head.
+        categories: its classes; None in checkpoints of 0.1.0.
+        num_samples: of the training and the validation data; None in checkpoints of 0.1.0.
+        licence: of its weights, if it is known.
+        waited: validations without a better monitor, where patience was set.
+        notes: sentences for the user.
+    """
+
+    path: Path
+    step: int
+    config: RunConfig
+    num_classes: int
+    categories: Categories | None
+    num_samples: tuple[int, int] | None
+    licence: str | None
+    waited: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> LastState:
+        """From a checkpoint; one of 0.1.0 has no record of its settings, and ``run.yaml`` stands in for it.
+
+        Raises:
+            RequestError: the file is damaged, or there is no record of the settings.
+        """
+        try:
+            state = torch.load(path, map_location="meta", weights_only=True)
+            step, weights = int(state["global_step"]), state["state_dict"]
+            num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
+        except Exception as error:  # what a damaged file raises is as varied as the damage
+            raise RequestError(
+                f"cannot resume: {path} is damaged ({' '.join(str(error).split()):.150}); start the run again with "
+                "--overwrite, or put back a copy of the file"
+            ) from error
+        stopping = [value for name, value in state.get("callbacks", {}).items() if name.startswith("EarlyStopping")]
+        waited = int(stopping[0]["wait_count"]) if stopping else 0
+        record = state.get("run")
+        if record is None:
+            file = path.parents[1] / "run.yaml"
+            try:
+                config = parse(RunConfig, yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise RequestError(
+                    f"cannot resume: {path} has no record of its settings (version 0.1.0 wrote none), and {file}, "
+                    f"which has them, cannot be read: {error}"
+                ) from error
+            note = (
+                f"{path.name} has no record of its settings and classes (version 0.1.0 wrote none): compared with "
+                f"{file}; that the classes are in the same order cannot be checked"
+            )
+            return cls(path, step, config, num_classes, None, None, None, waited, (note,))
+        config = parse(RunConfig, record["config"], f"{path}: settings of the run")
+        categories = Categories.from_dict(record["categories"])
+        training, validation = record["num_samples"]
+        counts = (int(training), int(validation))
+        return cls(path, step, config, num_classes, categories, counts, record["licence"], waited, ())
+
+
+def record_of(
+    config: RunConfig, categories: Categories, num_samples: tuple[int, int], licence: str | None
+) -> dict[str, Any]:
+    """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "categories": categories.to_dict(),
+        "num_samples": list(num_samples),
+        "licence": licence,
+    }
+
+
+def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all settings to their values, as JSON has them."""
+    values: dict[str, Any] = {}
+    dumped = config.model_dump(mode="json")
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        values |= leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {prefix + name: dumped[name]}
+    return values
+
+
+def setting_of(leaf: str) -> str:
+    """The entry of :data:`FIXED` or :data:`FREE` that a setting belongs to."""
+    return next((whole for whole in _WHOLE if leaf.startswith(f"{whole}.")), leaf)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is different now.
+
+    Attributes:
+        notes: sentences for the user.
+        measured_anew: whether figures of validations before and after cannot be compared.
+    """
+
+    notes: tuple[str, ...]
+    measured_anew: bool
+
+
+def compare(last: LastState, config: RunConfig, categories: Categories, num_samples: tuple[int, int]) -> Comparison:
+    """What changes where a run goes on with ``config``.
+
+    Args:
+        last: the state that it goes on from.
+        config: the settings that are wanted, complete.
+        categories: the classes of the training data as they are now.
+        num_samples: of the training and the validation data as they are now.
+
+    Raises:
+        RequestError: something that must not change is different; one message names all of it.
+    """
+    before, now = leaves(last.config), leaves(config)
+    different = {
+        name: (before.get(name), now.get(name))
+        for name in {**before, **now}
+        if before.get(name) != now.get(name) and name != "output"
+    }
+    faults = [
+        f"{name} was {_shown(old)} and is {_shown(new)} now"
+        for name, (old, new) in different.items()
+        if setting_of(name) not in FREE
+    ]
+    if faults:
+        raise RequestError(
+            f"cannot resume {last.path.parents[1]}: {'; '.join(faults)}; set back what its weights were trained with, "
+            "or start a new run in another output directory"
+        )
+    _check_classes(last, categories)
+    notes = [*last.notes]
+    if last.categories is not None:
+        ids = [(item.id, other.id) for item, other in zip(last.categories, categories, strict=True)]
+        if any(old != new for old, new in ids):
+            notes.append(
+                f"category ids have changed ({', '.join(f'{old} -> {new}' for old, new in ids[:_SHOWN] if old != new)})"
+                "; the names have not: the model will carry the new ids"
+            )
+    if different:
+        changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
+        more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+        notes.append(f"from step {last.step} on with other settings: {', '.join(changes[:_SHOWN])}{more}")
+    if last.num_samples is not None and num_samples[0] != last.num_samples[0]:
+        notes.append(
+            f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: which sample comes "
+            f"when is drawn anew from step {last.step} on"
+        )
+    elif {"seed", "data.total_batch", "data.keep_empty", "data.group_by_aspect"} & different.keys():
+        notes.append(f"which sample comes when is drawn anew from step {last.step} on")
+    notes += _about_rate(last, config)
+    anew = [name for name, pair in different.items() if _MEASURE.match(name) and _counts(name, pair)]
+    if last.num_samples is not None and num_samples[1] != last.num_samples[1]:
+        anew.append(f"{num_samples[1]} validation samples instead of {last.num_samples[1]}")
+    if bool(last.config.optim.ema_decay) != bool(config.optim.ema_decay):
+        anew.append("optim.ema_decay")
+    if anew:
+        notes.append(
+            f"figures before and after step {last.step} cannot be compared ({', '.join(anew[:_SHOWN])}): the best "
+            "validation and patience start afresh"
+        )
+    return Comparison(tuple(notes), bool(anew))
+
+
+def _counts(name: str, pair: tuple[Any, Any]) -> bool:
+    """Of a data set only what is no path or word: the same data may have moved."""
+    if not name.startswith("data.dataset."):
+        return True
+    flat = [item for value in pair for item in (value if isinstance(value, list) else [value])]
+    return any(isinstance(item, int | float) for item in flat)
+
+
+def _check_classes(last: LastState, categories: Categories) -> None:
+    where = f"cannot resume {last.path.parents[1]}"
+    what_to_do = "use the class list of the run, or start a new run in another output directory"
+    if last.categories is None:
+        if last.num_classes != len(categories):
+            raise RequestError(
+                f"{where}: the training data have {len(categories)} classes and the run learned {last.num_classes}; "
+                f"{what_to_do}"
+            )
+        return
+    before, now = (
+        [item.name + ("" if item.is_thing else " (stuff)") for item in classes]
+        for classes in (last.categories, categories)
+    )
+    if before == now:
+        return
+    if sorted(before) == sorted(now):
+        first = next(index for index in range(len(now)) if before[index] != now[index])
+        raise RequestError(
+            f"{where}: the training data list the classes in another order: class {first} was '{before[first]}' and "
+            f"is '{now[first]}' now; {what_to_do}"
+        )
+    gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
+    parts = [f"{kind} {_listed(names)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
+    raise RequestError(
+        f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} then, {len(now)} now; "
+        f"{what_to_do}"
+    )
+
+
+def _about_rate(last: LastState, config: RunConfig) -> list[str]:
+    """What other settings of the schedule do to the rate at this step."""
+    old, new = (
+        run.optim.lr * learning_rate_factor(last.step, run.optim.schedule_steps or run.trainer.max_steps, run.optim)
+        for run in (last.config, config)
+    )
+    if abs(old - new) <= 0.01 * max(old, new):
+        return []
+    length = last.config.optim.schedule_steps or last.config.trainer.max_steps
+    is_longer = config.optim.schedule == "poly" and last.step < length != config.trainer.max_steps
+    keep = f" (optim.schedule_steps={length} keeps it)" if is_longer and config.optim.schedule_steps is None else ""
+    return [f"the learning rate at step {last.step} goes from {old:.2g} to {new:.2g}{keep}"]
+
+
+def _shown(value: Any) -> str:
+    text = str(value) if not isinstance(value, Mapping) else str(dict(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

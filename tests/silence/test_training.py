@@ -1,0 +1,360 @@
+"""Runs that go on, and runs that start from a model: what is set takes effect, is said, or is refused untouched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from runs import SHORT, run_values, table
+from safetensors.torch import load_file
+
+from mask2former import checkpoints
+from mask2former.cli import main
+from mask2former.config import RunConfig, parse
+from mask2former.errors import RequestError
+from mask2former.training.module import TrainingModule
+from mask2former.training.run import train
+
+pytestmark = [
+    # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*"),
+]
+
+CLASSES = ("cell", "dirt", "bubble")
+
+
+def write_data(folder: Path, names: tuple[str, ...] = CLASSES, count: int = 4) -> dict[str, Any]:
+    """Pictures of squares, one of each class, in COCO's format; the data set's settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number in range(count):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+        images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 64})
+        for index, name in enumerate(CLASSES):
+            x, y = 4 + 20 * index, 5 + 9 * number
+            corners = [x, y, x + 14, y, x + 14, y + 14, x, y + 14]
+            entry = {"id": len(annotations), "image_id": number, "segmentation": [corners], "iscrowd": 0}
+            if name in names:
+                annotations.append({**entry, "category_id": 10 + CLASSES.index(name), "bbox": [x, y, 14, 14]})
+    categories = [{"id": 10 + CLASSES.index(name) if name in CLASSES else 99, "name": name} for name in names]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "objects.json").write_text(json.dumps(content))
+    files = [{"annotations": str(folder / "objects.json"), "images": str(folder)}]
+    return {"name": "coco-instance", "train": files, "validation": files}
+
+
+def values_of(output: Path, dataset: dict[str, Any]) -> dict[str, Any]:
+    values = run_values(output, data__dataset=dataset)
+    values["model"]["inference"]["tasks"] = ["instance"]
+    values["evaluation"] = {"every": 2, "tasks": ["instance"], "monitor": "instance/AP", "num_pictures": 0}
+    values["trainer"] = {**SHORT, "max_steps": 2, "checkpoint_every": 1}
+    values["optim"] |= {"lr": 1e-3, "schedule": "poly"}
+    return values
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The settings of a run of two steps, which is done."""
+    folder = tmp_path_factory.mktemp("finished")
+    values = values_of(folder / "run", write_data(folder / "data"))
+    train(parse(RunConfig, values, "test"))
+    return values
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def copied(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same settings for a copy of the run."""
+    shutil.copytree(values["output"], folder)
+    return json.loads(json.dumps(values)) | {"output": str(folder)}
+
+
+def put(values: dict[str, Any], path: str, value: Any) -> None:
+    *groups, name = path.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+    values[name] = value
+
+
+# --- refused, and nothing is touched ------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[str, Any, str]] = {
+    "more queries": ("model.transformer_decoder.num_queries", 24, "num_queries was 20 and is 24 now"),
+    "another backbone": ("model.backbone.arguments", {"channels": [16, 32, 32, 32]}, "model.backbone.arguments was"),
+    "frozen norms": ("model.backbone.norm", "frozen", "model.backbone.norm was batch and is frozen now"),
+    "heads, same shapes": ("model.transformer_decoder.num_heads", 4, "num_heads was 2 and is 4 now"),
+    "a start, too late": ("model.init", "scenes-tiny", "model.init was None and is scenes-tiny now"),
+    "order of classes": ("data", ("dirt", "cell", "bubble"), "in another order: class 0 was 'cell' and is 'dirt' now"),
+    "a class less": ("data", ("cell", "dirt"), "other classes (gone: bubble): 3 then, 2 now"),
+    "a class more": ("data", ("cell", "dirt", "bubble", "dust"), "other classes (new: dust): 3 then, 4 now"),
+    "a class renamed": ("data", ("cell", "dirt", "foam"), "gone: bubble; new: foam"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_weights_contradict_is_refused_untouched(
+    finished: dict[str, Any], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, value, words = REFUSED[name]
+    values = copied(finished, tmp_path / "run")
+    values["trainer"]["max_steps"] = 3
+    if path == "data":
+        values["data"]["dataset"] = write_data(tmp_path / "other", value)
+    else:
+        put(values, path, value)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    before = snapshot(tmp_path / "run")
+    assert main(["train", str(tmp_path / "run.yaml"), "--resume", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert snapshot(tmp_path / "run") == before
+
+
+# --- takes effect -------------------------------------------------------------------------------------------------
+
+
+class SeenError(Exception):
+    """The first step after a resume was about to be taken."""
+
+
+Check = Callable[[TrainingModule, Any], bool]
+EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
+    "weight decay": (
+        {"optim.weight_decay": 0.2},
+        lambda module, optimizer: {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2},
+        "optim.weight_decay 0.05 -> 0.2",
+    ),
+    "rate of the backbone": (
+        {"optim.backbone_multiplier": 0.1},
+        lambda module, optimizer: {group["lr_multiplier"] for group in optimizer.param_groups} == {0.1, 1.0},
+        "optim.backbone_multiplier 1.0 -> 0.1",
+    ),
+    "betas and eps": (
+        {"optim.betas": [0.8, 0.9], "optim.eps": 1e-6},
+        lambda module, optimizer: (
+            optimizer.param_groups[0]["betas"] == (0.8, 0.9) and optimizer.param_groups[1]["eps"] == 1e-6
+        ),
+        "optim.betas [0.9, 0.999] -> [0.8, 0.9]",
+    ),
+    "averaging on": (
+        {"optim.ema_decay": 0.9},
+        lambda module, optimizer: (
+            module.average is not None
+            and module.average.updates == 0
+            and all(
+                torch.equal(value, module.model.state_dict()[name]) for name, value in module.average.values.items()
+            )
+        ),
+        "figures before and after step 2 cannot be compared (optim.ema_decay)",
+    ),
+    "loss": (
+        {"criterion.dice_weight": 9.0},
+        lambda module, _: module.criterion.weights["loss_dice"] == 9.0,
+        "criterion.dice_weight 5.0 -> 9.0",
+    ),
+    "patience": (
+        {"evaluation.patience": 7},
+        lambda module, _: [one.patience for one in module.trainer.early_stopping_callbacks] == [7],
+        "evaluation.patience None -> 7",
+    ),
+    "longer": (
+        {"trainer.max_steps": 5},
+        lambda module, _: module.trainer.max_steps == 5,
+        "the learning rate at step 2 goes from 0 to 0.00063",
+    ),
+    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "which sample comes when is drawn anew"),
+    "batch": ({"data.total_batch": 2}, lambda module, _: True, "which sample comes when is drawn anew from step 2 on"),
+    "dropout": (
+        {"model.pixel_decoder.dropout": 0.3},
+        lambda module, _: 0.3 in {getattr(part, "p", None) for part in module.model.pixel_decoder.modules()},
+        "model.pixel_decoder.dropout 0.0 -> 0.3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_what_may_change_takes_effect_and_is_said(
+    finished: dict[str, Any],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes, check, words = EFFECTS[name]
+    values = copied(finished, tmp_path / "run")
+    values["trainer"]["max_steps"] = 3
+    for path, value in changes.items():
+        put(values, path, value)
+    moments = torch.load(Path(values["output"]) / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
+    seen: list[bool] = []
+
+    def looked_at(self: TrainingModule, window: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert len(optimizer.state) == len(moments[0]["state"])  # nothing that was learned is forgotten
+        seen.append(check(self, optimizer))
+        raise SeenError
+
+    monkeypatch.setattr(TrainingModule, "training_step", looked_at)
+    with pytest.raises(SeenError):
+        train(parse(RunConfig, values, "test"), resume=True)
+    assert seen == [True]
+    assert words in capsys.readouterr().out
+
+
+def test_what_is_measured_otherwise_is_not_compared_with_the_best(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = copied(finished, tmp_path / "run")
+    values["trainer"]["max_steps"] = 3
+    values["evaluation"] |= {"monitor": "instance/AR100", "every": 1}
+    result = train(parse(RunConfig, values, "test"), resume=True)
+    assert result.best is not None
+    assert result.best[0] == pytest.approx(result.metrics["instance/AR100"])  # not AP of step 2, whatever it was
+    assert (tmp_path / "run" / "checkpoints" / "best-before-step-2.ckpt").is_file()
+    assert "the best validation and patience start afresh" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = copied(finished, tmp_path / "run")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    before = snapshot(tmp_path / "run")
+    assert main(["train", str(tmp_path / "run.yaml"), "--resume", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "is finished: it has taken 2 steps of 2 (a larger trainer.max_steps goes on); nothing was changed" in shown
+    assert "model.safetensors (instance/AP " in shown
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_run_that_was_interrupted_before_its_end_is_not_finished(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = copied(finished, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    result = train(parse(RunConfig, values, "test"), resume=True)
+    assert result.model.is_file()
+    assert "all 2 steps were taken before" in capsys.readouterr().out
+
+
+def test_checkpoints_of_0_1_0_are_compared_with_the_run_file(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = copied(finished, tmp_path / "run")
+    values["trainer"]["max_steps"] = 3
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    del state["run"]
+    for name, callback in state["callbacks"].items():
+        if name.startswith("KeepCheckpoints"):
+            state["callbacks"][name] = {"best_value": callback["best_value"]}
+    torch.save(state, last)
+    put(values, "model.transformer_decoder.num_queries", 24)
+    with pytest.raises(RequestError, match="num_queries was 20 and is 24 now"):
+        train(parse(RunConfig, values, "test"), resume=True)
+    put(values, "model.transformer_decoder.num_queries", 20)
+    train(parse(RunConfig, values, "test"), resume=True)
+    assert "last.ckpt has no record of its settings and classes (version 0.1.0 wrote none)" in capsys.readouterr().out
+    assert "run" in torch.load(last, weights_only=True)
+
+
+# --- a run that starts from a model -------------------------------------------------------------------------------
+
+
+def start_values(finished: dict[str, Any], output: Path, **model: Any) -> dict[str, Any]:
+    values = json.loads(json.dumps(finished)) | {"output": str(output)}
+    values["model"] = {"init": f"{finished['output']}/model.safetensors", **model}
+    values["optim"]["lr"] = 1e-12
+    return values
+
+
+def test_the_architecture_comes_from_the_start_which_is_measured_first(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = start_values(finished, tmp_path / "run", inference={"score_threshold": 0.3})
+    result = train(parse(RunConfig, values, "test"))
+    before, after = (checkpoints.open_checkpoint(path) for path in (values["model"]["init"], result.model))
+    assert after.config.transformer_decoder == before.config.transformer_decoder
+    assert after.config.inference == before.config.inference.model_copy(update={"score_threshold": 0.3})
+    written = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert written["model"]["backbone"]["arguments"] == {"channels": [16, 32, 32, 64]}
+    first = table(tmp_path / "run")[0]
+    assert (first["step"], first["loss"]) == ("0", "")
+    assert result.start == pytest.approx(float(first["instance/AP"]))
+    assert result.best == (result.start, 0)  # nothing can have changed at this rate
+    assert f"instance/AP started at {result.start:.1f}, best {result.start:.1f} (step 0), last" in str(result)
+    assert "warning: no validation was better than the start, and model.safetensors holds the weights of the" in str(
+        result
+    )
+    values["trainer"]["max_steps"] = 3  # the same file again: what it leaves out is that of the run
+    capsys.readouterr()
+    again = train(parse(RunConfig, values, "test"), resume=True)
+    assert again.start == result.start
+    assert "Starts from" not in capsys.readouterr().out
+
+
+def test_validation_at_the_start_changes_no_step(
+    finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = start_values(finished, tmp_path / "measured")
+    values["optim"]["lr"] = 1e-3
+    measured = train(parse(RunConfig, values, "test"))
+    values["output"] = str(tmp_path / "not")
+    monkeypatch.setattr("mask2former.training.run.takes_class_head", lambda *_: False)
+    plain = train(parse(RunConfig, values, "test"))
+    assert (measured.start is None, plain.start is None) == (False, True)
+    states = [torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True) for run in (measured, plain)]
+    first, second = (state["state_dict"] for state in states)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "words"),
+    [
+        ({"transformer_decoder": {"num_queries": 24}}, CLASSES, "num_queries is 24 in the run and 20 in the weights"),
+        ({"backbone": {"name": "swin"}}, CLASSES, "model.backbone.name is swin in the run and timm in the weights"),
+        ({}, ("cell", "dirt"), "its classes are not those of the training data"),
+        ({}, ("dirt", "cell", "foam"), "its classes are not those of the training data"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_by_setting(
+    finished: dict[str, Any], tmp_path: Path, model: dict[str, Any], names: tuple[str, ...], words: str
+) -> None:
+    values = start_values(finished, tmp_path / "run", **model)
+    values["data"]["dataset"] = write_data(tmp_path / "data", names)
+    with pytest.raises(RequestError, match=words):
+        train(parse(RunConfig, values, "test"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_in_another_order_are_taken_by_name(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = start_values(finished, tmp_path / "run")
+    values["data"]["dataset"] = write_data(tmp_path / "data", ("bubble", "cell", "dirt"))
+    values["trainer"]["max_steps"] = 1
+    result = train(parse(RunConfig, values, "test"))
+    assert "its classes in the order of the training data" in capsys.readouterr().out
+    name = "transformer_decoder.class_head.bias"
+    before, after = load_file(values["model"]["init"])[name], load_file(result.model)[name]
+    torch.testing.assert_close(after, before[[2, 0, 1, 3]])

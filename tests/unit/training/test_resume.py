@@ -1,0 +1,251 @@
+"""Going on with a run: each setting is in one list, and what must not change is refused by name."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from mask2former.config import MaskedDecoderConfig, OptimConfig, RunConfig, SwinConfig, TimmConfig, TrainerConfig
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.training.optim import build_optimizer, parameter_groups, regrouped
+from mask2former.training.resume import FIXED, FREE, LastState, compare, leaves, record_of, setting_of
+
+CLASSES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
+
+
+def kinds_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The configurations that an annotation allows, through unions and descriptions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(annotation):
+            yield from kinds_of(part)
+
+
+def every_setting(kind: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted name of each setting, of all kinds of backbones, data sets and so on."""
+    for name, field in kind.model_fields.items():
+        inner = list(kinds_of(field.annotation))
+        for one in inner:
+            yield from every_setting(one, f"{prefix}{name}.")
+        if not inner:
+            yield prefix + name
+
+
+def last_state(config: RunConfig | None = None, step: int = 300, **changes: Any) -> LastState:
+    state = LastState(
+        Path("run/checkpoints/last.ckpt"), step, config or RunConfig(), len(CLASSES), CLASSES, (8, 2), None, 0, ()
+    )
+    return replace(state, **changes)
+
+
+def changed(value: BaseModel, path: str, new: Any) -> Any:
+    """A copy with one setting replaced, not validated."""
+    name, _, rest = path.partition(".")
+    inner = changed(getattr(value, name), rest, new) if rest else new
+    return value.model_copy(update={name: inner})
+
+
+def another(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, dict):
+        return {"other": 1}
+    if isinstance(value, list):
+        return tuple(another(item) for item in value) if value else (7,)
+    return f"{value}x" if isinstance(value, str) else value + 1 if value is not None else 1
+
+
+def test_every_setting_either_takes_effect_or_must_be_equal() -> None:
+    known = {setting_of(name) for name in every_setting()}
+    assert not FIXED & FREE
+    assert known == FIXED | FREE
+
+
+BACKBONES = {"timm": TimmConfig(), "swin": SwinConfig()}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not know
+@pytest.mark.parametrize("path", sorted(FIXED))
+def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
+    runs = (changed(RunConfig(), "model.backbone", kind) for kind in BACKBONES.values())
+    run = next(run for run in runs if path in leaves(run))
+    old = leaves(run)[path]
+    new = another(old)
+    with pytest.raises(RequestError) as refused:
+        compare(last_state(run), changed(run, path, new), CLASSES, (8, 2))
+    assert f"{path} was {list(old) if isinstance(old, tuple) else old} and is " in str(refused.value)
+    assert "start a new run in another output directory" in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not know
+@pytest.mark.parametrize("path", sorted(path for path in FREE if path not in ("data.dataset", "data.augmentation")))
+def test_what_takes_effect_is_said(path: str) -> None:
+    runs = (changed(RunConfig(), "model.backbone", kind) for kind in BACKBONES.values())
+    run = next(run for run in runs if path in leaves(run))
+    notes = compare(last_state(run, step=0), changed(run, path, another(leaves(run)[path])), CLASSES, (8, 2)).notes
+    assert path == "output" or any(f"with other settings: {path} " in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "things", "words"),
+    [
+        (["dog", "cat", "sky"], None, "in another order: class 0 was 'cat' and is 'dog' now"),
+        (["cat", "dog"], None, r"other classes \(gone: sky \(stuff\)\): 3 then, 2 now"),
+        (["cat", "dog", "sea"], None, r"gone: sky \(stuff\); new: sea \(stuff\)"),
+        (["cat", "dog", "sky"], ["cat", "dog", "sky"], r"gone: sky \(stuff\); new: sky"),
+    ],
+)
+def test_other_classes_are_refused(names: list[str], things: list[str] | None, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        compare(last_state(), RunConfig(), Categories.from_names(names, things or ["cat", "dog"]), (8, 2))
+
+
+def test_without_a_record_the_number_of_classes_is_compared() -> None:
+    old = last_state(categories=None, num_samples=None)
+    assert compare(old, RunConfig(), CLASSES, (9, 3)).notes == ()
+    with pytest.raises(RequestError, match="have 2 classes and the run learned 3"):
+        compare(old, RunConfig(), Categories.from_names(["cat", "dog"]), (9, 3))
+
+
+def test_other_ids_and_numbers_of_samples_are_said() -> None:
+    items = tuple(replace(item, id=item.id + 1) for item in CLASSES)
+    change = compare(last_state(), RunConfig(), Categories(items), (9, 3))
+    text = " | ".join(change.notes)
+    assert "category ids have changed (0 -> 1, 1 -> 2, 2 -> 3)" in text
+    assert "the training data have 9 samples now and had 8" in text
+    assert "3 validation samples instead of 2" in text
+    assert change.measured_anew
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        # poly, half way: the rate rises, and a length of its own keeps it
+        (
+            {},
+            {"trainer.max_steps": 2000},
+            r"at step 500 goes from 5.4e-05 to 7.7e-05 \(optim.schedule_steps=1000 keeps",
+        ),
+        ({"optim.schedule_steps": 1000}, {"trainer.max_steps": 2000}, None),
+        ({"optim.schedule": "step"}, {"trainer.max_steps": 2000}, None),
+        ({}, {"optim.lr": 2e-4}, r"goes from 5.4e-05 to 0.00011$"),
+        ({}, {"optim.schedule": "step"}, r"goes from 5.4e-05 to 0.0001$"),
+    ],
+)
+def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], words: str | None) -> None:
+    old = RunConfig(optim=OptimConfig(), trainer=TrainerConfig())
+    for path, value in before.items():
+        old = changed(old, path, value)
+    new = old
+    for path, value in now.items():
+        new = changed(new, path, value)
+    notes = [note for note in compare(last_state(old, step=500), new, CLASSES, (8, 2)).notes if "learning rate" in note]
+    if words is None:
+        assert notes == []
+    else:
+        (note,) = notes
+        assert re.search(words, note), note
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "anew"),
+    [
+        ("evaluation.monitor", "panoptic/SQ", True),
+        ("evaluation.max_detections", 400, True),
+        ("model.inference.score_threshold", 0.5, True),
+        ("data.dataset.validation_seed", 7, True),
+        ("optim.ema_decay", 0.9, True),
+        ("evaluation.boundary", True, False),
+        ("optim.lr", 1e-3, False),
+    ],
+)
+def test_figures_that_cannot_be_compared_begin_afresh(path: str, value: Any, anew: bool) -> None:
+    change = compare(last_state(), changed(RunConfig(), path, value), CLASSES, (8, 2))
+    assert change.measured_anew is anew
+    assert any("the best validation and patience start afresh" in note for note in change.notes) is anew
+
+
+def test_a_record_is_read_back(tmp_path: Path) -> None:
+    config = RunConfig(model=changed(RunConfig().model, "transformer_decoder", MaskedDecoderConfig(num_queries=7)))
+    state = {
+        "global_step": 3,
+        "state_dict": {"model.transformer_decoder.class_head.bias": torch.zeros(4)},
+        "run": record_of(config, CLASSES, (5, 2), "MIT"),
+        "callbacks": {"EarlyStopping{'monitor': 'x'}": {"wait_count": 2}},
+    }
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    torch.save(state, path)
+    assert LastState.read(path) == LastState(path, 3, config, 3, CLASSES, (5, 2), "MIT", 2, ())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RequestError, match=r"cannot resume: .*last.ckpt is damaged"):
+        LastState.read(path)
+
+
+# --- the optimizer ---------------------------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.norm, self.head = nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 1)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.backbone(values)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight_decay": 0.2},
+        {"weight_decay": 0.0},  # norms and the rest become one group
+        {"betas": (0.8, 0.9)},
+        {"eps": 1e-6},
+        {"backbone_multiplier": 1.0},  # the backbone and the rest become one group
+        {"backbone_multiplier": 0.5, "weight_decay": 0.1, "lr": 1.0},
+    ],
+)
+def test_other_settings_of_the_optimizer_take_effect_and_moments_stay(change: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, before = Small(), OptimConfig()
+    optimizer = build_optimizer(model, before)
+    model(torch.rand(3, 2)).sum().backward()
+    optimizer.step()
+    moments = {name: optimizer.state[value]["exp_avg"].clone() for name, value in model.named_parameters()}
+    now = before.model_copy(update=change)
+    again = build_optimizer(model, now)
+    again.load_state_dict(regrouped(optimizer.state_dict(), model, before, now))
+    assert all(torch.equal(again.state[value]["exp_avg"], moments[name]) for name, value in model.named_parameters())
+    assert all(again.state[value]["step"] == 1 for value in model.parameters())
+    wanted = parameter_groups(model, now)
+    assert len(again.param_groups) == len(wanted)
+    for group, expected in zip(again.param_groups, wanted, strict=True):
+        assert [id(value) for value in group["params"]] == [id(value) for value in expected["params"]]
+        assert (group["weight_decay"], group["lr_multiplier"]) == (expected["weight_decay"], expected["lr_multiplier"])
+        assert (group["betas"], group["eps"]) == (now.betas, now.eps)
+
+
+def test_with_the_same_settings_the_state_is_the_same() -> None:
+    torch.manual_seed(0)
+    model, config = Small(), OptimConfig()
+    optimizer = build_optimizer(model, config)
+    model(torch.rand(3, 2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    again = regrouped(state, model, config, config)
+    assert again["state"].keys() == state["state"].keys()
+    assert all(again["state"][index] is state["state"][index] for index in state["state"])
+    assert again["param_groups"] == build_optimizer(model, config).state_dict()["param_groups"]
