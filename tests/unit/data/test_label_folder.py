@@ -180,3 +180,35 @@ def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert isinstance(config, LabelFolderConfig)
     assert categories_of(config).names == ("road", "car", "sky")
     assert len(build_pictures(config, "validation")) == 2
+
+
+def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None:
+    picture(tmp_path / "x" / "a.jpg")
+    save(tmp_path / "y" / "a_mask.png", label_map())
+    save(tmp_path / "y" / "a_depth.png", label_map())
+    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, label_suffix="_mask")
+    assert len(samples) == 1
+    assert any("names do not end in _mask: 1 (a_depth.png)" in note for note in samples.notes)
+
+
+def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
+    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    save(tmp_path / "y" / "a.png", np.array([[0, 255], [255, 0]], dtype=np.uint8))
+    classes = Categories.from_dict({"categories": [{"id": 0, "name": "back"}, {"id": 255, "name": "cell"}]})
+    assert truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], classes)).tolist() == [[0, 1], [1, 0]]
+    assert truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, ignore=[0, 255])).tolist() == [[255] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([[10000, 10001], [3002, 10000]], "1000 times the class plus the number of an object: keep the class alone"),
+        ([[11, 12], [13, 14]], "only on edges, as where a label map was resized or saved with smoothing"),
+        ([[9, 9], [9, 9]], r"\(dataset.ignore\)$"),
+    ],
+)
+def test_numbers_that_are_no_classes_come_with_a_hint(tmp_path: Path, numbers: list[list[int]], words: str) -> None:
+    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    save(tmp_path / "y" / "a.png", np.array(numbers, dtype=np.uint16))
+    with pytest.raises(RequestError, match=words):
+        LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).truths(0, ["semantic"])

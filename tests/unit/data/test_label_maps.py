@@ -70,7 +70,7 @@ def test_counts_of_a_label_map(tmp_path: Path) -> None:
     Image.fromarray(numbers).save(tmp_path / "a.png")
     found = count_labels(tmp_path / "a.png")
     assert found.pixels == {number: int((numbers == number).sum()) for number in (0, 3, 7)}
-    inner = dict.fromkeys((0, 3, 7), 0)
+    inner: dict[int, int] = dict.fromkeys((0, 3, 7), 0)
     for y in range(1, 11):
         for x in range(1, 14):
             around = {numbers[y - 1, x], numbers[y + 1, x], numbers[y, x - 1], numbers[y, x + 1]}
