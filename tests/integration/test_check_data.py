@@ -172,7 +172,7 @@ def resize(tmp_path: Path) -> None:
         (lambda content: None, damage, r"pictures that cannot be used \(1\): .*1\.png"),
         (lambda content: None, resize, r"pictures that cannot be used \(1\): .*41x60 .* says 40x60"),
         (lambda content: content["annotations"][0].update(category_id=5), None, r"categories of annotations 1 \(0\)"),
-        (lambda content: content["annotations"][0].update(image_id=9), None, r"pictures of annotations 1 \(0\)"),
+        (lambda content: content["annotations"][0].update(image_id=9), None, r"images of annotations 1 \(0\)"),
         (lambda content: content["annotations"][1].update(id=0), None, "annotation ids must be unique"),
         (lambda content: content["annotations"][1].update(segmentation=[]), None, r"annotations 1 \(1\) have no segm"),
         (lambda content: content.update(annotations=[]), None, "nothing is annotated"),
@@ -223,7 +223,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         content["annotations"] += [
             {"id": 10, "image_id": 1, "category_id": 4, "segmentation": [square(30, 10, 20)]},  # again
             {"id": 11, "image_id": 1, "category_id": 7, "segmentation": [square(30, 10, 20)]},  # another class
-            {"id": 12, "image_id": 2, "category_id": 4, "segmentation": [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]},  # no pixel
+            {"id": 12, "image_id": 2, "category_id": 4, "segmentation": [[9.1, 9.1, 9.3, 9.1, 9.3, 9.3]]},  # no pixel
         ]
 
     path = coco(tmp_path, change)
@@ -438,6 +438,17 @@ def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
     config, _ = recognise(tmp_path)
     assert not isinstance(config, RunConfig)
     assert config.validation[0].images == str(tmp_path / "valid")  # type: ignore[union-attr]
+
+
+def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    (tmp_path / "annotations.json").write_bytes(path.read_bytes())
+    _, notes = recognise(tmp_path)
+    assert any(f"taken for the data: '{path}', not annotations.json" in note for note in notes)
+    source = label_folder(tmp_path / "labels")
+    (source / "classes.txt").write_text("a\nb\n")
+    _, notes = recognise(source)
+    assert any("names.txt', not from 'classes.txt'; name another one with --names" in note for note in notes)
 
 
 @pytest.mark.parametrize(

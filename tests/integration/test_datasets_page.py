@@ -148,7 +148,7 @@ def test_training_says_at_once_what_its_validation_data_cannot_measure(
         _ = module.validation_set
 
 
-def test_training_and_validation_have_one_class_list(tmp_path: Path) -> None:
+def test_the_classes_of_validation_are_those_of_training_in_any_order(tmp_path: Path) -> None:
     LAYOUTS["coco"](tmp_path)
     base = tmp_path / "coco"
     files = {
@@ -160,9 +160,16 @@ def test_training_and_validation_have_one_class_list(tmp_path: Path) -> None:
         for split, part in (("train", "train"), ("validation", "val"))
     }
     content = json.loads(Path(files["validation"]["annotations"]).read_text())
+    dataset = {"name": "coco-panoptic", "train": [files["train"]], "validation": [files["validation"]]}
+    config = config_of(tmp_path / "run", data__dataset=dataset)
+    expected = [case.truths for case in DataModule(config).validation_set]
     content["categories"].reverse()
     Path(files["validation"]["annotations"]).write_text(json.dumps(content))
-    dataset = {"name": "coco-panoptic", "train": [files["train"]], "validation": [files["validation"]]}
-    module = DataModule(config_of(tmp_path / "run", data__dataset=dataset))
-    with pytest.raises(RequestError, match="differ, or are in another order"):
-        _ = module.validation_set
+    found = [case.truths for case in DataModule(config).validation_set]
+    for before, after in zip(expected, found, strict=True):
+        assert before["panoptic"].segments == after["panoptic"].segments
+        assert (before["panoptic"].ids == after["panoptic"].ids).all()
+    content["categories"][0]["name"] = "unheard of"
+    Path(files["validation"]["annotations"]).write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="only the data has 'unheard of'"):
+        _ = DataModule(config).validation_set

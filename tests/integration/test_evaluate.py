@@ -184,6 +184,17 @@ def test_classes_are_matched_by_name_in_any_order() -> None:
     assert [reordered.names[label] for label in case.truths["instance"].labels] == expected
 
 
+def test_data_may_lack_classes_of_the_model_where_that_is_told() -> None:
+    model, notes = Categories.from_names(["cat", "sky", "dog"], ["cat", "dog"]), list[str]()
+    assert match_classes(model, Categories.from_names(["sky", "cat"]), notes=notes).tolist() == [1, 0]
+    assert notes == [
+        "classes that the data do not list are not measured (1 of 3): 'dog'; predictions of them count as wrong in PQ "
+        "and mIoU"
+    ]
+    with pytest.raises(RequestError, match="only the data has 'horse'"):
+        match_classes(model, Categories.from_names(["cat", "horse"]), notes=notes)
+
+
 def test_classes_that_differ_are_named() -> None:
     model = Categories.from_names(["cat", "sky", "dog"], ["cat", "dog"])
     with pytest.raises(RequestError, match="only the model has 'dog', only the data has 'horse'"):

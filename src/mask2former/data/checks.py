@@ -37,7 +37,8 @@ Named = tuple[str, LabelCounts]  # a label map and what is on it
 
 _NAMED = 20  # culprits that are listed; more are counted
 _MUCH = 0.05  # share of pixels from which an ignored number may well be a class that is missed
-_LOOKED_AT = 100  # label maps, where not all are read
+_LOOKED_AT = 100  # label maps at most, where not all are read
+_PIXELS = 50_000_000  # of them
 _THIN = 50  # pixels; a class of fewer may be nothing but edges
 
 
@@ -92,7 +93,8 @@ def split_findings(samples: AnnotatedSet, split: Split, *, measured_only: bool =
     findings = class_findings(samples.categories, split)
     counts = samples.num_objects
     if counts is not None and not counts.sum():
-        findings.append(Finding(split, not measured_only, "nothing is annotated"))
+        message = "; ".join(["nothing is annotated", *samples.notes])  # what was left out may be the reason
+        findings.append(Finding(split, not measured_only, message))
     if isinstance(samples, LabelFolder):
         maps = _some_maps(samples, split)
         findings += _unknown_findings(maps, samples, split)
@@ -257,9 +259,11 @@ def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
     def read(place: int) -> Named:
         return str(samples.image_id(place)), samples.counts(place)
 
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(_LOOKED_AT, len(samples))).round().astype(int)).tolist()
-    maps = [read(place) for place in chosen]
-    rest = sorted(set(range(len(samples))) - set(chosen))
+    maps = [read(0)]
+    count = min(_LOOKED_AT, len(samples), max(2, _PIXELS // sum(maps[0][1].pixels.values())))
+    chosen = set(np.linspace(0, len(samples) - 1, count).round().astype(int).tolist())
+    maps += [read(place) for place in sorted(chosen - {0})]
+    rest = sorted(set(range(len(samples))) - chosen)
     while rest and any(finding.broken for finding in _unseen_findings(maps, samples, split)):
         more, rest = rest[: len(maps)], rest[len(maps) :]
         maps += [read(place) for place in more]

@@ -358,8 +358,8 @@ def match_classes(
         )
     if only_model and notes is not None:
         notes.append(
-            f"{len(only_model)} of the {len(known)} classes are not in the list of the data and are not measured: "
-            f"{_listed(only_model)}"
+            f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
+            f"{_listed(only_model)}; predictions of them count as wrong in PQ and mIoU"
         )
     return np.array([known[name] for name in data.names], dtype=np.int64)
 

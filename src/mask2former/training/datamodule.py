@@ -78,7 +78,7 @@ class DataModule(lightning.LightningDataModule):
         """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
 
         Raises:
-            RequestError: the data have other classes than the training set, or no ground truth of a task.
+            RequestError: the data have classes that the training set lacks, or no ground truth of a task.
         """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         value_range = self.config.model.inference.value_range

@@ -110,30 +110,6 @@ def test_void_is_in_no_mask_after_augmentation_either(folders: tuple[Path, Path]
     assert (masks.sum(dim=0) <= 1).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("n.txt", "road\ncar\nsky\n"),
-        ("n.json", '["road", "car", "sky"]'),
-        ("n.json", '{"0": "road", "1": "car", "2": "sky"}'),
-        ("n.json", '[{"id": 0, "name": "road"}, {"id": 1, "name": "car"}, {"id": 2, "name": "sky"}]'),
-        ("n.yaml", "0: road\n1: car\n2: sky\n"),
-        ("n.yaml", "names: [road, car, sky]\n"),
-        ("n.csv", "0,road\n1,car\n2,sky\n"),
-        ("n.csv", "color,Name,ID\nred,road,0\nblue,car,1\ngrey,sky,2\n"),
-    ],
-)
-def test_names_files(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    categories = read_names(tmp_path / name)
-    assert [(item.id, item.name, item.is_thing) for item in categories] == [
-        (0, "road", False),
-        (1, "car", False),
-        (2, "sky", False),
-    ]
-    assert categories.ignore_label == 255
-
-
 def test_many_classes_leave_255_to_a_class(tmp_path: Path) -> None:
     (tmp_path / "n.txt").write_text("\n".join(f"class {number}" for number in range(300)))
     assert read_names(tmp_path / "n.txt").ignore_label == 65535
@@ -141,29 +117,6 @@ def test_many_classes_leave_255_to_a_class(tmp_path: Path) -> None:
     save(tmp_path / "y" / "a.png", np.array([[254, 255], [299, 700]], dtype=np.uint16))
     samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], read_names(tmp_path / "n.txt"), ignore=[700])
     assert truth(samples).tolist() == [[254, 255], [299, 65535]]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("n.txt", "", "at least one category"),
-        ("n.txt", "road\n\ncar\n", "no name"),
-        ("n.json", "{", "no list of class names"),
-        ("n.json", '{"zero": "road"}', "zero"),
-        ("n.json", '{"0": "road", "1": "road"}', "names must be unique"),
-        ("n.json", '[{"id": 4, "name": "a"}, {"id": 4, "name": "b"}]', "more than once"),
-        ("n.json", "3", "it holds int"),
-        ("n.yaml", "a: [", "not YAML"),
-        ("n.csv", "number,label\n0,road\n", "'id' and 'name'"),
-        ("n.csv", "0,road\n1\n", "too few columns"),
-        ("n.json", '{"-1": "road"}', "0 to 65535"),
-    ],
-)
-def test_broken_names_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(RequestError, match=message) as error:
-        read_names(tmp_path / name)
-    assert name in str(error.value)
 
 
 def test_an_undeclared_number_is_named_with_its_file(folders: tuple[Path, Path]) -> None:
@@ -229,8 +182,33 @@ def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert len(build_pictures(config, "validation")) == 2
 
 
-@pytest.mark.parametrize("text", ["- no\n- yes\n", "0: no\n"])
-def test_names_that_yaml_takes_for_truth_values_are_asked_for_in_quotes(tmp_path: Path, text: str) -> None:
-    (tmp_path / "names.yaml").write_text(text)
-    with pytest.raises(RequestError, match="put such names in quotes"):
-        read_names(tmp_path / "names.yaml")
+def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None:
+    picture(tmp_path / "x" / "a.jpg")
+    save(tmp_path / "y" / "a_mask.png", label_map())
+    save(tmp_path / "y" / "a_depth.png", label_map())
+    samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, label_suffix="_mask")
+    assert len(samples) == 1
+    assert any("names do not end in _mask: 1 (a_depth.png)" in note for note in samples.notes)
+
+
+def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
+    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    save(tmp_path / "y" / "a.png", np.array([[0, 255], [255, 0]], dtype=np.uint8))
+    classes = Categories.from_dict({"categories": [{"id": 0, "name": "back"}, {"id": 255, "name": "cell"}]})
+    assert truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], classes)).tolist() == [[0, 1], [1, 0]]
+    assert truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, ignore=[0, 255])).tolist() == [[255] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([[10000, 10001], [3002, 10000]], "1000 times the class plus the number of an object: keep the class alone"),
+        ([[11, 12], [13, 14]], "only on edges, as where a label map was resized or saved with smoothing"),
+        ([[9, 9], [9, 9]], r"\(dataset.ignore\)$"),
+    ],
+)
+def test_numbers_that_are_no_classes_come_with_a_hint(tmp_path: Path, numbers: list[list[int]], words: str) -> None:
+    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    save(tmp_path / "y" / "a.png", np.array(numbers, dtype=np.uint16))
+    with pytest.raises(RequestError, match=words):
+        LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).truths(0, ["semantic"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.label_maps import colors_of_ids, read_id_colors, read_label_map, remap, runs_of
+from mask2former.data.label_maps import colors_of_ids, count_labels, read_id_colors, read_label_map, remap, runs_of
 from mask2former.errors import RequestError
 
 
@@ -62,3 +62,36 @@ def test_runs_are_the_map() -> None:
     numbers, lengths = runs_of(values)
     assert np.repeat(numbers, lengths).tolist() == values.ravel().tolist()
     assert (numbers[1:] != numbers[:-1]).all()
+
+
+def test_counts_of_a_label_map(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 2, (12, 15), dtype=np.uint8) * 7
+    numbers[3:9, 4:11] = 3
+    Image.fromarray(numbers).save(tmp_path / "a.png")
+    found = count_labels(tmp_path / "a.png")
+    assert found.pixels == {number: int((numbers == number).sum()) for number in (0, 3, 7)}
+    inner: dict[int, int] = dict.fromkeys((0, 3, 7), 0)
+    for y in range(1, 11):
+        for x in range(1, 14):
+            around = {numbers[y - 1, x], numbers[y + 1, x], numbers[y, x - 1], numbers[y, x + 1]}
+            inner[int(numbers[y, x])] += around == {numbers[y, x]}
+    assert found.inner == inner
+    assert inner[3] >= 4 * 5
+    assert found.colors == {}
+    image = Image.frombytes("P", (15, 12), numbers.tobytes())
+    image.putpalette([value for number in range(9) for value in (number, 2 * number, 200)])
+    image.save(tmp_path / "b.png")
+    assert count_labels(tmp_path / "b.png").colors == {0: (0, 0, 200), 3: (3, 6, 200), 7: (7, 14, 200)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 2)])
+def test_counts_of_the_smallest_label_maps(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.fromarray(np.full(size, 5, dtype=np.uint8)).save(tmp_path / "a.png")
+    assert count_labels(tmp_path / "a.png") == ({5: size[0] * size[1]}, {5: 0}, {})
+
+
+def test_formats_that_change_numbers_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    with pytest.raises(RequestError, match=r"a\.png' is a JPEG file, which changes the numbers"):
+        read_label_map(tmp_path / "a.png")

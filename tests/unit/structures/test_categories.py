@@ -54,3 +54,22 @@ def test_colours_are_bytes() -> None:
     for color in ([256, 0, 0], [0, -1, 0]):
         with pytest.raises(RequestError, match=r"not within 0\.\.255"):
             Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": color}]})
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"isthing": "0"}, "'isthing' of 'a' is '0', neither 0 nor 1"),
+        ({"isthing": None}, "neither 0 nor 1"),
+        ({"isthing": 2}, "neither 0 nor 1"),
+        ({"name": None}, "no name of a class"),
+        ({"name": " "}, "no name of a class"),
+        ({"color": [0.2, 0.4, 0.6]}, "in whole numbers"),
+    ],
+)
+def test_entries_that_would_be_bent_are_refused(entry: dict[str, object], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        Categories.from_dict({"categories": [{"id": 1, "name": "a", **entry}]})
+    for thing in (0, 1, True, False):
+        (item,) = Categories.from_dict({"categories": [{"id": 1, "name": "a", "isthing": thing}]})
+        assert item.is_thing == thing

@@ -49,7 +49,7 @@ __all__ = [
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 _NAMED = 20  # culprits that are listed; more are counted
 _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotated twice
-_PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|[\d.]+")  # of a message, without which it names a kind of fault
+_PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # without which a message is a kind
 _COCO_AREAS = (32**2, 96**2)
 _NOTHING = "nothing is annotated"
 

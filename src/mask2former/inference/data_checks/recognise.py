@@ -21,8 +21,17 @@ from mask2former.errors import RequestError
 
 __all__ = ["Places", "recognise"]
 
-_NAMES_FILES = ("names", "classes", "labels", "categories")
+_NAMES_FILES = ("names", "classes", "labels", "categories", "labelmap", "class_names")
 _NAMES_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv")
+_COCO_FILES = (
+    "train/_annotations.coco.json",
+    "annotations/instances_train.json",
+    "annotations/instances_default.json",
+    "annotations/train.json",
+    "annotations.json",
+    "result.json",
+    "train.json",
+)
 _LABEL_FOLDERS = ("labels", "masks", "annotations", "label")
 _IMAGE_FOLDERS = ("images", "imgs", "pictures", "image")
 _VALIDATION = ("val", "valid", "validation")
@@ -194,17 +203,11 @@ def _folder(path: Path, places: Places) -> tuple[DatasetConfig, list[str]]:
             config, notes = _yaml(path / name)
             if isinstance(config, YoloConfig):
                 return config, notes
-    for name in (
-        "train/_annotations.coco.json",
-        "annotations/instances_train.json",
-        "annotations/instances_default.json",
-        "annotations/train.json",
-        "annotations.json",
-        "result.json",
-        "train.json",
-    ):
-        if (path / name).is_file():
-            return _coco(path / name, places)
+    found = [name for name in _COCO_FILES if (path / name).is_file()]
+    if found:
+        config, notes = _coco(path / found[0], places)
+        others = ", ".join(found[1:])
+        return config, [*notes, f"taken for the data: '{path / found[0]}', not {others}"] if others else notes
     return _label_folders(path, places)
 
 
@@ -220,7 +223,11 @@ def _label_folders(path: Path, places: Places) -> tuple[DatasetConfig, list[str]
         )
     validation = _validation_pair(path, train, places)
     notes = [] if validation else [_NO_VALIDATION]
-    names = places.names or next(_names_files(path), None)
+    found = [places.names] if places.names is not None else list(_names_files(path))
+    names = next(iter(found), None)
+    if len(found) > 1:
+        others = ", ".join(f"'{other.name}'" for other in found[1:])
+        notes.append(f"the class names are taken from '{names}', not from {others}; name another one with --names")
     if names is None:
         raise RequestError(
             f"'{path}' has no file with the names of the classes; write one, for instance '{path / 'names.txt'}' (a "

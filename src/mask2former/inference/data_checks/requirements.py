@@ -68,7 +68,7 @@ def check_run(config: RunConfig) -> None:
 
 
 def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
-    """Refuse tasks for which the validation data have no truth.
+    """Refuse tasks for which the validation data have no ground truth.
 
     Raises:
         RequestError: naming the first.
@@ -126,7 +126,7 @@ def data_notes(training: AnnotatedSet, validation: AnnotatedSet | None) -> list[
     """
     findings = split_findings(training, "train")
     if validation is not None:
-        findings += [Finding("validation", False, note) for note in validation.notes]
+        findings += [Finding("validation", False, note) for note in validation.notes if note not in training.notes]
         findings += split_findings(validation, "validation")
         findings += leak_findings(training, validation)
     return require(findings)

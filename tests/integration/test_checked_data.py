@@ -1,0 +1,249 @@
+"""What check-data passes, training and evaluation accept; what they refuse, check-data calls broken, and in advance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from runs import run_values
+
+from mask2former.cli import main
+
+H, W = 48, 64
+CELLS = [{"id": 4, "name": "cell"}, {"id": 7, "name": "dirt"}]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+
+def image(path: Path, *seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (H, W, 3), dtype=np.uint8)).save(path)
+
+
+def coco(
+    root: Path, *, categories: list[dict[str, Any]] = CELLS, objects: bool = True, **of_split: Any
+) -> dict[str, Any]:
+    """The ``dataset`` of three images in each split; ``train=`` and ``val=`` change the content of a file."""
+    dataset: dict[str, Any] = {"name": "coco-instance"}
+    for split, key in (("train", "train"), ("val", "validation")):
+        content: dict[str, Any] = {"images": [], "annotations": [], "categories": list(categories)}
+        for number in range(3):
+            image(root / split / f"{number}.png", number, split == "val")
+            content["images"].append({"id": number, "file_name": f"{number}.png", "height": H, "width": W})
+            corners = [5, 5, 30, 5, 30, 30 + number, 5, 30]
+            entry = {"image_id": number, "category_id": (4, 7)[number % 2], "segmentation": [corners], "iscrowd": 0}
+            content["annotations"] += [{"id": number + 1, **entry}] if objects else []
+        of_split.get(split, lambda content: None)(content)
+        (root / f"{split}.json").write_text(json.dumps(content))
+        dataset[key] = [{"annotations": str(root / f"{split}.json"), "images": str(root / split)}]
+    return dataset
+
+
+def labels(root: Path, low: int = 0, high: int = 1, names: str = "background\ncell\n") -> dict[str, Any]:
+    for split in ("train", "val"):
+        for number in range(2):
+            image(root / "images" / split / f"{number}.jpg", number, split == "val")
+            values = np.full((H, W), low, dtype=np.uint8)
+            values[10:30, 10 : 30 + number] = high
+            (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(root / "labels" / split / f"{number}.png")
+    (root / "names.txt").write_text(names)
+    pairs = {
+        key: [{"images": str(root / "images" / split), "labels": str(root / "labels" / split)}]
+        for key, split in (("train", "train"), ("validation", "val"))
+    }
+    return {"name": "label-folder", **pairs, "names": str(root / "names.txt")}
+
+
+def yolo(root: Path, validation: str = "val") -> dict[str, Any]:
+    for split in ("train", "val"):
+        for number in range(2):
+            image(root / "images" / split / f"{number}.jpg", number, split == "val")
+            file = root / "labels" / split / f"{number}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n")
+    (root / "images" / "empty").mkdir()
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/{validation}\nnames: [cell]\n")
+    return {"name": "yolo", "data": str(root / "data.yaml")}
+
+
+def same(dataset: dict[str, Any]) -> dict[str, Any]:
+    return {**dataset, "validation": dataset["train"]}
+
+
+def reverse(content: dict[str, Any]) -> None:
+    content["categories"].reverse()
+
+
+def renumber(content: dict[str, Any]) -> None:
+    """The same classes under other ids."""
+    content["categories"] = [{"id": 1, "name": "dirt"}, {"id": 2, "name": "cell"}]
+    for entry in content["annotations"]:
+        entry["category_id"] = 2 if entry["category_id"] == 4 else 1
+
+
+def lack(content: dict[str, Any]) -> None:
+    content["categories"] = CELLS[:1]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 4]
+
+
+def add(content: dict[str, Any]) -> None:
+    content["categories"].append({"id": 9, "name": "stone"})
+
+
+def empty(content: dict[str, Any]) -> None:
+    content["annotations"] = []
+
+
+def no_images(content: dict[str, Any]) -> None:
+    content.update(images=[], annotations=[])
+
+
+def run_file(tmp_path: Path, dataset: dict[str, Any], **changes: Any) -> Path:
+    task = "semantic" if dataset["name"] == "label-folder" else "instance"
+    monitor = {"semantic": "semantic/mIoU", "instance": "instance/AP"}[task]
+    values = run_values(
+        tmp_path / "run",
+        data__dataset=dataset,
+        data__total_batch=2,
+        data__augmentation={"name": "large-scale-jitter", "image_size": [64, 64]},
+        model__inference={"tasks": [task], "short_edge": 48, "long_edge": 64, "things_only": False},
+        trainer__max_steps=1,
+        trainer__checkpoint_every=1,
+        evaluation={"every": 1, "tasks": [task], "monitor": monitor, "num_pictures": 0},
+    )
+    for name, value in changes.items():
+        group, _, key = name.partition("__")
+        values[group] = {**values[group], key: value}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] = {
+    "objects": (coco, {}, ""),
+    "validation in another order": (lambda root: coco(root, val=reverse), {}, ""),
+    "validation with other ids": (lambda root: coco(root, val=renumber), {}, ""),
+    "validation that lacks a class": (
+        lambda root: coco(root, val=lack),
+        {},
+        "classes that the data do not list are not measured (1 of 2): 'dirt'",
+    ),
+    "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|stands in for it"),
+    "ignored regions": (coco, {"criterion__void": "ignored"}, ""),
+    "label maps": (labels, {}, ""),
+    "label maps of 0 and 255": (lambda root: labels(root, 0, 255, "0 background\n255 cell\n"), {}, ""),
+    "label maps and a comment": (lambda root: labels(root, 0, 1, "# mine\nbackground\ncell\n"), {}, "comment lines"),
+    "polygons": (yolo, {}, ""),
+}
+
+
+@pytest.mark.parametrize("case", PASSED)
+def test_what_check_data_passes_trains_and_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    make, changes, note = PASSED[case]
+    path = run_file(tmp_path, make(tmp_path), **changes)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for arguments in (
+        ["check-data", str(path), "--workers", "0"],
+        ["train", str(path)],
+        ["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", str(path), "--device", "cpu"],
+    ):
+        code = main(arguments)
+        shown = capsys.readouterr()
+        assert code == 0, shown.err
+        said.append(" ".join(shown.out.split()))
+    assert "nothing is broken" in said[0]
+    for out in said[:2]:
+        assert not note or any(part in out for part in note.split("|")), out
+
+
+REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] = {
+    "a class that is not learned": (lambda root: coco(root, val=add), {}, "only the data has 'stone'"),
+    "two classes of one name": (
+        lambda root: coco(root, categories=[{"id": 4, "name": "cell"}, {"id": 7, "name": "cell"}]),
+        {},
+        "one name",
+    ),
+    "nothing to learn": (lambda root: coco(root, train=empty), {}, "nothing is annotated"),
+    "nothing to learn, empty images left out": (
+        lambda root: coco(root, train=empty),
+        {"data__keep_empty": False},
+        "no pictures with objects",
+    ),
+    "nothing to measure": (lambda root: coco(root, val=empty), {}, "nothing is annotated"),
+    "an empty split": (lambda root: coco(root, val=no_images), {}, "has no pictures"),
+    "an empty folder": (lambda root: yolo(root, "empty"), {}, "has no pictures"),
+    "0 and 255": (lambda root: labels(root, 0, 255), {}, "if 255 is 'cell'"),
+    "a task without ground truth": (
+        coco,
+        {"evaluation__tasks": ["semantic"], "evaluation__monitor": "semantic/mIoU"},
+        "ground truth for instance only",
+    ),
+    "a metric that is not measured": (coco, {"evaluation__monitor": "instance/A"}, "'instance/A' is not measured"),
+    "a metric of another task": (coco, {"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
+    "a batch that cannot be divided": (coco, {"data__batch_per_device": 3}, "data.batch_per_device 3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_training_refuses_check_data_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    make, changes, words = REFUSED[case]
+    path = run_file(tmp_path, make(tmp_path), **changes)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-data", str(path), "--workers", "0"]) == 1
+    assert words in capsys.readouterr().err
+    assert main(["train", str(path)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_refuses_label_maps_that_lose_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_file(tmp_path, labels(tmp_path, 0, 255))
+    assert main(["evaluate", "scenes-tiny", "--data", str(path), "--task", "semantic", "--device", "cpu"]) == 2
+    assert "validation: 'background' is the only class with pixels" in capsys.readouterr().err
+
+
+def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        one, two, three = content["annotations"]
+        one["segmentation"], two["segmentation"], three["category_id"] = [[1, 2, 3]], [[1, 2, 3, 4, 5]], 99
+        content["images"].append({"id": 9, "file_name": "gone.png", "height": H, "width": W})
+
+    dataset = coco(tmp_path, train=change)
+    (tmp_path / "val" / "0.png").write_bytes(b"")
+    (tmp_path / "val" / "1.png").write_bytes(b"")
+    Image.new("RGB", (W, H + 1)).save(tmp_path / "val" / "2.png")
+    path = run_file(tmp_path, dataset, data__batch_per_device=3)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-data", str(path), "--workers", "0", "--json", "facts.json"]) == 1
+    shown = capsys.readouterr()
+    broken = [finding for finding in json.loads(Path("facts.json").read_text())["findings"] if finding["broken"]]
+    said = [f"{finding['split']}: {finding['message']} {finding['culprits']}" for finding in broken]
+    for words in ("segmentation of annotation 1", "categories of annotations 1 (3)"):
+        assert any(words in text for text in said), said
+    for words in ("lacks pictures", "an empty file", "says 48x64", "run: data.total_batch"):
+        assert any(words in text for text in said), said
+    assert [finding["count"] for finding in broken if finding["message"] == "pictures that cannot be used"] == [2, 1]
+    last = shown.err.strip().splitlines()
+    assert len(last) == 1
+    assert last[0].startswith("error: ")
+    assert "faults in '" in last[0]
+    assert f"of {len(broken)} kinds" in last[0]
+    assert "run this again" in last[0]
