@@ -355,7 +355,8 @@ def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, e
     for top in (1.0, 255.0):
         if low < -_OVERSHOOT * top or high > (1 + _OVERSHOOT) * top:
             continue
-        beyond = np.count_nonzero((array < -_ROUNDING * top) | (array > (1 + _ROUNDING) * top))
+        least, most = -_ROUNDING * top, (1 + _ROUNDING) * top
+        beyond = 0 if least <= low <= high <= most else np.count_nonzero((array < least) | (array > most))
         if beyond <= _FEW * array.size and (top == 1 or _are_bytes(array)):
             if beyond > _NOTED * array.size:
                 note(
