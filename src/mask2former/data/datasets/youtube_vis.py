@@ -291,10 +291,9 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
             if not in_one_file:
                 file, says = video.folder / video.files[place], f"the annotation file of video {video.id} says"
                 check_size(file, image.shape[:2], video.size_hw, says, exif=self.exif)
-            if image.shape[:2] != video.size_hw:
-                file = video.folder / video.files[0 if in_one_file else place]
+            elif image.shape[:2] != video.size_hw:
                 raise RequestError(
-                    f"frame {place} of video {video.id} ('{file}') is "
+                    f"frame {place} of video {video.id} ('{video.folder / video.files[0]}') is "
                     f"{image.shape[0]}x{image.shape[1]} (height x width), but its annotation file says "
                     f"{video.size_hw[0]}x{video.size_hw[1]}"
                 )
