@@ -400,8 +400,8 @@ def _from_integers(
     if bits < 16 and high:
         limit = 2**bits - 1
         note(
-            f"16-bit images whose values stay below {limit + 1}, read as {bits} bits (set value_range=(0, {limit}) to "
-            "read all images of a camera alike)",
+            f"16-bit images whose values stay below {limit + 1}, read as {bits} bits, 0..{limit} (if their camera has "
+            "another range, or to read all its images alike, set value_range)",
             f"'{example}' (up to {high})",
         )
         return _scaled(values, (0, limit))

@@ -39,7 +39,7 @@ def images(folder: Path) -> Path:
 
 
 PARTS = (
-    r"read as 10 bits .*\(1\): '.*deep\.png'",
+    r"read as 10 bits, .*\(1\): '.*deep\.png'",
     r"several pages.* \(1\): '.*pages\.tif' \(2\)",
     r"alpha channel.* \(1\): '.*clear\.png'",
 )
@@ -201,7 +201,7 @@ def test_without_a_collector_the_first_of_a_kind_is_logged(
         for _ in range(3):
             read_image(VALUES)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert re.fullmatch(r"16-bit images .*read as 10 bits .*: 'array' \(up to 1023\)", message)
+    assert re.fullmatch(r"16-bit images .*read as 10 bits, .*: 'array' \(up to 1023\)", message)
 
 
 def test_a_range_is_two_rising_numbers() -> None:

@@ -187,7 +187,7 @@ ROWS: dict[str, Row] = {
     "16 bits, PNG": Row(save(whole(65535), "a.png"), BYTES),
     "10 in 16, array": Row(whole(1023), BYTES, note="below 1024, read as 10 bits"),
     "10 in 16, tensor": Row(torch.from_numpy(whole(1000))[None], None, note="read as 10 bits"),
-    "12 in 16, PNG": Row(save(whole(4095), "a.png"), BYTES, note=r"read as 12 bits \(set value_range=\(0, 4095\)"),
+    "12 in 16, PNG": Row(save(whole(4095), "a.png"), BYTES, note=r"read as 12 bits, 0\.\.4095 .*set value_range"),
     "14 in 16, TIFF": Row(save(whole(16383), "a.tif"), BYTES, note="read as 14 bits"),
     "8 in 16": Row(save(whole(255), "a.tif"), BYTES, note="read as 8 bits"),
     "8 in 32, TIFF": Row(save(whole(255, np.int32), "a.tif"), BYTES, note="read as 8 bits"),
