@@ -355,7 +355,8 @@ def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, e
     for top in (1.0, 255.0):
         if low < -_OVERSHOOT * top or high > (1 + _OVERSHOOT) * top:
             continue
-        beyond = np.count_nonzero((array < -_ROUNDING * top) | (array > (1 + _ROUNDING) * top))
+        least, most = -_ROUNDING * top, (1 + _ROUNDING) * top
+        beyond = 0 if least <= low <= high <= most else np.count_nonzero((array < least) | (array > most))
         if beyond <= _FEW * array.size and (top == 1 or _are_bytes(array)):
             if beyond > _NOTED * array.size:
                 note(
@@ -399,8 +400,8 @@ def _from_integers(
     if bits < 16 and high:
         limit = 2**bits - 1
         note(
-            f"16-bit images whose values stay below {limit + 1}, read as {bits} bits (set value_range=(0, {limit}) to "
-            "read all images of a camera alike)",
+            f"16-bit images whose values stay below {limit + 1}, read as {bits} bits, 0..{limit} (if their camera has "
+            "another range, or to read all its images alike, set value_range)",
             f"'{example}' (up to {high})",
         )
         return _scaled(values, (0, limit))

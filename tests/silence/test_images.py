@@ -153,6 +153,8 @@ def overshot() -> np.ndarray:
     return np.asarray(image)
 
 
+TWO: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (W, H))]}
+
 ROWS: dict[str, Row] = {
     # floats
     "0..1": Row(spread(1), BYTES),
@@ -185,7 +187,7 @@ ROWS: dict[str, Row] = {
     "16 bits, PNG": Row(save(whole(65535), "a.png"), BYTES),
     "10 in 16, array": Row(whole(1023), BYTES, note="below 1024, read as 10 bits"),
     "10 in 16, tensor": Row(torch.from_numpy(whole(1000))[None], None, note="read as 10 bits"),
-    "12 in 16, PNG": Row(save(whole(4095), "a.png"), BYTES, note=r"read as 12 bits \(set value_range=\(0, 4095\)"),
+    "12 in 16, PNG": Row(save(whole(4095), "a.png"), BYTES, note=r"read as 12 bits, 0\.\.4095 .*set value_range"),
     "14 in 16, TIFF": Row(save(whole(16383), "a.tif"), BYTES, note="read as 14 bits"),
     "8 in 16": Row(save(whole(255), "a.tif"), BYTES, note="read as 8 bits"),
     "8 in 32, TIFF": Row(save(whole(255, np.int32), "a.tif"), BYTES, note="read as 8 bits"),
@@ -222,6 +224,10 @@ ROWS: dict[str, Row] = {
     "planes behind one page, shaped": Row(
         save(BYTES, "a.tif", tiffinfo=tags(description=f'{{"shape": [3, {H}, {W}]}}')), BYTES, note=r"\(3\)"
     ),
+    "a preview behind a photograph": Row(
+        save(Image.fromarray(np.full((H, W, 3), 90, np.uint8)), "a.jpg", **TWO, format="MPO"),
+        np.full((H, W), 90),
+    ),
     "one page, described": Row(save(BYTES, "a.tif", tiffinfo=tags(description=f'{{"shape": [{H}, {W}]}}')), BYTES),
     "band first, array": Row(np.zeros((3, H, W), np.uint8), refused="channels come last"),
     "five bands": Row(five_bands, BYTES, note=r"more bands than are read .*\(3 of 5\)"),
@@ -238,7 +244,7 @@ ROWS: dict[str, Row] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_pixels(tmp_path: Path, name: str) -> None:
     row = ROWS[name]
-    given = row.given(tmp_path) if callable(row.given) and not isinstance(row.given, torch.Tensor) else row.given
+    given: Any = row.given(tmp_path) if callable(row.given) else row.given
     with collect_notes() as notes:
         if row.refused:
             with pytest.raises(RequestError, match=row.refused):
@@ -261,6 +267,27 @@ def test_overshoot_of_resampling_changes_nothing_else() -> None:
     with collect_notes() as notes:
         np.testing.assert_array_equal(read_image(values), read_image(values.clip(0, 1)))
     assert "overshoot" in notes[0].message
+
+
+def test_a_page_that_the_caller_chose_is_no_loss(tmp_path: Path) -> None:
+    with Image.open(pages("a.tif")(tmp_path)) as image, collect_notes() as notes:
+        image.seek(1)
+        np.testing.assert_array_equal(read_image(image)[..., 0], 255 - BYTES)
+    assert not notes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"II*\0\x08\0\0\0" + bytes(60), "TIFF of an unusual kind"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "it is HEIC, whatever its name says"),
+        (b"GARBAGE" * 20, "expected JPEG, PNG"),
+    ],
+)
+def test_what_cannot_be_read_is_called_by_its_kind(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(RequestError, match=message):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_pages_that_are_smaller_copies_are_no_loss(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mask2former.cli.shared import (
     Model,
     Recipe,
     Task,
+    ValueRange,
     count,
     fetch_weights,
     make_console,
@@ -82,15 +83,7 @@ def predict(
     long_edge: Annotated[
         int | None, typer.Option(help="Cap of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            metavar="BLACK WHITE",
-            help="The values that become black and white in images that are not 8-bit, for instance 0 4095.",
-            show_default="as the model was trained, else by file",
-            rich_help_panel="Settings",
-        ),
-    ] = None,
+    value_range: ValueRange = None,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
     device: Device = "auto",

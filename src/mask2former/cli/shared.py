@@ -26,6 +26,7 @@ __all__ = [
     "Recipe",
     "StoppedError",
     "Task",
+    "ValueRange",
     "count",
     "fetch_weights",
     "make_console",
@@ -64,6 +65,17 @@ Recipe = Annotated[
     typer.Option(
         help="What an original .pkl or .pth is, for instance coco-panoptic/r50; see: mask2former models.",
         autocompletion=complete_recipe,
+    ),
+]
+
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--value-range",
+        metavar="BLACK WHITE",
+        help="The values that become black and white in images that are not 8-bit, for instance 0 4095.",
+        show_default="as the model was trained, else by file",
+        rich_help_panel="Settings",
     ),
 ]
 

@@ -18,6 +18,7 @@ from mask2former.cli.shared import (
     Model,
     Recipe,
     StoppedError,
+    ValueRange,
     count,
     fetch_weights,
     make_console,
@@ -78,6 +79,7 @@ def track(
         int | None,
         typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
     ] = None,
+    value_range: ValueRange = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
@@ -112,6 +114,7 @@ def track(
         "max_lost": max_lost,
         "score_threshold": score_threshold,
         "short_edge": short_edge,
+        "value_range": value_range,
     }
     given = {key: value for key, value in settings.items() if value is not None}
     if threshold is not None:

@@ -130,9 +130,7 @@ def open_picture(file: File) -> Iterator[Image.Image]:
     except RequestError:
         raise
     except UnidentifiedImageError as error:
-        raise RequestError(
-            f"'{file}' is not a picture that can be read; expected JPEG, PNG, WebP, BMP or TIFF"
-        ) from error
+        raise RequestError(f"'{file}' is not a picture that can be read; {_expected(content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RequestError(_too_large(str(file))) from error
     except PermissionError as error:
@@ -140,6 +138,22 @@ def open_picture(file: File) -> Iterator[Image.Image]:
     # Decoders report damage in many ways: OSError (cut short), SyntaxError (PNG), ValueError, struct.error, ...
     except Exception as error:
         raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {error}") from error
+
+
+def _expected(content: Path | io.BytesIO) -> str:
+    """What to do about an image that Pillow does not know, by the first bytes of its file."""
+    if isinstance(content, Path):
+        with content.open("rb") as stream:
+            start = stream.read(12)
+    else:
+        start = content.getvalue()[:12]
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "it is a TIFF of an unusual kind (bands, bits or compression); save it as 8-bit or 16-bit grey, or RGB"
+    if start[4:8] == b"ftyp":
+        return (
+            f"it is {start[8:12].decode('latin-1').strip().upper()}, whatever its name says; convert it to JPEG or PNG"
+        )
+    return "expected JPEG, PNG, WebP, BMP or TIFF"
 
 
 def picture_size(file: File, *, exif: Exif = "apply") -> tuple[int, int]:

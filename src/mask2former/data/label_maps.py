@@ -120,7 +120,9 @@ def read_id_colors(file: File) -> Int32[np.ndarray, "H W"]:
     Raises:
         RequestError: the file is missing or damaged.
     """
-    picture, _, _ = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
+    picture, packing, _ = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
+    if ";16" in packing:  # of which only the upper halves were read
+        raise RequestError(f"'{file}' has 16 bits per colour; expected 8 (id = R + 256 G + 65536 B)")
     rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
     # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
     packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")

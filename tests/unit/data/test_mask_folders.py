@@ -79,5 +79,5 @@ def test_faults_are_one_sentence(davis: Path) -> None:
         MaskFolders(davis / "images", davis / "masks")
     Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(davis / "images" / "b" / "00000.jpg")
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
-    with pytest.raises(RequestError, match="all must be of one size"):
+    with pytest.raises(RequestError, match=r"is 5x5 .*its id map is 20x30"):
         clips.annotated(0, [0])

@@ -262,7 +262,7 @@ def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
     file, frames = write(tmp_path, content())
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(frames / "a/1.png")
     clips = YouTubeVIS([(file, frames)])
-    with pytest.raises(RequestError, match=r"frame 1 of video 1 .* is 9x9"):
+    with pytest.raises(RequestError, match=r"1\.png' is 9x9 .*of video 1 says 24x32"):
         clips.images(0)
     with pytest.raises(RequestError, match="folder of frames"):
         YouTubeVIS([(file, tmp_path / "none")])

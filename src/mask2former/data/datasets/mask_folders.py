@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.reader import ImageReader
-from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import read_label_map
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -119,12 +119,11 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         for place in places:
             picture, path = self._frames[index][place]
             image, ids = self.read(picture), read_label_map(path)
-            if image.shape[:2] != ids.shape or (images and image.shape != images[0].shape):
-                first = images[0] if images else image
+            check_size(picture, image.shape[:2], ids.shape, "its id map is", exif=self.exif)
+            if images and image.shape != images[0].shape:
                 raise RequestError(
-                    f"'{picture}' is {image.shape[0]}x{image.shape[1]} (height x width), its id map "
-                    f"{ids.shape[0]}x{ids.shape[1]} and the first frame {first.shape[0]}x{first.shape[1]}; "
-                    "all must be of one size"
+                    f"'{picture}' is {image.shape[0]}x{image.shape[1]} (height x width), and the first frame of its "
+                    f"clip {images[0].shape[0]}x{images[0].shape[1]}; all must be of one size"
                 )
             images.append(image)
             maps.append(ids)

@@ -28,6 +28,7 @@ from mask2former.data.datasets.annotation_files import (
     some,
 )
 from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.images import check_size
 from mask2former.data.video_file import VideoFile
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
@@ -287,10 +288,12 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         else:
             images = [self.read(video.folder / video.files[place]) for place in places]
         for place, image in zip(places, images, strict=True):
-            if image.shape[:2] != video.size_hw:
-                file = video.folder / video.files[0 if in_one_file else place]
+            if not in_one_file:
+                file, says = video.folder / video.files[place], f"the annotation file of video {video.id} says"
+                check_size(file, image.shape[:2], video.size_hw, says, exif=self.exif)
+            elif image.shape[:2] != video.size_hw:
                 raise RequestError(
-                    f"frame {place} of video {video.id} ('{file}') is "
+                    f"frame {place} of video {video.id} ('{video.folder / video.files[0]}') is "
                     f"{image.shape[0]}x{image.shape[1]} (height x width), but its annotation file says "
                     f"{video.size_hw[0]}x{video.size_hw[1]}"
                 )
