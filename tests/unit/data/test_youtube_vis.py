@@ -222,8 +222,6 @@ def broken(change: str) -> dict[str, Any]:
         track["segmentations"][0] = [[1, 1, 5, 5]]
     elif change == "runs":
         track["segmentations"][0] = {"size": [HEIGHT, WIDTH], "counts": [math.inf]}
-    elif change == "area":
-        track["areas"] = [10**400] * len(track["segmentations"])
     elif change == "no id":
         video["id"] = None
     return values
@@ -249,7 +247,6 @@ def broken(change: str) -> dict[str, Any]:
         ("far", "annotation 1 is broken: a polygon needs three corners"),
         ("two corners", "annotation 1 is broken: a polygon needs three corners"),
         ("runs", "annotation 1 is broken: expected a run-length encoding"),
-        ("area", "annotation 1 is broken"),
         ("no id", "needs an 'id' and the list 'file_names'"),
     ],
 )
