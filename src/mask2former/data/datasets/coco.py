@@ -482,6 +482,11 @@ class CocoInstances(Reader):
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
             reader.notes += class_remarks(found, file)
+            if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
+                reader.notes.append(
+                    f"'{file}': categories {some(stuff)} have 'isthing' 0: objects of them are learned, but instances "
+                    "of stuff are neither predicted nor measured; set it to 1, or take it out"
+                )
             reader.add(content, file, open_folder(images))
             del content  # the objects of the file take many times the memory of the index
         assert reader is not None

@@ -217,11 +217,12 @@ class CocoPanoptic(SegmentReader):
                 "missing_images=skip"
             )
         annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
+        left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
         return [
             f"'{file}': {message}: {some(culprits)}"
             for message, culprits in (
                 (f"left out pictures that '{images}' lacks", missing),
-                ("left out images without an annotation", [one for one in by_id if one not in annotated]),
+                ("left out images without an annotation", left_out),
                 ("took images by the names of their PNGs, since those of the file are not there", renamed),
                 ("images are listed again under other ids", again),
             )

@@ -22,7 +22,7 @@ from jaxtyping import Float64, Int64
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, truths_of_target
 from mask2former.data.archives import File, Folder
-from mask2former.data.datasets.annotation_files import class_remarks, some
+from mask2former.data.datasets.annotation_files import class_remarks, is_name, some
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.images import IMAGE_SUFFIXES
@@ -94,11 +94,7 @@ def _categories(names: Any, file: Path) -> Categories:
     )
     if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
         raise RequestError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
-    if wrong := [
-        name
-        for _, name in pairs
-        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not str(name).strip()
-    ]:
+    if wrong := [name for _, name in pairs if not is_name(name)]:
         raise RequestError(f"'{file}': {wrong[0]!r} in 'names' is no name; put names such as yes, no and on in quotes")
     entries = [{"id": number, "name": str(name)} for number, name in pairs]
     return Categories.from_dict({"categories": entries})

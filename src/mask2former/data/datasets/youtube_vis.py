@@ -184,7 +184,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
         raise RequestError(f"'iscrowd' is {entry['iscrowd']!r:.40}; expected 0 (an object) or 1 (a region of many)")
     pieces = []
     for place, segmentation in enumerate(segmentations):
-        where = f"{name}, frame {place}"
+        where = f"{name} in frame {place}"
         box = boxes[place] if boxes is not None else None
         # Parity: a frame counts where both the box and the mask are given.
         if not segmentation or (boxes is not None and not box):
@@ -258,6 +258,10 @@ class YouTubeVIS(Sequence[Sample]):
             if lacking:
                 raise RequestError(f"'{folder}' lacks frames of '{file}': {some(lacking)}; check the folder")
             truths.append(content.get("annotations") is not None)
+            if not truths[-1]:
+                self.notes.append(
+                    f"'{file}' has no 'annotations': nothing can be learned from its clips or measured on them"
+                )
             self.notes += class_remarks(own, file)
             self.notes += _add_tracks(content.get("annotations") or [], videos, categories.index_of_id(), file)
             names = Counter(name for video in videos.values() for name in video.files)
