@@ -17,12 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from mask2former.data.datasets import CocoInstances
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
+from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.label_maps import colors_of_ids
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.truths import InstanceTruth, PanopticTruth
 
 Json = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -127,7 +132,7 @@ def changed(values: Json, draw: random.Random, keys: tuple[str, ...]) -> tuple[J
         kinds: tuple[Callable[[Any], Any], ...] = (
             _OF_LISTS if isinstance(old, list) else _OF_TEXTS if isinstance(old, str) else _OF_NUMBERS
         )
-        if not isinstance(old, dict):
+        if isinstance(old, (list, str, int, float)):
             node[last] = draw.choice(kinds)(old)
             return out, place, repr(node[last])
     node[last] = copy.deepcopy(draw.choice(_VALUES))
@@ -145,7 +150,7 @@ def judge(
     read: Callable[[], tuple[Any, list[str]]],
     legal: Any,
     original: Any,
-    culprit: str,
+    culprits: tuple[str, ...],
     disagrees: bool = False,
 ) -> Outcome:
     """Whether an outcome is one of the three that are allowed.
@@ -154,7 +159,7 @@ def judge(
         read: the data and the notes of the changed file.
         legal: the data by the rules of the format; None for a file that breaks them.
         original: the data before the change.
-        culprit: what a note must name.
+        culprits: what a note must name one of.
         disagrees: the file contradicts itself, so that right data needs a note, and a refusal is as good.
     """
     refused = None
@@ -167,14 +172,14 @@ def judge(
         assert len(refused) > 20
         assert legal is None or disagrees, f"refused, but it is legal: {refused}"
         return Outcome("refused", refused)
-    named = [note for note in notes if culprit in note]
+    named = [note for note in notes if any(culprit in note for culprit in culprits)]
     if legal is not None:
         assert data == legal, "read as something else"
         assert named or not disagrees, f"contradicts itself, and no note says so: {notes}"
         return Outcome("noted" if named else "right", "".join(named))
     if data == original:
         return Outcome("right", "")
-    assert named, f"changed without a note that names {culprit!r}: {notes}"
+    assert named, f"changed without a note that names one of {culprits}: {notes}"
     return Outcome("noted", "".join(named))
 
 
@@ -232,11 +237,12 @@ def _annotation(number: int, image: int, category: int, segmentation: Any, area:
     }
 
 
-Truths = list[tuple[Any, list[tuple[int, bool, float, bytes]]]]
+Objects = list[tuple[Any, str, list[tuple[int, bool, float, bytes]]]]  # id, file and objects of each image
+Truths = tuple[list[str], Objects]  # names of classes
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9  # not NaN
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf  # not NaN
 
 
 def _is_whole(value: Any) -> bool:
@@ -248,6 +254,20 @@ def _whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if _is_whole(value) else None
+
+
+def _flag(value: Any) -> int | None:
+    """0 or 1, as tools write them; None for anything else."""
+    return {"0": 0, "1": 1, "false": 0, "true": 1, "null": 0, "0.0": 0, "1.0": 1}.get(json.dumps(value).strip('"'))
+
+
+def _names(entries: list[Json]) -> list[str] | None:
+    """The names of classes, which may be numbers; None where one has none, or two have the same."""
+    names = [entry.get("name") for entry in entries]
+    if not all(_is_number(name) or (isinstance(name, str) and name.strip()) for name in names):
+        return None
+    found = [str(name) for name in names]
+    return found if _unique(found) else None
 
 
 def _unique(values: list[Any]) -> bool:
@@ -277,6 +297,8 @@ def _legal_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray | None:
         return None
     for polygon in segmentation:
         if not isinstance(polygon, list) or not all(map(_is_number, polygon)) or len(polygon) % 2 or len(polygon) < 6:
+            return None
+        if max(map(abs, polygon)) > 1e6:
             return None
         corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         if np.linalg.matrix_rank(corners[1:] - corners[0], tol=1e-9) < 2:
@@ -309,8 +331,8 @@ def legal_coco(values: Any) -> Truths | None:
         for key, side in zip(("height", "width"), _SIZES[entry["file_name"]], strict=True):
             if not _is_whole(entry.get(key)) or entry[key] != side:
                 return None
-    names = [entry.get("name") for entry in classes]
-    if not all(isinstance(name, str) and name.strip() for name in names) or not _unique(names):
+    names = _names(classes)
+    if names is None:
         return None
     if not all(_is_whole(entry.get("id")) for entry in classes) or not _unique([entry["id"] for entry in classes]):
         return None
@@ -323,12 +345,12 @@ def legal_coco(values: Any) -> Truths | None:
     sizes = {entry["id"]: _SIZES[entry["file_name"]] for entry in images}
     class_of_id = {entry["id"]: index for index, entry in enumerate(classes)}
     for entry in annotations:
-        image, category, crowd = entry.get("image_id"), entry.get("category_id"), entry.get("iscrowd", 0)
-        if not (_is_whole(image) or isinstance(image, str)) or not _is_whole(category) or not _is_whole(crowd):
+        image, category, crowd = entry.get("image_id"), entry.get("category_id"), _flag(entry.get("iscrowd", 0))
+        if not (_is_whole(image) or isinstance(image, str)) or not _is_whole(category):
             return None
-        if not (_is_whole(entry.get("id", 0)) or isinstance(entry["id"], str)):
+        if not isinstance(entry.get("id", 0), (int, float, str)):
             return None
-        if image not in truths or category not in class_of_id or crowd not in (0, 1):
+        if image not in truths or category not in class_of_id or crowd is None:
             return None
         mask = _legal_mask(entry.get("segmentation"), sizes[image])
         if mask is None:
@@ -337,13 +359,14 @@ def legal_coco(values: Any) -> Truths | None:
         if not _is_number(area) or not 0 < area <= mask.size:
             return None
         truths[image].append((class_of_id[category], bool(crowd), float(area), mask.tobytes()))
-    return [(image, sorted(objects)) for image, objects in truths.items()]
+    files = {entry["id"]: entry["file_name"] for entry in images}
+    return names, [(image, files[image], sorted(objects)) for image, objects in truths.items()]
 
 
 def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
     """The same from the reader, as evaluation has it; training must see the same objects."""
     samples = CocoInstances([(file, images)])
-    truths: Truths = []
+    truths: Objects = []
     for place in range(len(samples)):
         truth = samples.truths(place, ["instance"])["instance"]
         assert isinstance(truth, InstanceTruth)
@@ -357,15 +380,15 @@ def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
         assert [(label, mask.tobytes()) for label, mask in trained if mask.any()] == [
             one for one in seen if any(one[1])
         ]
-        truths.append((samples.image_id(place), sorted(objects)))
-    return truths, samples.notes
+        truths.append((samples.image_id(place), samples.file(place).name, sorted(objects)))
+    return (list(samples.categories.names), truths), samples.notes
 
 
-def _culprit(values: Mapping[Any, Any], place: Place) -> str:
-    """How a note would name what was changed: by the id of an annotation or category, or the name of an image."""
+def _culprits(values: Mapping[Any, Any], place: Place) -> tuple[str, ...]:
+    """How a note would name what was changed: by its id, or the name of an image."""
     if len(place) < 2 or not isinstance(entry := values[place[0]][place[1]], dict):
-        return "coco.json"
-    return str(entry.get("file_name", entry.get("id")))
+        return (".json",)
+    return tuple(str(entry[key]) for key in ("id", "file_name", "image_id") if key in entry)
 
 
 def _box_is_off(values: Any) -> bool:
@@ -397,23 +420,28 @@ def coco_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _case(seed: int, place: Place, what: str, outcome: Callable[[], Outcome]) -> tuple[Outcome, str]:
+    described = f"{'.'.join(map(str, place))}: {what[:90]}"
+    try:
+        return outcome(), described
+    except BaseException as error:
+        error.add_note(f"seed {seed}: {described}")
+        raise
+
+
 def coco_case(seed: int, folder: Path) -> tuple[Outcome, str]:
     values, place, what = changed(coco(), random.Random(seed), ("images", *["annotations"] * 4, "categories"))
     (folder / "coco.json").write_text(json.dumps(values))
     legal = legal_coco(values)
-    described = f"{'.'.join(map(str, place))}: {what[:90]}"
-    try:
-        outcome = judge(
-            lambda: read_coco(folder / "coco.json", folder),
-            legal,
-            legal_coco(coco()),
-            _culprit(coco(), place),
-            legal is not None and _box_is_off(values),
-        )
-    except BaseException as error:
-        error.add_note(f"seed {seed}: {described}")
-        raise
-    return outcome, described
+    off = legal is not None and _box_is_off(values)
+    return _case(
+        seed,
+        place,
+        what,
+        lambda: judge(
+            lambda: read_coco(folder / "coco.json", folder), legal, legal_coco(coco()), _culprits(coco(), place), off
+        ),
+    )
 
 
 @pytest.mark.parametrize("start", range(0, 200, 20))
@@ -427,4 +455,413 @@ def test_the_file_that_is_changed_is_read_without_a_note(coco_images: Path) -> N
     truths, notes = read_coco(coco_images / "coco.json", coco_images)
     assert truths == legal_coco(coco())
     assert notes == []
-    assert [len(objects) for _, objects in truths] == [2, 3, 0]
+    assert [len(objects) for *_, objects in truths[1]] == [2, 3, 0]
+
+
+# --- COCO's panoptic format ------------------------------------------------------------------------------------------
+
+_MAPS = {"a.png": ((1, 10), (2, 20), (3, 30)), "b.png": ((1, 11), (2, 70000))}  # by column from the left: part, id
+
+
+def panoptic() -> Json:
+    """Two images, one with a crowd region."""
+    return {
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "height": H, "width": W},
+            {"id": 2, "file_name": "b.jpg", "height": H, "width": W},
+        ],
+        "annotations": [
+            {
+                **{"image_id": 1, "file_name": "a.png"},
+                "segments_info": [_segment(10, 5), _segment(20, 6), _segment(30, 5, iscrowd=1)],
+            },
+            {"image_id": 2, "file_name": "b.png", "segments_info": [_segment(11, 5), _segment(70000, 6)]},
+        ],
+        "categories": [{"id": 5, "name": "cell", "isthing": 1}, {"id": 6, "name": "glass", "isthing": 0}],
+    }
+
+
+def _segment(number: int, category: int, iscrowd: int = 0) -> Json:
+    return {"id": number, "category_id": category, "iscrowd": iscrowd, "area": 400, "bbox": [0, 0, 10, H]}
+
+
+def _ids(name: str) -> np.ndarray:
+    ids = np.zeros((H, W), dtype=np.int32)
+    for part, number in _MAPS[name]:
+        ids[:, part * 10 : part * 10 + 10] = number
+    return ids
+
+
+@pytest.fixture(scope="module")
+def panoptic_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_panoptic(tmp_path_factory.mktemp("panoptic"))
+
+
+def write_panoptic(folder: Path) -> Path:
+    for name in _MAPS:
+        Image.fromarray(colors_of_ids(_ids(name))).save(folder / name)
+        Image.fromarray(np.full((H, W, 3), 9, dtype=np.uint8)).save(folder / name.replace(".png", ".jpg"))
+    return folder
+
+
+def _has_identities(entries: list[Json], key: str) -> bool:
+    """Whether all entries have ids of their own, numbers or text; whole numbers that are floats are made whole."""
+    for entry in entries:
+        if isinstance(entry.get(key), float):
+            entry[key] = _whole(entry[key])
+        if not _is_whole(entry.get(key)) and not isinstance(entry.get(key), str):
+            return False
+    return _unique([entry[key] for entry in entries])
+
+
+def legal_panoptic(values: Any) -> Any:
+    """Classes and segments of a file that keeps the rules of the format."""
+    values = copy.deepcopy(values)
+    if not all(isinstance(values.get(key), list) and values[key] for key in ("images", "annotations", "categories")):
+        return None
+    images, annotations, classes = values["images"], values["annotations"], values["categories"]
+    if not all(isinstance(entry, dict) for entry in (*images, *annotations, *classes)):
+        return None
+    if not (_has_identities(images, "id") and _has_identities(annotations, "image_id")):
+        return None
+    if {entry["id"] for entry in images} != {entry["image_id"] for entry in annotations}:
+        return None
+    if not _unique([entry.get("file_name") for entry in images]):
+        return None
+    for entry in images:
+        if entry.get("file_name") not in ("a.jpg", "b.jpg") or (entry.get("height"), entry.get("width")) != (H, W):
+            return None
+    if not _unique([entry.get("file_name") for entry in annotations]):
+        return None
+    names = _names(classes)
+    for entry in classes:
+        if not _is_whole(entry.get("id")) or entry.get("isthing") is None or _flag(entry["isthing"]) is None:
+            return None
+    if names is None or not _unique([entry["id"] for entry in classes]):
+        return None
+    index_of_id = {entry["id"]: index for index, entry in enumerate(classes)}
+    segments = []
+    files = {entry["id"]: entry["file_name"] for entry in images}
+    for entry in annotations:
+        name, infos = entry.get("file_name"), entry.get("segments_info")
+        if (
+            not isinstance(name, str)
+            or name not in _MAPS
+            or not isinstance(infos, list)
+            or not all(isinstance(info, dict) for info in infos)
+        ):
+            return None
+        ids = _ids(name)
+        if not all(_is_whole(info.get("id")) and _is_whole(info.get("category_id")) for info in infos):
+            return None
+        if sorted(info["id"] for info in infos) != sorted(number for _, number in _MAPS[name]):
+            return None
+        if any(info["category_id"] not in index_of_id for info in infos):
+            return None
+        if any(_flag(info.get("iscrowd", 0)) is None for info in infos):
+            return None
+        found = [
+            (index_of_id[info["category_id"]], bool(_flag(info.get("iscrowd", 0))), (ids == info["id"]).tobytes())
+            for info in infos
+        ]
+        segments.append((entry["image_id"], files[entry["image_id"]], sorted(found)))
+    return [(name, bool(_flag(entry["isthing"]))) for name, entry in zip(names, classes, strict=True)], segments
+
+
+def read_panoptic(folder: Path) -> tuple[Any, list[str]]:
+    """The same from the reader."""
+    samples = CocoPanoptic([PanopticFiles(folder / "panoptic.json", folder, folder)])
+    segments = []
+    for place in range(len(samples)):
+        truth = samples.truths(place, ["panoptic"])["panoptic"]
+        assert isinstance(truth, PanopticTruth)
+        found = [(label, crowd, (truth.ids == number).tobytes()) for number, label, crowd in truth.segments]
+        segments.append((samples.image_id(place), samples.file(place).name, sorted(found)))
+    return ([(item.name, item.is_thing) for item in samples.categories], segments), samples.notes
+
+
+def panoptic_case(seed: int, folder: Path) -> tuple[Outcome, str]:
+    values, place, what = changed(
+        panoptic(), random.Random(seed), ("images", "annotations", "annotations", "categories")
+    )
+    (folder / "panoptic.json").write_text(json.dumps(values))
+    culprits = tuple(name.removesuffix("png") for name in _culprits(panoptic(), place))
+    return _case(
+        seed,
+        place,
+        what,
+        lambda: judge(
+            lambda: read_panoptic(folder), legal_panoptic(values), legal_panoptic(panoptic()), (*culprits, "1 (")
+        ),
+    )
+
+
+@pytest.mark.parametrize("start", range(0, 60, 20))
+def test_panoptic_files_with_one_field_changed(panoptic_images: Path, start: int) -> None:
+    (panoptic_images / "panoptic.json").write_text(json.dumps(panoptic()))
+    assert read_panoptic(panoptic_images) == (legal_panoptic(panoptic()), [])
+    for seed in range(start, start + 20):
+        panoptic_case(seed, panoptic_images)
+
+
+# --- YouTube-VIS -----------------------------------------------------------------------------------------------------
+
+_FRAMES = ("v/0.png", "v/1.png", "w/0.png")
+
+
+def clips() -> Json:
+    """Two videos; a track in two frames, one in a single frame, a crowd."""
+    first = [_uncompressed(_mask(2, 3, 12, 23)), _compressed(_mask(4, 5, 14, 25))]
+    polygon = [[30, 12, 50, 12, 50, 32, 30, 32]]
+    return {
+        "videos": [
+            {"id": 1, "width": W, "height": H, "length": 2, "file_names": ["v/0.png", "v/1.png"]},
+            {"id": 2, "width": W, "height": H, "length": 1, "file_names": ["w/0.png"]},
+        ],
+        "annotations": [
+            {
+                **{"id": 41, "video_id": 1, "category_id": 8, "iscrowd": 0, "segmentations": first},
+                **{"bboxes": [[3, 2, 20, 10], [5, 4, 20, 10]], "areas": [200, 200]},
+            },
+            {
+                **{"id": 42, "video_id": 1, "category_id": 9, "iscrowd": 0, "segmentations": [None, polygon]},
+                **{"bboxes": [None, [30, 12, 20, 20]], "areas": [None, 400]},
+            },
+            {
+                **{"id": 43, "video_id": 2, "category_id": 8, "iscrowd": 1, "segmentations": [first[0]]},
+                **{"bboxes": [[3, 2, 20, 10]], "areas": [200]},
+            },
+        ],
+        "categories": [{"id": 8, "name": "dog"}, {"id": 9, "name": "cat"}],
+    }
+
+
+@pytest.fixture(scope="module")
+def clip_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_frames(tmp_path_factory.mktemp("clips"))
+
+
+def write_frames(folder: Path) -> Path:
+    for place, name in enumerate(_FRAMES):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((H, W, 3), 9 * place, dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def legal_clips(values: Any) -> Any:
+    """Classes and tracks of a file that keeps the rules of the format."""
+    values = copy.deepcopy(values)
+    if not all(isinstance(values.get(key), list) for key in ("videos", "annotations", "categories")):
+        return None
+    videos, annotations, classes = values["videos"], values["annotations"], values["categories"]
+    if not all(isinstance(entry, dict) for entry in (*videos, *annotations, *classes)):
+        return None
+    if not (_has_identities(videos, "id") and all(isinstance(entry.get("file_names"), list) for entry in videos)):
+        return None
+    names = [name for entry in videos for name in entry["file_names"]]
+    if not all(name in _FRAMES for name in names) or not _unique(names):
+        return None
+    for entry in videos:
+        figures = entry.get("height"), entry.get("width"), entry.get("length", len(entry["file_names"]))
+        if not all(map(_is_whole, figures)) or figures != (H, W, len(entry["file_names"])) or not figures[2]:
+            return None
+    class_names = _names(classes)
+    if not class_names or not videos or not all(_is_whole(entry.get("id")) for entry in classes):
+        return None
+    if not _unique([entry["id"] for entry in classes]):
+        return None
+    if not _unique([entry.get("id", f"at {index}") for index, entry in enumerate(annotations)]):
+        return None
+    index_of_id = {number: index for index, number in enumerate(sorted(entry["id"] for entry in classes))}
+    tracks: dict[Any, list[Any]] = {entry["id"]: [] for entry in videos}
+    length = {entry["id"]: len(entry["file_names"]) for entry in videos}
+    for entry in annotations:
+        video, category, crowd = (
+            _whole(entry.get("video_id")),
+            _whole(entry.get("category_id")),
+            _flag(entry.get("iscrowd", 0)),
+        )
+        if not isinstance(entry.get("id", 0), (int, float, str)):
+            return None
+        if isinstance(entry.get("video_id"), str):
+            video = entry["video_id"]
+        if video not in tracks or category not in index_of_id or crowd is None:
+            return None
+        segmentations = entry.get("segmentations")
+        boxes, areas = (entry[key] if entry.get(key) is not None else segmentations for key in ("bboxes", "areas"))
+        lists = segmentations, boxes, areas
+        if not all(isinstance(one, list) and len(one) == length[video] for one in lists):
+            return None
+        masks, known = [], []
+        for segmentation, box, area in zip(*lists, strict=True):
+            mask = None if segmentation is None else _legal_mask(segmentation, (H, W))
+            if (segmentation is None) != (mask is None) or (box is None) != (mask is None):
+                return None
+            if mask is not None:
+                given = int(mask.sum()) if area is None or areas is segmentations else area
+                if not _is_number(given) or not 0 < given <= H * W:
+                    return None
+                known.append(given)
+            masks.append(np.zeros((H, W), dtype=bool) if mask is None else mask)
+        if not known or any(isinstance(box, list) and not box for box in boxes):
+            return None
+        tracks[video].append((index_of_id[category], bool(crowd), sum(known) / len(known), np.stack(masks).tobytes()))
+    files = {entry["id"]: entry["file_names"] for entry in videos}
+    ordered = sorted(tracks, key=lambda video: (isinstance(video, str), video))
+    by_id = sorted(zip([entry["id"] for entry in classes], class_names, strict=True))
+    return [name for _, name in by_id], [(video, files[video], sorted(tracks[video])) for video in ordered]
+
+
+def read_clips(folder: Path) -> tuple[Any, list[str]]:
+    """The same from the reader; frames are told by their grey."""
+    samples = YouTubeVIS([(folder / "clips.json", folder)])
+    videos = []
+    for place in range(len(samples)):
+        truth = samples.truth(place)
+        assert truth.areas is not None
+        rows = zip(truth.labels.tolist(), truth.iscrowd.tolist(), truth.areas.tolist(), truth.masks, strict=True)
+        found = sorted((label, crowd, area, masks.tobytes()) for label, crowd, area, masks in rows)
+        names = [_FRAMES[int(image[0, 0, 0]) // 9] for image in samples.images(place)]
+        videos.append((samples.clip_id(place), names, found))
+    return (list(samples.categories.names), videos), samples.notes
+
+
+def clips_case(seed: int, folder: Path) -> tuple[Outcome, str]:
+    values, place, what = changed(clips(), random.Random(seed), ("videos", *["annotations"] * 4, "categories"))
+    (folder / "clips.json").write_text(json.dumps(values))
+    culprits = (*_culprits(clips(), place), "frames are listed")
+    return _case(
+        seed,
+        place,
+        what,
+        lambda: judge(lambda: read_clips(folder), legal_clips(values), legal_clips(clips()), culprits),
+    )
+
+
+@pytest.mark.parametrize("start", range(0, 80, 20))
+def test_clips_with_one_field_changed(clip_frames: Path, start: int) -> None:
+    (clip_frames / "clips.json").write_text(json.dumps(clips()))
+    assert read_clips(clip_frames) == (legal_clips(clips()), [])
+    for seed in range(start, start + 20):
+        clips_case(seed, clip_frames)
+
+
+# --- YOLO's polygons -------------------------------------------------------------------------------------------------
+
+_LABELS = {
+    "a": "0 0.1 0.1 0.5 0.1 0.5 0.75 0.1 0.75\n1 0.6 0.2 0.9 0.25 0.75 0.8\n",
+    "b": "1 0 0 1 0 1 1 0.5 0.5 0 1\n",
+    "c": "",
+}
+_WORDS = ("nan", "inf", "-1", "0", "1", "2", "0.5", "1.01", "-0.01", "3", "abc", "0,5", "1e3", "1_0", "0.30001", "1.0")
+
+
+def write_yolo(folder: Path) -> Path:
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    for name in _LABELS:
+        Image.fromarray(np.full((H, W, 3), 9, dtype=np.uint8)).save(folder / "images" / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def yolo_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_yolo(tmp_path_factory.mktemp("yolo"))
+
+
+def _yolo_values() -> Json:
+    return {"train": "images", "val": "images", "names": ["cell", "dirt"], "nc": 2}
+
+
+def changed_yolo(draw: random.Random) -> tuple[Json, dict[str, str], Place, str]:
+    """The content of data.yaml and of the text files with one word, line or entry changed."""
+    values, texts = _yolo_values(), dict(_LABELS)
+    if draw.random() < 0.2:
+        values, place, what = changed(values, draw, ("names", "names", "nc"))
+        return values, texts, place, what
+    name = draw.choice("ab")
+    lines = [line.split() for line in texts[name].splitlines()]
+    line = draw.choice(lines)
+    word = draw.randrange(len(line))
+    way = draw.randrange(7)
+    if way < 3:
+        line[word] = draw.choice(_WORDS)
+    elif way == 3:
+        del line[word]
+    elif way == 4:
+        line.insert(word, line[word])
+    elif way == 5:
+        line[1:] = [f"{float(value) * 64:g}" for value in line[1:]]
+    else:
+        line[:] = draw.choice(([], line[:5], [*line, *line], [",".join(line)], line[:1]))
+    texts[name] = "".join(" ".join(words) + "\n" for words in lines)
+    return values, texts, (name, lines.index(line), word), " ".join(line)
+
+
+def _legal_line(line: str) -> tuple[int, list[float]] | None:
+    try:
+        label, *numbers = [float(word) for word in line.split()]
+    except ValueError:
+        return None
+    corners = np.array(numbers)
+    if label not in (0, 1) or len(corners) < 6 or len(corners) % 2 or not ((corners >= 0) & (corners <= 1)).all():
+        return None
+    arms = corners.reshape(-1, 2)[1:] - corners[:2]
+    return (int(label), numbers) if np.linalg.matrix_rank(arms, tol=1e-9) == 2 else None
+
+
+def legal_yolo(values: Json, texts: Mapping[str, str]) -> Any:
+    """Classes and polygons of files that keep the rules of the format."""
+    names = values.get("names")
+    if not isinstance(names, list) or not (named := _names([{"name": name} for name in names])):
+        return None
+    if not _is_whole(values.get("nc", len(names))) or values.get("nc", len(names)) != len(names):
+        return None
+    objects = []
+    for name in sorted(texts):
+        lines = [_legal_line(line) for line in texts[name].splitlines() if line.strip()]
+        if None in lines or any(line is not None and line[0] >= len(names) for line in lines):
+            return None
+        objects.append((name, lines))
+    return named, objects
+
+
+def read_yolo_files(folder: Path) -> tuple[Any, list[str]]:
+    """The same from the reader."""
+    samples = YoloPolygons(read_yolo(folder / "data.yaml"), "train")
+    objects = []
+    for place in range(len(samples)):
+        annotated = samples.annotated(place)
+        polygons = [(annotated.polygons[index][0] / [W, H]).ravel().tolist() for index in range(len(annotated.labels))]
+        objects.append((samples.image_id(place), [*zip(annotated.labels.tolist(), polygons, strict=True)]))
+    return (list(samples.categories.names), objects), samples.notes
+
+
+def _write_yolo_files(folder: Path, values: Json, texts: Mapping[str, str]) -> None:
+    (folder / "data.yaml").write_text(yaml.safe_dump(values))
+    for name, text in texts.items():
+        (folder / "labels" / f"{name}.txt").write_text(text)
+
+
+def yolo_case(seed: int, folder: Path) -> tuple[Outcome, str]:
+    values, texts, place, what = changed_yolo(random.Random(seed))
+    _write_yolo_files(folder, values, texts)
+    culprits = (f"{place[0]}.txt', line {int(place[1]) + 1}",) if place[0] in texts else ("data.yaml",)
+
+    def rounded(found: Any) -> Any:
+        return _each(lambda number: round(number, 9), json.loads(json.dumps(found)))
+
+    def read() -> tuple[Any, list[str]]:
+        data, notes = read_yolo_files(folder)
+        return rounded(data), notes
+
+    original = rounded(legal_yolo(_yolo_values(), _LABELS))
+    return _case(seed, place, what, lambda: judge(read, rounded(legal_yolo(values, texts)), original, culprits))
+
+
+@pytest.mark.parametrize("start", range(0, 80, 20))
+def test_yolo_files_with_one_word_changed(yolo_images: Path, start: int) -> None:
+    _write_yolo_files(yolo_images, _yolo_values(), _LABELS)
+    assert read_yolo_files(yolo_images)[1] == []
+    for seed in range(start, start + 20):
+        yolo_case(seed, yolo_images)

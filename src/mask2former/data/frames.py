@@ -183,9 +183,10 @@ def _pictures_of(folder: Path) -> list[ImageSource]:
         inside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         hint = f"; it has folders, give one of them ('{inside[0]}')" if inside else ""
         raise RequestError(f"the folder '{folder}' holds no pictures{hint or '; expected the frames of a clip'}")
-    return [folder / name for name in sorted(names, key=_by_number)]
+    return [folder / name for name in sorted(names, key=by_number)]
 
 
-def _by_number(name: str) -> list[tuple[int, int, str]]:
+def by_number(name: str) -> list[tuple[int, int, str]]:
+    """What to sort names of frames by: 2.jpg comes before 10.jpg."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

@@ -184,6 +184,11 @@ class InstanceEvaluator:
                 f"ground truth has {count} masks, but {len(truth.labels)} labels, {len(truth.iscrowd)} crowd flags "
                 f"and {len(areas)} areas; give one of each per mask"
             )
+        if len(wrong := areas[~((areas >= 0) & (areas <= _LARGEST))]):  # NaN too
+            raise RequestError(
+                f"ground truth has an area of {wrong[0]:g} pixels, which is in no range of areas; expected 0 to "
+                f"{_LARGEST:g}"
+            )
         self._images.append(self._matched(prediction, truth, areas.astype(np.float64)))
         self._accumulated.clear()
         if self.pooled is not None:

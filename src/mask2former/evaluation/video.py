@@ -121,6 +121,11 @@ class VideoInstanceEvaluator:
                 f"ground truth has {len(truth.masks)} tracks, but {len(truth.labels)} labels, {len(truth.iscrowd)} "
                 f"crowd flags and {len(areas)} areas; give one of each per track"
             )
+        if len(wrong := areas[~((areas >= 0) & (areas <= _LARGEST))]):  # NaN too
+            raise RequestError(
+                f"ground truth has an area of {wrong[0]:g} pixels, which is in no range of areas; expected 0 to "
+                f"{_LARGEST:g}"
+            )
         self._clips.append(
             _Clip(
                 track_ious(prediction.masks, truth.masks),

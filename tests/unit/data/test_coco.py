@@ -335,7 +335,7 @@ def test_several_broken_segmentations_are_counted(tmp_path: Path) -> None:
         CocoInstances([write(tmp_path, values)])
 
 
-def objects(boxes: Callable[[float, float, float, float], list[float]], **more: Any) -> dict[str, Any]:
+def objects(boxes: Callable[[float, float, float, float], list[Any]], **more: Any) -> dict[str, Any]:
     """Rectangles in image c, their boxes from x1, y1, x2, y2."""
     values = content()
     rng = np.random.default_rng(0)
@@ -674,3 +674,10 @@ def test_nuclei_are_disjoint_and_complete(shared: Path) -> None:
         assert annotated.ids is not None
         assert not annotated.masks
         np.testing.assert_array_equal(mask_ops.areas(masks(samples[place])), truth_of(samples, place).areas)
+
+
+def test_classes_of_stuff_are_noted(tmp_path: Path) -> None:
+    values = content()
+    values["categories"][0]["isthing"] = "0"
+    samples = CocoInstances([write(tmp_path, values)])
+    assert any("categories 1 (cell) have 'isthing' 0" in note for note in samples.notes)

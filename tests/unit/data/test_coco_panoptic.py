@@ -256,3 +256,56 @@ def test_missing_files_and_grey_maps_are_named(tmp_path: Path) -> None:
     (tmp_path / "png" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(RequestError, match=r"a\.png"):
         CocoPanoptic([files]).annotated(0)
+
+
+@pytest.mark.parametrize("absent", [..., None])
+def test_class_lists_without_things_are_refused(tmp_path: Path, absent: Any) -> None:
+    values = content()
+    if absent is None:
+        values["categories"][0]["isthing"] = None
+    else:
+        del values["categories"][0]["isthing"]
+    files = write(tmp_path, values)
+    for task in ("panoptic", "instance"):
+        with pytest.raises(RequestError, match=r"categories 1 \(cell\) have no 'isthing'; expected 1 .* 0 for stuff"):
+            CocoPanoptic([files], task)  # pyright: ignore[reportArgumentType]
+    assert CocoPanoptic([files], "semantic").categories.names == ("cell", "glass")
+    table = read_panoptic_categories(write(tmp_path, content()).annotations)
+    assert CocoPanoptic([write(tmp_path, values)], categories=table).categories == table  # a published data set
+
+
+@pytest.mark.parametrize(("flag", "crowd"), [("0", False), ("1", True), (False, False), (None, False)])
+def test_flags_are_read_as_they_are_meant(tmp_path: Path, flag: Any, crowd: bool) -> None:
+    values = content()
+    values["annotations"][0]["segments_info"][0]["iscrowd"] = flag
+    values["categories"][1]["isthing"] = "0"
+    samples = CocoPanoptic([write(tmp_path, values)])
+    assert [item.is_thing for item in samples.categories] == [True, False]
+    truth = samples.truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(truth, PanopticTruth)
+    assert truth.segments[0][2] is crowd
+
+
+def test_what_is_left_out_or_taken_for_something_else_is_noted(tmp_path: Path) -> None:
+    values = content()
+    values["images"][0]["file_name"] = "old/name.jpg"
+    values["images"].append({"id": 2, "file_name": "b.jpg", "height": H, "width": W})
+    notes = CocoPanoptic([write(tmp_path, values)]).notes
+    assert any("images without an annotation: 1 (b.jpg)" in note for note in notes)
+    assert any("by the names of their PNGs" in note and "1 (a.jpg for 'old/name.jpg')" in note for note in notes)
+    values["annotations"].append({**values["annotations"][0], "image_id": 2})
+    with pytest.raises(RequestError, match=r"'a\.png' is the PNG of two annotations"):
+        CocoPanoptic([write(tmp_path, values)])
+
+
+def test_flags_and_categories_of_segments_are_checked(tmp_path: Path) -> None:
+    for key, value, message in (
+        ("iscrowd", "no", "segment 197121 of 'a.png' has 'no' as 'iscrowd'"),
+        ("category_id", True, "has the category True, which is not listed"),
+        ("category_id", "17", "has the category '17', which is not listed"),
+    ):
+        values = content()
+        values["annotations"][0]["segments_info"][0][key] = value
+        values["categories"].append({"id": 1, "name": "one", "isthing": 1})
+        with pytest.raises(RequestError, match=message):
+            CocoPanoptic([write(tmp_path, values)])

@@ -81,3 +81,21 @@ def test_faults_are_one_sentence(davis: Path) -> None:
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
     with pytest.raises(RequestError, match=r"is 5x5 .*its id map is 20x30"):
         clips.annotated(0, [0])
+
+
+def test_what_folders_lack_or_have_twice_is_said(davis: Path) -> None:
+    (davis / "images" / "c").mkdir()
+    clips = MaskFolders(davis / "images", davis / "masks")
+    assert any("without a folder of id maps: 1 (c)" in note for note in clips.notes)
+    assert MaskFolders(davis / "images", davis / "masks", davis / "train.txt").notes == []  # the list chooses
+    Image.new("RGB", (30, 20)).save(davis / "images" / "a" / "00001.png")
+    with pytest.raises(RequestError, match=r"two files for one frame: '00001\.png' and '00001\.jpg'|'00001\.jpg' and"):
+        MaskFolders(davis / "images", davis / "masks")
+
+
+def test_frames_come_by_number(davis: Path) -> None:
+    for folder, ending in (("images", "jpg"), ("masks", "png")):
+        for old, new in (("00000", "9"), ("00001", "10"), ("00002", "11")):
+            (davis / folder / "a" / f"{old}.{ending}").rename(davis / folder / "a" / f"{new}.{ending}")
+    clips = MaskFolders(davis / "images", davis / "masks")
+    assert [int(image[0, 0, 0]) // 9 for image in clips.images(0)] == [0, 1, 2]

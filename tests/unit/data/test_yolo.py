@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,89 @@ def test_ids_tell_pictures_of_one_name_apart(tmp_path: Path) -> None:
     Image.new("RGB", (40, 20)).save(tmp_path / "images/train/night/a.jpg")
     samples = samples_of(tmp_path)
     assert sorted(samples.image_id(place) for place in range(3)) == ["a", "b", "night/a"]
+
+
+POSE_3 = "0 0.5 0.5 0.4 0.6 0.4 0.3 2 0.6 0.7 1 0 0 0\n"  # 5 + 3 k
+POSE_3_EVEN = "0 0.5 0.5 0.4 0.6 0.4 0.3 2 0.6 0.7 1\n"
+POSE_2 = "0 0.5 0.5 0.4 0.6 0.4 0.3 0.6 0.7 0.5 0.5\n"  # 5 + 2 k
+QUAD = "0 0.2 0.2 0.8 0.25 0.75 0.8 0.15 0.7\n"
+
+
+@pytest.mark.parametrize("line", [POSE_3, POSE_3_EVEN])
+def test_keypoints_with_visibility_are_refused(tmp_path: Path, line: str) -> None:
+    write(tmp_path, line * 3)
+    with pytest.raises(RequestError, match=r"keypoints x, y, visibility \(pose\): 3 .*export polygons"):
+        samples_of(tmp_path)
+
+
+def test_a_polygon_along_the_rims_is_no_line_of_keypoints(tmp_path: Path) -> None:
+    line = "0 0.5 0.5 1 1 0 0.5 1 0.2 0.8\n".replace("0.2 0.8", "0.5 0.5 1")  # ends in x, y, 1 twice
+    write(tmp_path, SQUARE * 30 + line)
+    assert samples_of(tmp_path).num_objects.tolist() == [31, 0]
+
+
+@pytest.mark.parametrize("shape", ["[17, 3]", "[17, 2]"])
+def test_data_files_of_keypoints_are_refused(tmp_path: Path, shape: str) -> None:
+    write(tmp_path, POSE_2, YAML + f"kpt_shape: {shape}\n")
+    with pytest.raises(RequestError, match=r"'kpt_shape' and is of keypoints \(pose\); .*export polygons"):
+        read_yolo(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("lines", "note"),
+    [
+        (POSE_2 * 3, r"all 3 lines have 10 numbers after the class, the first four a box around the others"),
+        (QUAD * 3, r"all 3 lines have 8 numbers after the class and are read as polygons of four corners"),
+        (QUAD * 2 + POSE_2, None),
+        (QUAD, None),
+        (QUAD.replace("0.15", "-0.015") + POSE_2, r"moved corners beyond the image, .*: 1 \(.*a\.txt', line 1\)"),
+        (QUAD.replace("0.15", "-0.00001") + POSE_2, None),
+        (SQUARE + "0 0.1 0.1 0.2 0.2 0.6 0.6\n", r"without any area: 1 \(.*line 2\)"),  # no side is flat
+    ],
+)
+def test_what_lines_are_beside_polygons_is_noted(tmp_path: Path, lines: str, note: str | None) -> None:
+    write(tmp_path, lines)
+    (tmp_path / "labels" / "train" / "b.txt").write_text("")
+    notes = samples_of(tmp_path).notes
+    assert len(notes) == (note is not None)
+    assert note is None or re.search(note, notes[0])
+
+
+def test_flat_objects_do_not_shift_the_others(tmp_path: Path) -> None:
+    write(tmp_path, "0 0.1 0.1 0.2 0.2 0.6 0.6\n" + SQUARE + "1 0.3 0.3 0.3 0.5 0.3 0.9\n")
+    (tmp_path / "labels" / "train" / "b.txt").write_text("1 0.1 0.1 0.4 0.4 0.2 0.2\n1 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    samples = samples_of(tmp_path)
+    assert samples.num_objects.tolist() == [1, 1]
+    assert samples.annotated(0).labels.tolist() == [0]
+    assert samples.annotated(0).polygons[0][0].tolist() == [[10, 5], [30, 5], [30, 15], [10, 15]]
+    assert samples.annotated(1).labels.tolist() == [1]
+    assert samples.annotated(1).polygons[0][0].tolist() == [[0, 0], [20, 0], [20, 10], [0, 10]]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (YAML + "nc: 3\n", "'nc' is 3, but 'names' has 2"),
+        ("train: images/train\nval: images/val\nnames: {true: cell}\n", "'names' must be"),
+        ("train: images/train\nval: images/val\nnames: [cell, '']\n", "'' in 'names' is no name"),
+    ],
+)
+def test_class_lists_that_contradict_themselves_are_refused(tmp_path: Path, data: str, message: str) -> None:
+    write(tmp_path, data=data)
+    with pytest.raises(RequestError, match=message):
+        read_yolo(tmp_path / "data.yaml")
+
+
+def test_files_that_do_not_pair_are_named(tmp_path: Path) -> None:
+    write(tmp_path, data="train: images/train.txt\nval: images/val\nnames: [cell, cell]\n")
+    (tmp_path / "images" / "train.txt").write_text("train/a.jpg\ntrain/b.jpg\ntrain/a.jpg\n")
+    for name in ("b", "c", "classes"):
+        (tmp_path / "labels" / "train" / f"{name}.txt").write_text("")
+    notes = "; ".join(samples_of(tmp_path).notes)
+    assert "share their names 1 (cell)" in notes
+    assert re.search(r"images are listed more than once: 1 \(.*a\.jpg\)", notes)
+    assert re.search(r"text files without an image in this split: 1 \(.*c\.txt\)", notes)
+    write(tmp_path)
+    Image.new("RGB", (40, 20)).save(tmp_path / "images" / "train" / "a.png")
+    with pytest.raises(RequestError, match=r"a\.jpg' and '.*a\.png' have one text file"):
+        samples_of(tmp_path)

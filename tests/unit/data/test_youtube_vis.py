@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,6 @@ def broken(change: str) -> dict[str, Any]:
         track["segmentations"][0] = [[1, 1, 5, 5]]
     elif change == "runs":
         track["segmentations"][0] = {"size": [HEIGHT, WIDTH], "counts": [math.inf]}
-    elif change == "area":
-        track["areas"] = [10**400] * len(track["segmentations"])
     elif change == "no id":
         video["id"] = None
     return values
@@ -249,7 +248,6 @@ def broken(change: str) -> dict[str, Any]:
         ("far", "annotation 1 is broken: a polygon needs three corners"),
         ("two corners", "annotation 1 is broken: a polygon needs three corners"),
         ("runs", "annotation 1 is broken: expected a run-length encoding"),
-        ("area", "annotation 1 is broken"),
         ("no id", "needs an 'id' and the list 'file_names'"),
     ],
 )
@@ -277,3 +275,59 @@ def test_files_of_one_set_must_agree(tmp_path: Path) -> None:
         YouTubeVIS([first, second])
     assert len(YouTubeVIS([first, first])) == 4
     assert len(YouTubeVIS([first, first], keep_empty=False)) == 2  # those with tracks
+
+
+def noted(tmp_path: Path, change: Callable[[list[dict[str, Any]]], None]) -> tuple[YouTubeVIS, str]:
+    values = content()
+    change(values["annotations"])
+    clips = YouTubeVIS([write(tmp_path, values)])
+    return clips, "; ".join(note.partition("': ")[2] for note in clips.notes)
+
+
+@pytest.mark.parametrize("area", [math.nan, "60", -60, 1e12, True, 10**400])
+def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any) -> None:
+    clips, notes = noted(tmp_path, lambda entries: entries[0]["areas"].__setitem__(1, area))
+    assert "pixels are counted instead: annotations 1 (1 in frame 1)" in notes
+    areas = clips.truth(0).areas
+    assert areas is not None
+    assert areas[0] == 80
+
+
+def test_masks_and_boxes_that_do_not_go_together_are_noted(tmp_path: Path) -> None:
+    _, notes = noted(tmp_path, lambda entries: entries[0]["bboxes"].__setitem__(1, [20, 14, 10, 8]))
+    assert notes.count("do not lie in their 'bbox' (IoU below 0.5) and are used as they are: annotations 1 (1 in") == 1
+    clips, notes = noted(tmp_path, lambda entries: entries[0]["segmentations"].__setitem__(1, None))
+    assert "left out boxes without a mask: annotations 1 (1 in frame 1)" in notes
+    assert clips.num_objects.tolist() == [2, 0]
+    assert "left out masks without a box: annotations 1 (2 in frame 0)" in notes  # as published
+
+
+def test_tracks_without_masks_and_frames_that_repeat_are_noted(tmp_path: Path) -> None:
+    def change(entries: list[dict[str, Any]]) -> None:
+        entries[1].update(segmentations=[None, None], bboxes=[None, None])
+        entries[2]["segmentations"][1] = compressed(np.zeros_like(mask(0, 0)))
+
+    _, notes = noted(tmp_path, change)
+    assert "tracks without any mask: annotations 1 (2)" in notes
+    assert "masks without a pixel, for which the object counts as not seen: annotations 1 (3 in frame 1)" in notes
+    values = content()
+    values["videos"][1]["file_names"][1] = "a/0.png"
+    assert any("listed more than once: 1 (a/0.png)" in one for one in YouTubeVIS([write(tmp_path, values)]).notes)
+    del values["annotations"]
+    assert any("has no 'annotations'" in one for one in YouTubeVIS([write(tmp_path, values)]).notes)
+
+
+def test_flags_pairs_and_ids_are_read_or_refused(tmp_path: Path) -> None:
+    clips, notes = noted(tmp_path, lambda entries: entries[2].update(iscrowd="0"))
+    assert clips.num_objects.tolist() == [3, 0]
+    pairs = [[12, 12], [22, 12], [22, 20], [12, 20]]
+    clips, notes = noted(tmp_path, lambda entries: entries[1]["segmentations"].__setitem__(1, pairs))
+    assert "lists of pairs [x, y] instead of x, y, x, y, ...: annotations 1 (2 in frame 1)" in notes
+    np.testing.assert_array_equal(clips.truth(0).masks[1, 1], mask(12, 12))
+    for key, value, message in (
+        ("iscrowd", "no", "'iscrowd' is 'no'"),
+        ("video_id", True, "needs a 'video_id' and a 'category_id', .* got True"),
+        ("id", 2, r"annotation ids must be unique; given more than once: 1 \(2\)"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            noted(tmp_path, lambda entries, key=key, value=value: entries[0].update({key: value}))

@@ -163,3 +163,14 @@ def test_wrong_requests_are_refused() -> None:
         evaluator.update(tracks((one, 0, 0.9)), truth((one[:1], 0)))
     with pytest.raises(RequestError, match="one of each per track"):
         evaluator.update(tracks((one, 0, 0.9)), ClipTruth(one[None], np.zeros(2, np.int64), np.zeros(1, bool)))
+
+
+@pytest.mark.parametrize("area", [math.nan, -1.0, 1e12, math.inf])
+def test_areas_in_no_range_are_refused(area: float) -> None:
+    mask = track((0, 0), (0, 5))
+    with pytest.raises(RequestError, match=r"ground truth has an area of .* pixels, which is in no range of areas"):
+        score(tracks((mask, 0, 0.9)), truth((mask, 0))._replace(areas=np.array([area])))
+    picture = InstanceTruth(mask[:1], np.array([0]), np.array([False]), np.array([area]))
+    found = Instances(mask[:1], np.array([0]), np.array([0.9]), boxes_xyxy(mask[:1]), CATEGORIES)
+    with pytest.raises(RequestError, match="in no range of areas"):
+        InstanceEvaluator(CATEGORIES).update(found, picture)

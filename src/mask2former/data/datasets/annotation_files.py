@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "entry_id",
     "flag",
     "groups_in",
+    "is_name",
     "number",
     "polygons_of",
     "read_annotations",
@@ -73,7 +75,7 @@ def _category(entry: dict[str, Any]) -> dict[str, Any]:
         raise RequestError(f"category {entry!r:.80} has no whole number as id")
     if "name" in entry:
         name = entry["name"]
-        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not str(name).strip():
+        if not is_name(name):
             raise RequestError(f"category {entry['id']} has {name!r:.40} as its name; expected text")
     if entry.get("isthing") is None:
         return {key: value for key, value in entry.items() if key != "isthing"}
@@ -81,6 +83,13 @@ def _category(entry: dict[str, Any]) -> dict[str, Any]:
     if thing is None:
         raise RequestError(f"category {entry['id']} has {entry['isthing']!r:.40} as 'isthing'; expected 0 or 1")
     return {**entry, "isthing": int(thing)}
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can be the name of a class: text, or a number that a tool did not quote."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
 
 
 def class_remarks(categories: Categories, file: object) -> list[str]:
@@ -113,7 +122,7 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
     try:
         twice = [number for number, count in Counter(ids).items() if count > 1]
     except TypeError as error:
-        raise RequestError(f"'{file}': a {kind} has an id that is neither a number nor text") from error
+        raise RequestError(f"'{file}': the id of one {kind} is neither a number nor text") from error
     if twice:
         fault(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}", len(twice))
 

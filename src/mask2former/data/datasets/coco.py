@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
@@ -37,7 +37,7 @@ from mask2former.data.datasets.annotation_files import (
     some,
 )
 from mask2former.data.datasets.file_names import find_name
-from mask2former.data.datasets.mask_checks import MaskFacts, box_of, check_masks
+from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.data.images import check_size
@@ -138,32 +138,6 @@ class _Index:
 def _oddness(value: float) -> float:
     """How far a number is from being a coordinate."""
     return abs(value) if math.isfinite(value) else math.inf
-
-
-class _Polygons(NamedTuple):
-    """Figures of some polygons, each computed for all at once."""
-
-    flat: Bool[np.ndarray, " P"]  # no inside: less than three corners, or all on one line
-    extents: Float64[np.ndarray, "P 4"]  # x1, y1, x2, y2
-    areas: Float64[np.ndarray, " P"]
-
-    @classmethod
-    def of(cls, corners: Float64[np.ndarray, "C 2"], counts: Int64[np.ndarray, " P"]) -> _Polygons:
-        """Of polygons one after the other, with so many corners each, one at least."""
-        if not len(counts):
-            return cls(np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0))
-        starts = np.cumsum(counts) - counts
-        arms = corners - np.repeat(corners[starts], counts, axis=0)
-        lengths = (arms * arms).sum(axis=1)
-        longest = np.flatnonzero(lengths == np.repeat(np.maximum.reduceat(lengths, starts), counts))
-        ways = np.repeat(arms[longest[np.searchsorted(longest, starts)]], counts, axis=0)
-        aside = arms[:, 0] * ways[:, 1] != arms[:, 1] * ways[:, 0]
-        flat = (counts < 3) | ~np.logical_or.reduceat(aside, starts)
-        low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
-        following = np.arange(1, len(corners) + 1)
-        following[starts + counts - 1] = starts
-        crosses = arms[:, 0] * arms[following, 1] - arms[:, 1] * arms[following, 0]
-        return cls(flat, np.concatenate([low, high], axis=1), np.abs(np.add.reduceat(crosses, starts)) / 2)
 
 
 class _Reader:
@@ -285,7 +259,7 @@ class _Reader:
             return
         ends = np.array(out.polygon_ends[first:], dtype=np.int64) // 2
         corners = np.array(out.corners[2 * int(ends[0]) :], dtype=np.float64).reshape(-1, 2)
-        polygons = _Polygons.of(corners, np.diff(ends))
+        polygons = PolygonFigures.of(corners, np.diff(ends))
         self.flat.append(polygons.flat)
 
         kinds, firsts, parts = (
@@ -519,6 +493,11 @@ class CocoInstances(Reader):
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
             reader.notes += class_remarks(found, file)
+            if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
+                reader.notes.append(
+                    f"'{file}': categories {some(stuff)} have 'isthing' 0: objects of them are learned, but instances "
+                    "of stuff are neither predicted nor measured; set it to 1, or take it out"
+                )
             reader.add(content, file, open_folder(images))
             del content  # the objects of the file take many times the memory of the index
         assert reader is not None

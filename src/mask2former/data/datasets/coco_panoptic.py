@@ -21,7 +21,9 @@ from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
+    class_remarks,
     entry_id,
+    flag,
     number,
     read_annotations,
     same_categories,
@@ -127,8 +129,11 @@ class CocoPanoptic(SegmentReader):
             file = _found(source.annotations)
             content = read_annotations(file, _KEYS, _FORM)
             found = categories_in(content, file)
+            if categories is None and task != "semantic":
+                _check_kinds(content["categories"], file)
             if first is None:
                 first = found
+                left_out += class_remarks(found, file)
             else:
                 same_categories(first, found, sources[0].annotations, file)
             classes = categories or first
@@ -166,8 +171,10 @@ class CocoPanoptic(SegmentReader):
             raise RequestError(f"'{file}': 'images' must be a list of objects")
         check_unique((entry.get("id") for entry in listed), "picture", file)
         check_unique((entry.get("image_id") for entry in content["annotations"]), "annotated picture", file)
-        by_id: dict[Hashable, dict[str, Any]] = {entry["id"]: entry for entry in listed if "id" in entry}
-        missing, without_map = [], []
+        by_id: dict[Hashable, dict[str, Any]] = {entry_id(entry.get("id")): entry for entry in listed}
+        missing, without_map, renamed, again = [], [], [], []
+        taken: set[str] = set()
+        maps: set[str] = set()
         for entry in content["annotations"]:
             image_id, name, infos = (
                 entry_id(entry.get("image_id")),
@@ -182,12 +189,22 @@ class CocoPanoptic(SegmentReader):
                 continue
             facts = by_id.get(image_id, {})
             if listed and not facts:
-                fault(f"'{file}': the picture {image_id!r} of '{name}' is not listed in 'images'")
+                fault(f"'{file}': the image {image_id!r} of '{name}' is not listed in 'images'")
                 continue
-            picture = _picture_name(facts.get("file_name"), name, images)
+            declared = facts.get("file_name")
+            picture = _picture_name(declared, name, images)
             if picture is None:
-                missing.append(facts.get("file_name") or PurePosixPath(name).stem)
+                missing.append(declared or PurePosixPath(name).stem)
                 continue
+            if declared not in (None, picture):
+                renamed.append(f"{picture} for {declared!r:.60}")
+            if picture in taken:
+                again.append(f"{picture} (id {image_id})")
+            if name in maps:
+                fault(f"'{file}': '{name}' is the PNG of two annotations; expected one of each image")
+                continue
+            taken.add(picture)
+            maps.add(name)
             if not segments.exists(name):
                 without_map.append(name)
                 continue
@@ -205,8 +222,19 @@ class CocoPanoptic(SegmentReader):
                 "missing_images=skip",
                 len(missing),
             )
-            return []
-        return [f"'{file}': left out pictures that '{images}' lacks: {some(missing)}"] if missing else []
+            missing = []  # said already
+        annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
+        left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
+        return [
+            f"'{file}': {message}: {some(culprits)}"
+            for message, culprits in (
+                (f"left out pictures that '{images}' lacks", missing),
+                ("left out images without an annotation", left_out),
+                ("took images by the names of their PNGs, since those of the file are not there", renamed),
+                ("images are listed again under other ids", again),
+            )
+            if culprits
+        ]
 
     def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> bool:
         """Add the segments of one picture, all or none; returns whether they are right."""
@@ -221,16 +249,22 @@ class CocoPanoptic(SegmentReader):
                 fault(f"'{file}': '{name}' has two segments with the id {identifier}")
                 continue
             seen.add(identifier)
-            label = info.get("category_id")
-            if not isinstance(label, Hashable) or label not in class_of_id:
+            label, crowd = entry_id(info.get("category_id")), flag(info.get("iscrowd"))
+            if label not in class_of_id:
                 fault(
-                    f"'{file}': segment {identifier} of '{name}' has the category {label!r:.40}, which is not listed "
-                    "in 'categories'"
+                    f"'{file}': segment {identifier} of '{name}' has the category {info.get('category_id')!r:.40}, "
+                    "which is not listed in 'categories'"
+                )
+                continue
+            if crowd is None:
+                fault(
+                    f"'{file}': segment {identifier} of '{name}' has {info['iscrowd']!r:.40} as 'iscrowd'; expected 0 "
+                    "(an object) or 1 (a region of many)"
                 )
                 continue
             area = number(info.get("area"))
             known = area if area is not None and 0 < area <= _MAX_AREA else 0  # 0: the file does not say
-            rows.append((identifier, class_of_id[label], bool(info.get("iscrowd", 0)), known))
+            rows.append((identifier, class_of_id[label], crowd, known))
         if len(rows) < len(infos):
             return False
         *columns, ends = self._growing
@@ -315,6 +349,16 @@ class CocoPanoptic(SegmentReader):
         dense = np.array([place_of.get(identifier, 0) for identifier in on_map.tolist()], dtype=np.int32)
         ids = np.repeat(dense[kinds], lengths).reshape(colors.shape)
         return ids, self._classes[span], self._crowds[span]
+
+
+def _check_kinds(categories: list[dict[str, Any]], file: File) -> None:
+    """Refuse a class list that does not say what is a thing; files of instances need not, but these have both."""
+    silent = [entry["name"] for entry in categories if entry.get("isthing", entry.get("is_thing")) is None]
+    if silent:
+        raise RequestError(
+            f"'{file}': categories {some(silent)} have no 'isthing'; expected 1 for things, which are counted, and 0 "
+            "for stuff, such as sky or road: add it to every category (task: semantic does not need it)"
+        )
 
 
 def _picture_name(declared: Any, segments: str, images: Folder) -> str | None:

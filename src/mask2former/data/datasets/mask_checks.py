@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from mask2former.data.datasets.annotation_files import some
 from mask2former.errors import RequestError
 
-__all__ = ["Findings", "MaskFacts", "Remark", "box_of", "check_masks"]
+__all__ = ["Findings", "MaskFacts", "PolygonFigures", "Remark", "box_of", "check_masks"]
 
 _SLACK = 2.0  # pixels; tools round boxes, and count the last pixel or do not
 _SAME_BOX = 0.5  # IoU from which two boxes are about one object; people draw boxes loosely
@@ -85,6 +85,32 @@ class MaskFacts:
     areas: Float64[np.ndarray, " M"]
     wrong_areas: Bool[np.ndarray, " M"]
     sizes_hw: Int64[np.ndarray, "M 2"]
+
+
+class PolygonFigures(NamedTuple):
+    """Figures of some polygons, each computed for all at once."""
+
+    flat: Bool[np.ndarray, " P"]  # no inside: less than three corners, or all on one line
+    extents: Float64[np.ndarray, "P 4"]  # x1, y1, x2, y2
+    areas: Float64[np.ndarray, " P"]
+
+    @classmethod
+    def of(cls, corners: Float64[np.ndarray, "C 2"], counts: Int64[np.ndarray, " P"]) -> PolygonFigures:
+        """Of polygons one after the other, with so many corners each, one at least."""
+        if not len(counts):
+            return cls(np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0))
+        starts = np.cumsum(counts) - counts
+        arms = corners - np.repeat(corners[starts], counts, axis=0)
+        lengths = (arms * arms).sum(axis=1)
+        longest = np.flatnonzero(lengths == np.repeat(np.maximum.reduceat(lengths, starts), counts))
+        ways = np.repeat(arms[longest[np.searchsorted(longest, starts)]], counts, axis=0)
+        aside = arms[:, 0] * ways[:, 1] != arms[:, 1] * ways[:, 0]
+        flat = (counts < 3) | ~np.logical_or.reduceat(aside, starts)
+        low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
+        following = np.arange(1, len(corners) + 1)
+        following[starts + counts - 1] = starts
+        crosses = arms[:, 0] * arms[following, 1] - arms[:, 1] * arms[following, 0]
+        return cls(flat, np.concatenate([low, high], axis=1), np.abs(np.add.reduceat(crosses, starts)) / 2)
 
 
 def box_of(value: Any) -> Sequence[float]:

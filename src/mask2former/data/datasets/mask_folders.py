@@ -15,7 +15,9 @@ from jaxtyping import Int32, UInt8
 
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip, whole_clip
+from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import read_label_map
 from mask2former.errors import RequestError
@@ -60,6 +62,8 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         self.notes: list[str] = []
         self._frames: list[list[tuple[Path, Path]]] = []  # picture and id map
         self._names = _clip_names(Path(masks), clips)
+        if clips is None and (without := sorted(set(_folders(Path(images))) - set(self._names))):
+            self.notes.append(f"left out clips of '{images}' without a folder of id maps: {some(without)}")
         for name in self._names:
             maps, pictures = _files(Path(masks) / name, (".png",)), _files(Path(images) / name, IMAGE_SUFFIXES)
             alone = sorted(maps.keys() - pictures.keys())
@@ -69,7 +73,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
                 raise RequestError(f"'{Path(masks) / name}' has no id maps; expected one PNG per frame")
             if extra := len(pictures) - len(maps):
                 self.notes.append(f"clip '{name}': left out {extra} of {len(pictures)} pictures, which have no id map")
-            self._frames.append([(pictures[stem], maps[stem]) for stem in sorted(maps)])
+            self._frames.append([(pictures[stem], maps[stem]) for stem in sorted(maps, key=by_number)])
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -146,6 +150,18 @@ def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
 def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder by name without suffix."""
     try:
-        return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in suffixes}
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     except OSError as error:
         raise RequestError(f"there is no folder '{folder}' for a clip of this name; check the path") from error
+    files = {path.stem: path for path in paths if not path.name.startswith(".")}
+    alike = [path.name for path in paths if files.get(path.stem, path) != path]
+    if alike:
+        raise RequestError(
+            f"'{folder}' has two files for one frame: '{alike[0]}' and '{files[Path(alike[0]).stem].name}'; keep one"
+        )
+    return files
+
+
+def _folders(parent: Path) -> list[str]:
+    """Names of the folders in a folder; none where it is missing, which is reported when clips are read."""
+    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from jaxtyping import Float64, Int64
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, truths_of_target
 from mask2former.data.archives import File, Folder
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import class_remarks, is_name, some
+from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
@@ -33,6 +35,10 @@ __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
 Location = str | os.PathLike[str]
 _TOLERANCE = 0.02  # tools write corners a little outside the picture
+_ROUNDING = 1e-4  # of a side: no pixel, so that nothing need be said
+_NEARLY_ALL = 0.9  # share of lines from which they tell what the files are
+_FEW = 3  # lines, below which nothing is concluded about all
+_EXPORT = "masks cannot be learned from it: export polygons ('YOLO segmentation')"
 _MOST = 10  # broken lines that are told at once
 
 
@@ -44,6 +50,7 @@ class YoloSet:
     categories: Categories
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_yolo(path: Location) -> YoloSet:
@@ -65,12 +72,20 @@ def read_yolo(path: Location) -> YoloSet:
     validation = content.get("val", content.get("valid"))
     if validation is None:
         raise RequestError(f"'{file}' names no validation pictures; add a line such as 'val: images/val'")
+    if content.get("kpt_shape") is not None:
+        raise RequestError(f"'{file}' has 'kpt_shape' and is of keypoints (pose); {_EXPORT}")
     roots = _roots(file, content.get("path"))
+    categories = _categories(content["names"], file)
+    if (count := content.get("nc", len(categories))) != len(categories):
+        raise RequestError(
+            f"'{file}': 'nc' is {count!r:.40}, but 'names' has {len(categories)}; correct one of the two"
+        )
     return YoloSet(
         file,
-        _categories(content["names"], file),
+        categories,
         _places(content["train"], roots, file),
         _places(validation, roots, file),
+        tuple(class_remarks(categories, file)),
     )
 
 
@@ -78,9 +93,9 @@ def _categories(names: Any, file: Path) -> Categories:
     pairs = (
         list(names.items()) if isinstance(names, dict) else list(enumerate(names)) if isinstance(names, list) else []
     )
-    if not pairs or any(not isinstance(number, int) for number, _ in pairs):
+    if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
         raise RequestError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
-    if wrong := [name for _, name in pairs if isinstance(name, bool) or not isinstance(name, (str, int, float))]:
+    if wrong := [name for _, name in pairs if not is_name(name)]:
         raise RequestError(f"'{file}': {wrong[0]!r} in 'names' is no name; put names such as yes, no and on in quotes")
     entries = [{"id": number, "name": str(name)} for number, name in pairs]
     return Categories.from_dict({"categories": entries})
@@ -159,15 +174,18 @@ class YoloPolygons(Reader):
         missing_masks: Literal["error", "skip"] = "error",
     ) -> None:
         self.categories = dataset.categories
-        self.notes: list[str] = []
+        self.notes: list[str] = list(dataset.notes)
         places = dataset.train if split == "train" else dataset.validation
         pictures = [path for place in places for path in _pictures(place)]
         if not pictures:
             raise RequestError(f"'{places[0]}' has no pictures")
         lines = _Lines(dataset.categories.index_of_id())
-        for path in pictures:
-            lines.add(_label_file(path))
+        files = [_label_file(path) for path in pictures]
+        for path in files:
+            lines.add(path)
+        lines.drop_flat()
         self._tell(lines, missing_masks)
+        self.notes += _strays(pictures, files)
         if len(lines.without_file) == len(pictures):
             raise RequestError(
                 f"none of the {len(pictures)} pictures has a text file, for instance there is no "
@@ -190,6 +208,10 @@ class YoloPolygons(Reader):
             self._ids = [path.relative_to(top).with_suffix("").as_posix() for path in whole]
 
     def _tell(self, lines: _Lines, missing_masks: Literal["error", "skip"]) -> None:
+        if lines.keypoints and len(lines.keypoints) >= _NEARLY_ALL * lines.count:
+            raise RequestError(
+                f"lines hold a box and keypoints x, y, visibility (pose): {some(lines.keypoints)}; {_EXPORT}"
+            )
         if lines.broken:
             more = f"; and {len(lines.broken) - _MOST} more" if len(lines.broken) > _MOST else ""
             fault("; ".join(lines.broken[:_MOST]) + more, len(lines.broken))
@@ -204,10 +226,12 @@ class YoloPolygons(Reader):
         for culprits, what in (
             (boxes, "left out objects with a box only"),
             (lines.flat, "left out objects without any area"),
+            (lines.clipped, "moved corners beyond the image, by 2 % of its side at most, to its rim"),
             (lines.without_file, "took pictures without a text file as empty"),
         ):
             if culprits:
                 self.notes.append(f"{what}: {some(culprits)}")
+        self.notes += lines.remarks()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -249,11 +273,16 @@ class _Lines:
     def __init__(self, class_of_id: dict[int, int]) -> None:
         self.class_of_id = class_of_id
         self.labels, self.starts = array("q"), array("q", [0])  # starts: of the objects of each picture
+        self.places: list[str] = []  # of the objects
         self.corners, self.ends = array("d"), array("q", [0])  # x, y, x, y, ...; ends in corners
         self.broken: list[str] = []
+        self.count = 0  # lines
+        self.keypoints: list[str] = []
         self.boxes: list[str] = []
         self.flat: list[str] = []
         self.without_file: list[str] = []
+        self.clipped: list[str] = []
+        self.like_keypoints = True  # as far as lines were read
 
     def add(self, file: Path) -> None:
         """The objects of one picture."""
@@ -276,6 +305,9 @@ class _Lines:
             values = [float(word) for word in words]
         except ValueError:
             values = [math.nan]
+        self.count += 1
+        if np.isfinite(values).all() and _has_visibility(np.array(values[1:])):
+            self.keypoints.append(place)
         label = self.class_of_id.get(int(values[0]), -1) if values[0] % 1 == 0 else -1
         corners = np.array(values[1:])
         if not np.isfinite(values).all() or not len(corners):
@@ -291,9 +323,84 @@ class _Lines:
             )
         elif len(corners) == 4:
             self.boxes.append(place)
-        elif (np.ptp(corners.reshape(-1, 2), axis=0) == 0).any() or len(corners) < 6:
-            self.flat.append(place)
         else:
+            self.places.append(place)
+            if corners.min() < -_ROUNDING or corners.max() > 1 + _ROUNDING:
+                self.clipped.append(place)
+            self.like_keypoints = self.like_keypoints and _is_box_of(corners[:4], corners[4:].reshape(-1, 2))
             self.labels.append(label)
             self.corners.extend(corners.clip(0, 1).tolist())
             self.ends.append(len(self.corners) // 2)
+
+    def drop_flat(self) -> None:
+        """Leave out objects without any area."""
+        counts = np.diff(np.array(self.ends))
+        corners = np.array(self.corners).reshape(-1, 2)
+        flat = PolygonFigures.of(corners, counts).flat
+        if not flat.any():
+            return
+        self.flat = [self.places[index] for index in np.flatnonzero(flat).tolist()]
+        self.labels = array("q", np.array(self.labels)[~flat].tolist())
+        self.starts = array("q", np.concatenate([[0], np.cumsum(~flat)])[np.array(self.starts)].tolist())
+        self.corners = array("d", corners[np.repeat(~flat, counts)].ravel().tolist())
+        self.ends = array("q", np.concatenate([[0], np.cumsum(counts[~flat])]).tolist())
+
+    def remarks(self) -> list[str]:
+        """What all lines together look like but a polygon of each, which other lines of this kind cannot tell."""
+        counts = np.unique(np.diff(np.array(self.ends)))
+        if len(counts) != 1 or len(self.labels) < _FEW:
+            return []
+        numbers = f"all {len(self.labels)} lines have {2 * int(counts[0])} numbers after the class"
+        if self.like_keypoints:
+            return [
+                f"{numbers}, the first four a box around the others: if these are keypoints (pose) and no polygons, "
+                f"{_EXPORT}"
+            ]
+        if counts[0] == 4:
+            return [
+                f"{numbers} and are read as polygons of four corners; if these are oriented boxes, the masks that are "
+                "learned are boxes, not outlines: export polygons ('YOLO segmentation')"
+            ]
+        return []
+
+
+def _is_box_of(box: Float64[np.ndarray, " 4"], points: Float64[np.ndarray, "P 2"]) -> bool:
+    """Whether points lie in a box of centre and size; keypoints that are not annotated are 0, 0."""
+    inside = np.abs(points - box[:2]) <= box[2:] / 2 + 1e-6
+    return bool((inside.all(axis=1) | ~points.any(axis=1)).all())
+
+
+def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
+    """Whether numbers are a box and keypoints x, y, v with v of 0, 1 and 2; corners of an image are no such lines."""
+    if len(values) < 7 or (len(values) - 4) % 3:
+        return False
+    points = values[4:].reshape(-1, 3)
+    return bool(np.isin(points[:, 2], (0, 1, 2)).all()) and _is_box_of(values[:4], points[points[:, 2] > 0, :2])
+
+
+def _strays(pictures: Sequence[Path], files: Sequence[Path]) -> list[str]:
+    """What the lists of images and text files say that does not fit together.
+
+    Raises:
+        RequestError: several images that have one text file.
+    """
+    images: dict[Path, Path] = {}
+    for picture, file in zip(pictures, files, strict=True):
+        if images.setdefault(file, picture) != picture:
+            raise RequestError(f"'{images[file]}' and '{picture}' have one text file, '{file}'; keep one of them")
+    again = [str(picture) for picture, count in Counter(pictures).items() if count > 1]
+    beside = sorted(
+        str(path)
+        for folder in {file.parent for file in files}
+        if folder.is_dir()
+        for path in folder.glob("*.txt")
+        if path not in images and path.name != "classes.txt"
+    )
+    return [
+        f"{what}: {some(culprits)}"
+        for culprits, what in (
+            (again, "images are listed more than once"),
+            (beside, "left out text files without an image in this split"),
+        )
+        if culprits
+    ]

@@ -6,15 +6,18 @@ ends in one :class:`RequestError` that names the file. Knows no sampling and no 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.archives import File, Folder, find_file, open_folder
@@ -22,11 +25,16 @@ from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
+    class_remarks,
     entry_id,
+    flag,
+    number,
+    polygons_of,
     read_annotations,
     same_categories,
     some,
 )
+from mask2former.data.datasets.mask_checks import MaskFacts, box_of, check_masks
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.images import check_size
 from mask2former.data.video_file import VideoFile
@@ -128,8 +136,39 @@ def _video(entry: Mapping[str, Any], file: File, folder: Folder) -> _Video:
     return _Video(video_id, (entry["height"], entry["width"]), length, files, folder)
 
 
-def _track(entry: Mapping[str, Any], video: _Video, label: int) -> _Track:
-    """The encodings of one annotation.
+class _Masks:
+    """What a file says about the masks of all frames, to be compared, and what is left out."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.figures = array("d")  # x1, y1, x2, y2, pixels, box (4), area, whether that is no number, height, width
+        self.left_out: dict[str, list[str]] = defaultdict(list)
+
+    def add(
+        self, name: str, pixels: int, extent: tuple[int, int, int, int], box: Any, area: Any, size_hw: tuple[int, int]
+    ) -> None:
+        known = number(area)
+        wrong = area is not None and (known is None or math.isnan(known))
+        self.names.append(name)
+        self.figures.extend((*extent, pixels, *box_of(box), math.nan if known is None else known, wrong, *size_hw))
+
+    def areas(self, file: File) -> tuple[Float64[np.ndarray, " M"], list[str]]:
+        """The areas of all masks, those of the file as far as they can be, and sentences.
+
+        Raises:
+            RequestError: nearly no mask lies in its box.
+        """
+        table = np.array(self.figures, dtype=np.float64).reshape(-1, 13)
+        sizes = table[:, 11:].astype(np.int64)
+        polygons = np.zeros(len(table), dtype=bool)  # they are encoded by now
+        facts = MaskFacts(table[:, :4], polygons, table[:, 4], table[:, 5:9], table[:, 9], table[:, 10] > 0, sizes)
+        found = check_masks(facts)
+        notes = [f"'{file}': {what}: annotations {some(names)}" for what, names in self.left_out.items()]
+        return np.where(np.isnan(found.areas), table[:, 4], found.areas), [*notes, *found.notes(self.names, file)]
+
+
+def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, name: str) -> _Track:
+    """The encodings of one annotation; its area is that of the masks that are added to ``masks``, and set later.
 
     Raises:
         RequestError: lists of another length than the video, or something that is no mask.
@@ -141,33 +180,42 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int) -> _Track:
         ):
             raise RequestError(f"'{key}' must be a list with one entry for each of the {video.length} frames")
     assert segmentations is not None
-    pieces, known = [], []
+    crowd = flag(entry.get("iscrowd"))
+    if crowd is None:
+        raise RequestError(f"'iscrowd' is {entry['iscrowd']!r:.40}; expected 0 (an object) or 1 (a region of many)")
+    pieces = []
     for place, segmentation in enumerate(segmentations):
+        where = f"{name} in frame {place}"
+        box = boxes[place] if boxes is not None else None
         # Parity: a frame counts where both the box and the mask are given.
-        if not segmentation or (boxes is not None and not boxes[place]):
+        if not segmentation or (boxes is not None and not box):
+            if segmentation or box:
+                masks.left_out[f"left out {'masks without a box' if segmentation else 'boxes without a mask'}"].append(
+                    where
+                )
             pieces.append(b"")
             continue
         if isinstance(segmentation, list):
-            polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
+            polygons, in_pairs = polygons_of(segmentation)
+            if in_pairs:
+                masks.left_out["read polygons that are lists of pairs [x, y] instead of x, y, x, y, ..."].append(where)
+            corners = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
             mask = np.zeros(video.size_hw, dtype=bool)
-            top, left, patch = mask_ops.polygons_to_patch(polygons, video.size_hw)
+            top, left, patch = mask_ops.polygons_to_patch(corners, video.size_hw)
             mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
             segmentation = mask_ops.encode(mask[None])[0]
         counts, size = mask_ops.compress(segmentation)
         if size != video.size_hw:
             raise RequestError(f"the mask of frame {place} is {size} (height, width), its video {video.size_hw}")
-        pixels = mask_ops.encoded_area({"size": size, "counts": counts})  # broken ones are found before training
+        # Broken ones are found before training.
+        pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
         pieces.append(counts)
-        area = areas[place] if areas is not None else None
-        known.append(float(area or pixels))
-    present = [area for area in known if area > 0]
-    return _Track(
-        label,
-        bool(entry.get("iscrowd", 0)),
-        sum(present) / max(len(present), 1),
-        b"".join(pieces),
-        np.cumsum([0, *map(len, pieces)]),
-    )
+        if not pixels:
+            masks.left_out["masks without a pixel, for which the object counts as not seen"].append(where)
+        masks.add(where, pixels, extent, box, areas[place] if areas is not None else None, size)
+    if not any(pieces):
+        masks.left_out["tracks without any mask"].append(name)
+    return _Track(label, crowd, 0.0, b"".join(pieces), np.cumsum([0, *map(len, pieces)]))
 
 
 class YouTubeVIS(ImageReader, Sequence[Sample]):
@@ -182,6 +230,7 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
 
     Attributes:
         has_truth: whether the files have annotations; those of official test sets have none.
+        notes: sentences about what was left out, or contradicts itself.
 
     Raises:
         RequestError: a file that is missing or broken, or files with different categories.
@@ -210,7 +259,15 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
             if lacking:
                 raise RequestError(f"'{folder}' lacks frames of '{file}': {some(lacking)}; check the folder")
             truths.append(content.get("annotations") is not None)
-            _add_tracks(content.get("annotations") or [], videos, categories.index_of_id(), file)
+            if not truths[-1]:
+                self.notes.append(
+                    f"'{file}' has no 'annotations': nothing can be learned from its clips or measured on them"
+                )
+            self.notes += class_remarks(own, file)
+            self.notes += _add_tracks(content.get("annotations") or [], videos, categories.index_of_id(), file)
+            names = Counter(name for video in videos.values() for name in video.files)
+            if again := [name for name, count in names.items() if count > 1]:
+                self.notes.append(f"'{file}': frames are listed more than once: {some(again)}")
             self._videos += sorted(videos.values(), key=lambda video: (isinstance(video.id, str), video.id))
             del content  # many times the memory of what is kept
         if not keep_empty:
@@ -302,21 +359,35 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
 
 def _add_tracks(
     entries: Sequence[Mapping[str, Any]], videos: Mapping[Any, _Video], class_of_id: Mapping[int, int], file: File
-) -> None:
-    for number, entry in enumerate(entries):
-        name = entry.get("id", f"number {number + 1}")
-        try:
-            video, label = videos.get(entry.get("video_id")), class_of_id.get(entry.get("category_id", -1))
-        except TypeError as error:
-            raise RequestError(f"'{file}': annotation {name} needs a 'video_id' and a 'category_id'") from error
+) -> list[str]:
+    """Add the annotations of a file to its videos; returns what there is to say of them."""
+    check_unique((entry["id"] for entry in entries if "id" in entry), "annotation", file)
+    masks, tracks = _Masks(), []
+    for place, entry in enumerate(entries):
+        name = str(entry.get("id", f"number {place + 1}"))
+        video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
+        if video_id is None or category_id is None:
+            raise RequestError(
+                f"'{file}': annotation {name} needs a 'video_id' and a 'category_id', whole numbers or text; got "
+                f"{entry.get('video_id')!r:.40} and {entry.get('category_id')!r:.40}"
+            )
+        video, label = videos.get(video_id), class_of_id.get(category_id)  # pyright: ignore[reportArgumentType]
         if video is None:
             raise RequestError(f"'{file}': the video of annotation {name} is not listed in 'videos'")
         if label is None:
             raise RequestError(f"'{file}': the category of annotation {name} is not listed in 'categories'")
         try:
-            video.tracks.append(_track(entry, video, label))
+            track = _track(entry, video, label, masks, name)
         except (RequestError, TypeError, ValueError, OverflowError) as error:
             raise RequestError(f"'{file}': annotation {name} is broken: {error}") from error
+        video.tracks.append(track)
+        tracks.append(track)
+    areas, notes = masks.areas(file)
+    ends = np.cumsum([track.annotated.sum() for track in tracks], dtype=np.int64)
+    for track, known in zip(tracks, np.split(areas, ends[:-1]) if tracks else [], strict=True):
+        present = known[known > 0]
+        track.area = sum(present.tolist()) / max(len(present), 1)
+    return notes
 
 
 def _patch(track: _Track, place: int, video: _Video) -> mask_ops.Patch:
