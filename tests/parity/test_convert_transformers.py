@@ -110,8 +110,8 @@ def test_its_preparation_of_images_is_ours_up_to_the_padding(
 def test_its_preparation_with_a_divisor_stretches(tmp_path: Path) -> None:
     """Why folders say 1: with the divisor of the files on its hub, 72x96 becomes 96x96."""
     values = huggingface.preprocessor_of(InferenceConfig(short_edge=72, long_edge=150), 255) | {"size_divisor": 32}
-    processor: Any = transformers.Mask2FormerImageProcessor(**values)
-    stretched = processor(Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"]
+    kind: Any = transformers.Mask2FormerImageProcessor
+    stretched = kind(**values)(Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"]
     assert stretched.shape == (1, 3, 96, 96)
     assert huggingface.preprocessor_of(InferenceConfig(), 255)["size_divisor"] == 1
 

@@ -134,7 +134,10 @@ def segment_files(
             job.document.unlink(missing_ok=True)  # from here on the old results are not complete
             result.save(job.document, image if overlay else None, model=model, settings=settings)
         except RequestError as error:
-            yield Outcome(job, "refused", reason=str(error))
+            reason = str(error)
+            if job.source.name not in reason:
+                reason = f"'{job.source}': {reason}"
+            yield Outcome(job, "refused", reason=reason)
         except torch.OutOfMemoryError:
             yield Outcome(
                 job, "failed", reason=f"'{job.source}' does not fit the memory of {predictor.device}; try --short-edge"

@@ -229,6 +229,17 @@ def test_logits_that_are_not_finite_give_no_result(
         list(predictor.track([image, image]))
 
 
+def test_a_file_is_named_where_its_logits_are_not_finite(
+    tiny_model: Mask2Former, image: np.ndarray, tmp_path: Path
+) -> None:
+    model = deepcopy(tiny_model)
+    with torch.no_grad():
+        model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")
+    Image.fromarray(image).save(tmp_path / "x.png")
+    with pytest.raises(RequestError, match=r"x\.png': the model gives class logits that are not finite"):
+        Predictor(model, device="cpu")(tmp_path / "x.png")
+
+
 def test_windows_give_no_result_either(tiny_model: Mask2Former, image: np.ndarray) -> None:
     model = deepcopy(tiny_model)
     with torch.no_grad():
