@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from conversions import RESNET, SWIN, small_model
 from PIL import Image
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from mask2former import checkpoints
 from mask2former.checkpoints import convert as conversion
-from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.convert import convert, huggingface
 from mask2former.checkpoints.convert.reading import read
 from mask2former.checkpoints.convert.verify import compare_with_transformers
 from mask2former.config import BackboneConfig, InferenceConfig, SwinConfig, TimmConfig
+from mask2former.data.transforms import resize_shortest_edge
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 
@@ -70,19 +72,48 @@ def test_transformers_gives_our_logits(tmp_path: Path, backbone: BackboneConfig,
             assert ours.std() > 0.01
 
 
-def test_its_preparation_of_pictures_is_ours(tmp_path: Path) -> None:
-    model = small_model(inference=TASKS["panoptic"])
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [((480, 640), (72, 96)), ((135, 99), (98, 72)), ((101, 331), (46, 150)), ((96, 96), (72, 72))],
+    ids=str,
+)
+def test_its_preparation_of_images_is_ours_up_to_the_padding(
+    tmp_path: Path, size: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    """Its processor keeps proportions with ``size_divisor`` 1; padded, as docs/convert.md says, its input is ours."""
+    model = small_model(inference=InferenceConfig(tasks=("panoptic",), short_edge=72, long_edge=150))
     checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
     folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
     processor: Any = transformers.AutoImageProcessor.from_pretrained(folder)
-    picture = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
-    theirs = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
-    # Short edge 96: 134 wide, padded to 160. Inside, the colours are normalised as ours are.
-    assert theirs.shape == (1, 3, 96, 160)
-    flat = np.full((96, 134, 3), 200, dtype=np.uint8)
-    got = processor(Image.fromarray(flat), return_tensors="pt")["pixel_values"]
-    expected = model.normalize([torch.from_numpy(flat).permute(2, 0, 1)]).flatten(0, 1)
-    torch.testing.assert_close(got[..., :134], expected[..., :134], rtol=0, atol=1e-5)
+    kind: Any = transformers.Mask2FormerForUniversalSegmentation
+    other = kind.from_pretrained(folder).eval()
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    waves = np.stack([np.sin(rows / 9 + shift) * np.cos(columns / 13) for shift in range(3)], axis=2)
+    image = (127 + 120 * waves).astype(np.uint8)
+
+    values = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    assert values.shape == (1, 3, *resized)
+    height, width = resized
+    values = F.pad(values, (0, -width % 32, 0, -height % 32))
+    ours = resize_shortest_edge(image, 72, 150)
+    expected = model.normalize([torch.from_numpy(ours).permute(2, 0, 1)]).flatten(0, 1)
+    assert values.shape == expected.shape
+    assert float((values - expected).abs().max()) < 0.02  # one step of 255, where the two resizers round otherwise
+    with torch.inference_mode():
+        theirs = other(pixel_values=values)
+        output = model([torch.from_numpy(ours).permute(2, 0, 1)])
+    scale = float(output.mask_logits.abs().max())
+    assert float((theirs.masks_queries_logits - output.mask_logits.squeeze(2)).abs().max()) < 0.01 * scale
+    assert float((theirs.class_queries_logits - output.class_logits).abs().max()) < 0.01
+
+
+def test_its_preparation_with_a_divisor_stretches(tmp_path: Path) -> None:
+    """Why folders say 1: with the divisor of the files on its hub, 72x96 becomes 96x96."""
+    values = huggingface.preprocessor_of(InferenceConfig(short_edge=72, long_edge=150), 255) | {"size_divisor": 32}
+    kind: Any = transformers.Mask2FormerImageProcessor
+    stretched = kind(**values)(Image.new("RGB", (640, 480)), return_tensors="pt")["pixel_values"]
+    assert stretched.shape == (1, 3, 96, 96)
+    assert huggingface.preprocessor_of(InferenceConfig(), 255)["size_divisor"] == 1
 
 
 def reference(backbone: Any, **changes: Any) -> Any:

@@ -43,6 +43,7 @@ _PREDICTOR = "sem_seg_head.predictor."
 _EMPTY_WEIGHT = "criterion.empty_weight"
 _INDEX = "relative_position_index"
 _BOTH = ("weight", "bias")
+_PIXELS = {"pixel_mean": (123.675, 116.280, 103.530), "pixel_std": (58.395, 57.120, 57.375)}
 
 _RESNETS = {  # timm's name: blocks per stage, convolutions per block
     "resnet18": ((2, 2, 2, 2), 2),
@@ -212,17 +213,18 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Undone are: a ``module.`` before every name; the pixel decoder directly below the head, or below itself twice (files
     saved again after a wrong conversion); ``static_query``. The keys decide, not a version number, because that is lost
-    whenever a mapping is copied. Pixel mean and deviation are dropped.
+    whenever a mapping is copied. Pixel mean and deviation are dropped, being those of every model of ours.
 
     Raises:
-        RequestError: two entries end up with one name.
+        RequestError: two entries end up with one name, or pixel mean and deviation are others.
     """
     wrapped = all(name.startswith("module.") for name in state)
     is_old = not any(name.removeprefix("module.").startswith(_PIXEL) for name in state)
     renamed: dict[str, Tensor] = {}
     for stored, value in state.items():
         name = stored.removeprefix("module.") if wrapped else stored
-        if name in ("pixel_mean", "pixel_std"):
+        if name in _PIXELS:
+            _check_pixels(name, value)
             continue
         if name.startswith(_HEAD) and not name.startswith(_PREDICTOR):
             rest = name.removeprefix(_HEAD)
@@ -234,6 +236,17 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise RequestError(f"two entries mean '{name}' (one of them is spelled '{stored}'); expected one")
         renamed[name] = value
     return renamed
+
+
+def _check_pixels(name: str, value: Tensor) -> None:
+    expected = torch.tensor(_PIXELS[name])
+    if value.is_meta or (value.numel() == 3 and bool((value.flatten().float() - expected).abs().max() < 1e-2)):
+        return
+    found = [round(number, 3) for number in value.flatten().tolist()[:6]]
+    raise RequestError(
+        f"'{name}' is {found}, but our models normalise R, G, B with {list(_PIXELS[name])}; a model that was trained "
+        "otherwise, for instance on BGR, cannot be used here"
+    )
 
 
 def from_original(state: Mapping[str, Tensor], config: ModelConfig | None = None) -> dict[str, Tensor]:

@@ -204,7 +204,10 @@ def segment_files(
                 extra=asked.extra(everything, predictor.settings, job.source, sha256),
             )
         except RequestError as error:
-            yield Outcome(job, "refused", reason=str(error))
+            reason = str(error)
+            if job.source.name not in reason:
+                reason = f"'{job.source}': {reason}"
+            yield Outcome(job, "refused", reason=reason)
         except torch.OutOfMemoryError:
             yield Outcome(
                 job, "failed", reason=f"'{job.source}' does not fit the memory of {predictor.device}; try --short-edge"

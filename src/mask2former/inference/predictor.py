@@ -171,7 +171,11 @@ class Predictor:
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
         tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
-        answers = self._segment(read_image(source, value_range=settings.value_range), tasks, settings)  # pyright: ignore[reportArgumentType]
+        image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
+        try:
+            answers = self._segment(image, tasks, settings)
+        except RequestError as error:
+            raise RequestError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
         return answers[task] if isinstance(task, str) else answers if task else answers[tasks[0]]
 
     def stream(

@@ -247,7 +247,7 @@ def test_weights_in_other_files(model: Mask2Former, folder: Path, kind: str) -> 
         ({"pre_norm": True}, "'pre_norm' is True, only False is known here"),
         ({"activation_function": "gelu"}, "'activation_function' is 'gelu'"),
         ({"backbone_config": {"window_size": 4}}, "backbone_config 'window_size' is 4, expected 3"),
-        ({"id2label": {"0": "sky"}}, "'id2label' has 1 entries; expected names of 3 classes"),
+        ({"id2label": {"0": "sky"}}, "'id2label' has 1 entries, and none for class 1, 2; expected names of 3"),
         ({"mask2former": {"config": {"backbone": 3}}}, "mask2former.config: 'backbone"),
         ({"mask2former": {"config": {}, "categories": {"categories": [{"id": 1, "name": "a"}]}}}, "of another model"),
     ],
@@ -265,12 +265,168 @@ def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], mess
         ({"image_mean": [0.5, 0.5, 0.5]}, r"'image_mean' is \[0.5, 0.5, 0.5\]; expected \[0.485"),
         ({"image_std": "none"}, "'image_std' is 'none'"),
         ({"size": {"shortest_edge": -4}}, "'shortest_edge' is -4; expected a number"),
+        ({"size": {"max_height": 600, "max_width": 1000}}, "'size' is .*; expected shortest_edge and longest_edge"),
+        ({"do_normalize": False}, "'do_normalize' is False, but our models normalise images"),
+        ({"do_rescale": False}, r"'image_mean' is \[0.485.* of values that are multiplied by 1; expected"),
+        ({"rescale_factor": 1 / 127.5}, r"'image_mean' is .* multiplied by 0.00784314; expected"),
+        ({"rescale_factor": 0}, "'rescale_factor' is 0; expected a positive number"),
+        ({"ignore_index": -100}, "'ignore_index' is -100; expected a value of label maps"),
     ],
 )
 def test_other_preparation_of_pictures_is_told(folder: Path, changes: dict[str, Any], message: str) -> None:
     rewrite(folder / "preprocessor_config.json", **changes)
     with pytest.raises(RequestError, match=message):
         read(folder)
+
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+@pytest.mark.parametrize(
+    ("changes", "edges", "notes"),
+    [
+        ({}, (96, 160), ()),
+        ({"do_resize": False}, (0, 1333), ()),
+        ({"size": 320, "max_size": 500}, (320, 500), ()),
+        ({"size": {"max_height": 512, "max_width": 512}}, (512, 512), ()),
+        (
+            {"do_rescale": False, "image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]},
+            None,
+            (),
+        ),
+        ({"num_labels": 4}, None, ()),  # with "no object"
+        (
+            {"size": {"height": 384, "width": 384}},
+            (384, 1333),
+            ("images were stretched to 384x384 there; here they keep their proportions and get a short edge of 384",),
+        ),
+        ({"size_divisor": 32}, None, ("images were stretched to multiples of 32 pixels; here they are padded to 32",)),
+        ({"size_divisor": 0}, None, ()),
+        ({"resample": 3}, None, ("images were resized with Pillow's filter 3; here it is bilinear",)),
+        ({"do_reduce_labels": True}, None, ("its label maps counted classes from 1 (do_reduce_labels)",)),
+        ({"num_labels": 150}, None, ("preprocessor_config.json speaks of 150 classes, the weights have 3",)),
+        ({"ignore_index": 1}, None, ("label maps had 1 for no class; here it is 255",)),
+        ({"pad_size": {"height": 640, "width": 640}}, None, ("images were padded to ",)),
+        ({"size": None}, (800, 1333), ("nothing says to what size images were resized: a short edge of 800",)),
+    ],
+    ids=str,
+)
+def test_preparation_of_images_is_carried_over_or_noted(
+    folder: Path, changes: dict[str, Any], edges: tuple[int, int] | None, notes: tuple[str, ...]
+) -> None:
+    rewrite(folder / "config.json", mask2former=None)
+    rewrite(folder / "preprocessor_config.json", **changes)
+    found = read(folder, tasks=("semantic",))
+    inference = whole(found).config.inference
+    assert (inference.short_edge, inference.long_edge) == (edges or (96, 160))
+    assert len(found.notes) == len(notes)
+    assert all(note.startswith(start) for note, start in zip(found.notes, notes, strict=True))
+
+
+def test_the_value_of_pixels_without_a_class_is_carried_over(folder: Path) -> None:
+    rewrite(folder / "config.json", mask2former=None)
+    rewrite(folder / "preprocessor_config.json", ignore_index=65535)
+    assert whole(read(folder, tasks=("semantic",))).categories.ignore_label == 65535
+
+
+def test_folders_without_preprocessor_say_what_is_assumed(folder: Path) -> None:
+    rewrite(folder / "config.json", mask2former=None)
+    (folder / "preprocessor_config.json").unlink()
+    found = read(folder, tasks=("semantic",))
+    assert found.notes == (
+        "nothing says to what size images were resized: a short edge of 800, at most 1333 is assumed",
+    )
+
+
+def test_folders_of_ours_that_were_trained_further_are_noticed(folder: Path) -> None:
+    """transformers hands our entry on, with other classes and sizes beside it."""
+    rewrite(folder / "preprocessor_config.json", size={"shortest_edge": 64, "longest_edge": 160})
+    assert read(folder).notes == (
+        "images got a short edge of 64, at most 160, there; here they get a short edge of 96, at most 160",
+    )
+    rewrite(folder / "config.json", id2label={"0": "sky", "1": "cow", "2": "dog"})
+    with pytest.raises(RequestError, match=r"'id2label' names other classes \(sky, cow, dog, ...\) than 'mask2former'"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"0": "sky", "1": "cat", "3": "dog"}, "has 3 entries, and none for class 2; expected names of 3 classes"),
+        ({"1": "sky", "2": "cat", "3": "dog"}, "has 3 entries, and none for class 0;"),
+    ],
+)
+def test_class_names_with_gaps_are_refused(folder: Path, labels: dict[str, str], message: str) -> None:
+    rewrite(folder / "config.json", mask2former=None, id2label=labels)
+    with pytest.raises(RequestError, match=message):
+        read(folder, tasks=("semantic",))
+
+
+def test_class_names_given_twice_are_noted(folder: Path) -> None:
+    rewrite(folder / "config.json", mask2former=None, id2label={"0": "sky", "1": "cat", "2": "cat"})
+    assert read(folder, tasks=("semantic",)).notes == (
+        "several classes are called 'cat'; evaluate needs names of their own",
+    )
+
+
+CONFIGURATION = """
+model = dict(
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True, pad_size_divisor=32, batch_augments=[dict(type='BatchFixedSizePad', size=(1024, 1024))]),
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='x.pth')))
+train_pipeline = [dict(type='Resize', scale=(64, 64), keep_ratio=False)]
+test_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None), dict(type='Resize', scale=(500, 320), keep_ratio=True)]
+"""
+
+
+def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, tmp_path: Path) -> None:
+    path = tmp_path / "mmdet.pth"
+
+    def found(text: str) -> conversion.Found:
+        torch.save({"meta": {"cfg": text}, "state_dict": renamed(model, MMDET)}, path)
+        return read(path, tasks=("instance",))
+
+    inference = whole(found(CONFIGURATION)).config.inference
+    assert (inference.short_edge, inference.long_edge) == (320, 500)
+    for fault, message in (
+        (CONFIGURATION.replace("123.675", "0"), r"normalises images with mean \[0, 116.28, 103.53\]; expected"),
+        (CONFIGURATION.replace("57.375", "1"), "normalises images with std"),
+        (CONFIGURATION.replace("bgr_to_rgb=True", "bgr_to_rgb=False"), "bgr_to_rgb=False: the model takes BGR"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            found(fault)
+    for text in ("", "no Python (", CONFIGURATION.replace("keep_ratio=True", "keep_ratio=False")):
+        assert found(text).notes == (
+            "nothing says to what size images were resized: a short edge of 800, at most 1333 is assumed",
+        )
+
+
+def test_pixel_means_in_original_files_are_compared(model: Mask2Former, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    state = original.to_original(model)
+    mean = torch.tensor([123.675, 116.280, 103.530]).view(3, 1, 1)
+    torch.save({"model": {**state, "pixel_mean": mean, "pixel_std": torch.tensor([58.395, 57.120, 57.375])}}, path)
+    read(path, tasks=("instance",))
+    torch.save({"model": {**state, "pixel_mean": mean.flip(0)}}, path)
+    with pytest.raises(
+        RequestError, match=r"'pixel_mean' is \[103.53, 116.28, 123.675\], but our models normalise R, G"
+    ):
+        read(path, tasks=("instance",))
+
+
+@pytest.mark.parametrize("target", ["ours", "original", "mmdet"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_converted(
+    model: Mask2Former, tmp_path: Path, target: Target, value: float
+) -> None:
+    state = renamed(model, MMSEG)
+    name = "decode_head.cls_embed.bias"
+    state[name] = torch.where(torch.arange(len(state[name])) == 1, value, state[name])
+    torch.save({"state_dict": state}, tmp_path / "broken.pth")
+    with pytest.raises(RequestError, match=r"1 of \d+ entries have values that are NaN or infinite \(trans"):
+        convert(tmp_path / "broken.pth", tmp_path / FILES[target], target, tasks=("instance",), verify=False)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["broken.pth"]
 
 
 @pytest.mark.parametrize("part", ["../secret.bin", "/etc/passwd", "weights.txt", 3])

@@ -251,3 +251,47 @@ def test_a_place_that_cannot_be_written_is_told(tiny_model: Mask2Former, tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match="cannot write"):
         tiny_model.save_pretrained(tmp_path / "file" / "m.safetensors")
+
+
+# --- values and facts that no file may hold --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_that_are_not_finite_are_refused(
+    tiny_model: Mask2Former, tmp_path: Path, value: float, half: bool
+) -> None:
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(tiny_model, path, dtype=torch.float16 if half else None)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in sorted(state)[:5]:
+        state[name].view(-1)[-1] = value
+    save_file(state, path, metadata)
+    first = ", ".join(sorted(state)[:3])
+    expected = rf"m\.safetensors: 5 of {len(state)} entries have values that are NaN or infinite \({first} and 2 more\)"
+    with pytest.raises(RequestError, match=expected):
+        Mask2Former.from_pretrained(path)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "folder", "m.pkl"])
+def test_weights_that_are_not_finite_are_not_written(tiny_model: Mask2Former, tmp_path: Path, name: str) -> None:
+    with torch.no_grad():
+        tiny_model.get_parameter("transformer_decoder.class_head.bias")[1] = float("nan")
+    with pytest.raises(RequestError, match=r"the model: 1 of \d+ entries have values that are NaN or infinite"):
+        tiny_model.save_pretrained(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"), [("mean", (0.0, 0.0, 0.0)), ("std", (255.0, 255.0, 255.0)), ("size_divisibility", 64)]
+)
+@pytest.mark.parametrize("name", ["m.safetensors", "folder", "m.pth"])
+def test_facts_that_a_file_does_not_carry_are_not_lost_silently(
+    tiny_model: Mask2Former, tmp_path: Path, name: str, fact: str, value: Any
+) -> None:
+    setattr(tiny_model, fact, value)
+    with pytest.raises(RequestError, match=rf"the model has {fact} .*, which a checkpoint does not carry"):
+        tiny_model.save_pretrained(tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -263,3 +263,78 @@ def test_the_accelerator_agrees_with_the_cpu(tiny_model: Mask2Former, image: np.
     here, there = Predictor(deepcopy(tiny_model), "cpu"), Predictor(deepcopy(tiny_model), "cuda")
     assert there.model.device.type == "cuda"
     assert (here(image, "semantic").labels == there(image, "semantic").labels).mean() > 0.99
+
+
+# --- logits that are not finite --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["transformer_decoder.class_head.bias", "pixel_decoder.mask_projection.bias"])
+def test_logits_that_are_not_finite_give_no_result(
+    tiny_model: Mask2Former, image: np.ndarray, name: str, value: float
+) -> None:
+    model = deepcopy(tiny_model)
+    with torch.no_grad():
+        model.get_parameter(name)[0] = value
+    predictor = Predictor(model, device="cpu")
+    kind = "class" if "class" in name else "(class|mask)"
+    expected = rf"the model gives {kind} logits that are not finite \(in float32\); the weights are damaged"
+    for task in TASKS:
+        with pytest.raises(RequestError, match=expected):
+            predictor(image, task)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with pytest.raises(RequestError, match="not finite"):
+        predictor.clip([image, image])
+    with pytest.raises(RequestError, match="not finite"):
+        list(predictor.track([image, image]))
+
+
+def test_a_file_is_named_where_its_logits_are_not_finite(
+    tiny_model: Mask2Former, image: np.ndarray, tmp_path: Path
+) -> None:
+    model = deepcopy(tiny_model)
+    with torch.no_grad():
+        model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")
+    Image.fromarray(image).save(tmp_path / "x.png")
+    with pytest.raises(RequestError, match=r"x\.png': the model gives class logits that are not finite"):
+        Predictor(model, device="cpu")(tmp_path / "x.png")
+
+
+def test_windows_give_no_result_either(tiny_model: Mask2Former, image: np.ndarray) -> None:
+    model = deepcopy(tiny_model)
+    with torch.no_grad():
+        model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")
+    predictor = Predictor(model, device="cpu", settings=InferenceConfig(tasks=("instance",), tile=32, tile_overlap=8))
+    with pytest.raises(RequestError, match="not finite"):
+        predictor(image)
+
+
+def test_what_half_precision_cannot_hold_names_it(tiny_model: Mask2Former, image: np.ndarray) -> None:
+    model = deepcopy(tiny_model)
+    with torch.no_grad():  # fine in float32 and bfloat16, beyond the 65504 of float16
+        model.get_parameter("transformer_decoder.mask_head.2.weight").mul_(1e5)
+    assert Predictor(deepcopy(model), device="cpu", dtype="bfloat16")(image) is not None
+    with pytest.raises(RequestError, match=r"\(in float16\); values went beyond the range of float16: use bfloat16 or"):
+        Predictor(model, device="cpu", dtype="float16")(image)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (np.float32, torch.float32),
+        (np.dtype("float16"), torch.float16),
+        (np.float64, None),
+        (torch.float64, torch.float64),
+        (np.uint8, None),
+        (torch.float8_e4m3fn, None),
+        (torch.int8, None),
+        (float, None),
+        (3, None),
+    ],
+    ids=str,
+)
+def test_types_of_other_libraries(given: Any, chosen: torch.dtype | None) -> None:
+    if chosen is not None:
+        assert choose_dtype(given) is chosen
+        return
+    with pytest.raises(RequestError, match=r"no dtype .*; expected float32, bfloat16, float16"):
+        choose_dtype(given)

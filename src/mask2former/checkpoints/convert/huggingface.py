@@ -6,6 +6,7 @@ Written are the names of the files on its hub, which every version reads; read a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
@@ -17,12 +18,13 @@ from mask2former.structures import Categories
 
 __all__ = [
     "HUGGINGFACE",
+    "Preparation",
     "check_config",
     "config_of",
-    "edges_of",
     "label_names",
     "num_heads_of",
     "own_facts",
+    "preparation_of",
     "preprocessor_of",
 ]
 
@@ -161,6 +163,8 @@ _RESNETS: dict[str, dict[str, Any]] = {
 _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
 _POINTS = 4  # of deformable attention, fixed there
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BILINEAR = 2  # of Pillow's filters
+_LONG_EDGE = 1333  # pixels, theirs and ours where nothing is said
 _OURS = "mask2former"  # of config.json: what it has no other place for
 
 
@@ -244,8 +248,8 @@ def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, 
         "image_processor_type": "Mask2FormerImageProcessor",
         "do_resize": inference.short_edge > 0,
         "size": {"shortest_edge": inference.short_edge or 800, "longest_edge": inference.long_edge},
-        "size_divisor": 32,
-        "resample": 2,
+        "size_divisor": 1,  # any other value stretches images; they are padded, which its processor does not do
+        "resample": _BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -293,8 +297,12 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
         "decoder_layers": decoder.num_layers + 1,
         "dim_feedforward": decoder.feedforward_dim,
         "num_queries": decoder.num_queries,
+        "num_labels": found.num_classes,
     }
-    fixed: dict[str, Any] = {"pre_norm": False, "activation_function": "relu", "enforce_input_projection": False}
+    fixed: dict[str, Any] = {
+        "pre_norm": False, "activation_function": "relu", "enforce_input_projection": False, "common_stride": 4,
+        "feature_strides": [4, 8, 16, 32],
+    }  # fmt: skip
     faults = [f"'{key}' is {config[key]!r:.60}, the weights say {value}" for key, value in expected.items()
               if key in config and config[key] != value]  # fmt: skip
     faults += [f"'{key}' is {config[key]!r:.60}, only {value!r} is known here" for key, value in fixed.items()
@@ -310,9 +318,12 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
             "window_size": backbone.window_size,
             "use_absolute_embeddings": False,
             "hidden_act": "gelu",
+            "layer_norm_eps": 1e-5,
         }
         faults += [f"backbone_config '{key}' is {inner[key]!r:.60}, expected {value}" for key, value in swin.items()
                    if key in inner and inner[key] != value]  # fmt: skip
+    if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("hidden_act", "relu") != "relu":
+        faults.append(f"backbone_config 'hidden_act' is {inner['hidden_act']!r:.60}, expected 'relu'")
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):
         faults.append("backbone_config 'downsample_in_bottleneck' is on: the stride is in the 3x3 convolutions here")
     if faults:
@@ -330,7 +341,12 @@ def label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] 
         return None
     names = [table.get(str(index)) for index in range(num_classes)]
     if len(table) != num_classes or not all(isinstance(name, str) for name in names):
-        raise RequestError(f"config.json: 'id2label' has {len(table)} entries; expected names of {num_classes} classes")
+        lacking = [str(index) for index, name in enumerate(names) if not isinstance(name, str)]
+        without = f", and none for class {', '.join(lacking[:5])}" if lacking else ""
+        raise RequestError(
+            f"config.json: 'id2label' has {len(table)} entries{without}; expected names of {num_classes} classes, "
+            f"numbered 0 to {num_classes - 1}"
+        )
     if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
         return None
     return tuple(str(name) for name in names)
@@ -342,23 +358,98 @@ def own_facts(config: Mapping[str, Any]) -> tuple[Any, Any] | None:
     return (values.get("config"), values.get("categories")) if isinstance(values, dict) else None
 
 
-def edges_of(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Short and long edge in pixels, or None if pictures get a fixed size or nothing is said.
+@dataclass(frozen=True)
+class Preparation:
+    """What ``preprocessor_config.json`` says about images, as far as a model of ours can be asked so.
+
+    Attributes:
+        edges: short and long edge in pixels; None if it does not say them.
+        stretched_to: height and width of all images, which ours do not get: their edges are what comes next to it.
+        ignore_label: of label maps; None if it does not say one.
+        notes: what is done otherwise here, one phrase each.
+    """
+
+    edges: tuple[int, int] | None = None
+    stretched_to: tuple[int, int] | None = None
+    ignore_label: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Preparation:
+    """What ``preprocessor_config.json`` asks for; empty: there is no such file.
 
     Raises:
         RequestError: another normalisation than the one of our models, or sizes that are none.
     """
+    if not preprocessor:
+        return Preparation()
+    _check_normalisation(preprocessor)
+    (edges, stretched_to), notes = _edges(preprocessor), []
+    divisor = preprocessor.get("size_divisor", 32)
+    if preprocessor.get("do_resize") is not False and divisor not in (None, 0, 1):
+        notes.append(f"images were stretched to multiples of {divisor!r:.20} pixels; here they are padded to 32")
+    if preprocessor.get("resample", _BILINEAR) not in (_BILINEAR, "bilinear"):
+        notes.append(
+            f"images were resized with Pillow's filter {preprocessor['resample']!r:.20}; here it is bilinear (2)"
+        )
+    if preprocessor.get("pad_size"):
+        notes.append(f"images were padded to {preprocessor['pad_size']!r:.60}; here to multiples of 32")
+    if preprocessor.get("do_center_crop"):
+        notes.append("images were cropped in their middle (do_center_crop); here they are whole")
+    if preprocessor.get("do_reduce_labels") or preprocessor.get("reduce_labels"):
+        notes.append("its label maps counted classes from 1 (do_reduce_labels); here they count from 0")
+    named = preprocessor.get("num_labels")
+    if isinstance(named, int) and named not in (num_classes, num_classes + 1):  # some count "no object"
+        notes.append(f"preprocessor_config.json speaks of {named} classes, the weights have {num_classes}")
+    label = preprocessor.get("ignore_index")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 1 << 16):
+        raise RequestError(f"preprocessor_config.json: 'ignore_index' is {label!r:.60}; expected a value of label maps")
+    return Preparation(edges, stretched_to, label, tuple(notes))
+
+
+def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
+    """Our models subtract one mean and divide by one deviation; what else comes to the same is fine."""
+    factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1.0
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
+        raise RequestError(f"preprocessor_config.json: 'rescale_factor' is {factor!r:.60}; expected a positive number")
+    if preprocessor.get("do_normalize") is False:
+        raise RequestError(
+            "preprocessor_config.json: 'do_normalize' is False, but our models normalise images with the mean "
+            f"{list(_MEAN)} and deviation {list(_STD)}; one that was trained without cannot be converted"
+        )
     for key, expected in (("image_mean", _MEAN), ("image_std", _STD)):
         values = preprocessor.get(key, expected)
         is_listed = isinstance(values, list | tuple) and len(values) == 3
         if not is_listed or any(
-            not isinstance(value, int | float) or abs(value - wanted) > 1e-4
+            isinstance(value, bool) or not isinstance(value, int | float) or abs(value / (255 * factor) - wanted) > 1e-4
             for value, wanted in zip(values, expected, strict=True)
         ):
-            raise RequestError(f"preprocessor_config.json: '{key}' is {values!r:.60}; expected {list(expected)}")
+            scale = "" if abs(factor - 1 / 255) < 1e-9 else f" of values that are multiplied by {factor:.6g}"
+            raise RequestError(
+                f"preprocessor_config.json: '{key}' is {values!r:.60}{scale}; expected {list(expected)} of values in "
+                "0..1, which our models are normalised with"
+            )
+
+
+def _edges(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Short and long edge in pixels, and the size that images are stretched to, if they are."""
     if preprocessor.get("do_resize") is False:
-        return 0, 1333
+        return (0, _LONG_EDGE), None
     size = preprocessor.get("size")
-    if not isinstance(size, dict) or "shortest_edge" not in size:
-        return None
-    return _number(size, "shortest_edge", 800), _number(size, "longest_edge", 1333)
+    if isinstance(size, int):  # of old files: the short edge, and the long one beside it
+        size = {"shortest_edge": size, "longest_edge": preprocessor.get("max_size") or _LONG_EDGE}
+    if not isinstance(size, dict):
+        return None, None
+    if "shortest_edge" in size:
+        return (_number(size, "shortest_edge", 800), _number(size, "longest_edge", _LONG_EDGE)), None
+    if "height" in size and "width" in size:
+        height, width = _number(size, "height", 1), _number(size, "width", 1)
+        return (min(height, width), _LONG_EDGE), (height, width)
+    if "max_height" in size and "max_width" in size:
+        height, width = _number(size, "max_height", 1), _number(size, "max_width", 1)
+        if height == width:  # the long edge gets this length
+            return (height, height), None
+    raise RequestError(
+        f"preprocessor_config.json: 'size' is {size!r:.80}; expected shortest_edge and longest_edge, or height and "
+        "width"
+    )

@@ -6,12 +6,19 @@ mmdetection calls the head ``panoptic_head``, mmsegmentation ``decode_head``.
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from typing import Any
+
 from torch import Tensor
 
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Change, Layout, Rule, rules
+from mask2former.errors import RequestError
 
-__all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "swin_rules"]
+__all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "edges_of", "swin_rules"]
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # R, G, B
 
 _SWAPPED = [0, 2, 1, 3]  # of the corners of a 2x2 block; its own inverse
 
@@ -153,3 +160,75 @@ MMDET = _layout("mmdet", "mmdet 3.x", "panoptic_head", 3)
 MMDET_2 = _layout("mmdet2", "mmdet 2.x", "panoptic_head", 2)
 MMSEG = _layout("mmseg", "mmsegmentation 1.x", "decode_head", 3)
 MMSEG_2 = _layout("mmseg0", "mmsegmentation with the names of mmdet 2.x", "decode_head", 2)
+
+
+# --- the configuration that training checkpoints carry as text -------------------------------------------------------
+
+
+def edges_of(text: str) -> tuple[int, int] | None:
+    """Short and long edge in pixels of images at test time, from a configuration written as Python; nothing of it runs.
+
+    Returns:
+        None if it says none that keeps proportions, or is no such text.
+
+    Raises:
+        RequestError: images are normalised otherwise than for our models.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for values in _mappings(tree):
+        if values.get("type") in ("DetDataPreprocessor", "SegDataPreProcessor", "Normalize") or "bgr_to_rgb" in values:
+            _check_normalisation(values)
+    pipelines = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and any(isinstance(name, ast.Name) and name.id == "test_pipeline" for name in node.targets)
+    ]
+    scales = [
+        values.get("scale", values.get("img_scale"))
+        for pipeline in pipelines
+        for values in _mappings(pipeline)
+        if values.get("type") in ("Resize", "MultiScaleFlipAug") and values.get("keep_ratio", True) is True
+    ]
+    known = [scale for scale in scales if isinstance(scale, tuple | list) and len(scale) == 2
+             and all(isinstance(side, int) and 0 < side < 1 << 20 for side in scale)]  # fmt: skip
+    return (min(known[0]), max(known[0])) if known else None
+
+
+def _mappings(tree: ast.AST) -> Iterator[dict[str, Any]]:
+    """The constant entries of every ``dict(...)`` and ``{...}``."""
+    for node in ast.walk(tree):
+        pairs: list[tuple[Any, ast.expr]] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+            pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
+        elif isinstance(node, ast.Dict):
+            pairs = [(key.value, value) for key, value in zip(node.keys, node.values, strict=True)
+                     if isinstance(key, ast.Constant)]  # fmt: skip
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            try:
+                values[key] = ast.literal_eval(value)
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                continue
+        if values:
+            yield values
+
+
+def _check_normalisation(values: dict[str, Any]) -> None:
+    for key, expected in (("mean", _MEAN), ("std", _STD)):
+        given = values.get(key, expected)
+        is_listed = isinstance(given, list | tuple) and len(given) == 3
+        if not is_listed or any(
+            not isinstance(value, int | float) or abs(value - wanted) > 1e-2
+            for value, wanted in zip(given, expected, strict=True)
+        ):
+            raise RequestError(
+                f"its configuration normalises images with {key} {given!r:.60}; expected {list(expected)}, which our "
+                "models are normalised with"
+            )
+    for key in ("bgr_to_rgb", "to_rgb"):
+        if values.get(key) is False:
+            raise RequestError(f"its configuration has {key}=False: the model takes BGR, and ours take RGB")

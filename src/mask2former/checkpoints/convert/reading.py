@@ -20,8 +20,8 @@ from mask2former import recipes
 from mask2former.checkpoints import io, original, pickles
 from mask2former.checkpoints.convert import huggingface
 from mask2former.checkpoints.convert.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
-from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
+from mask2former.checkpoints.convert.huggingface import HUGGINGFACE, Preparation
+from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
 from mask2former.checkpoints.convert.rules import Layout, their_name, to_original
 from mask2former.checkpoints.convert.sssegmentation import SSSEG
 from mask2former.checkpoints.io import Checkpoint
@@ -63,6 +63,7 @@ class _Raw:
 
     state: dict[str, Tensor]
     class_names: tuple[str, ...] | None = None
+    text: str | None = None  # configuration as text, as OpenMMLab stores it
     config: dict[str, Any] | None = None  # config.json of a folder
     preprocessor: dict[str, Any] = field(default_factory=dict)
 
@@ -137,9 +138,9 @@ def _read_file(path: Path) -> _Raw | None:
     if io.is_safetensors(head, path.stat().st_size):
         state, metadata = _safetensors(path)
         return None if metadata.get("format", "").startswith("mask2former") else _Raw(state)
-    names: list[tuple[str, ...]] = []
-    state = pickles.read_state(path, lambda payload: _select(payload, names))
-    return _Raw(state, names[0] if names else None)
+    raw = _Raw({})
+    raw.state = pickles.read_state(path, lambda payload: _select(payload, raw))
+    return raw
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -155,15 +156,17 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _select(payload: Any, names: list[tuple[str, ...]]) -> dict[Any, Any]:
-    """The mapping of names to arrays, wherever a code base puts it; class names are left in ``names``."""
+def _select(payload: Any, raw: _Raw) -> dict[Any, Any]:
+    """The mapping of names to arrays, wherever a code base puts it; what lies beside it is left in ``raw``."""
     if isinstance(payload, dict):
         meta = payload.get("meta")
+        if isinstance(meta, dict):
+            raw.text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), None)
         for facts in (meta.get("dataset_meta"), meta) if isinstance(meta, dict) else ():
             found = next((facts[key] for key in ("classes", "CLASSES") if key in facts), None) \
                 if isinstance(facts, dict) else None  # fmt: skip
             if isinstance(found, list | tuple) and found and all(isinstance(name, str) for name in found):
-                names.append(tuple(found))
+                raw.class_names = raw.class_names or tuple(found)
         for key in ("model", "state_dict", "teacher", "blobs"):
             if isinstance(payload.get(key), dict):
                 return payload[key]
@@ -187,7 +190,7 @@ def _read_folder(path: Path) -> _Raw | None:
         if twice := state.keys() & found.keys():
             raise RequestError(f"{part}: '{min(twice)}' is in another file of the folder too")
         state.update(found)
-    return _Raw(state, None, config, _json(preprocessor) if preprocessor.is_file() else {})
+    return _Raw(state, config=config, preprocessor=_json(preprocessor) if preprocessor.is_file() else {})
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -276,16 +279,19 @@ def _whole(
         spelled=spelled,
         layout="the original layout" if layout is None else title,
     )
-    names, edges, notes = raw.class_names, None, []
+    names, notes, preparation = raw.class_names, [], Preparation()
+    if raw.text is not None:
+        preparation = Preparation(edges_of(raw.text))
     if raw.config is not None:
         huggingface.check_config(raw.config, found)
         names = huggingface.label_names(raw.config, found.num_classes)
-        edges = huggingface.edges_of(raw.preprocessor)
+        preparation = huggingface.preparation_of(raw.preprocessor, found.num_classes)
     if names is not None and len(names) != found.num_classes:
         notes.append(f"the file names {len(names)} classes for {found.num_classes} rows of the class head; not used")
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
-    config, categories = _settled(found, bool(counters) or layout is not None, names, edges, own, recipe, tasks)
+    config, categories = _settled(found, bool(counters) or layout is not None, names, preparation, own, recipe, tasks)
+    notes += _notes(config, categories, preparation, names, own is not None and recipe is None, bool(tasks))
     expected = [name for name, ours in original.original_names(config) if ours is not None]
     for name in expected:
         if name.endswith(_COUNTER) and name not in published and layout is not None:
@@ -309,7 +315,7 @@ def _settled(
     found: Architecture,
     norms_are_open: bool,
     names: tuple[str, ...] | None,
-    edges: tuple[int, int] | None,
+    preparation: Preparation,
     own: tuple[Any, Any] | None,
     recipe: str | None,
     tasks: Sequence[Task],
@@ -335,7 +341,9 @@ def _settled(
                 f"{found.model.pixel_decoder.num_heads}; only models with that many can be converted"
             )
         categories = _categories(names, found.num_classes)
-        short_edge, long_edge = edges or (InferenceConfig().short_edge, InferenceConfig().long_edge)
+        if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):
+            categories = replace(categories, ignore_label=preparation.ignore_label)
+        short_edge, long_edge = preparation.edges or (InferenceConfig().short_edge, InferenceConfig().long_edge)
         inference = parse(
             InferenceConfig,
             {
@@ -358,6 +366,50 @@ def _settled(
         f"holds {found} but does not say what it was trained for, and {which}; give "
         f"{'--recipe with one of them, or ' if choices else ''}--task (panoptic, instance or semantic)"
     )
+
+
+def _notes(
+    config: ModelConfig,
+    categories: Categories,
+    preparation: Preparation,
+    names: tuple[str, ...] | None,
+    is_own: bool,
+    from_tasks: bool,
+) -> list[str]:
+    """Where the settings are others than those that the source was used with, or nothing said them.
+
+    Raises:
+        RequestError: a folder that we wrote has other class names now.
+    """
+    notes: list[str] = []
+    ours = f"a short edge of {config.inference.short_edge}, at most {config.inference.long_edge}"
+    if not config.inference.short_edge:
+        ours = "no other size"
+    edges = preparation.edges
+    if from_tasks and edges is None:
+        notes.append(f"nothing says to what size images were resized: {ours} is assumed")
+    elif preparation.stretched_to is not None:
+        size = "x".join(map(str, preparation.stretched_to))
+        notes.append(f"images were stretched to {size} there; here they keep their proportions and get {ours}")
+    elif edges is not None and edges != (config.inference.short_edge, config.inference.long_edge):
+        if edges[0]:
+            notes.append(f"images got a short edge of {edges[0]}, at most {edges[1]}, there; here they get {ours}")
+        elif config.inference.short_edge:
+            notes.append(f"images were not resized there; here they get {ours}")
+    if from_tasks:
+        notes += preparation.notes
+    if names is not None and is_own and names != categories.names:
+        raise RequestError(
+            f"config.json: 'id2label' names other classes ({', '.join(names[:3])}, ...) than 'mask2former' "
+            f"({', '.join(categories.names[:3])}, ...), so the model was trained further; take 'mask2former' out of "
+            "config.json and give --task"
+        )
+    if preparation.ignore_label not in (None, categories.ignore_label):
+        notes.append(f"label maps had {preparation.ignore_label} for no class; here it is {categories.ignore_label}")
+    twice = sorted({name for name in categories.names if categories.names.count(name) > 1})
+    if twice:
+        notes.append(f"several classes are called '{twice[0]}'; evaluate needs names of their own")
+    return notes
 
 
 def _fits(slug: str, found: Architecture, norms_are_open: bool) -> bool:
