@@ -123,7 +123,9 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
         predictor.known.clear()
         for way in ways:
             if way == "one window":
-                result = predictor.clip(images, short_edge=0, max_instances=MOST)
+                result = predictor.clip(
+                    images, short_edge=0, max_instances=MOST, things_first=False, instance_threshold=0
+                )
                 certain = result.above(0.5)
                 numbers = np.arange(len(certain))
                 rows = [(numbers, certain.masks[:, place]) for place in range(NUM_FRAMES)]

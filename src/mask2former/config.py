@@ -668,7 +668,7 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
             elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
-                lines.append(f"{key}{': ' if key else ''}{fault.get('ctx', {}).get('error', fault['msg'])}")
+                lines.append(f"{key}{': ' if key else ''}{fault['msg'].removeprefix('Value error, ')}")
             else:
                 lines.append(f"'{key}': {fault['msg']:.300} (got {fault['input']!r:.80})")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error

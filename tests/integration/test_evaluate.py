@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import math
@@ -90,6 +91,27 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     assert (seen, report.num_images) == ([1, 2, 3], 3)
     assert set(report.per_class) == set(TASKS)
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_metrics_count_all_candidates_and_observers_see_what_a_user_gets(predictor: Predictor) -> None:
+    samples = Scenes((64, 80), seed=5, length=2)
+
+    def measured(threshold: float) -> tuple[dict[str, float], list[float]]:
+        shown: list[float] = []
+        asked = copy.copy(predictor)
+        asked.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
+        report = evaluate_predictor(
+            asked,
+            sample_cases(samples, TASKS, predictor.categories, _identity()),
+            TASKS,
+            observe=lambda case, answers: shown.extend(answers["instance"].scores.tolist()),  # pyright: ignore
+        )
+        return report.metrics, shown
+
+    (metrics, everything), (same, shown) = measured(0.0), measured(0.06)
+    assert same == pytest.approx(metrics, nan_ok=True)
+    assert shown == [score for score in everything if score >= 0.06]
+    assert 0 < len(shown) < len(everything)
 
 
 def test_parts_of_an_evaluation_add_up(predictor: Predictor) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,22 @@ def test_no_instance_remains_when_only_stuff_is_chosen() -> None:
     result = postprocessing.instance(output, 0, (16, 32), (10, 20), CATEGORIES, things_only=True, max_instances=1)
     assert result.masks.shape == (0, 10, 20)
     assert result.boxes.shape == (0, 4)
+
+
+def test_things_can_be_chosen_before_stuff_takes_their_places() -> None:
+    masks = _blocks((0, 4), (4, 6), (6, 8))
+    class_logits = torch.log(torch.tensor([[0.1, 0.1, 0.7, 0.1], [0.5, 0.2, 0.2, 0.1], [0.1, 0.35, 0.45, 0.1]]))
+    output = MaskOutput(class_logits[None], masks[None, :, None], torch.zeros(1, 3, 1))
+    for kind in (postprocessing.instance, postprocessing.video_instance):
+
+        def labels(most: int, kind: Any = kind, **chosen: bool) -> list[int]:
+            return kind(output, 0, (16, 32), (16, 32), CATEGORIES, max_instances=most, **chosen).labels.tolist()
+
+        assert labels(2, things_only=True) == [0]  # as published: the best two are stuff and a thing
+        assert labels(1, things_only=True, things_first=True) == [0]
+        assert labels(2, things_only=True, things_first=True) == [0, 1]
+        assert len(labels(99, things_only=True, things_first=True)) == 6
+        assert labels(2, things_only=False, things_first=True) == labels(2, things_only=False)
 
 
 def test_an_empty_mask_has_score_and_box_zero() -> None:
