@@ -151,7 +151,7 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
             "first_seed": FIRST_SEED,
             "objects": num_objects,
             "ways": {way: score.to_dict() for way, score in scores.items()},
-            "video_panoptic": {name: round(value, 2) for name, value in panoptic.compute().items()},
+            "video_panoptic": {name: round(value, 2) for name, value in panoptic.compute().items() if "VPQ" in name},
         }
         print(json.dumps(report), flush=True)
         if out is not None:
