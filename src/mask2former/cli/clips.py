@@ -154,7 +154,10 @@ def evaluate_on_clips(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, clips.notes)
+    remarks = list(clips.notes)
+    if report.num_images < len(clips):
+        remarks.append(f"only the first {report.num_images} of {len(clips)} clips are measured (--limit)")
+    print_scores(console, report, remarks)
     seconds = report.seconds / max(report.num_images, 1)
     line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
     if "instance/AP" in report.metrics:

@@ -175,7 +175,10 @@ def evaluate_on_pictures(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(console, report, [*samples.notes, *_beyond_limit(samples, source.limit, metrics)])
+    remarks = [*samples.notes, *_beyond_limit(samples, source.limit, metrics)]
+    if report.num_images < len(samples):
+        remarks.append(f"only the first {report.num_images} of {len(samples)} images are measured (--limit)")
+    print_scores(console, report, remarks)
     measures = metrics.model_dump(mode="json", include={"max_detections", *options})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
     if by is not None:
