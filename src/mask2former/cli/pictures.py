@@ -15,7 +15,7 @@ from mask2former.cli.views import augmented
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
-    from mask2former.config import EvaluationConfig, Task
+    from mask2former.config import Task
     from mask2former.data.annotated import AnnotatedSet
     from mask2former.inference.evaluate import EvaluationReport
     from mask2former.inference.highlights import Highlights
@@ -175,7 +175,7 @@ def evaluate_on_pictures(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    remarks = [*samples.notes, *_beyond_limit(samples, source.limit, metrics)]
+    remarks = list(samples.notes)
     if report.num_images < len(samples):
         remarks.append(f"only the first {report.num_images} of {len(samples)} images are measured (--limit)")
     print_scores(console, report, remarks)
@@ -208,17 +208,6 @@ def _check_about_instances(chosen: Sequence[str], options: Mapping[str, object])
     for option, value in options.items():
         if value is not None:
             raise RequestError(f"{option} is about instances; add --tasks instance (got {', '.join(chosen)})")
-
-
-def _beyond_limit(samples: AnnotatedSet, limit: int | None, metrics: EvaluationConfig) -> list[str]:
-    """A remark if a picture has more objects than count."""
-    counts = samples.num_objects if samples.tasks == ("instance",) else None
-    if counts is None or (most := int(counts[:limit].max())) <= metrics.max_detections:
-        return []
-    return [
-        f"there are up to {most} objects in one picture, but only {metrics.max_detections} per picture "
-        f"and class count; give --max-detections {most} for all"
-    ]
 
 
 def _write(

@@ -77,7 +77,7 @@ def evaluate_clips(
         progress(done)
     measured = clips.has_truth
     found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
-    return EvaluationReport(found, rows, done, time.perf_counter() - start)
+    return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators)
 
 
 def _truth(
