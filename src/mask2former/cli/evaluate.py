@@ -136,10 +136,13 @@ def evaluate(
         if data != "scene-clips":
             about_scenes = {"--seed": seed is not None, "--size": size is not None}
             _refuse(about_scenes, f"scenes, not about {data or annotations}")
+        source = {"data": data or str(annotations), "split": split, "images": None if images is None else str(images)}
+        if segments is not None:
+            source["segments"] = str(segments)
         evaluate_on_clips(
             model,
             clips,
-            {"data": data or str(annotations), "split": split, "images": None if images is None else str(images)},
+            source,
             tasks=asked,
             limit=limit,
             max_detections=max_detections,
