@@ -1,6 +1,6 @@
 """How well objects are followed: clips of moving scenes that no model has seen, several ways to link their frames.
 
-    python benchmarks/tracking.py --clips 40 --out benchmarks/results/tracking.json
+    python benchmarks/tracking.py --clips 30 --out benchmarks/results/tracking.json
     python benchmarks/tracking.py --memory --out benchmarks/results/tracking_memory.json
 
 The clips are 120 frames of 128 x 128 pixels in which things cross, leave and return. Every way sees the same frames
@@ -193,7 +193,7 @@ def main() -> None:
     """Read the request and answer it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="scenes-tiny")
-    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--clips", type=int, default=30)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead")
     parser.add_argument("--window", type=int, default=8, help="frames, for the measurement of memory")
