@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mask2former.data.label_maps import colors_of_ids
+from mask2former.data.scenes import SceneClips
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories
 
@@ -276,3 +278,32 @@ def pack(root: Path, name: str) -> None:
         while parent != root and not any(parent.iterdir()):
             parent.rmdir()
             parent = parent.parent
+
+
+def write_vipseg(root: Path, clips: SceneClips) -> dict[str, Any]:
+    """Clips as files in VIPSeg's format: ``clips.json``, ``images/CLIP/X.png`` and ``maps/CLIP/X.png``; the JSON."""
+    content: dict[str, Any] = {"videos": [], "annotations": [], "categories": clips.categories.to_dict()["categories"]}
+    for index in range(len(clips)):
+        name, images, annotations = f"clip{index}", [], []
+        for folder in ("images", "maps"):
+            (root / folder / name).mkdir(parents=True)
+        height, width = clips.clip_size(index)
+        for place, (image, truth) in enumerate(zip(clips.images(index), clips.panoptic_truths(index), strict=True)):
+            file = f"{place:04}.png"
+            Image.fromarray(image).save(root / "images" / name / file)
+            Image.fromarray(colors_of_ids(truth.ids)).save(root / "maps" / name / file)
+            images.append({"id": str(place), "file_name": file, "height": height, "width": width})
+            infos = [
+                {
+                    "id": number,
+                    "category_id": clips.categories[label].id,
+                    "iscrowd": 0,
+                    "area": int((truth.ids == number).sum()),
+                }
+                for number, label, _ in truth.segments
+            ]
+            annotations.append({"image_id": str(place), "file_name": file, "segments_info": infos})
+        content["videos"].append({"video_id": name, "images": images})
+        content["annotations"].append({"video_id": name, "annotations": annotations})
+    (root / "clips.json").write_text(json.dumps(content))
+    return content

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from layouts import write_vipseg
 from PIL import Image
 from runs import run_values, table
 
@@ -169,7 +170,16 @@ def test_evaluate_measures_clips_of_every_kind(
     ("options", "message"),
     [
         (["--data", "scene-clips", "--boundary"], "--boundary is about pictures"),
-        (["--data", "scene-clips", "--task", "panoptic"], "clips are measured by the task instance, not by panoptic"),
+        (
+            ["--data", "scene-clips", "--task", "semantic"],
+            "clips are measured by the task instance or panoptic, not by semantic",
+        ),
+        (["--data", "scene-clips", "--tasks", "instance,panoptic"], "clips are measured by one task at a time"),
+        (
+            ["--data", "scene-clips", "--task", "panoptic", "--max-detections", "5"],
+            "--max-detections is about the task instance, not about panoptic",
+        ),
+        (["--data", "scene-clips", "--segments", "x"], "--segments is the folder of PNGs of an annotation file"),
         (["--data", "youtube-vis:2020"], "expected youtube-vis:2019 or youtube-vis:2021"),
     ],
 )
@@ -178,6 +188,31 @@ def test_wrong_requests_about_clips(
 ) -> None:
     assert main(["evaluate", str(tiny_file), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_evaluate_measures_panoptic_clips(tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drawn ones, and those of files in VIPSeg's format."""
+    found = []
+    drawn = ["--data", "scene-clips", "--task", "panoptic", "--size", "64", "--seed", "7"]
+    write_vipseg(tmp_path, SceneClips(64, num_frames=5, seed=7, length=2))
+    files = ["--annotations", str(tmp_path / "clips.json"), "--images", str(tmp_path / "images")]
+    read = [*files, "--segments", str(tmp_path / "maps")]
+    for source in (drawn, read):
+        metrics = tmp_path / "metrics.json"
+        assert main(["evaluate", "scenes-tiny", *source, "--limit", "1", "--json", str(metrics)]) == 0
+        out = capsys.readouterr().out
+        assert "1 clip done" in out
+        assert ": VPQ " in out
+        assert "identity switches" in out
+        assert ("note: only the first 1 of 2 clips are measured (--limit)" in out) == (source is read)
+        found.append(json.loads(metrics.read_text()))
+    assert found[0]["tasks"] == ["panoptic"]
+    assert found[0]["per_class"].keys() == {"panoptic"}
+    assert 20 < found[0]["metrics"]["panoptic/VPQ"] <= 100
+    assert found[0]["metrics"].keys() >= {"panoptic/VPQ4", "panoptic/id_switches", "panoptic/found"}
+    assert found[1]["metrics"].keys() == found[0]["metrics"].keys()
+    assert main(["evaluate", str(tiny_file), *files]) == 2
+    assert "lists segments of videos; give the folder of their PNGs as --segments DIR" in capsys.readouterr().err
 
 
 def test_clips_without_annotations_can_only_be_answered(

@@ -125,9 +125,16 @@ def overwrite_the_middle(path: Path) -> None:
     path.write_bytes(content)
 
 
-def add_sound(path: Path) -> None:
+def add_sound(path: Path, *, with_cover: bool = False) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000)
+        if with_cover:
+            cover: Any = container.add_stream("mjpeg", rate=1)
+            if not hasattr(cover, "disposition"):
+                pytest.skip("this version of PyAV knows no covers")
+            cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "yuvj420p", 1024
+            image = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(cover.encode(image) + cover.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 8000, 0
         container.mux(stream.encode(frame))
@@ -185,6 +192,10 @@ def test_what_is_usual_is_read_without_a_word(case: str, tmp_path: Path) -> None
 
 
 REFUSED = {
+    "a cover": (
+        lambda path: add_sound(path, with_cover=True),
+        r"no video stream \(it has: audio, cover image\); expected a video",
+    ),
     "sound": (add_sound, r"has no video stream \(it has: audio\); expected a video"),
     "truncated": (cut_short, "cannot be opened: Invalid data"),
     "empty file": (lambda path: path.write_bytes(b""), "cannot be opened"),

@@ -12,7 +12,8 @@ from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
     from mask2former.config import EvaluationConfig
-    from mask2former.data.clips import ClipSet
+    from mask2former.data.clips import ClipSet, PanopticClips
+    from mask2former.inference.track import TrackingTask
 
 __all__ = ["clips_by_name", "evaluate_on_clips"]
 
@@ -28,11 +29,13 @@ def clips_by_name(
     seed: int | None,
     size: int | None,
     limit: int | None,
-) -> ClipSet | None:
+    segments: Path | None = None,
+) -> ClipSet | PanopticClips | None:
     """The clips that the options of ``evaluate`` name, or None where they name pictures.
 
     Clips are ``scene-clips``, ``youtube-vis:2019`` and ``:2021``, a run file about clips, an annotation file with
-    ``videos``, and a folder of id maps in place of one.
+    ``videos``, and a folder of id maps in place of one. With ``segments``, a folder of PNGs, the annotation file is one
+    of video panoptic ground truth.
 
     Raises:
         RequestError: files that are missing or broken, or a year that there is none of.
@@ -40,10 +43,17 @@ def clips_by_name(
     from mask2former.config import ClipSampling, DataConfig, RunConfig, parse
     from mask2former.data.build import build_clips
     from mask2former.data.datasets.mask_folders import MaskFolders
+    from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
     from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
     from mask2former.data.scenes import SceneClips
 
     if annotations is not None and images is not None:
+        if segments is not None:
+            return VideoPanoptic(annotations, segments, images)
+        if is_video_panoptic(annotations):
+            raise RequestError(
+                f"'{annotations}' lists segments of videos; give the folder of their PNGs as --segments DIR"
+            )
         if annotations.is_dir():
             return MaskFolders(images, annotations)
         return YouTubeVIS([(annotations, images)]) if is_youtube_vis(annotations) else None
@@ -68,7 +78,7 @@ def clips_by_name(
 
 def evaluate_on_clips(
     model: str,
-    clips: ClipSet,
+    clips: ClipSet | PanopticClips,
     source: dict[str, Any],
     *,
     tasks: list[str],
@@ -80,11 +90,15 @@ def evaluate_on_clips(
     device: str,
     dtype: str | None,
 ) -> None:
-    """Average precision of tracks, in percent; without annotations only the file of results is written.
+    """Average precision of tracks, or video panoptic quality, in percent, by the task.
+
+    Without annotations only the file of results is written. The task is ``instance`` unless ``panoptic`` is asked for,
+    or the clips have no other truth.
 
     Raises:
-        RequestError: another task than instance, or nothing to do.
+        RequestError: a task that the clips have no truth for, several, or nothing to do.
     """
+    from mask2former.data.clips import ClipSet, PanopticClips
     from mask2former.data.datasets.reader import ImageReader
     from mask2former.inference import files
     from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
@@ -92,8 +106,23 @@ def evaluate_on_clips(
     from mask2former.inference.result_files import result_writer
     from mask2former.notes import collect_notes, sentences
 
-    if others := sorted(set(tasks) - {"instance"}):
-        raise RequestError(f"clips are measured by the task instance, not by {others[0]}")
+    known = {"instance": isinstance(clips, ClipSet), "panoptic": isinstance(clips, PanopticClips)}
+    chosen = sorted(set(tasks)) or [next(task for task, is_known in known.items() if is_known)]
+    for name in chosen:
+        if not known.get(name):
+            raise RequestError(
+                f"these clips are measured by the task {' or '.join(task for task in known if known[task])}, not by "
+                f"{name}"
+            )
+    if len(chosen) > 1:
+        raise RequestError("clips are measured by one task at a time, since tracks are made differently; got two")
+    task: TrackingTask = "panoptic" if chosen == ["panoptic"] else "instance"
+    if task == "panoptic":
+        limits = metrics.area_limits
+        about_tracks = {"--max-detections": max_detections, "--area-limits": limits, "--results": results}
+        for option, value in about_tracks.items():
+            if value is not None:
+                raise RequestError(f"{option} is about the task instance, not about panoptic")
     if not clips.has_truth and results is None:
         raise RequestError("these clips have no annotations to measure with; --results FILE.json writes the results")
     console = make_console()
@@ -117,26 +146,31 @@ def evaluate_on_clips(
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
             writer = result_writer("instance", results, predictor.categories, category_ids=ids, style="youtube-vis")
             stack.enter_context(writer)
-        cases = ClipCases(clips, class_map, limit)
+        cases = ClipCases(clips, class_map, limit, task=task)
         progress.update(bar, description="evaluating", total=len(cases), completed=0)
         report = evaluate_predictor(
             predictor,
             cases,
-            ["instance"],
+            [task],
             metrics,
             style=cases.style,
             results=writer,
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
+    if report.num_images < len(clips):
+        notes.append(f"only the first {report.num_images} of {len(clips)} clips are measured (--limit)")
     print_scores(console, report, [*clips.notes, *notes, *sentences(found)])
     seconds = report.seconds / max(report.num_images, 1)
     line = f"{count(report.num_images, 'clip')} done ({model}), {seconds:.1f} s each"
     if "instance/AP" in report.metrics:
         line += f": AP {report.metrics['instance/AP']:.2f}"
+    if "panoptic/VPQ" in report.metrics:
+        switches = report.metrics["panoptic/id_switches"]
+        line += f": VPQ {report.metrics['panoptic/VPQ']:.2f}, identity switches {switches:.0f}"
     if json is not None:
         options = metrics.model_dump(mode="json", include={"max_detections", "area_limits"})
-        request = {"model": model, **source, "tasks": ["instance"], "settings": options}
+        request = {"model": model, **source, "tasks": [task], "settings": options if task == "instance" else {}}
         request |= {} if dtype is None else {"dtype": dtype}
         files.write_json(json, {**request, **report.to_dict()})
         line += f"; metrics: {json}"

@@ -45,6 +45,13 @@ def evaluate(
         typer.Option(metavar="FILE.json", help="Your data: objects in COCO's format, or tracks in YouTube-VIS format."),
     ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of its pictures.")] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Clips with panoptic ground truth (VIPSeg's format): the folder of the PNGs of its frames.",
+        ),
+    ] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Option("--tasks", "--task", "-t", help="Can be repeated; default: all it was trained for."),
@@ -110,11 +117,14 @@ def evaluate(
     """Measure a model: panoptic quality, average precision and mean IoU, in percent.
 
     Clips (--data scene-clips or youtube-vis:2019, --annotations in YouTube-VIS format or a folder of id maps) are
-    measured by the average precision of tracks. With --data RUN.yaml the metrics have the options of its evaluation.
+    measured by the average precision of tracks. With panoptic ground truth (--data scene-clips --task panoptic, or
+    --annotations, --images and --segments in VIPSeg's format) they are measured by video panoptic quality and identity
+    switches. With --data RUN.yaml the metrics have the options of its evaluation.
     """
     page = None if report_folder is None else report_folder / "index.html"
-    _check_outputs(json, results, page, [entry for entry in (model, data, annotations, images) if entry is not None])
-    _check_data(data, data_root, annotations, images)
+    given = [entry for entry in (model, data, annotations, images, segments) if entry is not None]
+    _check_outputs(json, results, page, given)
+    _check_data(data, data_root, annotations, images, segments)
     if by is not None and annotations is None:
         raise RequestError("--by names a key of the images in a file; give --annotations FILE.json with it")
     options = {
@@ -126,7 +136,7 @@ def evaluate(
     }
     metrics = metric_options(data, options)
     asked = [name for entry in tasks or () for name in entry.split(",")]
-    clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit)
+    clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit, segments)
     if clips is not None:
         about_pictures = {
             "--boundary": boundary,
@@ -139,10 +149,13 @@ def evaluate(
         if data != "scene-clips":
             about_scenes = {"--seed": seed is not None, "--size": size is not None}
             _refuse(about_scenes, f"scenes, not about {data or annotations}")
+        source = {"data": data or str(annotations), "split": split, "images": None if images is None else str(images)}
+        if segments is not None:
+            source["segments"] = str(segments)
         evaluate_on_clips(
             model,
             clips,
-            {"data": data or str(annotations), "split": split, "images": None if images is None else str(images)},
+            source,
             tasks=asked,
             limit=limit,
             metrics=metrics,
@@ -185,10 +198,16 @@ def _check_outputs(json: Path | None, results: Path | None, page: Path | None, i
         raise RequestError(f"--json and --results would both write '{json}'; name two files")
 
 
-def _check_data(data: str | None, data_root: Path | None, annotations: Path | None, images: Path | None) -> None:
+def _check_data(
+    data: str | None, data_root: Path | None, annotations: Path | None, images: Path | None, segments: Path | None
+) -> None:
     """Refuse two names for the data, and half of one."""
     if (annotations is None) != (images is None):
         raise RequestError("--annotations FILE.json and --images DIR belong together; give both, or neither for scenes")
+    if segments is not None and annotations is None:
+        raise RequestError(
+            "--segments is the folder of PNGs of an annotation file; give --annotations FILE.json with it"
+        )
     if annotations is not None:
         for option, value in (("--data", data), ("--data-root", data_root)):
             if value is not None:

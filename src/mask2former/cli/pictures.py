@@ -182,9 +182,9 @@ def evaluate_on_pictures(
             progress=lambda done: progress.update(bar, completed=done),
             **settings,
         )
-    print_scores(
-        console, report, [*samples.notes, *notes, *sentences(found), *_beyond_limit(samples, source.limit, metrics)]
-    )
+    if report.num_images < len(samples):
+        notes.append(f"only the first {report.num_images} of {len(samples)} images are measured (--limit)")
+    print_scores(console, report, [*samples.notes, *notes, *sentences(found)])
     measures = metrics.model_dump(mode="json", exclude={"every", "patience", "num_pictures", "tasks", "monitor"})
     request = {"model": model, **pictures.source, "tasks": list(chosen), "settings": measures}
     if by is not None:
@@ -214,17 +214,6 @@ def _check_about_instances(chosen: Sequence[str], options: Mapping[str, object])
     for option, value in options.items():
         if value is not None:
             raise RequestError(f"{option} is about instances; add --tasks instance (got {', '.join(chosen)})")
-
-
-def _beyond_limit(samples: AnnotatedSet, limit: int | None, metrics: EvaluationConfig) -> list[str]:
-    """A remark if a picture has more objects than count."""
-    counts = samples.num_objects if samples.tasks == ("instance",) else None
-    if counts is None or (most := int(counts[:limit].max())) <= metrics.max_detections:
-        return []
-    return [
-        f"there are up to {most} objects in one picture, but only {metrics.max_detections} per picture "
-        f"and class count; give --max-detections {most} for all"
-    ]
 
 
 def _write(

@@ -24,7 +24,7 @@ _GROUP_METRICS = {
 
 def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[str]) -> None:
     """Remarks, a table of classes for each task, and a line for each metric."""
-    for remark in remarks:
+    for remark in [*remarks, *_beyond_limit(report)]:
         print(f"note: {remark}")
     for task, rows in report.per_class.items():
         console.print(class_table(task, rows))
@@ -38,6 +38,18 @@ def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[s
         )
     if report.groups:
         console.print(_group_table(report))
+
+
+def _beyond_limit(report: EvaluationReport) -> list[str]:
+    """A remark if an image or a clip has more objects than count."""
+    evaluator = report.evaluators.get("instance")
+    most, limit = getattr(evaluator, "most_true", 0), getattr(evaluator, "max_detections", 0)
+    if most <= limit:
+        return []
+    return [
+        f"there are up to {most} objects in one image or clip, but only {limit} per image and class count; give "
+        f"--max-detections {most} for all"
+    ]
 
 
 def _group_table(report: EvaluationReport) -> Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from mask2former.data.sampling import Draw
 from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import ClipTruth
+from mask2former.structures.truths import ClipTruth, PanopticTruth
 
-__all__ = ["AnnotatedClip", "ClipSet", "ClipTrainingSet", "assemble_clip", "draw_frames", "whole_clip"]
+__all__ = ["AnnotatedClip", "ClipSet", "ClipTrainingSet", "PanopticClips", "assemble_clip", "draw_frames", "whole_clip"]
 
 LabelsFrom = Literal["last-frame", "any-frame"]
 
@@ -39,6 +39,7 @@ class AnnotatedClip:
     annotated: Bool[np.ndarray, "N T"]
 
 
+@runtime_checkable
 class ClipSet(Protocol):
     """What every data set of clips offers, whatever its files.
 
@@ -96,6 +97,34 @@ class ClipSet(Protocol):
 
     def truth(self, index: int) -> ClipTruth:
         """What is true about all frames, at their own size, crowds included.
+
+        Raises:
+            RequestError: a file that is missing or broken.
+        """
+        ...
+
+
+@runtime_checkable
+class PanopticClips(Protocol):
+    """What a data set of clips with panoptic ground truth offers for an evaluation; see :class:`ClipSet`."""
+
+    @property
+    def categories(self) -> Categories: ...
+
+    @property
+    def has_truth(self) -> bool: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def clip_id(self, index: int) -> int | str: ...
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]: ...
+
+    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
+        """What is true about every frame, at its own size, with ids that stay the same over time.
 
         Raises:
             RequestError: a file that is missing or broken.

@@ -26,6 +26,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 _DEPTH = 8  # frames that wait for earlier ones; decoders need that many only beside a hole
 _HOLE = 2.5  # times the usual interval: where less lies between two frames, the rate merely varies
+_ATTACHED_PICTURE = 0x400  # of FFmpeg's dispositions
 _HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
 
 
@@ -48,8 +49,7 @@ def _open(place: str, name: str, options: dict[str, Any]) -> tuple[Any, Any, lis
         container = av.open(place, **options)
     except (av.FFmpegError, OSError) as error:
         raise RequestError(f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    covers = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
         kinds = sorted({"cover image" if stream.type == "video" else stream.type for stream in container.streams})
         container.close()
@@ -59,6 +59,11 @@ def _open(place: str, name: str, options: dict[str, Any]) -> tuple[Any, Any, lis
         sizes = ", ".join(f"{stream.codec_context.width}x{stream.codec_context.height}" for stream in streams)
         notes.append(f"{name} has {len(streams)} video streams (width x height {sizes}); the first is used")
     return container, streams[0], notes
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether it is the image that music comes with; the first versions of PyAV 14 do not know."""
+    return bool(getattr(getattr(stream, "disposition", None), "value", 0) & _ATTACHED_PICTURE)
 
 
 class VideoFile:
@@ -232,7 +237,7 @@ class VideoStream:
                 if not times:
                     self._say_how_it_is_shown(frame)
                 times.append(seconds)
-                length = float((frame.duration or 0) * self._unit)
+                length = float((getattr(frame, "duration", 0) or 0) * self._unit)
                 if not certain:
                     doubtful.append(seconds)
                 kinds["interlaced"] += bool(frame.interlaced_frame)

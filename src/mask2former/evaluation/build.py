@@ -12,6 +12,7 @@ from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.evaluation.panoptic import PanopticEvaluator
 from mask2former.evaluation.semantic import SemanticEvaluator
 from mask2former.evaluation.video import VideoInstanceEvaluator
+from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
 from mask2former.structures import Categories, Target
 
 __all__ = ["Evaluator", "evaluators"]
@@ -64,8 +65,8 @@ def evaluators(
         semantic_segments: also panoptic quality of label maps.
         style: whose rules count. ``cityscapes`` has its own metric of instances, without options, and its own of
             pixels; both expect :class:`~mask2former.structures.truths.CityscapesTruth`. Panoptic quality is the same.
-            ``youtube-vis`` counts tracks, without options but ``max_detections`` and ``area_limits``, and knows no
-            other task.
+            ``youtube-vis`` is about clips: ``instance`` counts tracks, with the options ``max_detections`` and
+            ``area_limits`` alone; ``panoptic`` is video panoptic quality, without options.
 
     Raises:
         RequestError: an option that makes no sense, or classes that the style does not know.
@@ -73,8 +74,11 @@ def evaluators(
     kinds: dict[Task, Evaluator] = {}
     for task in tasks:
         if style == "youtube-vis":
+            if task == "panoptic":
+                kinds[task] = VideoPanopticEvaluator(categories)
+                continue
             if task != "instance":
-                raise RequestError(f"clips are measured by the task instance, not by '{task}'")
+                raise RequestError(f"clips are measured by the tasks instance and panoptic, not by '{task}'")
             limits = area_limits or (128**2, 256**2)
             kinds[task] = VideoInstanceEvaluator(categories, max_detections=max_detections, area_limits=limits)
         elif task == "panoptic":

@@ -153,6 +153,7 @@ class InstanceEvaluator:
         medium, large = area_limits
         self._area_ranges = np.array([[0, _LARGEST], [0, medium], [medium, large], [large, _LARGEST]])
         self._num_true = np.zeros((len(categories), len(self._area_ranges)), dtype=np.int64)  # that are to be found
+        self.most_true = 0  # objects in one image, for remarks
         self._images: list[_Image] = []
         self._accumulated: dict[_Kind, _Accumulated] = {}  # until the next image
 
@@ -189,6 +190,7 @@ class InstanceEvaluator:
                 f"ground truth has an area of {wrong[0]:g} pixels, which is in no range of areas; expected 0 to "
                 f"{_LARGEST:g}"
             )
+        self.most_true = max(self.most_true, int(np.count_nonzero(~np.asarray(truth.iscrowd, dtype=bool))))
         self._images.append(self._matched(prediction, truth, areas.astype(np.float64)))
         self._accumulated.clear()
         if self.pooled is not None:
@@ -239,6 +241,7 @@ class InstanceEvaluator:
         """
         self._images = self._images + other._images
         self._num_true = self._num_true + other._num_true
+        self.most_true = max(self.most_true, other.most_true)
         self._accumulated.clear()
         if self.pooled is not None:
             assert other.pooled is not None

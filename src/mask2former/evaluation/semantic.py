@@ -50,6 +50,9 @@ def boundary_confusion(
     Not the boundaries of the masks of classes: the map of class indices is eroded as if they were grey values, and what
     is compared are the differences to the map itself. So the numbers depend on the order of the classes, index 0 also
     is all that lies inside, and they are for comparison with others of this kind only.
+
+    Up to 15 classes the numbers are those that detectron2 prints. From 16 on they are those of its formula without the
+    overflow that it has there: it codes a pair of indices in 8 bits, so that pixels are counted for other pairs.
     """
     kind = np.uint8 if num_classes < 256 else np.uint16
     width = boundary_width((truth.shape[0], truth.shape[1]))

@@ -95,6 +95,7 @@ class VideoInstanceEvaluator:
         self.max_detections = max_detections
         medium, large = area_limits
         self.ranges = {"": (0.0, _LARGEST), "s": (0.0, medium), "m": (medium, large), "l": (large, _LARGEST)}
+        self.most_true = 0  # tracks in one clip, for remarks
         self._clips: list[_Clip] = []
 
     def truth_of_target(self, target: Target) -> ClipTruth:
@@ -126,6 +127,7 @@ class VideoInstanceEvaluator:
                 f"ground truth has an area of {wrong[0]:g} pixels, which is in no range of areas; expected 0 to "
                 f"{_LARGEST:g}"
             )
+        self.most_true = max(self.most_true, int(np.count_nonzero(~np.asarray(truth.iscrowd, dtype=bool))))
         self._clips.append(
             _Clip(
                 track_ious(prediction.masks, truth.masks),
@@ -141,6 +143,7 @@ class VideoInstanceEvaluator:
     def merge(self, other: VideoInstanceEvaluator) -> None:
         """Add the clips of another evaluator, for instance of another process (evaluators can be pickled)."""
         self._clips = self._clips + other._clips
+        self.most_true = max(self.most_true, other.most_true)
 
     def compute(self) -> dict[str, float]:
         """Average precision and recall; percent, NaN where there is no track.

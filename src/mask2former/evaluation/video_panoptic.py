@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from mask2former.errors import RequestError
+from mask2former.evaluation.identity import add_identities, count_panoptic_identities, no_identities
 from mask2former.evaluation.panoptic import PanopticCounts, add_counts, count_matches, no_counts, qualities
-from mask2former.structures import Categories, PanopticSegmentation
-from mask2former.structures.truths import PanopticTruth
+from mask2former.structures import Categories, PanopticSegmentation, Target
+from mask2former.structures.truths import PanopticTruth, panoptic_truth
 
 __all__ = ["VideoPanopticEvaluator", "count_tubes"]
 
@@ -83,7 +84,7 @@ def _window(tubes: _Tubes, start: int, length: int) -> tuple[Int64[np.ndarray, "
 
 
 class VideoPanopticEvaluator:
-    """Adds up the tubes of clips; :meth:`compute` gives percent.
+    """Adds up the tubes of clips, and the identity switches of their things; :meth:`compute` gives percent.
 
     Args:
         categories: the classes of the model.
@@ -98,26 +99,37 @@ class VideoPanopticEvaluator:
             raise RequestError(f"the lengths of windows must be at least 1 and differ, got {tuple(lengths)}")
         self.categories = categories
         self.counts = {length: no_counts(len(categories)) for length in lengths}
+        self.identities = no_identities()
 
-    def update(self, predictions: Sequence[PanopticSegmentation], truths: Sequence[PanopticTruth]) -> None:
-        """Add one clip.
+    def truth_of_target(self, target: Target) -> list[PanopticTruth]:
+        """The frames of a target, as :func:`~mask2former.structures.truths.panoptic_truth`."""
+        frames = range(target.masks.shape[1])
+        return [panoptic_truth(Target(target.labels, target.masks[:, place : place + 1])) for place in frames]
+
+    def update(self, prediction: Sequence[PanopticSegmentation], truth: Sequence[PanopticTruth]) -> None:
+        """Add one clip, frame by frame.
 
         Raises:
             RequestError: as :func:`count_tubes`.
         """
         for length, counts in self.counts.items():
-            found = count_tubes(predictions, truths, length, len(self.categories))
+            found = count_tubes(prediction, truth, length, len(self.categories))
             self.counts[length] = add_counts(counts, found)
+        switches = count_panoptic_identities(prediction, truth, self.categories.thing_indices)
+        self.identities = add_identities(self.identities, switches)
 
     def merge(self, other: VideoPanopticEvaluator) -> None:
         """Add the clips of another evaluator, for instance of another process (evaluators can be pickled)."""
         assert self.counts.keys() == other.counts.keys()
         self.counts = {length: add_counts(counts, other.counts[length]) for length, counts in self.counts.items()}
+        self.identities = add_identities(self.identities, other.identities)
 
     def compute(self) -> dict[str, float]:
         """``panoptic/VPQ``, the mean over the lengths, and ``VPQ1`` and so on for each; also ``_things``, ``_stuff``.
 
-        Percent; the mean over classes, NaN where there is none.
+        Percent; the mean over classes, NaN where there is none. Of things also ``panoptic/id_switches``, which is a
+        number, and ``panoptic/found``, the share of the true objects of all frames that have a prediction, see
+        :mod:`~mask2former.evaluation.identity`.
         """
         everything = range(len(self.categories))
         groups = {"": everything, "_things": self.categories.thing_indices, "_stuff": self.categories.stuff_indices}
@@ -127,6 +139,9 @@ class VideoPanopticEvaluator:
             means = {length: _mean(column[list(group)]) for length, column in columns.items()}
             values[f"panoptic/VPQ{suffix}"] = _mean(np.array(list(means.values())))
             values |= {f"panoptic/VPQ{length}{suffix}": mean for length, mean in means.items()}
+        switches, found, present = self.identities
+        values["panoptic/id_switches"] = float(switches) if present else float("nan")
+        values["panoptic/found"] = 100 * found / present if present else float("nan")
         return values
 
     def per_class(self) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ __all__ = ["ALL_CANDIDATES", "check_finite", "clip_result_of", "predicted", "res
 # Settings with which results hold all instances, as metrics and files of results for them need it.
 ALL_CANDIDATES = {"instance_threshold": 0.0}
 
-ResultT = TypeVar("ResultT", bound=Segmentation | VideoInstances)
+ResultT = TypeVar("ResultT")
 
 
 def check_finite(output: MaskOutput) -> None:

@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mask2former.config import EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet
+from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
@@ -27,7 +27,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
-from mask2former.structures.results import Segmentation
+from mask2former.structures.results import PanopticSegmentation, Segmentation
 from mask2former.structures.truths import with_classes
 
 __all__ = [
@@ -68,7 +68,7 @@ class Case:
         return first.shape[0], first.shape[1]
 
 
-Predictions = Mapping[Task, Segmentation | VideoInstances]
+Predictions = Mapping[Task, Segmentation | VideoInstances | Sequence[PanopticSegmentation]]
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,9 @@ def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **over
     """
     if isinstance(case.image, np.ndarray):
         return predictor(case.image, tasks, **ALL_CANDIDATES | overrides)
+    if "panoptic" in tasks:
+        frames = predictor.track(case.image, "panoptic", **overrides)
+        return {"panoptic": [frame.panoptic for frame in frames if frame.panoptic is not None]}  # all of them
     return {"instance": predictor.clip(case.image, **ALL_CANDIDATES | overrides)}
 
 
@@ -235,8 +238,9 @@ def evaluate_predictor(
         if results is not None:
             results.add(case.image_id, predictions[results.task])
         if observe is not None:
+            assert not case.is_clip, "clips are not observed"
             shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
-            observe(case, shown)  # pyright: ignore[reportArgumentType]  (clips are not observed)
+            observe(case, shown)  # pyright: ignore[reportArgumentType]
         progress(done)
     found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
@@ -255,7 +259,7 @@ class Cases(ABC):
         limit: only the first so many.
     """
 
-    def __init__(self, samples: AnnotatedSet | ClipSet, style: MetricStyle, limit: int | None) -> None:
+    def __init__(self, samples: AnnotatedSet | ClipSet | PanopticClips, style: MetricStyle, limit: int | None) -> None:
         self.notes = samples.notes
         self.style: MetricStyle = style
         self._count = len(samples) if limit is None else min(limit, len(samples))
@@ -305,6 +309,9 @@ class ImageCases(Cases):
         )
 
 
+_UNUSED = -1  # label of pixels that are no class, which only label maps have
+
+
 class ClipCases(Cases):
     """The clips of a data set, all frames at their own size, read when they are taken.
 
@@ -312,18 +319,38 @@ class ClipCases(Cases):
         clips: the data set; without annotations its cases have no ground truth.
         class_map: class indices of the data set to those of the model, see :func:`match_classes`.
         limit: only the first so many clips.
+        task: ``instance`` (all frames at once, as published), or ``panoptic``, for which objects are followed from
+            frame to frame and the clips must be :class:`~mask2former.data.clips.PanopticClips`.
+
+    Raises:
+        RequestError: clips without ground truth for the task.
     """
 
-    def __init__(self, clips: ClipSet, class_map: Int64[np.ndarray, " K"], limit: int | None = None) -> None:
+    def __init__(
+        self,
+        clips: ClipSet | PanopticClips,
+        class_map: Int64[np.ndarray, " K"],
+        limit: int | None = None,
+        *,
+        task: Literal["instance", "panoptic"] = "instance",
+    ) -> None:
         super().__init__(clips, "youtube-vis", limit)
+        if not isinstance(clips, PanopticClips if task == "panoptic" else ClipSet):
+            raise RequestError(f"these clips have no ground truth for the task {task}")
         self.samples = clips
         self.class_map = class_map
+        self.task: Task = task
 
     def __getitem__(self, index: int) -> Case:
         truths: dict[Task, Any] = {}
         if self.samples.has_truth:
-            truth = self.samples.truth(index)
-            truths["instance"] = truth._replace(labels=self.class_map[truth.labels])
+            if self.task == "panoptic":
+                assert isinstance(self.samples, PanopticClips)
+                frames = self.samples.panoptic_truths(index)
+                truths["panoptic"] = [with_classes(truth, self.class_map, _UNUSED) for truth in frames]
+            else:
+                assert isinstance(self.samples, ClipSet)
+                truths["instance"] = with_classes(self.samples.truth(index), self.class_map, _UNUSED)
         return Case(self.samples.images(index), truths, self.samples.clip_id(index))
 
 

@@ -22,6 +22,7 @@ from mask2former.inference.highlights import case_rows
 from mask2former.inference.predictor import Predictor
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
@@ -180,6 +181,7 @@ class TrainingModule(lightning.LightningModule):
         if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures:
             task = self._shown_task
             shown = predicted(predictions[task], self._predictor.settings)
+            assert isinstance(shown, Segmentation | VideoInstances)  # training measures no panoptic clips
             self._rows += case_rows(batch, shown, batch.truths[task], self._predictor.categories)
 
     def on_validation_epoch_end(self) -> None:

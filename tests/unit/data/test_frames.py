@@ -72,19 +72,6 @@ def test_only_what_lies_between_the_times_is_read(tmp_path: Path, start: float, 
     )
 
 
-def test_turned_videos_are_upright(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("this version of PyAV cannot write the flag")
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.set_display_rotation(90)
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
-        container.mux(stream.encode())
-    assert [frame.image.shape for frame in open_frames(tmp_path / "turned.mp4")] == [(64, 48, 3)] * 3
-
-
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_a_broken_tail_gives_the_frames_there_are_and_a_note(tmp_path: Path, share: float) -> None:
     whole = write_video(tmp_path / "whole.mp4", STEADY, options={"movflags": "faststart"}, noisy=True)

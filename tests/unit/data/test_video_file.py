@@ -42,24 +42,6 @@ def test_frames_are_those_asked_for(video: Path, places: list[int]) -> None:
         assert abs(float(image.mean()) - 6 * place) < 3
 
 
-@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
-def test_frames_are_upright(tmp_path: Path, degrees: int) -> None:
-    upright = np.zeros((48, 64, 3), np.uint8)
-    upright[:12, :32] = 240  # bright at the top left
-    stored = np.rot90(upright, -degrees // 90)  # the flag says how far to turn it back, against the clock
-    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("this version of PyAV cannot write the flag")
-        stream.width, stream.height, stream.pix_fmt = stored.shape[1], stored.shape[0], "yuv420p"
-        stream.set_display_rotation(degrees)
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")))
-        container.mux(stream.encode())
-    (image,) = VideoFile(tmp_path / "turned.mp4").read([0])
-    assert image.shape == upright.shape
-    assert np.abs(image.astype(int) - upright).mean() < 5
-
-
 def test_faults_are_one_sentence(video: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has 40 frames; frame 40 was asked for"):
         VideoFile(video).read([40])

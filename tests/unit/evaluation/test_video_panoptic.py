@@ -7,11 +7,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from mask2former.errors import RequestError
+from mask2former.evaluation.identity import IdentityCounts, count_identities, count_panoptic_identities
 from mask2former.evaluation.panoptic import PanopticEvaluator
 from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator, count_tubes
-from mask2former.structures import Categories, PanopticSegmentation, Segment
+from mask2former.structures import Categories, PanopticSegmentation, Segment, Target
 from mask2former.structures.truths import PanopticTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], things=["cat", "dog"])
@@ -153,3 +155,57 @@ def test_what_does_not_fit_is_refused() -> None:
         evaluator.update(predictions, [*truths[:5], PanopticTruth(np.full((12, 12), 9), [])])
     with pytest.raises(RequestError, match="lengths of windows must be at least 1 and differ"):
         VideoPanopticEvaluator(CATEGORIES, lengths=(0, 1))
+
+
+def test_identity_switches_are_those_of_the_things() -> None:
+    """Ids 1, 2 and 4 are cats, 3 is a dog, 9 sky."""
+    labels = {1: 0, 2: 0, 3: 1, 4: 0, 9: 2}
+    rows = np.array([[1, 1, 2, 2, 3, 3, 9, 9]])
+    swapped = np.array([[2, 2, 1, 1, 3, 3, 9, 9]])
+    other_class = np.array([[2, 2, 1, 1, 4, 4, 9, 9]])
+    evaluator = VideoPanopticEvaluator(CATEGORIES)
+    truths = [truth(rows, labels)] * 4
+    evaluator.update([prediction(ids, labels) for ids in (rows, rows, swapped, other_class)], truths)
+    values = evaluator.compute()
+    assert values["panoptic/id_switches"] == 3  # two, then the dog under another id, whatever the class is called
+    assert values["panoptic/found"] == 100
+    other = pickle.loads(pickle.dumps(evaluator))
+    evaluator.merge(other)
+    assert evaluator.compute()["panoptic/id_switches"] == 6
+
+
+def test_identities_leave_out_crowds_and_take_void_off_the_union() -> None:
+    labels = {1: 0, 2: 0, 9: 2}
+    true = np.array([[1, 1, 0, 0, 0, 2, 2, 2]])
+    found = np.array([[1, 1, 1, 1, 1, 2, 2, 2]])  # 2 of 5 pixels without void, all of what counts with it
+    counts = count_panoptic_identities(
+        [prediction(found, labels)], [truth(true, labels, frozenset({2}))], CATEGORIES.thing_indices
+    )
+    assert counts == IdentityCounts(switches=0, found=1, present=1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_identities_of_maps_are_those_of_masks(seed: int) -> None:
+    predictions, truths = random_clip(seed, num_frames=8)
+    truths = [PanopticTruth(np.where(frame.ids == 0, 4, frame.ids), frame.segments) for frame in truths]  # no void
+    numbers = [1, 2, 3]  # those of things that are no crowds
+    masks = np.stack([np.stack([frame.ids == number for frame in truths]) for number in numbers])
+    rows = [
+        (
+            np.array([s.id for s in frame.segments if s.is_thing], dtype=int),
+            [s.id for s in frame.segments if s.is_thing],
+        )
+        for frame in predictions
+    ]
+    frames = [
+        (ids, np.array([frame.ids == number for number in listed], dtype=bool).reshape(-1, *frame.ids.shape))
+        for (ids, listed), frame in zip(rows, predictions, strict=True)
+    ]
+    assert count_panoptic_identities(predictions, truths, CATEGORIES.thing_indices) == count_identities(frames, masks)
+
+
+def test_the_frames_of_a_target_are_its_truth() -> None:
+    masks = torch.zeros((2, 3, 4, 4), dtype=torch.bool)
+    masks[0, :2, :2], masks[1, :, 2:] = True, True
+    truths = VideoPanopticEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([0, 2]), masks))
+    assert [truth.segments for truth in truths] == [[(1, 0, False), (2, 2, False)]] * 2 + [[(2, 2, False)]]

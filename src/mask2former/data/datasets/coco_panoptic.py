@@ -121,6 +121,9 @@ class CocoPanoptic(SegmentReader):
         left_out: list[str] = []
         self._missing_images = missing_images
         self._areas_from_file = areas_from_file
+        self._odd_areas: dict[int, int] = {}  # rows and how many segments
+        self._area_example: str | None = None
+        self._area_note = ""
         self._pictures: list[_Picture] = []
         # Ids, classes, crowds, areas, ends.
         self._growing = array("q"), array("i"), array("b"), array("d"), array("q", [0])
@@ -307,11 +310,39 @@ class CocoPanoptic(SegmentReader):
     def image_id(self, index: int) -> int | str:
         return self._pictures[int(self._rows[index])].image_id
 
+    def segment_ids(self, index: int) -> Int32[np.ndarray, " N"]:
+        """The ids that the file gives the segments of a picture, in the order of :meth:`segments`."""
+        row = int(self._rows[index])
+        return self._ids[self._ends[row] : self._ends[row + 1]]
+
+    def _compare_areas(self, row: int, seen: Int64[np.ndarray, " N"]) -> None:
+        """Say that the file has other areas than its PNGs, once, with the count so far."""
+        said = self._areas[self._ends[row] : self._ends[row + 1]]
+        differing = np.flatnonzero((said > 0) & (said != seen))
+        if not len(differing) or row in self._odd_areas:
+            return
+        self._odd_areas[row] = len(differing)
+        if self._area_example is None:
+            place = differing[0]
+            segment, name = self._ids[self._ends[row] + place], self._pictures[row].map_name
+            self._area_example = f"segment {segment} of '{name}' says {said[place]:.0f} and has {seen[place]}"
+        elif self._area_note in self.notes:
+            self.notes.remove(self._area_note)
+        self._area_note = (
+            f"{sum(self._odd_areas.values())} segments in {len(self._odd_areas)} images have another 'area' in the "
+            f"file than pixels in their PNG ({self._area_example}); pixels are counted here, but the official tool of "
+            "panoptic quality takes the areas of the file, so its numbers may differ"
+        )
+        self.notes.append(self._area_note)
+
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         truths = super().truths(index, tasks)
-        if self._areas_from_file and isinstance(truth := truths.get("panoptic"), PanopticTruth):
+        if isinstance(truth := truths.get("panoptic"), PanopticTruth):
             row = int(self._rows[index])
             seen = np.bincount(truth.ids.ravel(), minlength=len(truth.segments) + 1)[1:]
+            if not self._areas_from_file:
+                self._compare_areas(row, seen)
+                return truths
             # Parity: the official tool counts the pixels of predictions, but not those of the truth.
             areas = np.maximum(self._areas[self._ends[row] : self._ends[row + 1]].astype(np.int64), seen)
             truths["panoptic"] = truth._replace(areas=areas)

@@ -20,7 +20,7 @@ from mask2former.data.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
 from mask2former.errors import RequestError
 from mask2former.structures import Sample, Target
-from mask2former.structures.truths import ClipTruth, Truth
+from mask2former.structures.truths import ClipTruth, PanopticTruth, Truth
 
 __all__ = ["SceneClips", "Scenes"]
 
@@ -169,3 +169,11 @@ class SceneClips(_Drawings):
         return ClipTruth(
             masks, np.array([label for _, label in things], dtype=np.int64), np.zeros(len(things), dtype=bool)
         )
+
+    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
+        """Every pixel of every frame is of a segment; ids are those of the clip."""
+        truths = []
+        for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames):
+            seen = set(np.unique(frame.ids).tolist())
+            truths.append(PanopticTruth(frame.ids, [(n, label, False) for n, label in frame.segments if n in seen]))
+        return truths

@@ -1,0 +1,222 @@
+"""Clips with panoptic ground truth in VIPSeg's format (Miao et al., CVPR 2022): a JSON file and a PNG for every frame.
+
+An id is one segment of the whole clip, on all of its PNGs. Each frame is read as an image of COCO's panoptic format,
+by :class:`~mask2former.data.datasets.coco_panoptic.CocoPanoptic`, which checks it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.data.archives import File, Folder, find_file, open_folder
+from mask2former.data.datasets.annotation_files import check_unique, entry_id, read_annotations, some
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
+from mask2former.errors import RequestError
+from mask2former.structures.categories import Categories
+from mask2former.structures.truths import PanopticTruth
+
+__all__ = ["VideoPanoptic", "is_video_panoptic"]
+
+_KEYS = ("videos", "annotations", "categories")
+
+
+def is_video_panoptic(path: str | os.PathLike[str]) -> bool:
+    """Whether a file seems to list segments of videos. It is searched, not parsed, and may be of any size."""
+    try:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(b'"videos"') >= 0 and content.find(b'"segments_info"') >= 0
+    except (OSError, ValueError):  # readers say what is wrong with it
+        return False
+
+
+class _Frames:
+    """All frames of an annotation file as if they were images of COCO's panoptic format: a file in memory."""
+
+    def __init__(self, file: File, content: Mapping[str, Any]) -> None:
+        self._name = str(file)
+        self._content = json.dumps(content).encode()
+
+    def __str__(self) -> str:
+        return self._name
+
+    def read_bytes(self) -> bytes:
+        return self._content
+
+
+class VideoPanoptic:
+    """Clips with a map of segments per frame, in the order of the file.
+
+    The file has ``videos`` (``video_id`` and its ``images``: ``id``, ``file_name``, ``height``, ``width``),
+    ``annotations`` (``video_id`` and its own ``annotations``: ``image_id``, ``file_name``, ``segments_info`` with
+    ``id``, ``category_id``, ``iscrowd``) and ``categories`` with ``isthing``. Names are those in the folder of the
+    video, or relative to the given folders; images may have another suffix than the file says.
+
+    Args:
+        annotations: the JSON file.
+        segments: the folder of the PNGs: id = R + 256 G + 65536 B, 0 is void.
+        images: the folder of the frames.
+
+    Attributes:
+        categories: its classes.
+        notes: what a user should know, as sentences; reading may add some.
+
+    Raises:
+        RequestError: a file that is missing or broken.
+    """
+
+    has_truth = True
+
+    def __init__(
+        self,
+        annotations: str | os.PathLike[str] | File,
+        segments: str | os.PathLike[str] | Folder,
+        images: str | os.PathLike[str] | Folder,
+    ) -> None:
+        file = (
+            (find_file(annotations) or Path(annotations)) if isinstance(annotations, str | os.PathLike) else annotations
+        )
+        maps, frames = open_folder(segments, "folder of PNGs"), open_folder(images, "folder of frames")
+        content = read_annotations(file, _KEYS, "VIPSeg's video panoptic")
+        self._ids: list[int | str] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._ends = [0]
+        self._own_notes: list[str] = []
+        self._remarked: set[str] = set()
+        flat: dict[str, Any] = {"categories": content["categories"], "images": [], "annotations": []}
+        self._flatten(content, file, flat, maps, frames)
+        if not self._ids:
+            raise RequestError(f"'{file}' has no videos with annotated frames")
+        sources = [PanopticFiles(_Frames(file, flat), maps, frames)]  # pyright: ignore[reportArgumentType]
+        self._frames = CocoPanoptic(sources, "panoptic")
+        self.categories: Categories = self._frames.categories
+
+    def _flatten(self, content: dict[str, Any], file: File, flat: dict[str, Any], maps: Folder, frames: Folder) -> None:
+        """Add the frames of all videos as images, in their order."""
+        annotated = {}
+        for entry in content["annotations"]:
+            video_id, own = entry_id(entry.get("video_id")), entry.get("annotations")
+            if video_id is None or not isinstance(own, list) or not all(isinstance(one, dict) for one in own):
+                raise RequestError(
+                    f"'{file}': the annotation {entry!r:.60} needs a 'video_id' and a list 'annotations'"
+                )
+            if video_id in annotated:
+                raise RequestError(f"'{file}': the video {video_id!r} is annotated twice")
+            check_unique((one.get("image_id") for one in own), f"frame of video {video_id!r}, whose", file)
+            annotated[video_id] = {entry_id(one.get("image_id")): one for one in own}
+        check_unique((entry.get("video_id", entry.get("id")) for entry in content["videos"]), "video", file)
+        bare = []
+        for entry in content["videos"]:
+            video_id, images = entry_id(entry.get("video_id", entry.get("id"))), entry.get("images")
+            if video_id is None or not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+                raise RequestError(f"'{file}': the video {entry!r:.60} needs a 'video_id' and a list 'images'")
+            own = annotated.pop(video_id, {})
+            sizes = set()
+            for image in images:
+                image_id = entry_id(image.get("id"))
+                annotation = own.pop(image_id, None)
+                if annotation is None:
+                    bare.append(f"{video_id}/{image_id}")
+                    continue
+                sizes.add((image.get("height"), image.get("width")))
+                name = f"{video_id}/{image_id}"
+                declared = _inside(frames, video_id, image.get("file_name"))
+                found = {"file_name": declared} if isinstance(declared, str) and frames.exists(declared) else {}
+                kept = {key: image[key] for key in ("height", "width") if key in image}
+                flat["images"].append({"id": name, **kept, **found})
+                map_name = _inside(maps, video_id, annotation.get("file_name"))
+                flat["annotations"].append({**annotation, "image_id": name, "file_name": map_name})
+            if own:
+                raise RequestError(
+                    f"'{file}': video {video_id!r} has annotations of frames that its 'images' do not list: "
+                    f"{some(list(own))}"
+                )
+            if len(sizes) > 1:
+                raise RequestError(
+                    f"'{file}': video {video_id!r} has frames of several sizes, {some(sorted(sizes, key=str))}"
+                )
+            if len(flat["images"]) > self._ends[-1]:
+                self._ids.append(video_id)
+                self._ends.append(len(flat["images"]))
+        if annotated:
+            raise RequestError(f"'{file}': annotated videos are not listed in 'videos': {some(list(annotated))}")
+        if bare:
+            self._own_notes.append(f"'{file}': left out frames without an annotation: {some(bare)}")
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return [*self._own_notes, *self._frames.notes]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def clip_length(self, index: int) -> int:
+        return self._ends[index + 1] - self._ends[index]
+
+    def clip_id(self, index: int) -> int | str:
+        return self._ids[index]
+
+    def _rows(self, index: int) -> range:
+        return range(self._ends[index], self._ends[index + 1])
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """All frames of a clip that are annotated, RGB."""
+        return [self._frames.image(row) for row in self._rows(index)]
+
+    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
+        """What is true about every frame, with the ids of the file, which are those of the clip.
+
+        Raises:
+            RequestError: a file that is missing or broken, or of another size than its image.
+        """
+        truths = []
+        for row in self._rows(index):
+            truth = self._frames.truths(row, ["panoptic"])["panoptic"]
+            assert isinstance(truth, PanopticTruth)
+            listed = self._frames.segment_ids(row)
+            segments = [(int(listed[number - 1]), label, crowd) for number, label, crowd in truth.segments]
+            truths.append(PanopticTruth(np.append(0, listed)[truth.ids], segments))
+        self._look_at_ids(index, truths)
+        return truths
+
+    def _look_at_ids(self, index: int, truths: Sequence[PanopticTruth]) -> None:
+        """Say where ids are not those of a whole clip."""
+        label_of: dict[int, set[int]] = {}
+        things = []
+        for truth in truths:
+            for number, label, _ in truth.segments:
+                label_of.setdefault(number, set()).add(label)
+            things.append({number for number, label, _ in truth.segments if self.categories[label].is_thing})
+        several = [number for number, labels in label_of.items() if len(labels) > 1]
+        if several:
+            names = " and ".join(self.categories[label].name for label in sorted(label_of[several[0]]))
+            self._remark(
+                f"in clip {self._ids[index]!r} the ids {some(several)} have other classes in other frames "
+                f"({several[0]}: {names}); they count as one object of each class"
+            )
+        shown = [numbers for numbers in things if numbers]
+        if len(shown) > 1 and sum(map(len, shown)) == len(set().union(*shown)):
+            self._remark(
+                f"in clip {self._ids[index]!r} no object has the same id in two of its {len(truths)} frames; ids must "
+                "stay the same over time, or every frame counts as new objects"
+            )
+
+    def _remark(self, sentence: str) -> None:
+        if sentence not in self._remarked:
+            self._remarked.add(sentence)
+            self._own_notes.append(sentence)
+
+
+def _inside(folder: Folder, video_id: int | str, name: Any) -> Any:
+    """A name in the folder of its video, if it is there, else as the file has it."""
+    beside = f"{video_id}/{name}"
+    if isinstance(name, str) and not folder.exists(name):
+        return beside
+    return beside if isinstance(name, str) and folder.exists(beside) else name

@@ -1,0 +1,75 @@
+"""What an evaluation leaves out, cuts off or counts otherwise is told on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.cli import main
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
+from mask2former.data.label_maps import colors_of_ids
+
+SCENES = ["evaluate", "scenes-tiny", "--size", "64", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--limit", "2", "--tasks", "panoptic,instance", "--max-detections", "1"],
+            "there are up to {} objects in one",
+        ),
+        (["--data", "scene-clips", "--limit", "1", "--max-detections", "1"], "there are up to {} objects in one"),
+    ],
+)
+def test_objects_beyond_the_limit_are_told(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SCENES, *options]) == 0
+    out = capsys.readouterr().out
+    before, after = words.split("{}")
+    assert f"note: {before}" in out
+    assert after in out
+    assert "but only 1 per image and class count" in out
+
+
+def panoptic_set(folder: Path, areas: list[Any]) -> CocoPanoptic:
+    """Three images of two segments each, of 12 and 4 pixels; the first one's area in each is that given."""
+    ids = np.full((4, 4), 7)
+    ids[3] = 9
+    images, annotations = [], []
+    for place, area in enumerate(areas):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"{place}.jpg")
+        Image.fromarray(colors_of_ids(ids)).save(folder / f"{place}.png")
+        infos = [{"id": 7, "category_id": 1, "area": area}, {"id": 9, "category_id": 2, "area": 4}]
+        images.append({"id": place, "file_name": f"{place}.jpg", "height": 4, "width": 4})
+        annotations.append({"image_id": place, "file_name": f"{place}.png", "segments_info": infos})
+    categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
+    file = folder / "panoptic.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return CocoPanoptic([PanopticFiles(file, folder, folder)])
+
+
+@pytest.mark.parametrize(
+    ("areas", "words"),
+    [
+        ([12, 12.0, None], None),
+        (
+            [12, 13, None],
+            "1 segments in 1 images have another 'area' in the file than pixels in their PNG (segment 7 of",
+        ),
+        ([1, 1e6, 12], "2 segments in 2 images have another 'area' in the file than pixels in their PNG (segment 7 of"),
+    ],
+)
+def test_areas_that_are_not_the_pixels_are_told(areas: list[Any], words: str | None, tmp_path: Path) -> None:
+    data = panoptic_set(tmp_path, areas)
+    for _ in range(2):
+        for index in range(3):
+            assert data.truths(index, ["panoptic"])["panoptic"].areas is None  # pyright: ignore
+    told = [note for note in data.notes if "'area'" in note]
+    assert len(told) == (words is not None)
+    assert words is None or words in told[0]
+    assert words is None or "the official tool of panoptic quality takes the areas of the file" in told[0]
