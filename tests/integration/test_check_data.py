@@ -18,7 +18,7 @@ from mask2former.config import RunConfig, parse
 from mask2former.data.prepare import dataset_names
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.check import DataReport, check_data
-from mask2former.inference.data_checks.propose import propose
+from mask2former.inference.data_checks.propose import propose, run_file
 from mask2former.inference.data_checks.recognise import Places, recognise
 from mask2former.inference.data_checks.sheet import sheet
 
@@ -397,6 +397,55 @@ def test_proposals_follow_the_sizes_of_pictures_and_objects(tmp_path: Path) -> N
     run, _ = propose(config, check_data(config))
     assert run.evaluation.area_limits == (1024, 9216)
     assert (run.model.inference.short_edge, run.model.inference.long_edge) == (896, 1184)
+
+
+def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:
+    """The proposal for pictures with so many squares of one class."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["categories"] = content["categories"][:classes]
+        content["annotations"] = [
+            {"id": 100 * image + number, "image_id": image, "category_id": 4, "segmentation": [corners]}
+            for image in range(3)
+            for number in range(count)
+            for corners in [square(8 * (number % 7), 8 * (number // 7), side)]
+        ]
+
+    config, _ = recognise(coco(tmp_path, change))
+    assert not isinstance(config, RunConfig)
+    validation = Path(config.validation[0].annotations)  # type: ignore[union-attr]
+    content = json.loads(validation.read_text())
+    content["categories"] = content["categories"][:classes]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 4]
+    validation.write_text(json.dumps(content))
+    run, reasons = propose(config, check_data(config))
+    text = run_file(run, reasons, "test")
+    assert parse(RunConfig, yaml.safe_load(text), "proposal") == run
+    assert all(len(line) < 400 for line in text.splitlines())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "classes", "init"),
+    [
+        (10, 4, 1, "nuclei"),
+        (10, 4, 2, "coco-instance/r50"),  # two kinds
+        (10, 20, 1, "coco-instance/r50"),  # large ones
+        (3, 4, 1, "coco-instance/r50"),  # few
+    ],
+)
+def test_many_small_objects_of_one_class_start_from_the_packaged_model(
+    tmp_path: Path, count: int, side: int, classes: int, init: str
+) -> None:
+    run = cells(tmp_path, count, side, classes)
+    assert run.model.init == init
+    if init == "nuclei":
+        assert run.model.model_fields_set == {"init"}  # everything else is the packaged model's
+        assert (run.trainer.max_steps, run.optim.lr) == (200, 2e-5)
+        assert run.evaluation.max_detections == 400
+        assert run.data.augmentation.name == "resize-crop-flip"
+    else:
+        assert "backbone" not in run.model.model_fields_set
 
 
 # --- what is recognised ----------------------------------------------------------------------------------------------

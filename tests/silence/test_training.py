@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ from safetensors.torch import load_file
 
 from mask2former import checkpoints
 from mask2former.cli import main
-from mask2former.config import RunConfig, parse
+from mask2former.config import EvaluationConfig, RunConfig, TrainerConfig, parse
 from mask2former.errors import RequestError
 from mask2former.training.module import TrainingModule
-from mask2former.training.run import train
+from mask2former.training.resume import LastState
+from mask2former.training.run import TrainingResult, _how_it_ended, train
 
 pytestmark = [
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
@@ -345,6 +347,63 @@ def test_a_start_that_does_not_fit_is_refused_by_setting(
     with pytest.raises(RequestError, match=words):
         train(parse(RunConfig, values, "test"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_another_recipe_leaves_is_named(finished: dict[str, Any], tmp_path: Path) -> None:
+    values = start_values(finished, tmp_path / "run")
+    values["model"]["init"] = str(tmp_path / "nuclei-middle" / "model.safetensors")
+    with pytest.raises(RequestError, match=r"a run of the recipe 'nuclei-middle' leaves it .*model\.init=nuclei"):
+        train(parse(RunConfig, values, "test"))
+
+
+@pytest.mark.parametrize(
+    ("step", "waited", "model_is", "words"),
+    [
+        (300, 0, "newer", "it has taken 300 steps of 200"),
+        (200, 0, "newer", "it has taken 200 steps of 200"),
+        (100, 3, "newer", "it was stopped at step 100, since 3 validations had not been better"),
+        (100, 2, "newer", None),
+        (200, 0, "older", None),  # interrupted in its last validation; the model is of an earlier end
+        (200, 0, "missing", None),
+    ],
+)
+def test_what_counts_as_finished(tmp_path: Path, step: int, waited: int, model_is: str, words: str | None) -> None:
+    last, model = tmp_path / "last.ckpt", tmp_path / "model.safetensors"
+    last.touch()
+    if model_is != "missing":
+        model.touch()
+        shift = 10 if model_is == "newer" else -10
+        os.utime(model, (last.stat().st_mtime + shift, last.stat().st_mtime + shift))
+    config = RunConfig(trainer=TrainerConfig(max_steps=200), evaluation=EvaluationConfig(patience=3))
+    state = LastState(last, step, config, 2, None, None, None, waited, ())
+    end = _how_it_ended(state, config, model)
+    assert end is None if words is None else end is not None and end.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("start", "best", "is_average", "figure", "lines"),
+    [
+        (53.5, (54.1, 400), False, "54.1", ["AP started at 53.5, best 54.1 (step 400), last 49.9"]),
+        (53.5, (54.1, 400), True, "49.9", ["AP started at 53.5, best 54.1 (step 400), last 49.9"]),
+        (None, (54.1, 400), False, "54.1", ["AP best 54.1 (step 400), last 49.9"]),
+        (
+            53.5,
+            (53.5, 0),
+            True,
+            "49.9",
+            ["AP started at 53.5, best 53.5 (step 0), last 49.9", "holds the averaged weights of the last step"],
+        ),
+        (53.5, (53.5, 0), False, "53.5", ["started at 53.5", "warning: no validation was better than the start"]),
+    ],
+)
+def test_the_end_says_what_became_of_the_start(
+    start: float | None, best: tuple[float, int], is_average: bool, figure: str, lines: list[str]
+) -> None:
+    result = TrainingResult(Path("run"), Path("m"), "AP", {"AP": 49.9}, start, best, is_average)
+    first, *rest = str(result).splitlines()
+    assert first.startswith(f"Model: m (AP {figure})")  # of the weights that are in the file
+    assert len(rest) == len(lines)
+    assert all(expected in line for expected, line in zip(lines, rest, strict=True))
 
 
 def test_classes_in_another_order_are_taken_by_name(

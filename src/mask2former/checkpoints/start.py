@@ -115,7 +115,8 @@ def check_settings(model: ModelConfig, source: ModelConfig, name: str, *, partia
 
 def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
     own = getattr(model, part)
-    return {key: getattr(own, key) for key in own.model_fields_set} if part in model.model_fields_set else {}
+    is_set = part in model.model_fields_set
+    return {key: getattr(own, key) for key in type(own).model_fields if is_set and key in own.model_fields_set}
 
 
 def takes_class_head(own: Categories, theirs: Categories) -> bool:

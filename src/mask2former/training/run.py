@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from mask2former import checkpoints
+from mask2former import checkpoints, recipes
 from mask2former.atomic import write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
@@ -297,7 +297,15 @@ def _clear(directory: Path, init: str | None) -> None:
 def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
     """The model that training starts from; None where it starts from random weights or from a backbone alone."""
     init = config.model.init
-    return None if init is None or is_backbone_file(init) else checkpoints.open_checkpoint(init)
+    if init is None or is_backbone_file(init):
+        return None
+    maker = Path(init).parent.name
+    if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
+        raise RequestError(
+            f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
+            "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
+        )
+    return checkpoints.open_checkpoint(init)
 
 
 def _initial_model(
