@@ -681,3 +681,13 @@ def test_classes_of_stuff_are_noted(tmp_path: Path) -> None:
     values["categories"][0]["isthing"] = "0"
     samples = CocoInstances([write(tmp_path, values)])
     assert any("categories 1 (cell) have 'isthing' 0" in note for note in samples.notes)
+
+
+def test_a_list_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file, images = write(tmp_path, content())
+    file.write_text(file.read_text()[:-1] + ', "annotations": []}')
+    with pytest.raises(RequestError, match="has the key 'annotations' twice in one object"):
+        CocoInstances([(file, images)])
+    values = content()
+    values["info"] = {"annotations": "by hand", "images": "ours"}
+    assert CocoInstances([write(tmp_path, values)]).num_objects.tolist() == [1, 3, 0]

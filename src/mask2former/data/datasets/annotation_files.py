@@ -42,11 +42,17 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
         RequestError: no such file, no JSON, or something else in it.
     """
     try:
-        content = json.loads(file.read_bytes())
+        text = file.read_bytes()
+        # Of keys that are there twice JSON keeps the last, and a list with it. Looking at each object costs time.
+        twice = any(text.count(f'"{key}"'.encode()) > 1 for key in keys)
+        content = json.loads(text, object_pairs_hook=_without_repeats if twice else None)
+        del text
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RequestError(f"there is no annotation file '{file}'; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"the annotation file '{file}' cannot be read: {error}") from error
+    except _RepeatedKeyError as error:
+        raise RequestError(f"'{file}' has the key {error} twice in one object, and only one would be read") from error
     except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
         raise RequestError(f"'{file}' is not JSON, or is cut short: {error}") from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
@@ -56,6 +62,17 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
             if not isinstance(entry, dict):
                 raise RequestError(f"'{file}': {key}[{place}] is {entry!r:.60}; expected an object")
     return content
+
+
+class _RepeatedKeyError(Exception):
+    """A key of JSON that an object has twice."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKeyError(repr(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)))
+    return found
 
 
 def categories_in(content: dict[str, Any], file: File) -> Categories:

@@ -204,6 +204,8 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
             top, left, patch = mask_ops.polygons_to_patch(corners, video.size_hw)
             mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
             segmentation = mask_ops.encode(mask[None])[0]
+        if not isinstance(segmentation, dict):
+            raise RequestError(f"expected a run-length encoding or polygons in frame {place}, got {segmentation!r:.40}")
         counts, size = mask_ops.compress(segmentation)
         if size != video.size_hw:
             raise RequestError(f"the mask of frame {place} is {size} (height, width), its video {video.size_hw}")
