@@ -620,6 +620,9 @@ class EvaluationConfig(_Strict):
     num_pictures: NonNegativeInt = 6  # validation samples drawn beside their truth, each time
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
+    # instances: after training, the score of the highest F1 on the validation data becomes the instance_threshold of
+    # the stored model
+    choose_threshold: bool = True
     max_detections: PositiveInt = 100  # instances: per image and class
     # instances: where medium and large begin, pixels; None: those of the official tools (COCO 32 and 96 squared,
     # YouTube-VIS 128 and 256 squared)

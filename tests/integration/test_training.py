@@ -23,6 +23,7 @@ from mask2former.config import RunConfig, parse
 from mask2former.data.annotated import Annotated
 from mask2former.data.scenes import Scenes
 from mask2former.errors import RequestError
+from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.points import UniformPoints
 from mask2former.recipes import scenes_tiny
@@ -284,6 +285,26 @@ def test_a_run_is_judged_by_what_evaluate_measures(
         assert (logged is None) == (value is None), name
         assert value is None or np.float32(logged) == np.float32(value), name  # what is logged is float32
     assert "in validation" in capsys.readouterr().out  # what it takes is predicted, too
+
+
+def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(tmp_path: Path) -> None:
+    values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
+    values["evaluation"] = {"every": 1, "tasks": ["instance"], "monitor": "instance/AP"}
+    values["model"] = {"init": "scenes-tiny", "inference": {"short_edge": 64, "instance_threshold": 0.33}}
+    values["data"]["dataset"] |= {"num_validation": 3}
+    values["optim"] = {"lr": 1e-12}
+    result = train(parse(RunConfig, values, "test"))
+    predictor = Predictor.from_pretrained(result.model, device="cpu", quiet=True)
+    run = tmp_path / "run" / "run.yaml"
+    command = ["evaluate", str(result.model), "--data", str(run), "--json", str(tmp_path / "found.json")]
+    assert main([*command, "--device", "cpu"]) == 0
+    points = json.loads((tmp_path / "found.json").read_text())["score_thresholds"]
+    best = max(points, key=lambda point: (point["F1"], point["score"]))
+    assert predictor.settings.instance_threshold == best["score"] == result.instance_threshold
+    assert f"score of {best['score']:g} or more" in str(result)
+    values["evaluation"]["choose_threshold"] = False
+    kept = train(parse(RunConfig, values, "test"), overwrite=True)
+    assert Predictor.from_pretrained(kept.model, device="cpu", quiet=True).settings.instance_threshold == 0.33
 
 
 def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(

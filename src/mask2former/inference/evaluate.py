@@ -93,8 +93,7 @@ class EvaluationReport:
 
     def operating_points(self) -> OperatingPoints | None:
         """What instances above a score are worth; None where none were measured or there were no true ones."""
-        evaluator = self.evaluators.get("instance")
-        return evaluator.operating_points() if isinstance(evaluator, InstanceEvaluator) else None
+        return _operating_points(self.evaluators)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; what is undefined is None."""
@@ -109,6 +108,11 @@ class EvaluationReport:
             "num_images": self.num_images,
             "seconds": round(self.seconds, 3),
         }
+
+
+def _operating_points(evaluators: Mapping[Task, Evaluator]) -> OperatingPoints | None:
+    evaluator = evaluators.get("instance")
+    return evaluator.operating_points() if isinstance(evaluator, InstanceEvaluator) else None
 
 
 def _points(points: OperatingPoints) -> list[dict[str, float | None]]:
@@ -166,6 +170,11 @@ class Evaluation:
     def compute(self) -> dict[str, float]:
         """All metrics in percent, keyed ``task/name``."""
         return {name: value for evaluator in self.evaluators.values() for name, value in evaluator.compute().items()}
+
+    def best_threshold(self) -> float | None:
+        """The score at which instances have the highest F1, rounded to 0.01; None where none was found."""
+        points = _operating_points(self.evaluators)
+        return None if points is None or not points.f1.max() > 0 else round(float(points.scores[points.best]), 2)
 
     def per_class(self) -> dict[Task, dict[str, dict[str, float]]]:
         """Task, class name and metric to percent."""

@@ -225,7 +225,8 @@ def nuclei_end() -> RunConfig:
         5500,
         every=5500,
     )
-    return run.model_copy(update={"seed": 1})
+    evaluation = run.evaluation.model_copy(update={"choose_threshold": False})
+    return run.model_copy(update={"seed": 1, "evaluation": evaluation})
 
 
 def nuclei() -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,38 +60,30 @@ def peak_memory(step: Callable[[], object]) -> int:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Counts storages from the operator that makes them until the last tensor on them is gone."""
+    """Counts storages from the operator that makes them until nothing holds them any more."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = self.peak = 0
-        self._tensors: Counter[int] = Counter()  # per storage
+        self._made: set[int] = set()  # addresses of storages that are counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
-        given = {id(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
-        outside = {self._key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
         for tensor in tree_leaves(result):
-            if not isinstance(tensor, Tensor) or id(tensor) in given:
-                continue
-            key = self._key(tensor)
-            if key in outside and not self._tensors[key]:
-                continue  # a view of something that was there before
-            if not self._tensors[key]:
-                self.bytes += tensor.untyped_storage().nbytes()
-                self.peak = max(self.peak, self.bytes)
-            self._tensors[key] += 1
-            weakref.finalize(tensor, self._gone, key, tensor.untyped_storage().nbytes())
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                address, size = storage.data_ptr(), storage.nbytes()
+                if size and address not in given and address not in self._made:  # no view of something known
+                    self._made.add(address)
+                    self.bytes += size
+                    self.peak = max(self.peak, self.bytes)
+                    weakref.finalize(storage, self._gone, address, size)
         return result
 
-    @staticmethod
-    def _key(tensor: Tensor) -> int:
-        return tensor.untyped_storage().data_ptr()
-
-    def _gone(self, key: int, size: int) -> None:
-        self._tensors[key] -= 1
-        if not self._tensors[key]:
-            self.bytes -= size
+    def _gone(self, address: int, size: int) -> None:
+        self._made.discard(address)
+        self.bytes -= size
 
 
 def estimate_memory(

@@ -58,6 +58,7 @@ class TrainingModule(lightning.LightningModule):
         weights = config.criterion.model_dump(exclude={"void"})  # it says what targets tell the criterion
         self.criterion = Criterion(len(model.categories), **weights)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._predictor: Predictor | None = None
         self._evaluation: Evaluation | None = None
         self._rows: list[list[Image.Image]] = []
@@ -195,6 +196,7 @@ class TrainingModule(lightning.LightningModule):
             for part in others:
                 self._evaluation.merge(part)
         metrics = self._evaluation.compute()
+        self.instance_threshold = self._evaluation.best_threshold()
         # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
         self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
         self._evaluation = None
@@ -213,10 +215,12 @@ class TrainingModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.record is not None:
             checkpoint["run"] = self.record
+        checkpoint["instance_threshold"] = self.instance_threshold
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.instance_threshold = checkpoint.get("instance_threshold")
         if self.stored_optim is not None and self.stored_optim != self.config.optim:
             states, now = checkpoint["optimizer_states"], self.config.optim
             checkpoint["optimizer_states"] = [regrouped(one, self.model, self.stored_optim, now) for one in states]

@@ -46,7 +46,8 @@ FREE = _settings(
         "model.pixel_decoder": "dropout",
         "model.transformer_decoder": "masked_attention",
         "model.inference": "tasks short_edge long_edge resize_masks_first things_only score_threshold "
-        "overlap_threshold max_instances exclusive tile tile_overlap diameter",
+        "instance_threshold overlap_threshold max_instances things_first exclusive tile tile_overlap diameter "
+        "value_range",
         "criterion": "class_weight mask_weight dice_weight no_object_weight num_points oversample_ratio "
         "importance_sample_ratio void",
         "data": "dataset augmentation keep_empty group_by_aspect total_batch batch_per_device num_workers",
@@ -54,15 +55,15 @@ FREE = _settings(
         "poly_power warmup_steps warmup_factor ema_decay",
         "trainer": "max_steps precision accelerator devices half_pixel_decoder channels_last gradient_checkpointing "
         "log_every checkpoint_every tensorboard",
-        "evaluation": "every patience num_pictures tasks monitor max_detections area_limits boundary pooled_threshold "
-        "semantic_segments",
+        "evaluation": "every patience num_pictures tasks monitor choose_threshold max_detections area_limits boundary "
+        "pooled_threshold semantic_segments",
     }
 ) | {"output", "seed"}
 _WHOLE = ("data.dataset", "data.augmentation")
 
 # What figures depend on: with another value, those before and after cannot be compared.
 _MEASURE = re.compile(
-    r"model\.inference\.|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$|data\.dataset\."
+    r"model\.inference\.(?!instance_threshold)|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$|data\.dataset\."
 )
 _SHOWN = 6  # settings in a note, classes in a message
 

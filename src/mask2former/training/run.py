@@ -57,6 +57,7 @@ class TrainingResult:
         start: the monitor before the first step; None where it was not measured.
         best: the best monitor of a validation, and the steps before it; None where nothing was measured.
         is_average: whether ``model`` holds averaged weights, which are those of the last step, not the best ones.
+        instance_threshold: what was stored with the model, where it was chosen on the validation data.
     """
 
     directory: Path
@@ -66,6 +67,7 @@ class TrainingResult:
     start: float | None = None
     best: tuple[float, int] | None = None
     is_average: bool = False
+    instance_threshold: float | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -77,6 +79,11 @@ class TrainingResult:
             value, step = self.best
             when = f"best {value:.1f} (step {step}), last {last:.1f}"
             lines.append(f"{self.monitor} " + (when if self.start is None else f"started at {self.start:.1f}, {when}"))
+        if self.instance_threshold is not None:
+            lines.append(
+                f"Instances of a score of {self.instance_threshold:g} or more are predicted, which gave the highest F1 "
+                "on the validation data (evaluation.choose_threshold)"
+            )
         if self.start is not None and self.best is not None and self.best[1] == 0:
             holds = "the averaged weights of the last step" if self.is_average else "the weights of the start"
             lines.append(
@@ -213,12 +220,23 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         module.average.copy_to(model)
     elif keep.best.exists():
         _restore(module, keep.best)
+    threshold = module.instance_threshold if config.evaluation.choose_threshold else None
+    if threshold is not None:
+        inference = config.model.inference.model_copy(update={"instance_threshold": threshold})
+        model.config = config.model.model_copy(update={"inference": inference})
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
     return TrainingResult(
-        directory, path, config.evaluation.monitor, metrics, keep.start_value, best, module.average is not None
+        directory,
+        path,
+        config.evaluation.monitor,
+        metrics,
+        keep.start_value,
+        best,
+        is_average=module.average is not None,
+        instance_threshold=threshold,
     )
 
 
@@ -343,3 +361,4 @@ def _tensorboard(directory: Path) -> Logger:
 def _restore(module: TrainingModule, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
+    module.instance_threshold = state.get("instance_threshold")  # 0.1.0 did not write it

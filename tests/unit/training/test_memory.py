@@ -1,12 +1,32 @@
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, OptimConfig, TimmConfig
 from mask2former.losses import Criterion
 from mask2former.models.build import build_model
 from mask2former.structures import Batch, ImageBatch, Target
-from mask2former.training.memory import estimate_memory
+from mask2former.training.memory import estimate_memory, peak_memory
+
+
+def test_the_peak_is_what_is_alive_at_once() -> None:
+    there = torch.zeros(1000)
+
+    def step() -> None:
+        first = torch.zeros(1000)
+        second = first + 1
+        view = second.view(10, 100)[3:]
+        del first, second
+        third = torch.cat([view, view])  # 1000 of the view's storage and 1400
+        kept = copy.deepcopy(torch.nn.Linear(10, 10, bias=False))  # 100 and, for a moment, 100
+        there.add_(1).view(10, 100)
+        del third, view
+        torch.zeros(500) + kept.weight.sum()  # less than before
+
+    assert peak_memory(step) == 4 * (1000 + 1400 + 200)
+    assert peak_memory(lambda: there.view(10, 100).add_(1)) == 0
 
 
 def test_state_is_counted_activations_grow_with_pictures_and_nothing_changes() -> None:
