@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, suffix: str = "", durable: bool = False) -> Iterator[Path]:
+def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> Iterator[Path]:
     """A temporary file for the block to fill; where it ends well the file takes its place, else nothing changes.
 
     The temporary file lies in the folder of the final one, so that readers never see half a file and nothing is copied.
@@ -46,7 +46,7 @@ def whole_file(path: Path, *, suffix: str = "", durable: bool = False) -> Iterat
 
     Args:
         path: where it goes.
-        suffix: of the temporary name, for writers that look at it.
+        suffix: of the temporary name, for writers that look at it; torch wants one.
         durable: also survives a power cut: the bytes are on the disk before the name is. Costs milliseconds.
 
     Raises:

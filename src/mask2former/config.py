@@ -70,6 +70,7 @@ __all__ = [
     "YoloConfig",
     "YouTubeVISConfig",
     "apply_overrides",
+    "leaves",
     "parse",
 ]
 
@@ -675,6 +676,16 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
             else:
                 lines.append(f"'{key}': {fault['msg']:.300} (got {fault['input']!r:.80})")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error
+
+
+def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all settings to their values, as JSON has them."""
+    values: dict[str, Any] = {}
+    dumped = config.model_dump(mode="json")
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        values |= leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {prefix + name: dumped[name]}
+    return values
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

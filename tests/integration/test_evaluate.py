@@ -102,7 +102,7 @@ def test_metrics_count_all_candidates_and_observers_see_what_a_user_gets(predict
         asked.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
         report = evaluate_predictor(
             asked,
-            sample_cases(samples, TASKS, predictor.categories, _identity()),
+            ImageCases(samples, TASKS, predictor.categories, _identity()),
             TASKS,
             observe=lambda case, answers: shown.extend(answers["instance"].scores.tolist()),  # pyright: ignore
         )
@@ -378,7 +378,7 @@ def own_data(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
                         "category_id": ids[SCENE_CATEGORIES[label].name],
                         "segmentation": mask_ops.encode(mask[None])[0],
                         "area": float(mask.sum()) + 0.5,
-                        "bbox": [0, 0, 1, 1],
+                        "bbox": _box(mask),
                         "iscrowd": int(len(annotations) == 2),
                     }
                 )
@@ -387,6 +387,11 @@ def own_data(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
     file = tmp_path / "objects.json"
     file.write_text(json.dumps(contents))
     return file, folder, contents
+
+
+def _box(mask: np.ndarray) -> list[float]:
+    left, top, right, bottom = mask_ops.boxes_xyxy(mask[None])[0].tolist()
+    return [left, top, right - left, bottom - top]
 
 
 def test_own_data_is_measured_as_the_official_tool_does(

@@ -333,5 +333,5 @@ def test_one_threshold_for_what_is_written_drawn_and_counted(place: Place, capsy
         scores = [record["score"] for record in place.document()["instances"]]
         assert scores == everything.scores[:expected].tolist()
         drawn = np.asarray(Image.open(place.out / "a.png"))
-        assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image)))
+        assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image, scale=None)))
     assert 0 < (everything.scores >= 0.09).sum() < (everything.scores >= 0.07).sum() < len(everything)

@@ -294,6 +294,7 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
     finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = start_values(finished, tmp_path / "run", inference={"score_threshold": 0.3})
+    values["evaluation"]["choose_threshold"] = False
     result = train(parse(RunConfig, values, "test"))
     before, after = (checkpoints.open_checkpoint(path) for path in (values["model"]["init"], result.model))
     assert after.config.transformer_decoder == before.config.transformer_decoder

@@ -24,17 +24,17 @@ from mask2former.config import InferenceConfig
     ],
 )
 def test_each_task_has_its_threshold(values: dict[str, Any], panoptic: float, instance: float) -> None:
-    settings = InferenceConfig(**values)
+    settings = InferenceConfig.model_validate(values)
     assert (settings.score_threshold, settings.instance_threshold) == (panoptic, instance)
     assert InferenceConfig.model_validate_json(settings.model_dump_json()) == settings
-    assert InferenceConfig(**settings.model_dump()) == settings
+    assert InferenceConfig.model_validate(settings.model_dump()) == settings
 
 
 def test_a_threshold_without_effect_is_refused() -> None:
     stored = InferenceConfig(tasks=("instance",), score_threshold=0.85).model_dump()
     with pytest.raises(ValueError, match="set instance_threshold"):
-        InferenceConfig(**stored | {"score_threshold": 0.6})
-    assert InferenceConfig(**stored | {"instance_threshold": 0.6}).instance_threshold == 0.6
+        InferenceConfig.model_validate(stored | {"score_threshold": 0.6})
+    assert InferenceConfig.model_validate(stored | {"instance_threshold": 0.6}).instance_threshold == 0.6
 
 
 @pytest.mark.parametrize("name", recipes.recipe_names())

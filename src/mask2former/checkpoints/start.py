@@ -79,6 +79,8 @@ def filled_in(values: Mapping[str, Any], source: ModelConfig) -> dict[str, Any]:
             theirs = {key: theirs[key] for key in ("short_edge", "long_edge")}
         elif own.get("tile") == 0:
             theirs["diameter"] = 0.0  # it is for tiles alone
+        if "score_threshold" in own and "panoptic" not in tasks:
+            theirs.pop("instance_threshold", None)  # which is what run files of 0.1.0 mean there
         result["inference"] = theirs | own
     return result
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel
 
-from mask2former.config import RunConfig, parse
+from mask2former.config import RunConfig, leaves, parse
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.training.optim import learning_rate_factor
 
-__all__ = ["FIXED", "FREE", "LastState", "compare", "leaves", "record_of", "setting_of"]
+__all__ = ["FIXED", "FREE", "LastState", "compare", "record_of", "setting_of"]
 
 
 def _settings(groups: Mapping[str, str]) -> frozenset[str]:
@@ -144,16 +143,6 @@ def record_of(
         "num_samples": list(num_samples),
         "licence": licence,
     }
-
-
-def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all settings to their values, as JSON has them."""
-    values: dict[str, Any] = {}
-    dumped = config.model_dump(mode="json")
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        values |= leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {prefix + name: dumped[name]}
-    return values
 
 
 def setting_of(leaf: str) -> str:

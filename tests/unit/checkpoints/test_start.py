@@ -118,15 +118,16 @@ def test_what_is_not_set_comes_from_the_start() -> None:
     )
     fitted = with_settings_of(model, SOURCE, "cells")
     assert (fitted.transformer_decoder.num_queries, fitted.transformer_decoder.dim) == (50, 64)
-    assert (fitted.inference.score_threshold, fitted.inference.tile) == (0.5, 128)
+    assert (fitted.inference.instance_threshold, fitted.inference.tile) == (0.5, 128)
 
 
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
         ({"tile": 0}, {"tile": 0, "diameter": 0.0, "short_edge": 256}),
-        ({"tasks": ["semantic"]}, {"tile": 0, "diameter": 0.0, "short_edge": 256, "score_threshold": 0.8}),
-        ({"tasks": ["instance"], "score_threshold": 0.5}, {"tile": 128, "score_threshold": 0.5}),
+        ({"tasks": ["semantic"]}, {"tile": 0, "diameter": 0.0, "short_edge": 256, "instance_threshold": 0.5}),
+        ({"tasks": ["instance"], "score_threshold": 0.5}, {"tile": 128, "instance_threshold": 0.5}),
+        ({"tasks": ["instance"], "instance_threshold": 0.4}, {"tile": 128, "instance_threshold": 0.4}),
     ],
 )
 def test_tiles_are_taken_over_for_the_same_task_alone(own: dict[str, Any], expected: dict[str, Any]) -> None:

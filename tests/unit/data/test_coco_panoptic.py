@@ -225,7 +225,7 @@ def _segment(values: dict[str, Any]) -> dict[str, Any]:
         (_with(lambda v: v.update(annotations=[])), "has no pictures"),
         (_with(lambda v: v["annotations"].append(v["annotations"][0])), "ids must be unique"),
         (_with(lambda v: v["annotations"][0].pop("segments_info")), "a list 'segments_info'"),
-        (_with(lambda v: v["annotations"][0].update(image_id=2)), "picture 2 of 'a.png' is not listed"),
+        (_with(lambda v: v["annotations"][0].update(image_id=2)), "image 2 of 'a.png' is not listed"),
         (_with(lambda v: v["images"][0].update(height="x")), "no whole numbers as 'height'"),
         (_with(lambda v: _segment(v).update(id=0)), "'id' from 1 to 16777215"),
         (_with(lambda v: _segment(v).update(id=1 << 24)), "'id' from 1 to 16777215"),

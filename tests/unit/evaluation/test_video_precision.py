@@ -8,11 +8,11 @@ import pickle
 import numpy as np
 import pytest
 
-from mask2former.config import Task
 from mask2former.errors import RequestError
 from mask2former.evaluation.build import evaluators
 from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.evaluation.video import VideoInstanceEvaluator, track_areas, track_ious
+from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
 from mask2former.ops.masks import boxes_xyxy
 from mask2former.structures import Categories, Instances, VideoInstances
 from mask2former.structures.truths import ClipTruth, InstanceTruth
@@ -143,13 +143,12 @@ def test_the_things_of_a_target_are_its_tracks() -> None:
     assert found.masks.shape == (1, 2, 40, 40)
 
 
-@pytest.mark.parametrize("tasks", [("instance",), ("panoptic",)])
-def test_clips_are_measured_by_the_task_instance(tasks: tuple[Task, ...]) -> None:
-    if tasks == ("instance",):
-        assert isinstance(evaluators(tasks, CATEGORIES, style="youtube-vis")["instance"], VideoInstanceEvaluator)
-    else:
-        with pytest.raises(RequestError, match="measured by the task instance"):
-            evaluators(tasks, CATEGORIES, style="youtube-vis")
+def test_clips_are_measured_by_the_tasks_instance_and_panoptic() -> None:
+    kinds = evaluators(("instance", "panoptic"), CATEGORIES, style="youtube-vis")
+    assert isinstance(kinds["instance"], VideoInstanceEvaluator)
+    assert isinstance(kinds["panoptic"], VideoPanopticEvaluator)
+    with pytest.raises(RequestError, match="measured by the tasks instance and panoptic, not by 'semantic'"):
+        evaluators(("semantic",), CATEGORIES, style="youtube-vis")
 
 
 def test_wrong_requests_are_refused() -> None:

@@ -226,7 +226,7 @@ def test_instances_below_the_threshold_are_in_the_coco_file_alone(
     assert coco_results(jobs, "instance", predictor.categories) == json.loads(json.dumps(everything.to_coco(1)))
     drawn = np.asarray(Image.open(output / "000001.png"))
     image = read_image(pictures / "000001.jpg")
-    assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image)))
+    assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image, scale=None)))
 
 
 def test_one_coco_file_does_not_mix_models(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:

@@ -15,11 +15,19 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from mask2former.config import MaskedDecoderConfig, OptimConfig, RunConfig, SwinConfig, TimmConfig, TrainerConfig
+from mask2former.config import (
+    MaskedDecoderConfig,
+    OptimConfig,
+    RunConfig,
+    SwinConfig,
+    TimmConfig,
+    TrainerConfig,
+    leaves,
+)
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.training.optim import build_optimizer, parameter_groups, regrouped
-from mask2former.training.resume import FIXED, FREE, LastState, compare, leaves, record_of, setting_of
+from mask2former.training.resume import FIXED, FREE, LastState, compare, record_of, setting_of
 
 CLASSES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 

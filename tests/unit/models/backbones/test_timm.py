@@ -178,7 +178,7 @@ def test_arguments_reach_timm() -> None:
             r"patch16_224' has maps of strides .*\[4, 8, 16, 32\] are needed",
         ),
         ("resnet18", {"output_stride": 16}, r"has maps of strides \[2, 4, 8, 16, 16\]; .*\[4, 8, 16, 32\] are needed"),
-        ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not make it .*width"),
+        ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not make it: .*width"),
     ],
 )
 def test_what_cannot_serve_is_refused(model: str, arguments: dict[str, Any], message: str) -> None:
