@@ -202,7 +202,7 @@ def test_training_starts_from_a_name(
         ("predict x --model nuc", ["nuclei"]),
         ("inspect ytvis2021-instance/swin-b", ["ytvis2021-instance/swin-b-in21k"]),
         ("predict x --recipe mapillary-panoptic/s", ["mapillary-panoptic/swin-l"]),
-        ("recipe scenes-tiny-", ["scenes-tiny-start", "scenes-tiny-end"]),
+        ("recipe scenes-tiny-", ["scenes-tiny-end", "scenes-tiny-start"]),
         ("predict x --model ./run", []),  # the shell completes files then
     ],
 )

@@ -298,7 +298,7 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
     result = train(parse(RunConfig, values, "test"))
     before, after = (checkpoints.open_checkpoint(path) for path in (values["model"]["init"], result.model))
     assert after.config.transformer_decoder == before.config.transformer_decoder
-    assert after.config.inference == before.config.inference.model_copy(update={"score_threshold": 0.3})
+    assert after.config.inference == before.config.inference.model_copy(update={"instance_threshold": 0.3})
     written = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert written["model"]["backbone"]["arguments"] == {"channels": [16, 32, 32, 64]}
     first = table(tmp_path / "run")[0]
