@@ -248,7 +248,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     ),
     "the same weights under another name": (
         lambda p: p.predict(model=_copy(p.model, p.photos.parent / "elsewhere")),
-        "2 skipped, their results were there",
+        "2 skipped, whose results were already there",
         lambda p: True,
     ),
     "one COCO file later": (

@@ -16,7 +16,7 @@ _ALIKE = 0.9  # cosine of weights, below which it is said that the models may ha
 
 def average(
     sources: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Two or more models that training started alike.")
+        list[str], typer.Argument(metavar="MODEL...", help="Two or more models trained from the same initial weights.")
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="What to write: a .safetensors file or a folder; not there yet.")

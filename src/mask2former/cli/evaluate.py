@@ -44,7 +44,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.json", help="Your data: objects in COCO's format, or tracks in YouTube-VIS format."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of its pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
     segments: Annotated[
         Path | None,
         typer.Option(
@@ -105,7 +105,7 @@ def evaluate(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Of the first scene.", show_default="1000000, for validation", rich_help_panel="Scenes"
+            min=0, help="Seed of the first scene.", show_default="1000000, for validation", rich_help_panel="Scenes"
         ),
     ] = None,
     size: Annotated[

@@ -40,7 +40,7 @@ def models(
     cached: Annotated[bool, typer.Option("--cached", help="Only what needs no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All facts, as JSON.")] = False,
 ) -> None:
-    """List the models that load by name: what they answer, what they scored, how large they are, what is here."""
+    """List the models that load by name: tasks, scores, size, and whether they are cached."""
     known = _packaged() + _published()
     families = sorted({_family(entry) for entry in known})
     if data is not None and data not in families:

@@ -14,8 +14,10 @@ __all__ = ["plot"]
 
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of training, also unfinished.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
-    over: Annotated[Literal["steps", "hours"], typer.Option(help="What is to the right.")] = "steps",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The image file: .png, .svg or .pdf.")] = Path(
+        "runs.png"
+    ),
+    over: Annotated[Literal["steps", "hours"], typer.Option(help="Quantity on the horizontal axis.")] = "steps",
 ) -> None:
     """Draw losses, learning rate and metrics over steps or hours, several runs on top of each other."""
     from mask2former.inference.curves import plot_runs

@@ -37,15 +37,20 @@ _COUNTED = ("differs", "crowded", "found", "candidates")  # of outcomes
 
 
 def predict(
-    sources: Annotated[list[Path], typer.Argument(help="Pictures, and folders searched to any depth.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; keeps the structure below.")],
+    sources: Annotated[list[Path], typer.Argument(help="Images, and folders that are searched to any depth.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; keeps the folder structure of the sources.")
+    ],
     model: Model = None,
     recipe: Recipe = None,
     task: Annotated[
         Task | None, typer.Option("--task", "-t", help="Default: the first of these the model was trained for.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment also what has results there, and write over any other file.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Segment images that have results already, too, and replace files that are in the way."
+        ),
     ] = False,
     coco: Annotated[
         Path | None,
@@ -55,7 +60,7 @@ def predict(
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Least score of an instance or a panoptic segment, 0..1.",
+            help="Lowest score of an instance or panoptic segment to keep, 0 to 1.",
             show_default="the model's own",
             rich_help_panel="Settings",
         ),
@@ -65,23 +70,23 @@ def predict(
         typer.Option(help="Panoptic: share of a mask that must stay its own, 0..1.", rich_help_panel="Settings"),
     ] = None,
     max_instances: Annotated[
-        int | None, typer.Option(help="Instance: how many candidates.", rich_help_panel="Settings")
+        int | None, typer.Option(help="Instance: keep at most this many per image.", rich_help_panel="Settings")
     ] = None,
     short_edge: Annotated[
         int | None,
-        typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
+        typer.Option(help="Resize the shorter side to this many pixels; 0 keeps the size.", rich_help_panel="Settings"),
     ] = None,
     tile: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Instance: look through windows of just so many pixels, each resized to --short-edge; 0: no windows.",
+            help="Instance: split images into tiles of this side in pixels, each resized to --short-edge; 0: no tiles.",
             show_default="as the model was trained",
             rich_help_panel="Settings",
         ),
     ] = None,
     long_edge: Annotated[
-        int | None, typer.Option(help="Cap of the longer side in pixels.", rich_help_panel="Settings")
+        int | None, typer.Option(help="Limit of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
     value_range: ValueRange = None,
     tta: Tta = False,
@@ -89,11 +94,11 @@ def predict(
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
-    """Segment pictures: for each X an overlay X.png, exact maps, and X.json, written last.
+    """Segment images: for each image X an overlay X.png, exact maps, and X.json, which is written last.
 
-    What has all its files, made of the same image by the same weights and settings, is skipped, so a stopped run goes
-    on where it was. The exact maps are X_ids.png (panoptic, id = R + 256 G + 65536 B) and X_labels.png (semantic, class
-    indices).
+    An image whose results are already there is skipped, so a stopped run resumes. It is segmented again if the image
+    has changed or a file is missing; results of another model or other settings are kept unless --overwrite is given.
+    The exact maps are X_ids.png (panoptic, id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
     """
     from mask2former.inference import files
     from mask2former.notes import collect_notes, sentences
@@ -163,9 +168,10 @@ def predict(
         more = f" (and {len(reasons) - 1} more: no picture could be segmented)" if len(reasons) > 1 else ""
         raise RequestError(reasons[0] + more)
     line = f"{count(counts['done'], 'picture')} segmented ({chosen}, {name}) into {output}"
-    line += f"; {_found(chosen, counts, predictor.settings)}"
+    if counts["done"] + counts["skipped"] > counts["differs"]:
+        line += f"; {_found(chosen, counts, predictor.settings)}"
     if counts["skipped"]:
-        line += f"; {counts['skipped']} skipped, their results were there"
+        line += f"; {counts['skipped']} skipped, whose results were already there"
     if counts["differs"]:
         line += (
             f" ({counts['differs']} by another model, with other settings or by an older version, and not counted; "

@@ -41,12 +41,12 @@ def track(
     task: Annotated[
         TrackingTask | None, typer.Option("--task", "-t", help="Default: instance, if the model was trained for it.")
     ] = None,
-    start: Annotated[float, typer.Option(min=0, help="Seconds that are left out.")] = 0.0,
-    end: Annotated[float | None, typer.Option(min=0, help="Seconds where to stop.")] = None,
+    start: Annotated[float, typer.Option(min=0, help="Start at this time, in seconds.")] = 0.0,
+    end: Annotated[float | None, typer.Option(min=0, help="Stop at this time, in seconds.")] = None,
     rate: Annotated[
         float | None, typer.Option(help="Frames per second of a folder of frames.", show_default="30")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Do not draw X.mp4.")] = False,
     ytvis: Annotated[Path | None, typer.Option(help="Also write the tracks as a YouTube-VIS results file.")] = None,
     video_id: Annotated[int, typer.Option(help="The clip's id in that file.")] = 1,
@@ -70,14 +70,14 @@ def track(
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Least class probability of an object or a panoptic segment, 0..1.",
+            help="Lowest class probability of an object or panoptic segment to keep, 0 to 1.",
             show_default="the model's own",
             rich_help_panel="Settings",
         ),
     ] = None,
     short_edge: Annotated[
         int | None,
-        typer.Option(help="Resize to this shorter side in pixels; 0: not at all.", rich_help_panel="Settings"),
+        typer.Option(help="Resize the shorter side to this many pixels; 0 keeps the size.", rich_help_panel="Settings"),
     ] = None,
     value_range: ValueRange = None,
     device: Device = "auto",

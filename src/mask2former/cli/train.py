@@ -33,7 +33,9 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on from the last checkpoint in this run directory.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Use a directory that holds another run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in the output directory.")
+    ] = False,
 ) -> None:
     """Train a model as a run file says."""
     values = read_run_file(run, overrides or [])

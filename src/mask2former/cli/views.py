@@ -16,7 +16,7 @@ __all__ = ["Tta", "TtaSizes", "augmented"]
 Tta = Annotated[
     bool,
     typer.Option(
-        "--tta", help="Look at each picture at several sizes, also mirrored; slower.", rich_help_panel="Settings"
+        "--tta", help="Predict each image at several sizes, also mirrored; slower.", rich_help_panel="Settings"
     ),
 ]
 TtaSizes = Annotated[

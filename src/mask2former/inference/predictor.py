@@ -128,7 +128,7 @@ class Predictor:
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
-                "%s knows drawn scenes alone: use coco-panoptic/swin-t for photographs, nuclei for cells",
+                "%s was trained on drawn scenes only: use coco-panoptic/swin-t for photographs, nuclei for cells",
                 source,
             )
         return predictor

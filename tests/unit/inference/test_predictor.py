@@ -194,7 +194,9 @@ def test_a_model_of_drawn_scenes_says_so(tiny_model: Mask2Former, tmp_path: Path
     Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
     assert caplog.messages == []
     Predictor.from_pretrained("scenes-tiny", device="cpu")
-    assert [message.partition(":")[0] for message in caplog.messages] == ["scenes-tiny knows drawn scenes alone"]
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "scenes-tiny was trained on drawn scenes only"
+    ]
     caplog.clear()
     checkpoints.save(tiny_model, tmp_path / "m.safetensors")
     Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu")

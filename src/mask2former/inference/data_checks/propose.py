@@ -136,7 +136,7 @@ def _cells(
     reasons = [
         f"one class, '{name}', of many small objects (diameter {diameter:.0f} pixels in the median): training starts "
         f"from the packaged model '{_CELLS}', which knows such objects, and finds them tile by tile",
-        "every image is resized so that its objects have the diameter that the model knows, in training and in use",
+        "every image is resized so that its objects have about the diameter that the model was trained on",
         "objects are taken not to overlap; if yours do: model.inference.exclusive=false",
         f"{facts.num_pictures} training images: {steps} steps of {_CELL_BATCH} crops, at a rate that keeps what the "
         "model knows; if the figure at step 0 is poor, your objects look different: optim.lr=1.0e-4 and more "
