@@ -360,6 +360,26 @@ def test_the_sheet_shows_annotations_and_passes_over_what_is_broken(tmp_path: Pa
 # --- proposals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("init", "told"),
+    [
+        ("scenes-tiny", "the model has 32 queries"),
+        ("coco-instance/swin-l", "the model has 200 queries"),  # known without its weights
+        ("nowhere.safetensors", "note: model.init 'nowhere.safetensors' gives no settings"),
+    ],
+)
+def test_a_run_file_is_checked_with_the_settings_of_its_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], init: str, told: str
+) -> None:
+    files = {"annotations": str(coco(tmp_path)), "images": str(tmp_path / "train")}
+    dataset = {"name": "coco-instance", "train": [files], "validation": [files]}
+    values = {"model": {"init": init}, "data": {"dataset": dataset}}
+    values["evaluation"] = {"tasks": ["instance"], "monitor": "instance/AP"}
+    Path("run.yaml").write_text(yaml.safe_dump(values))
+    main(["check-data", "run.yaml", "--workers", "0"])
+    assert told in capsys.readouterr().out
+
+
 def test_crowded_pictures_ask_for_queries_and_detections(tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         corners = [square(x, y, 4) for x in range(0, 55, 5) for y in range(0, 35, 5)] * 2

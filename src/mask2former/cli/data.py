@@ -13,6 +13,7 @@ from mask2former.errors import RequestError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mask2former.config import RunConfig
     from mask2former.inference.data_checks.check import DataReport, SplitFacts
 
 __all__ = ["check_data", "prepare"]
@@ -40,7 +41,10 @@ def check_data(
         Path | None, typer.Option(metavar="DIR", help="Where published data sets are, by name.")
     ] = None,
     queries: Annotated[
-        int | None, typer.Option(min=1, help="Of the model to be trained.", show_default="of the run file, or 100")
+        int | None,
+        typer.Option(
+            min=1, help="Number of queries of the model to be trained.", show_default="of the run file, or 100"
+        ),
     ] = None,
     sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated pictures.")] = Path(
         "contact-sheet.png"
@@ -79,6 +83,9 @@ def check_data(
     if Path(source).exists() or Path(source).suffix:
         recognised, remarks = recognise(Path(source), Places(images, labels, names, validation))
         dataset = recognised.data.dataset if isinstance(recognised, RunConfig) else recognised
+        if isinstance(recognised, RunConfig):
+            recognised, told = _with_start(recognised)
+            remarks += told
         if isinstance(recognised, RunConfig) and queries is None:
             queries = recognised.model.transformer_decoder.num_queries
         if isinstance(recognised, RunConfig):
@@ -137,6 +144,24 @@ def check_data(
     print(f"{count(pictures, 'picture')} read, nothing is broken")
 
 
+def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The run with the settings of the model that it starts from, as ``train`` takes them, and what to say of it."""
+    from mask2former import checkpoints, recipes
+    from mask2former.checkpoints.convert.backbones import is_backbone_file
+    from mask2former.checkpoints.start import with_settings_of
+
+    init = run.model.init
+    if init is None or is_backbone_file(init):
+        return run, []
+    try:
+        # The settings of a published model are known without its weights, which may have to be downloaded.
+        is_published = init in recipes.recipe_names()
+        source = recipes.recipe(init).model if is_published else checkpoints.open_checkpoint(init).config
+        return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
+    except RequestError as error:
+        return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]
+
+
 def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
     """Counts by class, in the order of the classes; of many only the most frequent ones."""
     from rich.table import Table
@@ -181,7 +206,10 @@ def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
         small, medium, large = (100 * share for share in facts.size_shares)
         lines.append(f"area in pixels: {areas}; small {small:.0f} %, medium {medium:.0f} %, large {large:.0f} % (COCO)")
     if most > report.num_queries:
-        lines.append(f"up to {most} objects: raise model.transformer_decoder.num_queries, or train on smaller crops")
+        lines.append(
+            f"up to {most} objects in a whole image: train on crops that hold fewer, or raise "
+            "model.transformer_decoder.num_queries"
+        )
     return lines
 
 
