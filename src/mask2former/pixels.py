@@ -54,6 +54,7 @@ _BACK = {  # from upright to what was stored, by orientation
 }
 _BAND_TAG, _PHOTOMETRIC, _SUBFILE, _DESCRIPTION, _BITS, _MAXIMUM = 277, 262, 254, 270, 258, (341, 281)
 _SAMPLE_FORMAT = 339
+_KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so that reading an image twice is the same
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -71,8 +72,7 @@ def rgb_of_pillow(
     if min(picture.size) < 1:
         raise RequestError(f"'{name}' has no pixels (width x height {picture.width}x{picture.height})")
     packing = packing_of(picture)
-    codec = next((tile[0] for tile in getattr(picture, "tile", ())), "")
-    deep_color = picture.mode in ("RGB", "RGBA", "LA", "CMYK") and (";16" in packing or codec == "SGI16")
+    deep_color = picture.mode in ("RGB", "RGBA", "LA", "CMYK") and _is_deep_color(picture)
     if int(_tag(picture, _BITS) or 8) > 8 and re.match(r"\('[A-Z]'", packing):  # Pillow would read bytes
         raise RequestError(
             f"'{name}' is a TIFF of {_tag(picture, _BITS)}-bit colours in separate planes, which cannot be read; save "
@@ -103,7 +103,7 @@ def rgb_of_pillow(
             stated = None  # the values were moved to the upper end of 16 bits, as PNG asks for
         if is_signed and _tag(picture, _BITS) == 16:
             values = values.astype(np.int16)
-        elif "I;32N" in packing:  # unsigned, which Pillow has no mode for
+        elif not is_signed and _tag(picture, _BITS) == 32:  # unsigned, which Pillow has no mode for
             values = values.view(np.uint32)
         grey = _from_integers(values, f"'{name}'", value_range, stated, name)
         return _grey_to_rgb(255 - grey if white_is_0 else grey)
@@ -184,6 +184,14 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _is_deep(mode: str) -> bool:
     """Whether Pillow's mode is one of grey integers with more than 8 bits."""
     return mode == "I" or mode.startswith("I;16")
+
+
+def _is_deep_color(picture: Image.Image) -> bool:
+    """Whether the file of a colour image has 16 bits per channel; kept with the image, whose decoding forgets it."""
+    codec = next((tile[0] for tile in getattr(picture, "tile", ())), "")
+    if ";16" in packing_of(picture) or codec == "SGI16" or _tag(picture, _BITS) == 16:
+        picture.info[_KEPT] = 16
+    return picture.info.get(_KEPT) == 16
 
 
 def _on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -278,17 +286,20 @@ def _stated_bits(picture: Image.Image) -> int | None:
 
 
 def _significant_bits(picture: Image.Image) -> int | None:
-    """The first number of the chunk sBIT of a PNG that is not decoded yet."""
+    """The first number of the chunk sBIT of a PNG; kept with the image, whose decoding closes the file."""
     file = getattr(picture, "fp", None)
-    if file is None:
-        return None
+    if file is None or file.closed:
+        return picture.info.get(_KEPT)
     place = file.tell()
     try:
         for kind, start in _png_chunks(file):
             if kind == b"sBIT":
                 file.seek(start)
                 bits = file.read(1)[0]
-                return bits if 8 <= bits < 16 else None
+                if 8 <= bits < 16:
+                    picture.info[_KEPT] = bits
+                    return bits
+                return None
     except (OSError, ValueError, IndexError, struct.error):  # decoding tells what is damaged
         return None
     finally:

@@ -458,7 +458,12 @@ def test_random_arrays_are_right_noted_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["16 bits, PNG", "12 in 16, PNG", "float TIFF", "alpha", "pages", "16 bits, white is 0"]
+    "name",
+    [
+        *("16 bits, PNG", "12 in 16, PNG", "float TIFF", "alpha", "pages", "16 bits, white is 0", "floats, white is 0"),
+        *("12 bits in 16-bit colours", "12 in 16 with transparency", "12 in 16, CMYK", "signed 8 bits"),
+        *("sBIT of raw values", "12 bits, SGI"),
+    ],
 )
 def test_what_is_drawn_on_is_what_was_read(tmp_path: Path, name: str) -> None:
     path = ROWS[name].given(tmp_path)
@@ -466,6 +471,7 @@ def test_what_is_drawn_on_is_what_was_read(tmp_path: Path, name: str) -> None:
     with collect_notes():
         with Image.open(path) as image:
             drawn = np.asarray(result.plot(image, labels=False))
+            np.testing.assert_array_equal(drawn, read_image(image))  # again, now decoded
         np.testing.assert_array_equal(drawn, read_image(path))
 
 
