@@ -37,6 +37,7 @@ Exif = Literal["apply", "ignore"]
 ARRAY_HELP = "expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
 
 _DEPTHS = (8, 10, 12, 14)  # bits of cameras and converters that write 16-bit files
+_FULL = (255, 1023, 4095, 16383, 32767, 65535)  # what stands for opaque in images of these depths
 _OVERSHOOT = 0.1  # beyond 0..1 or 0..255, as a share of it: what resampling adds around edges
 _ROUNDING = 0.002  # likewise: what arithmetic in half precision adds
 _FEW = 0.15  # share of the values that may overshoot
@@ -52,6 +53,8 @@ _BACK = {  # from upright to what was stored, by orientation
     8: _FLIP.ROTATE_270,
 }
 _BAND_TAG, _PHOTOMETRIC, _SUBFILE, _DESCRIPTION, _BITS, _MAXIMUM = 277, 262, 254, 270, 258, (341, 281)
+_SAMPLE_FORMAT = 339
+_KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so that reading an image twice is the same
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -68,7 +71,14 @@ def rgb_of_pillow(
     """
     if min(picture.size) < 1:
         raise RequestError(f"'{name}' has no pixels (width x height {picture.width}x{picture.height})")
-    deep_color = picture.mode in ("RGB", "RGBA", "LA") and ";16" in packing_of(picture)
+    packing = packing_of(picture)
+    deep_color = picture.mode in ("RGB", "RGBA", "LA", "CMYK") and _is_deep_color(picture)
+    if int(_tag(picture, _BITS) or 8) > 8 and re.match(r"\('[A-Z]'", packing):  # Pillow would read bytes
+        raise RequestError(
+            f"'{name}' is a TIFF of {_tag(picture, _BITS)}-bit colours in separate planes, which cannot be read; save "
+            "it with interleaved channels (planar configuration 1), or with 8 bits"
+        )
+    is_signed = _tag(picture, _SAMPLE_FORMAT) == 2
     stated = _stated_bits(picture) if _is_deep(picture.mode) else None  # before decoding closes the file
     turn = orientation(picture)
     decode(picture, name)
@@ -78,15 +88,27 @@ def rgb_of_pillow(
     else:
         upright = _upright(picture) if exif == "apply" else picture
     mode = upright.mode
+    if (deep_color or _is_deep(mode)) and "transparency" in upright.info:
+        note("16-bit images with one transparent colour, which is read like the others", f"'{name}'")
+    white_is_0 = _tag(picture, _PHOTOMETRIC) == 0  # which Pillow applies to bytes alone
     if mode == "F":
-        return rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=value_range, example=name)
+        pixels = rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=value_range, example=name)
+        return 255 - pixels if white_is_0 else pixels
+    if mode == "L" and is_signed:
+        return _grey_to_rgb(_from_integers(np.asarray(upright).view(np.int8), f"'{name}'", value_range, None, name))
     if _is_deep(mode):
         # 16-bit grey arrives as I;16 or, from some formats, as 32-bit integers of which 16 bits are used.
         values = np.asarray(upright)
         if picture.format == "PNG" and stated is not None and not (values & (2 ** (16 - stated) - 1)).any():
             stated = None  # the values were moved to the upper end of 16 bits, as PNG asks for
+        if is_signed and _tag(picture, _BITS) == 16:
+            values = values.astype(np.int16)
+        elif not is_signed and _tag(picture, _BITS) == 32:  # unsigned, which Pillow has no mode for
+            values = values.view(np.uint32)
         grey = _from_integers(values, f"'{name}'", value_range, stated, name)
-        return _grey_to_rgb(255 - grey if _tag(picture, _PHOTOMETRIC) == 0 else grey)  # 0: low values are white
+        return _grey_to_rgb(255 - grey if white_is_0 else grey)
+    if deep_color:
+        upright = _from_high_bytes(upright, name, value_range)
     try:
         if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
             pixels = _on_white(upright.convert("RGBA"), name)
@@ -96,7 +118,7 @@ def rgb_of_pillow(
         raise RequestError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
     if mode == "CMYK":
         note("CMYK images, converted to RGB without a colour profile", f"'{name}'")
-    return _from_high_bytes(pixels, name, value_range) if deep_color else pixels
+    return pixels
 
 
 def decode(picture: Image.Image, name: str) -> None:
@@ -164,6 +186,14 @@ def _is_deep(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
 
 
+def _is_deep_color(picture: Image.Image) -> bool:
+    """Whether the file of a colour image has 16 bits per channel; kept with the image, whose decoding forgets it."""
+    codec = next((tile[0] for tile in getattr(picture, "tile", ())), "")
+    if ";16" in packing_of(picture) or codec == "SGI16" or _tag(picture, _BITS) == 16:
+        picture.info[_KEPT] = 16
+    return picture.info.get(_KEPT) == 16
+
+
 def _on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """An RGBA image blended onto white; as it is where it is opaque."""
     alpha = np.asarray(layers.getchannel("A"))
@@ -172,9 +202,10 @@ def _on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
         return np.array(layers.convert("RGB"))
     hidden = np.asarray(layers)[..., :3][alpha == 0]
     covers = len(hidden) and (hidden != hidden[0]).any()
+    faint = "" if (most := int(alpha.max())) == 255 else f", alpha is {_percent(most / 255)} at most"
     note(
         "images with an alpha channel, blended onto white (if a fourth band such as infrared is meant, remove it)",
-        f"'{name}' ({_percent(share)} of the pixels" + (", which hide other values)" if covers else ")"),
+        f"'{name}' ({_percent(share)} of the pixels{faint}{', which hide other values' if covers else ''})",
     )
     backdrop = Image.new("RGBA", layers.size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(backdrop, layers).convert("RGB"))
@@ -255,17 +286,20 @@ def _stated_bits(picture: Image.Image) -> int | None:
 
 
 def _significant_bits(picture: Image.Image) -> int | None:
-    """The first number of the chunk sBIT of a PNG that is not decoded yet."""
+    """The first number of the chunk sBIT of a PNG; kept with the image, whose decoding closes the file."""
     file = getattr(picture, "fp", None)
-    if file is None:
-        return None
+    if file is None or file.closed:
+        return picture.info.get(_KEPT)
     place = file.tell()
     try:
         for kind, start in _png_chunks(file):
             if kind == b"sBIT":
                 file.seek(start)
                 bits = file.read(1)[0]
-                return bits if 8 <= bits < 16 else None
+                if 8 <= bits < 16:
+                    picture.info[_KEPT] = bits
+                    return bits
+                return None
     except (OSError, ValueError, IndexError, struct.error):  # decoding tells what is damaged
         return None
     finally:
@@ -306,7 +340,7 @@ def rgb_of_array(
         example: how notes call it.
 
     Raises:
-        RequestError: another shape or type, no pixel, or values that no rule covers.
+        RequestError: another shape or type, no pixel, masked values, or values that no rule covers.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         hint = ""
@@ -315,12 +349,19 @@ def rgb_of_array(
         raise RequestError(f"an {name} of shape {array.shape} is no picture: {expected}{hint}")
     if not array.size:
         raise RequestError(f"an {name} of shape {array.shape} has no pixels")
-    if array.ndim == 3 and array.shape[2] == 4 and (array.dtype == np.uint16 or value_range is not None):
-        # Opacity has a range of its own, that of its type, whatever that of the colours is.
-        alpha = array[..., 3:]
-        opaque = float(np.iinfo(array.dtype).max) if array.dtype.kind in "iu" else 255.0 if alpha.max() > 2 else 1.0
+    if isinstance(array, np.ma.MaskedArray):
+        if hidden := np.ma.count_masked(array):
+            raise RequestError(
+                f"the {name} is a masked array with {hidden} of {array.size} values masked; expected a value for every "
+                "pixel, which array.filled(value) gives"
+            )
+        array = array.data
+    opaque = None
+    if array.ndim == 3 and array.shape[2] == 4:
+        opaque = _opaque_value(array[..., :3], array[..., 3], value_range, example or name)
+    if opaque is not None:
         colors = _to_bytes(array[..., :3], name, value_range, example or name)
-        pixels = np.concatenate([colors, _scaled(alpha, (0.0, opaque))], axis=2)
+        pixels = np.concatenate([colors, _scaled(array[..., 3:], (0.0, opaque))], axis=2)
     else:
         pixels = _to_bytes(array, name, value_range, example or name)
     if pixels.ndim == 2:
@@ -330,6 +371,34 @@ def rgb_of_array(
     if pixels.shape[2] == 4:
         return _on_white(Image.fromarray(np.ascontiguousarray(pixels)), example or name)
     return np.array(pixels, order="C")  # a copy: the result never shares memory with the caller's array
+
+
+def _opaque_value(colors: np.ndarray, alpha: np.ndarray, value_range: ValueRange | None, example: str) -> float | None:
+    """The alpha that stands for opaque, where alpha has a range of its own; None: that of the colours."""
+    kind = alpha.dtype.kind
+    most = float(alpha.max()) if kind in "iuf" else np.nan
+    if not np.isfinite(most):
+        return None  # which _to_bytes refuses, booleans aside
+    if kind == "f":
+        if value_range is not None:
+            return max(value_range[1], most) if most > 255 else 255.0 if most > 2 else 1.0
+        if not (0 < most <= 1 + _ROUNDING and colors.max() > 1 + _OVERSHOOT):
+            return None
+        note("float images with alpha within 0..1 but colours beyond, taken as opaque at 1", f"'{example}'")
+        return 1.0
+    if alpha.dtype == np.uint16:
+        opaque = most if most in _FULL and most >= colors.max() else 65535.0
+    elif value_range is None or alpha.dtype == np.uint8:
+        return None  # bytes; _to_bytes refuses other types without value_range
+    else:
+        opaque = float(next((full for full in _FULL if most <= full), np.iinfo(alpha.dtype).max))
+    if opaque < np.iinfo(alpha.dtype).max:
+        note(
+            "images whose alpha uses part of the range of its type, taken as opaque at the largest value of 8, 10, 12, "
+            "14, 15 or 16 bits",
+            f"'{example}' ({opaque:g})",
+        )
+    return opaque
 
 
 def _to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
@@ -396,12 +465,14 @@ def _from_integers(
         )
     if stated is not None and high < 2**stated:
         return _scaled(values, (0, 2**stated - 1))
-    bits = next((bits for bits in _DEPTHS if high < 2**bits), 16)
+    signed = {np.dtype(np.int8): 7, np.dtype(np.int16): 15}.get(values.dtype)
+    depths = (*(bits for bits in _DEPTHS if signed is None or bits < signed), signed or 16)
+    bits = next((bits for bits in depths if high < 2**bits), 16)
     if bits < 16 and high:
         limit = 2**bits - 1
         note(
-            f"16-bit images whose values stay below {limit + 1}, read as {bits} bits, 0..{limit} (if their camera has "
-            "another range, or to read all its images alike, set value_range)",
+            f"{'signed' if signed else '16-bit'} images whose values stay below {limit + 1}, read as {bits} bits, "
+            f"0..{limit} (if their camera has another range, or to read all its images alike, set value_range)",
             f"'{example}' (up to {high})",
         )
         return _scaled(values, (0, limit))
@@ -414,20 +485,38 @@ def _from_integers(
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # full range to full range: 65535 = 257 * 255
 
 
-def _from_high_bytes(
-    pixels: UInt8[np.ndarray, "H W 3"], name: str, value_range: ValueRange | None
-) -> UInt8[np.ndarray, "H W 3"]:
+def _from_high_bytes(picture: Image.Image, name: str, value_range: ValueRange | None) -> Image.Image:
     """16-bit colour, of which Pillow keeps the upper bytes; stretched where these hold less than their range."""
-    top = int(pixels.max())
+    bands = np.array(picture)
+    has_alpha = picture.mode in ("RGBA", "LA")  # which has the range of its type
+    colors = bands[..., :-1] if has_alpha else bands
+    seen = bands[..., -1] > 0 if has_alpha else np.True_
+    top = int(colors[seen].max() if seen.any() else colors.max())
     bits = next((bits for bits in _DEPTHS[1:] if top < 2 ** (bits - 8)), 16)
     low, high = value_range or (0, 2**bits - 1)
-    if (bits == 16 and value_range is None) or not top:
-        return pixels
-    note(
-        "16-bit colour images that use few of their upper 8 bits, which are all that is read (convert them to 8 bits)",
-        f"'{name}' ({bits} bits)",
-    )
-    return _scaled(pixels, (low // 256, max(high // 256, low // 256 + 1)))
+    dark, light = low // 256, high // 256
+    if light <= dark:
+        raise RequestError(
+            f"'{name}' has 16-bit colours, of which the upper 8 bits are read, and these are the same all over "
+            f"value_range=({low:g}, {high:g}); convert it to 8 bits"
+        )
+    if not top:
+        note(
+            "16-bit colour images that are black, since all upper 8 bits, which are all that is read, are 0 (if there "
+            "is something in them, convert them to 8 bits)",
+            f"'{name}'",
+        )
+    elif light - dark < 255:
+        note(
+            "16-bit colour images that use few of their upper 8 bits, which are all that is read (convert them to 8 "
+            "bits)",
+            f"'{name}' ({f'{low:g} to {high:g}' if value_range else f'{bits} bits'})",
+        )
+    if value_range is not None:
+        _note_clipped(colors, (dark, light), name)
+    if (dark, light) != (0, 255):
+        colors[...] = _scaled(colors, (dark, light))
+    return Image.frombytes(picture.mode, picture.size, bands.tobytes())
 
 
 def _scaled(values: np.ndarray, value_range: ValueRange) -> UInt8[np.ndarray, ...]:

@@ -98,42 +98,60 @@ def pages(name: str, count: int = 3, **options: Any) -> Callable[[Path], Path]:
     return save(first, name, save_all=True, append_images=others, **options)
 
 
-def color_16(top: int) -> Callable[[Path], Path]:
-    """A PNG of 16-bit colours, which Pillow cannot write."""
+def png_16(values: np.ndarray, transparent: tuple[int, ...] = ()) -> Callable[[Path], Path]:
+    """A PNG of 16 bits per channel and any number of channels (Pillow writes only grey)."""
+    values = np.atleast_3d(values)
 
     def make(folder: Path) -> Path:
         def chunk(kind: bytes, body: bytes) -> bytes:
             return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-        values = np.repeat(whole(top)[..., None], 3, axis=2).astype(">u2")
-        rows = b"".join(b"\0" + row.tobytes() for row in values)
-        header = struct.pack(">IIBBBBB", W, H, 16, 2, 0, 0, 0)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        kind = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2]]
+        chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, 16, kind, 0, 0, 0))]
+        if transparent:
+            chunks.append(chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)))
+        chunks += [chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
         path = folder / "c.png"
-        path.write_bytes(
-            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-        )
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
         return path
 
     return make
 
 
-def five_bands(folder: Path) -> Path:
-    """A TIFF of RGB and two more bands."""
-    pixels = np.repeat(BYTES[..., None], 5, axis=2)
-    entries = [(256, 4, 1, W), (257, 4, 1, H), (258, 3, 5, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 8)]
-    entries += [(277, 3, 1, 5), (278, 4, 1, H), (279, 4, 1, pixels.size), (338, 3, 2, 0)]
-    bits_at = 8 + pixels.size
-    entries = [(tag, kind, count, bits_at if tag == 258 else value) for tag, kind, count, value in entries]
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    path = folder / "5.tif"
-    path.write_bytes(
-        struct.pack("<2sHI", b"II", 42, bits_at + 10)
-        + pixels.tobytes()
-        + struct.pack("<5H", *[8] * 5)
-        + directory
-        + bytes(4)
-    )
-    return path
+def tiff(values: np.ndarray, photometric: int, kind: int = 1, planar: int = 1) -> Callable[[Path], Path]:
+    """An uncompressed TIFF of any type; ``kind`` 1 is unsigned, 2 signed, 3 float."""
+    values = np.atleast_3d(values)
+    bands, size = values.shape[2], values.itemsize
+
+    def make(folder: Path) -> Path:
+        bits, kinds, starts, counts = 8, 8 + 2 * bands, 8 + 4 * bands, 8 + 8 * bands
+        begin = 8 + 12 * bands
+        strips = bands if planar == 2 else 1
+        length = values.nbytes // strips
+        header = struct.pack(f"<{bands}H{bands}H", *[8 * size] * bands, *[kind] * bands)
+        header += struct.pack(f"<{bands}I{bands}I", *[begin + n * length for n in range(bands)], *[length] * bands)
+        body = (values.transpose(2, 0, 1) if planar == 2 else values).astype(values.dtype.newbyteorder("<")).tobytes()
+
+        def of_bands(tag: int, at: int, value: int) -> tuple[int, int, int, int]:
+            return (tag, 3, bands, at if bands > 2 else value * 65537)  # up to two fit into the entry
+
+        entries = [(256, 4, 1, W), (257, 4, 1, H), of_bands(258, bits, 8 * size), (259, 3, 1, 1)]
+        entries += [(262, 3, 1, photometric), (273, 4, strips, starts if strips > 1 else begin), (277, 3, 1, bands)]
+        entries += [(278, 4, 1, H), (279, 4, strips, counts if strips > 1 else length), (284, 3, 1, planar)]
+        entries += [(338, 3, 2, 0)] if bands == 5 else []
+        entries += [of_bands(339, kinds, kind)]
+        directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        path = folder / "t.tif"
+        path.write_bytes(struct.pack("<2sHI", b"II", 42, begin + len(body)) + header + body + directory + bytes(4))
+        return path
+
+    return make
+
+
+def bands(*values: np.ndarray | float, kind: Any = np.uint16) -> np.ndarray:
+    """Channels next to each other; a number is the same everywhere."""
+    return np.dstack([np.broadcast_to(value, (H, W)) for value in values]).astype(kind)
 
 
 def alpha(values: np.ndarray) -> Image.Image:
@@ -211,8 +229,90 @@ ROWS: dict[str, Row] = {
     "negative": Row(save(whole(900, np.int32) - 5, "a.tif"), refused=r"-5\.\.895"),
     "int64": Row(whole(255, np.int64), refused="type int64; .*value_range"),
     "int64 with its range": Row(whole(900, np.int64), BYTES, settings={"value_range": (0, 900)}),
-    "16-bit colours": Row(color_16(65535), BYTES),
-    "12 bits in 16-bit colours": Row(color_16(4095), note=r"16-bit colour .*c\.png' \(12 bits"),
+    "unsigned 32 with their range": Row(
+        tiff((RAMP * (2**32 - 1)).astype(np.uint32), 1), BYTES, settings={"value_range": (0, 2**32 - 1)}
+    ),
+    # 16-bit colour
+    "16-bit colours": Row(png_16(bands(*[whole(65535)] * 3)), BYTES),
+    "12 bits in 16-bit colours": Row(png_16(bands(*[whole(4095)] * 3)), note=r"16-bit colour .*c\.png' \(12 bits"),
+    "8 in 16, RGB": Row(png_16(bands(*[whole(255)] * 3)), BYTES * 0, note="are black, since all upper 8 bits"),
+    "8 in 16, LA": Row(png_16(bands(whole(255), 65535)), BYTES * 0, note="are black, since"),
+    "8 in 16, RGBA": Row(png_16(bands(*[whole(255)] * 3, 65535)), BYTES * 0, note="are black, since"),
+    "8 in 16, RGB TIFF": Row(tiff(bands(*[whole(255)] * 3), 2), BYTES * 0, note="are black, since"),
+    "8 in 16 with their range": Row(
+        png_16(bands(*[whole(255)] * 3)),
+        refused=r"\(0, 255\); convert it to 8 bits",
+        settings={"value_range": (0, 255)},
+    ),
+    "a range of lower bits": Row(
+        png_16(bands(*[whole(65535)] * 3)), refused="the same all over", settings={"value_range": (300, 500)}
+    ),
+    "16-bit colours with their range": Row(
+        png_16(bands(*[whole(65535)] * 3)), BYTES, settings={"value_range": (0, 65535)}
+    ),
+    "16-bit colours cut off": Row(
+        png_16(bands(*[whole(65535)] * 3)),
+        note="outside value_range, which are cut off",
+        settings={"value_range": (0, 32767)},
+    ),
+    "12 in 16 with transparency": Row(
+        png_16(bands(*[whole(4095)] * 3, np.where(RAMP > 0.99, 0, 65535))),
+        np.where(RAMP > 0.99, 255, whole(4095) // 256 * 17),
+        note=r"\(12 bits\)(.|\n)*blended onto white",
+    ),
+    "12 in 16 with hidden white": Row(
+        png_16(bands(*[np.where(RAMP > 0.9, 65535, whole(4095))] * 3, np.where(RAMP > 0.9, 0, 65535))),
+        np.where(RAMP > 0.9, 255, whole(4095) // 256 * 17),
+        note=r"\(12 bits\)(.|\n)*blended onto white",
+    ),
+    "12 in 16, LA with transparency": Row(
+        png_16(bands(whole(4095), np.where(RAMP > 0.99, 0, 65535))),
+        np.where(RAMP > 0.99, 255, whole(4095) // 256 * 17),
+        note=r"\(12 bits\)(.|\n)*blended onto white",
+    ),
+    "12 in 16, CMYK": Row(
+        tiff(bands(*[4095 - whole(4095)] * 3, 0), 5),
+        255 - (4095 - whole(4095)) // 256 * 17,
+        note=r"\(12 bits\)(.|\n)*CMYK",
+    ),
+    "16 bits, hidden throughout": Row(
+        png_16(bands(*[whole(65535)] * 3, 0)), BYTES * 0 + 255, note="^images with an alpha channel"
+    ),
+    "16 bits, SGI": Row(save(Image.fromarray(BYTES).convert("RGB"), "a.sgi", bpc=2), BYTES),
+    "12 bits, SGI": Row(
+        save(Image.fromarray(BYTES // 16).convert("RGB"), "a.sgi", bpc=2), BYTES // 16 * 17, note=r"\(12 bits"
+    ),
+    "16-bit colours in planes": Row(
+        tiff(bands(*[whole(65535)] * 3), 2, planar=2), refused=r"t\.tif' is a TIFF of 16-bit colours in separate planes"
+    ),
+    "8-bit colours in planes": Row(tiff(bands(*[BYTES] * 3, kind=np.uint8), 2, planar=2), BYTES),
+    "one transparent colour of 16 bits": Row(
+        png_16(bands(*[whole(65535)] * 3), (0, 0, 0)), BYTES, note="one transparent colour"
+    ),
+    "one transparent grey of 16 bits": Row(png_16(whole(65535), (0,)), BYTES, note="one transparent colour"),
+    # white is 0, signed
+    "floats, white is 0": Row(tiff(RAMP.astype(np.float32), 0, 3), 255 - BYTES),
+    "floats, black is 0": Row(tiff(RAMP.astype(np.float32), 1, 3), BYTES),
+    "signed 16 bits": Row(tiff(whole(32767, np.int16), 1, 2), BYTES, note="signed images .*read as 15 bits"),
+    "signed 16 bits, of 12": Row(tiff(whole(4095, np.int16), 1, 2), BYTES, note="read as 12 bits"),
+    "signed 16 bits, negative": Row(tiff(whole(900, np.int16) - 5, 1, 2), refused=r"-5\.\.895; .*value_range"),
+    "signed 16 bits, their range": Row(
+        tiff((whole(65535, np.int32) - 32768).astype(np.int16), 1, 2), BYTES, settings={"value_range": (-32768, 32767)}
+    ),
+    "signed 8 bits": Row(tiff(whole(127, np.int8), 1, 2), BYTES, note="read as 7 bits"),
+    "signed 8 bits, negative": Row(
+        tiff((BYTES.astype(int) - 128).astype(np.int8), 1, 2), refused=r"-128\.\.127; .*value_range"
+    ),
+    "signed 8 bits, their range": Row(
+        tiff((BYTES.astype(int) - 128).astype(np.int8), 1, 2), BYTES, settings={"value_range": (-128, 127)}
+    ),
+    # kinds of arrays and tensors
+    "masked": Row(np.ma.masked_less(BYTES, 9), refused=r"masked array with \d+ of 1200 .*array\.filled"),
+    "masked nowhere": Row(np.ma.array(BYTES), BYTES),
+    "float8": Row(torch.from_numpy(np.rint(spread(1))).to(torch.float8_e4m3fn)[None], np.rint(RAMP) * 255),
+    "float4": Row(torch.zeros((1, H, W), dtype=torch.uint8).view(torch.float4_e2m1fn_x2), refused="type torch.float4"),
+    "no values": Row(torch.zeros((3, H, W), device="meta"), refused="on the meta device has no values"),
+    "complex, four channels": Row(np.zeros((H, W, 4), np.complex64), refused="type complex64"),
     # parts
     "pages": Row(pages("a.tif"), BYTES, note=r"several pages.* \(1\): '.*a\.tif' \(3\)"),
     "frames of a GIF": Row(pages("a.gif"), note="several pages"),
@@ -230,12 +330,36 @@ ROWS: dict[str, Row] = {
     ),
     "one page, described": Row(save(BYTES, "a.tif", tiffinfo=tags(description=f'{{"shape": [{H}, {W}]}}')), BYTES),
     "band first, array": Row(np.zeros((3, H, W), np.uint8), refused="channels come last"),
-    "five bands": Row(five_bands, BYTES, note=r"more bands than are read .*\(3 of 5\)"),
+    "five bands": Row(
+        tiff(bands(*[BYTES] * 5, kind=np.uint8), 2), BYTES, note=r"more bands than are read .*\(3 of 5\)"
+    ),
     "alpha": Row(save(alpha(np.where(RAMP < 0.5, 0, 255)), "a.png"), note="blended onto white.*50 % .*hide other"),
     "alpha, opaque": Row(save(alpha(np.full((H, W), 255)), "a.png"), BYTES),
     "alpha of data": Row(save(alpha(BYTES), "a.tif"), note="fourth band"),
     "alpha, array": Row(np.dstack([BYTES, BYTES, BYTES, BYTES]), note="blended onto white"),
     "alpha of 16 bits": Row(np.dstack([whole(1023)] * 3 + [np.full((H, W), 65535, np.uint16)]), BYTES, note="10 bits"),
+    "alpha of 12 bits": Row(
+        bands(*[whole(4095)] * 3, 4095), BYTES, note="opaque at the largest(.|\\n)*read as 12 bits"
+    ),
+    "alpha of 8 bits": Row(bands(*[whole(255)] * 3, 255), BYTES, note="opaque at the largest"),
+    "alpha of 12 bits beside 16": Row(bands(*[whole(65535)] * 3, 4095), note="alpha is 6.27 % at most"),
+    "alpha of 0 and 1": Row(
+        bands(*[BYTES] * 3, 1, kind=np.uint8), note="100 % of the pixels, alpha is 0.392 % at most"
+    ),
+    "alpha of 12 bits, range": Row(
+        bands(*[whole(4095)] * 3, 4095), BYTES, note="opaque at the largest", settings={"value_range": (0, 4095)}
+    ),
+    "alpha of 8 bits, int64": Row(
+        bands(*[whole(4080)] * 3, 255, kind=np.int64), BYTES, note="(255)", settings={"value_range": (0, 4080)}
+    ),
+    "alpha of floats": Row(bands(*[spread(1)] * 3, 1, kind=np.float32), BYTES),
+    "alpha of 0..255": Row(bands(*[spread(255)] * 3, 255, kind=np.float32), BYTES),
+    "alpha of 0..1 beside 0..255": Row(
+        bands(*[spread(255)] * 3, 1, kind=np.float32), BYTES, note="taken as opaque at 1"
+    ),
+    "alpha of 4095, range": Row(
+        bands(*[spread(4095)] * 3, 4095, kind=np.float32), BYTES, settings={"value_range": (0, 4095)}
+    ),
     "CMYK": Row(save(Image.fromarray(BYTES).convert("CMYK"), "a.tif"), BYTES, note="CMYK"),
     "closed": Row(closed, refused="was closed before its pixels were read"),
 }
@@ -334,7 +458,12 @@ def test_random_arrays_are_right_noted_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["16 bits, PNG", "12 in 16, PNG", "float TIFF", "alpha", "pages", "16 bits, white is 0"]
+    "name",
+    [
+        *("16 bits, PNG", "12 in 16, PNG", "float TIFF", "alpha", "pages", "16 bits, white is 0", "floats, white is 0"),
+        *("12 bits in 16-bit colours", "12 in 16 with transparency", "12 in 16, CMYK", "signed 8 bits"),
+        *("sBIT of raw values", "12 bits, SGI"),
+    ],
 )
 def test_what_is_drawn_on_is_what_was_read(tmp_path: Path, name: str) -> None:
     path = ROWS[name].given(tmp_path)
@@ -342,6 +471,7 @@ def test_what_is_drawn_on_is_what_was_read(tmp_path: Path, name: str) -> None:
     with collect_notes():
         with Image.open(path) as image:
             drawn = np.asarray(result.plot(image, labels=False))
+            np.testing.assert_array_equal(drawn, read_image(image))  # again, now decoded
         np.testing.assert_array_equal(drawn, read_image(path))
 
 

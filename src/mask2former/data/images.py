@@ -66,7 +66,10 @@ def read_image(
     * Bytes are 0..255.
     * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of as many bits as the file
       says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
-      fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred.
+      fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred. Signed
+      files end at 15 bits, or 7.
+    * 16-bit colour in files: the upper 8 bits, stretched where they hold less than their range (noted).
+    * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
       above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
       (above 1 %, it is noted). All other floats are refused.
@@ -81,8 +84,9 @@ def read_image(
 
     Raises:
         RequestError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no
-            image; the array has another rank, channel count or type, no pixel, or values that are not finite or
-            that no rule covers; a Pillow image that was closed before it was decoded.
+            image; the array has another rank, channel count or type, no pixel, masked values, or values that are not
+            finite or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that lies in
+            separate planes; a tensor without values; a Pillow image that was closed before it was decoded.
     """
     if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
         raise RequestError(f"value_range must be two rising numbers (black, white), got {tuple(value_range)}")
@@ -232,10 +236,18 @@ def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[
         raise RequestError(f"a tensor of shape {tuple(tensor.shape)} is no picture: {_TENSOR_HELP}")
     if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
         raise RequestError(f"a tensor of type {tensor.dtype}, {tensor.layout} is no picture: {_TENSOR_HELP}, dense")
-    host = tensor.detach().cpu()
-    if host.dtype == torch.bfloat16:  # numpy has no such type
-        host = host.float()
-    return rgb_of_array(host.permute(1, 2, 0).numpy(), "tensor", _TENSOR_HELP, value_range=value_range)
+    if tensor.is_meta:
+        raise RequestError(f"a tensor on the meta device has no values to read: {_TENSOR_HELP}, on a CPU or GPU")
+    host = tensor.detach().cpu().resolve_neg()
+    try:
+        if host.is_floating_point() and host.dtype not in (torch.float16, torch.float32, torch.float64):
+            host = host.float()  # numpy has no such type
+        array = host.permute(1, 2, 0).numpy()
+    except (TypeError, RuntimeError) as error:  # NotImplementedError is one of the latter
+        raise RequestError(
+            f"a tensor of type {tensor.dtype} is no image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
+        ) from error
+    return rgb_of_array(array, "tensor", _TENSOR_HELP, value_range=value_range)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
