@@ -127,7 +127,7 @@ def evaluate_on_pictures(
         RequestError: data, model, tasks and options do not fit together.
     """
     from mask2former.data.archives import find_file
-    from mask2former.data.checks import require, split_findings
+    from mask2former.data.checks import id_findings, require, split_findings
     from mask2former.data.datasets.annotation_files import groups_in
     from mask2former.inference import evaluate as evaluation
     from mask2former.inference.highlights import Highlights
@@ -164,6 +164,12 @@ def evaluate_on_pictures(
             settings["things_first"] = predictor.settings.things_first  # the choice is as published
         writer = None
         if results is not None:
+            if shared := id_findings(samples, source.split, source.limit):
+                raise RequestError(
+                    f"--results needs images with ids of their own, and {shared[0].count} ids are of several images "
+                    f"(such as {shared[0].culprits[0]}), as where several annotation files number theirs from 1; "
+                    "renumber them, or evaluate one file at a time"
+                )
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
             kind = "instance" if "instance" in chosen else chosen[0]
             writer = result_writer(kind, results, predictor.categories, category_ids=ids, style=samples.metric_style)
