@@ -158,18 +158,18 @@ def evaluate_on_pictures(
         classes = samples.categories
         things_only = all(item.is_thing for item in classes)
         notes = require(split_findings(samples, source.split, measured_only=True))
+        if results is not None and (shared := id_findings(samples, source.split, source.limit)):
+            raise RequestError(
+                f"--results needs an id of its own for every image, and {shared[0].count} ids are of several (such as "
+                f"'{shared[0].culprits[0]}'), as where several annotation files number theirs from 1; renumber them, "
+                "or evaluate one file at a time"
+            )
         class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if typed["--max-detections"] is not None:  # or the model would not give as many
             settings["max_instances"] = max(metrics.max_detections, predictor.settings.max_instances)
             settings["things_first"] = predictor.settings.things_first  # the choice is as published
         writer = None
         if results is not None:
-            if shared := id_findings(samples, source.split, source.limit):
-                raise RequestError(
-                    f"--results needs images with ids of their own, and {shared[0].count} ids are of several images "
-                    f"(such as {shared[0].culprits[0]}), as where several annotation files number theirs from 1; "
-                    "renumber them, or evaluate one file at a time"
-                )
             ids = {int(index): classes[number].id for number, index in enumerate(class_map)}
             kind = "instance" if "instance" in chosen else chosen[0]
             writer = result_writer(kind, results, predictor.categories, category_ids=ids, style=samples.metric_style)
