@@ -218,6 +218,32 @@ def test_evaluation_refuses_label_maps_that_lose_a_class(tmp_path: Path, capsys:
     assert "validation: 'background' is the only class with pixels" in capsys.readouterr().err
 
 
+def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are measured; a file of results could not tell their images apart."""
+    dataset = coco(tmp_path)
+    coco(tmp_path / "more")
+    dataset["validation"] += [{"annotations": str(tmp_path / "more/val.json"), "images": str(tmp_path / "more/val")}]
+    path, results = run_file(tmp_path, dataset), tmp_path / "results.json"
+    assert main(["check-data", str(path), "--workers", "0", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "several images have one id, as where" in " ".join(capsys.readouterr().out.split())
+    command = ["evaluate", "scenes-tiny", "--data", str(path), "--device", "cpu", "--results", str(results)]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "3 ids are of several (such as '0'), as where several annotation files number theirs from 1" in said
+    assert main([*command, "--limit", "3"]) == 2
+    assert "only the data has" in capsys.readouterr().err  # the first file alone is fine, but for its classes
+    assert not results.exists()
+
+
+def test_classes_of_one_name_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = coco(tmp_path, categories=[{"id": 4, "name": "cell"}, {"id": 7, "name": "cell"}])
+    assert main(["check-data", str(run_file(tmp_path, dataset)), "--workers", "0", "--json", str(tmp_path / "f")]) == 1
+    capsys.readouterr()
+    findings = json.loads((tmp_path / "f").read_text())["findings"]
+    assert [finding["split"] for finding in findings if finding["broken"]] == ["train"]
+    assert not [finding for finding in findings if "share their names" in finding["message"]]
+
+
 def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

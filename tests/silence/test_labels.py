@@ -6,6 +6,7 @@ The rows of the tables are the example of a kind and its relatives.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from mask2former.config import DataConfig, LabelFolderConfig, parse
 from mask2former.data.build import build_pictures
 from mask2former.data.checks import require, split_findings
 from mask2former.data.datasets.class_names import read_names
+from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.check import check_data
+from mask2former.inference.data_checks.requirements import data_notes
 
 H, W = 32, 40
 BLOB = np.zeros((H, W), dtype=bool)
@@ -72,6 +75,13 @@ def border(values: np.ndarray, number: int = 255) -> np.ndarray:
     return values
 
 
+def stray(values: np.ndarray, number: int = 1) -> np.ndarray:
+    """With one pixel of another number."""
+    values = values.copy()
+    values[2, 2] = number
+    return values
+
+
 def smooth(values: np.ndarray) -> np.ndarray:
     """As resizing with interpolation leaves it."""
     return np.asarray(Image.fromarray(values).resize((W // 2, H // 2)).resize((W, H), Image.Resampling.BILINEAR))
@@ -82,6 +92,14 @@ HALF = np.zeros((H, W), dtype=np.uint8)
 HALF[:, W // 2 :] = 1
 
 REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
+    "0 and 255, and a stray pixel of the class": (
+        lambda root: folder(root, [stray(mask(0, 255))] * 3),
+        r"'background' is the only class with pixels but for stray ones \('nucleus' has 3\), 255, .* 255 is 'nuc",
+    ),
+    "three classes, one of them but for a stray pixel 255": (
+        lambda root: folder(root, [stray(border(HALF), 2)], "road\ncar\nsky\n"),
+        r"without any pixel but for stray ones \('sky' has 1\) \(1 \(sky\)\), while 255",
+    ),
     "binary masks of 0 and 255": (
         lambda root: folder(root, [mask(0, 255)]),
         r"'background' is the only class with pixels, 255, which is ignored, covers 18.8 % of the pixels; if 255 is "
@@ -185,7 +203,8 @@ ACCEPTED: dict[str, tuple[Callable[[Path], LabelFolderConfig], list[int], str]] 
     "background and 255 in some, all classes in others": (
         lambda root: folder(root, [mask(0, 255), mask(0, 1)]),
         [2080, 240],
-        "",
+        "with 255, which is ignored, and without 'nucleus' (1), which only maps without 255 have (1 of them); if 255 "
+        "is 'nucleus' there, write 1 instead (1): 0.png",
     ),
     "sixteen bits by number": (
         lambda root: folder(root, [mask(0, 65535, np.uint16)], "0 background\n65535 nucleus\n"),
@@ -217,12 +236,55 @@ ACCEPTED: dict[str, tuple[Callable[[Path], LabelFolderConfig], list[int], str]] 
         [1140, 1140],
         "",
     ),
+    "255 in places beside the class and where there is none": (
+        lambda root: folder(root, [mask(0, 255), border(mask(0, 1))]),
+        [1940, 240],
+        "",
+    ),
+    "a thin class beside much that is ignored": (
+        lambda root: folder(root, [np.where(np.eye(H, W, dtype=bool), 1, mask(0, 255)).astype(np.uint8)]),
+        [],
+        "",
+    ),
     "in-between numbers that are classes": (
         lambda root: folder(root, [smooth(mask(0, 4))], "a\nb\nc\nd\ne\n"),
         [],
         "classes that are nowhere wider than two pixels",
     ),
 }
+
+
+def test_what_follows_from_a_fault_is_no_fault_of_its_own(tmp_path: Path) -> None:
+    config = folder(tmp_path, [mask(0, 1).T.copy()] * 3)  # no map has the size of its image
+    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    assert len(broken) == 2, broken  # one in each split
+    config = folder(tmp_path, [np.stack([mask(0, 200)] * 3, axis=-1)] * 3)
+    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    assert len(broken) == 2, broken
+
+
+@pytest.mark.parametrize(
+    ("val", "words"),
+    [
+        (palette(1 - HALF, RED, BLACK), r"in '0\S* 0 is \(200, 0, 0\), in train's '0\S* \(0, 0, 0\)"),
+        (palette(HALF, BLACK, GREEN), r"in '0\S* 1 is \(0, 200, 0\), in train's '0\S* \(200, 0, 0\)"),
+        (palette(HALF, BLACK, RED, GREEN), None),
+    ],
+)
+def test_palettes_of_both_splits_are_compared(tmp_path: Path, val: Image.Image, words: str | None) -> None:
+    config = folder(tmp_path, [palette(HALF, BLACK, RED)] * 2)
+    for number in range(2):
+        val.save(tmp_path / "labels" / "val" / f"{number}.png")
+    broken = [finding.sentence() for finding in check_data(config).findings if finding.broken]
+    samples = build_pictures(config, "train"), build_pictures(config, "validation")
+    if words is None:
+        assert not broken
+        data_notes(*samples)
+    else:
+        assert len(broken) == 1
+        assert re.search(f"validation: label maps whose palettes differ from those of train.*{words}", broken[0])
+        with pytest.raises(RequestError, match=f"differ from those of train.*{words}"):
+            data_notes(*samples)
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
@@ -288,6 +350,16 @@ NAMES = [
     ("n.txt", "1. road\n2. car\n", [(1, "road"), (2, "car")]),
     ("n.txt", "road\n3 wheeler\ncar\n", [(0, "road"), (1, "3 wheeler"), (2, "car")]),
     ("n.txt", "no\nyes\n", [(0, "no"), (1, "yes")]),
+    ("n.txt", "road: 3\ncar: 0\n", [(3, "road"), (0, "car")]),
+    ("n.txt", "road=3\ncar = 0\n", [(3, "road"), (0, "car")]),
+    ("n.txt", "road\t3\ncar\t0\n", [(3, "road"), (0, "car")]),
+    ("n.txt", "- road\n- car\n", [(0, "road"), (1, "car")]),
+    ("n.txt", "* 1 road\n* 4 car\n", [(1, "road"), (4, "car")]),
+    ("n.txt", "grade 1\ngrade 2\n", [(0, "grade 1"), (1, "grade 2")]),
+    ("n.txt", "rest\ngrade 1\nKi-67\nH2O\n", [(0, "rest"), (1, "grade 1"), (2, "Ki-67"), (3, "H2O")]),
+    ("n.txt", "0 part 7\n1 cell 9\n", [(0, "part 7"), (1, "cell 9")]),
+    ("n.txt", "part no.1\npart no.2\nC#\n", [(0, "part no.1"), (1, "part no.2"), (2, "C#")]),
+    ("n.txt", "_bg_\n(rest)\nt-shirt\n", [(0, "_bg_"), (1, "(rest)"), (2, "t-shirt")]),
     (
         "labelmap.txt",
         "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:128,0,0::\n",
@@ -308,7 +380,7 @@ def test_names_and_their_numbers(tmp_path: Path, name: str, text: str, expected:
     (tmp_path / name).write_bytes(text.encode())
     notes: list[str] = []
     assert [(item.id, item.name) for item in read_names(tmp_path / name, notes)] == expected
-    assert bool(notes) == ("#" in text)
+    assert bool(notes) == (re.search("^#", text.lstrip("\ufeff"), re.MULTILINE) is not None)
     if notes:
         number, first = expected[0]
         assert f"the first class is {number} '{first}'" in notes[0]
@@ -326,6 +398,15 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.txt", "road\n\ncar\n", "line 2 is empty, .*number all lines"),
         ("n.txt", "classes\nroad\ncar\n", "line 1, 'classes', looks like a heading"),
         ("n.txt", "# c\nid name\n0 road\n1 car\n", "line 2, 'id name', looks like a heading"),
+        ("n.txt", "cell 1\nbg 0\n", r"end in numbers \('cell 1'\).*in front \('1 cell'\); .*\('0 cell 1'\)"),
+        ("n.txt", "road: 0\ncar: 0\n", "more than once"),
+        ("n.txt", "name id\nbg 0\ncell 1\n", "line 1, 'name id', looks like a heading"),
+        ("n.txt", "- bg\ncell\n", "line 1, '- bg', begins with a bullet"),
+        ("n.txt", "bg  # the rest\ncell\n", "line 1, 'bg  # the rest', seems to end in a comment"),
+        ("n.txt", "0 bg\n1 cell // all\n", "line 2, '1 cell // all', seems to end in a comment"),
+        ("n.txt", "// classes\nbg\ncell\n", "line 1, '// classes', does not look like a name"),
+        ("n.txt", "; classes\nbg\n", "line 1, '; classes', does not look like a name"),
+        ("n.txt", '["bg", "cell"]\n', "does not look like a name"),
         ("n.txt", "0 road\ncar\n2 sky\n", "line 2, 'car', has no number and others have"),
         ("n.txt", "0 road\n0 car\n", "more than once"),
         ("n.txt", "road\ncar\nroad\n", "names must be unique"),
@@ -358,3 +439,53 @@ def test_comment_lines_are_told_by_check_data(tmp_path: Path) -> None:
     (finding,) = [finding for finding in check_data(config).findings if "comment" in finding.message][:1]
     assert "passed over comment lines: 1 (# classes); the first class is 0 'background'" in finding.message
     assert json.loads(json.dumps(check_data(config).to_dict()))["broken"] is False
+
+
+# --- id maps of clips ------------------------------------------------------------------------------------------------
+
+
+def clip(root: Path, maps: list[Any]) -> MaskFolders:
+    """A clip of these id maps."""
+    for kind in ("images", "masks"):
+        (root / kind / "a").mkdir(parents=True)
+    for number, values in enumerate(maps):
+        Image.new("RGB", (W, H)).save(root / "images" / "a" / f"{number}.png")
+        image = values if isinstance(values, Image.Image) else Image.fromarray(values)
+        image.save(root / "masks" / "a" / f"{number}.png")
+    return MaskFolders(root / "images", root / "masks")
+
+
+@pytest.mark.parametrize(
+    ("swapped", "words"),
+    [
+        (palette(HALF + 1, BLACK, GREEN, RED), r"in '\d.png' 1 is \(0, 200, 0\), in '0.png' \(200, 0, 0\)"),
+        (palette(2 * HALF, BLACK, GREEN, RED), r"in '\d.png' \(200, 0, 0\) is 2, in '0.png' 1"),
+    ],
+)
+def test_id_maps_of_a_clip_whose_palettes_differ_are_refused(tmp_path: Path, swapped: Image.Image, words: str) -> None:
+    first = palette(HALF, BLACK, RED, GREEN)
+    with pytest.raises(RequestError, match=rf"id maps in '.*a' differ, .*{words}; write all id maps"):
+        clip(tmp_path / "last", [first, first, swapped])
+    clips = clip(tmp_path / "between", [first, swapped, first, first])  # which is not looked at beforehand
+    assert clips.annotated(0, [0, 2]).annotated.tolist() == [[True, True]]
+    for read in (lambda: clips.annotated(0, [0, 1]), lambda: clips.truth(0)):
+        with pytest.raises(RequestError, match=words):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("maps", "note"),
+    [
+        (
+            [border(HALF), HALF, border(2 * HALF)],
+            r"255 is on 2 of 3 id maps .*\(clips 1 \(a\)\), whose other ids end at 2",
+        ),
+        ([mask(0, 255)] * 2, None),  # an object, as in binary masks
+        ([border(mask(0, 200))], None),  # one of many
+        ([HALF, palette(HALF, BLACK, RED), palette(2 * HALF, BLACK, GREEN, GREEN)], None),
+    ],
+)
+def test_255_beside_small_ids_is_noted(tmp_path: Path, maps: list[Any], note: str | None) -> None:
+    notes = clip(tmp_path, maps).notes
+    assert len(notes) == (note is not None)
+    assert note is None or re.search(note, notes[0])

@@ -127,7 +127,7 @@ def evaluate_on_pictures(
         RequestError: data, model, tasks and options do not fit together.
     """
     from mask2former.data.archives import find_file
-    from mask2former.data.checks import require, split_findings
+    from mask2former.data.checks import id_findings, require, split_findings
     from mask2former.data.datasets.annotation_files import groups_in
     from mask2former.inference import evaluate as evaluation
     from mask2former.inference.highlights import Highlights
@@ -158,6 +158,12 @@ def evaluate_on_pictures(
         classes = samples.categories
         things_only = all(item.is_thing for item in classes)
         notes = require(split_findings(samples, source.split, measured_only=True))
+        if results is not None and (shared := id_findings(samples, source.split, source.limit)):
+            raise RequestError(
+                f"--results needs an id of its own for every image, and {shared[0].count} ids are of several (such as "
+                f"'{shared[0].culprits[0]}'), as where several annotation files number theirs from 1; renumber them, "
+                "or evaluate one file at a time"
+            )
         class_map = evaluation.match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if typed["--max-detections"] is not None:  # or the model would not give as many
             settings["max_instances"] = max(metrics.max_detections, predictor.settings.max_instances)

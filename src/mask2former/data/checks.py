@@ -17,7 +17,7 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.reader import Reader
-from mask2former.data.label_maps import LabelCounts
+from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 
@@ -25,9 +25,11 @@ __all__ = [
     "Finding",
     "Named",
     "Split",
+    "between_findings",
     "class_findings",
+    "id_findings",
     "label_findings",
-    "leak_findings",
+    "palette_findings",
     "require",
     "split_findings",
 ]
@@ -39,6 +41,7 @@ _NAMED = 20  # culprits that are listed; more are counted
 _MUCH = 0.05  # share of pixels from which an ignored number may well be a class that is missed
 _LOOKED_AT = 100  # label maps at most, where not all are read
 _PIXELS = 50_000_000  # of them
+_STRAY = 0.01  # of the pixels of an ignored number; a class of fewer, all of them single, may be a slip
 _THIN = 50  # pixels; a class of fewer may be nothing but edges
 
 
@@ -100,6 +103,7 @@ def split_findings(samples: AnnotatedSet, split: Split, *, measured_only: bool =
         findings += _unknown_findings(maps, samples, split)
         # What a sample does not show is no news.
         findings += [finding for finding in label_findings(maps, samples, split) if finding.broken]
+        findings += _never_beside_findings(maps, samples, split)
     return findings
 
 
@@ -110,6 +114,19 @@ def class_findings(categories: Categories, split: Split) -> list[Finding]:
         return []
     message = "several classes have one name, give each its own"
     return [Finding(split, True, message, tuple(f"'{name}'" for name in twice[:_NAMED]), len(twice))]
+
+
+def id_findings(samples: AnnotatedSet, split: Split, limit: int | None = None) -> list[Finding]:
+    """Images of one id, as of several files that all number theirs from 1: a file of results cannot tell them apart."""
+    images = Counter(samples.image_id(index) for index in range(len(samples))[:limit])
+    twice = [str(image_id) for image_id, count in images.items() if count > 1]
+    if not twice:
+        return []
+    message = (
+        "several images have one id, as where several annotation files number theirs from 1; evaluate --results "
+        "refuses them"
+    )
+    return [Finding(split, False, message, tuple(twice[:_NAMED]), len(twice))]
 
 
 # --- label maps ------------------------------------------------------------------------------------------------------
@@ -127,8 +144,9 @@ def label_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) ->
         return []
     return [
         *_unseen_findings(maps, samples, split),
-        *_palette_findings(maps, split),
+        *palette_findings(maps, split),
         *_thin_findings(maps, samples, split),
+        *_never_beside_findings(maps, samples, split),
     ]
 
 
@@ -139,12 +157,20 @@ def _totals(maps: Sequence[Named]) -> Counter[int]:
     return pixels
 
 
+def _inner(maps: Sequence[Named]) -> Counter[int]:
+    pixels = Counter[int]()
+    for _, counts in maps:
+        pixels.update(counts.inner)
+    return pixels
+
+
 def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
     """Classes without a pixel, and whether an ignored number may be one of them."""
     pixels, categories = _totals(maps), samples.categories
     total = sum(pixels.values())
-    seen = {index for number, index in samples.class_of.items() if index < len(categories) and pixels[number]}
-    unseen = [item.name for index, item in enumerate(categories) if index not in seen]
+    painted = {index: number for number, index in samples.class_of.items() if index < len(categories)}
+    seen = {index for index, number in painted.items() if pixels[number]}
+    absent = [item.name for index, item in enumerate(categories) if index not in seen]
     ignored = [
         (pixels[number] / total, number)
         for number, index in samples.class_of.items()
@@ -154,8 +180,15 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
         message = f"nothing is annotated: {_ignored(ignored)}; check dataset.ignore"
         return [Finding(split, True, message)] if ignored else []
     share, number = max(ignored, default=(0.0, -1))
+    # Single stray pixels must not pass for a class where far more is ignored.
+    inner = _inner(maps)
+    stray = {index for index in seen if not inner[painted[index]] and pixels[painted[index]] < _STRAY * pixels[number]}
+    seen = seen - stray or seen
+    unseen = [item.name for index, item in enumerate(categories) if index not in seen]
     if samples.unseen_classes == "error":
-        only = f"'{categories[min(seen)].name}' is the only class with pixels"
+        but = [f"'{categories[index].name}' has {pixels[painted[index]]}" for index in sorted(stray - seen)]
+        apart = f" but for stray ones ({', '.join(but[:3])})" if but else ""
+        only = f"'{categories[min(seen)].name}' is the only class with pixels{apart}"
         wrong = None
         if len(seen) == 1 and ignored and unseen:
             wrong = f"{only}, {_ignored(ignored)}; {_number_it(samples, unseen, number)}"
@@ -168,14 +201,37 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
             wrong = f"{only}: there is nothing to tell it from; check the label maps and the names file"
         elif unseen and share >= _MUCH and split == "train":  # validation may lack what is rare
             wrong = (
-                f"classes without any pixel ({some(unseen)}), while {_ignored(ignored)}; "
+                f"classes without any pixel{apart} ({some(unseen)}), while {_ignored(ignored)}; "
                 f"{_number_it(samples, unseen, number)}"
             )
         if wrong is not None:
             keep = "; if all is as it should be, set dataset.unseen_classes=keep" if unseen else ""
             return [Finding(split, True, wrong + keep)]
     message = "classes without any pixel" + (f" ({_ignored(ignored)})" if ignored else "")
-    return [Finding(split, False, message, tuple(unseen[:_NAMED]), len(unseen))] if unseen else []
+    return [Finding(split, False, message, tuple(absent[:_NAMED]), len(absent))] if absent else []
+
+
+def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
+    """Of two classes, one that is never on a map with an ignored number: some maps may have that number instead of it.
+
+    What is void, as borders and doubtful places, is beside what is annotated.
+    """
+    if len(samples.categories) != 2 or samples.unseen_classes == "keep":
+        return []
+    findings = []
+    ignored = [number for number, index in samples.class_of.items() if index >= len(samples.categories)]
+    for number, index in samples.class_of.items():
+        for void in ignored if index < len(samples.categories) else []:
+            places = [name for name, counts in maps if void in counts.pixels and counts.inner[void]]
+            others = [counts for _, counts in maps if number in counts.pixels]
+            if places and others and all(void not in counts.pixels for counts in others):
+                name = samples.categories[index].name
+                message = (
+                    f"label maps with {void}, which is ignored, and without '{name}' ({number}), which only maps "
+                    f"without {void} have ({len(others)} of them); if {void} is '{name}' there, write {number} instead"
+                )
+                findings.append(Finding(split, False, message, tuple(places[:_NAMED]), len(places)))
+    return findings
 
 
 def _ignored(ignored: Sequence[tuple[float, int]]) -> str:
@@ -201,37 +257,30 @@ def _number_it(samples: LabelFolder, unseen: Sequence[str], number: int) -> str:
     )
 
 
-def _palette_findings(maps: Sequence[Named], split: Split) -> list[Finding]:
-    """Numbers that have another colour from file to file: they are other classes there."""
-    color_of: dict[int, tuple[tuple[int, int, int], str]] = {}
-    number_of: dict[tuple[int, int, int], tuple[int, str]] = {}
-    culprits = []
-    for name, counts in maps:
-        conflict = None
-        of_file = Counter(counts.colors.values())
-        for number, color in counts.colors.items():
-            first, where = color_of.setdefault(number, (color, name))
-            if first != color:
-                conflict = conflict or f"in '{name}' {number} is {color}, in '{where}' {first}"
-            elif of_file[color] == 1:  # two numbers of one colour, as beyond the end of a palette, say nothing
-                other, where = number_of.setdefault(color, (number, name))
-                if other != number:
-                    conflict = conflict or f"in '{name}' {color} is {number}, in '{where}' {other}"
-        if conflict is not None:
-            culprits.append(conflict)
-    if not culprits:
+def palette_findings(maps: Sequence[Named], split: Split, training: Sequence[Named] = ()) -> list[Finding]:
+    """Numbers that have another colour from file to file: they are other classes there.
+
+    Args:
+        maps: what is on the label maps of a split.
+        split: which it is.
+        training: of validation, those that are trained on: the two are compared, unless one differs within itself.
+    """
+    palettes = Palettes()
+    if any([palettes.add(f"train's '{name}'", counts.colors) for name, counts in training]):
+        return []
+    culprits = [found for name, counts in maps if (found := palettes.add(f"'{name}'", counts.colors)) is not None]
+    if not culprits or (training and palette_findings(maps, split)):
         return []
     message = (
-        "label maps whose palettes differ, so that one number may be several classes; write the class numbers with one "
-        "palette for all, or as grey PNG if they are right as they are"
+        f"label maps whose palettes differ{' from those of train' if training else ''}, so that one number may be "
+        "several classes; write the class numbers with one palette for all, or as grey PNG if they are right as they "
+        "are"
     )
     return [Finding(split, True, message, tuple(culprits[:_NAMED]), len(culprits))]
 
 
 def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
-    pixels, inner = _totals(maps), Counter[int]()
-    for _, counts in maps:
-        inner.update(counts.inner)
+    pixels, inner = _totals(maps), _inner(maps)
     thin = [
         samples.categories[index].name
         for number, index in samples.class_of.items()
@@ -255,25 +304,45 @@ def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split)
 
 def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
     """Some label maps of a split; all, up to those that tell, where they look as if a class were missed."""
-
-    def read(place: int) -> Named:
-        return str(samples.image_id(place)), samples.counts(place)
-
-    maps = [read(0)]
-    count = min(_LOOKED_AT, len(samples), max(2, _PIXELS // sum(maps[0][1].pixels.values())))
-    chosen = set(np.linspace(0, len(samples) - 1, count).round().astype(int).tolist())
-    maps += [read(place) for place in sorted(chosen - {0})]
-    rest = sorted(set(range(len(samples))) - chosen)
+    maps = [_read_map(samples, 0)]
+    count = min(_LOOKED_AT, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
+    chosen = _spread(samples, count)
+    maps += [_read_map(samples, place) for place in chosen if place]
+    rest = sorted(set(range(len(samples))) - {0, *chosen})
     while rest and any(finding.broken for finding in _unseen_findings(maps, samples, split)):
         more, rest = rest[: len(maps)], rest[len(maps) :]
-        maps += [read(place) for place in more]
+        maps += [_read_map(samples, place) for place in more]
     return maps
+
+
+def _spread(samples: LabelFolder, most: int) -> list[int]:
+    """Indices of up to ``most`` samples from all over a data set."""
+    return np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
+
+
+def _read_map(samples: LabelFolder, index: int) -> Named:
+    return str(samples.image_id(index)), samples.counts(index)
 
 
 # --- both splits -----------------------------------------------------------------------------------------------------
 
 
-def leak_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Finding]:
+def between_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Finding]:
+    """What can be told of both splits together without reading them but for some label maps.
+
+    Raises:
+        RequestError: one of these is missing or broken.
+    """
+    findings = _leak_findings(training, validation)
+    if isinstance(training, LabelFolder) and isinstance(validation, LabelFolder):
+        known, maps = (
+            [_read_map(samples, place) for place in _spread(samples, 20)] for samples in (training, validation)
+        )
+        findings += palette_findings(maps, "validation", known)
+    return findings
+
+
+def _leak_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Finding]:
     """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
     if not (isinstance(training, Reader) and isinstance(validation, Reader)):
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,20 @@ from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
 
-__all__ = ["LabelCounts", "colors_of_ids", "count_labels", "read_id_colors", "read_label_map", "remap", "runs_of"]
+__all__ = [
+    "Colors",
+    "LabelCounts",
+    "Palettes",
+    "colors_of_ids",
+    "count_labels",
+    "read_id_colors",
+    "read_label_map",
+    "read_with_palette",
+    "remap",
+    "runs_of",
+]
+
+Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
@@ -58,6 +72,15 @@ def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
         RequestError: the file is missing or damaged, holds colours instead of numbers, or numbers below 0 (those from
             2**31 on are read as such).
     """
+    return read_with_palette(file)[0]
+
+
+def read_with_palette(file: File) -> tuple[Int32[np.ndarray, "H W"], Colors]:
+    """The numbers of a label map, as :func:`read_label_map` gives them, and the colours of its palette, if it has one.
+
+    Raises:
+        RequestError: as :func:`read_label_map`.
+    """
     expected = (
         "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, "
         "without anti-aliasing)"
@@ -70,7 +93,35 @@ def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
         note("label maps whose first page, the one that is read, is empty", f"'{file}'")
     if picture.mode == "I" and (low := int(numbers.min())) < 0:
         raise RequestError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
-    return numbers
+    rgb = (picture.getpalette("RGB") or []) if picture.mode == "P" else []
+    return numbers, dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
+
+
+class Palettes:
+    """The palettes of label maps that belong together: is one number one colour in all of them, and the reverse?"""
+
+    def __init__(self) -> None:
+        self._color_of: dict[int, tuple[tuple[int, int, int], str]] = {}
+        self._number_of: dict[tuple[int, int, int], tuple[int, str]] = {}
+
+    def add(self, name: str, colors: Colors) -> str | None:
+        """How a label map contradicts those before it, as a phrase; None if it does not.
+
+        Args:
+            name: of the label map, for people.
+            colors: of the numbers that occur on it.
+        """
+        conflict = None
+        of_file = Counter(colors.values())
+        for number, color in colors.items():
+            first, where = self._color_of.setdefault(number, (color, name))
+            if first != color:
+                conflict = conflict or f"in {name} {number} is {color}, in {where} {first}"
+            elif of_file[color] == 1:  # two numbers of one colour, as beyond the end of a palette, say nothing
+                other, where = self._number_of.setdefault(color, (number, name))
+                if other != number:
+                    conflict = conflict or f"in {name} {color} is {number}, in {where} {other}"
+        return conflict
 
 
 class LabelCounts(NamedTuple):
@@ -84,7 +135,7 @@ class LabelCounts(NamedTuple):
 
     pixels: dict[int, int]
     inner: dict[int, int]
-    colors: dict[int, tuple[int, int, int]]
+    colors: Colors
 
 
 def count_labels(file: File) -> LabelCounts:
@@ -93,7 +144,7 @@ def count_labels(file: File) -> LabelCounts:
     Raises:
         RequestError: as :func:`read_label_map`.
     """
-    numbers = read_label_map(file)
+    numbers, palette = read_with_palette(file)
     runs, lengths = runs_of(numbers)
     kinds, kind_of_run = np.unique(runs, return_inverse=True)
     pixels = np.bincount(kind_of_run, weights=lengths, minlength=len(kinds)).astype(np.int64)
@@ -101,16 +152,10 @@ def count_labels(file: File) -> LabelCounts:
     is_inner = across[1:-1, 1:] & across[1:-1, :-1] & down[1:, 1:-1] & down[:-1, 1:-1]
     places = np.searchsorted(kinds, numbers[1:-1, 1:-1][is_inner])
     inner = np.bincount(places, minlength=len(kinds))
-    colors: dict[int, tuple[int, int, int]] = {}
-    with open_picture(file) as picture:
-        if picture.mode == "P":
-            palette = picture.getpalette("RGB") or []
-            rows = {number: palette[3 * number : 3 * number + 3] for number in kinds.tolist()}
-            colors = {number: (row[0], row[1], row[2]) for number, row in rows.items() if len(row) == 3}
     return LabelCounts(
         dict(zip(kinds.tolist(), pixels.tolist(), strict=True)),
         dict(zip(kinds.tolist(), inner.tolist(), strict=True)),
-        colors,
+        {number: palette[number] for number in kinds.tolist() if number in palette},
     )
 
 

@@ -457,13 +457,11 @@ def test_names_that_end_alike_are_told_apart_in_any_order(tmp_path: Path, order:
         CocoInstances([(file, images)])
 
 
-def test_an_image_under_two_ids_and_classes_of_one_name_are_noted(tmp_path: Path) -> None:
+def test_an_image_under_two_ids_is_noted(tmp_path: Path) -> None:
     values = content()
     values["images"][2]["file_name"] = "a.png"
-    values["categories"][2]["name"] = "cell"
     notes = CocoInstances([write(tmp_path, values)]).notes
     assert any("listed again under other ids" in note and "1 (a.png (id c))" in note for note in notes)
-    assert any("share their names 1 (cell)" in note for note in notes)
 
 
 def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:

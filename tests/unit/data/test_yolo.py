@@ -219,12 +219,11 @@ def test_class_lists_that_contradict_themselves_are_refused(tmp_path: Path, data
 
 
 def test_files_that_do_not_pair_are_named(tmp_path: Path) -> None:
-    write(tmp_path, data="train: images/train.txt\nval: images/val\nnames: [cell, cell]\n")
+    write(tmp_path, data="train: images/train.txt\nval: images/val\nnames: [cell, dirt]\n")
     (tmp_path / "images" / "train.txt").write_text("train/a.jpg\ntrain/b.jpg\ntrain/a.jpg\n")
     for name in ("b", "c", "classes"):
         (tmp_path / "labels" / "train" / f"{name}.txt").write_text("")
     notes = "; ".join(samples_of(tmp_path).notes)
-    assert "share their names 1 (cell)" in notes
     assert re.search(r"images are listed more than once: 1 \(.*a\.jpg\)", notes)
     assert re.search(r"text files without an image in this split: 1 \(.*c\.txt\)", notes)
     write(tmp_path)

@@ -25,11 +25,16 @@ __all__ = ["read_names"]
 
 _LARGEST = 65535
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;]\s*|[.)]?\s+)(\S.*)")
+_NUMBERED_BEHIND = re.compile(r"(\S.*?)(\s*[:=,;\t]\s*|\s+)(\d+)")
+_BULLET = re.compile(r"[-*+\u2022]\s+(?=\S)")
+_OTHER_COMMENT = re.compile(r"//|/\*|;|%|--|\[|\{|<!")  # of other languages, or the beginning of other formats
+_BEHIND = re.compile(r"\s(#(?!\d)|//)")
 _COLOURED = re.compile(
     r"([^:]+):((?:\d+,\d+,\d+)?):([^:]*):([^:]*)"
 )  # CVAT's labelmap.txt: name:color_rgb:parts:actions
 _HEADING = re.compile(
-    r"\W*((id|index|number)\W+)?(class|label|categor|name)(y|es|s|ies)?([_ ]?names?)?\W*", re.IGNORECASE
+    r"\W*((id|index|number)\W+)?(class|label|categor|name)(y|es|s|ies)?([_ ]?names?)?(\W+(id|index|number))?\W*",
+    re.IGNORECASE,
 )
 _LISTS = ("names", "classes", "categories", "labels")
 
@@ -37,10 +42,10 @@ _LISTS = ("names", "classes", "categories", "labels")
 def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> Categories:
     """The classes of a names file, in its order; the id of a class is its number on the label maps.
 
-    Text (``.txt``): a name per line, numbered from 0, or number and name on every line; lines that begin with ``#``
-    are comments; ``labelmap.txt`` of CVAT. JSON and YAML: a list of names, a mapping of number to name (or the other
-    way round), or a list of mappings with ``id``, ``name`` and perhaps ``color``. CSV: two columns, number and name,
-    or columns called ``id`` and ``name``.
+    Text (``.txt``): a name per line, numbered from 0, or number and name on every line (``0 road`` or ``road: 0``);
+    lines that begin with ``#`` are comments; ``labelmap.txt`` of CVAT. JSON and YAML: a list of names, a mapping of
+    number to name (or the other way round), or a list of mappings with ``id``, ``name`` and perhaps ``color``. CSV: two
+    columns, number and name, or columns called ``id`` and ``name``.
 
     Args:
         path: the file.
@@ -89,12 +94,33 @@ def _entries(text: str, suffix: str, passed_over: list[str]) -> list[dict[str, A
         lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
         comments = [line for _, line in lines if line.startswith("#")]
         passed_over += comments
-        given = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        given = _names_in([(number, line) for number, line in lines if line and not line.startswith("#")])
         fields = [match for _, line in given if (match := _COLOURED.fullmatch(line))]
         if given and len(fields) == len(given):
             return [_coloured(number, match) for number, match in enumerate(fields)]
         pairs = _from_lines(lines, given)
     return [{"id": number, "name": _name(name), "isthing": 0} for number, name in pairs]
+
+
+def _names_in(given: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Lines without the bullets of a list.
+
+    Raises:
+        ValueError: a line has what is hardly part of a name, and would be learned as a class, or as its name.
+    """
+    bare = [(number, _BULLET.sub("", line, count=1)) for number, line in given]
+    has_bullet = [line != name for (_, line), (_, name) in zip(given, bare, strict=True)]
+    if any(has_bullet) and not all(has_bullet):
+        number, line = given[has_bullet.index(True)]
+        raise ValueError(f"its line {number}, '{line}', begins with a bullet and others do not; take all bullets out")
+    for number, line in bare:
+        if _OTHER_COMMENT.match(line):
+            raise ValueError(f"its line {number}, '{line}', does not look like a name; begin comments with '#'")
+        if _BEHIND.search(line):
+            raise ValueError(
+                f"its line {number}, '{line}', seems to end in a comment, which would be part of the name; delete it"
+            )
+    return bare
 
 
 def _coloured(number: int, match: re.Match[str]) -> dict[str, Any]:
@@ -107,6 +133,18 @@ def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) 
     numbered = [match for _, line in given if (match := _NUMBERED.fullmatch(line))]
     if given and len(numbered) == len(given):
         return [(int(match[1]), match[2]) for match in numbered]
+    behind = [match for _, line in given if (match := _NUMBERED_BEHIND.fullmatch(line))]
+    if given and len(behind) == len(given):
+        # Names that differ in their numbers alone ('grade 1', 'grade 2') are names; all others are not told apart by
+        # these.
+        if all(match[2].strip() or "\t" in match[2] for match in behind):
+            return [(int(match[3]), match[1]) for match in behind]
+        if len({match[1] for match in behind}) == len(behind):
+            first = behind[0]
+            raise ValueError(
+                f"its lines end in numbers ('{first[0]}'): if these are the class numbers, write them in front "
+                f"('{first[3]} {first[1]}'); if they belong to the names, number all lines ('0 {first[0]}')"
+            )
     if given and _HEADING.fullmatch(given[0][1]):
         raise ValueError(
             f"its line {given[0][0]}, '{given[0][1]}', looks like a heading and would be class 0; delete it, or number "

@@ -26,7 +26,6 @@ from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
-    class_remarks,
     entry_id,
     flag,
     number,
@@ -492,7 +491,6 @@ class CocoInstances(Reader):
             reader = reader or _Reader(
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
-            reader.notes += class_remarks(found, file)
             if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
                 reader.notes.append(
                     f"'{file}': categories {some(stuff)} have 'isthing' 0: objects of them are learned, but instances "

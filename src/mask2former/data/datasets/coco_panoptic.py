@@ -21,7 +21,6 @@ from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
-    class_remarks,
     entry_id,
     flag,
     number,
@@ -136,7 +135,6 @@ class CocoPanoptic(SegmentReader):
                 _check_kinds(content["categories"], file)
             if first is None:
                 first = found
-                left_out += class_remarks(found, file)
             else:
                 same_categories(first, found, sources[0].annotations, file)
             classes = categories or first

@@ -19,7 +19,7 @@ from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
-from mask2former.data.label_maps import read_label_map
+from mask2former.data.label_maps import Palettes, read_with_palette
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
@@ -29,12 +29,18 @@ __all__ = ["OBJECT_CATEGORIES", "MaskFolders"]
 
 OBJECT_CATEGORIES = Categories.from_names(["object"])
 
+_LOOKED_AT = 20  # clips of which some id maps are read at once
+_VOID = 255  # what some data sets have where nothing is annotated; far above the ids of the objects
+_FAR_BELOW = 128
+
 
 class MaskFolders(ImageReader, Sequence[Sample]):
     """Clips by name; a sample is a whole clip at its own size.
 
     Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Pictures without an
     id map are left out.
+
+    Id maps of one clip whose palettes differ are refused: one id may be several objects there.
 
     Args:
         images: folder with one folder of pictures per clip, as ``DAVIS/JPEGImages/480p``.
@@ -43,10 +49,10 @@ class MaskFolders(ImageReader, Sequence[Sample]):
             all folders of ``masks``.
 
     Attributes:
-        notes: which pictures were left out.
+        notes: which pictures were left out, and whether 255 looks like the mark of what is not annotated.
 
     Raises:
-        RequestError: something is missing.
+        RequestError: something is missing, or one of some id maps that are read is broken.
     """
 
     categories = OBJECT_CATEGORIES
@@ -74,6 +80,27 @@ class MaskFolders(ImageReader, Sequence[Sample]):
             if extra := len(pictures) - len(maps):
                 self.notes.append(f"clip '{name}': left out {extra} of {len(pictures)} pictures, which have no id map")
             self._frames.append([(pictures[stem], maps[stem]) for stem in sorted(maps, key=by_number)])
+
+        self._look()
+
+    def _look(self) -> None:
+        """Read a few id maps of some clips, to refuse or to note at the start what all of them have."""
+        marked, looked_at, highest = [], 0, 0
+        for index in np.unique(np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().astype(int)).tolist():
+            frames = self._frames[index]
+            palettes = Palettes()
+            found = [_read_ids(frames[place][1], palettes) for place in sorted({0, len(frames) // 2, len(frames) - 1})]
+            looked_at += len(found)
+            below = max(int(ids[ids != _VOID].max(initial=0)) for ids in found)
+            if 0 < below < _FAR_BELOW and (count := sum(bool((ids == _VOID).any()) for ids in found)):
+                marked += [self._names[index]] * count
+                highest = max(highest, below)
+        if marked:
+            self.notes.append(
+                f"{_VOID} is on {len(marked)} of {looked_at} id maps that were looked at (clips "
+                f"{some(list(dict.fromkeys(marked)))}), whose other ids end at {highest}; it is read as one more "
+                "object: where it marks what is not annotated, write 0 instead"
+            )
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -119,10 +146,10 @@ class MaskFolders(ImageReader, Sequence[Sample]):
     def _read(
         self, index: int, places: Sequence[int]
     ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], list[Int32[np.ndarray, "H W"]]]:
-        images, maps = [], []
+        images, maps, palettes = [], [], Palettes()
         for place in places:
             picture, path = self._frames[index][place]
-            image, ids = self.read(picture), read_label_map(path)
+            image, ids = self.read(picture), _read_ids(path, palettes)
             check_size(picture, image.shape[:2], ids.shape, "its id map is", exif=self.exif)
             if images and image.shape != images[0].shape:
                 raise RequestError(
@@ -132,6 +159,20 @@ class MaskFolders(ImageReader, Sequence[Sample]):
             images.append(image)
             maps.append(ids)
         return images, maps
+
+
+def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
+    """An id map, whose palette must agree with those of its clip that were read before."""
+    ids, palette = read_with_palette(path)
+    if palette:
+        present = np.flatnonzero(np.bincount(ids.ravel())).tolist()
+        conflict = palettes.add(f"'{path.name}'", {number: palette[number] for number in present if number in palette})
+        if conflict is not None:
+            raise RequestError(
+                f"the palettes of the id maps in '{path.parent}' differ, so that one id may be several objects: "
+                f"{conflict}; write all id maps of a clip with one palette, or as grey PNG if the ids are right"
+            )
+    return ids
 
 
 def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:

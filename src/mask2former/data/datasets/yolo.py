@@ -22,7 +22,7 @@ from jaxtyping import Float64, Int64
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, truths_of_target
 from mask2former.data.archives import File, Folder
-from mask2former.data.datasets.annotation_files import class_remarks, is_name, some
+from mask2former.data.datasets.annotation_files import is_name, some
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
@@ -50,7 +50,6 @@ class YoloSet:
     categories: Categories
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
 
 
 def read_yolo(path: Location) -> YoloSet:
@@ -85,7 +84,6 @@ def read_yolo(path: Location) -> YoloSet:
         categories,
         _places(content["train"], roots, file),
         _places(validation, roots, file),
-        tuple(class_remarks(categories, file)),
     )
 
 
@@ -174,7 +172,7 @@ class YoloPolygons(Reader):
         missing_masks: Literal["error", "skip"] = "error",
     ) -> None:
         self.categories = dataset.categories
-        self.notes: list[str] = list(dataset.notes)
+        self.notes: list[str] = []
         places = dataset.train if split == "train" else dataset.validation
         pictures = [path for place in places for path in _pictures(place)]
         if not pictures:

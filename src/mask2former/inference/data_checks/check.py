@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_pictures
-from mask2former.data.checks import Finding, Split, class_findings, label_findings
+from mask2former.data.checks import Finding, Named, Split, class_findings, id_findings, label_findings, palette_findings
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.images import ValueRange
@@ -213,6 +213,7 @@ def check_data(
     opened: dict[Split, AnnotatedSet] = {}
     splits: dict[Split, SplitFacts] = {}
     digests: dict[Split, dict[bytes, str]] = {}
+    maps: dict[Split, list[Named]] = {}
     task: Task = "instance"
     same = getattr(config, "train", None) is not None and getattr(config, "train", 0) == getattr(
         config, "validation", 1
@@ -225,11 +226,18 @@ def check_data(
             continue
         task = samples.tasks[0]
         facts = _read(samples, split, same or split == "validation", num_workers, progress)
-        findings += _findings(facts, samples, split, num_queries, task)
+        maps[split] = [(fact.name, fact.counts) for fact in facts if fact.counts is not None]
+        findings += _findings(facts, samples, maps[split], split, num_queries, task)
+        if all(samples.categories.names != other.categories.names for other in opened.values()):
+            findings += class_findings(samples.categories, split)
+        if same or split == "validation":
+            findings += id_findings(samples, split)
         opened[split], splits[split] = samples, _summary(facts, samples.categories)
         digests[split] = {fact.digest: fact.name for fact in facts if fact.problem is None}
     validation = opened.get("train" if same else "validation")
-    if "train" in opened and validation is not None:
+    if len(maps) == 2:
+        findings += palette_findings(maps["validation"], "validation", maps["train"])
+    if "train" in opened and validation is not None and not class_findings(opened["train"].categories, "train"):
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
         if same:
@@ -400,7 +408,12 @@ def _summary(facts: Sequence[_Facts], categories: Categories) -> SplitFacts:
 
 
 def _findings(
-    facts: Sequence[_Facts], samples: AnnotatedSet, split: Split, num_queries: int, task: Task
+    facts: Sequence[_Facts],
+    samples: AnnotatedSet,
+    maps: Sequence[Named],
+    split: Split,
+    num_queries: int,
+    task: Task,
 ) -> list[Finding]:
     whole = [fact for fact in facts if fact.problem is None]
     things = "class" if task == "semantic" else "object"
@@ -412,7 +425,6 @@ def _findings(
 
     for problems in _kinds([fact.problem for fact in facts if fact.problem is not None]):
         add("pictures that cannot be used", problems, broken=True)
-    found += class_findings(samples.categories, split)
     add(f"pictures without {things}", [fact.name for fact in whole if not len(fact.labels)])
     add(
         "pictures with objects that have no pixel",
@@ -432,11 +444,12 @@ def _findings(
         add(message, examples)
     used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
     if isinstance(samples, LabelFolder):
-        found += label_findings([(fact.name, fact.counts) for fact in facts if fact.counts is not None], samples, split)
+        found += label_findings(maps, samples, split)
     else:
         absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
-    if not used and not any(finding.message.startswith(_NOTHING) for finding in found):
+    # Where no picture can be used, that is the fault, and this would be its consequence.
+    if whole and not used and not any(finding.message.startswith(_NOTHING) for finding in found):
         found.append(Finding(split, True, _NOTHING))
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.checks import Finding, leak_findings, require, split_findings
+from mask2former.data.checks import Finding, between_findings, require, split_findings
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Evaluation, match_classes
 from mask2former.structures.categories import Categories
@@ -128,7 +128,7 @@ def data_notes(training: AnnotatedSet, validation: AnnotatedSet | None) -> list[
     if validation is not None:
         findings += [Finding("validation", False, note) for note in validation.notes if note not in training.notes]
         findings += split_findings(validation, "validation")
-        findings += leak_findings(training, validation)
+        findings += between_findings(training, validation)
     return require(findings)
 
 
