@@ -111,8 +111,8 @@ class DataModule(lightning.LightningDataModule):
         if self.is_measured:
             check_monitor(self.config, self.categories, cases.style)
         samples = cases.samples
-        assert isinstance(samples, ClipSet) or isinstance(cases, ImageCases), "no run is measured on panoptic clips"
-        self.notes += data_notes(self.training_set.samples, samples)
+        assert isinstance(cases, ImageCases) or isinstance(samples, ClipSet), "runs are not measured on panoptic clips"
+        self.notes += data_notes(self.training_set.samples, samples)  # pyright: ignore[reportArgumentType]
 
     @property
     def is_measured(self) -> bool:

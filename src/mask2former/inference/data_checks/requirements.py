@@ -104,11 +104,13 @@ def run_findings(
     """What is wrong with the settings of a run, all of it; the data are None where they cannot be read."""
     checks: list[Callable[[], Any]] = [lambda: check_run(config)]
     if validation is not None:
-        is_clips, classes = isinstance(validation, ClipSet), training or validation.categories
-        tasks: tuple[Task, ...] = CLIP_TASKS if is_clips else validation.tasks
-        style: MetricStyle = "youtube-vis" if is_clips else validation.metric_style
+        classes, has_truth = training or validation.categories, True
+        if isinstance(validation, ClipSet):
+            tasks, style, has_truth = CLIP_TASKS, "youtube-vis", validation.has_truth
+        else:
+            tasks, style = validation.tasks, validation.metric_style
         checks.append(lambda: check_tasks(config, tasks))
-        if not is_clips or validation.has_truth:  # else nothing is measured
+        if has_truth:  # else nothing is measured
             checks.append(lambda: check_monitor(config, classes, style))
     findings: list[Finding] = []
     for check in checks:
