@@ -98,6 +98,7 @@ def evaluate_on_clips(
     Raises:
         RequestError: a task that the clips have no truth for, several, or nothing to do.
     """
+    from mask2former.data.checks import class_findings, require, split_findings
     from mask2former.data.clips import ClipSet, PanopticClips
     from mask2former.data.datasets.reader import ImageReader
     from mask2former.inference import files
@@ -136,7 +137,11 @@ def evaluate_on_clips(
         if isinstance(clips, ImageReader):
             clips.value_range = predictor.settings.value_range
         classes = clips.categories
-        things_only, notes = all(item.is_thing for item in classes), list[str]()
+        things_only, split = all(item.is_thing for item in classes), source["split"]
+        is_tracks = isinstance(clips, ClipSet)
+        notes = require(
+            split_findings(clips, split, measured_only=True) if is_tracks else class_findings(classes, split)
+        )
         class_map = match_classes(predictor.categories, classes, things_only=things_only, notes=notes)
         if max_detections is not None:  # or the model would not give as many
             settings["max_instances"] = max(max_detections, predictor.settings.max_instances)

@@ -69,7 +69,7 @@ def check_data(
 
     from mask2former.atomic import write_whole
     from mask2former.cli.data_sets import dataset_by_name
-    from mask2former.config import RunConfig
+    from mask2former.config import ClipSampling, RunConfig
     from mask2former.inference.data_checks import check as checking
     from mask2former.inference.data_checks.propose import propose as propose_run
     from mask2former.inference.data_checks.propose import run_file
@@ -92,6 +92,11 @@ def check_data(
             value_range = recognised.model.inference.value_range
     else:
         dataset = dataset_by_name(source, data_root, "panoptic")
+
+    if propose is not None and isinstance(dataset, ClipSampling):
+        raise RequestError(
+            "--propose makes run files for images; for clips start from 'mask2former recipe ytvis2019-instance/r50'"
+        )
 
     console = make_console()
     # What is noticed is among the findings; reading a second time, to draw, would say it again.
@@ -135,13 +140,13 @@ def check_data(
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
         faults = sum(max(1, finding.count) for finding in kinds)
-        could = f"{count(pictures, 'picture')} could be read"
+        could = f"{count(pictures, report.unit)} could be read"
         several = "" if len(kinds) == 1 else f", of {len(kinds)} kinds"
         raise FailedError(
             f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
             "is called broken above and run this again"
         )
-    print(f"{count(pictures, 'picture')} read, nothing is broken")
+    print(f"{count(pictures, report.unit)} read, nothing is broken")
 
 
 def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -174,7 +179,7 @@ def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
     table = Table(title=split, caption=f"{hidden} more classes" if hidden else None)
     table.add_column("id", justify="right")
     table.add_column("class")
-    for name in ("pictures", *(() if is_semantic else ("objects",)), "% of pixels"):
+    for name in (f"{report.unit}s", *(() if is_semantic else ("objects",)), "% of pixels"):
         table.add_column(name, justify="right")
     for row in rows:
         item = facts.categories[row]
@@ -188,11 +193,11 @@ def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
     from mask2former.inference.data_checks.check import quantiles
 
     if not facts.num_pictures:
-        return ["no picture could be read"]
+        return [f"no {report.unit} could be read"]
     sizes = [f"{width}x{height} ({number})" for (height, width), number in facts.sizes_hw[:4]]
     more = len(facts.sizes_hw) - len(sizes)
     lines = [
-        f"{count(facts.num_pictures, 'picture')}, width x height: {', '.join(sizes)}"
+        f"{count(facts.num_pictures, report.unit)}, width x height: {', '.join(sizes)}"
         + (f" and {count(more, 'more size')}" if more else "")
     ]
     per_picture = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
@@ -200,7 +205,7 @@ def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
         void = 100 * (1 - float(facts.pixels_of.sum()) / max(facts.num_pixels, 1))
         return [*lines, f"classes per picture: {per_picture}", f"ignored: {void:.2f} % of the pixels"]
     most = int(facts.objects.max())
-    lines.append(f"objects per picture: {per_picture}; the model has {report.num_queries} queries")
+    lines.append(f"objects per {report.unit}: {per_picture}; the model has {report.num_queries} queries")
     if len(facts.areas):
         areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.areas).items())
         small, medium, large = (100 * share for share in facts.size_shares)

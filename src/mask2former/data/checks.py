@@ -1,7 +1,7 @@
 """What a data set must be like so that training learns and an evaluation measures what was meant.
 
-One list for ``check-data``, ``train`` and ``evaluate``: the first looks at all pictures, the others at what can be told
-without reading them, and at some label maps. Reads no pictures.
+One list for ``check-data``, ``train`` and ``evaluate``: the first looks at all images, the others at what can be told
+without reading them, and at some label maps. Reads no images. Clips are asked the same as images.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Literal
 import numpy as np
 
 from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.reader import Reader
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -82,11 +85,11 @@ def require(findings: Sequence[Finding]) -> list[str]:
     return [finding.sentence(5) for finding in findings]
 
 
-def split_findings(samples: AnnotatedSet, split: Split, *, measured_only: bool = False) -> list[Finding]:
+def split_findings(samples: AnnotatedSet | ClipSet, split: Split, *, measured_only: bool = False) -> list[Finding]:
     """What can be told of a split without reading it: classes, objects, and some of its label maps.
 
     Args:
-        samples: its pictures.
+        samples: its images or clips; those of test sets, which have no annotations, are not asked for objects.
         split: which it is.
         measured_only: no model is trained: data without objects have no metrics, but may have results.
 
@@ -94,7 +97,7 @@ def split_findings(samples: AnnotatedSet, split: Split, *, measured_only: bool =
         RequestError: one of these label maps is missing or broken.
     """
     findings = class_findings(samples.categories, split)
-    counts = samples.num_objects
+    counts = samples.num_objects if getattr(samples, "has_truth", True) else None
     if counts is not None and not counts.sum():
         message = "; ".join(["nothing is annotated", *samples.notes])  # what was left out may be the reason
         findings.append(Finding(split, not measured_only, message))
@@ -327,7 +330,7 @@ def _read_map(samples: LabelFolder, index: int) -> Named:
 # --- both splits -----------------------------------------------------------------------------------------------------
 
 
-def between_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Finding]:
+def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet) -> list[Finding]:
     """What can be told of both splits together without reading them but for some label maps.
 
     Raises:
@@ -342,11 +345,18 @@ def between_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[F
     return findings
 
 
-def _leak_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Finding]:
+def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet) -> list[Finding]:
     """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
-    if not (isinstance(training, Reader) and isinstance(validation, Reader)):
-        return []
-    used = {str(training.file(place)) for place in range(len(training))}
-    both = [name for place in range(len(validation)) if (name := str(validation.file(place))) in used]
-    message = "pictures that are also trained on"
+    used = set(_files(training))
+    both = [name for name in _files(validation) if name in used]
+    message = f"{'frames' if isinstance(validation, ClipSet) else 'pictures'} that are also trained on"
     return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []
+
+
+def _files(samples: AnnotatedSet | ClipSet) -> list[str]:
+    """The files that are read, of images and of frames; none where they are drawn."""
+    if isinstance(samples, Reader):
+        return [str(samples.file(index)) for index in range(len(samples))]
+    if isinstance(samples, (YouTubeVIS, MaskFolders)):
+        return [name for index in range(len(samples)) for name in samples.files(index)]
+    return []

@@ -16,13 +16,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
 from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
-from mask2former.data.clips import ClipTrainingSet
+from mask2former.data.clips import ClipSet, ClipTrainingSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
-from mask2former.inference.data_checks.requirements import batch_per_device, check_monitor, check_tasks, data_notes
-from mask2former.inference.evaluate import Case, Cases, ClipCases, ImageCases, match_classes
+from mask2former.inference.data_checks.requirements import (
+    CLIP_TASKS,
+    batch_per_device,
+    check_monitor,
+    check_tasks,
+    data_notes,
+)
+from mask2former.inference.evaluate import Case, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 
@@ -74,7 +80,7 @@ class DataModule(lightning.LightningDataModule):
         )
 
     @cached_property
-    def validation_set(self) -> Cases:
+    def validation_set(self) -> ImageCases | ClipCases:
         """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
 
         Raises:
@@ -84,7 +90,7 @@ class DataModule(lightning.LightningDataModule):
         value_range = self.config.model.inference.value_range
         if isinstance(config, ClipSampling):
             clips = build_clips(config, "validation", value_range=value_range)
-            check_tasks(self.config, ("instance",))
+            check_tasks(self.config, CLIP_TASKS)
             return ClipCases(clips, self._class_map(clips.categories), None if clips.has_truth else 0)
         samples = build_pictures(config, "validation", value_range=value_range)
         check_tasks(self.config, samples.tasks)
@@ -104,8 +110,9 @@ class DataModule(lightning.LightningDataModule):
         cases = self.validation_set
         if self.is_measured:
             check_monitor(self.config, self.categories, cases.style)
-        if isinstance(self.training_set, TrainingSet) and isinstance(cases, ImageCases):
-            self.notes += data_notes(self.training_set.samples, cases.samples)
+        samples = cases.samples
+        assert isinstance(cases, ImageCases) or isinstance(samples, ClipSet), "runs are not measured on panoptic clips"
+        self.notes += data_notes(self.training_set.samples, samples)  # pyright: ignore[reportArgumentType]
 
     @property
     def is_measured(self) -> bool:
@@ -131,16 +138,21 @@ class DataModule(lightning.LightningDataModule):
         return text if windows == 1 else f"{text} x {windows} accumulated"
 
     def remarks(self) -> list[str]:
-        """What a user should know of the training data before the first step."""
+        """What a user should know of the data before the first step; what is of validation says so."""
         samples = self.training_set.samples
-        remarks = [*samples.notes, *self.notes, *notes_of_some(samples)]
-        counts = samples.num_objects if isinstance(self.training_set, TrainingSet) else None
+        seen = notes_of_some(samples)
+        remarks = [*samples.notes, *self.notes, *seen]
+        remarks += [f"validation: {line}" for line in notes_of_some(self.validation_set.samples) if line not in seen]
+        counts = samples.num_objects
         queries = self.config.model.transformer_decoder.num_queries
         if counts is not None and (counts > queries).any():
+            is_clips = isinstance(self.training_set, ClipTrainingSet)
+            what, hold = ("clips", "tracks") if is_clips else ("pictures", "objects")
             remarks.append(
-                f"{int((counts > queries).sum())} of {len(samples)} training pictures hold more objects than the model "
-                f"has queries ({queries}; up to {int(counts.max())} objects): the surplus cannot be learned from; "
-                "raise model.transformer_decoder.num_queries or train on smaller crops"
+                f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "
+                f"has queries ({queries}; up to {int(counts.max())} {hold}): the surplus cannot be learned from"
+                f"{' where it is seen at once' if is_clips else ''}; raise "
+                "model.transformer_decoder.num_queries or train on smaller crops"
             )
         inference = self.config.model.inference
         if (

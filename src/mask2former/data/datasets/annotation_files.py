@@ -11,6 +11,7 @@ from typing import Any
 from mask2former.data.archives import File
 from mask2former.data.faults import fault
 from mask2former.errors import RequestError
+from mask2former.ops.masks import FARTHEST_CORNER
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "same_categories",
     "sides",
     "some",
+    "stuff_remark",
 ]
 
 _NAMED = 5  # how many culprits a message lists
@@ -118,6 +120,14 @@ def class_remarks(categories: Categories, file: object) -> list[str]:
     return [f"'{file}': categories {some(ids)} share their names {some(twice)}; each of them is a class of its own"]
 
 
+def stuff_remark(stuff: Sequence[str], file: object) -> str:
+    """What a user should know about classes with ``isthing`` 0 where objects are annotated."""
+    return (
+        f"'{file}': categories {some(stuff)} have 'isthing' 0: objects of them are learned, but instances of stuff are "
+        "neither predicted nor measured; set it to 1, or take it out"
+    )
+
+
 def same_categories(expected: Categories, got: Categories, first: object, file: object) -> None:
     """Refuse files of one data set with different classes.
 
@@ -179,7 +189,7 @@ def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
     One polygon may stand without a list around it.
 
     Raises:
-        RequestError: something else.
+        RequestError: something else, or coordinates that are NaN or farther away than any pixel.
     """
     polygons, in_pairs = segmentation, False
     if type(polygons[0]) in _NUMBERS or (len(polygons) > 2 and all(map(_is_pair, polygons))):
@@ -195,8 +205,17 @@ def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
             raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {other!r:.60} among them")
         if len(polygon) % 2:
             raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {len(polygon)} numbers")
+        if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > FARTHEST_CORNER:
+            raise RequestError(
+                f"expected pixels x, y, x, y, ... for each polygon, got {max(polygon, key=_oddness):.6g} among them"
+            )
         found.append(polygon)
     return found, in_pairs
+
+
+def _oddness(value: float) -> float:
+    """How far a number is from being a coordinate."""
+    return abs(value) if math.isfinite(value) else math.inf
 
 
 def _is_pair(value: Any) -> bool:

@@ -34,6 +34,7 @@ from mask2former.data.datasets.annotation_files import (
     same_categories,
     sides,
     some,
+    stuff_remark,
 )
 from mask2former.data.datasets.file_names import find_name
 from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks
@@ -132,11 +133,6 @@ class _Index:
         number = int(self.first[annotation])
         counts = self.rle_bytes[self.rle_ends[number] : self.rle_ends[number + 1]]
         return mask_ops.decode_patch({"size": self.rle_sizes[number].tolist(), "counts": counts})
-
-
-def _oddness(value: float) -> float:
-    """How far a number is from being a coordinate."""
-    return abs(value) if math.isfinite(value) else math.inf
 
 
 class _Reader:
@@ -371,12 +367,7 @@ class _Reader:
             out.rle_sizes.extend(size)
             out.rle_extents.extend((pixels, *extent))
             return False
-        polygons, in_pairs = polygons_of(segmentation)
-        for polygon in polygons:  # before anything is added, since a reader may go on without this one
-            if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > mask_ops.FARTHEST_CORNER:
-                raise RequestError(
-                    f"expected pixels x, y, x, y, ... for each polygon, got {max(polygon, key=_oddness):.6g} among them"
-                )
+        polygons, in_pairs = polygons_of(segmentation)  # refused before anything is added: reading may go on
         out.kinds.append(_POLYGONS)
         out.first.append(len(out.polygon_ends) - 1)
         out.parts.append(len(polygons))
@@ -492,10 +483,7 @@ class CocoInstances(Reader):
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
             if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
-                reader.notes.append(
-                    f"'{file}': categories {some(stuff)} have 'isthing' 0: objects of them are learned, but instances "
-                    "of stuff are neither predicted nor measured; set it to 1, or take it out"
-                )
+                reader.notes.append(stuff_remark(stuff, file))
             reader.add(content, file, open_folder(images))
             del content  # the objects of the file take many times the memory of the index
         assert reader is not None

@@ -117,6 +117,10 @@ class MaskFolders(ImageReader, Sequence[Sample]):
     def clip_id(self, index: int) -> str:
         return self._names[index]
 
+    def files(self, index: int) -> list[str]:
+        """Where the frames are."""
+        return [str(picture) for picture, _ in self._frames[index]]
+
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames of a clip."""
         return [self.read(picture) for picture, _ in self._frames[index]]

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
@@ -33,9 +33,12 @@ from mask2former.data.datasets.annotation_files import (
     read_annotations,
     same_categories,
     some,
+    stuff_remark,
 )
-from mask2former.data.datasets.mask_checks import MaskFacts, box_of, check_masks
+from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks
 from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.faults import fault
+from mask2former.data.frames import by_number
 from mask2former.data.images import check_size
 from mask2former.data.video_file import VideoFile
 from mask2former.errors import RequestError
@@ -141,30 +144,66 @@ class _Masks:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.figures = array("d")  # x1, y1, x2, y2, pixels, box (4), area, whether that is no number, height, width
+        # x1, y1, x2, y2, polygon or not, area inside, pixels, box (4), area, whether that is no number, height, width
+        self.figures = array("d")
         self.left_out: dict[str, list[str]] = defaultdict(list)
 
-    def add(
-        self, name: str, pixels: int, extent: tuple[int, int, int, int], box: Any, area: Any, size_hw: tuple[int, int]
-    ) -> None:
+    def add(self, name: str, shape: _Shape, box: Any, area: Any, size_hw: tuple[int, int]) -> None:
         known = number(area)
         wrong = area is not None and (known is None or math.isnan(known))
         self.names.append(name)
-        self.figures.extend((*extent, pixels, *box_of(box), math.nan if known is None else known, wrong, *size_hw))
+        figures = (*shape.extent, shape.is_polygon, shape.area, shape.pixels, *box_of(box))
+        self.figures.extend((*figures, math.nan if known is None else known, wrong, *size_hw))
 
     def areas(self, file: File) -> tuple[Float64[np.ndarray, " M"], list[str]]:
         """The areas of all masks, those of the file as far as they can be, and sentences.
 
         Raises:
-            RequestError: nearly no mask lies in its box.
+            RequestError: nearly no mask lies in its box, or nearly no polygon can be in pixels of its video.
         """
-        table = np.array(self.figures, dtype=np.float64).reshape(-1, 13)
-        sizes = table[:, 11:].astype(np.int64)
-        polygons = np.zeros(len(table), dtype=bool)  # they are encoded by now
-        facts = MaskFacts(table[:, :4], polygons, table[:, 4], table[:, 5:9], table[:, 9], table[:, 10] > 0, sizes)
+        table = np.array(self.figures, dtype=np.float64).reshape(-1, 15)
+        facts = MaskFacts(
+            extents=table[:, :4],
+            is_polygon=table[:, 4] > 0,
+            pixels=table[:, 5],
+            boxes=table[:, 7:11],
+            areas=table[:, 11],
+            wrong_areas=table[:, 12] > 0,
+            sizes_hw=table[:, 13:].astype(np.int64),
+        )
         found = check_masks(facts)
         notes = [f"'{file}': {what}: annotations {some(names)}" for what, names in self.left_out.items()]
-        return np.where(np.isnan(found.areas), table[:, 4], found.areas), [*notes, *found.notes(self.names, file)]
+        return np.where(np.isnan(found.areas), table[:, 6], found.areas), [*notes, *found.notes(self.names, file)]
+
+
+class _Shape(NamedTuple):
+    """The mask of one frame; extent and area of polygons are those that are written, whatever the image shows."""
+
+    counts: bytes
+    is_polygon: bool
+    extent: Sequence[float]
+    area: float
+    pixels: int
+
+
+def _polygon_shape(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int], masks: _Masks, where: str) -> _Shape:
+    """Polygons as an encoding, without those that have no inside; no bytes where none has."""
+    corners = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons if polygon]
+    counts = np.array([len(one) for one in corners], dtype=np.int64)
+    figures = PolygonFigures.of(np.concatenate([*corners, np.zeros((0, 2))]), counts)
+    solid = [one for one, is_flat in zip(corners, figures.flat.tolist(), strict=True) if not is_flat]
+    if len(solid) < len(polygons):
+        what = "parts of masks that have no area" if solid else "masks without any area"
+        masks.left_out[f"left out {what}"].append(where)
+    if not solid:
+        return _Shape(b"", True, (0, 0, 0, 0), 0, 0)
+    extents = figures.extents[~figures.flat]
+    extent = (*extents[:, :2].min(axis=0).tolist(), *extents[:, 2:].max(axis=0).tolist())
+    mask = np.zeros(size_hw, dtype=bool)
+    top, left, patch = mask_ops.polygons_to_patch(solid, size_hw)
+    mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+    encoded, _ = mask_ops.compress(mask_ops.encode(mask[None])[0])
+    return _Shape(encoded, True, extent, float(figures.areas[~figures.flat].sum()), int(np.count_nonzero(mask)))
 
 
 def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, name: str) -> _Track:
@@ -199,22 +238,22 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
             polygons, in_pairs = polygons_of(segmentation)
             if in_pairs:
                 masks.left_out["read polygons that are lists of pairs [x, y] instead of x, y, x, y, ..."].append(where)
-            corners = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
-            mask = np.zeros(video.size_hw, dtype=bool)
-            top, left, patch = mask_ops.polygons_to_patch(corners, video.size_hw)
-            mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
-            segmentation = mask_ops.encode(mask[None])[0]
-        if not isinstance(segmentation, dict):
+            shape = _polygon_shape(polygons, video.size_hw, masks, where)
+        elif isinstance(segmentation, dict):
+            counts, size = mask_ops.compress(segmentation)
+            if size != video.size_hw:
+                raise RequestError(f"the mask of frame {place} is {size} (height, width), its video {video.size_hw}")
+            # Broken ones are found before training.
+            pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
+            shape = _Shape(counts, False, extent, pixels, pixels)
+        else:
             raise RequestError(f"expected a run-length encoding or polygons in frame {place}, got {segmentation!r:.40}")
-        counts, size = mask_ops.compress(segmentation)
-        if size != video.size_hw:
-            raise RequestError(f"the mask of frame {place} is {size} (height, width), its video {video.size_hw}")
-        # Broken ones are found before training.
-        pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
-        pieces.append(counts)
-        if not pixels:
+        pieces.append(shape.counts)
+        if not shape.counts:
+            continue
+        if not shape.pixels:
             masks.left_out["masks without a pixel, for which the object counts as not seen"].append(where)
-        masks.add(where, pixels, extent, box, areas[place] if areas is not None else None, size)
+        masks.add(where, shape, box, areas[place] if areas is not None else None, video.size_hw)
     if not any(pieces):
         masks.left_out["tracks without any mask"].append(name)
     return _Track(label, crowd, 0.0, b"".join(pieces), np.cumsum([0, *map(len, pieces)]))
@@ -255,27 +294,26 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
                 same_categories(categories, own, sources[0][0], file)
             elif unknown := sorted({item.id for item in own} - {item.id for item in categories}):
                 raise RequestError(f"'{file}': there are no such categories in this data set: {some(unknown)}")
-            check_unique((entry.get("id") for entry in content["videos"]), "video", file)
-            videos = {video.id: video for video in (_video(entry, file, folder) for entry in content["videos"])}
-            lacking = [name for video in videos.values() for name in video.files if not folder.exists(name)]
-            if lacking:
-                raise RequestError(f"'{folder}' lacks frames of '{file}': {some(lacking)}; check the folder")
+            by_id = _videos(content["videos"], file, folder)
+            videos = [video for video in by_id.values() if video is not None]
             truths.append(content.get("annotations") is not None)
             if not truths[-1]:
                 self.notes.append(
                     f"'{file}' has no 'annotations': nothing can be learned from its clips or measured on them"
                 )
             self.notes += class_remarks(own, file)
-            self.notes += _add_tracks(content.get("annotations") or [], videos, categories.index_of_id(), file)
-            names = Counter(name for video in videos.values() for name in video.files)
-            if again := [name for name, count in names.items() if count > 1]:
-                self.notes.append(f"'{file}': frames are listed more than once: {some(again)}")
-            self._videos += sorted(videos.values(), key=lambda video: (isinstance(video.id, str), video.id))
+            if not table and (stuff := [item.name for item in own if not item.is_thing]):
+                self.notes.append(stuff_remark(stuff, file))
+            self.notes += _add_tracks(content.get("annotations") or [], by_id, categories.index_of_id(), file)
+            self.notes += _video_notes(videos, file)
+            self._videos += sorted(videos, key=lambda video: (isinstance(video.id, str), video.id))
             del content  # many times the memory of what is kept
         if not keep_empty:
             self._videos = [video for video in self._videos if any(not track.crowd for track in video.tracks)]
         if categories is None or not self._videos:
-            raise RequestError(f"no videos in {', '.join(repr(str(file)) for file, _ in sources) or 'no files'}")
+            files = ", ".join(repr(str(file)) for file, _ in sources) or "no files"
+            without = [*self.notes, "data.keep_empty=true keeps videos without objects"] if not keep_empty else []
+            raise RequestError("; ".join([f"no videos{'' if keep_empty else ' with objects'} in {files}", *without]))
         self.categories = categories
         self.has_truth = all(truths)
 
@@ -293,6 +331,11 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
 
     def clip_id(self, index: int) -> int | str:
         return self._videos[index].id
+
+    def files(self, index: int) -> list[str]:
+        """Where the frames are, or the one video."""
+        video = self._videos[index]
+        return [str(video.folder / name) for name in video.files]
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " V"]:
@@ -359,37 +402,101 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         return images
 
 
+def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) -> dict[int | str, _Video | None]:
+    """The videos of a file by id; None for those whose frames are not there."""
+    check_unique((entry.get("id") for entry in entries), "video", file)
+    videos: dict[int | str, _Video | None] = {}
+    lacking: list[str] = []
+    for entry in entries:
+        try:
+            video = _video(entry, file, folder)
+        except RequestError as error:
+            fault(str(error))
+            if (video_id := entry_id(entry.get("id"))) is not None:
+                videos[video_id] = None
+            continue
+        missing = [name for name in video.files if not folder.exists(name)]
+        lacking += missing
+        videos[video.id] = None if missing else video
+    if lacking:
+        fault(f"'{folder}' lacks frames of '{file}': {some(lacking)}; check the folder", len(lacking))
+    return videos
+
+
+def _video_notes(videos: Sequence[_Video], file: File) -> list[str]:
+    """What the lists of frames have that is seldom meant."""
+    notes = []
+    names = Counter(name for video in videos for name in video.files)
+    if again := [name for name, count in names.items() if count > 1]:
+        notes.append(f"'{file}': frames are listed more than once: {some(again)}")
+    if unordered := [video.id for video in videos if list(video.files) != sorted(video.files, key=by_number)]:
+        notes.append(
+            f"'{file}': the frames of videos {some(unordered)} are not listed in the order of their numbers; they are "
+            "taken in the order of the list"
+        )
+    return notes
+
+
 def _add_tracks(
-    entries: Sequence[Mapping[str, Any]], videos: Mapping[Any, _Video], class_of_id: Mapping[int, int], file: File
+    entries: Sequence[Mapping[str, Any]],
+    videos: Mapping[Any, _Video | None],
+    class_of_id: Mapping[int, int],
+    file: File,
 ) -> list[str]:
     """Add the annotations of a file to its videos; returns what there is to say of them."""
     check_unique((entry["id"] for entry in entries if "id" in entry), "annotation", file)
     masks, tracks = _Masks(), []
+    of: dict[str, list[str]] = defaultdict(list)  # annotations by what is wrong with them
+    broken = ""  # what is wrong with the first of these
     for place, entry in enumerate(entries):
         name = str(entry.get("id", f"number {place + 1}"))
         video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
         if video_id is None or category_id is None:
-            raise RequestError(
+            fault(
                 f"'{file}': annotation {name} needs a 'video_id' and a 'category_id', whole numbers or text; got "
                 f"{entry.get('video_id')!r:.40} and {entry.get('category_id')!r:.40}"
             )
-        video, label = videos.get(video_id), class_of_id.get(category_id)  # pyright: ignore[reportArgumentType]
-        if video is None:
-            raise RequestError(f"'{file}': the video of annotation {name} is not listed in 'videos'")
-        if label is None:
-            raise RequestError(f"'{file}': the category of annotation {name} is not listed in 'categories'")
-        try:
-            track = _track(entry, video, label, masks, name)
-        except (RequestError, TypeError, ValueError, OverflowError) as error:
-            raise RequestError(f"'{file}': annotation {name} is broken: {error}") from error
-        video.tracks.append(track)
-        tracks.append(track)
+            continue
+        label = class_of_id.get(category_id)  # pyright: ignore[reportArgumentType]
+        if video_id not in videos:
+            of["unknown videos"].append(name)
+        elif label is None:
+            of["unknown classes"].append(name)
+        elif (video := videos[video_id]) is not None:  # None: a fault that is told already
+            try:
+                track = _track(entry, video, label, masks, name)
+            except (RequestError, TypeError, ValueError, OverflowError) as error:
+                broken = broken or str(error)
+                of["broken"].append(name)
+                continue
+            video.tracks.append(track)
+            tracks.append(track)
+    _refuse(of, broken, file)
     areas, notes = masks.areas(file)
     ends = np.cumsum([track.annotated.sum() for track in tracks], dtype=np.int64)
     for track, known in zip(tracks, np.split(areas, ends[:-1]) if tracks else [], strict=True):
         present = known[known > 0]
         track.area = sum(present.tolist()) / max(len(present), 1)
+    if tracks and all(track.crowd for track in tracks):
+        notes.append(
+            f"'{file}': all {len(tracks)} annotations are marked as crowd regions, so there is no object to learn; if "
+            "they are single objects, set their 'iscrowd' to 0"
+        )
     return notes
+
+
+def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
+    """Tell what is wrong with the annotations of a file, if anything is; they have been left out."""
+    for kind, listed, key in (("unknown videos", "videos", "videos"), ("unknown classes", "categories", "categories")):
+        if names := of.get(kind):
+            fault(
+                f"'{file}': the {listed} of annotations {some(names)} are not listed in '{key}'; ids must be equal, a "
+                "text is not a number",
+                len(names),
+            )
+    if names := of.get("broken"):
+        also = f"; {len(names) - 1} more are broken, too: annotations {some(names[1:])}" if len(names) > 1 else ""
+        fault(f"'{file}': annotation {names[0]} is broken: {broken}{also}", len(names))
 
 
 def _patch(track: _Track, place: int, video: _Video) -> mask_ops.Patch:

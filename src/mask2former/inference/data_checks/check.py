@@ -1,7 +1,8 @@
 """A data set read completely: what is in it, and what is wrong with it.
 
-Every picture is read with its annotation, exactly as training would, and those of validation also as the evaluators
-would. Only figures are kept of a picture. Prints nothing; several processes read.
+Every image is read with its annotation, exactly as training would, and those of validation also as the evaluators
+would; of clips every frame, and figures are those of frames. Only figures are kept of an image. Prints nothing; several
+processes read.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, DatasetConfig, RunConfig, ScenesConfig, Task
+from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
-from mask2former.data.build import build_pictures
+from mask2former.data.build import build_clips, build_pictures
 from mask2former.data.checks import Finding, Named, Split, class_findings, id_findings, label_findings, palette_findings
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.images import ValueRange
@@ -52,6 +54,8 @@ _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotate
 _PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # without which a message is a kind
 _COCO_AREAS = (32**2, 96**2)
 _NOTHING = "nothing is annotated"
+
+Unit = Literal["picture", "frame"]  # what is counted: frames where the data are clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +155,14 @@ class DataReport:
         findings: what is broken first.
         task: what is annotated; ``semantic`` are label maps, whose "objects" are classes.
         num_queries: what objects per picture were compared with.
+        unit: what the figures of "pictures" are about: frames, if the data are clips.
     """
 
     splits: dict[Split, SplitFacts]
     findings: tuple[Finding, ...]
     task: Task
     num_queries: int
+    unit: Unit = "picture"
 
     @property
     def is_broken(self) -> bool:
@@ -168,6 +174,7 @@ class DataReport:
             "broken": self.is_broken,
             "task": self.task,
             "num_queries": self.num_queries,
+            "unit": self.unit,
             "findings": [
                 {
                     "split": finding.split,
@@ -205,12 +212,13 @@ def check_data(
         progress: told the split, how many pictures are done, and of how many.
 
     Raises:
-        RequestError: a data set that is not of pictures in files.
+        RequestError: a data set that is drawn.
     """
-    if isinstance(config, (ScenesConfig, ClipSampling)):
-        raise RequestError(f"data sets '{config.name}' are not checked; expected pictures in files")
+    if isinstance(config, (ScenesConfig, SceneClipsConfig)):
+        raise RequestError(f"data sets '{config.name}' are drawn and not checked; expected images or clips in files")
+    unit: Unit = "frame" if isinstance(config, ClipSampling) else "picture"
     findings: list[Finding] = []
-    opened: dict[Split, AnnotatedSet] = {}
+    opened: dict[Split, AnnotatedSet | ClipSet] = {}
     splits: dict[Split, SplitFacts] = {}
     digests: dict[Split, dict[bytes, str]] = {}
     maps: dict[Split, list[Named]] = {}
@@ -224,13 +232,13 @@ def check_data(
         findings += problems
         if samples is None:
             continue
-        task = samples.tasks[0]
+        task = "instance" if isinstance(samples, ClipSet) else samples.tasks[0]
         facts = _read(samples, split, same or split == "validation", num_workers, progress)
         maps[split] = [(fact.name, fact.counts) for fact in facts if fact.counts is not None]
-        findings += _findings(facts, samples, maps[split], split, num_queries, task)
+        findings += _findings(facts, samples, maps[split], split, num_queries, task, unit)
         if all(samples.categories.names != other.categories.names for other in opened.values()):
             findings += class_findings(samples.categories, split)
-        if same or split == "validation":
+        if (same or split == "validation") and not isinstance(samples, ClipSet):
             findings += id_findings(samples, split)
         opened[split], splits[split] = samples, _summary(facts, samples.categories)
         digests[split] = {fact.digest: fact.name for fact in facts if fact.problem is None}
@@ -245,19 +253,20 @@ def check_data(
             findings.append(Finding("validation", False, message))
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)
-    findings += _leaks(digests)
+    findings += _leaks(digests, unit)
     findings.sort(key=lambda finding: not finding.broken)
-    return DataReport(splits, tuple(findings), task, num_queries)
+    return DataReport(splits, tuple(findings), task, num_queries, unit)
 
 
 def open_split(
     config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
-) -> tuple[AnnotatedSet | None, list[Finding]]:
+) -> tuple[AnnotatedSet | ClipSet | None, list[Finding]]:
     """The data set, without what is broken as far as its reader can go on; and what is, and what else to know."""
-    samples = None
+    samples: AnnotatedSet | ClipSet | None = None
     with collected_faults() as faults:
         try:
-            samples = build_pictures(config, split, keep_empty=keep_empty, value_range=value_range)
+            build: Callable[..., Any] = build_clips if isinstance(config, ClipSampling) else build_pictures
+            samples = build(config, split, keep_empty=keep_empty, value_range=value_range)
         except RequestError as error:
             faults.append(Fault(str(error)))
     findings = []
@@ -279,8 +288,8 @@ def _kinds(messages: Sequence[str]) -> list[list[str]]:
     return list(kinds.values())
 
 
-class _Pictures(Dataset[_Facts]):
-    """Facts by index; ``as_evaluated`` also makes the truths."""
+class _Pictures(Dataset[list[_Facts]]):
+    """Facts by index; ``as_evaluated`` also makes the ground truth."""
 
     def __init__(self, samples: AnnotatedSet, as_evaluated: bool) -> None:
         self.samples = samples
@@ -289,7 +298,7 @@ class _Pictures(Dataset[_Facts]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> _Facts:
+    def __getitem__(self, index: int) -> list[_Facts]:
         counts = None
         with collect_notes() as notes:
             try:
@@ -303,12 +312,55 @@ class _Pictures(Dataset[_Facts]):
             with contextlib.suppress(RequestError):  # if it cannot be read, that is said already
                 counts = self.samples.counts(index)
         if annotated is None:
-            return _Facts(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)
-        return replace(_facts(annotated), notes=tuple(notes), counts=counts)
+            return [_Facts(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)]
+        return [replace(_facts(annotated), notes=tuple(notes), counts=counts)]
+
+
+class _Clips(Dataset[list[_Facts]]):
+    """Facts of all frames of a clip by index; ``as_evaluated`` also makes the ground truth."""
+
+    def __init__(self, clips: ClipSet, as_evaluated: bool) -> None:
+        self.clips = clips
+        self.as_evaluated = as_evaluated
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> list[_Facts]:
+        frames = range(self.clips.clip_length(index))
+        with collect_notes() as notes:
+            try:
+                facts = self._facts(index, frames)
+                if self.as_evaluated:
+                    self.clips.truth(index)
+            except RequestError as error:
+                # Which of its frames are broken, and how the others are; or what is wrong with them together.
+                facts = [fact for frame in frames for fact in self._alone(index, frame)]
+                if all(fact.problem is None for fact in facts):
+                    facts = [_Facts(self._name(index), problem=str(error))]
+        return [replace(facts[0], notes=tuple(notes)), *facts[1:]]
+
+    def _alone(self, index: int, frame: int) -> list[_Facts]:
+        try:
+            return self._facts(index, [frame])
+        except RequestError as error:
+            return [_Facts(self._name(index, frame), problem=str(error))]
+
+    def _facts(self, index: int, frames: Sequence[int]) -> list[_Facts]:
+        clip = self.clips.annotated(index, frames, with_ignored=True)
+        facts = []
+        for frame, annotated, present in zip(frames, clip.frames, clip.annotated.T, strict=True):
+            fact = _facts(annotated)
+            labels, areas = fact.labels[present], fact.areas[present]
+            facts.append(replace(fact, name=self._name(index, frame), labels=labels, areas=areas))
+        return facts
+
+    def _name(self, index: int, frame: int | None = None) -> str:
+        return f"clip {self.clips.clip_id(index)}" + ("" if frame is None else f", frame {frame}")
 
 
 def _read(
-    samples: AnnotatedSet,
+    samples: AnnotatedSet | ClipSet,
     split: Split,
     as_evaluated: bool,
     num_workers: int,
@@ -316,13 +368,22 @@ def _read(
 ) -> list[_Facts]:
     total = len(samples)
     progress(split, 0, total)
-    pictures = _Pictures(samples, as_evaluated)
-    loader: Iterable[_Facts] = DataLoader(pictures, batch_size=None, num_workers=min(num_workers, total))
+    read = _Clips(samples, as_evaluated) if isinstance(samples, ClipSet) else _Pictures(samples, as_evaluated)
+    loader: Iterable[list[_Facts]] = DataLoader(
+        read,
+        batch_size=None,
+        num_workers=min(num_workers, total),
+        collate_fn=_as_it_is,
+    )
     facts = []
-    for done, fact in enumerate(loader, start=1):
-        facts.append(fact)
+    for done, found in enumerate(loader, start=1):
+        facts += found
         progress(split, done, total)
     return facts
+
+
+def _as_it_is(found: list[_Facts]) -> list[_Facts]:
+    return found
 
 
 def _facts(annotated: Annotated) -> _Facts:
@@ -409,11 +470,12 @@ def _summary(facts: Sequence[_Facts], categories: Categories) -> SplitFacts:
 
 def _findings(
     facts: Sequence[_Facts],
-    samples: AnnotatedSet,
+    samples: AnnotatedSet | ClipSet,
     maps: Sequence[Named],
     split: Split,
     num_queries: int,
     task: Task,
+    unit: Unit,
 ) -> list[Finding]:
     whole = [fact for fact in facts if fact.problem is None]
     things = "class" if task == "semantic" else "object"
@@ -424,22 +486,24 @@ def _findings(
             found.append(Finding(split, broken, message, tuple(culprits[:_NAMED]), len(culprits)))
 
     for problems in _kinds([fact.problem for fact in facts if fact.problem is not None]):
-        add("pictures that cannot be used", problems, broken=True)
-    add(f"pictures without {things}", [fact.name for fact in whole if not len(fact.labels)])
+        add(f"{unit}s that cannot be used", problems, broken=True)
+    if isinstance(samples, ClipSet):
+        found += _clip_findings(samples, split, num_queries)
+    add(f"{unit}s without {things}", [fact.name for fact in whole if not len(fact.labels)])
     add(
-        "pictures with objects that have no pixel",
+        f"{unit}s with objects that have no pixel",
         [f"{fact.name}: {np.count_nonzero(fact.areas == 0)}" for fact in whole if (fact.areas == 0).any()],
     )
-    add("pictures with objects that are annotated twice", [f"{f.name}: {f.twice}" for f in whole if f.twice])
+    add(f"{unit}s with objects that are annotated twice", [f"{f.name}: {f.twice}" for f in whole if f.twice])
     crowded = sorted((fact for fact in whole if len(fact.labels) > num_queries), key=lambda fact: -len(fact.labels))
     add(
-        f"pictures with more objects than the model has queries ({num_queries})",
+        f"{unit}s with more objects than the model has queries ({num_queries})",
         [f"{fact.name}: {len(fact.labels)}" for fact in crowded],
     )
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for fact in whole:
         by_digest[fact.digest].append(fact.name)
-    add("pictures that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    add(f"{unit}s that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
     for message, examples in counted(note for fact in facts for note in fact.notes).items():
         add(message, examples)
     used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
@@ -449,18 +513,35 @@ def _findings(
         absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
     # Where no picture can be used, that is the fault, and this would be its consequence.
-    if whole and not used and not any(finding.message.startswith(_NOTHING) for finding in found):
+    has_truth = getattr(samples, "has_truth", True)  # test sets of clips have none, and need none
+    if whole and has_truth and not used and not any(finding.message.startswith(_NOTHING) for finding in found):
         found.append(Finding(split, True, _NOTHING))
     return found
 
 
-def _leaks(digests: dict[Split, dict[bytes, str]]) -> list[Finding]:
+def _clip_findings(clips: ClipSet, split: Split, num_queries: int) -> list[Finding]:
+    """What is told of whole clips."""
+    found = []
+    if not clips.has_truth and split == "train":
+        found.append(
+            Finding(split, True, "the training clips have no 'annotations', so nothing can be learned from them")
+        )
+    counts = clips.num_objects
+    crowded = [] if counts is None else np.flatnonzero(counts > num_queries).tolist()
+    if counts is not None and crowded:
+        culprits = tuple(f"{clips.clip_id(index)}: {counts[index]}" for index in crowded[:_NAMED])
+        message = f"clips with more tracks than the model has queries ({num_queries})"
+        found.append(Finding(split, False, message, culprits, len(crowded)))
+    return found
+
+
+def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:
     training, validation = (digests.get(split, {}) for split in _SPLITS)
     both = [f"{name} = {training[digest]}" for digest, name in validation.items() if digest in training]
     if not both:
         return []
     return [
-        Finding("validation", False, "pictures that are also trained on", tuple(both[:_NAMED]), len(both)),
+        Finding("validation", False, f"{unit}s that are also trained on", tuple(both[:_NAMED]), len(both)),
     ]
 
 

@@ -11,11 +11,13 @@ from typing import Any
 from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.checks import Finding, between_findings, require, split_findings
+from mask2former.data.clips import ClipSet
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Evaluation, match_classes
 from mask2former.structures.categories import Categories
 
 __all__ = [
+    "CLIP_TASKS",
     "batch_per_device",
     "check_monitor",
     "check_run",
@@ -24,6 +26,9 @@ __all__ = [
     "data_notes",
     "run_findings",
 ]
+
+
+CLIP_TASKS: tuple[Task, ...] = ("instance",)  # those of which clips have ground truth for a run
 
 
 def batch_per_device(config: RunConfig) -> int:
@@ -93,12 +98,20 @@ def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle)
         raise RequestError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
 
 
-def run_findings(config: RunConfig, training: Categories | None, validation: AnnotatedSet | None) -> list[Finding]:
+def run_findings(
+    config: RunConfig, training: Categories | None, validation: AnnotatedSet | ClipSet | None
+) -> list[Finding]:
     """What is wrong with the settings of a run, all of it; the data are None where they cannot be read."""
     checks: list[Callable[[], Any]] = [lambda: check_run(config)]
     if validation is not None:
-        tasks, style, classes = validation.tasks, validation.metric_style, training or validation.categories
-        checks += [lambda: check_tasks(config, tasks), lambda: check_monitor(config, classes, style)]
+        classes, has_truth = training or validation.categories, True
+        if isinstance(validation, ClipSet):
+            tasks, style, has_truth = CLIP_TASKS, "youtube-vis", validation.has_truth
+        else:
+            tasks, style = validation.tasks, validation.metric_style
+        checks.append(lambda: check_tasks(config, tasks))
+        if has_truth:  # else nothing is measured
+            checks.append(lambda: check_monitor(config, classes, style))
     findings: list[Finding] = []
     for check in checks:
         try:
@@ -118,7 +131,7 @@ def class_map_findings(training: Categories, validation: Categories) -> list[Fin
     return [Finding("validation", False, note) for note in notes]
 
 
-def data_notes(training: AnnotatedSet, validation: AnnotatedSet | None) -> list[str]:
+def data_notes(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet | None) -> list[str]:
     """What a user should know of the data of a run before the first step.
 
     Raises:

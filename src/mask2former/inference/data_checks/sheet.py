@@ -11,6 +11,7 @@ from PIL import Image
 from mask2former import drawing
 from mask2former.config import DatasetConfig
 from mask2former.data.annotated import Annotated
+from mask2former.data.clips import ClipSet
 from mask2former.data.images import ValueRange
 from mask2former.data.transforms import Geometry, Plan, Resize
 from mask2former.errors import RequestError
@@ -29,7 +30,7 @@ def sheet(
     side: int = 480,
     value_range: ValueRange | None = None,
 ) -> Image.Image | None:
-    """Annotated pictures at even distances, with the colours of their classes.
+    """Annotated images at even distances, with the colours of their classes; of clips one frame each.
 
     They are training pictures, or those of validation where the former cannot be read at all. Broken ones are passed
     over; None if there is nothing to show.
@@ -45,7 +46,10 @@ def sheet(
     shown = []
     for place in places:
         with contextlib.suppress(RequestError):
-            shown.append(samples.annotated(place))
+            if isinstance(samples, ClipSet):  # of a clip the frame in the middle
+                shown += samples.annotated(place, [samples.clip_length(place) // 2]).frames
+            else:
+                shown.append(samples.annotated(place))
     if not shown:
         return None
     shape = float(np.median([height / width for height, width in (annotated.size_hw for annotated in shown)]))
@@ -55,7 +59,8 @@ def sheet(
     legend = [(samples.categories[label].name, samples.categories[label].color) for label in classes]
     grid = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     count = f"{len(samples.categories)} class{'' if len(samples.categories) == 1 else 'es'}"
-    subtitle = f"{len(samples)} pictures ({split}), {count}; {len(cells)} pictures and {len(classes)} classes shown"
+    what = "clips" if isinstance(samples, ClipSet) else "pictures"
+    subtitle = f"{len(samples)} {what} ({split}), {count}; {len(cells)} {what} and {len(classes)} classes shown"
     return drawing.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=side)
 
 
