@@ -1067,6 +1067,7 @@ _POSE = "0 0.5 0.5 0.4 0.6 0.4 0.3 0.6 0.7 0.5 0.5\n"
         (_line(True, *_FOUR) * 4, r"begin with a box .*: 4 \(", ""),
         (_line(True, *_FOUR) + _line(False, *_FOUR) + _line(False, *_THREE), "", r"a box .*take the box out: 1 \("),
         (_line(False, *_FOUR) + _line(False, *_THREE) * 2, "", ""),
+        ("0 0.5 0.5 0.52 0.5 0.52 0.52 0.5 0.52\n" * 3 + _line(False, *_THREE), "", ""),  # the second corner as size
         (_POSE * 3 + _POSE.replace("\n", " 0.6 0.6\n"), "", r"4 of 4 lines have a box .*keypoints"),
         ("0 0.501 0.501 0.503 0.501 0.503 0.503\n" + _line(False, *_FOUR), "", r"no pixel"),
     ],

@@ -299,7 +299,7 @@ class _Lines:
         self.flat: list[str] = []
         self.without_file: list[str] = []
         self.clipped: list[str] = []
-        self.with_box: list[str] = []  # whose first four numbers are a box that the other points lie in
+        self.with_box: list[str] = []  # whose first four numbers are a box that the other points lie in and spread over
         self.with_tight_box: list[str] = []  # and just fit into
 
     def add(self, file: Path) -> None:
@@ -347,8 +347,11 @@ class _Lines:
                 self.clipped.append(place)
             points = corners[4:].reshape(-1, 2)
             if _is_box_of(corners[:4], points):
-                self.with_box.append(place)
-                if len(points) >= 3 and np.abs(np.ptp(points, axis=0) - corners[2:4]).max() < _SAME_SIDE:
+                spans = _spans(points)
+                # The second corner of a small polygon is a box around it, too, but one of several times its size.
+                if (spans >= corners[2:4] / 2).any():
+                    self.with_box.append(place)
+                if len(points) >= 3 and np.abs(spans - corners[2:4]).max() < _SAME_SIDE:
                     self.with_tight_box.append(place)
             self.labels.append(label)
             self.corners.extend(corners.clip(0, 1).tolist())
@@ -391,6 +394,12 @@ def _is_box_of(box: Float64[np.ndarray, " 4"], points: Float64[np.ndarray, "P 2"
     """Whether points lie in a box of centre and size; keypoints that are not annotated are 0, 0."""
     inside = np.abs(points - box[:2]) <= box[2:] / 2 + _SAME_SIDE
     return bool((inside.all(axis=1) | ~points.any(axis=1)).all())
+
+
+def _spans(points: Float64[np.ndarray, "P 2"]) -> Float64[np.ndarray, " 2"]:
+    """Width and height of points; keypoints that are not annotated are 0, 0."""
+    known = points[points.any(axis=1)]
+    return np.ptp(known, axis=0) if len(known) else np.zeros(2)
 
 
 def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
