@@ -21,6 +21,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mask2former.data.checks import unlisted_findings
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.reader import Reader, notes_of_some
@@ -974,6 +975,41 @@ def test_files_in_which_everything_is_stuff_have_no_instances(coco_images: Path,
     with pytest.raises(RequestError, match=r"panoptic.json': all categories have 'isthing' 0.*panoptic or semantic"):
         CocoPanoptic([files], "instance")
     assert len(CocoPanoptic([files]))
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "expected"),
+    [
+        (["t/a.png", "t/b.png"], ["v/a.png", "v/b.png"], {}),
+        (["t/a.png"], ["v/a.png", "v/b.png"], {"train": 1}),  # t/b.png
+        (["t/b.png"], ["v/b.png"], {"train": 1, "validation": 1}),
+        (["t/a.png"], ["t/b.png"], {}),
+        (["t/a.png"], ["t/a.png"], {}),  # t/b.png may be a third split's
+        (["t/a.png"], None, {"train": 1}),
+    ],
+)
+def test_images_beside_those_of_a_coco_file_are_counted(
+    tmp_path: Path, training: list[str], validation: list[str] | None, expected: Mapping[str, int]
+) -> None:
+    for name in ("t/a.png", "t/b.png", "v/a.png", "v/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((H, W, 3), 9, dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "t" / "notes.txt").write_text("")
+
+    def split(names: list[str]) -> CocoInstances:
+        values = coco()
+        values["images"] = [{"id": k, "file_name": name} for k, name in enumerate(names)]
+        _polygons_of_all(_GOOD)(values)
+        (tmp_path / "coco.json").write_text(json.dumps(values))
+        return CocoInstances([(tmp_path / "coco.json", tmp_path)], keep_empty=False)
+
+    found = unlisted_findings(
+        {"train": split(training)}
+        if validation is None
+        else {"train": split(training), "validation": split(validation)}
+    )
+    assert {finding.split: finding.count for finding in found} == expected
+    assert not any(finding.broken for finding in found)
 
 
 def _each_segment(**changes: Any) -> Callable[[Json], None]:

@@ -6,17 +6,21 @@ without reading them, and at some label maps. Reads no pictures.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.reader import Reader
+from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import LabelCounts
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -30,6 +34,7 @@ __all__ = [
     "leak_findings",
     "require",
     "split_findings",
+    "unlisted_findings",
 ]
 
 Split = Literal["train", "validation"]
@@ -281,3 +286,29 @@ def leak_findings(training: AnnotatedSet, validation: AnnotatedSet) -> list[Find
     both = [name for place in range(len(validation)) if (name := str(validation.file(place))) in used]
     message = "pictures that are also trained on"
     return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []
+
+
+def unlisted_findings(splits: Mapping[Split, AnnotatedSet]) -> list[Finding]:
+    """Images beside those of a COCO file that no file lists, and that nothing is learned of.
+
+    Folders that both splits have images in may hold those of a third, so nothing is said about them.
+    """
+    listed: dict[Split, set[Path]] = {
+        split: {Path(os.path.abspath(path)) for path in samples.listed if isinstance(path, Path)}
+        for split, samples in splits.items()
+        if isinstance(samples, CocoInstances)
+    }
+    folders = {split: {path.parent for path in paths} for split, paths in listed.items()}
+    findings = []
+    for split, paths in listed.items():
+        others = {folder for other, held in folders.items() if other != split for folder in held}
+        beside = sorted(
+            str(path)
+            for folder in folders[split] - others
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path not in paths
+        )
+        if beside:
+            message = "images that the annotation file does not list, and that are not used"
+            findings.append(Finding(split, False, message, tuple(beside[:_NAMED]), len(beside)))
+    return findings

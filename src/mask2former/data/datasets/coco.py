@@ -541,6 +541,11 @@ class CocoInstances(Reader):
         return len(self._rows)
 
     @property
+    def listed(self) -> list[File]:
+        """Every image of the annotation files, also those that ``keep_empty`` leaves out."""
+        return [self._file(row) for row in range(len(self._names))]
+
+    @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:
         """Objects of every picture, crowd regions not counted."""
         return self._counts
