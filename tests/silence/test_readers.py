@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +21,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from mask2former.data.checks import unlisted_findings
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
+from mask2former.data.datasets.reader import Reader, notes_of_some
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import colors_of_ids
 from mask2former.errors import RequestError
+from mask2former.notes import collect_notes, sentences
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.truths import InstanceTruth, PanopticTruth
 
@@ -473,16 +477,16 @@ def panoptic() -> Json:
         "annotations": [
             {
                 **{"image_id": 1, "file_name": "a.png"},
-                "segments_info": [_segment(10, 5), _segment(20, 6), _segment(30, 5, iscrowd=1)],
+                "segments_info": [_segment(10, 5, 1), _segment(20, 6, 2), _segment(30, 5, 3, iscrowd=1)],
             },
-            {"image_id": 2, "file_name": "b.png", "segments_info": [_segment(11, 5), _segment(70000, 6)]},
+            {"image_id": 2, "file_name": "b.png", "segments_info": [_segment(11, 5, 1), _segment(70000, 6, 2)]},
         ],
         "categories": [{"id": 5, "name": "cell", "isthing": 1}, {"id": 6, "name": "glass", "isthing": 0}],
     }
 
 
-def _segment(number: int, category: int, iscrowd: int = 0) -> Json:
-    return {"id": number, "category_id": category, "iscrowd": iscrowd, "area": 400, "bbox": [0, 0, 10, H]}
+def _segment(number: int, category: int, part: int, iscrowd: int = 0) -> Json:
+    return {"id": number, "category_id": category, "iscrowd": iscrowd, "area": 400, "bbox": [10 * part, 0, 10, H]}
 
 
 def _ids(name: str) -> np.ndarray:
@@ -865,3 +869,252 @@ def test_yolo_files_with_one_word_changed(yolo_images: Path, start: int) -> None
     assert read_yolo_files(yolo_images)[1] == []
     for seed in range(start, start + 20):
         yolo_case(seed, yolo_images)
+
+
+# --- whole files that go wrong in one way ----------------------------------------------------------------------------
+
+
+def _all_notes(samples: Reader) -> tuple[str, str]:
+    """What an evaluation prints of a data set, and what a training prints."""
+    with collect_notes() as found:
+        for place in range(len(samples)):
+            samples.truths(place, samples.tasks)
+    return "\n".join([*samples.notes, *sentences(found)]), "\n".join([*samples.notes, *notes_of_some(samples)])
+
+
+def _rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def _polygons_of_all(*polygons: list[float], sizes: bool = True) -> Callable[[Json], None]:
+    """Each image has these polygons and no other annotation."""
+
+    def change(values: Json) -> None:
+        values["annotations"] = [
+            {"id": 10 * image["id"] + k, "image_id": image["id"], "category_id": 9, "segmentation": [polygon]}
+            for image in values["images"]
+            for k, polygon in enumerate(polygons)
+        ]
+        for image in values["images"] if not sizes else ():
+            del image["height"], image["width"]
+
+    return change
+
+
+def _named(form: str) -> Callable[[Json], None]:
+    def change(values: Json) -> None:
+        for image in values["images"]:
+            image["file_name"] = form.format(image["file_name"])
+
+    return change
+
+
+_GOOD, _FAR, _TINY = _rectangle(3, 3, 20, 20), _rectangle(500, 500, 520, 520), _rectangle(10.6, 10.6, 11.4, 11.4)
+
+
+@pytest.mark.parametrize(
+    ("change", "evaluation", "training"),
+    [
+        (_named("{}"), (), ()),
+        (_named("val/{}"), ("3 ('val/a.png' as 'a.png', 'val/b.png' as 'b.png'",), ("3 ('val/a.png' as 'a.png'",)),
+        (_named("deadbeef-{}"), ("3 ('deadbeef-a.png' as 'a.png'",), ("3 ('deadbeef-a.png' as 'a.png'",)),
+        (_named("C:\\x\\{}"), ("under others: 3 (",), ("under others: 3 (",)),
+        (_polygons_of_all(_GOOD), (), ()),
+        (_polygons_of_all(_GOOD, sizes=False), (), ()),
+        (
+            _polygons_of_all(_GOOD, _TINY),
+            ("no pixel; these count as missed, as in the official tool (3): ", "a.png' (1 of 2 objects)"),
+            ("no pixel, and so no mask to learn (3): ",),
+        ),
+        (
+            _polygons_of_all(_GOOD, _FAR, sizes=False),
+            ("no pixel; these count as missed", "lie outside of", "a.png' (1 of 2 objects; it is 40x64"),
+            ("no pixel, and so no mask to learn (3): ", "lie outside of", "y 520, x 520"),
+        ),
+        # As when images were shrunk after they were annotated: partly inside.
+        (
+            _polygons_of_all(_rectangle(25, 15, 200, 200), sizes=False),
+            ("lie outside of",),
+            ("no 'height' and 'width'",),
+        ),
+    ],
+)
+def test_what_a_coco_file_loses_is_told_to_all(
+    coco_images: Path, change: Callable[[Json], None], evaluation: tuple[str, ...], training: tuple[str, ...]
+) -> None:
+    values = coco()
+    change(values)
+    (coco_images / "coco.json").write_text(json.dumps(values))
+    said = _all_notes(CocoInstances([(coco_images / "coco.json", coco_images)]))
+    for notes, expected in zip(said, (evaluation, training), strict=True):
+        assert all(part in notes for part in expected), notes
+        assert bool(notes) == bool(expected), notes
+
+
+def test_objects_of_less_than_a_pixel_count_as_missed(coco_images: Path) -> None:
+    values = coco()
+    _polygons_of_all(_GOOD, _TINY)(values)
+    (coco_images / "coco.json").write_text(json.dumps(values))
+    truth = CocoInstances([(coco_images / "coco.json", coco_images)]).truths(0, ["instance"])["instance"]
+    assert isinstance(truth, InstanceTruth)
+    assert truth.masks.any(axis=(1, 2)).tolist() == [True, False]
+    assert not truth.iscrowd.any()
+
+
+def test_files_in_which_everything_is_stuff_have_no_instances(coco_images: Path, panoptic_images: Path) -> None:
+    values = coco()
+    for category in values["categories"]:
+        category["isthing"] = 0
+    (coco_images / "coco.json").write_text(json.dumps(values))
+    with pytest.raises(RequestError, match=r"coco.json': all categories have 'isthing' 0.*set it to 1"):
+        CocoInstances([(coco_images / "coco.json", coco_images)])
+    values = panoptic()
+    values["categories"][0]["isthing"] = 0
+    (panoptic_images / "panoptic.json").write_text(json.dumps(values))
+    files = PanopticFiles(panoptic_images / "panoptic.json", panoptic_images, panoptic_images)
+    with pytest.raises(RequestError, match=r"panoptic.json': all categories have 'isthing' 0.*panoptic or semantic"):
+        CocoPanoptic([files], "instance")
+    assert len(CocoPanoptic([files]))
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "expected"),
+    [
+        (["t/a.png", "t/b.png"], ["v/a.png", "v/b.png"], {}),
+        (["t/a.png"], ["v/a.png", "v/b.png"], {"train": 1}),  # t/b.png
+        (["t/b.png"], ["v/b.png"], {"train": 1, "validation": 1}),
+        (["t/a.png"], ["t/b.png"], {}),
+        (["t/a.png"], ["t/a.png"], {}),  # t/b.png may be a third split's
+        (["t/a.png"], None, {"train": 1}),
+    ],
+)
+def test_images_beside_those_of_a_coco_file_are_counted(
+    tmp_path: Path, training: list[str], validation: list[str] | None, expected: Mapping[str, int]
+) -> None:
+    for name in ("t/a.png", "t/b.png", "v/a.png", "v/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((H, W, 3), 9, dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "t" / "notes.txt").write_text("")
+
+    def split(names: list[str]) -> CocoInstances:
+        values = coco()
+        values["images"] = [{"id": k, "file_name": name} for k, name in enumerate(names)]
+        _polygons_of_all(_GOOD)(values)
+        (tmp_path / "coco.json").write_text(json.dumps(values))
+        return CocoInstances([(tmp_path / "coco.json", tmp_path)], keep_empty=False)
+
+    found = unlisted_findings(
+        {"train": split(training)}
+        if validation is None
+        else {"train": split(training), "validation": split(validation)}
+    )
+    assert {finding.split: finding.count for finding in found} == expected
+    assert not any(finding.broken for finding in found)
+
+
+def _each_segment(**changes: Any) -> Callable[[Json], None]:
+    def change(values: Json) -> None:
+        for annotation in values["annotations"]:
+            for info in annotation["segments_info"]:
+                info.update({key: value(info) if callable(value) else value for key, value in changes.items()})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_each_segment(), ""),
+        (_each_segment(bbox=[0, 0, 3, 3]), r"'bbox' .*\(2\): 'a.png' \(3 of 3 segments, such as 10\)"),
+        (
+            _each_segment(bbox=lambda s: [s["bbox"][0], 0, s["bbox"][0] + 10, H]),
+            r"'bbox' .*'a.png' \(2 of 3 segments, such as 20",
+        ),
+        (_each_segment(bbox=[10**400, 0, 1, 1]), ""),
+        (_each_segment(bbox=[math.nan, 0, 1, 1]), ""),
+        (_each_segment(bbox=None), ""),
+        (_each_segment(area=None), ""),
+        (_each_segment(area=0), r"5 segments in 2 images .*says no number above 0 and has 400"),
+        (_each_segment(area=-5), r"5 segments in 2 images .*says no number above 0 and has 400"),
+        (_each_segment(area="300"), r"5 segments in 2 images .*says no number above 0 and has 400"),
+        (_each_segment(area=300), r"5 segments in 2 images .*says 300 and has 400"),
+    ],
+)
+def test_what_a_panoptic_file_says_beside_its_png(
+    panoptic_images: Path, change: Callable[[Json], None], expected: str
+) -> None:
+    values = panoptic()
+    change(values)
+    (panoptic_images / "panoptic.json").write_text(json.dumps(values))
+    samples = CocoPanoptic([PanopticFiles(panoptic_images / "panoptic.json", panoptic_images, panoptic_images)])
+    notes, _ = _all_notes(samples)
+    assert re.search(expected, notes) if expected else not notes, notes
+
+
+def test_a_panoptic_file_with_another_size_is_refused(panoptic_images: Path) -> None:
+    values = panoptic()
+    values["images"][0].update(height=W, width=H)
+    (panoptic_images / "panoptic.json").write_text(json.dumps(values))
+    samples = CocoPanoptic([PanopticFiles(panoptic_images / "panoptic.json", panoptic_images, panoptic_images)])
+    for read in (samples.annotated, lambda index: samples.truths(index, ["panoptic"])):
+        read(1)
+        with pytest.raises(RequestError, match="its annotation file says"):
+            read(0)
+
+
+@pytest.mark.parametrize(
+    ("encode", "expected"),
+    [
+        (lambda ids: ids.astype(np.uint8), "all of it is grey; expected colours"),
+        (lambda ids: np.where(ids, ids + 250, 0).astype(np.uint8), "all of it is grey; expected colours"),  # cut off
+        (lambda ids: colors_of_ids(ids)[..., ::-1], "its colours are in the order B, G, R; expected"),
+        (lambda ids: colors_of_ids(ids + 1), "list them, or paint them black"),
+    ],
+)
+def test_ids_in_other_colors_are_named(
+    tmp_path: Path, encode: Callable[[np.ndarray], np.ndarray], expected: str
+) -> None:
+    write_panoptic(tmp_path)
+    values = panoptic()
+    del values["images"][1], values["annotations"][1]
+    (tmp_path / "panoptic.json").write_text(json.dumps(values))
+    Image.fromarray(np.ascontiguousarray(encode(_ids("a.png")))).save(tmp_path / "a.png")
+    samples = CocoPanoptic([PanopticFiles(tmp_path / "panoptic.json", tmp_path, tmp_path)])
+    with pytest.raises(RequestError, match=expected):
+        samples.annotated(0)
+
+
+def _line(box: bool, *corners: float, label: int = 0) -> str:
+    """A polygon, after the box around it if wanted."""
+    xs, ys = corners[::2], corners[1::2]
+    around = ((min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys))
+    return " ".join(f"{value:.4g}" for value in (label, *(around if box else ()), *corners)) + "\n"
+
+
+_THREE, _FOUR = (0.1, 0.1, 0.5, 0.2, 0.3, 0.7), (0.6, 0.2, 0.9, 0.25, 0.75, 0.8, 0.62, 0.4)
+_POSE = "0 0.5 0.5 0.4 0.6 0.4 0.3 0.6 0.7 0.5 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "refused", "note"),
+    [
+        (_line(True, *_THREE) * 2 + _line(True, *_FOUR), r"begin with a box .*: 3 \(.*take the box out", ""),
+        (_line(True, 0.078123, 0.10417, 0.46875, 0.10417, 0.3, 0.41667) * 4, r"begin with a box .*: 4 \(", ""),
+        (_line(True, *_FOUR) * 4, r"begin with a box .*: 4 \(", ""),
+        (_line(True, *_FOUR) + _line(False, *_FOUR) + _line(False, *_THREE), "", r"a box .*take the box out: 1 \("),
+        (_line(False, *_FOUR) + _line(False, *_THREE) * 2, "", ""),
+        ("0 0.5 0.5 0.52 0.5 0.52 0.52 0.5 0.52\n" * 3 + _line(False, *_THREE), "", ""),  # the second corner as size
+        (_POSE * 3 + _POSE.replace("\n", " 0.6 0.6\n"), "", r"4 of 4 lines have a box .*keypoints"),
+        ("0 0.501 0.501 0.503 0.501 0.503 0.503\n" + _line(False, *_FOUR), "", r"no pixel"),
+    ],
+)
+def test_yolo_lines_of_other_kinds(tmp_path: Path, lines: str, refused: str, note: str) -> None:
+    write_yolo(tmp_path)
+    _write_yolo_files(tmp_path, _yolo_values(), {"a": lines, "b": "", "c": ""})
+    dataset = read_yolo(tmp_path / "data.yaml")
+    if refused:
+        with pytest.raises(RequestError, match=refused):
+            YoloPolygons(dataset, "train")
+        return
+    for notes in _all_notes(YoloPolygons(dataset, "train")):
+        assert re.search(note, notes) if note else not notes, notes

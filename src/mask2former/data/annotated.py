@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
 
 from mask2former.config import MetricStyle, Task
-from mask2former.ops.masks import Patch
+from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
 from mask2former.structures.truths import Truth, instance_truth, panoptic_truth, semantic_truth
@@ -23,6 +23,7 @@ __all__ = [
     "AnnotatedSet",
     "Polygons",
     "cover",
+    "num_without_pixel",
     "place_patches",
     "truths_of_target",
 ]
@@ -87,6 +88,20 @@ def cover(patches: Iterable[Patch], size_hw: tuple[int, int]) -> Bool[np.ndarray
     for top, left, mask in patches:
         covered[top : top + mask.shape[0], left : left + mask.shape[1]] |= mask
     return covered
+
+
+def num_without_pixel(annotated: Annotated) -> int:
+    """How many objects have no pixel: they lie outside of the image, or no pixel's centre is in them."""
+    count = len(annotated.labels)
+    seen = np.zeros(count + 1, dtype=bool)
+    if annotated.ids is not None:
+        seen[np.unique(annotated.ids)] = True
+    seen = seen[1:]
+    for place, polygons in annotated.polygons.items():
+        seen[place] = polygons_to_patch(polygons, annotated.size_hw).mask.any()
+    for place, mask in annotated.masks.items():
+        seen[place] = mask.any()
+    return count - int(np.count_nonzero(seen))
 
 
 class AnnotatedSet(Protocol):

@@ -6,9 +6,11 @@ without reading them, and at some label maps. Reads no images. Clips are asked t
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,10 +18,12 @@ import numpy as np
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -35,6 +39,7 @@ __all__ = [
     "palette_findings",
     "require",
     "split_findings",
+    "unlisted_findings",
 ]
 
 Split = Literal["train", "validation"]
@@ -360,3 +365,29 @@ def _files(samples: AnnotatedSet | ClipSet) -> list[str]:
     if isinstance(samples, (YouTubeVIS, MaskFolders)):
         return [name for index in range(len(samples)) for name in samples.files(index)]
     return []
+
+
+def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Finding]:
+    """Images beside those of a COCO file that no file lists, and that nothing is learned of.
+
+    Folders that both splits have images in may hold those of a third, so nothing is said about them.
+    """
+    listed: dict[Split, set[Path]] = {
+        split: {Path(os.path.abspath(path)) for path in samples.listed if isinstance(path, Path)}
+        for split, samples in splits.items()
+        if isinstance(samples, CocoInstances)
+    }
+    folders = {split: {path.parent for path in paths} for split, paths in listed.items()}
+    findings = []
+    for split, paths in listed.items():
+        others = {folder for other, held in folders.items() if other != split for folder in held}
+        beside = sorted(
+            str(path)
+            for folder in folders[split] - others
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path not in paths
+        )
+        if beside:
+            message = "images that the annotation file does not list, and that are not used"
+            findings.append(Finding(split, False, message, tuple(beside[:_NAMED]), len(beside)))
+    return findings

@@ -176,7 +176,7 @@ def test_data_files_of_keypoints_are_refused(tmp_path: Path, shape: str) -> None
 @pytest.mark.parametrize(
     ("lines", "note"),
     [
-        (POSE_2 * 3, r"all 3 lines have 10 numbers after the class, the first four a box around the others"),
+        (POSE_2 * 3, r"3 of 3 lines have a box around the others as their first four numbers after the class"),
         (QUAD * 3, r"all 3 lines have 8 numbers after the class and are read as polygons of four corners"),
         (QUAD * 2 + POSE_2, None),
         (QUAD, None),

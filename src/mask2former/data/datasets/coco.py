@@ -37,11 +37,12 @@ from mask2former.data.datasets.annotation_files import (
     stuff_remark,
 )
 from mask2former.data.datasets.file_names import find_name
-from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks
+from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks, lies_outside
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.data.images import check_size
 from mask2former.errors import RequestError
+from mask2former.notes import is_collecting, note
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import InstanceTruth, Truth
@@ -53,6 +54,7 @@ Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 _HUNDREDTHS = 100  # official coordinates have two decimals
 _KEYS = ("images", "annotations", "categories")
 _FORM = "COCO's instance"
+_MISSED = "images with objects that have no pixel; these count as missed, as in the official tool"
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ class _Reader:
         """Row of each picture by id; None for those that are skipped."""
         check_unique((entry.get("id") for entry in entries), "picture", file)
         rows: dict[Hashable, int | None] = {}
-        missing, again = [], []
+        missing, again, renamed = [], [], []
         taken: dict[str, str] = {}  # declared names by the names that were found
         for entry in entries:
             name = entry.get("file_name")
@@ -329,6 +331,8 @@ class _Reader:
                 )
             if found in taken:
                 again.append(f"{found} (id {image_id})")
+            elif found != name:
+                renamed.append(f"'{name}' as '{found}'")
             taken[found] = name
             rows[image_id] = len(self.out.names)
             self.out.names.append(found)
@@ -344,6 +348,11 @@ class _Reader:
             )
         elif missing:
             self.notes.append(f"'{file}': left out pictures that '{folder}' lacks: {some(missing)}")
+        if renamed:
+            self.notes.append(
+                f"'{file}': images are not in '{folder}' under the names of the file and were found there under "
+                f"others: {some(renamed)}; check that it is their folder"
+            )
         if again:
             self.notes.append(
                 f"'{file}': images are listed again under other ids, each with the objects of its own id: {some(again)}"
@@ -483,6 +492,11 @@ class CocoInstances(Reader):
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
             if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
+                if len(stuff) == len(found):
+                    raise RequestError(
+                        f"'{file}': all categories have 'isthing' 0, and instances are of things only, so nothing "
+                        "would be predicted or measured; set it to 1 for those that are counted, or take it out"
+                    )
                 reader.notes.append(stuff_remark(stuff, file))
             reader.add(content, file, open_folder(images))
             del content  # the objects of the file take many times the memory of the index
@@ -513,6 +527,11 @@ class CocoInstances(Reader):
         return len(self._rows)
 
     @property
+    def listed(self) -> list[File]:
+        """Every image of the annotation files, also those that ``keep_empty`` leaves out."""
+        return [self._file(row) for row in range(len(self._names))]
+
+    @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:
         """Objects of every picture, crowd regions not counted."""
         return self._counts
@@ -538,6 +557,7 @@ class CocoInstances(Reader):
         image = self.read(self._file(row))
         size = (image.shape[0], image.shape[1])
         self._check_declared(row, size)
+        self._check_extents(row, size)
         annotations = self._annotations(row, crowd=False)
         polygons = {
             place: self._index.polygons(annotation)
@@ -562,12 +582,16 @@ class CocoInstances(Reader):
         row = int(self._rows[index])
         size = self.size(self._file(row))
         self._check_declared(row, size)
+        self._check_extents(row, size)
         kinds = [self._annotations(row, crowd=crowd) for crowd in (False, True)]
         annotations = np.concatenate(kinds)
         masks = np.zeros((len(annotations), *size), dtype=bool)
         for plane, annotation in zip(masks, annotations.tolist(), strict=True):
             top, left, mask = self._patch(row, annotation, size)
             plane[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        # Parity: the official tool counts objects that have no pixel as missed, too.
+        if lost := np.count_nonzero(~masks[: len(kinds[0])].any(axis=(1, 2))):
+            note(_MISSED, f"'{self._file(row)}' ({lost} of {len(kinds[0])} objects)")
         areas = self._index.areas[annotations].copy()
         unknown = np.isnan(areas)
         areas[unknown] = mask_ops.areas(masks[unknown])
@@ -600,3 +624,22 @@ class CocoInstances(Reader):
         declared = tuple(self._sizes[row].tolist())
         expected = declared if all(declared) else None
         check_size(self._file(row), size_hw, expected, "its annotation file says", exif=self.exif)
+
+    def _check_extents(self, row: int, size_hw: tuple[int, int]) -> None:
+        """Note polygons beyond an image whose size the file does not say; otherwise that was seen when it was read."""
+        if self._sizes[row].all() or not is_collecting():
+            return
+        annotations = range(*self._index.starts[row : row + 2].tolist())
+        outlines = [
+            np.concatenate(self._index.polygons(at)) for at in annotations if self._index.kinds[at] == _POLYGONS
+        ]
+        if not outlines:
+            return
+        extents = np.array([[*corners.min(axis=0), *corners.max(axis=0)] for corners in outlines])
+        if outside := np.count_nonzero(lies_outside(extents, np.array(size_hw))):
+            note(
+                "images that objects lie outside of, wholly or for the most; their file declares no 'height' and "
+                "'width', so check that they still have the size at which they were annotated",
+                f"'{self._file(row)}' ({outside} of {len(outlines)} objects; it is {size_hw[0]}x{size_hw[1]}, height x "
+                f"width, and polygons reach to y {extents[:, 3].max():g}, x {extents[:, 2].max():g})",
+            )

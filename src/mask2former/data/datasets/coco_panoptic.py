@@ -6,6 +6,7 @@ The JSON is read once into flat arrays, PNGs when a picture is asked for. What i
 
 from __future__ import annotations
 
+import math
 import os
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
+from scipy import ndimage
 
 from mask2former.config import Task
 from mask2former.data.archives import File, Folder, find_file, open_folder
@@ -29,11 +31,13 @@ from mask2former.data.datasets.annotation_files import (
     sides,
     some,
 )
+from mask2former.data.datasets.mask_checks import box_of, boxes_agree
 from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
-from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import read_id_colors, runs_of
 from mask2former.errors import RequestError
+from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import PanopticTruth, Truth
 
@@ -43,6 +47,7 @@ _KEYS = ("annotations", "categories")
 _FORM = "COCO's panoptic"
 _MAX_ID = 1 << 24  # what three bytes hold
 _MAX_AREA = 1 << 40  # pixels
+_GREY = 0x010101  # of value 1
 
 Location = str | os.PathLike[str]
 
@@ -124,8 +129,9 @@ class CocoPanoptic(SegmentReader):
         self._area_example: str | None = None
         self._area_note = ""
         self._pictures: list[_Picture] = []
-        # Ids, classes, crowds, areas, ends.
+        # Ids, classes, crowds, areas (NaN: the file does not say; 0: it says what is none), ends.
         self._growing = array("q"), array("i"), array("b"), array("d"), array("q", [0])
+        boxes = self._boxes = array("f")  # x, y, width, height; NaN where the file does not say
         first: Categories | None = None
         for source in sources:
             file = _found(source.annotations)
@@ -144,6 +150,11 @@ class CocoPanoptic(SegmentReader):
             left_out += self._add(content, file, segments, images, classes)
             del content
         assert first is not None
+        if task == "instance" and not (categories or first).thing_indices:
+            raise RequestError(
+                f"'{sources[0].annotations}': all categories have 'isthing' 0, and instances (task: instance) are of "
+                "things only; set it to 1 for those that are counted, or take task: panoptic or semantic"
+            )
         super().__init__(categories or first, task, truths_from)
         self.notes += left_out
         ids, labels, crowds, areas, ends = self._growing
@@ -152,7 +163,8 @@ class CocoPanoptic(SegmentReader):
         self._crowds = np.array(crowds, dtype=bool)
         self._areas = np.array(areas, dtype=np.float64)
         self._ends = np.array(ends, dtype=np.int64)
-        del self._growing
+        self._boxes_xywh = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+        del self._growing, self._boxes
         self._counts = self._count()
         self._rows = np.arange(len(self._pictures)) if keep_empty else np.flatnonzero(self._counts > 0)
         if not len(self._rows):
@@ -241,6 +253,7 @@ class CocoPanoptic(SegmentReader):
         """Add the segments of one picture, all or none; returns whether they are right."""
         rows: list[tuple[int, int, bool, float]] = []
         seen: set[int] = set()
+        boxes = array("f")
         for info in infos:
             identifier = info.get("id") if isinstance(info, dict) else None
             if isinstance(identifier, bool) or not isinstance(identifier, int) or not 0 < identifier < _MAX_ID:
@@ -264,14 +277,16 @@ class CocoPanoptic(SegmentReader):
                 )
                 continue
             area = number(info.get("area"))
-            known = area if area is not None and 0 < area <= _MAX_AREA else 0  # 0: the file does not say
-            rows.append((identifier, class_of_id[label], crowd, known))
+            known = area if area is not None and 0 < area <= _MAX_AREA else 0
+            rows.append((identifier, class_of_id[label], crowd, math.nan if info.get("area") is None else known))
+            boxes.extend(box_of(info.get("bbox")))
         if len(rows) < len(infos):
             return False
         *columns, ends = self._growing
         for column, values in zip(columns, zip(*rows, strict=True), strict=False):
             column.extend(values)
         ends.append(len(columns[0]))
+        self._boxes.extend(boxes)
         return True
 
     # --- the data set ---
@@ -316,14 +331,15 @@ class CocoPanoptic(SegmentReader):
     def _compare_areas(self, row: int, seen: Int64[np.ndarray, " N"]) -> None:
         """Say that the file has other areas than its PNGs, once, with the count so far."""
         said = self._areas[self._ends[row] : self._ends[row + 1]]
-        differing = np.flatnonzero((said > 0) & (said != seen))
+        differing = np.flatnonzero(~np.isnan(said) & (said != seen))
         if not len(differing) or row in self._odd_areas:
             return
         self._odd_areas[row] = len(differing)
         if self._area_example is None:
             place = differing[0]
             segment, name = self._ids[self._ends[row] + place], self._pictures[row].map_name
-            self._area_example = f"segment {segment} of '{name}' says {said[place]:.0f} and has {seen[place]}"
+            says = f"{said[place]:.0f}" if said[place] > 0 else "no number above 0"
+            self._area_example = f"segment {segment} of '{name}' says {says} and has {seen[place]}"
         elif self._area_note in self.notes:
             self.notes.remove(self._area_note)
         self._area_note = (
@@ -332,6 +348,33 @@ class CocoPanoptic(SegmentReader):
             "panoptic quality takes the areas of the file, so its numbers may differ"
         )
         self.notes.append(self._area_note)
+
+    def _compare_boxes(self, row: int, ids: Int32[np.ndarray, "H W"]) -> None:
+        """Note segments that are not in the box that the file gives them."""
+        start, stop = self._ends[row : row + 2].tolist()
+        windows = ndimage.find_objects(ids, max_label=stop - start) if stop > start else []
+        at = [place for place, window in enumerate(windows) if window is not None]
+        given = self._boxes_xywh[start:stop][at].astype(np.float64)
+        found = np.array([[x.start, y.start, x.stop, y.stop] for y, x in (windows[place] for place in at)], np.float64)
+        with np.errstate(invalid="ignore"):
+            given[:, 2:] += given[:, :2]
+        off = ~np.isnan(given).any(axis=1) & ~boxes_agree(found.reshape(-1, 4), given)
+        if off.any():
+            example = self._ids[start + at[int(np.argmax(off))]]
+            note(
+                "PNGs whose segments do not lie in their 'bbox' (IoU below 0.5), which is not used: expected x, y, "
+                "width, height of each; check that the PNGs are those of their images",
+                f"'{self._pictures[row].map_name}' ({np.count_nonzero(off)} of {len(at)} segments, such as {example})",
+            )
+
+    def check_size(
+        self, index: int, labels_hw: Sequence[int] | None, image_hw: Sequence[int] | None = None, what: str = ""
+    ) -> None:
+        size = image_hw or self.size(self.file(index))
+        super().check_size(index, labels_hw, size, what)
+        declared = self._pictures[int(self._rows[index])].size_hw
+        if all(declared) and tuple(size) != declared:
+            check_size(self.file(index), size, declared, "its annotation file says", exif=self.exif)
 
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         truths = super().truths(index, tasks)
@@ -342,7 +385,7 @@ class CocoPanoptic(SegmentReader):
                 self._compare_areas(row, seen)
                 return truths
             # Parity: the official tool counts the pixels of predictions, but not those of the truth.
-            areas = np.maximum(self._areas[self._ends[row] : self._ends[row + 1]].astype(np.int64), seen)
+            areas = np.maximum(np.nan_to_num(self._areas[self._ends[row] : self._ends[row + 1]]).astype(np.int64), seen)
             truths["panoptic"] = truth._replace(areas=areas)
         return truths
 
@@ -365,8 +408,8 @@ class CocoPanoptic(SegmentReader):
         unknown = np.setdiff1d(on_map, np.append(listed, 0))
         if len(unknown):
             raise RequestError(
-                f"'{file}' has ids that its 'segments_info' does not list: {some(unknown.tolist())}; list "
-                "them, or paint them black (void)"
+                f"'{file}' has ids that its 'segments_info' does not list: {some(unknown.tolist())}; "
+                f"{_other_colors(on_map, listed) or 'list them, or paint them black (void)'}"
             )
         lost = np.setdiff1d(listed, on_map)
         if purpose == "evaluation" and len(lost) and not self._areas_from_file:
@@ -377,7 +420,21 @@ class CocoPanoptic(SegmentReader):
         place_of = {identifier: place for place, identifier in enumerate(listed.tolist(), start=1)}
         dense = np.array([place_of.get(identifier, 0) for identifier in on_map.tolist()], dtype=np.int32)
         ids = np.repeat(dense[kinds], lengths).reshape(colors.shape)
+        if is_collecting():
+            self._compare_boxes(row, ids)
         return ids, self._classes[span], self._crowds[span]
+
+
+def _other_colors(on_map: Int32[np.ndarray, " N"], listed: Int32[np.ndarray, " M"]) -> str:
+    """What the colours of a PNG are instead, if its ids are listed ones in another encoding."""
+    colors = on_map[on_map > 0]
+    if not (colors % _GREY).any():
+        return (
+            "all of it is grey; expected colours (id = R + 256 G + 65536 B), not ids as grey values, of which 255 fit"
+        )
+    if np.isin((colors & 255) << 16 | colors & 0xFF00 | colors >> 16, listed).all():
+        return "its colours are in the order B, G, R; expected id = R + 256 G + 65536 B: exchange red and blue"
+    return ""
 
 
 def _check_kinds(categories: list[dict[str, Any]], file: File) -> None:

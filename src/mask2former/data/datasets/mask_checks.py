@@ -16,7 +16,16 @@ from jaxtyping import Bool, Float64, Int64
 from mask2former.data.datasets.annotation_files import some
 from mask2former.errors import RequestError
 
-__all__ = ["Findings", "MaskFacts", "PolygonFigures", "Remark", "box_of", "check_masks"]
+__all__ = [
+    "Findings",
+    "MaskFacts",
+    "PolygonFigures",
+    "Remark",
+    "box_of",
+    "boxes_agree",
+    "check_masks",
+    "lies_outside",
+]
 
 _SLACK = 2.0  # pixels; tools round boxes, and count the last pixel or do not
 _SAME_BOX = 0.5  # IoU from which two boxes are about one object; people draw boxes loosely
@@ -115,7 +124,12 @@ class PolygonFigures(NamedTuple):
 
 def box_of(value: Any) -> Sequence[float]:
     """Four numbers of JSON, NaN for anything else: boxes are compared and not used, so a broken one does no harm."""
-    return value if isinstance(value, list) and len(value) == 4 and _NUMBERS.issuperset(map(type, value)) else _NO_BOX
+    if not isinstance(value, list) or len(value) != 4 or not _NUMBERS.issuperset(map(type, value)):
+        return _NO_BOX
+    try:
+        return tuple(map(float, value))
+    except OverflowError:  # whole numbers of hundreds of digits
+        return _NO_BOX
 
 
 def check_masks(facts: MaskFacts) -> Findings:
@@ -155,7 +169,7 @@ def _boxes(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remar
     high = np.where(facts.sizes_hw > 0, facts.sizes_hw, np.inf)[:, [1, 0, 1, 0]].astype(np.float64)
     extents = np.clip(facts.extents, 0, high)
     is_box = np.isfinite(facts.boxes).all(axis=1) & (width > 0) & (height > 0)
-    off = is_box & ~shares & ~_agree(extents, np.clip(np.stack([x, y, x + width, y + height], axis=1), 0, high))
+    off = is_box & ~shares & ~boxes_agree(extents, np.clip(np.stack([x, y, x + width, y + height], axis=1), 0, high))
     where = np.flatnonzero(off)
     if not len(where):
         return None
@@ -169,11 +183,11 @@ def _boxes(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remar
         "shares of width and height": np.stack([x, y, x + width, y + height], axis=1) * scale,
     }
     for name, boxes in others.items():
-        if _are_nearly_all(off & _agree(extents, boxes), off):
+        if _are_nearly_all(off & boxes_agree(extents, boxes), off):
             remarks.append(Remark(f"'bbox' is {name} instead of x, y, width, height; it is not used", where))
             return None
     swapped = np.stack([y, x, y + height, x + width], axis=1)
-    if _are_nearly_all(off & _agree(facts.extents, swapped), off) and _are_nearly_all(off, is_box):
+    if _are_nearly_all(off & boxes_agree(facts.extents, swapped), off) and _are_nearly_all(off, is_box):
         what = (
             "masks fit their 'bbox' with x and y swapped; expected x, y, x, y, ... in polygons and x, y, width, height "
             "in boxes: swap them, or if the boxes are wrong take 'bbox' out of the file"
@@ -191,7 +205,7 @@ def _boxes(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remar
     return None
 
 
-def _agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M 4"]) -> Bool[np.ndarray, " M"]:
+def boxes_agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M 4"]) -> Bool[np.ndarray, " M"]:
     """Whether boxes x1, y1, x2, y2 are about the same object."""
     with np.errstate(invalid="ignore", over="ignore"):
         low, high = np.maximum(found[:, :2], given[:, :2]), np.minimum(found[:, 2:], given[:, 2:])
@@ -204,19 +218,31 @@ def _agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M 4"])
 def _outside(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
     """Polygons beyond their image."""
     known = facts.is_polygon & (facts.sizes_hw > 0).all(axis=1)
-    low, high = facts.extents[:, :2], facts.extents[:, 2:]
-    seen = np.clip(np.minimum(high, facts.sizes_hw[:, ::-1]) - np.maximum(low, 0), 0, None).prod(axis=1)
-    gone = known & ~shares & (seen == 0)
+    gone = known & ~shares & (_seen(facts.extents, facts.sizes_hw) == 0)
     if _are_nearly_all(gone, known):
         what = "polygons lie outside of their image; expected pixels of the image, x before y, from its top left corner"
         return Remark(what, np.flatnonzero(gone))
     for where, message in (
         (gone, "polygons lie outside of their image, so that nothing of them is seen"),
-        (known & ~gone & (seen < (high - low).prod(axis=1) / 2), "polygons lie outside of their image for the most"),
+        (
+            known & ~gone & lies_outside(facts.extents, facts.sizes_hw),
+            "polygons lie outside of their image for the most",
+        ),
     ):
         if where.any():
             remarks.append(Remark(message, np.flatnonzero(where)))
     return None
+
+
+def _seen(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2"]) -> Float64[np.ndarray, " M"]:
+    """The area of boxes x1, y1, x2, y2 within their images."""
+    low, high = extents[:, :2], extents[:, 2:]
+    return np.clip(np.minimum(high, sizes_hw[..., ::-1]) - np.maximum(low, 0), 0, None).prod(axis=1)
+
+
+def lies_outside(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2"]) -> Bool[np.ndarray, " M"]:
+    """Whether boxes x1, y1, x2, y2 in pixels lie outside of their image, which may be one for all, for the most."""
+    return _seen(extents, sizes_hw) < (extents[:, 2:] - extents[:, :2]).prod(axis=1) / 2
 
 
 def _areas(facts: MaskFacts, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Int, Int32, Int64, UInt8
 from scipy import ndimage
 
 from mask2former.config import MetricStyle, Task
-from mask2former.data.annotated import Annotated
+from mask2former.data.annotated import Annotated, num_without_pixel
 from mask2former.data.archives import File
 from mask2former.data.images import Exif, ValueRange, check_size, picture_size, read_image
 from mask2former.data.label_maps import runs_of
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import RequestError
-from mask2former.notes import collect_notes, sentences
+from mask2former.notes import collect_notes, note, sentences
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
@@ -131,7 +131,10 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
         for index in indices:
             with contextlib.suppress(RequestError):
                 if isinstance(samples, Reader):
-                    samples.annotated(index)
+                    annotated = samples.annotated(index)
+                    if lost := num_without_pixel(annotated):
+                        message = "images with objects that have no pixel, and so no mask to learn"
+                        note(message, f"'{samples.file(index)}' ({lost} of {len(annotated.labels)} objects)")
                 else:  # of a clip, the first frame
                     samples.annotated(index, [0])  # pyright: ignore[reportAttributeAccessIssue]
     return [f"of {len(indices)} looked at (check-data reads all): {line}" for line in sentences(found)]

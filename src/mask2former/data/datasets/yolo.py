@@ -28,6 +28,7 @@ from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.errors import RequestError
+from mask2former.notes import note
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import Truth
 
@@ -35,6 +36,7 @@ __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
 Location = str | os.PathLike[str]
 _TOLERANCE = 0.02  # tools write corners a little outside the picture
+_SAME_SIDE = 2e-3  # of a side: what tools round off
 _ROUNDING = 1e-4  # of a side: no pixel, so that nothing need be said
 _NEARLY_ALL = 0.9  # share of lines from which they tell what the files are
 _FEW = 3  # lines, below which nothing is concluded about all
@@ -210,6 +212,13 @@ class YoloPolygons(Reader):
             raise RequestError(
                 f"lines hold a box and keypoints x, y, visibility (pose): {some(lines.keypoints)}; {_EXPORT}"
             )
+        tight = lines.with_tight_box
+        if len(tight) >= max(_FEW, _NEARLY_ALL * len(lines.places)):
+            raise RequestError(
+                f"lines begin with a box (centre, width and height) that just fits around their other points: "
+                f"{some(tight)}; expected the class and the corners of one polygon: take the box out, or if the points "
+                f"are keypoints, {_EXPORT}"
+            )
         if lines.broken:
             more = f"; and {len(lines.broken) - _MOST} more" if len(lines.broken) > _MOST else ""
             fault("; ".join(lines.broken[:_MOST]) + more, len(lines.broken))
@@ -224,6 +233,11 @@ class YoloPolygons(Reader):
         for culprits, what in (
             (boxes, "left out objects with a box only"),
             (lines.flat, "left out objects without any area"),
+            (
+                tight,
+                "read lines as polygons whose first four numbers are a box (centre, width and height) that just fits "
+                "around the others; take the box out",
+            ),
             (lines.clipped, "moved corners beyond the image, by 2 % of its side at most, to its rim"),
             (lines.without_file, "took pictures without a text file as empty"),
         ):
@@ -262,6 +276,9 @@ class YoloPolygons(Reader):
     def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
         target = self[index].target
         assert target is not None
+        if lost := int((~target.masks.flatten(1).any(dim=1)).sum()):
+            message = "images with objects that have no pixel; these are not measured"
+            note(message, f"'{self.file(index)}' ({lost} of {len(target.labels)} objects)")
         return truths_of_target(target, [task for task in tasks if task in self.tasks], self.categories)
 
 
@@ -280,7 +297,8 @@ class _Lines:
         self.flat: list[str] = []
         self.without_file: list[str] = []
         self.clipped: list[str] = []
-        self.like_keypoints = True  # as far as lines were read
+        self.with_box: list[str] = []  # whose first four numbers are a box that the other points lie in and spread over
+        self.with_tight_box: list[str] = []  # and just fit into
 
     def add(self, file: Path) -> None:
         """The objects of one picture."""
@@ -325,7 +343,14 @@ class _Lines:
             self.places.append(place)
             if corners.min() < -_ROUNDING or corners.max() > 1 + _ROUNDING:
                 self.clipped.append(place)
-            self.like_keypoints = self.like_keypoints and _is_box_of(corners[:4], corners[4:].reshape(-1, 2))
+            points = corners[4:].reshape(-1, 2)
+            if _is_box_of(corners[:4], points):
+                spans = _spans(points)
+                # The second corner of a small polygon is a box around it, too, but one of several times its size.
+                if (spans >= corners[2:4] / 2).any():
+                    self.with_box.append(place)
+                if len(points) >= 3 and np.abs(spans - corners[2:4]).max() < _SAME_SIDE:
+                    self.with_tight_box.append(place)
             self.labels.append(label)
             self.corners.extend(corners.clip(0, 1).tolist())
             self.ends.append(len(self.corners) // 2)
@@ -345,27 +370,34 @@ class _Lines:
 
     def remarks(self) -> list[str]:
         """What all lines together look like but a polygon of each, which other lines of this kind cannot tell."""
-        counts = np.unique(np.diff(np.array(self.ends)))
-        if len(counts) != 1 or len(self.labels) < _FEW:
+        count = len(self.places)
+        if count < _FEW:
             return []
-        numbers = f"all {len(self.labels)} lines have {2 * int(counts[0])} numbers after the class"
-        if self.like_keypoints:
+        if len(self.with_box) >= max(_FEW, _NEARLY_ALL * count):
             return [
-                f"{numbers}, the first four a box around the others: if these are keypoints (pose) and no polygons, "
-                f"{_EXPORT}"
+                f"{len(self.with_box)} of {count} lines have a box around the others as their first four numbers after "
+                f"the class: if these are keypoints (pose) and no polygons, {_EXPORT}; if they are a box and a "
+                "polygon, take the box out"
             ]
-        if counts[0] == 4:
+        if set(np.diff(np.array(self.ends)).tolist()) == {4}:
             return [
-                f"{numbers} and are read as polygons of four corners; if these are oriented boxes, the masks that are "
-                "learned are boxes, not outlines: export polygons ('YOLO segmentation')"
+                f"all {len(self.labels)} lines have 8 numbers after the class and are read as polygons of four "
+                "corners; if these are oriented boxes, the masks that are learned are boxes, not outlines: export "
+                "polygons ('YOLO segmentation')"
             ]
         return []
 
 
 def _is_box_of(box: Float64[np.ndarray, " 4"], points: Float64[np.ndarray, "P 2"]) -> bool:
     """Whether points lie in a box of centre and size; keypoints that are not annotated are 0, 0."""
-    inside = np.abs(points - box[:2]) <= box[2:] / 2 + 1e-6
+    inside = np.abs(points - box[:2]) <= box[2:] / 2 + _SAME_SIDE
     return bool((inside.all(axis=1) | ~points.any(axis=1)).all())
+
+
+def _spans(points: Float64[np.ndarray, "P 2"]) -> Float64[np.ndarray, " 2"]:
+    """Width and height of points; keypoints that are not annotated are 0, 0."""
+    known = points[points.any(axis=1)]
+    return np.ptp(known, axis=0) if len(known) else np.zeros(2)
 
 
 def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:

@@ -24,7 +24,16 @@ from torch.utils.data import DataLoader, Dataset
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
 from mask2former.data.build import build_clips, build_pictures
-from mask2former.data.checks import Finding, Named, Split, class_findings, id_findings, label_findings, palette_findings
+from mask2former.data.checks import (
+    Finding,
+    Named,
+    Split,
+    class_findings,
+    id_findings,
+    label_findings,
+    palette_findings,
+    unlisted_findings,
+)
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
@@ -254,6 +263,8 @@ def check_data(
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)
     findings += _leaks(digests, unit)
+    if same or len(opened) == 2:  # images of a split that cannot be read may lie there
+        findings += unlisted_findings(opened)
     findings.sort(key=lambda finding: not finding.broken)
     return DataReport(splits, tuple(findings), task, num_queries, unit)
 
