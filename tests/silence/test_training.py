@@ -323,7 +323,7 @@ def test_validation_at_the_start_changes_no_step(
     values["optim"]["lr"] = 1e-3
     measured = train(parse(RunConfig, values, "test"))
     values["output"] = str(tmp_path / "not")
-    monkeypatch.setattr("mask2former.training.run.takes_class_head", lambda *_: False)
+    monkeypatch.setattr("mask2former.training.run.takes_class_head", lambda *_, **__: False)
     plain = train(parse(RunConfig, values, "test"))
     assert (measured.start is None, plain.start is None) == (False, True)
     states = [torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True) for run in (measured, plain)]

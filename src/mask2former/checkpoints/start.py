@@ -121,9 +121,19 @@ def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
     return {key: getattr(own, key) for key in type(own).model_fields if is_set and key in own.model_fields_set}
 
 
-def takes_class_head(own: Categories, theirs: Categories) -> bool:
-    """Whether the class head of a model with classes ``theirs`` serves ``own``: the same names, or one class each."""
-    return sorted(own.names) == sorted(theirs.names) or len(own) == len(theirs) == 1
+def takes_class_head(own: Categories, theirs: Categories, *, partial: bool) -> bool:
+    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; without it, it starts afresh.
+
+    It does with the same names, with one class each and, unless the start is ``partial``, by position.
+    """
+    is_same = sorted(own.names) == sorted(theirs.names) or len(own) == len(theirs) == 1
+    return is_same or (not partial and _fits_by_position(own.names, theirs.names))
+
+
+def _fits_by_position(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
+    """As many classes, none of which is known by the same name at another index."""
+    moved = any(one in there and there.index(one) != index for index, one in enumerate(here))
+    return len(here) == len(there) and not moved
 
 
 def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: bool) -> list[str]:
@@ -173,10 +183,9 @@ def _with_own_classes(
         order = torch.tensor([*(there.index(one) for one in here), len(there)])  # "no object" is last
         state.update({key: value[order] for key, value in state.items() if key.startswith(_CLASS_HEAD)})
         return ["its classes in the order of the training data"]
-    if takes_class_head(model.categories, source.categories):
+    if len(here) == len(there) == 1:
         return [f"its one class, '{there[0]}', is '{here[0]}' here"]
-    moved = any(one in there and there.index(one) != index for index, one in enumerate(here))
-    if not partial and len(here) == len(there) and not moved:  # the user says that they are the same
+    if not partial and _fits_by_position(here, there):  # the user says that they are the same
         renamed = [f"'{old}' is '{new}'" for old, new in zip(there, here, strict=True) if old != new]
         return [f"classes by position: {', '.join(renamed[:4])}{', ...' if len(renamed) > 4 else ''} here"]
     if not partial:

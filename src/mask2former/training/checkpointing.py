@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,84 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.atomic import write_whole
+from mask2former.errors import RequestError
 
-__all__ = ["KeepCheckpoints", "Patience"]
+__all__ = ["Best", "KeepCheckpoints", "Patience", "best_of", "put_in_place"]
+
+_ASIDE = "best-before-step-"  # and the step at which a run went on with figures that cannot be compared
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint of the best validation.
+
+    Attributes:
+        path: of the file.
+        value, step: what was measured of its weights, and the steps they have seen.
+        start: the figure before the first step; None where there was none.
+        threshold: of the highest F1 in this validation; None where there was none.
+    """
+
+    path: Path
+    value: float
+    step: int
+    start: float | None
+    threshold: float | None
+
+
+def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
+    """The best of ``best.ckpt`` and of what was put aside before, among those that were measured as is wanted now.
+
+    Its figure is read from the file that has the weights, so the two always belong together.
+
+    Args:
+        folder: of the checkpoints.
+        is_comparable: whether the figures of a checkpoint can be compared, from its content (tensors on ``meta``).
+
+    Raises:
+        RequestError: a file is damaged.
+    """
+    found: list[Best] = []
+    for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
+        if not path.is_file():
+            continue
+        try:
+            state = torch.load(path, map_location="meta", weights_only=True)
+            kept = state["callbacks"]["KeepCheckpoints"]
+            value, step, start = float(kept["best_value"]), int(state["global_step"]), kept.get("start_value")
+        except Exception as error:  # what a damaged file raises is as varied as the damage
+            raise RequestError(
+                f"cannot resume: {path} is damaged ({' '.join(str(error).split()):.150}); delete it, and the best "
+                "validation is sought afresh, or put back a copy of the file"
+            ) from error
+        if is_comparable(state):
+            found.append(Best(path, value, step, start, state.get("instance_threshold")))
+    return max(found, key=lambda one: one.value, default=None)  # the first of equal ones: best.ckpt
+
+
+def put_in_place(folder: Path, best: Best | None, step: int) -> Path | None:
+    """Make ``best`` the file ``best.ckpt``; nothing is overwritten.
+
+    Args:
+        folder: of the checkpoints.
+        best: as :func:`best_of` found it; None puts ``best.ckpt`` aside.
+        step: at which the run goes on.
+
+    Returns:
+        Where the ``best.ckpt`` that was there is now; None where it stayed or there was none.
+    """
+    path, aside = folder / "best.ckpt", None
+    if best is not None and best.path == path:
+        return None
+    if path.exists():
+        aside, count = folder / f"{_ASIDE}{step}.ckpt", 1
+        while aside.exists():
+            count += 1
+            aside = folder / f"{_ASIDE}{step}-{count}.ckpt"
+        path.rename(aside)
+    if best is not None:
+        best.path.rename(path)
+    return aside
 
 
 class KeepCheckpoints(lightning.Callback):
@@ -25,40 +103,27 @@ class KeepCheckpoints(lightning.Callback):
         folder: of both files.
         every: steps between two writes of ``last.ckpt``.
         monitor: name of the metric that decides what is best; larger is better.
-        afresh: where a run goes on, do not compare with what was measured before.
+        best: where a run goes on, what is in ``best.ckpt``; the figures in ``last.ckpt`` may be of other weights.
+        start_value: where a run goes on, the figure before its first step.
 
     Attributes:
         best_value, best_step: of the best validation so far, and the steps before it.
         start_value: of the validation before the first step; None where there was none.
     """
 
-    def __init__(self, folder: Path, every: int, monitor: str, *, afresh: bool = False) -> None:
+    def __init__(
+        self, folder: Path, every: int, monitor: str, *, best: Best | None = None, start_value: float | None = None
+    ) -> None:
         self.last = folder / "last.ckpt"
         self.best = folder / "best.ckpt"
         self.every = every
         self.monitor = monitor
-        self.best_value = -math.inf
-        self.best_step = 0
-        self.start_value: float | None = None
-        self._afresh = afresh
+        self.best_value, self.best_step = (best.value, best.step) if best is not None else (-math.inf, 0)
+        self.start_value = start_value
         self._last_step = -1  # of what is in last.ckpt
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_value": self.best_value, "best_step": self.best_step, "start_value": self.start_value}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._afresh:
-            return
-        self._take(state_dict)
-        if self.best.is_file():  # may be of a validation just after the state was written, which is not repeated
-            best = torch.load(self.best, map_location="meta", weights_only=True)["callbacks"][self.state_key]
-            if float(best["best_value"]) > self.best_value:
-                self._take(best)
-
-    def _take(self, state: dict[str, Any]) -> None:
-        self.best_value = float(state["best_value"])
-        self.best_step = int(state.get("best_step", 0))  # 0.1.0 did not write the other two
-        self.start_value = state.get("start_value")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step >= (trainer.max_steps or 0):

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mask2former.atomic import write_whole
 
-__all__ = ["MetricsLog", "last_figures"]
+__all__ = ["MetricsLog", "validations"]
 
 
 class MetricsLog(Logger):
@@ -108,10 +108,10 @@ class MetricsLog(Logger):
         write_whole(self.path, write)
 
 
-def last_figures(path: Path) -> dict[str, float]:
-    """What the last validation in a table measured; empty if there was none."""
+def validations(path: Path, before: int) -> list[dict[str, float]]:
+    """What each validation in a table measured, up to that after step ``before``."""
     if not path.exists():
-        return {}
+        return []
     with path.open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if not row.get("loss")]
-    return {name: float(value) for name, value in rows[-1].items() if value and name != "step"} if rows else {}
+        rows = [row for row in csv.DictReader(stream) if not row.get("loss") and int(row["step"]) < before]
+    return [{name: float(value) for name, value in row.items() if value and name != "step"} for row in rows]

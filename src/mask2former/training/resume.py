@@ -6,6 +6,9 @@ neither list counts as one that must not change. Reads files, changes none.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +19,14 @@ import torch
 import yaml
 
 from mask2former.config import RunConfig, leaves, parse
+from mask2former.data.clips import ClipSet
+from mask2former.data.datasets.reader import Reader
 from mask2former.errors import RequestError
+from mask2former.inference.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
 from mask2former.training.optim import learning_rate_factor
 
-__all__ = ["FIXED", "FREE", "LastState", "compare", "record_of", "setting_of"]
+__all__ = ["FIXED", "FREE", "LastState", "compare", "digest_of", "record_of", "setting_of"]
 
 
 def _settings(groups: Mapping[str, str]) -> frozenset[str]:
@@ -62,7 +68,8 @@ _WHOLE = ("data.dataset", "data.augmentation")
 
 # What figures depend on: with another value, those before and after cannot be compared.
 _MEASURE = re.compile(
-    r"model\.inference\.(?!instance_threshold)|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$|data\.dataset\."
+    r"model\.inference\.(?!instance_threshold)|model\.transformer_decoder\.masked_attention$|data\.dataset\."
+    r"|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$"
 )
 _SHOWN = 6  # settings in a note, classes in a message
 
@@ -81,6 +88,9 @@ class LastState:
         licence: of its weights, if it is known.
         waited: validations without a better monitor, where patience was set.
         notes: sentences for the user.
+        validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
+        start: the monitor before the first step; None where it was not measured.
+        has_best: whether there was a best validation.
     """
 
     path: Path
@@ -92,6 +102,9 @@ class LastState:
     licence: str | None
     waited: int
     notes: tuple[str, ...]
+    validation: str | None = None
+    start: float | None = None
+    has_best: bool = False
 
     @classmethod
     def read(cls, path: Path) -> LastState:
@@ -111,6 +124,8 @@ class LastState:
             ) from error
         stopping = [value for name, value in state.get("callbacks", {}).items() if name.startswith("EarlyStopping")]
         waited = int(stopping[0]["wait_count"]) if stopping else 0
+        kept = state.get("callbacks", {}).get("KeepCheckpoints", {})
+        start, has_best = kept.get("start_value"), float(kept.get("best_value", -math.inf)) > -math.inf
         record = state.get("run")
         if record is None:
             file = path.parents[1] / "run.yaml"
@@ -125,16 +140,57 @@ class LastState:
                 f"{path.name} has no record of its settings and classes (version 0.1.0 wrote none): compared with "
                 f"{file}; that the classes are in the same order cannot be checked"
             )
-            return cls(path, step, config, num_classes, None, None, None, waited, (note,))
+            return cls(path, step, config, num_classes, None, None, None, waited, (note,), None, start, has_best)
         config = parse(RunConfig, record["config"], f"{path}: settings of the run")
         categories = Categories.from_dict(record["categories"])
         training, validation = record["num_samples"]
         counts = (int(training), int(validation))
-        return cls(path, step, config, num_classes, categories, counts, record["licence"], waited, ())
+        validation, licence = record.get("validation"), record["licence"]
+        return cls(
+            path, step, config, num_classes, categories, counts, licence, waited, (), validation, start, has_best
+        )
+
+    def is_comparable(
+        self, state: Mapping[str, Any], config: RunConfig, num_validation: int | None, validation: str | None
+    ) -> bool:
+        """Whether figures in another checkpoint of this run can be compared with those measured now.
+
+        Args:
+            state: the content of the checkpoint; without a record (0.1.0), it was measured as this one.
+            config: the settings that are wanted.
+            num_validation: samples of the validation data as they are now.
+            validation: their digest.
+        """
+        record = state.get("run")
+        if record is None:
+            before, count, digest = self.config, self.num_samples and self.num_samples[1], self.validation
+        else:
+            before = parse(RunConfig, record["config"], "settings of the run")
+            count, digest = int(record["num_samples"][1]), record.get("validation")
+        return not _measured_otherwise(before, count, digest, config, num_validation, validation)
+
+
+def digest_of(cases: Cases) -> str:
+    """Tells validation data from others: names, ids and numbers of objects, but not where the files are."""
+    indices, counts = range(len(cases)), None
+    if isinstance(cases, ImageCases):
+        counts, names = cases.samples.num_objects, [cases.samples.image_id(index) for index in indices]
+    else:
+        assert isinstance(cases, ClipCases)
+        names = [cases.samples.clip_id(index) for index in indices]
+        if isinstance(cases.samples, ClipSet):
+            counts = cases.samples.num_objects
+    files = [cases.samples.file(index).name for index in indices] if isinstance(cases.samples, Reader) else []
+    rows = [names, files, [] if counts is None else counts[: len(cases)].tolist()]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def record_of(
-    config: RunConfig, categories: Categories, num_samples: tuple[int, int], licence: str | None
+    config: RunConfig,
+    categories: Categories,
+    num_samples: tuple[int, int],
+    licence: str | None,
+    validation: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
     return {
@@ -142,6 +198,7 @@ def record_of(
         "categories": categories.to_dict(),
         "num_samples": list(num_samples),
         "licence": licence,
+        "validation": validation,
     }
 
 
@@ -156,14 +213,27 @@ class Comparison:
 
     Attributes:
         notes: sentences for the user.
-        measured_anew: whether figures of validations before and after cannot be compared.
+        changes: settings with the value before and now.
+        measured_otherwise: why figures of validations before and after cannot be compared; empty where they can.
     """
 
     notes: tuple[str, ...]
-    measured_anew: bool
+    changes: tuple[str, ...]
+    measured_otherwise: tuple[str, ...]
+
+    @property
+    def measured_anew(self) -> bool:
+        """Whether figures of validations before and after cannot be compared."""
+        return bool(self.measured_otherwise)
 
 
-def compare(last: LastState, config: RunConfig, categories: Categories, num_samples: tuple[int, int]) -> Comparison:
+def compare(
+    last: LastState,
+    config: RunConfig,
+    categories: Categories,
+    num_samples: tuple[int, int],
+    validation: str | None = None,
+) -> Comparison:
     """What changes where a run goes on with ``config``.
 
     Args:
@@ -171,16 +241,12 @@ def compare(last: LastState, config: RunConfig, categories: Categories, num_samp
         config: the settings that are wanted, complete.
         categories: the classes of the training data as they are now.
         num_samples: of the training and the validation data as they are now.
+        validation: digest of the validation data as they are now, see :func:`digest_of`.
 
     Raises:
         RequestError: something that must not change is different; one message names all of it.
     """
-    before, now = leaves(last.config), leaves(config)
-    different = {
-        name: (before.get(name), now.get(name))
-        for name in {**before, **now}
-        if before.get(name) != now.get(name) and name != "output"
-    }
+    different = _different(last.config, config)
     faults = [
         f"{name} was {_shown(old)} and is {_shown(new)} now"
         for name, (old, new) in different.items()
@@ -200,10 +266,9 @@ def compare(last: LastState, config: RunConfig, categories: Categories, num_samp
                 f"category ids have changed ({', '.join(f'{old} -> {new}' for old, new in ids[:_SHOWN] if old != new)})"
                 "; the names have not: the model will carry the new ids"
             )
-    if different:
-        changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
-        more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-        notes.append(f"from step {last.step} on with other settings: {', '.join(changes[:_SHOWN])}{more}")
+    changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
+    if changes:
+        notes.append(f"from step {last.step} on with other settings: {_listed(changes)}")
     if last.num_samples is not None and num_samples[0] != last.num_samples[0]:
         notes.append(
             f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: which sample comes "
@@ -212,17 +277,42 @@ def compare(last: LastState, config: RunConfig, categories: Categories, num_samp
     elif {"seed", "data.total_batch", "data.keep_empty", "data.group_by_aspect"} & different.keys():
         notes.append(f"which sample comes when is drawn anew from step {last.step} on")
     notes += _about_rate(last, config)
-    anew = [name for name, pair in different.items() if _MEASURE.match(name) and _counts(name, pair)]
-    if last.num_samples is not None and num_samples[1] != last.num_samples[1]:
-        anew.append(f"{num_samples[1]} validation samples instead of {last.num_samples[1]}")
-    if bool(last.config.optim.ema_decay) != bool(config.optim.ema_decay):
-        anew.append("optim.ema_decay")
+    count = None if last.num_samples is None else last.num_samples[1]
+    anew = _measured_otherwise(last.config, count, last.validation, config, num_samples[1], validation)
     if anew:
         notes.append(
             f"figures before and after step {last.step} cannot be compared ({', '.join(anew[:_SHOWN])}): the best "
             "validation and patience start afresh"
         )
-    return Comparison(tuple(notes), bool(anew))
+    return Comparison(tuple(notes), tuple(changes), tuple(anew))
+
+
+def _different(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    old, new = leaves(before), leaves(now)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name) and name != "output"
+    }
+
+
+def _measured_otherwise(
+    before: RunConfig,
+    count_before: int | None,
+    digest_before: str | None,
+    now: RunConfig,
+    count: int | None,
+    digest: str | None,
+) -> list[str]:
+    """Why figures of two checkpoints cannot be compared: settings, or the validation data."""
+    reasons = [name for name, pair in _different(before, now).items() if _MEASURE.match(name) and _counts(name, pair)]
+    if count_before is not None and count is not None and count != count_before:
+        reasons.append(f"{count} validation samples instead of {count_before}")
+    elif digest_before is not None and digest is not None and digest != digest_before:
+        reasons.append("other validation samples")
+    if bool(before.optim.ema_decay) != bool(now.optim.ema_decay):
+        reasons.append("optim.ema_decay")
+    return reasons
 
 
 def _counts(name: str, pair: tuple[Any, Any]) -> bool:

@@ -26,12 +26,12 @@ from mask2former.inference.data_checks.requirements import check_run
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.training.checkpointing import KeepCheckpoints, Patience
+from mask2former.training.checkpointing import Best, KeepCheckpoints, Patience, best_of, put_in_place
 from mask2former.training.datamodule import DataModule, batch_per_device
-from mask2former.training.metrics_log import MetricsLog, last_figures
+from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
 from mask2former.training.progress import StepProgressBar
-from mask2former.training.resume import LastState, compare, record_of
+from mask2former.training.resume import Comparison, LastState, compare, digest_of, record_of
 
 __all__ = ["TrainingResult", "completed", "train"]
 
@@ -136,12 +136,20 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     data = DataModule(config)
     data.check()
     num_samples = (len(data.training_set), data.num_validation)
-    change = compare(past, config, data.categories, num_samples) if past is not None else None
+    digest = digest_of(data.validation_set)
+    change = compare(past, config, data.categories, num_samples, digest) if past is not None else None
     notes = list(change.notes) if change is not None else []
     path = directory / "model.safetensors"
-    if past is not None and (end := _how_it_ended(past, config, path)):
+    ended_with = None if past is None else _best_at_the_end(past)
+    is_newer = past is not None and ended_with is not None and ended_with.step > past.step  # of a run that went on
+    if past is not None and not is_newer and (end := _how_it_ended(past, config, path)):
         print(f"{directory} is finished: {end}; nothing was changed")
-        return _result_of(config, path, last, last_figures(directory / "metrics.csv"))
+        if change is not None and change.changes:
+            print(f"note: since it is finished, these other settings were ignored: {', '.join(change.changes)}")
+        return _result_of(past, ended_with, path)
+    best = None
+    if past is not None:
+        best = best_of(last.parent, lambda state: past.is_comparable(state, config, num_samples[1], digest))
     model, is_measurable = _initial_model(config, data.categories, start, begins=begins)
     if past is not None and past.licence is not None:
         model.licence = past.licence
@@ -155,17 +163,24 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
     module = TrainingModule(model, config)
-    module.record = record_of(config, data.categories, num_samples, model.licence)
+    module.record = record_of(config, data.categories, num_samples, model.licence, digest)
     module.stored_optim = past.config.optim if past is not None else None
     afresh = change is not None and change.measured_anew
-    keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, config.evaluation.monitor, afresh=afresh)
-    if afresh and past is not None and keep.best.exists():
-        keep.best.replace(keep.best.with_name(f"best-before-step-{past.step}.ckpt"))
+    monitor, start_value = config.evaluation.monitor, None
+    if past is not None and change is not None:
+        start_value = _start_value(past, change, monitor, directory / "metrics.csv")
+        if start_value is None and best is not None:
+            start_value = best.start
+        aside = put_in_place(last.parent, best, past.step)
+        notes += _about_best(past, change, best, aside, monitor, start_value)
+    keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, monitor, best=best, start_value=start_value)
     module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
     callbacks: list[lightning.Callback] = [keep, StepProgressBar(refresh_rate=config.trainer.log_every)]
     patience = None
     if config.evaluation.patience is not None:
-        patience = Patience(config.evaluation.monitor, config.evaluation.patience, afresh=afresh)
+        patience = Patience(monitor, config.evaluation.patience, afresh=afresh)
+        if afresh and best is not None:
+            patience.begin_at(best.value)
         callbacks.append(patience)
     loggers: list[Logger] = [MetricsLog(directory / "metrics.csv", past.step if past is not None else 0)]
     if config.trainer.tensorboard:
@@ -255,17 +270,53 @@ def _how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None
     return None
 
 
-def _result_of(config: RunConfig, model: Path, last: Path, metrics: dict[str, float]) -> TrainingResult:
+def _best_at_the_end(past: LastState) -> Best | None:
+    """The best validation as the run was measured, whatever is wanted now."""
+    count = None if past.num_samples is None else past.num_samples[1]
+    return best_of(past.path.parent, lambda state: past.is_comparable(state, past.config, count, past.validation))
+
+
+def _result_of(past: LastState, best: Best | None, model: Path) -> TrainingResult:
     """Of a run that is finished, from its files."""
-    keep = KeepCheckpoints(last.parent, 1, config.evaluation.monitor)
-    state = torch.load(last, map_location="meta", weights_only=True)["callbacks"].get(keep.state_key)
-    if state is not None:
-        keep.load_state_dict(state)
-    best = (keep.best_value, keep.best_step) if keep.best_value > -math.inf else None
-    is_average = config.optim.ema_decay > 0
+    config, directory = past.config, past.path.parents[1]
+    measured = validations(directory / "metrics.csv", past.step)
+    chosen = config.evaluation.choose_threshold and best is not None and best.threshold is not None
     return TrainingResult(
-        last.parents[1], model, config.evaluation.monitor, metrics, keep.start_value, best, is_average
+        directory,
+        model,
+        config.evaluation.monitor,
+        measured[-1] if measured else {},
+        past.start,
+        None if best is None else (best.value, best.step),
+        is_average=config.optim.ema_decay > 0,
+        instance_threshold=checkpoints.open_checkpoint(model).config.inference.instance_threshold if chosen else None,
     )
+
+
+def _start_value(past: LastState, change: Comparison, monitor: str, table: Path) -> float | None:
+    """The figure before the first step, as it is measured now: with another monitor alone, the table has it, too."""
+    if past.start is None or not change.measured_anew:
+        return past.start
+    measured = validations(table, past.step)
+    return measured[0].get(monitor) if measured and change.measured_otherwise == ("evaluation.monitor",) else None
+
+
+def _about_best(
+    past: LastState, change: Comparison, best: Best | None, aside: Path | None, monitor: str, start: float | None
+) -> list[str]:
+    """What becomes of the best validation where a run goes on."""
+    notes = []
+    if aside is not None:
+        notes.append(f"best.ckpt was measured otherwise and is {aside.name} now")
+    if best is not None and (change.measured_anew or best.path.name != "best.ckpt"):
+        notes.append(
+            f"{best.path.name} was measured as now: {monitor} {best.value:.1f} at step {best.step} is the best"
+        )
+    if best is None and past.has_best and not change.measured_anew:
+        notes.append(f"no checkpoint of the best {monitor} is left: the best validation is sought afresh")
+    if past.start is not None and start is None:
+        notes.append("the figure before the first step was measured otherwise and is not reported any more")
+    return notes
 
 
 def _dead_steps(config: RunConfig) -> str | None:
@@ -341,7 +392,10 @@ def _initial_model(
     source = checkpoints.instantiate(start)
     notes = checkpoints.start_from(model, source, init, partial=config.model.init_partial)
     print(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
-    return model, takes_class_head(categories, start.categories)
+    is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
+    if not is_whole:
+        print("Not measured before the first step, since the class head starts afresh")
+    return model, is_whole
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
