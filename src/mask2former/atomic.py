@@ -13,15 +13,15 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from mask2former.errors import RequestError
 
-__all__ = ["remove_leftovers", "whole_file", "write_whole"]
+__all__ = ["TEMPORARY", "discard", "leftovers_note", "remove_leftovers", "reserved", "whole_file", "write_whole"]
 
-_PREFIX = ".m2f-"  # of temporary names; with eight random letters, whatever the length of the final name
+TEMPORARY = ".m2f-"  # begins temporary names; eight random letters follow, whatever the length of the final name
 _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -42,7 +42,7 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
 
     The temporary file lies in the folder of the final one, so that readers never see half a file and nothing is copied.
     Missing folders are made. The file gets the permissions of the caller's umask, whatever the block does. Links are
-    followed. Into a device or a pipe that somebody reads, the bytes are copied at the end.
+    followed. A device, or a pipe that somebody reads, is opened at once, and the bytes are copied into it at the end.
 
     Args:
         path: where it goes.
@@ -54,14 +54,14 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
         OSError: something else went wrong, for instance a full disk; the error names ``path``.
     """
     try:
-        special = path.exists() and not path.is_file()
-        if special and path.is_dir():
+        if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        special = _is_special(path)
         target = path if special else Path(os.path.realpath(path))  # what a link points to; it need not exist
         if not special:
             target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.gettempdir()) if special else target.parent
-        temporary = folder / f"{_PREFIX}{secrets.token_hex(4)}{suffix}"
+        temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}{suffix}"
         temporary.touch(exist_ok=False)
     except _IN_THE_WAY as error:
         raise _refusal(path, error) from error
@@ -70,11 +70,12 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
             raise _refusal(path, error) from error
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:
-        with _held(temporary):
+        with reserved(path) as stream, _held(temporary):
             mode = temporary.stat().st_mode & 0o777  # some writers, safetensors for one, write for the owner only
             yield temporary
-            if special:
-                _copy(temporary, path)
+            if stream is not None:
+                with temporary.open("rb") as content:
+                    shutil.copyfileobj(content, stream)
                 return
             temporary.chmod(mode)
             if durable:
@@ -93,6 +94,24 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
             temporary.unlink(missing_ok=True)
 
 
+class _DiscardedError(Exception):
+    """What the blocks of discarded files see."""
+
+
+def discard(stack: contextlib.ExitStack) -> None:
+    """Leave what ``stack`` has entered as if a block had failed, but raise nothing: its whole files do not appear.
+
+    For writers that are open for long: an error of somebody else in their block says nothing about their file.
+    """
+    stack.__exit__(_DiscardedError, _DiscardedError(), None)
+
+
+def leftovers_note(folders: Iterable[Path]) -> list[str]:
+    """:func:`remove_leftovers` of several folders, and a sentence with the count where there were some."""
+    removed = sum(map(remove_leftovers, set(folders)))
+    return [f"temporary files that killed runs had left were removed ({removed})"] if removed else []
+
+
 def remove_leftovers(folder: Path) -> int:
     """Remove temporary files in ``folder`` whose writers were killed; how many there were.
 
@@ -100,7 +119,7 @@ def remove_leftovers(folder: Path) -> int:
     """
     removed = 0
     try:
-        names = [entry.path for entry in os.scandir(folder) if entry.name.startswith(_PREFIX)]
+        names = [entry.path for entry in os.scandir(folder) if entry.name.startswith(TEMPORARY)]
     except OSError:
         return 0
     for name in names:
@@ -132,18 +151,30 @@ def _lock(stream: IO[bytes], *, wait: bool) -> None:
     fcntl.flock(stream, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _copy(source: Path, path: Path) -> None:
-    """Into a device or a pipe; a pipe that nobody reads is refused instead of waited for."""
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextlib.contextmanager
+def reserved(path: Path) -> Iterator[IO[bytes] | None]:
+    """A device or pipe, open for writing, so that who reads a pipe waits until the block ends; None for other paths.
+
+    Raises:
+        RequestError: a pipe that nobody reads, which would be waited for without end, or no permission.
+    """
+    if not _is_special(path):
+        yield None
+        return
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ENXIO:
             what = "pipe that nobody reads" if stat.S_ISFIFO(path.stat().st_mode) else "socket or absent device"
             raise RequestError(f"cannot write '{path}': it is a {what}; choose another place") from error
-        raise
+        raise _refusal(path, error) from error
     os.set_blocking(descriptor, True)
-    with open(descriptor, "wb") as stream, source.open("rb") as content:
-        shutil.copyfileobj(content, stream)
+    with open(descriptor, "wb") as stream:
+        yield stream
 
 
 def _sync(path: Path) -> None:

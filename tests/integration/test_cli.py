@@ -67,7 +67,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
     command = ["predict", str(pictures), "--output", str(output), "--model", str(tiny_file), "--coco", str(coco)]
     assert main(command) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1].startswith("2 pictures segmented (panoptic, ")
+    assert captured.out.splitlines()[-1].startswith("2 images segmented (panoptic, ")
     assert captured.err == ""
     assert _files(output) == {f"{stem}{end}" for stem in ("a", "deep/b") for end in (".png", ".json", "_ids.png")}
     assert [entry["image_id"] for entry in json.loads(coco.read_text())["annotations"]] == ["a", "deep/b"]
@@ -76,7 +76,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
 
     (output / "deep/b.json").unlink()
     assert main(command) == 0
-    assert "1 picture segmented" in (out := capsys.readouterr().out)
+    assert "1 image segmented" in (out := capsys.readouterr().out)
     assert "1 skipped" in out
     assert main([*command, "--score-threshold", "0.1"]) == 2
     captured = capsys.readouterr()
@@ -84,7 +84,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
     assert main([word for word in command if word not in ("--coco", str(coco))] + ["--score-threshold", "0.1"]) == 0
     assert "2 by another model, with other settings" in capsys.readouterr().out
     assert main([*command, "--score-threshold", "0.1", "--overwrite"]) == 0
-    assert "2 pictures segmented" in capsys.readouterr().out
+    assert "2 images segmented" in capsys.readouterr().out
     assert json.loads((output / "a.json").read_text())["settings"]["score_threshold"] == 0.1
 
 
@@ -123,7 +123,7 @@ def test_predict_can_be_stopped(
     output = tmp_path / "out"
     assert main(["predict", str(pictures), "-o", str(output), "-m", str(tiny_file)]) == 130
     error = capsys.readouterr().err
-    assert error.strip() == f"stopped: 1 picture of 2 segmented into {output}; the same command goes on from there"
+    assert error.strip() == f"stopped: 1 image of 2 segmented into {output}; the same command goes on from there"
     assert _files(output) == {"a.png", "a.json", "a_ids.png"}
 
 

@@ -309,9 +309,9 @@ def test_a_broken_picture_among_good_ones_is_reported_at_the_end(
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1, captured.err
-    assert lines[0].startswith("error: 1 picture of 2 failed: ")
+    assert lines[0].startswith("error: 1 image of 2 failed: ")
     assert broken in lines[0]
-    assert "1 picture segmented" in captured.out
+    assert "1 image segmented" in captured.out
     assert {path.name for path in Path(place.output).iterdir()} == {"good.json", "good.png", "good_labels.png"}
 
 

@@ -7,8 +7,11 @@ standard error or in the last line, ``refused`` is the error (exit code 2), whic
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +125,35 @@ REFUSED: dict[str, tuple[Do, str]] = {
     ),
     "--coco would mix settings": (
         lambda p: p.predict("--coco", p.coco, "--score-threshold", 0.5),
-        "(and 1 more) was made by another model, with other settings",
+        "(and 1 more) was made by another model, with other classes or settings",
+    ),
+    "--coco would mix names of classes": (
+        lambda p: p.predict("--coco", p.coco, model=_rename(_copy(p.model, p.photos.parent / "labels"), name="tumour")),
+        "with other classes or settings",
+    ),
+    "--coco is a pipe that nobody reads": (
+        lambda p: p.predict("--coco", _pipe(p.coco), "-o", p.photos / "new"),
+        "it is a pipe that nobody reads",
+    ),
+    "--coco is such a pipe, and may overwrite": (
+        lambda p: p.predict("--coco", _pipe(p.coco), "-o", p.photos / "new", "--overwrite"),
+        "it is a pipe that nobody reads",
+    ),
+    "an output folder is a link to the images": (
+        lambda p: p.predict("-o", _linked(p.photos / "deep", p.photos.parent / "labels", p), "--overwrite"),
+        "labels/deep/a.png' would overwrite an image, ",
+    ),
+    "an output file is a link to an image": (
+        lambda p: p.predict("-o", _linked(p.photos / "a.png", p.photos.parent / "labels", p), "--overwrite"),
+        "labels/a.png' would overwrite an image, ",
+    ),
+    "an output file is a link to another image": (
+        lambda p: p.predict("-o", _linked(p.photos / "b.bmp", p.photos.parent / "labels", p, "a.json"), "--overwrite"),
+        "labels/a.json' would overwrite an image, ",
+    ),
+    "an output file is an image by another name": (
+        lambda p: p.predict("-o", _linked(p.photos / "a.png", p.photos.parent / "labels", p, hard=True), "--overwrite"),
+        "labels/a.png' would overwrite an image, ",
     ),
     "--coco would mix tasks": (lambda p: p.predict("--coco", p.coco, task="semantic"), "must not mix"),
     "annotations lie where results go": (
@@ -176,6 +207,22 @@ def _file(path: Path, text: str) -> Path:
     return path
 
 
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def _linked(target: Path, folder: Path, place: Place, name: str = "", *, hard: bool = False) -> Path:
+    """``folder``, with a link to an image or to a folder with one."""
+    folder.mkdir()
+    if not target.exists():
+        target.mkdir()
+        shutil.copy(place.photos / "a.png", target)
+    link = folder / (name or target.name)
+    link.hardlink_to(target) if hard else link.symlink_to(target)
+    return folder
+
+
 def _copy(path: Path, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return Path(shutil.copy(path, folder))
@@ -218,33 +265,76 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     "the same image, touched": (lambda p: _then((p.photos / "a.png").touch(), p.predict), "2 skipped", lambda p: True),
     "a missing overlay": (
         lambda p: _then((p.out / "a.png").unlink(), p.predict),
-        "1 picture segmented",
+        "1 image segmented",
         lambda p: (p.out / "a.png").exists(),
     ),
     "first without overlays": (
         lambda p: _then(p.predict("--overwrite", "--no-pictures"), p.predict),
-        "2 pictures segmented",
+        "2 images segmented",
         lambda p: (p.out / "a.png").exists(),
     ),
     "anew without overlays": (
         lambda p: p.predict("--overwrite", "--no-pictures", "--score-threshold", 0.09),
-        "2 pictures segmented",
+        "2 images segmented",
         lambda p: not (p.out / "a.png").exists(),  # it would show an earlier result
     ),
     "another task over it": (
         lambda p: _then(p.predict("--overwrite", task="panoptic"), lambda: p.predict("--overwrite", task="semantic")),
-        "2 pictures segmented",
+        "2 images segmented",
         lambda p: not (p.out / "a_ids.png").exists() and (p.out / "a_labels.png").exists(),
     ),
     "other settings": (
         lambda p: p.predict("--score-threshold", 0.09),
-        "2 by another model, with other settings or by an older version, and not counted",
+        "; 2 skipped and not counted, whose results were made by another model, with other classes or settings, or by",
         lambda p: p.document()["settings"]["instance_threshold"] == 0.07,
     ),
     "other weights under the same name": (
         lambda p: _then(_retrain(p.model), p.predict),
-        "2 by another model",
+        "2 skipped and not counted",
         lambda p: True,
+    ),
+    "other names of classes": (
+        lambda p: _then(_rename(p.model, name="tumour"), p.predict),
+        "2 skipped and not counted",
+        lambda p: {item["category_name"] for item in p.document()["instances"]} <= {"cat", "dog"},
+    ),
+    "other names of classes, made anew": (
+        lambda p: _then(_rename(p.model, name="tumour"), lambda: p.predict("--overwrite")),
+        "2 images segmented",
+        lambda p: "tumour" in {item["category_name"] for item in p.document()["instances"]},
+    ),
+    "other ids of classes": (
+        lambda p: _then(_rename(p.model, id=77), p.predict),
+        "2 skipped and not counted",
+        lambda p: True,
+    ),
+    "other things": (
+        lambda p: _then(_rename(p.model, is_thing=False), p.predict),
+        "2 skipped and not counted",
+        lambda p: True,
+    ),
+    "other colours of classes": (
+        lambda p: _then(_rename(p.model, color=(1, 2, 3)), p.predict),
+        "2 skipped, whose results were already there",
+        lambda p: True,
+    ),
+    "a COCO file that nobody needs": (
+        lambda p: p.predict("--coco", "/dev/null"),
+        "COCO results: /dev/null",
+        lambda p: Path("/dev/null").is_char_device(),
+    ),
+    "what a killed run has left": (
+        lambda p: _then((p.out / ".m2f-01234567.tmp").write_text("half"), p.predict),
+        "note: temporary files that killed runs had left were removed (1)\n",
+        lambda p: not (p.out / ".m2f-01234567.tmp").exists(),
+    ),
+    "what a killed run of tracks has left": (
+        lambda p: _then(
+            (p.out / ".m2f-01234567.mp4").write_text("half"),
+            lambda: main(["track", str(p.photos), "-o", str(p.out), "-m", str(p.model), "--no-video"]),
+        ),
+        "note: temporary files that killed runs had left were removed (1)\n",
+        lambda p: not (p.out / ".m2f-01234567.mp4").exists(),
     ),
     "the same weights under another name": (
         lambda p: p.predict(model=_copy(p.model, p.photos.parent / "elsewhere")),
@@ -310,6 +400,16 @@ def _retrain(path: Path) -> None:
     checkpoints.save(model, path)
 
 
+def _rename(path: Path, **changes: Any) -> Path:
+    """The same weights, with another first class."""
+    model = checkpoints.from_pretrained(path)
+    assert model.categories is not None
+    first, *others = model.categories
+    model.categories = Categories((replace(first, **changes), *others), model.categories.ignore_label)
+    checkpoints.save(model, path)
+    return path
+
+
 @pytest.mark.parametrize("row", RIGHT)
 def test_right_or_said(row: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     do, words, is_right = RIGHT[row]
@@ -335,3 +435,41 @@ def test_one_threshold_for_what_is_written_drawn_and_counted(place: Place, capsy
         drawn = np.asarray(Image.open(place.out / "a.png"))
         assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image, scale=None)))
     assert 0 < (everything.scores >= 0.09).sum() < (everything.scores >= 0.07).sum() < len(everything)
+
+
+@pytest.mark.parametrize("words", [[], ["--overwrite"]])
+def test_old_results_are_not_those_of_an_image_that_cannot_be_read(
+    place: Place, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = place.photos / "a.png"
+    image.write_bytes(image.read_bytes()[:200])
+    assert place.predict("--coco", place.coco, *words) == 1
+    notes = capsys.readouterr().err
+    assert "removed because the new images could not be segmented (1): " in notes
+    assert "made anew" not in notes
+    assert {record["image_id"] for record in json.loads(place.coco.read_text())} == {"b"}
+    assert not list(place.out.glob("a*"))
+
+
+def test_results_of_an_image_that_failed_before_and_fails_again_are_not_noted(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.photos / "c.png").write_bytes(b"")
+    assert place.predict("--coco", place.coco) == 1
+    assert place.predict("--coco", place.coco) == 1
+    assert "removed" not in capsys.readouterr().err
+    assert {record["image_id"] for record in json.loads(place.coco.read_text())} == {"a", "b"}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_one_coco_file_into_a_pipe(place: Place, is_named: bool) -> None:
+    received: list[str] = []
+    ends = () if is_named else os.pipe()
+    source, path = (Path(f"/dev/fd/{end}") for end in ends) if ends else [_pipe(place.coco)] * 2
+    reader = threading.Thread(target=lambda: received.append(source.read_text()), daemon=True)
+    reader.start()
+    assert place.predict("--coco", path) == 0
+    for end in reversed(ends):
+        os.close(end)
+        reader.join(timeout=10)
+    assert len(json.loads(received[0])) == 40

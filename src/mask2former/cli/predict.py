@@ -1,7 +1,8 @@
-"""Pictures to results: ``mask2former predict``."""
+"""Images to results: ``mask2former predict``."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,7 @@ def predict(
     has changed or a file is missing; results of another model or other settings are kept unless --overwrite is given.
     The exact maps are X_ids.png (panoptic, id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
     """
+    from mask2former.atomic import leftovers_note, reserved
     from mask2former.inference import files
     from mask2former.notes import collect_notes, sentences
 
@@ -132,12 +134,15 @@ def predict(
 
     counts: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed", *_COUNTED), 0)
     reasons: list[str] = []
+    usable: list[files.Job] = []
 
     def so_far() -> str:
-        done = f"{count(counts['done'], 'picture')} of {len(jobs)} segmented into {output}"
+        done = f"{count(counts['done'], 'image')} of {len(jobs)} segmented into {output}"
         return f"{done}; the same command goes on from there"
 
-    with stoppable(so_far), collect_notes() as found, progress_bar(console) as progress:
+    removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([coco] if coco else [])))
+    pipe = contextlib.nullcontext() if coco is None else reserved(coco)
+    with stoppable(so_far), pipe, collect_notes() as found, progress_bar(console) as progress:
         for outcome in progress.track(
             files.segment_files(
                 predictor,
@@ -154,28 +159,30 @@ def predict(
             counts[outcome.status] += 1
             for what in _COUNTED:
                 counts[what] += getattr(outcome, what)
+            if not outcome.reason and not outcome.differs:
+                usable.append(outcome.job)
             if outcome.reason:
                 reasons.append(outcome.reason)
                 if len(jobs) > 1:
                     shown = printable(f"failed: {outcome.reason}")
                     progress.console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
-        if coco is not None and len(reasons) < len(jobs):
-            files.write_json(coco, files.coco_results(jobs, chosen, predictor.categories))
+        if coco is not None and usable:
+            files.write_json(coco, files.coco_results(usable, chosen, predictor.categories))
 
-    for note in sentences([*noted, *found]):
+    for note in (*removed, *sentences([*noted, *found])):
         print(f"note: {printable(note)}", file=sys.stderr)
     if counts["refused"] == len(jobs):  # nothing was right about the request
-        more = f" (and {len(reasons) - 1} more: no picture could be segmented)" if len(reasons) > 1 else ""
+        more = f" (and {len(reasons) - 1} more: no image could be segmented)" if len(reasons) > 1 else ""
         raise RequestError(reasons[0] + more)
-    line = f"{count(counts['done'], 'picture')} segmented ({chosen}, {name}) into {output}"
+    line = f"{count(counts['done'], 'image')} segmented ({chosen}, {name}) into {output}"
     if counts["done"] + counts["skipped"] > counts["differs"]:
         line += f"; {_found(chosen, counts, predictor.settings)}"
-    if counts["skipped"]:
-        line += f"; {counts['skipped']} skipped, whose results were already there"
+    if same := counts["skipped"] - counts["differs"]:
+        line += f"; {same} skipped, whose results were already there"
     if counts["differs"]:
         line += (
-            f" ({counts['differs']} by another model, with other settings or by an older version, and not counted; "
-            "--overwrite makes them anew)"
+            f"; {counts['differs']} skipped and not counted, whose results were made by another model, with other "
+            "classes or settings, or by an older version (--overwrite makes them anew)"
         )
     if counts["crowded"]:
         limit = predictor.settings.max_instances
@@ -185,7 +192,7 @@ def predict(
     print(line)
     if reasons:
         listed = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more (see above)" if len(reasons) > 10 else "")
-        raise FailedError(f"{count(len(reasons), 'picture')} of {len(jobs)} failed: {listed}")
+        raise FailedError(f"{count(len(reasons), 'image')} of {len(jobs)} failed: {listed}")
 
 
 def _found(task: str, counts: Mapping[str, int], settings: InferenceConfig) -> str:

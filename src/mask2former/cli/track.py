@@ -87,6 +87,7 @@ def track(
 
     Ctrl-C ends it after the frame in work; what was done can be played and read.
     """
+    from mask2former.atomic import leftovers_note
     from mask2former.data.frames import open_frames
     from mask2former.inference import files
 
@@ -126,6 +127,8 @@ def track(
 
     head = {"model": weights, "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
     document = TrackDocument(places["results"], head)
+    for note in leftovers_note(place.parent for place in places.values()):
+        print(f"note: {note}", file=sys.stderr)
     stopped = False
     with contextlib.ExitStack() as stack:
         ends = stack.enter_context(_stop_after_frame())
@@ -171,7 +174,7 @@ def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) 
     for place in places.values():
         if isinstance(source, Path) and place.resolve() == source.resolve():
             raise RequestError(f"'{place}' would overwrite the video itself; choose another output")
-        if place.exists() and not overwrite:
+        if place.is_file() and not overwrite:  # into a device or a pipe it is written
             raise RequestError(f"'{place}' is there already; use --overwrite or another output")
 
 

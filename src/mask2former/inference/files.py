@@ -5,6 +5,7 @@ The loop behind ``mask2former predict``. Draws no progress and ends no program; 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -73,8 +74,8 @@ class Outcome:
         status: ``skipped`` means that its results were there; ``refused`` that the picture cannot be read or its
             results cannot be written; ``failed`` that the machine could not do it.
         reason: why there is no result, one sentence.
-        differs: skipped although what is there was made by another model, with other settings, or by a version that did
-            not record what it was made of.
+        differs: skipped although what is there was made by another model, with other classes or settings, or by a
+            version that did not record what it was made of.
         crowded: done, but there may be more instances than ``max_instances`` lets through.
         found: how many segments, instances or classes were predicted; 0 where ``differs``.
         candidates: how many instances there were of any score.
@@ -96,8 +97,8 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     passed over wherever they lie, with a note.
 
     Raises:
-        RequestError: no pictures, an output that is no folder or cannot be written, or results that would overwrite
-            a picture or each other.
+        RequestError: no images, an output that is no folder or cannot be written, or results that would overwrite
+            an image or each other, also through links.
     """
     folder = Path(output)
     check_folder(folder)
@@ -120,19 +121,33 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
             f"the sources hold no images but results of mask2former predict or what is in the output folder "
             f"'{folder}'; name the images themselves"
         )
-    pictures = {job.source.resolve() for job in jobs}
-    owners: dict[Path, Job] = {}
+    images = {_identity(job.source): job.source for job in jobs}
+    real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
+    owners: dict[str, Job] = {}
     for job in jobs:
         for ending in _ENDINGS:
-            target = resolved / f"{job.stem}{ending}"
-            if target in pictures:
-                raise RequestError(f"'{target.name}' in '{folder}' would overwrite a picture; choose another output")
+            path = job.file(ending)
+            target = os.path.join(real_folder(path.parent), path.name)
+            if os.path.islink(target):
+                target = os.path.realpath(target)
+            identity = _identity(target)
+            if identity is not None and identity in images:
+                raise RequestError(f"'{path}' would overwrite an image, '{images[identity]}'; choose another output")
             if owners.setdefault(target, job) is not job:
                 raise RequestError(
-                    f"the results of '{owners[target].source}' and '{job.source}' would share the name "
-                    f"'{target.name}'; run them apart"
+                    f"the results of '{owners[target].source}' and '{job.source}' would both be written to '{path}'; "
+                    "run them apart"
                 )
     return jobs
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells one file from another, however it is spelled or linked; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def segment_files(
@@ -147,9 +162,10 @@ def segment_files(
 ) -> Iterator[Outcome]:
     """Segment and save one picture after the other; one that cannot be read does not stop the others.
 
-    A picture is skipped where all files that are asked for are there and were made of this image, by these weights and
-    settings. Where the image has changed or files are missing they are made anew; where another model or other settings
-    made them, they are kept and said to differ.
+    An image is skipped where all files that are asked for are there and were made of this image, by these weights,
+    classes and settings. Where the image has changed or files are missing they are made anew; where another model or
+    other settings made them, they are kept and said to differ. Results of an earlier image of the same name are removed
+    where the new one cannot be segmented.
 
     Args:
         predictor: its settings are used and recorded.
@@ -170,6 +186,7 @@ def segment_files(
         task,
         predictor.recorded_settings,
         predictor.weights_sha256(),
+        _categories_sha256(predictor.categories),
         (".json", *((".png",) if overlay else ()), *((_MAPS[task],) if task in _MAPS else ())),
         candidates and task == "instance",
     )
@@ -179,15 +196,13 @@ def segment_files(
             _check_alike(jobs, asked)
     for job in jobs:
         sha256 = _sha256(job.source)
-        there = None if overwrite else _read_document(job.document)
-        if there is not None:
+        there = _read_document(job.document)
+        is_stale = there is not None and _is_of_another_image(there, sha256)
+        if there is not None and not overwrite:
             if not asked.made(there):
                 yield Outcome(job, "skipped", differs=True)
                 continue
-            same = there["provenance"].get("image_sha256") == sha256
-            if not same:
-                note("results of other images of the same name, made anew", f"'{job.document}'")
-            elif asked.is_complete(job, there):
+            if there["provenance"].get("image_sha256") == sha256 and asked.is_complete(job, there):
                 found = len(there[_RECORDS[task]])
                 yield Outcome(job, "skipped", found=found, candidates=there.get("num_candidates", found))
                 continue
@@ -204,15 +219,19 @@ def segment_files(
                 extra=asked.extra(everything, predictor.settings, job.source, sha256),
             )
         except RequestError as error:
+            _drop_stale(job, is_stale)
             reason = str(error)
             if job.source.name not in reason:
                 reason = f"'{job.source}': {reason}"
             yield Outcome(job, "refused", reason=reason)
         except torch.OutOfMemoryError:
+            _drop_stale(job, is_stale)
             yield Outcome(
                 job, "failed", reason=f"'{job.source}' does not fit the memory of {predictor.device}; try --short-edge"
             )
         else:
+            if is_stale and not overwrite:
+                note("results of other images of the same name, made anew", f"'{job.document}'")
             crowded = _is_crowded(everything, predictor.settings)
             yield Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
@@ -225,6 +244,7 @@ class _Asked:
         task: of the results.
         settings: recorded ones.
         weights_sha256: of the model.
+        categories_sha256: of its classes: :func:`_categories_sha256`.
         endings: of the files.
         candidates: whether instances below the threshold are written too.
     """
@@ -232,17 +252,19 @@ class _Asked:
     task: Task
     settings: Mapping[str, Any]
     weights_sha256: str
+    categories_sha256: str
     endings: tuple[str, ...]
     candidates: bool
 
     def made(self, document: Mapping[str, Any]) -> bool:
-        """Whether these weights made it, with these settings."""
+        """Whether these weights made it, with these classes and settings."""
         provenance = document.get("provenance")
         return isinstance(provenance, dict) and (
             document["task"],
             document.get("settings"),
             provenance.get("weights_sha256"),
-        ) == (self.task, self.settings, self.weights_sha256)
+            provenance.get("categories_sha256"),
+        ) == (self.task, self.settings, self.weights_sha256, self.categories_sha256)
 
     def is_complete(self, job: Job, document: Mapping[str, Any]) -> bool:
         has_candidates = not self.candidates or "candidates" in document
@@ -258,6 +280,7 @@ class _Asked:
                 "image": source.name,
                 "image_sha256": image_sha256,
                 "weights_sha256": self.weights_sha256,
+                "categories_sha256": self.categories_sha256,
             }
         }
         if isinstance(everything, Instances):
@@ -274,6 +297,19 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
+
+
+def _categories_sha256(categories: Categories) -> str:
+    """Of what results say of the classes: ids, names, and which are things."""
+    classes = [[item.id, item.name, item.is_thing] for item in categories]
+    return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+
+
+def _is_of_another_image(document: Mapping[str, Any], image_sha256: str) -> bool:
+    """Whether results are known to be of another image; False where one of the two is unknown."""
+    provenance = document.get("provenance")
+    recorded = provenance.get("image_sha256") if isinstance(provenance, dict) else None
+    return bool(recorded and image_sha256) and recorded != image_sha256
 
 
 def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
@@ -311,8 +347,8 @@ def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise RequestError(
-            f"'{others[0]}'{more} was made by another model, with other settings or by an older version, and one COCO "
-            "file must not mix them; use --overwrite or another output"
+            f"'{others[0]}'{more} was made by another model, with other classes or settings, or by an older version, "
+            "and one COCO file must not mix them; use --overwrite or another output"
         )
 
 
@@ -323,6 +359,14 @@ def _remove_old(job: Job) -> None:
     ours = [path for ending in (".png", *_MAPS.values()) if _is_own_image(path := job.file(ending))]
     for path in (job.document, *ours):
         path.unlink(missing_ok=True)
+
+
+def _drop_stale(job: Job, is_stale: bool) -> None:
+    """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
+    if is_stale:
+        _remove_old(job)
+        message = "results of earlier images of the same name, removed because the new images could not be segmented"
+        note(message, f"'{job.document}'")
 
 
 def _is_own_image(path: Path) -> bool:
@@ -353,10 +397,15 @@ def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
 
 
 def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any:
-    """The COCO results of a run, from its JSON files: a list of records, or for panoptic a dictionary.
+    """The COCO results of images, from their JSON files: a list of records, or for panoptic a dictionary.
 
     Image ids are the numbers in the file names where every name is a number (as in COCO), else the names with their
-    folders. Pictures without results are left out.
+    folders. Images without results are left out.
+
+    Args:
+        jobs: those that are done or skipped; what lies there for others may be of another image.
+        task: of the results.
+        categories: of the model.
 
     Raises:
         RequestError: results that were there are of another task.
@@ -451,7 +500,7 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
         raise RequestError(f"'{path}' is one of the results of this run; name another file for --coco")
     if Path(target) in folders:
         raise RequestError(f"'{path}' is a folder of the results of this run; name another file for --coco")
-    if path.exists() and not overwrite and not _is_coco_results(path):
+    if path.is_file() and not overwrite and not _is_coco_results(path):  # reading a pipe would wait for its writer
         raise RequestError(
             f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
             "or --overwrite to lose it"
@@ -476,11 +525,14 @@ def check_file(path: Path) -> None:
     """That a file can be written there later.
 
     Raises:
-        RequestError: it is a folder, or its folder cannot be written.
+        RequestError: it is a folder, or it or its folder cannot be written.
     """
     if path.is_dir():
         raise RequestError(f"'{path}' is a folder; expected the name of a file to write")
-    check_folder(path.parent)
+    if not path.exists() or path.is_file():
+        check_folder(Path(os.path.realpath(path)).parent)  # links are followed
+    elif not os.access(path, os.W_OK):
+        raise RequestError(f"cannot write to '{path}': no permission; choose another place")
 
 
 def check_folder(folder: Path) -> None:

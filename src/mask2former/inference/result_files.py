@@ -7,6 +7,7 @@ knows how results are made.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from typing import IO, Any, ClassVar, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from mask2former.atomic import write_whole
+from mask2former.atomic import discard, whole_file, write_whole
 from mask2former.config import MetricStyle, Task
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -153,17 +154,16 @@ class _JsonList(_Writer):
 
     def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
         super().__init__(path, category_ids)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._stack = contextlib.ExitStack()
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
         if self.path.is_dir():
             raise RequestError(f"'{self.path}' is a folder; expected the name of a file to write")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("w", encoding="utf-8")
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RequestError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(self.path))
+            self._file = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self._stack = stack.pop_all()
         self._file.write(self.opening)
         return self
 
@@ -176,16 +176,13 @@ class _JsonList(_Writer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._file is not None
-        try:
-            if kind is None:
-                self._file.write(self.closing)
-            self._file.close()
-            if kind is None:
-                self._temporary.replace(self.path)
-        finally:
-            self._file = None
-            self._temporary.unlink(missing_ok=True)
+        file, self._file = self._file, None
+        assert file is not None
+        if kind is not None:
+            discard(self._stack)
+            return
+        with self._stack:
+            file.write(self.closing)
 
 
 class ResultsFile(_JsonList):

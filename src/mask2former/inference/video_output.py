@@ -5,6 +5,7 @@ All grow frame by frame and are closed properly whatever ends the run, so that w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from typing import IO, Any, Protocol, Self
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former.atomic import discard, whole_file
 from mask2former.errors import MissingExtraError
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import SCHEMA_VERSION
@@ -39,10 +41,6 @@ class FrameWriter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")  # the suffix says which format
 
 
 class VideoWriter:
@@ -68,12 +66,15 @@ class VideoWriter:
         self.path = Path(path)
         self.rate = Fraction(rate).limit_denominator(1001)
         self.labels = labels
+        self._stack = contextlib.ExitStack()
+        self._temporary = self.path
         self._container: Any = None
         self._stream: Any = None  # as long as there is no frame
         self._last = -1
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix says which format.
+        self._temporary = self._stack.enter_context(whole_file(self.path, suffix=self.path.suffix))
         return self
 
     def add(self, frame: TrackedFrame) -> None:
@@ -94,7 +95,7 @@ class VideoWriter:
     def _open(self, height: int, width: int) -> Any:
         codecs = self._av.codecs_available
         codec, options = ("libx264", {"crf": "20", "preset": "veryfast"}) if "libx264" in codecs else ("mpeg4", {})
-        self._container = self._av.open(str(_temporary(self.path)), "w")
+        self._container = self._av.open(str(self._temporary), "w")
         self._stream = self._container.add_stream(codec, rate=self.rate, options=options)
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
@@ -105,13 +106,11 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._container is None:
+            discard(self._stack)
             return
-        try:
+        with self._stack:
             self._container.mux(self._stream.encode())
             self._container.close()
-            _temporary(self.path).replace(self.path)
-        finally:
-            _temporary(self.path).unlink(missing_ok=True)
 
 
 class _Document:
@@ -120,17 +119,19 @@ class _Document:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.count = 0  # frames
+        self._stack = contextlib.ExitStack()
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _temporary(self.path).open("w", encoding="utf-8")
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(self.path))
+            self._file = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self._stack = stack.pop_all()
         return self
 
     def _write(self, text: str) -> None:
         assert self._file is not None, "used outside its with block"
         self._file.write(text)
-        self._file.flush()  # so that even a killed run leaves its frames
 
     def _end(self, finished: bool) -> None:
         raise NotImplementedError
@@ -139,16 +140,12 @@ class _Document:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._file is not None
-        wanted = kind is None or self.count > 0
-        try:
-            if wanted:
+        if kind is not None and not self.count:
+            discard(self._stack)
+        else:
+            with self._stack:
                 self._end(kind is None)
-            self._file.close()
-            if wanted:
-                _temporary(self.path).replace(self.path)
-        finally:
-            self._file = None
-            _temporary(self.path).unlink(missing_ok=True)
+        self._file = None
 
 
 class TrackDocument(_Document):

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from mask2former import checkpoints, recipes
-from mask2former.atomic import write_whole
+from mask2former.atomic import leftovers_note, write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import RunConfig
@@ -154,6 +154,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     if past is not None and past.licence is not None:
         model.licence = past.licence
     directory.mkdir(parents=True, exist_ok=True)
+    notes += leftovers_note((directory, directory / "checkpoints"))
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"))
 

@@ -204,6 +204,9 @@ def test_json_files_say_what_they_were_made_of(predictor: Predictor, pictures: P
         "image": "000001.jpg",
         "image_sha256": hashlib.sha256((pictures / "000001.jpg").read_bytes()).hexdigest(),
         "weights_sha256": predictor.weights_sha256(),
+        "categories_sha256": hashlib.sha256(
+            json.dumps([[item.id, item.name, item.is_thing] for item in predictor.categories]).encode()
+        ).hexdigest(),
     }
 
 
@@ -318,10 +321,10 @@ def test_an_output_inside_the_sources_is_not_read_again(predictor: Predictor, pi
 def test_pictures_and_results_are_never_overwritten_by_others(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="one of the sources"):
         plan([pictures], pictures)
-    with pytest.raises(RequestError, match="overwrite a picture"):
+    with pytest.raises(RequestError, match="overwrite an image"):
         plan([pictures / "deep" / "000002.png"], pictures / "deep")
     Image.new("RGB", (9, 9)).save(pictures / "000001_ids.png")
-    with pytest.raises(RequestError, match=r"share the name '000001_ids\.png'"):
+    with pytest.raises(RequestError, match=r"both be written to '.*000001_ids\.png'"):
         plan([pictures], tmp_path / "out")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mask2former.atomic import write_whole
+from mask2former.atomic import TEMPORARY, write_whole
 from mask2former.checkpoints import io, original
 from mask2former.checkpoints.convert import huggingface
 from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
@@ -118,7 +118,7 @@ def _renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
 
 
 def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
