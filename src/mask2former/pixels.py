@@ -487,11 +487,11 @@ def _from_integers(
 
 def _from_high_bytes(picture: Image.Image, name: str, value_range: ValueRange | None) -> Image.Image:
     """16-bit colour, of which Pillow keeps the upper bytes; stretched where these hold less than their range."""
-    bands = np.array(picture)
+    bands = np.asarray(picture)
     has_alpha = picture.mode in ("RGBA", "LA")  # which has the range of its type
     colors = bands[..., :-1] if has_alpha else bands
-    seen = bands[..., -1] > 0 if has_alpha else np.True_
-    top = int(colors[seen].max() if seen.any() else colors.max())
+    seen = colors[bands[..., -1] > 0] if has_alpha else colors
+    top = int((seen if seen.size else colors).max())
     bits = next((bits for bits in _DEPTHS[1:] if top < 2 ** (bits - 8)), 16)
     low, high = value_range or (0, 2**bits - 1)
     dark, light = low // 256, high // 256
@@ -514,8 +514,13 @@ def _from_high_bytes(picture: Image.Image, name: str, value_range: ValueRange | 
         )
     if value_range is not None:
         _note_clipped(colors, (dark, light), name)
-    if (dark, light) != (0, 255):
-        colors[...] = _scaled(colors, (dark, light))
+    if (dark, light) == (0, 255):
+        if "transparency" not in picture.info:
+            return picture
+    elif has_alpha:
+        bands = np.concatenate([_scaled(colors, (dark, light)), bands[..., -1:]], axis=2)
+    else:
+        bands = _scaled(colors, (dark, light))
     return Image.frombytes(picture.mode, picture.size, bands.tobytes())
 
 
