@@ -262,6 +262,13 @@ def test_what_follows_from_a_fault_is_no_fault_of_its_own(tmp_path: Path) -> Non
     broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
     assert len(broken) == 2, broken
 
+    config = folder(tmp_path, [mask(1, 2)] * 3, names="a, b, c\n")  # one class, and none of its pixels
+    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    assert len(broken) == 2, broken
+    config = folder(tmp_path, [mask(0, 1)], names="; classes\na\nb\n")  # one file for both splits
+    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    assert len(broken) == 1, broken
+
 
 @pytest.mark.parametrize(
     ("val", "words"),
@@ -367,6 +374,7 @@ NAMES = [
     ),
     ("labelmap.txt", "background:::\ncar:128,0,0:wheel,door:\n", [(0, "background"), (1, "car")]),
     ("n.json", '{"road": 0, "car": 255}', [(0, "road"), (255, "car")]),
+    ("n.json", '{"id2label": {"1": "car", "0": "road"}}', [(1, "car"), (0, "road")]),
     ("n.json", '{"classes": ["road", "car"]}', [(0, "road"), (1, "car")]),
     ("n.json", '[{"id": "4", "name": "road"}, {"id": 9.0, "name": "car"}]', [(4, "road"), (9, "car")]),
     ("n.yaml", "7: road\n3: car\n", [(7, "road"), (3, "car")]),
@@ -415,6 +423,7 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.json", '{"0": "road", "0": "car"}', "more than once"),
         ("n.json", '[{"id": 1.5, "name": "road"}]', "no class number"),
         ("n.json", '[{"name": "road"}]', "id"),
+        ("n.json", '{"road": [0, 0, 0], "car": [1, 1, 1]}', "'road' is no class number"),
         ("n.json", '["road", null]', "None is no name"),
         ("n.yaml", "0: road\n0: car\n", "more than once"),
         ("n.csv", "0,128,64,128,road\n1,0,0,142,car\n", "second column has numbers"),

@@ -36,7 +36,7 @@ _HEADING = re.compile(
     r"\W*((id|index|number)\W+)?(class|label|categor|name)(y|es|s|ies)?([_ ]?names?)?(\W+(id|index|number))?\W*",
     re.IGNORECASE,
 )
-_LISTS = ("names", "classes", "categories", "labels")
+_LISTS = ("names", "classes", "categories", "labels", "id2label")
 
 
 def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> Categories:
@@ -211,7 +211,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or int(value) != float(value):
+    known = isinstance(value, (int, float)) or (isinstance(value, str) and _is_number(value))
+    if isinstance(value, bool) or not known or int(value) != float(value):
         raise ValueError(f"{value!r} is no class number")
     return int(value)
 

@@ -238,7 +238,8 @@ def check_data(
     for split in _SPLITS[: 1 if same else 2]:
         keep_empty = run is None or run.data.keep_empty or same or split == "validation"
         samples, problems = open_split(config, split, keep_empty=keep_empty, value_range=value_range)
-        findings += problems
+        # What is said of both in the same words is of one file, as the names file.
+        findings += [problem for problem in problems if replace(problem, split="train") not in findings]
         if samples is None:
             continue
         task = "instance" if isinstance(samples, ClipSet) else samples.tasks[0]
@@ -519,11 +520,11 @@ def _findings(
         add(message, examples)
     used = {label for fact in whole for label in np.unique(fact.labels).tolist()}
     if isinstance(samples, LabelFolder):
-        found += label_findings(maps, samples, split)
+        found += label_findings(maps, samples, split) if whole else palette_findings(maps, split)
     else:
         absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
-    # Where no picture can be used, that is the fault, and this would be its consequence.
+    # Where no image can be used, that is the fault, and what is missing is its consequence.
     has_truth = getattr(samples, "has_truth", True)  # test sets of clips have none, and need none
     if whole and has_truth and not used and not any(finding.message.startswith(_NOTHING) for finding in found):
         found.append(Finding(split, True, _NOTHING))
