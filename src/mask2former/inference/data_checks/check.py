@@ -500,7 +500,9 @@ def _findings(
         absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
     has_truth = getattr(samples, "has_truth", True)  # test sets of clips have none, and need none
-    if not used and has_truth and not any(finding.message.startswith(_NOTHING) for finding in found):
+    counts = samples.num_objects if isinstance(samples, ClipSet) else None
+    is_empty = not used or (counts is not None and not counts.any())  # masks of clips may be without a pixel
+    if is_empty and has_truth and not any(finding.message.startswith(_NOTHING) for finding in found):
         found.append(Finding(split, True, _NOTHING))
     return found
 
