@@ -235,7 +235,7 @@ def test_masks_without_area_leave_the_others(tmp_path: Path) -> None:
 
 def test_a_frame_of_both_splits_is_told(tmp_path: Path) -> None:
     run = run_of(tmp_path, lambda c, f: None)
-    entry = run.data.dataset.train[0].model_dump()  # pyright: ignore[reportAttributeAccessIssue]
+    entry = {"annotations": str(tmp_path / "train.json"), "frames": str(tmp_path / "train")}
     shared = json.loads((tmp_path / "validation.json").read_text())
     shared["videos"][0]["file_names"][0] = "../train/0/0.png"
     (tmp_path / "validation.json").write_text(json.dumps(shared))
