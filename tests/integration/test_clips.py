@@ -166,6 +166,26 @@ def test_evaluate_measures_clips_of_every_kind(
     assert "1 clip done" in capsys.readouterr().out
 
 
+def test_evaluate_notes_clips_without_objects_and_refuses_names_given_twice(
+    tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = write_clips(tmp_path / "frames")
+    file = Path(entry["annotations"])
+    source = ["--annotations", entry["annotations"], "--images", entry["frames"]]
+    content = json.loads(file.read_text())
+    for track in content["annotations"]:
+        track["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    assert main(["evaluate", str(tiny_file), *source, "--limit", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "note: validation: nothing is annotated" in out
+    assert "annotations are marked as crowd regions" in out
+    content["categories"].append({**content["categories"][0], "id": 999})
+    file.write_text(json.dumps(content))
+    assert main(["evaluate", str(tiny_file), *source]) == 2
+    assert "several classes have one name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

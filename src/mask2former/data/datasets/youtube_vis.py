@@ -61,6 +61,7 @@ class _Track:
     area: float
     counts: bytes
     ends: Int64[np.ndarray, " T1"]
+    seen: bool  # whether any mask has a pixel
 
     @property
     def annotated(self) -> Bool[np.ndarray, " T"]:
@@ -222,7 +223,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
     crowd = flag(entry.get("iscrowd"))
     if crowd is None:
         raise RequestError(f"'iscrowd' is {entry['iscrowd']!r:.40}; expected 0 (an object) or 1 (a region of many)")
-    pieces = []
+    pieces, seen = [], False
     for place, segmentation in enumerate(segmentations):
         where = f"{name} in frame {place}"
         box = boxes[place] if boxes is not None else None
@@ -249,6 +250,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
         else:
             raise RequestError(f"expected a run-length encoding or polygons in frame {place}, got {segmentation!r:.40}")
         pieces.append(shape.counts)
+        seen |= shape.pixels > 0
         if not shape.counts:
             continue
         if not shape.pixels:
@@ -256,7 +258,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
         masks.add(where, shape, box, areas[place] if areas is not None else None, video.size_hw)
     if not any(pieces):
         masks.left_out["tracks without any mask"].append(name)
-    return _Track(label, crowd, 0.0, b"".join(pieces), np.cumsum([0, *map(len, pieces)]))
+    return _Track(label, crowd, 0.0, b"".join(pieces), np.cumsum([0, *map(len, pieces)]), seen)
 
 
 class YouTubeVIS(ImageReader, Sequence[Sample]):
@@ -339,8 +341,10 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " V"]:
-        """Tracks of every video, crowds not counted."""
-        return np.array([sum(not track.crowd for track in video.tracks) for video in self._videos], dtype=np.int64)
+        """Tracks of every video that are seen in some frame, crowds not counted."""
+        return np.array(
+            [sum(track.seen and not track.crowd for track in video.tracks) for video in self._videos], dtype=np.int64
+        )
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames of a video."""

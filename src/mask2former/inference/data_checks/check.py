@@ -526,7 +526,9 @@ def _findings(
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
     # Where no image can be used, that is the fault, and what is missing is its consequence.
     has_truth = getattr(samples, "has_truth", True)  # test sets of clips have none, and need none
-    if whole and has_truth and not used and not any(finding.message.startswith(_NOTHING) for finding in found):
+    counts = samples.num_objects if isinstance(samples, ClipSet) else None
+    is_empty = not used or (counts is not None and not counts.any())  # masks of clips may be without a pixel
+    if whole and is_empty and has_truth and not any(finding.message.startswith(_NOTHING) for finding in found):
         found.append(Finding(split, True, _NOTHING))
     return found
 
