@@ -254,9 +254,15 @@ def test_a_run_that_was_interrupted_before_its_end_is_not_finished(
 ) -> None:
     values = copied(finished, tmp_path / "run")
     (tmp_path / "run" / "model.safetensors").unlink()
+    killed = [tmp_path / "run" / ".m2f-01234567.tmp", tmp_path / "run" / "checkpoints" / ".m2f-89abcdef.tmp"]
+    for path in killed:
+        path.write_text("half")
     result = train(parse(RunConfig, values, "test"), resume=True)
     assert result.model.is_file()
-    assert "all 2 steps were taken before" in capsys.readouterr().out
+    assert not any(path.exists() for path in killed)
+    shown = capsys.readouterr().out
+    assert "all 2 steps were taken before" in shown
+    assert "note: temporary files that killed runs had left were removed (2)\n" in shown
 
 
 def test_checkpoints_of_0_1_0_are_compared_with_the_run_file(

@@ -126,7 +126,21 @@ def test_a_broken_run_leaves_no_list_and_nothing_temporary(tmp_path: Path, task:
     with pytest.raises(ValueError, match="broken"):
         broken()
     assert not list(tmp_path.rglob("*.json"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+def test_a_list_goes_where_a_link_points_and_an_error_of_the_run_keeps_its_words(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to(tmp_path / "elsewhere.json")
+    for error in (OSError("image file is truncated"), PermissionError(13, "Permission denied", "a.png")):
+        context = pytest.raises(OSError, match=r"truncated|a\.png")
+        with context as caught, result_writer("instance", tmp_path / "x.json", CATEGORIES):
+            raise error
+        assert caught.value is error
+    assert not (tmp_path / "elsewhere.json").exists()
+    with result_writer("instance", tmp_path / "x.json", CATEGORIES):
+        pass
+    assert json.loads((tmp_path / "elsewhere.json").read_text()) == []
+    assert (tmp_path / "x.json").is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,35 @@ def test_nothing_is_left_where_nothing_was_done(tmp_path: Path) -> None:
     assert (tmp_path / "clip.json").read_text() == "older"
 
 
+def test_links_are_followed_and_long_names_do(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    names = f"{'v' * 250}.mp4", f"{'v' * 250}.json"
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
+    with pytest.raises(KeyboardInterrupt):
+        write(clip()[:3], VideoWriter(tmp_path / names[0], 25), TrackDocument(tmp_path / names[1], {}))
+    assert all((tmp_path / name).is_symlink() for name in names)
+    assert len(list(open_frames(tmp_path / names[0]))) == 3
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == set(names)
+
+
+def test_a_video_that_cannot_be_closed_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_text("older")
+    writer = VideoWriter(tmp_path / "clip.mp4", 25)
+    writer.__enter__()
+    writer.add(clip()[0])
+    writer._stream = _Broken()
+    with pytest.raises(ZeroDivisionError):
+        writer.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "clip.mp4").read_text() == "older"
+
+
+class _Broken:
+    def encode(self) -> object:
+        return 1 / 0
+
+
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"mask2former\[video\]"):
