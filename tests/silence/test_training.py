@@ -424,3 +424,230 @@ def test_classes_in_another_order_are_taken_by_name(
     name = "transformer_decoder.class_head.bias"
     before, after = load_file(values["model"]["init"])[name], load_file(result.model)[name]
     torch.testing.assert_close(after, before[[2, 0, 1, 3]])
+
+
+# --- the figure belongs to the weights -------------------------------------------------------------------------------
+
+
+class KilledError(Exception):
+    """The run was killed."""
+
+
+def killed_at(values: dict[str, Any], step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on with a run, and be killed before this step is taken."""
+    original = TrainingModule.training_step
+
+    def until(self: TrainingModule, window: Any, batch_idx: int) -> None:
+        if self.global_step >= step:
+            raise KilledError
+        original(self, window, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModule, "training_step", until)
+        with pytest.raises(KilledError):
+            train(parse(RunConfig, values, "test"), resume=True)
+
+
+def content(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return torch.load(Path(values["output"]) / "checkpoints" / name, weights_only=True)
+
+
+def going_on(finished: dict[str, Any], folder: Path) -> dict[str, Any]:
+    values = copied(finished, folder)
+    values["trainer"] |= {"max_steps": 5, "checkpoint_every": 5}
+    values["evaluation"]["every"] = 1
+    return values
+
+
+OTHERWISE: dict[str, tuple[str, Any]] = {
+    "monitor": ("evaluation.monitor", "instance/AR100"),
+    "size of images": ("model.inference.short_edge", 96),
+    "attention": ("model.transformer_decoder.masked_attention", False),
+    "validation data": ("data", ""),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
+    finished: dict[str, Any],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values = going_on(finished, tmp_path / "run")
+    before = content(values, "best.ckpt")
+    path, value = OTHERWISE[name]
+    other = json.loads(json.dumps(values))
+    if path == "data":
+        folder = tmp_path / "other"
+        other["data"]["dataset"]["validation"] = write_data(folder, ("cell", "dirt", "bubble"))["validation"]
+        table_of_it = json.loads((folder / "objects.json").read_text())
+        del table_of_it["annotations"][0]  # as many images of the same names, but other objects
+        (folder / "objects.json").write_text(json.dumps(table_of_it))
+    else:
+        put(other, path, value)
+    for _ in range(2):  # the second one goes on from the same last.ckpt and must put nothing aside
+        killed_at(other, 4, monkeypatch)
+        measured = content(other, "best.ckpt")
+        assert measured["global_step"] > before["global_step"]
+        aside = content(other, "best-before-step-2.ckpt")
+        assert torch.equal(
+            aside["state_dict"]["model.transformer_decoder.class_head.bias"],
+            before["state_dict"]["model.transformer_decoder.class_head.bias"],
+        )
+    assert not (tmp_path / "run" / "checkpoints" / "best-before-step-2-2.ckpt").exists()
+    capsys.readouterr()
+    values["evaluation"]["every"] = 5  # one more validation
+    result = train(parse(RunConfig, values, "test"), resume=True)
+    shown = capsys.readouterr().out
+    assert "best-before-step-2.ckpt was measured as now" in shown
+    assert "best.ckpt was measured otherwise and is best-before-step-2-2.ckpt now" in shown
+    best = content(values, "best.ckpt")
+    assert result.best == (best["callbacks"]["KeepCheckpoints"]["best_value"], best["global_step"])
+    assert best["run"]["config"]["evaluation"]["monitor"] == "instance/AP"
+    bias = load_file(result.model)["transformer_decoder.class_head.bias"]
+    assert torch.equal(bias, best["state_dict"]["model.transformer_decoder.class_head.bias"])
+
+
+def test_data_that_have_moved_are_the_same_data(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = going_on(finished, tmp_path / "run")
+    values["trainer"]["max_steps"] = 3
+    values["data"]["dataset"] = write_data(tmp_path / "moved")
+    train(parse(RunConfig, values, "test"), resume=True)
+    shown = capsys.readouterr().out
+    assert "data.dataset.validation" in shown
+    assert "cannot be compared" not in shown
+
+
+def test_a_best_checkpoint_that_is_gone_is_said(
+    finished: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = going_on(finished, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["KeepCheckpoints"] |= {"best_value": 99.0, "best_step": 2}
+    torch.save(state, last)
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+    result = train(parse(RunConfig, values, "test"), resume=True)
+    assert "no checkpoint of the best instance/AP is left: the best validation is sought afresh" in (
+        capsys.readouterr().out
+    )
+    assert result.best is not None
+    assert result.best[0] < 99.0
+
+
+def test_a_damaged_best_checkpoint_is_refused_untouched(finished: dict[str, Any], tmp_path: Path) -> None:
+    values = going_on(finished, tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:100])
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(RequestError, match=r"best\.ckpt is damaged .*; delete it"):
+        train(parse(RunConfig, values, "test"), resume=True)
+    assert snapshot(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("evaluation.monitor", "instance/AR100", "evaluation.monitor instance/AP -> instance/AR100"),
+        ("optim.ema_decay", 0.9, "optim.ema_decay 0.0 -> 0.9"),
+        ("trainer.max_steps", 1, "trainer.max_steps 2 -> 1"),
+    ],
+)
+def test_a_finished_run_reports_what_it_was_made_with(
+    finished: dict[str, Any], path: str, value: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = train(parse(RunConfig, copied(finished, tmp_path / "run"), "test"), resume=True)
+    values = json.loads(json.dumps(finished)) | {"output": str(tmp_path / "run")}
+    put(values, path, value)
+    assert train(parse(RunConfig, values, "test"), resume=True) == plain
+    assert f"since it is finished, these other settings were ignored: {words}" in capsys.readouterr().out
+
+
+def test_a_finished_run_that_went_on_for_a_while_is_no_longer_that_of_its_model(
+    finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = going_on(finished, tmp_path / "run")
+    killed_at(values, 4, monkeypatch)
+    values["trainer"]["max_steps"] = 2
+    result = train(parse(RunConfig, values, "test"), resume=True)
+    best = content(values, "best.ckpt")
+    assert result.best is not None
+    assert result.best[1] == best["global_step"]
+    bias = load_file(result.model)["transformer_decoder.class_head.bias"]
+    assert torch.equal(bias, best["state_dict"]["model.transformer_decoder.class_head.bias"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "stays"),
+    [("evaluation.monitor", "instance/AR100", True), ("model.inference.max_instances", 7, False)],
+)
+def test_the_figure_of_the_start_stays_where_it_was_measured(
+    finished: dict[str, Any], tmp_path: Path, path: str, value: Any, stays: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = start_values(finished, tmp_path / "run")
+    train(parse(RunConfig, values, "test"))
+    values["trainer"]["max_steps"] = 3
+    put(values, path, value)
+    result = train(parse(RunConfig, values, "test"), resume=True)
+    first = float(table(tmp_path / "run")[0]["instance/AR100"])
+    assert result.start == (pytest.approx(first) if stays else None)
+    left_out = "the figure before the first step was measured otherwise and is not reported any more"
+    assert (left_out in capsys.readouterr().out) is not stays
+
+
+@pytest.mark.parametrize(
+    ("names", "partial", "measured"),
+    [(("cell", "dirt", "foam"), False, True), (("cell", "dirt"), True, False), (("foam", "dust", "sand"), True, False)],
+)
+def test_a_start_is_measured_or_it_is_said(
+    finished: dict[str, Any],
+    tmp_path: Path,
+    names: tuple[str, ...],
+    partial: bool,
+    measured: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values = start_values(finished, tmp_path / "run", init_partial=partial)
+    values["data"]["dataset"] = write_data(tmp_path / "data")
+    file = tmp_path / "data" / "objects.json"
+    text = file.read_text()
+    for old, new in zip(CLASSES, names, strict=False):
+        text = text.replace(f'"name": "{old}"', f'"name": "{new}"')
+    if len(names) < len(CLASSES):
+        write_data(tmp_path / "data", names)
+    else:
+        file.write_text(text)
+    values["trainer"]["max_steps"] = 1
+    result = train(parse(RunConfig, values, "test"))
+    said = "Not measured before the first step, since the class head starts afresh" in capsys.readouterr().out
+    assert (result.start is not None, said) == (measured, not measured)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_chosen_threshold_is_that_of_the_weights(finished: dict[str, Any], tmp_path: Path, ema: float) -> None:
+    values = copied(finished, tmp_path / "run")
+    values["optim"]["ema_decay"] = ema
+    thresholds = {"last.ckpt": 0.125, "best.ckpt": 0.25}
+    for name, threshold in thresholds.items():
+        path = tmp_path / "run" / "checkpoints" / name
+        state = torch.load(path, weights_only=True) | {"instance_threshold": threshold}
+        state["run"]["config"]["optim"]["ema_decay"] = ema
+        if ema:
+            state["average"] = average_of(state)
+        torch.save(state, path)
+    (tmp_path / "run" / "model.safetensors").unlink()  # killed after the last validation
+    for _ in range(2):  # the second time from the files of a finished run
+        result = train(parse(RunConfig, values, "test"), resume=True)
+        wanted = thresholds["last.ckpt" if ema else "best.ckpt"]
+        assert result.instance_threshold == wanted
+        assert checkpoints.open_checkpoint(result.model).config.inference.instance_threshold == wanted
+
+
+def average_of(state: dict[str, Any]) -> dict[str, Any]:
+    entries = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
+    values = {name: value for name, value in entries.items() if value.is_floating_point() and "criterion" not in name}
+    return {"updates": 2, "values": values}

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from torch import nn
 
 from mask2former.config import (
+    InferenceConfig,
     MaskedDecoderConfig,
+    ModelConfig,
     OptimConfig,
     RunConfig,
     SwinConfig,
@@ -80,6 +82,17 @@ def test_every_setting_either_takes_effect_or_must_be_equal() -> None:
     known = {setting_of(name) for name in every_setting()}
     assert not FIXED & FREE
     assert known == FIXED | FREE
+
+
+def test_a_new_setting_is_in_neither_list() -> None:
+    inference = create_model("More", __base__=InferenceConfig, new=(int, 3))
+    model = create_model("MoreModel", __base__=ModelConfig, inference=(inference, inference()))
+    run = create_model("MoreRun", __base__=RunConfig, model=(model, model()))
+    assert {setting_of(name) for name in every_setting(run)} - (FIXED | FREE) == {"model.inference.new"}
+
+
+def test_the_enumeration_knows_all_that_a_run_has() -> None:
+    assert leaves(RunConfig()).keys() <= set(every_setting())
 
 
 BACKBONES = {"timm": TimmConfig(), "swin": SwinConfig()}
@@ -176,6 +189,7 @@ def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], w
         ("model.inference.score_threshold", 0.5, True),
         ("data.dataset.validation_seed", 7, True),
         ("optim.ema_decay", 0.9, True),
+        ("model.transformer_decoder.masked_attention", False, True),
         ("evaluation.boundary", True, False),
         ("optim.lr", 1e-3, False),
     ],
