@@ -235,11 +235,11 @@ def test_several_files_that_number_their_images_alike(tmp_path: Path, capsys: py
     assert not results.exists()
 
 
-def test_classes_of_one_name_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_of_one_name_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     dataset = coco(tmp_path, categories=[{"id": 4, "name": "cell"}, {"id": 7, "name": "cell"}])
-    assert main(["check-data", str(run_file(tmp_path, dataset)), "--workers", "0", "--json", str(tmp_path / "f")]) == 1
-    capsys.readouterr()
-    findings = json.loads((tmp_path / "f").read_text())["findings"]
+    assert main(["check-data", str(run_file(tmp_path, dataset)), "--workers", "0", "--json", "facts.json"]) == 1
+    findings = json.loads((tmp_path / "facts.json").read_text())["findings"]
     assert [finding["split"] for finding in findings if finding["broken"]] == ["train"]
     assert not [finding for finding in findings if "share their names" in finding["message"]]
 

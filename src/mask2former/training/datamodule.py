@@ -147,12 +147,11 @@ class DataModule(lightning.LightningDataModule):
         queries = self.config.model.transformer_decoder.num_queries
         if counts is not None and (counts > queries).any():
             is_clips = isinstance(self.training_set, ClipTrainingSet)
-            what, hold = ("clips", "tracks") if is_clips else ("pictures", "objects")
+            what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
             remarks.append(
                 f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "
-                f"has queries ({queries}; up to {int(counts.max())} {hold}): the surplus cannot be learned from"
-                f"{' where it is seen at once' if is_clips else ''}; raise "
-                "model.transformer_decoder.num_queries or train on smaller crops"
+                f"has queries ({queries}; up to {int(counts.max())} {hold}): where training sees more at once, the surplus "
+                "cannot be learned from; train on crops that hold fewer, or raise model.transformer_decoder.num_queries"
             )
         inference = self.config.model.inference
         if (
