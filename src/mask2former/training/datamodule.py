@@ -150,7 +150,7 @@ class DataModule(lightning.LightningDataModule):
             what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
             remarks.append(
                 f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "
-                f"has queries ({queries}; up to {int(counts.max())} {hold}): where training sees more at once, the rest "
+                f"has queries ({queries}; up to {int(counts.max())} {hold}): where training sees more at once the rest "
                 "cannot be learned from; train on crops that hold fewer, or raise model.transformer_decoder.num_queries"
             )
         inference = self.config.model.inference
