@@ -23,7 +23,7 @@ def test_the_peak_is_what_is_alive_at_once() -> None:
         kept = copy.deepcopy(torch.nn.Linear(10, 10, bias=False))  # 100 and, for a moment, 100
         there.add_(1).view(10, 100)
         del third, view
-        torch.zeros(500) + kept.weight.sum()  # less than before
+        _ = torch.zeros(500) + kept.weight.sum()  # less than before
 
     assert peak_memory(step) == 4 * (1000 + 1400 + 200)
     assert peak_memory(lambda: there.view(10, 100).add_(1)) == 0
