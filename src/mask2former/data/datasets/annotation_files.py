@@ -17,7 +17,6 @@ from mask2former.structures.categories import Categories
 __all__ = [
     "categories_in",
     "check_unique",
-    "class_remarks",
     "entry_id",
     "flag",
     "groups_in",
@@ -109,15 +108,6 @@ def is_name(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value.strip())
     return type(value) is int or (isinstance(value, float) and math.isfinite(value))
-
-
-def class_remarks(categories: Categories, file: object) -> list[str]:
-    """What a user should know about a class list."""
-    twice = [name for name, count in Counter(item.name for item in categories).items() if count > 1]
-    if not twice:
-        return []
-    ids = [item.id for item in categories if item.name in twice]
-    return [f"'{file}': categories {some(ids)} share their names {some(twice)}; each of them is a class of its own"]
 
 
 def stuff_remark(stuff: Sequence[str], file: object) -> str:

@@ -25,7 +25,6 @@ from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
-    class_remarks,
     entry_id,
     flag,
     number,
@@ -303,7 +302,6 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
                 self.notes.append(
                     f"'{file}' has no 'annotations': nothing can be learned from its clips or measured on them"
                 )
-            self.notes += class_remarks(own, file)
             if not table and (stuff := [item.name for item in own if not item.is_thing]):
                 self.notes.append(stuff_remark(stuff, file))
             self.notes += _add_tracks(content.get("annotations") or [], by_id, categories.index_of_id(), file)
