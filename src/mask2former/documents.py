@@ -1,0 +1,169 @@
+"""Text, JSON and YAML files of strangers: read whole, within limits, with one sentence for whatever is wrong with them.
+
+Every document that the library did not write itself a moment ago comes in here. Knows no form of content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mask2former import limits
+from mask2former.errors import RequestError
+from mask2former.text import printable
+
+if TYPE_CHECKING:
+    import yaml
+
+__all__ = ["Readable", "check_regular", "parse_json", "parse_yaml", "read_bytes", "read_json", "read_text", "read_yaml"]
+
+
+class Readable(Protocol):
+    """A path, or a file in an archive."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def check_regular(path: Path, what: str, *, hint: str = "check the path") -> int:
+    """The size in bytes of a regular file, of which reading ends and never waits; links are followed.
+
+    Args:
+        path: the file.
+        what: what it should be, for instance ``annotation file``.
+        hint: what to do where there is none.
+
+    Raises:
+        RequestError: there is no such file, or it is a folder, a pipe, a device or a link in a circle.
+    """
+    try:
+        facts = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise RequestError(f"there is no {what} '{path}'; {hint}") from error
+    except OSError as error:
+        raise RequestError(f"the {what} '{path}' cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(facts.st_mode):
+        kind = "folder" if stat.S_ISDIR(facts.st_mode) else "pipe" if stat.S_ISFIFO(facts.st_mode) else "device"
+        raise RequestError(f"'{path}' is a {kind}; expected a regular file ({what})")
+    return facts.st_size
+
+
+def read_bytes(file: Readable, what: str, most: int, *, hint: str = "check the path") -> bytes:
+    """The content of a file of at most ``most`` bytes.
+
+    Raises:
+        RequestError: see :func:`check_regular`; or it is larger, or cannot be read.
+    """
+    if isinstance(file, Path):
+        size = check_regular(file, what, hint=hint)
+        limits.check_limit(f"the {what} '{file}' has bytes:", size, most, "is it the right file?")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"the {what} '{file}' cannot be read: {error.strerror or error}") from error
+
+
+def read_text(file: Readable, what: str, most: int = limits.TEXT_BYTES, *, hint: str = "check the path") -> str:
+    """The content of a text file in UTF-8, without its byte order mark.
+
+    Raises:
+        RequestError: see :func:`read_bytes`; or it is not in UTF-8.
+    """
+    content = read_bytes(file, what, most, hint=hint)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the {what} '{file}' is not in UTF-8; save it as UTF-8") from error
+
+
+def read_json(file: Readable, what: str, *, hint: str = "check the path") -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        RequestError: see :func:`read_bytes` and :func:`parse_json`.
+    """
+    return parse_json(read_bytes(file, what, limits.JSON_BYTES, hint=hint), f"the {what} '{file}'")
+
+
+def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of JSON text.
+
+    Args:
+        content: the text.
+        source: subject of the sentence that refuses it.
+        pairs: makes an object of its keys and values; by default the last of equal keys counts.
+
+    Raises:
+        RequestError: it is no JSON, or nested deeper, or has longer numbers, than Python reads.
+    """
+    try:
+        return json.loads(content, object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise RequestError(f"{source} is nested too deeply to be read; is it the right file?") from error
+    except ValueError as error:  # also for bytes that are no text, and for numbers of thousands of digits
+        raise RequestError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
+
+
+def read_yaml(
+    file: Readable, what: str, *, hint: str = "check the path", loader: type[yaml.SafeLoader] | None = None
+) -> Any:
+    """The value in a YAML file; plain data only.
+
+    Raises:
+        RequestError: see :func:`read_bytes` and :func:`parse_yaml`.
+    """
+    text = read_text(file, what, limits.YAML_BYTES, hint=hint)
+    return parse_yaml(text, f"the {what} '{file}'", loader=loader)
+
+
+def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None = None) -> Any:
+    """The value of YAML text; plain data only.
+
+    Args:
+        text: the text.
+        source: subject of the sentence that refuses it.
+        loader: reads some values in another way; a kind of ``SafeLoader``.
+
+    Raises:
+        RequestError: it is no YAML, or holds itself, more values (with those that aliases repeat) than
+            ``limits.YAML_NODES``, or deeper nesting than Python reads.
+    """
+    import yaml
+
+    limits.check_limit(f"{source} has characters:", len(text), limits.YAML_BYTES, "is it the right file?")
+    try:
+        reader = (loader or yaml.SafeLoader)(text)
+        node = reader.get_single_node()
+        # Before values are made: merging (``<<``) writes aliases out.
+        count = 0 if node is None else _count(node, {}, set())
+        limits.check_limit(
+            f"{source} has values, with those that aliases repeat:", count, limits.YAML_NODES, "write less"
+        )
+        return None if node is None else reader.construct_document(node)
+    except RequestError:
+        raise
+    except RecursionError as error:
+        raise RequestError(f"{source} is nested too deeply to be read; is it the right file?") from error
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
+        # The others: dates, numbers and tags that are well-formed and have no value, as ``2024-13-45`` or ``!!int x``.
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        reason = printable(str(getattr(error, "problem", None) or error), 200)
+        raise RequestError(f"{source} is not valid YAML{line}: {reason}") from error
+
+
+def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
+    """How many values there are when aliases are written out, in time of those that are written down."""
+    key = id(node)
+    if key in open_now:
+        raise ValueError("a value holds itself")
+    if key not in known:
+        open_now.add(key)
+        value = node.value
+        inner = (part for each in value for part in (each if isinstance(each, tuple) else (each,)))
+        known[key] = 1 + (0 if isinstance(value, str) else sum(_count(part, known, open_now) for part in inner))
+        open_now.remove(key)
+    return known[key]

@@ -1,0 +1,65 @@
+"""Words of strangers in our sentences: names, paths, licences and values from files, made safe to show and short.
+
+Every message, table and line that carries them goes through here on its way out. Knows no subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+__all__ = ["printable", "quoted", "shortened"]
+
+_ENTRIES = 6  # of a container that are quoted
+_DEPTH = 3  # of containers in containers
+_DIGITS = 40
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Text as one line that cannot move the cursor or change colours, at most ``most`` characters long."""
+    line = " ".join((text if most is None else text[: 4 * most]).split())
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    return line if most is None else shortened(line, most)
+
+
+def shortened(text: str, most: int) -> str:
+    """``text``, or its beginning and an ellipsis where it is longer than ``most`` characters."""
+    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def quoted(value: Any, most: int = 80) -> str:
+    """What ``repr`` would show of a value from a file, in bounded time and room whatever the value is.
+
+    A list that holds itself, sixty lists that each hold the last one twice, a number of a million digits: ``repr`` of
+    these fails or fills the memory.
+    """
+    return printable(_bounded(value, most, _DEPTH), most)
+
+
+def _bounded(value: Any, room: int, depth: int) -> str:
+    if isinstance(value, (str, bytes)):
+        return repr(value[: room + 1])
+    if isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, int):
+        large = value.bit_length() > _DIGITS * 3.32
+        return f"<a number of about {int(value.bit_length() * 0.30103) + 1} digits>" if large else repr(value)
+    if isinstance(value, dict):
+        pairs = (f"{_bounded(key, room, depth - 1)}: {_bounded(item, room, depth - 1)}" for key, item in value.items())
+        return "{" + _some(pairs, len(value), depth) + "}"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        left, right = {list: "[]", tuple: "()"}.get(type(value), "{}")
+        return left + _some((_bounded(item, room, depth - 1) for item in value), len(value), depth) + right
+    if (shape := getattr(value, "shape", None)) is not None:  # arrays and tensors, also those on "meta"
+        return f"<{type(value).__name__} of shape {tuple(shape)}>"
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _some(entries: Iterable[str], count: int, depth: int) -> str:
+    if not count or depth <= 0:
+        return "..." if count else ""
+    return ", ".join(islice(entries, _ENTRIES)) + (", ..." if count > _ENTRIES else "")
