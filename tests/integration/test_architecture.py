@@ -140,6 +140,19 @@ def test_help_and_import_load_nothing_heavy() -> None:
         "heavy = {'torch', 'torchvision', 'timm', 'lightning', 'numpy', 'scipy', 'PIL'} & set(sys.modules);"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
+    _runs(code)
+
+
+def test_a_predictor_is_imported_without_what_costs_seconds() -> None:
+    code = (
+        "import sys; from mask2former import Predictor;"
+        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy.optimize', 'av'} & set(sys.modules);"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    _runs(code)
+
+
+def _runs(code: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 
 from mask2former.config import TrackingConfig
 
@@ -151,6 +150,8 @@ class Follower:
         else:
             score = similarity * agreement
             allowed = score >= self.settings.min_similarity
+        from scipy.optimize import linear_sum_assignment  # a quarter of a second that images do without
+
         rows, columns = linear_sum_assignment(np.where(allowed, score, 0.0), maximize=True)
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
         return [(row, free[column]) for row, column in pairs if allowed[row, column]]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -89,6 +88,25 @@ class _Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 
+class _DropPath(nn.Module):
+    """Leaves a whole branch out of some images of a batch in training (stochastic depth, Huang et al., ECCV 2016).
+
+    Args:
+        probability: of leaving it out; what stays is divided by the probability of staying.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return branch
+        staying = 1 - self.probability
+        drawn = branch.new_empty(branch.shape[0], *(1,) * (branch.ndim - 1)).bernoulli_(staying)
+        return branch * (drawn / staying if staying > 0 else drawn)
+
+
 class _Block(nn.Module):
     """Window attention, shifted or not, then an MLP; norm before each."""
 
@@ -98,7 +116,7 @@ class _Block(nn.Module):
         self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
         self.attn = _WindowAttention(dim, window, num_heads)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = _DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = _Mlp(dim)
 

@@ -1,18 +1,16 @@
-"""Any timm model as a backbone, with its batch norms frozen, synchronised or plain."""
+"""Any timm model as a backbone, with its batch norms frozen, synchronised or plain.
+
+timm is imported when the first such backbone is made: it takes seconds, which models with other backbones are spared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.layers.norm_act import FrozenBatchNormAct2d, convert_sync_batchnorm
-from timm.models import is_model_in_modules
-from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from mask2former.errors import RequestError
 
@@ -87,6 +85,8 @@ class TimmBackbone(nn.Module):
         super().__init__()
         options = dict(arguments or {})
         check_arguments(model, options)
+        from timm.models import is_model_in_modules
+
         is_resnet = is_model_in_modules(model.split(".")[0], {"resnet"})
         is_known = is_resnet and not options.keys() - {
             "channels",
@@ -99,17 +99,7 @@ class TimmBackbone(nn.Module):
         self.strides = _STRIDES
         body = _body(model, options)
         self._chosen, self.channels = _maps(model, body)
-        if norm == "frozen":
-            body = freeze_batch_norm_2d(body)
-            for module in body.modules():
-                if isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d):
-                    variance, eps = module.running_var, module.eps
-                    assert isinstance(variance, Tensor)
-                    assert isinstance(eps, float)
-                    variance.sub_(eps)  # Parity: a fresh frozen norm is the identity
-        elif norm == "sync":
-            body = convert_sync_batchnorm(body)  # unlike torch's it keeps the activation that some norms contain
-        self.body = body
+        self.body = _with_norms(body, norm)
         try:
             self._channels_last = not is_known and _probe(body, self._chosen, self.channels)
         except _UnfitError as error:
@@ -156,7 +146,27 @@ class _UnfitError(Exception):
     """Why a model cannot serve, as the end of a sentence that begins with its name."""
 
 
+def _with_norms(body: Any, norm: Literal["frozen", "sync", "batch"]) -> Any:
+    from timm.layers.norm_act import FrozenBatchNormAct2d, convert_sync_batchnorm
+    from timm.utils.model import freeze_batch_norm_2d
+    from torchvision.ops import FrozenBatchNorm2d
+
+    if norm == "sync":
+        return convert_sync_batchnorm(body)  # unlike torch's it keeps the activation that some norms contain
+    if norm == "frozen":
+        body = freeze_batch_norm_2d(body)
+        for module in body.modules():
+            if isinstance(module, FrozenBatchNorm2d | FrozenBatchNormAct2d):
+                variance, eps = module.running_var, module.eps
+                assert isinstance(variance, Tensor)
+                assert isinstance(eps, float)
+                variance.sub_(eps)  # Parity: a fresh frozen norm is the identity
+    return body
+
+
 def _body(model: str, options: Mapping[str, Any]) -> Any:
+    import timm
+
     try:
         return timm.create_model(model, features_only=True, **options)
     except Exception as error:  # what timm's models make of arguments is as varied as they are

@@ -174,7 +174,7 @@ def test_every_second_block_is_shifted_by_half_a_window() -> None:
 
 def test_drop_path_rises_linearly_and_only_in_training() -> None:
     model = tiny()
-    rates = [made.drop_path.drop_prob for made in blocks(model)]
+    rates = [made.drop_path.probability for made in blocks(model)]
     assert rates == pytest.approx([0.3 * index / 7 for index in range(8)])
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -183,6 +183,19 @@ def test_drop_path_rises_linearly_and_only_in_training() -> None:
         assert any(not torch.equal(model(images)[3], first[3]) for _ in range(8))
         model.eval()
         assert all(torch.equal(a, b) for a, b in zip(model(images), model(images), strict=True))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_branches_are_dropped_as_by_timm(probability: float) -> None:
+    from timm.layers.drop import DropPath
+
+    ours = next(iter(blocks(tiny()))).drop_path
+    ours.probability = probability
+    theirs, branch = DropPath(probability), torch.randn(64, 3, 4)
+    torch.manual_seed(5)
+    expected = theirs(branch)
+    torch.manual_seed(5)
+    assert torch.allclose(ours(branch), expected, rtol=1e-6)
 
 
 def test_every_map_is_normed() -> None:
