@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mask2former.ops.masks import Patch, merged, tight
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import (
     Categories,
     Instances,
@@ -45,6 +47,7 @@ Size = tuple[int, int]
 # are equally fast, the whole picture at once is five times slower); an accelerator wants few, large kernels.
 _STRIP_VALUES_CPU = 2**20
 _STRIP_VALUES_ACCELERATOR = 2**27
+_BAND_PIXELS = 2**28  # bytes of binary masks that exist as a whole; 200 of 1024x1024, which ordinary images stay below
 
 
 def semantic(
@@ -201,7 +204,6 @@ def instance(
         max_instances: how many pairs are chosen.
     """
     class_logits, masks = _per_image(output, index)
-    height, width = output_size_hw
     with torch.inference_mode(), _full_precision(output):
         probabilities = class_logits.softmax(dim=-1)[:, :-1]
         scores, queries, labels = best_pairs(
@@ -209,32 +211,63 @@ def instance(
         )
         unique, mask_of_pair = torch.unique(queries, return_inverse=True)
 
-        binary = masks.new_empty((len(unique), height, width), dtype=torch.bool)
         inside_sum = masks.new_zeros(len(unique))
         areas = torch.zeros(len(unique), dtype=torch.int64, device=masks.device)
-        row_peaks = masks.new_empty((height, len(unique)))
-        column_peaks = masks.new_full((len(unique), width), -torch.inf)
+        bands = _Bands(len(unique), output_size_hw, masks.device)
         for rows, logits in _strips(masks[unique], output.padded_size, image_size_hw, output_size_hw):
-            torch.gt(logits.transpose(0, 1), 0, out=binary[:, rows])
-            row_peaks[rows] = logits.amax(dim=2)
-            torch.maximum(column_peaks, logits.amax(dim=0), out=column_peaks)
+            bands.add(rows, logits)
             inside = torch.gt(logits, 0, out=torch.empty_like(logits))
             areas += _count(inside)
             inside_sum += logits.sigmoid_().mul_(inside).sum(dim=(0, 2))
         scores = scores * (inside_sum / (areas.to(inside_sum) + 1e-6))[mask_of_pair]
-        boxes = _boxes(column_peaks > 0, row_peaks.T > 0)
-
         order = torch.argsort(scores, descending=True, stable=True)
-        mask_of_pair = mask_of_pair[order]
-        boxes = boxes[mask_of_pair]
-    # Queries with several classes are repeated on the host, after the transfer.
+    # A query with several classes has one mask, which is not copied.
+    sparse = bands.masks().take(mask_of_pair[order].cpu().numpy())
     return Instances(
-        masks=binary.cpu().numpy()[mask_of_pair.cpu().numpy()],
+        masks=sparse,
         labels=labels[order].cpu().numpy(),
         scores=scores[order].cpu().double().numpy(),
-        boxes=boxes.cpu().double().numpy(),
+        boxes=sparse.boxes,
         categories=categories,
     )
+
+
+class _Bands:
+    """Binary masks from strips of logits, cut to their boxes band by band, so that they never exist as a whole.
+
+    A band is as many rows as fit a buffer: all of an ordinary image, since cutting many small strips takes longer.
+    """
+
+    def __init__(self, count: int, size_hw: Size, device: torch.device) -> None:
+        self.size_hw = size_hw
+        height, width = size_hw
+        rows = min(height, max(1, _BAND_PIXELS // max(1, count * width)))
+        self._buffer = torch.empty((count, rows, width), dtype=torch.bool, device=device)
+        self._start, self._filled = 0, 0  # first row of the band in the image, rows that it has
+        self._patches: list[list[Patch]] = [[] for _ in range(count)]
+
+    def add(self, rows: slice, logits: Float[Tensor, "rows C W"]) -> None:
+        """The next rows."""
+        assert rows.start == self._start + self._filled
+        while len(logits):
+            room = self._buffer.shape[1] - self._filled
+            part, logits = logits[:room], logits[room:]
+            torch.gt(part.transpose(0, 1), 0, out=self._buffer[:, self._filled : self._filled + len(part)])
+            self._filled += len(part)
+            if self._filled == self._buffer.shape[1]:
+                self._cut()
+
+    def masks(self) -> SparseMasks:
+        """All of them, when every row was added."""
+        self._cut()
+        return SparseMasks(map(merged, self._patches), self.size_hw)
+
+    def _cut(self) -> None:
+        for patches, mask in zip(self._patches, self._buffer[:, : self._filled].cpu().numpy(), strict=True):
+            top, left, part = tight(Patch(self._start, 0, mask))
+            if part.size:
+                patches.append(Patch(top, left, part.copy()))  # the buffer is used again
+        self._start, self._filled = self._start + self._filled, 0
 
 
 def apart(instances: Instances, overlap_threshold: float) -> Instances:
@@ -247,24 +280,18 @@ def apart(instances: Instances, overlap_threshold: float) -> Instances:
     """
     taken = np.zeros(instances.size_hw, dtype=bool)
     kept: list[int] = []
-    places: list[tuple[int, int, int, int]] = []
-    parts: list[Bool[np.ndarray, "h w"]] = []  # cut to their boxes: whole masks are large
-    for index, (x1, y1, x2, y2) in enumerate(instances.boxes.astype(np.int64).tolist()):
-        mask = instances.masks[index, y1:y2, x1:x2]
-        free = mask & ~taken[y1:y2, x1:x2]
-        left = int(np.count_nonzero(free))
-        if not left or left < overlap_threshold * int(np.count_nonzero(mask)):
+    parts: list[Patch] = []
+    for index, (top, left, mask) in enumerate(instances.sparse):
+        window = taken[top : top + mask.shape[0], left : left + mask.shape[1]]
+        free = mask & ~window
+        remaining = int(np.count_nonzero(free))
+        if not remaining or remaining < overlap_threshold * int(np.count_nonzero(mask)):
             continue
-        taken[y1:y2, x1:x2] |= free
+        window |= free
         kept.append(index)
-        places.append((x1, y1, x2, y2))
-        parts.append(free)
-    masks, boxes = np.zeros((len(kept), *instances.size_hw), dtype=bool), np.zeros((len(kept), 4))
-    for mask, box, (x1, y1, x2, y2), free in zip(masks, boxes, places, parts, strict=True):
-        mask[y1:y2, x1:x2] = free
-        rows, columns = np.flatnonzero(free.any(axis=1)), np.flatnonzero(free.any(axis=0))
-        box[:] = x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1
-    return Instances(masks, instances.labels[kept], instances.scores[kept], boxes, instances.categories)
+        parts.append(Patch(top, left, free))
+    masks = SparseMasks(parts, instances.size_hw)
+    return Instances(masks, instances.labels[kept], instances.scores[kept], masks.boxes, instances.categories)
 
 
 def video_instance(
@@ -512,14 +539,3 @@ def _merge(
         found[identifier] = Segment(identifier, label, is_thing, score, area)
         id_of_query.append(identifier)
     return tuple(found.values()), id_of_query
-
-
-def _boxes(columns: Tensor, rows: Tensor) -> Int64[Tensor, "N 4"]:
-    """Boxes (x1, y1, x2, y2) from the occupied columns (N, W) and rows (N, H); zeros where nothing is occupied."""
-    sides = []
-    for occupied in (columns, rows):
-        lowest = occupied.int().argmax(dim=1)
-        highest = occupied.shape[1] - occupied.flip(1).int().argmax(dim=1)
-        sides.append(torch.stack([lowest, highest], dim=1) * occupied.any(dim=1, keepdim=True))
-    horizontal, vertical = sides
-    return torch.stack([horizontal[:, 0], vertical[:, 0], horizontal[:, 1], vertical[:, 1]], dim=1)

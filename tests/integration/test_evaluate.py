@@ -36,6 +36,7 @@ from mask2former.inference.evaluate import (
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.truths import InstanceTruth
 
@@ -148,7 +149,8 @@ def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Pred
     with ResultsFile(path, ids) as results:
         for number, case in enumerate(cases, start=1):
             truth = case.truths["instance"]
-            masks = np.roll(truth.masks, (0, 1, 2)[number % 3], axis=2)
+            true = SparseMasks.of(truth.masks)
+            masks = np.roll(true.dense(), (0, 1, 2)[number % 3], axis=2)
             scores = np.linspace(0.9, 0.3, len(masks)) - number / 100
             empty = np.concatenate([masks, np.zeros_like(masks[:1])])
             boxes = mask_ops.boxes_xyxy(empty)
@@ -156,9 +158,7 @@ def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Pred
             instances = Instances(empty, labels, np.append(scores, 0.0), boxes, SCENE_CATEGORIES)
             evaluation.add({"instance": instances}, case.truths)
             results.add(number, instances)
-            for rle, label, area in zip(
-                mask_ops.encode(truth.masks), truth.labels, mask_ops.areas(truth.masks), strict=True
-            ):
+            for rle, label, area in zip(true.encode(), truth.labels, true.areas, strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -466,10 +466,11 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     assert sum(int(truth.iscrowd.sum()) for truth in truths) == 1
     assert len(truths[1].masks) == 0
     for case, truth in zip(cases, truths, strict=True):
-        assert truth.areas.tolist() == (mask_ops.areas(truth.masks) + 0.5).tolist()
+        true = SparseMasks.of(truth.masks)
+        assert truth.areas.tolist() == (true.areas + 0.5).tolist()
         kept = ~truth.iscrowd
-        boxes = mask_ops.boxes_xyxy(truth.masks[kept])
-        answer = Instances(truth.masks[kept], truth.labels[kept], np.full(kept.sum(), 0.9), boxes, SCENE_CATEGORIES)
+        masks = true.take(kept)
+        answer = Instances(masks, truth.labels[kept], np.full(kept.sum(), 0.9), masks.boxes, SCENE_CATEGORIES)
         evaluation.add({"instance": answer}, case.truths)
     got = evaluation.compute()
     assert got["instance/AP"] == pytest.approx(100.0)
@@ -527,7 +528,7 @@ def test_truths_of_real_pictures_are_those_of_the_official_tool(tmp_path: Path) 
     with ResultsFile(tmp_path / "results.json", {index: item.id for index, item in enumerate(categories)}) as results:
         for case in ImageCases(samples, ["instance"], categories, class_map):
             truth = case.truths["instance"]
-            masks = np.roll(truth.masks, 2, axis=2)
+            masks = np.roll(SparseMasks.of(truth.masks).dense(), 2, axis=2)
             order = np.argsort([-mask.sum() % 97 for mask in masks], kind="stable")
             scores = np.linspace(0.9, 0.1, len(masks))
             boxes = mask_ops.boxes_xyxy(masks)

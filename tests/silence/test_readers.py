@@ -31,6 +31,7 @@ from mask2former.data.label_maps import colors_of_ids
 from mask2former.errors import RequestError
 from mask2former.notes import collect_notes, sentences
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.truths import InstanceTruth, PanopticTruth
 
 Json = dict[str, Any]
@@ -375,7 +376,13 @@ def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
         truth = samples.truths(place, ["instance"])["instance"]
         assert isinstance(truth, InstanceTruth)
         assert truth.areas is not None
-        rows = zip(truth.labels.tolist(), truth.iscrowd.tolist(), truth.areas.tolist(), truth.masks, strict=True)
+        rows = zip(
+            truth.labels.tolist(),
+            truth.iscrowd.tolist(),
+            truth.areas.tolist(),
+            SparseMasks.of(truth.masks).dense(),
+            strict=True,
+        )
         objects = [(label, crowd, area, mask.tobytes()) for label, crowd, area, mask in rows]
         target = samples[place].target
         assert target is not None
@@ -957,7 +964,7 @@ def test_objects_of_less_than_a_pixel_count_as_missed(coco_images: Path) -> None
     (coco_images / "coco.json").write_text(json.dumps(values))
     truth = CocoInstances([(coco_images / "coco.json", coco_images)]).truths(0, ["instance"])["instance"]
     assert isinstance(truth, InstanceTruth)
-    assert truth.masks.any(axis=(1, 2)).tolist() == [True, False]
+    assert SparseMasks.of(truth.masks).dense().any(axis=(1, 2)).tolist() == [True, False]
     assert not truth.iscrowd.any()
 
 

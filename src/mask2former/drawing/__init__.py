@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
@@ -22,6 +22,8 @@ from mask2former.drawing.labels import INK, Anchor, distance, draw_labels
 from mask2former.drawing.regions import Color, Crop, Region
 from mask2former.drawing.sheets import contact_sheet
 from mask2former.errors import RequestError
+from mask2former.ops.masks import Patch
+from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.pixels import rgb_of_array, rgb_of_pillow
 
 __all__ = [
@@ -96,7 +98,7 @@ def overlay_semantic(
 
 def overlay_instances(
     image: Picture,
-    masks: Bool[np.ndarray, "N H W"],
+    masks: AnyMasks,
     regions: Sequence[Region],
     *,
     scale: int | None = 1,
@@ -108,9 +110,10 @@ def overlay_instances(
         RequestError: picture and masks differ in size.
     """
     assert len(masks) == len(regions), (len(masks), len(regions))
-    scale = readable_scale(masks.shape[1:]) if scale is None else scale
-    canvas = _canvas(image, (masks.shape[1], masks.shape[2]), scale)
-    crops = [crop for index, mask in enumerate(masks) if (crop := _crop(index, mask, scale)) is not None]
+    masks = SparseMasks.of(masks)
+    scale = readable_scale(masks.size_hw) if scale is None else scale
+    canvas = _canvas(image, masks.size_hw, scale)
+    crops = [_crop(index, patch, scale) for index, patch in enumerate(masks) if patch.mask.size]
     colors = spread_colors(regions, crops, canvas)
     crops.sort(key=lambda crop: -crop.area)
     for crop in crops:
@@ -171,18 +174,13 @@ def _overlay_map(
 # --- masks -----------------------------------------------------------------------------------------------------------
 
 
-def _crop(index: int, mask: Bool[np.ndarray, "H W"], scale: int) -> Crop | None:
-    """The crop of a mask on the enlarged canvas; None when it is empty."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
-        return None
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    cut = mask[top:bottom, left:right]
+def _crop(index: int, patch: Patch, scale: int) -> Crop:
+    """A mask that is not empty on the enlarged canvas."""
+    top, left, cut = patch
     if scale > 1:
         cut = cut.repeat(scale, axis=0).repeat(scale, axis=1)
-    window = (slice(top * scale, bottom * scale), slice(left * scale, right * scale))
+    rows, columns = cut.shape
+    window = (slice(top * scale, top * scale + rows), slice(left * scale, left * scale + columns))
     return Crop(index, window, cut, int(np.count_nonzero(cut)))
 
 

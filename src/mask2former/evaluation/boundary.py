@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Bool, UInt
+from jaxtyping import UInt
 
-from mask2former.ops.masks import Patch
+from mask2former.ops.masks import Patch, overlap, tight
 
-__all__ = ["BOUNDARY_DILATION", "boundary", "boundary_iou", "boundary_width", "eroded", "overlap"]
+__all__ = ["BOUNDARY_DILATION", "boundary", "boundary_iou", "boundary_width", "eroded"]
 
 BOUNDARY_DILATION = 0.02  # width of the boundary, in image diagonals
 
@@ -46,33 +46,14 @@ def _part(values: UInt[np.ndarray, "H W"], axis: int, start: int, length: int) -
     return values[start : start + length] if axis == 0 else values[:, start : start + length]
 
 
-def boundary(mask: Bool[np.ndarray, "H W"], distance: int) -> Patch:
+def boundary(mask: Patch, distance: int) -> Patch:
     """The pixels of a mask within ``distance`` of its edge or of the frame, cut to a box."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not rows.size:
-        return Patch(0, 0, np.zeros((0, 0), dtype=bool))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
     # Outside of its box a mask is empty, so the cut mask erodes as the whole one does.
-    inner = np.ascontiguousarray(mask[top:bottom, left:right])
+    top, left, inner = tight(mask)
+    inner = np.ascontiguousarray(inner)
     if min(inner.shape) <= 2 * distance:
         return Patch(top, left, inner)
     return Patch(top, left, inner & (eroded(inner.view(np.uint8), distance) == 0))
-
-
-def overlap(first: Patch, second: Patch) -> int:
-    """Pixels that two cut masks of one picture share."""
-    top, left = max(first.top, second.top), max(first.left, second.left)
-    bottom = min(patch.top + patch.mask.shape[0] for patch in (first, second))
-    right = min(patch.left + patch.mask.shape[1] for patch in (first, second))
-    if bottom <= top or right <= left:
-        return 0
-    parts = [
-        patch.mask[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
-        for patch in (first, second)
-    ]
-    return int(np.count_nonzero(parts[0] & parts[1]))
 
 
 def boundary_iou(first: Patch, second: Patch, off: int = 0) -> float:

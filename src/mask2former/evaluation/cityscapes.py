@@ -162,11 +162,12 @@ class CityscapesInstanceEvaluator:
         is_group = regions.ids < FIRST_OBJECT
         is_small = regions.sizes < MIN_REGION
 
-        chosen = is_thing[prediction.labels] & prediction.masks.any(axis=(1, 2))
+        chosen = is_thing[prediction.labels] & (prediction.sparse.areas > 0)
         labels, scores = prediction.labels[chosen], prediction.scores[chosen]
         common = np.zeros((len(labels), len(regions.ids)), dtype=np.int64)
-        for row, index in enumerate(np.flatnonzero(chosen)):
-            common[row] = np.bincount(regions.codes[prediction.masks[index]], minlength=len(regions.ids))
+        for row, (top, left, mask) in enumerate(prediction.sparse.take(chosen)):
+            codes = regions.codes[top : top + mask.shape[0], left : left + mask.shape[1]][mask]
+            common[row] = np.bincount(codes, minlength=len(regions.ids))
         sizes = common.sum(axis=1)
         same = label_ids[labels][:, None] == regions.labels
         ious = np.where(same, common / (sizes[:, None] + regions.sizes - common), 0.0)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 from mask2former.errors import RequestError
 from mask2former.evaluation.boundary import BOUNDARY_DILATION, boundary, boundary_iou, boundary_width
 from mask2former.evaluation.pooled import PooledEvaluator
-from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import SparseMasks, common_pixels
 from mask2former.structures import Categories, Instances, Target
 from mask2former.structures.truths import InstanceTruth, instance_truth
 
@@ -28,7 +28,6 @@ _LARGEST = 1e5**2  # pixels; COCO's own bound
 _RANGES = ("", "s", "m", "l")  # suffixes of the metrics by range of areas
 _SHAPE = (len(_RANGES), len(IOU_THRESHOLDS))
 _AT_50, _AT_75 = 0, 5  # places among the thresholds
-_SMALL = 2048  # pixels; below it is faster to compare all predictions at once, above one by one
 
 _Kind = Literal["segm", "boundary"]
 
@@ -174,12 +173,14 @@ class InstanceEvaluator:
         if not isinstance(truth, InstanceTruth):
             truth = InstanceTruth(*truth)
         count = len(truth.masks)
-        if prediction.masks.shape[1:] != truth.masks.shape[1:]:
+        if prediction.size_hw != truth.masks.shape[1:]:
             raise RequestError(
-                f"the prediction has {prediction.masks.shape[1:]} pixels and the ground truth {truth.masks.shape[1:]}; "
+                f"the prediction has {prediction.size_hw} pixels and the ground truth {truth.masks.shape[1:]}; "
                 "resize the prediction to the size of the annotation"
             )
-        areas = mask_ops.areas(truth.masks) if truth.areas is None else truth.areas
+        masks = SparseMasks.of(truth.masks)
+        truth = truth._replace(masks=masks)
+        areas = masks.areas if truth.areas is None else truth.areas
         if not len(truth.labels) == len(truth.iscrowd) == len(areas) == count:
             raise RequestError(
                 f"ground truth has {count} masks, but {len(truth.labels)} labels, {len(truth.iscrowd)} crowd flags "
@@ -208,21 +209,21 @@ class InstanceEvaluator:
         kept = ranks < self.max_detections
         chosen, ranks = by_class[kept], ranks[kept]
         labels = prediction.labels[chosen]
-        sizes = mask_ops.areas(prediction.masks)[chosen]
+        sizes = prediction.sparse.areas[chosen]
         outside = (sizes[:, None] < self._area_ranges[:, 0]) | (sizes[:, None] > self._area_ranges[:, 1])  # (N, A)
 
         right = {kind: np.zeros((len(chosen), *_SHAPE), dtype=bool) for kind in self._kinds}
         # Without a partner, predictions outside the range of areas do not count.
         uncounted = {kind: np.broadcast_to(outside[..., None], right[kind].shape).copy() for kind in self._kinds}
-        boxes = mask_ops.boxes_xyxy(truth.masks).astype(np.int64)
+        true = SparseMasks.of(truth.masks)
+        true_sizes = true.areas
         for label in np.intersect1d(labels, truth.labels):
             rows, columns = np.flatnonzero(labels == label), np.flatnonzero(truth.labels == label)
             pairs = _Pairs(
-                prediction.masks,
-                chosen[rows],
+                prediction.sparse.take(chosen[rows]),
                 sizes[rows],
-                truth.masks[columns],
-                boxes[columns],
+                true.take(columns),
+                true_sizes[columns],
                 truth.iscrowd[columns],
             )
             for kind in self._kinds:
@@ -369,24 +370,14 @@ class _Pairs:
 
     def __init__(
         self,
-        masks: Bool[np.ndarray, "N H W"],
-        places: Int64[np.ndarray, " D"],
+        masks: SparseMasks,
         sizes: Int64[np.ndarray, " D"],
-        true: Bool[np.ndarray, "G H W"],
-        boxes: Int64[np.ndarray, "G 4"],
+        true: SparseMasks,
+        true_sizes: Int64[np.ndarray, " G"],
         is_crowd: Bool[np.ndarray, " G"],
     ) -> None:
-        self.masks, self.places, self.true, self.is_crowd = masks, places, true, is_crowd
-        common = np.zeros((len(places), len(true)), dtype=np.int64)
-        true_sizes = np.zeros(len(true), dtype=np.int64)
-        for column, (x1, y1, x2, y2) in enumerate(boxes):
-            inner = np.ascontiguousarray(true[column, y1:y2, x1:x2])
-            true_sizes[column] = np.count_nonzero(inner)
-            if inner.size < _SMALL:
-                common[:, column] = np.count_nonzero(masks[places, y1:y2, x1:x2] & inner, axis=(1, 2))
-            else:
-                for row, place in enumerate(places):
-                    common[row, column] = np.count_nonzero(masks[place, y1:y2, x1:x2] & inner)
+        self.masks, self.true, self.is_crowd = masks, true, is_crowd
+        common = common_pixels(masks, true)
         unions = np.where(is_crowd, sizes[:, None], sizes[:, None] + true_sizes - common)
         self.ious = common / np.maximum(unions, 1)
 
@@ -395,9 +386,9 @@ class _Pairs:
 
         Pairs that match at no threshold anyway keep that of the masks too.
         """
-        width = boundary_width((self.true.shape[1], self.true.shape[2]))
+        width = boundary_width(self.true.size_hw)
         rows, columns = np.nonzero((self.ious >= IOU_THRESHOLDS[0]) & ~self.is_crowd)
-        predicted = {row: boundary(self.masks[self.places[row]], width) for row in set(rows.tolist())}
+        predicted = {row: boundary(self.masks[row], width) for row in set(rows.tolist())}
         true = {column: boundary(self.true[column], width) for column in set(columns.tolist())}
         lesser = self.ious.copy()
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):

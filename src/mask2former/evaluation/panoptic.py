@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 from mask2former.errors import RequestError
 from mask2former.evaluation.boundary import boundary, boundary_iou, boundary_width
 from mask2former.evaluation.overlaps import common_runs, count_pairs
+from mask2former.ops.masks import Patch
 from mask2former.structures import Categories, PanopticSegmentation, Target
 from mask2former.structures.truths import PanopticTruth, panoptic_truth
 
@@ -104,8 +105,8 @@ def count_boundary_matches(
     is_void = truth.ids == VOID
     width = boundary_width((predicted_ids.shape[0], predicted_ids.shape[1]))
     for row, column in np.argwhere(found.ious > 0.5).tolist():  # others match in neither way
-        mine = boundary(predicted_ids == predicted_segments[column][0], width)
-        theirs = boundary(truth.ids == truth.segments[row][0], width)
+        mine = boundary(Patch(0, 0, predicted_ids == predicted_segments[column][0]), width)
+        theirs = boundary(Patch(0, 0, truth.ids == truth.segments[row][0]), width)
         around = is_void[mine.top : mine.top + mine.mask.shape[0], mine.left : mine.left + mine.mask.shape[1]]
         off = int(np.count_nonzero(mine.mask & around))
         lesser[row, column] = min(lesser[row, column], boundary_iou(mine, theirs, off=off))

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Float64, Int, Int64
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.overlaps import common_runs, count_pairs
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Instances
 from mask2former.structures.truths import InstanceTruth
 
-__all__ = ["POOLED_THRESHOLDS", "PooledCounts", "PooledEvaluator", "count_pooled", "paint"]
+__all__ = ["POOLED_THRESHOLDS", "PooledCounts", "PooledEvaluator", "count_pooled"]
 
 POOLED_THRESHOLDS = tuple(percent / 100 for percent in range(50, 95, 5))  # 0.5, 0.55, ... 0.9
 
@@ -29,16 +30,8 @@ class PooledCounts(NamedTuple):
     false_negatives: Int64[np.ndarray, "T K"]
 
 
-def paint(masks: Bool[np.ndarray, "N H W"]) -> Int[np.ndarray, "H W"]:
-    """A label map in which mask ``n`` is ``n + 1`` and 0 is background; where masks overlap the first one stays."""
-    labels = np.zeros(masks.shape[1:], dtype=np.int32)
-    for number in range(len(masks), 0, -1):  # the first is painted last, over the others
-        np.copyto(labels, np.int32(number), where=masks[number - 1])
-    return labels
-
-
 def count_pooled(
-    masks: Bool[np.ndarray, "N H W"], labels: Int[np.ndarray, " N"], truth: InstanceTruth, num_classes: int
+    masks: SparseMasks, labels: Int[np.ndarray, " N"], truth: InstanceTruth, num_classes: int
 ) -> PooledCounts:
     """Matches of one image.
 
@@ -57,7 +50,8 @@ def count_pooled(
     """
     order = np.argsort(truth.iscrowd, kind="stable")
     true_labels, is_crowd = truth.labels[order], truth.iscrowd[order]
-    runs = common_runs(paint(truth.masks[order]), paint(masks))
+    true = SparseMasks.of(truth.masks).take(order)
+    runs = common_runs(true.numbered(), masks.numbered())
     overlaps = count_pairs(runs.first, runs.second, runs.lengths, (len(order) + 1, len(masks) + 1))
     true_areas, predicted_areas = (overlaps.sum(axis=axis)[1:] for axis in (1, 0))
     # Only the pairs that touch are kept; dense scenes have hundreds of objects on either side.
@@ -113,7 +107,7 @@ class PooledEvaluator:
     def update(self, prediction: Instances, truth: InstanceTruth) -> None:
         """Add one image; both sides have the same size."""
         found = prediction.above(self.score_threshold)
-        self._add(count_pooled(found.masks, found.labels, truth, len(self.categories)))
+        self._add(count_pooled(found.sparse, found.labels, truth, len(self.categories)))
 
     def merge(self, other: PooledEvaluator) -> None:
         """Add the images of another evaluator."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64, UInt8
+from jaxtyping import Float64, Int, Int64, UInt8
 from PIL import Image
 from scipy import ndimage
 
@@ -23,6 +23,7 @@ from mask2former.evaluation.cityscapes import plain_truth
 from mask2former.evaluation.panoptic import count_matches
 from mask2former.evaluation.semantic import confusion_matrix
 from mask2former.inference.evaluate import Case
+from mask2former.ops.sparse_masks import AnyMasks, SparseMasks, common_pixels
 from mask2former.structures import (
     Categories,
     Instances,
@@ -111,14 +112,11 @@ def _judge_semantic(answer: SemanticSegmentation, truth: Int[np.ndarray, "H W"],
 
 def _judge_instances(answer: Instances, truth: InstanceTruth, categories: Categories) -> Judgement:
     single = ~truth.iscrowd
-    objects, crowds = truth.masks[single], truth.masks[truth.iscrowd]
-    same = answer.labels[:, None] == truth.labels[single]
-    ious = np.where(same, _ious(answer.masks, objects), 0.0)
+    true, areas = SparseMasks.of(truth.masks), answer.sparse.areas
+    common = np.where(answer.labels[:, None] == truth.labels, common_pixels(answer.sparse, true), 0)
+    ious = (common / np.maximum(areas[:, None] + true.areas - common, 1))[:, single]
     # What lies on a crowd region of its class is neither right nor wrong.
-    areas = answer.masks.sum(axis=(1, 2))
-    on_crowd = np.zeros(len(answer))
-    for label, crowd in zip(truth.labels[truth.iscrowd], crowds, strict=True):
-        on_crowd = np.maximum(on_crowd, (answer.labels == label) * (answer.masks & crowd).sum(axis=(1, 2)))
+    on_crowd = common[:, truth.iscrowd].max(axis=1, initial=0)
     counted = (2 * on_crowd <= areas) & (areas > 0)
     best, found = ious.max(axis=1, initial=0.0)[counted], ious.max(axis=0, initial=0.0)
     total = len(best) + len(found)
@@ -165,13 +163,6 @@ def _largest_confusion(
     part = f"{share:.0f} %" if share >= 1 else "less than 1 %"
     names = f"{categories[true].name} taken for {categories[predicted].name}"
     return float(shares.sum()), f"{names}: {part} of the picture"
-
-
-def _ious(one: Bool[np.ndarray, "N H W"], other: Bool[np.ndarray, "M H W"]) -> Float64[np.ndarray, "N M"]:
-    size = one.shape[1] * one.shape[2]
-    left, right = (masks.reshape(len(masks), size).astype(np.float32) for masks in (one, other))
-    common = (left @ right.T).astype(np.float64)
-    return common / np.maximum(left.sum(axis=1)[:, None] + right.sum(axis=1) - common, 1)
 
 
 # --- a few of many ---------------------------------------------------------------------------------------------------
@@ -289,11 +280,12 @@ def _layers(
         numbers, regions = [number for number, _ in segments], [entry for _, entry in segments]
         return lambda image, scale: drawing.overlay_panoptic(image, ids[::step, ::step], numbers, regions, scale=scale)
 
-    def instances(masks: np.ndarray, labels: np.ndarray, scores: Sequence[float | None]) -> _Draw:
+    def instances(masks: AnyMasks, labels: np.ndarray, scores: Sequence[float | None]) -> _Draw:
         classes = labels.tolist()
+        thinned = SparseMasks.of(masks).thinned(step)
         ranks = [classes[:index].count(label) if of_clip else None for index, label in enumerate(classes)]
         regions = [region(*values) for values in zip(classes, scores, ranks, strict=True)]
-        return lambda image, scale: drawing.overlay_instances(image, masks[:, ::step, ::step], regions, scale=scale)
+        return lambda image, scale: drawing.overlay_instances(image, thinned, regions, scale=scale)
 
     def semantic(labels: np.ndarray) -> _Draw:
         regions = [region(index) for index in range(len(categories))]
@@ -310,7 +302,7 @@ def _layers(
         assert isinstance(truth, tuple)
         masks, labels, *_ = truth
         return instances(masks, labels, [None] * len(labels)), instances(
-            answer.masks, answer.labels, answer.scores.tolist()
+            answer.sparse, answer.labels, answer.scores.tolist()
         )
     assert isinstance(truth, np.ndarray)
     return semantic(truth), semantic(answer.labels)

@@ -21,6 +21,7 @@ from PIL import Image
 from mask2former.atomic import discard, whole_file, write_whole
 from mask2former.config import MetricStyle, Task
 from mask2former.errors import RequestError
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.results import Instances, PanopticSegmentation, SemanticSegmentation
@@ -203,7 +204,7 @@ class ResultsFile(_JsonList):
         """Append the instances of one picture."""
         assert self._file is not None, "used outside its with block"
         self._once(image_id)
-        filled = [bool(mask.any()) for mask in result.masks]
+        filled = [bool(mask.size) for _, _, mask in result.sparse]
         rows = zip(result.labels.tolist(), result.to_coco(image_id), filled, strict=True)
         for label, record, has_pixels in rows:
             if label in self.category_ids and has_pixels:
@@ -356,9 +357,10 @@ class CityscapesInstanceFiles(_Folder):
         self._once(image_id)
         stem = _stem(image_id)
         lines = []
-        for mask, label, score in zip(result.masks, result.labels.tolist(), result.scores.tolist(), strict=True):
-            if label in self.category_ids and mask.any():
+        for patch, label, score in zip(result.sparse, result.labels.tolist(), result.scores.tolist(), strict=True):
+            if label in self.category_ids and patch.mask.size:
                 picture = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
+                (mask,) = SparseMasks([patch], result.size_hw).dense()
                 write_whole(picture, _png(mask.astype(np.uint8) * np.uint8(255)))
                 lines.append(f"{picture.name} {self.category_ids[label]} {score!r}\n")
         text = "".join(lines)

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from mask2former.config import InferenceConfig
-from mask2former.ops.masks import areas, typical_diameter
+from mask2former.ops.masks import Patch, typical_diameter
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.postprocessing import apart
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import Instances
@@ -141,8 +142,8 @@ def _diameter(answers: Sequence[Instances]) -> float | None:
     if best < _LEAST_SURE:
         return None
     sure = [answer.above(min(_SURE, _NEARLY * best)) for answer in answers]
-    whole = [answer.masks if len(answers) == 1 else answer.masks[_inside(answer)] for answer in sure]
-    return typical_diameter(np.concatenate([areas(masks) for masks in whole]))
+    whole = [answer.sparse if len(answers) == 1 else answer.sparse.take(_inside(answer)) for answer in sure]
+    return typical_diameter(np.concatenate([masks.areas for masks in whole]))
 
 
 def _inside(answer: Instances) -> Bool[np.ndarray, " N"]:
@@ -257,14 +258,12 @@ def join(
     looked: list[Window] = []
     for window, instances in found:
         looked.append(window)
-        for mask, label, score, box in zip(
-            instances.masks, instances.labels, instances.scores, instances.boxes, strict=True
-        ):
-            x1, y1, x2, y2 = (int(value) for value in box)
-            if score < _LEAST_SCORE or x1 == x2:
+        for (y, x, mask), label, score in zip(instances.sparse, instances.labels, instances.scores, strict=True):
+            if score < _LEAST_SCORE or not mask.size:
                 continue
-            place = Window(window.top + y1, window.left + x1, window.top + y2, window.left + x2)
-            guesses.append(_Object(int(label), float(score), place, [(place, mask[y1:y2, x1:x2].copy())], [window]))
+            top, left = window.top + y, window.left + x
+            box = Window(top, left, top + mask.shape[0], left + mask.shape[1])
+            guesses.append(_Object(int(label), float(score), box, [(box, mask)], [window]))
     sides = np.array([_corners(window) for window in looked], dtype=np.int64).reshape(-1, 4)
     for guess in guesses:
         own = np.array([_corners(guess.looked[0])])
@@ -275,17 +274,12 @@ def join(
     while len(again := _merged(kept)) < len(kept):
         kept = again
     kept = [item for item in kept if not item.cut][:max_instances]
-    masks = np.zeros((len(kept), *size_hw), dtype=bool)
-    boxes = np.zeros((len(kept), 4))
-    for index, item in enumerate(kept):
-        box = item.box
-        box.of(masks[index])[...] = item.within(box)
-        boxes[index] = (box.left, box.top, box.right, box.bottom)
+    masks = SparseMasks((Patch(item.box.top, item.box.left, item.within(item.box)) for item in kept), size_hw)
     return Instances(
         masks=masks,
         labels=np.array([item.label for item in kept], dtype=np.int64),
         scores=np.array([item.score for item in kept], dtype=np.float64),
-        boxes=boxes,
+        boxes=masks.boxes,
         categories=categories,
     )
 

@@ -1,4 +1,4 @@
-"""Binary masks as arrays: run-length encoding, boxes, areas, and the one way mask logits are resized.
+"""Binary masks as arrays, whole or cut to a box: run-length encoding, boxes, areas.
 
 The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results.
 """
@@ -10,11 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from faster_coco_eval.core import mask as coco_mask
-from jaxtyping import Bool, Float, Float64, Int64, Num, Shaped
-from torch import Tensor
+from jaxtyping import Bool, Float64, Int64, Num, Shaped
 
 from mask2former.errors import RequestError
 
@@ -27,10 +24,13 @@ __all__ = [
     "decode",
     "decode_patch",
     "encode",
+    "encode_patch",
     "encoded_area",
     "encoded_extent",
+    "merged",
+    "overlap",
     "polygons_to_patch",
-    "resize_masks",
+    "tight",
     "typical_diameter",
 ]
 
@@ -52,16 +52,8 @@ def encode(masks: Bool[np.ndarray, "N H W"]) -> list[dict[str, Any]]:
         One ``{"size": [H, W], "counts": str}`` per mask; an empty list for no masks.
     """
     assert masks.ndim == 3, f"expected (N, H, W), got {masks.shape}"
-    if not len(masks):
-        return []
-    # The encoder walks columns: (H, W, N) in Fortran order is (N, W, H) in C order.
-    columns = np.ascontiguousarray(masks.transpose(0, 2, 1), dtype=np.uint8).transpose(2, 1, 0)
-    encoded = []
-    for rle in coco_mask.encode(columns):
-        counts = rle["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
-        encoded.append({"size": [int(side) for side in rle["size"]], "counts": text})
-    return encoded
+    size = (masks.shape[1], masks.shape[2])
+    return [encode_patch(tight(Patch(0, 0, mask)), size) for mask in masks]
 
 
 def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.ndarray, "N H W"]:
@@ -191,6 +183,39 @@ def encoded_extent(rle: Mapping[str, Any]) -> tuple[int, tuple[int, int, int, in
     return int((ends - starts).sum()), (left, top, right, bottom)
 
 
+def encode_patch(patch: Patch, size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Compressed COCO run-length encoding of a mask that is cut to a box; see :func:`encode`."""
+    height, width = size_hw
+    top, left, mask = patch
+    rows, columns = mask.shape
+    # Down the columns; a row of background below each ends its runs, unless they may go on in the next column.
+    below = int(rows < height)
+    flat = np.zeros((columns, rows + below), dtype=bool)
+    flat[:, :rows] = mask.T
+    values = np.concatenate([[False], flat.ravel(), [False]])
+    edges = np.flatnonzero(values[1:] != values[:-1])
+    column, row = np.divmod(edges, max(rows + below, 1))
+    runs = np.diff((left + column) * height + top + row, prepend=0, append=height * width)
+    return {"size": [height, width], "counts": _compressed_runs(runs[:-1] if runs[-1] == 0 else runs)}
+
+
+def _compressed_runs(runs: Int64[np.ndarray, " R"]) -> str:
+    """The inverse of :func:`_runs`."""
+    numbers = runs.copy()
+    numbers[3:] -= runs[1:-2]
+    count = np.ones(len(numbers), dtype=np.int64)  # of groups of five bits, of which the highest is the sign
+    for groups in range(1, 12):
+        limit = np.int64(1) << (5 * groups - 1)
+        beyond = (numbers >= limit) | (numbers < -limit)
+        if not beyond.any():
+            break
+        count += beyond
+    place = np.arange(count.max(initial=1))
+    letters = (numbers[:, None] >> (5 * place)) & 31
+    letters += 48 + 32 * (place < count[:, None] - 1)
+    return letters[place < count[:, None]].astype(np.uint8).tobytes().decode("ascii")
+
+
 def decode_patch(rle: Mapping[str, Any]) -> Patch:
     """The mask of a run-length encoding, cut to a box around its pixels.
 
@@ -236,17 +261,49 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
     height, width = size_hw
     rles: Any = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
     patches = [decode_patch(rle) for rle in rles]
-    if len(patches) == 1:
-        return patches[0]
-    # A union in arrays: the library takes milliseconds to merge encodings.
-    patches = [patch for patch in patches if patch.mask.size] or patches[:1]
-    top, left = min(patch.top for patch in patches), min(patch.left for patch in patches)
-    bottom = max(patch.top + patch.mask.shape[0] for patch in patches)
-    right = max(patch.left + patch.mask.shape[1] for patch in patches)
+    return merged(patches)  # in arrays: the library takes milliseconds to merge encodings
+
+
+def tight(patch: Patch) -> Patch:
+    """The same pixels in the least box, as a view; ``Patch(0, 0, no pixel)`` where there is none."""
+    top, left, mask = patch
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return Patch(0, 0, np.zeros((0, 0), dtype=bool))
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[first:last].any(axis=0))
+    start, stop = int(columns[0]), int(columns[-1]) + 1
+    if (first, start, last, stop) == (0, 0, *mask.shape):
+        return patch
+    return Patch(top + first, left + start, mask[first:last, start:stop])
+
+
+def merged(patches: Sequence[Patch]) -> Patch:
+    """The union of several parts of one image."""
+    filled = [patch for patch in patches if patch.mask.size]
+    if len(filled) < 2:
+        return filled[0] if filled else Patch(0, 0, np.zeros((0, 0), dtype=bool))
+    top, left = min(patch.top for patch in filled), min(patch.left for patch in filled)
+    bottom = max(patch.top + patch.mask.shape[0] for patch in filled)
+    right = max(patch.left + patch.mask.shape[1] for patch in filled)
     union = np.zeros((bottom - top, right - left), dtype=bool)
-    for row, column, mask in patches:
+    for row, column, mask in filled:
         union[row - top : row - top + mask.shape[0], column - left : column - left + mask.shape[1]] |= mask
     return Patch(top, left, union)
+
+
+def overlap(first: Patch, second: Patch) -> int:
+    """Pixels that two cut masks of one image share."""
+    top, left = max(first.top, second.top), max(first.left, second.left)
+    bottom = min(patch.top + patch.mask.shape[0] for patch in (first, second))
+    right = min(patch.left + patch.mask.shape[1] for patch in (first, second))
+    if bottom <= top or right <= left:
+        return 0
+    parts = [
+        patch.mask[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
+        for patch in (first, second)
+    ]
+    return int(np.count_nonzero(parts[0] & parts[1]))
 
 
 def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:
@@ -270,19 +327,3 @@ def typical_diameter(areas: Shaped[np.ndarray, " N"]) -> float | None:
     """Diameter in pixels of a disc with the median area of objects; None where there are none of at least a pixel."""
     known = areas[areas > 0]
     return 2 * math.sqrt(float(np.median(known)) / math.pi) if known.size else None
-
-
-def resize_masks(logits: Float[Tensor, "*batch h w"], size_hw: tuple[int, int]) -> Float[Tensor, "*batch H W"]:
-    """Mask logits (or class scores) at another size: bilinear, ``align_corners=False``, at least float32.
-
-    Half precision is promoted, because thresholds at 0 and 0.5 flip with it; float64 stays float64.
-    """
-    promoted = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if tuple(promoted.shape[-2:]) == tuple(size_hw):
-        return promoted
-    leading = promoted.shape[:-2]
-    planes = promoted.reshape(1, -1, *promoted.shape[-2:])  # (1, batch, h, w)
-    if planes.shape[1] == 0:  # interpolate refuses an empty batch
-        return promoted.new_zeros((*leading, *size_hw))
-    resized = F.interpolate(planes, size=size_hw, mode="bilinear", align_corners=False)
-    return resized.reshape(*leading, *size_hw)

@@ -21,6 +21,7 @@ from mask2former import drawing
 from mask2former.atomic import write_whole
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 
 __all__ = ["Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation"]
@@ -226,19 +227,19 @@ class PanopticSegmentation(_Result):
         return "_ids", Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Instances(_Result):
     """Objects that may overlap, best first.
 
     Attributes:
-        masks: one binary mask per object.
+        sparse: one binary mask per object, as its box and the pixels inside; memory follows the objects, not the image.
         labels: class indices.
         scores: class probability times mask score, in 0..1, descending.
         boxes: tight boxes (x1, y1, x2, y2) of the masks in pixels; zeros for an empty mask.
         categories: the classes that ``labels`` count.
     """
 
-    masks: Bool[np.ndarray, "N H W"]
+    sparse: SparseMasks
     labels: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     boxes: Float64[np.ndarray, "N 4"]
@@ -246,23 +247,36 @@ class Instances(_Result):
 
     task: ClassVar[str] = "instance"
 
-    def __post_init__(self) -> None:
-        count = len(self.masks)
-        assert (self.masks.ndim, self.masks.dtype) == (3, bool), (self.masks.shape, self.masks.dtype)
-        assert (self.labels.shape, self.labels.dtype) == ((count,), np.int64), (self.labels.shape, self.labels.dtype)
-        assert self.scores.shape == (count,)
-        assert self.scores.dtype == np.float64
-        assert self.boxes.shape == (count, 4), self.boxes.shape
-        assert bool((self.scores[1:] <= self.scores[:-1]).all()), "instances are sorted by score, descending"
-        assert not count or 0 <= self.labels.min() <= self.labels.max() < len(self.categories)
+    def __init__(
+        self,
+        masks: AnyMasks,
+        labels: Int64[np.ndarray, " N"],
+        scores: Float64[np.ndarray, " N"],
+        boxes: Float64[np.ndarray, "N 4"],
+        categories: Categories,
+    ) -> None:
+        count = len(masks)
+        assert (labels.shape, labels.dtype) == ((count,), np.int64), (labels.shape, labels.dtype)
+        assert (scores.shape, scores.dtype) == ((count,), np.float64), (scores.shape, scores.dtype)
+        assert boxes.shape == (count, 4), boxes.shape
+        assert bool((scores[1:] <= scores[:-1]).all()), "instances are sorted by score, descending"
+        assert not count or 0 <= labels.min() <= labels.max() < len(categories)
+        values = (SparseMasks.of(masks), labels, scores, boxes, categories)
+        for name, value in zip(("sparse", "labels", "scores", "boxes", "categories"), values, strict=True):
+            object.__setattr__(self, name, value)  # it is frozen
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "N H W"]:
+        """One binary mask per object: an array that is made anew, and large, each time."""
+        return self.sparse.dense()
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.sparse)
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.masks.shape[1], self.masks.shape[2]
+        return self.sparse.size_hw
 
     def above(self, threshold: float) -> Instances:
         """Only the objects whose score is greater than ``threshold``."""
@@ -277,7 +291,9 @@ class Instances(_Result):
         return self._part(slice(int((self.scores >= threshold).sum()), None))
 
     def _part(self, rows: slice) -> Instances:
-        return Instances(self.masks[rows], self.labels[rows], self.scores[rows], self.boxes[rows], self.categories)
+        return Instances(
+            self.sparse.take(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.categories
+        )
 
     def plot(
         self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.0
@@ -300,11 +316,11 @@ class Instances(_Result):
             )
             for label, score in zip(shown.labels, shown.scores, strict=True)
         ]
-        return drawing.overlay_instances(image, shown.masks, regions, scale=scale, labels=labels)
+        return drawing.overlay_instances(image, shown.sparse, regions, scale=scale, labels=labels)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The records of a COCO instance results file; category ids are those of the data set, boxes (x, y, w, h)."""
-        rows = zip(self.labels, self.scores, self.boxes, mask_ops.encode(self.masks), strict=True)
+        rows = zip(self.labels, self.scores, self.boxes, self.sparse.encode(), strict=True)
         return [
             {
                 "image_id": image_id,
@@ -320,9 +336,9 @@ class Instances(_Result):
         rows = zip(
             self.labels,
             self.scores,
-            mask_ops.areas(self.masks),
+            self.sparse.areas,
             self.boxes,
-            mask_ops.encode(self.masks),
+            self.sparse.encode(),
             strict=True,
         )
         return {

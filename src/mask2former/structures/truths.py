@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
+from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Target
 
@@ -45,13 +46,13 @@ class PanopticTruth(NamedTuple):
 
 
 class InstanceTruth(NamedTuple):
-    """Masks, class indices and crowd flags.
+    """Masks, class indices and crowd flags; data sets give sparse masks, which is what large images need.
 
     ``areas`` decide about small, medium and large; without them pixels are counted. COCO's own file has areas of
     polygons.
     """
 
-    masks: Bool[np.ndarray, "N H W"]
+    masks: AnyMasks
     labels: Int64[np.ndarray, " N"]
     iscrowd: Bool[np.ndarray, " N"]
     areas: Float64[np.ndarray, " N"] | None = None
@@ -118,7 +119,7 @@ def instance_truth(target: Target, categories: Categories) -> InstanceTruth:
     is_thing = np.array([category.is_thing for category in categories])
     labels, masks = target.labels.cpu().numpy(), target.masks[:, 0].cpu().numpy()
     chosen = is_thing[labels] & masks.any(axis=(1, 2))
-    return InstanceTruth(masks[chosen], labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
+    return InstanceTruth(SparseMasks.of(masks[chosen]), labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
 
 
 def id_map(target: Target) -> Int32[np.ndarray, "H W"]:

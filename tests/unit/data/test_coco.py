@@ -19,6 +19,7 @@ from mask2former.data.datasets import CocoInstances, read_categories
 from mask2former.data.sampling import Draw
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Sample
 from mask2former.structures.truths import InstanceTruth
 
@@ -132,7 +133,7 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
     ]
     np.testing.assert_array_equal(masks(second), expected)
     truth = truth_of(samples, 1)
-    np.testing.assert_array_equal(truth.masks, [*expected, box_mask(0, 0, 5, 5)])
+    np.testing.assert_array_equal(SparseMasks.of(truth.masks).dense(), [*expected, box_mask(0, 0, 5, 5)])
     assert truth.labels.tolist() == [1, 2, 0, 0]
     assert truth.iscrowd.tolist() == [False, False, False, True]
     assert truth.areas is not None
@@ -590,7 +591,7 @@ def test_areas_that_are_no_numbers_count_as_not_given(tmp_path: Path) -> None:
         values["annotations"][0]["area"] = area
         truth = truth_of(CocoInstances([write(tmp_path, values)]), 0)
         assert truth.areas is not None
-        assert truth.areas[0] == truth.masks[0].sum()
+        assert truth.areas[0] == SparseMasks.of(truth.masks).dense()[0].sum()
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"x"', "null", "\x00", "9" * 5000, "[" * 100_000])
@@ -647,10 +648,10 @@ def test_official_files_equal_pycocotools(shared: Path, split: str, pictures: in
         height, width = sample.image.shape[2:]
         truth = [entry for entry in entries["annotations"] if entry["image_id"] == sample.info["image_id"]]
         true = truth_of(samples, place)
-        np.testing.assert_array_equal(true.masks[~true.iscrowd], masks(sample))
+        np.testing.assert_array_equal(SparseMasks.of(true.masks).dense()[~true.iscrowd], masks(sample))
         for crowd, found, classes in (
             (0, masks(sample), labels(sample)),
-            (1, true.masks[true.iscrowd], true.labels[true.iscrowd].tolist()),
+            (1, SparseMasks.of(true.masks).dense()[true.iscrowd], true.labels[true.iscrowd].tolist()),
         ):
             wanted = [entry for entry in truth if entry["iscrowd"] == crowd]
             assert classes == [index[entry["category_id"]] for entry in wanted]

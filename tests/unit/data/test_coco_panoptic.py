@@ -14,6 +14,7 @@ from PIL import Image
 
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles, read_panoptic_categories
 from mask2former.errors import RequestError
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.truths import InstanceTruth, PanopticTruth
 
 H, W = 20, 30
@@ -78,7 +79,7 @@ def test_the_three_tasks_of_one_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truths["semantic"], np.select([ids() == 5, ids() == 0], [1, 255], 0))
     instances = truths["instance"]
     assert isinstance(instances, InstanceTruth)
-    np.testing.assert_array_equal(instances.masks, [ids() == BIG, ids() == 256])
+    np.testing.assert_array_equal(SparseMasks.of(instances.masks).dense(), [ids() == BIG, ids() == 256])
     assert (instances.labels.tolist(), instances.iscrowd.tolist()) == ([0, 0], [False, True])
 
     things = CocoPanoptic([files], "instance")

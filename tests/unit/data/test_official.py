@@ -21,6 +21,7 @@ from mask2former.data.datasets.official import data_root
 from mask2former.data.prepare import prepare
 from mask2former.data.sampling import Draw
 from mask2former.errors import RequestError
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories
 from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
 
@@ -115,13 +116,13 @@ def check(samples: AnnotatedSet, drawn: list[Drawn], split: str, name: str, task
                 assert isinstance(truth, InstanceTruth)
                 found = {
                     (m.tobytes(), own[k], bool(c))
-                    for m, k, c in zip(truth.masks, truth.labels, truth.iscrowd, strict=True)
+                    for m, k, c in zip(SparseMasks.of(truth.masks).dense(), truth.labels, truth.iscrowd, strict=True)
                 }
                 things = zip(masks[is_thing], classes[is_thing], crowds[is_thing], strict=True)
                 assert found == {(m.tobytes(), int(k), bool(c)) for m, k, c in things}
                 if name == "coco":  # as its instance file says
                     assert truth.areas is not None
-                    assert sorted(truth.areas) == sorted(truth.masks.sum(axis=(1, 2)) + 0.5)
+                    assert sorted(truth.areas) == sorted(SparseMasks.of(truth.masks).dense().sum(axis=(1, 2)) + 0.5)
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mask2former.evaluation.boundary import boundary, boundary_iou, boundary_width, eroded, overlap
-from mask2former.ops.masks import Patch
+from mask2former.evaluation.boundary import boundary, boundary_iou, boundary_width, eroded
+from mask2former.ops.masks import Patch, overlap
 
 
 def _dense(patch: Patch, size_hw: tuple[int, int]) -> np.ndarray:
@@ -33,16 +33,16 @@ def test_the_boundary_is_what_erosion_takes(seed: int) -> None:
     generator = np.random.default_rng(seed)
     mask = ndimage.gaussian_filter(generator.normal(size=(40, 57)), 1 + seed % 4) > 0.02 * (seed % 3)
     distance = 1 + seed % 5
-    np.testing.assert_array_equal(_dense(boundary(mask, distance), mask.shape), _slow(mask, distance))
+    np.testing.assert_array_equal(_dense(boundary(Patch(0, 0, mask), distance), mask.shape), _slow(mask, distance))
 
 
 def test_the_frame_of_the_picture_is_a_boundary_and_a_thin_mask_is_all_boundary() -> None:
     whole = np.ones((9, 12), dtype=bool)
-    assert boundary(whole, 1).mask.sum() == 9 * 12 - 7 * 10
+    assert boundary(Patch(0, 0, whole), 1).mask.sum() == 9 * 12 - 7 * 10
     thin = np.zeros((30, 30), dtype=bool)
     thin[10:14] = True
-    assert boundary(thin, 2).mask.sum() == thin.sum()
-    assert boundary(np.zeros((5, 5), dtype=bool), 1).mask.size == 0
+    assert boundary(Patch(0, 0, thin), 2).mask.sum() == thin.sum()
+    assert boundary(Patch(0, 0, np.zeros((5, 5), dtype=bool)), 1).mask.size == 0
 
 
 def test_the_width_follows_the_diagonal_and_is_at_least_one() -> None:

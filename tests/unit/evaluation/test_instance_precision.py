@@ -9,6 +9,7 @@ import torch
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.instance import InstanceEvaluator, match
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Instances, Target
 from mask2former.structures.truths import InstanceTruth
 
@@ -124,7 +125,7 @@ def test_a_target_becomes_its_visible_things() -> None:
     masks[0] = masks[1] = True
     truth = InstanceEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([2, 1, 0]), masks))
     assert truth.labels.tolist() == [1]
-    assert truth.masks.all()
+    assert SparseMasks.of(truth.masks).dense().all()
     assert not truth.iscrowd.any()
 
 

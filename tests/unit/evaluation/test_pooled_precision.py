@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.pooled import POOLED_THRESHOLDS, PooledEvaluator, count_pooled, paint
+from mask2former.evaluation.pooled import POOLED_THRESHOLDS, PooledEvaluator, count_pooled
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Instances
 from mask2former.structures.truths import InstanceTruth
 
@@ -81,14 +82,10 @@ def test_counts_equal_the_definition_on_random_scenes(seed: int) -> None:
         [np.roll(masks[n], generator.integers(-1, 2, size=2), axis=(0, 1)) for n in repeated], dtype=bool
     ).reshape(-1, *SIZE)
     found_labels = np.where(generator.random(2 * count) < 0.9, labels[repeated], 1 - labels[repeated])
-    got = count_pooled(moved, found_labels, truth, len(CATEGORIES))
+    got = count_pooled(SparseMasks.of(moved), found_labels, truth, len(CATEGORIES))
     for (threshold, label), expected in _slow_counts(moved, found_labels, truth).items():
         row = POOLED_THRESHOLDS.index(threshold)
         assert [int(counts[row, label]) for counts in got] == expected, (threshold, label)
-
-
-def test_the_first_mask_stays_on_top() -> None:
-    np.testing.assert_array_equal(paint(_masks((0, 2), (1, 4)))[0, :5], [1, 1, 2, 2, 0])
 
 
 def test_there_are_nine_thresholds_and_a_match_must_exceed_them() -> None:

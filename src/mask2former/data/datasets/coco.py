@@ -44,6 +44,7 @@ from mask2former.data.images import check_size
 from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import InstanceTruth, Truth
 
@@ -585,16 +586,14 @@ class CocoInstances(Reader):
         self._check_extents(row, size)
         kinds = [self._annotations(row, crowd=crowd) for crowd in (False, True)]
         annotations = np.concatenate(kinds)
-        masks = np.zeros((len(annotations), *size), dtype=bool)
-        for plane, annotation in zip(masks, annotations.tolist(), strict=True):
-            top, left, mask = self._patch(row, annotation, size)
-            plane[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        masks = SparseMasks((self._patch(row, annotation, size) for annotation in annotations.tolist()), size)
+        pixels = masks.areas
         # Parity: the official tool counts objects that have no pixel as missed, too.
-        if lost := np.count_nonzero(~masks[: len(kinds[0])].any(axis=(1, 2))):
+        if lost := np.count_nonzero(pixels[: len(kinds[0])] == 0):
             note(_MISSED, f"'{self._file(row)}' ({lost} of {len(kinds[0])} objects)")
         areas = self._index.areas[annotations].copy()
         unknown = np.isnan(areas)
-        areas[unknown] = mask_ops.areas(masks[unknown])
+        areas[unknown] = pixels[unknown]
         labels = self._index.labels[annotations].astype(np.int64)
         truth = InstanceTruth(masks, labels, np.repeat([False, True], [len(kind) for kind in kinds]), areas)
         return {task: truth for task in tasks if task == "instance"}

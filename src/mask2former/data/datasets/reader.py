@@ -23,6 +23,8 @@ from mask2former.data.label_maps import runs_of
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import RequestError
 from mask2former.notes import collect_notes, note, sentences
+from mask2former.ops.masks import Patch
+from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
@@ -269,9 +271,13 @@ class SegmentReader(Reader):
             return np.append(self.categories.ignore_label, classes).astype(np.int32)[ids]
         things = np.flatnonzero(self._is_thing[classes])
         windows = ndimage.find_objects(ids, max_label=len(classes)) if len(classes) else []
-        masks = np.zeros((len(things), *ids.shape), dtype=bool)
-        for mask, segment in zip(masks, things.tolist(), strict=True):
+        patches = []
+        for segment in things.tolist():
             window = windows[segment]
-            if window is not None:
-                mask[window] = ids[window] == segment + 1
+            patches.append(
+                Patch(0, 0, np.zeros((0, 0), dtype=bool))
+                if window is None
+                else Patch(window[0].start, window[1].start, ids[window] == segment + 1)
+            )
+        masks = SparseMasks(patches, (ids.shape[0], ids.shape[1]))
         return InstanceTruth(masks, self._index_of_class[classes[things]], crowds[things])

@@ -1,0 +1,120 @@
+"""Binary masks of one image as boxes and the bits inside them: what results and ground truth are made of.
+
+A thousand small objects in a large image take megabytes this way, and gigabytes as whole masks. Saving, drawing,
+measuring and joining work on the boxes; the dense array is made when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
+
+from mask2former.ops.masks import Patch, encode_patch, overlap, tight
+
+__all__ = ["AnyMasks", "SparseMasks", "common_pixels"]
+
+
+class SparseMasks:
+    """Binary masks of one image, each cut to its tight box. Nothing changes it once it is made.
+
+    Args:
+        patches: a part of each mask that holds all its pixels, within the image; it is cut to its tight box.
+        size_hw: height and width of the image in pixels.
+    """
+
+    __slots__ = ("_patches", "size_hw")
+
+    def __init__(self, patches: Iterable[Patch], size_hw: tuple[int, int]) -> None:
+        self.size_hw = (int(size_hw[0]), int(size_hw[1]))
+        self._patches = tuple(map(tight, patches))
+
+    @classmethod
+    def of(cls, masks: AnyMasks) -> SparseMasks:
+        """The same masks without what is outside their boxes; what is sparse already is returned as it is."""
+        if isinstance(masks, SparseMasks):
+            return masks
+        assert (masks.ndim, masks.dtype) == (3, bool), (masks.shape, masks.dtype)
+        # Copies, or a view of a crop would keep the whole array.
+        return cls(
+            (Patch(top, left, mask.copy()) for top, left, mask in (tight(Patch(0, 0, mask)) for mask in masks)),
+            (masks.shape[1], masks.shape[2]),
+        )
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __iter__(self) -> Iterator[Patch]:
+        """The masks, each as its top left corner and the pixels of its tight box; an empty one has none."""
+        return iter(self._patches)
+
+    def __getitem__(self, index: int) -> Patch:
+        return self._patches[index]
+
+    def take(self, rows: slice | Sequence[int] | Int[np.ndarray, " n"] | Bool[np.ndarray, " N"]) -> SparseMasks:
+        """Some of the masks: a slice, indices, or a flag for each."""
+        chosen = np.arange(len(self))[rows] if len(self) or isinstance(rows, slice) else ()
+        part = SparseMasks((), self.size_hw)
+        part._patches = tuple(self._patches[row] for row in chosen)
+        return part
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of the dense array: (N, H, W)."""
+        return (len(self), *self.size_hw)
+
+    @property
+    def boxes(self) -> Float64[np.ndarray, "N 4"]:
+        """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel; zeros for an empty mask."""
+        rows = [(left, top, left + mask.shape[1], top + mask.shape[0]) for top, left, mask in self]
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 4)
+
+    @property
+    def areas(self) -> Int64[np.ndarray, " N"]:
+        """Pixels of each mask."""
+        return np.fromiter((np.count_nonzero(mask) for _, _, mask in self), dtype=np.int64, count=len(self))
+
+    def dense(self) -> Bool[np.ndarray, "N H W"]:
+        """The masks as one array, which is large."""
+        masks = np.zeros(self.shape, dtype=bool)
+        for plane, (top, left, mask) in zip(masks, self, strict=True):
+            plane[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        return masks
+
+    def encode(self) -> list[dict[str, Any]]:
+        """Compressed COCO run-length encoding of each mask, ready for JSON."""
+        return [encode_patch(patch, self.size_hw) for patch in self]
+
+    def numbered(self) -> Int[np.ndarray, "H W"]:
+        """A label map in which mask ``n`` is ``n + 1`` and 0 is background; where masks overlap the first one stays."""
+        labels = np.zeros(self.size_hw, dtype=np.int32)
+        for number in range(len(self), 0, -1):  # the first is painted last, over the others
+            top, left, mask = self[number - 1]
+            part = labels[top : top + mask.shape[0], left : left + mask.shape[1]]
+            np.copyto(part, np.int32(number), where=mask)
+        return labels
+
+    def thinned(self, step: int) -> SparseMasks:
+        """Every ``step``-th pixel of the image along both axes."""
+        patches = []
+        for top, left, mask in self:
+            part = mask[-top % step :: step, -left % step :: step]
+            patches.append(Patch(-(-top // step), -(-left // step), part))
+        return SparseMasks(patches, (-(-self.size_hw[0] // step), -(-self.size_hw[1] // step)))
+
+
+AnyMasks = SparseMasks | Bool[np.ndarray, "N H W"]
+
+
+def common_pixels(one: SparseMasks, other: SparseMasks) -> Int64[np.ndarray, "N M"]:
+    """How many pixels each mask shares with each of the others; both are of one image."""
+    assert one.size_hw == other.size_hw, (one.size_hw, other.size_hw)
+    common = np.zeros((len(one), len(other)), dtype=np.int64)
+    # Most pairs of many objects lie apart, which their boxes tell.
+    x1, y1, x2, y2 = one.boxes.T[:, :, None]
+    left, top, right, bottom = other.boxes.T[:, None]
+    for row, column in np.argwhere((x1 < right) & (left < x2) & (y1 < bottom) & (top < y2)).tolist():
+        common[row, column] = overlap(one[row], other[column])
+    return common

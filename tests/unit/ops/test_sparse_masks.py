@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from faster_coco_eval.core import mask as coco_mask
+
+from mask2former.ops.masks import Patch, areas, boxes_xyxy, decode, encode
+from mask2former.ops.sparse_masks import SparseMasks, common_pixels
+
+
+def _random(seed: int) -> np.ndarray:
+    """Masks of all kinds: empty, full, noise, blocks; of images down to one pixel."""
+    generator = np.random.default_rng(seed)
+    count, height, width = generator.integers(0, 5), *generator.integers(1, 14, 2)
+    masks = generator.random((count, height, width)) < generator.choice([0.0, 0.1, 0.5, 0.9, 1.0], (count, 1, 1))
+    top, left = generator.integers(0, height), generator.integers(0, width)
+    if seed % 2:
+        masks[:, :top] = False
+        masks[:, :, :left] = False
+    return masks
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_nothing_is_lost(seed: int) -> None:
+    masks = _random(seed)
+    sparse = SparseMasks.of(masks)
+    np.testing.assert_array_equal(sparse.dense(), masks)
+    np.testing.assert_array_equal(sparse.areas, areas(masks))
+    np.testing.assert_array_equal(sparse.boxes, boxes_xyxy(masks))
+    assert sparse.shape == masks.shape
+    edges = [edge for _, _, part in sparse if part.size for edge in (part[0], part[-1], part[:, 0], part[:, -1])]
+    assert all(edge.any() for edge in edges)
+    assert SparseMasks.of(sparse) is sparse
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(sparse)).dense(), masks)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_encodings_are_those_of_the_official_library(seed: int) -> None:
+    masks = _random(seed)
+    theirs = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    texts = [rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode() for rle in theirs]
+    assert [rle["counts"] for rle in encode(masks)] == texts
+    assert SparseMasks.of(masks).encode() == encode(masks)
+    if len(masks):
+        np.testing.assert_array_equal(decode(encode(masks)), masks)
+
+
+def test_long_runs_are_encoded_as_the_official_library_does() -> None:
+    for height, width, start, length in ((1, 1 << 21, 17, 1 << 20), (3000, 2000, 0, 1), (3000, 2000, 5_999_999, 1)):
+        mask = np.zeros(height * width, dtype=bool)
+        mask[start : start + length] = True
+        mask = mask.reshape(width, height).T
+        theirs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+        assert encode(mask[None])[0]["counts"] == (theirs if isinstance(theirs, str) else theirs.decode())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_parts_and_pairs(seed: int) -> None:
+    masks = _random(seed)
+    sparse, generator = SparseMasks.of(masks), np.random.default_rng(seed)
+    flags = generator.random(len(masks)) < 0.5
+    rows = generator.integers(0, max(len(masks), 1), 3 if len(masks) else 0)
+    for chosen in (flags, rows, slice(1, None), slice(0, 0)):
+        np.testing.assert_array_equal(sparse.take(chosen).dense(), masks[chosen])
+    for step in (1, 2, 3, 20):
+        np.testing.assert_array_equal(sparse.thinned(step).dense(), masks[:, ::step, ::step])
+    expected = np.einsum("nhw,mhw->nm", masks.astype(np.int64), masks[rows].astype(np.int64))
+    np.testing.assert_array_equal(common_pixels(sparse, sparse.take(rows)), expected)
+
+
+def test_the_first_mask_stays_on_top_of_a_label_map() -> None:
+    masks = SparseMasks([Patch(0, 0, np.ones((1, 2), dtype=bool)), Patch(0, 1, np.ones((1, 3), dtype=bool))], (1, 5))
+    np.testing.assert_array_equal(masks.numbered(), [[1, 1, 2, 2, 0]])
+
+
+def test_a_crop_does_not_keep_the_whole_array() -> None:
+    masks = np.zeros((1, 1000, 1000), dtype=bool)
+    masks[0, 5, 7] = True
+    ((top, left, part),) = SparseMasks.of(masks)
+    assert (top, left, part.shape) == (5, 7, (1, 1))
+    assert part.base is None
