@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -97,14 +98,14 @@ def open_checkpoint(source: str | Path, recipe: str | None = None) -> Checkpoint
         hub_name = parse_hub_name(source)
         if hub_name and source.startswith("hf://"):
             return load(fetch_folder(*hub_name), recipe)
-        if hub_name and not Path(source).exists() and not _is_meant_as_published(source):
+        if hub_name and not os.path.exists(source) and not _is_meant_as_published(source):
             try:
                 folder = fetch_folder(*hub_name)
             except RequestError as error:
                 raise RequestError(f"'{source}' is no file or folder here, and {error}{_hint(source)}") from error
             return load(folder, recipe)
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         raise RequestError(_unknown(str(source)))
     return load(path, recipe)
 

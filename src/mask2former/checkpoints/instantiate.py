@@ -15,7 +15,7 @@ from mask2former.checkpoints.io import Checkpoint, load_into
 from mask2former.config import ModelConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
 from mask2former.models.backbones.timm import check_arguments
-from mask2former.models.build import build_model
+from mask2former.models.build import build_checked, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = ["check_claims", "instantiate"]
@@ -31,7 +31,7 @@ def instantiate(checkpoint: Checkpoint) -> Mask2Former:
     check_claims(checkpoint)
     _check_shapes(checkpoint)
     with torch.random.fork_rng(devices=[]):  # initial values are overwritten; the caller's random state is not
-        model = build_model(config, num_classes)
+        model = build_checked(config, num_classes)
     load_into(model, checkpoint.state, checkpoint.source)
     model.categories = checkpoint.categories
     model.licence = checkpoint.licence
@@ -91,11 +91,7 @@ def _check_shapes(checkpoint: Checkpoint) -> None:
     """Compare with a model that takes no memory, before one is made that does."""
     config, num_classes = checkpoint.config, len(checkpoint.categories)
     try:
-        with torch.device("meta"):
-            skeleton = build_model(config, num_classes)
-    except Exception as error:  # what arises from odd sizes is as varied as they are
-        if isinstance(config.backbone, TimmConfig):
-            return  # some of timm's models cannot be made without memory; their arguments are bounded
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{checkpoint.source}: its configuration makes no model ({reason:.150})") from error
+        skeleton = build_skeleton(config, num_classes)
+    except RequestError as error:
+        raise RequestError(f"{checkpoint.source}: {error}; fetch or save it again") from error
     load_into(skeleton, checkpoint.state, checkpoint.source)

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mask2former import recipes
 from mask2former.atomic import write_whole
 from mask2former.checkpoints import original, pickles
 from mask2former.checkpoints.card import model_card
+from mask2former.checkpoints.entries import check_entry
+from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
 from mask2former.config import ModelConfig, RunConfig, parse
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
+from mask2former.text import printable, quoted, shortened
 
 __all__ = [
     "FORMAT_VERSION",
@@ -36,6 +39,7 @@ __all__ = [
     "load_into",
     "save",
     "save_folder",
+    "save_torch",
     "write_original",
 ]
 
@@ -44,6 +48,7 @@ _WEIGHTS = "model.safetensors"  # inside a folder
 _HALVES = (torch.float16, torch.bfloat16)
 _SHOWN = 10  # entries of each kind in a report
 _FIRST = 3  # entries with values that are not finite
+_LICENCE = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,9 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
         RequestError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / _WEIGHTS).is_file():
-            found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+            found = ", ".join(printable(name, 80) for name in sorted(os.listdir(path))[:5]) or "nothing"
             raise RequestError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
         path = path / _WEIGHTS
     head = head_of(path)
@@ -103,11 +108,10 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
 
 def head_of(path: Path) -> bytes:
     """The first bytes, after refusing what certainly is no checkpoint."""
+    check_regular(path, "checkpoint")
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file") from None
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not head:
@@ -125,23 +129,20 @@ def is_safetensors(head: bytes, size: int) -> bool:
 
 
 def _load_ours(path: Path) -> Checkpoint:
+    with open_safetensors(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        _check_format(path, metadata)
+        state = {name: promoted(value) for name, value in entries_of(file, path).items()}
+    config = parse(ModelConfig, metadata_value(metadata, "config", path), f"{path}: config")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            _check_format(path, metadata)
-            state = {name: promoted(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise RequestError(
-            f"{path}: damaged safetensors file ({error!s:.200}); it may be incomplete, fetch or save it again"
-        ) from error
-    config = parse(ModelConfig, _json(path, metadata, "config"), f"{path}: config")
-    try:
-        categories = Categories.from_dict(_json(path, metadata, "categories"))
+        categories = Categories.from_dict(metadata_value(metadata, "categories", path))
     except RequestError as error:
-        raise RequestError(f"{path}: categories: {error}") from error
-    run = parse(RunConfig, _json(path, metadata, "run"), f"{path}: run") if "run" in metadata else None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise RequestError(f"{path}: categories: {shortened(printable(reason), 300)}") from error
+    run = parse(RunConfig, metadata_value(metadata, "run", path), f"{path}: run") if "run" in metadata else None
     metrics = _metrics(path, metadata) if "metrics" in metadata else {}
-    return Checkpoint(config, categories, state, str(path), run, metadata.get("licence"), metrics)
+    licence = printable(metadata["licence"], _LICENCE) if "licence" in metadata else None
+    return Checkpoint(config, categories, state, str(path), run, licence, metrics)
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
@@ -150,26 +151,19 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != "mask2former":
         source = path.parent if (path.parent / "config.json").is_file() else path
         raise RequestError(
-            f"{path}: a safetensors file of something else (format {metadata.get('format')!r}); expected one that "
-            f"mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
+            f"{path}: a safetensors file of something else (format {quoted(metadata.get('format'))}); expected one "
+            f"that mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
         )
     version = metadata.get("format_version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise RequestError(
-            f"{path}: format version {version!r:.20}; this library reads up to {FORMAT_VERSION}, so install a newer one"
+            f"{path}: format version {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install a "
+            "newer one"
         )
 
 
-def _json(path: Path, metadata: Mapping[str, str], key: str) -> object:
-    try:
-        return json.loads(metadata[key])
-    except (KeyError, ValueError, RecursionError):
-        state = "is damaged" if key in metadata else "is missing"
-        raise RequestError(f"{path}: the '{key}' of its header {state}; save the model again") from None
-
-
 def _metrics(path: Path, metadata: Mapping[str, str]) -> dict[str, float]:
-    values = _json(path, metadata, "metrics")
+    values = metadata_value(metadata, "metrics", path)
     if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
         raise RequestError(f"{path}: the 'metrics' of its header are no numbers by name; save the model again")
     return values
@@ -184,7 +178,7 @@ def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> 
     if not original.is_original(state):
         raise RequestError(
             f"{path}: not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
-            f"{len(state)} entries such as '{next(iter(state))}'. If it is of another code base: "
+            f"{len(state)} entries such as {quoted(next(iter(state)))}. If it is of another code base: "
             f"mask2former convert {path} NEW.safetensors"
         )
     try:
@@ -244,7 +238,10 @@ def load_into(
     unexpected = sorted(state.keys() - own.keys())
     shared = sorted(own.keys() & state.keys())
     misshaped = [name for name in shared if own[name].shape != state[name].shape]
-    texts = {name: f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}" for name in misshaped}
+    texts = {
+        name: f"{printable(name, 120)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in misshaped
+    }
     groups = [("missing", missing), ("unexpected", unexpected)]
     if not drop_misshaped:
         groups.append(("mis-shaped", [texts[name] for name in misshaped]))
@@ -268,10 +265,11 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
+        some = ", ".join(printable(name, 120) for name in broken[:_FIRST])
         more = f" and {len(broken) - _FIRST} more" if len(broken) > _FIRST else ""
         raise RequestError(
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
-            f"({', '.join(broken[:_FIRST])}{more}); its training went astray, or the file is damaged: take an earlier "
+            f"({some}{more}); its training went astray, or the file is damaged: take an earlier "
             "checkpoint, or fetch it again"
         )
 
@@ -286,7 +284,7 @@ def _is_finite(value: Tensor) -> bool:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(printable(name, 200) for name in names[:_SHOWN]) + more
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -297,7 +295,10 @@ def _facts(model: Mask2Former) -> tuple[ModelConfig, Categories]:
         lacking = "config" if model.config is None else "categories"
         raise RequestError(f"the model has no {lacking}, which its checkpoint must carry; set model.{lacking} first")
     _check_preparation(model)
-    check_finite(model.state_dict(), "the model")
+    state = model.state_dict()
+    for name, value in state.items():
+        check_entry(name, value)
+    check_finite(state, "the model")
     return model.config, model.categories
 
 
@@ -355,7 +356,7 @@ def save(
             if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
                 raise RequestError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
         tensors[name] = stored.contiguous()
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata))
 
 
 def save_folder(
@@ -404,8 +405,14 @@ def dump_original(state: Mapping[str, Tensor], path: Path, suffix: str) -> None:
     """Write entries under original names into ``path``, as a file that will end in ``suffix`` is written."""
     values = {name: value.cpu() for name, value in state.items()}
     if suffix == ".pth":
-        torch.save({"model": values}, path)
+        save_torch({"model": values}, path)
         return
     payload = {"model": {name: value.numpy() for name, value in values.items()}, "__author__": "mask2former"}
     with path.open("wb") as stream:
         pickle.dump(payload, stream, protocol=4)
+
+
+def save_torch(payload: object, path: Path) -> None:
+    """``torch.save``, without the name of the file in the file, so that equal content is equal byte for byte."""
+    with path.open("wb") as stream:
+        torch.save(payload, stream)

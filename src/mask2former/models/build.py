@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
+from mask2former import limits
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
 from mask2former.models.backbones import SwinTransformer, TimmBackbone
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.text import printable, quoted
 
-__all__ = ["build_model"]
+__all__ = ["build_checked", "build_model", "build_skeleton"]
 
 
 def _settings(config: TimmConfig | SwinConfig | MSDeformAttnConfig | MaskedDecoderConfig) -> dict:
@@ -28,21 +39,116 @@ _TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {"masked": MaskedTransformer
 def build_model(config: ModelConfig, num_classes: int) -> Mask2Former:
     """A freshly initialised model; ``num_classes`` is the length of the class list.
 
+    Sizes are looked at in a skeleton first, so that a configuration of some bytes cannot fill the memory.
+
     Raises:
-        RequestError: the backbone does not exist or cannot serve, or the model does not fit the memory.
+        RequestError: the backbone does not exist or cannot serve, or the model is larger than ``limits.PARAMETERS``,
+            than the memory, or than torch can number.
+    """
+    if torch.get_default_device().type == "meta":
+        return build_skeleton(config, num_classes)
+    try:
+        build_skeleton(config, num_classes, _memory())
+    except RequestError as error:
+        # Some of timm's models cannot be made without memory; they are counted while they are made.
+        if isinstance(error, _TooLargeError) or not isinstance(config.backbone, TimmConfig):
+            raise
+    return build_checked(config, num_classes)
+
+
+def build_skeleton(config: ModelConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former:
+    """The model without memory, on the ``meta`` device: names and shapes.
+
+    Raises:
+        RequestError: it has more than ``most`` numbers or too many layers, or its configuration makes no model.
     """
     try:
-        return _build(config, num_classes)
+        with torch.device("meta"), _counted(most):
+            return _build(config, num_classes)
+    except RequestError:
+        raise
+    except Exception as error:  # what arises from odd sizes is as varied as they are
+        raise RequestError(f"the configuration makes no model ({printable(str(error), 150)})") from error
+
+
+def build_checked(config: ModelConfig, num_classes: int) -> Mask2Former:
+    """As :func:`build_model`, of a configuration of which :func:`build_skeleton` was made.
+
+    Raises:
+        RequestError: as :func:`build_model`.
+    """
+    try:
+        with _counted(_memory()):
+            return _build(config, num_classes)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise RequestError(
                 "there is not enough memory for the parameters of this model alone; look at the sizes in its "
-                f"configuration (num_queries, dim, feedforward_dim, window_size): {' '.join(str(error).split()):.120}"
+                f"configuration (num_queries, dim, feedforward_dim, window_size): {printable(str(error), 120)}"
             ) from error
         raise
 
 
+class _TooLargeError(RequestError):
+    """Whatever else may be wrong with it."""
+
+
+def _memory() -> int:
+    """How many float32 numbers a model may have on this machine."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # other systems
+        return limits.PARAMETERS
+    return min(limits.PARAMETERS, pages * size // 4)
+
+
+@contextlib.contextmanager
+def _counted(most: int) -> Iterator[None]:
+    """Refuse a model as soon as its parameters and buffers are too many, in the middle of making it."""
+    thread, entries, numbers = threading.get_ident(), 0, 0
+
+    def count(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
+        nonlocal entries, numbers
+        if value is None or threading.get_ident() != thread:
+            return
+        entries += 1
+        numbers += value.numel()
+        if numbers > most:
+            raise _TooLargeError(
+                f"a model of this configuration has more than {most:,} numbers, which is more than "
+                f"{'any known' if most == limits.PARAMETERS else 'fits the memory'}; look at its sizes (backbone, dim, "
+                "num_queries, feedforward_dim, window_size)"
+            )
+        if entries > limits.PARAMETER_ENTRIES:
+            raise _TooLargeError(
+                f"a model of this configuration has more than {limits.PARAMETER_ENTRIES:,} parameters and buffers, "
+                "which is more than any known; look at its numbers of layers"
+            )
+
+    hooks = (register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_layers(config: ModelConfig) -> None:
+    counts = {
+        "pixel_decoder.num_layers": config.pixel_decoder.num_layers,
+        "transformer_decoder.num_layers": config.transformer_decoder.num_layers,
+    }
+    if isinstance(config.backbone, SwinConfig):
+        counts["backbone.depths"] = sum(config.backbone.depths)
+    for name, count in counts.items():
+        if count > limits.LAYERS:
+            raise _TooLargeError(
+                f"{name} of the model is {quoted(count)}; at most {limits.LAYERS} are supported: set fewer layers"
+            )
+
+
 def _build(config: ModelConfig, num_classes: int) -> Mask2Former:
+    _check_layers(config)
     backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone))
     pixel_decoder = _PIXEL_DECODERS[config.pixel_decoder.name](backbone.channels, **_settings(config.pixel_decoder))
     decoder = _settings(config.transformer_decoder)

@@ -577,7 +577,8 @@ def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("target", "writer"), [("mmdet", "torch.save"), ("huggingface", f"{writing.__name__}.save_file")]
+    ("target", "writer"),
+    [("mmdet", f"{writing.__name__}.io.save_torch"), ("huggingface", f"{writing.__name__}.write_safetensors")],
 )
 def test_an_interrupt_while_writing_leaves_nothing(
     ours: Path, tmp_path: Path, target: Target, writer: str, monkeypatch: pytest.MonkeyPatch, capsys: Any

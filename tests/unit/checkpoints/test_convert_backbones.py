@@ -297,5 +297,5 @@ def test_where_a_backbone_cannot_go(swin_file: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="leave out the recipe and the tasks"):
         convert(tmp_path / "swin.pth", tmp_path / "out.safetensors", recipe="coco-panoptic/r50")
     (tmp_path / "damaged.safetensors").write_bytes(swin_file.read_bytes()[:-100])
-    with pytest.raises(RequestError, match="damaged backbone file"):
+    with pytest.raises(RequestError, match="damaged safetensors file"):
         load_backbone(tmp_path / "damaged.safetensors")

@@ -114,7 +114,7 @@ def test_failed_write_keeps_the_old_file(
         name.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io, "save_file", fail)
+    monkeypatch.setattr(io, "write_safetensors", fail)
     with pytest.raises(OSError, match="No space left on device"):  # no fault of the request
         tiny_model.save_pretrained(path)
     assert path.read_bytes() == before

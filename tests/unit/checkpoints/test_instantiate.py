@@ -43,10 +43,10 @@ def test_what_was_saved_is_made() -> None:
     [
         ("transformer_decoder", {"num_layers": 10**9}, "has 1000000007 layers, but there are only"),
         ("backbone", {"depths": (1, 2, 10**9, 1)}, "layers, but there are only"),
-        ("transformer_decoder", {"num_queries": 10**15}, "mis-shaped: transformer_decoder.query"),
-        ("backbone", {"embed_dim": 1 << 40}, "its configuration makes no model|mis-shaped"),
-        ("pixel_decoder", {"feedforward_dim": 10**30}, "its configuration makes no model"),
-        ("backbone", {"window_size": 3000}, "mis-shaped: backbone"),
+        ("transformer_decoder", {"num_queries": 10**15}, "more than 2,147,483,648 numbers"),
+        ("backbone", {"embed_dim": 1 << 40}, "more than 2,147,483,648 numbers"),
+        ("pixel_decoder", {"feedforward_dim": 10**30}, "the configuration makes no model"),
+        ("backbone", {"window_size": 3000}, "more than 2,147,483,648 numbers"),
     ],
 )
 def test_claims_without_weights_are_refused_at_once(part: str, values: dict[str, Any], message: str) -> None:
@@ -89,7 +89,9 @@ def test_arguments_of_timm_are_held_to_the_weights(arguments: dict[str, Any]) ->
     checkpoint = checkpoint_of(RESNET)
     backbone = TimmConfig(model="resnet18", arguments=arguments)
     config = checkpoint.config.model_copy(update={"backbone": backbone})
-    with pytest.raises(RequestError, match=r"layers, but there are only|has an argument of"):
+    with pytest.raises(
+        RequestError, match="layers, but there are only|has an argument of|expected a number of at most"
+    ):
         checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
 
 

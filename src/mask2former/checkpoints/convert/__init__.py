@@ -6,6 +6,7 @@ the middle. ``reading`` and ``writing`` deal with files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def convert(
 
 def _found(source: str | Path, recipe: str | None, tasks: Sequence[Task]) -> Found:
     is_name = source in checkpoints.packaged_names() or source in checkpoints.current_zoo()
-    if Path(source).exists() and not is_name:
+    if os.path.exists(source) and not is_name:
         return read(Path(source), recipe, tasks)
     if tasks:
         raise RequestError(f"'{source}' carries its own configuration; leave out the tasks")

@@ -6,15 +6,11 @@ of a model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mask2former.atomic import write_whole
@@ -22,6 +18,7 @@ from mask2former.checkpoints import original
 from mask2former.checkpoints.convert.resnet import BLOCKS, DEEP_STEM, STEM
 from mask2former.checkpoints.convert.rules import Layout, rules, their_name, to_original
 from mask2former.checkpoints.io import check_finite, load_into
+from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
 from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import RequestError
@@ -247,7 +244,7 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     check_finite(backbone.state, "the backbone")
     metadata = {"format": _FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
     tensors = {name: value.contiguous() for name, value in backbone.state.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata))
 
 
 def is_backbone_file(source: str | Path) -> bool:
@@ -260,9 +257,9 @@ def is_backbone_file(source: str | Path) -> bool:
             head = stream.read(9)
         if head[8:] != b"{":
             return False
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             return (file.metadata() or {}).get("format") == _FORMAT
-    except (SafetensorError, OSError):
+    except (RequestError, OSError):
         return False
 
 
@@ -273,16 +270,15 @@ def load_backbone(path: Path) -> Backbone:
         RequestError: it is damaged, or something else.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata: dict[str, str] = file.metadata() or {}
             if metadata.get("format") != _FORMAT or metadata.get("format_version") != "1":
-                raise RequestError(f"{path}: no backbone file that this version reads; convert the original again")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            values: Any = {"backbone": json.loads(metadata.get("backbone", ""))}
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{path}: damaged backbone file ({error!s:.200}); convert the original again") from error
+                raise RequestError("no backbone file that this version reads")
+            state = entries_of(file, path)
+        values = {"backbone": metadata_value(metadata, "backbone", path)}
+    except RequestError as error:
+        reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
+        raise RequestError(f"{path}: {reason}; convert the original again") from error
     return Backbone(parse(ModelConfig, values, str(path)).backbone, state)
 
 

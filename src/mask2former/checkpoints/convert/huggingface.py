@@ -15,6 +15,7 @@ from mask2former.checkpoints.original import Architecture
 from mask2former.config import InferenceConfig, ModelConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
 from mask2former.structures import Categories
+from mask2former.text import quoted
 
 __all__ = [
     "HUGGINGFACE",
@@ -164,6 +165,7 @@ _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
 _POINTS = 4  # of deformable attention, fixed there
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BILINEAR = 2  # of Pillow's filters
+_MOST = 1e9  # of numbers that are computed with; JSON has larger ones than a float
 _LONG_EDGE = 1333  # pixels, theirs and ours where nothing is said
 _OURS = "mask2former"  # of config.json: what it has no other place for
 
@@ -266,7 +268,7 @@ def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, 
 def _number(values: Mapping[str, Any], key: str, default: int) -> int:
     value = values.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 20:
-        raise RequestError(f"config.json: '{key}' is {value!r:.60}; expected a number of at least 1")
+        raise RequestError(f"config.json: '{key}' is {quoted(value, 60)}; expected a number of at least 1")
     return value
 
 
@@ -277,7 +279,7 @@ def num_heads_of(config: Mapping[str, Any]) -> int:
         RequestError: no such number, or the configuration is of another kind of model.
     """
     if config.get("model_type") != "mask2former":
-        raise RequestError(f"config.json: model_type is {config.get('model_type')!r:.60}; expected 'mask2former'")
+        raise RequestError(f"config.json: model_type is {quoted(config.get('model_type'), 60)}; expected 'mask2former'")
     return _number(config, "num_attention_heads", 8)
 
 
@@ -303,9 +305,9 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
         "pre_norm": False, "activation_function": "relu", "enforce_input_projection": False, "common_stride": 4,
         "feature_strides": [4, 8, 16, 32],
     }  # fmt: skip
-    faults = [f"'{key}' is {config[key]!r:.60}, the weights say {value}" for key, value in expected.items()
+    faults = [f"'{key}' is {quoted(config[key], 60)}, the weights say {value}" for key, value in expected.items()
               if key in config and config[key] != value]  # fmt: skip
-    faults += [f"'{key}' is {config[key]!r:.60}, only {value!r} is known here" for key, value in fixed.items()
+    faults += [f"'{key}' is {quoted(config[key], 60)}, only {value!r} is known here" for key, value in fixed.items()
                if key in config and config[key] != value]  # fmt: skip
     if pixel.num_points != _POINTS:
         faults.append(f"'num_attention_heads' is {pixel.num_heads}, which the weights of the pixel decoder do not fit")
@@ -320,10 +322,10 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
             "hidden_act": "gelu",
             "layer_norm_eps": 1e-5,
         }
-        faults += [f"backbone_config '{key}' is {inner[key]!r:.60}, expected {value}" for key, value in swin.items()
-                   if key in inner and inner[key] != value]  # fmt: skip
+        faults += [f"backbone_config '{key}' is {quoted(inner[key], 60)}, expected {value}"
+                   for key, value in swin.items() if key in inner and inner[key] != value]  # fmt: skip
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("hidden_act", "relu") != "relu":
-        faults.append(f"backbone_config 'hidden_act' is {inner['hidden_act']!r:.60}, expected 'relu'")
+        faults.append(f"backbone_config 'hidden_act' is {quoted(inner['hidden_act'], 60)}, expected 'relu'")
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):
         faults.append("backbone_config 'downsample_in_bottleneck' is on: the stride is in the 3x3 convolutions here")
     if faults:
@@ -387,13 +389,13 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
     (edges, stretched_to), notes = _edges(preprocessor), []
     divisor = preprocessor.get("size_divisor", 32)
     if preprocessor.get("do_resize") is not False and divisor not in (None, 0, 1):
-        notes.append(f"images were stretched to multiples of {divisor!r:.20} pixels; here they are padded to 32")
+        notes.append(f"images were stretched to multiples of {quoted(divisor, 20)} pixels; here they are padded to 32")
     if preprocessor.get("resample", _BILINEAR) not in (_BILINEAR, "bilinear"):
         notes.append(
-            f"images were resized with Pillow's filter {preprocessor['resample']!r:.20}; here it is bilinear (2)"
+            f"images were resized with Pillow's filter {quoted(preprocessor['resample'], 20)}; here it is bilinear (2)"
         )
     if preprocessor.get("pad_size"):
-        notes.append(f"images were padded to {preprocessor['pad_size']!r:.60}; here to multiples of 32")
+        notes.append(f"images were padded to {quoted(preprocessor['pad_size'], 60)}; here to multiples of 32")
     if preprocessor.get("do_center_crop"):
         notes.append("images were cropped in their middle (do_center_crop); here they are whole")
     if preprocessor.get("do_reduce_labels") or preprocessor.get("reduce_labels"):
@@ -403,15 +405,19 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
         notes.append(f"preprocessor_config.json speaks of {named} classes, the weights have {num_classes}")
     label = preprocessor.get("ignore_index")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 1 << 16):
-        raise RequestError(f"preprocessor_config.json: 'ignore_index' is {label!r:.60}; expected a value of label maps")
+        raise RequestError(
+            f"preprocessor_config.json: 'ignore_index' is {quoted(label, 60)}; expected a value of label maps"
+        )
     return Preparation(edges, stretched_to, label, tuple(notes))
 
 
 def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
     """Our models subtract one mean and divide by one deviation; what else comes to the same is fine."""
     factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1.0
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
-        raise RequestError(f"preprocessor_config.json: 'rescale_factor' is {factor!r:.60}; expected a positive number")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < _MOST:
+        raise RequestError(
+            f"preprocessor_config.json: 'rescale_factor' is {quoted(factor, 60)}; expected a positive number"
+        )
     if preprocessor.get("do_normalize") is False:
         raise RequestError(
             "preprocessor_config.json: 'do_normalize' is False, but our models normalise images with the mean "
@@ -421,13 +427,16 @@ def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
         values = preprocessor.get(key, expected)
         is_listed = isinstance(values, list | tuple) and len(values) == 3
         if not is_listed or any(
-            isinstance(value, bool) or not isinstance(value, int | float) or abs(value / (255 * factor) - wanted) > 1e-4
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not abs(value) < _MOST
+            or abs(value / (255 * factor) - wanted) > 1e-4
             for value, wanted in zip(values, expected, strict=True)
         ):
             scale = "" if abs(factor - 1 / 255) < 1e-9 else f" of values that are multiplied by {factor:.6g}"
             raise RequestError(
-                f"preprocessor_config.json: '{key}' is {values!r:.60}{scale}; expected {list(expected)} of values in "
-                "0..1, which our models are normalised with"
+                f"preprocessor_config.json: '{key}' is {quoted(values, 60)}{scale}; expected {list(expected)} of "
+                "values in 0..1, which our models are normalised with"
             )
 
 
@@ -450,6 +459,6 @@ def _edges(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, tup
         if height == width:  # the long edge gets this length
             return (height, height), None
     raise RequestError(
-        f"preprocessor_config.json: 'size' is {size!r:.80}; expected shortest_edge and longest_edge, or height and "
-        "width"
+        f"preprocessor_config.json: 'size' is {quoted(size)}; expected shortest_edge and longest_edge, or height "
+        "and width"
     )

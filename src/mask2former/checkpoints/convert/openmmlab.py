@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from mask2former import limits
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Change, Layout, Rule, rules
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 __all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "edges_of", "swin_rules"]
 
@@ -172,8 +174,9 @@ def edges_of(text: str) -> tuple[int, int] | None:
         None if it says none that keeps proportions, or is no such text.
 
     Raises:
-        RequestError: images are normalised otherwise than for our models.
+        RequestError: images are normalised otherwise than for our models, or it is too long to be a configuration.
     """
+    limits.check_limit("its configuration has characters:", len(text), limits.CONFIG_TEXT, "is it the right file?")
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -199,7 +202,7 @@ def edges_of(text: str) -> tuple[int, int] | None:
 
 
 def _mappings(tree: ast.AST) -> Iterator[dict[str, Any]]:
-    """The constant entries of every ``dict(...)`` and ``{...}``."""
+    """The constant entries of every ``dict(...)`` and ``{...}``: words, numbers and flat lists of them."""
     for node in ast.walk(tree):
         pairs: list[tuple[Any, ast.expr]] = []
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
@@ -210,11 +213,17 @@ def _mappings(tree: ast.AST) -> Iterator[dict[str, Any]]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             try:
-                values[key] = ast.literal_eval(value)
+                if not _is_nested(value):  # else every level of it would be evaluated once more in each around it
+                    values[key] = ast.literal_eval(value)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 continue
         if values:
             yield values
+
+
+def _is_nested(value: ast.expr) -> bool:
+    inner = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+    return any(not isinstance(part, ast.Constant | ast.UnaryOp) for part in inner)
 
 
 def _check_normalisation(values: dict[str, Any]) -> None:
@@ -222,12 +231,12 @@ def _check_normalisation(values: dict[str, Any]) -> None:
         given = values.get(key, expected)
         is_listed = isinstance(given, list | tuple) and len(given) == 3
         if not is_listed or any(
-            not isinstance(value, int | float) or abs(value - wanted) > 1e-2
+            not isinstance(value, int | float) or not abs(value) < 1e9 or abs(value - wanted) > 1e-2
             for value, wanted in zip(given, expected, strict=True)
         ):
             raise RequestError(
-                f"its configuration normalises images with {key} {given!r:.60}; expected {list(expected)}, which our "
-                "models are normalised with"
+                f"its configuration normalises images with {key} {quoted(given, 60)}; expected {list(expected)}, "
+                "which our models are normalised with"
             )
     for key in ("bgr_to_rgb", "to_rgb"):
         if values.get(key) is False:

@@ -6,17 +6,17 @@ in a message that says so. Must not know how checkpoints are written.
 
 from __future__ import annotations
 
-import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former import recipes
+from mask2former import limits, recipes
 from mask2former.checkpoints import io, original, pickles
 from mask2former.checkpoints.convert import huggingface
 from mask2former.checkpoints.convert.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
@@ -26,16 +26,18 @@ from mask2former.checkpoints.convert.rules import Layout, their_name, to_origina
 from mask2former.checkpoints.convert.sssegmentation import SSSEG
 from mask2former.checkpoints.io import Checkpoint
 from mask2former.checkpoints.original import Architecture
+from mask2former.checkpoints.safetensors_files import entries_of, open_safetensors
 from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, parse
+from mask2former.documents import parse_json, read_bytes
 from mask2former.errors import RequestError
 from mask2former.structures import Categories
+from mask2former.text import printable, quoted
 
 __all__ = ["MODELS", "Found", "architecture_of", "folder_of_transformers", "published_state", "read"]
 
 MODELS = (HUGGINGFACE, MMDET, MMDET_2, MMSEG, MMSEG_2, SSSEG)
 _COUNTER = ".num_batches_tracked"
 _POINTS = 4  # of deformable attention, everywhere
-_MOST_JSON = 1 << 24  # bytes; real ones have some thousand
 _TABLES = ("coco_panoptic", "coco_instance", "ade20k_150", "ade20k_instance_100", "cityscapes", "mapillary_vistas_v1.2",
            "coco_stuff_10k_171", "ade20k_full_847", "ytvis_2019", "ytvis_2021")  # fmt: skip
 
@@ -84,7 +86,7 @@ def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> F
         if tasks:
             raise RequestError(f"recipe '{recipe}' says what the model is for; leave out either it or the tasks")
     try:
-        raw = _read_folder(path) if path.is_dir() else _read_file(path)
+        raw = _read_folder(path) if os.path.isdir(path) else _read_file(path)
         if raw is None:
             if tasks:
                 raise RequestError("carries its own configuration; leave out the tasks")
@@ -107,7 +109,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
     Raises:
         RequestError: it cannot be read, or is nothing of that kind.
     """
-    raw = _read_folder(path) if path.is_dir() else _read_file(path)
+    raw = _read_folder(path) if os.path.isdir(path) else _read_file(path)
     assert raw is not None
     if original.is_original(raw.state):
         return original.current_spelling(raw.state)
@@ -144,16 +146,11 @@ def _read_file(path: Path) -> _Raw | None:
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            if metadata.get("format", "").startswith("mask2former"):
-                return {}, metadata
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise RequestError(
-            f"{path}: damaged safetensors file ({error!s:.200}); it may be incomplete, fetch or save it again"
-        ) from error
+    with open_safetensors(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        if metadata.get("format", "").startswith("mask2former"):
+            return {}, metadata
+        return entries_of(file, path), metadata
 
 
 def _select(payload: Any, raw: _Raw) -> dict[Any, Any]:
@@ -188,7 +185,7 @@ def _read_folder(path: Path) -> _Raw | None:
             raise RequestError(f"{part}: no such file; the folder is incomplete, fetch it again")
         found = _safetensors(part)[0] if part.suffix == ".safetensors" else pickles.read_state(part)
         if twice := state.keys() & found.keys():
-            raise RequestError(f"{part}: '{min(twice)}' is in another file of the folder too")
+            raise RequestError(f"{part}: {quoted(min(twice))} is in another file of the folder too")
         state.update(found)
     return _Raw(state, config=config, preprocessor=_json(preprocessor) if preprocessor.is_file() else {})
 
@@ -206,22 +203,15 @@ def _weight_files(path: Path) -> list[Path]:
                 if not isinstance(part, str) or Path(part).name != part or Path(part).suffix not in (
                     ".safetensors", ".bin"
                 ):  # fmt: skip
-                    raise RequestError(f"{index}: {part!r:.80} is no file of weights in this folder")
+                    raise RequestError(f"{index}: {quoted(part)} is no file of weights in this folder")
             return [path / part for part in sorted(set(parts.values()))]
     raise RequestError(f"{path}: expected model.safetensors or pytorch_model.bin beside config.json")
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_JSON:
-            raise RequestError(f"{path}: {path.stat().st_size} bytes, which is no configuration")
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(f"{path}: not valid JSON ({error!s:.120}); fetch it again") from error
+    values = parse_json(
+        read_bytes(path, "configuration", limits.CONFIG_BYTES, hint="fetch the folder again"), str(path)
+    )
     if not isinstance(values, dict):
         raise RequestError(f"{path}: holds a {type(values).__name__}; expected a mapping")
     return values
@@ -247,7 +237,7 @@ def _recognised(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task
         known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
         raise RequestError(
             f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
-            f"{', '.join(repr(name[:80]) for name in list(raw.state)[:3])}"
+            f"{', '.join(quoted(name) for name in list(raw.state)[:3])}"
         )
     if recipe is not None or tasks:
         raise RequestError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
@@ -301,7 +291,7 @@ def _whole(
     for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
         if faults:
             more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-            raise RequestError(f"{title}, {found}: {len(faults)} entries are {what}: {', '.join(faults[:8])}{more}")
+            raise RequestError(f"{title}, {found}: {len(faults)} entries are {what}: {_listed(faults[:8])}{more}")
     state = {name: io.promoted(value) for name, value in original.from_original(published, config).items()}
     checkpoint = Checkpoint(config, categories, state, source)
     key = "original" if layout is None else layout.key
@@ -400,16 +390,20 @@ def _notes(
         notes += preparation.notes
     if names is not None and is_own and names != categories.names:
         raise RequestError(
-            f"config.json: 'id2label' names other classes ({', '.join(names[:3])}, ...) than 'mask2former' "
-            f"({', '.join(categories.names[:3])}, ...), so the model was trained further; take 'mask2former' out of "
+            f"config.json: 'id2label' names other classes ({_listed(names[:3])}, ...) than 'mask2former' "
+            f"({_listed(categories.names[:3])}, ...), so the model was trained further; take 'mask2former' out of "
             "config.json and give --task"
         )
     if preparation.ignore_label not in (None, categories.ignore_label):
         notes.append(f"label maps had {preparation.ignore_label} for no class; here it is {categories.ignore_label}")
-    twice = sorted({name for name in categories.names if categories.names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(categories.names).items() if count > 1)
     if twice:
-        notes.append(f"several classes are called '{twice[0]}'; evaluate needs names of their own")
+        notes.append(f"several classes are called '{printable(twice[0], 80)}'; evaluate needs names of their own")
     return notes
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(printable(name, 120) for name in names)
 
 
 def _fits(slug: str, found: Architecture, norms_are_open: bool) -> bool:

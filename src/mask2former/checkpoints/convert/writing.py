@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mask2former.atomic import TEMPORARY, write_whole
@@ -22,6 +21,7 @@ from mask2former.checkpoints.convert.openmmlab import MMDET, MMSEG
 from mask2former.checkpoints.convert.reading import published_state
 from mask2former.checkpoints.convert.rules import Layout, from_original
 from mask2former.checkpoints.convert.sssegmentation import SSSEG
+from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 
@@ -89,7 +89,7 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         elif target == "original":
             io.dump_original(original.to_original(model), temporary, path.suffix)
         else:
-            torch.save(_payload(model, target), temporary)
+            io.save_torch(_payload(model, target), temporary)
         if target != "ours":
             _read_back(model, temporary)
         if check is not None:
@@ -146,7 +146,8 @@ def _write_huggingface(model: Mask2Former, folder: Path) -> None:
     for name, values in tables.items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     weights = folder / "model.safetensors"
-    write_whole(weights, lambda temporary: save_file(_renamed(model, HUGGINGFACE), temporary, {"format": "pt"}))
+    state = _renamed(model, HUGGINGFACE)
+    write_whole(weights, lambda temporary: write_safetensors(state, temporary, {"format": "pt"}))
 
 
 def _read_back(model: Mask2Former, path: Path) -> None:

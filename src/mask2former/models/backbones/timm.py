@@ -5,6 +5,7 @@ timm is imported when the first such backbone is made: it takes seconds, which m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former import limits
 from mask2former.errors import RequestError
+from mask2former.text import printable, quoted
 
 __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
 
@@ -41,20 +44,44 @@ RESERVED_ARGUMENTS: Mapping[str, str] = {
 
 
 def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse names and arguments with which timm would look beyond the architecture.
+    """Refuse names and arguments with which timm would look beyond the architecture; runs and checkpoints alike.
+
+    What is left is plain: numbers, and words that name a layer. No address, path or function is among them, whatever
+    arguments other versions of timm have.
 
     Raises:
-        RequestError: the name has a source (``hf_hub:...``), or an argument is one of ``RESERVED_ARGUMENTS``.
+        RequestError: the name has a source (``hf_hub:...``), an argument is one of ``RESERVED_ARGUMENTS``, also inside
+            of another, or its value is not plain, or beyond ``limits.ARGUMENT``.
     """
-    if ":" in model or "/" in model:
+    shown = f"backbone '{printable(model, 80)}'"
+    if not re.fullmatch(r"[\w.+-]{1,100}", model):
         raise RequestError(
-            f"backbone '{model}' would be read from elsewhere; expected the name of an architecture, as "
-            "timm.list_models() has them"
+            f"{shown} would be read from elsewhere; expected the name of an architecture, as timm.list_models() has "
+            "them"
         )
-    if reserved := [name for name in arguments if name in RESERVED_ARGUMENTS]:
-        raise RequestError(
-            f"backbone '{model}': leave '{reserved[0]}' out of its arguments: {RESERVED_ARGUMENTS[reserved[0]]}"
-        )
+    waiting: list[tuple[str, Any]] = list(arguments.items())
+    count = 0
+    while waiting:
+        name, value = waiting.pop()
+        count += 1
+        limits.check_limit(f"{shown} has arguments:", count, limits.ARGUMENTS, "leave some out")
+        where = f"{shown}: argument {quoted(name, 40)}"
+        if not isinstance(name, str):
+            raise RequestError(f"{where} is no name; expected one of timm's")
+        if name in RESERVED_ARGUMENTS:
+            raise RequestError(f"{shown}: leave '{name}' out of its arguments: {RESERVED_ARGUMENTS[name]}")
+        if isinstance(value, dict):
+            waiting.extend(value.items())
+        elif isinstance(value, list | tuple):
+            waiting.extend((name, part) for part in value)
+        elif isinstance(value, str):
+            if not re.fullmatch(r"[\w+-]{0,60}", value):
+                raise RequestError(f"{where} is {quoted(value)}; expected a word of timm's, without dots and slashes")
+        elif isinstance(value, int | float):
+            if not abs(value) <= limits.ARGUMENT:
+                raise RequestError(f"{where} is {quoted(value)}; expected a number of at most {limits.ARGUMENT:,}")
+        elif value is not None:
+            raise RequestError(f"{where} is a {type(value).__name__}; expected numbers, words, or lists of them")
 
 
 class TimmBackbone(nn.Module):
@@ -69,7 +96,7 @@ class TimmBackbone(nn.Module):
         model: timm's name, for instance ``resnet50``.
         norm: what becomes of batch norms. ``frozen``: fixed scale and shift, no training; ``sync``: statistics over
             all ranks; ``batch``: as timm made them.
-        arguments: more keyword arguments of ``timm.create_model``, none of ``RESERVED_ARGUMENTS``.
+        arguments: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
 
     Raises:
         RequestError: timm does not know the model or an argument, or it does not give the four strides for images of
@@ -169,6 +196,8 @@ def _body(model: str, options: Mapping[str, Any]) -> Any:
 
     try:
         return timm.create_model(model, features_only=True, **options)
+    except RequestError:  # of who counts the parameters
+        raise
     except Exception as error:  # what timm's models make of arguments is as varied as they are
         raise RequestError(f"backbone '{model}': timm could not make it: {_reason(error)}") from error
 
@@ -234,4 +263,4 @@ def _listed(sizes: list[Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:150]
+    return printable(str(error), 150) or type(error).__name__
