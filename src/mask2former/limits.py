@@ -17,6 +17,24 @@ YAML_NODES = 200_000  # values in a YAML file, with those that aliases repeat co
 TEXT_BYTES = 64 << 20  # lists of names and classes, label files
 JSON_BYTES = 4 << 30  # annotations; the largest published files (LVIS, COCO) have less than 1.5 GB
 
+# --- images, videos and archives -------------------------------------------------------------------------------------
+
+# Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, holds for the pixels of a file: 89 million unless a user raises it.
+IMAGE_BYTES = 2 << 30  # 89 million pixels of four channels with 32 bits are 1.4 GB
+IMAGE_SIDE = 200_000  # pixels; slides of microscopes have up to about 200,000, panoramas of telescopes fewer
+PNG_EXTRA_BYTES = 8 << 20  # of a PNG beyond 16 for each pixel: colour profile, texts, further frames
+ARRAY_PIXELS = 1 << 30  # of an array or tensor, whose memory was there already
+IMAGE_PAGES = 1_000  # pages and frames of an image file that are counted; of more only the first is known
+VIDEO_PIXELS = 1 << 26  # of a frame; 8K video has 33 million
+VIDEO_FRAMES = 10_000_000  # that a file may claim, four days; above that its length counts as unknown
+VIDEO_RATE = 100_000  # frames per second that a file may claim; high-speed cameras write up to some ten thousand
+ARCHIVE_FILES = 2_000_000  # names are held in memory, 0.6 kB each; the largest published archive has 1.3 million
+ARCHIVE_DIRECTORY_BYTES = 512 << 20  # 2 million files with names of 200 letters
+ARCHIVED_BYTES = 8 << 30  # one file in an archive; more is no annotation and no image
+ARCHIVED_BYTES_UNCHECKED = 128 << 20  # up to which a file in an archive may be compressed as well as it will
+ARCHIVE_GROWTH = 200  # times; annotations are compressed 5 to 30 times
+LINKED_FOLDERS = 10_000  # reached through links in one search: links to links multiply
+
 
 def check_limit(what: str, got: float, most: float, advice: str) -> None:
     """Refuse more than ``most``.

@@ -1,6 +1,7 @@
-"""Binary masks as arrays: run-length encoding, boxes, areas, and the one way mask logits are resized.
+"""Binary masks as arrays: run-length encoding, boxes and areas.
 
-The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results.
+The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results, and
+no tensors: processes that only convert data do without torch.
 """
 
 from __future__ import annotations
@@ -10,11 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from faster_coco_eval.core import mask as coco_mask
-from jaxtyping import Bool, Float, Float64, Int64, Num, Shaped
-from torch import Tensor
+from jaxtyping import Bool, Float64, Int64, Num, Shaped
 
 from mask2former.errors import RequestError
 
@@ -30,7 +28,6 @@ __all__ = [
     "encoded_area",
     "encoded_extent",
     "polygons_to_patch",
-    "resize_masks",
     "typical_diameter",
 ]
 
@@ -270,19 +267,3 @@ def typical_diameter(areas: Shaped[np.ndarray, " N"]) -> float | None:
     """Diameter in pixels of a disc with the median area of objects; None where there are none of at least a pixel."""
     known = areas[areas > 0]
     return 2 * math.sqrt(float(np.median(known)) / math.pi) if known.size else None
-
-
-def resize_masks(logits: Float[Tensor, "*batch h w"], size_hw: tuple[int, int]) -> Float[Tensor, "*batch H W"]:
-    """Mask logits (or class scores) at another size: bilinear, ``align_corners=False``, at least float32.
-
-    Half precision is promoted, because thresholds at 0 and 0.5 flip with it; float64 stays float64.
-    """
-    promoted = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if tuple(promoted.shape[-2:]) == tuple(size_hw):
-        return promoted
-    leading = promoted.shape[:-2]
-    planes = promoted.reshape(1, -1, *promoted.shape[-2:])  # (1, batch, h, w)
-    if planes.shape[1] == 0:  # interpolate refuses an empty batch
-        return promoted.new_zeros((*leading, *size_hw))
-    resized = F.interpolate(planes, size=size_hw, mode="bilinear", align_corners=False)
-    return resized.reshape(*leading, *size_hw)

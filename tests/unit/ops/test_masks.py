@@ -1,11 +1,9 @@
-"""Run-length encoding, boxes, areas and resizing of masks."""
+"""Run-length encoding, boxes and areas of masks."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
@@ -80,29 +78,6 @@ def test_boxes_end_one_past_the_last_pixel_and_are_zero_when_empty() -> None:
     np.testing.assert_array_equal(mask_ops.areas(masks), [18, 1, 0])
     assert mask_ops.boxes_xyxy(masks[:0]).shape == (0, 4)
     assert mask_ops.areas(masks[:0]).shape == (0,)
-
-
-@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 1), (0,)])
-def test_resizing_keeps_leading_axes(leading: tuple[int, ...]) -> None:
-    logits = torch.randn(*leading, 5, 7, generator=torch.Generator().manual_seed(0))
-    resized = mask_ops.resize_masks(logits, (11, 13))
-    assert resized.shape == (*leading, 11, 13)
-    expected = F.interpolate(logits.reshape(-1, 1, 5, 7), size=(11, 13), mode="bilinear") if logits.numel() else resized
-    torch.testing.assert_close(resized, expected.reshape(resized.shape))
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-)
-@pytest.mark.parametrize("size", [(4, 4), (6, 9)])
-def test_resizing_is_at_least_float32(given: torch.dtype, expected: torch.dtype, size: tuple[int, int]) -> None:
-    assert mask_ops.resize_masks(torch.zeros(2, 4, 4, dtype=given), size).dtype == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.99, 1.0])

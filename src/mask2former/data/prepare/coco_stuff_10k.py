@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former.atomic import write_whole
+from mask2former.data.image_files import open_image
 from mask2former.data.prepare.stages import Job, Plan, Stage, save_picture
 from mask2former.errors import RequestError
 
@@ -55,11 +56,8 @@ def plan(root: Path) -> Plan:
 def _convert(job: Job) -> None:
     photo, annotation = job.sources
     labels = _read_labels(annotation)
-    try:
-        with Image.open(photo) as picture:
-            size = picture.size
-    except (OSError, ValueError) as error:
-        raise RequestError(f"the picture '{photo}' is missing or damaged: {error}") from error
+    with open_image(photo) as image:
+        size = image.size
     if size != (labels.shape[1], labels.shape[0]):
         raise RequestError(f"'{photo}' has {size[0]}x{size[1]} pixels (width x height), '{annotation}' another size")
     write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
