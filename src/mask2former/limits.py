@@ -33,6 +33,7 @@ ARCHIVE_DIRECTORY_BYTES = 512 << 20  # 2 million files with names of 200 letters
 ARCHIVED_BYTES = 8 << 30  # one file in an archive; more is no annotation and no image
 ARCHIVED_BYTES_UNCHECKED = 128 << 20  # up to which a file in an archive may be compressed as well as it will
 ARCHIVE_GROWTH = 200  # times; annotations are compressed 5 to 30 times
+MATRIX_BYTES = 64 << 20  # a MATLAB file of label maps, and the values of one
 LINKED_FOLDERS = 10_000  # reached through links in one search: links to links multiply
 
 

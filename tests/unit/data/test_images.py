@@ -255,7 +255,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "missing.png")
     with pytest.raises(RequestError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(RequestError, match="no picture"):
+    with pytest.raises(RequestError, match="no image"):
         read_image("a\0b.png")
 
 
