@@ -23,7 +23,7 @@ __all__ = ["Readable", "check_regular", "parse_json", "parse_yaml", "read_bytes"
 
 
 class Readable(Protocol):
-    """A path, or a file in an archive."""
+    """A path, or a file in an archive: such a one says how large it is."""
 
     def read_bytes(self) -> bytes: ...
 
@@ -57,9 +57,8 @@ def read_bytes(file: Readable, what: str, most: int, *, hint: str = "check the p
     Raises:
         RequestError: see :func:`check_regular`; or it is larger, or cannot be read.
     """
-    if isinstance(file, Path):
-        size = check_regular(file, what, hint=hint)
-        limits.check_limit(f"the {what} '{file}' has bytes:", size, most, "is it the right file?")
+    size = check_regular(file, what, hint=hint) if isinstance(file, Path) else getattr(file, "num_bytes", 0)
+    limits.check_limit(f"the {what} '{file}' has bytes:", size, most, "is it the right file?")
     try:
         return file.read_bytes()
     except OSError as error:

@@ -32,6 +32,24 @@ HEADER_BYTES = 16 << 20  # of a safetensors file; those of published models have
 METADATA_BYTES = 4 << 20  # of one value in it; 20,000 classes are 2 MB
 CONFIG_BYTES = 4 << 20  # config.json and its like in a folder of weights
 CONFIG_TEXT = 1 << 20  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
+# --- images, videos and archives -------------------------------------------------------------------------------------
+
+# Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, holds for the pixels of a file: 89 million unless a user raises it.
+IMAGE_BYTES = 2 << 30  # 89 million pixels of four channels with 32 bits are 1.4 GB
+IMAGE_SIDE = 200_000  # pixels; slides of microscopes have up to about 200,000, panoramas of telescopes fewer
+PNG_EXTRA_BYTES = 8 << 20  # of a PNG beyond 16 for each pixel: colour profile, texts, further frames
+ARRAY_PIXELS = 1 << 30  # of an array or tensor, whose memory was there already
+IMAGE_PAGES = 1_000  # pages and frames of an image file that are counted; of more only the first is known
+VIDEO_PIXELS = 1 << 26  # of a frame; 8K video has 33 million
+VIDEO_FRAMES = 10_000_000  # that a file may claim, four days; above that its length counts as unknown
+VIDEO_RATE = 100_000  # frames per second that a file may claim; high-speed cameras write up to some ten thousand
+ARCHIVE_FILES = 2_000_000  # names are held in memory, 0.6 kB each; the largest published archive has 1.3 million
+ARCHIVE_DIRECTORY_BYTES = 512 << 20  # 2 million files with names of 200 letters
+ARCHIVED_BYTES = 8 << 30  # one file in an archive; more is no annotation and no image
+ARCHIVED_BYTES_UNCHECKED = 128 << 20  # up to which a file in an archive may be compressed as well as it will
+ARCHIVE_GROWTH = 200  # times; annotations are compressed 5 to 30 times
+MATRIX_BYTES = 64 << 20  # a MATLAB file of label maps, and the values of one
+LINKED_FOLDERS = 10_000  # reached through links in one search: links to links multiply
 
 
 def check_limit(what: str, got: float, most: float, advice: str) -> None:

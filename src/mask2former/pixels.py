@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
+from mask2former import limits
 from mask2former.errors import RequestError
+from mask2former.limits import check_limit
 from mask2former.notes import note
 
 __all__ = [
@@ -233,11 +235,37 @@ def note_pages(picture: Image.Image, name: str, what: str = "images") -> bool:
         warnings.simplefilter("ignore")
         if picture.format == "MPO" or picture.tell():  # MPO: photographs with a preview or a depth map
             return False
-        pages = max(getattr(picture, "n_frames", 1), _described_pages(picture))
-        if pages > 1 and not _are_overviews(picture):
-            note(f"{what} with several pages, frames or planes, of which only the first is read", f"'{name}' ({pages})")
+        count, is_all = _count_pages(picture)
+        pages = max(count, _described_pages(picture))
+        if pages > 1 and not (is_all and _are_overviews(picture, count)):
+            number = f"{pages}{'' if is_all else ' or more'}"
+            note(
+                f"{what} with several pages, frames or planes, of which only the first is read", f"'{name}' ({number})"
+            )
             return True
     return False
+
+
+def _count_pages(picture: Image.Image) -> tuple[int, bool]:
+    """How many pages or frames there are, and whether these are all.
+
+    Each page of a TIFF is found through the one before, in time that grows with their number, and those of a GIF by
+    reading all of it.
+    """
+    if picture.format == "GIF":
+        return (2, False) if getattr(picture, "is_animated", False) else (1, True)
+    if picture.format != "TIFF":
+        return getattr(picture, "n_frames", 1), True
+    count = 1
+    try:
+        while count < limits.IMAGE_PAGES:
+            picture.seek(count)
+            count += 1
+    except EOFError:
+        return count, True
+    finally:
+        picture.seek(0)
+    return count, False
 
 
 def _described_pages(picture: Image.Image) -> int:
@@ -251,12 +279,12 @@ def _described_pages(picture: Image.Image) -> int:
     return 1
 
 
-def _are_overviews(picture: Image.Image) -> bool:
+def _are_overviews(picture: Image.Image, pages: int) -> bool:
     """Whether all further pages of a TIFF say that they are smaller copies of the first."""
-    if getattr(picture, "tag_v2", None) is None or getattr(picture, "n_frames", 1) < 2:
+    if getattr(picture, "tag_v2", None) is None or pages < 2:
         return False
     try:
-        return all(_subfile_of(picture, page) & 1 for page in range(1, getattr(picture, "n_frames", 1)))
+        return all(_subfile_of(picture, page) & 1 for page in range(1, pages))
     finally:
         picture.seek(0)
 
@@ -347,6 +375,7 @@ def rgb_of_array(
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "; channels come last in an array, transpose it with (1, 2, 0)"
         raise RequestError(f"an {name} of shape {array.shape} is no picture: {expected}{hint}")
+    check_limit(f"the {name} has pixels:", array.shape[0] * array.shape[1], limits.ARRAY_PIXELS, "cut it into parts")
     if not array.size:
         raise RequestError(f"an {name} of shape {array.shape} has no pixels")
     if isinstance(array, np.ma.MaskedArray):

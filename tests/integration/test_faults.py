@@ -144,13 +144,13 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     # pictures
     "picture: missing": (lambda p: p.predict(str(p.folder / "none.jpg")), "none.jpg"),
     "picture: empty file": (lambda p: p.predict(p.file("x.png", b"")), "empty"),
-    "picture: text": (lambda p: p.predict(p.file("x.jpg", "hello")), "not a picture"),
-    "picture: web page": (lambda p: p.predict(p.file("x.jpg", "<html></html>")), "not a picture"),
+    "picture: text": (lambda p: p.predict(p.file("x.jpg", "hello")), "not an image"),
+    "picture: web page": (lambda p: p.predict(p.file("x.jpg", "<html></html>")), "not an image"),
     "picture: png cut short": (lambda p: p.predict(p.cut("good.png", 0.6)), "cut-good.png"),
     "picture: jpeg cut short": (lambda p: p.predict(p.cut("good.jpg", 0.6)), "cut-good.jpg"),
     "picture: header only": (lambda p: p.predict(p.cut("good.jpg", 0.1)), "cut-good.jpg"),
     "picture: absurd size": (lambda p: p.predict(p.file("x.png", _huge_png())), "x.png"),
-    "picture: array file": (lambda p: p.predict(p.file("x.npy", b"\x93NUMPY\x01\0v\0{}")), "not a picture"),
+    "picture: array file": (lambda p: p.predict(p.file("x.npy", b"\x93NUMPY\x01\0v\0{}")), "not an image"),
     "picture: all broken": (lambda p: p.predict(p.file("x.png", b""), p.file("y.png", b"")), "no image could be"),
     "picture: folder without any": (lambda p: p.predict(_folder(p, "bare")), "holds no pictures"),
     # checkpoints

@@ -6,20 +6,64 @@ and may be inherited by forked workers. Knows nothing of pictures or annotations
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
+from mask2former import limits
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
+from mask2former.limits import check_limit
 from mask2former.notes import note
+from mask2former.text import printable
 
 __all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "open_folder"]
 
-_LARGEST = 8 << 30  # bytes of one file in an archive; more is no annotation or picture
+_OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+# Control characters, separators of lines, marks that turn the direction of writing, and halves of pairs.
+_UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ENTRY = b"PK\1\2"  # starts what a directory says of a file
+
+
+class _Zip(zipfile.ZipFile):
+    """A zip file whose directory is looked at before it becomes objects, of which a hostile one makes gigabytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path
+        self._stream = _Bounded(path)
+        try:
+            super().__init__(self._stream)
+        except BaseException:
+            self._stream.close()
+            raise
+        self._stream.name_of_archive = ""  # files are read in pieces from here on
+
+    def close(self) -> None:
+        super().close()
+        self._stream.close()
+
+
+class _Bounded(io.BufferedReader):
+    """An archive's file. Until it is open whatever is read at once is its directory, at most."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.name_of_archive = str(path)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if not self.name_of_archive:
+            return super().read(size)
+        subject, advice = f"the archive '{self.name_of_archive}' has", "unpack it"
+        if size is not None:
+            check_limit(f"{subject} bytes of directory:", size, limits.ARCHIVE_DIRECTORY_BYTES, advice)
+        content = super().read(size)
+        check_limit(f"{subject} files:", content.count(_ENTRY), limits.ARCHIVE_FILES, advice)
+        return content
 
 
 class Archive:
@@ -31,7 +75,7 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
+        self._opened: tuple[int, _Zip] | None = None
 
     def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
         return Archive, (self.path,)
@@ -39,19 +83,32 @@ class Archive:
     def __str__(self) -> str:
         return str(self.path)
 
-    def _zip(self) -> zipfile.ZipFile:
+    def _zip(self) -> _Zip:
         """Opened in this process: one that a fork inherits would share its place in the file with the parent."""
         if self._opened is None or self._opened[0] != os.getpid():
+            check_regular(self.path, "archive")
             try:
-                self._opened = os.getpid(), zipfile.ZipFile(self.path)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise RequestError(f"the archive '{self.path}' cannot be read: {error}") from error
+                self._opened = os.getpid(), _Zip(self.path)
+            except RequestError:
+                raise
+            except Exception as error:  # of a hostile directory: also of other kinds than BadZipFile
+                reason = printable(str(error), 200)
+                raise RequestError(f"the archive '{self.path}' cannot be read: {reason}") from error
         return self._opened[1]
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Files in it, with ``/`` between folders."""
-        return frozenset(name for name in self._zip().namelist() if not name.endswith("/"))
+        """Files in it, with ``/`` between folders.
+
+        Names that lead out of the folder that it would be unpacked to, and those that cannot be shown or cannot be a
+        path, are no files of a data set: they are passed over, which is noted.
+        """
+        names = [name for name in self._zip().namelist() if not name.endswith("/")]
+        kept = frozenset(name for name in names if _is_inside(name))
+        if len(kept) < len(names) and (left := [name for name in names if name not in kept]):
+            example = f"'{self.path}' ({len(left)}, for instance '{printable(left[0], 80)}')"
+            note("archives with files whose names lead out of them or cannot be shown, passed over", example)
+        return kept
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -68,17 +125,51 @@ class Archive:
         """The content of one file.
 
         Raises:
-            RequestError: it is not there, damaged, encrypted or much too large.
+            RequestError: it is not there, damaged, encrypted or much too large, or grows suspiciously much.
         """
+        entry = self._entry(name)
+        check_limit(f"'{self.path}/{name}' has bytes:", entry.file_size, limits.ARCHIVED_BYTES, "is it the right file?")
+        if entry.file_size > limits.ARCHIVED_BYTES_UNCHECKED:
+            growth = entry.file_size // max(1, entry.compress_size)
+            check_limit(
+                f"'{self.path}/{name}' would be unpacked to {entry.file_size:,} bytes, which is times "
+                f"the {entry.compress_size:,} that it takes in its archive:",
+                growth,
+                limits.ARCHIVE_GROWTH,
+                "unpack it if you trust it",
+            )
         try:
-            entry = self._zip().getinfo(name)
-            if entry.file_size > _LARGEST:
-                raise RequestError(f"'{self.path}/{name}' would be {entry.file_size} bytes; unpack and check it")
             return self._zip().read(entry)
+        except MemoryError as error:
+            raise RequestError(
+                f"'{self.path}/{name}', of {entry.file_size:,} bytes, does not fit the memory of this machine"
+            ) from error
+        except (
+            Exception
+        ) as error:  # zipfile reports damage in many ways: OSError, EOFError, RuntimeError, zlib.error, ...
+            reason = printable(str(error), 200)
+            raise RequestError(f"'{self.path}/{name}' cannot be read from its archive: {reason}") from error
+
+    def num_bytes(self, name: str) -> int:
+        """How large a file is, as the directory says, which reading never exceeds.
+
+        Raises:
+            RequestError: it is not there.
+        """
+        return self._entry(name).file_size
+
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        try:
+            return self._zip().getinfo(name)
         except KeyError as error:
-            raise RequestError(f"the archive '{self.path}' has no file '{name}'") from error
-        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise RequestError(f"'{self.path}/{name}' cannot be read from its archive: {error}") from error
+            raise RequestError(f"the archive '{self.path}' has no file '{printable(name, 200)}'") from error
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name in an archive is a path below the folder that it is unpacked to, and can be shown."""
+    if ".." in name and ".." in name.replace("\\", "/").split("/"):
+        return False
+    return _OUTSIDE.match(name) is None and _UNSHOWN.search(name) is None
 
 
 @lru_cache(maxsize=32)
@@ -115,6 +206,10 @@ class ArchivedFile:
 
     def is_file(self) -> bool:
         return self.inner in self.archive.names
+
+    @property
+    def num_bytes(self) -> int:
+        return self.archive.num_bytes(self.inner)
 
     def read_bytes(self) -> bytes:
         return self.archive.read(self.inner)
@@ -166,8 +261,24 @@ class Folder:
             start = f"{self.inner}/" if self.inner else ""
             yield from (name[len(start) :] for name in self.archive.names if name.startswith(start))
             return
+        # Where each folder really is, after those that lead to it from the top.
+        real: dict[str, tuple[str, ...]] = {str(self.path): (os.path.realpath(self.path),)}
+        through_links = 0
         for parent, folders, leaves in os.walk(self.path, followlinks=True, onerror=note_unreadable):
-            folders[:] = [name for name in folders if not _leads_back(os.path.join(parent, name), self.path)]
+            above, inner = real.pop(parent), []
+            for name in folders:
+                target = os.path.join(above[-1], name)
+                if os.path.islink(target):
+                    target = os.path.realpath(target)
+                    if target in above:  # it leads back
+                        continue
+                    # Links to folders of links multiply: thirty folders with two each have a thousand million paths.
+                    through_links += 1
+                    what, advice = f"'{self.path}' has links to folders:", "name the folders meant"
+                    check_limit(what, through_links, limits.LINKED_FOLDERS, advice)
+                real[os.path.join(parent, name)] = (*above, target)
+                inner.append(name)
+            folders[:] = inner
             below = os.path.relpath(parent, self.path).replace(os.sep, "/")
             yield from (leaf if below == "." else f"{below}/{leaf}" for leaf in leaves)
 
@@ -175,14 +286,6 @@ class Folder:
 def note_unreadable(error: OSError) -> None:
     """What ``os.walk`` tells of a folder that it passes over."""
     note("folders that cannot be read", f"'{error.filename}' ({error.strerror})")
-
-
-def _leads_back(folder: str, top: Path) -> bool:
-    """Whether a link leads to one of the folders that lead to it, from ``top`` down."""
-    if not os.path.islink(folder):
-        return False
-    target, above = os.path.realpath(folder), Path(folder).parent
-    return any(os.path.realpath(place) == target for place in (above, *above.parents) if place.is_relative_to(top))
 
 
 def _archives_beside(path: Path, root: Path | None) -> Iterator[tuple[Archive, str]]:

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from mask2former.data.archives import Folder
 from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, ValueRange, note_passed_over, read_image
 from mask2former.data.video_file import VIDEO_SUFFIXES, VideoFile, camera_stream
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.notes import Note, collect_notes, sentences
 
@@ -171,8 +172,7 @@ def open_frames(
         return Frames(_Pictures(_pictures_of(path), f"the folder '{path}'", rate, start, end, passed_over))
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise RequestError(f"'{path}' is a picture; expected a video or a folder of frames (pictures: predict)")
-    if not path.is_file():
-        raise RequestError(f"there is no video or folder '{path}'; expected {', '.join(VIDEO_SUFFIXES)} or a folder")
+    check_regular(path, "video or folder", hint=f"expected {', '.join(VIDEO_SUFFIXES)} or a folder")
     return Frames(VideoFile(path).stream(start, end))
 
 

@@ -5,20 +5,19 @@ Every fault of a picture ends in one :class:`RequestError` that names it. Knows 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mask2former.data.archives import ArchivedFile, File, Folder, note_unreadable
+from mask2former.data.image_files import open_image
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.notes import collect_notes, is_collecting, note, sentences
 from mask2former.pixels import Exif, ValueRange, orientation, rgb_of_array, rgb_of_pillow
@@ -32,7 +31,6 @@ __all__ = [
     "is_image_name",
     "list_images",
     "note_passed_over",
-    "open_picture",
     "picture_size",
     "read_image",
 ]
@@ -99,74 +97,23 @@ def read_image(
     if isinstance(source, (str, os.PathLike)):
         source = Path(os.fspath(source))
     if isinstance(source, File):
-        with open_picture(source) as picture:
+        with open_image(source) as picture:
             return rgb_of_pillow(picture, str(source), value_range=value_range, exif=exif)
     raise RequestError(
         f"cannot read a picture from {type(source).__name__}: expected a path, a Pillow picture, an array or a tensor"
     )
 
 
-# --- files and Pillow ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def open_picture(file: File) -> Iterator[Image.Image]:
-    """A picture file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
-
-    Raises:
-        RequestError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no picture.
-    """
-    content = file if isinstance(file, Path) else io.BytesIO(file.read_bytes())
-    try:
-        size = content.stat().st_size if isinstance(content, Path) else content.getbuffer().nbytes
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise RequestError(f"there is no picture '{file}'; check the path") from error
-    if isinstance(content, Path) and content.is_dir():
-        raise RequestError(f"'{file}' is a folder; expected the file of one picture")
-    if not size:
-        raise RequestError(f"'{file}' is an empty file; expected a picture")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is checked here; damaged metadata does not
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content) as picture:
-                yield picture
-    except RequestError:
-        raise
-    except UnidentifiedImageError as error:
-        raise RequestError(f"'{file}' is not a picture that can be read; {_expected(content)}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RequestError(_too_large(str(file))) from error
-    except PermissionError as error:
-        raise RequestError(f"'{file}' may not be read; check its permissions") from error
-    # Decoders report damage in many ways: OSError (cut short), SyntaxError (PNG), ValueError, struct.error, ...
-    except Exception as error:
-        raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {error}") from error
-
-
-def _expected(content: Path | io.BytesIO) -> str:
-    """What to do about an image that Pillow does not know, by the first bytes of its file."""
-    if isinstance(content, Path):
-        with content.open("rb") as stream:
-            start = stream.read(12)
-    else:
-        start = content.getvalue()[:12]
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "it is a TIFF of an unusual kind (bands, bits or compression); save it as 8-bit or 16-bit grey, or RGB"
-    if start[4:8] == b"ftyp":
-        return (
-            f"it is {start[8:12].decode('latin-1').strip().upper()}, whatever its name says; convert it to JPEG or PNG"
-        )
-    return "expected JPEG, PNG, WebP, BMP or TIFF"
+# --- sizes ------------------------------------------------------------------------------------------------------------
 
 
 def picture_size(file: File, *, exif: Exif = "apply") -> tuple[int, int]:
     """(height, width) of an image file as :func:`read_image` shows it, from its header.
 
     Raises:
-        RequestError: as :func:`open_picture`.
+        RequestError: as :func:`open_image`.
     """
-    with open_picture(file) as picture:
+    with open_image(file) as picture:
         width, height = picture.size
         # Pillow gives the size of TIFF files turned already, and that of others as they are stored.
         turned = orientation(picture) >= 5 and (exif == "apply") != (picture.format == "TIFF")
@@ -217,15 +164,8 @@ def check_size(
 
 
 def _orientation_of(file: File) -> int:
-    with open_picture(file) as picture:
+    with open_image(file) as picture:
         return orientation(picture)
-
-
-def _too_large(name: str) -> str:
-    return (
-        f"'{name}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
-        "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-    )
 
 
 # --- arrays and tensors ----------------------------------------------------------------------------------------------
@@ -288,11 +228,10 @@ def list_images(
                 first, _ = found.setdefault(path.resolve(), (path, path.relative_to(source)))
                 if os.path.abspath(first) != os.path.abspath(path):
                     note("links to an image that is listed already, which get no results", f"'{path}' is '{first}'")
-        elif source.is_file():
+        else:
+            check_regular(source, "image or folder of images")
             if not skip(source):
                 found.setdefault(source.resolve(), (source, Path(source.name)))
-        else:
-            raise RequestError(f"there is no file or folder '{source}'; check the path")
 
     # Compared without case, since two names that differ in case only are one file on some systems.
     sharing: dict[str, int] = {}
@@ -328,6 +267,8 @@ def _pictures_below(folder: Path) -> list[Path]:
                 _note_other_image(path, name)
             elif path.is_file():
                 pictures.append(path)
+            elif path.exists():
+                note("pipes, devices and folders with the names of images", f"'{path}'")
             else:
                 note("links to files that are not there", f"'{path}'")
     return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
@@ -355,7 +296,7 @@ def _note_other_image(file: File, name: str) -> None:
 
 def _is_image(path: Path) -> bool:
     try:
-        with open_picture(path):
+        with open_image(path):
             return True
     except RequestError:
         return False

@@ -11,7 +11,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 from PIL import Image
 
 from mask2former.data.archives import File
-from mask2former.data.images import open_picture
+from mask2former.data.image_files import open_image
 from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
@@ -46,7 +46,7 @@ def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
     Raises:
         RequestError: it is missing, cannot be decoded, or is of another kind.
     """
-    with open_picture(file) as picture:
+    with open_image(file) as picture:
         if picture.format in _LOSSY:
             raise RequestError(
                 f"'{file}' is a {picture.format} file, which changes the numbers of its pixels; export it again as PNG"

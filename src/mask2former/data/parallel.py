@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -30,7 +31,8 @@ def map_in_processes(
     """``work(job)`` for each job, in the order of the jobs, as they are done.
 
     Ctrl-C and closing the iterator end it after the jobs that are under way. Workers are fresh processes (no fork: the
-    caller has threads), so ``work`` must be importable, or a ``partial`` of something that is.
+    caller has threads), so ``work`` must be importable, or a ``partial`` of something that is. They end with this
+    process, also where that is killed.
 
     With ``num_workers`` up to 1, or few jobs, all is done in this process.
     """
@@ -39,7 +41,7 @@ def map_in_processes(
         return
     chunk = max(1, min(_LARGEST_CHUNK, len(jobs) // (4 * num_workers)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_leave_stopping_to_the_parent) as pool:
+    with ProcessPoolExecutor(min(num_workers, len(jobs)), context, initializer=_begin_worker) as pool:
         with _interrupts_held_back():
             results = pool.map(work, jobs, chunksize=chunk)  # it cancels what is waiting when it is closed
         yield from results
@@ -49,7 +51,7 @@ def map_in_processes(
 def _interrupts_held_back() -> Generator[None, None, None]:
     """Ctrl-C comes afterwards, and never to processes that are started meanwhile.
 
-    They inherit this. Before :func:`_leave_stopping_to_the_parent` they import for a second, and would die with a
+    They inherit this. Before :func:`_begin_worker` they import for a second, and would die with a
     traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
@@ -62,5 +64,14 @@ def _interrupts_held_back() -> Generator[None, None, None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_stopping_to_the_parent() -> None:
+def _begin_worker() -> None:
+    """Leave stopping to the parent, and leave when the parent is gone, in the middle of a job if need be."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()  # waits for the pipe that the parent holds open as long as it lives
+        os._exit(1)  # files appear whole or not at all, so there is nothing to clean up
+
+    threading.Thread(target=leave, name="leave with the parent", daemon=True).start()

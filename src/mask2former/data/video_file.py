@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former import limits
 from mask2former.data.archives import ArchivedFile
+from mask2former.documents import check_regular
 from mask2former.errors import MissingExtraError, RequestError
+from mask2former.limits import check_limit
+from mask2former.text import printable
 
 __all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoStream", "camera_stream"]
 
@@ -26,7 +30,15 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 _DEPTH = 8  # frames that wait for earlier ones; decoders need that many only beside a hole
 _HOLE = 2.5  # times the usual interval: where less lies between two frames, the rate merely varies
+# What FFmpeg may take a file for. Playlists, lists of files and descriptions of streams would read other files, or the
+# network, whatever the name of the file is.
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "dv", "nut", "rm", "gif"),
+    *("apng", "h264", "hevc", "m4v", "mjpeg", "ivf", "obu", "yuv4mpegpipe"),
+)
+_OF_FILES = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
 _ATTACHED_PICTURE = 0x400  # of FFmpeg's dispositions
+_RATE = 30.0  # frames per second where a file does not say it
 _HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
 
 
@@ -38,7 +50,7 @@ def _av() -> Any:
     return av
 
 
-def _open(place: str, name: str, options: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+def _open(place: str, options: dict[str, Any], name: str) -> tuple[Any, Any, list[str]]:
     """The container, its first video stream, and what is to be said about the others.
 
     Raises:
@@ -46,14 +58,28 @@ def _open(place: str, name: str, options: dict[str, Any]) -> tuple[Any, Any, lis
     """
     av = _av()
     try:
-        container = av.open(place, **options)
-    except (av.FFmpegError, OSError) as error:
-        raise RequestError(f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        # Of damaged metadata nothing is used. Options that a container does not know are those of its streams.
+        container = av.open(place, metadata_errors="replace", **options)
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        reason = printable(str(getattr(error, "strerror", None) or error), 200)
+        hint = "" if options.get("format") else "; expected MP4, MOV, MKV, WebM, AVI or the like (no playlist)"
+        raise RequestError(f"{name} cannot be opened: {reason}{hint}") from error
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
         kinds = sorted({"cover image" if stream.type == "video" else stream.type for stream in container.streams})
         container.close()
         raise RequestError(f"{name} has no video stream (it has: {', '.join(kinds) or 'nothing'}); expected a video")
+    context = streams[0].codec_context
+    try:
+        check_limit(
+            f"{name} is {context.width}x{context.height} (width x height); the pixels of a frame are:",
+            context.width * context.height,
+            limits.VIDEO_PIXELS,
+            "make it smaller",
+        )
+    except RequestError:
+        container.close()
+        raise
     notes = []
     if len(streams) > 1:
         sizes = ", ".join(f"{stream.codec_context.width}x{stream.codec_context.height}" for stream in streams)
@@ -82,8 +108,7 @@ class VideoFile:
             raise RequestError(f"the video '{path}' lies in an archive; unpack it")
         self.path = Path(path)
         _av()
-        if not self.path.is_file():
-            raise RequestError(f"there is no video '{self.path}'; check the path")
+        check_regular(self.path, "video")
 
     @staticmethod
     def suits(path: str | os.PathLike[str]) -> bool:
@@ -102,20 +127,26 @@ class VideoFile:
         """
         av = _av()
         name = f"the video '{self.path}'"
-        container, stream, _ = _open(str(self.path), name, {})
+        container, stream, _ = _open(*_of_file(self.path), name=name)
         found: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
         with container:
             try:
-                packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-                times = sorted(packet.pts for packet in packets if packet.pts is not None)
-                if broken := sum(packet.is_corrupt for packet in packets):
+                count = broken = 0
+                times: list[int] = []
+                for packet in container.demux(stream):
+                    if packet.size and not packet.is_discard:
+                        count += 1
+                        broken += packet.is_corrupt
+                        times += [] if packet.pts is None else [packet.pts]
+                times.sort()
+                if broken:
                     raise RequestError(
-                        f"{name} is damaged ({broken} of {len(packets)} packets), so its frames cannot be counted; "
+                        f"{name} is damaged ({broken} of {count} packets), so its frames cannot be counted; "
                         "re-encode what is left of it and annotate that"
                     )
-                if len(set(times)) < len(packets):
+                if len(set(times)) < count:
                     raise RequestError(
-                        f"the frames of {name} have no times of their own ({len(set(times))} times for {len(packets)} "
+                        f"the frames of {name} have no times of their own ({len(set(times))} times for {count} "
                         "frames), so they cannot be told apart; convert it to .mp4 or to a folder of frames"
                     )
                 if length is not None and len(times) < length:
@@ -133,8 +164,8 @@ class VideoFile:
                             found[wanted[frame.pts]] = _upright(frame, name)
                             if len(found) == len(wanted):
                                 break
-            except av.FFmpegError as error:
-                raise RequestError(f"{name} cannot be read: {error}") from error
+            except (av.FFmpegError, OverflowError) as error:  # the latter: times beyond what FFmpeg seeks
+                raise RequestError(f"{name} cannot be read: {printable(str(error), 200)}") from error
         lost = sorted(set(places) - set(found))
         if lost:
             raise RequestError(f"{name} is damaged: frame {lost[0]} cannot be decoded")
@@ -146,7 +177,14 @@ class VideoFile:
         Raises:
             RequestError: the file is no video.
         """
-        return VideoStream(str(self.path), f"the video '{self.path}'", {}, start, end)
+        place, options = _of_file(self.path)
+        return VideoStream(place, f"the video '{self.path}'", options, start, end)
+
+
+def _of_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """What PyAV opens for a file, which can neither be taken for an address nor for a list of others."""
+    # Checked by decoders as well, since frames may be larger than what the container says.
+    return os.path.abspath(path), {"options": {**_OF_FILES, "max_pixels": str(limits.VIDEO_PIXELS)}}
 
 
 def camera_stream(number: int) -> VideoStream:
@@ -200,17 +238,22 @@ class VideoStream:
         live: bool = False,
     ) -> None:
         self.name, self.start, self.end, self.live = name, start, end, live
-        self._container, self._stream, self.notes = _open(place, name, options)
+        self._container, self._stream, self.notes = _open(place, options, name)
         stream = self._stream
         # Threads by frame would be faster, but what they make of damaged data differs from run to run.
         stream.thread_type = "SLICE"
-        self.rate = float(stream.average_rate or 30)
+        stream.codec_context.options = {"max_pixels": str(limits.VIDEO_PIXELS)}
+        self.rate = float(stream.average_rate or _RATE)
+        if not 0 < self.rate <= limits.VIDEO_RATE:
+            self.notes.append(f"{name} claims {self.rate:g} frames per second; {_RATE:g} are taken for its length")
+            self.rate = _RATE
         self._unit = float(stream.time_base or 1)
         # Containers count all their streams, and sound may go on when the frames have ended.
         self._exact = bool(stream.duration)
         self._seconds = stream.duration * self._unit if self._exact else (self._container.duration or 0) / 1_000_000
         last = self._seconds if end is None else min(end, self._seconds)
-        self.num_frames = max(1, round((last - start) * self.rate)) if self._seconds else None
+        count = (last - start) * self.rate
+        self.num_frames = max(1, round(count)) if self._seconds > 0 and count <= limits.VIDEO_FRAMES else None
         self._broken = Counter[str]()  # packets
         self._guessed = self._late = 0  # frames without a time, frames that came too late
         self._restarts: list[float] = []
@@ -228,7 +271,10 @@ class VideoStream:
         with self._container as container:
             if self.start > 0:
                 start = (self._stream.start_time or 0) + int(self.start / self._unit)
-                container.seek(start, stream=self._stream, backward=True)
+                try:
+                    container.seek(start, stream=self._stream, backward=True)
+                except (OverflowError, _av().FFmpegError) as error:
+                    raise RequestError(f"{self.name} cannot be searched for second {self.start:g}") from error
             for seconds, frame, certain in self._in_order():
                 if self.end is not None and seconds >= self.end:
                     break
@@ -394,7 +440,14 @@ def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         RequestError: the matrix is neither of quarter turns nor mirrors.
     """
-    image = frame.to_ndarray(format="rgb24")
+    try:
+        image = frame.to_ndarray(format="rgb24")
+    except (_av().FFmpegError, ValueError, MemoryError) as error:
+        size = f"{frame.width}x{frame.height}"
+        reason = printable(str(error), 200) or "no memory"
+        raise RequestError(
+            f"a frame of {name} ({size}, width x height) cannot be converted to RGB: {reason}"
+        ) from error
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
         a, b, u, c, d, v, *_ = struct.unpack("=9i", bytes(matrix)[:36])

@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 import mask2former
+from mask2former import limits
 from mask2former.atomic import write_whole
 from mask2former.config import InferenceConfig, Task
+from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
@@ -291,11 +293,13 @@ class _Asked:
 
 
 def _sha256(path: Path) -> str:
-    """Of a file; nothing where it cannot be read, which reading the image says better."""
+    """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
     try:
+        if check_regular(path, "image") > limits.IMAGE_BYTES:
+            return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, RequestError):
         return ""
 
 
@@ -374,10 +378,10 @@ def _is_own_image(path: Path) -> bool:
     if path.suffix.lower() != ".png" or not path.is_file():
         return False
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.info.get("Software") == SOFTWARE:
                 return True
-    except Exception:  # whatever is wrong with it, reading it says
+    except RequestError:  # whatever is wrong with it, reading it says
         return False
     for task, ending in (*_MAPS.items(), ("", ".png")):
         document = _read_document(path.with_name(path.name.removesuffix(ending) + ".json"))

@@ -1,6 +1,7 @@
 """Binary masks as arrays, whole or cut to a box: run-length encoding, boxes, areas.
 
-The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results.
+The only module that calls the mask functions of faster-coco-eval. It knows no classes, scores or results, and
+no tensors: processes that only convert data do without torch.
 """
 
 from __future__ import annotations

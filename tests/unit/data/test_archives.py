@@ -81,7 +81,7 @@ def test_pictures_in_archives_are_pictures(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "p")
     np.testing.assert_array_equal(read_image(folder / "a.png"), pixels)
     assert picture_size(folder / "a.png") == (4, 6)
-    for name, message in (("cut.png", "damaged|not a picture"), ("empty.png", "empty file"), ("no.png", "no file")):
+    for name, message in (("cut.png", "damaged|not an image"), ("empty.png", "empty file"), ("no.png", "no file")):
         with pytest.raises(RequestError, match=message) as caught:
             read_image(folder / name)
         assert "p.zip" in str(caught.value)

@@ -228,18 +228,18 @@ def encoded(form: str) -> bytes:
     ("content", "message"),
     [
         (b"", "empty file"),
-        (b"hello, this is text" * 10, "not a picture"),
-        (b"%PDF-1.4 and so on", "not a picture"),
+        (b"hello, this is text" * 10, "not an image"),
+        (b"%PDF-1.4 and so on", "not an image"),
         (encoded("JPEG")[:1500], "damaged or cut short"),
         (encoded("PNG")[:2000], "damaged or cut short"),
-        (encoded("WEBP")[:500], "a picture|damaged"),
+        (encoded("WEBP")[:500], "an image|damaged"),
         (encoded("BMP")[:3000], "damaged or cut short"),
-        (encoded("TIFF")[:3000], "a picture|damaged"),
-        (encoded("JPEG")[:20], "a picture|damaged"),
+        (encoded("TIFF")[:3000], "an image|damaged"),
+        (encoded("JPEG")[:20], "an image|damaged"),
         (encoded("PNG")[:100] + bytes(3000), "damaged or cut short"),
         (png_of_size(40_000, 40_000), "safety limit"),
         (png_of_size(10_000, 10_000), "safety limit"),
-        (png_of_size(0, 0), "a picture|damaged|no pixels"),
+        (png_of_size(0, 0), "an image|damaged|no pixels"),
     ],
 )
 def test_broken_files_give_one_error_that_names_them(tmp_path: Path, content: bytes, message: str) -> None:
@@ -251,11 +251,11 @@ def test_broken_files_give_one_error_that_names_them(tmp_path: Path, content: by
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"no picture .*missing\.png"):
+    with pytest.raises(RequestError, match=r"no image .*missing\.png"):
         read_image(tmp_path / "missing.png")
     with pytest.raises(RequestError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(RequestError, match="no picture"):
+    with pytest.raises(RequestError, match="no image"):
         read_image("a\0b.png")
 
 
@@ -333,7 +333,7 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
         list_images([])
     with pytest.raises(RequestError, match="holds no pictures"):
         list_images([tmp_path])
-    with pytest.raises(RequestError, match="no file or folder"):
+    with pytest.raises(RequestError, match="no image or folder of images"):
         list_images([tmp_path / "missing"])
     touch(tmp_path, "one/x.png", "two/x.png")
     with pytest.raises(RequestError, match="one name"):

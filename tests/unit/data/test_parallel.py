@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,52 @@ def test_ctrl_c_while_workers_start_ends_them_without_their_tracebacks(tmp_path:
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1  # that of the caller, who handles it
+
+
+_KILLED = """
+import sys, time, mask2former.data.parallel as parallel
+if __name__ == "__main__":
+    for pid in parallel.map_in_processes(work, range(5000), 2):
+        print(pid, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+def test_workers_leave_when_the_parent_is_killed(tmp_path: Path) -> None:
+    # In a module of its own, since workers import the script again.
+    (tmp_path / "some_work.py").write_text(
+        "import os, time\ndef work(job): time.sleep(600 if job > 40 else 0.01); return os.getpid()"
+    )
+    script = tmp_path / "killed.py"
+    script.write_text("from some_work import work" + _KILLED)
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    workers = {int(process.stdout.readline()) for _ in range(30)}
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 10
+    while (left := [pid for pid in workers if _is_running(pid)]) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not left
+    process.stdout.close()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and that nobody has waited for does not count."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(") ")[2][0] != "Z"
+
+
+def test_workers_of_conversions_do_without_torch() -> None:
+    """Each would take half a gigabyte more."""
+    code = "import sys; from mask2former.data.prepare import ade20k, datasets; from mask2former.ops import masks"
+    code += "; print([name for name in ('torch', 'pydantic', 'matplotlib') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
 
 
 def test_there_is_a_processor() -> None:

@@ -17,6 +17,7 @@ from jaxtyping import UInt16
 from PIL import Image
 
 from mask2former.atomic import write_whole
+from mask2former.data.image_files import open_image
 from mask2former.data.prepare.stages import Job, Plan, Stage, pictures_in, read_rgb, save_picture
 from mask2former.errors import RequestError
 
@@ -73,20 +74,19 @@ def _convert(job: Job) -> None:
     codes = rgb[..., 0].astype(np.int32) // 10 * 256 + rgb[..., 1]
     values = _labels_of_codes()[codes]
     height, width = values.shape
-    try:
-        picture = Image.open(photo)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"the picture '{photo}' is missing or damaged: {error}") from error
-    with picture:
-        if picture.size != (width, height):
+    with open_image(photo) as image:
+        if image.size != (width, height):
             raise RequestError(f"'{photo}' and '{labels}' differ in size")
-        if min(height, width) <= _SHORT_SIDE:
-            write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
-        else:
+        smaller = None
+        if min(height, width) > _SHORT_SIDE:
             scale = _SHORT_SIDE / min(height, width)
             size = round(width * scale), round(height * scale)
-            smaller = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-            save_picture(job.outputs[0], smaller, "JPEG", quality=95)
+            smaller = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
             wide = Image.fromarray(values.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
             values = np.asarray(wide).astype(np.uint16)
+    # Outside, where an error is none of the image.
+    if smaller is None:
+        write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
+    else:
+        save_picture(job.outputs[0], smaller, "JPEG", quality=95)
     save_picture(job.outputs[1], Image.fromarray(values), "TIFF", compression="tiff_deflate")

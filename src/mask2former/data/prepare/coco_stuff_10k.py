@@ -13,9 +13,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mask2former import limits
 from mask2former.atomic import write_whole
+from mask2former.data.image_files import open_image
 from mask2former.data.prepare.stages import Job, Plan, Stage, save_picture
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
+from mask2former.limits import check_limit
+from mask2former.text import printable
 
 __all__ = ["plan"]
 
@@ -55,11 +60,8 @@ def plan(root: Path) -> Plan:
 def _convert(job: Job) -> None:
     photo, annotation = job.sources
     labels = _read_labels(annotation)
-    try:
-        with Image.open(photo) as picture:
-            size = picture.size
-    except (OSError, ValueError) as error:
-        raise RequestError(f"the picture '{photo}' is missing or damaged: {error}") from error
+    with open_image(photo) as image:
+        size = image.size
     if size != (labels.shape[1], labels.shape[0]):
         raise RequestError(f"'{photo}' has {size[0]}x{size[1]} pixels (width x height), '{annotation}' another size")
     write_whole(job.outputs[0], lambda path: shutil.copyfile(photo, path))
@@ -74,17 +76,16 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
         RequestError: the file is missing or broken, or needs h5py.
     """
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
+    size = check_regular(path, "matrix", hint="is the download complete?")
+    check_limit(f"'{path}' has bytes:", size, limits.MATRIX_BYTES, "is it the right file?")
     try:
         labels = loadmat(path, variable_names=["S"])["S"]
-    except FileNotFoundError as error:
-        raise RequestError(f"there is no '{path}'; is the download complete?") from error
     except NotImplementedError:  # MATLAB's newer format is HDF5
         labels = _read_hdf5(path)
-    except (KeyError, OSError, TypeError, ValueError, MatReadError) as error:
-        raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {error}") from error
-    if labels.ndim != 2:
+    except Exception as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
+        raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {printable(str(error), 200)}") from error
+    if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise RequestError(f"'{path}': S has the shape {labels.shape}; expected a label map")
     return labels.astype(np.uint8)
 
@@ -96,6 +97,12 @@ def _read_hdf5(path: Path) -> np.ndarray:
         raise RequestError(f"'{path}' is a MATLAB 7.3 file; pip install h5py to read it") from error
     try:
         with h5py.File(path) as file:
-            return np.asarray(file["S"]).T  # columns come first in these files
-    except (KeyError, OSError) as error:
-        raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {error}") from error
+            matrix = file["S"]
+            if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
+                raise RequestError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
+            check_limit(f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?")
+            return np.asarray(matrix).T  # columns come first in these files
+    except RequestError:
+        raise
+    except Exception as error:  # see above
+        raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {printable(str(error), 200)}") from error

@@ -19,8 +19,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former.atomic import write_whole
+from mask2former.data.image_files import open_image
 from mask2former.data.parallel import map_in_processes
 from mask2former.errors import RequestError
+from mask2former.pixels import load
 
 __all__ = [
     "Index",
@@ -148,9 +150,9 @@ def _is_whole_picture(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with Image.open(path) as picture:
-            picture.load()
-    except Exception:  # decoders report damage in many ways; whatever it is, the file is made anew
+        with open_image(path) as image:
+            load(image)
+    except RequestError:  # whatever it is, the file is made anew
         return False
     return True
 
@@ -213,16 +215,11 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         RequestError: it is missing, damaged, or has no three channels.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            if picture.mode not in ("RGB", "RGBA"):
-                raise RequestError(f"'{path}' is a picture of mode {picture.mode}; expected colours (RGB)")
-            return np.asarray(picture.convert("RGB"))
-    except RequestError:
-        raise
-    except Exception as error:  # decoders report damage in many ways
-        raise RequestError(f"'{path}' is missing or damaged: {error}") from error
+    with open_image(path) as image:
+        load(image)
+        if image.mode not in ("RGB", "RGBA"):
+            raise RequestError(f"'{path}' is an image of mode {image.mode}; expected colours (RGB)")
+        return np.asarray(image.convert("RGB"))
 
 
 def read_json(path: Path, key: str) -> list[Any]:

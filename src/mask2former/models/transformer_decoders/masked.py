@@ -18,7 +18,7 @@ from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_m
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.mask_product import mask_product, with_gradient
-from mask2former.ops.resize import resize_masks
+from mask2former.ops.resizing import resize_masks
 from mask2former.structures.outputs import MaskOutput
 
 __all__ = ["MaskedTransformerDecoder"]

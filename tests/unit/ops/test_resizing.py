@@ -1,8 +1,10 @@
+"""Resizing of mask logits."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mask2former.ops.resize import resize_masks
+from mask2former.ops.resizing import resize_masks
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 1), (0,)])

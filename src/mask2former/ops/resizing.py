@@ -1,4 +1,4 @@
-"""The one way mask logits are resized. It knows no classes, queries or results."""
+"""The one way mask logits are resized."""
 
 from __future__ import annotations
 

@@ -1,0 +1,104 @@
+"""The one way to open an image file: only formats that are read, only sizes that are taken, one sentence for the rest.
+
+Pillow knows some forty formats, and goes by the content of a file, whatever its name: a ``.png`` that is PostScript
+would start Ghostscript. Imports no torch, so that the processes of ``mask2former prepare`` stay small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from mask2former import limits
+from mask2former.data.archives import File
+from mask2former.documents import check_regular, read_bytes
+from mask2former.errors import RequestError
+from mask2former.limits import check_limit
+from mask2former.text import printable
+
+__all__ = ["FORMATS", "open_image"]
+
+# Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+
+
+@contextlib.contextmanager
+def open_image(file: File) -> Iterator[Image.Image]:
+    """An image file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
+
+    Raises:
+        RequestError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
+            Pillow's safety limit or than the limits of :mod:`mask2former.limits`.
+    """
+    if isinstance(file, Path):
+        size = check_regular(file, "image")
+        check_limit(f"the image '{file}' has bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
+        content = file
+    else:
+        stored = read_bytes(file, "image", limits.IMAGE_BYTES)
+        size, content = len(stored), io.BytesIO(stored)
+    if not size:
+        raise RequestError(f"'{file}' is an empty file; expected an image")
+    _check_png(str(file), _start_of(content), size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters is checked here; damaged metadata does not
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(content, formats=FORMATS) as image:
+                check_limit(f"'{file}' has a side of pixels:", max(image.size), limits.IMAGE_SIDE, "cut it into parts")
+                yield image
+    except RequestError:
+        raise
+    except UnidentifiedImageError as error:
+        raise RequestError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RequestError(
+            f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    except PermissionError as error:
+        raise RequestError(f"'{file}' may not be read; check its permissions") from error
+    except MemoryError as error:
+        raise RequestError(f"'{file}' does not fit the memory of this machine; make it smaller") from error
+    # Decoders report damage in many ways: OSError (cut short), SyntaxError (PNG), ValueError, struct.error, ...
+    except Exception as error:
+        reason = printable(str(error), 200)
+        raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
+
+
+def _start_of(content: Path | io.BytesIO) -> bytes:
+    """The first bytes of a file; none of one that cannot be read, which opening it says better."""
+    if isinstance(content, io.BytesIO):
+        return content.getvalue()[:24]
+    try:
+        with content.open("rb") as stream:
+            return stream.read(24)
+    except OSError:
+        return b""
+
+
+def _check_png(name: str, start: bytes, size: int) -> None:
+    """Refuse a PNG of millions of chunks that are no pixels: reading them takes minutes, and nobody writes such."""
+    if start.startswith(b"\x89PNG\r\n\x1a\n") and len(start) == 24:
+        width, height = struct.unpack(">II", start[16:24])
+        most = limits.PNG_EXTRA_BYTES + 16 * width * height
+        check_limit(f"'{name}', of {width}x{height} pixels (width x height), has bytes:", size, most, "save it anew")
+
+
+def _expected(content: Path | io.BytesIO) -> str:
+    """What to do about a file that is not opened, by its first bytes."""
+    start = _start_of(content)
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "it is a TIFF of an unusual kind (bands, bits or compression); save it as 8-bit or 16-bit grey, or RGB"
+    if start[4:8] == b"ftyp":
+        kind = printable(start[8:12].decode("latin-1").strip().upper())
+        return f"it is {kind}, whatever its name says; convert it to JPEG or PNG"
+    if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):
+        return "it is PostScript or PDF, which are programs and not read; convert it to PNG"
+    return "expected JPEG, PNG, WebP, BMP or TIFF"
