@@ -10,14 +10,15 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from mask2former.errors import RequestError
 from mask2former.notes import note
+from mask2former.text import quoted
 
-__all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "open_folder"]
+__all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "leads_outside", "open_folder"]
 
 _LARGEST = 8 << 30  # bytes of one file in an archive; more is no annotation or picture
 
@@ -50,8 +51,12 @@ class Archive:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Files in it, with ``/`` between folders."""
-        return frozenset(name for name in self._zip().namelist() if not name.endswith("/"))
+        """Files in it, with ``/`` between folders; names that lead out of it are passed over."""
+        found = frozenset(name for name in self._zip().namelist() if not name.endswith("/"))
+        outside = sorted(name for name in found if os.path.isabs(name) or leads_outside(name, ""))
+        for name in outside:
+            note("files in archives whose names lead out of them, passed over", f"{quoted(name)} in '{self.path}'")
+        return found.difference(outside)
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -64,6 +69,20 @@ class Archive:
                 parent = parent.rpartition("/")[0]
         return frozenset(found)
 
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        try:
+            return self._zip().getinfo(name)
+        except KeyError as error:
+            raise RequestError(f"the archive '{self.path}' has no file {quoted(name)}") from error
+
+    def size(self, name: str) -> int:
+        """Bytes of one file, unpacked; no more than these are read of it, whatever there is.
+
+        Raises:
+            RequestError: it is not there.
+        """
+        return self._entry(name).file_size
+
     def read(self, name: str) -> bytes:
         """The content of one file.
 
@@ -71,12 +90,10 @@ class Archive:
             RequestError: it is not there, damaged, encrypted or much too large.
         """
         try:
-            entry = self._zip().getinfo(name)
+            entry = self._entry(name)
             if entry.file_size > _LARGEST:
                 raise RequestError(f"'{self.path}/{name}' would be {entry.file_size} bytes; unpack and check it")
             return self._zip().read(entry)
-        except KeyError as error:
-            raise RequestError(f"the archive '{self.path}' has no file '{name}'") from error
         except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise RequestError(f"'{self.path}/{name}' cannot be read from its archive: {error}") from error
 
@@ -116,6 +133,11 @@ class ArchivedFile:
     def is_file(self) -> bool:
         return self.inner in self.archive.names
 
+    @property
+    def num_bytes(self) -> int:
+        """Its size when it is read, as the archive says."""
+        return self.archive.size(self.inner)
+
     def read_bytes(self) -> bytes:
         return self.archive.read(self.inner)
 
@@ -123,25 +145,52 @@ class ArchivedFile:
 File = Path | ArchivedFile
 
 
+def leads_outside(name: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether a name that a file of annotations gives leads out of the folder that it is relative to.
+
+    Absolute names do, unless they lead into the folder, and so do those with more ``..`` than folders before them.
+    Links count as what they are called: who put them into the folder decides what they lead to.
+    """
+    if not (".." in name or ":" in name or name.startswith(("/", "\\"))):
+        return False  # most names; asking for the folder of the process takes longer than all else
+    top = os.path.abspath(folder)
+    place = os.path.normpath(os.path.join(top, name))
+    return not place.startswith(os.path.join(top, ""))
+
+
 @dataclass(frozen=True)
 class Folder:
-    """A folder on disk or, with an archive, the folder ``inner`` of that."""
+    """A folder on disk or, with an archive, the folder ``inner`` of that.
+
+    Attributes:
+        allow_outside: names may lead out of it. Otherwise what they lead to is as if it were not there, and asking for
+            it is an error.
+    """
 
     path: Path
     archive: Archive | None = None
     inner: str = ""
+    allow_outside: bool = False
     _listed: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return str(self.path) if self.archive is None else f"{self.archive.path}/{self.inner}".rstrip("/")
 
     def __truediv__(self, name: str) -> File:
+        if self.leads_outside(name):
+            raise RequestError(f"{quoted(name)} leads out of the folder '{self}'; set allow_outside=true to read it")
         if self.archive is None:
             return self.path / name
         return ArchivedFile(self.archive, str(PurePosixPath(self.inner) / name))
 
+    def leads_outside(self, name: str) -> bool:
+        """Whether a name is refused because it leads out of the folder; see :func:`leads_outside`."""
+        return not self.allow_outside and leads_outside(name, self.path)
+
     def exists(self, name: str) -> bool:
         """Whether a file is there; each folder is listed once, which is much faster than asking file by file."""
+        if self.leads_outside(name):
+            return False
         if self.archive is not None:
             return str(PurePosixPath(self.inner) / name) in self.archive.names
         parent, leaf = os.path.split(os.path.join(self.path, name))
@@ -230,8 +279,10 @@ def find_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     return None
 
 
-def open_folder(path: str | os.PathLike[str] | Folder, what: str = "picture folder") -> Folder:
-    """The folder at a path.
+def open_folder(
+    path: str | os.PathLike[str] | Folder, what: str = "picture folder", *, allow_outside: bool = False
+) -> Folder:
+    """The folder at a path; names in it may lead out of it only with ``allow_outside``.
 
     Raises:
         RequestError: there is none, and no archive that would make it.
@@ -239,4 +290,4 @@ def open_folder(path: str | os.PathLike[str] | Folder, what: str = "picture fold
     found = path if isinstance(path, Folder) else find_folder(path)
     if found is None:
         raise RequestError(f"there is no {what} '{path}'; check the path")
-    return found
+    return replace(found, allow_outside=True) if allow_outside else found

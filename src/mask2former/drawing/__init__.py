@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mask2former.drawing.colors import line_color, spread_colors
 from mask2former.drawing.labels import INK, Anchor, distance, draw_labels
-from mask2former.drawing.regions import Color, Crop, Region
+from mask2former.drawing.regions import Color, Crop, Region, ranks
 from mask2former.drawing.sheets import contact_sheet
 from mask2former.errors import RequestError
 from mask2former.pixels import rgb_of_array, rgb_of_pillow
@@ -32,6 +32,7 @@ __all__ = [
     "overlay_instances",
     "overlay_panoptic",
     "overlay_semantic",
+    "ranks",
     "readable_scale",
 ]
 

@@ -23,9 +23,11 @@ from mask2former.data.label_maps import runs_of
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import RequestError
 from mask2former.notes import collect_notes, note, sentences
+from mask2former.ops.masks import check_masks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
+from mask2former.text import quoted
 
 __all__ = ["ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
 
@@ -245,8 +247,8 @@ class SegmentReader(Reader):
                 lacking = [image_id for place in range(len(self)) if (image_id := self.image_id(place)) not in places]
                 if lacking:
                     self.notes.append(
-                        f"the {task} annotations lack {len(lacking)} of the pictures, such as {lacking[0]!r}: the "
-                        "panoptic ones are the truth instead"
+                        f"the {task} annotations lack {len(lacking)} of the pictures, such as {quoted(lacking[0])}: "
+                        "the panoptic ones are the truth instead"
                     )
                 else:
                     own = self.categories.index_of_id()
@@ -269,6 +271,7 @@ class SegmentReader(Reader):
             return np.append(self.categories.ignore_label, classes).astype(np.int32)[ids]
         things = np.flatnonzero(self._is_thing[classes])
         windows = ndimage.find_objects(ids, max_label=len(classes)) if len(classes) else []
+        check_masks(len(things), ids.shape)
         masks = np.zeros((len(things), *ids.shape), dtype=bool)
         for mask, segment in zip(masks, things.tolist(), strict=True):
             window = windows[segment]

@@ -15,7 +15,9 @@ from PIL import Image
 
 from mask2former.atomic import write_whole
 from mask2former.data.prepare.stages import Job, Plan, Stage, save_picture
+from mask2former.documents import read_text
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 __all__ = ["plan"]
 
@@ -32,16 +34,12 @@ def plan(root: Path) -> Plan:
     stages = []
     for split, official in _OFFICIAL.items():
         file = folder / "imageLists" / f"{split}.txt"
-        try:
-            names = file.read_text("utf-8").split()
-        except OSError as error:
-            raise RequestError(
-                f"there is no list '{file}'; unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
-            ) from error
+        hint = f"unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
+        names = read_text(file, "list", hint=hint).split()
         jobs = []
         for name in dict.fromkeys(names):
             if Path(name).name != name:  # what is written stays in its folder
-                raise RequestError(f"'{file}' has '{name:.80}'; expected names of pictures without folders")
+                raise RequestError(f"'{file}' has {quoted(name)}; expected names of pictures without folders")
             outputs = (
                 folder / "images_detectron2" / split / f"{name}.jpg",
                 folder / "annotations_detectron2" / split / f"{name}.png",
