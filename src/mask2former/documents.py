@@ -154,12 +154,10 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
     limits.check_limit(f"{source} has characters:", len(text), limits.YAML_BYTES, "is it the right file?")
     try:
         reader = (loader or yaml.SafeLoader)(text)
+        _bound_nodes(reader, source)
         node = reader.get_single_node()
         # Before values are made: merging (``<<``) writes aliases out.
-        count = 0 if node is None else _count(node, {}, set())
-        limits.check_limit(
-            f"{source} has values, with those that aliases repeat:", count, limits.YAML_NODES, "write less"
-        )
+        _check_nodes(0 if node is None else _count(node, {}, set()), source)
         return None if node is None else reader.construct_document(node)
     except RequestError:
         raise
@@ -171,6 +169,25 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
         line = f" at line {mark.line + 1}" if mark else ""
         reason = printable(str(getattr(error, "problem", None) or error), 200)
         raise RequestError(f"{source} is not valid YAML{line}: {reason}") from error
+
+
+def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
+    """Have the reader stop at the value that is one too many, and not at the end of the text."""
+    compose, count = reader.compose_node, 0
+
+    def compose_node(parent: Any, index: Any) -> Any:
+        nonlocal count
+        count += 1
+        _check_nodes(count, source)
+        return compose(parent, index)
+
+    reader.compose_node = compose_node  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _check_nodes(count: int, source: str) -> None:
+    if count > limits.YAML_NODES:  # asked for each, so that the sentence is made once
+        what = f"{source} has values, with those that aliases repeat:"
+        limits.check_limit(what, count, limits.YAML_NODES, "write less")
 
 
 def read_rows(file: Readable, what: str, *, hint: str = "check the path") -> list[dict[str, Any]]:

@@ -51,12 +51,8 @@ class Archive:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Files in it, with ``/`` between folders; names that lead out of it are passed over."""
-        found = frozenset(name for name in self._zip().namelist() if not name.endswith("/"))
-        outside = sorted(name for name in found if os.path.isabs(name) or leads_outside(name, ""))
-        for name in outside:
-            note("files in archives whose names lead out of them, passed over", f"{quoted(name)} in '{self.path}'")
-        return found.difference(outside)
+        """Files in it, with ``/`` between folders."""
+        return frozenset(name for name in self._zip().namelist() if not name.endswith("/"))
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -69,20 +65,6 @@ class Archive:
                 parent = parent.rpartition("/")[0]
         return frozenset(found)
 
-    def _entry(self, name: str) -> zipfile.ZipInfo:
-        try:
-            return self._zip().getinfo(name)
-        except KeyError as error:
-            raise RequestError(f"the archive '{self.path}' has no file {quoted(name)}") from error
-
-    def size(self, name: str) -> int:
-        """Bytes of one file, unpacked; no more than these are read of it, whatever there is.
-
-        Raises:
-            RequestError: it is not there.
-        """
-        return self._entry(name).file_size
-
     def read(self, name: str) -> bytes:
         """The content of one file.
 
@@ -90,10 +72,12 @@ class Archive:
             RequestError: it is not there, damaged, encrypted or much too large.
         """
         try:
-            entry = self._entry(name)
+            entry = self._zip().getinfo(name)
             if entry.file_size > _LARGEST:
                 raise RequestError(f"'{self.path}/{name}' would be {entry.file_size} bytes; unpack and check it")
             return self._zip().read(entry)
+        except KeyError as error:
+            raise RequestError(f"the archive '{self.path}' has no file '{name}'") from error
         except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise RequestError(f"'{self.path}/{name}' cannot be read from its archive: {error}") from error
 
@@ -132,11 +116,6 @@ class ArchivedFile:
 
     def is_file(self) -> bool:
         return self.inner in self.archive.names
-
-    @property
-    def num_bytes(self) -> int:
-        """Its size when it is read, as the archive says."""
-        return self.archive.size(self.inner)
 
     def read_bytes(self) -> bytes:
         return self.archive.read(self.inner)

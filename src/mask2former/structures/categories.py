@@ -18,7 +18,7 @@ from mask2former import limits
 from mask2former.errors import RequestError
 from mask2former.text import printable, quoted
 
-__all__ = ["Categories", "Category"]
+__all__ = ["Categories", "Category", "check_count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,15 @@ def _spread_color(index: int) -> tuple[int, int, int]:
     """A colour that differs from those of neighbouring indices (golden-ratio hues)."""
     red, green, blue = colorsys.hsv_to_rgb((0.13 + index * 0.618033988749895) % 1.0, 0.65, 0.62 + 0.3 * (index % 2))
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def check_count(count: int) -> None:
+    """Refuse a class list that is too long, best before it is made.
+
+    Raises:
+        RequestError: more than ``limits.CLASSES``.
+    """
+    limits.check_limit("the class list has classes:", count, limits.CLASSES, "is it the right file?")
 
 
 def _name(value: Any) -> str:
@@ -70,7 +79,7 @@ class Categories(Sequence[Category]):
     def __post_init__(self) -> None:
         if not self.items:
             raise RequestError("a class list needs at least one category")
-        limits.check_limit("a class list has", len(self.items), limits.CLASSES, "is it the right file?")
+        check_count(len(self.items))
         counts = Counter(item.id for item in self.items)
         if len(counts) < len(self.items):
             twice = sorted(number for number, count in counts.items() if count > 1)
@@ -130,6 +139,7 @@ class Categories(Sequence[Category]):
         """
         try:
             items = []
+            check_count(len(values["categories"]))
             for index, entry in enumerate(values["categories"]):
                 color = entry.get("color") or _spread_color(index)
                 red, green, blue = (int(channel) for channel in color)

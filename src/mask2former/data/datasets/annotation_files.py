@@ -16,7 +16,7 @@ from mask2former.data.faults import fault
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import RequestError
 from mask2former.ops.masks import FARTHEST_CORNER
-from mask2former.structures.categories import Categories
+from mask2former.structures.categories import Categories, check_count
 from mask2former.text import printable, quoted
 
 __all__ = [
@@ -92,6 +92,7 @@ def categories_in(content: dict[str, Any], file: File) -> Categories:
         RequestError: entries without a whole number as id or a name, or with an ``isthing`` that is neither 0 nor 1.
     """
     try:
+        check_count(len(content["categories"]))
         return Categories.from_dict({"categories": [_category(entry) for entry in content["categories"]]})
     except RequestError as error:
         raise RequestError(f"'{file}': {error}") from error
