@@ -297,6 +297,13 @@ class FilesConfig(_Strict):
     exif: Literal["apply", "ignore"] = "apply"
 
 
+class NamedFilesConfig(FilesConfig):
+    """Such a data set whose annotations or lists name the files."""
+
+    # whether they may lead out of the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always may
+    allow_outside: bool = False
+
+
 class CocoFiles(_Strict):
     """One annotation file and the folder that its ``file_name`` entries are relative to."""
 
@@ -304,7 +311,7 @@ class CocoFiles(_Strict):
     images: str
 
 
-class CocoInstanceConfig(FilesConfig):
+class CocoInstanceConfig(NamedFilesConfig):
     """Objects in COCO's instance format, anybody's; several files of one split must have the same categories."""
 
     name: Literal["coco-instance"] = "coco-instance"
@@ -323,7 +330,7 @@ class PanopticFiles(_Strict):
     images: str
 
 
-class CocoPanopticConfig(FilesConfig):
+class CocoPanopticConfig(NamedFilesConfig):
     """Segments in COCO's panoptic format, anybody's; several files of one split must have the same categories."""
 
     name: Literal["coco-panoptic"] = "coco-panoptic"
@@ -355,7 +362,7 @@ class LabelFolderConfig(FilesConfig):
     unseen_classes: Literal["error", "keep"] = "error"
 
 
-class YoloConfig(FilesConfig):
+class YoloConfig(NamedFilesConfig):
     """Polygons in YOLO's segmentation format; the splits are those of its file."""
 
     name: Literal["yolo"] = "yolo"
@@ -443,7 +450,7 @@ class ClipFiles(_Strict):
     frames: str
 
 
-class ClipsConfig(ClipSampling, FilesConfig):
+class ClipsConfig(ClipSampling, NamedFilesConfig):
     """Tracks in YouTube-VIS format: OVIS and anybody's, of frames or of video files."""
 
     name: Literal["clips"] = "clips"
@@ -459,7 +466,7 @@ class ClipFolders(_Strict):
     clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
 
 
-class MaskFoldersConfig(ClipSampling, FilesConfig):
+class MaskFoldersConfig(ClipSampling, NamedFilesConfig):
     """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and alike."""
 
     name: Literal["mask-folders"] = "mask-folders"

@@ -1,14 +1,17 @@
-"""Text, JSON and YAML files of strangers: read whole, within limits, with one sentence for whatever is wrong with them.
+"""Text, JSON, YAML and CSV files of strangers: read whole, within limits, or refused in one sentence.
 
 Every document that the library did not write itself a moment ago comes in here. Knows no form of content.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import stat
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,11 +22,25 @@ from mask2former.text import printable
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["Readable", "check_regular", "parse_json", "parse_yaml", "read_bytes", "read_json", "read_text", "read_yaml"]
+__all__ = [
+    "Readable",
+    "check_regular",
+    "parse_csv",
+    "parse_json",
+    "parse_yaml",
+    "read_bytes",
+    "read_json",
+    "read_rows",
+    "read_text",
+    "read_yaml",
+]
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_DIGITS = 4_300  # of a number, as Python has it for JSON
 
 
 class Readable(Protocol):
-    """A path, or a file in an archive: such a one says how large it is."""
+    """A path, or a file in an archive, which knows its ``num_bytes`` before it is read."""
 
     def read_bytes(self) -> bytes: ...
 
@@ -93,13 +110,15 @@ def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[st
     Args:
         content: the text.
         source: subject of the sentence that refuses it.
-        pairs: makes an object of its keys and values; by default the last of equal keys counts.
+        pairs: makes an object of its keys and values, or refuses them; by default the last of equal keys counts.
 
     Raises:
         RequestError: it is no JSON, or nested deeper, or has longer numbers, than Python reads.
     """
     try:
         return json.loads(content, object_pairs_hook=pairs)
+    except RequestError:  # of ``pairs``
+        raise
     except RecursionError as error:
         raise RequestError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except ValueError as error:  # also for bytes that are no text, and for numbers of thousands of digits
@@ -135,12 +154,10 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
     limits.check_limit(f"{source} has characters:", len(text), limits.YAML_BYTES, "is it the right file?")
     try:
         reader = (loader or yaml.SafeLoader)(text)
+        _bound_nodes(reader, source)
         node = reader.get_single_node()
         # Before values are made: merging (``<<``) writes aliases out.
-        count = 0 if node is None else _count(node, {}, set())
-        limits.check_limit(
-            f"{source} has values, with those that aliases repeat:", count, limits.YAML_NODES, "write less"
-        )
+        _check_nodes(0 if node is None else _count(node, {}, set()), source)
         return None if node is None else reader.construct_document(node)
     except RequestError:
         raise
@@ -154,6 +171,57 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
         raise RequestError(f"{source} is not valid YAML{line}: {reason}") from error
 
 
+def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
+    """Have the reader stop at the value that is one too many, and not at the end of the text."""
+    compose, count = reader.compose_node, 0
+
+    def compose_node(parent: Any, index: Any) -> Any:
+        nonlocal count
+        count += 1
+        _check_nodes(count, source)
+        return compose(parent, index)
+
+    reader.compose_node = compose_node  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _check_nodes(count: int, source: str) -> None:
+    if count > limits.YAML_NODES:  # asked for each, so that the sentence is made once
+        what = f"{source} has values, with those that aliases repeat:"
+        limits.check_limit(what, count, limits.YAML_NODES, "write less")
+
+
+def read_rows(file: Readable, what: str, *, hint: str = "check the path") -> list[dict[str, Any]]:
+    """The rows of a CSV file by the names in its first line; a last line without an end is cut short, and no row.
+
+    What a row lacks is None, and what it has beyond the names is a list called ``""``.
+
+    Raises:
+        RequestError: see :func:`read_text`; or it is no CSV.
+    """
+    text = read_text(file, what, limits.TABLE_BYTES, hint=hint)
+    names, *rows = [row for row in parse_csv(text[: text.rfind("\n") + 1], f"the {what} '{file}'") if row] or [[]]
+    return [
+        {**dict(zip_longest(names, row[: len(names)])), **({"": row[len(names) :]} if len(row) > len(names) else {})}
+        for row in rows
+    ]
+
+
+def parse_csv(text: str, source: str) -> list[list[str]]:
+    """The rows of CSV text.
+
+    Args:
+        text: the text.
+        source: subject of the sentence that refuses it.
+
+    Raises:
+        RequestError: it is no CSV, for instance because a quote is not closed within 131,072 characters.
+    """
+    try:
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise RequestError(f"{source} is not CSV: {error}") from error
+
+
 def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
     """How many values there are when aliases are written out, in time of those that are written down."""
     key = id(node)
@@ -162,6 +230,8 @@ def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
     if key not in known:
         open_now.add(key)
         value = node.value
+        if len(value) > _DIGITS and node.tag in _NUMBERS:  # reading it takes the square of its length
+            raise ValueError(f"a number has {len(value):,} digits")
         inner = (part for each in value for part in (each if isinstance(each, tuple) else (each,)))
         known[key] = 1 + (0 if isinstance(value, str) else sum(_count(part, known, open_now) for part in inner))
         open_now.remove(key)

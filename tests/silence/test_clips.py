@@ -235,10 +235,15 @@ def test_masks_without_area_leave_the_others(tmp_path: Path) -> None:
 
 def test_a_frame_of_both_splits_is_told(tmp_path: Path) -> None:
     run = run_of(tmp_path, lambda c, f: None)
-    entry = {"annotations": str(tmp_path / "train.json"), "frames": str(tmp_path / "train")}
+    entry, other = (
+        {"annotations": str(tmp_path / f"{split}.json"), "frames": str(tmp_path / split)}
+        for split in ("train", "validation")
+    )
     shared = json.loads((tmp_path / "validation.json").read_text())
     shared["videos"][0]["file_names"][0] = "../train/0/0.png"
     (tmp_path / "validation.json").write_text(json.dumps(shared))
+    assert "names files that are not in its folder" in checked(run)[1]
+    run = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [other], "allow_outside": True})
     assert "validation: frames that are also trained on (1): clip 1, frame 0 = clip 1, frame 0" in checked(run)[1]
     same = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [entry]})
     assert "validation: frames that are also trained on (6)" in started(same)

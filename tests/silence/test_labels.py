@@ -410,7 +410,7 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
         ("n.txt", "road: 0\ncar: 0\n", "more than once"),
         ("n.txt", "name id\nbg 0\ncell 1\n", "line 1, 'name id', looks like a heading"),
         ("n.txt", "- bg\ncell\n", "line 1, '- bg', begins with a bullet"),
-        ("n.txt", "bg  # the rest\ncell\n", "line 1, 'bg  # the rest', seems to end in a comment"),
+        ("n.txt", "bg  # the rest\ncell\n", "line 1, 'bg # the rest', seems to end in a comment"),
         ("n.txt", "0 bg\n1 cell // all\n", "line 2, '1 cell // all', seems to end in a comment"),
         ("n.txt", "// classes\nbg\ncell\n", "line 1, '// classes', does not look like a name"),
         ("n.txt", "; classes\nbg\n", "line 1, '; classes', does not look like a name"),

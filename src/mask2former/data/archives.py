@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -20,9 +20,9 @@ from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.limits import check_limit
 from mask2former.notes import note
-from mask2former.text import printable
+from mask2former.text import printable, quoted
 
-__all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "open_folder"]
+__all__ = ["Archive", "ArchivedFile", "File", "Folder", "find_file", "find_folder", "leads_outside", "open_folder"]
 
 _OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 # Control characters, separators of lines, marks that turn the direction of writing, and halves of pairs.
@@ -218,25 +218,52 @@ class ArchivedFile:
 File = Path | ArchivedFile
 
 
+def leads_outside(name: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether a name that a file of annotations gives leads out of the folder that it is relative to.
+
+    Absolute names do, unless they lead into the folder, and so do those with more ``..`` than folders before them.
+    Links count as what they are called: who put them into the folder decides what they lead to.
+    """
+    if not (".." in name or ":" in name or name.startswith(("/", "\\"))):
+        return False  # most names; asking for the folder of the process takes longer than all else
+    top = os.path.abspath(folder)
+    place = os.path.normpath(os.path.join(top, name))
+    return not place.startswith(os.path.join(top, ""))
+
+
 @dataclass(frozen=True)
 class Folder:
-    """A folder on disk or, with an archive, the folder ``inner`` of that."""
+    """A folder on disk or, with an archive, the folder ``inner`` of that.
+
+    Attributes:
+        allow_outside: names may lead out of it. Otherwise what they lead to is as if it were not there, and asking for
+            it is an error.
+    """
 
     path: Path
     archive: Archive | None = None
     inner: str = ""
+    allow_outside: bool = False
     _listed: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return str(self.path) if self.archive is None else f"{self.archive.path}/{self.inner}".rstrip("/")
 
     def __truediv__(self, name: str) -> File:
+        if self.leads_outside(name):
+            raise RequestError(f"{quoted(name)} leads out of the folder '{self}'; set allow_outside=true to read it")
         if self.archive is None:
             return self.path / name
         return ArchivedFile(self.archive, str(PurePosixPath(self.inner) / name))
 
+    def leads_outside(self, name: str) -> bool:
+        """Whether a name is refused because it leads out of the folder; see :func:`leads_outside`."""
+        return not self.allow_outside and leads_outside(name, self.path)
+
     def exists(self, name: str) -> bool:
         """Whether a file is there; each folder is listed once, which is much faster than asking file by file."""
+        if self.leads_outside(name):
+            return False
         if self.archive is not None:
             return str(PurePosixPath(self.inner) / name) in self.archive.names
         parent, leaf = os.path.split(os.path.join(self.path, name))
@@ -333,8 +360,10 @@ def find_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
     return None
 
 
-def open_folder(path: str | os.PathLike[str] | Folder, what: str = "picture folder") -> Folder:
-    """The folder at a path.
+def open_folder(
+    path: str | os.PathLike[str] | Folder, what: str = "picture folder", *, allow_outside: bool = False
+) -> Folder:
+    """The folder at a path; names in it may lead out of it only with ``allow_outside``.
 
     Raises:
         RequestError: there is none, and no archive that would make it.
@@ -342,4 +371,4 @@ def open_folder(path: str | os.PathLike[str] | Folder, what: str = "picture fold
     found = path if isinstance(path, Folder) else find_folder(path)
     if found is None:
         raise RequestError(f"there is no {what} '{path}'; check the path")
-    return found
+    return replace(found, allow_outside=True) if allow_outside else found

@@ -137,6 +137,7 @@ def _coco_instances(config: CocoInstanceConfig, split: Split, keep_empty: bool) 
         missing_images=config.missing_images,
         missing_masks=config.missing_masks,
         crowds=config.crowds,
+        allow_outside=config.allow_outside,
     )
 
 
@@ -146,6 +147,7 @@ def _coco_panoptic(config: CocoPanopticConfig, split: Split, keep_empty: bool) -
         config.task,
         keep_empty=keep_empty,
         missing_images=config.missing_images,
+        allow_outside=config.allow_outside,
     )
 
 
@@ -164,7 +166,13 @@ def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> 
 
 
 def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
-    return YoloPolygons(read_yolo(config.data), split, keep_empty=keep_empty, missing_masks=config.missing_masks)
+    return YoloPolygons(
+        read_yolo(config.data),
+        split,
+        keep_empty=keep_empty,
+        missing_masks=config.missing_masks,
+        allow_outside=config.allow_outside,
+    )
 
 
 def _of_task(categories: Categories, task: Task) -> Categories:
@@ -233,10 +241,11 @@ def _open_clips(
         return official.youtube_vis(config.root, split, config.year, keep_empty=keep_empty)
     if isinstance(config, ClipsConfig):
         files = config.train if training else config.validation
-        return YouTubeVIS([(entry.annotations, entry.frames) for entry in files], keep_empty=keep_empty)
+        sources = [(entry.annotations, entry.frames) for entry in files]
+        return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
     if isinstance(config, MaskFoldersConfig):
         folders = config.train if training else config.validation
-        return MaskFolders(folders.images, folders.masks, folders.clips)
+        return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
     seed = config.train_seed if training else config.validation_seed
     count = config.num_training if training else config.num_validation
     return SceneClips(config.image_size, config.clip_length, seed, count)

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mask2former.drawing.colors import line_color, spread_colors
 from mask2former.drawing.labels import INK, Anchor, distance, draw_labels
-from mask2former.drawing.regions import Color, Crop, Region
+from mask2former.drawing.regions import Color, Crop, Region, ranks
 from mask2former.drawing.sheets import contact_sheet
 from mask2former.errors import RequestError
 from mask2former.ops.masks import Patch
@@ -34,6 +34,7 @@ __all__ = [
     "overlay_instances",
     "overlay_panoptic",
     "overlay_semantic",
+    "ranks",
     "readable_scale",
 ]
 

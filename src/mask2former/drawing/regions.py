@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
 
-__all__ = ["Color", "Crop", "Region", "Window"]
+__all__ = ["Color", "Crop", "Region", "Window", "ranks"]
 
 Color = tuple[int, int, int]  # RGB in 0..255
 Window = tuple[slice, slice]  # rows, columns
@@ -41,3 +43,12 @@ class Crop:
     window: Window
     mask: Bool[np.ndarray, "h w"]
     area: int
+
+
+def ranks(groups: Iterable[int]) -> list[int]:
+    """The number of each among those of its group, from 0: its :attr:`Region.variant`."""
+    seen, found = Counter[int](), []
+    for group in groups:
+        found.append(seen[group])
+        seen[group] += 1
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
+from mask2former import limits
 from mask2former.errors import RequestError
 from mask2former.evaluation.boundary import boundary_width, eroded
 from mask2former.evaluation.overlaps import common_runs, count_pairs
@@ -88,12 +89,17 @@ class SemanticEvaluator:
         boundary: also boundary IoU, see :func:`boundary_confusion`.
         segments: also panoptic quality, all pixels of a class in an image being one segment of stuff.
 
+    Raises:
+        RequestError: more classes than ``limits.MEASURED_CLASSES``.
+
     Attributes:
         confusion: pixels by predicted class (rows) and true class (columns); the last of each is no class.
     """
 
     def __init__(self, categories: Categories, *, boundary: bool = False, segments: bool = False) -> None:
         self.categories = categories
+        advice = "a table of all pairs of classes is counted; measure another task"
+        limits.check_limit("classes of label maps that are measured:", len(categories), limits.MEASURED_CLASSES, advice)
         side = len(categories) + 1
         self.confusion: Int64[np.ndarray, "K1 K1"] = np.zeros((side, side), dtype=np.int64)
         self.boundary_confusion = np.zeros((side, side), dtype=np.int64) if boundary else None

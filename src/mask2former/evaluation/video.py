@@ -173,7 +173,7 @@ class VideoInstanceEvaluator:
         """Precision by class, threshold and recall level, and the final recall; NaN for classes without true tracks."""
         precision = np.full((len(self.categories), len(_THRESHOLDS), len(_RECALLS)), np.nan)
         recall = np.full((len(self.categories), len(_THRESHOLDS)), np.nan)
-        for label in range(len(self.categories)):
+        for label in sorted({int(label) for clip in self._clips for label in np.unique(clip.true_labels)}):
             clips = [_match(clip, label, self.ranges[size], limit) for clip in self._clips]
             num_true = sum(clip.num_true for clip in clips)
             if not num_true:

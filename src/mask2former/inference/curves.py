@@ -6,19 +6,20 @@ a column ``step``, one column per value, empty where a row has none.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
+from mask2former import limits
 from mask2former.atomic import write_whole
+from mask2former.documents import read_rows, read_text
 from mask2former.errors import MissingExtraError, RequestError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Axis", "Series", "plot_runs", "read_run"]
+__all__ = ["Axis", "Series", "is_step", "plot_runs", "read_run"]
 
 Series = Mapping[str, tuple[Sequence[float], list[float]]]
 """Steps, or hours, and values by name of the column."""
@@ -32,6 +33,7 @@ _COLORS = ("#2a6fc9", "#d9622b", "#168a63", "#8a5ac2", "#c23b6b", "#7a7a20", "#3
 _INK, _SOFT, _LINE = "#17171a", "#5d5d66", "#dddcd6"
 _SMOOTH_FROM = 60  # points; curves with more are noise beside a running mean
 _WINDOW = 0.05  # of the points, for the running mean
+_DIGITS = 18  # of a step
 _FORMATS = ("png", "svg", "pdf")
 
 
@@ -42,30 +44,26 @@ def read_run(directory: Path) -> Series:
         RequestError: there is no ``metrics.csv`` with values.
     """
     path = directory / "metrics.csv" if directory.is_dir() else directory
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            lines = stream.readlines()
-    except OSError as error:
-        raise RequestError(
-            f"cannot read '{path}': {error.strerror}; expected a run directory, which training has filled"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"'{path}' is no table of metrics; expected the directory of a training run") from error
-    whole = [line for line in lines if line.endswith("\n")]
+    hint = "expected a run directory, which training has filled"
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for row in csv.DictReader(whole):
+    for row in read_rows(path, "table of metrics", hint=hint):
         step = row.get("step")
-        if step is None or not step.isdecimal():
+        if not is_step(step):
             continue
         for name, text in row.items():
             value = _number(text)
-            if value is not None and name != "step":
+            if value is not None and name not in ("step", ""):
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(int(step))
                 values.append(value)
     if not series:
         raise RequestError(f"'{path}' holds no values yet; training logs the first ones after trainer.log_every steps")
     return series
+
+
+def is_step(text: str | None) -> TypeGuard[str]:
+    """Whether text is the number of a step."""
+    return text is not None and text.isdecimal() and len(text) <= _DIGITS
 
 
 def _number(text: object) -> float | None:
@@ -80,11 +78,10 @@ def _number(text: object) -> float | None:
 def _over_hours(directory: Path, series: Series) -> Series:
     """The same values over the hours that training, with its validations, had taken by then."""
     path = (directory if directory.is_dir() else directory.parent) / "times.csv"
+    text = read_text(path, "table of times", limits.TABLE_BYTES, hint="draw the run over steps")
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if line.endswith("\n")]
+        lines = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
         rows = [(int(step), float(seconds) / 3600) for step, _, seconds in (line.partition(",") for line in lines)]
-    except OSError as error:
-        raise RequestError(f"cannot read '{path}': {error.strerror}; draw the run over steps") from error
     except ValueError as error:
         raise RequestError(f"'{path}' is no table of steps and seconds; draw the run over steps") from error
     if not all(math.isfinite(value) for _, value in rows):

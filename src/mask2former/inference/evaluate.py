@@ -29,6 +29,7 @@ from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.results import PanopticSegmentation, Segmentation
 from mask2former.structures.truths import with_classes
+from mask2former.text import quoted
 
 __all__ = [
     "Case",
@@ -379,11 +380,12 @@ def match_classes(
     """
     items = [(index, item.name) for index, item in enumerate(model) if item.is_thing or not things_only]
     for side, names in (("model", [name for _, name in items]), ("data", list(data.names))):
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise RequestError(f"the {side} has several classes of one name: {_listed(twice)}; give each its own")
     known = {name: index for index, name in items}
-    only_model = [name for name in known if name not in set(data.names)]
+    in_data = frozenset(data.names)
+    only_model = [name for name in known if name not in in_data]
     only_data = [name for name in data.names if name not in known]
     if only_data or (only_model and notes is None):
         sides = [f"only the model has {_listed(only_model)}"] if only_model else []
@@ -402,4 +404,4 @@ def match_classes(
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+    return ", ".join(quoted(name) for name in names[:most]) + more

@@ -23,7 +23,7 @@ from mask2former.atomic import write_whole
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
-from mask2former.documents import check_regular
+from mask2former.documents import check_regular, read_json
 from mask2former.errors import RequestError
 from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
@@ -557,8 +557,8 @@ def check_folder(folder: Path) -> None:
 def _read_document(path: Path) -> dict[str, Any] | None:
     """Results of an earlier run; None where there are none or not of our kind."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json(path, "result file")
+    except RequestError:
         return None
     if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
         return None

@@ -38,6 +38,7 @@ __all__ = ["Highlight", "Highlights", "Judgement", "Kind", "case_rows", "judge"]
 
 Kind = Literal["best", "worst", "surprising"]
 
+_MASKS_AT_ONCE = 64
 _INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
 _SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whole number, those of larger ones reduced
 
@@ -154,12 +155,12 @@ def _largest_confusion(
     total = int(np.count_nonzero(labelled))
     if not total:
         return 0.0, ""
-    pairs = truth[wrong].astype(np.int64) * count + labels[wrong]
-    shares = np.bincount(pairs, weights=weights[wrong], minlength=count * count) / total
+    pairs, places = np.unique(truth[wrong].astype(np.int64) * count + labels[wrong], return_inverse=True)
+    shares = np.bincount(places, weights=weights[wrong]) / total
     if shares.max(initial=0.0) <= 0:
         return 0.0, ""
-    true, predicted = divmod(int(shares.argmax()), count)
-    share = 100 * np.count_nonzero(pairs == shares.argmax()) / total
+    true, predicted = divmod(int(pairs[shares.argmax()]), count)
+    share = 100 * np.count_nonzero(places == shares.argmax()) / total
     part = f"{share:.0f} %" if share >= 1 else "less than 1 %"
     names = f"{categories[true].name} taken for {categories[predicted].name}"
     return float(shares.sum()), f"{names}: {part} of the picture"
@@ -283,7 +284,7 @@ def _layers(
     def instances(masks: AnyMasks, labels: np.ndarray, scores: Sequence[float | None]) -> _Draw:
         classes = labels.tolist()
         thinned = SparseMasks.of(masks).thinned(step)
-        ranks = [classes[:index].count(label) if of_clip else None for index, label in enumerate(classes)]
+        ranks: Sequence[int | None] = drawing.ranks(classes) if of_clip else [None] * len(classes)
         regions = [region(*values) for values in zip(classes, scores, ranks, strict=True)]
         return lambda image, scale: drawing.overlay_instances(image, thinned, regions, scale=scale)
 

@@ -14,13 +14,17 @@ import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from jaxtyping import Bool, Float64, Int64, Num, Shaped
 
+from mask2former import limits
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 __all__ = [
     "FARTHEST_CORNER",
     "Patch",
     "areas",
     "boxes_xyxy",
+    "check_dense_size",
+    "check_outline",
     "compress",
     "decode",
     "decode_patch",
@@ -74,11 +78,23 @@ def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.nda
         raise RequestError(
             f"run-length encodings of one picture differ in size (height, width): {sizes[0]}, {sizes[1]}"
         )
-    try:
-        columns = coco_mask.decode(compressed)  # (H, W, N), Fortran order
-    except (ValueError, RuntimeError) as error:
-        raise RequestError(f"a run-length encoding does not fit its size {sizes[0]}: {error}") from error
-    return np.ascontiguousarray(columns.transpose(2, 0, 1)).astype(bool)
+    check_dense_size(len(compressed), sizes[0])
+    masks = np.zeros((len(compressed), *sizes[0]), dtype=bool)
+    for mask, entry in zip(masks, compressed, strict=True):
+        top, left, patch = decode_patch(entry)
+        mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch
+    return masks
+
+
+def check_dense_size(count: int, size: Sequence[int], what: str = "the masks") -> None:
+    """Refuse so many dense masks of one size, (height, width) or (frames, height, width).
+
+    Raises:
+        RequestError: they have more values than ``limits.MASK_VALUES``.
+    """
+    shape = "x".join(map(str, (count, *size)))
+    advice = "cut the image into tiles or the clip into parts, or take objects out"
+    limits.check_limit(f"{what} ({shape}) have values:", count * math.prod(size), limits.MASK_VALUES, advice)
 
 
 def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +104,17 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         counts = rle["counts"]
         if min(height, width) < 1:
             raise ValueError("empty size")
+        # The decoder counts pixels in 32 bits.
+        sides, most = f"a run-length encoding is {quoted([height, width])} and has pixels:", limits.IMAGE_PIXELS
+        limits.check_limit(sides, height * width, most, "is it 'size': [height, width]?")
         if isinstance(counts, (str, bytes)):
             return {"size": [height, width], "counts": counts}
+        limits.check_limit(
+            "a run-length encoding has runs:",
+            len(counts),
+            2 * height * width + 1,
+            "these are two for each of its pixels",
+        )
         runs = [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:
             raise RequestError(
@@ -100,7 +125,7 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
     except RequestError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {rle!r:.80}") from error
+        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {quoted(rle)}") from error
 
 
 def compress(rle: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]]:
@@ -115,7 +140,7 @@ def compress(rle: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]]:
     try:
         return counts.encode("ascii") if isinstance(counts, str) else bytes(counts), (height, width)
     except UnicodeEncodeError as error:
-        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {rle!r:.80}") from error
+        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {quoted(rle)}") from error
 
 
 def _runs(counts: str | bytes) -> Int64[np.ndarray, " R"]:
@@ -252,13 +277,17 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
         size_hw: height and width of the whole mask in pixels.
 
     Raises:
-        RequestError: a polygon with less than three corners, or a corner that is NaN or farther than
-            ``FARTHEST_CORNER``.
+        RequestError: a polygon with less than three corners, a corner that is NaN or farther than ``FARTHEST_CORNER``,
+            or outlines that are together longer than ``limits.OUTLINE``.
     """
     if not polygons:
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
-    if any(len(polygon) < 3 or not (np.abs(polygon) <= FARTHEST_CORNER).all() for polygon in polygons):
+    farthest = [float(np.abs(polygon).max(initial=0)) for polygon in polygons]
+    if min(map(len, polygons)) < 3 or not all(corner <= FARTHEST_CORNER for corner in farthest):  # NaN too
         raise RequestError("a polygon needs three corners (x, y) or more, in pixels")
+    # Hardly ever needs looking at each edge.
+    if sum(2 * far * len(polygon) for far, polygon in zip(farthest, polygons, strict=True)) > limits.OUTLINE:
+        check_outline(sum(map(_outline, polygons)))
     height, width = size_hw
     rles: Any = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
     patches = [decode_patch(rle) for rle in rles]
@@ -305,6 +334,22 @@ def overlap(first: Patch, second: Patch) -> int:
         for patch in (first, second)
     ]
     return int(np.count_nonzero(parts[0] & parts[1]))
+
+
+def _outline(polygon: Num[np.ndarray, "P 2"]) -> float:
+    """The length of an outline as the rasteriser walks it, pixel by pixel."""
+    corners = np.asarray(polygon, dtype=np.float64)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+
+
+def check_outline(length: float) -> None:
+    """Refuse an outline of so many pixels, of which each takes time and memory, inside the image or not.
+
+    Raises:
+        RequestError: it is longer than ``limits.OUTLINE``.
+    """
+    advice = "are the coordinates in pixels of the image?"
+    limits.check_limit("the outline of an object has pixels:", round(length), limits.OUTLINE, advice)
 
 
 def boxes_xyxy(masks: Bool[np.ndarray, "N H W"]) -> Float64[np.ndarray, "N 4"]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import colorsys
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, overload
 
+from mask2former import limits
 from mask2former.errors import RequestError
+from mask2former.text import printable, quoted
 
-__all__ = ["Categories", "Category"]
+__all__ = ["Categories", "Category", "check_count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,40 @@ def _spread_color(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def check_count(count: int) -> None:
+    """Refuse a class list that is too long, best before it is made.
+
+    Raises:
+        RequestError: more than ``limits.CLASSES``.
+    """
+    limits.check_limit("the class list has classes:", count, limits.CLASSES, "is it the right file?")
+
+
+def _name(value: Any) -> str:
+    """The name of a class as text that can be shown and written to files.
+
+    Raises:
+        ValueError: it is neither text nor a number, without a letter, too long, or has half a character.
+    """
+    name = str(value) if isinstance(value, str | int | float) else ""
+    if not name.strip():
+        raise ValueError(f"{quoted(value)} is no name of a class")
+    limits.check_limit(
+        f"the class name {quoted(name, 40)} has characters:", len(name), limits.NAME_CHARACTERS, "shorten it"
+    )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the class name {quoted(name)} has half a character (a surrogate) in it") from error
+    return name
+
+
 @dataclass(frozen=True)
 class Categories(Sequence[Category]):
     """An ordered class list; ``categories[class_index]`` is a :class:`Category`.
 
     Raises:
-        RequestError: two categories with one id, or no category.
+        RequestError: two categories with one id, no category, or more than ``limits.CLASSES``.
     """
 
     items: tuple[Category, ...]
@@ -48,10 +79,11 @@ class Categories(Sequence[Category]):
     def __post_init__(self) -> None:
         if not self.items:
             raise RequestError("a class list needs at least one category")
-        ids = [item.id for item in self.items]
-        if len(set(ids)) != len(ids):
-            twice = sorted({number for number in ids if ids.count(number) > 1})
-            raise RequestError(f"category ids must be unique; given more than once: {twice[:10]}")
+        check_count(len(self.items))
+        counts = Counter(item.id for item in self.items)
+        if len(counts) < len(self.items):
+            twice = sorted(number for number, count in counts.items() if count > 1)
+            raise RequestError(f"category ids must be unique; given more than once: {quoted(twice)}")
 
     @overload
     def __getitem__(self, index: int) -> Category: ...
@@ -107,31 +139,32 @@ class Categories(Sequence[Category]):
         """
         try:
             items = []
+            check_count(len(values["categories"]))
             for index, entry in enumerate(values["categories"]):
                 color = entry.get("color") or _spread_color(index)
                 red, green, blue = (int(channel) for channel in color)
                 if [red, green, blue] != list(color) or not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
-                    raise ValueError(f"the colour {list(color)} is not within 0..255, in whole numbers")
+                    raise ValueError(f"the colour {quoted(list(color))} is not within 0..255, in whole numbers")
                 name, is_thing = entry["name"], entry.get("is_thing", entry.get("isthing", 1))
-                if not isinstance(name, str | int | float) or not str(name).strip():
-                    raise ValueError(f"{name!r} is no name of a class")
                 if is_thing not in (0, 1):  # true and false are equal to them; "0" would be true
-                    raise ValueError(f"'isthing' of '{name}' is {is_thing!r}, neither 0 nor 1")
-                items.append(Category(int(entry["id"]), str(name), bool(is_thing), (red, green, blue)))
+                    raise ValueError(f"'isthing' of {quoted(name)} is {quoted(is_thing)}, neither 0 nor 1")
+                items.append(Category(int(entry["id"]), _name(name), bool(is_thing), (red, green, blue)))
             return cls(tuple(items), int(values.get("ignore_label", 255)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, RequestError):
                 raise
             raise RequestError(
-                f"not a class table: expected {{'categories': [{{'id', 'name', ...}}]}}, failed at {error!r}"
+                f"not a class table: expected {{'categories': [{{'id', 'name', ...}}]}}, failed at "
+                f"{type(error).__name__}: {printable(str(error), 200)}"
             ) from error
 
     @classmethod
     def from_names(cls, names: Sequence[str], things: Sequence[str] | None = None) -> Categories:
         """Ids 0, 1, ... with made-up colours; all are things unless ``things`` names those that are."""
+        counted = None if things is None else frozenset(things)
         return cls(
             tuple(
-                Category(index, name, things is None or name in things, _spread_color(index))
+                Category(index, name, counted is None or name in counted, _spread_color(index))
                 for index, name in enumerate(names)
             )
         )

@@ -97,8 +97,8 @@ class VideoInstances:
         """
         shown = self.at_least(threshold)
         classes, regions = shown.labels.tolist(), []
-        for track, (label, score) in enumerate(zip(classes, shown.scores.tolist(), strict=True)):
-            item, rank = self.categories[label], classes[:track].count(label)
+        for label, score, rank in zip(classes, shown.scores.tolist(), drawing.ranks(classes), strict=True):
+            item = self.categories[label]
             regions.append(drawing.Region(item.name, item.color, score, label, variant=rank))
         for masks, picture in zip(shown.masks.swapaxes(0, 1), frames, strict=True):
             yield drawing.overlay_instances(picture, masks, regions, scale=scale, labels=labels)

@@ -15,7 +15,10 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from mask2former import limits
 from mask2former.atomic import write_whole
+from mask2former.documents import read_rows, read_text
+from mask2former.inference.curves import is_step
 
 __all__ = ["MetricsLog", "validations"]
 
@@ -69,16 +72,13 @@ class MetricsLog(Logger):
             csv.DictWriter(stream, self.columns).writerow(row)
 
     def _rows(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
+        return _rows_of(self.path)
 
     @rank_zero_only
     def _keep(self, first_step: int) -> None:
         # What a power cut left of the last line is no row: it ends early, or in something that is no number.
-        whole = (row for row in self._rows() if None not in row and None not in row.values())
-        rows = [row for row in whole if row["step"].isdecimal() and int(row["step"]) < first_step]
+        whole = (row for row in self._rows() if "" not in row and None not in row.values())
+        rows = [row for row in whole if is_step(row.get("step")) and int(row["step"]) < first_step]
         for row in rows:
             self.columns += [name for name in row if name not in self.columns]
         self._write(rows)
@@ -87,9 +87,9 @@ class MetricsLog(Logger):
         """Drop the rows of steps that will be made again; the seconds that those before took."""
         kept: list[tuple[int, float]] = []
         if self.times.exists():
-            for line in self.times.read_text(encoding="utf-8").splitlines()[1:]:
+            for line in read_text(self.times, "table of times", limits.TABLE_BYTES).splitlines()[1:]:
                 step, _, seconds = line.partition(",")
-                if step.isdecimal() and int(step) < first_step and seconds.replace(".", "", 1).isdecimal():
+                if is_step(step) and int(step) < first_step and seconds.replace(".", "", 1).isdecimal():
                     kept.append((int(step), float(seconds)))
         self._write_times("".join(["step,seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
         return kept[-1][1] if kept else 0.0
@@ -108,10 +108,15 @@ class MetricsLog(Logger):
         write_whole(self.path, write)
 
 
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    return read_rows(path, "table of metrics") if path.exists() else []
+
+
 def validations(path: Path, before: int) -> list[dict[str, float]]:
     """What each validation in a table measured, up to that after step ``before``."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if not row.get("loss") and int(row["step"]) < before]
-    return [{name: float(value) for name, value in row.items() if value and name != "step"} for row in rows]
+    rows = (row for row in _rows_of(path) if not row.get("loss") and is_step(row.get("step")))
+    return [
+        {name: float(value) for name, value in row.items() if value and name != "step"}
+        for row in rows
+        if int(row["step"]) < before
+    ]

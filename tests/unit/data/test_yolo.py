@@ -82,7 +82,7 @@ def test_where_pictures_are(tmp_path: Path, path: str, train: str) -> None:
         ("train: images/tarin\nval: images/val\nnames: [a]\n", "there is no 'images/tarin'"),
         ("train: images/train\nval: images/val\nnames: 3\n", "'names' must be"),
         ("train: images/train\nval: images/val\nnames: {a: b}\n", "'names' must be"),
-        ("train: {\n", "cannot be read as YAML"),
+        ("train: {\n", "not valid YAML"),
         ("train: 3\nval: images/val\nnames: [a]\n", "3 is no path"),
     ],
 )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
+import mmap
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mask2former import limits
 from mask2former.data.archives import File
 from mask2former.data.faults import fault
+from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import RequestError
 from mask2former.ops.masks import FARTHEST_CORNER
-from mask2former.structures.categories import Categories
+from mask2former.structures.categories import Categories, check_count
+from mask2former.text import printable, quoted
 
 __all__ = [
     "categories_in",
@@ -20,18 +25,21 @@ __all__ = [
     "entry_id",
     "flag",
     "groups_in",
+    "is_encodable",
     "is_name",
+    "mentions",
     "number",
     "polygons_of",
     "read_annotations",
     "same_categories",
+    "shown",
     "sides",
     "some",
     "stuff_remark",
 ]
 
 _NAMED = 5  # how many culprits a message lists
-_LONGEST = 1 << 20  # pixels; no picture has such a side
+_LONGEST = 300  # characters of each
 _NUMBERS = frozenset((int, float))
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
@@ -42,38 +50,39 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
     Raises:
         RequestError: no such file, no JSON, or something else in it.
     """
-    try:
-        text = file.read_bytes()
-        # Of keys that are there twice JSON keeps the last, and a list with it. Looking at each object costs time.
-        twice = any(text.count(f'"{key}"'.encode()) > 1 for key in keys)
-        content = json.loads(text, object_pairs_hook=_without_repeats if twice else None)
-        del text
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RequestError(f"there is no annotation file '{file}'; check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the annotation file '{file}' cannot be read: {error}") from error
-    except _RepeatedKeyError as error:
-        raise RequestError(f"'{file}' has the key {error} twice in one object, and only one would be read") from error
-    except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
-        raise RequestError(f"'{file}' is not JSON, or is cut short: {error}") from error
+    text = read_bytes(file, "annotation file", limits.JSON_BYTES)
+    # Of keys that are there twice JSON keeps the last, and a list with it. Looking at each object costs time.
+    twice = any(text.count(f'"{key}"'.encode()) > 1 for key in keys)
+    content = parse_json(text, f"the annotation file '{file}'", _without_repeats(file) if twice else None)
+    del text
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
         raise RequestError(f"'{file}' is not in {form} format: expected an object with the lists {tuple(keys)}")
     for key in keys:
         for place, entry in enumerate(content[key]):
             if not isinstance(entry, dict):
-                raise RequestError(f"'{file}': {key}[{place}] is {entry!r:.60}; expected an object")
+                raise RequestError(f"'{file}': {key}[{place}] is {quoted(entry, 60)}; expected an object")
     return content
 
 
-class _RepeatedKeyError(Exception):
-    """A key of JSON that an object has twice."""
+def mentions(path: str | os.PathLike[str], *words: str) -> bool:
+    """Whether all words are somewhere in a file. It is searched, not parsed, and may be of any size."""
+    try:
+        check_regular(Path(path), "annotation file")
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(content.find(word.encode()) >= 0 for word in words)
+    except (OSError, ValueError):  # readers say what is wrong with it
+        return False
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _RepeatedKeyError(repr(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)))
-    return found
+def _without_repeats(file: File) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise RequestError(f"'{file}' has the key {quoted(twice)} twice in one object, and only one would be read")
+        return found
+
+    return of
 
 
 def categories_in(content: dict[str, Any], file: File) -> Categories:
@@ -83,23 +92,24 @@ def categories_in(content: dict[str, Any], file: File) -> Categories:
         RequestError: entries without a whole number as id or a name, or with an ``isthing`` that is neither 0 nor 1.
     """
     try:
+        check_count(len(content["categories"]))
         return Categories.from_dict({"categories": [_category(entry) for entry in content["categories"]]})
     except RequestError as error:
         raise RequestError(f"'{file}': {error}") from error
 
 
 def _category(entry: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int):
-        raise RequestError(f"category {entry!r:.80} has no whole number as id")
+    if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int) or entry_id(entry["id"]) is None:
+        raise RequestError(f"category {quoted(entry)} has no whole number as id")
     if "name" in entry:
         name = entry["name"]
         if not is_name(name):
-            raise RequestError(f"category {entry['id']} has {name!r:.40} as its name; expected text")
+            raise RequestError(f"category {entry['id']} has {quoted(name, 40)} as its name; expected text")
     if entry.get("isthing") is None:
         return {key: value for key, value in entry.items() if key != "isthing"}
     thing = flag(entry["isthing"])
     if thing is None:
-        raise RequestError(f"category {entry['id']} has {entry['isthing']!r:.40} as 'isthing'; expected 0 or 1")
+        raise RequestError(f"category {entry['id']} has {quoted(entry['isthing'], 40)} as 'isthing'; expected 0 or 1")
     return {**entry, "isthing": int(thing)}
 
 
@@ -128,9 +138,10 @@ def same_categories(expected: Categories, got: Categories, first: object, file: 
     differing = [number for number in wanted.keys() | given.keys() if wanted.get(number) != given.get(number)]
     if differing:
         number = min(differing)
+        one, other = (quoted(names.get(number, "absent")) for names in (wanted, given))
         raise RequestError(
-            f"'{first}' and '{file}' have different categories: id {number} is '{wanted.get(number, 'absent')}' in the "
-            f"first and '{given.get(number, 'absent')}' in the second; files of one data set must agree"
+            f"'{first}' and '{file}' have different categories: id {number} is {one} in the first and {other} in the "
+            "second; files of one data set must agree"
         )
 
 
@@ -145,10 +156,26 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
 
 
 def entry_id(value: Any) -> int | str | None:
-    """The id of a picture or video, also one that a tool wrote as 7.0; None for anything else."""
+    """The id of an image, a video or an object, also one that a tool wrote as 7.0; None for anything else.
+
+    Ids go into results and their file names: text that is no UTF-8, and what is longer than any id, is none.
+    """
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+        value = int(value)
+    if isinstance(value, str):
+        return value if len(value) <= limits.ID_CHARACTERS and is_encodable(value) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if value.bit_length() <= limits.ID_BITS else None
+
+
+def is_encodable(text: str) -> bool:
+    """Whether text can be written as UTF-8; JSON can spell halves of characters, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def number(value: Any) -> float | None:
@@ -189,10 +216,10 @@ def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
         if isinstance(polygon, list) and polygon and all(map(_is_pair, polygon)):
             polygon, in_pairs = [value for pair in polygon for value in pair], True
         if not isinstance(polygon, list):
-            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {polygon!r:.60}")
+            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(polygon, 60)}")
         if not _NUMBERS.issuperset(map(type, polygon)):
             other = next(value for value in polygon if type(value) not in _NUMBERS)
-            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {other!r:.60} among them")
+            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(other, 60)} among them")
         if len(polygon) % 2:
             raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {len(polygon)} numbers")
         if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > FARTHEST_CORNER:
@@ -215,15 +242,21 @@ def _is_pair(value: Any) -> bool:
 def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     """``height`` and ``width`` of a picture, 0 where the file does not say; None for anything but sizes of pictures."""
     values = [number(entry.get(key, 0)) for key in ("height", "width")]
-    if any(value is None or not 0 <= value <= _LONGEST or value % 1 for value in values):
+    if any(value is None or not 0 <= value <= limits.SIDE or value % 1 for value in values):
         return None
-    return int(values[0] or 0), int(values[1] or 0)
+    height, width = int(values[0] or 0), int(values[1] or 0)
+    return (height, width) if height * width <= limits.IMAGE_PIXELS else None
 
 
 def some(culprits: Sequence[Any]) -> str:
     """``3 (a, b, c)``: how many and the first of them."""
-    shown = ", ".join(str(culprit) for culprit in culprits[:_NAMED])
-    return f"{len(culprits)} ({shown}{', ...' if len(culprits) > _NAMED else ''})"
+    first = ", ".join(map(shown, culprits[:_NAMED]))
+    return f"{len(culprits)} ({first}{', ...' if len(culprits) > _NAMED else ''})"
+
+
+def shown(value: Any) -> str:
+    """A name or an id in a message: text without quotes, short whatever it is."""
+    return printable(value, _LONGEST) if isinstance(value, str) else quoted(value)
 
 
 def groups_in(file: File, key: str) -> dict[int | str, str]:
@@ -242,6 +275,6 @@ def groups_in(file: File, key: str) -> dict[int | str, str]:
         names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width", key})
         raise RequestError(
             f"'{file}': {len(without)} of {len(images)} images have no '{key}' that is a name or a number; "
-            f"their other keys: {', '.join(names) or 'none'}"
+            f"their other keys: {', '.join(printable(name, 40) for name in names[:20]) or 'none'}"
         )
     return {number: str(entry[key]) for number, entry in zip(ids, images, strict=True) if number is not None}

@@ -6,20 +6,21 @@ with the way to write it.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mask2former import limits
 from mask2former.data.datasets.annotation_files import some
+from mask2former.documents import parse_csv, parse_json, parse_yaml, read_text
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
+from mask2former.text import printable, quoted
 
 __all__ = ["read_names"]
 
@@ -55,31 +56,27 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
         RequestError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"the names file '{file}' is not in UTF-8; save it as UTF-8") from error
-    except OSError as error:
-        raise RequestError(f"the names file '{file}' cannot be read: {error}") from error
+    text = read_text(file, "names file", limits.YAML_BYTES, hint="check the path")
     try:
         passed_over: list[str] = []
         entries = _entries(text, file.suffix.lower(), passed_over)
         if any(not 0 <= entry["id"] <= _LARGEST for entry in entries):
             raise ValueError(f"class numbers must be 0 to {_LARGEST}")
-        names = [entry["name"] for entry in entries]
-        if twice := {name for name in names if names.count(name) > 1}:
+        counts = Counter(entry["name"] for entry in entries)
+        if twice := [name for name, count in counts.items() if count > 1]:
             raise ValueError(f"names must be unique, {some(sorted(twice))} are not")
         ignore = 255 if len(entries) <= 255 else _LARGEST
         categories = Categories.from_dict({"categories": entries, "ignore_label": ignore})
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise RequestError(
-            f"'{file}' is no list of class names: {error}; expected a name per line (.txt), or number and name "
-            "(.txt, .json, .yaml, .csv)"
+            f"'{file}' is no list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
+            "number and name (.txt, .json, .yaml, .csv)"
         ) from error
     if passed_over and notes is not None:
         first = categories[0]
         notes.append(
-            f"'{file}': passed over comment lines: {some(passed_over)}; the first class is {first.id} '{first.name}'"
+            f"'{file}': passed over comment lines: {some(passed_over)}; the first class is {first.id} "
+            f"{quoted(first.name)}"
         )
     return categories
 
@@ -112,13 +109,16 @@ def _names_in(given: list[tuple[int, str]]) -> list[tuple[int, str]]:
     has_bullet = [line != name for (_, line), (_, name) in zip(given, bare, strict=True)]
     if any(has_bullet) and not all(has_bullet):
         number, line = given[has_bullet.index(True)]
-        raise ValueError(f"its line {number}, '{line}', begins with a bullet and others do not; take all bullets out")
+        raise ValueError(
+            f"its line {number}, {quoted(line)}, begins with a bullet and others do not; take all bullets out"
+        )
     for number, line in bare:
         if _OTHER_COMMENT.match(line):
-            raise ValueError(f"its line {number}, '{line}', does not look like a name; begin comments with '#'")
+            raise ValueError(f"its line {number}, {quoted(line)}, does not look like a name; begin comments with '#'")
         if _BEHIND.search(line):
             raise ValueError(
-                f"its line {number}, '{line}', seems to end in a comment, which would be part of the name; delete it"
+                f"its line {number}, {quoted(line)}, seems to end in a comment, which would be part of the name; "
+                "delete it"
             )
     return bare
 
@@ -142,21 +142,22 @@ def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) 
         if len({match[1] for match in behind}) == len(behind):
             first = behind[0]
             raise ValueError(
-                f"its lines end in numbers ('{first[0]}'): if these are the class numbers, write them in front "
-                f"('{first[3]} {first[1]}'); if they belong to the names, number all lines ('0 {first[0]}')"
+                f"its lines end in numbers ({quoted(first[0])}): if these are the class numbers, write them in front "
+                f"({quoted(f'{first[3]} {first[1]}')}); if they belong to the names, number all lines "
+                f"({quoted(f'0 {first[0]}')})"
             )
     if given and _HEADING.fullmatch(given[0][1]):
         raise ValueError(
-            f"its line {given[0][0]}, '{given[0][1]}', looks like a heading and would be class 0; delete it, or number "
-            "all lines ('0 road')"
+            f"its line {given[0][0]}, {quoted(given[0][1])}, looks like a heading and would be class 0; delete it, or "
+            "number all lines ('0 road')"
         )
     if 2 * len(numbered) > len(given):
         number, line = next((number, line) for number, line in given if not _NUMBERED.fullmatch(line))
-        raise ValueError(f"its line {number}, '{line}', has no number and others have; number all lines or none")
+        raise ValueError(f"its line {number}, {quoted(line)}, has no number and others have; number all lines or none")
     # Among lines that are counted, whether one that holds no name counts would be a guess.
     for number, line in lines:
         if given and given[0][0] < number < given[-1][0] and (not line or line.startswith("#")):
-            what = f"a comment ('{line}')" if line else "empty"
+            what = f"a comment ({quoted(line)})" if line else "empty"
             raise ValueError(
                 f"its line {number} is {what}, so the numbers of the classes below are not clear: it is no name; "
                 "delete it, or number all lines ('0 road')"
@@ -166,11 +167,8 @@ def _from_lines(lines: Iterable[tuple[int, str]], given: list[tuple[int, str]]) 
 
 def _content(text: str, suffix: str) -> Any:
     if suffix == ".json":
-        return json.loads(text, object_pairs_hook=lambda pairs: dict(_unique(pairs)))
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"it is not YAML: {error}") from error
+        return parse_json(text, "it", lambda pairs: dict(_unique(pairs)))
+    return parse_yaml(text, "it", loader=_Loader)
 
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
@@ -178,7 +176,7 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     found, seen = list(pairs), set[Hashable]()
     for key, _ in found:
         if isinstance(key, Hashable) and key in seen:
-            raise ValueError(f"it has {key!r} more than once")
+            raise ValueError(f"it has {quoted(key)} more than once")
         seen.add(key)
     return found
 
@@ -213,7 +211,7 @@ def _is_number(value: Any) -> bool:
 def _number(value: Any) -> int:
     known = isinstance(value, (int, float)) or (isinstance(value, str) and _is_number(value))
     if isinstance(value, bool) or not known or int(value) != float(value):
-        raise ValueError(f"{value!r} is no class number")
+        raise ValueError(f"{quoted(value)} is no class number")
     return int(value)
 
 
@@ -221,15 +219,15 @@ def _name(value: Any) -> str:
     if isinstance(value, bool):
         raise ValueError("YAML reads yes, no, on and off as true and false; put such names in quotes")
     if not isinstance(value, (str, int, float)) or not str(value).strip():
-        raise ValueError(f"{value!r} is no name")
+        raise ValueError(f"{quoted(value)} is no name")
     name = str(value).strip()
     if not name.isprintable():
-        raise ValueError(f"the name {name!r} has characters that cannot be seen; type it again")
+        raise ValueError(f"the name {quoted(name)} has characters that cannot be seen; type it again")
     return name
 
 
 def _from_csv(text: str) -> list[tuple[int, str]]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
+    rows = [[cell.strip() for cell in row] for row in parse_csv(text, "it") if any(map(str.strip, row))]
     if not rows:
         raise ValueError("it is empty")
     header = [cell.lower() for cell in rows[0]]
@@ -237,7 +235,7 @@ def _from_csv(text: str) -> list[tuple[int, str]]:
     has_header = not _is_number(rows[0][0])
     if has_header:
         if "id" not in header or "name" not in header:
-            raise ValueError(f"its columns are {rows[0]}, not 'id' and 'name'")
+            raise ValueError(f"its columns are {quoted(rows[0])}, not 'id' and 'name'")
         number, name, rows = header.index("id"), header.index("name"), rows[1:]
     if any(len(row) <= max(number, name) for row in rows):
         raise ValueError("a row has too few columns")

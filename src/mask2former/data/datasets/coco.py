@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
+from mask2former import limits
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.archives import File, Folder, find_file, open_folder
@@ -32,11 +33,12 @@ from mask2former.data.datasets.annotation_files import (
     polygons_of,
     read_annotations,
     same_categories,
+    shown,
     sides,
     some,
     stuff_remark,
 )
-from mask2former.data.datasets.file_names import find_name
+from mask2former.data.datasets.file_names import find_name, is_file_name, leads_to_file, tell_outside
 from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks, lies_outside
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
@@ -47,6 +49,7 @@ from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import InstanceTruth, Truth
+from mask2former.text import quoted
 
 __all__ = ["CocoInstances", "read_categories"]
 
@@ -171,8 +174,8 @@ class _Reader:
             image_id, category_id = entry_id(entry.get("image_id")), entry_id(entry.get("category_id"))
             if image_id is None or category_id is None:
                 fault(
-                    f"'{file}': annotation {name} needs an 'image_id' and a 'category_id', whole numbers or text; got "
-                    f"{entry.get('image_id')!r:.40} and {entry.get('category_id')!r:.40}"
+                    f"'{file}': annotation {shown(name)} needs an 'image_id' and a 'category_id', whole numbers or "
+                    f"text; got {quoted(entry.get('image_id'), 40)} and {quoted(entry.get('category_id'), 40)}"
                 )
                 continue
             row, label = row_of_id.get(image_id, -1), self.class_of_id.get(category_id, -1)  # pyright: ignore
@@ -191,7 +194,7 @@ class _Reader:
                 try:
                     in_pairs = self._segmentation(segmentation, row)
                 except (RequestError, TypeError, ValueError, OverflowError) as error:
-                    broken = broken or (str(error) if isinstance(error, RequestError) else f"{segmentation!r:.60}")
+                    broken = broken or (str(error) if isinstance(error, RequestError) else quoted(segmentation, 60))
                     of["broken"].append(name)
                     continue
                 if in_pairs:
@@ -229,15 +232,18 @@ class _Reader:
                 len(of["unknown classes"]),
             )
         if of["flags"]:
+            names, flags = zip(*of["flags"], strict=True)
             fault(
-                f"'{file}': annotations {some([name for name, _ in of['flags']])} have {of['flags'][0][1]!r:.40} as "
-                "'iscrowd'; expected 0 (an object) or 1 (a region of many)",
+                f"'{file}': annotations {some(names)} have {quoted(flags[0], 40)} as 'iscrowd'; expected 0 "
+                "(an object) or 1 (a region of many)",
                 len(of["flags"]),
             )
         if of["broken"]:
             first, *more = of["broken"]
             also = f"; the segmentations of {len(more)} more are broken, too: annotations {some(more)}" if more else ""
-            fault(f"'{file}': the segmentation of annotation {first} is broken: {broken}{also}", len(of["broken"]))
+            fault(
+                f"'{file}': the segmentation of annotation {shown(first)} is broken: {broken}{also}", len(of["broken"])
+            )
         if of["no mask"] and self.missing_masks == "error":
             fault(
                 f"'{file}': annotations {some(of['no mask'])} have no segmentation, and a box is not enough to learn "
@@ -269,6 +275,7 @@ class _Reader:
         pixels, extents = np.zeros(len(names)), np.zeros((len(names), 4))
         pixels[~is_polygon], extents[~is_polygon] = encoded[firsts[~is_polygon], 0], encoded[firsts[~is_polygon], 1:]
         lost = np.zeros(len(names), dtype=np.int64)  # polygons of each annotation that have no inside
+        long = np.zeros(len(names), dtype=bool)
         if len(polygons.flat):
             at = firsts[is_polygon] - first
             # Those without an inside are as if they were not there.
@@ -278,6 +285,14 @@ class _Reader:
             extents[is_polygon, 2:] = np.maximum.reduceat(high, at)
             pixels[is_polygon] = np.add.reduceat(np.where(polygons.flat, 0, polygons.areas), at)
             lost[is_polygon] = np.add.reduceat(polygons.flat.astype(np.int64), at)
+            long[is_polygon] = np.add.reduceat(polygons.lengths, at) > limits.OUTLINE
+        if long.any():
+            culprits = [names[index] for index in np.flatnonzero(long).tolist()]
+            fault(
+                f"'{file}': the outlines of annotations {some(culprits)} are longer than {limits.OUTLINE:,} pixels; "
+                "are their coordinates in pixels of the image?",
+                len(culprits),
+            )
         empty = np.where(is_polygon, lost == parts, pixels == 0)
         for where, message in (
             (empty, "left out objects without any area"),
@@ -287,6 +302,7 @@ class _Reader:
                 culprits = [names[index] for index in np.flatnonzero(where).tolist()]
                 self.notes.append(f"'{file}': {message}: annotations {some(culprits)}")
 
+        empty |= long
         kept = np.flatnonzero(~empty)
         sizes = np.stack([np.array(out.heights, np.int64), np.array(out.widths, np.int64)], axis=1)
         facts = MaskFacts(
@@ -307,33 +323,36 @@ class _Reader:
         """Row of each picture by id; None for those that are skipped."""
         check_unique((entry.get("id") for entry in entries), "picture", file)
         rows: dict[Hashable, int | None] = {}
-        missing, again, renamed = [], [], []
+        missing, outside, again, renamed = [], [], [], []
         taken: dict[str, str] = {}  # declared names by the names that were found
         for entry in entries:
             name = entry.get("file_name")
             image_id = entry_id(entry.get("id"))
-            if image_id is None or not isinstance(name, str) or not name:
-                fault(f"'{file}': the picture {entry!r:.80} needs an 'id' and a 'file_name'")
+            if image_id is None or not is_file_name(name):
+                fault(f"'{file}': the picture {quoted(entry)} needs an 'id' and a 'file_name'")
                 continue
             size = sides(entry)
             if size is None:
-                fault(f"'{file}': the picture '{name}' has no whole numbers as 'height' and 'width'")
+                fault(
+                    f"'{file}': the picture {quoted(name)} has no whole numbers as 'height' and 'width', or too large "
+                    "ones"
+                )
                 rows[image_id] = None
                 continue
             found = find_name(name, folder)
             if found is None:
-                missing.append(name)
+                (outside if leads_to_file(name, folder) else missing).append(name)
                 rows[image_id] = None
                 continue
             if taken.get(found, name) != name:
                 raise RequestError(
-                    f"'{file}' names '{taken[found]}' and '{name}', but '{folder}' has only '{found}'; keep the "
-                    "folders that tell them apart"
+                    f"'{file}' names {quoted(taken[found])} and {quoted(name)}, but '{folder}' has only "
+                    f"{quoted(found)}; keep the folders that tell them apart"
                 )
             if found in taken:
                 again.append(f"{found} (id {image_id})")
             elif found != name:
-                renamed.append(f"'{name}' as '{found}'")
+                renamed.append(f"{quoted(name)} as {quoted(found)}")
             taken[found] = name
             rows[image_id] = len(self.out.names)
             self.out.names.append(found)
@@ -341,6 +360,7 @@ class _Reader:
             self.out.image_ids.append(image_id)
             self.out.heights.append(size[0])
             self.out.widths.append(size[1])
+        tell_outside(outside, folder, file)
         if missing and self.missing_images == "error":
             fault(
                 f"'{folder}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
@@ -454,6 +474,7 @@ class CocoInstances(Reader):
         missing_masks: what to do about objects that have a box only.
         crowds: what an annotation with ``iscrowd`` 1 is: a region of many objects, neither learned nor missed, or an
             object like any other (CVAT sets the flag on masks that were painted).
+        allow_outside: whether the names of files may lead out of their folders.
 
     Attributes:
         notes: sentences about what was left out.
@@ -473,6 +494,7 @@ class CocoInstances(Reader):
         missing_images: Literal["error", "skip"] = "error",
         missing_masks: Literal["error", "skip"] = "error",
         crowds: Literal["regions", "objects"] = "regions",
+        allow_outside: bool = False,
     ) -> None:
         if not sources:
             raise RequestError("no annotation files given; name at least one with its picture folder")
@@ -499,7 +521,7 @@ class CocoInstances(Reader):
                         "would be predicted or measured; set it to 1 for those that are counted, or take it out"
                     )
                 reader.notes.append(stuff_remark(stuff, file))
-            reader.add(content, file, open_folder(images))
+            reader.add(content, file, open_folder(images, allow_outside=allow_outside))
             del content  # the objects of the file take many times the memory of the index
         assert reader is not None
         assert first is not None

@@ -28,9 +28,11 @@ from mask2former.data.datasets.annotation_files import (
     number,
     read_annotations,
     same_categories,
+    shown,
     sides,
     some,
 )
+from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
 from mask2former.data.datasets.mask_checks import box_of, boxes_agree
 from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
@@ -40,6 +42,7 @@ from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import PanopticTruth, Truth
+from mask2former.text import quoted
 
 __all__ = ["CocoPanoptic", "PanopticFiles", "read_panoptic_categories"]
 
@@ -101,6 +104,7 @@ class CocoPanoptic(SegmentReader):
         areas_from_file: the truth has the areas of the file, where they are larger than what is seen of a segment, and
             a segment without pixels is one that is missed, as the official tool has it. Otherwise pixels are counted,
             and such a segment is an error.
+        allow_outside: whether the names of files may lead out of their folders.
 
     Attributes:
         notes: sentences about what was left out; reading may add some.
@@ -119,6 +123,7 @@ class CocoPanoptic(SegmentReader):
         keep_empty: bool = True,
         missing_images: Literal["error", "skip"] = "error",
         areas_from_file: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         if not sources:
             raise RequestError("no annotation files given; name at least one with its folders of PNGs and pictures")
@@ -144,9 +149,11 @@ class CocoPanoptic(SegmentReader):
             else:
                 same_categories(first, found, sources[0].annotations, file)
             classes = categories or first
-            if unknown := [item.name for item in found if item.id not in classes.index_of_id()]:
+            known = classes.index_of_id()
+            if unknown := [item.name for item in found if item.id not in known]:
                 raise RequestError(f"'{file}' has categories that its data set does not have: {some(unknown)}")
-            segments, images = open_folder(source.segments, "folder of PNGs"), open_folder(source.images)
+            segments = open_folder(source.segments, "folder of PNGs", allow_outside=allow_outside)
+            images = open_folder(source.images, allow_outside=allow_outside)
             left_out += self._add(content, file, segments, images, classes)
             del content
         assert first is not None
@@ -185,7 +192,7 @@ class CocoPanoptic(SegmentReader):
         check_unique((entry.get("id") for entry in listed), "picture", file)
         check_unique((entry.get("image_id") for entry in content["annotations"]), "annotated picture", file)
         by_id: dict[Hashable, dict[str, Any]] = {entry_id(entry.get("id")): entry for entry in listed}
-        missing, without_map, renamed, again = [], [], [], []
+        missing, outside, without_map, maps_outside, renamed, again = [], [], [], [], [], []
         taken: set[str] = set()
         maps: set[str] = set()
         for entry in content["annotations"]:
@@ -194,39 +201,45 @@ class CocoPanoptic(SegmentReader):
                 entry.get("file_name"),
                 entry.get("segments_info"),
             )
-            if image_id is None or not isinstance(name, str) or not isinstance(infos, list):
+            if image_id is None or not is_file_name(name) or not isinstance(infos, list):
                 fault(
-                    f"'{file}': the annotation {entry!r:.80} needs an 'image_id', a 'file_name' and a list "
+                    f"'{file}': the annotation {quoted(entry)} needs an 'image_id', a 'file_name' and a list "
                     "'segments_info'"
                 )
                 continue
             facts = by_id.get(image_id, {})
             if listed and not facts:
-                fault(f"'{file}': the image {image_id!r} of '{name}' is not listed in 'images'")
+                fault(f"'{file}': the image {quoted(image_id)} of {quoted(name)} is not listed in 'images'")
                 continue
             declared = facts.get("file_name")
             picture = _picture_name(declared, name, images)
             if picture is None:
-                missing.append(declared or PurePosixPath(name).stem)
+                is_outside = is_file_name(declared) and leads_to_file(declared, images)
+                (outside if is_outside else missing).append(declared or PurePosixPath(name).stem)
                 continue
             if declared not in (None, picture):
-                renamed.append(f"{picture} for {declared!r:.60}")
+                renamed.append(f"{shown(picture)} for {quoted(declared, 60)}")
             if picture in taken:
                 again.append(f"{picture} (id {image_id})")
             if name in maps:
-                fault(f"'{file}': '{name}' is the PNG of two annotations; expected one of each image")
+                fault(f"'{file}': {quoted(name)} is the PNG of two annotations; expected one of each image")
                 continue
             taken.add(picture)
             maps.add(name)
             if not segments.exists(name):
-                without_map.append(name)
+                (maps_outside if leads_to_file(name, segments) else without_map).append(name)
                 continue
             size = sides(facts)
             if size is None:
-                fault(f"'{file}': the picture '{picture}' has no whole numbers as 'height' and 'width'")
+                fault(
+                    f"'{file}': the picture {quoted(picture)} has no whole numbers as 'height' and 'width', or too "
+                    "large ones"
+                )
                 continue
             if self._add_segments(infos, name, file, class_of_id):
                 self._pictures.append(_Picture(image_id, images, picture, segments, name, size))
+        tell_outside(outside, images, file)
+        tell_outside(maps_outside, segments, file)
         if without_map:
             fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder", len(without_map))
         if missing and self._missing_images == "error":
@@ -257,23 +270,23 @@ class CocoPanoptic(SegmentReader):
         for info in infos:
             identifier = info.get("id") if isinstance(info, dict) else None
             if isinstance(identifier, bool) or not isinstance(identifier, int) or not 0 < identifier < _MAX_ID:
-                fault(f"'{file}': the segment {info!r:.80} of '{name}' needs an 'id' from 1 to {_MAX_ID - 1}")
+                fault(f"'{file}': the segment {quoted(info)} of {quoted(name)} needs an 'id' from 1 to {_MAX_ID - 1}")
                 continue
             if identifier in seen:
-                fault(f"'{file}': '{name}' has two segments with the id {identifier}")
+                fault(f"'{file}': {quoted(name)} has two segments with the id {identifier}")
                 continue
             seen.add(identifier)
             label, crowd = entry_id(info.get("category_id")), flag(info.get("iscrowd"))
             if label not in class_of_id:
                 fault(
-                    f"'{file}': segment {identifier} of '{name}' has the category {info.get('category_id')!r:.40}, "
-                    "which is not listed in 'categories'"
+                    f"'{file}': segment {identifier} of {quoted(name)} has the category "
+                    f"{quoted(info.get('category_id'), 40)}, which is not listed in 'categories'"
                 )
                 continue
             if crowd is None:
                 fault(
-                    f"'{file}': segment {identifier} of '{name}' has {info['iscrowd']!r:.40} as 'iscrowd'; expected 0 "
-                    "(an object) or 1 (a region of many)"
+                    f"'{file}': segment {identifier} of {quoted(name)} has {quoted(info['iscrowd'], 40)} as 'iscrowd'; "
+                    "expected 0 (an object) or 1 (a region of many)"
                 )
                 continue
             area = number(info.get("area"))
@@ -449,7 +462,7 @@ def _check_kinds(categories: list[dict[str, Any]], file: File) -> None:
 
 def _picture_name(declared: Any, segments: str, images: Folder) -> str | None:
     """The picture of a PNG: as the file declares it, else of the same name with a suffix of pictures."""
-    if isinstance(declared, str) and declared and images.exists(declared):
+    if is_file_name(declared) and images.exists(declared):
         return declared
-    stem = str(PurePosixPath(segments).with_suffix(""))
+    stem = str(PurePosixPath(segments).with_suffix("")) if PurePosixPath(segments).name else segments
     return next((stem + suffix for suffix in IMAGE_SUFFIXES if images.exists(stem + suffix)), None)

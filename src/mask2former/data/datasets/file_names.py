@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeGuard
 from urllib.parse import unquote
 
+from mask2former import limits
 from mask2former.data.archives import Folder
+from mask2former.data.datasets.annotation_files import some
+from mask2former.data.faults import fault
 
-__all__ = ["find_name"]
+__all__ = ["find_name", "is_file_name", "leads_to_file", "tell_outside"]
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _LOCAL_FILES = re.compile(r"^.*[?&]d=")  # Label Studio: /data/local-files/?d=photos/X.jpg
@@ -20,11 +25,32 @@ def find_name(declared: str, folder: Folder) -> str | None:
 
     It is the declared one if there is such a file. Otherwise backslashes, drive letters, addresses, percent encoding
     and leading folders that are not below ``folder`` are taken off (``C:\data\a%20b.jpg``, ``/data/upload/1/X.jpg``),
-    and at last the eight digits that Label Studio puts before uploaded names.
+    and at last the eight digits that Label Studio puts before uploaded names. So a name that leads out of the folder
+    is one of a file in it, if there is one, unless the folder allows it to be what it says.
     """
     if folder.exists(declared):
         return declared
     return next((name for name in _others(declared) if folder.exists(name)), None)
+
+
+def is_file_name(value: Any) -> TypeGuard[str]:
+    """Whether a value can be the name of a file, perhaps in folders."""
+    return isinstance(value, str) and 0 < len(value) <= limits.ID_CHARACTERS
+
+
+def leads_to_file(name: str, folder: Folder) -> bool:
+    """Whether a name is refused because it leads out of the folder, although there is such a file."""
+    return folder.archive is None and folder.leads_outside(name) and os.path.isfile(os.path.join(folder.path, name))
+
+
+def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
+    """Refuse the files of names in ``file`` that lead out of the folder."""
+    if names:
+        fault(
+            f"'{file}' names files that are not in its folder '{folder}': {some(names)}; move them into it or, if you "
+            "trust who made the annotations, set allow_outside=true in the data set",
+            len(names),
+        )
 
 
 def _others(declared: str) -> Iterator[str]:

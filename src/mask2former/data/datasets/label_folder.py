@@ -17,7 +17,7 @@ from jaxtyping import Int32
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File, Folder, open_folder
-from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.annotation_files import shown, some
 from mask2former.data.datasets.reader import Reader, annotated_labels
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
@@ -25,6 +25,7 @@ from mask2former.data.label_maps import LabelCounts, count_labels, read_label_ma
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import Truth
+from mask2former.text import quoted
 
 __all__ = ["LabelFolder"]
 
@@ -79,8 +80,9 @@ class LabelFolder(Reader):
         if both := sorted(set(ignore) & set(numbers)):
             names = [categories[numbers[number]].name for number in both]
             raise RequestError(
-                f"the label numbers {both} are classes ({', '.join(names)}) and ignored; take them out of one of both "
-                f"(dataset.ignore, or the names file, whose lines may say number and name: '{both[0] + 1} {names[0]}')"
+                f"the label numbers {quoted(both)} are classes ({', '.join(map(shown, names[:5]))}) and ignored; "
+                "take them out of one of both (dataset.ignore, or the names file, whose lines may say number and name: "
+                f"{quoted(f'{both[0] + 1} {names[0]}')})"
             )
         self.class_of: dict[int, int] = {**numbers, **dict.fromkeys(ignore, categories.ignore_label)}
         self._pairs: list[tuple[Folder, str, Folder, str]] = []

@@ -102,12 +102,13 @@ class PolygonFigures(NamedTuple):
     flat: Bool[np.ndarray, " P"]  # no inside: less than three corners, or all on one line
     extents: Float64[np.ndarray, "P 4"]  # x1, y1, x2, y2
     areas: Float64[np.ndarray, " P"]
+    lengths: Float64[np.ndarray, " P"]  # of the outlines in pixels, as the rasteriser walks them
 
     @classmethod
     def of(cls, corners: Float64[np.ndarray, "C 2"], counts: Int64[np.ndarray, " P"]) -> PolygonFigures:
         """Of polygons one after the other, with so many corners each, one at least."""
         if not len(counts):
-            return cls(np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0))
+            return cls(np.zeros(0, bool), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
         starts = np.cumsum(counts) - counts
         arms = corners - np.repeat(corners[starts], counts, axis=0)
         lengths = (arms * arms).sum(axis=1)
@@ -118,8 +119,11 @@ class PolygonFigures(NamedTuple):
         low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
         following = np.arange(1, len(corners) + 1)
         following[starts + counts - 1] = starts
+        edges = np.abs(corners[following] - corners)
+        lengths = np.add.reduceat(np.maximum(edges[:, 0], edges[:, 1]), starts)
         crosses = arms[:, 0] * arms[following, 1] - arms[:, 1] * arms[following, 0]
-        return cls(flat, np.concatenate([low, high], axis=1), np.abs(np.add.reduceat(crosses, starts)) / 2)
+        areas = np.abs(np.add.reduceat(crosses, starts)) / 2
+        return cls(flat, np.concatenate([low, high], axis=1), areas, lengths)
 
 
 def box_of(value: Any) -> Sequence[float]:

@@ -14,16 +14,21 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from mask2former.data.annotated import Annotated
+from mask2former.data.archives import Folder, leads_outside
 from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.annotation_files import some
+from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import Palettes, read_with_palette
+from mask2former.documents import read_text
 from mask2former.errors import RequestError
+from mask2former.ops.masks import check_dense_size
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import ClipTruth
+from mask2former.text import quoted
 
 __all__ = ["OBJECT_CATEGORIES", "MaskFolders"]
 
@@ -47,6 +52,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         masks: folder with one folder of id maps (8-bit, 16-bit or palette PNG) per clip, as ``DAVIS/Annotations/480p``.
         clips: a text file with the names of the clips, one in a line, as ``DAVIS/ImageSets/2017/train.txt``; by default
             all folders of ``masks``.
+        allow_outside: whether these names may lead out of the folders.
 
     Attributes:
         notes: which pictures were left out, and whether 255 looks like the mark of what is not annotated.
@@ -64,10 +70,16 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         images: str | os.PathLike[str],
         masks: str | os.PathLike[str],
         clips: str | os.PathLike[str] | None = None,
+        *,
+        allow_outside: bool = False,
     ) -> None:
         self.notes: list[str] = []
         self._frames: list[list[tuple[Path, Path]]] = []  # picture and id map
         self._names = _clip_names(Path(masks), clips)
+        if not allow_outside and clips is not None:
+            outside = {name for name in self._names if leads_outside(name, masks) or leads_outside(name, images)}
+            tell_outside(sorted(outside), Folder(Path(masks)), clips)
+            self._names = [name for name in self._names if name not in outside]
         if clips is None and (without := sorted(set(_folders(Path(images))) - set(self._names))):
             self.notes.append(f"left out clips of '{images}' without a folder of id maps: {some(without)}")
         for name in self._names:
@@ -144,6 +156,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         _, maps = self._read(index, range(self.clip_length(index)))
         stacked = np.stack(maps)
         numbers = np.setdiff1d(stacked, 0)
+        check_dense_size(len(numbers), stacked.shape, f"the masks of clip {quoted(self._names[index])}")
         masks = stacked[None] == numbers[:, None, None, None]
         return ClipTruth(masks, np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool))
 
@@ -184,8 +197,8 @@ def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
         if clips is None:
             names = sorted(entry.name for entry in masks.iterdir() if entry.is_dir())
         else:
-            names = Path(clips).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
+            names = read_text(Path(clips), "list of clips").split()
+    except OSError as error:
         raise RequestError(f"'{clips or masks}' cannot be read: {error}; check the path") from error
     if not names:
         raise RequestError(f"'{clips or masks}' names no clips; expected one folder per clip")
@@ -196,8 +209,10 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder by name without suffix."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    except OSError as error:
-        raise RequestError(f"there is no folder '{folder}' for a clip of this name; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise RequestError(
+            f"there is no folder {quoted(str(folder), 300)} for a clip of this name; check the path"
+        ) from error
     files = {path.stem: path for path in paths if not path.name.startswith(".")}
     alike = [path.name for path in paths if files.get(path.stem, path) != path]
     if alike:

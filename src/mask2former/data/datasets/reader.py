@@ -28,6 +28,7 @@ from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
+from mask2former.text import quoted
 
 __all__ = ["ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
 
@@ -247,8 +248,8 @@ class SegmentReader(Reader):
                 lacking = [image_id for place in range(len(self)) if (image_id := self.image_id(place)) not in places]
                 if lacking:
                     self.notes.append(
-                        f"the {task} annotations lack {len(lacking)} of the pictures, such as {lacking[0]!r}: the "
-                        "panoptic ones are the truth instead"
+                        f"the {task} annotations lack {len(lacking)} of the pictures, such as {quoted(lacking[0])}: "
+                        "the panoptic ones are the truth instead"
                     )
                 else:
                     own = self.categories.index_of_id()

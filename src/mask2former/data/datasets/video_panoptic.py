@@ -7,7 +7,6 @@ by :class:`~mask2former.data.datasets.coco_panoptic.CocoPanoptic`, which checks 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.data.archives import File, Folder, find_file, open_folder
-from mask2former.data.datasets.annotation_files import check_unique, entry_id, read_annotations, some
+from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, some
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import PanopticTruth
+from mask2former.text import quoted
 
 __all__ = ["VideoPanoptic", "is_video_panoptic"]
 
@@ -30,11 +30,7 @@ _KEYS = ("videos", "annotations", "categories")
 
 def is_video_panoptic(path: str | os.PathLike[str]) -> bool:
     """Whether a file seems to list segments of videos. It is searched, not parsed, and may be of any size."""
-    try:
-        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b'"videos"') >= 0 and content.find(b'"segments_info"') >= 0
-    except (OSError, ValueError):  # readers say what is wrong with it
-        return False
+    return mentions(path, '"videos"', '"segments_info"')
 
 
 class _Frames:
@@ -63,6 +59,7 @@ class VideoPanoptic:
         annotations: the JSON file.
         segments: the folder of the PNGs: id = R + 256 G + 65536 B, 0 is void.
         images: the folder of the frames.
+        allow_outside: whether the names of files may lead out of these folders.
 
     Attributes:
         categories: its classes.
@@ -79,11 +76,14 @@ class VideoPanoptic:
         annotations: str | os.PathLike[str] | File,
         segments: str | os.PathLike[str] | Folder,
         images: str | os.PathLike[str] | Folder,
+        *,
+        allow_outside: bool = False,
     ) -> None:
         file = (
             (find_file(annotations) or Path(annotations)) if isinstance(annotations, str | os.PathLike) else annotations
         )
-        maps, frames = open_folder(segments, "folder of PNGs"), open_folder(images, "folder of frames")
+        maps = open_folder(segments, "folder of PNGs", allow_outside=allow_outside)
+        frames = open_folder(images, "folder of frames", allow_outside=allow_outside)
         content = read_annotations(file, _KEYS, "VIPSeg's video panoptic")
         self._ids: list[int | str] = []
         self._sizes: list[tuple[int, int]] = []
@@ -105,18 +105,18 @@ class VideoPanoptic:
             video_id, own = entry_id(entry.get("video_id")), entry.get("annotations")
             if video_id is None or not isinstance(own, list) or not all(isinstance(one, dict) for one in own):
                 raise RequestError(
-                    f"'{file}': the annotation {entry!r:.60} needs a 'video_id' and a list 'annotations'"
+                    f"'{file}': the annotation {quoted(entry, 60)} needs a 'video_id' and a list 'annotations'"
                 )
             if video_id in annotated:
-                raise RequestError(f"'{file}': the video {video_id!r} is annotated twice")
-            check_unique((one.get("image_id") for one in own), f"frame of video {video_id!r}, whose", file)
+                raise RequestError(f"'{file}': the video {quoted(video_id)} is annotated twice")
+            check_unique((one.get("image_id") for one in own), f"frame of video {quoted(video_id)}, whose", file)
             annotated[video_id] = {entry_id(one.get("image_id")): one for one in own}
         check_unique((entry.get("video_id", entry.get("id")) for entry in content["videos"]), "video", file)
         bare = []
         for entry in content["videos"]:
             video_id, images = entry_id(entry.get("video_id", entry.get("id"))), entry.get("images")
             if video_id is None or not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
-                raise RequestError(f"'{file}': the video {entry!r:.60} needs a 'video_id' and a list 'images'")
+                raise RequestError(f"'{file}': the video {quoted(entry, 60)} needs a 'video_id' and a list 'images'")
             own = annotated.pop(video_id, {})
             sizes = set()
             for image in images:
@@ -135,12 +135,12 @@ class VideoPanoptic:
                 flat["annotations"].append({**annotation, "image_id": name, "file_name": map_name})
             if own:
                 raise RequestError(
-                    f"'{file}': video {video_id!r} has annotations of frames that its 'images' do not list: "
+                    f"'{file}': video {quoted(video_id)} has annotations of frames that its 'images' do not list: "
                     f"{some(list(own))}"
                 )
             if len(sizes) > 1:
                 raise RequestError(
-                    f"'{file}': video {video_id!r} has frames of several sizes, {some(sorted(sizes, key=str))}"
+                    f"'{file}': video {quoted(video_id)} has frames of several sizes, {some(sorted(sizes, key=str))}"
                 )
             if len(flat["images"]) > self._ends[-1]:
                 self._ids.append(video_id)
@@ -198,14 +198,14 @@ class VideoPanoptic:
         if several:
             names = " and ".join(self.categories[label].name for label in sorted(label_of[several[0]]))
             self._remark(
-                f"in clip {self._ids[index]!r} the ids {some(several)} have other classes in other frames "
+                f"in clip {quoted(self._ids[index])} the ids {some(several)} have other classes in other frames "
                 f"({several[0]}: {names}); they count as one object of each class"
             )
         shown = [numbers for numbers in things if numbers]
         if len(shown) > 1 and sum(map(len, shown)) == len(set().union(*shown)):
             self._remark(
-                f"in clip {self._ids[index]!r} no object has the same id in two of its {len(truths)} frames; ids must "
-                "stay the same over time, or every frame counts as new objects"
+                f"in clip {quoted(self._ids[index])} no object has the same id in two of its {len(truths)} frames; ids "
+                "must stay the same over time, or every frame counts as new objects"
             )
 
     def _remark(self, sentence: str) -> None:

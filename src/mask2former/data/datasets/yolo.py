@@ -16,21 +16,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated, truths_of_target
-from mask2former.data.archives import File, Folder
+from mask2former.data.archives import File, Folder, leads_outside
 from mask2former.data.datasets.annotation_files import is_name, some
+from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
+from mask2former.documents import read_text, read_yaml
 from mask2former.errors import RequestError
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import Truth
+from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
@@ -46,12 +48,17 @@ _MOST = 10  # broken lines that are told at once
 
 @dataclass(frozen=True, slots=True)
 class YoloSet:
-    """What a ``data.yaml`` says: the classes, and the folders, lists or files of pictures of both splits."""
+    """What a ``data.yaml`` says: the classes, and the folders, lists or files of pictures of both splits.
+
+    It is a file of settings, so its folders may be anywhere. What its lists name lies below one of the ``roots`` (the
+    folder of the file, and its ``path``) or below the list itself.
+    """
 
     path: Path
     categories: Categories
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
+    roots: tuple[Path, ...] = ()
 
 
 def read_yolo(path: Location) -> YoloSet:
@@ -64,10 +71,7 @@ def read_yolo(path: Location) -> YoloSet:
         RequestError: the file is missing, has no ``names`` or no ``train``, or pictures are not where it says.
     """
     file = Path(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RequestError(f"'{file}' cannot be read as YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file, "YOLO file")
     if not isinstance(content, dict) or "names" not in content or "train" not in content:
         raise RequestError(f"'{file}' is no data.yaml of a YOLO data set: expected 'train', 'val' and 'names'")
     validation = content.get("val", content.get("valid"))
@@ -79,13 +83,14 @@ def read_yolo(path: Location) -> YoloSet:
     categories = _categories(content["names"], file)
     if (count := content.get("nc", len(categories))) != len(categories):
         raise RequestError(
-            f"'{file}': 'nc' is {count!r:.40}, but 'names' has {len(categories)}; correct one of the two"
+            f"'{file}': 'nc' is {quoted(count, 40)}, but 'names' has {len(categories)}; correct one of the two"
         )
     return YoloSet(
         file,
         categories,
         _places(content["train"], roots, file),
         _places(validation, roots, file),
+        tuple(roots),
     )
 
 
@@ -96,7 +101,9 @@ def _categories(names: Any, file: Path) -> Categories:
     if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
         raise RequestError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
     if wrong := [name for _, name in pairs if not is_name(name)]:
-        raise RequestError(f"'{file}': {wrong[0]!r} in 'names' is no name; put names such as yes, no and on in quotes")
+        raise RequestError(
+            f"'{file}': {quoted(wrong[0])} in 'names' is no name; put names such as yes, no and on in quotes"
+        )
     entries = [{"id": number, "name": str(name)} for number, name in pairs]
     return Categories.from_dict({"categories": entries})
 
@@ -111,30 +118,37 @@ def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
     places = []
     for entry in entries:
         if not isinstance(entry, str) or not entry:
-            raise RequestError(f"'{file}': {entry!r} is no path of pictures")
+            raise RequestError(f"'{file}': {quoted(entry)} is no path of pictures")
         # Some tools write ../train/images for what lies in train/images beside the file.
         candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
-        found = next((place for place in candidates if place.exists()), None)
+        found = next((place for place in candidates if os.path.exists(place)), None)
         if found is None:
+            places_tried = printable(" or ".join(dict.fromkeys(map(str, roots))), 300)
             raise RequestError(
-                f"'{file}': there is no '{entry}' in {' or '.join(dict.fromkeys(map(str, roots)))}; correct it, or the "
-                "'path' of the file"
+                f"'{file}': there is no {quoted(entry)} in {places_tried}; correct it, or the 'path' of the file"
             )
         places.append(found)
     return tuple(places)
 
 
-def _pictures(place: Path) -> list[Path]:
+def _pictures(place: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
     """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
     if place.is_dir():
         folder = Folder(place)
         note_passed_over(folder)
         return [place / name for name in folder.names(IMAGE_SUFFIXES)]
-    try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"the list of pictures '{place}' cannot be read: {error}") from error
-    return [place.parent / line.strip() for line in lines if line.strip()]
+    lines = read_text(place, "list of images").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if not allow_outside:
+        outside = {name: None for name in names if _is_outside(name, place.parent, roots)}
+        tell_outside(list(outside), Folder(place.parent), place)
+        names = [name for name in names if name not in outside]
+    return [place.parent / name for name in names]
+
+
+def _is_outside(name: str, folder: Path, roots: Sequence[Path]) -> bool:
+    """Whether the entry of a list, relative to its folder, lies neither below that nor below the data set."""
+    return leads_outside(name, folder) and all(leads_outside(os.path.abspath(folder / name), root) for root in roots)
 
 
 def _label_file(picture: Path) -> Path:
@@ -155,6 +169,7 @@ class YoloPolygons(Reader):
         split: which of its splits.
         keep_empty: False leaves out pictures without objects.
         missing_masks: what to do about lines that hold a box.
+        allow_outside: whether lists may name images that are not in the data set, see :class:`YoloSet`.
 
     Attributes:
         notes: sentences about what was left out.
@@ -172,11 +187,12 @@ class YoloPolygons(Reader):
         *,
         keep_empty: bool = True,
         missing_masks: Literal["error", "skip"] = "error",
+        allow_outside: bool = False,
     ) -> None:
         self.categories = dataset.categories
         self.notes: list[str] = []
         places = dataset.train if split == "train" else dataset.validation
-        pictures = [path for place in places for path in _pictures(place)]
+        pictures = [path for place in places for path in _pictures(place, dataset.roots, allow_outside=allow_outside)]
         if not pictures:
             raise RequestError(f"'{places[0]}' has no pictures")
         lines = _Lines(dataset.categories.index_of_id())
@@ -302,14 +318,14 @@ class _Lines:
 
     def add(self, file: Path) -> None:
         """The objects of one picture."""
+        text = ""
         try:
-            text = file.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            self.without_file.append(str(file))
-            text = ""
-        except (OSError, UnicodeDecodeError) as error:
-            self.broken.append(f"'{file}' cannot be read: {error}")
-            text = ""
+            text = read_text(file, "text file")
+        except RequestError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                self.without_file.append(str(file))
+            else:
+                self.broken.append(str(error))
         for number, line in enumerate(text.splitlines(), start=1):
             words = line.split()
             if words:
@@ -327,9 +343,13 @@ class _Lines:
         label = self.class_of_id.get(int(values[0]), -1) if values[0] % 1 == 0 else -1
         corners = np.array(values[1:])
         if not np.isfinite(values).all() or not len(corners):
-            self.broken.append(f"{place}: expected a class number and corners x y x y ..., got '{' '.join(words):.40}'")
+            self.broken.append(
+                f"{place}: expected a class number and corners x y x y ..., got {quoted(' '.join(words), 40)}"
+            )
         elif label < 0:
-            self.broken.append(f"{place}: class {words[0]} is not among the {len(self.class_of_id)} names of data.yaml")
+            self.broken.append(
+                f"{place}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
+            )
         elif len(corners) % 2:
             self.broken.append(f"{place}: {len(corners)} coordinates, which are no pairs")
         elif corners.min() < -_TOLERANCE or corners.max() > 1 + _TOLERANCE:

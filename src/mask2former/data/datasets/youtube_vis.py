@@ -7,7 +7,6 @@ ends in one :class:`RequestError` that names the file. Knows no sampling and no 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from array import array
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
+from mask2former import limits
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.clips import AnnotatedClip, whole_clip
@@ -27,13 +27,17 @@ from mask2former.data.datasets.annotation_files import (
     check_unique,
     entry_id,
     flag,
+    mentions,
     number,
     polygons_of,
     read_annotations,
     same_categories,
+    shown,
+    sides,
     some,
     stuff_remark,
 )
+from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
 from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.faults import fault
@@ -45,6 +49,7 @@ from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import ClipTruth
+from mask2former.text import quoted
 
 __all__ = ["YouTubeVIS", "is_youtube_vis", "read_clip_categories"]
 
@@ -94,11 +99,7 @@ def _found(path: str | os.PathLike[str] | File) -> File:
 
 def is_youtube_vis(path: str | os.PathLike[str]) -> bool:
     """Whether a file seems to be about videos: it names them. It is searched, not parsed, and may be of any size."""
-    try:
-        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b'"videos"') >= 0
-    except (OSError, ValueError):  # readers say what is wrong with it
-        return False
+    return mentions(path, '"videos"')
 
 
 def _categories(content: dict[str, Any], file: File) -> Categories:
@@ -122,20 +123,26 @@ def _whole(value: Any) -> bool:
 
 
 def _video(entry: Mapping[str, Any], file: File, folder: Folder) -> _Video:
-    where = f"'{file}': video {entry.get('id', entry)!r:.60}"
+    where = f"'{file}': video {quoted(entry.get('id', entry), 60)}"
     files = entry.get("file_names", entry.get("file_name"))
     files = [files] if isinstance(files, str) else files
     video_id = entry_id(entry.get("id"))
-    if video_id is None or not isinstance(files, list) or not files or not all(isinstance(one, str) for one in files):
+    if video_id is None or not isinstance(files, list) or not files or not all(map(is_file_name, files)):
         raise RequestError(f"{where} needs an 'id' and the list 'file_names' (or one 'file_name')")
     if not (_whole(entry.get("height")) and _whole(entry.get("width"))):
         raise RequestError(f"{where} needs whole numbers as 'height' and 'width'")
+    if sides(entry) is None:
+        raise RequestError(
+            f"{where} is {quoted(entry['height'], 40)}x{quoted(entry['width'], 40)} pixels (height x width), more than "
+            f"any frame has; correct them"
+        )
     length = entry.get("length", len(files))
     in_one_file = len(files) == 1 and VideoFile.suits(files[0])
     if not _whole(length) or (length != len(files) and not in_one_file):
-        raise RequestError(f"{where} has {len(files)} files, but says it has {length!r:.20} frames")
+        raise RequestError(f"{where} has {len(files)} files, but says it has {quoted(length, 40)} frames")
     if in_one_file and "length" not in entry:
         raise RequestError(f"{where} is a video file and needs its number of frames as 'length'")
+    limits.check_limit(f"{where} has frames:", length, limits.FRAMES, "cut it into clips")
     return _Video(video_id, (entry["height"], entry["width"]), length, files, folder)
 
 
@@ -221,7 +228,9 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
     assert segmentations is not None
     crowd = flag(entry.get("iscrowd"))
     if crowd is None:
-        raise RequestError(f"'iscrowd' is {entry['iscrowd']!r:.40}; expected 0 (an object) or 1 (a region of many)")
+        raise RequestError(
+            f"'iscrowd' is {quoted(entry['iscrowd'], 40)}; expected 0 (an object) or 1 (a region of many)"
+        )
     pieces, seen = [], False
     for place, segmentation in enumerate(segmentations):
         where = f"{name} in frame {place}"
@@ -247,7 +256,9 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
             pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
             shape = _Shape(counts, False, extent, pixels, pixels)
         else:
-            raise RequestError(f"expected a run-length encoding or polygons in frame {place}, got {segmentation!r:.40}")
+            raise RequestError(
+                f"expected a run-length encoding or polygons in frame {place}, got {quoted(segmentation, 40)}"
+            )
         pieces.append(shape.counts)
         seen |= shape.pixels > 0
         if not shape.counts:
@@ -269,6 +280,7 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         sources: pairs of annotation file and the folder that its file names are relative to; same categories.
         categories: the class table of a published data set; by default the classes of the first file, by rising id.
         keep_empty: False leaves out videos without tracks other than crowds.
+        allow_outside: whether the names of files may lead out of their folders.
 
     Attributes:
         has_truth: whether the files have annotations; those of official test sets have none.
@@ -279,14 +291,20 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
     """
 
     def __init__(
-        self, sources: Sequence[Source], categories: Categories | None = None, *, keep_empty: bool = True
+        self,
+        sources: Sequence[Source],
+        categories: Categories | None = None,
+        *,
+        keep_empty: bool = True,
+        allow_outside: bool = False,
     ) -> None:
         self._videos: list[_Video] = []
         self.notes: list[str] = []
         truths: list[bool] = []
         table = categories is not None
         for source, frames in sources:
-            file, folder = _found(source), open_folder(frames, "folder of frames")
+            file = _found(source)
+            folder = open_folder(frames, "folder of frames", allow_outside=allow_outside)
             content = _read(file)
             own = _categories(content, file)
             if categories is None:
@@ -373,7 +391,9 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
     def truth(self, index: int) -> ClipTruth:
         """All tracks of a video; areas are those of the file."""
         video = self._videos[index]
-        masks = np.zeros((len(video.tracks), video.length, *video.size_hw), dtype=bool)
+        shape = video.length, *video.size_hw
+        mask_ops.check_masks(len(video.tracks), shape, f"the masks of video {quoted(video.id)}")
+        masks = np.zeros((len(video.tracks), *shape), dtype=bool)
         for planes, track in zip(masks, video.tracks, strict=True):
             for place in np.flatnonzero(track.annotated).tolist():
                 top, left, mask = _patch(track, place, video)
@@ -409,6 +429,7 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
     check_unique((entry.get("id") for entry in entries), "video", file)
     videos: dict[int | str, _Video | None] = {}
     lacking: list[str] = []
+    outside: list[str] = []
     for entry in entries:
         try:
             video = _video(entry, file, folder)
@@ -418,8 +439,11 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
                 videos[video_id] = None
             continue
         missing = [name for name in video.files if not folder.exists(name)]
-        lacking += missing
+        beyond = [name for name in missing if leads_to_file(name, folder)]
+        outside += beyond
+        lacking += [name for name in missing if name not in frozenset(beyond)] if beyond else missing
         videos[video.id] = None if missing else video
+    tell_outside(outside, folder, file)
     if lacking:
         fault(f"'{folder}' lacks frames of '{file}': {some(lacking)}; check the folder", len(lacking))
     return videos
@@ -451,12 +475,12 @@ def _add_tracks(
     of: dict[str, list[str]] = defaultdict(list)  # annotations by what is wrong with them
     broken = ""  # what is wrong with the first of these
     for place, entry in enumerate(entries):
-        name = str(entry.get("id", f"number {place + 1}"))
+        name = shown(entry.get("id", f"number {place + 1}"))
         video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
         if video_id is None or category_id is None:
             fault(
-                f"'{file}': annotation {name} needs a 'video_id' and a 'category_id', whole numbers or text; got "
-                f"{entry.get('video_id')!r:.40} and {entry.get('category_id')!r:.40}"
+                f"'{file}': annotation {shown(name)} needs a 'video_id' and a 'category_id', whole numbers or text; "
+                f"got {quoted(entry.get('video_id'), 40)} and {quoted(entry.get('category_id'), 40)}"
             )
             continue
         label = class_of_id.get(category_id)  # pyright: ignore[reportArgumentType]
@@ -498,7 +522,7 @@ def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
             )
     if names := of.get("broken"):
         also = f"; {len(names) - 1} more are broken, too: annotations {some(names[1:])}" if len(names) > 1 else ""
-        fault(f"'{file}': annotation {names[0]} is broken: {broken}{also}", len(names))
+        fault(f"'{file}': annotation {shown(names[0])} is broken: {broken}{also}", len(names))
 
 
 def _patch(track: _Track, place: int, video: _Video) -> mask_ops.Patch:

@@ -15,6 +15,7 @@ from mask2former.data.label_maps import read_id_colors, remap
 from mask2former.data.prepare.stages import Job, Plan, Stage, read_json, save_picture
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
+from mask2former.text import printable, quoted
 
 __all__ = ["plan"]
 
@@ -56,11 +57,11 @@ def _jobs(file: Path, maps: Path, output: Path) -> list[Job]:
             details = {int(item["id"]): class_of_id[item["category_id"]] for item in entry["segments_info"]}
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
-                f"'{file}': {error!r} in the annotation {entry!r:.80}; is it COCO's own file?"
+                f"'{file}': {printable(repr(error), 100)} in the annotation {quoted(entry)}; is it COCO's own file?"
             ) from error
         if not name.strip(".") or Path(name).name != name or name in jobs:  # what is written stays in its folder
             raise RequestError(
-                f"'{file}': the file name {name!r:.80} has folders or comes twice; is it COCO's own file?"
+                f"'{file}': the file name {quoted(name)} has folders or comes twice; is it COCO's own file?"
             )
         jobs[name] = Job(name, (maps / name,), (output / name,), details)
     return list(jobs.values())

@@ -17,10 +17,10 @@ from mask2former import limits
 from mask2former.atomic import write_whole
 from mask2former.data.image_files import open_image
 from mask2former.data.prepare.stages import Job, Plan, Stage, save_picture
-from mask2former.documents import check_regular
+from mask2former.documents import check_regular, read_text
 from mask2former.errors import RequestError
 from mask2former.limits import check_limit
-from mask2former.text import printable
+from mask2former.text import printable, quoted
 
 __all__ = ["plan"]
 
@@ -37,16 +37,12 @@ def plan(root: Path) -> Plan:
     stages = []
     for split, official in _OFFICIAL.items():
         file = folder / "imageLists" / f"{split}.txt"
-        try:
-            names = file.read_text("utf-8").split()
-        except OSError as error:
-            raise RequestError(
-                f"there is no list '{file}'; unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
-            ) from error
+        hint = f"unpack cocostuff-10k-v1.0.zip into '{folder}', or give another --data-root"
+        names = read_text(file, "list", hint=hint).split()
         jobs = []
         for name in dict.fromkeys(names):
             if Path(name).name != name:  # what is written stays in its folder
-                raise RequestError(f"'{file}' has '{name:.80}'; expected names of pictures without folders")
+                raise RequestError(f"'{file}' has {quoted(name)}; expected names of pictures without folders")
             outputs = (
                 folder / "images_detectron2" / split / f"{name}.jpg",
                 folder / "annotations_detectron2" / split / f"{name}.png",
@@ -83,7 +79,9 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
         labels = loadmat(path, variable_names=["S"])["S"]
     except NotImplementedError:  # MATLAB's newer format is HDF5
         labels = _read_hdf5(path)
-    except Exception as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
+    except (
+        Exception
+    ) as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
         raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {printable(str(error), 200)}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise RequestError(f"'{path}': S has the shape {labels.shape}; expected a label map")
@@ -100,7 +98,9 @@ def _read_hdf5(path: Path) -> np.ndarray:
             matrix = file["S"]
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
                 raise RequestError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
-            check_limit(f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?")
+            check_limit(
+                f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?"
+            )
             return np.asarray(matrix).T  # columns come first in these files
     except RequestError:
         raise

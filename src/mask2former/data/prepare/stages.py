@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mask2former import documents, limits
 from mask2former.atomic import write_whole
 from mask2former.data.image_files import open_image
 from mask2former.data.parallel import map_in_processes
@@ -159,10 +160,11 @@ def _is_whole_picture(path: Path) -> bool:
 
 def _is_whole_index(path: Path, num_images: int) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = documents.read_json(path, "index file")
+    except RequestError:
         return False
-    return isinstance(content, dict) and len(content.get("images", ())) == num_images
+    images = content.get("images") if isinstance(content, dict) else None
+    return isinstance(images, list) and len(images) == num_images
 
 
 class _Journal:
@@ -176,10 +178,10 @@ class _Journal:
     def __enter__(self) -> _Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = self.path.read_bytes() if self.path.exists() else b""
+            content = documents.read_bytes(self.path, "journal", limits.JSON_BYTES) if self.path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]  # the last line may be cut short
             for line in whole.splitlines():
-                key, record = json.loads(line)
+                key, record = documents.parse_json(line, "a line of it")
                 self.records[key] = record
             self._file = self.path.open("ab")
             self._file.truncate(len(whole))
@@ -228,10 +230,7 @@ def read_json(path: Path, key: str) -> list[Any]:
     Raises:
         RequestError: the file is broken or has no such list.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"'{path}' cannot be read as JSON: {error}") from error
+    content = documents.read_json(path, "annotation file")
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise RequestError(f"'{path}': expected an object with the list '{key}'")
     return content[key]

@@ -59,6 +59,8 @@ __all__ = [
 
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 _NAMED = 20  # culprits that are listed; more are counted
+_ALIKE = 0.8  # overlap (IoU) of the boxes of two objects, from which their masks are compared
+_COMPARED = 256  # other objects with which one is compared at most
 _TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotated twice
 _PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # without which a message is a kind
 _COCO_AREAS = (32**2, 96**2)
@@ -425,23 +427,33 @@ def _facts(annotated: Annotated) -> _Facts:
 
 
 def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
-    """Objects that an earlier one of the same class covers almost exactly."""
-    places = [place for place, patch in patches.items() if patch.mask.size]
+    """Objects that an earlier one of the same class covers almost exactly.
+
+    Each is compared with those of its class that begin next below it, up to ``_COMPARED`` of them.
+    """
+    places = np.array([place for place, patch in patches.items() if patch.mask.size], dtype=np.int64)
     if len(places) < 2:
         return 0
-    chosen = [patches[place] for place in places]
+    chosen = [patches[place] for place in places.tolist()]
     boxes = np.array([(p.top, p.left, p.top + p.mask.shape[0], p.left + p.mask.shape[1]) for p in chosen])
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    common = np.prod(np.clip(high - low, 0, None), axis=-1)
-    sides = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
-    # Almost equal masks have almost equal boxes.
-    near = common >= 0.8 * (sides[:, None] + sides[None] - common)
-    near &= labels[places][:, None] == labels[places][None]
+    order = np.lexsort((boxes[:, 0], labels[places]))
+    places, boxes, classes = places[order], boxes[order], labels[places[order]]
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    areas = np.prod(sizes, axis=-1)
     twice = set()
-    for first, second in np.argwhere(np.triu(near, 1)).tolist():
-        if second not in twice and _overlap(chosen[first], chosen[second]) >= _TWICE:
-            twice.add(second)
+    for first, place in enumerate(places.tolist()):
+        stop = np.searchsorted(classes, classes[first], side="right")
+        # Almost equal masks have almost equal boxes.
+        lowest = boxes[first, 0] + (1 - _ALIKE) / _ALIKE * sizes[first, 0] + 1
+        stop = first + 1 + np.searchsorted(boxes[first + 1 : stop, 0], lowest, side="right")
+        others = slice(first + 1, min(int(stop), first + 1 + _COMPARED))
+        low, high = np.maximum(boxes[first, :2], boxes[others, :2]), np.minimum(boxes[first, 2:], boxes[others, 2:])
+        common = np.prod(np.clip(high - low, 0, None), axis=-1)
+        near = common >= _ALIKE * (areas[first] + areas[others] - common)
+        for other in places[others][near].tolist():
+            later = max(place, other)
+            if later not in twice and _overlap(patches[place], patches[other]) >= _TWICE:
+                twice.add(later)
     return len(twice)
 
 

@@ -6,7 +6,6 @@ for by name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,9 +14,11 @@ from typing import Any
 
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
 from mask2former.data.archives import Folder
-from mask2former.data.datasets.file_names import find_name
+from mask2former.data.datasets.file_names import find_name, is_file_name
 from mask2former.data.images import IMAGE_SUFFIXES
+from mask2former.documents import read_json, read_yaml
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 __all__ = ["Places", "recognise"]
 
@@ -80,12 +81,7 @@ def recognise(path: Path, places: Places | None = None) -> tuple[DatasetConfig |
 
 
 def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RequestError(f"'{path}' cannot be read as YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path, "YAML file")
     if isinstance(values, dict) and "names" in values and "train" in values:
         return YoloConfig(data=str(path)), []
     if isinstance(values, dict) and set(values) & set(RunConfig.model_fields):
@@ -135,16 +131,14 @@ def _parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
 
 def _coco_files(path: Path, places: Places) -> tuple[str, Path, Path | None]:
     """The kind of a file, its folder of pictures, and its folder of PNGs if it is panoptic."""
+    content = read_json(path, "annotation file")
     try:
-        content = json.loads(path.read_bytes())
         annotations, pictures = content["annotations"], content.get("images") or []
         is_panoptic = any("segments_info" in entry for entry in annotations[:1])
         names = [entry["file_name"] for entry in pictures[:1]]
         maps = [entry["file_name"] for entry in annotations[:1]] if is_panoptic else []
-        if not all(isinstance(name, str) and name for name in (*names, *maps)):
+        if not all(map(is_file_name, (*names, *maps))):
             raise TypeError("a name is no text")
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"'{path}' cannot be read as JSON: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"'{path}' is no COCO file: expected 'images', 'annotations' and 'categories'") from error
     if not is_panoptic and not pictures:
@@ -152,14 +146,15 @@ def _coco_files(path: Path, places: Places) -> tuple[str, Path, Path | None]:
     segments = places.labels or _folder_with(maps[0], path) if is_panoptic else None
     if is_panoptic and segments is None:
         raise RequestError(
-            f"the PNGs of '{path}', for instance '{maps[0]}', are not beside it; name their folder with --labels"
+            f"the PNGs of '{path}', for instance {quoted(maps[0])}, are not beside it; name their folder with --labels"
         )
     # A file without a list of pictures leaves open which ending they have.
     wanted = names or [f"{Path(maps[0]).with_suffix('')}{suffix}" for suffix in IMAGE_SUFFIXES]
     images = places.images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
     if images is None:
         raise RequestError(
-            f"the pictures of '{path}', for instance '{wanted[0]}', are not beside it; name their folder with --images"
+            f"the pictures of '{path}', for instance {quoted(wanted[0])}, are not beside it; name their folder with "
+            "--images"
         )
     return ("coco-panoptic" if is_panoptic else "coco-instance"), images, segments
 
