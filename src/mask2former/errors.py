@@ -1,4 +1,4 @@
-"""The one exception that means "the request is wrong".
+"""The exceptions that mean "the request is wrong" and "the machine could not do it".
 
 Everything that a user can get wrong (files, sizes, settings, checkpoints) ends here, so that the command line can
 answer with one sentence and exit code 2. Our own broken invariants stay ``AssertionError``. Imports nothing of ours.
@@ -6,7 +6,7 @@ answer with one sentence and exit code 2. Our own broken invariants stay ``Asser
 
 from __future__ import annotations
 
-__all__ = ["MissingExtraError", "RequestError"]
+__all__ = ["FailedError", "MissingExtraError", "RequestError"]
 
 
 class RequestError(ValueError):
@@ -20,3 +20,7 @@ class MissingExtraError(RequestError, ImportError):
         super().__init__(
             f"{module} is not installed; it is needed for this. Install it with: pip install 'mask2former[{extra}]'"
         )
+
+
+class FailedError(Exception):
+    """The request was right, but not all of it could be done; the message is for the user. Exit code 1."""

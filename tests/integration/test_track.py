@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_a_playable_video_and_whole_json(images: list[np.ndarray],
     deadline = time.monotonic() + 120
     # The first bytes say that some frames are done.
     while time.monotonic() < deadline and process.poll() is None:
-        if any(path.suffix == ".json" and path.stat().st_size for path in out.glob(".*")):
+        if any(path.stat().st_size for path in out.glob("*.partial.jsonl")):
             break
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)

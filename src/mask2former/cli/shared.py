@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mask2former.cli.names import complete_model, complete_recipe
-from mask2former.errors import RequestError
+from mask2former.errors import FailedError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,10 +83,6 @@ ValueRange = Annotated[
 def printable(text: str) -> str:
     """Text as one line that cannot move the cursor or change colours, whatever names of files are in it."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
-
-
-class FailedError(Exception):
-    """The request was right, but not all of it could be done; the message is for the user. Exit code 1."""
 
 
 class StoppedError(Exception):
@@ -184,11 +180,19 @@ def fetch_weights(console: Console, model: str) -> None:
 
 @contextlib.contextmanager
 def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C ends the verb with what was done so far."""
+    """Ctrl-C or SIGTERM ends the verb with what was done so far."""
+    import signal
+    import threading
+
+    in_main = threading.current_thread() is threading.main_thread()  # only there a signal can be handled
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
     try:
         yield
     except KeyboardInterrupt as interrupt:
         raise StoppedError(what_was_done()) from interrupt
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def show_file(path: Path) -> None:

@@ -15,6 +15,7 @@ import typer
 from mask2former.cli.shared import (
     Device,
     Dtype,
+    FailedError,
     Model,
     Recipe,
     StoppedError,
@@ -23,6 +24,7 @@ from mask2former.cli.shared import (
     fetch_weights,
     make_console,
     named_model,
+    printable,
     progress_bar,
     stoppable,
 )
@@ -85,11 +87,12 @@ def track(
 ) -> None:
     """Follow objects through a video of any length: X.mp4 with the tracks drawn on it, and X.json with all masks.
 
-    Ctrl-C ends it after the frame in work; what was done can be played and read.
+    Ctrl-C ends it after the frame in work; what was done can be played and read, and so can X.partial.mp4 and
+    X.partial.jsonl at any moment, also after a kill or on a full disk.
     """
     from mask2former.atomic import leftovers_note
     from mask2former.data.frames import open_frames
-    from mask2former.inference import files
+    from mask2former.inference import failures, files
 
     console = make_console()
     where, name = _parse(source)
@@ -127,37 +130,54 @@ def track(
 
     head = {"model": weights, "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
     document = TrackDocument(places["results"], head)
-    for note in leftovers_note(place.parent for place in places.values()):
-        print(f"note: {note}", file=sys.stderr)
+    growing: list[TrackDocument | VideoWriter] = [document] if video is None else [document, video]
+    notes = leftovers_note(place.parent for place in places.values())
+    if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
+        notes.append(
+            f"a run that was killed has left its finished frames in {' and '.join(left)}; this run begins with the "
+            "first frame, and removes them when it is complete"
+        )
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     stopped = False
-    with contextlib.ExitStack() as stack:
-        ends = stack.enter_context(_stop_after_frame())
-        stack.enter_context(document)
-        writers: list[Any] = [document]
-        if video is not None:
-            writers.append(stack.enter_context(video))
-        if ytvis is not None:
-            things = predictor.settings.things_only
-            writers.append(stack.enter_context(TrackResults(ytvis, video_id, predictor.categories, things_only=things)))
-        progress = stack.enter_context(progress_bar(console))
-        bar = progress.add_task("tracking", total=frames.num_frames)
-        for frame in results:
-            for writer in writers:
-                writer.add(frame)
-            progress.advance(bar)
-            if ends():
-                stopped = True
-                break
-        document.notes += frames.notes
-        document.complete = not stopped
+    try:
+        with contextlib.ExitStack() as stack:
+            ends = stack.enter_context(_stop_after_frame())
+            writers: list[Any] = [stack.enter_context(writer) for writer in growing]
+            if ytvis is not None:
+                things = predictor.settings.things_only
+                tracks = TrackResults(ytvis, video_id, predictor.categories, things_only=things)
+                writers.append(stack.enter_context(tracks))
+            progress = stack.enter_context(progress_bar(console))
+            bar = progress.add_task("tracking", total=frames.num_frames)
+            for frame in results:
+                for writer in writers:
+                    writer.add(frame)
+                progress.advance(bar)
+                if ends():
+                    stopped = True
+                    break
+            document.notes += frames.notes
+            for writer in growing:
+                writer.complete = not stopped
+    except Exception as error:
+        if not document.count:
+            raise
+        kept = [f"'{next(filter(Path.exists, (w.working.path, w.path)), w.path)}'" for w in growing]
+        most = f" (and played up to the last seconds in {kept[1]})" if len(kept) > 1 else ""
+        reason = str(error)  # which names the frame
+        if not isinstance(error, RequestError):
+            reason = failures.reason(error, f"frame {document.count + 1} of {frames.name}", predictor.device)
+        done = f"{reason}; {count(document.count, 'finished frame')} can be read in {kept[0]}{most}"
+        raise FailedError(done) from error
     for note in frames.notes:
-        print(f"note: {note}")
+        print(f"note: {printable(note)}")
     made = "; ".join(f"{kind}: {place}" for kind, place in places.items())
     what = f"{count(document.count, 'frame')} tracked ({document.task}, {weights})"
     done = f"{what}, {count(document.num_tracks, 'track')}; {made}"
     if stopped:
         raise StoppedError(done)
-    print(done)
+    print(printable(done))
 
 
 def _parse(source: str) -> tuple[Path | int, str]:
@@ -180,16 +200,18 @@ def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) 
 
 @contextlib.contextmanager
 def _stop_after_frame() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, so that a frame is written whole; pressed again it ends the program at once."""
+    """Whether Ctrl-C was pressed or SIGTERM came, so that a frame is written whole; the second ends the program."""
     pressed = False
 
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
-        signal.signal(signal.SIGINT, before)
+        for known in before:
+            signal.signal(known, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
