@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
 
+from mask2former import interrupts
 from mask2former.cli.shared import (
     Device,
     Dtype,
@@ -21,11 +18,10 @@ from mask2former.cli.shared import (
     ValueRange,
     count,
     fetch_weights,
-    make_console,
     named_model,
-    progress_bar,
     stoppable,
 )
+from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.errors import RequestError
 
 __all__ = ["track"]
@@ -119,7 +115,7 @@ def track(
     }
     given = {key: value for key, value in settings.items() if value is not None}
     if threshold is not None:
-        print("note: --threshold is called --score-threshold now, as in predict", file=sys.stderr)
+        say("note: --threshold is called --score-threshold now, as in predict", error=True)
     fetch_weights(console, weights)
     with stoppable(lambda: "nothing was written"):
         predictor = Predictor.from_pretrained(weights, recipe, device, dtype)
@@ -128,10 +124,10 @@ def track(
     head = {"model": weights, "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
     document = TrackDocument(places["results"], head)
     for note in leftovers_note(place.parent for place in places.values()):
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", error=True)
     stopped = False
     with contextlib.ExitStack() as stack:
-        ends = stack.enter_context(_stop_after_frame())
+        ends = stack.enter_context(interrupts.postponed())
         stack.enter_context(document)
         writers: list[Any] = [document]
         if video is not None:
@@ -151,13 +147,13 @@ def track(
         document.notes += frames.notes
         document.complete = not stopped
     for note in frames.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     made = "; ".join(f"{kind}: {place}" for kind, place in places.items())
     what = f"{count(document.count, 'frame')} tracked ({document.task}, {weights})"
     done = f"{what}, {count(document.num_tracks, 'track')}; {made}"
     if stopped:
         raise StoppedError(done)
-    print(done)
+    say(done)
 
 
 def _parse(source: str) -> tuple[Path | int, str]:
@@ -176,20 +172,3 @@ def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) 
             raise RequestError(f"'{place}' would overwrite the video itself; choose another output")
         if place.is_file() and not overwrite:  # into a device or a pipe it is written
             raise RequestError(f"'{place}' is there already; use --overwrite or another output")
-
-
-@contextlib.contextmanager
-def _stop_after_frame() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, so that a frame is written whole; pressed again it ends the program at once."""
-    pressed = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
