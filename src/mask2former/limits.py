@@ -17,6 +17,10 @@ YAML_NODES = 200_000  # values in a YAML file, with those that aliases repeat co
 TEXT_BYTES = 64 << 20  # lists of names and classes, label files
 JSON_BYTES = 4 << 30  # annotations; the largest published files (LVIS, COCO) have less than 1.5 GB
 
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+DOWNLOAD_BYTES = 4 << 30  # of one file; the largest published checkpoint has a fifth of it
+
 
 def check_limit(what: str, got: float, most: float, advice: str) -> None:
     """Refuse more than ``most``.
