@@ -63,6 +63,9 @@ OUTLINE = 1 << 22  # pixels along the polygons of one object: 1,000 times around
 MASK_VALUES = 1 << 35  # of the dense masks of one image or clip: 200 objects in 80 frames of 1080x1920
 FRAMES = 1_000_000  # of a clip; nine hours of film
 MEASURED_CLASSES = 5_000  # of label maps, whose pixels are counted by pairs of classes: tables of 200 MB
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+DOWNLOAD_BYTES = 4 << 30  # of one file; the largest published checkpoint has a fifth of it
 
 
 def check_limit(what: str, got: float, most: float, advice: str) -> None:

@@ -16,9 +16,16 @@ _DEPTH = 3  # of containers in containers
 _DIGITS = 40
 
 
-def printable(text: str, most: int | None = None) -> str:
-    """Text as one line that cannot move the cursor or change colours, at most ``most`` characters long."""
-    line = " ".join((text if most is None else text[: 4 * most]).split())
+def printable(text: str, most: int | None = None, *, spaces: bool = False) -> str:
+    """Text as one line that cannot move the cursor or change colours, at most ``most`` characters long.
+
+    Args:
+        text: what is shown; characters that do not print, lone surrogates among them, become U+FFFD.
+        most: longer text ends in an ellipsis.
+        spaces: keep several in a row, which set columns apart; else any white space is one.
+    """
+    line = text if most is None else text[: 4 * most]
+    line = line.replace("\n", " ") if spaces else " ".join(line.split())
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
     return line if most is None else shortened(line, most)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 __all__ = ["Server", "Tricks", "serve"]
 
@@ -26,6 +27,11 @@ class Tricks:
     range_shift: int = 0  # another range than the one asked for
     location: str | None = None  # redirects there
     headers: dict[str, str] = field(default_factory=dict)
+    reason: str | None = None  # the status in words
+    is_announced: bool = True  # whether the body has a Content-Length
+    lengths: str | None = None  # said as Content-Length instead; the body ends with the connection
+    trickle: float = 0.0  # seconds before each byte
+    trickle_from: Literal["head", "body"] = "body"
 
 
 @dataclass
@@ -58,7 +64,7 @@ def serve(folder: Path, tricks: Callable[[int], Tricks] = lambda number: Tricks(
             self.close_connection = True
             status = 302 if trick.location else trick.status
             if status != 200:
-                self.send_response(status)
+                self.send_response(status, trick.reason)
                 for name, value in trick.headers.items():
                     self.send_header(name, value)
                 if trick.location:
@@ -82,10 +88,21 @@ def serve(folder: Path, tricks: Callable[[int], Tricks] = lambda number: Tricks(
                 self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body) + trick.announced}")
             else:
                 self.send_response(200)
+            for name, value in trick.headers.items():
+                self.send_header(name, value)
             if trick.etag:
                 self.send_header("ETag", trick.etag)
             part = body[start:]
-            self.send_header("Content-Length", str(len(part) + trick.announced))
+            if trick.is_announced:
+                self.send_header("Content-Length", trick.lengths or str(len(part) + trick.announced))
+            if trick.trickle:
+                head = b"X: 1" if trick.trickle_from == "head" else b""
+                self.flush_headers() if head else self.end_headers()
+                for byte in head + 100 * b"y" if head else part:
+                    if stopped.wait(trick.trickle):
+                        return
+                    self.wfile.write(bytes([byte]))
+                return
             self.end_headers()
             end = trick.break_after if trick.break_after is not None else trick.stall_after
             self.wfile.write(part[:end])

@@ -1,6 +1,7 @@
 """One file from the web, whole and checked: goes on where a broken download stopped, and never shows half a file.
 
-Knows addresses, hashes and folders; not what the files are. Only the standard library speaks to the network.
+Knows addresses, hashes and folders; not what the files are. Only the standard library speaks to the network. Nothing
+that a server says or leaves out makes it wait for ever, write more than is expected or fail without a sentence.
 """
 
 from __future__ import annotations
@@ -9,21 +10,29 @@ import contextlib
 import hashlib
 import http.client
 import logging
+import math
 import os
+import re
 import shutil
+import socket
 import ssl
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mask2former import limits
 from mask2former.errors import RequestError
+from mask2former.text import printable
 
 __all__ = ["Patience", "Progress", "cache_folder", "download", "is_offline"]
 
@@ -32,7 +41,7 @@ Progress = Callable[[int, int | None], object]  # bytes so far, bytes in all if 
 _logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
-_LARGEST = 4 << 30  # bytes; the largest published checkpoint has a fifth of it, and a server may send without end
+_VALIDATOR = re.compile(r"[\x20-\x7e]{1,500}")  # an entity tag or a date
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # and everything from 500 on
 
 
@@ -42,21 +51,60 @@ class Patience:
 
     Attributes:
         timeout: seconds without a sign of life, when connecting and between bytes.
-        attempts: how many in a row may bring nothing new.
-        pause: seconds before the second attempt; doubles from one to the next, up to a minute.
+        attempts: how many in a row may bring nothing new, or too little.
+        pause: seconds before the second attempt; doubles from one to the next, up to ``longest_pause``.
+        longest_pause: seconds between two attempts at most, whatever the server asks for.
+        least_rate: bytes per second, on the average of each ``window``; slower connections are given up. 0: any.
+        window: seconds.
     """
 
     timeout: float = 30.0
     attempts: int = 4
     pause: float = 1.0
+    longest_pause: float = 60.0
+    least_rate: float = 10_000.0
+    window: float = 60.0
+
+    @classmethod
+    def from_environment(cls) -> Patience:
+        """With ``least_rate`` of ``MASK2FORMER_DOWNLOAD_RATE`` and ``longest_pause`` of ``MASK2FORMER_DOWNLOAD_PAUSE``.
+
+        Raises:
+            RequestError: one of them is no such number.
+        """
+        rate = _from_environment("MASK2FORMER_DOWNLOAD_RATE", "bytes per second", cls.least_rate)
+        return cls(
+            least_rate=rate,
+            longest_pause=_from_environment("MASK2FORMER_DOWNLOAD_PAUSE", "seconds", cls.longest_pause),
+        )
+
+
+def _from_environment(name: str, unit: str, default: float) -> float:
+    text = os.environ.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1e9:
+        raise RequestError(f"{name}={printable(text, 40)}: expected {unit}, a number from 0 to a billion; unset it")
+    return value
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights lie: ``MASK2FORMER_CACHE``, else ``mask2former`` in the user's cache folder."""
+    """Where downloaded weights lie: ``MASK2FORMER_CACHE``, else ``mask2former`` in the user's cache folder.
+
+    Raises:
+        RequestError: the user has no home folder.
+    """
     chosen = os.environ.get("MASK2FORMER_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mask2former"
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mask2former"
+    except RuntimeError as error:  # containers whose user is only a number
+        raise RequestError(
+            "there is no home folder to keep weights in; name a folder for them with MASK2FORMER_CACHE"
+        ) from error
 
 
 def is_offline() -> bool:
@@ -66,7 +114,13 @@ def is_offline() -> bool:
 
 
 def download(
-    url: str, path: Path, md5_prefix: str, progress: Progress | None = None, patience: Patience | None = None
+    url: str,
+    path: Path,
+    md5_prefix: str,
+    progress: Progress | None = None,
+    patience: Patience | None = None,
+    *,
+    most: int = limits.DOWNLOAD_BYTES,
 ) -> Path:
     """The file at ``path``, fetched from ``url`` if it is not there.
 
@@ -78,7 +132,8 @@ def download(
         path: where the file shall be.
         md5_prefix: first hexadecimal digits of its MD5 hash.
         progress: called with the bytes so far and the bytes in all.
-        patience: by default half a minute of silence and four attempts.
+        patience: by default as :meth:`Patience.from_environment` says.
+        most: bytes; a server that announces or sends more has another file.
 
     Returns:
         ``path``.
@@ -89,6 +144,7 @@ def download(
     """
     if path.is_file():
         return path
+    _check_address(url)
     by_hand = f"fetch {url} yourself and put it at {path}"
     if is_offline():
         raise RequestError(f"{path.name} is not in the cache and offline mode is on; switch it off, or {by_hand}")
@@ -97,7 +153,8 @@ def download(
         with _alone(path):
             if not path.is_file():  # another process may have brought it meanwhile
                 part = path.with_name(f"{path.name}.part")
-                _fetch(_Source(path.name, url, md5_prefix, by_hand), part, progress, patience or Patience())
+                source = _Source(path.name, url, md5_prefix, by_hand, min(most, limits.DOWNLOAD_BYTES))
+                _fetch(source, part, progress, patience or Patience.from_environment())
                 part.replace(path)
     except OSError as error:
         raise RequestError(
@@ -128,25 +185,126 @@ class _Source:
     url: str
     md5_prefix: str
     by_hand: str  # the way out, for messages
+    most: int  # bytes
 
 
 class _BrokenOffError(Exception):
     """This attempt brought no more; another one may. Carries the reason and the pause the server asks for."""
 
-    def __init__(self, reason: str, pause: float = 0.0) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: object, pause: float = 0.0) -> None:
+        super().__init__(printable(str(reason), 200))
         self.pause = pause
+
+
+class _Guard:
+    """Cuts a connection that brings too few bytes in a window, from its first byte on: also one that never gets on.
+
+    Timeouts of sockets are about silence; a server may send one byte, of the head or the body, before each ends.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.is_slow = False
+        self._window, self._least = patience.window, patience.least_rate * patience.window
+        self._got, self._deadline = 0, time.monotonic() + patience.window
+        self._sockets: list[socket.socket] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Guard:
+        if self._least:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def watch(self, connection: socket.socket) -> None:
+        """Also this one, for instance after a redirection."""
+        self._sockets.append(connection)
+
+    def count(self, number: int) -> None:
+        """So many bytes of the body have come."""
+        self._got += number
+        if self._got >= self._least:
+            self._got, self._deadline = 0, time.monotonic() + self._window
+
+    def _watch(self) -> None:
+        while not self._ended.wait(max(0.0, self._deadline - time.monotonic())):
+            if time.monotonic() >= self._deadline:
+                self.is_slow = True
+                for connection in self._sockets:
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
+                return
+
+
+def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
+    """Opens addresses of the web, follows redirections to such, and shows all connections to ``guard``."""
+
+    class Connection(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            guard.watch(self.sock)
+
+    class SecureConnection(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            guard.watch(self.sock)
+
+    class Handler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(Connection, req)
+
+    class SecureHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(SecureConnection, req)
+
+    class Redirections(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        ) -> Any:
+            _check_address(newurl, is_secure=req.type == "https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+        def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+            try:
+                return super().http_error_302(req, fp, code, msg, headers)
+            except ValueError:  # no address, or one that is not followed
+                fp.close()
+                raise
+
+        http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    return urllib.request.build_opener(Handler, SecureHandler, Redirections)
+
+
+def _check_address(url: str, *, is_secure: bool = False) -> None:
+    scheme = urllib.parse.urlsplit(url).scheme
+    allowed = ("https",) if is_secure else ("http", "https")
+    if scheme not in allowed:
+        raise RequestError(
+            f"'{printable(url, 200)}' is no address to download from here; expected one that begins with "
+            f"{' or '.join(allowed)}"
+        )
 
 
 def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Patience) -> None:
     """Fill ``part`` with the right bytes."""
+    if part.is_symlink() or (part.exists() and not part.is_file()):
+        raise RequestError(f"'{part}' is no regular file; remove it, or choose another folder with MASK2FORMER_CACHE")
     idle, most = 0, _size(part)  # attempts without gain; the furthest that any has come
+    since = time.monotonic()  # when it was
     is_second = False
     while True:
         try:
-            _attempt(source, part, progress, patience.timeout)
+            _attempt(source, part, progress, patience)
         except _BrokenOffError as broken:
-            idle = 0 if _size(part) > most else idle + 1
+            # A server that ends each connection after a few bytes brings nothing either.
+            gain, now = _size(part) - most, time.monotonic()
+            if gain > max(0.0, patience.least_rate * (now - since)):
+                idle, since = 0, now
+            else:
+                idle += 1
             most = max(most, _size(part))
             if idle >= patience.attempts:
                 kept = _size(part)
@@ -156,7 +314,7 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
                     f"cannot download {source.name} ({broken}, {idle} times in a row); {kept // 1_000_000} MB are "
                     f"kept: try again when the network is back, or {source.by_hand}"
                 ) from broken
-            pause = min(60.0, max(broken.pause, patience.pause * 2 ** max(0, idle - 1)))
+            pause = min(patience.longest_pause, max(broken.pause, patience.pause * 2 ** max(0, idle - 1)))
             _logger.warning("%s: %s; trying again in %.0f s", source.name, broken, pause)
             time.sleep(pause)
             continue
@@ -171,21 +329,36 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
                 f"with {source.md5_prefix}; nothing was kept. A proxy or a login page may be in between; "
                 f"{source.by_hand}"
             )
-        is_second, most = True, 0
-    _validator_of(part).unlink(missing_ok=True)
+        is_second, most, since = True, 0, time.monotonic()
+    _forget(_validator_of(part))
 
 
-def _attempt(source: _Source, part: Path, progress: Progress | None, timeout: float) -> None:
+def _attempt(source: _Source, part: Path, progress: Progress | None, patience: Patience) -> None:
     """One request. Returns only when the server has sent all it announced, and raises :class:`_BrokenOffError` else."""
+    with _Guard(patience) as guard:
+        try:
+            _request(source, part, progress, patience.timeout, guard)
+        except _BrokenOffError as broken:
+            if guard.is_slow:
+                raise _BrokenOffError(
+                    f"fewer than {patience.least_rate:,.0f} bytes per second in {patience.window:g} s; allow a slower "
+                    "network with MASK2FORMER_DOWNLOAD_RATE"
+                ) from broken
+            raise
+
+
+def _request(source: _Source, part: Path, progress: Progress | None, timeout: float, guard: _Guard) -> None:
     there, validator = _size(part), _validator_of(part)
     headers = {"User-Agent": "mask2former", "Accept-Encoding": "identity"}
     if there:
         headers["Range"] = f"bytes={there}-"
-        if validator.is_file():
-            headers["If-Range"] = validator.read_text(encoding="utf-8")
-    request = urllib.request.Request(source.url, headers=headers)
+        if (kept := _kept_validator(validator)) is not None:
+            headers["If-Range"] = kept
     try:
-        response = urllib.request.urlopen(request, timeout=timeout)
+        request = urllib.request.Request(source.url, headers=headers)
+        response = _opener(guard).open(request, timeout=timeout)
+    except RequestError:
+        raise
     except urllib.error.HTTPError as error:
         with error:
             if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and there:
@@ -195,10 +368,11 @@ def _attempt(source: _Source, part: Path, progress: Progress | None, timeout: fl
                 raise _BrokenOffError("the server has another file than before") from error
             if error.code not in _LATER and error.code < 500:
                 raise RequestError(
-                    f"cannot download {source.name}: the server answers {error.code} {error.reason}; {source.by_hand}"
+                    f"cannot download {source.name}: the server answers {error.code} "
+                    f"{printable(str(error.reason), 100)}; {source.by_hand}"
                 ) from error
             raise _BrokenOffError(f"the server answers {error.code} {error.reason}", _pause(error.headers)) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirections to no address
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise RequestError(f"cannot download {source.name}: {reason.verify_message}; {source.by_hand}") from error
@@ -213,14 +387,16 @@ def _attempt(source: _Source, part: Path, progress: Progress | None, timeout: fl
         else:  # all of it: a first request, a server without ranges, or a file that has changed
             _discard(part)
             _keep_validator(validator, response.headers)
-            length = response.headers.get("Content-Length") or ""
-            total = int(length) if length.isdecimal() else None
-        _receive(response, part, total, progress)
+            total = _number(response.headers.get("Content-Length"))
+        _receive(response, part, total, progress, source.most, guard)
 
 
-def _receive(response: Any, part: Path, total: int | None, progress: Progress | None) -> None:
+def _receive(response: Any, part: Path, total: int | None, progress: Progress | None, most: int, guard: _Guard) -> None:
     """Append what comes; raises :class:`_BrokenOffError` if that is not all of it."""
     done = _size(part)
+    if total is not None and total > most:
+        _discard(part)
+        raise RequestError(f"the server announces {total:,} bytes; at most {most:,} are expected; nothing was kept")
     if total is not None and shutil.disk_usage(part.parent).free < total - done:
         needed, name = (total - done) // 1_000_000, part.parent
         raise RequestError(f"no room: {needed} MB are needed in {name}; choose another folder with MASK2FORMER_CACHE")
@@ -230,36 +406,50 @@ def _receive(response: Any, part: Path, total: int | None, progress: Progress | 
                 progress(done, total)
             try:
                 data = response.read1(_CHUNK)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 raise _BrokenOffError(_words(error)) from error
             if not data:
                 break
             stream.write(data)
             done += len(data)
-            if done > _LARGEST:
+            guard.count(len(data))
+            if done > most:
                 break
-    if done > _LARGEST:
+    if done > most:
         _discard(part)
-        raise RequestError(f"the server sends more than {_LARGEST >> 30} GiB, which is no checkpoint; nothing was kept")
-    if total is not None and done != total:
+        raise RequestError(f"the server sends more than the {most:,} bytes that are expected; nothing was kept")
+    if guard.is_slow or (total is not None and done != total):
         raise _BrokenOffError(f"the connection ended after {done} of {total} bytes")
 
 
 def _announced(content_range: str | None) -> int | None:
     """The size of the whole file, of ``bytes 0-9/10`` or ``bytes */10``."""
-    size = (content_range or "").rpartition("/")[2]
-    return int(size) if size.isdecimal() else None
+    return _number((content_range or "").rpartition("/")[2])
+
+
+def _number(text: str | None) -> int | None:
+    """A number of bytes; None for everything else, also for one of thousands of digits, which Python would refuse."""
+    text = (text or "").strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def _pause(headers: Any) -> float:
-    value = headers.get("Retry-After") or ""
-    return float(value) if value.isdecimal() else 0.0
+    """Seconds that the server asks to wait, as a number or until a date; 0 where it says nothing that can be read."""
+    value = (headers.get("Retry-After") or "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError, TypeError, IndexError):
+            return 0.0
+    return seconds if seconds > 0 else 0.0
 
 
 def _words(reason: object) -> str:
     if isinstance(reason, TimeoutError):
         return "no answer in time"
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return str(getattr(reason, "strerror", None) or reason) or type(reason).__name__
 
 
 def _size(path: Path) -> int:
@@ -279,10 +469,29 @@ def _validator_of(part: Path) -> Path:
 def _keep_validator(validator: Path, headers: Any) -> None:
     etag = headers.get("ETag") or ""
     value = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")  # If-Range takes no weak tags
-    if value:
-        validator.write_text(value, encoding="utf-8")
+    if value and _VALIDATOR.fullmatch(value):
+        with contextlib.suppress(IsADirectoryError, PermissionError):  # without it the hash tells two versions apart
+            validator.write_text(value, encoding="ascii")
+
+
+def _kept_validator(validator: Path) -> str | None:
+    """What an earlier attempt kept; what is no validator, for instance of a crashed disk, is forgotten."""
+    try:
+        if validator.is_file() and validator.stat().st_size <= 500:
+            value = validator.read_bytes().decode("ascii")
+            if _VALIDATOR.fullmatch(value):
+                return value
+    except (OSError, ValueError):
+        pass
+    _forget(validator)
+    return None
+
+
+def _forget(validator: Path) -> None:
+    with contextlib.suppress(IsADirectoryError, PermissionError):  # a folder in its place harms nobody
+        validator.unlink(missing_ok=True)
 
 
 def _discard(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _validator_of(part).unlink(missing_ok=True)
+    _forget(_validator_of(part))

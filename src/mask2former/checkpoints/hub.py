@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mask2former.checkpoints.download import is_offline
 from mask2former.errors import RequestError
+from mask2former.text import printable
 
 __all__ = ["HubName", "fetch_folder", "parse_hub_name", "push_folder"]
 
@@ -48,10 +49,10 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
     Raises:
         RequestError: no such model or revision, no permission, or no network and nothing in the cache.
     """
-    from huggingface_hub import snapshot_download
-
     folder = Path()
     with _errors(repo_id, revision):
+        from huggingface_hub import snapshot_download
+
         # Weights in a format that runs code only if there are no others; nothing of subfolders (training states).
         for weights in ("*.safetensors", "*.bin"):
             folder = Path(
@@ -78,9 +79,9 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> s
         raise RequestError(f"'{repo_id}' is no model on the hub; expected owner/name")
     if is_offline():
         raise RequestError(f"cannot upload '{repo_id}': offline mode is on (MASK2FORMER_OFFLINE or HF_HUB_OFFLINE)")
-    from huggingface_hub import HfApi
-
     with _errors(repo_id, None):
+        from huggingface_hub import HfApi
+
         api = HfApi(library_name="mask2former")
         page = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message or "Upload with mask2former")
@@ -90,8 +91,13 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> s
 @contextlib.contextmanager
 def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """What the hub's library raises, in one sentence."""
-    from huggingface_hub import errors
-
+    try:
+        from huggingface_hub import errors
+    except (ValueError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise RequestError(
+            f"the library of the Hugging Face hub does not start: {printable(str(error), 200)}; check the environment "
+            "variables that begin with HF_"
+        ) from error
     try:
         yield
     except errors.GatedRepoError as error:
@@ -115,7 +121,8 @@ def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
         status = error.response.status_code
         hint = "; log in with a token that may write: hf auth login" if status in (401, 403) else ""
         raise RequestError(
-            f"the hub refuses '{repo_id}': {error.server_message or f'status {status}'}{hint}"
+            f"the hub refuses '{repo_id}': {printable(error.server_message or f'status {status}', 200)}{hint}"
         ) from error
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
-        raise RequestError(f"'{repo_id}' on the hub: {' '.join(str(error).split()):.200}") from error
+    except (errors.HTTPError, errors.HFValidationError, OSError, ValueError, LookupError, TypeError) as error:
+        # The last three: what comes from there is not what a hub would send.
+        raise RequestError(f"'{repo_id}' on the hub: {printable(str(error), 200)}") from error

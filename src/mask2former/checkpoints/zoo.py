@@ -6,10 +6,10 @@ table can be replaced, for instance by that of a mirror. Must not know how files
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from mask2former.checkpoints.download import Progress, cache_folder, download, is_offline
+from mask2former.documents import read_json
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 __all__ = ["Licence", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
 
 _logger = logging.getLogger(__name__)
+
+_SPARE = 64 << 20  # bytes of a file beside its arrays
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class ZooModel:
         """
         if not self.path.is_file() and not is_offline():
             _logger.warning("downloading %s (%.0f MB) to %s", self.name, self.num_bytes / 1e6, self.path.parent)
-        return download(self.url, self.path, self.md5_prefix, progress)
+        most = 4 * self.num_bytes + _SPARE  # room for optimizers and averages, which some files hold
+        return download(self.url, self.path, self.md5_prefix, progress, most=most)
 
 
 class Zoo(Mapping[str, ZooModel]):
@@ -103,19 +108,16 @@ class Zoo(Mapping[str, ZooModel]):
         Raises:
             RequestError: the file cannot be read or has another form.
         """
+        values = read_json(path, "table of models", hint="check the environment variable MASK2FORMER_ZOO")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             licences = {name: Licence(name, entry["url"], entry["commercial"]) for name, entry in _entries(values)}
             models = [_model(entry, licences) for entry in values["models"]]
-        except OSError as error:
-            raise RequestError(f"zoo {path}: cannot be read: {error.strerror or error}") from error
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise RequestError(f"zoo {path}: not a table of models: {reason}") from error
         for attribute in ("name", "file"):
-            values = [getattr(model, attribute) for model in models]
-            twice = {value for value in values if values.count(value) > 1}
-            if twice:
+            numbers = Counter(getattr(model, attribute) for model in models)
+            if twice := [value for value, number in numbers.items() if number > 1]:
                 raise RequestError(f"zoo {path}: more than one model with {attribute} '{min(twice)}'")
         return cls({model.name: model for model in models})
 
@@ -133,11 +135,13 @@ def _model(entry: dict[str, Any], licences: dict[str, Licence]) -> ZooModel:
     for field in fields(ZooModel):
         value, kind = getattr(model, field.name), kinds[field.name]
         if not isinstance(value, get_origin(kind) or kind):
-            raise ValueError(f"'{field.name}' of a model is {value!r:.80}; expected {kind}")
-    if not all(isinstance(value, int | float) for value in model.metrics.values()):
+            raise ValueError(f"'{field.name}' of a model is {quoted(value)}; expected {kind}")
+    if not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in model.metrics.values()):
         raise ValueError(f"metrics of '{model.name}' must be numbers")
+    if not (0 <= model.num_bytes <= 1 << 50 and 0 <= model.queries <= 1 << 20):
+        raise ValueError(f"num_bytes or queries of '{model.name}' is no size of a model")
     if not re.fullmatch(r"https?://[^\s]+", model.url):
-        raise ValueError(f"'{model.name}' has no address of the web: {model.url!r:.80}")
+        raise ValueError(f"'{model.name}' has no address of the web: {quoted(model.url)}")
     if not re.fullmatch(r"[0-9a-f]{6,32}", model.md5_prefix) or model.md5_prefix not in model.file:
         raise ValueError(f"'{model.name}': md5_prefix must be 6 to 32 digits 0-f that the file's name contains")
     if not re.fullmatch(r"\w[\w.-]*", model.file):

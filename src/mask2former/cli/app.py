@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -9,8 +11,11 @@ from typing import Annotated
 
 import typer
 
-from mask2former.cli.shared import FailedError, StoppedError, printable
+from mask2former import interrupts
+from mask2former.cli.shared import FailedError, StoppedError
+from mask2former.cli.terminal import filtered, say, silence_stdout
 from mask2former.errors import RequestError
+from mask2former.text import printable, quoted
 
 __all__ = ["app", "main"]
 
@@ -19,6 +24,10 @@ _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 assert _CommandLineError.__name__ == "ClickException"
 
 _STOPPED = 130  # exit code
+_OUT_OF_MEMORY = (
+    "the memory is not enough; what helps: smaller images or a smaller --short-edge, fewer --max-instances, a smaller "
+    "model"
+)
 
 app = typer.Typer(
     name="mask2former",
@@ -37,33 +46,86 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]  # anywhere, although it belongs to no verb
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
-    try:
-        result = int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
-        if result == _STOPPED:
-            raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
-        return result
-    except (StoppedError, typer.Abort, KeyboardInterrupt) as stop:
-        message, code = f"stopped{f': {stop}' if str(stop) else ''}", _STOPPED
-    except BrokenPipeError:  # the reader of our output, for instance "head", has seen enough
-        sys.stderr.close()  # or the interpreter complains when it flushes
-        return 1
-    except (RequestError, _CommandLineError) as error:
-        if debug:
-            traceback.print_exc()
-        text = error.format_message() if isinstance(error, _CommandLineError) else str(error)  # pyright: ignore[reportAttributeAccessIssue]
-        message, code = f"error: {text}", 2
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        text = str(error) if isinstance(error, FailedError) else _unexpected(error)
-        message, code = f"error: {text}", 1
-    print(printable(message), file=sys.stderr)
+    with filtered():
+        try:
+            code, message = _run(words)
+        except BrokenPipeError:  # the reader of our output, for instance "head", has seen enough
+            silence_stdout()
+            return 1
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            code, message = _outcome(error)
+        except KeyboardInterrupt as stop:
+            code, message = _STOPPED, f"stopped{f': {stop}' if str(stop) else ''}"
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            silence_stdout()
+            return code or 1
+        except OSError as error:
+            silence_stdout()
+            code, message = 1, f"error: standard output cannot be written: {error.strerror}"
+        if message:
+            try:
+                say(printable(message), error=True)
+            except OSError:  # nobody can be told
+                return code
     return code
 
 
+def _run(words: list[str]) -> tuple[int, str]:
+    _check_words(words)
+    try:
+        os.getcwd()
+    except OSError as error:  # compiled libraries would end the process without a word of ours
+        raise RequestError("the working directory is gone; change to one that exists (cd) and try again") from error
+    code = int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
+    if code == _STOPPED:
+        raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
+    return code, ""
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what no verb has a meaning for; an empty path would be the working directory.
+
+    Raises:
+        RequestError: an empty argument or value, or one with a zero byte.
+    """
+    for number, word in enumerate(words, start=1):
+        if "\0" in word:
+            raise RequestError(f"argument {number}, {quoted(word)}, holds a zero byte; is it from a list of names?")
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            before = f" (after '{words[number - 2]}')" if number > 1 else ""
+            raise RequestError(
+                f"argument {number}{before} is {quoted(word)}, without a value; give one, or leave it out (an unset "
+                "variable of the shell?)"
+            )
+
+
+def _outcome(error: Exception) -> tuple[int, str]:
+    """The exit code, and what is said."""
+    if isinstance(error, (StoppedError, typer.Abort)) or interrupts.received():
+        # An import that is interrupted may end in any other error.
+        is_told = isinstance(error, StoppedError) and str(error)
+        return _STOPPED, f"stopped: {error}" if is_told else "stopped"
+    if isinstance(error, _CommandLineError):
+        return 2, f"error: {error.format_message()}"  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(error, RequestError):
+        return 2, f"error: {error}"
+    return 1, f"error: {error if isinstance(error, FailedError) else _unexpected(error)}"
+
+
 def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return "the disk is full (of results, temporary files or standard output); make room and run this again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter PyTorch's
+        return str(error) if isinstance(error, MemoryError) and str(error) else _OUT_OF_MEMORY
+    if isinstance(error, RecursionError):
+        return "something that is read here is nested too deeply; is it the right file? (--debug shows where)"
     return f"{type(error).__name__}: {error} (the same command with --debug shows where)"
 
 
@@ -71,7 +133,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         import mask2former
 
-        print(f"mask2former {mask2former.__version__}")
+        say(f"mask2former {mask2former.__version__}")
         raise typer.Exit
 
 

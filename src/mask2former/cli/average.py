@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.shared import stoppable
+from mask2former.cli.terminal import say
 
 __all__ = ["average"]
 
@@ -35,8 +36,8 @@ def average(
         mean = averaging.average(models, sources)
         write(mean, output, "ours")
     if alike < _ALIKE:
-        print(
+        say(
             f"note: the weights have little in common (cosine {alike:.2f}); the mean of models that started from "
             "different weights is of no use, measure it"
         )
-    print(f"{output} written: the mean of {len(models)} models (cosine of their weights at least {alike:.3f})")
+    say(f"{output} written: the mean of {len(models)} models (cosine of their weights at least {alike:.3f})")

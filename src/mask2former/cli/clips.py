@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mask2former.cli.scores import print_scores
-from mask2former.cli.shared import count, fetch_weights, make_console, progress_bar, read_run_file, stoppable
+from mask2former.cli.shared import count, fetch_weights, read_run_file, stoppable
+from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -181,4 +182,4 @@ def evaluate_on_clips(
         line += f"; metrics: {json}"
     if writer is not None:
         line += f"; {count(writer.count, 'result')}: {writer.path}"
-    print(line)
+    say(line)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mask2former.cli.shared import Recipe, stoppable
+from mask2former.cli.terminal import say
 
 __all__ = ["convert"]
 
@@ -51,7 +52,7 @@ def convert(
         raise RequestError(f"--task {unknown[0]}: no such task; expected {', '.join(get_args(Task))}")
     with stoppable(lambda: "nothing was written"):
         done = conversion.convert(source, output, target, recipe, tasks, verify=verify)
-    print(f"Found: {done.source}")
+    say(f"Found: {done.source}")
     for note in done.notes:
-        print(f"note: {note}")
-    print(f"{done.path} written ({to}); {'; '.join(done.checks)}")
+        say(f"note: {note}")
+    say(f"{done.path} written ({to}); {'; '.join(done.checks)}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mask2former.cli.shared import FailedError, count, make_console, progress_bar, stoppable
+from mask2former.cli.shared import FailedError, count, stoppable
+from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -121,21 +122,21 @@ def check_data(
     for split, facts in report.splits.items():
         console.print(_class_table(split, facts, report))
         for line in _lines(facts, report):
-            print(f"  {line}")
+            say(f"  {line}")
     for remark in remarks:
-        print(f"note: {remark}")
+        say(f"note: {remark}")
     for finding in report.findings:
         kind = "broken" if finding.broken else "note"
-        print(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
+        say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
     if picture is not None:
-        print(f"Contact sheet: {sheet}")
+        say(f"Contact sheet: {sheet}")
     if propose is not None:
         run, reasons = propose_run(dataset, report)
         text = run_file(run, reasons, source)
         write_whole(propose, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         for reason in reasons:
-            print(f"proposed: {reason}")
-        print(f"Run file: {propose}   (mask2former train {propose})")
+            say(f"proposed: {reason}")
+        say(f"Run file: {propose}   (mask2former train {propose})")
     pictures = sum(facts.num_pictures for facts in report.splits.values())
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
@@ -146,7 +147,7 @@ def check_data(
             f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
             "is called broken above and run this again"
         )
-    print(f"{count(pictures, report.unit)} read, nothing is broken")
+    say(f"{count(pictures, report.unit)} read, nothing is broken")
 
 
 def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -258,6 +259,6 @@ def prepare(
         outcomes, notes = run(dataset, root, num_processors() if workers is None else workers, tell)
     for outcome in outcomes:
         line = f"{outcome.title}: {outcome.made} made, {outcome.there} already there"
-        print(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official} of the official set")
+        say(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official} of the official set")
     for note in notes:
-        print(f"note: {note}")
+        say(f"note: {note}")

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mask2former.cli.shared import (
-    DEFAULT_MODEL,
-    Device,
-    make_console,
-    progress_bar,
-    show_file,
-    stoppable,
-)
+from mask2former.cli.shared import DEFAULT_MODEL, Device, show_file, stoppable
+from mask2former.cli.terminal import make_console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,9 +44,9 @@ def demo(
             progress=lambda step, done, total: progress.update(bar, description=step, completed=done, total=total),
         )
     console.print(demonstration.table(report))
-    print(f"Contact sheet: {report.sheet}")
-    print("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")
-    print("(photographs; --model nuclei: cells under microscopes; all: mask2former models)")
+    say(f"Contact sheet: {report.sheet}")
+    say("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")
+    say("(photographs; --model nuclei: cells under microscopes; all: mask2former models)")
     if show:
         show_file(report.sheet)
 
@@ -71,7 +65,7 @@ def _video(console: Console, output: Path, seed: int, clips: int, model: str, sh
             progress=lambda step, done, total: progress.update(bar, description=step, completed=done, total=total),
         )
     console.print(demonstration.video_table(report))
-    print(f"Video: {report.video}   ({report.num_tracks} tracks; the clip on the left, what was found on the right)")
-    print("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
+    say(f"Video: {report.video}   ({report.num_tracks} tracks; the clip on the left, what was found on the right)")
+    say("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
     if show:
         show_file(report.video)

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import (
-    Recipe,
-    fetch_weights,
-    make_console,
-    stoppable,
-)
+from mask2former.cli.shared import Recipe, fetch_weights, stoppable
+from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -56,7 +52,7 @@ def models(
     if as_json:
         import json
 
-        print(json.dumps(rows, indent=1))
+        say_document(json.dumps(rows, indent=1))
         return
     from mask2former.checkpoints.download import cache_folder
 
@@ -66,9 +62,9 @@ def models(
     console.print(_table(rows, is_wide=console.width >= _WIDE))
     for licence in {entry["licence"]["name"]: entry["licence"] for entry in rows}.values():
         terms = "also for commercial use" if licence["commercial"] else "not for commercial use"
-        console.print(f"{licence['name']}: {terms} ({licence['url']})", style="bold", highlight=False, soft_wrap=True)
-    print(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
-    print("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
+        say(f"{licence['name']}: {terms} ({licence['url']})", console=console, style="bold")
+    say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
+    say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
 
 
 def _family(entry: dict[str, Any]) -> str:
@@ -156,4 +152,4 @@ def inspect_checkpoint(
         facts = checkpoint_facts(checkpoint, recipe)
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mask2former.cli.data_sets import dataset_by_name
 from mask2former.cli.scores import print_scores
-from mask2former.cli.shared import count, fetch_weights, make_console, progress_bar, stoppable
+from mask2former.cli.shared import count, fetch_weights, stoppable
+from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.cli.views import augmented
 from mask2former.errors import RequestError
 
@@ -202,7 +203,7 @@ def evaluate_on_pictures(
     written = _write(request, report, predictor, highlights, settings, page, json)
     if writer is not None:
         written.append(f"{count(writer.count, 'result')} ({writer.task}): {writer.path}")
-    print("; ".join([_headline(model, report), *written]))
+    say("; ".join([_headline(model, report), *written]))
 
 
 def _chosen_tasks(predictor: Predictor, samples: AnnotatedSet, asked: Sequence[str]) -> tuple[Task, ...]:

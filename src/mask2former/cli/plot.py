@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mask2former.cli.shared import count
+from mask2former.cli.terminal import say
 
 __all__ = ["plot"]
 
@@ -25,4 +26,4 @@ def plot(
 
     check_file(output)
     plot_runs(runs, output, over)
-    print(f"Curves of {count(len(runs), 'run')}: {output}")
+    say(f"Curves of {count(len(runs), 'run')}: {output}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,12 +19,10 @@ from mask2former.cli.shared import (
     ValueRange,
     count,
     fetch_weights,
-    make_console,
     named_model,
-    printable,
-    progress_bar,
     stoppable,
 )
+from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.cli.views import Tta, TtaSizes, augmented
 from mask2former.errors import RequestError
 
@@ -164,13 +161,12 @@ def predict(
             if outcome.reason:
                 reasons.append(outcome.reason)
                 if len(jobs) > 1:
-                    shown = printable(f"failed: {outcome.reason}")
-                    progress.console.print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+                    say(f"failed: {outcome.reason}", console=console, style="red")
         if coco is not None and usable:
             files.write_json(coco, files.coco_results(usable, chosen, predictor.categories))
 
     for note in (*removed, *sentences([*noted, *found])):
-        print(f"note: {printable(note)}", file=sys.stderr)
+        say(f"note: {note}", error=True)
     if counts["refused"] == len(jobs):  # nothing was right about the request
         more = f" (and {len(reasons) - 1} more: no image could be segmented)" if len(reasons) > 1 else ""
         raise RequestError(reasons[0] + more)
@@ -189,7 +185,7 @@ def predict(
         line += f"; in {counts['crowded']} there may be more than the {limit} best instances: raise --max-instances"
     if coco is not None:
         line += f"; COCO results: {coco}"
-    print(line)
+    say(line)
     if reasons:
         listed = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more (see above)" if len(reasons) > 10 else "")
         raise FailedError(f"{count(len(reasons), 'image')} of {len(jobs)} failed: {listed}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mask2former.cli.shared import printable
+from mask2former.cli.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,14 +25,14 @@ _GROUP_METRICS = {
 def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[str]) -> None:
     """Remarks, a table of classes for each task, and a line for each metric."""
     for remark in [*remarks, *_beyond_limit(report)]:
-        print(f"note: {remark}")
+        say(f"note: {remark}")
     for task, rows in report.per_class.items():
         console.print(class_table(task, rows))
     for name, value in report.metrics.items():
-        print(f"{name:<32}{value:6.2f}")
+        say(f"{name:<32}{value:6.2f}")
     if (points := report.operating_points()) is not None:
         best = points.best
-        print(
+        say(
             f"score threshold {points.scores[best]:.2f} gives the highest F1: {100 * points.f1[best]:.1f} at IoU 0.5 "
             f"(precision {100 * points.precision[best]:.1f}, recall {100 * points.recall[best]:.1f})"
         )
@@ -55,7 +55,6 @@ def _beyond_limit(report: EvaluationReport) -> list[str]:
 def _group_table(report: EvaluationReport) -> Table:
     """The first metrics of each task by group of pictures."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title="groups of pictures, percent")
     names = [
@@ -68,14 +67,13 @@ def _group_table(report: EvaluationReport) -> Table:
         table.add_column(head, justify="left" if head == "group" else "right")
     for group, (metrics, size) in report.groups.items():
         cells = ("-" if metrics[name] != metrics[name] else f"{metrics[name]:.2f}" for name in names)
-        table.add_row(Text(printable(group)), str(size), *cells)
+        table.add_row(group, str(size), *cells)
     return table
 
 
 def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) -> Table:
     """Metrics by class, in the order of the classes; of many only the best and the worst by the first metric."""
     from rich.table import Table
-    from rich.text import Text
 
     defined = {name: values for name, values in rows.items() if any(value == value for value in values.values())}
     absent = len(rows) - len(defined)
@@ -91,7 +89,5 @@ def class_table(task: str, rows: dict[str, dict[str, float]], most: int = 24) ->
         if row is None:
             table.add_row(f"({len(defined) - most} between)", style="dim")
         else:
-            table.add_row(
-                Text(printable(row[0])), *("-" if value != value else f"{value:.2f}" for value in row[1].values())
-            )
+            table.add_row(row[0], *("-" if value != value else f"{value:.2f}" for value in row[1].values()))
     return table

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mask2former.cli.names import complete_model, complete_recipe
+from mask2former.cli.terminal import progress_bar
 from mask2former.errors import FailedError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -29,11 +29,8 @@ __all__ = [
     "ValueRange",
     "count",
     "fetch_weights",
-    "make_console",
     "named_model",
     "need_lightning",
-    "printable",
-    "progress_bar",
     "read_run_file",
     "show_file",
     "stoppable",
@@ -80,11 +77,6 @@ ValueRange = Annotated[
 ]
 
 
-def printable(text: str) -> str:
-    """Text as one line that cannot move the cursor or change colours, whatever names of files are in it."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
-
-
 class StoppedError(Exception):
     """The user pressed Ctrl-C; the message says what was done. Exit code 130."""
 
@@ -95,22 +87,10 @@ def read_run_file(path: Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         RequestError: the file cannot be read as YAML, or an override has the wrong form.
     """
-    import yaml
-
     from mask2former.config import apply_overrides
+    from mask2former.documents import read_yaml
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RequestError(f"there is no run file '{path}'; mask2former recipe scenes-tiny prints one") from error
-    except OSError as error:
-        raise RequestError(f"cannot read the run file '{path}': {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"'{path}' is no text file; expected a run file in YAML") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise RequestError(f"'{path}' is not valid YAML{place}: {getattr(error, 'problem', None) or error}") from error
+    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
     if not isinstance(values, dict):
         raise RequestError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
     return apply_overrides(values, overrides)
@@ -146,33 +126,15 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def make_console() -> Console:
-    """The terminal, for tables and progress; plain results are printed."""
-    from rich.console import Console
-
-    return Console()
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar that vanishes when done; nothing where the output is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
 def fetch_weights(console: Console, model: str) -> None:
     """Bring the file of a published model into the cache, with a bar; nothing to do for any other model.
 
     Raises:
         RequestError: it cannot be downloaded.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     from mask2former import checkpoints
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+    bars = progress_bar(console, of_bytes=True)
     with stoppable(lambda: "what was downloaded so far is kept; the same command goes on from there"), bars:
         bar = bars.add_task(model, total=None, visible=False)
         checkpoints.fetch(model, lambda done, total: bars.update(bar, completed=done, total=total, visible=True))
@@ -200,5 +162,5 @@ def show_file(path: Path) -> None:
     import os
 
     has_screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if has_screen and sys.stdout.isatty():
+    if has_screen and sys.stdout is not None and sys.stdout.isatty():
         typer.launch(str(path))

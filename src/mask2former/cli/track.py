@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
 
+from mask2former import interrupts
 from mask2former.cli.shared import (
     Device,
     Dtype,
@@ -22,12 +19,10 @@ from mask2former.cli.shared import (
     ValueRange,
     count,
     fetch_weights,
-    make_console,
     named_model,
-    printable,
-    progress_bar,
     stoppable,
 )
+from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.errors import RequestError
 
 __all__ = ["track"]
@@ -122,7 +117,7 @@ def track(
     }
     given = {key: value for key, value in settings.items() if value is not None}
     if threshold is not None:
-        print("note: --threshold is called --score-threshold now, as in predict", file=sys.stderr)
+        say("note: --threshold is called --score-threshold now, as in predict", error=True)
     fetch_weights(console, weights)
     with stoppable(lambda: "nothing was written"):
         predictor = Predictor.from_pretrained(weights, recipe, device, dtype)
@@ -138,11 +133,11 @@ def track(
             "first frame, and removes them when it is complete"
         )
     for note in notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+        say(f"note: {note}", error=True)
     stopped = False
     try:
         with contextlib.ExitStack() as stack:
-            ends = stack.enter_context(_stop_after_frame())
+            ends = stack.enter_context(interrupts.postponed())
             writers: list[Any] = [stack.enter_context(writer) for writer in growing]
             if ytvis is not None:
                 things = predictor.settings.things_only
@@ -171,13 +166,13 @@ def track(
         done = f"{reason}; {count(document.count, 'finished frame')} can be read in {kept[0]}{most}"
         raise FailedError(done) from error
     for note in frames.notes:
-        print(f"note: {printable(note)}")
+        say(f"note: {note}")
     made = "; ".join(f"{kind}: {place}" for kind, place in places.items())
     what = f"{count(document.count, 'frame')} tracked ({document.task}, {weights})"
     done = f"{what}, {count(document.num_tracks, 'track')}; {made}"
     if stopped:
         raise StoppedError(done)
-    print(printable(done))
+    say(done)
 
 
 def _parse(source: str) -> tuple[Path | int, str]:
@@ -196,22 +191,3 @@ def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) 
             raise RequestError(f"'{place}' would overwrite the video itself; choose another output")
         if place.is_file() and not overwrite:  # into a device or a pipe it is written
             raise RequestError(f"'{place}' is there already; use --overwrite or another output")
-
-
-@contextlib.contextmanager
-def _stop_after_frame() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed or SIGTERM came, so that a frame is written whole; the second ends the program."""
-    pressed = False
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        for known in before:
-            signal.signal(known, signal.default_int_handler)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: pressed
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

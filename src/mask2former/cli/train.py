@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import (
-    fetch_weights,
-    make_console,
-    need_lightning,
-    read_run_file,
-    stoppable,
-)
+from mask2former.cli.shared import fetch_weights, need_lightning, read_run_file, stoppable
+from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import RequestError
 
 if TYPE_CHECKING:
@@ -62,7 +56,8 @@ def train(
 
     with stoppable(stopped):
         result = train_model(config, resume=resume is not None, overwrite=overwrite)
-    print(result)
+    for line in str(result).splitlines():
+        say(line)
 
 
 def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig:
@@ -90,8 +85,8 @@ def recipe(
     if name is None:
         from mask2former.recipes import run_recipes
 
-        print("\n".join(run_recipes()))
+        say_document("\n".join(run_recipes()))
         return
     from mask2former.training.run_file import run_file
 
-    sys.stdout.write(run_file(name))
+    say_document(run_file(name))

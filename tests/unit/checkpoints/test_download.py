@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import logging
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -181,12 +182,185 @@ def test_no_room_is_said_before_anything_is_written(
         fetch(server, tmp_path / "cache" / "model.pkl")
 
 
-def test_a_server_that_sends_without_end(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LARGEST", len(BYTES) // 2)
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_a_server_that_sends_more_than_there_is(folder: Path, tmp_path: Path, is_announced: bool) -> None:
     path = tmp_path / "cache" / "model.pkl"
-    with serve(folder) as server, pytest.raises(RequestError, match="no checkpoint; nothing was kept"):
-        fetch(server, path)
+    with serve(folder, lambda n: Tricks(is_announced=is_announced)) as server:
+        with pytest.raises(RequestError, match=r"150,000 .*; nothing was kept"):
+            download(f"{server.url}/model.pkl", path, MD5, patience=HASTE, most=len(BYTES) // 2)
+        assert len(server.requests) == 1
     assert left(path) == set()
+
+
+TRICKLES: dict[str, Tricks] = {
+    "in the body": Tricks(trickle=0.03),
+    "in the head": Tricks(trickle=0.03, trickle_from="head"),
+    "a little more in each connection": Tricks(break_after=1),
+}
+
+
+@pytest.mark.parametrize("where", TRICKLES)
+def test_a_server_that_sends_too_slowly(folder: Path, tmp_path: Path, where: str) -> None:
+    path = tmp_path / "cache" / "model.pkl"
+    patience = Patience(timeout=5, attempts=2, pause=0.01, least_rate=100_000, window=0.1)
+    with serve(folder, lambda n: TRICKLES[where]) as server:
+        with pytest.raises(
+            RequestError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"
+        ):
+            download(f"{server.url}/model.pkl", path, MD5, patience=patience)
+        assert len(server.requests) == 2
+        assert download(f"{server.url}/model.pkl", folder / "model.pkl", MD5).is_file()  # there: nobody is asked
+
+
+def test_a_slow_network_can_be_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASK2FORMER_DOWNLOAD_RATE", "0")
+    monkeypatch.setenv("MASK2FORMER_DOWNLOAD_PAUSE", "0.5")
+    patience = Patience.from_environment()
+    assert (patience.least_rate, patience.longest_pause) == (0, 0.5)
+    slow = Patience(attempts=1, least_rate=0, window=0.05)
+    with serve(folder, lambda n: Tricks(content=b"abcdef", trickle=0.02)) as server:
+        md5 = hashlib.md5(b"abcdef").hexdigest()
+        download(f"{server.url}/model.pkl", tmp_path / "model.pkl", md5, patience=slow)
+    for nonsense in ("fast", "-1", "nan", "1e99", "\x1b[31m"):
+        monkeypatch.setenv("MASK2FORMER_DOWNLOAD_RATE", nonsense)
+        with pytest.raises(RequestError, match=r"MASK2FORMER_DOWNLOAD_RATE=.*: expected bytes per second"):
+            Patience.from_environment()
+
+
+PAUSES = {
+    "7": 7.0,
+    "0": 1.0,
+    "-5": 1.0,
+    "1e9": 60.0,
+    "9" * 400: 60.0,
+    "nan": 1.0,
+    "inf": 60.0,
+    "Fri, 31 Dec 9999 23:59:59 GMT": 60.0,
+    "Thu, 01 Jan 1970 00:00:00 GMT": 1.0,
+    "Thu, 99 Jan 99999 00:00:00": 1.0,
+    "soon": 1.0,
+}
+
+
+@pytest.mark.parametrize("asked", PAUSES, ids=range(len(PAUSES)))
+def test_waiting_as_long_as_the_server_asks_within_limits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    path = tmp_path / "model.pkl"
+    with serve(folder, lambda n: Tricks(status=503, headers={"Retry-After": asked}) if n == 0 else Tricks()) as server:
+        download(f"{server.url}/model.pkl", path, MD5, patience=Patience())
+    assert waited == [PAUSES[asked]]
+
+
+VALIDATORS = {
+    "binary": b"\xff\xfe\x00",
+    "another header": b'"one"\r\nX-Evil: 1',
+    "long": b'"' + b"x" * 10**6 + b'"',
+    "empty": b"",
+    "none in latin-1": "\u2603".encode(),
+    "folder": None,
+}
+
+
+@pytest.mark.parametrize("kind", VALIDATORS)
+def test_a_broken_validator_heals_itself(folder: Path, tmp_path: Path, kind: str) -> None:
+    path, content = tmp_path / "cache" / "model.pkl", VALIDATORS[kind]
+    path.parent.mkdir()
+    (path.parent / "model.pkl.part").write_bytes(BYTES[:1000])
+    validator = path.parent / "model.pkl.part.etag"
+    validator.mkdir() if content is None else validator.write_bytes(content)
+    with serve(folder) as server:
+        fetch(server, path)
+        assert [asked for _, asked in server.requests] == ["bytes=1000-"]
+    assert path.read_bytes() == BYTES
+    assert left(path) == {"model.pkl", *(["model.pkl.part.etag"] if content is None else [])}
+
+
+def test_a_part_that_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "model.pkl.part").symlink_to(tmp_path / "mine")
+    with serve(folder) as server, pytest.raises(RequestError, match=r"model.pkl.part' is no regular file; remove it"):
+        fetch(server, tmp_path / "model.pkl")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+LIES: dict[str, Tricks] = {
+    "a length of many digits": Tricks(lengths="9" * 5000),
+    "a length in other digits": Tricks(lengths="\xb2\xb3"),
+    "a negative length": Tricks(lengths="-5"),
+    "no length": Tricks(is_announced=False),
+    "compression that is none": Tricks(headers={"Content-Encoding": "gzip"}),
+    "a tag of two lines": Tricks(etag='"a"\r\n "b"'),
+    "a tag of a megabyte": Tricks(etag='"' + "x" * 60_000 + '"'),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_arrives_although_the_head_has(folder: Path, tmp_path: Path, lie: str) -> None:
+    path = tmp_path / "cache" / "model.pkl"
+    with serve(folder, lambda n: LIES[lie]) as server:
+        fetch(server, path)
+    assert path.read_bytes() == BYTES
+    assert left(path) == {"model.pkl"}
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1", "http://127.0.0.1:port/", "http://" + "x" * 300 + "/"],
+)
+def test_redirections_to_elsewhere(folder: Path, tmp_path: Path, location: str) -> None:
+    with serve(folder, lambda n: Tricks(location=location)) as server, pytest.raises(RequestError) as caught:
+        fetch(server, tmp_path / "model.pkl")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model.pkl").exists()
+
+
+def test_no_way_back_from_https(tmp_path: Path) -> None:
+    module._check_address("http://a/b")
+    for url, is_secure in (("http://a/b", True), ("file:///etc/passwd", False), ("a/b", False)):
+        with pytest.raises(RequestError, match="no address to download from"):
+            module._check_address(url, is_secure=is_secure)
+    with pytest.raises(RequestError, match="no address to download from"):
+        download("file:///etc/passwd", tmp_path / "x", MD5)
+
+
+def test_what_a_server_says_is_shown_as_text(folder: Path, tmp_path: Path) -> None:
+    tricks, message = Tricks(status=404, reason="\x1b[31m" + "no" * 5000), r"404 \ufffd\[31mnonono"
+    with serve(folder, lambda n: tricks) as server, pytest.raises(RequestError, match=message) as caught:
+        fetch(server, tmp_path / "model.pkl")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_disk_that_fills_up_meanwhile(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "cache" / "model.pkl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails instead
+    try:
+        with serve(folder) as server:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+            with pytest.raises(RequestError, match=r"cannot write '.*model.pkl'.*MASK2FORMER_CACHE"):
+                fetch(server, path)
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            fetch(server, path)  # goes on
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert path.read_bytes() == BYTES
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASK2FORMER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(RequestError, match="MASK2FORMER_CACHE"):
+        cache_folder()
 
 
 def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:

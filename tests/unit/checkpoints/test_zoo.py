@@ -183,9 +183,9 @@ def test_a_wrong_table_is_told(tmp_path: Path, fault: str) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"licences": {}, "models": 3}', '{"licences": {"x": {"url": 1}}}'])
 def test_what_is_no_table_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "zoo.json").write_text(text)
-    with pytest.raises(RequestError, match="not a table of models"):
+    with pytest.raises(RequestError, match=r"not a table of models|is not JSON"):
         Zoo.load(tmp_path / "zoo.json")
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match="there is no table of models"):
         Zoo.load(tmp_path / "none.json")
 
 

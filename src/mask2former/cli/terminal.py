@@ -1,0 +1,134 @@
+"""The one way out to the terminal: lines, tables, bars, logs and warnings, none of which a stranger's word can break.
+
+Names of classes and files, licences and what a server says may hold control characters, terminal markup, letters that
+the terminal cannot show, or a megabyte of text. Knows no verb.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mask2former.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+__all__ = ["filtered", "make_console", "progress_bar", "say", "say_document", "silence_stdout"]
+
+_LINE = 10_000  # characters of a line; the longest of ours lists ten paths
+_CELL = 200  # characters of a cell of a table, and of what a bar is about
+
+
+def say(line: str, *, error: bool = False, console: Console | None = None, style: str = "") -> None:
+    """Print one line; spaces are kept.
+
+    Args:
+        line: what is said.
+        error: to standard error instead of output.
+        console: above its progress bar, in ``style``.
+        style: in rich's words, for instance ``bold``; where it is no terminal it does not count.
+    """
+    line = printable(line, _LINE, spaces=True)
+    if console is None:
+        print(line, file=sys.stderr if error else sys.stdout)
+        return
+    from rich.text import Text
+
+    console.print(Text(line), style=style, soft_wrap=True)
+
+
+def say_document(text: str) -> None:
+    """Print text of ours in a format of ours, to be redirected into a file: nothing in it is changed."""
+    print(text.rstrip("\n"))
+
+
+def make_console() -> Console:
+    """The terminal, for tables and progress; plain results are said."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        """Text is text: no markup, no control characters, no cell that fills the screen."""
+
+        def render_str(self, text: str, **settings: Any) -> Text:
+            settings |= {"markup": False, "emoji": False}
+            return super().render_str(printable(text, _CELL), **settings)
+
+    return Plain()
+
+
+def progress_bar(console: Console, *, of_bytes: bool = False) -> Progress:
+    """A bar that vanishes when done; nothing where the output is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.text import Text
+
+    class Description(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description, _CELL))
+
+    amounts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [MofNCompleteColumn()]
+    columns = [Description(""), BarColumn(), *amounts, TimeRemainingColumn()]
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextlib.contextmanager
+def filtered() -> Iterator[None]:
+    """What others write goes the same way meanwhile: logs that nobody has asked for elsewhere, and Python's warnings.
+
+    Standard streams show what they cannot encode as escapes.
+    """
+    changed = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    handlers = [stream.errors for stream in changed]
+    log, showwarning = logging.lastResort, warnings.showwarning
+    for stream in changed:
+        stream.reconfigure(errors="backslashreplace")
+    logging.lastResort = _Log(logging.WARNING)
+    warnings.showwarning = _show_warning
+    try:
+        yield
+    finally:
+        logging.lastResort, warnings.showwarning = log, showwarning
+        for stream, handler in zip(changed, handlers, strict=True):
+            if not stream.closed:
+                stream.reconfigure(errors=handler)
+
+
+class _Log(logging.Handler):
+    """The handler of last resort: what libraries log where nobody has set up logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(self.format(record), error=True)
+        except Exception:
+            self.handleError(record)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    with contextlib.suppress(OSError):
+        say(f"warning: {message} ({category.__name__})", error=True)
+
+
+def silence_stdout() -> None:
+    """Send what standard output still holds nowhere: its reader is gone or its disk is full."""
+    if sys.stdout is sys.__stdout__:  # that of the process, not one that a caller has put in place
+        with contextlib.suppress(OSError, ValueError):
+            empty = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(empty, sys.stdout.fileno())
+            os.close(empty)

@@ -1,0 +1,91 @@
+"""Being asked to stop: Ctrl-C, a closed terminal, and the signal that service managers and job queues send first.
+
+All of them raise ``KeyboardInterrupt`` in the main thread, so that every verb ends alike. Light, since it must be in
+force before anything slow is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+__all__ = ["exit_at_once", "postponed", "raised", "received"]
+
+_NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_Handler = Callable[[int, FrameType | None], object]
+
+_is_framed = False
+_received = 0
+
+
+def received() -> int:
+    """The signal that asked this program to stop, or 0.
+
+    An import that is interrupted in compiled code may end in any other exception; this tells that it is none.
+    """
+    return _received
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Signals raise ``KeyboardInterrupt``; those that whoever started us wants to be ignored stay so."""
+    global _is_framed, _received
+    _is_framed, _received = True, 0
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        global _received
+        if os.getpid() != process and number != signal.SIGINT:  # a forked worker, which dies of it as ever
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _received = number
+        raise KeyboardInterrupt
+
+    with _handled(stop):
+        try:
+            yield
+        finally:
+            _is_framed = False
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[Callable[[], bool]]:
+    """Whether a signal came, so that what is under way is finished; a second one counts as outside of the block."""
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        global _received
+        _received = number if _is_framed else 0
+        came.append(number)
+        for each, handler in outside.items():
+            signal.signal(each, handler)
+
+    came: list[int] = []
+    with _handled(remember) as outside:
+        yield lambda: bool(came)
+
+
+def exit_at_once(code: int) -> None:
+    """From here on a signal ends the process with ``code``: for imports before the work, and the end after it."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _NUMBERS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(code))
+
+
+@contextlib.contextmanager
+def _handled(handler: _Handler) -> Iterator[dict[int, _Handler | int | None]]:
+    """``handler`` for all signals that are not ignored; gives the handlers of before."""
+    before: dict[int, _Handler | int | None] = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        for number in _NUMBERS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield before
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,188 @@
+"""The command line against hostile words, streams and signals: a sentence and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import mask2former
+from mask2former.cli import terminal
+from mask2former.cli.scores import class_table
+from mask2former.text import printable
+
+SOURCE = Path(mask2former.__file__).parent
+ODD = [
+    "[/]",
+    "[bold]x[/bold]",
+    ":smile:",
+    "\x1b[31mred\x1b[0m",
+    "a\rb",
+    "\x07",
+    "\ud800",
+    "\u202egnp",
+    "a\nerror: b",
+    "x" * 10**6,
+]
+
+
+def harmless(text: str) -> bool:
+    """Whether a terminal shows it and does nothing else."""
+    return all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+def test_names_are_shown_as_they_are_and_do_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printable(name, 100)
+    console = terminal.make_console()
+    console.width = 200
+    with terminal.filtered():
+        terminal.say(f"note: {name}")
+        terminal.say(f"failed: {name}", console=console, style="red")
+        console.print(class_table(name, {name: {name: 1.0}}))
+        logging.getLogger(name).warning("%s", name)
+        warnings.showwarning(UserWarning(name), UserWarning, "file", 1)
+    captured = capsys.readouterr()
+    assert harmless(captured.out)
+    assert harmless(captured.err)
+    assert len(captured.out) < 30_000
+    assert captured.out.startswith("note: ")
+    assert captured.out.count("\n") < 20
+    assert shown[:80] in re.sub(r"\s+", " ", captured.out)
+
+
+def test_a_bar_shows_the_same() -> None:
+    from rich.console import Console
+
+    console = Console(force_terminal=True, width=200)
+    with console.capture() as captured:
+        progress = terminal.progress_bar(console)
+        for name in ODD:
+            progress.add_task(name, total=2)
+        console.print(progress.get_renderable())
+    assert "[bold]x[/bold]" in captured.get()
+    assert harmless(re.sub(r"\x1b\[[\d;]*m", "", captured.get()))
+
+
+def test_every_word_goes_through_one_place() -> None:
+    """No ``print`` and no console of one's own in the command line; consoles print tables, whose cells they filter."""
+    found = []
+    for path in sorted((SOURCE / "cli").rglob("*.py")):
+        if path.name == "terminal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            is_table = called == "console.print" and isinstance(node.args[0], ast.Call)
+            if called in ("print", "typer.echo", "Console", "Text") or (
+                called.endswith((".print", ".write", "from_markup")) and not is_table
+            ):
+                found.append(f"{path.name}:{node.lineno}: {called}")
+    assert not found
+
+
+# --- streams and signals ---------------------------------------------------------------------------------------------
+
+
+def run(words: list[str], *, before: str = "", after: str = "", **settings: object) -> subprocess.CompletedProcess[str]:
+    program = f"{before}\nimport sys; from mask2former.__main__ import main; sys.argv[1:] = {words!r}\n"
+    program += f"code = main()\n{after}\nsys.exit(code)"
+    settings.setdefault("encoding", "utf-8")
+    return subprocess.run([sys.executable, "-c", program], timeout=60, check=False, **settings)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_of_the_streams(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = run(["train", "\u2603/\xff.yaml"], env=environment, encoding=encoding, capture_output=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_standard_output() -> None:
+    with open("/dev/full", "w") as full:
+        result = run(["--version"], stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "standard output" in result.stderr
+
+
+def test_closed_streams() -> None:
+    """Files that are opened later do not take the place of a stream."""
+    before = "import os; os.closerange(0, 3); import sys; sys.stdin = sys.stdout = sys.stderr = None"
+    after = "import os; assert os.open(os.devnull, os.O_RDONLY) > 2"
+    result = run(["--version"], before=before, after=after)
+    assert result.returncode == 0
+
+
+def test_a_deleted_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    result = run(
+        ["train", "no.yaml"],
+        before=f"import os; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir({str(tmp_path / 'gone')!r})",
+        capture_output=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: the working directory is gone; change to one that exists (cd) and try again\n"
+
+
+# Sends the signal when the module is imported: from the first to the last that a verb needs, and in its work.
+WHEN = """
+import os, signal, sys, importlib.abc
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "number", "code"),
+    [
+        ("mask2former.cli", signal.SIGINT, 130),
+        ("typer", signal.SIGINT, 130),
+        ("mask2former.config", signal.SIGINT, 130),
+        ("mask2former.documents", signal.SIGTERM, 143),
+        ("mask2former.cli", signal.SIGHUP, 129),
+    ],
+)
+def test_a_signal_while_it_starts(module: str, number: signal.Signals, code: int) -> None:
+    result = run(["train", "no.yaml"], before=WHEN.format(module=module, number=int(number)), capture_output=True)
+    assert (result.stderr, result.returncode) == ("stopped\n", code)
+
+
+def test_an_import_that_makes_another_error_of_the_signal() -> None:
+    before = WHEN.format(module="mask2former.documents", number=int(signal.SIGINT)).replace(
+        "os.kill(os.getpid(), 2)",
+        "\n            try: os.kill(os.getpid(), 2)\n            except KeyboardInterrupt: raise ImportError('half')",
+    )
+    result = run(["train", "no.yaml"], before=before, capture_output=True)
+    assert (result.stderr, result.returncode) == ("stopped\n", 130)
+
+
+def test_a_signal_after_the_work_is_done() -> None:
+    before = "import atexit, os, signal; atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))"
+    result = run(["--version"], before=before, capture_output=True)
+    assert (result.stderr, result.returncode) == ("", 0)
+    assert result.stdout.startswith("mask2former ")
+
+
+def test_signals_that_are_to_be_ignored_stay_so() -> None:
+    before = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    before += WHEN.format(module="typer", number=int(signal.SIGINT))
+    assert run(["--version"], before=before, capture_output=True).returncode == 0
