@@ -90,7 +90,7 @@ def test_arguments_of_timm_are_held_to_the_weights(arguments: dict[str, Any]) ->
     backbone = TimmConfig(model="resnet18", arguments=arguments)
     config = checkpoint.config.model_copy(update={"backbone": backbone})
     with pytest.raises(
-        RequestError, match="layers, but there are only|has an argument of|expected a number of at most"
+        RequestError, match=r"layers, but there are only|has an argument of|expected a number of at most"
     ):
         checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
 
