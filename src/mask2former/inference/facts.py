@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from mask2former.config import ModelConfig
 from mask2former.errors import RequestError
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
+from mask2former.text import printable
 
 __all__ = ["checkpoint_facts"]
 
@@ -56,28 +59,33 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
     shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
     thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
-    return {
+    facts = {
         "format": form,
         **_architecture(opened.config),
         "tasks": ", ".join(inference.tasks),
         "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
         **_sizes(opened.config, len(opened.categories)),
-        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {', '.join(opened.categories.names)}",
+        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {_listed(opened.categories.names)}",
         "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
         **_origin(opened),
     }
+    return {name: printable(value) for name, value in facts.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(printable(name, 80) for name in names)
 
 
 def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
     """What only some files say."""
-    measured = ", ".join(f"{name} {value:.1f}" for name, value in opened.metrics.items())
+    measured = ", ".join(f"{printable(name, 40)} {value:.1f}" for name, value in opened.metrics.items())
     facts = {"measured": measured, "licence of the weights": opened.licence or ""}
     return {name: value for name, value in facts.items() if value}
 
 
 def _undecided_facts(path: Path) -> dict[str, str] | None:
     """What is known of an original file that several recipes fit; None for everything else."""
-    if not path.is_file() or _is_ours(path):
+    if not os.path.isfile(path) or _is_ours(path):
         return None
     try:
         state = pickles.read_state(path)
