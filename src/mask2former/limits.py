@@ -31,7 +31,7 @@ ZIP_DIRECTORY_BYTES = 8 << 20  # of a .pth: 100,000 tensors
 HEADER_BYTES = 16 << 20  # of a safetensors file; those of published models have 100 kB
 METADATA_BYTES = 4 << 20  # of one value in it; 20,000 classes are 2 MB
 CONFIG_BYTES = 4 << 20  # config.json and its like in a folder of weights
-CONFIG_TEXT = 1 << 20  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
+CONFIG_TEXT = 1 << 18  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
 
 
 def check_limit(what: str, got: float, most: float, advice: str) -> None:

@@ -83,7 +83,5 @@ def fuzz(target: Callable[[bytes, Path], object], corpus: str, longest: int) -> 
 
         limits = [f"-timeout={_SECONDS}", f"-rss_limit_mb={_MEGABYTES}", f"-max_len={longest}"]
         with contextlib.suppress(SystemExit):
-            atheris.Setup(
-                [sys.argv[0], *limits, *sys.argv[1:], str(CORPUS / corpus)], lambda data: target(data, Path(folder))
-            )
+            atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], str(CORPUS / corpus)], one)
             atheris.Fuzz()
