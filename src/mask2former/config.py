@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from mask2former.errors import RequestError
+from mask2former.text import printable, quoted
 
 __all__ = [
     "Ade20kConfig",
@@ -77,6 +78,7 @@ __all__ = [
 Task = Literal["panoptic", "instance", "semantic"]
 MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
+_FAULTS = 20  # in one message
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -674,14 +676,17 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
         return kind.model_validate(values)
     except ValidationError as error:
         lines = []
-        for fault in error.errors():
-            key = ".".join(str(part) for part in fault["loc"])
+        faults = error.errors(include_url=False)
+        for fault in faults[:_FAULTS]:
+            key = printable(".".join(str(part) for part in fault["loc"]), 200)
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
             elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
-                lines.append(f"{key}{': ' if key else ''}{fault['msg'].removeprefix('Value error, ')}")
+                lines.append(f"{key}{': ' if key else ''}{printable(fault['msg'].removeprefix('Value error, '), 600)}")
             else:
-                lines.append(f"'{key}': {fault['msg']:.300} (got {fault['input']!r:.80})")
+                lines.append(f"'{key}': {printable(fault['msg'], 300)} (got {quoted(fault['input'])})")
+        if len(faults) > _FAULTS:
+            lines.append(f"and {len(faults) - _FAULTS} more")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error
 
 

@@ -21,18 +21,18 @@ JSON_BYTES = 4 << 30  # annotations; the largest published files (LVIS, COCO) ha
 # --- models and checkpoints ------------------------------------------------------------------------------------------
 
 PARAMETERS = 2 << 30  # numbers in a model; the largest backbone with maps of four strides has 1.3e9
-PARAMETER_ENTRIES = 10_000  # parameters and buffers of a model; Swin-L has 650, the deepest backbones of timm 4,000
+PARAMETER_ENTRIES = 6_000  # parameters and buffers of a model; Swin-L has 650, the deepest backbones of timm 2,000
 LAYERS = 500  # of a decoder, or blocks of a Swin Transformer; published: 9 and 24
-ARGUMENT = 1 << 16  # numbers and words among the arguments of a backbone: channels, blocks, sizes of images
+ARGUMENT = 1 << 16  # of a number among the arguments of a backbone: channels, blocks, sizes of images
 ARGUMENTS = 1000  # how many there are
-PICKLE_STEPS = 1_000_000  # operations of a pickle; published files take 50,000, trainings with an optimizer 200,000
-CHECKPOINT_ENTRIES = 20_000  # named arrays; published models have 1,500, the largest backbones of timm 4,000
+PICKLE_STEPS = 500_000  # operations of a pickle; R50 takes 20,000, its training with an optimizer 60,000
+CHECKPOINT_ENTRIES = 20_000  # named arrays; published models have up to 1,000, the deepest backbones of timm 2,000
 ENTRY_NAME = 1000  # characters in the name of an entry
 ZIP_DIRECTORY_BYTES = 8 << 20  # of a .pth: 100,000 tensors
 HEADER_BYTES = 16 << 20  # of a safetensors file; those of published models have 100 kB
 METADATA_BYTES = 4 << 20  # of one value in it; 20,000 classes are 2 MB
 CONFIG_BYTES = 4 << 20  # config.json and its like in a folder of weights
-CONFIG_TEXT = 1 << 20  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
+CONFIG_TEXT = 1 << 18  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
 # --- images, videos and archives -------------------------------------------------------------------------------------
 
 # Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, holds for the pixels of a file: 89 million unless a user raises it.

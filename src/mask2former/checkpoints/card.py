@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from mask2former.config import ModelConfig
 from mask2former.structures import Categories
+from mask2former.text import printable
 
 __all__ = ["model_card"]
 
 _HUB_LICENCES = {"CC BY-NC 4.0": "cc-by-nc-4.0", "MIT": "mit"}  # our name to that of the hub's metadata
 _SHOWN = 20  # class names
+_LETTERS = 200  # of one name
 
 
 def model_card(
@@ -33,7 +36,7 @@ def model_card(
     """
     settings = config.inference
     things, stuff = len(categories.thing_indices), len(categories.stuff_indices)
-    names = [name.split(",")[0].strip() for name in categories.names[:_SHOWN]]
+    names = [_plain(name.split(",")[0]) for name in categories.names[:_SHOWN]]
     names += ["..."] if len(categories) > _SHOWN else []
     edges = f"short edge {settings.short_edge}, long edge at most {settings.long_edge} pixels"
     rows = [
@@ -43,9 +46,10 @@ def model_card(
         ("tasks", ", ".join(settings.tasks)),
         ("classes", f"{len(categories)} ({things} things, {stuff} stuff): {', '.join(names)}"),
         ("picture size", edges if settings.short_edge else "as it is"),
-        *((name, f"{value:.1f}") for name, value in metrics.items()),
+        *((_plain(name), f"{value:.1f}") for name, value in metrics.items()),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    address = printable(address)
     licence_line = f"license: {_HUB_LICENCES[licence]}\n" if licence in _HUB_LICENCES else ""
     return f"""---
 library_name: mask2former
@@ -78,7 +82,7 @@ result.plot(Image.open("picture.jpg")).save("overlay.png")
 def _backbone(config: ModelConfig) -> str:
     backbone = config.backbone
     if backbone.name == "timm":
-        return backbone.model
+        return _plain(backbone.model)
     blocks = "-".join(map(str, backbone.depths))
     return f"Swin, width {backbone.embed_dim}, blocks {blocks}, window {backbone.window_size}"
 
@@ -89,4 +93,9 @@ def _licence_note(licence: str | None) -> str:
             "The file states no licence. If the weights derive from the official model zoo, its licence CC BY-NC 4.0 "
             "applies to them."
         )
-    return f"The weights, or those they were trained from, are licensed {licence}."
+    return f"The weights, or those they were trained from, are licensed {_plain(licence)}."
+
+
+def _plain(words: str) -> str:
+    """Words from a file as text of one line in a cell of a table: no links, pictures, code or HTML."""
+    return re.sub(r"([\\`*\[\]<>|!#&])", r"\\\1", printable(words, _LETTERS))

@@ -19,6 +19,7 @@ from mask2former import recipes
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
 from mask2former.structures import Categories
+from mask2former.text import printable, quoted
 
 __all__ = [
     "Architecture",
@@ -233,7 +234,9 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = _PIXEL + rest if is_old else _HEAD + rest
         name = name.replace(f"{_PREDICTOR}static_query.", f"{_PREDICTOR}query_feat.")
         if name in renamed:
-            raise RequestError(f"two entries mean '{name}' (one of them is spelled '{stored}'); expected one")
+            raise RequestError(
+                f"two entries mean {quoted(name)} (one of them is spelled {quoted(stored)}); expected one"
+            )
         renamed[name] = value
     return renamed
 
@@ -361,9 +364,7 @@ def infer_architecture(
     except RequestError:
         raise
     except ValueError as error:  # pydantic: sizes that fit no model
-        raise RequestError(
-            f"names and shapes that fit no Mask2Former model: {' '.join(str(error).split()):.200}"
-        ) from error
+        raise RequestError(f"names and shapes that fit no Mask2Former model: {printable(str(error), 200)}") from error
     return Architecture(model, shape(f"{_PREDICTOR}class_embed.weight", 2)[0] - 1)
 
 
@@ -373,13 +374,13 @@ def _looks(names: Mapping[str, Tensor], spelled: Callable[[str], str], layout: s
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in names:
             raise RequestError(
-                f"not a Mask2Former model in {layout}: entry '{spelled(name)}' is missing among {len(names)} "
-                f"entries such as '{spelled(next(iter(names), ''))}'"
+                f"not a Mask2Former model in {layout}: entry {quoted(spelled(name))} is missing among {len(names)} "
+                f"entries such as {quoted(spelled(next(iter(names), '')))}"
             )
         found = tuple(names[name].shape)
         if len(found) != dims or 0 in found:
             raise RequestError(
-                f"entry '{spelled(name)}' has shape {found}; expected {dims} dimensions, none of them empty"
+                f"entry {quoted(spelled(name))} has shape {found}; expected {dims} dimensions, none of them empty"
             )
         return found
 
@@ -410,7 +411,7 @@ def infer_backbone(
     except RequestError:
         raise
     except ValueError as error:  # pydantic: sizes that fit no backbone
-        raise RequestError(f"names and shapes that fit no backbone: {' '.join(str(error).split()):.200}") from error
+        raise RequestError(f"names and shapes that fit no backbone: {printable(str(error), 200)}") from error
 
 
 def _infer_swin(shape: _Shape, count: _Count) -> SwinConfig:

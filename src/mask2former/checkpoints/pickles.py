@@ -481,7 +481,7 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> Any:
     def storage(dtype: torch.dtype, key: str, count: int) -> _Storage:
         name = f"{root}data/{key}"
         if sizes.get(name) != count * dtype.itemsize:
-            raise pickle.UnpicklingError(f"a storage '{key}' that is absent or of another size")
+            raise pickle.UnpicklingError(f"a storage {quoted(key, 40)} that is absent or of another size")
 
         def read() -> torch.Tensor:
             return _flat(bytearray(archive.read(name)), dtype, big_endian)
@@ -517,7 +517,7 @@ def _read_legacy(stream: IO[bytes], size: int, budget: _Budget, *, is_inside: bo
         (stored,) = struct.unpack("<q", stream.read(8))
         length = count * dtype.itemsize
         if stored != count or not 0 <= length <= size:
-            raise pickle.UnpicklingError(f"a storage '{key}' of another size")
+            raise pickle.UnpicklingError(f"a storage {quoted(key, 40)} of another size")
         data = bytearray(stream.read(length))
         if len(data) != length:
             raise EOFError

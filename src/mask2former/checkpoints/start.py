@@ -19,6 +19,7 @@ from mask2former.config import ModelConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
+from mask2former.text import printable, quoted
 
 __all__ = [
     "check_settings",
@@ -160,7 +161,7 @@ def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: b
         notes += with_own_windows(own, state)
     left_out = load_into(model, state, name, drop_misshaped=partial)
     if left_out:
-        notes.append(f"starts afresh, being of another shape: {', '.join(left_out)}")
+        notes.append(f"starts afresh, being of another shape: {', '.join(printable(name, 120) for name in left_out)}")
     model.licence = source.licence
     return notes
 
@@ -184,9 +185,9 @@ def _with_own_classes(
         state.update({key: value[order] for key, value in state.items() if key.startswith(_CLASS_HEAD)})
         return ["its classes in the order of the training data"]
     if len(here) == len(there) == 1:
-        return [f"its one class, '{there[0]}', is '{here[0]}' here"]
+        return [f"its one class, {quoted(there[0])}, is {quoted(here[0])} here"]
     if not partial and _fits_by_position(here, there):  # the user says that they are the same
-        renamed = [f"'{old}' is '{new}'" for old, new in zip(there, here, strict=True) if old != new]
+        renamed = [f"{quoted(old)} is {quoted(new)}" for old, new in zip(there, here, strict=True) if old != new]
         return [f"classes by position: {', '.join(renamed[:4])}{', ...' if len(renamed) > 4 else ''} here"]
     if not partial:
         raise RequestError(
@@ -198,7 +199,7 @@ def _with_own_classes(
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return f"{len(names)}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    return f"{len(names)}: {', '.join(printable(name, 80) for name in names[:4])}{', ...' if len(names) > 4 else ''}"
 
 
 def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
-
-import torch
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints import original, pickles
-from mask2former.checkpoints.instantiate import check_claims
+from mask2former.checkpoints.instantiate import skeleton_of
 from mask2former.config import ModelConfig
 from mask2former.errors import RequestError
-from mask2former.models.build import build_model
+from mask2former.models.build import build_model, build_skeleton
+from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
+from mask2former.text import printable
 
 __all__ = ["checkpoint_facts"]
 
@@ -36,7 +38,7 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
         if undecided is None:
             raise
         return undecided
-    check_claims(opened)
+    skeleton = skeleton_of(opened)
     packaged = str(source) in checkpoints.packaged_names()
     ours = _is_ours(Path(opened.source))
     form = (
@@ -56,28 +58,33 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
     shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
     thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
-    return {
+    facts = {
         "format": form,
         **_architecture(opened.config),
         "tasks": ", ".join(inference.tasks),
         "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
-        **_sizes(opened.config, len(opened.categories)),
-        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {', '.join(opened.categories.names)}",
+        **_sizes(skeleton),
+        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {_listed(opened.categories.names)}",
         "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
         **_origin(opened),
     }
+    return {name: printable(value) for name, value in facts.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(printable(name, 80) for name in names)
 
 
 def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
     """What only some files say."""
-    measured = ", ".join(f"{name} {value:.1f}" for name, value in opened.metrics.items())
+    measured = ", ".join(f"{printable(name, 40)} {value:.1f}" for name, value in opened.metrics.items())
     facts = {"measured": measured, "licence of the weights": opened.licence or ""}
     return {name: value for name, value in facts.items() if value}
 
 
 def _undecided_facts(path: Path) -> dict[str, str] | None:
     """What is known of an original file that several recipes fit; None for everything else."""
-    if not path.is_file() or _is_ours(path):
+    if not os.path.isfile(path) or _is_ours(path):
         return None
     try:
         state = pickles.read_state(path)
@@ -90,7 +97,7 @@ def _undecided_facts(path: Path) -> dict[str, str] | None:
     return {
         "format": "original",
         **_architecture(config),
-        **_sizes(config, num_classes),
+        **_sizes(build_skeleton(config, num_classes) or build_model(config, num_classes)),
         "classes": f"{num_classes}; names and settings depend on the recipe",
         "recipes that fit": ", ".join(fitting),
     }
@@ -117,9 +124,7 @@ def _architecture(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def _sizes(config: ModelConfig, num_classes: int) -> dict[str, str]:
-    with torch.device("meta"):  # shapes only
-        model = build_model(config, num_classes)
+def _sizes(model: Mask2Former) -> dict[str, str]:
     parts = {name: sum(value.numel() for value in part.parameters()) for name, part in model.named_children()}
     listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     return {"parameters": f"{sum(parts.values()):,} ({listed})"}

@@ -46,18 +46,17 @@ def build_model(config: ModelConfig, num_classes: int) -> Mask2Former:
             than the memory, or than torch can number.
     """
     if torch.get_default_device().type == "meta":
-        return build_skeleton(config, num_classes)
-    try:
-        build_skeleton(config, num_classes, _memory())
-    except RequestError as error:
-        # Some of timm's models cannot be made without memory; they are counted while they are made.
-        if isinstance(error, _TooLargeError) or not isinstance(config.backbone, TimmConfig):
-            raise
+        with _counted(limits.PARAMETERS):
+            return _build(config, num_classes)
+    build_skeleton(config, num_classes, _memory())
     return build_checked(config, num_classes)
 
 
-def build_skeleton(config: ModelConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former:
+def build_skeleton(config: ModelConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former | None:
     """The model without memory, on the ``meta`` device: names and shapes.
+
+    Returns:
+        None where timm's model cannot be made without memory, or not at all; it is counted while it is made.
 
     Raises:
         RequestError: it has more than ``most`` numbers or too many layers, or its configuration makes no model.
@@ -65,9 +64,13 @@ def build_skeleton(config: ModelConfig, num_classes: int, most: int = limits.PAR
     try:
         with torch.device("meta"), _counted(most):
             return _build(config, num_classes)
-    except RequestError:
+    except _TooLargeError:
         raise
     except Exception as error:  # what arises from odd sizes is as varied as they are
+        if isinstance(config.backbone, TimmConfig):
+            return None
+        if isinstance(error, RequestError):
+            raise
         raise RequestError(f"the configuration makes no model ({printable(str(error), 150)})") from error
 
 

@@ -41,8 +41,12 @@ def test_what_was_saved_is_made() -> None:
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [
-        ("transformer_decoder", {"num_layers": 10**9}, "has 1000000007 layers, but there are only"),
-        ("backbone", {"depths": (1, 2, 10**9, 1)}, "layers, but there are only"),
+        (
+            "transformer_decoder",
+            {"num_layers": 10**9},
+            "transformer_decoder.num_layers of the model is 1000000000; at most 500",
+        ),
+        ("backbone", {"depths": (1, 2, 10**9, 1)}, "backbone.depths of the model is 1000000004; at most 500"),
         ("transformer_decoder", {"num_queries": 10**15}, "more than 2,147,483,648 numbers"),
         ("backbone", {"embed_dim": 1 << 40}, "more than 2,147,483,648 numbers"),
         ("pixel_decoder", {"feedforward_dim": 10**30}, "the configuration makes no model"),
@@ -89,9 +93,7 @@ def test_arguments_of_timm_are_held_to_the_weights(arguments: dict[str, Any]) ->
     checkpoint = checkpoint_of(RESNET)
     backbone = TimmConfig(model="resnet18", arguments=arguments)
     config = checkpoint.config.model_copy(update={"backbone": backbone})
-    with pytest.raises(
-        RequestError, match="layers, but there are only|has an argument of|expected a number of at most"
-    ):
+    with pytest.raises(RequestError, match=r"expected a number of at most 65,536"):
         checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
 
 
@@ -101,7 +103,7 @@ def test_a_file_with_such_a_claim(tmp_path: Path) -> None:
     decoder = model.config.transformer_decoder.model_copy(update={"num_layers": 10**9})
     model.config = model.config.model_copy(update={"transformer_decoder": decoder})
     checkpoints.save(model, tmp_path / "model.safetensors")
-    with pytest.raises(RequestError, match=r"model\.safetensors: its configuration has"):
+    with pytest.raises(RequestError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
         checkpoints.from_pretrained(tmp_path / "model.safetensors")
-    with pytest.raises(RequestError, match=r"model\.safetensors: its configuration has"):
+    with pytest.raises(RequestError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
         checkpoint_facts(tmp_path / "model.safetensors")

@@ -61,7 +61,7 @@ def test_swin_has_whole_heads() -> None:
 def test_models_beyond_any_memory(config: ModelConfig) -> None:
     small = config.model_copy(update={"backbone": TimmConfig(model="test_resnet")})
     chosen = config if isinstance(config.backbone, SwinConfig) else small
-    with pytest.raises(RequestError, match="a model of this configuration has more than .* numbers"):
+    with pytest.raises(RequestError, match=r"a model of this configuration has more than .* numbers"):
         build_model(chosen, 3)
 
 

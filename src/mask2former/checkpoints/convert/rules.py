@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mask2former.errors import RequestError
+from mask2former.text import printable, quoted
 
 __all__ = ["Change", "Layout", "Rule", "from_original", "rules", "their_name", "to_original"]
 
@@ -155,7 +156,9 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
             continue
         original, part, rule = found
         if (original, part) in spelled:
-            raise RequestError(f"'{spelled[original, part]}' and '{name}' mean the same; expected one of them")
+            raise RequestError(
+                f"{quoted(spelled[original, part])} and {quoted(name)} mean the same; expected one of them"
+            )
         spelled[original, part] = name
         if len(rule.theirs) > 1:
             parts.setdefault(original, (rule, {}))[1][part] = value
@@ -175,7 +178,7 @@ def _changed(rule: Rule, value: Tensor, name: str) -> Tensor:
     try:
         return rule.change.to_original(value)
     except RuntimeError as error:  # a shape that cannot be permuted so
-        raise RequestError(f"entry '{name}' has an unexpected shape {tuple(value.shape)}") from error
+        raise RequestError(f"entry {quoted(name)} has an unexpected shape {tuple(value.shape)}") from error
 
 
 def _joined(layout: Layout, original: str, count: int, values: Mapping[int, Tensor]) -> Tensor:
@@ -226,4 +229,4 @@ def _with_counters(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"{name:.120}" for name in names[:_SHOWN]) + more
+    return ", ".join(printable(name, 120) for name in names[:_SHOWN]) + more

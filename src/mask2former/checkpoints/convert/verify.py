@@ -16,6 +16,7 @@ import torch
 from mask2former.checkpoints.convert.reading import folder_of_transformers
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.text import printable
 
 __all__ = ["compare_with_transformers"]
 
@@ -64,8 +65,9 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
         options = {"dtype": torch.float64, "local_files_only": True}
         other = kind.from_pretrained(None, config=made, state_dict=state, **options).eval()
     except Exception as error:  # whatever another library makes of the folder
-        reason = " ".join(str(error).split())
-        raise RequestError(f"transformers {transformers.__version__} cannot read {folder}: {reason:.200}") from error
+        raise RequestError(
+            f"transformers {transformers.__version__} cannot read {folder}: {printable(str(error), 200)}"
+        ) from error
     finally:
         logging.set_verbosity(level)
         if bar:

@@ -24,6 +24,8 @@ _PROBE = (32, 1056)  # height, width: the least height, no grid is square, and w
 # What lets some of timm's models take images of any size.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
+_DEPTH = 4  # of arguments in arguments
+
 _WEIGHTS = "the weights that training starts from are named by model.init"
 _FEATURES = f"the maps of strides {list(_STRIDES)} are chosen here"
 _CHANNELS = "images have three channels, R, G and B, here"
@@ -59,10 +61,10 @@ def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
             f"{shown} would be read from elsewhere; expected the name of an architecture, as timm.list_models() has "
             "them"
         )
-    waiting: list[tuple[str, Any]] = list(arguments.items())
+    waiting: list[tuple[Any, Any, int]] = [(name, value, 0) for name, value in arguments.items()]
     count = 0
     while waiting:
-        name, value = waiting.pop()
+        name, value, depth = waiting.pop()
         count += 1
         limits.check_limit(f"{shown} has arguments:", count, limits.ARGUMENTS, "leave some out")
         where = f"{shown}: argument {quoted(name, 40)}"
@@ -70,10 +72,11 @@ def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
             raise RequestError(f"{where} is no name; expected one of timm's")
         if name in RESERVED_ARGUMENTS:
             raise RequestError(f"{shown}: leave '{name}' out of its arguments: {RESERVED_ARGUMENTS[name]}")
-        if isinstance(value, dict):
-            waiting.extend(value.items())
-        elif isinstance(value, list | tuple):
-            waiting.extend((name, part) for part in value)
+        if isinstance(value, dict | list | tuple):
+            if depth == _DEPTH:
+                raise RequestError(f"{where} is nested more than {_DEPTH} times; expected numbers, words, or lists")
+            inner = value.items() if isinstance(value, dict) else ((name, part) for part in value)
+            waiting.extend((key, part, depth + 1) for key, part in inner)
         elif isinstance(value, str):
             if not re.fullmatch(r"[\w+-]{0,60}", value):
                 raise RequestError(f"{where} is {quoted(value)}; expected a word of timm's, without dots and slashes")
