@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mask2former.atomic import write_whole
+from mask2former.documents import read_text
 from mask2former.errors import MissingExtraError, RequestError
 
 if TYPE_CHECKING:
@@ -42,20 +43,17 @@ def read_run(directory: Path) -> Series:
         RequestError: there is no ``metrics.csv`` with values.
     """
     path = directory / "metrics.csv" if directory.is_dir() else directory
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            lines = stream.readlines()
-    except OSError as error:
-        raise RequestError(
-            f"cannot read '{path}': {error.strerror}; expected a run directory, which training has filled"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RequestError(f"'{path}' is no table of metrics; expected the directory of a training run") from error
-    whole = [line for line in lines if line.endswith("\n")]
+    whole = _rows(path, "expected a run directory, which training has filled")
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for row in csv.DictReader(whole):
+    try:
+        rows = list(csv.DictReader(whole))
+    except csv.Error as error:  # fields of more than 128 kB, or a zero byte
+        raise RequestError(
+            f"'{path}' is no table of metrics ({error}); name the directory of a training run"
+        ) from error
+    for row in rows:
         step = row.get("step")
-        if step is None or not step.isdecimal():
+        if step is None or not (step.isascii() and step.isdecimal() and len(step) < 19):
             continue
         for name, text in row.items():
             value = _number(text)
@@ -66,6 +64,12 @@ def read_run(directory: Path) -> Series:
     if not series:
         raise RequestError(f"'{path}' holds no values yet; training logs the first ones after trainer.log_every steps")
     return series
+
+
+def _rows(path: Path, hint: str) -> list[str]:
+    """The lines of a table that are written to their end."""
+    lines = read_text(path, "table of a run", hint=hint).splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
 
 
 def _number(text: object) -> float | None:
@@ -81,10 +85,10 @@ def _over_hours(directory: Path, series: Series) -> Series:
     """The same values over the hours that training, with its validations, had taken by then."""
     path = (directory if directory.is_dir() else directory.parent) / "times.csv"
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if line.endswith("\n")]
-        rows = [(int(step), float(seconds) / 3600) for step, _, seconds in (line.partition(",") for line in lines)]
-    except OSError as error:
-        raise RequestError(f"cannot read '{path}': {error.strerror}; draw the run over steps") from error
+        lines = (line.partition(",") for line in _rows(path, "draw the run over steps")[1:])
+        rows = [(int(step), float(seconds) / 3600) for step, _, seconds in lines]
+    except RequestError:
+        raise
     except ValueError as error:
         raise RequestError(f"'{path}' is no table of steps and seconds; draw the run over steps") from error
     if not all(math.isfinite(value) for _, value in rows):
