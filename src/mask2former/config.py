@@ -14,14 +14,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 
+from mask2former import limits
+from mask2former.documents import parse_yaml
 from mask2former.errors import RequestError
 from mask2former.text import printable, quoted
 
@@ -78,8 +76,19 @@ __all__ = [
 Task = Literal["panoptic", "instance", "semantic"]
 MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
-_FAULTS = 20  # in one message
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+# What no run needs, and what would fill the memory or the day, is refused before anything is begun: see limits.py.
+PositiveInt = Annotated[int, Field(gt=0, le=limits.INTEGER)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=limits.INTEGER)]
+Batch = Annotated[int, Field(gt=0, le=limits.BATCH)]
+Frames = Annotated[int, Field(gt=0, le=limits.CLIP_FRAMES)]
+Detections = Annotated[int, Field(gt=0, le=limits.DETECTIONS)]
+SceneNumber = Annotated[int, Field(ge=0, le=limits.SCENE)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+_MOST_FAULTS = 10  # that one message lists
 
 
 class _Strict(BaseModel):
@@ -175,7 +184,7 @@ class InferenceConfig(_Strict):
     # published, since average precision counts all candidates
     instance_threshold: Probability = 0.5
     overlap_threshold: Probability = 0.8
-    max_instances: PositiveInt = 100
+    max_instances: Detections = 100
     # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     exclusive: bool = False
@@ -274,8 +283,8 @@ class CriterionConfig(_Strict):
     mask_weight: NonNegativeFloat = 5.0
     dice_weight: NonNegativeFloat = 5.0
     no_object_weight: NonNegativeFloat = 0.1
-    num_points: PositiveInt = 12544
-    oversample_ratio: float = Field(default=3.0, ge=1.0)
+    num_points: int = Field(default=12544, gt=0, le=limits.POINTS)
+    oversample_ratio: float = Field(default=3.0, ge=1.0, le=100.0)
     importance_sample_ratio: Probability = 0.75
     # void and ignored pixels, crowd regions: background as published, or in no mask loss and no matching cost
     void: Literal["background", "ignored"] = "background"
@@ -286,9 +295,9 @@ class ScenesConfig(_Strict):
 
     name: Literal["scenes"] = "scenes"
     image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
-    train_seed: NonNegativeInt = 0
+    train_seed: SceneNumber = 0
     num_training: PositiveInt = 1_000_000  # every scene is drawn when it is its turn
-    validation_seed: NonNegativeInt = 1_000_000  # behind the training scenes
+    validation_seed: SceneNumber = 1_000_000  # behind the training scenes
     num_validation: PositiveInt = 50
 
 
@@ -421,7 +430,7 @@ class MapillaryVistasConfig(OfficialConfig):
 class ClipSampling(_Strict):
     """How training clips are taken from longer ones; validation sees whole clips."""
 
-    num_frames: PositiveInt = 2  # of a training clip
+    num_frames: Frames = 2  # of a training clip
     frame_range: PositiveInt = 20  # frames that the others may lie before or behind the first one drawn
     labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published one
 
@@ -431,10 +440,10 @@ class SceneClipsConfig(ClipSampling):
 
     name: Literal["scene-clips"] = "scene-clips"
     image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
-    clip_length: PositiveInt = 20  # frames
-    train_seed: NonNegativeInt = 0
+    clip_length: Frames = 20  # frames
+    train_seed: SceneNumber = 0
     num_training: PositiveInt = 1_000_000
-    validation_seed: NonNegativeInt = 1_000_000
+    validation_seed: SceneNumber = 1_000_000
     num_validation: PositiveInt = 20
 
 
@@ -559,9 +568,9 @@ class DataConfig(_Strict):
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training pictures
     keep_empty: bool = True  # train on pictures without objects too; the published recipes drop them
     group_by_aspect: bool = False  # pictures of one pass are all wider than high, or none is
-    total_batch: PositiveInt = 16  # pictures per optimizer step over all devices
-    batch_per_device: PositiveInt | None = None  # None: total_batch over the devices; smaller values accumulate
-    num_workers: NonNegativeInt = 2
+    total_batch: Batch = 16  # pictures per optimizer step over all devices
+    batch_per_device: Batch | None = None  # None: total_batch over the devices; smaller values accumulate
+    num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 
 
 class OptimConfig(_Strict):
@@ -569,7 +578,7 @@ class OptimConfig(_Strict):
 
     lr: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     backbone_multiplier: NonNegativeFloat = 0.1
     clip_norm: PositiveFloat = 0.01
@@ -580,7 +589,7 @@ class OptimConfig(_Strict):
     poly_power: PositiveFloat = 0.9
     warmup_steps: NonNegativeInt = 0
     warmup_factor: NonNegativeFloat = 1.0
-    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)  # 0: off
+    ema_decay: Decay = 0.0  # 0: off
 
 
 class TrainerConfig(_Strict):
@@ -589,7 +598,7 @@ class TrainerConfig(_Strict):
     max_steps: PositiveInt = 1000
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: PositiveInt = 1
+    devices: int = Field(default=1, gt=0, le=limits.WORKERS)
     half_pixel_decoder: bool = False  # bf16: the pixel decoder too, which the published training keeps in float32
     channels_last: bool = False  # memory layout of pictures and kernels; faster in bf16 on CPUs
     gradient_checkpointing: bool = False  # less memory, about a third more time
@@ -607,7 +616,7 @@ class TrainerConfig(_Strict):
 class TrackingConfig(_Strict):
     """How a clip of any length is cut into windows, and when two windows show the same object."""
 
-    window: PositiveInt | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
+    window: Frames | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
     stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
     # instance: least class probability of an object; None: the instance_threshold of the inference settings
     threshold: Probability | None = None
@@ -627,13 +636,15 @@ class EvaluationConfig(_Strict):
 
     every: PositiveInt = 1000
     patience: PositiveInt | None = None  # stop after so many validations without a better monitor
-    num_pictures: NonNegativeInt = 6  # validation samples drawn beside their truth, each time
+    num_pictures: int = Field(
+        default=6, ge=0, le=limits.SHOWN
+    )  # validation samples drawn beside their truth, each time
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
     # instances: after training, the score of the highest F1 on the validation data becomes the instance_threshold of
     # the stored model
     choose_threshold: bool = True
-    max_detections: PositiveInt = 100  # instances: per image and class
+    max_detections: Detections = 100  # instances: per image and class
     # instances: where medium and large begin, pixels; None: those of the official tools (COCO 32 and 96 squared,
     # YouTube-VIS 128 and 256 squared)
     area_limits: tuple[PositiveInt, PositiveInt] | None = None
@@ -658,7 +669,7 @@ class RunConfig(_Strict):
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: str = "runs/run"
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, le=limits.SEED)
 
 
 # --- from files and arguments ----------------------------------------------------------------------------------------
@@ -677,7 +688,7 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     except ValidationError as error:
         lines = []
         faults = error.errors(include_url=False)
-        for fault in faults[:_FAULTS]:
+        for fault in faults[:_MOST_FAULTS]:
             key = printable(".".join(str(part) for part in fault["loc"]), 200)
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
@@ -685,8 +696,8 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
                 lines.append(f"{key}{': ' if key else ''}{printable(fault['msg'].removeprefix('Value error, '), 600)}")
             else:
                 lines.append(f"'{key}': {printable(fault['msg'], 300)} (got {quoted(fault['input'])})")
-        if len(faults) > _FAULTS:
-            lines.append(f"and {len(faults) - _FAULTS} more")
+        if len(faults) > _MOST_FAULTS:
+            lines.append(f"and {len(faults) - _MOST_FAULTS} more")
         raise RequestError(f"{source}: " + "; ".join(lines)) from error
 
 
@@ -704,25 +715,22 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
-        RequestError: an override without ``=``, or one that goes through something that is no mapping.
+        RequestError: an override without ``=``, one that goes through something that is no mapping, or a value that is
+            not valid YAML or beyond its limits.
     """
-    import yaml
-
     result = {key: value for key, value in values.items()}
     for override in overrides:
         path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise RequestError(f"override '{override}': expected key.sub=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RequestError(f"override '{override}': the value is not valid YAML") from error
+        source = f"override '{printable(override, 200)}'"
+        if not equals or not all(path.split(".")):
+            raise RequestError(f"{source}: expected key.sub=value")
+        value = parse_yaml(text, f"{source}: the value")
         node = result
         *parents, leaf = path.split(".")
         for name in parents:
             child = node.get(name)
             if child is not None and not isinstance(child, dict):
-                raise RequestError(f"override '{override}': '{name}' is a value, not a group of settings")
+                raise RequestError(f"{source}: '{printable(name, 80)}' is a value, not a group of settings")
             node[name] = dict(child or {})
             node = node[name]
         node[leaf] = value

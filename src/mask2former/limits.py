@@ -67,6 +67,20 @@ MEASURED_CLASSES = 5_000  # of label maps, whose pixels are counted by pairs of 
 
 DOWNLOAD_BYTES = 4 << 30  # of one file; the largest published checkpoint has a fifth of it
 
+# --- settings --------------------------------------------------------------------------------------------------------
+
+INTEGER = (1 << 31) - 1  # any whole number without a limit of its own: steps, sizes
+SEED = (1 << 32) - 1  # what all generators of random numbers take
+SCENE = 1 << 48  # number of a drawn scene
+BATCH = 1 << 14  # images of one optimizer step; published trainings have up to 4096
+WORKERS = 1024  # processes that read, and devices of one machine
+CLIP_FRAMES = 10_000  # of a clip that is drawn or trained on at once
+SHOWN = 1000  # validation samples drawn as pictures
+POINTS = 1 << 20  # sampled from each mask; published: 12544
+DETECTIONS = 1_000_000  # instances of an image that are kept or count
+TTA_EDGE = 8192  # pixels of the shorter side of a view; published: 256 to 2048
+TTA_SIZES = 64  # views of an image, each also mirrored; published: up to 8
+
 
 def check_limit(what: str, got: float, most: float, advice: str) -> None:
     """Refuse more than ``most``.

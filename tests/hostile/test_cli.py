@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import mask2former
-from mask2former.cli import terminal
+from mask2former.cli import main, terminal
 from mask2former.cli.scores import class_table
 from mask2former.text import printable
 
@@ -91,6 +94,159 @@ def test_every_word_goes_through_one_place() -> None:
             ):
                 found.append(f"{path.name}:{node.lineno}: {called}")
     assert not found
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+HUGE, LONG = str(10**20), "x" * 5000
+PREDICT = ["predict", "a.png", "-o", "out", "-m", "scenes-tiny"]
+TRACK = ["track", "frames", "-o", "out", "-m", "scenes-tiny"]
+EVALUATE = ["evaluate", "scenes-tiny"]
+CHECK = ["check-data", "coco.json"]
+TRAIN = ["train", "run.yaml"]
+
+
+def numbers(verb: list[str], option: str, *values: str, more: tuple[str, ...] = ()) -> list[list[str]]:
+    return [[*verb, *more, option, value] for value in values]
+
+
+NONSENSE = ("-1", "nan", HUGE, "1e999", "abc", "", "0x10", "9" * 5000)
+REFUSED = [
+    *numbers(["demo"], "--seed", *NONSENSE),
+    *numbers(["demo", "--video"], "--clips", "0", *NONSENSE),
+    *numbers(["demo"], "--device", "cuda:99", "mps", "xpu", "meta", "cuda:" + HUGE, "cuda:-1", ""),
+    *(words for option in ("--start", "--end") for words in numbers(TRACK, option, "-1", "nan", "1e999", HUGE, "")),
+    *(words for option in ("--window", "--stride", "--max-lost") for words in numbers(TRACK, option, *NONSENSE)),
+    *(
+        words
+        for option in ("--score-threshold", "--overlap-threshold")
+        for words in numbers(PREDICT, option, *NONSENSE)
+    ),
+    *(
+        words
+        for option in ("--max-instances", "--short-edge", "--long-edge")
+        for words in numbers(PREDICT, option, *NONSENSE)
+    ),
+    *numbers(PREDICT, "--tile", *NONSENSE),
+    *numbers(PREDICT, "--tta-sizes", *NONSENSE, "100000000", ",".join(["64"] * 1000)),
+    *(
+        [*PREDICT, "--value-range", *pair]
+        for pair in (("nan", "1"), ("0", "inf"), ("1", "0"), ("1e400", "1"), ("", "1"))
+    ),
+    *(words for option in ("--limit", "--seed", "--size") for words in numbers(EVALUATE, option, *NONSENSE)),
+    *numbers(EVALUATE, "--max-detections", "0", *NONSENSE, more=("-t", "instance")),
+    *numbers(EVALUATE, "--pooled", "-1", "nan", "2", "1e999", more=("-t", "instance")),
+    *(
+        [*EVALUATE, "-t", "instance", "--area-limits", *pair]
+        for pair in (("5", "5"), ("0", "1"), (HUGE, HUGE), ("1", "x"))
+    ),
+    *numbers(CHECK, "--queries", "0", *NONSENSE),
+    *numbers(CHECK, "--workers", *NONSENSE),
+    *(
+        [*verb, option, path]
+        for verb, options in (
+            (["demo"], ("-o",)),
+            (PREDICT, ("-o", "--coco", "-m")),
+            (TRACK, ("-o", "--ytvis", "-m")),
+            (EVALUATE, ("--json", "--results", "--report", "--data")),
+            (CHECK, ("--sheet", "--propose", "--json")),
+            (TRAIN, ("--resume",)),
+            (["plot", "run"], ("-o",)),
+            (["average", "scenes-tiny", "scenes-tiny"], ("-o",)),
+        )
+        for option in options
+        for path in ("", " ", LONG, "loop/x", "a\0b", "a.png/x")
+    ),
+    *(
+        [verb, path]
+        for verb in ("inspect", "train", "recipe", "check-data", "prepare", "plot")
+        for path in ("", LONG, "loop", "a\0b", "\udcff", "-", "--", "[/]", "\x1b[31m")
+        if (verb, path) != ("recipe", "--")  # lists the recipes
+    ),
+    *(["plot", name] for name in ("pipe", "/dev/zero", "fields.csv", "zeros.csv", "digits.csv")),
+    *(["train", name] for name in ("pipe", "/dev/zero", "deep.yaml", "bomb.yaml", "self.yaml", "digits.yaml", "a.png")),
+    *(
+        [*TRAIN, override]
+        for override in (
+            "seed=&a [*a]",
+            "seed=" + "[" * 5000,
+            "=1",
+            "a..b=1",
+            "seed",
+            "seed=" + HUGE,
+            "seed=-1",
+            "optim.lr=.nan",
+            "optim.lr=.inf",
+            "optim.betas=[.nan, 2]",
+            "trainer.max_steps=" + HUGE,
+            "trainer.devices=1000000",
+            "data.num_workers=1000000",
+            "data.total_batch=1000000000",
+            "data.batch_per_device=1000000000",
+            "evaluation.num_pictures=1000000000",
+            "evaluation.max_detections=1000000000",
+            "criterion.num_points=1000000000",
+            "data.dataset.num_training=" + HUGE,
+            "data.dataset.train_seed=" + HUGE,
+            "seed=2024-99-99",
+            "x" * 10**6 + "=1",
+            "seed.x.y=1",
+            "seed=!!python/object/apply:os.system [true]",
+        )
+    ),
+    ["--", "--"],
+    ["---"],
+    ["-"],
+    ["predict", "--"],
+    ["--output="],
+    ["x" * 10**6],
+    ["--" + "y" * 10**5],
+    ["predict"] * 50,
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import mask2former.demo  # so that no single row waits for it
+    import mask2former.training.run  # noqa: F401
+
+    folder = tmp_path_factory.mktemp("words")
+    Image.new("RGB", (60, 40)).save(folder / "a.png")
+    (folder / "frames").mkdir()
+    Image.new("RGB", (60, 40)).save(folder / "frames" / "0.png")
+    (folder / "run").mkdir()
+    (folder / "run" / "metrics.csv").write_text("step,loss\n1,2\n2,1\n")
+    coco = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "[/]"}]}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    (folder / "run.yaml").write_text("data: {}\n")
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "fields.csv").write_text("step,loss\n1," + "x" * 10**6 + "\n")
+    (folder / "zeros.csv").write_bytes(b"step,loss\n" + bytes(1000) + b"\n")
+    (folder / "digits.csv").write_text("step,loss\n" + "9" * 5000 + ",1\n")
+    (folder / "deep.yaml").write_text("[" * 100_000)
+    (folder / "bomb.yaml").write_text("a: &a [x]\n" + "".join(f"b{n}: &a [*a, *a]\n" for n in range(60)))
+    (folder / "self.yaml").write_text("seed: &a [*a]\n")
+    (folder / "digits.yaml").write_text("seed: " + "9" * 10_000)
+    return folder
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=lambda words: printable(" ".join(words), 60))
+def test_nonsense_is_refused(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = set(folder.iterdir())
+    start = time.process_time()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert len(last) < 2500
+    assert harmless(error)
+    assert "Traceback" not in error
+    assert time.process_time() - start < 3  # a second, on a slow machine
+    assert set(folder.iterdir()) == before
 
 
 # --- streams and signals ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from mask2former import interrupts
 from mask2former.cli.shared import FailedError, StoppedError
 from mask2former.cli.terminal import filtered, say, silence_stdout
 from mask2former.errors import RequestError
-from mask2former.text import printable, quoted
+from mask2former.text import printable, quoted, shortened
 
 __all__ = ["app", "main"]
 
@@ -24,6 +24,7 @@ _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 assert _CommandLineError.__name__ == "ClickException"
 
 _STOPPED = 130  # exit code
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 _OUT_OF_MEMORY = (
     "the memory is not enough; what helps: smaller images or a smaller --short-edge, fewer --max-instances, a smaller "
     "model"
@@ -114,12 +115,18 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return 2, f"error: {error.format_message()}"  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, RequestError):
         return 2, f"error: {error}"
+    # Up to Python 3.12 a loop of links is a RuntimeError.
+    if (isinstance(error, OSError) and error.errno in _NO_PATH) or str(error).startswith("Symlink loop"):
+        name = getattr(error, "filename", None) or str(error).partition("'")[2].rstrip("'")
+        reason = getattr(error, "strerror", None) or "Too many levels of symbolic links"
+        return 2, f"error: '{shortened(str(name), 100)}' cannot be a path here ({reason}); check it"
     return 1, f"error: {error if isinstance(error, FailedError) else _unexpected(error)}"
 
 
 def _unexpected(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-        return "the disk is full (of results, temporary files or standard output); make room and run this again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"'{error.filename}'" if error.filename else "results, temporary files or standard output"
+        return f"there is no room left for {where} ({error.strerror}); make room and run this again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter PyTorch's

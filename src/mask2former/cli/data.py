@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mask2former import limits
 from mask2former.cli.shared import FailedError, count, stoppable
 from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.errors import RequestError
@@ -44,7 +45,10 @@ def check_data(
     queries: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of queries of the model to be trained.", show_default="of the run file, or 100"
+            min=1,
+            max=limits.INTEGER,
+            help="Number of queries of the model to be trained.",
+            show_default="of the run file, or 100",
         ),
     ] = None,
     sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated pictures.")] = Path(
@@ -54,7 +58,9 @@ def check_data(
         Path | None, typer.Option(metavar="RUN.yaml", help="Also write a run file to start from.")
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures here.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read.", show_default="by machine")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=limits.WORKERS, help="Processes that read.", show_default="by machine")
+    ] = None,
 ) -> None:
     """Read a data set completely: say what is in it and what is wrong with it, and draw some of it.
 
@@ -231,7 +237,9 @@ def prepare(
             show_default="$MASK2FORMER_DATA, $DETECTRON2_DATASETS, datasets",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes.", show_default="all processors")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=limits.WORKERS, help="Processes.", show_default="all processors")
+    ] = None,
 ) -> None:
     """Convert a published data set, once, into what training and evaluation read.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mask2former import limits
 from mask2former.cli.shared import DEFAULT_MODEL, Device, show_file, stoppable
 from mask2former.cli.terminal import make_console, progress_bar, say
 
@@ -18,7 +19,7 @@ __all__ = ["demo"]
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the result.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Other numbers draw other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Other numbers draw other scenes.")] = 0,
     scenes: Annotated[int, typer.Option(min=1, max=10_000, help="How many scenes are measured.")] = 50,
     video: Annotated[bool, typer.Option("--video", help="Follow things through a clip instead.")] = False,
     clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: how many clips are measured.")] = 20,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mask2former import limits
 from mask2former.cli.clips import clips_by_name, evaluate_on_clips
 from mask2former.cli.data_sets import metric_options
 from mask2former.cli.names import complete_model
@@ -58,7 +59,14 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", "--scenes", min=1, help="Only so many pictures.", show_default="all, or 50 scenes"),
+        typer.Option(
+            "--limit",
+            "--scenes",
+            min=1,
+            max=limits.INTEGER,
+            help="Only so many pictures.",
+            show_default="all, or 50 scenes",
+        ),
     ] = None,
     max_detections: Annotated[
         int | None,
@@ -105,7 +113,11 @@ def evaluate(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Seed of the first scene.", show_default="1000000, for validation", rich_help_panel="Scenes"
+            min=0,
+            max=limits.SCENE,
+            help="Seed of the first scene.",
+            show_default="1000000, for validation",
+            rich_help_panel="Scenes",
         ),
     ] = None,
     size: Annotated[
@@ -191,7 +203,7 @@ def _check_outputs(json: Path | None, results: Path | None, page: Path | None, i
         if path is not None:
             (files.check_folder if path is results and path.suffix != ".json" else files.check_file)(path)
     # Beside X.json panoptic results have a folder X of images.
-    for path in (json, results, page, None if results is None else results.with_suffix("")):
+    for path in (json, results, page, None if results is None or not results.name else results.with_suffix("")):
         if path is not None:
             files.check_apart(path, inputs)
     if json is not None and results is not None and json.resolve() == results.resolve():

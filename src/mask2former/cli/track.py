@@ -38,8 +38,8 @@ def track(
     task: Annotated[
         TrackingTask | None, typer.Option("--task", "-t", help="Default: instance, if the model was trained for it.")
     ] = None,
-    start: Annotated[float, typer.Option(min=0, help="Start at this time, in seconds.")] = 0.0,
-    end: Annotated[float | None, typer.Option(min=0, help="Stop at this time, in seconds.")] = None,
+    start: Annotated[float, typer.Option(min=0, max=1e9, help="Start at this time, in seconds.")] = 0.0,
+    end: Annotated[float | None, typer.Option(min=0, max=1e9, help="Stop at this time, in seconds.")] = None,
     rate: Annotated[
         float | None, typer.Option(help="Frames per second of a folder of frames.", show_default="30")
     ] = None,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mask2former import limits
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 if TYPE_CHECKING:
     from mask2former.inference.predictor import Predictor
@@ -41,7 +43,11 @@ def augmented(predictor: Predictor, tta: bool, sizes: str | None) -> Predictor:
     from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 
     try:
-        edges = None if sizes is None else tuple(int(part) for part in sizes.split(","))
+        edges = None if sizes is None else tuple(int(part) for part in sizes.split(",", limits.TTA_SIZES))
     except ValueError:
-        raise RequestError(f"--tta-sizes: expected numbers of pixels like 256,384,512, got '{sizes}'") from None
+        raise RequestError(
+            f"--tta-sizes: expected up to {limits.TTA_SIZES} numbers of pixels like 256,384,512, got {quoted(sizes)}"
+        ) from None
+    for edge in edges or ():
+        limits.check_limit("--tta-sizes has a shorter side, in pixels, of", edge, limits.TTA_EDGE, "choose less")
     return AugmentedPredictor(predictor, MultiScaleFlip(edges))

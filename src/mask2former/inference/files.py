@@ -547,6 +547,8 @@ def check_folder(folder: Path) -> None:
     """
     existing = folder.absolute()
     while not existing.exists():
+        if existing.is_symlink():
+            raise RequestError(f"cannot write to '{folder}': '{existing}' is a link to nothing; choose another folder")
         existing = existing.parent
     if not existing.is_dir():
         raise RequestError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")

@@ -365,6 +365,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
         raise RequestError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise RequestError("device 'mps' is not here; try cpu")
+    if chosen.type == "xpu" and not torch.xpu.is_available():
+        raise RequestError("device 'xpu' is not here; try cpu")
     if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
         raise RequestError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
     return chosen
