@@ -361,6 +361,13 @@ def test_names_files_with_many_names_are_read_in_one_pass(tmp_path: Path, limite
     assert "names must be unique, 10000 (" in outcome.message
 
 
+@pytest.mark.parametrize("gap", [" ", "\t", " \t", ":", "1", " 1", "a ", "(", "_", "-"])
+def test_long_lines_of_names_files_are_read_in_one_pass(tmp_path: Path, gap: str, limited: Limited) -> None:
+    """What is between two words is matched once, not once from each of its characters."""
+    path = write(tmp_path / "n.txt", f"a{gap * (200_000 // len(gap))}x\nb 1\n")
+    assert limited(lambda: read_names(path), seconds=SECONDS).kind == "RequestError"
+
+
 def test_a_field_of_csv_is_bounded(tmp_path: Path) -> None:
     path = write(tmp_path / "n.csv", 'id,name\n0,"' + "a" * 200_000 + '"\n')
     with pytest.raises(RequestError, match="field larger than field limit"):

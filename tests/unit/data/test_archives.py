@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.archives import ArchivedFile, Folder, find_file, find_folder, open_folder
+from mask2former.data.archives import ArchivedFile, Folder, find_file, find_folder, leads_outside, open_folder
 from mask2former.data.images import picture_size, read_image
 from mask2former.errors import RequestError
 
@@ -133,3 +133,44 @@ def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["a\0/b.png", "\ud800/b.png", "a" * 5000])
 def test_names_that_no_file_can_have_are_not_there(tmp_path: Path, name: str) -> None:
     assert not open_folder(tmp_path).exists(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [
+        ("a.jpg", False),
+        ("x/a.jpg", False),
+        ("x/../a.jpg", False),
+        ("./a.jpg", False),
+        ("a..jpg", False),
+        ("..a/b.jpg", False),
+        ("C:a.jpg", False),  # a name like any other, but on Windows
+        ("{folder}/a.jpg", False),
+        ("{folder}/x/../a.jpg", False),
+        ("../a.jpg", True),
+        ("x/../../a.jpg", True),
+        ("/etc/passwd", True),
+        ("//etc/passwd", True),
+        ("{folder}/../a.jpg", True),
+        ("{folder}x/a.jpg", True),
+        ("..", True),
+        ("x/..", True),
+    ],
+)
+def test_names_stay_below_their_folder(tmp_path: Path, name: str, outside: bool) -> None:
+    folder = tmp_path / "images"
+    (folder / "x").mkdir(parents=True)
+    name = name.format(folder=folder)
+    assert leads_outside(name, folder) == outside
+    if outside:
+        assert not Folder(folder).exists(name)
+        with pytest.raises(RequestError, match="allow_outside=true"):
+            Folder(folder) / name
+    assert (open_folder(folder, allow_outside=True) / name) == folder / name
+
+
+def test_names_are_relative_to_relative_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not leads_outside(f"{tmp_path}/images/a.jpg", "images")
+    assert leads_outside("../a.jpg", "images")
+    assert leads_outside("../../a.jpg", ".")

@@ -26,7 +26,8 @@ __all__ = ["read_names"]
 
 _LARGEST = 65535
 _NUMBERED = re.compile(r"(\d+)(?:\s*[:=,;]\s*|[.)]?\s+)(\S.*)")
-_NUMBERED_BEHIND = re.compile(r"(\S.*?)(\s*[:=,;\t]\s*|\s+)(\d+)")
+# Spaces are looked at from their first one on only: from each of a thousand would take a million steps.
+_NUMBERED_BEHIND = re.compile(r"(\S.*?)(?<=\S)(\s*[:=,;]\s*|\s+)(\d+)")
 _BULLET = re.compile(r"[-*+\u2022]\s+(?=\S)")
 _OTHER_COMMENT = re.compile(r"//|/\*|;|%|--|\[|\{|<!")  # of other languages, or the beginning of other formats
 _BEHIND = re.compile(r"\s(#(?!\d)|//)")

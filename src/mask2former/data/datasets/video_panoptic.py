@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.data.archives import File, Folder, find_file, open_folder
-from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, some
+from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, sides, some
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
@@ -125,7 +125,12 @@ class VideoPanoptic:
                 if annotation is None:
                     bare.append(f"{video_id}/{image_id}")
                     continue
-                sizes.add((image.get("height"), image.get("width")))
+                if (size := sides(image)) is None:
+                    raise RequestError(
+                        f"'{file}': frame {quoted(image_id)} of video {quoted(video_id)} has no whole numbers as "
+                        "'height' and 'width', or too large ones"
+                    )
+                sizes.add(size)
                 name = f"{video_id}/{image_id}"
                 declared = _inside(frames, video_id, image.get("file_name"))
                 found = {"file_name": declared} if isinstance(declared, str) and frames.exists(declared) else {}

@@ -241,7 +241,8 @@ def check_data(
         keep_empty = run is None or run.data.keep_empty or same or split == "validation"
         samples, problems = open_split(config, split, keep_empty=keep_empty, value_range=value_range)
         # What is said of both in the same words is of one file, as the names file.
-        findings += [problem for problem in problems if replace(problem, split="train") not in findings]
+        known = frozenset(findings)
+        findings += [problem for problem in problems if replace(problem, split="train") not in known]
         if samples is None:
             continue
         task = "instance" if isinstance(samples, ClipSet) else samples.tasks[0]

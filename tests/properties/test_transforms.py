@@ -1,0 +1,150 @@
+"""Whatever a recipe draws, image, masks, labels and ignored pixels stay aligned, and no object becomes another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from mask2former.data.annotated import Annotated
+from mask2former.data.transforms import (
+    Augmentation,
+    Crop,
+    Flip,
+    Geometry,
+    LargeScaleJitter,
+    Plan,
+    Resize,
+    ResizeCropFlip,
+    class_map,
+    clip_polygon,
+    object_areas,
+)
+from mask2former.structures import Sample
+
+SIDES = st.integers(1, 24)
+SIZES = st.tuples(SIDES, SIDES)
+FLIPS: Any = st.sampled_from(["none", "horizontal", "vertical", "both"])
+FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+COLOR = 30  # grey of object 0; each next one is as much brighter
+
+
+@st.composite
+def annotated(draw: st.DrawFn) -> Annotated:
+    """Up to five objects of different classes, each given in one of three forms, in the colour of its class."""
+    size, count = draw(SIZES), draw(st.integers(0, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    coarse = rng.integers(0, count + 1, (3, 3))
+    owner = coarse[np.arange(size[0])[:, None] * 3 // size[0], np.arange(size[1]) * 3 // size[1]]
+    image = np.repeat((COLOR * owner)[..., None], 3, axis=2).astype(np.uint8)
+    as_mask = rng.random(count + 1) < 0.3
+    masks = {index: owner == index + 1 for index in range(count) if as_mask[index + 1]}
+    ids = np.where(as_mask[owner], 0, owner).astype(np.int32)
+    return Annotated(image, np.arange(count), {}, ids, masks, ignored=owner == 0)
+
+
+@st.composite
+def augmentations(draw: st.DrawFn) -> Augmentation:
+    flip = draw(FLIPS)
+    keep_lost = draw(st.booleans())
+    if draw(st.booleans()):
+        return LargeScaleJitter(draw(SIZES), 0.1, draw(st.floats(0.1, 2)), flip, keep_lost=keep_lost)
+    crop = draw(st.none() | SIZES)
+    pad = draw(st.none() | SIZES)
+    short_edges = draw(st.lists(SIDES, min_size=1, max_size=3))
+    arguments: Any = (tuple(short_edges), draw(st.integers(1, 40)), crop, pad, flip)
+    return ResizeCropFlip(
+        *arguments,
+        factors=draw(st.none() | st.just((0.5, 2.0))),
+        max_category_share=draw(st.sampled_from([1.0, 0.75])),
+        color_jitter=False,
+        keep_lost=keep_lost,
+    )
+
+
+def check_forms(sample: Sample, original: Annotated) -> None:
+    target = sample.target
+    assert target is not None
+    labels, masks = target.labels.numpy(), target.masks.numpy()
+    assert masks.shape == (len(labels), 1, *sample.image.shape[-2:])
+    assert sample.image.shape[:2] == (1, 3)
+    assert (np.diff(labels) > 0).all()  # each is there once, in the order of the file
+    assert set(labels.tolist()) <= set(original.labels.tolist())
+    assert (masks.sum(axis=0) <= 1).all()  # what did not overlap does not
+    if target.ignored is not None:  # None: there is no such pixel
+        assert not (masks & target.ignored.numpy()).any()
+
+
+def check_colors(sample: Sample) -> None:
+    """Two pixels inside of a mask the image has the colour of its object."""
+    assert sample.target is not None
+    for label, mask in zip(sample.target.labels.tolist(), sample.target.masks[:, 0].numpy(), strict=True):
+        inside = np.asarray(ndimage.binary_erosion(mask, np.ones((5, 5)), border_value=0), dtype=bool)
+        assert (np.abs(sample.image[0, 0].numpy()[inside].astype(int) - COLOR * (label + 1)) <= 1).all()
+
+
+@FEW
+@given(annotated(), augmentations(), st.integers(0, 1 << 32))
+def test_recipes_keep_everything_aligned(original: Annotated, augmentation: Augmentation, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plan = augmentation.draw(original.size_hw, rng, lambda: class_map(original), lambda: object_areas(original))
+    sample = plan(original)
+    check_forms(sample, original)
+    check_colors(sample)
+    again = plan(original)
+    assert (again.image == sample.image).all()
+    if plan.keep_lost:
+        assert sample.target is not None
+        assert sample.target.labels.tolist() == original.labels.tolist()
+
+
+@FEW
+@given(annotated(), st.lists(st.sampled_from(["horizontal", "vertical", "crop", "pad"]), max_size=6), st.data())
+def test_steps_without_resizing_keep_every_pixel(original: Annotated, names: list[str], data: st.DataObject) -> None:
+    size, steps, canvas = original.size_hw, [], None
+    for name in names:
+        if name == "crop":
+            top, left = (data.draw(st.integers(0, side - 1)) for side in size)
+            size = data.draw(st.integers(1, size[0] - top)), data.draw(st.integers(1, size[1] - left))
+            steps.append(Crop(top, left, size))
+        elif name != "pad":
+            steps.append(Flip(name))  # pyright: ignore[reportArgumentType]
+    if "pad" in names:
+        canvas = size[0] + data.draw(SIDES), size[1] + data.draw(SIDES)
+    geometry = Geometry(original.size_hw, tuple(steps), canvas)
+    sample = Plan(geometry)(original)
+    check_forms(sample, original)
+    assert geometry.output_hw == tuple(sample.image.shape[-2:])
+    assert sample.target is not None
+    owner = np.zeros(sample.image.shape[-2:], int)
+    for label, mask in zip(sample.target.labels.tolist(), sample.target.masks[:, 0].numpy(), strict=True):
+        owner[mask] = label + 1
+    inside = np.s_[: geometry.stepped_hw[0], : geometry.stepped_hw[1]]
+    assert (sample.image[0, 0].numpy()[inside] == COLOR * owner[inside]).all()
+    assert not owner[geometry.stepped_hw[0] :].any()
+    assert not owner[:, geometry.stepped_hw[1] :].any()
+
+
+@FEW
+@given(SIZES, SIZES)
+def test_resizing_gives_the_size_and_invents_no_id(old: tuple[int, int], new: tuple[int, int]) -> None:
+    ids = np.arange(old[0] * old[1]).reshape(old)
+    for nearest in ("centre", "floor"):
+        resized = Geometry(old, (Resize(new),)).ids(ids, nearest)
+        assert resized.shape == new
+        assert np.isin(resized, ids).all()
+        assert (np.diff(resized, axis=0) >= 0).all()  # the order of rows and columns stays
+        assert (np.diff(resized, axis=1) >= 0).all()
+
+
+@FEW
+@given(st.lists(st.tuples(st.floats(-60, 60), st.floats(-60, 60)), min_size=3, max_size=12), SIZES)
+def test_clipped_polygons_lie_in_the_image(corners: list[tuple[float, float]], size: tuple[int, int]) -> None:
+    clipped = clip_polygon(np.array(corners), size)
+    if clipped is not None:
+        assert len(clipped) >= 3
+        assert (clipped >= 0).all()
+        assert (clipped <= size[::-1]).all()
