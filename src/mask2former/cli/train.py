@@ -11,6 +11,7 @@ import typer
 
 from mask2former.cli.names import complete_run_recipe
 from mask2former.cli.shared import (
+    FailedError,
     fetch_weights,
     make_console,
     need_lightning,
@@ -61,7 +62,10 @@ def train(
         return f"there was no checkpoint yet (one every {config.trainer.checkpoint_every} steps)"
 
     with stoppable(stopped):
-        result = train_model(config, resume=resume is not None, overwrite=overwrite)
+        try:
+            result = train_model(config, resume=resume is not None, overwrite=overwrite)
+        except (MemoryError, FloatingPointError, ChildProcessError) as error:
+            raise FailedError(str(error)) from error
     print(result)
 
 

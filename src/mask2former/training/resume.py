@@ -91,6 +91,8 @@ class LastState:
         validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
         start: the monitor before the first step; None where it was not measured.
         has_best: whether there was a best validation.
+        validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
+        num_rows: of the table of metrics; None in checkpoints of 0.1.0.
     """
 
     path: Path
@@ -105,6 +107,8 @@ class LastState:
     validation: str | None = None
     start: float | None = None
     has_best: bool = False
+    validation_due: bool = False
+    num_rows: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> LastState:
@@ -126,6 +130,7 @@ class LastState:
         waited = int(stopping[0]["wait_count"]) if stopping else 0
         kept = state.get("callbacks", {}).get("KeepCheckpoints", {})
         start, has_best = kept.get("start_value"), float(kept.get("best_value", -math.inf)) > -math.inf
+        due, rows = bool(kept.get("validation_due")), kept.get("num_rows")
         record = state.get("run")
         if record is None:
             file = path.parents[1] / "run.yaml"
@@ -147,7 +152,20 @@ class LastState:
         counts = (int(training), int(validation))
         validation, licence = record.get("validation"), record["licence"]
         return cls(
-            path, step, config, num_classes, categories, counts, licence, waited, (), validation, start, has_best
+            path,
+            step,
+            config,
+            num_classes,
+            categories,
+            counts,
+            licence,
+            waited,
+            (),
+            validation,
+            start,
+            has_best,
+            due,
+            rows,
         )
 
     def is_comparable(
