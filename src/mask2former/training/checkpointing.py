@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.atomic import write_whole
 from mask2former.errors import RequestError
+from mask2former.text import printable
 from mask2former.training.metrics_log import MetricsLog
 
-__all__ = ["Best", "KeepCheckpoints", "Patience", "WholeFiles", "at_step", "best_of", "plain", "put_in_place"]
+__all__ = ["Best", "KeepCheckpoints", "Patience", "WholeFiles", "at_step", "best_of", "loaded", "plain", "put_in_place"]
 
 _ASIDE = "best-before-step-"  # and the step at which a run went on with figures that cannot be compared
 
@@ -42,6 +44,29 @@ class Best:
     threshold: float | None
 
 
+@contextlib.contextmanager
+def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[str, Any]]:
+    """The content of a checkpoint, for a block that takes out of it what it should have.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is damaged.
+        device: for the tensors; ``meta`` reads none.
+
+    Raises:
+        RequestError: the file is empty, cut short, or not what the block expects.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("it is empty")
+        yield torch.load(path, map_location=device, weights_only=True)
+    except RequestError:
+        raise
+    except Exception as error:  # what a damaged file raises is as varied as the damage
+        reason = printable(str(error) or type(error).__name__, 150)
+        raise RequestError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
+
+
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
     """The best of ``best.ckpt`` and of what was put aside before, among those that were measured as is wanted now.
 
@@ -58,15 +83,10 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
     for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
         if not path.is_file():
             continue
-        try:
-            state = torch.load(path, map_location="meta", weights_only=True)
+        advice = "delete it, and the best validation is sought afresh, or put back a copy of the file"
+        with loaded(path, advice) as state:
             kept = state["callbacks"]["KeepCheckpoints"]
             value, step, start = float(kept["best_value"]), int(state["global_step"]), kept.get("start_value")
-        except Exception as error:  # what a damaged file raises is as varied as the damage
-            raise RequestError(
-                f"cannot resume: {path} is damaged ({' '.join(str(error).split()):.150}); delete it, and the best "
-                "validation is sought afresh, or put back a copy of the file"
-            ) from error
         if is_comparable(state):
             found.append(Best(path, value, step, start, state.get("instance_threshold")))
     return max(found, key=lambda one: one.value, default=None)  # the first of equal ones: best.ckpt

@@ -26,7 +26,15 @@ from mask2former.inference.data_checks.requirements import check_run
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.training.checkpointing import Best, KeepCheckpoints, Patience, WholeFiles, best_of, put_in_place
+from mask2former.training.checkpointing import (
+    Best,
+    KeepCheckpoints,
+    Patience,
+    WholeFiles,
+    best_of,
+    loaded,
+    put_in_place,
+)
 from mask2former.training.datamodule import DataModule, batch_per_device
 from mask2former.training.lock import locked
 from mask2former.training.metrics_log import MetricsLog, validations
@@ -469,6 +477,6 @@ def _tensorboard(directory: Path) -> Logger:
 
 
 def _restore(module: TrainingModule, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    with loaded(path, "delete it and resume: the last weights are taken", device="cpu") as state:
+        module.load_state_dict(state["state_dict"])
     module.instance_threshold = state.get("instance_threshold")  # 0.1.0 did not write it
