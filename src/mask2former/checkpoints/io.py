@@ -356,7 +356,7 @@ def save(
             if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
                 raise RequestError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
         tensors[name] = stored.contiguous()
-    write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata))
+    write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata), durable=True)
 
 
 def save_folder(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import fetch_weights, need_lightning, read_run_file, stoppable
+from mask2former.cli.shared import FailedError, fetch_weights, need_lightning, read_run_file, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import RequestError
 
@@ -55,7 +55,10 @@ def train(
         return f"there was no checkpoint yet (one every {config.trainer.checkpoint_every} steps)"
 
     with stoppable(stopped):
-        result = train_model(config, resume=resume is not None, overwrite=overwrite)
+        try:
+            result = train_model(config, resume=resume is not None, overwrite=overwrite)
+        except (MemoryError, FloatingPointError, ChildProcessError) as error:
+            raise FailedError(str(error)) from error
     for line in str(result).splitlines():
         say(line)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.atomic import write_whole
 from mask2former.errors import RequestError
+from mask2former.text import printable
+from mask2former.training.metrics_log import MetricsLog
 
-__all__ = ["Best", "KeepCheckpoints", "Patience", "best_of", "put_in_place"]
+__all__ = ["Best", "KeepCheckpoints", "Patience", "WholeFiles", "at_step", "best_of", "loaded", "plain", "put_in_place"]
 
 _ASIDE = "best-before-step-"  # and the step at which a run went on with figures that cannot be compared
 
@@ -39,6 +44,29 @@ class Best:
     threshold: float | None
 
 
+@contextlib.contextmanager
+def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[str, Any]]:
+    """The content of a checkpoint, for a block that takes out of it what it should have.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is damaged.
+        device: for the tensors; ``meta`` reads none.
+
+    Raises:
+        RequestError: the file is empty, cut short, or not what the block expects.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("it is empty")
+        yield torch.load(path, map_location=device, weights_only=True)
+    except RequestError:
+        raise
+    except Exception as error:  # what a damaged file raises is as varied as the damage
+        reason = printable(str(error) or type(error).__name__, 150)
+        raise RequestError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
+
+
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
     """The best of ``best.ckpt`` and of what was put aside before, among those that were measured as is wanted now.
 
@@ -55,15 +83,10 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
     for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
         if not path.is_file():
             continue
-        try:
-            state = torch.load(path, map_location="meta", weights_only=True)
+        advice = "delete it, and the best validation is sought afresh, or put back a copy of the file"
+        with loaded(path, advice) as state:
             kept = state["callbacks"]["KeepCheckpoints"]
             value, step, start = float(kept["best_value"]), int(state["global_step"]), kept.get("start_value")
-        except Exception as error:  # what a damaged file raises is as varied as the damage
-            raise RequestError(
-                f"cannot resume: {path} is damaged ({' '.join(str(error).split()):.150}); delete it, and the best "
-                "validation is sought afresh, or put back a copy of the file"
-            ) from error
         if is_comparable(state):
             found.append(Best(path, value, step, start, state.get("instance_threshold")))
     return max(found, key=lambda one: one.value, default=None)  # the first of equal ones: best.ckpt
@@ -94,8 +117,28 @@ def put_in_place(folder: Path, best: Best | None, step: int) -> Path | None:
     return aside
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints where it is told to, piece by piece.
+
+    Lightning's own makes a copy in memory, and another in the folder for temporary files.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        # A file, because torch writes the names of paths into what it saves; buffered, for its pieces are small.
+        with open(path, "wb", buffering=1 << 20) as stream:
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # what torch makes of the error of a file, for instance of a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
+
+
 class KeepCheckpoints(lightning.Callback):
     """Writes the newest state every few steps and the best one after each validation.
+
+    ``last.ckpt`` is written when the row of its step is in the table: before the validation of this step, if there is
+    one, and again after it. The first says that the validation is due, so a run that is killed in it goes on with it.
 
     Lightning's own callback writes in place, so a kill while it writes leaves neither the old nor the new file.
 
@@ -103,8 +146,11 @@ class KeepCheckpoints(lightning.Callback):
         folder: of both files.
         every: steps between two writes of ``last.ckpt``.
         monitor: name of the metric that decides what is best; larger is better.
+        table: of the run; checkpoints say how many rows it had.
         best: where a run goes on, what is in ``best.ckpt``; the figures in ``last.ckpt`` may be of other weights.
         start_value: where a run goes on, the figure before its first step.
+        step: where a run goes on, that of ``last.ckpt``.
+        is_due: whether the validation of this step is still to be done.
 
     Attributes:
         best_value, best_step: of the best validation so far, and the steps before it.
@@ -112,29 +158,60 @@ class KeepCheckpoints(lightning.Callback):
     """
 
     def __init__(
-        self, folder: Path, every: int, monitor: str, *, best: Best | None = None, start_value: float | None = None
+        self,
+        folder: Path,
+        every: int,
+        monitor: str,
+        table: MetricsLog,
+        *,
+        best: Best | None = None,
+        start_value: float | None = None,
+        step: int = 0,
+        is_due: bool = False,
     ) -> None:
         self.last = folder / "last.ckpt"
         self.best = folder / "best.ckpt"
         self.every = every
         self.monitor = monitor
+        self.table = table
         self.best_value, self.best_step = (best.value, best.step) if best is not None else (-math.inf, 0)
         self.start_value = start_value
-        self._last_step = -1  # of what is in last.ckpt
+        self._is_due = is_due
+        self._written = -1 if is_due else step  # step of the last.ckpt to which nothing is to be added
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_value": self.best_value, "best_step": self.best_step, "start_value": self.start_value}
+        return {
+            "best_value": self.best_value,
+            "best_step": self.best_step,
+            "start_value": self.start_value,
+            "validation_due": self._is_due,
+            "num_rows": self.table.num_rows,
+        }
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step >= (trainer.max_steps or 0):
-            self._write(trainer, self.last)
-            self._last_step = trainer.global_step
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and self._is_turn(trainer) and not self._is_due:
+            self._is_due = True
+            self._write_last(trainer)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        if self._is_turn(trainer):  # of the step before
+            self._write_last(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._last_step != trainer.global_step:  # stopped early
-            self._write(trainer, self.last)
+        if self._written != trainer.global_step:
+            self._write_last(trainer)
+
+    def _is_turn(self, trainer: lightning.Trainer) -> bool:
+        return 0 < trainer.global_step != self._written and (
+            trainer.global_step % self.every == 0 or trainer.global_step >= trainer.max_steps
+        )
+
+    def _write_last(self, trainer: lightning.Trainer) -> None:
+        self._write(trainer, self.last)
+        self._written = -1 if self._is_due else trainer.global_step
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._is_due = False
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and trainer.state.fn == TrainerFn.VALIDATING:  # before the first step
             self.start_value = float(value)
@@ -144,9 +221,53 @@ class KeepCheckpoints(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, path: Path) -> None:
         if trainer.is_global_zero:
-            write_whole(path, lambda file: trainer.save_checkpoint(file, weights_only=False))
+            self.table.sync()
+            write_whole(path, lambda file: trainer.save_checkpoint(file, weights_only=False), durable=True)
         else:
             trainer.save_checkpoint(path, weights_only=False)  # takes part, but writes nothing
+
+
+def at_step(loops: dict[str, Any], step: int) -> dict[str, Any]:
+    """Lightning's account of a run, as it is after ``step`` steps however often the run was interrupted.
+
+    It is the one from which Lightning goes on with the next step, and leaves the validation of this one to us.
+    """
+    told = {
+        "epoch_loop.batch_progress": {"ready": step, "started": step, "processed": step, "completed": max(step - 1, 0)},
+        "epoch_loop.manual_optimization.optim_step_progress": {"ready": step, "completed": step},
+        "epoch_progress": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
+    }
+
+    def set_to(part: Any, numbers: dict[str, int]) -> Any:
+        if isinstance(part, dict):
+            return {
+                name: numbers.get(name, 0) if _is_count(value) else set_to(value, numbers)
+                for name, value in part.items()
+            }
+        return False if isinstance(part, bool) else part
+
+    fit = {name: set_to(part, told.get(name, {})) for name, part in loops["fit_loop"].items()}
+    fit["epoch_loop.state_dict"] = {
+        **loops["fit_loop"]["epoch_loop.state_dict"],
+        "_batches_that_stepped": max(step - 1, 0),
+    }
+    return {**{name: set_to(part, {}) for name, part in loops.items()}, "fit_loop": fit}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """Containers made anew and equal words one object, so that equal content is written as equal bytes.
+
+    Pickle writes what is the same object once; what was read from a file is the same object in other places.
+    """
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(item) for item in value)
+    return sys.intern(value) if type(value) is str else value
 
 
 class Patience(EarlyStopping):
@@ -171,6 +292,10 @@ class Patience(EarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._afresh:
             super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A run that was killed after it had stopped takes no further step."""
+        trainer.should_stop = self.wait_count >= self.patience
 
     def begin_at(self, value: float) -> None:
         """What the first validation has to pass."""

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -31,15 +33,21 @@ class MetricsLog(Logger):
     Args:
         path: of the file.
         first_step: rows from this step on are dropped from an existing file: they will be made again.
+        first_row: so are those from this row on, where it is known how many there were; it tells a validation before
+            a checkpoint from one after it.
+
+    Attributes:
+        num_rows: that have been written.
     """
 
-    def __init__(self, path: Path, first_step: int = 0) -> None:
+    def __init__(self, path: Path, first_step: int = 0, first_row: int | None = None) -> None:
         super().__init__()
         self.path = path
         self.columns = ["step"]
         self.times = path.with_name("times.csv")
-        self._keep(first_step)
-        self._began = time.monotonic() - self._keep_times(first_step)
+        self.num_rows = 0
+        self._keep(first_step, first_row)
+        self._began = time.monotonic() - self._keep_times(first_step, first_row)
 
     @property
     def name(self) -> None:
@@ -59,8 +67,9 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with self.times.open("a", encoding="utf-8") as stream:
+        with _appended(self.times) as stream:
             stream.write(f"{step},{time.monotonic() - self._began:.2f}\n")
+        self.num_rows += 1
         row = {"step": step, **{name: value for name, value in metrics.items() if name != "epoch"}}
         new = sorted(row.keys() - set(self.columns))
         if new:
@@ -68,22 +77,30 @@ class MetricsLog(Logger):
             self.columns += new
             self._write([*rows, row])
             return
-        with self.path.open("a", newline="", encoding="utf-8") as stream:
+        with _appended(self.path) as stream:
             csv.DictWriter(stream, self.columns).writerow(row)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Bring what was written to the disk, before a checkpoint says that it is there."""
+        for path in (self.path, self.times):
+            with _appended(path) as stream:
+                os.fsync(stream.fileno())
 
     def _rows(self) -> list[dict[str, Any]]:
         return _rows_of(self.path)
 
     @rank_zero_only
-    def _keep(self, first_step: int) -> None:
+    def _keep(self, first_step: int, first_row: int | None) -> None:
         # What a power cut left of the last line is no row: it ends early, or in something that is no number.
         whole = (row for row in self._rows() if "" not in row and None not in row.values())
-        rows = [row for row in whole if is_step(row.get("step")) and int(row["step"]) < first_step]
+        rows = [row for row in whole if is_step(row.get("step")) and int(row["step"]) < first_step][:first_row]
+        self.num_rows = len(rows)
         for row in rows:
             self.columns += [name for name in row if name not in self.columns]
         self._write(rows)
 
-    def _keep_times(self, first_step: int) -> float:
+    def _keep_times(self, first_step: int, first_row: int | None) -> float:
         """Drop the rows of steps that will be made again; the seconds that those before took."""
         kept: list[tuple[int, float]] = []
         if self.times.exists():
@@ -91,6 +108,7 @@ class MetricsLog(Logger):
                 step, _, seconds = line.partition(",")
                 if is_step(step) and int(step) < first_step and seconds.replace(".", "", 1).isdecimal():
                     kept.append((int(step), float(seconds)))
+        del kept[len(kept) if first_row is None else first_row :]
         self._write_times("".join(["step,seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
         return kept[-1][1] if kept else 0.0
 
@@ -110,6 +128,16 @@ class MetricsLog(Logger):
 
 def _rows_of(path: Path) -> list[dict[str, Any]]:
     return read_rows(path, "table of metrics") if path.exists() else []
+
+
+@contextlib.contextmanager
+def _appended(path: Path) -> Iterator[IO[str]]:
+    """A file to append to; what goes wrong names it."""
+    try:
+        with path.open("a", newline="", encoding="utf-8") as stream:
+            yield stream
+    except OSError as error:  # writing, a full disk for one, does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def validations(path: Path, before: int) -> list[dict[str, float]]:

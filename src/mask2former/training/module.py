@@ -24,6 +24,7 @@ from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
+from mask2former.training.checkpointing import at_step, plain
 from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
@@ -44,10 +45,12 @@ class TrainingModule(lightning.LightningModule):
     Attributes:
         record: what checkpoints carry of the run, of plain values alone.
         stored_optim: where a run goes on, the settings that its optimizer was stored with.
+        validation_due: where a run goes on, whether the validation of the step that it goes on from was interrupted.
     """
 
     record: dict[str, Any] | None = None
     stored_optim: OptimConfig | None = None
+    validation_due: bool = False
 
     def __init__(self, model: Mask2Former, config: RunConfig) -> None:
         super().__init__()
@@ -77,6 +80,18 @@ class TrainingModule(lightning.LightningModule):
             print(memory)
             for remark in data.remarks():
                 print(f"note: {remark}")
+        if self.validation_due:
+            self._repeat_validation()
+
+    def _repeat_validation(self) -> None:
+        """The one before the next step; it is logged as that of the step before, as it was to be."""
+        loop = self.trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False
+        self.trainer.validating = True
+        loop.run()
+        self.trainer.training = True
+        if self.global_step >= self.config.trainer.max_steps:
+            self.trainer.should_stop = True
 
     def training_step(self, window: Sequence[Batch], batch_idx: int) -> None:
         optimizer = self.optimizers(use_pl_optimizer=True)
@@ -166,6 +181,7 @@ class TrainingModule(lightning.LightningModule):
             return predict_case(predictor, case, self.config.evaluation.tasks)
 
     def on_validation_epoch_start(self) -> None:
+        torch.manual_seed(self._step_seed(self.global_step))  # whether it comes after a step or where a run goes on
         evaluation, cases = self.config.evaluation, self._cases
         self._predictor = self.predictor()
         self._evaluation = Evaluation(evaluation.tasks, self._predictor.categories, evaluation, cases.style)
@@ -218,6 +234,11 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["instance_threshold"] = self.instance_threshold
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
+        checkpoint["epoch"] = 0  # the only one; Lightning counts another when the run ends
+        checkpoint["loops"] = at_step(checkpoint["loops"], self.global_step)
+        for name in ("loops", "callbacks", "optimizer_states", "run"):
+            if name in checkpoint:
+                checkpoint[name] = plain(checkpoint[name])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.instance_threshold = checkpoint.get("instance_threshold")

@@ -12,11 +12,20 @@ __all__ = ["StepProgressBar"]
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar over the steps of the run, which has one epoch without end; also when it goes on."""
+    """Lightning's bar over the steps of the run, which has one epoch without end; also when it goes on.
+
+    Args:
+        steps: of the run.
+        refresh_rate: steps between two looks of the bar.
+    """
+
+    def __init__(self, steps: int, refresh_rate: int) -> None:
+        super().__init__(refresh_rate)
+        self.steps = steps
 
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()
-        bar.reset(total=self.trainer.max_steps)
+        bar.reset(total=self.steps)
         bar.initial = bar.n = self.trainer.global_step  # the rate is that of what was done since
         return bar
 

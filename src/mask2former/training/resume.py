@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from mask2former.config import RunConfig, leaves, parse
@@ -24,6 +23,7 @@ from mask2former.data.datasets.reader import Reader
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
+from mask2former.training.checkpointing import loaded
 from mask2former.training.optim import learning_rate_factor
 
 __all__ = ["FIXED", "FREE", "LastState", "compare", "digest_of", "record_of", "setting_of"]
@@ -91,6 +91,8 @@ class LastState:
         validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
         start: the monitor before the first step; None where it was not measured.
         has_best: whether there was a best validation.
+        validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
+        num_rows: of the table of metrics; None in checkpoints of 0.1.0.
     """
 
     path: Path
@@ -105,6 +107,8 @@ class LastState:
     validation: str | None = None
     start: float | None = None
     has_best: bool = False
+    validation_due: bool = False
+    num_rows: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> LastState:
@@ -113,19 +117,14 @@ class LastState:
         Raises:
             RequestError: the file is damaged, or there is no record of the settings.
         """
-        try:
-            state = torch.load(path, map_location="meta", weights_only=True)
+        with loaded(path, "start the run again with --overwrite, or put back a copy of the file") as state:
             step, weights = int(state["global_step"]), state["state_dict"]
             num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
-        except Exception as error:  # what a damaged file raises is as varied as the damage
-            raise RequestError(
-                f"cannot resume: {path} is damaged ({' '.join(str(error).split()):.150}); start the run again with "
-                "--overwrite, or put back a copy of the file"
-            ) from error
         stopping = [value for name, value in state.get("callbacks", {}).items() if name.startswith("EarlyStopping")]
         waited = int(stopping[0]["wait_count"]) if stopping else 0
         kept = state.get("callbacks", {}).get("KeepCheckpoints", {})
         start, has_best = kept.get("start_value"), float(kept.get("best_value", -math.inf)) > -math.inf
+        due, rows = bool(kept.get("validation_due")), kept.get("num_rows")
         record = state.get("run")
         if record is None:
             file = path.parents[1] / "run.yaml"
@@ -147,7 +146,20 @@ class LastState:
         counts = (int(training), int(validation))
         validation, licence = record.get("validation"), record["licence"]
         return cls(
-            path, step, config, num_classes, categories, counts, licence, waited, (), validation, start, has_best
+            path,
+            step,
+            config,
+            num_classes,
+            categories,
+            counts,
+            licence,
+            waited,
+            (),
+            validation,
+            start,
+            has_best,
+            due,
+            rows,
         )
 
     def is_comparable(

@@ -26,12 +26,22 @@ from mask2former.inference.data_checks.requirements import check_run
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.training.checkpointing import Best, KeepCheckpoints, Patience, best_of, put_in_place
+from mask2former.training.checkpointing import (
+    Best,
+    KeepCheckpoints,
+    Patience,
+    WholeFiles,
+    best_of,
+    loaded,
+    put_in_place,
+)
 from mask2former.training.datamodule import DataModule, batch_per_device
+from mask2former.training.lock import locked
 from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
 from mask2former.training.progress import StepProgressBar
 from mask2former.training.resume import Comparison, LastState, compare, digest_of, record_of
+from mask2former.training.stopping import Stopping, died_reading
 
 __all__ = ["TrainingResult", "completed", "train"]
 
@@ -113,13 +123,24 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     Raises:
         RequestError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
-        KeyboardInterrupt: the user stopped the run; the last checkpoint is what it was.
-        MemoryError: the device is too small; the message names the settings that help.
+        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint is what it was.
+        MemoryError: the device or the machine is too small; the message names the settings that help.
+        ChildProcessError: a process that reads samples died of something else.
+        OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
-        raise RequestError(f"nothing to resume: {last} does not exist")
+        raise RequestError(f"nothing to resume: {last} does not exist; start the run without resuming")
+    stopping = Stopping()
+    with locked(directory) as notes, stopping.listening():
+        return _train(config, last, stopping, notes, resume=resume, overwrite=overwrite)
+
+
+def _train(
+    config: RunConfig, last: Path, stopping: Stopping, notes: list[str], *, resume: bool, overwrite: bool
+) -> TrainingResult:
+    directory = Path(config.output)
     if not resume and last.exists() and not overwrite:
         raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     past = LastState.read(last) if resume else None
@@ -138,7 +159,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     num_samples = (len(data.training_set), data.num_validation)
     digest = digest_of(data.validation_set)
     change = compare(past, config, data.categories, num_samples, digest) if past is not None else None
-    notes = list(change.notes) if change is not None else []
+    notes += change.notes if change is not None else []
     path = directory / "model.safetensors"
     ended_with = None if past is None else _best_at_the_end(past)
     is_newer = past is not None and ended_with is not None and ended_with.step > past.step  # of a run that went on
@@ -156,7 +177,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     directory.mkdir(parents=True, exist_ok=True)
     notes += leftovers_note((directory, directory / "checkpoints"))
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"))
+    write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
 
     if not resume:
         _clear(directory, config.model.init)
@@ -174,23 +195,40 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
             start_value = best.start
         aside = put_in_place(last.parent, best, past.step)
         notes += _about_best(past, change, best, aside, monitor, start_value)
-    keep = KeepCheckpoints(last.parent, config.trainer.checkpoint_every, monitor, best=best, start_value=start_value)
+    step, rows = (past.step, past.num_rows) if past is not None else (0, None)
+    is_due = past is not None and past.validation_due and data.is_measured
+    module.validation_due = is_due
+    metrics_log = MetricsLog(directory / "metrics.csv", step, rows)
+    keep = KeepCheckpoints(
+        last.parent,
+        config.trainer.checkpoint_every,
+        monitor,
+        metrics_log,
+        best=best,
+        start_value=start_value,
+        step=step,
+        is_due=is_due,
+    )
     module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
-    callbacks: list[lightning.Callback] = [keep, StepProgressBar(refresh_rate=config.trainer.log_every)]
+    callbacks: list[lightning.Callback] = [
+        stopping,
+        keep,
+        StepProgressBar(config.trainer.max_steps, config.trainer.log_every),
+    ]
     patience = None
     if config.evaluation.patience is not None:
         patience = Patience(monitor, config.evaluation.patience, afresh=afresh)
         if afresh and best is not None:
             patience.begin_at(best.value)
         callbacks.append(patience)
-    loggers: list[Logger] = [MetricsLog(directory / "metrics.csv", past.step if past is not None else 0)]
+    loggers: list[Logger] = [metrics_log]
     if config.trainer.tensorboard:
         loggers.append(_tensorboard(directory))
     trainer = lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
-        plugins=[_precision(config)],
-        max_steps=config.trainer.max_steps,
+        plugins=[_precision(config), WholeFiles()],
+        max_steps=max(config.trainer.max_steps, step + is_due),  # else Lightning would leave before the validation
         val_check_interval=min(config.evaluation.every, config.trainer.max_steps),
         check_val_every_n_epoch=None,
         limit_val_batches=None if data.is_measured else 0,
@@ -204,8 +242,10 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     )
     if (note := _dead_steps(config)) is not None:
         notes.append(note)
-    if past is not None and past.step >= config.trainer.max_steps:
-        notes.append(f"all {past.step} steps were taken before; a validation that was interrupted is not repeated")
+    if is_due:
+        notes.append(f"the validation after step {step} was interrupted and is done again")
+    elif past is not None and step >= config.trainer.max_steps:
+        notes.append(f"all {step} steps were taken before; only {path.name} was missing")
     if trainer.is_global_zero:
         for note in notes:
             print(f"note: {note}")
@@ -224,6 +264,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
             signal.signal(signal.SIGINT, on_interrupt)
         raise KeyboardInterrupt from stop
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if (how := died_reading(error)) is not None:
+            raise _death(how) from error
         if not _is_out_of_memory(error):
             raise
         raise MemoryError(
@@ -258,6 +300,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
 
 def _how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
     """Why there is nothing left to do; None where there is."""
+    if past.validation_due:
+        return None
     if not model.is_file() or model.stat().st_mtime < past.path.stat().st_mtime:
         return None  # interrupted before its end
     steps, patience = config.trainer.max_steps, config.evaluation.patience
@@ -403,6 +447,25 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
+def _death(how: str) -> BaseException:
+    """What it means that a process that reads samples was ended by a signal."""
+    if how == "Terminated":
+        return KeyboardInterrupt()  # whoever stops the run has found this process first
+    if how == "Killed":
+        return MemoryError(
+            "a process that reads training samples was killed, most likely because the memory of the machine was full; "
+            "what helps: fewer data.num_workers, smaller images in data.dataset"
+        )
+    if how == "Bus error":
+        return MemoryError(
+            "a process that reads training samples found no more shared memory; what helps: more of it (docker run "
+            "--shm-size), or data.num_workers=0"
+        )
+    return ChildProcessError(
+        f"a process that reads training samples died ({how.lower()}); data.num_workers=0 may show on which file"
+    )
+
+
 def _tensorboard(directory: Path) -> Logger:
     try:
         import tensorboard  # noqa: F401  (Lightning's logger would fall back to another package)
@@ -414,6 +477,6 @@ def _tensorboard(directory: Path) -> Logger:
 
 
 def _restore(module: TrainingModule, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    with loaded(path, "delete it and resume: the last weights are taken", device="cpu") as state:
+        module.load_state_dict(state["state_dict"])
     module.instance_threshold = state.get("instance_threshold")  # 0.1.0 did not write it

@@ -46,3 +46,22 @@ def test_times_go_on_where_the_last_kept_step_was(tmp_path: Path) -> None:
     step, seconds = rows[3].split(",")
     assert step == "2"
     assert 20.25 <= float(seconds) < 30
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 1.0}, step=0)
+    log.path = Path("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        log.log_metrics({"loss": 1.0}, step=1)
+
+
+def test_rows_after_those_that_a_checkpoint_counts_are_dropped(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 3.0}, step=0)
+    count = log.num_rows
+    log.log_metrics({"PQ": 50.0}, step=0)  # of the validation after it
+    again = MetricsLog(tmp_path / "metrics.csv", first_step=1, first_row=count)
+    assert again.num_rows == count == 1
+    assert again.path.read_text().splitlines() == ["step,loss,PQ", "0,3.0,"]
+    assert len(again.times.read_text().splitlines()) == 2

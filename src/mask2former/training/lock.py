@@ -1,0 +1,138 @@
+"""One training at a time in a directory. Knows nothing of what a training does there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import weakref
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from mask2former.errors import RequestError
+from mask2former.text import printable
+
+__all__ = ["LOCK", "locked"]
+
+LOCK = ".training"  # in the directory of the run, as long as the run lasts
+_SUPPORTS_NONE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[list[str]]:
+    """Keep other trainings out of a directory while the block runs.
+
+    The lock is one of the kernel's (``flock``): it ends with the process, whatever ends that. The file says who holds
+    it. Of several ranks only the first locks. The directory is made; if the block leaves nothing in it, it goes again.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        Sentences for the user: whose lock was taken over.
+
+    Raises:
+        RequestError: another training holds it; the message names its process.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        yield []
+        return
+    is_new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / LOCK
+    stream = _taken(path)
+    if stream is None:  # a place that cannot be written can be read, for instance by a run that is finished
+        yield []
+        return
+    _held.add(stream)
+    try:
+        before = _owner(stream)
+        stream.truncate(0)
+        stream.write(json.dumps(_myself()))
+        stream.flush()
+        yield [f"an earlier training ({before}) was killed; its lock on {directory} was taken over"] if before else []
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        _held.discard(stream)
+        stream.close()
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                directory.rmdir()
+
+
+def _taken(path: Path) -> IO[str] | None:
+    """The open file, locked; None where it cannot be written."""
+    while True:
+        try:
+            stream = path.open("a+", encoding="utf-8")
+        except OSError:
+            return None
+        try:
+            _lock(stream)
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            owner = _owner(stream)
+            if error.errno not in _SUPPORTS_NONE:
+                stream.close()
+                who = f" ({owner})" if owner else ""
+                raise RequestError(
+                    f"{path.parent} is in use by another training{who}; wait for its end, stop it, or choose another "
+                    "output directory"
+                ) from error
+            if owner:  # a file system without locks: only the file says that somebody is there
+                stream.close()
+                raise RequestError(
+                    f"{path.parent} is in use by another training ({owner}), or was when that was killed; if it does "
+                    f"not run any more, delete {path}"
+                ) from error
+            return stream
+        stream.close()  # its last holder has just removed it
+
+
+def _lock(stream: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        stream.seek(1 << 30)  # far behind the text, which others want to read
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _myself() -> dict[str, Any]:
+    now = datetime.now().astimezone().isoformat(" ", "seconds")
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": now}
+
+
+def _owner(stream: IO[str]) -> str:
+    """Who has written the file, in words; empty where nobody has."""
+    stream.seek(0)
+    try:
+        facts = json.loads(stream.read(4096) or "null")
+        return "" if facts is None else printable("process {process} on {host}, since {since}".format(**facts), 200)
+    except (ValueError, LookupError, TypeError, OSError):
+        return "an unknown process"
+
+
+def _leave_to_parent() -> None:
+    """Processes that read samples inherit the file, and would keep the lock of a parent that was killed."""
+    for stream in list(_held):
+        with contextlib.suppress(OSError), open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), stream.fileno(), inheritable=False)  # the number stays taken: it is still known
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,71 @@
+"""One training at a time in a directory, and no lock outlives its holder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mask2former.errors import RequestError
+from mask2former.training.lock import LOCK, locked
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from mask2former.training.lock import locked
+with locked(Path(sys.argv[1])):
+    child = os.fork()  # as a process that reads samples
+    print(os.getpid(), flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_second_one_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with locked(run) as notes:
+        assert notes == []
+        with pytest.raises(RequestError, match=rf"in use by another training \(process {os.getpid()} on .*, since 20"):
+            locked(run).__enter__()
+        assert (run / LOCK).exists()
+    assert not run.exists()  # nothing was put into it
+
+
+def test_a_killed_holder_is_named_and_its_processes_do_not_hold_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as holder:
+        assert holder.stdout is not None
+        try:
+            holder.stdout.readline()
+            with pytest.raises(RequestError, match=f"process {holder.pid} "):
+                locked(tmp_path).__enter__()
+            holder.kill()
+            holder.wait()
+            with locked(tmp_path) as notes:
+                assert f"(process {holder.pid} on " in notes[0]
+                assert "was killed; its lock" in notes[0]
+        finally:
+            os.killpg(holder.pid, 9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\0\0\0", json.dumps({"host": "a"}), '{"process": "' + "[" * 5000])
+def test_whatever_is_in_the_file_of_nobody(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK).write_text(content)
+    begin = time.monotonic()
+    with locked(tmp_path) as notes:
+        assert all(len(note) < 400 and note.isprintable() for note in notes)
+    assert time.monotonic() - begin < 1
+
+
+def test_other_ranks_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    with locked(tmp_path):
+        monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+        with locked(tmp_path) as notes:
+            assert notes == []
