@@ -142,19 +142,11 @@ def fetch_weights(console: Console, model: str) -> None:
 
 @contextlib.contextmanager
 def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the verb with what was done so far."""
-    import signal
-    import threading
-
-    in_main = threading.current_thread() is threading.main_thread()  # only there a signal can be handled
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main else None
+    """Being asked to stop (see :mod:`mask2former.interrupts`) ends the verb with what was done so far."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         raise StoppedError(what_was_done()) from interrupt
-    finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
 
 
 def show_file(path: Path) -> None:
