@@ -165,7 +165,7 @@ def test_names_stay_below_their_folder(tmp_path: Path, name: str, outside: bool)
     if outside:
         assert not Folder(folder).exists(name)
         with pytest.raises(RequestError, match="allow_outside=true"):
-            Folder(folder) / name
+            _ = Folder(folder) / name
     assert (open_folder(folder, allow_outside=True) / name) == folder / name
 
 
