@@ -83,7 +83,9 @@ def _read_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
         labels = loadmat(path, variable_names=["S"])["S"]
     except NotImplementedError:  # MATLAB's newer format is HDF5
         labels = _read_hdf5(path)
-    except Exception as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
+    except (
+        Exception
+    ) as error:  # of damaged files there are many kinds: KeyError, TypeError, MatReadError, zlib.error, ...
         raise RequestError(f"'{path}' is no MATLAB file with a matrix S: {printable(str(error), 200)}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "uif":
         raise RequestError(f"'{path}': S has the shape {labels.shape}; expected a label map")
@@ -98,9 +100,13 @@ def _read_hdf5(path: Path) -> np.ndarray:
     try:
         with h5py.File(path) as file:
             matrix = file["S"]
+            if not isinstance(matrix, h5py.Dataset):
+                raise RequestError(f"'{path}': S is no matrix; expected a label map")
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
                 raise RequestError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
-            check_limit(f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?")
+            check_limit(
+                f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?"
+            )
             return np.asarray(matrix).T  # columns come first in these files
     except RequestError:
         raise
