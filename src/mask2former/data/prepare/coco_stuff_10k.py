@@ -6,6 +6,7 @@ Reads ``coco/coco_stuff_10k/{images,annotations,imageLists}``, writes ``images_d
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
