@@ -105,9 +105,8 @@ def _read_hdf5(path: Path) -> np.ndarray:
                 raise RequestError(f"'{path}': S is no matrix; expected a label map")
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
                 raise RequestError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
-            check_limit(
-                f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?"
-            )
+            values = math.prod(matrix.shape or ())
+            check_limit(f"the matrix S of '{path}' has values:", values, limits.MATRIX_BYTES, "is it the right file?")
             return np.asarray(matrix).T  # columns come first in these files
     except RequestError:
         raise
