@@ -17,10 +17,12 @@ from jaxtyping import Bool, Float64, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from mask2former import limits
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
 from mask2former.data.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
 from mask2former.errors import RequestError
+from mask2former.limits import check_limit
 from mask2former.ops.masks import Patch, polygons_to_patch, typical_diameter
 from mask2former.structures.samples import Sample
 
@@ -59,6 +61,9 @@ def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int
     """(height, width) with the shorter side at ``short_edge`` and the longer at most ``long_edge`` pixels.
 
     ``short_edge`` 0 keeps the size. Sides round half up; both are at least one pixel.
+
+    Raises:
+        RequestError: more pixels than ``limits.INPUT_PIXELS``.
     """
     height, width = size_hw
     if not short_edge:
@@ -71,7 +76,19 @@ def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int
     longest = max(new_height, new_width)
     if longest > long_edge:
         new_height, new_width = new_height * (long_edge / longest), new_width * (long_edge / longest)
-    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+    return _checked((max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))))
+
+
+def _checked(size_hw: Size) -> Size:
+    """A size of images to make.
+
+    Raises:
+        RequestError: that many pixels are beyond all use, and would fill the memory.
+    """
+    height, width = size_hw
+    what = f"images would be resized or padded to {height}x{width} (height x width); their pixels are:"
+    check_limit(what, height * width, limits.INPUT_PIXELS, "choose smaller sizes")
+    return size_hw
 
 
 def resize_shortest_edge(
@@ -135,6 +152,9 @@ class Resize:
     """To a height and width: bilinear and antialiased for pictures, the nearest pixel for ids."""
 
     size_hw: Size
+
+    def __post_init__(self) -> None:
+        _checked(self.size_hw)
 
     def size(self, size_hw: Size) -> Size:
         return self.size_hw
@@ -208,6 +228,10 @@ class Geometry:
     size_hw: Size
     steps: tuple[Flip | Resize | Crop, ...] = ()
     canvas_hw: Size | None = None
+
+    def __post_init__(self) -> None:
+        if self.canvas_hw is not None:
+            _checked(self.canvas_hw)
 
     @property
     def stepped_hw(self) -> Size:

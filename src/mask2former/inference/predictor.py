@@ -19,7 +19,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mask2former import checkpoints
+from mask2former import checkpoints, limits
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
@@ -29,7 +29,10 @@ from mask2former.errors import RequestError
 from mask2former.inference.answers import check_finite, clip_result_of, result_of
 from mask2former.inference.tiles import answer_in_tiles
 from mask2former.inference.track import choose_tracking, track_frames
+from mask2former.limits import check_limit
+from mask2former.memory import available_memory, check_memory, refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
+from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures import (
     Categories,
     Instances,
@@ -47,6 +50,9 @@ _logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _T = TypeVar("_T")
+
+_MOST_BYTES = 640  # for each pixel shown, of published models on a CPU; those with ResNet-50 take 490
+_SURELY_FITS = 1 << 30
 
 Answers = dict[Task, Segmentation]
 
@@ -88,6 +94,7 @@ class Predictor:
         self.categories: Categories = model.categories
         self.settings = settings or stored
         self.device = choose_device(device)
+        self._bytes_per_pixel: float | None = None  # that the model takes on a CPU; measured when it matters
         self.model = model.to(device=self.device, dtype=choose_dtype(dtype)).eval()
         if self.device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
@@ -173,7 +180,8 @@ class Predictor:
         tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
         try:
-            answers = self._segment(image, tasks, settings)
+            with _work_on(image):
+                answers = self._segment(image, tasks, settings)
         except RequestError as error:
             raise RequestError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
         return answers[task] if isinstance(task, str) else answers if task else answers[tasks[0]]
@@ -256,10 +264,17 @@ class Predictor:
         self.choose_tasks("instance")
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
-        clip = resize_clip(images, settings.short_edge, settings.long_edge)
-        output = self.forward(clip)
-        sizes = ((clip.shape[2], clip.shape[3]), (images[0].shape[0], images[0].shape[1]))
-        return with_room(lambda found: clip_result_of(found, 0, *sizes, self.categories, settings), output)
+        with _work_on(*images):
+            clip = resize_clip(images, settings.short_edge, settings.long_edge)
+            output = self.forward(clip)
+            sizes = ((clip.shape[2], clip.shape[3]), (images[0].shape[0], images[0].shape[1]))
+            masks = min(settings.max_instances, output.class_logits.shape[1] * len(self.categories))
+            check_memory(
+                f"the result of {len(images)} frames of {sizes[1][0]}x{sizes[1][1]} pixels (height x width)",
+                masks * len(images) * sizes[1][0] * sizes[1][1],
+                "ask for fewer frames or a smaller max_instances, or use track, which holds one window of frames",
+            )
+            return with_room(lambda found: clip_result_of(found, 0, *sizes, self.categories, settings), output)
 
     def track(
         self,
@@ -326,9 +341,34 @@ class Predictor:
     def _logits(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> MaskOutput:
         """All logits that results are made of come from here, so that none is NaN or infinite."""
         with torch.inference_mode():
+            if self.device.type == "cpu":  # others say it themselves, and survive it
+                self._check_room(images)
             output = _retried(lambda: self.model(images, auxiliary=False))
             check_finite(output)
         return output
+
+    def _check_room(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> None:
+        """Refuse what would not fit the memory, before the kernel ends the process.
+
+        Raises:
+            RequestError: naming the size.
+        """
+        pixels = sum(image.numel() // 3 for image in images)
+        available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
+        if available is None or pixels * _MOST_BYTES < available:
+            return
+        if self._bytes_per_pixel is None:  # of this model, on a small image
+            side = 256
+            small = torch.zeros((3, side, side), dtype=torch.uint8)
+            self._bytes_per_pixel = peak_memory(lambda: self.model([small], auxiliary=False)) / side**2
+        height, width = images[0].shape[-2:]
+        what = f"{len(images)} images of" if len(images) > 1 else "an image of"
+        what = f"a clip of {len(images[0])} frames of" if images[0].ndim > 3 else what
+        check_memory(
+            f"the model on {what} {height}x{width} pixels (height x width, as it is shown them)",
+            int(pixels * self._bytes_per_pixel),
+            "set a smaller short_edge, take fewer frames, cut the image into parts, or use a GPU",
+        )
 
     def _answer(
         self,
@@ -346,6 +386,27 @@ class Predictor:
 
         with torch.inference_mode():
             return with_room(step, output)
+
+
+@contextlib.contextmanager
+def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
+    """One sentence for what cannot be recognised in, and for memory that runs out after all.
+
+    Raises:
+        RequestError: an image is far too thin, or memory ran out.
+    """
+    for image in images:
+        height, width = image.shape[:2]
+        check_limit(
+            f"the image has {height}x{width} pixels (height x width), and one side is longer than the other, times:",
+            max(height, width) // min(height, width),
+            limits.ASPECT_RATIO,
+            "cut it into parts",
+        )
+    height, width = images[0].shape[:2] if images else (0, 0)
+    advice = "make it smaller, cut it into parts, or ask for fewer instances (max_instances)"
+    with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
+        yield
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

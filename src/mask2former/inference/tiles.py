@@ -41,6 +41,8 @@ _FARTHEST = 4  # times: how much smaller or larger than ``tile`` windows get
 _SMALLEST = 16  # pixels: side of a window
 _PIXELS_AT_ONCE = 1 << 19  # that the model is shown: eight windows of 256 pixels
 _AGAIN = 2  # times that a picture is asked again
+_CELL = 64  # pixels: side of the squares by which objects are found that lie near each other
+_STRIDE = 32  # pixels that the sides of what the model is shown are padded to a multiple of
 _MANY_WINDOWS = 48  # above which a part of the picture tells the diameter
 
 
@@ -178,7 +180,8 @@ def _look_through(
     shown = windows(size_hw, side, _overlap(side, settings))
     size = (shown[0].bottom - shown[0].top, shown[0].right - shown[0].left)
     height, width = (max(1, round(length * factor)) for length in size)
-    at_once = max(1, _PIXELS_AT_ONCE // (height * width))
+    padded = (-(-height // _STRIDE) * _STRIDE) * (-(-width // _STRIDE) * _STRIDE)
+    at_once = max(1, _PIXELS_AT_ONCE // padded)
 
     def look() -> Iterator[tuple[Window, Instances]]:
         # Some after others: of each window only the boxes of its objects are kept.
@@ -295,20 +298,46 @@ def _shown_whole(box: Window, sides: Int64[np.ndarray, "windows 4"], size_hw: Si
 def _merged(objects: list[_Object]) -> list[_Object]:
     """Each object, best first, joined to the one before it that it is most alike, or dropped as a part of one."""
     kept: list[_Object] = []
-    boxes = np.zeros((len(objects), 4), dtype=np.int64)  # of those kept: pictures have thousands of guesses
+    index = _Index()
     for item in objects:
-        box, known = item.box, boxes[: len(kept)]
-        meets = (known[:, 0] < box.bottom) & (known[:, 1] < box.right)
-        meets &= (known[:, 2] > box.top) & (known[:, 3] > box.left)
-        alike = {index: _alike(kept[index], item) for index in np.flatnonzero(meets).tolist()}
-        best = max(alike, key=lambda index: alike[index].iou, default=None)
+        alike = {place: _alike(kept[place], item) for place in index.meeting(item.box)}
+        best = max(alike, key=lambda place: alike[place].iou, default=None)
         if best is not None and alike[best].iou > _SAME_OBJECT:
             kept[best].take(item)
-            boxes[best] = _corners(kept[best].box)
+            index.put(best, kept[best].box)
         elif all(shared.part <= _PART_OF for shared in alike.values()):
-            boxes[len(kept)] = _corners(box)
+            index.put(len(kept), item.box)
             kept.append(item)
     return kept
+
+
+class _Index:
+    """Boxes by where they are, so that each is compared with those around it and not with all."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[int, Window] = {}
+        self._cells: dict[tuple[int, int], set[int]] = {}
+
+    def put(self, number: int, box: Window) -> None:
+        """Enter a box, or the larger or smaller one that it has become."""
+        if number in self._boxes:
+            for cell in _cells(self._boxes[number]):
+                self._cells[cell].discard(number)
+        self._boxes[number] = box
+        for cell in _cells(box):
+            self._cells.setdefault(cell, set()).add(number)
+
+    def meeting(self, box: Window) -> list[int]:
+        """Numbers of the boxes that have pixels in common with this one, ascending."""
+        found = set[int]().union(*(self._cells.get(cell, ()) for cell in _cells(box)))
+        return sorted(number for number in found if self._boxes[number].common(box) is not None)
+
+
+def _cells(box: Window) -> Iterator[tuple[int, int]]:
+    """Squares of the image that a box touches."""
+    rows = range(box.top // _CELL, (box.bottom - 1) // _CELL + 1)
+    columns = range(box.left // _CELL, (box.right - 1) // _CELL + 1)
+    return ((row, column) for row in rows for column in columns)
 
 
 def _corners(box: Window) -> tuple[int, int, int, int]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mask2former.config import OptimConfig
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
+from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures.samples import Batch
 
-__all__ = ["MemoryEstimate", "estimate_memory", "peak_memory"]
+__all__ = ["MemoryEstimate", "estimate_memory"]
 
 _GIB = 2**30
 
@@ -46,44 +43,6 @@ class MemoryEstimate:
             f"(weights, gradients and optimizer {self.state / _GIB:.2f}, {self.images} "
             f"{'image' if self.images == 1 else 'images'} in one pass {self.activations / _GIB:.2f}{validation})"
         )
-
-
-def peak_memory(step: Callable[[], object]) -> int:
-    """Bytes of the tensors that are alive at once, at most, among those that ``step`` makes; also on CPUs.
-
-    What operators take for themselves while they run is not seen.
-    """
-    live = _LiveTensors()
-    with live:
-        step()
-    return live.peak
-
-
-class _LiveTensors(TorchDispatchMode):
-    """Counts storages from the operator that makes them until nothing holds them any more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
-        self._made: set[int] = set()  # addresses of storages that are counted
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                address, size = storage.data_ptr(), storage.nbytes()
-                if size and address not in given and address not in self._made:  # no view of something known
-                    self._made.add(address)
-                    self.bytes += size
-                    self.peak = max(self.peak, self.bytes)
-                    weakref.finalize(storage, self._gone, address, size)
-        return result
-
-    def _gone(self, address: int, size: int) -> None:
-        self._made.discard(address)
-        self.bytes -= size
 
 
 def estimate_memory(

@@ -23,6 +23,7 @@ from mask2former.checkpoints.start import check_settings, filled_in, takes_class
 from mask2former.config import RunConfig
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.inference.data_checks.requirements import check_run
+from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
@@ -444,7 +445,7 @@ def _initial_model(
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or is_lack_of_memory(error)
 
 
 def _death(how: str) -> BaseException:

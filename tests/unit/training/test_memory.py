@@ -7,8 +7,9 @@ import torch
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, OptimConfig, TimmConfig
 from mask2former.losses import Criterion
 from mask2former.models.build import build_model
+from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures import Batch, ImageBatch, Target
-from mask2former.training.memory import estimate_memory, peak_memory
+from mask2former.training.memory import estimate_memory
 
 
 def test_the_peak_is_what_is_alive_at_once() -> None:

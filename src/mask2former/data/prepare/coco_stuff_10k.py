@@ -6,6 +6,7 @@ Reads ``coco/coco_stuff_10k/{images,annotations,imageLists}``, writes ``images_d
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -96,11 +97,12 @@ def _read_hdf5(path: Path) -> np.ndarray:
     try:
         with h5py.File(path) as file:
             matrix = file["S"]
+            if not isinstance(matrix, h5py.Dataset):
+                raise RequestError(f"'{path}': S is no matrix; expected a label map")
             if not isinstance(file.get("S", getlink=True), h5py.HardLink) or matrix.external or matrix.is_virtual:
                 raise RequestError(f"'{path}': S lies in another file, which is not read; expected the matrix itself")
-            check_limit(
-                f"the matrix S of '{path}' has values:", matrix.size, limits.MATRIX_BYTES, "is it the right file?"
-            )
+            values = math.prod(matrix.shape or ())
+            check_limit(f"the matrix S of '{path}' has values:", values, limits.MATRIX_BYTES, "is it the right file?")
             return np.asarray(matrix).T  # columns come first in these files
     except RequestError:
         raise
