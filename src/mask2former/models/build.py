@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 
@@ -17,6 +16,7 @@ from torch.nn.modules.module import (
 from mask2former import limits
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
+from mask2former.memory import available_memory, is_lack_of_memory
 from mask2former.models.backbones import SwinTransformer, TimmBackbone
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
@@ -84,7 +84,7 @@ def build_checked(config: ModelConfig, num_classes: int) -> Mask2Former:
         with _counted(_memory()):
             return _build(config, num_classes)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if is_lack_of_memory(error):
             raise RequestError(
                 "there is not enough memory for the parameters of this model alone; look at the sizes in its "
                 f"configuration (num_queries, dim, feedforward_dim, window_size): {printable(str(error), 120)}"
@@ -97,12 +97,9 @@ class _TooLargeError(RequestError):
 
 
 def _memory() -> int:
-    """How many float32 numbers a model may have on this machine."""
-    try:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # other systems
-        return limits.PARAMETERS
-    return min(limits.PARAMETERS, pages * size // 4)
+    """How many float32 numbers a model may have where memory is what it is now."""
+    available = available_memory()
+    return limits.PARAMETERS if available is None else min(limits.PARAMETERS, available // 4)
 
 
 @contextlib.contextmanager
