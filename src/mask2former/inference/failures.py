@@ -20,7 +20,7 @@ _LENGTH = 300  # of what others say
 # Of the system or a whole file system. Not EFBIG (a file-size limit) or ENAMETOOLONG, which are about one file.
 _EVERYWHERE = frozenset(
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EPIPE")
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENOTCONN", "EPIPE")
     if hasattr(errno, name)
 )
 
