@@ -157,11 +157,13 @@ def _largest_confusion(
     if not total:
         return 0.0, ""
     pairs = truth[wrong].astype(np.int64) * count + labels[wrong]
-    shares = np.bincount(pairs, weights=weights[wrong], minlength=count * count) / total
+    found, index = np.unique(pairs, return_inverse=True)  # of 100,000 classes few pairs occur
+    shares = np.bincount(index, weights=weights[wrong], minlength=len(found)) / total
     if shares.max(initial=0.0) <= 0:
         return 0.0, ""
-    true, predicted = divmod(int(shares.argmax()), count)
-    share = 100 * np.count_nonzero(pairs == shares.argmax()) / total
+    largest = int(found[shares.argmax()])
+    true, predicted = divmod(largest, count)
+    share = 100 * np.count_nonzero(pairs == largest) / total
     part = f"{share:.0f} %" if share >= 1 else "less than 1 %"
     names = f"{categories[true].name} taken for {categories[predicted].name}"
     return float(shares.sum()), f"{names}: {part} of the picture"
