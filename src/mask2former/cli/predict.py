@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["predict"]
 
+_LISTED = 10  # failures in the last sentence
 _COUNTED = ("differs", "crowded", "found", "candidates")  # of outcomes
 
 
@@ -130,7 +131,8 @@ def predict(
         chosen = predictor.choose_tasks(task)[0]
 
     counts: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed", *_COUNTED), 0)
-    reasons: list[str] = []
+    reasons: list[str] = []  # the first ones
+    traces: list[str] = []
     usable: list[files.Job] = []
 
     def so_far() -> str:
@@ -139,7 +141,7 @@ def predict(
 
     removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([coco] if coco else [])))
     pipe = contextlib.nullcontext() if coco is None else reserved(coco)
-    with stoppable(so_far), pipe, collect_notes() as found, progress_bar(console) as progress:
+    with stoppable(so_far), _told(so_far), pipe, collect_notes() as found, progress_bar(console) as progress:
         for outcome in progress.track(
             files.segment_files(
                 predictor,
@@ -159,16 +161,18 @@ def predict(
             if not outcome.reason and not outcome.differs:
                 usable.append(outcome.job)
             if outcome.reason:
-                reasons.append(outcome.reason)
+                if len(reasons) < _LISTED:
+                    reasons.append(outcome.reason)
+                    traces += [outcome.trace] if outcome.trace else []
                 if len(jobs) > 1:
                     say(f"failed: {outcome.reason}", console=console, style="red")
         if coco is not None and usable:
-            files.write_json(coco, files.coco_results(usable, chosen, predictor.categories))
+            files.write_coco_results(coco, usable, chosen, predictor.categories)
 
     for note in (*removed, *sentences([*noted, *found])):
         say(f"note: {note}", error=True)
     if counts["refused"] == len(jobs):  # nothing was right about the request
-        more = f" (and {len(reasons) - 1} more: no image could be segmented)" if len(reasons) > 1 else ""
+        more = f" (and {len(jobs) - 1} more: no image could be segmented)" if len(jobs) > 1 else ""
         raise RequestError(reasons[0] + more)
     line = f"{count(counts['done'], 'image')} segmented ({chosen}, {name}) into {output}"
     if counts["done"] + counts["skipped"] > counts["differs"]:
@@ -178,7 +182,7 @@ def predict(
     if counts["differs"]:
         line += (
             f"; {counts['differs']} skipped and not counted, whose results were made by another model, with other "
-            "classes or settings, or by an older version (--overwrite makes them anew)"
+            "classes or settings, or by another version (--overwrite makes them anew)"
         )
     if counts["crowded"]:
         limit = predictor.settings.max_instances
@@ -186,9 +190,21 @@ def predict(
     if coco is not None:
         line += f"; COCO results: {coco}"
     say(line)
-    if reasons:
-        listed = "; ".join(reasons[:10]) + (f"; and {len(reasons) - 10} more (see above)" if len(reasons) > 10 else "")
-        raise FailedError(f"{count(len(reasons), 'image')} of {len(jobs)} failed: {listed}")
+    if failed := counts["refused"] + counts["failed"]:
+        listed = "; ".join(reasons) + (f"; and {failed - len(reasons)} more (see above)" if failed > _LISTED else "")
+        error = FailedError(f"{count(failed, 'image')} of {len(jobs)} failed: {listed}")
+        for trace in traces:  # shown with --debug
+            error.add_note(trace)
+        raise error
+
+
+@contextlib.contextmanager
+def _told(what_was_done: Callable[[], str]) -> Iterator[None]:
+    """What ends a run early is told with what was done before."""
+    try:
+        yield
+    except FailedError as error:
+        raise FailedError(f"{error}; {what_was_done()}") from error
 
 
 def _found(task: str, counts: Mapping[str, int], settings: InferenceConfig) -> str:

@@ -19,9 +19,10 @@ from jaxtyping import Int64, UInt8
 from mask2former.config import EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet, PanopticClips
-from mask2former.errors import RequestError
+from mask2former.errors import FailedError, RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
+from mask2former.inference import failures
 from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultWriter
@@ -199,6 +200,20 @@ def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **over
     return {"instance": predictor.clip(case.image, **ALL_CANDIDATES | overrides)}
 
 
+def _predict_or_name(
+    predictor: Predictor, case: Case, tasks: Sequence[Task], overrides: Mapping[str, Any]
+) -> Predictions:
+    """:func:`predict_case`; what fails is named and ends the evaluation, since metrics of the others are not those."""
+    try:
+        return predict_case(predictor, case, tasks, **overrides)
+    except RequestError:
+        raise
+    except Exception as error:
+        subject = f"{'clip' if case.is_clip else 'image'} '{case.image_id}'"
+        sentence = failures.reason(error, subject, predictor.device)
+        raise FailedError(f"{sentence}; metrics without it would be of other data, so none are written") from error
+
+
 def evaluate_predictor(
     predictor: Predictor,
     cases: Iterable[Case],
@@ -229,6 +244,7 @@ def evaluate_predictor(
 
     Raises:
         RequestError: a task that the model does not answer, a wrong setting, or ground truth that does not fit.
+        FailedError: an image or clip could not be predicted, for instance for want of memory.
     """
     chosen = predictor.choose_tasks(tasks)
 
@@ -238,7 +254,7 @@ def evaluate_predictor(
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done, measured = time.perf_counter(), 0, 0
     for done, case in enumerate(cases, start=1):
-        predictions = predict_case(predictor, case, chosen, **overrides)
+        predictions = _predict_or_name(predictor, case, chosen, overrides)
         if case.truths:
             evaluation.add(predictions, case.truths)
             measured += 1

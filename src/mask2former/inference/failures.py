@@ -12,6 +12,7 @@ import errno
 import torch
 
 from mask2former.errors import RequestError
+from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
 
 __all__ = ["ends_run", "reason"]
@@ -20,7 +21,7 @@ _LENGTH = 300  # of what others say
 # Of the system or a whole file system. Not EFBIG (a file-size limit) or ENAMETOOLONG, which are about one file.
 _EVERYWHERE = frozenset(
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EPIPE")
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENOTCONN", "EPIPE")
     if hasattr(errno, name)
 )
 
@@ -55,19 +56,12 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"'{printable(str(error.filename))}'" if error.filename else subject
         return f"{where}: {error.strerror}"
-    if _is_memory(error):
+    if is_lack_of_memory(error):
         return f"{subject} does not fit the memory of {device}; try --short-edge, or a smaller image"
     if isinstance(error, RecursionError):
         return f"{subject} is nested too deeply to be read"
     said = printable(str(error), _LENGTH)
     return f"{subject}: {type(error).__name__}{f': {said}' if said else ''}"
-
-
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch has no type for it on the CPU.
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def _works(device: torch.device) -> bool:

@@ -5,31 +5,34 @@ The loop behind ``mask2former predict``. Draws no progress and ends no program; 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import struct
+import traceback
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 import mask2former
-from mask2former import limits
-from mask2former.atomic import write_whole
+from mask2former import documents, limits
+from mask2former.atomic import whole_file, write_whole
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
-from mask2former.documents import check_regular, read_json
-from mask2former.errors import RequestError
+from mask2former.errors import FailedError, RequestError
+from mask2former.inference import failures
 from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
 from mask2former.notes import note
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
-from mask2former.structures.results import SOFTWARE
+from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
 
 __all__ = [
     "Job",
@@ -41,12 +44,16 @@ __all__ = [
     "coco_results",
     "plan",
     "segment_files",
+    "write_coco_results",
     "write_json",
 ]
 
 _MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
 _ENDINGS = (".png", ".json", *_MAPS.values())
 _PANOPTIC_INFO = {"description": "results of mask2former predict"}
+_HEAD = b'{"schema_version": '  # of JSON files of results
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TRACED = 6  # calls of a trace that are kept
 _RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}  # in JSON
 
 
@@ -74,10 +81,11 @@ class Outcome:
     Attributes:
         job: the picture.
         status: ``skipped`` means that its results were there; ``refused`` that the picture cannot be read or its
-            results cannot be written; ``failed`` that the machine could not do it.
+            results cannot be written; ``failed`` that something else went wrong, for instance for want of memory.
         reason: why there is no result, one sentence.
+        trace: where it happened, if nobody expected it.
         differs: skipped although what is there was made by another model, with other classes or settings, or by a
-            version that did not record what it was made of.
+            version that recorded something else.
         crowded: done, but there may be more instances than ``max_instances`` lets through.
         found: how many segments, instances or classes were predicted; 0 where ``differs``.
         candidates: how many instances there were of any score.
@@ -86,6 +94,7 @@ class Outcome:
     job: Job
     status: Literal["done", "skipped", "refused", "failed"]
     reason: str = ""
+    trace: str = ""
     differs: bool = False
     crowded: bool = False
     found: int = 0
@@ -162,12 +171,12 @@ def segment_files(
     candidates: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Outcome]:
-    """Segment and save one picture after the other; one that cannot be read does not stop the others.
+    """Segment and save one picture after the other; one that fails, for whatever reason, does not stop the others.
 
-    An image is skipped where all files that are asked for are there and were made of this image, by these weights,
-    classes and settings. Where the image has changed or files are missing they are made anew; where another model or
-    other settings made them, they are kept and said to differ. Results of an earlier image of the same name are removed
-    where the new one cannot be segmented.
+    An image is skipped where all files that are asked for are there, undamaged, and were made of this image, by these
+    weights, classes and settings. Where the image has changed or files are missing or damaged they are made anew; where
+    another model or other settings made them, they are kept and said to differ. Results of an earlier image of the same
+    name are removed where the new one cannot be segmented. Several runs may write into one folder at once.
 
     Args:
         predictor: its settings are used and recorded.
@@ -181,6 +190,7 @@ def segment_files(
     Raises:
         RequestError: a file is in the way that is no result of ours, or with ``candidates`` there are results of
             another model or other settings; before anything is written.
+        FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
     """
     task = predictor.choose_tasks(task)[0]
     jobs = list(jobs)
@@ -197,45 +207,53 @@ def segment_files(
         if candidates:
             _check_alike(jobs, asked)
     for job in jobs:
-        sha256 = _sha256(job.source)
-        there = _read_document(job.document)
-        is_stale = there is not None and _is_of_another_image(there, sha256)
-        if there is not None and not overwrite:
-            if not asked.made(there):
-                yield Outcome(job, "skipped", differs=True)
-                continue
-            if there["provenance"].get("image_sha256") == sha256 and asked.is_complete(job, there):
-                found = len(there[_RECORDS[task]])
-                yield Outcome(job, "skipped", found=found, candidates=there.get("num_candidates", found))
-                continue
         try:
-            image = read_image(job.source, value_range=predictor.settings.value_range)
-            everything = predictor(image, task, **ALL_CANDIDATES)
-            result = predicted(everything, predictor.settings)
-            _remove_old(job)
-            result.save(
-                job.document,
-                image if overlay else None,
-                model=model,
-                settings=asked.settings,
-                extra=asked.extra(everything, predictor.settings, job.source, sha256),
-            )
-        except RequestError as error:
-            _drop_stale(job, is_stale)
-            reason = str(error)
-            if job.source.name not in reason:
-                reason = f"'{job.source}': {reason}"
-            yield Outcome(job, "refused", reason=reason)
-        except torch.OutOfMemoryError:
-            _drop_stale(job, is_stale)
-            yield Outcome(
-                job, "failed", reason=f"'{job.source}' does not fit the memory of {predictor.device}; try --short-edge"
-            )
-        else:
-            if is_stale and not overwrite:
-                note("results of other images of the same name, made anew", f"'{job.document}'")
-            crowded = _is_crowded(everything, predictor.settings)
-            yield Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
+            outcome = _segment_file(predictor, job, asked, model=model, overlay=overlay, overwrite=overwrite)
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                _remove_incomplete(job)
+            reason = failures.reason(error, f"'{job.source}'", predictor.device)
+            if failures.ends_run(error, predictor.device):
+                raise FailedError(reason) from error
+            with contextlib.suppress(OSError):
+                _drop_stale(job)
+            if isinstance(error, RequestError):
+                outcome = Outcome(job, "refused", reason)
+            else:
+                outcome = Outcome(job, "failed", reason, traceback.format_exc(limit=-_TRACED))
+        yield outcome
+
+
+def _segment_file(
+    predictor: Predictor, job: Job, asked: _Asked, *, model: str, overlay: bool, overwrite: bool
+) -> Outcome:
+    before = _state(job.source)
+    sha256 = _sha256(job.source)
+    there = None if overwrite else _read_document(job.document)
+    if there is not None and (outcome := asked.skips(job, there, sha256)):
+        return outcome
+    image = read_image(job.source, value_range=predictor.settings.value_range)
+    if _state(job.source) != before:
+        raise RequestError(f"'{job.source}' was changed while it was read; run the same command again")
+    everything = predictor(image, asked.task, **ALL_CANDIDATES)
+    result = predicted(everything, predictor.settings)
+    with _writing(job.document.parent):
+        there = None if overwrite else _read_document(job.document)  # meanwhile another run may have made it
+        if there is not None and (outcome := asked.skips(job, there, sha256)):
+            return outcome
+        is_stale = there is not None and _is_of_another_image(there, sha256)
+        _remove_old(job)
+        result.save(
+            job.document,
+            image if overlay else None,
+            model=model,
+            settings=asked.settings,
+            extra=asked.extra(everything, predictor.settings, job.source, sha256),
+        )
+    if is_stale:
+        note("results of other images of the same name, made anew", f"'{job.document}'")
+    crowded = _is_crowded(everything, predictor.settings)
+    return Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,19 +276,35 @@ class _Asked:
     endings: tuple[str, ...]
     candidates: bool
 
+    def skips(self, job: Job, document: Mapping[str, Any], image_sha256: str) -> Outcome | None:
+        """What becomes of an image with results; None where they are to be made anew."""
+        if not self.made(document):
+            return Outcome(job, "skipped", differs=True)
+        if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
+            return None
+        found = len(document[_RECORDS[self.task]])
+        return Outcome(job, "skipped", found=found, candidates=document.get("num_candidates", found))
+
     def made(self, document: Mapping[str, Any]) -> bool:
         """Whether these weights made it, with these classes and settings."""
         provenance = document.get("provenance")
         return isinstance(provenance, dict) and (
+            document["schema_version"],
             document["task"],
             document.get("settings"),
             provenance.get("weights_sha256"),
             provenance.get("categories_sha256"),
-        ) == (self.task, self.settings, self.weights_sha256, self.categories_sha256)
+        ) == (SCHEMA_VERSION, self.task, self.settings, self.weights_sha256, self.categories_sha256)
 
     def is_complete(self, job: Job, document: Mapping[str, Any]) -> bool:
-        has_candidates = not self.candidates or "candidates" in document
-        return has_candidates and all(job.file(ending).is_file() for ending in self.endings)
+        if self.candidates and "candidates" not in document:
+            return False
+        width_height = tuple(document["size"][::-1])
+        for ending in self.endings[1:]:
+            found = _whole_png(job.file(ending))
+            if found is None or (ending != ".png" and found != width_height):  # overlays may be enlarged
+                return False
+        return True
 
     def extra(
         self, everything: Segmentation, settings: InferenceConfig, source: Path, image_sha256: str
@@ -292,10 +326,58 @@ class _Asked:
         return values
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """One run at a time writes results in a folder, so that those of an image belong together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced; nothing where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _whole_png(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG file, all of whose chunks are there as their checksums say; None of anything else."""
+    try:
+        documents.check_regular(path, "result")
+        content = memoryview(path.read_bytes())
+    except (OSError, RequestError):
+        return None
+    start = len(_PNG)
+    if content[:start] != _PNG:
+        return None
+    while start + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 12 + length
+        if end > len(content) or zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
+            return None
+        if kind == b"IEND":
+            return struct.unpack_from(">II", content, 16)
+        start = end
+    return None
+
+
 def _sha256(path: Path) -> str:
     """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
     try:
-        if check_regular(path, "image") > limits.IMAGE_BYTES:
+        if documents.check_regular(path, "image") > limits.IMAGE_BYTES:
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -327,7 +409,7 @@ def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
         for job in jobs
         for ending in asked.endings
         if (path := job.file(ending)).exists()
-        and not (_read_document(path) is not None if ending == ".json" else _is_own_image(path))
+        and not (_is_own_document(path) if ending == ".json" else _is_own_image(path) or _is_damaged(path, job))
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
@@ -351,7 +433,7 @@ def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise RequestError(
-            f"'{others[0]}'{more} was made by another model, with other classes or settings, or by an older version, "
+            f"'{others[0]}'{more} was made by another model, with other classes or settings, or by another version, "
             "and one COCO file must not mix them; use --overwrite or another output"
         )
 
@@ -365,9 +447,19 @@ def _remove_old(job: Job) -> None:
         path.unlink(missing_ok=True)
 
 
-def _drop_stale(job: Job, is_stale: bool) -> None:
+def _remove_incomplete(job: Job) -> None:
+    """Remove the overlay and maps of a result whose JSON file, which is written last, is not there."""
+    with _writing(job.document.parent):
+        if not job.document.exists():
+            for ending in (".png", *_MAPS.values()):
+                if _is_own_image(path := job.file(ending)):
+                    path.unlink(missing_ok=True)
+
+
+def _drop_stale(job: Job) -> None:
     """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
-    if is_stale:
+    there = _read_document(job.document)
+    if there is not None and _is_of_another_image(there, _sha256(job.source)):
         _remove_old(job)
         message = "results of earlier images of the same name, removed because the new images could not be segmented"
         note(message, f"'{job.document}'")
@@ -414,33 +506,85 @@ def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any
     Raises:
         RequestError: results that were there are of another task.
     """
-    stems, documents = [], []
-    for job in jobs:
-        document = _read_document(job.document)
-        if document is None:
-            continue
-        if document["task"] != task:
-            raise RequestError(
-                f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
-                "use --overwrite or another output"
-            )
-        stems.append(job.stem.as_posix())
-        documents.append(document)
+    return json.loads("".join(_coco_text([job for job in jobs if job.document.exists()], task, categories)))
+
+
+def write_coco_results(path: Path, jobs: Iterable[Job], task: Task, categories: Categories) -> None:
+    """Write :func:`coco_results` whole or not at all, one image in memory at a time.
+
+    Images whose results have gone meanwhile are left out with a note.
+
+    Raises:
+        RequestError: as :func:`coco_results`, or the place cannot be written.
+    """
+    check_file(path)
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(_coco_text(list(jobs), task, categories))
+
+
+def _coco_text(jobs: Sequence[Job], task: Task, categories: Categories) -> Iterator[str]:
+    """:func:`coco_results` as JSON, in pieces."""
+    stems = [job.stem.as_posix() for job in jobs]
     names = [stem.rsplit("/", 1)[-1] for stem in stems]
-    numbered = all(name.isdecimal() for name in names) and len({int(name) for name in names}) == len(names)
+    # Of at most 18 digits: more do not fit the integers of most readers.
+    numbered = all(name.isdecimal() and len(name) < 19 for name in names)
+    numbered = numbered and len({int(name) for name in names}) == len(names)
     ids: list[Any] = [int(name) for name in names] if numbered else stems
+    identified = list(zip(ids, jobs, strict=True))
     if task == "panoptic":
-        return _panoptic_results(ids, stems, documents, categories)
+        yield f'{{"info": {json.dumps(_PANOPTIC_INFO)}, "images": ['
+        yield from _listed(_panoptic_image(*entry) for entry in _documents(identified, task))
+        yield '], "annotations": ['
+        yield from _listed(_panoptic_annotation(*entry) for entry in _documents(identified, task))
+        classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
+        yield f'], "categories": {json.dumps(classes)}}}\n'
+        return
     keys, fields = {
         "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
         "semantic": (("classes",), ("category_id", "segmentation")),
     }[task]
-    return [
+    yield "["
+    yield from _listed(
         {"image_id": identifier, **{field: record[field] for field in fields}}
-        for identifier, document in zip(ids, documents, strict=True)
+        for identifier, _, document in _documents(identified, task)
         for key in keys
         for record in document.get(key, ())
-    ]
+    )
+    yield "]\n"
+
+
+def _listed(values: Iterable[Any]) -> Iterator[str]:
+    """The entries of a JSON list."""
+    for number, value in enumerate(values):
+        yield f"{', ' if number else ''}{json.dumps(value, allow_nan=False)}"
+
+
+def _documents(identified: Iterable[tuple[Any, Job]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """The id, the stem and the results of images, one in memory at a time."""
+    for identifier, job in identified:
+        document = _read_document(job.document)
+        if document is None:
+            with contextlib.suppress(OSError), _writing(job.document.parent):  # another run may be replacing it
+                document = _read_document(job.document)
+        if document is None or document["schema_version"] != SCHEMA_VERSION:
+            note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
+        elif document["task"] != task:
+            raise RequestError(
+                f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
+                "use --overwrite or another output"
+            )
+        else:
+            yield identifier, job.stem.as_posix(), document
+
+
+def _panoptic_image(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
+    height, width = document["size"]
+    return {"id": identifier, "file_name": f"{stem}.png", "height": height, "width": width}
+
+
+def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
+    info = [{key: segment[key] for key in ("id", "category_id", "area", "bbox")} for segment in document["segments"]]
+    return {"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info}
 
 
 def _count(result: Segmentation) -> int:
@@ -448,21 +592,6 @@ def _count(result: Segmentation) -> int:
     if isinstance(result, SemanticSegmentation):
         return int((np.unique(result.labels) < len(result.categories)).sum())
     return len(result)
-
-
-def _panoptic_results(
-    ids: list[Any], stems: list[str], documents: list[dict[str, Any]], categories: Categories
-) -> dict[str, Any]:
-    images, annotations = [], []
-    for identifier, stem, document in zip(ids, stems, documents, strict=True):
-        height, width = document["size"]
-        info = [
-            {key: segment[key] for key in ("id", "category_id", "area", "bbox")} for segment in document["segments"]
-        ]
-        images.append({"id": identifier, "file_name": f"{stem}.png", "height": height, "width": width})
-        annotations.append({"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info})
-    classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
-    return {"info": _PANOPTIC_INFO, "images": images, "annotations": annotations, "categories": classes}
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
@@ -557,11 +686,78 @@ def check_folder(folder: Path) -> None:
 
 
 def _read_document(path: Path) -> dict[str, Any] | None:
-    """Results of an earlier run; None where there are none or not of our kind."""
+    """Results of an earlier run; None where there are none, they are damaged, or not of our kind.
+
+    Those of a newer version have other keys, perhaps, so their records are not looked at.
+    """
     try:
-        document = read_json(path, "result file")
+        document = documents.read_json(path, "result")
     except RequestError:
         return None
     if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
         return None
-    return document if _RECORDS.get(document["task"]) in document else None
+    version, task, size = document["schema_version"], document["task"], document["size"]
+    if not isinstance(version, int) or not isinstance(task, str) or task not in _RECORDS:
+        return None
+    if version > SCHEMA_VERSION:
+        return document
+    if not (isinstance(size, list) and len(size) == 2 and all(_is_number(side) for side in size)):
+        return None
+    if not _is_number(document.get("num_candidates", 0)):
+        return None
+    lists = [document.get(_RECORDS[task]), *([document["candidates"]] if "candidates" in document else [])]
+    good = all(isinstance(rows, list) and all(_is_record(row, task) for row in rows) for rows in lists)
+    return document if good else None
+
+
+_FIELDS: Mapping[str, tuple[str, ...]] = {  # of records, which the COCO file takes over
+    "panoptic": ("id", "category_id", "area", "bbox"),
+    "instance": ("category_id", "bbox", "score", "segmentation"),
+    "semantic": ("category_id", "segmentation"),
+}
+
+
+def _is_record(value: Any, task: str) -> bool:
+    if not isinstance(value, dict):
+        return False
+    for name in _FIELDS[task]:
+        entry = value.get(name)
+        if name == "bbox":
+            good = isinstance(entry, list) and len(entry) == 4 and all(map(_is_number, entry))
+        elif name == "segmentation":
+            good = isinstance(entry, dict) and isinstance(entry.get("counts"), str) and "size" in entry
+        else:
+            good = _is_number(entry)
+        if not good:
+            return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_damaged(path: Path, job: Job) -> bool:
+    """Whether an overlay or map is empty, as after a power cut, or a cut PNG file beside the results it belongs to."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_PNG))
+    return not start or (start == _PNG and _whole_png(path) is None and _read_document(job.document) is not None)
+
+
+def _is_own_document(path: Path) -> bool:
+    """Whether a JSON file is a result of ours, or what is left of one: empty or cut short after a power cut."""
+    if _read_document(path) is not None:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_HEAD))
+    if start and start != _HEAD:
+        return False
+    try:
+        documents.read_json(path, "result")
+    except RequestError:
+        return True
+    return False

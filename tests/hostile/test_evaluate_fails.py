@@ -1,0 +1,40 @@
+"""An image that fails makes the metrics incomplete: the evaluation ends in one sentence that names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mask2former.errors import FailedError
+from mask2former.inference.evaluate import Case, evaluate_predictor, match_classes
+from mask2former.inference.highlights import _largest_confusion
+from mask2former.inference.predictor import Predictor
+from mask2former.structures import Categories
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("sizes"), "image 'b.jpg': ValueError: sizes; metrics without it would be of other data"),
+        (MemoryError(), "image 'b.jpg' does not fit the memory of cpu"),
+    ],
+)
+def test_an_image_that_fails_is_named(error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
+    monkeypatch.setattr("mask2former.inference.evaluate.predict_case", failing)
+    case = Case(np.zeros((32, 32, 3), np.uint8), {}, "b.jpg")
+    with pytest.raises(FailedError, match=expected):
+        evaluate_predictor(predictor, [case], ["instance"])
+
+
+def test_many_classes_take_no_room_for_their_pairs() -> None:
+    categories = Categories.from_names([f"c{number}" for number in range(100_000)])
+    assert len(match_classes(categories, categories)) == 100_000
+    labels = np.full((8, 8), 99_999)
+    share, text = _largest_confusion(labels, labels - 1, np.ones((8, 8)), categories)
+    assert (share, text) == (1.0, "c99998 taken for c99999: 100 % of the picture")
