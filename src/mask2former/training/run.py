@@ -176,7 +176,7 @@ def _train(
     if past is not None and past.licence is not None:
         model.licence = past.licence
     directory.mkdir(parents=True, exist_ok=True)
-    notes += leftovers_note((directory, directory / "checkpoints"))
+    notes += leftovers_note((directory, directory / "checkpoints", directory / "pictures"))
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
 
