@@ -249,6 +249,27 @@ def test_nonsense_is_refused(
     assert set(folder.iterdir()) == before
 
 
+def test_a_library_that_does_not_start(tmp_path: Path) -> None:
+    """As for environment variables of its own that are nonsense."""
+    (tmp_path / "yaml.py").write_text("int('abc')")
+    (tmp_path / "run.yaml").write_text("data: {}")
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    result = run(["train", str(tmp_path / "run.yaml")], before=before, capture_output=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the library yaml cannot be loaded (ValueError: invalid literal")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", ["abc", "-1", "99999999999", "9" * 5000])
+def test_terminals_of_any_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["--help"]) == 0
+    assert len(capsys.readouterr().out) < 100_000
+    assert os.environ["COLUMNS"] == columns
+
+
 # --- streams and signals ---------------------------------------------------------------------------------------------
 
 

@@ -133,7 +133,14 @@ def _unexpected(error: Exception) -> str:
         return str(error) if isinstance(error, MemoryError) and str(error) else _OUT_OF_MEMORY
     if isinstance(error, RecursionError):
         return "something that is read here is nested too deeply; is it the right file? (--debug shows where)"
-    return f"{type(error).__name__}: {error} (the same command with --debug shows where)"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code.co_name == "<module>" for frame in frames):  # while something is imported
+        library = str(frames[-1].f_globals.get("__name__")).partition(".")[0]
+        return (
+            f"the library {library} cannot be loaded ({type(error).__name__}: {printable(str(error), 200)}); check its "
+            "installation, and the environment variables that it reads"
+        )
+    return f"{type(error).__name__}: {printable(str(error), 1000)} (the same command with --debug shows where)"
 
 
 def _show_version(wanted: bool) -> None:

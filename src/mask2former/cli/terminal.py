@@ -26,6 +26,7 @@ __all__ = ["filtered", "make_console", "progress_bar", "say", "say_document", "s
 
 _LINE = 10_000  # characters of a line; the longest of ours lists ten paths
 _LONG_WORD = re.compile(r"(\S{500})\S+")  # no path, or none that anybody reads to its end
+_COLUMNS = 2000  # that a terminal may have
 _CELL = 200  # characters of a cell of a table, and of what a bar is about
 
 
@@ -99,6 +100,9 @@ def filtered() -> Iterator[None]:
     changed = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     handlers = [stream.errors for stream in changed]
     log, showwarning = logging.lastResort, warnings.showwarning
+    columns = os.environ.get("COLUMNS")
+    if columns is not None and not (columns.isascii() and columns.isdecimal() and 0 < int(columns[:9]) <= _COLUMNS):
+        del os.environ["COLUMNS"]  # lines are filled up with blanks to there
     for stream in changed:
         stream.reconfigure(errors="backslashreplace")
     logging.lastResort = _Log(logging.WARNING)
@@ -107,6 +111,8 @@ def filtered() -> Iterator[None]:
         yield
     finally:
         logging.lastResort, warnings.showwarning = log, showwarning
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
         for stream, handler in zip(changed, handlers, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=handler)

@@ -18,11 +18,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from mask2former.errors import RequestError
+from mask2former.text import quoted
 
 __all__ = ["Lettering", "readable"]
 
 _logger = logging.getLogger(__name__)
 
+_LONGEST = 200  # characters of a name that are looked at; labels show fewer
 _PILLOW = ""  # names Pillow's own font among the paths
 _PACKAGED = ("DejaVuSans", "NotoSansDevanagari", "NotoSansThai", "DroidSansFallback")
 _SUFFIXES = (".ttf", ".otf", ".ttc")
@@ -68,7 +70,7 @@ def readable(names: Sequence[tuple[str, int]]) -> list[str]:
     """
     shown, replaced = [], {}
     for name, number in names:
-        text = _one_line(name)
+        text = _one_line(name[:_LONGEST])
         lacking = _lacking(text)
         if lacking:
             rest = " ".join("".join(char for char in text if char not in lacking).split())
@@ -88,9 +90,9 @@ def _report(replaced: dict[str, str]) -> None:
     if not new:
         return
     _reported.update(new)
-    listed = ", ".join(f"{text} for {name!r}" for name, text in list(new.items())[:10])
+    listed = ", ".join(f"{text} for {quoted(name)}" for name, text in list(new.items())[:10])
     more = f" and {len(new) - 10} more" if len(new) > 10 else ""
-    if not _can_shape() and any(_needs_shaping(char) for name in new for char in name):
+    if not _can_shape() and any(_needs_shaping(char) for name in new for char in name[:_LONGEST]):
         cure = "right-to-left and Indic scripts need a Pillow with libraqm and FriBiDi (Debian: libfribidi0)"
     else:
         cure = (

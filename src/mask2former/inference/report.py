@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,9 @@ from mask2former.inference.highlights import Highlights, Kind
 from mask2former.structures import Categories
 
 __all__ = ["write_report"]
+
+# Of names: control characters, letters that UTF-8 cannot hold, and those that turn the direction of what follows.
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _TITLES = {"panoptic": "Panoptic", "instance": "Instances", "semantic": "Semantic"}
 _MEANINGS = {  # of what stands at the top, in this order
@@ -96,6 +100,7 @@ def write_report(
         settings={name: _in_words(value) for name, value in (settings or {}).items()},
         tasks=[_task_values(task, report, categories, highlights) for task in report.per_class],
     )
+    page = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", page)
     write_whole(path, lambda file: file.write_text(page, encoding="utf-8"))
 
 

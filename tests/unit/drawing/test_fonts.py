@@ -1,6 +1,7 @@
 """Class names in any script: written where a font has the glyphs, else a number that is explained once."""
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,3 +174,26 @@ def test_licences_lie_beside_the_fonts() -> None:
         assert (folder / licence).is_file()
         assert sum(file.stat().st_size for file in folder.iterdir()) < 2.5e6
     assert len(fonts._own_fonts()) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x" * 10**6, "x" * 200),
+        ("\ud800", "#7"),
+        ("\u200b\u200d", ""),
+        ("", ""),
+        ("\x1b[31m", "[31m"),
+        ("\u202egnp", "gnp"),
+        ("a\0\nb", "a b"),
+        ("\udcff" * 10**6, "#7"),
+    ],
+    ids=range(8),
+)
+def test_odd_names_are_shortened_or_numbered(name: str, shown: str) -> None:
+    start = time.process_time()
+    assert readable([(name, 7)]) == [shown]
+    assert time.process_time() - start < 2
+    image = Image.new("RGB", (64, 32))
+    Lettering(12).write(ImageDraw.Draw(image), (0, 16), shown[:28], (255, 255, 255))
+    assert (image.getbbox() is None) is (not shown)
