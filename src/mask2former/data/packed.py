@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int, Int64, UInt8
 from torch import Tensor
 
-from mask2former.ops.masks import Patch, check_masks
+from mask2former.ops.masks import Patch, check_dense_size
 from mask2former.structures.samples import Sample, Target
 
 __all__ = [
@@ -52,7 +52,7 @@ class PackedTarget:
         Raises:
             RequestError: they would be larger than ``limits.MASK_VALUES``.
         """
-        check_masks(len(self.values), self.planes[0].shape)
+        check_dense_size(len(self.values), self.planes[0].shape)
         planes = torch.from_numpy(np.stack(self.planes))
         _, _, height, width = planes.shape
         masks = expand(planes, self.layers, self.values, (height, width))

@@ -41,8 +41,8 @@ def _slow_counts(masks: np.ndarray, labels: np.ndarray, truth: InstanceTruth) ->
             taken |= layer
         return left
 
-    order = [n for n, crowd in enumerate(truth.iscrowd) if not crowd] + list(np.flatnonzero(truth.iscrowd))
-    shown = visible([truth.masks[number] for number in order])
+    order = [n for n, crowd in enumerate(truth.iscrowd) if not crowd] + np.flatnonzero(truth.iscrowd).tolist()
+    shown = visible(list(SparseMasks.of(truth.masks).take(order).dense()))
     true = [(mask, truth.labels[n], truth.iscrowd[n]) for mask, n in zip(shown, order, strict=True) if mask.any()]
     found = [(mask, label) for mask, label in zip(visible(list(masks)), labels, strict=True) if mask.any()]
     counts = {}

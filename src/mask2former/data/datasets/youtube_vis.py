@@ -392,7 +392,7 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         """All tracks of a video; areas are those of the file."""
         video = self._videos[index]
         shape = video.length, *video.size_hw
-        mask_ops.check_masks(len(video.tracks), shape, f"the masks of video {quoted(video.id)}")
+        mask_ops.check_dense_size(len(video.tracks), shape, f"the masks of video {quoted(video.id)}")
         masks = np.zeros((len(video.tracks), *shape), dtype=bool)
         for planes, track in zip(masks, video.tracks, strict=True):
             for place in np.flatnonzero(track.annotated).tolist():
