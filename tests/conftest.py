@@ -1,4 +1,4 @@
-"""What holds for all tests: where every package must be there, a test that misses one fails."""
+"""What holds for all tests: where every package must be there, a test that misses one fails; output is UTF-8."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     _fail_for_want_of_a_package(call, report)
+    # What tests print of odd file names; processes of pytest-xdist send UTF-8 to one another.
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode("utf-8")) for name, text in report.sections
+    ]
     return report
 
 
