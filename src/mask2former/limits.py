@@ -26,6 +26,7 @@ LAYERS = 500  # of a decoder, or blocks of a Swin Transformer; published: 9 and 
 ARGUMENT = 1 << 16  # of a number among the arguments of a backbone: channels, blocks, sizes of images
 ARGUMENTS = 1000  # how many there are
 PICKLE_STEPS = 500_000  # operations of a pickle; R50 takes 20,000, its training with an optimizer 60,000
+TRAINING_STEPS = 1_000_000  # of the pickle in a training's own checkpoint, which lists its classes, too
 CHECKPOINT_ENTRIES = 20_000  # named arrays; published models have up to 1,000, the deepest backbones of timm 2,000
 ENTRY_NAME = 1000  # characters in the name of an entry
 ZIP_DIRECTORY_BYTES = 8 << 20  # of a .pth: 100,000 tensors
