@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from mask2former.config import RunConfig
+from mask2former.config import InferenceConfig, RunConfig, parse
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.propose import run_file
 from mask2former.structures.categories import Categories
@@ -167,3 +167,13 @@ def test_names_do_not_end_the_comments_of_a_proposed_run_file(end: str) -> None:
     text = run_file(run, [f"one class, '{name}'"], f"a{end}b: 1{end}.json")
     assert yaml.safe_load(text)["output"] == "runs/mine"
     assert all(line.startswith("#") for line in text.splitlines()[:4])
+
+
+@pytest.mark.parametrize(("short_edge", "good"), [(1024, True), (1025, False), (60_000, False)])
+def test_tiles_are_not_enlarged_without_end(short_edge: int, good: bool) -> None:
+    values = {"tasks": ["instance"], "tile": 64, "short_edge": short_edge}
+    if good:
+        assert parse(InferenceConfig, values, "m").short_edge == short_edge
+    else:
+        with pytest.raises(RequestError, match=r"short_edge \d+ must be at most 16 times tile 64"):
+            parse(InferenceConfig, values, "m")
