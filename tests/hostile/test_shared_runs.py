@@ -16,6 +16,7 @@ import yaml
 
 from mask2former.config import InferenceConfig, RunConfig, parse
 from mask2former.errors import RequestError
+from mask2former.inference.curves import plot_runs
 from mask2former.inference.data_checks.propose import run_file
 from mask2former.structures.categories import Categories
 from mask2former.training.checkpointing import best_of
@@ -177,3 +178,19 @@ def test_tiles_are_not_enlarged_without_end(short_edge: int, good: bool) -> None
     else:
         with pytest.raises(RequestError, match=r"short_edge \d+ must be at most 16 times tile 64"):
             parse(InferenceConfig, values, "m")
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("step," + ",".join(f"c{number}" for number in range(3000)) + "\n0" + ",1" * 3000 + "\n", "RequestError"),
+        ("step,loss\n0,1e308\n1,-1e308\n2,1\n", "returned"),
+        (f"step,{'x' * 100_000}\n0,1\n", "returned"),
+    ],
+    ids=["3,000 panels", "values beyond all axes", "a name of 100,000 letters"],
+)
+def test_tables_of_metrics_are_drawn_or_refused(tmp_path: Path, limited: Any, table: str, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "metrics.csv").write_text(table)
+    outcome = limited(lambda: plot_runs([tmp_path], tmp_path / "curves.png"), seconds=20)
+    assert outcome.kind == kind, outcome.message
