@@ -242,6 +242,11 @@ class InferenceConfig(_Strict):
             raise ValueError(f"tile must be 0, for whole pictures, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
             raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
+        if self.tile and self.short_edge > limits.TILE_SCALE * self.tile:  # each tile would be an image of its own
+            raise ValueError(
+                f"short_edge {self.short_edge} must be at most {limits.TILE_SCALE} times tile {self.tile}; set a "
+                "larger tile, or a smaller short_edge"
+            )
         if self.diameter and not (self.tile and self.short_edge):
             raise ValueError(f"diameter {self.diameter} is for windows: set tile and short_edge too")
         return self

@@ -26,6 +26,7 @@ LAYERS = 500  # of a decoder, or blocks of a Swin Transformer; published: 9 and 
 ARGUMENT = 1 << 16  # of a number among the arguments of a backbone: channels, blocks, sizes of images
 ARGUMENTS = 1000  # how many there are
 PICKLE_STEPS = 500_000  # operations of a pickle; R50 takes 20,000, its training with an optimizer 60,000
+TRAINING_STEPS = 1_000_000  # of the pickle in a training's own checkpoint, which lists its classes, too
 CHECKPOINT_ENTRIES = 20_000  # named arrays; published models have up to 1,000, the deepest backbones of timm 2,000
 ENTRY_NAME = 1000  # characters in the name of an entry
 ZIP_DIRECTORY_BYTES = 8 << 20  # of a .pth: 100,000 tensors
@@ -80,6 +81,8 @@ CLIP_FRAMES = 10_000  # of a clip that is drawn or trained on at once
 SHOWN = 1000  # validation samples drawn as pictures
 POINTS = 1 << 20  # sampled from each mask; published: 12544
 DETECTIONS = 1_000_000  # instances of an image that are kept or count
+PANELS = 100  # of curves in one image; a training logs some twenty
+TILE_SCALE = 16  # times that tiles are enlarged; the packaged model shows them as they are, or up to 4 times larger
 TTA_EDGE = 8192  # pixels of the shorter side of a view; published: 256 to 2048
 TTA_SIZES = 64  # views of an image, each also mirrored; published: up to 8
 

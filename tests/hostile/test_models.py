@@ -316,6 +316,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "deep configuration": lambda header: header["__metadata__"].update(config=nested(100_000)),
     "deep categories": lambda header: header["__metadata__"].update(categories=nested(100_000)),
     "deep metrics": lambda header: header["__metadata__"].update(metrics=nested(100_000)),
+    "huge metrics": lambda header: header["__metadata__"].update(metrics=json.dumps({"PQ": 10**4000})),
     "deep run": lambda header: header["__metadata__"].update(run=nested(100_000)),
     "a configuration of many megabytes": lambda header: header["__metadata__"].update(
         config="[" + "{}," * 2_000_000 + "1]"

@@ -49,6 +49,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 _SHOWN = 10  # entries of each kind in a report
 _FIRST = 3  # entries with values that are not finite
 _LICENCE = 200  # characters
+_LARGEST_METRIC = 1e6
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,14 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 def _metrics(path: Path, metadata: Mapping[str, str]) -> dict[str, float]:
     values = metadata_value(metadata, "metrics", path)
-    if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+    if not isinstance(values, dict) or not all(map(_is_metric, values.values())):
         raise RequestError(f"{path}: the 'metrics' of its header are no numbers by name; save the model again")
     return values
+
+
+def _is_metric(value: object) -> bool:
+    """A number as metrics are, or NaN where there was nothing to measure; JSON may hold some of thousands of digits."""
+    return isinstance(value, int | float) and (value != value or abs(value) <= _LARGEST_METRIC)
 
 
 def promoted(value: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.text import printable, quoted
 
-__all__ = ["TORCH_LEGACY_MAGIC", "read_state"]
+__all__ = ["TORCH_LEGACY_MAGIC", "check_archive", "read_state"]
 
 TORCH_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first pickle of torch.save before version 1.6
 
@@ -463,7 +463,7 @@ def _check_directory(stream: IO[bytes]) -> None:
     stream.seek(0)
 
 
-def _read_zip(archive: zipfile.ZipFile, size: int) -> Any:
+def _read_zip(archive: zipfile.ZipFile, size: int, budget: _Budget | None = None) -> Any:
     """The object of ``torch.save`` since 1.6; storages are read when a tensor is asked for."""
     entries = archive.infolist()
     sizes = {entry.filename: entry.file_size for entry in entries}
@@ -489,7 +489,7 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> Any:
         return known.setdefault(key, _Storage(read))
 
     with archive.open(f"{root}data.pkl") as stream:
-        return _Unpickler(stream, sizes[f"{root}data.pkl"], _Budget(size), storage).load()
+        return _Unpickler(stream, sizes[f"{root}data.pkl"], budget or _Budget(size), storage).load()
 
 
 def _read_legacy(stream: IO[bytes], size: int, budget: _Budget, *, is_inside: bool = False) -> Any:
@@ -596,6 +596,30 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
             f"{path}: not a readable pickle or PyTorch file ({reason}); expected weights in .pkl or .pth. If it "
             "was downloaded or copied, it may be incomplete: fetch it again"
         ) from error
+
+
+def check_archive(path: Path) -> None:
+    """Look through the checkpoint of a training before torch reads it, whose ``weights_only`` has no bounds.
+
+    Args:
+        path: of a file that ``torch.save`` wrote; no tensor is read.
+
+    Raises:
+        ValueError: it is none, asks for anything but tensors and plain containers, or for more of these than a training
+            has.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        _check_directory(stream)
+        try:
+            budget = _Budget(size)
+            budget.steps = limits.TRAINING_STEPS
+            with zipfile.ZipFile(stream) as archive:
+                _read_zip(archive, size, budget)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"it is cut short, or not written by torch.save: {error}") from error
+        except _Refused as refused:
+            raise ValueError(f"it asks for {refused}, which is no tensor or plain container") from None
 
 
 def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from mask2former import limits
 from mask2former.atomic import write_whole
 from mask2former.documents import read_rows, read_text
 from mask2former.errors import MissingExtraError, RequestError
+from mask2former.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,7 @@ _INK, _SOFT, _LINE = "#17171a", "#5d5d66", "#dddcd6"
 _SMOOTH_FROM = 60  # points; curves with more are noise beside a running mean
 _WINDOW = 0.05  # of the points, for the running mean
 _DIGITS = 18  # of a step
+_LARGEST = 1e30  # of a value that can be drawn
 _FORMATS = ("png", "svg", "pdf")
 
 
@@ -72,7 +74,7 @@ def _number(text: object) -> float | None:
         value = float(text) if isinstance(text, str) else math.nan
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= _LARGEST else None  # also without NaN
 
 
 def _over_hours(directory: Path, series: Series) -> Series:
@@ -119,6 +121,7 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
         raise MissingExtraError("matplotlib", "report") from error
 
     panels = _panels(found)
+    limits.check_limit("the runs have kinds of values:", len(panels), limits.PANELS, "are they training runs?")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.1 * rows + (0.4 if len(runs) > 1 else 0)), dpi=110, layout="constrained")
@@ -205,4 +208,4 @@ def _running_mean(values: Sequence[float], window: int) -> list[float]:
 
 def _plain(text: str) -> str:
     """Text without a meaning for matplotlib, to which dollar signs begin a formula and a leading _ hides a label."""
-    return text.replace("$", r"\$").removeprefix("_")
+    return shortened(text, 60).replace("$", r"\$").removeprefix("_")

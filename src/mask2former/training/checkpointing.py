@@ -17,11 +17,24 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mask2former.atomic import write_whole
+from mask2former.checkpoints.pickles import check_archive
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
-from mask2former.text import printable
+from mask2former.text import printable, quoted
 from mask2former.training.metrics_log import MetricsLog
 
-__all__ = ["Best", "KeepCheckpoints", "Patience", "WholeFiles", "at_step", "best_of", "loaded", "plain", "put_in_place"]
+__all__ = [
+    "Best",
+    "KeepCheckpoints",
+    "Patience",
+    "WholeFiles",
+    "at_step",
+    "best_of",
+    "figure",
+    "loaded",
+    "plain",
+    "put_in_place",
+]
 
 _ASIDE = "best-before-step-"  # and the step at which a run went on with figures that cannot be compared
 
@@ -57,14 +70,27 @@ def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[st
         RequestError: the file is empty, cut short, or not what the block expects.
     """
     try:
-        if path.stat().st_size == 0:
+        if check_regular(path, "checkpoint") == 0:
             raise ValueError("it is empty")
+        check_archive(path)
         yield torch.load(path, map_location=device, weights_only=True)
     except RequestError:
         raise
     except Exception as error:  # what a damaged file raises is as varied as the damage
-        reason = printable(str(error) or type(error).__name__, 150)
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        reason = printable(reason, 150)
         raise RequestError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
+
+
+def figure(value: Any) -> float | None:
+    """A figure in a checkpoint, or None where it was not measured.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{quoted(value)} stands where a figure was expected")
+    return value
 
 
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:
@@ -86,9 +112,9 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
         advice = "delete it, and the best validation is sought afresh, or put back a copy of the file"
         with loaded(path, advice) as state:
             kept = state["callbacks"]["KeepCheckpoints"]
-            value, step, start = float(kept["best_value"]), int(state["global_step"]), kept.get("start_value")
-        if is_comparable(state):
-            found.append(Best(path, value, step, start, state.get("instance_threshold")))
+            value, step, start = float(kept["best_value"]), int(state["global_step"]), figure(kept.get("start_value"))
+            if is_comparable(state):
+                found.append(Best(path, value, step, start, figure(state.get("instance_threshold"))))
     return max(found, key=lambda one: one.value, default=None)  # the first of equal ones: best.ckpt
 
 

@@ -18,11 +18,31 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from mask2former.errors import RequestError
 from mask2former.text import printable
 
-__all__ = ["LOCK", "locked"]
+__all__ = ["LOCK", "check_links", "locked"]
 
 LOCK = ".training"  # in the directory of the run, as long as the run lasts
+_WRITTEN = (LOCK, "*.yaml", "*.csv", "*.safetensors", "*.pt", "checkpoints/*.ckpt", "pictures/*")  # by training
 _SUPPORTS_NONE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def check_links(directory: Path) -> None:
+    """Refuse files of a run that are links to files elsewhere, which training would write over.
+
+    Run directories are shared, and archives keep links. Linked folders (``checkpoints`` on another disk) are fine.
+
+    Raises:
+        RequestError: there is one.
+    """
+    for pattern in _WRITTEN:
+        for path in sorted(directory.glob(pattern)):
+            if path.is_symlink() and not path.is_dir():
+                target = Path(os.path.realpath(path))
+                if not target.is_relative_to(os.path.realpath(path.parent)):
+                    raise RequestError(
+                        f"'{path}' is a link to '{target}', outside of its folder, and training would write over that "
+                        "file; put a copy of it in place of the link, or delete the link"
+                    )
 
 
 @contextlib.contextmanager

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mask2former import limits
 from mask2former.config import RunConfig, leaves, parse
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import Reader
+from mask2former.documents import read_yaml
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
-from mask2former.training.checkpointing import loaded
+from mask2former.text import quoted
+from mask2former.training.checkpointing import figure, loaded
 from mask2former.training.optim import learning_rate_factor
 
 __all__ = ["FIXED", "FREE", "LastState", "compare", "digest_of", "record_of", "setting_of"]
@@ -118,19 +119,26 @@ class LastState:
             RequestError: the file is damaged, or there is no record of the settings.
         """
         with loaded(path, "start the run again with --overwrite, or put back a copy of the file") as state:
-            step, weights = int(state["global_step"]), state["state_dict"]
-            num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
-        stopping = [value for name, value in state.get("callbacks", {}).items() if name.startswith("EarlyStopping")]
-        waited = int(stopping[0]["wait_count"]) if stopping else 0
-        kept = state.get("callbacks", {}).get("KeepCheckpoints", {})
-        start, has_best = kept.get("start_value"), float(kept.get("best_value", -math.inf)) > -math.inf
+            return cls._of(path, state)
+
+    @classmethod
+    def _of(cls, path: Path, state: Mapping[str, Any]) -> LastState:
+        step, weights = _whole(state["global_step"]), state["state_dict"]
+        if not state["optimizer_states"]:
+            raise ValueError("it has no state of the optimizer")
+        num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
+        callbacks = state.get("callbacks", {})
+        stopping = [value for name, value in callbacks.items() if name.startswith("EarlyStopping")]
+        waited = _whole(stopping[0]["wait_count"]) if stopping else 0
+        kept = callbacks.get("KeepCheckpoints", {})
+        start, has_best = figure(kept.get("start_value")), float(kept.get("best_value", -math.inf)) > -math.inf
         due, rows = bool(kept.get("validation_due")), kept.get("num_rows")
         record = state.get("run")
         if record is None:
             file = path.parents[1] / "run.yaml"
             try:
-                config = parse(RunConfig, yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
-            except (OSError, ValueError, yaml.YAMLError) as error:
+                config = parse(RunConfig, read_yaml(file, "run file"), str(file))
+            except RequestError as error:
                 raise RequestError(
                     f"cannot resume: {path} has no record of its settings (version 0.1.0 wrote none), and {file}, "
                     f"which has them, cannot be read: {error}"
@@ -143,23 +151,21 @@ class LastState:
         config = parse(RunConfig, record["config"], f"{path}: settings of the run")
         categories = Categories.from_dict(record["categories"])
         training, validation = record["num_samples"]
-        counts = (int(training), int(validation))
-        validation, licence = record.get("validation"), record["licence"]
         return cls(
             path,
             step,
             config,
             num_classes,
             categories,
-            counts,
-            licence,
+            (_whole(training), _whole(validation)),
+            _text(record["licence"]),
             waited,
             (),
-            validation,
+            _text(record.get("validation")),
             start,
             has_best,
             due,
-            rows,
+            None if rows is None else _whole(rows),
         )
 
     def is_comparable(
@@ -180,6 +186,18 @@ class LastState:
             before = parse(RunConfig, record["config"], "settings of the run")
             count, digest = int(record["num_samples"][1]), record.get("validation")
         return not _measured_otherwise(before, count, digest, config, num_validation, validation)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limits.INTEGER:
+        raise ValueError(f"{quoted(value)} stands where a number of steps, rows or samples was expected")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{quoted(value)} stands where text was expected")
+    return value
 
 
 def digest_of(cases: Cases) -> str:

@@ -27,17 +27,19 @@ from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
+from mask2former.text import printable
 from mask2former.training.checkpointing import (
     Best,
     KeepCheckpoints,
     Patience,
     WholeFiles,
     best_of,
+    figure,
     loaded,
     put_in_place,
 )
 from mask2former.training.datamodule import DataModule, batch_per_device
-from mask2former.training.lock import locked
+from mask2former.training.lock import check_links, locked
 from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
 from mask2former.training.progress import StepProgressBar
@@ -133,6 +135,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
         raise RequestError(f"nothing to resume: {last} does not exist; start the run without resuming")
+    check_links(directory)
     stopping = Stopping()
     with locked(directory) as notes, stopping.listening():
         return _train(config, last, stopping, notes, resume=resume, overwrite=overwrite)
@@ -267,6 +270,11 @@ def _train(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if (how := died_reading(error)) is not None:
             raise _death(how) from error
+        if resume and str(error).startswith("Error(s) in loading state_dict"):
+            raise RequestError(
+                f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
+                "--overwrite, or put back a copy of the file"
+            ) from error
         if not _is_out_of_memory(error):
             raise
         raise MemoryError(
@@ -480,4 +488,4 @@ def _tensorboard(directory: Path) -> Logger:
 def _restore(module: TrainingModule, path: Path) -> None:
     with loaded(path, "delete it and resume: the last weights are taken", device="cpu") as state:
         module.load_state_dict(state["state_dict"])
-    module.instance_threshold = state.get("instance_threshold")  # 0.1.0 did not write it
+        module.instance_threshold = figure(state.get("instance_threshold"))  # 0.1.0 did not write it

@@ -205,6 +205,7 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     state = {
         "global_step": 3,
         "state_dict": {"model.transformer_decoder.class_head.bias": torch.zeros(4)},
+        "optimizer_states": [{"state": {}}],
         "run": record_of(config, CLASSES, (5, 2), "MIT"),
         "callbacks": {"EarlyStopping{'monitor': 'x'}": {"wait_count": 2}},
     }

@@ -28,6 +28,7 @@ from mask2former.config import (
 )
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.check import DataReport, SplitFacts, area_shares
+from mask2former.text import printable
 
 __all__ = ["propose", "run_file"]
 
@@ -215,7 +216,8 @@ def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
     values = run.model_dump(mode="json")
     values["model"] = run.model.model_dump(mode="json", exclude_unset=True)  # the rest comes from the initial model
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return "".join(f"# {line}\n" for line in comments) + text
+    # Names of classes and paths are a stranger's words: an end of line in them would end the comment.
+    return "".join(f"# {printable(line, spaces=True)}\n" for line in comments) + text
 
 
 def _augmentation(task: Task, short: int, typical: int) -> AugmentationConfig:
