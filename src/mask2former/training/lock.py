@@ -21,7 +21,7 @@ from mask2former.text import printable
 __all__ = ["LOCK", "locked"]
 
 LOCK = ".training"  # in the directory of the run, as long as the run lasts
-_SUPPORTS_NONE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_IS_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # all others: the file system has no locks
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
@@ -83,7 +83,7 @@ def _taken(path: Path) -> IO[str] | None:
             pass
         except OSError as error:
             owner = _owner(stream)
-            if error.errno not in _SUPPORTS_NONE:
+            if error.errno in _IS_TAKEN:
                 stream.close()
                 who = f" ({owner})" if owner else ""
                 raise RequestError(
