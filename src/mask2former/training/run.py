@@ -267,7 +267,7 @@ def _train(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if (how := died_reading(error)) is not None:
             raise _death(how) from error
-        if not _is_out_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
         raise MemoryError(
             f"out of memory with {batch_per_device(config)} pictures in one pass; what helps: a smaller "
@@ -442,10 +442,6 @@ def _initial_model(
     if not is_whole:
         print("Not measured before the first step, since the class head starts afresh")
     return model, is_whole
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or is_lack_of_memory(error)
 
 
 def _death(how: str) -> BaseException:
