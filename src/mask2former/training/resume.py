@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mask2former.config import RunConfig, leaves, parse
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import Reader
+from mask2former.documents import read_yaml
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
@@ -129,8 +128,8 @@ class LastState:
         if record is None:
             file = path.parents[1] / "run.yaml"
             try:
-                config = parse(RunConfig, yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
-            except (OSError, ValueError, yaml.YAMLError) as error:
+                config = parse(RunConfig, read_yaml(file, "run file"), str(file))
+            except RequestError as error:
                 raise RequestError(
                     f"cannot resume: {path} has no record of its settings (version 0.1.0 wrote none), and {file}, "
                     f"which has them, cannot be read: {error}"
