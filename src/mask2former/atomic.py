@@ -19,7 +19,16 @@ from typing import IO
 
 from mask2former.errors import RequestError
 
-__all__ = ["TEMPORARY", "discard", "leftovers_note", "remove_leftovers", "reserved", "whole_file", "write_whole"]
+__all__ = [
+    "TEMPORARY",
+    "discard",
+    "leftovers_note",
+    "remove_leftovers",
+    "reserved",
+    "take_lock",
+    "whole_file",
+    "write_whole",
+]
 
 TEMPORARY = ".m2f-"  # begins temporary names; eight random letters follow, whatever the length of the final name
 _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -124,7 +133,8 @@ def remove_leftovers(folder: Path) -> int:
         return 0
     for name in names:
         with contextlib.suppress(OSError), open(name, "rb") as stream:
-            _lock(stream, wait=False)
+            if not take_lock(stream):
+                continue
             os.unlink(name)
             removed += 1
     return removed
@@ -138,17 +148,32 @@ def _refusal(path: Path, error: OSError) -> RequestError:
 def _held(temporary: Path) -> Iterator[None]:
     """Locked as long as this process lives, which tells :func:`remove_leftovers` that somebody still writes."""
     with temporary.open("rb") as stream:
-        with contextlib.suppress(OSError):  # file systems without locks
-            _lock(stream, wait=True)
+        take_lock(stream, shared=True, wait=True)
         yield
 
 
-def _lock(stream: IO[bytes], *, wait: bool) -> None:
+def take_lock(file: IO[bytes] | int, *, shared: bool = False, wait: bool = False) -> bool | None:
+    """Lock an open file for this process until it is closed, if only by the end of the process.
+
+    Args:
+        file: the file, or its descriptor.
+        shared: others may hold it likewise.
+        wait: until nobody else has it.
+
+    Returns:
+        True: it is locked. False: somebody else has it. None: this system or file system has no such locks.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows, which does not remove a file that somebody has open
-        return
-    fcntl.flock(stream, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows, which does not remove or rename a file that somebody has open
+        return None
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _is_special(path: Path) -> bool:

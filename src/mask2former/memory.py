@@ -89,8 +89,10 @@ def check_memory(what: str, needed: int, advice: str) -> None:
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out: Python's, numpy's, or PyTorch's of any device."""
     text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, which is not imported here
+        or (isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text))
     )
 
 

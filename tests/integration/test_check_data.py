@@ -558,3 +558,21 @@ def test_the_help_names_what_can_be_prepared(capsys: pytest.CaptureFixture[str])
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in dataset_names():
         assert name in words
+
+
+def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lead_outside(content: dict[str, Any]) -> None:
+        content["images"][2]["file_name"] = "../pool/a.png"
+
+    file, proposal = coco(tmp_path, lead_outside), tmp_path / "run.yaml"
+    picture(tmp_path / "pool" / "a.png", 7)
+    words = ["check-data", str(file), "--images", str(tmp_path / "train"), "--sheet", str(tmp_path / "sheet.png")]
+    assert main(words) == 1
+    assert "for check-data: --allow-outside" in capsys.readouterr().out
+    assert main([*words, "--allow-outside", "--propose", str(proposal)]) == 0
+    assert yaml.safe_load(proposal.read_text("utf-8"))["data"]["dataset"]["allow_outside"] is True
+    capsys.readouterr()
+    assert main(["check-data", str(label_folder(tmp_path / "maps")), "--allow-outside"]) == 2
+    assert "--allow-outside is for annotations" in capsys.readouterr().err

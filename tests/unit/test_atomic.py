@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mask2former.atomic import remove_leftovers, whole_file, write_whole
+from mask2former.atomic import remove_leftovers, take_lock, whole_file, write_whole
 from mask2former.errors import RequestError
 
 
@@ -141,3 +142,23 @@ with whole_file(pathlib.Path(sys.argv[1])) as file:
         assert file.exists()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["living.txt", "user.txt"]
     assert remove_leftovers(tmp_path / "absent") == 0
+
+
+def test_locks_are_taken_held_by_another_or_unknown_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.touch()
+    with path.open("rb") as first, path.open("rb") as second:
+        assert take_lock(first, shared=True) is True
+        assert take_lock(second) is False
+        assert take_lock(second, shared=True) is True
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with path.open("rb") as stream:
+        assert take_lock(stream) is None
+    (tmp_path / ".m2f-00000000.tmp").touch()
+    assert remove_leftovers(tmp_path) == 0  # somebody may be writing it
+    write_whole(path, lambda temporary: temporary.write_text("x"))
+    assert path.read_text() == "x"

@@ -15,6 +15,7 @@ from mask2former import interrupts
 from mask2former.cli.shared import FailedError, StoppedError
 from mask2former.cli.terminal import filtered, say, silence_stdout
 from mask2former.errors import RequestError
+from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable, quoted, shortened
 
 __all__ = ["app", "main"]
@@ -129,7 +130,7 @@ def _unexpected(error: Exception) -> str:
         return f"there is no room left for {where} ({error.strerror}); make room and run this again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter PyTorch's
+    if is_lack_of_memory(error):
         return str(error) if isinstance(error, MemoryError) and str(error) else _OUT_OF_MEMORY
     if isinstance(error, RecursionError):
         return "something that is read here is nested too deeply; is it the right file? (--debug shows where)"

@@ -39,6 +39,13 @@ def check_data(
     validation: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Validation data, of the same kind as DATA.")
     ] = None,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside",
+            help="Also read images outside their folder that annotations name (../a.jpg, /data/a.jpg).",
+        ),
+    ] = False,
     data_root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where published data sets are, by name.")
     ] = None,
@@ -76,7 +83,7 @@ def check_data(
 
     from mask2former.atomic import write_whole
     from mask2former.cli.data_sets import dataset_by_name
-    from mask2former.config import ClipSampling, RunConfig
+    from mask2former.config import ClipSampling, NamedFilesConfig, RunConfig
     from mask2former.inference.data_checks import check as checking
     from mask2former.inference.data_checks.propose import propose as propose_run
     from mask2former.inference.data_checks.propose import run_file
@@ -104,6 +111,11 @@ def check_data(
         raise RequestError(
             "--propose makes run files for images; for clips start from 'mask2former recipe ytvis2019-instance/r50'"
         )
+
+    if allow_outside:
+        if not isinstance(dataset, NamedFilesConfig):
+            raise RequestError(f"--allow-outside is for annotations and lists that name files; {source} has none")
+        dataset = dataset.model_copy(update={"allow_outside": True})
 
     console = make_console()
     # What is noticed is among the findings; reading a second time, to draw, would say it again.

@@ -222,13 +222,17 @@ def leads_outside(name: str, folder: str | os.PathLike[str]) -> bool:
     """Whether a name that a file of annotations gives leads out of the folder that it is relative to.
 
     Absolute names do, unless they lead into the folder, and so do those with more ``..`` than folders before them.
-    Links count as what they are called: who put them into the folder decides what they lead to.
+    Links count as what they are called: who put them into the folder decides what they lead to. Where the folder itself
+    is reached through links, absolute names may say what it is called or where it is.
     """
     if not (".." in name or ":" in name or name.startswith(("/", "\\"))):
         return False  # most names; asking for the folder of the process takes longer than all else
     top = os.path.abspath(folder)
     place = os.path.normpath(os.path.join(top, name))
-    return not place.startswith(os.path.join(top, ""))
+    if place.startswith(os.path.join(top, "")):
+        return False
+    parent = os.path.join(os.path.realpath(os.path.dirname(place)), "")
+    return not (os.path.isabs(name) and parent.startswith(os.path.join(os.path.realpath(top), "")))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 import mask2former
 from mask2former import documents, limits
-from mask2former.atomic import whole_file, write_whole
+from mask2former.atomic import take_lock, whole_file, write_whole
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
@@ -330,15 +330,12 @@ class _Asked:
 def _writing(folder: Path) -> Iterator[None]:
     """One run at a time writes results in a folder, so that those of an image belong together."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name == "nt":  # where folders cannot be opened
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # file systems without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        take_lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from mask2former.atomic import take_lock
 from mask2former.errors import RequestError
 
 __all__ = ["WorkingFile"]
@@ -52,7 +53,7 @@ class WorkingFile:
         self._take(self._lock)
 
     def _take(self, stream: IO[bytes]) -> None:
-        if not _locks(stream):
+        if take_lock(stream) is False:
             raise RequestError(f"another run is writing '{self.path}'; wait until it is done, or choose another output")
 
     def release(self) -> None:
@@ -81,18 +82,3 @@ def _named(folder: Path, stem: str, suffix: str) -> tuple[Path, Path]:
     endings = f".partial{suffix}", f".earlier{suffix}"
     short = os.fsdecode(os.fsencode(stem)[: _NAME_BYTES - max(map(len, endings))])
     return folder / (short + endings[0]), folder / (short + endings[1])
-
-
-def _locks(stream: IO[bytes]) -> bool:
-    """Take the file for this process, as long as it is open; False where another one has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which does not rename or remove a file that somebody has open
-        return True
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # file systems without locks
-        return True
-    return True

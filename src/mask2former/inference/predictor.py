@@ -398,7 +398,7 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
     for image in images:
         height, width = image.shape[:2]
         check_limit(
-            f"the image has {height}x{width} pixels (height x width), and one side is longer than the other, times:",
+            f"the image has {height}x{width} pixels (height x width), whose ratio is",
             max(height, width) // min(height, width),
             limits.ASPECT_RATIO,
             "cut it into parts",

@@ -22,7 +22,7 @@ __all__ = ["LOCK", "check_links", "locked"]
 
 LOCK = ".training"  # in the directory of the run, as long as the run lasts
 _WRITTEN = (LOCK, "*.yaml", "*.csv", "*.safetensors", "*.pt", "checkpoints/*.ckpt", "pictures/*")  # by training
-_SUPPORTS_NONE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_IS_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # all others: the file system has no locks
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
 
@@ -103,7 +103,7 @@ def _taken(path: Path) -> IO[str] | None:
             pass
         except OSError as error:
             owner = _owner(stream)
-            if error.errno not in _SUPPORTS_NONE:
+            if error.errno in _IS_TAKEN:
                 stream.close()
                 who = f" ({owner})" if owner else ""
                 raise RequestError(

@@ -275,7 +275,7 @@ def _train(
                 f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
                 "--overwrite, or put back a copy of the file"
             ) from error
-        if not _is_out_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
         raise MemoryError(
             f"out of memory with {batch_per_device(config)} pictures in one pass; what helps: a smaller "
@@ -450,10 +450,6 @@ def _initial_model(
     if not is_whole:
         print("Not measured before the first step, since the class head starts afresh")
     return model, is_whole
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or is_lack_of_memory(error)
 
 
 def _death(how: str) -> BaseException:

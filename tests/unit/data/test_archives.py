@@ -174,3 +174,15 @@ def test_names_are_relative_to_relative_folders_too(tmp_path: Path, monkeypatch:
     assert not leads_outside(f"{tmp_path}/images/a.jpg", "images")
     assert leads_outside("../a.jpg", "images")
     assert leads_outside("../../a.jpg", ".")
+
+
+def test_absolute_names_may_say_where_a_linked_folder_is(tmp_path: Path) -> None:
+    disk, link = tmp_path / "disk" / "images", tmp_path / "images"
+    disk.mkdir(parents=True)
+    link.symlink_to(disk)
+    for folder, other in ((link, disk), (disk, link)):
+        assert not leads_outside(f"{other}/a.jpg", folder)
+        assert not leads_outside(f"{other}/x/a.jpg", folder)
+        assert leads_outside(f"{other}/../a.jpg", folder)
+        assert leads_outside(f"{disk.parent}/b/a.jpg", folder)
+        assert leads_outside("../images/../a.jpg", folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -60,6 +62,20 @@ def test_whatever_is_in_the_file_of_nobody(tmp_path: Path, content: str) -> None
     with locked(tmp_path) as notes:
         assert all(len(note) < 400 and note.isprintable() for note in notes)
     assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EIO])
+def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with locked(tmp_path) as notes:
+        assert notes == []
+        with pytest.raises(RequestError, match=rf"process {os.getpid()} .* delete .*\{LOCK}"):
+            locked(tmp_path).__enter__()
+    with locked(tmp_path) as notes:
+        assert notes == []
 
 
 def test_other_ranks_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
