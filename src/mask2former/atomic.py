@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all. Knows nothing of what is in them.
+"""Files and folders that are there whole or not at all. Knows nothing of what is in them.
 
-What is there decides how it is written: a regular file is replaced, of a link the file that it points to, and into a
-device or a pipe the finished bytes are copied.
+What killed runs have left of them is removed by the next one that writes into the same folder. What is there decides
+how a file is written: a regular file is replaced, of a link the file that it points to, and into a device or a pipe the
+finished bytes are copied.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ __all__ = [
     "reserved",
     "take_lock",
     "whole_file",
+    "whole_folder",
     "write_whole",
 ]
 
 TEMPORARY = ".m2f-"  # begins temporary names; eight random letters follow, whatever the length of the final name
+_ATTEMPTS = 100  # at a temporary name
+_swept: set[Path] = set()  # folders in which this process has removed what killed runs have left
 _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -49,7 +53,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
 def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> Iterator[Path]:
     """A temporary file for the block to fill; where it ends well the file takes its place, else nothing changes.
 
-    The temporary file lies in the folder of the final one, so that readers never see half a file and nothing is copied.
+    The temporary file lies in a folder beside the final one, so that nobody sees half a file and nothing is copied.
     Missing folders are made. The file gets the permissions of the caller's umask, whatever the block does. Links are
     followed. A device, or a pipe that somebody reads, is opened at once, and the bytes are copied into it at the end.
 
@@ -62,45 +66,63 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
         RequestError: the place cannot be written; an old file there is as it was.
         OSError: something else went wrong, for instance a full disk; the error names ``path``.
     """
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        special = _is_special(path)
-        target = path if special else Path(os.path.realpath(path))  # what a link points to; it need not exist
-        if not special:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.gettempdir()) if special else target.parent
-        temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}{suffix}"
-        temporary.touch(exist_ok=False)
-    except _IN_THE_WAY as error:
-        raise _refusal(path, error) from error
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            special = _is_special(path)
+            target = path if special else Path(os.path.realpath(path))  # what a link points to; it need not exist
+            if not special:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.gettempdir()) if special else target.parent
+            # In a folder of its own, where also stays what the writer puts beside it, as safetensors does.
+            temporary = stack.enter_context(_temporary(folder)) / f"file{suffix}"
+            temporary.touch()
+        except _IN_THE_WAY as error:
             raise _refusal(path, error) from error
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise _refusal(path, error) from error
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        try:
+            with reserved(path) as stream:
+                mode = temporary.stat().st_mode & 0o777  # some writers, safetensors for one, write for the owner only
+                yield temporary
+                if stream is not None:
+                    with temporary.open("rb") as content:
+                        shutil.copyfileobj(content, stream)
+                    return
+                temporary.chmod(mode)
+                if durable:
+                    _sync(temporary)
+                temporary.replace(target)
+                if durable:
+                    _sync(target.parent)
+        except OSError as error:
+            if error.filename not in (None, str(temporary), temporary):  # of another file that the block has opened
+                raise
+            if isinstance(error, _IN_THE_WAY):
+                raise _refusal(path, error) from error
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder for the block to fill; where it ends well it becomes ``path``, else nothing changes.
+
+    Args:
+        path: where it goes; an empty folder may be there.
+
+    Raises:
+        RequestError: the place cannot be written, or there is something else.
+    """
     try:
-        with reserved(path) as stream, _held(temporary):
-            mode = temporary.stat().st_mode & 0o777  # some writers, safetensors for one, write for the owner only
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path.parent) as temporary:
             yield temporary
-            if stream is not None:
-                with temporary.open("rb") as content:
-                    shutil.copyfileobj(content, stream)
-                return
-            temporary.chmod(mode)
-            if durable:
-                _sync(temporary)
-            temporary.replace(target)
-            if durable:
-                _sync(target.parent)
+            temporary.replace(path)
     except OSError as error:
-        if error.filename not in (None, str(temporary), temporary):  # of another file that the block has opened
-            raise
-        if isinstance(error, _IN_THE_WAY):
-            raise _refusal(path, error) from error
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after a success
-            temporary.unlink(missing_ok=True)
+        raise _refusal(path, error) from error
 
 
 class _DiscardedError(Exception):
@@ -122,9 +144,9 @@ def leftovers_note(folders: Iterable[Path]) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove temporary files in ``folder`` whose writers were killed; how many there were.
+    """Remove temporary files and folders in ``folder`` whose writers were killed; how many there were.
 
-    A file that is being written is locked by its writer, in whatever container, and stays.
+    What is being written is locked by its writer, in whatever container, and stays. Without locks all stays.
     """
     removed = 0
     try:
@@ -132,12 +154,17 @@ def remove_leftovers(folder: Path) -> int:
     except OSError:
         return 0
     for name in names:
-        with contextlib.suppress(OSError), open(name, "rb") as stream:
-            if not take_lock(stream):
-                continue
-            os.unlink(name)
+        with contextlib.suppress(OSError), _locked(name, exclusive=True):
+            _remove(name)
             removed += 1
     return removed
+
+
+def _remove(name: str | os.PathLike[str]) -> None:
+    if os.path.isdir(name) and not os.path.islink(name):
+        shutil.rmtree(name)
+    else:
+        os.unlink(name)
 
 
 def _refusal(path: Path, error: OSError) -> RequestError:
@@ -145,11 +172,56 @@ def _refusal(path: Path, error: OSError) -> RequestError:
 
 
 @contextlib.contextmanager
-def _held(temporary: Path) -> Iterator[None]:
-    """Locked as long as this process lives, which tells :func:`remove_leftovers` that somebody still writes."""
-    with temporary.open("rb") as stream:
-        take_lock(stream, shared=True, wait=True)
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A new folder, locked as long as this process lives, which tells others that somebody still writes in it.
+
+    The first one in a folder removes what killed runs have left there, whichever command they were.
+    """
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_leftovers(folder)
+    with contextlib.ExitStack() as stack:
+        for _ in range(_ATTEMPTS):
+            temporary = folder / f"{TEMPORARY}{secrets.token_hex(4)}"
+            temporary.mkdir()
+            stack.callback(_forget, temporary)
+            try:
+                stack.enter_context(_locked(temporary, exclusive=False))
+            except FileNotFoundError:  # another run found it before it was locked
+                continue
+            break
+        else:
+            raise OSError(errno.EBUSY, "temporary files are removed as soon as they are made", str(folder))
+        yield temporary
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone after a success
+        _remove(path)
+
+
+@contextlib.contextmanager
+def _locked(path: str | os.PathLike[str], *, exclusive: bool) -> Iterator[None]:
+    """A file or folder that is there and locked.
+
+    Raises:
+        FileNotFoundError: it is gone, perhaps while this waited.
+        OSError: somebody else has it, or there are no locks; with ``exclusive``, else nothing is locked then.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders, and does not rename what is open
+        if exclusive:
+            raise
         yield
+        return
+    try:
+        if not take_lock(descriptor, shared=not exclusive, wait=not exclusive) and exclusive:
+            raise OSError(errno.EAGAIN, "somebody else has it, or there are no locks", str(path))
+        os.stat(path)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def take_lock(file: IO[bytes] | int, *, shared: bool = False, wait: bool = False) -> bool | None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
-import sys
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import Started, contents, random_signal
 
-from mask2former import cli as _cli  # noqa: F401  (before the forks)
-from mask2former.__main__ import main
 from mask2former.training.lock import LOCK
 from mask2former.training.run import train as _train  # noqa: F401  (before the forks)
 
@@ -49,45 +44,15 @@ def run_file(path: Path, output: Path) -> Path:
     return path
 
 
-class Started:
-    """What a script does that repeats a command until it succeeds; a fork, since imports take longer than the run."""
-
-    def __init__(self, run: Path, log: Path) -> None:
-        output = yaml.safe_load(run.read_text())["output"]
-        resume = ["--resume", output] if (Path(output) / "checkpoints" / "last.ckpt").exists() else []
-        self.exitcode: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 99
-        try:
-            os.setsid()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            warnings.simplefilter("ignore")  # pytest makes errors of them
-            sys.stdout = sys.stderr = log.open("a")
-            sys.argv[1:] = ["train", str(run), *resume]
-            code = main()
-            sys.stdout.flush()
-        finally:
-            os._exit(code)
-
-    def is_alive(self) -> bool:
-        if self.exitcode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.exitcode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.exitcode is None
-
-    def end(self) -> int | None:
-        deadline = time.monotonic() + 300
-        while self.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self.exitcode
+def start(run: Path, log: Path) -> Started:
+    """What a script does that repeats a command until it succeeds."""
+    output = Path(yaml.safe_load(run.read_text())["output"])
+    resume = ["--resume", str(output)] if (output / "checkpoints" / "last.ckpt").exists() else []
+    return Started(["train", str(run), *resume], log)
 
 
-def contents(run: Path) -> dict[str, bytes]:
-    """All files but the times."""
-    paths = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name != "times.csv")
-    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
+def without_times(run: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(run).items() if Path(name).name != "times.csv"}
 
 
 def owner(run: Path) -> int | None:
@@ -98,20 +63,12 @@ def owner(run: Path) -> int | None:
         return None
 
 
-def is_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     output, log = tmp_path / "run", tmp_path / "log.txt"
     run = run_file(tmp_path / "run.yaml", output)
-    assert Started(run, log).end() == 0, log.read_text()
-    expected = contents(output)
+    assert start(run, log).end() == 0, log.read_text()
+    expected = without_times(output)
     shutil.rmtree(output)
 
     choice, codes, moments = random.Random(15), Counter[str](), []
@@ -120,9 +77,8 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
         attempts += 1
         if attempts > 3 * KILLS:  # more kills than the run is long: once more from the start
             break
-        number = choice.choice([signal.SIGKILL] * 3 + [signal.SIGINT, signal.SIGTERM])
-        is_group = choice.random() < 0.5
-        process = Started(run, log)
+        number, is_group = random_signal(choice)
+        process = start(run, log)
         begin = time.monotonic()
         while process.is_alive() and owner(output) != process.pid and time.monotonic() - begin < 100:
             time.sleep(0.02)  # its imports take as long as the run, and are no part of it
@@ -132,17 +88,11 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
             moments.append("ended")
             shutil.rmtree(output)
             continue
-        (os.killpg if is_group else os.kill)(process.pid, number)
-        code = process.end()
-        assert code in ({signal.SIGKILL: {-9}}.get(number, {128 + number, 0})), (number, code, log.read_text()[-2000:])
+        process.kill(number, is_group=is_group)
         codes[number.name] += 1
         moments.append(f"{number.name}{' to all' if is_group else ''}")
-        deadline = time.monotonic() + 20
-        while is_alive(process.pid):  # the processes that read samples notice and leave
-            assert time.monotonic() < deadline, "a process was left behind"
-            time.sleep(0.1)
-    assert Started(run, log).end() == 0, log.read_text()[-2000:]
-    found = contents(output)
+    assert start(run, log).end() == 0, log.read_text()[-2000:]
+    found = without_times(output)
     assert found.keys() == expected.keys()
     assert not [name for name in found if found[name] != expected[name]], moments
     text = log.read_text()

@@ -383,6 +383,9 @@ def test_a_stopped_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {
         path.relative_to(tmp_path / "stopped"): path.read_bytes() for path in (tmp_path / "stopped").rglob("*.*")
     } == whole
+    journal.touch()  # a run was killed after it had written the index
+    prepare("ade20k", tmp_path / "stopped")
+    assert not journal.exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mask2former.atomic import remove_leftovers, take_lock, whole_file, write_whole
+from mask2former.atomic import TEMPORARY, remove_leftovers, take_lock, whole_file, whole_folder, write_whole
 from mask2former.errors import RequestError
 
 
@@ -125,22 +126,31 @@ def test_many_threads_may_write_one_path(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
+def leave(folder: Path) -> None:
+    """What a killed run leaves: half a file, and half a folder with half a file."""
     script = """
 import os, sys, pathlib
-from mask2former.atomic import whole_file
-with whole_file(pathlib.Path(sys.argv[1])) as file:
+from mask2former.atomic import whole_file, whole_folder
+folder = pathlib.Path(sys.argv[1])
+with whole_file(folder / "killed.txt") as file, whole_folder(folder / "killed") as half:
     file.write_text("half")
-    os.kill(os.getpid(), 9)
+    with whole_file(half / "file.txt"):
+        os.kill(os.getpid(), 9)
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed.txt")], check=False)
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
+    assert len(list(folder.glob(f"{TEMPORARY}*"))) >= 2
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
     (tmp_path / "user.txt").write_text("stays")
-    assert len(list(tmp_path.iterdir())) == 2
-    with whole_file(tmp_path / "living.txt") as file:
+    with whole_file(tmp_path / "living.txt") as file, whole_folder(tmp_path / "living") as folder:
+        leave(tmp_path)
         file.write_text("in the making")
-        assert remove_leftovers(tmp_path) == 1
+        (folder / "file.txt").write_text("in the making")
+        assert remove_leftovers(tmp_path) == 2
         assert file.exists()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["living.txt", "user.txt"]
+        assert folder.exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["living", "living.txt", "user.txt"]
     assert remove_leftovers(tmp_path / "absent") == 0
 
 
@@ -162,3 +172,40 @@ def test_locks_are_taken_held_by_another_or_unknown_here(tmp_path: Path, monkeyp
     assert remove_leftovers(tmp_path) == 0  # somebody may be writing it
     write_whole(path, lambda temporary: temporary.write_text("x"))
     assert path.read_text() == "x"
+
+
+def test_whoever_writes_into_a_folder_first_removes_what_the_dead_left(tmp_path: Path) -> None:
+    leave(tmp_path)
+    write_whole(tmp_path / "file.txt", lambda path: path.write_text("whole"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mkdir_slowly(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        mkdir(self, mode, parents, exist_ok)
+        if self.name.startswith(TEMPORARY):
+            removed.append(remove_leftovers(tmp_path) if len(removed) < 3 else 0)
+
+    mkdir, removed = Path.mkdir, list[int]()
+    monkeypatch.setattr(Path, "mkdir", mkdir_slowly)
+    write_whole(tmp_path / "file.txt", lambda path: path.write_text("whole"))
+    assert removed == [1, 1, 1, 0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with contextlib.suppress(ZeroDivisionError), whole_folder(tmp_path / "a" / "folder") as folder:
+        (folder / "file.txt").write_text("half")
+        raise ZeroDivisionError
+    assert list((tmp_path / "a").iterdir()) == []
+    with whole_folder(tmp_path / "a" / "folder") as folder:
+        (folder / "file.txt").write_text("whole")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["folder"]
+    with (
+        pytest.raises(RequestError, match=r"cannot write .*folder': Directory not empty"),
+        whole_folder(tmp_path / "a" / "folder"),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["folder"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mask2former.atomic import TEMPORARY, write_whole
+from mask2former.atomic import whole_folder, write_whole
 from mask2former.checkpoints import io, original
 from mask2former.checkpoints.convert import huggingface
 from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
@@ -118,10 +116,7 @@ def _renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
 
 
 def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None) -> None:
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+    with whole_folder(path) as temporary:
         if target == "ours":
             io.save_folder(model, temporary, address=str(path))
         else:
@@ -129,11 +124,6 @@ def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callabl
             _read_back(model, temporary)
         if check is not None:
             check(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise RequestError(f"cannot write '{path}': {error.strerror or error}; choose another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_huggingface(model: Mask2Former, folder: Path) -> None:

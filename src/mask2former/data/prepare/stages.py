@@ -111,7 +111,10 @@ def run_stage(stage: Stage, num_workers: int, progress: Callable[[str, int, int]
         RequestError: a file that cannot be read or written; what was finished stays.
     """
     assert len({job.key for job in stage.jobs}) == len(stage.jobs)
-    if stage.index is None or _is_whole_index(stage.index.path, len(stage.jobs)):
+    if stage.index is None:
+        return _convert_all(stage, None, num_workers, progress)
+    if _is_whole_index(stage.index.path, len(stage.jobs)):
+        _Journal(stage.index.path).remove()  # of a run that was killed between the two
         return _convert_all(stage, None, num_workers, progress)
     with _Journal(stage.index.path) as journal:
         outcome = _convert_all(stage, journal, num_workers, progress)

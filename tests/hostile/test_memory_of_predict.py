@@ -1,0 +1,61 @@
+"""A long run of ``predict`` keeps its memory; ``pytest -m slow -s`` of this file prints the figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+IMAGES, WINDOW = 5000, 500
+
+# In a process of its own, whose memory nobody else uses.
+PROGRAM = """
+import os, statistics, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from mask2former.cli import main
+from mask2former.data.scenes import Scenes
+from mask2former.inference import files
+
+folder, count, window = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+(folder / "images").mkdir()
+scenes = Scenes((64, 64), length=count)
+for index in range(count):
+    Image.fromarray(scenes.image(index)).save(folder / "images" / f"{index:05}.png")
+
+
+def resident_now():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+segment, resident, done = files._segment_file, [], []
+
+
+def measured(*arguments, **options):
+    outcome = segment(*arguments, **options)
+    resident.append(resident_now())
+    done.append(outcome.status)
+    return outcome
+
+
+files._segment_file = measured
+common = ["-m", "scenes-tiny", "-t", "instance", "--device", "cpu"]
+code = main(["predict", str(folder / "images"), "-o", str(folder / "out"), "--coco", str(folder / "r.json"), *common])
+assert code == 0 and done == ["done"] * count, (code, len(done))
+windows = [statistics.median(resident[at - window : at]) for at in range(window, count + 1, window)]
+print("MiB", *(f"{value / 2**20:.1f}" for value in windows), "after the file of all results", resident_now() >> 20)
+print("change", max(windows[1:]) / windows[0] - 1)
+"""
+
+
+@pytest.mark.slow
+def test_five_thousand_images_keep_the_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(IMAGES), str(WINDOW)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=7200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *_, windows, change = done.stdout.splitlines()
+    print(windows, change, sep="\n")
+    assert float(change.split()[1]) < 0.02, windows
