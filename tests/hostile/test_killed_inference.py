@@ -49,7 +49,12 @@ def test_track(tmp_path: Path) -> None:
             return not json.loads(content)["complete"]
         return True  # after a signal these hold what was done, and the document says so
 
-    print(kill_again_and_again(command, output, tmp_path / "log.txt", is_unfinished=is_unfinished))
+    def without_coding(name: str, content: bytes) -> bytes:
+        # The bytes of the encoder differ from run to run.
+        return b"a whole video" if content[4:8] == b"ftyp" and b"moov" in content else content
+
+    log = tmp_path / "log.txt"
+    print(kill_again_and_again(command, output, log, without_times=without_coding, is_unfinished=is_unfinished))
 
 
 def without_times(name: str, content: bytes) -> bytes:
