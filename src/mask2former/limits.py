@@ -34,11 +34,13 @@ HEADER_BYTES = 16 << 20  # of a safetensors file; those of published models have
 METADATA_BYTES = 4 << 20  # of one value in it; 20,000 classes are 2 MB
 CONFIG_BYTES = 4 << 20  # config.json and its like in a folder of weights
 CONFIG_TEXT = 1 << 18  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
+
 # --- images, videos and archives -------------------------------------------------------------------------------------
 
 # Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, holds for the pixels of a file: 89 million unless a user raises it.
 IMAGE_BYTES = 2 << 30  # 89 million pixels of four channels with 32 bits are 1.4 GB
 IMAGE_SIDE = 200_000  # pixels; slides of microscopes have up to about 200,000, panoramas of telescopes fewer
+PNM_HEADER_BYTES = 1 << 12  # of a PPM, PGM or PBM: sizes and comments
 PNG_EXTRA_BYTES = 8 << 20  # of a PNG beyond 16 for each pixel: colour profile, texts, further frames
 ARRAY_PIXELS = 1 << 30  # of an array or tensor, whose memory was there already
 INPUT_PIXELS = 1 << 27  # of an image after resizing; more than an image can have at its own size
@@ -54,6 +56,7 @@ ARCHIVED_BYTES_UNCHECKED = 128 << 20  # up to which a file in an archive may be 
 ARCHIVE_GROWTH = 200  # times; annotations are compressed 5 to 30 times
 MATRIX_BYTES = 64 << 20  # a MATLAB file of label maps, and the values of one
 LINKED_FOLDERS = 10_000  # reached through links in one search: links to links multiply
+
 # --- annotations -----------------------------------------------------------------------------------------------------
 
 CLASSES = 32_768  # of a data set; the largest published vocabularies have 22,000
@@ -66,6 +69,7 @@ OUTLINE = 1 << 22  # pixels along the polygons of one object: 1,000 times around
 MASK_VALUES = 1 << 35  # of the dense masks of one image or clip: 200 objects in 80 frames of 1080x1920
 FRAMES = 1_000_000  # of a clip; nine hours of film
 MEASURED_CLASSES = 5_000  # of label maps, whose pixels are counted by pairs of classes: tables of 200 MB
+
 # --- downloads -------------------------------------------------------------------------------------------------------
 
 DOWNLOAD_BYTES = 4 << 30  # of one file; the largest published checkpoint has a fifth of it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def open_image(file: File) -> Iterator[Image.Image]:
     if not size:
         raise RequestError(f"'{file}' is an empty file; expected an image")
     _check_png(str(file), _start_of(content), size)
+    _check_pnm(str(file), _start_of(content, limits.PNM_HEADER_BYTES))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here; damaged metadata does not
@@ -72,13 +74,13 @@ def open_image(file: File) -> Iterator[Image.Image]:
         raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
 
 
-def _start_of(content: Path | io.BytesIO) -> bytes:
+def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:
     """The first bytes of a file; none of one that cannot be read, which opening it says better."""
     if isinstance(content, io.BytesIO):
-        return content.getvalue()[:24]
+        return content.getvalue()[:count]
     try:
         with content.open("rb") as stream:
-            return stream.read(24)
+            return stream.read(count)
     except OSError:
         return b""
 
@@ -89,6 +91,14 @@ def _check_png(name: str, start: bytes, size: int) -> None:
         width, height = struct.unpack(">II", start[16:24])
         most = limits.PNG_EXTRA_BYTES + 16 * width * height
         check_limit(f"'{name}', of {width}x{height} pixels (width x height), has bytes:", size, most, "save it anew")
+
+
+def _check_pnm(name: str, start: bytes) -> None:
+    """Refuse a PPM, PGM or PBM with comments without end, which Pillow reads byte by byte."""
+    if re.match(rb"P[1-7fFyY][\s#]", start) and len(start) == limits.PNM_HEADER_BYTES:
+        numbers = re.sub(rb"#[^\n\r]*", b"", start[2:]).split(None, 2)
+        if len(numbers) < (2 if start[1:2] in b"14" else 3):  # bitmaps have no number of levels
+            raise RequestError(f"'{name}' has comments of more than {len(start):,} bytes; save it without them")
 
 
 def _expected(content: Path | io.BytesIO) -> str:

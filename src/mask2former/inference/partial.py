@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mask2former.atomic import take_lock
+from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 
 __all__ = ["WorkingFile"]
@@ -39,9 +40,11 @@ class WorkingFile:
         """Make the file, empty; what a killed run left is kept as :attr:`earlier`, of two the larger.
 
         Raises:
-            RequestError: another run is writing it.
+            RequestError: another run is writing it, or there is a folder, a pipe or a device.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            check_regular(self.path, "working file")
         with open(self.path, "ab") as before:
             self._take(before)
             size = os.fstat(before.fileno()).st_size
