@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes that share cores wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 COMPLETE = "MASK2FORMER_ALL_PACKAGES"  # set where everything is installed, as in .ci/run
 
 

@@ -86,7 +86,7 @@ SHOWN = 1000  # validation samples drawn as pictures
 POINTS = 1 << 20  # sampled from each mask; published: 12544
 DETECTIONS = 1_000_000  # instances of an image that are kept or count
 PANELS = 100  # of curves in one image; a training logs some twenty
-TILE_SCALE = 16  # times that tiles are enlarged; the packaged model shows them as they are, or up to 4 times larger
+TILE_SCALE = 32  # times that tiles are enlarged; the packaged model shows them as they are, or up to 4 times larger
 TTA_EDGE = 8192  # pixels of the shorter side of a view; published: 256 to 2048
 TTA_SIZES = 64  # views of an image, each also mirrored; published: up to 8
 

@@ -170,13 +170,13 @@ def test_names_do_not_end_the_comments_of_a_proposed_run_file(end: str) -> None:
     assert all(line.startswith("#") for line in text.splitlines()[:4])
 
 
-@pytest.mark.parametrize(("short_edge", "good"), [(1024, True), (1025, False), (60_000, False)])
+@pytest.mark.parametrize(("short_edge", "good"), [(2048, True), (2049, False), (60_000, False)])
 def test_tiles_are_not_enlarged_without_end(short_edge: int, good: bool) -> None:
     values = {"tasks": ["instance"], "tile": 64, "short_edge": short_edge}
     if good:
         assert parse(InferenceConfig, values, "m").short_edge == short_edge
     else:
-        with pytest.raises(RequestError, match=r"short_edge \d+ must be at most 16 times tile 64"):
+        with pytest.raises(RequestError, match=r"short_edge \d+ must be at most 32 times tile 64"):
             parse(InferenceConfig, values, "m")
 
 

@@ -216,7 +216,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "checkpoint: recipe with a file of ours": (lambda p: p.load(p.model, recipe="coco-panoptic/r50"), "recipe"),
     # run files
     "run file: missing": (lambda p: ["train", str(p.folder / "none.yaml")], "none.yaml"),
-    "run file: folder": (lambda p: ["train", str(p.folder)], "directory"),
+    "run file: folder": (lambda p: ["train", str(p.folder)], "is a folder"),
     "run file: empty": (lambda p: ["train", p.file("r.yaml", "")], "mapping"),
     "run file: binary": (lambda p: ["train", p.good], "good.png"),
     "run file: not yaml": (lambda p: ["train", p.file("r.yaml", "data: [1,\nseed: 2")], "line 2"),

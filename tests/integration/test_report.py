@@ -287,7 +287,7 @@ def test_hours_need_the_times_of_every_step(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no table of a run"),
+        (None, "there is no table of metrics"),
         ("step,loss\n", "no values yet"),
         ("\x00\x01", "no values yet"),
         ("a\n1\n", "no values"),

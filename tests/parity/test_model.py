@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import golden
@@ -94,7 +95,17 @@ def test_logits_of_every_depth(case: str, index: int) -> None:
     assert compared >= 1
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As many as there were when the tolerance was set: sums in float32 depend on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("case", IMAGE_CASES)
+@pytest.mark.usefixtures("two_threads")
 def test_float32_stays_close(case: str) -> None:
     model = filled_model(golden.SLUGS[case], torch.float32).eval()
     with torch.no_grad():

@@ -471,5 +471,5 @@ def test_one_coco_file_into_a_pipe(place: Place, is_named: bool) -> None:
     assert place.predict("--coco", path) == 0
     for end in reversed(ends):
         os.close(end)
-        reader.join(timeout=10)
+    reader.join(timeout=60)
     assert len(json.loads(received[0])) == 40

@@ -446,6 +446,8 @@ def _remove_old(job: Job) -> None:
 
 def _remove_incomplete(job: Job) -> None:
     """Remove the overlay and maps of a result whose JSON file, which is written last, is not there."""
+    if not job.document.parent.is_dir():
+        return
     with _writing(job.document.parent):
         if not job.document.exists():
             for ending in (".png", *_MAPS.values()):
