@@ -33,8 +33,8 @@ def test_an_image_that_fails_is_named(error: Exception, expected: str, monkeypat
 
 
 def test_many_classes_take_no_room_for_their_pairs() -> None:
-    categories = Categories.from_names([f"c{number}" for number in range(100_000)])
-    assert len(match_classes(categories, categories)) == 100_000
-    labels = np.full((8, 8), 99_999)
+    categories = Categories.from_names([f"c{number}" for number in range(30_000)])
+    assert len(match_classes(categories, categories)) == 30_000
+    labels = np.full((8, 8), 29_999)
     share, text = _largest_confusion(labels, labels - 1, np.ones((8, 8)), categories)
-    assert (share, text) == (1.0, "c99998 taken for c99999: 100 % of the picture")
+    assert (share, text) == (1.0, "c29998 taken for c29999: 100 % of the picture")

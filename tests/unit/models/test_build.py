@@ -53,7 +53,7 @@ def test_swin_has_whole_heads() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(transformer_decoder=MaskedDecoderConfig(num_queries=1 << 42)),
+        ModelConfig(transformer_decoder=MaskedDecoderConfig(num_queries=1 << 30)),
         ModelConfig(backbone=SwinConfig(window_size=1 << 20)),
     ],
     ids=["queries", "window"],
