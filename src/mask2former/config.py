@@ -573,7 +573,7 @@ class DataConfig(_Strict):
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training pictures
     keep_empty: bool = True  # train on pictures without objects too; the published recipes drop them
     group_by_aspect: bool = False  # pictures of one pass are all wider than high, or none is
-    total_batch: Batch = 16  # pictures per optimizer step over all devices
+    total_batch: Batch = 16  # images per optimizer step over all devices
     batch_per_device: Batch | None = None  # None: total_batch over the devices; smaller values accumulate
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 

@@ -17,6 +17,7 @@ __all__ = ["available_memory", "check_memory", "is_lack_of_memory", "refusing_la
 
 _GIB = 2**30
 _GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def available_memory() -> int | None:
@@ -33,12 +34,12 @@ def _of_machine() -> int | None:
     return None
 
 
-def _of_group(root: Path = _GROUPS) -> int | None:
+def _of_group(root: Path = _GROUPS, own: Path = _OWN_GROUP) -> int | None:
     """What the limit of the container, or of the service manager, leaves; pages of files are given back when needed."""
-    with contextlib.suppress(OSError, ValueError):
-        own = next(line for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines() if line[:3] == "0::")
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # the last: groups of version 1 alone
+        name = next(line for line in own.read_text("utf-8").splitlines() if line[:3] == "0::")[3:]
         left = []
-        folder = root / own[3:].lstrip("/")
+        folder = root / name.lstrip("/")
         for group in (folder, *folder.parents):
             if not group.is_relative_to(root):
                 break

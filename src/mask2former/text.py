@@ -62,7 +62,7 @@ def _bounded(value: Any, room: int, depth: int) -> str:
         return f"<{type(value).__name__} of shape {tuple(shape)}>"
     try:
         return repr(value)
-    except Exception:
+    except Exception:  # of a stranger's class: whatever it raises, the type can be named
         return f"<{type(value).__name__}>"
 
 

@@ -37,4 +37,4 @@ def test_many_classes_take_no_room_for_their_pairs() -> None:
     assert len(match_classes(categories, categories)) == 30_000
     labels = np.full((8, 8), 29_999)
     share, text = _largest_confusion(labels, labels - 1, np.ones((8, 8)), categories)
-    assert (share, text) == (1.0, "c29998 taken for c29999: 100 % of the picture")
+    assert (share, text) == (1.0, "c29998 taken for c29999: 100 % of the image")

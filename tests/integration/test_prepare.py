@@ -483,5 +483,5 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path, name: str) -> 
     stuff = tmp_path / "stuff" / "coco" / "coco_stuff_10k" / "imageLists"
     stuff.mkdir(parents=True)
     (stuff / "train.txt").write_text("../../x\n")
-    with pytest.raises(RequestError, match="names of pictures without folders"):
+    with pytest.raises(RequestError, match="names of images without folders"):
         prepare("coco-stuff-10k", tmp_path / "stuff")

@@ -22,19 +22,24 @@ def test_the_machine_has_some_memory() -> None:
     assert 1 << 20 < left < 1 << 50
 
 
-def test_the_narrowest_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Path("/proc/self/cgroup")
-    lines = [line for line in own.read_text().splitlines() if line[:3] == "0::"] if own.exists() else []
-    if not lines:
-        pytest.skip("no groups of version 2")
-    inner = tmp_path / lines[0][3:].lstrip("/")
-    inner.mkdir(parents=True, exist_ok=True)
+def test_the_narrowest_group_counts(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("1:name=systemd:/x\n0::/outer/inner\n")
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1500\n")
     (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 400\n")
-    assert memory._of_group(tmp_path) == 1900
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._of_group(tmp_path) is None
+    assert memory._of_group(tmp_path, own) == 1900
+    (inner / "memory.max").write_text("900\n")
+    (inner / "memory.current").write_text("500\n")
+    (inner / "memory.stat").write_text("inactive_file 100\n")
+    assert memory._of_group(tmp_path, own) == 500
+    for group in (tmp_path, inner):
+        (group / "memory.max").write_text("max\n")
+    assert memory._of_group(tmp_path, own) is None
+    own.write_text("1:name=systemd:/x\n")
+    assert memory._of_group(tmp_path, own) is None
 
 
 def test_what_does_not_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:

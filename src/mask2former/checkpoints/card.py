@@ -97,5 +97,5 @@ def _licence_note(licence: str | None) -> str:
 
 
 def _plain(words: str) -> str:
-    """Words from a file as text of one line in a cell of a table: no links, pictures, code or HTML."""
+    """Words from a file as text of one line in a cell of a table: no links, images, code or HTML."""
     return re.sub(r"([\\`*\[\]<>|!#&])", r"\\\1", printable(words, _LETTERS))

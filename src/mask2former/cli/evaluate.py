@@ -64,7 +64,7 @@ def evaluate(
             "--scenes",
             min=1,
             max=limits.INTEGER,
-            help="Only so many pictures.",
+            help="Read at most this many images.",
             show_default="all, or 50 scenes",
         ),
     ] = None,

@@ -124,7 +124,7 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             say(self.format(record), error=True)
-        except Exception:
+        except Exception:  # as logging asks of every handler: it reports the record
             self.handleError(record)
 
 

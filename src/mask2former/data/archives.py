@@ -365,7 +365,7 @@ def find_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None 
 
 
 def open_folder(
-    path: str | os.PathLike[str] | Folder, what: str = "picture folder", *, allow_outside: bool = False
+    path: str | os.PathLike[str] | Folder, what: str = "image folder", *, allow_outside: bool = False
 ) -> Folder:
     """The folder at a path; names in it may lead out of it only with ``allow_outside``.
 

@@ -70,6 +70,6 @@ def _works(device: torch.device) -> bool:
             return bool((torch.zeros(1, device=device) + 1).item() == 1)
         except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except Exception:  # whatever a driver raises that has lost its device
             return False
     return True  # full, but there

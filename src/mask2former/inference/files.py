@@ -171,7 +171,7 @@ def segment_files(
     candidates: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Outcome]:
-    """Segment and save one picture after the other; one that fails, for whatever reason, does not stop the others.
+    """Segment and save one image after the other; one that fails, for whatever reason, does not stop the others.
 
     An image is skipped where all files that are asked for are there, undamaged, and were made of this image, by these
     weights, classes and settings. Where the image has changed or files are missing or damaged they are made anew; where

@@ -163,7 +163,7 @@ def _largest_confusion(
     share = 100 * np.count_nonzero(places == shares.argmax()) / total
     part = f"{share:.0f} %" if share >= 1 else "less than 1 %"
     names = f"{categories[true].name} taken for {categories[predicted].name}"
-    return float(shares.sum()), f"{names}: {part} of the picture"
+    return float(shares.sum()), f"{names}: {part} of the image"
 
 
 # --- a few of many ---------------------------------------------------------------------------------------------------

@@ -328,7 +328,7 @@ def _finishing(
             discard(final)
             raise
         final.close()
-    except Exception:
+    except Exception:  # raised again, unless another error already ends the run
         working.release()
         if kind is None:
             raise

@@ -240,7 +240,7 @@ def test_missing_pictures_are_named_or_skipped(tmp_path: Path) -> None:
     assert [sample.name for sample in samples] == ["a.png", "c.png"]
     assert [labels(sample) for sample in samples] == [[0], []]
     assert "deeper/b.png" in samples.notes[0]
-    with pytest.raises(RequestError, match="no picture folder"):
+    with pytest.raises(RequestError, match="no image folder"):
         CocoInstances([(file, tmp_path / "nowhere")])
 
 

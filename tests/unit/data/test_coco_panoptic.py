@@ -249,7 +249,7 @@ def test_missing_files_and_grey_maps_are_named(tmp_path: Path) -> None:
         CocoPanoptic([files._replace(annotations=tmp_path / "none.json")])
     with pytest.raises(RequestError, match="no folder of PNGs"):
         CocoPanoptic([files._replace(segments=tmp_path / "none")])
-    with pytest.raises(RequestError, match="no picture folder"):
+    with pytest.raises(RequestError, match="no image folder"):
         CocoPanoptic([files._replace(images=tmp_path / "none")])
     Image.fromarray(ids().astype(np.uint16)).save(tmp_path / "png" / "a.png")
     with pytest.raises(RequestError, match=r"expected colours \(id = R \+ 256 G"):

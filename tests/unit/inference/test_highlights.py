@@ -63,7 +63,7 @@ def test_panoptic_quality_and_surprise_of_one_picture() -> None:
     quality, surprise, remark = judge(answer, truth, CLASSES)
     assert quality == pytest.approx((50 / 70 + 0) / (1 + 0.5 + 0.5))  # the IoU of sky is 0.5: no match
     assert surprise == pytest.approx(20 / 90 * 0.9)
-    assert remark == "sky taken for sea: 22 % of the picture"
+    assert remark == "sky taken for sea: 22 % of the image"
 
 
 def test_instances_count_the_best_partner_on_both_sides() -> None:
@@ -91,7 +91,7 @@ def test_label_maps_surprise_inside_regions_and_not_at_borders() -> None:
     shifted[31:] = SEA  # one row differs, at the border of the answer
     answer = SemanticSegmentation(labels, CLASSES)
     assert judge(answer, truth, CLASSES).surprise == pytest.approx(29 / 60, abs=1e-9)
-    assert judge(answer, truth, CLASSES).remark == "sky taken for sea: 50 % of the picture"
+    assert judge(answer, truth, CLASSES).remark == "sky taken for sea: 50 % of the image"
     assert judge(answer, shifted, CLASSES)[1:] == (0.0, "")
     assert judge(answer, shifted, CLASSES).quality == pytest.approx((30 / 31 + 29 / 30) / 2)
     ignored = truth.copy()

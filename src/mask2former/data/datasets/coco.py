@@ -329,12 +329,12 @@ class _Reader:
             name = entry.get("file_name")
             image_id = entry_id(entry.get("id"))
             if image_id is None or not is_file_name(name):
-                fault(f"'{file}': the picture {quoted(entry)} needs an 'id' and a 'file_name'")
+                fault(f"'{file}': the image {quoted(entry)} needs an 'id' and a 'file_name'")
                 continue
             size = sides(entry)
             if size is None:
                 fault(
-                    f"'{file}': the picture {quoted(name)} has no whole numbers as 'height' and 'width', or too large "
+                    f"'{file}': the image {quoted(name)} has no whole numbers as 'height' and 'width', or too large "
                     "ones"
                 )
                 rows[image_id] = None

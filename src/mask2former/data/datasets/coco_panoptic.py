@@ -232,7 +232,7 @@ class CocoPanoptic(SegmentReader):
             size = sides(facts)
             if size is None:
                 fault(
-                    f"'{file}': the picture {quoted(picture)} has no whole numbers as 'height' and 'width', or too "
+                    f"'{file}': the image {quoted(picture)} has no whole numbers as 'height' and 'width', or too "
                     "large ones"
                 )
                 continue

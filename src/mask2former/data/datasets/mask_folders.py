@@ -55,7 +55,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         allow_outside: whether these names may lead out of the folders.
 
     Attributes:
-        notes: which pictures were left out, and whether 255 looks like the mark of what is not annotated.
+        notes: which images were left out, and whether 255 looks like the mark of what is not annotated.
 
     Raises:
         RequestError: something is missing, or one of some id maps that are read is broken.

@@ -248,7 +248,7 @@ class SegmentReader(Reader):
                 lacking = [image_id for place in range(len(self)) if (image_id := self.image_id(place)) not in places]
                 if lacking:
                     self.notes.append(
-                        f"the {task} annotations lack {len(lacking)} of the pictures, such as {quoted(lacking[0])}: "
+                        f"the {task} annotations lack {len(lacking)} of the images, such as {quoted(lacking[0])}: "
                         "the panoptic ones are the truth instead"
                     )
                 else:

@@ -48,7 +48,7 @@ _MOST = 10  # broken lines that are told at once
 
 @dataclass(frozen=True, slots=True)
 class YoloSet:
-    """What a ``data.yaml`` says: the classes, and the folders, lists or files of pictures of both splits.
+    """What a ``data.yaml`` says: the classes, and the folders, lists or files of images of both splits.
 
     It is a file of settings, so its folders may be anywhere. What its lists name lies below one of the ``roots`` (the
     folder of the file, and its ``path``) or below the list itself.
@@ -118,7 +118,7 @@ def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
     places = []
     for entry in entries:
         if not isinstance(entry, str) or not entry:
-            raise RequestError(f"'{file}': {quoted(entry)} is no path of pictures")
+            raise RequestError(f"'{file}': {quoted(entry)} is no path of images")
         # Some tools write ../train/images for what lies in train/images beside the file.
         candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
         found = next((place for place in candidates if os.path.exists(place)), None)

@@ -43,7 +43,7 @@ def plan(root: Path) -> Plan:
         jobs = []
         for name in dict.fromkeys(names):
             if Path(name).name != name:  # what is written stays in its folder
-                raise RequestError(f"'{file}' has {quoted(name)}; expected names of pictures without folders")
+                raise RequestError(f"'{file}' has {quoted(name)}; expected names of images without folders")
             outputs = (
                 folder / "images_detectron2" / split / f"{name}.jpg",
                 folder / "annotations_detectron2" / split / f"{name}.png",

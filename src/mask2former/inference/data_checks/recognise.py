@@ -153,7 +153,7 @@ def _coco_files(path: Path, places: Places) -> tuple[str, Path, Path | None]:
     images = places.images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
     if images is None:
         raise RequestError(
-            f"the pictures of '{path}', for instance {quoted(wanted[0])}, are not beside it; name their folder with "
+            f"the images of '{path}', for instance {quoted(wanted[0])}, are not beside it; name their folder with "
             "--images"
         )
     return ("coco-panoptic" if is_panoptic else "coco-instance"), images, segments
