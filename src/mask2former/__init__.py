@@ -1,4 +1,4 @@
-"""Mask2Former: panoptic, instance and semantic segmentation of pictures and clips with one architecture.
+"""Mask2Former: panoptic, instance and semantic segmentation of images and clips with one architecture.
 
 The public face. Names are imported when first used, so that ``import mask2former`` costs nothing; nothing inside the
 package imports them from here.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mask2former.config import ModelConfig, RunConfig
-    from mask2former.errors import RequestError
+    from mask2former.errors import UserError
     from mask2former.inference.predictor import Predictor
     from mask2former.models.build import build_model
     from mask2former.models.mask2former import Mask2Former
@@ -35,7 +35,7 @@ __all__ = [
     "ModelConfig",
     "PanopticSegmentation",
     "Predictor",
-    "RequestError",
+    "UserError",
     "RunConfig",
     "SemanticSegmentation",
     "VideoInstances",
@@ -54,7 +54,7 @@ _HOME = {
     "ModelConfig": "mask2former.config",
     "PanopticSegmentation": "mask2former.structures",
     "Predictor": "mask2former.inference.predictor",
-    "RequestError": "mask2former.errors",
+    "UserError": "mask2former.errors",
     "RunConfig": "mask2former.config",
     "SemanticSegmentation": "mask2former.structures",
     "VideoInstances": "mask2former.structures",

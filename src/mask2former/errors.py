@@ -6,14 +6,14 @@ answer with one sentence and exit code 2. Our own broken invariants stay ``Asser
 
 from __future__ import annotations
 
-__all__ = ["FailedError", "MissingExtraError", "RequestError"]
+__all__ = ["FailedError", "MissingExtraError", "UserError"]
 
 
-class RequestError(ValueError):
+class UserError(ValueError):
     """A request that cannot be served; the message says what was got, what was expected and what to do."""
 
 
-class MissingExtraError(RequestError, ImportError):
+class MissingExtraError(UserError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install`` that brings it."""
 
     def __init__(self, module: str, extra: str) -> None:

@@ -30,7 +30,7 @@ from mask2former.structures import (
 )
 
 __all__ = [
-    "apart",
+    "remove_overlaps",
     "best_pairs",
     "clip_masks",
     "instance",
@@ -44,7 +44,7 @@ __all__ = [
 Size = tuple[int, int]
 
 # Values of one strip, over all of its queries. On a CPU a strip should stay in the second-level cache (2**19 to 2**21
-# are equally fast, the whole picture at once is five times slower); an accelerator wants few, large kernels.
+# are equally fast, the whole image at once is five times slower); an accelerator wants few, large kernels.
 _STRIP_VALUES_CPU = 2**20
 _STRIP_VALUES_ACCELERATOR = 2**27
 _BAND_PIXELS = 2**28  # bytes of binary masks that exist as a whole; 200 of 1024x1024, which ordinary images stay below
@@ -65,7 +65,7 @@ def semantic(
         output: predictions of a batch of images (T = 1).
         index: which image of the batch.
         image_size_hw: size of the network input without its padding.
-        output_size_hw: size of the answer, usually that of the original picture.
+        output_size_hw: size of the answer, usually that of the original image.
         categories: the classes of the model.
         resize_masks_first: mask logits are resized before the formula; False resizes the class scores instead, as
             published for semantic-only models.
@@ -270,7 +270,7 @@ class _Bands:
         self._start, self._filled = self._start + self._filled, 0
 
 
-def apart(instances: Instances, overlap_threshold: float) -> Instances:
+def remove_overlaps(instances: Instances, overlap_threshold: float) -> Instances:
     """The instances without their overlaps, which is ours: every pixel goes to the best instance that covers it.
 
     Args:
@@ -307,7 +307,7 @@ def video_instance(
 ) -> VideoInstances:
     """The most certain (query, class) pairs of a whole clip as tracks, sorted by falling score.
 
-    As for pictures a query can appear with several classes, and masks may overlap or be empty. The score is the class
+    As for images a query can appear with several classes, and masks may overlap or be empty. The score is the class
     probability alone (Mask2Former for Video Instance Segmentation, Sec. 3).
 
     Args:

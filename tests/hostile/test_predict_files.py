@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mask2former.cli import main
-from mask2former.errors import FailedError, RequestError
+from mask2former.errors import FailedError, UserError
 from mask2former.inference import files
 from mask2former.inference.failures import ends_run
 from mask2former.inference.files import Outcome, plan, segment_files, write_coco_results
@@ -105,7 +105,7 @@ def test_a_json_file_that_is_no_result_is_refused_and_stays(
     run(predictor, images, output)
     edit(output / "1.json")
     before = contents(output)
-    with pytest.raises(RequestError, match=r"1\.json' is there and is no result"):
+    with pytest.raises(UserError, match=r"1\.json' is there and is no result"):
         run(predictor, images, output)
     assert contents(output) == before
 
@@ -139,7 +139,7 @@ def test_results_of_others_and_of_newer_versions_are_kept(
 def test_deep_json_is_no_crash(predictor: Predictor, images: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "1.json").write_text("[" * 200_000)
-    with pytest.raises(RequestError, match="is no result"):
+    with pytest.raises(UserError, match="is no result"):
         run(predictor, images, tmp_path / "out")
 
 
@@ -152,7 +152,7 @@ def test_deep_json_is_no_crash(predictor: Predictor, images: Path, tmp_path: Pat
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "failed", "does not fit the memory"),
         (RecursionError(), "failed", "nested too deeply"),
         (KeyError("x\x1b[0m"), "failed", "KeyError: 'x\\x1b[0m'"),
-        (RequestError("it is odd"), "refused", "1.bmp': it is odd"),
+        (UserError("it is odd"), "refused", "1.bmp': it is odd"),
         (OSError(errno.EFBIG, "File too large", "f"), "failed", "'f': File too large"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), "failed", "1.bmp': File name too long"),
     ],
@@ -185,7 +185,7 @@ def test_an_image_fails_alone(
 def test_what_concerns_all_ends_the_run(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def full(*arguments: Any, **options: Any) -> Any:
+    def full(*kwargs: Any, **options: Any) -> Any:
         raise OSError(number, os.strerror(number), "place")
 
     output = tmp_path / "out"
@@ -205,7 +205,7 @@ def test_only_what_all_would_meet_ends_the_run() -> None:
 def test_a_full_disk_is_one_sentence(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*arguments: Any, **options: Any) -> Any:
+    def full(*kwargs: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "0.png"))
 
     monkeypatch.setattr("mask2former.structures.results.write_whole", full)

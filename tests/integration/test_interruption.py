@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(run_file: Path, *arguments: str, code: str = "") -> subprocess.Popen[str]:
+def start(run_file: Path, *kwargs: str, code: str = "") -> subprocess.Popen[str]:
     program = f"{code}\nfrom mask2former.cli import main\nif __name__ == '__main__': raise SystemExit(main())\n"
     script = run_file.with_name("program.py")
     script.write_text(program)
-    command = [sys.executable, str(script), "train", str(run_file), *arguments]
+    command = [sys.executable, str(script), "train", str(run_file), *kwargs]
     return subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -44,7 +44,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-TRAINER = {"max_steps": 40, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 3}
+TRAINER = {"max_steps": 40, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 3}
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -54,7 +54,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 def kill_and_resume(folder: Path, whole: Path, after_rows: int) -> None:
     """Kill a run once its table has so many rows, resume it, and compare with the uninterrupted run."""
-    run_file = write(folder, trainer=TRAINER, optim__ema_decay=0.9, evaluation={"every": 20})
+    run_file = write(folder, trainer=TRAINER, optim__ema_decay=0.9, evaluation={"interval": 20})
     process = start(run_file)
     deadline = time.monotonic() + 200
     checkpoint = folder / "out" / "checkpoints" / "last.ckpt"
@@ -76,7 +76,7 @@ def kill_and_resume(folder: Path, whole: Path, after_rows: int) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    process = start(write(folder, trainer=TRAINER, optim__ema_decay=0.9, evaluation={"every": 20}))
+    process = start(write(folder, trainer=TRAINER, optim__ema_decay=0.9, evaluation={"interval": 20}))
     text = finish(process)
     assert process.returncode == 0, text
     return folder / "out"
@@ -87,7 +87,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Path) ->
 
 
 def test_interrupt_says_where_to_go_on(tmp_path: Path) -> None:
-    run_file = write(tmp_path, trainer={**TRAINER, "max_steps": 100_000}, evaluation={"every": 100_000})
+    run_file = write(tmp_path, trainer={**TRAINER, "max_steps": 100_000}, evaluation={"interval": 100_000})
     # A background job ignores interrupts from birth, and so would its children.
     process = start(run_file, code="import signal; signal.signal(signal.SIGINT, signal.default_int_handler)")
     deadline = time.monotonic() + 200
@@ -122,7 +122,7 @@ def together(self, *arguments, **options):
     return forward(self, *arguments, **options)
 Mask2Former.forward = together
 """
-    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_every": 1}
+    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     process = start(write(tmp_path, trainer=trainer), code=code)
     text = finish(process, seconds=120)
     assert process.returncode == 0, text
@@ -131,7 +131,7 @@ Mask2Former.forward = together
 
 
 def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
-    trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_every": 1}
+    trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     code = """
 import os
 from mask2former.training.module import TrainingModule

@@ -72,7 +72,7 @@ def test_instances_are_ranked_and_lie_in_their_boxes(
         assert 0 <= x1 <= x2 <= both[1][1]
         assert 0 <= y1 <= y2 <= both[1][0]
         assert mask.sum() == mask[y1:y2, x1:x2].sum()
-    alone = postprocessing.apart(result, 0.5)
+    alone = postprocessing.remove_overlaps(result, 0.5)
     assert (alone.masks.sum(axis=0) <= 1).all()
     assert alone.masks.any(axis=(1, 2)).all()
 

@@ -181,13 +181,13 @@ def test_tracks_have_one_class_and_score_for_the_whole_clip() -> None:
     assert things.labels.tolist() == [1, 0]
 
 
-def test_a_clip_of_one_frame_has_the_masks_of_the_picture() -> None:
+def test_a_clip_of_one_frame_has_the_masks_of_the_image() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.randn(5, 1, 9, 12, generator=generator)
     output = MaskOutput(torch.randn(1, 5, 4, generator=generator), masks[None], torch.zeros(1, 5, 1))
     sizes = ((33, 45), (50, 70))
     clip = postprocessing.video_instance(output, 0, *sizes, CATEGORIES, max_instances=15)
-    picture = postprocessing.instance(output, 0, *sizes, CATEGORIES, things_only=False, max_instances=15)
+    image = postprocessing.instance(output, 0, *sizes, CATEGORIES, things_only=False, max_instances=15)
     pairs = {(label, mask.tobytes()) for label, mask in zip(clip.labels, clip.masks[:, 0], strict=True)}
-    assert pairs == {(label, mask.tobytes()) for label, mask in zip(picture.labels, picture.masks, strict=True)}
-    assert clip.scores.sum() > picture.scores.sum()  # which are multiplied with the certainty of the mask
+    assert pairs == {(label, mask.tobytes()) for label, mask in zip(image.labels, image.masks, strict=True)}
+    assert clip.scores.sum() > image.scores.sum()  # which are multiplied with the certainty of the mask

@@ -6,11 +6,11 @@ import pytest
 
 from mask2former import recipes
 from mask2former.config import ModelConfig, RunConfig, SwinConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures import Categories
 
 # slug, backbone (depth:norm, or width:blocks of stage 3:first heads:window:drop path), classes, queries,
-# outputs switched on, test short edge, long edge, score threshold, overlap threshold, instances per picture
+# outputs switched on, test short edge, long edge, score threshold, overlap threshold, instances per image
 PUBLISHED = """
 coco-panoptic/r50 R50:FrozenBN 133 100 PIS 800 1333 0.8 0.8 100
 coco-panoptic/r101 R101:FrozenBN 133 100 PIS 800 1333 0.8 0.8 100
@@ -122,9 +122,9 @@ def test_model_configuration_survives_json(slug: str) -> None:
 
 
 def test_unknown_recipe_names_the_closest() -> None:
-    with pytest.raises(RequestError, match=r"no recipe 'coco-panoptic/r5o'; did you mean .*coco-panoptic/r50"):
+    with pytest.raises(UserError, match=r"no recipe 'coco-panoptic/r5o'; did you mean .*coco-panoptic/r50"):
         recipes.recipe("coco-panoptic/r5o")
-    with pytest.raises(RequestError, match=r"there are: .*mapillary-semantic/"):
+    with pytest.raises(UserError, match=r"there are: .*mapillary-semantic/"):
         recipes.recipe("x")
 
 
@@ -135,7 +135,7 @@ def test_the_packaged_models_run_is_panoptic_and_small() -> None:
 
 
 @pytest.mark.parametrize("name", ["nuclei-start", "camvid"])
-def test_our_runs_on_real_pictures_start_from_drawn_ones(name: str) -> None:
+def test_our_runs_on_real_images_start_from_drawn_ones(name: str) -> None:
     run = recipes.run_recipes()[name]()
     scenes = recipes.scenes_tiny().model
     assert run.model.backbone == scenes.backbone
@@ -149,8 +149,8 @@ def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
     start = recipes.nuclei_start()
     inference, augmentation = start.model.inference, start.data.augmentation
     assert augmentation.name == "resize-crop-flip"
-    assert augmentation.factors is not None
-    low, high = augmentation.factors
+    assert augmentation.scale_range is not None
+    low, high = augmentation.scale_range
     assert low < inference.short_edge / inference.tile < high
     assert augmentation.crop_size == (inference.short_edge, inference.short_edge)
 
@@ -164,9 +164,9 @@ def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() ->
         )
         augmentation = run.data.augmentation
         assert augmentation.name == "resize-crop-flip"
-        assert augmentation.factors is not None
+        assert augmentation.scale_range is not None
         assert augmentation.diameter
-        seen = [factor * augmentation.diameter for factor in augmentation.factors]
+        seen = [factor * augmentation.diameter for factor in augmentation.scale_range]
         assert seen[0] < run.model.inference.diameter < seen[1]
         assert RunConfig.model_validate(run.model_dump(mode="json")) == run
 

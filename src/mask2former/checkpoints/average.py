@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import printable
 
@@ -31,46 +31,46 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
         names: what they are called in messages.
 
     Raises:
-        RequestError: fewer models, others than described, weights that are not finite, or licences that differ.
+        UserError: fewer models, others than described, weights that are not finite, or licenses that differ.
     """
     check(models, names)
     first = models[0]
-    licences = {model.licence for model in models if model.licence is not None}
-    if len(licences) > 1:
-        raise RequestError(
-            f"the models have different licences: {', '.join(printable(name, 80) for name in sorted(licences))}"
+    licenses = {model.license for model in models if model.license is not None}
+    if len(licenses) > 1:
+        raise UserError(
+            f"the models have different licenses: {', '.join(printable(name, 80) for name in sorted(licenses))}"
         )
     states = [model.state_dict() for model in models]
     floating = [key for key, value in states[0].items() if value.is_floating_point()]
     for state, name in zip(states, names, strict=True):  # all before anything is changed
         if broken := next((key for key in floating if not state[key].isfinite().all()), None):
-            raise RequestError(f"{name} has weights that are not finite ('{broken}'); its training went astray")
+            raise UserError(f"{name} has weights that are not finite ('{broken}'); its training went astray")
     with torch.no_grad():
         for key in floating:
             mean = sum(state[key].to(torch.float64) for state in states) / len(states)
             assert isinstance(mean, Tensor)
             states[0][key].copy_(mean)
-    first.licence = next(iter(licences), None)
+    first.license = next(iter(licenses), None)
     return first
 
 
 def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
-    """Refuse what :func:`average` refuses, values and licences excepted.
+    """Refuse what :func:`average` refuses, values and licenses excepted.
 
     Raises:
-        RequestError: fewer than two models, or models of several architectures or lists of classes.
+        UserError: fewer than two models, or models of several architectures or lists of classes.
     """
     if len(models) < 2:
-        raise RequestError(f"an average needs at least two models, got {len(models)}")
+        raise UserError(f"an average needs at least two models, got {len(models)}")
     first = models[0]
     for model, name in zip(models[1:], names[1:], strict=True):
         if _architecture(model) != _architecture(first):
-            raise RequestError(
+            raise UserError(
                 f"{name} has another architecture than {names[0]} (mask2former inspect shows both); only trainings of "
                 "one model from the same weights have a mean"
             )
         if model.categories != first.categories:
-            raise RequestError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
+            raise UserError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
 
 
 def likeness(models: Sequence[Mask2Former]) -> float:
@@ -92,5 +92,5 @@ def _kernels(model: Mask2Former) -> Float64[Tensor, " P"]:
 
 def _architecture(model: Mask2Former) -> dict[str, object]:
     if model.config is None:
-        raise RequestError("a model without configuration cannot be averaged; load it with from_pretrained")
+        raise UserError("a model without configuration cannot be averaged; load it with from_pretrained")
     return model.config.model_dump(exclude={"inference", "init", "init_partial"})

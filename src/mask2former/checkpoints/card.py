@@ -11,7 +11,7 @@ from mask2former.text import printable
 
 __all__ = ["model_card"]
 
-_HUB_LICENCES = {"CC BY-NC 4.0": "cc-by-nc-4.0", "MIT": "mit"}  # our name to that of the hub's metadata
+_HUB_LICENSES = {"CC BY-NC 4.0": "cc-by-nc-4.0", "MIT": "mit"}  # our name to that of the hub's metadata
 _SHOWN = 20  # class names
 _LETTERS = 200  # of one name
 
@@ -21,7 +21,7 @@ def model_card(
     categories: Categories,
     num_parameters: int,
     address: str,
-    licence: str | None,
+    license: str | None,
     metrics: Mapping[str, float],
 ) -> str:
     """Markdown with the hub's metadata on top.
@@ -31,7 +31,7 @@ def model_card(
         categories: the classes.
         num_parameters: of the model.
         address: what the model is loaded by.
-        licence: of the weights, if it is known.
+        license: of the weights, if it is known.
         metrics: measured numbers in percent; may be empty.
     """
     settings = config.inference
@@ -45,16 +45,16 @@ def model_card(
         ("parameters", f"{num_parameters:,}"),
         ("tasks", ", ".join(settings.tasks)),
         ("classes", f"{len(categories)} ({things} things, {stuff} stuff): {', '.join(names)}"),
-        ("picture size", edges if settings.short_edge else "as it is"),
+        ("image size", edges if settings.short_edge else "as it is"),
         *((_plain(name), f"{value:.1f}") for name, value in metrics.items()),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     address = printable(address)
-    licence_line = f"license: {_HUB_LICENCES[licence]}\n" if licence in _HUB_LICENCES else ""
+    license_line = f"license: {_HUB_LICENSES[license]}\n" if license in _HUB_LICENSES else ""
     return f"""---
 library_name: mask2former
 pipeline_tag: image-segmentation
-{licence_line}tags:
+{license_line}tags:
 - mask2former
 - image-segmentation
 ---
@@ -70,12 +70,12 @@ from PIL import Image
 from mask2former import Predictor
 
 predictor = Predictor.from_pretrained("{address}")
-result = predictor("picture.jpg")
-result.plot(Image.open("picture.jpg")).save("overlay.png")
+result = predictor("image.jpg")
+result.plot(Image.open("image.jpg")).save("overlay.png")
 ```
 
 `model.safetensors` carries weights, configuration and categories.
-{_licence_note(licence)}
+{_license_note(license)}
 """
 
 
@@ -87,13 +87,13 @@ def _backbone(config: ModelConfig) -> str:
     return f"Swin, width {backbone.embed_dim}, blocks {blocks}, window {backbone.window_size}"
 
 
-def _licence_note(licence: str | None) -> str:
-    if licence is None:
+def _license_note(license: str | None) -> str:
+    if license is None:
         return (
-            "The file states no licence. If the weights derive from the official model zoo, its licence CC BY-NC 4.0 "
+            "The file states no license. If the weights derive from the official model zoo, its license CC BY-NC 4.0 "
             "applies to them."
         )
-    return f"The weights, or those they were trained from, are licensed {_plain(licence)}."
+    return f"The weights, or those they were trained from, are licensed {_plain(license)}."
 
 
 def _plain(words: str) -> str:

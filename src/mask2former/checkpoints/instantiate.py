@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from mask2former.checkpoints.io import Checkpoint, load_into
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.build import build_checked, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 
@@ -20,10 +20,10 @@ __all__ = ["instantiate", "skeleton_of"]
 
 
 def instantiate(checkpoint: Checkpoint) -> Mask2Former:
-    """The model with its weights, categories and licence, in evaluation mode on the CPU.
+    """The model with its weights, categories and license, in evaluation mode on the CPU.
 
     Raises:
-        RequestError: the weights do not fit the configuration, or it asks for what no checkpoint may.
+        UserError: the weights do not fit the configuration, or it asks for what no checkpoint may.
     """
     config, num_classes, source = checkpoint.config, len(checkpoint.categories), checkpoint.source
     with _naming(source):
@@ -34,7 +34,7 @@ def instantiate(checkpoint: Checkpoint) -> Mask2Former:
         model = build_checked(config, num_classes)
     load_into(model, checkpoint.state, source)
     model.categories = checkpoint.categories
-    model.licence = checkpoint.licence
+    model.license = checkpoint.license
     return model.eval()
 
 
@@ -42,7 +42,7 @@ def skeleton_of(checkpoint: Checkpoint) -> Mask2Former:
     """The model without memory, or, where timm's cannot be made so, with initial values.
 
     Raises:
-        RequestError: the configuration makes no model, or one larger than any, or reads a backbone from elsewhere.
+        UserError: the configuration makes no model, or one larger than any, or reads a backbone from elsewhere.
     """
     config, num_classes = checkpoint.config, len(checkpoint.categories)
     with _naming(checkpoint.source):
@@ -54,5 +54,5 @@ def _naming(source: str) -> Iterator[None]:
     """What is refused of a model is refused of the file that describes it."""
     try:
         yield
-    except RequestError as error:
-        raise RequestError(f"{source}: {error}; fetch or save it again") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}; fetch or save it again") from error

@@ -19,7 +19,7 @@ from mask2former.cli.train import recipe, train
 __all__ = ["app", "main"]
 
 # In the order of --help.
-for _name, _verb, _example in (
+for _name, _command, _example in (
     ("demo", demo, "demo --seed 7"),
     ("predict", predict, "predict photos/ --output results --model my.safetensors --task instance"),
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
@@ -34,4 +34,4 @@ for _name, _verb, _example in (
     ("check-data", check_data, "check-data photos/annotations.json --propose run.yaml"),
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
 ):
-    app.command(_name, epilog=f"Example: mask2former {_example}")(_verb)
+    app.command(_name, epilog=f"Example: mask2former {_example}")(_command)

@@ -14,7 +14,7 @@ import typer
 from mask2former import interrupts
 from mask2former.cli.shared import FailedError, StoppedError
 from mask2former.cli.terminal import filtered, say, silence_stdout
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable, quoted, shortened
 
@@ -33,7 +33,7 @@ _OUT_OF_MEMORY = (
 
 app = typer.Typer(
     name="mask2former",
-    help="Panoptic, instance and semantic segmentation of pictures with Mask2Former.",
+    help="Panoptic, instance and semantic segmentation of images with Mask2Former.",
     epilog="Start with: mask2former demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -82,7 +82,7 @@ def _run(words: list[str]) -> tuple[int, str]:
     try:
         os.getcwd()
     except OSError as error:  # compiled libraries would end the process without a word of ours
-        raise RequestError("the working directory is gone; change to one that exists (cd) and try again") from error
+        raise UserError("the working directory is gone; change to one that exists (cd) and try again") from error
     code = int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
     if code == _STOPPED:
         raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
@@ -93,14 +93,14 @@ def _check_words(words: Sequence[str]) -> None:
     """Refuse what no verb has a meaning for; an empty path would be the working directory.
 
     Raises:
-        RequestError: an empty argument or value, or one with a zero byte.
+        UserError: an empty argument or value, or one with a zero byte.
     """
     for number, word in enumerate(words, start=1):
         if "\0" in word:
-            raise RequestError(f"argument {number}, {quoted(word)}, holds a zero byte; is it from a list of names?")
+            raise UserError(f"argument {number}, {quoted(word)}, holds a zero byte; is it from a list of names?")
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
             before = f" (after '{words[number - 2]}')" if number > 1 else ""
-            raise RequestError(
+            raise UserError(
                 f"argument {number}{before} is {quoted(word)}, without a value; give one, or leave it out (an unset "
                 "variable of the shell?)"
             )
@@ -114,7 +114,7 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return _STOPPED, f"stopped: {error}" if is_told else "stopped"
     if isinstance(error, _CommandLineError):
         return 2, f"error: {error.format_message()}"  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(error, RequestError):
+    if isinstance(error, UserError):
         return 2, f"error: {error}"
     # Up to Python 3.12 a loop of links is a RuntimeError.
     if (isinstance(error, OSError) and error.errno in _NO_PATH) or str(error).startswith("Symlink loop"):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from mask2former.cli.scores import print_scores
 from mask2former.cli.shared import count, fetch_weights, read_run_file, stoppable
 from mask2former.cli.terminal import make_console, progress_bar, say
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from mask2former.config import EvaluationConfig
     from mask2former.data.clips import ClipSet, PanopticClips
-    from mask2former.inference.track import TrackingTask
+    from mask2former.inference.tracking import TrackingTask
 
 __all__ = ["clips_by_name", "evaluate_on_clips"]
 
@@ -32,27 +32,27 @@ def clips_by_name(
     limit: int | None,
     segments: Path | None = None,
 ) -> ClipSet | PanopticClips | None:
-    """The clips that the options of ``evaluate`` name, or None where they name pictures.
+    """The clips that the options of ``evaluate`` name, or None where they name images.
 
     Clips are ``scene-clips``, ``youtube-vis:2019`` and ``:2021``, a run file about clips, an annotation file with
     ``videos``, and a folder of id maps in place of one. With ``segments``, a folder of PNGs, the annotation file is one
     of video panoptic ground truth.
 
     Raises:
-        RequestError: files that are missing or broken, or a year that there is none of.
+        UserError: files that are missing or broken, or a year that there is none of.
     """
     from mask2former.config import ClipSampling, DataConfig, RunConfig, parse
     from mask2former.data.build import build_clips
     from mask2former.data.datasets.mask_folders import MaskFolders
     from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
     from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
-    from mask2former.data.scenes import SceneClips
+    from mask2former.data.datasets.scenes import SceneClips
 
     if annotations is not None and images is not None:
         if segments is not None:
             return VideoPanoptic(annotations, segments, images)
         if is_video_panoptic(annotations):
-            raise RequestError(
+            raise UserError(
                 f"'{annotations}' lists segments of videos; give the folder of their PNGs as --segments DIR"
             )
         if annotations.is_dir():
@@ -69,7 +69,7 @@ def clips_by_name(
     if name != "youtube-vis":
         return None
     if year not in ("2019", "2021"):
-        raise RequestError(f"--data {data}: expected youtube-vis:2019 or youtube-vis:2021")
+        raise UserError(f"--data {data}: expected youtube-vis:2019 or youtube-vis:2021")
     root = None if data_root is None else str(data_root)
     values = {"dataset": {"name": name, "year": int(year), "root": root}}
     config = parse(DataConfig, values, f"--data {data}").dataset
@@ -94,16 +94,16 @@ def evaluate_on_clips(
     """Average precision of tracks, or video panoptic quality, in percent, by the task.
 
     Without annotations only the file of results is written. The task is ``instance`` unless ``panoptic`` is asked for,
-    or the clips have no other truth.
+    or the clips have no other ground truth.
 
     Raises:
-        RequestError: a task that the clips have no truth for, several, or nothing to do.
+        UserError: a task that the clips have no ground truth for, several, or nothing to do.
     """
     from mask2former.data.checks import class_findings, require, split_findings
     from mask2former.data.clips import ClipSet, PanopticClips
     from mask2former.data.datasets.reader import ImageReader
     from mask2former.inference import files
-    from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
+    from mask2former.evaluation.evaluate import ClipCases, evaluate_predictor, match_classes
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.result_files import result_writer
     from mask2former.notes import collect_notes, sentences
@@ -112,21 +112,21 @@ def evaluate_on_clips(
     chosen = sorted(set(tasks)) or [next(task for task, is_known in known.items() if is_known)]
     for name in chosen:
         if not known.get(name):
-            raise RequestError(
+            raise UserError(
                 f"these clips are measured by the task {' or '.join(task for task in known if known[task])}, not by "
                 f"{name}"
             )
     if len(chosen) > 1:
-        raise RequestError("clips are measured by one task at a time, since tracks are made differently; got two")
+        raise UserError("clips are measured by one task at a time, since tracks are made differently; got two")
     task: TrackingTask = "panoptic" if chosen == ["panoptic"] else "instance"
     if task == "panoptic":
         limits = metrics.area_limits
         about_tracks = {"--max-detections": max_detections, "--area-limits": limits, "--results": results}
         for option, value in about_tracks.items():
             if value is not None:
-                raise RequestError(f"{option} is about the task instance, not about panoptic")
-    if not clips.has_truth and results is None:
-        raise RequestError("these clips have no annotations to measure with; --results FILE.json writes the results")
+                raise UserError(f"{option} is about the task instance, not about panoptic")
+    if not clips.has_ground_truth and results is None:
+        raise UserError("these clips have no annotations to measure with; --results FILE.json writes the results")
     console = make_console()
     fetch_weights(console, model)
     settings: dict[str, Any] = {"short_edge": 0} if source.get("data") == "scene-clips" else {}

@@ -40,16 +40,16 @@ def convert(
 
     from mask2former.checkpoints import convert as conversion
     from mask2former.config import Task
-    from mask2former.errors import RequestError
+    from mask2former.errors import UserError
 
     targets: dict[str, conversion.Target] = {name: name for name in conversion.TARGETS}
     target = targets.get(to)
     if target is None:
-        raise RequestError(f"--to {to}: no such layout; expected one of {', '.join(targets)}")
+        raise UserError(f"--to {to}: no such layout; expected one of {', '.join(targets)}")
     asked = [name for entry in task or () for name in entry.split(",")]
     tasks = [name for name in get_args(Task) if name in asked]
     if unknown := sorted(set(asked) - set(tasks)):
-        raise RequestError(f"--task {unknown[0]}: no such task; expected {', '.join(get_args(Task))}")
+        raise UserError(f"--task {unknown[0]}: no such task; expected {', '.join(get_args(Task))}")
     with stoppable(lambda: "nothing was written"):
         done = conversion.convert(source, output, target, recipe, tasks, verify=verify)
     say(f"Found: {done.source}")

@@ -10,18 +10,18 @@ import typer
 from mask2former import limits
 from mask2former.cli.shared import FailedError, count, stoppable
 from mask2former.cli.terminal import make_console, progress_bar, say
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mask2former.config import RunConfig
-    from mask2former.inference.data_checks.check import DataReport, SplitFacts
+    from mask2former.dataset_tools.check import DataReport, SplitSummary
 
 __all__ = ["check_data", "prepare"]
 
 _MOST_CLASSES = 30  # rows of the table
-_MOST_CULPRITS = 5  # of what is no fault; faults are listed as the report has them
+_MOST_OFFENDERS = 5  # of what is no fault; faults are listed as the report has them
 
 
 def check_data(
@@ -29,11 +29,11 @@ def check_data(
         str,
         typer.Argument(
             metavar="DATA",
-            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a folder of pictures and label maps, or the name of "
+            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a folder of images and label maps, or the name of "
             "a published data set (ade20k, coco:instance, ...).",
         ),
     ],
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pictures are.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are.")] = None,
     labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Where label maps or panoptic PNGs are.")] = None,
     names: Annotated[Path | None, typer.Option(metavar="FILE", help="The class names of label maps.")] = None,
     validation: Annotated[
@@ -58,10 +58,10 @@ def check_data(
             show_default="of the run file, or 100",
         ),
     ] = None,
-    sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated pictures.")] = Path(
+    sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated images.")] = Path(
         "contact-sheet.png"
     ),
-    propose: Annotated[
+    suggest_config: Annotated[
         Path | None, typer.Option(metavar="RUN.yaml", help="Also write a run file to start from.")
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures here.")] = None,
@@ -75,46 +75,46 @@ def check_data(
     """
     from mask2former.inference import files
 
-    for path in (sheet, propose, json):
+    for path in (sheet, suggest_config, json):
         if path is not None:
             files.check_file(path)
-    if propose is not None and propose.exists() and propose.resolve() == Path(source).resolve():
-        raise RequestError(f"--propose would overwrite '{source}', which is to be checked; name another file")
+    if suggest_config is not None and suggest_config.exists() and suggest_config.resolve() == Path(source).resolve():
+        raise UserError(f"--propose would overwrite '{source}', which is to be checked; name another file")
 
-    from mask2former.atomic import write_whole
+    from mask2former.files import write_whole
     from mask2former.cli.data_sets import dataset_by_name
     from mask2former.config import ClipSampling, NamedFilesConfig, RunConfig
-    from mask2former.inference.data_checks import check as checking
-    from mask2former.inference.data_checks.propose import propose as propose_run
-    from mask2former.inference.data_checks.propose import run_file
-    from mask2former.inference.data_checks.recognise import Places, recognise
-    from mask2former.inference.data_checks.sheet import sheet as draw_sheet
+    from mask2former.dataset_tools import check as checking
+    from mask2former.dataset_tools.suggest import suggest_config as suggest_run
+    from mask2former.dataset_tools.suggest import run_file
+    from mask2former.dataset_tools.infer_format import Indices, infer_format
+    from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
     from mask2former.notes import collect_notes
 
     remarks: list[str] = []
     value_range = None
-    recognised = None
+    inferred = None
     if Path(source).exists() or Path(source).suffix:
-        recognised, remarks = recognise(Path(source), Places(images, labels, names, validation))
-        dataset = recognised.data.dataset if isinstance(recognised, RunConfig) else recognised
-        if isinstance(recognised, RunConfig):
-            recognised, told = _with_start(recognised)
+        inferred, remarks = infer_format(Path(source), Indices(images, labels, names, validation))
+        dataset = inferred.data.dataset if isinstance(inferred, RunConfig) else inferred
+        if isinstance(inferred, RunConfig):
+            inferred, told = _with_start(inferred)
             remarks += told
-        if isinstance(recognised, RunConfig) and queries is None:
-            queries = recognised.model.transformer_decoder.num_queries
-        if isinstance(recognised, RunConfig):
-            value_range = recognised.model.inference.value_range
+        if isinstance(inferred, RunConfig) and queries is None:
+            queries = inferred.model.transformer_decoder.num_queries
+        if isinstance(inferred, RunConfig):
+            value_range = inferred.model.inference.value_range
     else:
         dataset = dataset_by_name(source, data_root, "panoptic")
 
-    if propose is not None and isinstance(dataset, ClipSampling):
-        raise RequestError(
+    if suggest_config is not None and isinstance(dataset, ClipSampling):
+        raise UserError(
             "--propose makes run files for images; for clips start from 'mask2former recipe ytvis2019-instance/r50'"
         )
 
     if allow_outside:
         if not isinstance(dataset, NamedFilesConfig):
-            raise RequestError(f"--allow-outside is for annotations and lists that name files; {source} has none")
+            raise UserError(f"--allow-outside is for annotations and lists that name files; {source} has none")
         dataset = dataset.model_copy(update={"allow_outside": True})
 
     console = make_console()
@@ -123,7 +123,7 @@ def check_data(
         bar = progress.add_task("reading annotations", total=None)
         report = checking.check_data(
             dataset,
-            run=recognised if isinstance(recognised, RunConfig) else None,
+            run=inferred if isinstance(inferred, RunConfig) else None,
             num_queries=queries or 100,
             num_workers=checking.default_workers() if workers is None else workers,
             value_range=value_range,
@@ -131,9 +131,9 @@ def check_data(
         )
         progress.update(bar, description="drawing", total=None)
         title = Path(source).stem if Path(source).exists() else source
-        picture = draw_sheet(dataset, title, value_range=value_range)
-    if picture is not None:
-        write_whole(sheet, lambda temporary: picture.save(temporary, format="PNG"))
+        image = draw_sheet(dataset, title, value_range=value_range)
+    if image is not None:
+        write_whole(sheet, lambda temporary: image.save(temporary, format="PNG"))
     if json is not None:
         files.write_json(json, {"data": source, "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
 
@@ -145,27 +145,27 @@ def check_data(
         say(f"note: {remark}")
     for finding in report.findings:
         kind = "broken" if finding.broken else "note"
-        say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
-    if picture is not None:
+        say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_OFFENDERS)}")
+    if image is not None:
         say(f"Contact sheet: {sheet}")
-    if propose is not None:
-        run, reasons = propose_run(dataset, report)
+    if suggest_config is not None:
+        run, reasons = suggest_run(dataset, report)
         text = run_file(run, reasons, source)
-        write_whole(propose, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_whole(suggest_config, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         for reason in reasons:
             say(f"proposed: {reason}")
-        say(f"Run file: {propose}   (mask2former train {propose})")
-    pictures = sum(facts.num_pictures for facts in report.splits.values())
+        say(f"Run file: {suggest_config}   (mask2former train {suggest_config})")
+    image_files = sum(facts.num_images for facts in report.splits.values())
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
         faults = sum(max(1, finding.count) for finding in kinds)
-        could = f"{count(pictures, report.unit)} could be read"
+        could = f"{count(image_files, report.unit)} could be read"
         several = "" if len(kinds) == 1 else f", of {len(kinds)} kinds"
         raise FailedError(
             f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
             "is called broken above and run this again"
         )
-    say(f"{count(pictures, report.unit)} read, nothing is broken")
+    say(f"{count(image_files, report.unit)} read, nothing is broken")
 
 
 def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -182,18 +182,18 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
         is_published = init in recipes.recipe_names()
         source = recipes.recipe(init).model if is_published else checkpoints.open_checkpoint(init).config
         return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
-    except RequestError as error:
+    except UserError as error:
         return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]
 
 
-def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
+def _class_table(split: str, facts: SplitSummary, report: DataReport) -> Table:
     """Counts by class, in the order of the classes; of many only the most frequent ones."""
     from rich.table import Table
 
     is_semantic = report.task == "semantic"
     rows = list(range(len(facts.categories)))
     if len(rows) > _MOST_CLASSES:
-        rows = sorted(rows, key=lambda row: -int(facts.pictures_of[row]))[:_MOST_CLASSES]
+        rows = sorted(rows, key=lambda row: -int(facts.images_of[row]))[:_MOST_CLASSES]
     hidden = len(facts.categories) - len(rows)
     table = Table(title=split, caption=f"{hidden} more classes" if hidden else None)
     table.add_column("id", justify="right")
@@ -204,27 +204,27 @@ def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
         item = facts.categories[row]
         objects = () if is_semantic else (str(facts.objects_of[row]),)
         share = 100 * float(facts.pixels_of[row]) / max(facts.num_pixels, 1)
-        table.add_row(str(item.id), item.name, str(facts.pictures_of[row]), *objects, f"{share:.2f}")
+        table.add_row(str(item.id), item.name, str(facts.images_of[row]), *objects, f"{share:.2f}")
     return table
 
 
-def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
-    from mask2former.inference.data_checks.check import quantiles
+def _lines(facts: SplitSummary, report: DataReport) -> list[str]:
+    from mask2former.dataset_tools.check import quantiles
 
-    if not facts.num_pictures:
+    if not facts.num_images:
         return [f"no {report.unit} could be read"]
     sizes = [f"{width}x{height} ({number})" for (height, width), number in facts.sizes_hw[:4]]
     more = len(facts.sizes_hw) - len(sizes)
     lines = [
-        f"{count(facts.num_pictures, report.unit)}, width x height: {', '.join(sizes)}"
+        f"{count(facts.num_images, report.unit)}, width x height: {', '.join(sizes)}"
         + (f" and {count(more, 'more size')}" if more else "")
     ]
-    per_picture = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
+    per_image = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
     if report.task == "semantic":
         void = 100 * (1 - float(facts.pixels_of.sum()) / max(facts.num_pixels, 1))
-        return [*lines, f"classes per picture: {per_picture}", f"ignored: {void:.2f} % of the pixels"]
+        return [*lines, f"classes per image: {per_image}", f"ignored: {void:.2f} % of the pixels"]
     most = int(facts.objects.max())
-    lines.append(f"objects per {report.unit}: {per_picture}; the model has {report.num_queries} queries")
+    lines.append(f"objects per {report.unit}: {per_image}; the model has {report.num_queries} queries")
     if len(facts.areas):
         areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.areas).items())
         small, medium, large = (100 * share for share in facts.size_shares)
@@ -259,7 +259,7 @@ def prepare(
     """
     from mask2former.data.datasets.official import data_root as find_root
     from mask2former.data.parallel import num_processors
-    from mask2former.data.prepare import prepare as run
+    from mask2former.dataset_tools.prepare import prepare as run
 
     root = find_root(None if data_root is None else str(data_root))
     console = make_console()

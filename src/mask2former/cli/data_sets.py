@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,26 +24,26 @@ def dataset_by_name(name: str, root: Path | None, default_task: Task) -> Dataset
         default_task: where none was typed and the data set has several.
 
     Raises:
-        RequestError: no such name or run file, or a task that the data set does not have.
+        UserError: no such name or run file, or a task that the data set does not have.
     """
     from mask2former.cli.shared import read_run_file
     from mask2former.config import ClipSampling, DataConfig, OfficialConfig, RunConfig, parse
 
     if _is_run_file(name):
         if root is not None:
-            raise RequestError(f"--data-root is about published data sets by name; '{name}' says where its data are")
+            raise UserError(f"--data-root is about published data sets by name; '{name}' says where its data are")
         return parse(RunConfig, read_run_file(Path(name), []), name).data.dataset
-    pictures = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
-    kinds = {kind.model_fields["name"].default: kind for kind in pictures}
+    images = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
+    kinds = {kind.model_fields["name"].default: kind for kind in images}
     typed, _, task = name.partition(":")
     if typed not in kinds:
         known = ", ".join(sorted(kinds))
-        raise RequestError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
+        raise UserError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
     values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
     if "task" in kinds[typed].model_fields:
         values["task"] = task or default_task
     elif task not in ("", "semantic"):
-        raise RequestError(f"{typed} has labels for the task semantic only, not for {task}")
+        raise UserError(f"{typed} has labels for the task semantic only, not for {task}")
     return parse(DataConfig, {"dataset": values}, f"--data {name}").dataset
 
 
@@ -57,7 +57,7 @@ def metric_options(data: str | None, typed: Mapping[str, Any]) -> EvaluationConf
         typed: options of the metrics; None where one was not given.
 
     Raises:
-        RequestError: no such run file, or an option out of range.
+        UserError: no such run file, or an option out of range.
     """
     from mask2former.cli.shared import read_run_file
     from mask2former.config import EvaluationConfig, RunConfig, parse

@@ -24,7 +24,7 @@ def demo(
     video: Annotated[bool, typer.Option("--video", help="Follow things through a clip instead.")] = False,
     clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: how many clips are measured.")] = 20,
     model: Annotated[str, typer.Option(help="A model trained on scenes: packaged name or file.")] = DEFAULT_MODEL,
-    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the picture when done.")] = True,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the image when done.")] = True,
     device: Device = "auto",
 ) -> None:
     """Draw scenes that the packaged model has never seen, segment and measure them, and show the result."""

@@ -12,10 +12,10 @@ from mask2former import limits
 from mask2former.cli.clips import clips_by_name, evaluate_on_clips
 from mask2former.cli.data_sets import metric_options
 from mask2former.cli.names import complete_model
-from mask2former.cli.pictures import PictureSource, evaluate_on_pictures
+from mask2former.cli.images import ImageSource, evaluate_on_images
 from mask2former.cli.shared import Device, Dtype
 from mask2former.cli.views import Tta, TtaSizes
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["evaluate"]
 
@@ -89,7 +89,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Also measure groups of pictures: a key that the images of --annotations have, for instance modality.",
+            help="Also measure groups of images: a key that the images of --annotations have, for instance modality.",
         ),
     ] = None,
     pooled: Annotated[
@@ -106,7 +106,7 @@ def evaluate(
     ] = None,
     report_folder: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Also write DIR/index.html: numbers, charts and pictures."),
+        typer.Option("--report", metavar="DIR", help="Also write DIR/index.html: numbers, charts and images."),
     ] = None,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
@@ -138,7 +138,7 @@ def evaluate(
     _check_outputs(json, results, page, given)
     _check_data(data, data_root, annotations, images, segments)
     if by is not None and annotations is None:
-        raise RequestError("--by names a key of the images in a file; give --annotations FILE.json with it")
+        raise UserError("--by names a key of the images in a file; give --annotations FILE.json with it")
     options = {
         "max_detections": max_detections,
         "area_limits": area_limits,
@@ -150,14 +150,14 @@ def evaluate(
     asked = [name for entry in tasks or () for name in entry.split(",")]
     clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit, segments)
     if clips is not None:
-        about_pictures = {
+        about_images = {
             "--boundary": boundary,
             "--pooled": pooled is not None,
             "--by": by is not None,
             "--tta": tta or tta_sizes is not None,
             "--report": page is not None,
         }
-        _refuse(about_pictures, "pictures, not about clips")
+        _refuse(about_images, "images, not about clips")
         if data != "scene-clips":
             about_scenes = {"--seed": seed is not None, "--size": size is not None}
             _refuse(about_scenes, f"scenes, not about {data or annotations}")
@@ -178,9 +178,9 @@ def evaluate(
             dtype=dtype,
         )
         return
-    evaluate_on_pictures(
+    evaluate_on_images(
         model,
-        PictureSource(data, data_root, annotations, images, split, seed, size, limit),
+        ImageSource(data, data_root, annotations, images, split, seed, size, limit),
         tasks=asked,
         metrics=metrics,
         typed={"--pooled": pooled, "--max-detections": max_detections},
@@ -207,7 +207,7 @@ def _check_outputs(json: Path | None, results: Path | None, page: Path | None, i
         if path is not None:
             files.check_apart(path, inputs)
     if json is not None and results is not None and json.resolve() == results.resolve():
-        raise RequestError(f"--json and --results would both write '{json}'; name two files")
+        raise UserError(f"--json and --results would both write '{json}'; name two files")
 
 
 def _check_data(
@@ -215,18 +215,18 @@ def _check_data(
 ) -> None:
     """Refuse two names for the data, and half of one."""
     if (annotations is None) != (images is None):
-        raise RequestError("--annotations FILE.json and --images DIR belong together; give both, or neither for scenes")
+        raise UserError("--annotations FILE.json and --images DIR belong together; give both, or neither for scenes")
     if segments is not None and annotations is None:
-        raise RequestError(
+        raise UserError(
             "--segments is the folder of PNGs of an annotation file; give --annotations FILE.json with it"
         )
     if annotations is not None:
         for option, value in (("--data", data), ("--data-root", data_root)):
             if value is not None:
-                raise RequestError(f"{option} and --annotations name different data; give one of the two")
+                raise UserError(f"{option} and --annotations name different data; give one of the two")
 
 
 def _refuse(given: dict[str, bool], subject: str) -> None:
     for option, is_given in given.items():
         if is_given:
-            raise RequestError(f"{option} is about {subject}")
+            raise UserError(f"{option} is about {subject}")

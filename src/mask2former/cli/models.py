@@ -11,7 +11,7 @@ import typer
 from mask2former.cli.names import complete_model
 from mask2former.cli.shared import Recipe, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,13 +40,13 @@ def models(
     known = _packaged() + _published()
     families = sorted({_family(entry) for entry in known})
     if data is not None and data not in families:
-        raise RequestError(f"no models of data '{data}'; there are: {', '.join(families)}")
+        raise UserError(f"no models of data '{data}'; there are: {', '.join(families)}")
     rows = [
         entry
         for entry in known
         if (task is None or entry["task"].startswith(task))
         and data in (None, _family(entry))
-        and (entry["licence"]["commercial"] or not commercial)
+        and (entry["license"]["commercial"] or not commercial)
         and (entry["path"] is not None or not cached)
     ]
     if as_json:
@@ -60,9 +60,9 @@ def models(
     if not console.is_terminal:
         console.width = _WIDE
     console.print(_table(rows, is_wide=console.width >= _WIDE))
-    for licence in {entry["licence"]["name"]: entry["licence"] for entry in rows}.values():
-        terms = "also for commercial use" if licence["commercial"] else "not for commercial use"
-        say(f"{licence['name']}: {terms} ({licence['url']})", console=console, style="bold")
+    for license in {entry["license"]["name"]: entry["license"] for entry in rows}.values():
+        terms = "also for commercial use" if license["commercial"] else "not for commercial use"
+        say(f"{license['name']}: {terms} ({license['url']})", console=console, style="bold")
     say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
     say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
 
@@ -73,7 +73,7 @@ def _family(entry: dict[str, Any]) -> str:
 
 
 def _packaged() -> list[dict[str, Any]]:
-    """Facts of the models that come with the package, under its own licence."""
+    """Facts of the models that come with the package, under its own license."""
     from mask2former import checkpoints
 
     rows = []
@@ -89,7 +89,7 @@ def _packaged() -> list[dict[str, Any]]:
                 "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
                 "queries": opened.config.transformer_decoder.num_queries,
                 "metrics": dict(opened.metrics),
-                "licence": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
+                "license": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
                 "num_bytes": Path(opened.source).stat().st_size,
                 "path": opened.source,
                 "url": None,
@@ -145,7 +145,7 @@ def inspect_checkpoint(
     recipe: Recipe = None,
 ) -> None:
     """Say what a checkpoint is: format, architecture, settings, classes, size, and the recipes it fits."""
-    from mask2former.inference.facts import checkpoint_facts
+    from mask2former.checkpoints.describe import checkpoint_facts
 
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):

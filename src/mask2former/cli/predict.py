@@ -24,7 +24,7 @@ from mask2former.cli.shared import (
 )
 from mask2former.cli.terminal import make_console, progress_bar, say
 from mask2former.cli.views import Tta, TtaSizes, augmented
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from mask2former.config import InferenceConfig
@@ -55,7 +55,7 @@ def predict(
         Path | None,
         typer.Option(help="Also write one COCO results file for the run; instances of any score are in it."),
     ] = None,
-    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Do not draw the overlays X.png.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not draw the overlays X.png.")] = False,
     score_threshold: Annotated[
         float | None,
         typer.Option(
@@ -99,7 +99,7 @@ def predict(
     has changed or a file is missing; results of another model or other settings are kept unless --overwrite is given.
     The exact maps are X_ids.png (panoptic, id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
     """
-    from mask2former.atomic import leftovers_note, reserved
+    from mask2former.files import leftovers_note, reserved
     from mask2former.inference import files
     from mask2former.notes import collect_notes, sentences
 
@@ -148,7 +148,7 @@ def predict(
                 jobs,
                 chosen,
                 model=name,
-                overlay=not no_pictures,
+                overlay=not no_images,
                 candidates=coco is not None,
                 overwrite=overwrite,
             ),
@@ -173,7 +173,7 @@ def predict(
         say(f"note: {note}", error=True)
     if counts["refused"] == len(jobs):  # nothing was right about the request
         more = f" (and {len(jobs) - 1} more: no image could be segmented)" if len(jobs) > 1 else ""
-        raise RequestError(reasons[0] + more)
+        raise UserError(reasons[0] + more)
     line = f"{count(counts['done'], 'image')} segmented ({chosen}, {name}) into {output}"
     if counts["done"] + counts["skipped"] > counts["differs"]:
         line += f"; {_found(chosen, counts, predictor.settings)}"

@@ -23,7 +23,7 @@ from mask2former.cli.shared import (
     stoppable,
 )
 from mask2former.cli.terminal import make_console, progress_bar, say
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["track"]
 
@@ -85,7 +85,7 @@ def track(
     Ctrl-C ends it after the frame in work; what was done can be played and read, and so can X.partial.mp4 and
     X.partial.jsonl at any moment, also after a kill or on a full disk.
     """
-    from mask2former.atomic import leftovers_note
+    from mask2former.files import leftovers_note
     from mask2former.data.frames import open_frames
     from mask2former.inference import failures, files
 
@@ -161,7 +161,7 @@ def track(
         kept = [f"'{next(filter(Path.exists, (w.working.path, w.path)), w.path)}'" for w in growing]
         most = f" (and played up to the last seconds in {kept[1]})" if len(kept) > 1 else ""
         reason = str(error)  # which names the frame
-        if not isinstance(error, RequestError):
+        if not isinstance(error, UserError):
             reason = failures.reason(error, f"frame {document.count + 1} of {frames.name}", predictor.device)
         done = f"{reason}; {count(document.count, 'finished frame')} can be read in {kept[0]}{most}"
         raise FailedError(done) from error
@@ -185,9 +185,9 @@ def _parse(source: str) -> tuple[Path | int, str]:
 
 def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) -> None:
     if len({place.resolve() for place in places.values()}) < len(places):
-        raise RequestError(f"two results would be written to one file; got {', '.join(map(str, places.values()))}")
+        raise UserError(f"two results would be written to one file; got {', '.join(map(str, places.values()))}")
     for place in places.values():
         if isinstance(source, Path) and place.resolve() == source.resolve():
-            raise RequestError(f"'{place}' would overwrite the video itself; choose another output")
+            raise UserError(f"'{place}' would overwrite the video itself; choose another output")
         if place.is_file() and not overwrite:  # into a device or a pipe it is written
-            raise RequestError(f"'{place}' is there already; use --overwrite or another output")
+            raise UserError(f"'{place}' is there already; use --overwrite or another output")

@@ -11,7 +11,7 @@ import typer
 from mask2former.cli.names import complete_run_recipe
 from mask2former.cli.shared import FailedError, fetch_weights, need_lightning, read_run_file, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from mask2former.config import RunConfig
@@ -52,7 +52,7 @@ def train(
     def stopped() -> str:
         if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
             return f"the last checkpoint is in {config.output}; go on with --resume {config.output}"
-        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_every} steps)"
+        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_interval} steps)"
 
     with stoppable(stopped):
         try:
@@ -69,7 +69,7 @@ def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig
 
     try:
         return parse(RunConfig, values, str(run))
-    except RequestError:
+    except UserError:
         model = values.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
             raise

@@ -43,9 +43,10 @@ from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
 from mask2former.data.images import ValueRange
-from mask2former.data.packed import PackedSample
-from mask2former.data.sampling import Draw
-from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
+from mask2former.data.loading.packed import PackedSample
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.data.transforms import (
     Augmentation,
     Geometry,
@@ -55,7 +56,7 @@ from mask2former.data.transforms import (
     class_map,
     object_areas,
 )
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes, sentences
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
@@ -64,7 +65,7 @@ __all__ = [
     "TrainingSet",
     "build_augmentation",
     "build_clips",
-    "build_pictures",
+    "build_images",
     "build_training_set",
     "categories_of",
 ]
@@ -73,10 +74,10 @@ SetT = TypeVar("SetT", bound=AnnotatedSet | ClipSet)
 
 
 def categories_of(config: DatasetConfig) -> Categories:
-    """The class list of a data set, without reading its pictures.
+    """The class list of a data set, without reading its images.
 
     Raises:
-        RequestError: the annotation file that has it cannot be read.
+        UserError: the annotation file that has it cannot be read.
     """
     if isinstance(config, SceneClipsConfig):
         return SCENE_CATEGORIES
@@ -86,24 +87,24 @@ def categories_of(config: DatasetConfig) -> Categories:
         return read_clip_categories(config.train[0].annotations)
     if isinstance(config, MaskFoldersConfig):
         return OBJECT_CATEGORIES
-    return _PICTURES[type(config)].categories(config)
+    return _IMAGES[type(config)].categories(config)
 
 
-def build_pictures(
-    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
+def build_images(
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
 ) -> AnnotatedSet:
-    """A data set of pictures, by index, as they are.
+    """A data set of images, by index, as they are.
 
-    Without ``keep_empty`` pictures without objects are left out (scenes and label maps always have some).
+    With ``filter_empty`` images without objects are left out (scenes and label maps always have some).
     ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        RequestError: files that are missing or broken, or a data set of clips.
+        UserError: files that are missing or broken, or a data set of clips.
     """
     if isinstance(config, ClipSampling):
-        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
+        raise UserError(f"the data set '{config.name}' has clips; expected one of images")  # pyright: ignore
     with collect_notes() as found:
-        samples = _PICTURES[type(config)].build(config, split, keep_empty)
+        samples = _IMAGES[type(config)].build(config, split, filter_empty)
     return _read_as(samples, config, value_range, found)
 
 
@@ -117,23 +118,23 @@ def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | Non
     return samples
 
 
-class _Pictures(NamedTuple):
-    """How the configuration of a data set of pictures is answered."""
+class _Images(NamedTuple):
+    """How the configuration of a data set of images is answered."""
 
     categories: Callable[[Any], Categories]
-    build: Callable[[Any, Split, bool], AnnotatedSet]  # configuration, split, whether to keep pictures without objects
+    build: Callable[[Any, Split, bool], AnnotatedSet]  # configuration, split, whether to keep images without objects
 
 
-def _scenes(config: ScenesConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _scenes(config: ScenesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     if split == "train":
         return Scenes(config.image_size, config.train_seed, config.num_training)
     return Scenes(config.image_size, config.validation_seed, config.num_validation)
 
 
-def _coco_instances(config: CocoInstanceConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _coco_instances(config: CocoInstanceConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     return CocoInstances(
         [(entry.annotations, entry.images) for entry in getattr(config, split)],
-        keep_empty=keep_empty,
+        filter_empty=filter_empty,
         missing_images=config.missing_images,
         missing_masks=config.missing_masks,
         crowds=config.crowds,
@@ -141,17 +142,17 @@ def _coco_instances(config: CocoInstanceConfig, split: Split, keep_empty: bool) 
     )
 
 
-def _coco_panoptic(config: CocoPanopticConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _coco_panoptic(config: CocoPanopticConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     return CocoPanoptic(
         [PanopticFiles(entry.annotations, entry.segments, entry.images) for entry in getattr(config, split)],
         config.task,
-        keep_empty=keep_empty,
+        filter_empty=filter_empty,
         missing_images=config.missing_images,
         allow_outside=config.allow_outside,
     )
 
 
-def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     notes: list[str] = []
     categories = read_names(config.names, notes)
     return LabelFolder(
@@ -165,11 +166,11 @@ def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> 
     )
 
 
-def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _yolo(config: YoloConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     return YoloPolygons(
         read_yolo(config.data),
         split,
-        keep_empty=keep_empty,
+        filter_empty=filter_empty,
         missing_masks=config.missing_masks,
         allow_outside=config.allow_outside,
     )
@@ -179,38 +180,38 @@ def _of_task(categories: Categories, task: Task) -> Categories:
     return categories.things() if task == "instance" else categories
 
 
-_PICTURES: dict[type, _Pictures] = {
-    ScenesConfig: _Pictures(lambda config: SCENE_CATEGORIES, _scenes),
-    CocoInstanceConfig: _Pictures(lambda config: read_categories(config.train[0].annotations), _coco_instances),
-    CocoPanopticConfig: _Pictures(
+_IMAGES: dict[type, _Images] = {
+    ScenesConfig: _Images(lambda config: SCENE_CATEGORIES, _scenes),
+    CocoInstanceConfig: _Images(lambda config: read_categories(config.train[0].annotations), _coco_instances),
+    CocoPanopticConfig: _Images(
         lambda config: _of_task(read_panoptic_categories(config.train[0].annotations), config.task), _coco_panoptic
     ),
-    LabelFolderConfig: _Pictures(lambda config: read_names(config.names), _label_folder),
-    YoloConfig: _Pictures(lambda config: read_yolo(config.data).categories, _yolo),
-    CocoConfig: _Pictures(
+    LabelFolderConfig: _Images(lambda config: read_names(config.names), _label_folder),
+    YoloConfig: _Images(lambda config: read_yolo(config.data).categories, _yolo),
+    CocoConfig: _Images(
         lambda config: Categories.load("coco_instance" if config.task == "instance" else "coco_panoptic"),
-        lambda config, split, keep_empty: official.coco(config.root, split, config.task, keep_empty=keep_empty),
+        lambda config, split, filter_empty: official.coco(config.root, split, config.task, filter_empty=filter_empty),
     ),
-    CocoStuff10kConfig: _Pictures(
+    CocoStuff10kConfig: _Images(
         lambda config: Categories.load("coco_stuff_10k_171"),
-        lambda config, split, keep_empty: official.coco_stuff_10k(config.root, split),
+        lambda config, split, filter_empty: official.coco_stuff_10k(config.root, split),
     ),
-    Ade20kConfig: _Pictures(
+    Ade20kConfig: _Images(
         lambda config: Categories.load("ade20k_instance_100" if config.task == "instance" else "ade20k_150"),
-        lambda config, split, keep_empty: official.ade20k(config.root, split, config.task, keep_empty=keep_empty),
+        lambda config, split, filter_empty: official.ade20k(config.root, split, config.task, filter_empty=filter_empty),
     ),
-    Ade20kFullConfig: _Pictures(
+    Ade20kFullConfig: _Images(
         lambda config: Categories.load("ade20k_full_847"),
-        lambda config, split, keep_empty: official.ade20k_full(config.root, split),
+        lambda config, split, filter_empty: official.ade20k_full(config.root, split),
     ),
-    CityscapesConfig: _Pictures(
+    CityscapesConfig: _Images(
         lambda config: _of_task(Categories.load("cityscapes"), config.task),
-        lambda config, split, keep_empty: official.cityscapes(config.root, split, config.task, keep_empty=keep_empty),
+        lambda config, split, filter_empty: official.cityscapes(config.root, split, config.task, filter_empty=filter_empty),
     ),
-    MapillaryVistasConfig: _Pictures(
+    MapillaryVistasConfig: _Images(
         lambda config: Categories.load("mapillary_vistas_v1.2"),
-        lambda config, split, keep_empty: official.mapillary_vistas(
-            config.root, split, config.task, keep_empty=keep_empty
+        lambda config, split, filter_empty: official.mapillary_vistas(
+            config.root, split, config.task, filter_empty=filter_empty
         ),
     ),
 }
@@ -220,29 +221,29 @@ def build_clips(
     config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
     split: Split,
     *,
-    keep_empty: bool = True,
+    filter_empty: bool = False,
     value_range: ValueRange | None = None,
 ) -> SceneClips | YouTubeVIS | MaskFolders:
-    """Whole clips, by index; without ``keep_empty`` those without tracks are left out.
+    """Whole clips, by index; with ``filter_empty`` those without tracks are left out.
 
     Raises:
-        RequestError: files that are missing or broken.
+        UserError: files that are missing or broken.
     """
     with collect_notes() as found:
-        clips = _open_clips(config, split, keep_empty)
+        clips = _open_clips(config, split, filter_empty)
     return _read_as(clips, config, value_range, found)
 
 
 def _open_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig, split: Split, keep_empty: bool
+    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig, split: Split, filter_empty: bool
 ) -> SceneClips | YouTubeVIS | MaskFolders:
     training = split == "train"
     if isinstance(config, YouTubeVISConfig):
-        return official.youtube_vis(config.root, split, config.year, keep_empty=keep_empty)
+        return official.youtube_vis(config.root, split, config.year, filter_empty=filter_empty)
     if isinstance(config, ClipsConfig):
         files = config.train if training else config.validation
         sources = [(entry.annotations, entry.frames) for entry in files]
-        return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
+        return YouTubeVIS(sources, filter_empty=filter_empty, allow_outside=config.allow_outside)
     if isinstance(config, MaskFoldersConfig):
         folders = config.train if training else config.validation
         return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
@@ -252,7 +253,7 @@ def _open_clips(
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
-    """The random recipe, or None for pictures as they are."""
+    """The random recipe, or None for images as they are."""
     if config.name == "none":
         return None
     if config.name == "large-scale-jitter":
@@ -265,7 +266,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         config.crop_size,
         config.pad_size,
         config.flip,
-        factors=config.factors,
+        scale_range=config.scale_range,
         diameter=config.diameter,
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
@@ -276,7 +277,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
 class TrainingSet:
     """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
 
-    ``with_ignored`` makes targets say where the truth is not known.
+    ``with_ignored`` makes targets say where the ground truth is not known.
     """
 
     def __init__(
@@ -298,7 +299,7 @@ class TrainingSet:
         return self.samples.categories
 
     def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which pictures are wider than high."""
+        """Which images are wider than high."""
         return self.samples.wide()
 
     def packed(self, draw: Draw) -> PackedSample:
@@ -316,17 +317,17 @@ class TrainingSet:
 def build_training_set(
     config: DataConfig, *, with_ignored: bool = False, value_range: ValueRange | None = None
 ) -> TrainingSet | ClipTrainingSet:
-    """What a run is trained on; ``with_ignored`` makes targets say where the truth is not known.
+    """What a run is trained on; ``with_ignored`` makes targets say where the ground truth is not known.
 
     ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        RequestError: files that are missing or broken, or that have no annotations.
+        UserError: files that are missing or broken, or that have no annotations.
     """
     if isinstance(config.dataset, ClipSampling):
-        clips: ClipSet = build_clips(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
-        if not clips.has_truth:
-            raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
+        clips: ClipSet = build_clips(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
+        if not clips.has_ground_truth:
+            raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
         return ClipTrainingSet(
             clips,
             build_augmentation(config.augmentation),
@@ -335,5 +336,5 @@ def build_training_set(
             labels_from=config.dataset.labels_from,
             with_ignored=with_ignored,
         )
-    samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
+    samples = build_images(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
     return TrainingSet(samples, build_augmentation(config.augmentation), with_ignored=with_ignored)

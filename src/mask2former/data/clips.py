@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 
 from mask2former.data.annotated import Annotated
-from mask2former.data.packed import PackedSample, pack_sample
-from mask2former.data.sampling import Draw
+from mask2former.data.loading.packed import PackedSample, pack_sample
+from mask2former.data.loading.sampling import Draw
 from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import ClipTruth, PanopticTruth
+from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth
 
 __all__ = ["AnnotatedClip", "ClipSet", "ClipTrainingSet", "PanopticClips", "assemble_clip", "draw_frames", "whole_clip"]
 
@@ -45,7 +45,7 @@ class ClipSet(Protocol):
 
     Attributes:
         categories: its classes.
-        has_truth: whether there are annotations; those of test sets are kept by their servers.
+        has_ground_truth: whether there are annotations; those of test sets are kept by their servers.
         notes: what a user should know, as sentences.
     """
 
@@ -53,7 +53,7 @@ class ClipSet(Protocol):
     def categories(self) -> Categories: ...
 
     @property
-    def has_truth(self) -> bool: ...
+    def has_ground_truth(self) -> bool: ...
 
     @property
     def notes(self) -> Sequence[str]: ...
@@ -81,25 +81,25 @@ class ClipSet(Protocol):
         """All frames of a clip, RGB.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
-    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """The frames at these places with the objects that are to be learned, without crowds.
 
-        ``with_ignored`` asks where the truth is not known: crowds, for instance.
+        ``with_ignored`` asks where the ground truth is not known: crowds, for instance.
 
         Raises:
-            RequestError: a file that is missing or broken, or frames of different sizes.
+            UserError: a file that is missing or broken, or frames of different sizes.
         """
         ...
 
-    def truth(self, index: int) -> ClipTruth:
+    def ground_truth(self, index: int) -> ClipGroundTruth:
         """What is true about all frames, at their own size, crowds included.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
@@ -112,7 +112,7 @@ class PanopticClips(Protocol):
     def categories(self) -> Categories: ...
 
     @property
-    def has_truth(self) -> bool: ...
+    def has_ground_truth(self) -> bool: ...
 
     @property
     def notes(self) -> Sequence[str]: ...
@@ -123,28 +123,28 @@ class PanopticClips(Protocol):
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]: ...
 
-    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
+    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
         """What is true about every frame, at its own size, with ids that stay the same over time.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
 
 def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.Generator) -> list[int]:
-    """Places of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
+    """Indices of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
 
     One is drawn from all, the others from those within ``frame_range`` of it, itself excluded; they may repeat one
     another. A clip of a single frame gives that frame every time.
     """
     first = int(rng.integers(length))
     near = [
-        place
-        for place in range(max(0, first - frame_range), min(length, first + frame_range + 1))
-        if place != first or length == 1
+        index
+        for index in range(max(0, first - frame_range), min(length, first + frame_range + 1))
+        if index != first or length == 1
     ]
-    return sorted([first, *(near[place] for place in rng.integers(len(near), size=num_frames - 1))])
+    return sorted([first, *(near[index] for index in rng.integers(len(near), size=num_frames - 1))])
 
 
 def assemble_clip(
@@ -184,7 +184,7 @@ class ClipTrainingSet:
         num_frames: of every clip.
         frame_range: see :func:`draw_frames`.
         labels_from: see :func:`assemble_clip`.
-        with_ignored: whether targets say where the truth is not known.
+        with_ignored: whether targets say where the ground truth is not known.
     """
 
     def __init__(
@@ -209,8 +209,8 @@ class ClipTrainingSet:
 
     def __getitem__(self, draw: Draw) -> Sample:
         rng = np.random.default_rng(draw.seed)
-        places = draw_frames(self.samples.clip_length(draw.index), self.num_frames, self.frame_range, rng)
-        clip = self.samples.annotated(draw.index, places, with_ignored=self.with_ignored)
+        indices = draw_frames(self.samples.clip_length(draw.index), self.num_frames, self.frame_range, rng)
+        clip = self.samples.annotated(draw.index, indices, with_ignored=self.with_ignored)
         size = clip.frames[0].size_hw
         plan = (
             Plan(Geometry(size))

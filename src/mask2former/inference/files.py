@@ -1,6 +1,6 @@
-"""Pictures in folders to results in a folder: what goes where, what is there already, and one file for the whole run.
+"""Images in folders to results in a folder: what goes where, what is there already, and one file for the whole run.
 
-The loop behind ``mask2former predict``. Draws no progress and ends no program; each picture is one :class:`Outcome`.
+The loop behind ``mask2former predict``. Draws no progress and ends no program; each image is one :class:`Outcome`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import numpy as np
 
 import mask2former
 from mask2former import documents, limits
-from mask2former.atomic import take_lock, whole_file, write_whole
+from mask2former.files import take_lock, whole_file, write_whole
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
-from mask2former.errors import FailedError, RequestError
+from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
-from mask2former.inference.answers import ALL_CANDIDATES, predicted
+from mask2former.inference.results import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
 from mask2former.notes import note
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
@@ -59,7 +59,7 @@ _RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture; its results are ``stem`` plus an ending, below the folder ``output``."""
+    """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
 
     source: Path
     output: Path
@@ -76,11 +76,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
-        job: the picture.
-        status: ``skipped`` means that its results were there; ``refused`` that the picture cannot be read or its
+        job: the image.
+        status: ``skipped`` means that its results were there; ``refused`` that the image cannot be read or its
             results cannot be written; ``failed`` that something else went wrong, for instance for want of memory.
         reason: why there is no result, one sentence.
         trace: where it happened, if nobody expected it.
@@ -102,13 +102,13 @@ class Outcome:
 
 
 def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
-    """The pictures of files and folders, and where their results go; touches nothing.
+    """The images of files and folders, and where their results go; touches nothing.
 
-    An output folder inside a source folder is not searched for pictures. Overlays and maps of earlier results are
+    An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
     passed over wherever they lie, with a note.
 
     Raises:
-        RequestError: no images, an output that is no folder or cannot be written, or results that would overwrite
+        UserError: no images, an output that is no folder or cannot be written, or results that would overwrite
             an image or each other, also through links.
     """
     folder = Path(output)
@@ -116,7 +116,7 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     resolved = folder.resolve()
     roots = {Path(source).resolve() for source in sources if Path(source).is_dir()}
     if resolved in roots:
-        raise RequestError(f"the output folder '{folder}' is one of the sources; choose another")
+        raise UserError(f"the output folder '{folder}' is one of the sources; choose another")
     inside = any(resolved.is_relative_to(root) for root in roots)
 
     def skip(path: Path) -> bool:
@@ -128,7 +128,7 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
 
     jobs = [Job(path, folder, stem) for path, stem in list_images(sources, skip)]
     if not jobs:
-        raise RequestError(
+        raise UserError(
             f"the sources hold no images but results of mask2former predict or what is in the output folder "
             f"'{folder}'; name the images themselves"
         )
@@ -143,9 +143,9 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
                 target = os.path.realpath(target)
             identity = _identity(target)
             if identity is not None and identity in images:
-                raise RequestError(f"'{path}' would overwrite an image, '{images[identity]}'; choose another output")
+                raise UserError(f"'{path}' would overwrite an image, '{images[identity]}'; choose another output")
             if owners.setdefault(target, job) is not job:
-                raise RequestError(
+                raise UserError(
                     f"the results of '{owners[target].source}' and '{job.source}' would both be written to '{path}'; "
                     "run them apart"
                 )
@@ -183,12 +183,12 @@ def segment_files(
         jobs: from :func:`plan`.
         task: see :class:`Predictor`.
         model: name of the model, recorded.
-        overlay: write the picture with the segments drawn on it.
+        overlay: write the image with the segments drawn on it.
         candidates: write instances below the threshold too, as :func:`coco_results` needs them.
         overwrite: segment also what has results, and write over files that are no results.
 
     Raises:
-        RequestError: a file is in the way that is no result of ours, or with ``candidates`` there are results of
+        UserError: a file is in the way that is no result of ours, or with ``candidates`` there are results of
             another model or other settings; before anything is written.
         FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
     """
@@ -217,7 +217,7 @@ def segment_files(
                 raise FailedError(reason) from error
             with contextlib.suppress(OSError):
                 _drop_stale(job)
-            if isinstance(error, RequestError):
+            if isinstance(error, UserError):
                 outcome = Outcome(job, "refused", reason)
             else:
                 outcome = Outcome(job, "failed", reason, traceback.format_exc(limit=-_TRACED))
@@ -234,7 +234,7 @@ def _segment_file(
         return outcome
     image = read_image(job.source, value_range=predictor.settings.value_range)
     if _state(job.source) != before:
-        raise RequestError(f"'{job.source}' was changed while it was read; run the same command again")
+        raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
     everything = predictor(image, asked.task, **ALL_CANDIDATES)
     result = predicted(everything, predictor.settings)
     with _writing(job.document.parent):
@@ -355,7 +355,7 @@ def _whole_png(path: Path) -> tuple[int, int] | None:
     try:
         documents.check_regular(path, "result")
         content = memoryview(path.read_bytes())
-    except (OSError, RequestError):
+    except (OSError, UserError):
         return None
     start = len(_PNG)
     if content[:start] != _PNG:
@@ -378,7 +378,7 @@ def _sha256(path: Path) -> str:
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, RequestError):
+    except (OSError, UserError):
         return ""
 
 
@@ -399,7 +399,7 @@ def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
     """Refuse to write over what is no result of ours.
 
     Raises:
-        RequestError: naming a file.
+        UserError: naming a file.
     """
     others = [
         path
@@ -410,7 +410,7 @@ def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise RequestError(
+        raise UserError(
             f"'{others[0]}'{more} is there and is no result of mask2former predict; choose another output, or "
             "--overwrite to lose it"
         )
@@ -420,7 +420,7 @@ def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
     """Refuse to mix results of several models, settings or tasks in one file.
 
     Raises:
-        RequestError: naming a file.
+        UserError: naming a file.
     """
     others = [
         job.document
@@ -429,7 +429,7 @@ def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise RequestError(
+        raise UserError(
             f"'{others[0]}'{more} was made by another model, with other classes or settings, or by another version, "
             "and one COCO file must not mix them; use --overwrite or another output"
         )
@@ -472,7 +472,7 @@ def _is_own_image(path: Path) -> bool:
         with open_image(path) as image:
             if image.info.get("Software") == SOFTWARE:
                 return True
-    except RequestError:  # whatever is wrong with it, reading it says
+    except UserError:  # whatever is wrong with it, reading it says
         return False
     for task, ending in (*_MAPS.items(), ("", ".png")):
         document = _read_document(path.with_name(path.name.removesuffix(ending) + ".json"))
@@ -503,7 +503,7 @@ def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any
         categories: of the model.
 
     Raises:
-        RequestError: results that were there are of another task.
+        UserError: results that were there are of another task.
     """
     return json.loads("".join(_coco_text([job for job in jobs if job.document.exists()], task, categories)))
 
@@ -514,7 +514,7 @@ def write_coco_results(path: Path, jobs: Iterable[Job], task: Task, categories: 
     Images whose results have gone meanwhile are left out with a note.
 
     Raises:
-        RequestError: as :func:`coco_results`, or the place cannot be written.
+        UserError: as :func:`coco_results`, or the place cannot be written.
     """
     check_file(path)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -568,7 +568,7 @@ def _documents(identified: Iterable[tuple[Any, Job]], task: Task) -> Iterator[tu
         if document is None or document["schema_version"] != SCHEMA_VERSION:
             note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
         elif document["task"] != task:
-            raise RequestError(
+            raise UserError(
                 f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
                 "use --overwrite or another output"
             )
@@ -597,7 +597,7 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write a JSON file whole or not at all, with its folder.
 
     Raises:
-        RequestError: the place cannot be written.
+        UserError: the place cannot be written.
     """
     target = Path(path)
     check_file(target)
@@ -609,31 +609,31 @@ def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """That a file to write is not one of those that are read.
 
     Raises:
-        RequestError: it is, however it is spelled.
+        UserError: it is, however it is spelled.
     """
     target = _place(path)
     for entry in inputs:
         if os.path.exists(entry) and _place(Path(entry)) == target:
-            raise RequestError(f"'{path}' is read here and would be overwritten; name another file to write")
+            raise UserError(f"'{path}' is read here and would be overwritten; name another file to write")
 
 
 def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
     """That the file for the COCO results of a run can be written later and destroys nothing.
 
     Raises:
-        RequestError: it is an image or one of the results, or lies where results go, or something else is there.
+        UserError: it is an image or one of the results, or lies where results go, or something else is there.
     """
     check_file(path)
     check_apart(path, [job.source for job in jobs])
     target = _place(path)
     results = {_place(job.file(ending)): job for job in jobs for ending in _ENDINGS}
-    folders = {folder for place in results for folder in Path(place).parents}
+    folders = {folder for index in results for folder in Path(index).parents}
     if target in results or any(str(folder) in results for folder in Path(target).parents):
-        raise RequestError(f"'{path}' is one of the results of this run; name another file for --coco")
+        raise UserError(f"'{path}' is one of the results of this run; name another file for --coco")
     if Path(target) in folders:
-        raise RequestError(f"'{path}' is a folder of the results of this run; name another file for --coco")
+        raise UserError(f"'{path}' is a folder of the results of this run; name another file for --coco")
     if path.is_file() and not overwrite and not _is_coco_results(path):  # reading a pipe would wait for its writer
-        raise RequestError(
+        raise UserError(
             f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
             "or --overwrite to lose it"
         )
@@ -657,31 +657,31 @@ def check_file(path: Path) -> None:
     """That a file can be written there later.
 
     Raises:
-        RequestError: it is a folder, or it or its folder cannot be written.
+        UserError: it is a folder, or it or its folder cannot be written.
     """
     if path.is_dir():
-        raise RequestError(f"'{path}' is a folder; expected the name of a file to write")
+        raise UserError(f"'{path}' is a folder; expected the name of a file to write")
     if not path.exists() or path.is_file():
         check_folder(Path(os.path.realpath(path)).parent)  # links are followed
     elif not os.access(path, os.W_OK):
-        raise RequestError(f"cannot write to '{path}': no permission; choose another place")
+        raise UserError(f"cannot write to '{path}': no permission; choose another place")
 
 
 def check_folder(folder: Path) -> None:
     """That a folder can be made or written there later.
 
     Raises:
-        RequestError: a file is in the way, or there is no permission.
+        UserError: a file is in the way, or there is no permission.
     """
     existing = folder.absolute()
     while not existing.exists():
         if existing.is_symlink():
-            raise RequestError(f"cannot write to '{folder}': '{existing}' is a link to nothing; choose another folder")
+            raise UserError(f"cannot write to '{folder}': '{existing}' is a link to nothing; choose another folder")
         existing = existing.parent
     if not existing.is_dir():
-        raise RequestError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
+        raise UserError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(f"cannot write to '{folder}': no permission for '{existing}'; choose another folder")
+        raise UserError(f"cannot write to '{folder}': no permission for '{existing}'; choose another folder")
 
 
 def _read_document(path: Path) -> dict[str, Any] | None:
@@ -691,7 +691,7 @@ def _read_document(path: Path) -> dict[str, Any] | None:
     """
     try:
         document = documents.read_json(path, "result")
-    except RequestError:
+    except UserError:
         return None
     if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
         return None
@@ -757,6 +757,6 @@ def _is_own_document(path: Path) -> bool:
         return False
     try:
         documents.read_json(path, "result")
-    except RequestError:
+    except UserError:
         return True
     return False

@@ -1,7 +1,7 @@
-"""From a picture of any kind to its segmentation: read, resize, model, post-processing at the original size.
+"""From an image of any kind to its segmentation: read, resize, model, post-processing at the original size.
 
-The path of the published test-time code, one picture at a time, because results depend on padding. Knows no files
-but the pictures it is given, and no metrics.
+The path of the published test-time code, one image at a time, because results depend on padding. Knows no files
+but the images it is given, and no metrics.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mask2former import checkpoints, limits
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
-from mask2former.data.scenes.classes import SCENE_CATEGORIES
+from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.transforms import resize_clip, resize_shortest_edge
-from mask2former.errors import RequestError
-from mask2former.inference.answers import check_finite, clip_result_of, result_of
-from mask2former.inference.tiles import answer_in_tiles
-from mask2former.inference.track import choose_tracking, track_frames
+from mask2former.errors import UserError
+from mask2former.inference.results import check_finite, clip_result_of, result_of
+from mask2former.inference.tiling import answer_in_tiles
+from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
 from mask2former.memory import available_memory, check_memory, refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
@@ -54,11 +54,11 @@ _T = TypeVar("_T")
 _MOST_BYTES = 640  # for each pixel shown, of published models on a CPU; those with ResNet-50 take 490
 _SURELY_FITS = 1 << 30
 
-Answers = dict[Task, Segmentation]
+Results = dict[Task, Segmentation]
 
 
 class Predictor:
-    """Segments pictures with a model.
+    """Segments images with a model.
 
         predictor = Predictor.from_pretrained("coco-panoptic/swin-t")
         result = predictor("street.jpg")
@@ -76,7 +76,7 @@ class Predictor:
         model, categories, settings, device: what is used.
 
     Raises:
-        RequestError: the model has no categories, or there is no such device or dtype.
+        UserError: the model has no categories, or there is no such device or dtype.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Predictor:
         settings: InferenceConfig | None = None,
     ) -> None:
         if model.categories is None:
-            raise RequestError(
+            raise UserError(
                 "the model has no class names: set model.categories = Categories.from_names([...]) first"
             )
         stored = model.config.inference if model.config else InferenceConfig()
@@ -124,7 +124,7 @@ class Predictor:
                 the threshold of all tasks.
 
         Raises:
-            RequestError: the model cannot be loaded, or a setting is unknown or out of range.
+            UserError: the model cannot be loaded, or a setting is unknown or out of range.
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
@@ -149,20 +149,20 @@ class Predictor:
     @overload
     def __call__(self, source: ImageSource, task: Task | None = None, **overrides: Any) -> Segmentation: ...
     @overload
-    def __call__(self, source: ImageSource, task: Sequence[Task], **overrides: Any) -> Answers: ...
+    def __call__(self, source: ImageSource, task: Sequence[Task], **overrides: Any) -> Results: ...
     @overload
     def __call__(
         self, source: Sequence[ImageSource], task: Task | None = None, **overrides: Any
     ) -> list[Segmentation]: ...
     @overload
-    def __call__(self, source: Sequence[ImageSource], task: Sequence[Task], **overrides: Any) -> list[Answers]: ...
+    def __call__(self, source: Sequence[ImageSource], task: Sequence[Task], **overrides: Any) -> list[Results]: ...
     def __call__(
         self,
         source: ImageSource | Sequence[ImageSource],
         task: Task | Sequence[Task] | None = None,
         **overrides: Any,
-    ) -> Segmentation | Answers | list[Segmentation] | list[Answers]:
-        """The segmentation of a picture at its own size, or a list of them for a list of pictures.
+    ) -> Segmentation | Results | list[Segmentation] | list[Results]:
+        """The segmentation of an image at its own size, or a list of them for a list of images.
 
         Args:
             source: a path, a PIL image, an array or tensor (see :func:`mask2former.data.images.read_image`), or a list
@@ -173,7 +173,7 @@ class Predictor:
                 threshold of all tasks. ``instance_threshold=0`` keeps all candidates, as average precision needs them.
 
         Raises:
-            RequestError: a picture cannot be read, the model does not answer the task, or a setting is wrong.
+            UserError: an image cannot be read, the model does not answer the task, or a setting is wrong.
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
@@ -181,10 +181,10 @@ class Predictor:
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
         try:
             with _work_on(image):
-                answers = self._segment(image, tasks, settings)
-        except RequestError as error:
-            raise RequestError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
-        return answers[task] if isinstance(task, str) else answers if task else answers[tasks[0]]
+                predictions = self._segment(image, tasks, settings)
+        except UserError as error:
+            raise UserError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
+        return predictions[task] if isinstance(task, str) else predictions if task else predictions[tasks[0]]
 
     def stream(
         self, sources: Iterable[ImageSource], task: Task | Sequence[Task] | None = None, **overrides: Any
@@ -213,27 +213,27 @@ class Predictor:
         """What will be answered for ``task``.
 
         Raises:
-            RequestError: a task that does not exist or that the model was not trained for.
+            UserError: a task that does not exist or that the model was not trained for.
         """
         tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (self.settings.default_task,))
         for name in tasks:
             if name not in get_args(Task):
-                raise RequestError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
+                raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
             if name not in self.settings.tasks:
                 known = ", ".join(self.settings.tasks)
-                raise RequestError(f"this model does not answer the task '{name}'; it was trained for: {known}")
+                raise UserError(f"this model does not answer the task '{name}'; it was trained for: {known}")
         return tasks
 
     def _segment(
         self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
-    ) -> Answers:
+    ) -> Results:
         if settings.tile:
             look = partial(self._segment_windows, settings=settings)
             return {"instance": answer_in_tiles(image, look, self.categories, settings)}
         resized = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
         output = self._run(resized)
         sizes = ((resized.shape[0], resized.shape[1]), (image.shape[0], image.shape[1]))
-        return {task: self._answer(output, task, *sizes, settings) for task in tasks}
+        return {task: self._predict(output, task, *sizes, settings) for task in tasks}
 
     def _segment_windows(
         self, parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int], settings: InferenceConfig
@@ -243,7 +243,7 @@ class Predictor:
         output = self._logits(pixels)
         found = []
         for index, part in enumerate(parts):
-            instances = self._answer(output, "instance", part.shape[:2], size_hw, settings, index)
+            instances = self._predict(output, "instance", part.shape[:2], size_hw, settings, index)
             assert isinstance(instances, Instances)
             found.append(instances)
         return found
@@ -254,11 +254,11 @@ class Predictor:
         Memory grows with the number of frames; 36 at 360 pixels are what YouTube-VIS has at most.
 
         Args:
-            frames: pictures of one size in the order of time, as in a call.
+            frames: images of one size in the order of time, as in a call.
             overrides: settings for this call, for instance ``max_instances=20``.
 
         Raises:
-            RequestError: a frame cannot be read or has another size, the model does not answer the task instance, or a
+            UserError: a frame cannot be read or has another size, the model does not answer the task instance, or a
                 setting is wrong.
         """
         self.choose_tasks("instance")
@@ -298,12 +298,12 @@ class Predictor:
             start: seconds that are left out.
             end: seconds, excluded; None: to the end.
             rate: frames per second of what is no video, 30 by default.
-            overrides: settings for this call, those of pictures and those of
+            overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
                 ``short_edge=360``.
 
         Raises:
-            RequestError: the source cannot be read, a setting is wrong, or the model does not answer the task.
+            UserError: the source cannot be read, a setting is wrong, or the model does not answer the task.
             MissingExtraError: a video without PyAV.
         """
         # The request is checked now, not when the first result is asked for.
@@ -315,7 +315,7 @@ class Predictor:
         """Like :meth:`track`, of frames that are open, with all settings for the files that results are written to.
 
         Raises:
-            RequestError: a setting is wrong, or the model does not answer the task.
+            UserError: a setting is wrong, or the model does not answer the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
@@ -326,15 +326,15 @@ class Predictor:
         recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
         return track_frames(self, frames, chosen, settings, tracking), recorded
 
-    def _run(self, picture: UInt8[np.ndarray, "h w 3"]) -> MaskOutput:
-        """What the model says about a picture that has its size already."""
-        return self.forward(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1))
+    def _run(self, image: UInt8[np.ndarray, "h w 3"]) -> MaskOutput:
+        """What the model says about an image that has its size already."""
+        return self.forward(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
 
     def forward(self, pixels: UInt8[Tensor, "*frames 3 h w"]) -> MaskOutput:
-        """What the model says about one picture or one clip that has its size already.
+        """What the model says about one image or one clip that has its size already.
 
         Raises:
-            RequestError: logits are not finite.
+            UserError: logits are not finite.
         """
         return self._logits([pixels.to(self.device)])  # bytes; the model converts
 
@@ -343,7 +343,7 @@ class Predictor:
         with torch.inference_mode():
             if self.device.type == "cpu":  # others say it themselves, and survive it
                 self._check_room(images)
-            output = _retried(lambda: self.model(images, auxiliary=False))
+            output = _retried(lambda: self.model(images, aux_outputs=False))
             check_finite(output)
         return output
 
@@ -351,7 +351,7 @@ class Predictor:
         """Refuse what would not fit the memory, before the kernel ends the process.
 
         Raises:
-            RequestError: naming the size.
+            UserError: naming the size.
         """
         pixels = sum(image.numel() // 3 for image in images)
         available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
@@ -360,7 +360,7 @@ class Predictor:
         if self._bytes_per_pixel is None:  # of this model, on a small image
             side = 256
             small = torch.zeros((3, side, side), dtype=torch.uint8)
-            self._bytes_per_pixel = peak_memory(lambda: self.model([small], auxiliary=False)) / side**2
+            self._bytes_per_pixel = peak_memory(lambda: self.model([small], aux_outputs=False)) / side**2
         height, width = images[0].shape[-2:]
         what = f"{len(images)} images of" if len(images) > 1 else "an image of"
         what = f"a clip of {len(images[0])} frames of" if images[0].ndim > 3 else what
@@ -370,7 +370,7 @@ class Predictor:
             "set a smaller short_edge, take fewer frames, cut the image into parts, or use a GPU",
         )
 
-    def _answer(
+    def _predict(
         self,
         output: MaskOutput,
         task: Task,
@@ -379,7 +379,7 @@ class Predictor:
         settings: InferenceConfig,
         index: int = 0,
     ) -> Segmentation:
-        """The result of a task at ``size_hw``, from the output for a picture of ``input_hw``, the one of that index."""
+        """The result of a task at ``size_hw``, from the output for an image of ``input_hw``, the one of that index."""
 
         def step(predictions: MaskOutput) -> Segmentation:
             return result_of(task, predictions, index, input_hw, size_hw, self.categories, settings)
@@ -393,7 +393,7 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
     """One sentence for what cannot be recognised in, and for memory that runs out after all.
 
     Raises:
-        RequestError: an image is far too thin, or memory ran out.
+        UserError: an image is far too thin, or memory ran out.
     """
     for image in images:
         height, width = image.shape[:2]
@@ -413,23 +413,23 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device of that name; by default (``None`` or ``auto``) a CUDA device where there is one, else the CPU.
 
     Raises:
-        RequestError: no such device here.
+        UserError: no such device here.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise RequestError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise RequestError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
+        raise UserError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise RequestError("device 'mps' is not here; try cpu")
+        raise UserError("device 'mps' is not here; try cpu")
     if chosen.type == "xpu" and not torch.xpu.is_available():
-        raise RequestError("device 'xpu' is not here; try cpu")
+        raise UserError("device 'xpu' is not here; try cpu")
     if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
-        raise RequestError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
+        raise UserError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
     return chosen
 
 
@@ -437,7 +437,7 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
     """The floating-point type of that name, or None for "as stored"; a type of numpy counts as its name.
 
     Raises:
-        RequestError: another name or type.
+        UserError: another name or type.
     """
     if dtype is None:
         return None
@@ -447,7 +447,7 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
             name = np.dtype(dtype).name
     chosen = _DTYPES.get(name) if isinstance(name, str) else name
     if chosen not in (*_DTYPES.values(), torch.float64):
-        raise RequestError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
+        raise UserError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
     return chosen
 
 
@@ -455,7 +455,7 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
     if not overrides:
         return settings
     if "tasks" in overrides:
-        raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
+        raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses windows gets those
         overrides = {"diameter": 0.0} | overrides
     if "max_instances" in overrides:  # who asks for a number of things gets that many; as published, stuff takes some
@@ -471,13 +471,13 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
 def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
     """Settings for clips and tracks, which know neither windows nor the parting of overlaps."""
     if settings.tile:
-        raise RequestError(
-            f"this model looks at pictures through windows of {settings.tile} pixels, which clips and tracks do not "
+        raise UserError(
+            f"this model looks at images through windows of {settings.tile} pixels, which clips and tracks do not "
             "have; from Python, ask it with tile=0 and a short_edge that suits whole frames"
         )
-    if overrides.get("exclusive"):
-        raise RequestError("exclusive is for pictures; tracks that cannot overlap are those of the task panoptic")
-    return settings.model_copy(update={"exclusive": False})
+    if overrides.get("non_overlapping"):
+        raise UserError("exclusive is for images; tracks that cannot overlap are those of the task panoptic")
+    return settings.model_copy(update={"non_overlapping": False})
 
 
 def _retried(step: Callable[[], _T]) -> _T:

@@ -1,7 +1,7 @@
 """Files of results as the test servers and the official tools of the data sets take them.
 
 A writer gets one result after the other inside a ``with`` block. What lists the results appears whole when the block
-ends well, else not at all; pictures appear whole one by one. Ids of classes are those of the data set. Nothing here
+ends well, else not at all; images appear whole one by one. Ids of classes are those of the data set. Nothing here
 knows how results are made.
 """
 
@@ -18,9 +18,9 @@ from typing import IO, Any, ClassVar, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from mask2former.atomic import discard, whole_file, write_whole
+from mask2former.files import discard, whole_file, write_whole
 from mask2former.config import MetricStyle, Task
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
@@ -45,15 +45,15 @@ class ResultWriter(Protocol):
 
     task: ClassVar[Task]
     path: Path
-    count: int  # what has been written: objects, segments, classes or pictures
+    count: int  # what has been written: objects, segments, classes or images
 
     def __enter__(self) -> Self: ...
 
     def add(self, image_id: int | str, result: Any, /) -> None:
-        """Append the result of one picture.
+        """Append the result of one image.
 
         Raises:
-            RequestError: there is a result of this picture already, or its id is no file name.
+            UserError: there is a result of this image already, or its id is no file name.
         """
         ...
 
@@ -76,7 +76,7 @@ def result_writer(
     task         coco                                          cityscapes
     ===========  ============================================  =====================================================
     panoptic     ``X.json`` and the folder ``X`` of PNG files  the same
-    instance     ``X.json``                                    a folder with a text file per picture and a PNG file
+    instance     ``X.json``                                    a folder with a text file per image and a PNG file
                                                                per object
     semantic     ``X.json`` (run lengths), or a folder of      a folder of label maps
                  label maps if ``path`` does not end in
@@ -94,16 +94,16 @@ def result_writer(
         style: whose test server it is.
 
     Raises:
-        RequestError: a folder where a file is needed, or the reverse.
+        UserError: a folder where a file is needed, or the reverse.
     """
     ids = {index: item.id for index, item in enumerate(categories)} if category_ids is None else dict(category_ids)
     target = Path(path)
     is_json = target.suffix == ".json"
     needs_folder = style == "cityscapes" and task != "panoptic"
     if needs_folder and is_json:
-        raise RequestError(f"{task} results for {style} are a folder of files, got '{target}'; leave out .json")
+        raise UserError(f"{task} results for {style} are a folder of files, got '{target}'; leave out .json")
     if not needs_folder and not is_json and task != "semantic":
-        raise RequestError(f"{task} results are a JSON file, got '{target}'; expected a name that ends in .json")
+        raise UserError(f"{task} results are a JSON file, got '{target}'; expected a name that ends in .json")
     if task == "panoptic":
         return PanopticFiles(target, ids)
     if task == "instance":
@@ -118,17 +118,17 @@ def result_writer(
 
 
 def _stem(image_id: int | str) -> str:
-    """The name of a picture's files: numbers as COCO writes them, with 12 digits."""
+    """The name of an image's files: numbers as COCO writes them, with 12 digits."""
     if isinstance(image_id, int):
         return f"{image_id:012d}"
     parts = image_id.replace("\\", "/").split("/")
     if not image_id or any(part in ("", ".", "..") for part in parts) or "\0" in image_id or ":" in parts[0]:
-        raise RequestError(f"the id of a picture must do as a file name below the folder of results, got '{image_id}'")
+        raise UserError(f"the id of an image must do as a file name below the folder of results, got '{image_id}'")
     return image_id
 
 
 class _Writer:
-    """What all writers share: a picture comes once."""
+    """What all writers share: an image comes once."""
 
     def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
         self.path = Path(path)
@@ -138,7 +138,7 @@ class _Writer:
 
     def _once(self, image_id: int | str) -> None:
         if image_id in self._seen:
-            raise RequestError(f"picture '{image_id}' has a result already; give each picture once")
+            raise UserError(f"image '{image_id}' has a result already; give each image once")
         self._seen.add(image_id)
 
     def _table(self, no_class: int) -> np.ndarray:
@@ -160,7 +160,7 @@ class _JsonList(_Writer):
 
     def __enter__(self) -> Self:
         if self.path.is_dir():
-            raise RequestError(f"'{self.path}' is a folder; expected the name of a file to write")
+            raise UserError(f"'{self.path}' is a folder; expected the name of a file to write")
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(whole_file(self.path))
             self._file = stack.enter_context(temporary.open("w", encoding="utf-8"))
@@ -187,7 +187,7 @@ class _JsonList(_Writer):
 
 
 class ResultsFile(_JsonList):
-    """A COCO instance results file, as test servers take it, written picture by picture.
+    """A COCO instance results file, as test servers take it, written image by image.
 
     A list of ``image_id``, ``category_id`` (of the data set), ``segmentation`` (compressed run-length encoding) and
     ``score``. There are no boxes: the official tool would take the areas of objects from them. Empty masks are left
@@ -201,7 +201,7 @@ class ResultsFile(_JsonList):
     task: ClassVar[Task] = "instance"
 
     def add(self, image_id: int | str, result: Instances) -> None:
-        """Append the instances of one picture."""
+        """Append the instances of one image."""
         assert self._file is not None, "used outside its with block"
         self._once(image_id)
         filled = [bool(mask.size) for _, _, mask in result.sparse]
@@ -236,10 +236,10 @@ class TracksFile(_JsonList):
 
 
 class SemanticFile(_JsonList):
-    """Run lengths of label maps, as COCO-Stuff's tools take them: one entry for each class in a picture.
+    """Run lengths of label maps, as COCO-Stuff's tools take them: one entry for each class in an image.
 
-    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of a picture is text,
-    it is ``file_name`` too, by which published files tell pictures apart.
+    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of an image is text,
+    it is ``file_name`` too, by which published files tell images apart.
 
     Args:
         path: where it goes; missing folders are made. The usual name is ``sem_seg_predictions.json``.
@@ -249,7 +249,7 @@ class SemanticFile(_JsonList):
     task: ClassVar[Task] = "semantic"
 
     def add(self, image_id: int | str, result: SemanticSegmentation) -> None:
-        """Append the classes of one picture."""
+        """Append the classes of one image."""
         self._once(image_id)
         index_of_id = result.categories.index_of_id()
         for record in result.to_coco(image_id, image_id if isinstance(image_id, str) else None):
@@ -260,7 +260,7 @@ class SemanticFile(_JsonList):
 
 
 class PanopticFiles(_JsonList):
-    """COCO panoptic results: ``X.json`` and the folder ``X`` beside it, with a PNG file of segment ids per picture.
+    """COCO panoptic results: ``X.json`` and the folder ``X`` beside it, with a PNG file of segment ids per image.
 
     The id of a segment is R + 256 G + 65536 B. The PNG files come first, and ``X.json`` lists them when all are there.
 
@@ -274,7 +274,7 @@ class PanopticFiles(_JsonList):
     opening, closing = '{"annotations": [', "\n]}\n"
 
     def add(self, image_id: int | str, result: PanopticSegmentation) -> None:
-        """Write the segments of one picture."""
+        """Write the segments of one image."""
         self._once(image_id)
         name = f"{_stem(image_id)}.png"
         kept = [segment for segment in result.segments if segment.label in self.category_ids]
@@ -291,11 +291,11 @@ class _Folder(_Writer):
 
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
-            raise RequestError(f"'{self.path}' is a file; expected a folder for results")
+            raise UserError(f"'{self.path}' is a file; expected a folder for results")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RequestError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
+            raise UserError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
         return self
 
     def __exit__(
@@ -305,7 +305,7 @@ class _Folder(_Writer):
 
 
 class LabelMapFiles(_Folder):
-    """A PNG file of data-set ids per picture; 8 bits, or 16 where an id needs them.
+    """A PNG file of data-set ids per image; 8 bits, or 16 where an id needs them.
 
     For Cityscapes these are label ids, not train ids.
 
@@ -315,7 +315,7 @@ class LabelMapFiles(_Folder):
         no_class: the value of pixels without a class, and of classes that are missing in ``category_ids``.
 
     Raises:
-        RequestError: an id that 16 bits do not hold.
+        UserError: an id that 16 bits do not hold.
     """
 
     task: ClassVar[Task] = "semantic"
@@ -323,14 +323,14 @@ class LabelMapFiles(_Folder):
     def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int], no_class: int) -> None:
         super().__init__(path, category_ids)
         if wrong := [number for number in (*category_ids.values(), no_class) if not 0 <= number <= _LARGEST_LABEL]:
-            raise RequestError(
+            raise UserError(
                 f"label maps hold numbers from 0 to {_LARGEST_LABEL}, got the class id {wrong[0]}; write run lengths "
                 "instead (a name that ends in .json)"
             )
         self.no_class = no_class
 
     def add(self, image_id: int | str, result: SemanticSegmentation) -> None:
-        """Write the label map of one picture."""
+        """Write the label map of one image."""
         self._once(image_id)
         table = self._table(self.no_class)
         ids = table[np.minimum(result.labels, len(table) - 1)]
@@ -340,10 +340,10 @@ class LabelMapFiles(_Folder):
 
 
 class CityscapesInstanceFiles(_Folder):
-    """Cityscapes instance results: ``NAME_pred.txt`` per picture, and a black and white PNG file per object beside it.
+    """Cityscapes instance results: ``NAME_pred.txt`` per image, and a black and white PNG file per object beside it.
 
     Each line is the name of the PNG file, the label id and the score. Empty masks are left out. The text file comes
-    last. ``NAME`` is the id of the picture, which for Cityscapes is ``city_sequence_frame``.
+    last. ``NAME`` is the id of the image, which for Cityscapes is ``city_sequence_frame``.
 
     Args:
         path: the folder; it is made.
@@ -353,21 +353,21 @@ class CityscapesInstanceFiles(_Folder):
     task: ClassVar[Task] = "instance"
 
     def add(self, image_id: int | str, result: Instances) -> None:
-        """Write the instances of one picture."""
+        """Write the instances of one image."""
         self._once(image_id)
         stem = _stem(image_id)
         lines = []
         for patch, label, score in zip(result.sparse, result.labels.tolist(), result.scores.tolist(), strict=True):
             if label in self.category_ids and patch.mask.size:
-                picture = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
+                image = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
                 (mask,) = SparseMasks([patch], result.size_hw).dense()
-                write_whole(picture, _png(mask.astype(np.uint8) * np.uint8(255)))
-                lines.append(f"{picture.name} {self.category_ids[label]} {score!r}\n")
+                write_whole(image, _png(mask.astype(np.uint8) * np.uint8(255)))
+                lines.append(f"{image.name} {self.category_ids[label]} {score!r}\n")
         text = "".join(lines)
         write_whole(self.path / f"{stem}_pred.txt", lambda file: file.write_text(text, encoding="utf-8"))
         self.count += len(lines)
 
 
 def _png(values: np.ndarray) -> Callable[[Path], None]:
-    picture = Image.fromarray(values)
-    return lambda file: picture.save(file, format="PNG", compress_level=4)
+    image = Image.fromarray(values)
+    return lambda file: image.save(file, format="PNG", compress_level=4)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one picture at several sizes, plain and mirrored, answered together.
+"""Test-time augmentation: one image at several sizes, plain and mirrored, answered together.
 
 Semantic segmentation adds up class scores, as published. Panoptic and instance segmentation have no published rule;
 ours (:func:`consensus`) finds the same query in all views and averages it. Knows no files and no metrics.
@@ -22,8 +22,8 @@ from mask2former.config import InferenceConfig, Task
 from mask2former.data.frames import Frames
 from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
-from mask2former.errors import RequestError
-from mask2former.inference.predictor import Answers, Predictor, with_room
+from mask2former.errors import UserError
+from mask2former.inference.predictor import Results, Predictor, with_room
 from mask2former.postprocessing import semantic_scores
 from mask2former.structures import Instances, MaskOutput, Segmentation, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
@@ -44,18 +44,18 @@ _PUBLISHED_SIZES = {
     (2048, 2048): _LIBRARY_SIZES,  # Mapillary Vistas
 }
 _FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # which the published lists amount to
-_NO_CLIPS = "test-time augmentation is for pictures; ask the plain predictor for the tracks of a clip"
+_NO_CLIPS = "test-time augmentation is for images; ask the plain predictor for the tracks of a clip"
 _SAME_OBJECT = 0.5  # IoU above which masks of two views can be one, as in panoptic quality
 
 
 class View(NamedTuple):
-    """One way to look at a picture: its size for the network, and whether it is mirrored."""
+    """One way to look at an image: its size for the network, and whether it is mirrored."""
 
     size_hw: Size
     mirrored: bool
 
-    def picture(self, plain: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture, resized as the published models expect it, then mirrored."""
+    def image(self, plain: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The image, resized as the published models expect it, then mirrored."""
         height, width = self.size_hw
         if plain.shape[:2] != self.size_hw:
             # Parity: Pillow's bilinear filter on bytes, as for the plain size.
@@ -75,7 +75,7 @@ class MultiScaleFlip:
         flip: also mirrored left and right.
 
     Raises:
-        RequestError: a size that is no positive number, twice the same, or no size at all.
+        UserError: a size that is no positive number, twice the same, or no size at all.
     """
 
     short_edges: tuple[int, ...] | None = None
@@ -85,12 +85,12 @@ class MultiScaleFlip:
     def __post_init__(self) -> None:
         sizes = self.short_edges
         if sizes is not None and (not sizes or min(sizes) < 1 or len(set(sizes)) != len(sizes)):
-            raise RequestError(f"test-time augmentation needs different sizes in pixels, got {list(sizes)}")
+            raise UserError(f"test-time augmentation needs different sizes in pixels, got {list(sizes)}")
         if self.long_edge is not None and self.long_edge < 1:
-            raise RequestError(f"the cap of the longer side must be at least 1 pixel, got {self.long_edge}")
+            raise UserError(f"the cap of the longer side must be at least 1 pixel, got {self.long_edge}")
 
     def views(self, plain_hw: Size, settings: InferenceConfig, task: Task = "semantic") -> list[View]:
-        """The views of a picture that the model would see at ``plain_hw``: the nearest size first, plain first.
+        """The views of an image that the model would see at ``plain_hw``: the nearest size first, plain first.
 
         Views that turn out equal, for instance through the cap, stay: each counts, as published.
         """
@@ -111,7 +111,7 @@ class MultiScaleFlip:
 
 
 class AugmentedPredictor(Predictor):
-    """A predictor that looks at every picture several times; it is called and asked like the one it is made from.
+    """A predictor that looks at every image several times; it is called and asked like the one it is made from.
 
         predictor = AugmentedPredictor(Predictor.from_pretrained("cityscapes-semantic/swin-t"))
         result = predictor("street.jpg", "semantic")
@@ -145,7 +145,7 @@ class AugmentedPredictor(Predictor):
         """As :meth:`Predictor.from_pretrained`, with views.
 
         Raises:
-            RequestError: likewise.
+            UserError: likewise.
         """
         return cls(Predictor.from_pretrained(source, recipe, device, dtype, **overrides), augmentation)
 
@@ -153,9 +153,9 @@ class AugmentedPredictor(Predictor):
         """Refused: there is no published rule for clips.
 
         Raises:
-            RequestError: always.
+            UserError: always.
         """
-        raise RequestError(_NO_CLIPS)
+        raise UserError(_NO_CLIPS)
 
     def track_opened(
         self, frames: Frames, task: Task | None = None, **overrides: Any
@@ -163,9 +163,9 @@ class AugmentedPredictor(Predictor):
         """Refused as :meth:`clip` is.
 
         Raises:
-            RequestError: always.
+            UserError: always.
         """
-        raise RequestError(_NO_CLIPS)
+        raise UserError(_NO_CLIPS)
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
@@ -173,20 +173,20 @@ class AugmentedPredictor(Predictor):
 
     def _segment(
         self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
-    ) -> Answers:
+    ) -> Results:
         if settings.tile:
             return super()._segment(image, tasks, settings)  # every window is looked at several times
         size_hw = (image.shape[0], image.shape[1])
         views, outputs, scores = self._look(image, tasks, settings)
-        answers: Answers = {}
+        predictions: Results = {}
         for task in tasks:
             if task == "semantic":
                 assert scores is not None
-                answers[task] = SemanticSegmentation(scores.argmax(0).to(torch.int32).cpu().numpy(), self.categories)
+                predictions[task] = SemanticSegmentation(scores.argmax(0).to(torch.int32).cpu().numpy(), self.categories)
             else:
                 found = [outputs[view] for view in views[task]]
-                answers[task] = self._agreed(found, views[task], task, size_hw, settings)
-        return answers
+                predictions[task] = self._agreed(found, views[task], task, size_hw, settings)
+        return predictions
 
     def _segment_windows(
         self, parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int], settings: InferenceConfig
@@ -205,7 +205,7 @@ class AugmentedPredictor(Predictor):
         self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig
     ) -> tuple[dict[Task, list[View]], dict[View, MaskOutput], Float[Tensor, "K H W"] | None]:
         """The views of each task, what the model says about those of segments and instances, and mean class scores."""
-        # Parity: the views are made from the picture that was resized for the model, so it is resampled twice.
+        # Parity: the views are made from the image that was resized for the model, so it is resampled twice.
         plain = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
         views: dict[Task, list[View]] = {
             task: self.augmentation.views((plain.shape[0], plain.shape[1]), settings, task) for task in tasks
@@ -213,7 +213,7 @@ class AugmentedPredictor(Predictor):
         outputs: dict[View, MaskOutput] = {}
         scores: Float[Tensor, "K H W"] | None = None
         for view in dict.fromkeys(view for listed in views.values() for view in listed):
-            output = self._run(view.picture(plain))
+            output = self._run(view.image(plain))
             if any(view in listed for task, listed in views.items() if task != "semantic"):
                 outputs[view] = output
             if times := views.get("semantic", []).count(view):
@@ -224,7 +224,7 @@ class AugmentedPredictor(Predictor):
     def _scores(
         self, output: MaskOutput, view: View, size_hw: Size, settings: InferenceConfig
     ) -> Float[Tensor, "K H W"]:
-        """Class scores of one view at the size of the picture, mirrored back."""
+        """Class scores of one view at the size of the image, mirrored back."""
 
         def step(predictions: MaskOutput) -> Float[Tensor, "K H W"]:
             return semantic_scores(
@@ -238,7 +238,7 @@ class AugmentedPredictor(Predictor):
         self, outputs: Sequence[MaskOutput], views: Sequence[View], task: Task, size_hw: Size, settings: InferenceConfig
     ) -> Segmentation:
         output = with_room(lambda first: consensus([first, *outputs[1:]], views), outputs[0])
-        return self._answer(output, task, views[0].size_hw, size_hw, settings)
+        return self._predict(output, task, views[0].size_hw, size_hw, settings)
 
 
 # --- one answer from several -----------------------------------------------------------------------------------------
@@ -258,14 +258,14 @@ class _Found(NamedTuple):
 
 
 def consensus(outputs: Sequence[MaskOutput], views: Sequence[View]) -> MaskOutput:
-    """What several views of one picture say together, on the grid of the first.
+    """What several views of one image say together, on the grid of the first.
 
     Query n of one view has nothing to do with query n of another, and their order means nothing. Hence the views are
     merged two at a time: their queries are paired one to one so that the sum of IoU times class similarity (the
     Bhattacharyya coefficient of the class probabilities, "no object" included) is largest, and a pair whose masks have
     an IoU above 0.5 becomes one query. Its class probabilities and its mask probabilities are averaged, every view
     counting once. A query without partner stays, but the other views count as having said "no object": one view alone
-    convinces nobody. First each size is merged with its mirror image, which makes the answer to a mirrored picture the
+    convinces nobody. First each size is merged with its mirror image, which makes the answer to a mirrored image the
     mirrored answer (exactly so where there is no padding), then the sizes are merged in the order given.
 
     Args:
@@ -311,12 +311,12 @@ def _on_grid(output: MaskOutput, view: View, grid: MaskOutput, grid_hw: Size) ->
 def _resampling(cells: int, size: int, grid_cells: int, grid_size: int, mirrored: bool) -> Float[Tensor, "grid cells"]:
     """Weights of linear interpolation from the cells of one side (4 pixels each, padding included) to those of another.
 
-    ``size`` and ``grid_size`` are the pixels of the side without padding, which show the same part of the picture.
+    ``size`` and ``grid_size`` are the pixels of the side without padding, which show the same part of the image.
     """
-    places = (torch.arange(grid_cells, dtype=torch.float64) + 0.5) * 4 / grid_size  # share of the side; > 1: padding
+    indices = (torch.arange(grid_cells, dtype=torch.float64) + 0.5) * 4 / grid_size  # share of the side; > 1: padding
     if mirrored:
-        places = 1 - places
-    positions = (places * size / 4 - 0.5).clamp(0, cells - 1)
+        indices = 1 - indices
+    positions = (indices * size / 4 - 0.5).clamp(0, cells - 1)
     lower = positions.floor().clamp(max=max(0, cells - 2)).long()
     weights = torch.zeros(grid_cells, cells, dtype=torch.float64)
     weights.scatter_(1, lower[:, None], (1 - (positions - lower))[:, None])

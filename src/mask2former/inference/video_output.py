@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol, Self
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.atomic import discard, whole_file
+from mask2former.files import discard, whole_file
 from mask2former.errors import MissingExtraError
 from mask2former.inference.partial import WorkingFile
 from mask2former.structures.categories import Categories
@@ -102,15 +102,15 @@ class VideoWriter:
 
     def add(self, frame: TrackedFrame) -> None:
         """Draw and write a frame."""
-        self.add_picture(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
+        self.add_image(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
 
-    def add_picture(self, picture: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
-        """Write a picture, to be shown from ``seconds`` on."""
-        stream = self._stream or self._open(picture.shape[0], picture.shape[1])
+    def add_image(self, pixels: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
+        """Write an image, to be shown from ``seconds`` on."""
+        stream = self._stream or self._open(pixels.shape[0], pixels.shape[1])
         height, width = stream.height, stream.width
         # The usual format halves colours, so both sides must be even: a last row or column is shown twice.
-        padding = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
-        image = self._av.VideoFrame.from_ndarray(np.pad(picture, padding, mode="edge"), format="rgb24")
+        padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
+        image = self._av.VideoFrame.from_ndarray(np.pad(pixels, padding, mode="edge"), format="rgb24")
         self._last = max(self._last + 1, round(seconds * _CLOCK))  # players refuse times that do not rise
         image.pts, image.time_base = self._last, Fraction(1, _CLOCK)
         with _naming(self.working.path):
@@ -344,7 +344,7 @@ class TrackResults(_Document):
 
     The format has all frames of a track together, so the encodings are in memory until the end: about 200 bytes per
     object and frame. The score of a track is its mean over the clip, as in
-    :func:`~mask2former.inference.track.join_frames`.
+    :func:`~mask2former.inference.tracking.join_frames`.
 
     Args:
         path: where it goes; missing folders are made.
@@ -365,10 +365,10 @@ class TrackResults(_Document):
 
     def add(self, frame: TrackedFrame) -> None:
         """Remember a frame."""
-        place, self.count = self.count, self.count + 1
+        index, self.count = self.count, self.count + 1
         for item in frame.to_dict()["objects"]:
             if item["track_id"] is not None:
-                self._encodings.setdefault(item["track_id"], {})[place] = item["segmentation"]
+                self._encodings.setdefault(item["track_id"], {})[index] = item["segmentation"]
         for number, row in zip(frame.track_ids.tolist(), frame.probabilities.astype(np.float64), strict=True):
             self._sums[number] = self._sums.get(number, 0.0) + row
 
@@ -382,7 +382,7 @@ class TrackResults(_Document):
                     "video_id": self.video_id,
                     "score": float(means[label]),
                     "category_id": self.categories[label].id,
-                    "segmentations": [encodings.get(place) for place in range(self.count)],
+                    "segmentations": [encodings.get(index) for index in range(self.count)],
                 }
             )
             assert math.isfinite(records[-1]["score"])

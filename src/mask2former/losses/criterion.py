@@ -44,7 +44,7 @@ class Criterion(nn.Module):
     """Loss of :class:`MaskOutput` against targets.
 
     What a target says to be ignored is in no mask loss and in no matching cost: a point counts only where none of the
-    pixels that its truth is read from is ignored. The class loss is over queries and knows no pixels.
+    pixels that its ground truth is read from is ignored. The class loss is over queries and knows no pixels.
 
     Args:
         num_classes: K; targets are in 0..K-1, K stands for "no object".
@@ -97,7 +97,7 @@ class Criterion(nn.Module):
         if num_masks is None:
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
-        depths = {"": output, **{f"_{index}": auxiliary for index, auxiliary in enumerate(output.auxiliary)}}
+        depths = {"": output, **{f"_{index}": aux_outputs for index, aux_outputs in enumerate(output.aux_outputs)}}
         masks = [target.masks.bool() for target in targets]
 
         # All draws first, in the published order; then one transfer to the host for all assignments.
@@ -170,7 +170,7 @@ class Criterion(nn.Module):
 
 
 def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:
-    """Which points of the matched masks, one frame after the other, have a known truth."""
+    """Which points of the matched masks, one frame after the other, have a known ground truth."""
 
     def known(points: Tensor) -> Tensor:
         pieces, start = [], 0

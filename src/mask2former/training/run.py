@@ -17,12 +17,12 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from mask2former import checkpoints, recipes
-from mask2former.atomic import leftovers_note, write_whole
+from mask2former.files import leftovers_note, write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import RunConfig
-from mask2former.errors import MissingExtraError, RequestError
-from mask2former.inference.data_checks.requirements import check_run
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.dataset_tools.requirements import check_run
 from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
@@ -38,7 +38,7 @@ from mask2former.training.checkpointing import (
     loaded,
     put_in_place,
 )
-from mask2former.training.datamodule import DataModule, batch_per_device
+from mask2former.training.datamodule import DataModule, batch_size_per_device
 from mask2former.training.lock import check_links, locked
 from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
@@ -85,7 +85,7 @@ class TrainingResult:
     def __str__(self) -> str:
         lines = [
             f"Model: {self.model} ({self._of_model()}). "
-            f"Checkpoints, metrics.csv, pictures and run.yaml: {self.directory}"
+            f"Checkpoints, metrics.csv, images and run.yaml: {self.directory}"
         ]
         last = self.metrics.get(self.monitor)
         if self.best is not None and last is not None:
@@ -124,7 +124,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         overwrite: use a directory that holds another run.
 
     Raises:
-        RequestError: the settings contradict each other or the directory, or the initial weights do not fit.
+        UserError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
         KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint is what it was.
         MemoryError: the device or the machine is too small; the message names the settings that help.
@@ -134,7 +134,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
-        raise RequestError(f"nothing to resume: {last} does not exist; start the run without resuming")
+        raise UserError(f"nothing to resume: {last} does not exist; start the run without resuming")
     check_links(directory)
     stopping = Stopping()
     with locked(directory) as notes, stopping.listening():
@@ -146,9 +146,9 @@ def _train(
 ) -> TrainingResult:
     directory = Path(config.output)
     if not resume and last.exists() and not overwrite:
-        raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+        raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     past = LastState.read(last) if resume else None
-    begins = past is None or past.categories is None  # without a record the initial model tells the licence
+    begins = past is None or past.categories is None  # without a record the initial model tells the license
     start = _start_of(config) if begins else None
     if start is not None and config.model.init is not None and past is None:
         check_settings(config.model, start.config, config.model.init, partial=config.model.init_partial)
@@ -176,10 +176,10 @@ def _train(
     if past is not None:
         best = best_of(last.parent, lambda state: past.is_comparable(state, config, num_samples[1], digest))
     model, is_measurable = _initial_model(config, data.categories, start, begins=begins)
-    if past is not None and past.licence is not None:
-        model.licence = past.licence
+    if past is not None and past.license is not None:
+        model.license = past.license
     directory.mkdir(parents=True, exist_ok=True)
-    notes += leftovers_note((directory, directory / "checkpoints", directory / "pictures"))
+    notes += leftovers_note((directory, directory / "checkpoints", directory / "images"))
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
 
@@ -189,7 +189,7 @@ def _train(
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
     module = TrainingModule(model, config)
-    module.record = record_of(config, data.categories, num_samples, model.licence, digest)
+    module.record = record_of(config, data.categories, num_samples, model.license, digest)
     module.stored_optim = past.config.optim if past is not None else None
     afresh = change is not None and change.measured_anew
     monitor, start_value = config.evaluation.monitor, None
@@ -205,7 +205,7 @@ def _train(
     metrics_log = MetricsLog(directory / "metrics.csv", step, rows)
     keep = KeepCheckpoints(
         last.parent,
-        config.trainer.checkpoint_every,
+        config.trainer.checkpoint_interval,
         monitor,
         metrics_log,
         best=best,
@@ -217,7 +217,7 @@ def _train(
     callbacks: list[lightning.Callback] = [
         stopping,
         keep,
-        StepProgressBar(config.trainer.max_steps, config.trainer.log_every),
+        StepProgressBar(config.trainer.max_steps, config.trainer.log_interval),
     ]
     patience = None
     if config.evaluation.patience is not None:
@@ -233,11 +233,11 @@ def _train(
         devices=config.trainer.devices,
         plugins=[_precision(config), WholeFiles()],
         max_steps=max(config.trainer.max_steps, step + is_due),  # else Lightning would leave before the validation
-        val_check_interval=min(config.evaluation.every, config.trainer.max_steps),
+        val_check_interval=min(config.evaluation.interval, config.trainer.max_steps),
         check_val_every_n_epoch=None,
         limit_val_batches=None if data.is_measured else 0,
         num_sanity_val_steps=0,
-        log_every_n_steps=config.trainer.log_every,
+        log_every_n_steps=config.trainer.log_interval,
         logger=loggers,
         enable_checkpointing=False,
         callbacks=callbacks,
@@ -271,15 +271,15 @@ def _train(
         if (how := died_reading(error)) is not None:
             raise _death(how) from error
         if resume and str(error).startswith("Error(s) in loading state_dict"):
-            raise RequestError(
+            raise UserError(
                 f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
                 "--overwrite, or put back a copy of the file"
             ) from error
         if not is_lack_of_memory(error):
             raise
         raise MemoryError(
-            f"out of memory with {batch_per_device(config)} pictures in one pass; what helps: a smaller "
-            "data.batch_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller pictures in "
+            f"out of memory with {batch_size_per_device(config)} images in one pass; what helps: a smaller "
+            "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images in "
             "data.dataset"
         ) from error
 
@@ -394,7 +394,7 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
         resume: the directory of a run that goes on: its settings are taken then.
 
     Raises:
-        RequestError: the initial model, or the last checkpoint, cannot be read.
+        UserError: the initial model, or the last checkpoint, cannot be read.
     """
     model = values.get("model")
     init = model.get("init") if isinstance(model, dict) else None
@@ -424,7 +424,7 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
         return None
     maker = Path(init).parent.name
     if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
-        raise RequestError(
+        raise UserError(
             f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
             "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
         )

@@ -1,6 +1,6 @@
 """Training samples of every published kind: what was observed of the published preparation, on known annotations.
 
-One picture of 60x80 pixels with two ordinary objects, one of a few pixels, one without any, and void or ignored pixels,
+One image of 60x80 pixels with two ordinary objects, one of a few pixels, one without any, and void or ignored pixels,
 as COCO polygons, as a panoptic map, as decoded masks and as a label map.
 """
 
@@ -32,8 +32,8 @@ def boxes_as_ids() -> np.ndarray:
     return ids
 
 
-def picture(ids: np.ndarray) -> np.ndarray:
-    """A colour for each id, so that a sample's picture tells which object it shows where."""
+def image(ids: np.ndarray) -> np.ndarray:
+    """A colour for each id, so that a sample's image tells which object it shows where."""
     colors = np.array([[10, 200, 90], [250, 30, 60], [40, 80, 240], [200, 220, 20]], dtype=np.uint8)
     return colors[ids]
 
@@ -43,23 +43,23 @@ def as_polygons() -> Annotated:
         index: [np.array([[left, top], [right, top], [right, bottom], [left, bottom]], dtype=float)]
         for index, (top, left, bottom, right) in enumerate(BOXES)
     }
-    return Annotated(picture(boxes_as_ids()), LABELS, outlines)
+    return Annotated(image(boxes_as_ids()), LABELS, outlines)
 
 
 def as_ids() -> Annotated:
-    return Annotated(picture(boxes_as_ids()), LABELS, ids=boxes_as_ids())
+    return Annotated(image(boxes_as_ids()), LABELS, ids=boxes_as_ids())
 
 
 def as_masks() -> Annotated:
     ids = boxes_as_ids()
-    return Annotated(picture(ids), LABELS, masks={index: ids == index + 1 for index in range(len(BOXES))})
+    return Annotated(image(ids), LABELS, masks={index: ids == index + 1 for index in range(len(BOXES))})
 
 
 def as_label_map() -> Annotated:
     """Classes 0 to 149, of which three are there; 0 in ``ids`` is to be ignored."""
     ids = boxes_as_ids()
     numbers = np.array([0, *(LABELS[:3] + 1)], dtype=np.uint8)[ids]
-    return Annotated(picture(ids), np.arange(150), ids=numbers, semantic=True)
+    return Annotated(image(ids), np.arange(150), ids=numbers, semantic=True)
 
 
 FORMS = {"polygons": as_polygons, "ids": as_ids, "masks": as_masks, "label map": as_label_map}
@@ -93,15 +93,15 @@ def sample_of(name: str, annotated: Annotated, seed: int) -> Sample:
 
 
 def inner(mask: np.ndarray) -> np.ndarray:
-    """What is more than two pixels from the border of a mask, where the picture has one colour."""
+    """What is more than two pixels from the border of a mask, where the image has one colour."""
     return np.asarray(ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=2), dtype=bool)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_masks_lie_where_the_picture_shows_their_object(name: str, form: str) -> None:
+def test_masks_lie_where_the_image_shows_their_object(name: str, form: str) -> None:
     annotated = FORMS[form]()
-    colors = {int(label): picture(np.array([[number]]))[0, 0] for number, label in enumerate(LABELS[:3], start=1)}
+    colors = {int(label): image(np.array([[number]]))[0, 0] for number, label in enumerate(LABELS[:3], start=1)}
     seen: set[int] = set()
     for seed in range(60):
         sample = sample_of(name, annotated, seed)
@@ -112,7 +112,7 @@ def test_masks_lie_where_the_picture_shows_their_object(name: str, form: str) ->
             if inside.any():
                 assert abs(pixels[inside] - colors[label]).max() <= 1
                 seen.add(label)
-            # and no other object's picture is left over: its inner pixels are in the mask
+            # and no other object's image is left over: its inner pixels are in the mask
             shown = (abs(pixels - colors[label]).max(axis=2) <= 1) if label in colors else np.zeros(mask.shape, bool)
             assert mask[inner(shown)].all()
     assert {17, 3} <= seen
@@ -163,7 +163,7 @@ def test_a_label_map_gives_one_mask_per_class_that_is_left_ascending_and_without
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", RECIPES)
-def test_ignored_pixels_move_with_the_picture_and_give_way_to_objects(name: str, form: str) -> None:
+def test_ignored_pixels_move_with_the_image_and_give_way_to_objects(name: str, form: str) -> None:
     """They are where a mask of the same pixels would be, less the objects; all else is as without them."""
     plain = FORMS[form]()
     region = np.zeros(SIZE, dtype=bool)
@@ -204,7 +204,7 @@ def test_windows_are_chosen_by_classes_alone() -> None:
 
 
 def test_a_label_map_without_classes_gives_no_masks() -> None:
-    void = Annotated(picture(boxes_as_ids()), np.arange(150), ids=np.zeros(SIZE, np.uint8), semantic=True)
+    void = Annotated(image(boxes_as_ids()), np.arange(150), ids=np.zeros(SIZE, np.uint8), semantic=True)
     target = sample_of("semantic", void, 0).target
     assert target is not None
     assert target.masks.shape == (0, 1, 51, 51)
@@ -215,7 +215,7 @@ def test_without_padding_crops_keep_the_size_that_is_left() -> None:
     sizes = {tuple(sample_of("instance, not padded", as_ids(), seed).image.shape[2:]) for seed in range(60)}
     assert (51, 102) in sizes  # the crop
     assert all(height <= 51 and width <= 102 for height, width in sizes)
-    assert len({width for _, width in sizes}) > 1  # smaller pictures stay small
+    assert len({width for _, width in sizes}) > 1  # smaller images stay small
 
 
 # --- nearest pixels --------------------------------------------------------------------------------------------------
@@ -282,6 +282,6 @@ def test_the_class_map_has_no_class_where_nothing_is() -> None:
 
 
 def test_a_rule_that_no_window_meets_ends() -> None:
-    one = Annotated(picture(boxes_as_ids()), np.array([4]), ids=np.ones(SIZE, np.uint8), semantic=True)
+    one = Annotated(image(boxes_as_ids()), np.array([4]), ids=np.ones(SIZE, np.uint8), semantic=True)
     recipe = ResizeCropFlip((60,), 200, (30, 40), None, "none", max_category_share=0.5, color_jitter=False)
     assert all(areas.tolist() == [30 * 40] for areas in shares(recipe, one, 5))

@@ -1,0 +1,140 @@
+"""What a checkpoint is, in words: for people who have a file and want to know what it can do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mask2former import checkpoints, recipes
+from mask2former.checkpoints import original, pickles
+from mask2former.checkpoints.instantiate import skeleton_of
+from mask2former.config import ModelConfig
+from mask2former.errors import UserError
+from mask2former.models.build import build_model, build_skeleton
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories
+from mask2former.text import printable
+
+__all__ = ["checkpoint_facts"]
+
+
+def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str, str]:
+    """Format, architecture, settings, classes, parameter counts and fitting recipes of a checkpoint.
+
+    An original file that more than one recipe fits is described as far as it goes.
+
+    Args:
+        source: a packaged name, a file or a folder.
+        recipe: for original files.
+
+    Raises:
+        UserError: it cannot be read or is no checkpoint.
+    """
+    try:
+        opened = checkpoints.open_checkpoint(source, recipe)
+    except UserError:
+        undecided = None if recipe else _undecided_facts(Path(source))
+        if undecided is None:
+            raise
+        return undecided
+    skeleton = skeleton_of(opened)
+    packaged = str(source) in checkpoints.packaged_names()
+    ours = _is_ours(Path(opened.source))
+    form = (
+        f"mask2former, version {checkpoints.FORMAT_VERSION}{', packaged' if packaged else ''}" if ours else "original"
+    )
+    known = map(recipes.recipe, recipes.recipe_names())
+    fitting = [entry.slug for entry in known if _same(entry, opened.config, opened.categories)]
+    inference = opened.config.inference
+    edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
+    if not inference.short_edge:
+        edges = "no resizing"
+    if inference.tile:
+        edges = f"windows of {inference.tile} pixels, each seen at {inference.short_edge or inference.tile}"
+        if inference.diameter:
+            edges += f", then again so that objects have a diameter of {inference.diameter:g}"
+    scores = {"panoptic": inference.score_threshold, "instance": inference.instance_threshold}
+    shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
+    thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
+    things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
+    summary = {
+        "format": form,
+        **_architecture(opened.config),
+        "tasks": ", ".join(inference.tasks),
+        "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
+        **_sizes(skeleton),
+        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {_listed(opened.categories.names)}",
+        "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
+        **_origin(opened),
+    }
+    return {name: printable(value) for name, value in summary.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(printable(name, 80) for name in names)
+
+
+def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
+    """What only some files say."""
+    measured = ", ".join(f"{printable(name, 40)} {value:.1f}" for name, value in opened.metrics.items())
+    summary = {"measured": measured, "license of the weights": opened.license or ""}
+    return {name: value for name, value in summary.items() if value}
+
+
+def _undecided_facts(path: Path) -> dict[str, str] | None:
+    """What is known of an original file that several recipes fit; None for everything else."""
+    if not os.path.isfile(path) or _is_ours(path):
+        return None
+    try:
+        state = pickles.read_state(path)
+        fitting = original.matching_recipes(original.current_spelling(state)) if original.is_original(state) else []
+    except UserError:
+        return None
+    if not fitting:
+        return None
+    config, num_classes = recipes.recipe(fitting[0]).model, len(original.recipe_categories(fitting[0]))
+    return {
+        "format": "original",
+        **_architecture(config),
+        **_sizes(build_skeleton(config, num_classes) or build_model(config, num_classes)),
+        "classes": f"{num_classes}; names and settings depend on the recipe",
+        "recipes that fit": ", ".join(fitting),
+    }
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(9)[8:] == b"{"  # a safetensors header begins after eight bytes of length
+
+
+def _architecture(config: ModelConfig) -> dict[str, str]:
+    backbone, pixels, decoder = config.backbone, config.pixel_decoder, config.transformer_decoder
+    if backbone.name == "timm":
+        name = f"{backbone.model} (timm), {backbone.norm} norm"
+    else:
+        name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
+        name += f", window {backbone.window_size}"
+    everywhere = "" if decoder.masked_attention else ", no masked attention"
+    queries = f"{decoder.num_queries} queries{' of clips' if decoder.position_encoding == '3d' else ''}"
+    return {
+        "backbone": name,
+        "pixel decoder": f"{pixels.name}, {pixels.num_layers} layers, width {pixels.dim}",
+        "decoder": f"{decoder.name}, {decoder.num_layers} layers, width {decoder.dim}, {queries}{everywhere}",
+    }
+
+
+def _sizes(model: Mask2Former) -> dict[str, str]:
+    parts = {name: sum(value.numel() for value in part.parameters()) for name, part in model.named_children()}
+    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
+    return {"parameters": f"{sum(parts.values()):,} ({listed})"}
+
+
+def _same(recipe: recipes.Recipe, config: ModelConfig, categories: Categories) -> bool:
+    summary = {"init", "inference"}
+    same_model = recipe.model.model_dump(exclude=summary) == config.model_dump(exclude=summary)
+    return (
+        same_model
+        and recipe.model.inference.tasks == config.inference.tasks
+        and original.recipe_categories(recipe.slug).names == categories.names
+    )

@@ -1,0 +1,43 @@
+"""How often two maps of one image have which pair of values, the sum that all metrics of maps begin with.
+
+Knows nothing of what the values mean.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+__all__ = ["Runs", "common_runs", "count_pairs"]
+
+
+class Runs(NamedTuple):
+    """Stretches of pixels, row by row, in which neither of two maps changes."""
+
+    lengths: Int64[np.ndarray, " R"]  # pixels
+    first: Integer[np.ndarray, " R"]  # values of the first map
+    second: Integer[np.ndarray, " R"]
+
+
+def common_runs(first: Integer[np.ndarray, "H W"], second: Integer[np.ndarray, "H W"]) -> Runs:
+    """The runs of two maps of one size. Regions are contiguous, so there are far fewer runs than pixels."""
+    one, other = first.ravel(), second.ravel()
+    changes = np.flatnonzero((one[1:] != one[:-1]) | (other[1:] != other[:-1])) + 1
+    starts = np.concatenate([[0], changes]) if one.size else changes
+    return Runs(np.diff(starts, append=one.size), one[starts], other[starts])
+
+
+def count_pairs(
+    rows: Integer[np.ndarray, " R"],
+    columns: Integer[np.ndarray, " R"],
+    lengths: Int64[np.ndarray, " R"],
+    shape: tuple[int, int],
+) -> Int64[np.ndarray, "N M"]:
+    """Pixels by pair of values, which are dense: 0 up to what ``shape`` says."""
+    height, width = shape
+    codes = rows.astype(np.int64) * width + columns
+    # Sums of integers far below 2**53, so float64 is exact.
+    counts = np.bincount(codes, weights=lengths, minlength=height * width)
+    return counts.astype(np.int64).reshape(shape)
