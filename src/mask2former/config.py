@@ -8,6 +8,7 @@ these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn the
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -21,6 +22,7 @@ from pydantic import (
 from mask2former import limits
 from mask2former.documents import parse_yaml
 from mask2former.errors import UserError
+from mask2former.notes import note
 from mask2former.text import printable, quoted
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "apply_overrides",
     "leaves",
     "parse",
+    "with_new_names",
 ]
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -91,8 +94,29 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 _MOST_FAULTS = 10  # that one message lists
 
 
+# Settings by the names that they had until 0.1.0. Files and overrides may still use these.
+_OLD_NAMES: Mapping[str, str] = {
+    "arguments": "kwargs",
+    "batch_per_device": "batch_size_per_device",
+    "checkpoint_every": "checkpoint_interval",
+    "every": "interval",
+    "exclusive": "non_overlapping",
+    "factors": "scale_range",
+    "keep_empty": "filter_empty",
+    "log_every": "log_interval",
+    "num_pictures": "num_images",
+    "total_batch": "batch_size",
+}
+_TURNED_ROUND = "keep_empty"  # true was what false is now
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        return with_new_names(values, cls.model_fields) if isinstance(values, dict) else values
 
 
 # --- model -----------------------------------------------------------------------------------------------------------
@@ -680,14 +704,52 @@ class RunConfig(_Strict):
 # --- from files and arguments ----------------------------------------------------------------------------------------
 
 
+def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
+    """``values`` with the names that settings have now, for those that had another one until 0.1.0.
+
+    Args:
+        values: one group of settings.
+        known: the settings that the group has; by default all that were renamed.
+
+    Raises:
+        ValueError: a setting under both names.
+    """
+    renewed = {}
+    for name, value in values.items():
+        new = _OLD_NAMES.get(name, name) if isinstance(name, str) else name
+        if new == name or (known is not None and new not in known):
+            renewed[name] = value
+            continue
+        if new in values:
+            raise ValueError(f"'{name}' is the old name of '{new}', and both are set; leave out '{name}'")
+        renewed[new] = not value if name == _TURNED_ROUND and isinstance(value, bool) else value
+    return renewed
+
+
+def _note_old_names(values: Any, source: str) -> None:
+    """Tell of old names, which somebody wrote into a run file or an override."""
+    if not isinstance(values, dict):
+        return
+    for name, value in values.items():
+        if (new := _OLD_NAMES.get(name)) is not None:
+            turned = " (true and false exchanged)" if name == _TURNED_ROUND else ""
+            note("settings by the name that they had until 0.1.0", f"'{name}' in {source} is now '{new}'{turned}")
+        elif name != "kwargs":
+            _note_old_names(value, source)
+
+
 def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     """``values`` (from YAML or JSON) as a ``kind``.
+
+    Names that settings had until 0.1.0 are read as the new ones, in a whole run with a note.
 
     Raises:
         UserError: one line per fault, each with the dotted key, what was got and what was expected.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source}: expected a mapping of settings, got {type(values).__name__}")
+    if kind is RunConfig:
+        _note_old_names(values, source)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -731,12 +793,24 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             raise UserError(f"{source}: expected key.sub=value")
         value = parse_yaml(text, f"{source}: the value")
         node = result
-        *parents, leaf = path.split(".")
+        *parents, leaf = (_OLD_NAMES.get(name, name) for name in path.split("."))
+        if (old := path.rpartition(".")[2]) != leaf:
+            _note_old_names({old: value}, source)
+            value = with_new_names({old: value})[leaf]
         for name in parents:
+            _forget_old_name(node, name)
             child = node.get(name)
             if child is not None and not isinstance(child, dict):
                 raise UserError(f"{source}: '{printable(name, 80)}' is a value, not a group of settings")
             node[name] = dict(child or {})
             node = node[name]
+        _forget_old_name(node, leaf)
         node[leaf] = value
     return result
+
+
+def _forget_old_name(node: dict[str, Any], name: str) -> None:
+    """Move what ``node`` has under the old name of ``name`` to that one, so that an override replaces it."""
+    for old, new in _OLD_NAMES.items():
+        if new == name and old in node and new not in node:
+            node[new] = with_new_names({old: node.pop(old)})[new]

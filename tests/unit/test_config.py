@@ -1,4 +1,4 @@
-"""What the settings of a model say about thresholds."""
+"""What the settings of a model say about thresholds, and settings by the names that they had until 0.1.0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from mask2former import recipes
-from mask2former.config import InferenceConfig
+from mask2former.config import InferenceConfig, RunConfig, TimmConfig, apply_overrides, parse
+from mask2former.errors import UserError
+from mask2former.notes import collect_notes
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,35 @@ def test_a_threshold_without_effect_is_refused() -> None:
 @pytest.mark.parametrize("name", recipes.recipe_names())
 def test_published_models_show_instances_from_a_half(name: str) -> None:
     assert recipes.recipe(name).model.inference.instance_threshold == 0.5
+
+
+def test_old_names_of_settings_are_read_with_one_note_each() -> None:
+    old = {
+        "model": {"backbone": {"name": "timm", "arguments": {"channels": [8]}}, "inference": {"exclusive": True}},
+        "data": {"total_batch": 4, "batch_per_device": 2, "keep_empty": False, "augmentation": {"name": "none"}},
+        "trainer": {"log_every": 3, "checkpoint_every": 5},
+        "evaluation": {"every": 7, "num_pictures": 1},
+    }
+    with collect_notes() as notes:
+        run = parse(RunConfig, old, "run.yaml")
+    assert run.model.backbone == TimmConfig(kwargs={"channels": [8]})
+    assert run.model.inference.non_overlapping
+    assert (run.data.batch_size, run.data.batch_size_per_device, run.data.filter_empty) == (4, 2, True)
+    assert (run.trainer.log_interval, run.trainer.checkpoint_interval) == (3, 5)
+    assert (run.evaluation.interval, run.evaluation.num_images) == (7, 1)
+    assert len(notes) == 9
+    assert "'keep_empty' in run.yaml is now 'filter_empty' (true and false exchanged)" in [n.example for n in notes]
+
+
+def test_a_setting_under_both_names_is_refused() -> None:
+    with pytest.raises(UserError, match="'every' is the old name of 'interval', and both are set"):
+        parse(RunConfig, {"evaluation": {"every": 7, "interval": 7}}, "run.yaml")
+
+
+@pytest.mark.parametrize("written", ["total_batch", "batch_size"])
+@pytest.mark.parametrize("override", ["total_batch", "batch_size"])
+def test_overrides_replace_settings_by_either_name(written: str, override: str) -> None:
+    values = apply_overrides({"data": {written: 4}}, [f"data.{override}=8"])
+    assert parse(RunConfig, values, "run.yaml").data.batch_size == 8
+    assert not parse(RunConfig, apply_overrides({"data": {"keep_empty": True}}, []), "run.yaml").data.filter_empty
+    assert parse(RunConfig, apply_overrides({}, ["data.keep_empty=false"]), "run.yaml").data.filter_empty

@@ -6,7 +6,6 @@ structures, numpy and Pillow, and nothing of models or training.
 """
 
 from mask2former.scenes.classes import SCENE_CATEGORIES
-from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.scenes.rendering import SceneFrame, draw_clip, draw_scene
 
-__all__ = ["SCENE_CATEGORIES", "SceneClips", "SceneFrame", "Scenes", "draw_clip", "draw_scene"]
+__all__ = ["SCENE_CATEGORIES", "SceneFrame", "draw_clip", "draw_scene"]

@@ -1,0 +1,1 @@
+"""From samples in worker processes to batches on a device: order, shared memory, padding."""
