@@ -26,6 +26,7 @@ from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
+from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.documents import read_text, read_yaml
 from mask2former.errors import RequestError
@@ -443,8 +444,8 @@ def _strays(pictures: Sequence[Path], files: Sequence[Path]) -> list[str]:
         str(path)
         for folder in {file.parent for file in files}
         if folder.is_dir()
-        for path in folder.glob("*.txt")
-        if path not in images and path.name != "classes.txt"
+        for path in list_folder(folder)
+        if path.suffix == ".txt" and path not in images and path.name != "classes.txt"
     )
     return [
         f"{what}: {some(culprits)}"

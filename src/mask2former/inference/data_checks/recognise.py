@@ -15,6 +15,7 @@ from typing import Any
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
 from mask2former.data.archives import Folder
 from mask2former.data.datasets.file_names import find_name, is_file_name
+from mask2former.data.folders import walk_folder
 from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.documents import read_json, read_yaml
 from mask2former.errors import RequestError
@@ -258,7 +259,8 @@ def _pair(path: Path, split: str = "") -> tuple[Path, Path] | None:
 
 
 def _has_label_maps(folder: Path) -> bool:
-    return any(path.suffix.lower() in (".png", ".tif", ".tiff", ".bmp") for path in folder.rglob("*"))
+    suffixes = (".png", ".tif", ".tiff", ".bmp")
+    return any(name.lower().endswith(suffixes) for _, _, names in walk_folder(folder) for name in names)
 
 
 def _names_files(path: Path) -> Iterator[Path]:
