@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mask2former.cli.data_sets import reading_outside
 from mask2former.cli.scores import print_scores
 from mask2former.cli.shared import count, fetch_weights, read_run_file, stoppable
 from mask2former.cli.terminal import make_console, progress_bar, say
@@ -31,6 +32,8 @@ def clips_by_name(
     size: int | None,
     limit: int | None,
     segments: Path | None = None,
+    *,
+    allow_outside: bool = False,
 ) -> ClipSet | PanopticClips | None:
     """The clips that the options of ``evaluate`` name, or None where they name pictures.
 
@@ -48,23 +51,32 @@ def clips_by_name(
     from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
     from mask2former.data.scenes import SceneClips
 
+    names_files = not annotations.is_dir() if annotations is not None else (data or "").endswith((".yaml", ".yml"))
+    if allow_outside and not names_files:
+        raise RequestError(
+            f"--allow-outside is for annotations that name files; {annotations or data or 'scenes'} has none"
+        )
     if annotations is not None and images is not None:
         if segments is not None:
-            return VideoPanoptic(annotations, segments, images)
+            return VideoPanoptic(annotations, segments, images, allow_outside=allow_outside)
         if is_video_panoptic(annotations):
             raise RequestError(
                 f"'{annotations}' lists segments of videos; give the folder of their PNGs as --segments DIR"
             )
         if annotations.is_dir():
             return MaskFolders(images, annotations)
-        return YouTubeVIS([(annotations, images)]) if is_youtube_vis(annotations) else None
+        if not is_youtube_vis(annotations):
+            return None
+        return YouTubeVIS([(annotations, images)], allow_outside=allow_outside)
     if data == "scene-clips":
         return SceneClips(size or 128, _FRAMES, 1_000_000 if seed is None else seed, limit or 20)
     if data is None:
         return None
     if data.endswith((".yaml", ".yml")):
         config = parse(RunConfig, read_run_file(Path(data), []), data).data.dataset
-        return build_clips(config, split) if isinstance(config, ClipSampling) else None
+        if not isinstance(config, ClipSampling):
+            return None
+        return build_clips(reading_outside(config, data) if allow_outside else config, split)
     name, _, year = data.partition(":")
     if name != "youtube-vis":
         return None

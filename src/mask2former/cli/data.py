@@ -82,8 +82,8 @@ def check_data(
         raise RequestError(f"--propose would overwrite '{source}', which is to be checked; name another file")
 
     from mask2former.atomic import write_whole
-    from mask2former.cli.data_sets import dataset_by_name
-    from mask2former.config import ClipSampling, NamedFilesConfig, RunConfig
+    from mask2former.cli.data_sets import dataset_by_name, reading_outside
+    from mask2former.config import ClipSampling, RunConfig
     from mask2former.inference.data_checks import check as checking
     from mask2former.inference.data_checks.propose import propose as propose_run
     from mask2former.inference.data_checks.propose import run_file
@@ -113,9 +113,7 @@ def check_data(
         )
 
     if allow_outside:
-        if not isinstance(dataset, NamedFilesConfig):
-            raise RequestError(f"--allow-outside is for annotations and lists that name files; {source} has none")
-        dataset = dataset.model_copy(update={"allow_outside": True})
+        dataset = reading_outside(dataset, source)
 
     console = make_console()
     # What is noticed is among the findings; reading a second time, to draw, would say it again.
@@ -148,7 +146,9 @@ def check_data(
         say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
     if picture is not None:
         say(f"Contact sheet: {sheet}")
-    if propose is not None:
+    train = report.splits.get("train")
+    # Where nothing can be proposed because the data are broken, what is broken is the last word.
+    if propose is not None and (not report.is_broken or (train is not None and train.objects.any())):
         run, reasons = propose_run(dataset, report)
         text = run_file(run, reasons, source)
         write_whole(propose, lambda temporary: temporary.write_text(text, encoding="utf-8"))

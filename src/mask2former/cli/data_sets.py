@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mask2former.config import DatasetConfig, EvaluationConfig, Task
 
-__all__ = ["dataset_by_name", "metric_options"]
+__all__ = ["dataset_by_name", "metric_options", "reading_outside"]
 
 
 def dataset_by_name(name: str, root: Path | None, default_task: Task) -> DatasetConfig:
@@ -45,6 +45,19 @@ def dataset_by_name(name: str, root: Path | None, default_task: Task) -> Dataset
     elif task not in ("", "semantic"):
         raise RequestError(f"{typed} has labels for the task semantic only, not for {task}")
     return parse(DataConfig, {"dataset": values}, f"--data {name}").dataset
+
+
+def reading_outside(dataset: DatasetConfig, source: str) -> DatasetConfig:
+    """The data set with ``--allow-outside``: names in its files may lead out of its folders.
+
+    Raises:
+        RequestError: nothing in it names files.
+    """
+    from mask2former.config import NamedFilesConfig
+
+    if not isinstance(dataset, NamedFilesConfig):
+        raise RequestError(f"--allow-outside is for annotations and lists that name files; {source} has none")
+    return dataset.model_copy(update={"allow_outside": True})
 
 
 def metric_options(data: str | None, typed: Mapping[str, Any]) -> EvaluationConfig:

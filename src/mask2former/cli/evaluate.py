@@ -53,6 +53,13 @@ def evaluate(
             help="Clips with panoptic ground truth (VIPSeg's format): the folder of the PNGs of its frames.",
         ),
     ] = None,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside",
+            help="Also read images outside their folder that annotations name (../a.jpg, /data/a.jpg).",
+        ),
+    ] = False,
     tasks: Annotated[
         list[str] | None,
         typer.Option("--tasks", "--task", "-t", help="Can be repeated; default: all it was trained for."),
@@ -148,7 +155,9 @@ def evaluate(
     }
     metrics = metric_options(data, options)
     asked = [name for entry in tasks or () for name in entry.split(",")]
-    clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit, segments)
+    clips = clips_by_name(
+        data, data_root, annotations, images, split, seed, size, limit, segments, allow_outside=allow_outside
+    )
     if clips is not None:
         about_pictures = {
             "--boundary": boundary,
@@ -180,7 +189,7 @@ def evaluate(
         return
     evaluate_on_pictures(
         model,
-        PictureSource(data, data_root, annotations, images, split, seed, size, limit),
+        PictureSource(data, data_root, annotations, images, split, seed, size, limit, allow_outside),
         tasks=asked,
         metrics=metrics,
         typed={"--pooled": pooled, "--max-detections": max_detections},

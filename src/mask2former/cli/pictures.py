@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mask2former.cli.data_sets import dataset_by_name
+from mask2former.cli.data_sets import dataset_by_name, reading_outside
 from mask2former.cli.scores import print_scores
 from mask2former.cli.shared import count, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, progress_bar, say
@@ -41,6 +41,7 @@ class PictureSource:
     seed: int | None
     size: int | None
     limit: int | None
+    allow_outside: bool = False
 
     def check(self) -> None:
         """Refuse options about scenes where the data are others.
@@ -67,7 +68,7 @@ class PictureSource:
 
         if self.annotations is not None and self.images is not None:
             own = {"data": "coco", "annotations": str(self.annotations), "images": str(self.images)}
-            samples = CocoInstances([(self.annotations, self.images)])
+            samples = CocoInstances([(self.annotations, self.images)], allow_outside=self.allow_outside)
             samples.value_range = value_range
             return _Pictures(samples, own)
         if self.data is None or self.data == "scenes":
@@ -76,6 +77,8 @@ class PictureSource:
             # Scenes are drawn at the size that is asked for, so the model takes them as they are.
             return _Pictures(scenes, {"data": "scenes", "seed": first, "size": side}, {"short_edge": 0})
         config = dataset_by_name(self.data, self.data_root, default_task)
+        if self.allow_outside:
+            config = reading_outside(config, self.data)
         return _Pictures(
             build_pictures(config, self.split, value_range=value_range),
             {"data": config.model_dump(mode="json"), "split": self.split},

@@ -68,6 +68,11 @@ def recognise(path: Path, places: Places | None = None) -> tuple[DatasetConfig |
         RequestError: nothing of this kind; the message says what is missing and how to name it.
     """
     known = places or Places()
+    if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
+        raise RequestError(
+            f"'{path}' is in an archive, of which only images and label maps are read here; unpack the annotations and "
+            "name them (the images may stay where they are: --images ARCHIVE.zip)"
+        )
     if not path.exists():
         raise RequestError(f"there is no file or folder '{path}'; check the path")
     if path.is_dir():
