@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
-from mask2former.text import printable
+from mask2former.text import listed
 
 __all__ = ["average", "check", "likeness"]
 
@@ -37,9 +37,7 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
     first = models[0]
     licences = {model.licence for model in models if model.licence is not None}
     if len(licences) > 1:
-        raise RequestError(
-            f"the models have different licences: {', '.join(printable(name, 80) for name in sorted(licences))}"
-        )
+        raise RequestError(f"the models have different licences: {listed(sorted(licences))}")
     states = [model.state_dict() for model in models]
     floating = [key for key, value in states[0].items() if value.is_floating_point()]
     for state, name in zip(states, names, strict=True):  # all before anything is changed

@@ -28,7 +28,7 @@ from mask2former.documents import check_regular
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
-from mask2former.text import printable, quoted, shortened
+from mask2former.text import listed, printable, quoted, shortened
 
 __all__ = [
     "FORMAT_VERSION",
@@ -94,7 +94,7 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
     path = Path(path)
     if os.path.isdir(path):
         if not (path / _WEIGHTS).is_file():
-            found = ", ".join(printable(name, 80) for name in sorted(os.listdir(path))[:5]) or "nothing"
+            found = listed(sorted(os.listdir(path)), 5) or "nothing"
             raise RequestError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
         path = path / _WEIGHTS
     head = head_of(path)
@@ -245,13 +245,13 @@ def load_into(
     shared = sorted(own.keys() & state.keys())
     misshaped = [name for name in shared if own[name].shape != state[name].shape]
     texts = {
-        name: f"{printable(name, 120)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        name: f"{printable(name, 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in misshaped
     }
     groups = [("missing", missing), ("unexpected", unexpected)]
     if not drop_misshaped:
         groups.append(("mis-shaped", [texts[name] for name in misshaped]))
-    faults = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in groups if names]
+    faults = [f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups if names]
     if faults:
         raise RequestError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
     if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
@@ -271,11 +271,9 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
-        some = ", ".join(printable(name, 120) for name in broken[:_FIRST])
-        more = f" and {len(broken) - _FIRST} more" if len(broken) > _FIRST else ""
         raise RequestError(
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
-            f"({some}{more}); its training went astray, or the file is damaged: take an earlier "
+            f"({listed(broken, _FIRST)}); its training went astray, or the file is damaged: take an earlier "
             "checkpoint, or fetch it again"
         )
 
@@ -286,11 +284,6 @@ def _is_finite(value: Tensor) -> bool:
     value = value.detach().float() if value.dtype.itemsize == 1 else value.detach()  # few operations know eight bits
     low, high = torch.aminmax(value)  # a sixth of the time of isfinite().all(), and NaN passes through
     return bool(low.isfinite() and high.isfinite())
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name, 200) for name in names[:_SHOWN]) + more
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from mask2former.config import ModelConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.text import printable, quoted
+from mask2former.text import listed, quoted
 
 __all__ = [
     "check_settings",
@@ -161,7 +161,7 @@ def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: b
         notes += with_own_windows(own, state)
     left_out = load_into(model, state, name, drop_misshaped=partial)
     if left_out:
-        notes.append(f"starts afresh, being of another shape: {', '.join(printable(name, 120) for name in left_out)}")
+        notes.append(f"starts afresh, being of another shape: {listed(left_out, None)}")
     model.licence = source.licence
     return notes
 
@@ -188,7 +188,7 @@ def _with_own_classes(
         return [f"its one class, {quoted(there[0])}, is {quoted(here[0])} here"]
     if not partial and _fits_by_position(here, there):  # the user says that they are the same
         renamed = [f"{quoted(old)} is {quoted(new)}" for old, new in zip(there, here, strict=True) if old != new]
-        return [f"classes by position: {', '.join(renamed[:4])}{', ...' if len(renamed) > 4 else ''} here"]
+        return [f"classes by position: {listed(renamed, 4)} here"]
     if not partial:
         raise RequestError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
@@ -199,7 +199,7 @@ def _with_own_classes(
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return f"{len(names)}: {', '.join(printable(name, 80) for name in names[:4])}{', ...' if len(names) > 4 else ''}"
+    return f"{len(names)}: {listed(names, 4)}"
 
 
 def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

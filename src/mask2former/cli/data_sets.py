@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mask2former.errors import RequestError
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mask2former.config import DatasetConfig, EvaluationConfig, Task
+
+_Config = TypeVar("_Config", bound="DatasetConfig")
 
 __all__ = ["dataset_by_name", "metric_options", "reading_outside"]
 
@@ -47,7 +49,7 @@ def dataset_by_name(name: str, root: Path | None, default_task: Task) -> Dataset
     return parse(DataConfig, {"dataset": values}, f"--data {name}").dataset
 
 
-def reading_outside(dataset: DatasetConfig, source: str) -> DatasetConfig:
+def reading_outside(dataset: _Config, source: str) -> _Config:
     """The data set with ``--allow-outside``: names in its files may lead out of its folders.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from mask2former import checkpoints, recipes
@@ -14,7 +13,7 @@ from mask2former.errors import RequestError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
-from mask2former.text import printable
+from mask2former.text import listed, printable
 
 __all__ = ["checkpoint_facts"]
 
@@ -58,21 +57,18 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
     shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
     thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
+    classes = f"{things} things, {stuff} stuff"
     facts = {
         "format": form,
         **_architecture(opened.config),
         "tasks": ", ".join(inference.tasks),
         "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
         **_sizes(skeleton),
-        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {_listed(opened.categories.names)}",
+        "classes": f"{len(opened.categories)} ({classes}): {listed(opened.categories.names, None)}",
         "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
         **_origin(opened),
     }
     return {name: printable(value) for name, value in facts.items()}
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(printable(name, 80) for name in names)
 
 
 def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:

@@ -27,7 +27,7 @@ from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.text import printable
+from mask2former.text import printable, terminal_line
 from mask2former.training.checkpointing import (
     Best,
     KeepCheckpoints,
@@ -168,9 +168,10 @@ def _train(
     ended_with = None if past is None else _best_at_the_end(past)
     is_newer = past is not None and ended_with is not None and ended_with.step > past.step  # of a run that went on
     if past is not None and not is_newer and (end := _how_it_ended(past, config, path)):
-        print(f"{directory} is finished: {end}; nothing was changed")
+        print(terminal_line(f"{directory} is finished: {end}; nothing was changed"))
         if change is not None and change.changes:
-            print(f"note: since it is finished, these other settings were ignored: {', '.join(change.changes)}")
+            ignored = ", ".join(change.changes)
+            print(terminal_line(f"note: since it is finished, these other settings were ignored: {ignored}"))
         return _result_of(past, ended_with, path)
     best = None
     if past is not None:
@@ -252,7 +253,7 @@ def _train(
         notes.append(f"all {step} steps were taken before; only {path.name} was missing")
     if trainer.is_global_zero:
         for note in notes:
-            print(f"note: {note}")
+            print(terminal_line(f"note: {note}"))
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
@@ -441,11 +442,11 @@ def _initial_model(
     if init is None or not begins:  # a checkpoint brings the weights
         return model, False
     if start is None:
-        print(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}")
+        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}"))
         return model, False
     source = checkpoints.instantiate(start)
     notes = checkpoints.start_from(model, source, init, partial=config.model.init_partial)
-    print(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
+    print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
     is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
     if not is_whole:
         print("Not measured before the first step, since the class head starts afresh")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mask2former import limits
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Layout, Rule, rules
 from mask2former.checkpoints.original import Architecture
@@ -165,7 +166,6 @@ _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
 _POINTS = 4  # of deformable attention, fixed there
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BILINEAR = 2  # of Pillow's filters
-_MOST = 1e9  # of numbers that are computed with; JSON has larger ones than a float
 _LONG_EDGE = 1333  # pixels, theirs and ours where nothing is said
 _OURS = "mask2former"  # of config.json: what it has no other place for
 
@@ -414,7 +414,7 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
 def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
     """Our models subtract one mean and divide by one deviation; what else comes to the same is fine."""
     factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1.0
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < _MOST:
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < limits.CONFIG_NUMBER:
         raise RequestError(
             f"preprocessor_config.json: 'rescale_factor' is {quoted(factor, 60)}; expected a positive number"
         )
@@ -429,7 +429,7 @@ def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
         if not is_listed or any(
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not abs(value) < _MOST
+            or not abs(value) < limits.CONFIG_NUMBER
             or abs(value / (255 * factor) - wanted) > 1e-4
             for value, wanted in zip(values, expected, strict=True)
         ):

@@ -31,7 +31,7 @@ from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, p
 from mask2former.documents import parse_json, read_bytes
 from mask2former.errors import RequestError
 from mask2former.structures import Categories
-from mask2former.text import printable, quoted
+from mask2former.text import listed, printable, quoted
 
 __all__ = ["MODELS", "Found", "architecture_of", "folder_of_transformers", "published_state", "read"]
 
@@ -237,7 +237,7 @@ def _recognised(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task
         known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
         raise RequestError(
             f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
-            f"{', '.join(quoted(name) for name in list(raw.state)[:3])}"
+            f"{listed(raw.state, 3)}"
         )
     if recipe is not None or tasks:
         raise RequestError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
@@ -290,8 +290,7 @@ def _whole(
     unexpected = sorted(spelled(name) for name in published.keys() - dict(original.original_names(config)).keys())
     for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
         if faults:
-            more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-            raise RequestError(f"{title}, {found}: {len(faults)} entries are {what}: {_listed(faults[:8])}{more}")
+            raise RequestError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
     state = {name: io.promoted(value) for name, value in original.from_original(published, config).items()}
     checkpoint = Checkpoint(config, categories, state, source)
     key = "original" if layout is None else layout.key
@@ -390,8 +389,8 @@ def _notes(
         notes += preparation.notes
     if names is not None and is_own and names != categories.names:
         raise RequestError(
-            f"config.json: 'id2label' names other classes ({_listed(names[:3])}, ...) than 'mask2former' "
-            f"({_listed(categories.names[:3])}, ...), so the model was trained further; take 'mask2former' out of "
+            f"config.json: 'id2label' names other classes ({listed(names, 3)}) than 'mask2former' "
+            f"({listed(categories.names, 3)}), so the model was trained further; take 'mask2former' out of "
             "config.json and give --task"
         )
     if preparation.ignore_label not in (None, categories.ignore_label):
@@ -400,10 +399,6 @@ def _notes(
     if twice:
         notes.append(f"several classes are called '{printable(twice[0], 80)}'; evaluate needs names of their own")
     return notes
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(printable(name, 120) for name in names)
 
 
 def _fits(slug: str, found: Architecture, norms_are_open: bool) -> bool:
