@@ -549,7 +549,7 @@ def test_prepare_says_what_was_made_and_what_is_not_there(tmp_path: Path, capsys
         assert f"semantic label maps, validation: {made} made, {there} already there; subset: 1 of 2000" in out
         assert "note: training is not there" in out
     assert main(["prepare", "voc"]) == 2
-    assert "there are: coco, ade20k" in capsys.readouterr().err
+    assert "there are: ade20k" in capsys.readouterr().err
     assert main(["prepare", "cityscapes", "--data-root", str(tmp_path)]) == 2
     assert "gtFine_trainvaltest.zip" in capsys.readouterr().err
 

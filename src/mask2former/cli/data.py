@@ -239,7 +239,7 @@ def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="coco, ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
+        str, typer.Argument(metavar="DATASET", help="ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
     ],
     data_root: Annotated[
         Path | None,
@@ -254,6 +254,8 @@ def prepare(
     ] = None,
 ) -> None:
     """Convert a published data set, once, into what training and evaluation read.
+
+    Of Cityscapes, which both read as downloaded, make the panoptic files for its official evaluation.
 
     What is done and whole is skipped, so a stopped conversion goes on where it was.
     """

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mask2former import limits
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import build_pictures, categories_of
+from mask2former.data.build import build_pictures
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.errors import RequestError
 from mask2former.ops.sparse_masks import SparseMasks
@@ -130,8 +130,8 @@ def test_no_text_file_at_all_is_refused(tmp_path: Path) -> None:
 def test_by_configuration(tmp_path: Path) -> None:
     values = {"name": "yolo", "data": str(write(tmp_path))}
     config = parse(DataConfig, {"dataset": values}, "test").dataset
-    assert categories_of(config).names == ("cell", "dirt")
-    assert len(build_pictures(config, "train", keep_empty=False)) == 1
+    samples = build_pictures(config, "train", keep_empty=False)
+    assert (samples.categories.names, len(samples)) == (("cell", "dirt"), 1)
 
 
 def test_more_objects_than_can_be_read_in_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

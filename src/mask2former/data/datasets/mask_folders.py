@@ -31,9 +31,7 @@ from mask2former.structures.samples import Sample
 from mask2former.structures.truths import ClipTruth
 from mask2former.text import quoted
 
-__all__ = ["OBJECT_CATEGORIES", "MaskFolders"]
-
-OBJECT_CATEGORIES = Categories.from_names(["object"])
+__all__ = ["MaskFolders"]
 
 _LOOKED_AT = 20  # clips of which some id maps are read at once
 _VOID = 255  # what some data sets have where nothing is annotated; far above the ids of the objects
@@ -62,7 +60,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         RequestError: something is missing, or one of some id maps that are read is broken.
     """
 
-    categories = OBJECT_CATEGORIES
+    categories = Categories.from_names(["object"])
     has_truth = True
     num_objects = None  # only reading all id maps would tell
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mask2former.data.prepare import ade20k, ade20k_full, cityscapes, coco, coco_stuff_10k
+from mask2former.data.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k
 from mask2former.data.prepare.stages import Outcome, Plan, run_stage
 from mask2former.errors import RequestError
 
 __all__ = ["dataset_names", "prepare"]
 
 _PLANS: dict[str, Callable[[Path], Plan]] = {
-    "coco": coco.plan,
     "ade20k": ade20k.plan,
     "ade20k-full": ade20k_full.plan,
     "cityscapes": cityscapes.plan,
@@ -31,7 +30,7 @@ def prepare(
     num_workers: int = 1,
     progress: Callable[[str, int, int], None] = lambda title, done, total: None,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
-    """Make what the readers of a published data set need and the download does not have.
+    """Make what the readers of a published data set, or its official tools, need and the download does not have.
 
     What is done and whole is left as it is, so a stopped call goes on where it was.
 
@@ -48,6 +47,8 @@ def prepare(
         RequestError: an unknown name, nothing of the data set below ``root``, or a file that is broken.
     """
     if name not in _PLANS:
-        raise RequestError(f"no preparation for '{name}'; there are: {', '.join(_PLANS)}")
+        raise RequestError(
+            f"no preparation for '{name}'; there are: {', '.join(_PLANS)}; the other data sets are read as downloaded"
+        )
     plan = _PLANS[name](root)
     return [run_stage(stage, num_workers, progress) for stage in plan.stages], plan.notes

@@ -33,7 +33,6 @@ __all__ = [
     "Plan",
     "Stage",
     "pictures_in",
-    "read_json",
     "read_rgb",
     "run_stage",
     "save_picture",
@@ -226,18 +225,6 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         if image.mode not in ("RGB", "RGBA"):
             raise RequestError(f"'{path}' is an image of mode {image.mode}; expected colours (RGB)")
         return np.asarray(image.convert("RGB"))
-
-
-def read_json(path: Path, key: str) -> list[Any]:
-    """One list of a JSON file.
-
-    Raises:
-        RequestError: the file is broken or has no such list.
-    """
-    content = documents.read_json(path, "annotation file")
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise RequestError(f"'{path}': expected an object with the list '{key}'")
-    return content[key]
 
 
 def pictures_in(folder: Path, ending: str) -> Iterator[Path]:
