@@ -28,8 +28,8 @@ pytestmark = [
 @pytest.mark.parametrize("name", ["tiny.safetensors", "tiny"])
 def test_models(name: str) -> None:
     opened = checkpoints.open_checkpoint(FILES / name)
-    assert opened.metrics == {"panoptic/PQ": 12.5}
-    assert opened.licence == "CC BY-NC 4.0"
+    assert opened.info.metrics == {"panoptic/PQ": 12.5}
+    assert opened.info.license == "CC BY-NC 4.0"
     assert (opened.run is not None) == (name == "tiny.safetensors")
     assert opened.categories == SCENE_CATEGORIES
     model = Mask2Former.from_pretrained(FILES / name)
