@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float64
@@ -35,9 +36,9 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
     """
     check(models, names)
     first = models[0]
-    licences = {model.licence for model in models if model.licence is not None}
-    if len(licences) > 1:
-        raise RequestError(f"the models have different licences: {listed(sorted(licences))}")
+    licenses = {model.info.license for model in models if model.info.license is not None}
+    if len(licenses) > 1:
+        raise RequestError(f"the models have different licences: {listed(sorted(licenses))}")
     states = [model.state_dict() for model in models]
     floating = [key for key, value in states[0].items() if value.is_floating_point()]
     for state, name in zip(states, names, strict=True):  # all before anything is changed
@@ -48,7 +49,7 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
             mean = sum(state[key].to(torch.float64) for state in states) / len(states)
             assert isinstance(mean, Tensor)
             states[0][key].copy_(mean)
-    first.licence = next(iter(licences), None)
+    first.info = replace(first.info, license=next(iter(licenses), None), metrics={})
     return first
 
 
@@ -89,6 +90,7 @@ def _kernels(model: Mask2Former) -> Float64[Tensor, " P"]:
 
 
 def _architecture(model: Mask2Former) -> dict[str, object]:
-    if model.config is None:
-        raise RequestError("a model without configuration cannot be averaged; load it with from_pretrained")
-    return model.config.model_dump(exclude={"inference", "init", "init_partial"})
+    """What has to be equal: the configuration, or of parts of one's own the shapes."""
+    if model.info.architecture is None:
+        return {name: value.shape for name, value in model.state_dict().items()}
+    return model.info.architecture.model_dump()

@@ -173,6 +173,7 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
     from mask2former import checkpoints, recipes
     from mask2former.checkpoints.convert.backbones import is_backbone_file
     from mask2former.checkpoints.start import with_settings_of
+    from mask2former.structures import ModelInfo
 
     init = run.model.init
     if init is None or is_backbone_file(init):
@@ -180,7 +181,7 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
     try:
         # The settings of a published model are known without its weights, which may have to be downloaded.
         is_published = init in recipes.recipe_names()
-        source = recipes.recipe(init).model if is_published else checkpoints.open_checkpoint(init).config
+        source = ModelInfo.of(recipes.recipe(init).model) if is_published else checkpoints.open_checkpoint(init).info
         return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
     except RequestError as error:
         return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]

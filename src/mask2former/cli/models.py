@@ -79,16 +79,17 @@ def _packaged() -> list[dict[str, Any]]:
     rows = []
     for name in checkpoints.packaged_names():
         opened = checkpoints.open_checkpoint(name)
-        backbone = opened.config.backbone
+        architecture = opened.info.known_architecture
+        backbone = architecture.backbone
         rows.append(
             {
                 "name": name,
-                "task": opened.config.inference.default_task,
+                "task": opened.info.inference.default_task,
                 "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
                 "backbone": backbone.model if backbone.name == "timm" else "Swin",
                 "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
-                "queries": opened.config.transformer_decoder.num_queries,
-                "metrics": dict(opened.metrics),
+                "queries": architecture.transformer_decoder.num_queries,
+                "metrics": dict(opened.info.metrics),
                 "licence": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
                 "num_bytes": Path(opened.source).stat().st_size,
                 "path": opened.source,

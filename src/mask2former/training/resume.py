@@ -86,7 +86,7 @@ class LastState:
         num_classes: of its class head.
         categories: its classes; None in checkpoints of 0.1.0.
         num_samples: of the training and the validation data; None in checkpoints of 0.1.0.
-        licence: of its weights, if it is known.
+        license: of its weights, if it is known.
         waited: validations without a better monitor, where patience was set.
         notes: sentences for the user.
         validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
@@ -102,7 +102,7 @@ class LastState:
     num_classes: int
     categories: Categories | None
     num_samples: tuple[int, int] | None
-    licence: str | None
+    license: str | None
     waited: int
     notes: tuple[str, ...]
     validation: str | None = None
@@ -158,7 +158,7 @@ class LastState:
             num_classes,
             categories,
             (_whole(training), _whole(validation)),
-            _text(record["licence"]),
+            _text(record.get("license", record.get("licence"))),
             waited,
             (),
             _text(record.get("validation")),
@@ -219,7 +219,7 @@ def record_of(
     config: RunConfig,
     categories: Categories,
     num_samples: tuple[int, int],
-    licence: str | None,
+    license: str | None,
     validation: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
@@ -227,7 +227,7 @@ def record_of(
         "config": config.model_dump(mode="json"),
         "categories": categories.to_dict(),
         "num_samples": list(num_samples),
-        "licence": licence,
+        "licence": license,
         "validation": validation,
     }
 

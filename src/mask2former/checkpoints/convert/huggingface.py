@@ -13,9 +13,9 @@ from mask2former import limits
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Layout, Rule, rules
 from mask2former.checkpoints.original import Architecture
-from mask2former.config import InferenceConfig, ModelConfig, SwinConfig, TimmConfig
+from mask2former.config import InferenceConfig, SwinConfig, TimmConfig
 from mask2former.errors import RequestError
-from mask2former.structures import Categories
+from mask2former.structures import ModelInfo
 from mask2former.text import quoted
 
 __all__ = [
@@ -173,13 +173,14 @@ _OURS = "mask2former"  # of config.json: what it has no other place for
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
+def config_of(info: ModelInfo) -> dict[str, Any]:
     """``config.json`` for a model of ours.
 
     Raises:
         RequestError: the model has something that ``transformers`` cannot do; the message names it.
     """
-    pixel, decoder = config.pixel_decoder, config.transformer_decoder
+    architecture, categories, facts = info.known_architecture, info.known_categories, info.to_dict()
+    pixel, decoder = architecture.pixel_decoder, architecture.transformer_decoder
     if decoder.position_encoding != "2d":
         raise RequestError("transformers has image models only, and this one is for clips; choose another layout")
     if pixel.num_heads != decoder.num_heads or pixel.num_points != _POINTS:
@@ -191,7 +192,7 @@ def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
     return {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         "model_type": "mask2former",
-        "backbone_config": _backbone_config(config.backbone),
+        "backbone_config": _backbone_config(architecture.backbone),
         "feature_size": pixel.dim,
         "mask_feature_size": pixel.mask_dim,
         "hidden_dim": decoder.dim,
@@ -211,10 +212,7 @@ def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
         "ignore_value": categories.ignore_label,
         "id2label": names,
         "label2id": {name: int(index) for index, name in names.items()},
-        _OURS: {
-            "config": config.model_dump(mode="json", exclude={"init", "init_partial"}),
-            "categories": categories.to_dict(),
-        },
+        _OURS: {key: facts[key] for key in ("config", "categories")},
     }
 
 

@@ -30,7 +30,7 @@ from mask2former.checkpoints.safetensors_files import entries_of, open_safetenso
 from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, parse
 from mask2former.documents import parse_json, read_bytes
 from mask2former.errors import RequestError
-from mask2former.structures import Categories
+from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable, quoted
 
 __all__ = ["MODELS", "Found", "architecture_of", "folder_of_transformers", "published_state", "read"]
@@ -100,7 +100,7 @@ def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> F
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """What a checkpoint is, for its one-line title."""
-    return Architecture(checkpoint.config, len(checkpoint.categories))
+    return Architecture(checkpoint.info.known_architecture, len(checkpoint.categories))
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -292,7 +292,7 @@ def _whole(
         if faults:
             raise RequestError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
     state = {name: io.promoted(value) for name, value in original.from_original(published, config).items()}
-    checkpoint = Checkpoint(config, categories, state, source)
+    checkpoint = Checkpoint(ModelInfo.of(config, categories), state, source)
     key = "original" if layout is None else layout.key
     return Found(f"{title}, {Architecture(config, found.num_classes)}", checkpoint, key, tuple(notes))
 
@@ -344,7 +344,7 @@ def _settled(
             },
             "tasks",
         )
-        return found.model.model_copy(update={"inference": inference}), categories
+        return ModelConfig(**dict(found.model), inference=inference), categories
     if names is not None:
         fitting = [slug for slug in fitting if _same_names(original.recipe_categories(slug).names, names)]
     choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
