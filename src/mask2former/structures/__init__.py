@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mask2former.structures.categories import Categories, Category
     from mask2former.structures.clips import VideoInstances
     from mask2former.structures.outputs import MaskOutput
+    from mask2former.structures.predictions import Prediction
     from mask2former.structures.results import (
         Instances,
         PanopticSegmentation,
@@ -30,6 +31,7 @@ __all__ = [
     "Instances",
     "MaskOutput",
     "PanopticSegmentation",
+    "Prediction",
     "Sample",
     "Segment",
     "Segmentation",
@@ -46,6 +48,7 @@ _HOME = {
     "Instances": "results",
     "MaskOutput": "outputs",
     "PanopticSegmentation": "results",
+    "Prediction": "predictions",
     "Sample": "samples",
     "Segment": "results",
     "Segmentation": "results",
