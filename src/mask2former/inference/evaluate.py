@@ -23,8 +23,7 @@ from mask2former.errors import FailedError, RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
 from mask2former.inference import failures
-from mask2former.inference.answers import ALL_CANDIDATES, predicted
-from mask2former.inference.predictor import Predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.inference.result_files import ResultWriter
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances

@@ -28,8 +28,7 @@ from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import FailedError, RequestError
 from mask2former.inference import failures
-from mask2former.inference.answers import ALL_CANDIDATES, predicted
-from mask2former.inference.predictor import Predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.notes import note
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
