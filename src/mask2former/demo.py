@@ -15,17 +15,16 @@ import numpy as np
 from PIL import Image
 
 from mask2former import drawing
-from mask2former.atomic import write_whole
+from mask2former.atomic import check_folder, write_whole
 from mask2former.config import Task
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.evaluation.video import VideoInstanceEvaluator
 from mask2former.inference.evaluate import ImageCases, evaluate_predictor, match_classes
-from mask2former.inference.files import check_folder
 from mask2former.inference.pictures import comparison_row
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.track import join_frames
-from mask2former.inference.video_output import VideoWriter
+from mask2former.results_io.video import VideoWriter
 from mask2former.structures import Sample
 from mask2former.structures.tracks import TrackedFrame
 

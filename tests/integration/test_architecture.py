@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
-    "av": ("data/video_file.py", "inference/video_output.py"),  # one reads, one writes
+    "av": ("data/video_file.py", "results_io/video.py"),  # one reads, one writes
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "h5py": ("data/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),

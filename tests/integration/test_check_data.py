@@ -17,7 +17,7 @@ from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.prepare import dataset_names
 from mask2former.errors import RequestError
-from mask2former.inference.data_checks.check import DataReport, check_data
+from mask2former.inference.data_checks.check import DataReport, check_dataset
 from mask2former.inference.data_checks.propose import propose, run_file
 from mask2former.inference.data_checks.recognise import Places, recognise
 from mask2former.inference.data_checks.sheet import sheet
@@ -108,7 +108,7 @@ def yolo(root: Path) -> Path:
 def report_of(path: Path, **options: Any) -> DataReport:
     config, _ = recognise(path)
     assert not isinstance(config, RunConfig)
-    return check_data(config, **options)
+    return check_dataset(config, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -339,7 +339,7 @@ def test_without_training_data_the_sheet_shows_validation(tmp_path: Path) -> Non
     assert not isinstance(config, RunConfig)
     (tmp_path / "annotations" / "instances_train.json").write_text("{")
     assert sheet(config, "test") is not None
-    report = check_data(config)
+    report = check_dataset(config)
     assert report.is_broken
     assert list(report.splits) == ["validation"]
 
@@ -390,7 +390,7 @@ def test_crowded_pictures_ask_for_queries_and_detections(tmp_path: Path) -> None
 
     config, _ = recognise(coco(tmp_path, change))
     assert not isinstance(config, RunConfig)
-    run, reasons = propose(config, check_data(config))
+    run, reasons = propose(config, check_dataset(config))
     assert run.model.transformer_decoder.num_queries == 150
     assert run.evaluation.max_detections == run.model.inference.max_instances == 150
     assert any("120 objects" in reason for reason in reasons)
@@ -399,7 +399,7 @@ def test_crowded_pictures_ask_for_queries_and_detections(tmp_path: Path) -> None
 def test_proposals_follow_the_sizes_of_pictures_and_objects(tmp_path: Path) -> None:
     config, _ = recognise(coco(tmp_path))
     assert not isinstance(config, RunConfig)
-    run, _ = propose(config, check_data(config))
+    run, _ = propose(config, check_dataset(config))
     assert run.evaluation.area_limits == (75, 200)  # by COCO's limits all would be small: 25, 100, 400, twice
     assert (run.model.inference.short_edge, run.data.augmentation.image_size) == (256, (384, 384))  # type: ignore[union-attr]
     assert run.trainer.max_steps == 1000
@@ -414,7 +414,7 @@ def test_proposals_follow_the_sizes_of_pictures_and_objects(tmp_path: Path) -> N
         for number, entry in enumerate(content["annotations"]):
             entry["segmentation"] = [square(number * 10, 0, (10, 60, 200)[number])]
         file.write_text(json.dumps(content))
-    run, _ = propose(config, check_data(config))
+    run, _ = propose(config, check_dataset(config))
     assert run.evaluation.area_limits == (1024, 9216)
     assert (run.model.inference.short_edge, run.model.inference.long_edge) == (896, 1184)
 
@@ -438,7 +438,7 @@ def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:
     content["categories"] = content["categories"][:classes]
     content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 4]
     validation.write_text(json.dumps(content))
-    run, reasons = propose(config, check_data(config))
+    run, reasons = propose(config, check_dataset(config))
     text = run_file(run, reasons, "test")
     assert parse(RunConfig, yaml.safe_load(text), "proposal") == run
     assert all(len(line) < 400 for line in text.splitlines())
@@ -494,7 +494,7 @@ def test_without_validation_data_the_user_is_told(tmp_path: Path) -> None:
     config, (note,) = recognise(path)
     assert "stands in for it" in note
     assert not isinstance(config, RunConfig)
-    assert list(check_data(config).splits) == ["train"]
+    assert list(check_dataset(config).splits) == ["train"]
 
 
 def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:

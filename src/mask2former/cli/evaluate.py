@@ -1,21 +1,18 @@
-"""Measuring a model: the options of ``mask2former evaluate``, and which of them go together."""
+"""Measuring a model: ``mask2former evaluate``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from mask2former import limits
-from mask2former.cli.clips import clips_by_name, evaluate_on_clips
-from mask2former.cli.data_sets import metric_options
 from mask2former.cli.names import complete_model
-from mask2former.cli.pictures import PictureSource, evaluate_on_pictures
-from mask2former.cli.shared import Device, Dtype
-from mask2former.cli.views import Tta, TtaSizes
-from mask2former.errors import RequestError
+from mask2former.cli.scores import headline, print_scores
+from mask2former.cli.shared import Device, Dtype, working
+from mask2former.cli.terminal import make_console, say
+from mask2former.cli.views import Tta, TtaSizes, parse_views
 
 __all__ = ["evaluate"]
 
@@ -133,100 +130,32 @@ def evaluate(
     --annotations, --images and --segments in VIPSeg's format) they are measured by video panoptic quality and identity
     switches. With --data RUN.yaml the metrics have the options of its evaluation.
     """
-    page = None if report_folder is None else report_folder / "index.html"
-    given = [entry for entry in (model, data, annotations, images, segments) if entry is not None]
-    _check_outputs(json, results, page, given)
-    _check_data(data, data_root, annotations, images, segments)
-    if by is not None and annotations is None:
-        raise RequestError("--by names a key of the images in a file; give --annotations FILE.json with it")
+    from mask2former.config import EvaluationConfig, parse
+    from mask2former.data.sources import DataSource
+    from mask2former.inference.evaluate import evaluate as measure
+
     options = {
         "max_detections": max_detections,
         "area_limits": area_limits,
         "boundary": boundary or None,
         "pooled_threshold": pooled,
-        "semantic_segments": None,
     }
-    metrics = metric_options(data, options)
-    asked = [name for entry in tasks or () for name in entry.split(",")]
-    clips = clips_by_name(data, data_root, annotations, images, split, seed, size, limit, segments)
-    if clips is not None:
-        about_pictures = {
-            "--boundary": boundary,
-            "--pooled": pooled is not None,
-            "--by": by is not None,
-            "--tta": tta or tta_sizes is not None,
-            "--report": page is not None,
-        }
-        _refuse(about_pictures, "pictures, not about clips")
-        if data != "scene-clips":
-            about_scenes = {"--seed": seed is not None, "--size": size is not None}
-            _refuse(about_scenes, f"scenes, not about {data or annotations}")
-        source = {"data": data or str(annotations), "split": split, "images": None if images is None else str(images)}
-        if segments is not None:
-            source["segments"] = str(segments)
-        evaluate_on_clips(
+    given = {name: value for name, value in options.items() if value is not None}
+    console = make_console()
+    with working(console, lambda: "nothing was written") as tell:
+        report = measure(
             model,
-            clips,
-            source,
-            tasks=asked,
-            limit=limit,
-            metrics=metrics,
-            max_detections=max_detections,
-            json=json,
+            DataSource(data, data_root, annotations, images, segments, split, seed, size, limit, by),
+            [name for entry in tasks or () for name in entry.split(",")],  # pyright: ignore[reportArgumentType]
+            parse(EvaluationConfig, given, "evaluate"),
+            views=parse_views(tta, tta_sizes),
             results=results,
+            json=json,
+            report=None if report_folder is None else report_folder / "index.html",
             device=device,
             dtype=dtype,
+            progress=tell,
         )
-        return
-    evaluate_on_pictures(
-        model,
-        PictureSource(data, data_root, annotations, images, split, seed, size, limit),
-        tasks=asked,
-        metrics=metrics,
-        typed={"--pooled": pooled, "--max-detections": max_detections},
-        by=by,
-        tta=tta,
-        tta_sizes=tta_sizes,
-        json=json,
-        results=results,
-        page=page,
-        device=device,
-        dtype=dtype,
-    )
-
-
-def _check_outputs(json: Path | None, results: Path | None, page: Path | None, inputs: Sequence[str | Path]) -> None:
-    """Refuse places that cannot be written or that are read, before anything is measured."""
-    from mask2former.inference import files
-
-    for path in (json, results, page):
-        if path is not None:
-            (files.check_folder if path is results and path.suffix != ".json" else files.check_file)(path)
-    # Beside X.json panoptic results have a folder X of images.
-    for path in (json, results, page, None if results is None or not results.name else results.with_suffix("")):
-        if path is not None:
-            files.check_apart(path, inputs)
-    if json is not None and results is not None and json.resolve() == results.resolve():
-        raise RequestError(f"--json and --results would both write '{json}'; name two files")
-
-
-def _check_data(
-    data: str | None, data_root: Path | None, annotations: Path | None, images: Path | None, segments: Path | None
-) -> None:
-    """Refuse two names for the data, and half of one."""
-    if (annotations is None) != (images is None):
-        raise RequestError("--annotations FILE.json and --images DIR belong together; give both, or neither for scenes")
-    if segments is not None and annotations is None:
-        raise RequestError(
-            "--segments is the folder of PNGs of an annotation file; give --annotations FILE.json with it"
-        )
-    if annotations is not None:
-        for option, value in (("--data", data), ("--data-root", data_root)):
-            if value is not None:
-                raise RequestError(f"{option} and --annotations name different data; give one of the two")
-
-
-def _refuse(given: dict[str, bool], subject: str) -> None:
-    for option, is_given in given.items():
-        if is_given:
-            raise RequestError(f"{option} is about {subject}")
+    print_scores(console, report)
+    written = {"report": report_folder and report_folder / "index.html", "metrics": json}
+    say("; ".join([headline(model, report), *(f"{what}: {path}" for what, path in written.items() if path)]))

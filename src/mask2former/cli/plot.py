@@ -21,8 +21,8 @@ def plot(
     over: Annotated[Literal["steps", "hours"], typer.Option(help="Quantity on the horizontal axis.")] = "steps",
 ) -> None:
     """Draw losses, learning rate and metrics over steps or hours, several runs on top of each other."""
+    from mask2former.atomic import check_file
     from mask2former.inference.curves import plot_runs
-    from mask2former.inference.files import check_file
 
     check_file(output)
     plot_runs(runs, output, over)

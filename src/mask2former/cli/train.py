@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, need_lightning, read_run_file, stoppable
+from mask2former.cli.shared import FailedError, fetch_weights, need_lightning, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import RequestError
 
@@ -32,13 +32,15 @@ def train(
     ] = False,
 ) -> None:
     """Train a model as a run file says."""
+    from mask2former.config import read_run_file
+
     values = read_run_file(run, overrides or [])
     if resume is not None:
         values["output"] = str(resume)
 
     config = _config(values, run, resume)
     need_lightning()
-    from mask2former.inference.files import check_folder
+    from mask2former.atomic import check_folder
 
     check_folder(Path(config.output))
     if config.model.init is not None and resume is None:

@@ -11,9 +11,9 @@ from mask2former.errors import RequestError
 from mask2former.text import quoted
 
 if TYPE_CHECKING:
-    from mask2former.inference.predictor import Predictor
+    from mask2former.inference.tta import MultiScaleFlip
 
-__all__ = ["Tta", "TtaSizes", "augmented"]
+__all__ = ["Tta", "TtaSizes", "parse_views"]
 
 Tta = Annotated[
     bool,
@@ -32,15 +32,15 @@ TtaSizes = Annotated[
 ]
 
 
-def augmented(predictor: Predictor, tta: bool, sizes: str | None) -> Predictor:
-    """The predictor, with more views of each picture where they are asked for; sizes imply them.
+def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
+    """The views that are asked for; sizes imply them.
 
     Raises:
         RequestError: sizes that are no numbers of pixels.
     """
     if not tta and sizes is None:
-        return predictor
-    from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+        return None
+    from mask2former.inference.tta import MultiScaleFlip
 
     try:
         edges = None if sizes is None else tuple(int(part) for part in sizes.split(",", limits.TTA_SIZES))
@@ -50,4 +50,4 @@ def augmented(predictor: Predictor, tta: bool, sizes: str | None) -> Predictor:
         ) from None
     for edge in edges or ():
         limits.check_limit("--tta-sizes has a shorter side, in pixels, of", edge, limits.TTA_EDGE, "choose less")
-    return AugmentedPredictor(predictor, MultiScaleFlip(edges))
+    return MultiScaleFlip(edges)
