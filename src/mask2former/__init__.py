@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mask2former.inference.curves import plot_runs
     from mask2former.inference.data_checks.check_data import check_data
     from mask2former.inference.evaluate import evaluate
-    from mask2former.inference.facts import checkpoint_facts
+    from mask2former.inference.facts import checkpoint_facts, known_models
     from mask2former.inference.files import predict_files
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.track_files import track_files
@@ -58,6 +58,7 @@ __all__ = [
     "checkpoint_facts",
     "convert",
     "evaluate",
+    "known_models",
     "plot_runs",
     "predict_files",
     "prepare",
@@ -87,6 +88,7 @@ _HOME = {
     "checkpoint_facts": "mask2former.inference.facts",
     "convert": "mask2former.checkpoints.convert",
     "evaluate": "mask2former.inference.evaluate",
+    "known_models": "mask2former.inference.facts",
     "plot_runs": "mask2former.inference.curves",
     "predict_files": "mask2former.inference.files",
     "prepare": "mask2former.data.prepare",

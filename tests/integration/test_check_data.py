@@ -250,7 +250,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["other.json"], "no COCO file"),
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
         (["voc"], "no data set 'voc'"),
-        (["other.json", "--propose", "other.json"], "would overwrite"),
+        (["other.json", "--suggest", "other.json"], "would overwrite"),
         (["alone.json"], "name their folder with --images"),
         (["labels"], "names.txt"),
     ],
@@ -310,7 +310,7 @@ def test_checks_draws_and_proposes_a_run_that_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], Path], monitor: str, step: str
 ) -> None:
     path = write(tmp_path / "data")
-    command = ["check-data", str(path), "--propose", "run.yaml", "--json", "facts.json", "--workers", "0"]
+    command = ["check-data", str(path), "--suggest", "run.yaml", "--json", "facts.json", "--workers", "0"]
     assert main(command) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "nothing is broken" in out
@@ -571,7 +571,8 @@ def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
     words = ["check-data", str(file), "--images", str(tmp_path / "train"), "--sheet", str(tmp_path / "sheet.png")]
     assert main(words) == 1
     assert "for check-data: --allow-outside" in capsys.readouterr().out
-    assert main([*words, "--allow-outside", "--propose", str(proposal)]) == 0
+    assert main([*words, "--allow-outside", "--propose", str(proposal)]) == 0  # the former name of --suggest
+    assert "--propose is called --suggest now" in capsys.readouterr().err
     assert yaml.safe_load(proposal.read_text("utf-8"))["data"]["dataset"]["allow_outside"] is True
     capsys.readouterr()
     assert main(["check-data", str(label_folder(tmp_path / "maps")), "--allow-outside"]) == 2

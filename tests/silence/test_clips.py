@@ -272,7 +272,7 @@ def test_check_data_reads_every_frame(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "(9 frames could be read)" in text
     assert "0/1.png" in text
     assert "1/0.png' is 40x64 (height x width), but the annotation file of video 2 says 48x64" in text
-    assert main([*command, "--propose", str(tmp_path / "new.yaml")]) == 2
+    assert main([*command, "--suggest", str(tmp_path / "new.yaml")]) == 2
     assert "for clips start from" in capsys.readouterr().err
     assert (tmp_path / "sheet.png").exists()
 

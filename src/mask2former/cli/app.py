@@ -39,7 +39,7 @@ _OUT_OF_MEMORY = (
 
 app = typer.Typer(
     name="mask2former",
-    help="Panoptic, instance and semantic segmentation of pictures with Mask2Former.",
+    help="Panoptic, instance and semantic segmentation of images and video with Mask2Former.",
     epilog="Start with: mask2former demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -170,6 +170,6 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     del version, debug  # handled by the callback and by main

@@ -19,11 +19,9 @@ def average(
     sources: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Two or more models trained from the same initial weights.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="What to write: a .safetensors file or a folder; not there yet.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new .safetensors file or folder.")],
 ) -> None:
-    """Write the mean of several trainings from the same weights: one model, as fast as each, often better."""
+    """Average the weights of several trainings that started from the same weights."""
     from mask2former.checkpoints.average import average_files
 
     with stoppable(lambda: "nothing was written"):

@@ -18,24 +18,28 @@ def convert(
         str,
         typer.Argument(
             metavar="IN",
-            help="A file or folder: ours, original, transformers, mmdetection, mmsegmentation, sssegmentation, or a "
-            "backbone of torchvision, timm, Swin, MoCo, DINO or detectron2. Or the name of a model.",
+            help="A checkpoint of this package, the original code, transformers, mmdetection, mmsegmentation or "
+            "sssegmentation; a backbone of torchvision, timm, Swin, MoCo, DINO or detectron2; or the name of a model.",
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="What to write; must not be there yet.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new file or folder.")],
     to: Annotated[
-        str, typer.Option("--to", help="ours, original, huggingface, mmdet, mmseg or ssseg.", metavar="LAYOUT")
+        str,
+        typer.Option(
+            "--to", help="Format to write: ours, original, huggingface, mmdet, mmseg or ssseg.", metavar="LAYOUT"
+        ),
     ] = "ours",
     recipe: Recipe = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="What it was trained for, if no recipe fits; can be repeated."),
+        typer.Option("--task", "-t", help="Tasks of the model, if no recipe matches; can be repeated."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare logits with transformers, where it is involved.")
+        bool,
+        typer.Option("--verify/--no-verify", help="Compare the logits with those of transformers, if it is involved."),
     ] = True,
 ) -> None:
-    """Convert a checkpoint: say what it is, write it in another layout, and verify it."""
+    """Convert a checkpoint to another format and verify the result."""
     from mask2former.checkpoints.convert import convert as convert_checkpoint
 
     tasks = [name for entry in task or () for name in entry.split(",")]

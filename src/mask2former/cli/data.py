@@ -27,53 +27,67 @@ def check_data(
         str,
         typer.Argument(
             metavar="DATA",
-            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a folder of pictures and label maps, or the name of "
+            help="RUN.yaml, a COCO file (.json), YOLO's data.yaml, a folder of images and label maps, or the name of "
             "a published data set (ade20k, coco:instance, ...).",
         ),
     ],
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pictures are.")] = None,
-    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Where label maps or panoptic PNGs are.")] = None,
-    names: Annotated[Path | None, typer.Option(metavar="FILE", help="The class names of label maps.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the label maps or panoptic PNG files.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the class names of label maps.")] = None,
     validation: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Validation data, of the same kind as DATA.")
+        Path | None, typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.")
     ] = None,
     allow_outside: Annotated[
         bool,
         typer.Option(
             "--allow-outside",
-            help="Also read images outside their folder that annotations name (../a.jpg, /data/a.jpg).",
+            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
         ),
     ] = False,
     data_root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where published data sets are, by name.")
+        Path | None, typer.Option(metavar="DIR", help="Folder that contains the published data sets.")
     ] = None,
     queries: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=limits.INTEGER,
-            help="Number of queries of the model to be trained.",
+            help="Number of queries of the model to train.",
             show_default="of the run file, or 100",
         ),
     ] = None,
-    sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated pictures.")] = Path(
-        "contact-sheet.png"
-    ),
+    sheet: Annotated[
+        Path, typer.Option(metavar="FILE.png", help="Where to write the contact sheet of annotated images.")
+    ] = Path("contact-sheet.png"),
+    suggest: Annotated[Path | None, typer.Option(metavar="RUN.yaml", help="Also write a suggested run file.")] = None,
     propose: Annotated[
-        Path | None, typer.Option(metavar="RUN.yaml", help="Also write a run file to start from.")
+        Path | None, typer.Option(metavar="RUN.yaml", help="The former name of --suggest.", hidden=True)
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures here.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write all statistics and findings as JSON.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, max=limits.WORKERS, help="Processes that read.", show_default="by machine")
+        int | None,
+        typer.Option(
+            min=0,
+            max=limits.WORKERS,
+            help="Number of reading processes.",
+            show_default="all processors but one, at most 8",
+        ),
     ] = None,
 ) -> None:
-    """Read a data set completely: say what is in it and what is wrong with it, and draw some of it.
+    """Check a data set before training: statistics, faults, and a contact sheet.
 
-    Exit code 1 if something is broken.
+    Every image and annotation is read. The exit code is 1 if something is broken.
     """
     from mask2former.inference.data_checks.check_data import check_data as check
     from mask2former.inference.data_checks.recognise import Places
 
+    if propose is not None:
+        say("note: --propose is called --suggest now", error=True)
+    suggest = suggest or propose
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
         checked = check(
@@ -83,7 +97,7 @@ def check_data(
             root=data_root,
             num_queries=queries,
             sheet=sheet,
-            propose=propose,
+            suggest=suggest,
             json=json,
             num_workers=workers,
             progress=tell,
@@ -100,10 +114,10 @@ def check_data(
         say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
     if checked.sheet is not None:
         say(f"Contact sheet: {checked.sheet}")
-    if propose is not None:
+    if suggest is not None:
         for reason in checked.reasons:
-            say(f"proposed: {reason}")
-        say(f"Run file: {propose}   (mask2former train {propose})")
+            say(f"suggested: {reason}")
+        say(f"Run file: {suggest}   (mask2former train {suggest})")
     pictures = sum(facts.num_pictures for facts in report.splits.values())
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
@@ -176,17 +190,18 @@ def prepare(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where the data sets are.",
-            show_default="$MASK2FORMER_DATA, $DETECTRON2_DATASETS, datasets",
+            help="Folder that contains the data sets.",
+            show_default="$MASK2FORMER_DATA or ./datasets",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, max=limits.WORKERS, help="Processes.", show_default="all processors")
+        int | None,
+        typer.Option(min=0, max=limits.WORKERS, help="Number of processes.", show_default="one per processor"),
     ] = None,
 ) -> None:
-    """Convert a published data set, once, into what training and evaluation read.
+    """Convert a published data set into the files that training and evaluation read.
 
-    What is done and whole is skipped, so a stopped conversion goes on where it was.
+    Files that are complete are skipped, so that an interrupted conversion can be resumed.
     """
     from mask2former.data.prepare import prepare as run
 

@@ -18,16 +18,16 @@ __all__ = ["demo"]
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the result.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Other numbers draw other scenes.")] = 0,
-    scenes: Annotated[int, typer.Option(min=1, max=10_000, help="How many scenes are measured.")] = 50,
-    video: Annotated[bool, typer.Option("--video", help="Follow things through a clip instead.")] = False,
-    clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: how many clips are measured.")] = 20,
-    model: Annotated[str, typer.Option(help="A model trained on scenes: packaged name or file.")] = DEFAULT_MODEL,
-    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the picture when done.")] = True,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Random seed: which scenes are drawn.")] = 0,
+    scenes: Annotated[int, typer.Option(min=1, max=10_000, help="Number of scenes to measure.")] = 50,
+    video: Annotated[bool, typer.Option("--video", help="Track objects through a video instead.")] = False,
+    clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: number of clips to measure.")] = 20,
+    model: Annotated[str, typer.Option(help="A model trained on drawn scenes: its name or file.")] = DEFAULT_MODEL,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the result when done.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Draw scenes that the packaged model has never seen, segment and measure them, and show the result."""
+    """Segment freshly drawn scenes with a packaged model, measure the predictions and show them."""
     from mask2former import demo as demonstration
 
     console = make_console()

@@ -21,7 +21,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Name (see: mask2former models), file, folder, or hf://owner/name.", autocompletion=complete_model
+            help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
+            autocompletion=complete_model,
         ),
     ],
     data: Annotated[
@@ -35,24 +36,36 @@ def evaluate(
     ] = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Holds the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"),
+        typer.Option(
+            metavar="DIR", help="Folder that contains the data sets.", show_default="$MASK2FORMER_DATA or ./datasets"
+        ),
     ] = None,
-    split: Annotated[Literal["validation", "train"], typer.Option(help="Which part of the data.")] = "validation",
+    split: Annotated[
+        Literal["validation", "train"], typer.Option(help="Which part of the data to use.")
+    ] = "validation",
     annotations: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Your data: objects in COCO's format, or tracks in YouTube-VIS format."),
+        typer.Option(metavar="FILE.json", help="Your own data: a file in COCO or YouTube-VIS format."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Your own data: the folder of the images or frames.")
+    ] = None,
     segments: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Clips with panoptic ground truth (VIPSeg's format): the folder of the PNGs of its frames.",
+            help="Your own clips with panoptic ground truth (VIPSeg format): the folder of PNG files.",
         ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", "--task", "-t", help="Can be repeated; default: all it was trained for."),
+        typer.Option(
+            "--tasks",
+            "--task",
+            "-t",
+            help="Tasks to measure; can be repeated.",
+            show_default="all that the model supports",
+        ),
     ] = None,
     limit: Annotated[
         int | None,
@@ -61,49 +74,51 @@ def evaluate(
             "--scenes",
             min=1,
             max=limits.INTEGER,
-            help="Read at most this many images.",
-            show_default="all, or 50 scenes",
+            help="Maximum number of images or clips.",
+            show_default="all; 50 scenes; 20 scene clips",
         ),
     ] = None,
     max_detections: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Instance: how many count per image and class.", show_default="100, or as RUN.yaml says"
+            min=1,
+            help="Instance: maximum number of detections per image and class that count.",
+            show_default="100, or as RUN.yaml says",
         ),
     ] = None,
     area_limits: Annotated[
         tuple[int, int] | None,
         typer.Option(
             metavar="PX PX",
-            help="Instance: where medium and large objects begin.",
-            show_default="1024 9216, of clips 16384 65536",
+            help="Instance: areas in pixels from which objects are medium and large.",
+            show_default="1024 9216; for clips 16384 65536",
         ),
     ] = None,
     boundary: Annotated[
-        bool, typer.Option("--boundary", help="Also boundary PQ, AP and IoU, which look at outlines (takes longer).")
+        bool, typer.Option("--boundary", help="Also compute boundary PQ, AP and IoU, which compare outlines (slower).")
     ] = False,
     by: Annotated[
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Also measure groups of pictures: a key that the images of --annotations have, for instance modality.",
+            help="Also measure groups of images, by this key of the images in --annotations, for example modality.",
         ),
     ] = None,
     pooled: Annotated[
         float | None,
-        typer.Option(metavar="SCORE", help="Instance: also TP/(TP+FP+FN) of objects above SCORE (DSB 2018)."),
+        typer.Option(metavar="SCORE", help="Instance: also compute TP/(TP+FP+FN) for objects above SCORE (DSB 2018)."),
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", "--output", "-o", help="Also write the metrics here.")] = None,
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the results as test servers take them: of several tasks the instances. A .json file; for "
-            "label maps, and for Cityscapes' instances, a folder."
+            help="Also write the predictions in the format of the data set's test server (of several tasks the "
+            "instances): a .json file, or a folder for label maps and for instances of Cityscapes."
         ),
     ] = None,
     report_folder: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Also write DIR/index.html: numbers, charts and pictures."),
+        typer.Option("--report", metavar="DIR", help="Also write DIR/index.html with metrics, charts and images."),
     ] = None,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
@@ -112,23 +127,25 @@ def evaluate(
         typer.Option(
             min=0,
             max=limits.SCENE,
-            help="Seed of the first scene.",
-            show_default="1000000, for validation",
+            help="Random seed of the first scene.",
+            show_default="1000000",
             rich_help_panel="Scenes",
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=32, help="Side in pixels.", show_default="128", rich_help_panel="Scenes")
+        int | None,
+        typer.Option(min=32, help="Side of the scenes in pixels.", show_default="128", rich_help_panel="Scenes"),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
-    """Measure a model: panoptic quality, average precision and mean IoU, in percent.
+    """Evaluate a model: panoptic quality, average precision and mean IoU, in percent.
 
-    Clips (--data scene-clips or youtube-vis:2019, --annotations in YouTube-VIS format or a folder of id maps) are
-    measured by the average precision of tracks. With panoptic ground truth (--data scene-clips --task panoptic, or
-    --annotations, --images and --segments in VIPSeg's format) they are measured by video panoptic quality and identity
-    switches. With --data RUN.yaml the metrics have the options of its evaluation.
+    Clips are evaluated by the average precision of tracks (--data scene-clips or youtube-vis:2019, or --annotations in
+    YouTube-VIS format or a folder of id maps), or by video panoptic quality and identity switches (--data scene-clips
+    --task panoptic, or --segments).
+
+    With --data RUN.yaml, metrics are computed with the evaluation settings of the run file.
     """
     from mask2former.config import EvaluationConfig, parse
     from mask2former.data.sources import DataSource

@@ -32,56 +32,62 @@ __all__ = ["predict"]
 
 
 def predict(
-    sources: Annotated[list[Path], typer.Argument(help="Images, and folders that are searched to any depth.")],
+    sources: Annotated[list[Path], typer.Argument(help="Images, or folders that are searched recursively.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the results; keeps the folder structure of the sources.")
+        Path, typer.Option("--output", "-o", help="Folder for the results; mirrors the structure of the sources.")
     ],
     model: Model = None,
     recipe: Recipe = None,
     task: Annotated[
-        Task | None, typer.Option("--task", "-t", help="Default: the first of these the model was trained for.")
+        Task | None,
+        typer.Option(
+            "--task", "-t", help="What to predict.", show_default="the first of these that the model supports"
+        ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Segment images that have results already, too, and replace files that are in the way."
-        ),
+        typer.Option("--overwrite", help="Replace existing results, and other files of the same names."),
     ] = False,
     coco: Annotated[
         Path | None,
-        typer.Option(help="Also write one COCO results file for the run; instances of any score are in it."),
+        typer.Option(help="Also write one COCO results file for all images, with instances of any score."),
     ] = None,
-    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Do not draw the overlays X.png.")] = False,
+    no_overlays: Annotated[bool, typer.Option("--no-overlays", help="Do not draw the overlays X.png.")] = False,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="The former name of --no-overlays.", hidden=True)
+    ] = False,
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Lowest score of an instance or panoptic segment to keep, 0 to 1.",
+            help="Keep instances and panoptic segments with at least this score, 0 to 1.",
             show_default="the model's own",
             rich_help_panel="Settings",
         ),
     ] = None,
     overlap_threshold: Annotated[
         float | None,
-        typer.Option(help="Panoptic: share of a mask that must stay its own, 0..1.", rich_help_panel="Settings"),
+        typer.Option(
+            help="Panoptic: drop segments of which less than this share is visible, 0 to 1.", rich_help_panel="Settings"
+        ),
     ] = None,
     max_instances: Annotated[
-        int | None, typer.Option(help="Instance: keep at most this many per image.", rich_help_panel="Settings")
+        int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
     ] = None,
     short_edge: Annotated[
         int | None,
-        typer.Option(help="Resize the shorter side to this many pixels; 0 keeps the size.", rich_help_panel="Settings"),
+        typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
     ] = None,
     tile: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Instance: split images into tiles of this side in pixels, each resized to --short-edge; 0: no tiles.",
+            help="Instance: process images in tiles of this side in pixels, each resized to --short-edge; 0: no tiles.",
             show_default="as the model was trained",
             rich_help_panel="Settings",
         ),
     ] = None,
     long_edge: Annotated[
-        int | None, typer.Option(help="Limit of the longer side in pixels.", rich_help_panel="Settings")
+        int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
     value_range: ValueRange = None,
     tta: Tta = False,
@@ -89,16 +95,21 @@ def predict(
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
-    """Segment images: for each image X an overlay X.png, exact maps, and X.json, which is written last.
+    """Segment images.
 
-    An image whose results are already there is skipped, so a stopped run resumes. It is segmented again if the image
-    has changed or a file is missing; results of another model or other settings are kept unless --overwrite is given.
-    The exact maps are X_ids.png (panoptic, id = R + 256 G + 65536 B) and X_labels.png (semantic, class indices).
+    Writes, for each image X, an overlay X.png, X.json with the masks or segments, and an exact map: X_ids.png
+    (panoptic, id = R + 256 G + 65536 B) or X_labels.png (semantic, class indices).
+
+    Images that already have results are skipped, so that an interrupted run can be resumed. They are processed again if
+    the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
+    is given.
     """
     from mask2former.inference.files import Outcome, predict_files
 
     console = make_console()
     name = named_model(model)
+    if no_pictures:
+        say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
     settings = {
         "score_threshold": score_threshold,
@@ -135,7 +146,7 @@ def predict(
             output,
             task,
             recipe=recipe,
-            overlays=not no_pictures,
+            overlays=not (no_overlays or no_pictures),
             coco=coco,
             overwrite=overwrite,
             views=parse_views(tta, tta_sizes),

@@ -44,24 +44,24 @@ _NO_MODEL = (
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine"),
+    typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        help="Name (see: mask2former models), file, folder, or hf://owner/name.",
+        help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
         autocompletion=complete_model,
     ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="What an original .pkl or .pth is, for instance coco-panoptic/r50; see: mask2former models.",
+        help="The published model of an original .pkl or .pth file, for example coco-panoptic/r50.",
         autocompletion=complete_recipe,
     ),
 ]
@@ -71,8 +71,8 @@ ValueRange = Annotated[
     typer.Option(
         "--value-range",
         metavar="BLACK WHITE",
-        help="The values that become black and white in images that are not 8-bit, for instance 0 4095.",
-        show_default="as the model was trained, else by file",
+        help="For images that are not 8-bit: the values of black and white, for example 0 4095.",
+        show_default="as in training, or per file",
         rich_help_panel="Settings",
     ),
 ]

@@ -26,59 +26,69 @@ TrackingTask = Literal["panoptic", "instance"]
 
 
 def track(
-    source: Annotated[str, typer.Argument(help="A video, a folder of frames, or the number of a camera.")],
+    source: Annotated[str, typer.Argument(help="A video file, a folder of frames, or a camera number.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     model: Model = None,
     recipe: Recipe = None,
     task: Annotated[
-        TrackingTask | None, typer.Option("--task", "-t", help="Default: instance, if the model was trained for it.")
+        TrackingTask | None,
+        typer.Option("--task", "-t", help="What to track.", show_default="instance, if the model supports it"),
     ] = None,
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Start at this time, in seconds.")] = 0.0,
     end: Annotated[float | None, typer.Option(min=0, max=1e9, help="Stop at this time, in seconds.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Frames per second of a folder of frames.", show_default="30")
+        float | None, typer.Option(help="Frames per second, for a folder of frames.", show_default="30")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Do not draw X.mp4.")] = False,
     ytvis: Annotated[Path | None, typer.Option(help="Also write the tracks as a YouTube-VIS results file.")] = None,
-    video_id: Annotated[int, typer.Option(help="The clip's id in that file.")] = 1,
+    video_id: Annotated[int, typer.Option(help="Id of the video in the --ytvis file.")] = 1,
     window: Annotated[
         int | None,
         typer.Option(
-            help="Frames that the model sees at once; default: 1, or 8 for models of clips.", rich_help_panel="Settings"
+            help="Number of frames that the model sees at once.",
+            show_default="1, or 8 for video models",
+            rich_help_panel="Settings",
         ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="Frames from one window to the next; default: three quarters.", rich_help_panel="Settings"),
+        typer.Option(
+            help="Step between windows, in frames.",
+            show_default="three quarters of the window",
+            rich_help_panel="Settings",
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="The former name of --score-threshold for instances.", hidden=True),
     ] = None,
     max_lost: Annotated[
-        int | None, typer.Option(help="Frames after which an unseen track is forgotten.", rich_help_panel="Settings")
+        int | None,
+        typer.Option(help="End a track after this many frames without its object.", rich_help_panel="Settings"),
     ] = None,
     score_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Lowest class probability of an object or panoptic segment to keep, 0 to 1.",
+            help="Keep objects and panoptic segments with at least this score, 0 to 1.",
             show_default="the model's own",
             rich_help_panel="Settings",
         ),
     ] = None,
     short_edge: Annotated[
         int | None,
-        typer.Option(help="Resize the shorter side to this many pixels; 0 keeps the size.", rich_help_panel="Settings"),
+        typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
     ] = None,
     value_range: ValueRange = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
-    """Follow objects through a video of any length: X.mp4 with the tracks drawn on it, and X.json with all masks.
+    """Track objects through a video of any length.
 
-    Ctrl-C ends it after the frame in work; what was done can be played and read, and so can X.partial.mp4 and
-    X.partial.jsonl at any moment, also after a kill or on a full disk.
+    Writes X.mp4 with the tracks drawn on the video, and X.json with all masks.
+
+    Ctrl-C stops after the current frame and keeps all finished frames. While the command runs, and after a crash,
+    X.partial.mp4 and X.partial.jsonl hold what is finished; both can be opened at any time.
     """
     from mask2former.inference.track_files import track_files
 

@@ -18,15 +18,17 @@ __all__ = ["Tta", "TtaSizes", "parse_views"]
 Tta = Annotated[
     bool,
     typer.Option(
-        "--tta", help="Predict each image at several sizes, also mirrored; slower.", rich_help_panel="Settings"
+        "--tta",
+        help="Test-time augmentation: average over sizes and mirrored images; slower.",
+        rich_help_panel="Settings",
     ),
 ]
 TtaSizes = Annotated[
     str | None,
     typer.Option(
         metavar="PX,PX,...",
-        help="The same with these shorter sides.",
-        show_default="semantic: those published, or 0.5 to 1.75 of its own; else its own",
+        help="Shorter sides for --tta, which it implies.",
+        show_default="semantic: as published, or 0.5 to 1.75 times the model's; others: the model's",
         rich_help_panel="Settings",
     ),
 ]

@@ -26,8 +26,8 @@ class FrameWriter(Protocol):
     def add(self, frame: TrackedFrame) -> None: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
 
 
 class GrowingDocument:

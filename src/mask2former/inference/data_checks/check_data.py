@@ -1,4 +1,4 @@
-"""One's own data before training, in one call: recognised, read completely, drawn, and a run proposed for it."""
+"""One's own data before training, in one call: recognised, read completely, drawn, and a run suggested for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DataCheck:
         report: figures and findings.
         notes: what was assumed, one sentence each.
         sheet: the contact sheet; None where it was not asked for, or nothing could be drawn.
-        reasons: for what the proposed run file says, one sentence each.
+        reasons: for what the suggested run file says, one sentence each.
     """
 
     dataset: DatasetConfig
@@ -54,7 +54,7 @@ def check_data(
     root: str | Path | None = None,
     num_queries: int | None = None,
     sheet: str | Path | None = None,
-    propose: str | Path | None = None,
+    suggest: str | Path | None = None,
     json: str | Path | None = None,
     num_workers: int | None = None,
     progress: Progress = silent,
@@ -69,7 +69,7 @@ def check_data(
         root: the folder that holds the published data sets.
         num_queries: of the model to be trained; by default that of the run, or 100.
         sheet: draw annotated images on a contact sheet, a PNG file.
-        propose: also write a run file to start from.
+        suggest: also write a run file to start from.
         json: also write all figures here.
         num_workers: processes that read; by default as the machine has processors.
         progress: told the split, and how many images of how many are read.
@@ -78,19 +78,19 @@ def check_data(
         RequestError: nothing of this kind, arguments that do not go together, or a file that cannot be written. What is
             wrong with the data is no error, but among the findings of the report.
     """
-    for path in (sheet, propose, json):
+    for path in (sheet, suggest, json):
         if path is not None:
             check_file(Path(path))
     source = data if isinstance(data, str | Path) else type(data).__name__
-    if propose is not None and os.path.exists(propose) and Path(propose).resolve() == Path(source).resolve():
+    if suggest is not None and os.path.exists(suggest) and Path(suggest).resolve() == Path(source).resolve():
         raise OptionError(
-            lambda name: f"{name('propose')} would overwrite '{source}', which is to be checked; name another file"
+            lambda name: f"{name('suggest')} would overwrite '{source}', which is to be checked; name another file"
         )
     dataset, run, notes = _recognised(data, places, root)
-    if propose is not None and isinstance(dataset, ClipSampling):
+    if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (
-                f"{name('propose')} makes run files for images; for clips start from 'mask2former recipe "
+                f"{name('suggest')} makes run files for images; for clips start from 'mask2former recipe "
                 "ytvis2019-instance/r50'"
             )
         )
@@ -121,11 +121,11 @@ def check_data(
     if json is not None:
         write_json(json, {"data": str(source), "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
     done = DataCheck(dataset, report, tuple(notes), Path(sheet) if sheet is not None and drawn is not None else None)
-    if propose is None:
+    if suggest is None:
         return done
     proposed, reasons = propose_run(dataset, report)
     text = run_file_of(proposed, reasons, str(source))
-    write_whole(Path(propose), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(Path(suggest), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return replace(done, reasons=tuple(reasons))
 
 
