@@ -326,7 +326,7 @@ _OF_CLIPS = ("max_detections", "area_limits")
 
 def evaluate(
     model: ModelSource,
-    data: DataSource | DatasetConfig | Samples | str = "scenes",
+    data: DataSource | DatasetConfig | Samples | str | Path = "scenes",
     tasks: Task | Sequence[Task] = (),
     metrics: EvaluationConfig | None = None,
     *,
@@ -369,6 +369,7 @@ def evaluate(
             written then.
         FailedError: an image or clip could not be predicted, for instance for want of memory.
     """
+    data = str(data) if isinstance(data, Path) else data
     source = data if isinstance(data, DataSource) else DataSource(data) if _is_named(data) else DataSource()
     _check_outputs(json, results, report, [*source.files(), *([model] if isinstance(model, str | Path) else [])])
 
@@ -378,7 +379,7 @@ def evaluate(
 
     asked = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
-    group_of = source.groups()
+    group_of = None
     with collect_notes() as found, contextlib.ExitStack() as stack:
         if data is source or _is_named(data):
             opened = source.open(lambda: predictor().settings.default_task)
@@ -389,6 +390,7 @@ def evaluate(
             chosen = _clip_tasks(samples, asked)
             _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
         else:
+            group_of = source.groups()
             chosen = _image_tasks(predictor(), samples, asked)
             if results is not None and (shared := id_findings(samples, source.split, source.limit)):
                 raise _shared_ids(shared[0])
