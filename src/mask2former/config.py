@@ -8,6 +8,8 @@ these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -19,7 +21,7 @@ from pydantic import (
 )
 
 from mask2former import limits
-from mask2former.documents import parse_yaml
+from mask2former.documents import parse_yaml, read_yaml
 from mask2former.errors import RequestError
 from mask2former.text import printable, quoted
 
@@ -72,6 +74,7 @@ __all__ = [
     "apply_overrides",
     "leaves",
     "parse",
+    "read_run_file",
 ]
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -729,7 +732,7 @@ def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
@@ -753,3 +756,15 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             node = node[name]
         node[leaf] = value
     return result
+
+
+def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of them.
+
+    Raises:
+        RequestError: the file cannot be read as YAML, or an override has the wrong form.
+    """
+    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
+    if not isinstance(values, dict):
+        raise RequestError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+    return apply_overrides(values, overrides)

@@ -34,9 +34,9 @@ from mask2former.inference.evaluate import (
     predict_case,
 )
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.results_io.coco import ResultsFile
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.truths import InstanceTruth
 

@@ -124,7 +124,7 @@ def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
 def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture, _ = _fluorescence(seed=1)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-pictures"]
+    common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-overlays"]
     for name, options in {"stored": [], "others": ["--tile", "100"], "none": ["--tile", "0"]}.items():
         assert main([*common, "--model", "nuclei", "-o", str(tmp_path / name), *options]) == 0
     settings = {

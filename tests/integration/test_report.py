@@ -379,7 +379,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, str(GUIDE), "exec"), {})
-    assert "Eight scenes" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "scenes-tiny" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_sizes_in_the_guide_are_those_that_are_taken() -> None:

@@ -1,7 +1,7 @@
 """The mean of trainings that started from the same weights: one model, as fast as each (Wortsman et al., ICML 2022).
 
 Trainings of one start, with other seeds or rates, end in the same valley, and the middle of it is often better than its
-rim. Knows no files.
+rim.
 """
 
 from __future__ import annotations
@@ -9,16 +9,40 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mask2former.checkpoints import from_pretrained
+from mask2former.checkpoints.convert.writing import check_place, write
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import listed
 
-__all__ = ["average", "check", "likeness"]
+__all__ = ["average", "average_files", "check", "likeness"]
+
+
+def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
+    """Write the mean of several models; what ``mask2former average`` does.
+
+    Args:
+        sources: names, files or folders of at least two models.
+        path: what to write: a ``.safetensors`` file or a folder; must not be there yet.
+
+    Returns:
+        The least cosine of the weights of two of them; below 0.9 they hardly come from one start (:func:`likeness`).
+
+    Raises:
+        RequestError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
+    """
+    check_place(Path(path), "ours")
+    models, names = [from_pretrained(source) for source in sources], [str(source) for source in sources]
+    check(models, names)
+    alike = likeness(models)
+    write(average(models, names), Path(path), "ours")
+    return alike
 
 
 def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:

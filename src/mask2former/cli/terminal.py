@@ -19,7 +19,7 @@ from mask2former.text import printable, terminal_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress
 
 __all__ = ["filtered", "make_console", "progress_bar", "say", "say_document", "silence_stdout"]
 
@@ -65,13 +65,17 @@ def make_console() -> Console:
     return Plain()
 
 
-def progress_bar(console: Console, *, of_bytes: bool = False) -> Progress:
-    """A bar that vanishes when done; nothing where the output is no terminal."""
+def progress_bar(console: Console) -> Progress:
+    """A bar that vanishes when done; nothing where the output is no terminal.
+
+    Tasks with the field ``of_bytes`` show bytes and their rate, others a count.
+    """
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         Task,
         TextColumn,
         TimeRemainingColumn,
@@ -83,8 +87,15 @@ def progress_bar(console: Console, *, of_bytes: bool = False) -> Progress:
         def render(self, task: Task) -> Text:
             return Text(printable(task.description, _CELL))
 
-    amounts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [MofNCompleteColumn()]
-    columns = [Description(""), BarColumn(), *amounts, TimeRemainingColumn()]
+    class Amount(ProgressColumn):
+        counted, loaded, rate = MofNCompleteColumn(), DownloadColumn(), TransferSpeedColumn()
+
+        def render(self, task: Task) -> Text:
+            if not task.fields.get("of_bytes"):
+                return self.counted.render(task)
+            return Text(" ").join([self.loaded.render(task), self.rate.render(task)])
+
+    columns = [Description(""), BarColumn(), Amount(), TimeRemainingColumn()]
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 

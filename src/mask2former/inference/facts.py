@@ -1,11 +1,14 @@
-"""What a checkpoint is, in words: for people who have a file and want to know what it can do."""
+"""What a checkpoint is, and which there are: for people who want to know what they can do."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +22,9 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ModelInfo
 from mask2former.text import listed, printable
 
-__all__ = ["checkpoint_facts"]
+__all__ = ["checkpoint_facts", "known_models"]
+
+_LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those that started from drawn scenes
 
 _OWN = "parts of its own, made in Python: from_pretrained(..., model=model)"
 
@@ -149,3 +154,74 @@ def _same(recipe: recipes.Recipe, info: ModelInfo) -> bool:
         and recipe.model.inference.tasks == info.tasks
         and original.recipe_categories(recipe.slug).names == info.known_categories.names
     )
+
+
+# --- all models ------------------------------------------------------------------------------------------------------
+
+
+def known_models(
+    task: str | None = None, data: str | None = None, *, commercial: bool = False, cached: bool = False
+) -> list[dict[str, Any]]:
+    """Facts of the models that load by name: packaged ones first, then published ones; ready for JSON.
+
+    Args:
+        task: only those trained for it; ``video`` is one, too.
+        data: only those trained on it, for instance ``coco``.
+        commercial: only those whose licence permits commercial use.
+        cached: only those that need no download.
+
+    Raises:
+        RequestError: no model was trained on such data.
+    """
+    known = _packaged() + _published()
+    families = sorted({_family(entry) for entry in known})
+    if data is not None and data not in families:
+        raise RequestError(f"no models of data '{data}'; there are: {', '.join(families)}")
+    return [
+        entry
+        for entry in known
+        if (task is None or entry["task"].startswith(task))
+        and data in (None, _family(entry))
+        and (entry["licence"]["commercial"] or not commercial)
+        and (entry["path"] is not None or not cached)
+    ]
+
+
+def _family(entry: dict[str, Any]) -> str:
+    """``coco`` of ``coco-panoptic/r50``."""
+    return re.split("[-/]", entry["name"])[0]
+
+
+def _packaged() -> list[dict[str, Any]]:
+    """Facts of the models that come with the package, under its own licence."""
+    rows = []
+    for name in checkpoints.packaged_names():
+        opened = checkpoints.open_checkpoint(name)
+        architecture = opened.info.known_architecture
+        backbone = architecture.backbone
+        rows.append(
+            {
+                "name": name,
+                "task": opened.info.inference.default_task,
+                "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
+                "backbone": backbone.model if backbone.name == "timm" else "Swin",
+                "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
+                "queries": architecture.transformer_decoder.num_queries,
+                "metrics": dict(opened.info.metrics),
+                "licence": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
+                "num_bytes": Path(opened.source).stat().st_size,
+                "path": opened.source,
+                "url": None,
+            }
+        )
+    return rows
+
+
+def _published() -> list[dict[str, Any]]:
+    rows = []
+    for entry in checkpoints.current_zoo().values():
+        row = {key: value for key, value in asdict(entry).items() if key not in ("file", "md5_prefix")}
+        is_here = entry.path.is_file()
+        size = entry.path.stat().st_size if is_here else entry.num_bytes
+        rows.append({**row, "num_bytes": size, "path": str(entry.path) if is_here else None})
+    return rows

@@ -18,9 +18,9 @@ from mask2former.errors import RequestError
 from mask2former.evaluation.video import VideoInstanceEvaluator
 from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import TracksFile, result_writer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io import TracksFile, result_writer
 from mask2former.structures import Categories, VideoInstances
 from mask2former.structures.truths import ClipTruth
 
