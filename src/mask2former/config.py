@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,7 @@ from mask2former.text import printable, quoted
 __all__ = [
     "Ade20kConfig",
     "Ade20kFullConfig",
+    "ArchitectureConfig",
     "AugmentationConfig",
     "BackboneConfig",
     "CityscapesConfig",
@@ -261,24 +262,36 @@ class InferenceConfig(_Strict):
         return next(task for task in order if task in self.tasks)
 
 
-class ModelConfig(_Strict):
-    """Architecture and inference settings; what a checkpoint carries."""
+class ArchitectureConfig(_Strict):
+    """What a model is built from."""
 
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
     transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
-    inference: InferenceConfig = InferenceConfig()
-    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
-    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
 
     @model_validator(mode="after")
-    def _same_dim(self) -> ModelConfig:
+    def _same_dim(self) -> Self:
         if self.pixel_decoder.dim != self.transformer_decoder.dim:
             raise ValueError(
                 f"pixel_decoder.dim {self.pixel_decoder.dim} and transformer_decoder.dim "
                 f"{self.transformer_decoder.dim} must be equal"
             )
         return self
+
+
+class ModelConfig(ArchitectureConfig):
+    """The model of a run: its architecture, its inference settings, and what its training starts from."""
+
+    inference: InferenceConfig = InferenceConfig()
+    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
+    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
+
+    @property
+    def architecture(self) -> ArchitectureConfig:
+        """The part of it that weights depend on."""
+        return ArchitectureConfig(
+            backbone=self.backbone, pixel_decoder=self.pixel_decoder, transformer_decoder=self.transformer_decoder
+        )
 
 
 # --- training --------------------------------------------------------------------------------------------------------

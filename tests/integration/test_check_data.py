@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -548,7 +549,7 @@ def test_prepare_says_what_was_made_and_what_is_not_there(tmp_path: Path, capsys
         assert f"semantic label maps, validation: {made} made, {there} already there; subset: 1 of 2000" in out
         assert "note: training is not there" in out
     assert main(["prepare", "voc"]) == 2
-    assert "there are: coco, ade20k" in capsys.readouterr().err
+    assert "there are: ade20k" in capsys.readouterr().err
     assert main(["prepare", "cityscapes", "--data-root", str(tmp_path)]) == 2
     assert "gtFine_trainvaltest.zip" in capsys.readouterr().err
 
@@ -570,10 +571,40 @@ def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
     picture(tmp_path / "pool" / "a.png", 7)
     words = ["check-data", str(file), "--images", str(tmp_path / "train"), "--sheet", str(tmp_path / "sheet.png")]
     assert main(words) == 1
-    assert "for check-data: --allow-outside" in capsys.readouterr().out
+    assert "for check-data and evaluate: --allow-outside" in capsys.readouterr().out
     assert main([*words, "--allow-outside", "--propose", str(proposal)]) == 0  # the former name of --suggest
     assert "--propose is called --suggest now" in capsys.readouterr().err
     assert yaml.safe_load(proposal.read_text("utf-8"))["data"]["dataset"]["allow_outside"] is True
     capsys.readouterr()
     assert main(["check-data", str(label_folder(tmp_path / "maps")), "--allow-outside"]) == 2
     assert "--allow-outside is for annotations" in capsys.readouterr().err
+    words = ["evaluate", "nuclei", "--annotations", str(file), "--images", str(tmp_path / "train")]
+    assert main(words) == 2
+    assert "allow_outside=true" in capsys.readouterr().err
+    assert main([*words, "--allow-outside"]) == 2  # which reads them, and comes to the classes
+    assert "the classes of the model (1) and of the data" in capsys.readouterr().err
+    assert main(["evaluate", "nuclei", "--allow-outside"]) == 2
+    assert "--allow-outside is for annotations" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_proposed_the_faults_are_summed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forget_images(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["file_name"] = f"lost-{image['file_name']}"
+
+    file = coco(tmp_path, forget_images)
+    words = ["--images", str(tmp_path / "train"), "--propose", str(tmp_path / "run.yaml")]
+    assert main(["check-data", str(file), *words]) == 1
+    err = capsys.readouterr().err
+    assert "mend what is called broken above" in err
+    assert "no run can be proposed" not in err
+
+
+def test_annotations_in_an_archive_are_to_be_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("train.json", "{}")
+    for path in ("all.zip", "all.zip/train.json"):
+        assert main(["check-data", str(tmp_path / path)]) == 2
+        assert "only images and label maps are read here; unpack the annotations" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,8 @@ def test_evaluate_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     for part in PARTS:
         assert re.search(f"^note: .*{part}", printed, re.MULTILINE), printed
-    assert predictor.model.config is not None
-    inference = predictor.model.config.inference.model_copy(update={"value_range": (0.0, 4095.0)})
-    predictor.model.config = predictor.model.config.model_copy(update={"inference": inference})
+    info = predictor.model.info
+    predictor.model.info = replace(info, inference=info.inference.model_copy(update={"value_range": (0.0, 4095.0)}))
     checkpoints.save(predictor.model, tmp_path / "ranged.safetensors")
     assert main([*command, str(tmp_path / "ranged.safetensors")]) == 0
     assert "10 bits" not in capsys.readouterr().out

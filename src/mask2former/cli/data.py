@@ -114,7 +114,7 @@ def check_data(
         say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
     if checked.sheet is not None:
         say(f"Contact sheet: {checked.sheet}")
-    if suggest is not None:
+    if checked.reasons:
         for reason in checked.reasons:
             say(f"suggested: {reason}")
         say(f"Run file: {suggest}   (mask2former train {suggest})")
@@ -184,7 +184,7 @@ def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="coco, ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
+        str, typer.Argument(metavar="DATASET", help="ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
     ],
     data_root: Annotated[
         Path | None,

@@ -57,6 +57,13 @@ def evaluate(
             help="Your own clips with panoptic ground truth (VIPSeg format): the folder of PNG files.",
         ),
     ] = None,
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside",
+            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
+        ),
+    ] = False,
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,7 +169,19 @@ def evaluate(
     with working(console, lambda: "nothing was written") as tell:
         report = measure(
             model,
-            DataSource(data, data_root, annotations, images, segments, split, seed, size, limit, by),
+            DataSource(
+                data,
+                data_root,
+                annotations,
+                images,
+                segments,
+                split,
+                seed,
+                size,
+                limit,
+                by,
+                allow_outside=allow_outside,
+            ),
             [name for entry in tasks or () for name in entry.split(",")],  # pyright: ignore[reportArgumentType]
             parse(EvaluationConfig, given, "evaluate"),
             views=parse_views(tta, tta_sizes),

@@ -10,13 +10,12 @@ import contextlib
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mask2former.text import printable
+from mask2former.text import printable, terminal_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["filtered", "make_console", "progress_bar", "say", "say_document", "silence_stdout"]
 
-_LINE = 10_000  # characters of a line; the longest of ours lists ten paths
-_LONG_WORD = re.compile(r"(\S{500})\S+")  # no path, or none that anybody reads to its end
 _COLUMNS = 2000  # that a terminal may have
 _CELL = 200  # characters of a cell of a table, and of what a bar is about
 
@@ -39,7 +36,7 @@ def say(line: str, *, error: bool = False, console: Console | None = None, style
         console: above its progress bar, in ``style``.
         style: in rich's words, for instance ``bold``; where it is no terminal it does not count.
     """
-    line = _LONG_WORD.sub("\\1\N{HORIZONTAL ELLIPSIS}", printable(line, _LINE, spaces=True))
+    line = terminal_line(line)
     if console is None:
         print(line, file=sys.stderr if error else sys.stdout)
         return

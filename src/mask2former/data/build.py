@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -26,7 +26,6 @@ from mask2former.config import (
     MaskFoldersConfig,
     SceneClipsConfig,
     ScenesConfig,
-    Task,
     YoloConfig,
     YouTubeVISConfig,
 )
@@ -34,18 +33,18 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet, ClipTrainingSet
 from mask2former.data.datasets import official
 from mask2former.data.datasets.class_names import read_names
-from mask2former.data.datasets.coco import CocoInstances, read_categories
-from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles, read_panoptic_categories
+from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.label_folder import LabelFolder
-from mask2former.data.datasets.mask_folders import OBJECT_CATEGORIES, MaskFolders
+from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
-from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import ValueRange
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw
-from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
+from mask2former.data.scenes import SceneClips, Scenes
 from mask2former.data.transforms import (
     Augmentation,
     Geometry,
@@ -66,27 +65,9 @@ __all__ = [
     "build_clips",
     "build_pictures",
     "build_training_set",
-    "categories_of",
 ]
 
 SetT = TypeVar("SetT", bound=AnnotatedSet | ClipSet)
-
-
-def categories_of(config: DatasetConfig) -> Categories:
-    """The class list of a data set, without reading its pictures.
-
-    Raises:
-        RequestError: the annotation file that has it cannot be read.
-    """
-    if isinstance(config, SceneClipsConfig):
-        return SCENE_CATEGORIES
-    if isinstance(config, YouTubeVISConfig):
-        return Categories.load(f"ytvis_{config.year}")
-    if isinstance(config, ClipsConfig):
-        return read_clip_categories(config.train[0].annotations)
-    if isinstance(config, MaskFoldersConfig):
-        return OBJECT_CATEGORIES
-    return _PICTURES[type(config)].categories(config)
 
 
 def build_pictures(
@@ -103,7 +84,7 @@ def build_pictures(
     if isinstance(config, ClipSampling):
         raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
     with collect_notes() as found:
-        samples = _PICTURES[type(config)].build(config, split, keep_empty)
+        samples = _PICTURES[type(config)](config, split, keep_empty)
     return _read_as(samples, config, value_range, found)
 
 
@@ -115,13 +96,6 @@ def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | Non
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
     return samples
-
-
-class _Pictures(NamedTuple):
-    """How the configuration of a data set of pictures is answered."""
-
-    categories: Callable[[Any], Categories]
-    build: Callable[[Any, Split, bool], AnnotatedSet]  # configuration, split, whether to keep pictures without objects
 
 
 def _scenes(config: ScenesConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
@@ -175,43 +149,20 @@ def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
     )
 
 
-def _of_task(categories: Categories, task: Task) -> Categories:
-    return categories.things() if task == "instance" else categories
-
-
-_PICTURES: dict[type, _Pictures] = {
-    ScenesConfig: _Pictures(lambda config: SCENE_CATEGORIES, _scenes),
-    CocoInstanceConfig: _Pictures(lambda config: read_categories(config.train[0].annotations), _coco_instances),
-    CocoPanopticConfig: _Pictures(
-        lambda config: _of_task(read_panoptic_categories(config.train[0].annotations), config.task), _coco_panoptic
-    ),
-    LabelFolderConfig: _Pictures(lambda config: read_names(config.names), _label_folder),
-    YoloConfig: _Pictures(lambda config: read_yolo(config.data).categories, _yolo),
-    CocoConfig: _Pictures(
-        lambda config: Categories.load("coco_instance" if config.task == "instance" else "coco_panoptic"),
-        lambda config, split, keep_empty: official.coco(config.root, split, config.task, keep_empty=keep_empty),
-    ),
-    CocoStuff10kConfig: _Pictures(
-        lambda config: Categories.load("coco_stuff_10k_171"),
-        lambda config, split, keep_empty: official.coco_stuff_10k(config.root, split),
-    ),
-    Ade20kConfig: _Pictures(
-        lambda config: Categories.load("ade20k_instance_100" if config.task == "instance" else "ade20k_150"),
-        lambda config, split, keep_empty: official.ade20k(config.root, split, config.task, keep_empty=keep_empty),
-    ),
-    Ade20kFullConfig: _Pictures(
-        lambda config: Categories.load("ade20k_full_847"),
-        lambda config, split, keep_empty: official.ade20k_full(config.root, split),
-    ),
-    CityscapesConfig: _Pictures(
-        lambda config: _of_task(Categories.load("cityscapes"), config.task),
-        lambda config, split, keep_empty: official.cityscapes(config.root, split, config.task, keep_empty=keep_empty),
-    ),
-    MapillaryVistasConfig: _Pictures(
-        lambda config: Categories.load("mapillary_vistas_v1.2"),
-        lambda config, split, keep_empty: official.mapillary_vistas(
-            config.root, split, config.task, keep_empty=keep_empty
-        ),
+# What opens a data set of images: from its configuration, the split, and whether to keep images without objects.
+_PICTURES: dict[type, Callable[[Any, Split, bool], AnnotatedSet]] = {
+    ScenesConfig: _scenes,
+    CocoInstanceConfig: _coco_instances,
+    CocoPanopticConfig: _coco_panoptic,
+    LabelFolderConfig: _label_folder,
+    YoloConfig: _yolo,
+    CocoConfig: lambda config, split, keep: official.coco(config.root, split, config.task, keep_empty=keep),
+    CocoStuff10kConfig: lambda config, split, keep: official.coco_stuff_10k(config.root, split),
+    Ade20kConfig: lambda config, split, keep: official.ade20k(config.root, split, config.task, keep_empty=keep),
+    Ade20kFullConfig: lambda config, split, keep: official.ade20k_full(config.root, split),
+    CityscapesConfig: lambda config, split, keep: official.cityscapes(config.root, split, config.task, keep_empty=keep),
+    MapillaryVistasConfig: lambda config, split, keep: official.mapillary_vistas(
+        config.root, split, config.task, keep_empty=keep
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from mask2former.config import (
     DataConfig,
     DatasetConfig,
     EvaluationConfig,
+    NamedFilesConfig,
     OfficialConfig,
     RunConfig,
     Task,
@@ -31,7 +33,7 @@ from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
 from mask2former.data.scenes import SceneClips, Scenes
 from mask2former.errors import OptionError, RequestError
 
-__all__ = ["DataSource", "OpenedData", "dataset_by_name"]
+__all__ = ["DataSource", "OpenedData", "dataset_by_name", "reading_outside"]
 
 _FIRST_SCENE = 1_000_000  # of those for validation
 _SCENE_SIDE = 128  # pixels
@@ -74,6 +76,7 @@ class DataSource:
         size: side of scenes in pixels.
         limit: only the first so many images or clips.
         by: a key of the images of ``annotations`` whose values make groups, for instance ``modality``.
+        allow_outside: whether names of files in annotations and lists may lead out of their folder.
     """
 
     data: str | DatasetConfig | None = None
@@ -86,6 +89,7 @@ class DataSource:
     size: int | None = None
     limit: int | None = None
     by: str | None = None
+    allow_outside: bool = False
 
     def check(self) -> None:
         """Refuse two names for the data, and half of one.
@@ -120,6 +124,14 @@ class DataSource:
             if getattr(self, about) is not None and not is_drawn:
                 raise OptionError(lambda name, about=about: f"{name(about)} is about scenes, not about {subject}")
 
+        names_files = not os.path.isdir(self.annotations) if self.annotations is not None else not is_drawn
+        if self.allow_outside and not names_files:
+            raise OptionError(
+                lambda name: (
+                    f"{name('allow_outside')} is for annotations that name files; {subject or 'scenes'} has none"
+                )
+            )
+
     def files(self) -> list[str | Path]:
         """What is read, as far as it is named: nothing of it may be written."""
         named = (self.data, self.annotations, self.images, self.segments)
@@ -147,6 +159,7 @@ class DataSource:
             clips = SceneClips(self.size or _SCENE_SIDE, _CLIP_FRAMES, first, self.limit or _SCENE_CLIPS)
             return OpenedData(samples=clips, record=record, as_drawn=True)
         config, evaluation = self._configuration(default_task)
+        config = reading_outside(config, str(self.data)) if self.allow_outside else config
         if isinstance(config, ClipSampling):
             clips = build_clips(config, self.split)  # pyright: ignore[reportArgumentType]  (all kinds but its base)
             return OpenedData(samples=clips, record=record, evaluation=evaluation)
@@ -169,7 +182,10 @@ class DataSource:
         record: dict[str, Any] = {"data": str(annotations), "split": self.split, "images": str(images)}
         if self.segments is not None:
             record["segments"] = str(self.segments)
-            return OpenedData(samples=VideoPanoptic(annotations, Path(self.segments), images), record=record)
+            return OpenedData(
+                samples=VideoPanoptic(annotations, Path(self.segments), images, allow_outside=self.allow_outside),
+                record=record,
+            )
         if is_video_panoptic(annotations):
             raise OptionError(
                 lambda name: (
@@ -179,9 +195,13 @@ class DataSource:
         if annotations.is_dir():
             return OpenedData(samples=MaskFolders(images, annotations), record=record)
         if is_youtube_vis(annotations):
-            return OpenedData(samples=YouTubeVIS([(annotations, images)]), record=record)
+            return OpenedData(
+                samples=YouTubeVIS([(annotations, images)], allow_outside=self.allow_outside), record=record
+            )
         record = {"data": "coco", "annotations": str(annotations), "images": str(images)}
-        return OpenedData(samples=CocoInstances([(annotations, images)]), record=record)
+        return OpenedData(
+            samples=CocoInstances([(annotations, images)], allow_outside=self.allow_outside), record=record
+        )
 
     def _configuration(self, default_task: Callable[[], Task]) -> tuple[DatasetConfig, EvaluationConfig | None]:
         if not isinstance(self.data, str):
@@ -229,6 +249,19 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
     elif task not in ("", "semantic"):
         raise RequestError(f"{typed} has labels for the task semantic only, not for {task}")
     return parse(DataConfig, {"dataset": values}, f"data {name}").dataset
+
+
+def reading_outside(dataset: DatasetConfig, source: str) -> DatasetConfig:
+    """The data set with leave to read what its files name outside of its folders.
+
+    Raises:
+        RequestError: nothing in it names files.
+    """
+    if not isinstance(dataset, NamedFilesConfig):
+        raise OptionError(
+            lambda name: f"{name('allow_outside')} is for annotations and lists that name files; {source} has none"
+        )
+    return dataset.model_copy(update={"allow_outside": True})
 
 
 def _refuse_root(name: str, root: Path | None) -> None:

@@ -44,7 +44,7 @@ from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.results import PanopticSegmentation, Segmentation
 from mask2former.structures.truths import with_classes
-from mask2former.text import quoted
+from mask2former.text import listed, quoted
 
 if TYPE_CHECKING:
     from mask2former.inference.highlights import Highlights
@@ -744,14 +744,16 @@ def match_classes(
     for side, names in (("model", [name for _, name in items]), ("data", list(data.names))):
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
-            raise RequestError(f"the {side} has several classes of one name: {_listed(twice)}; give each its own")
+            raise RequestError(
+                f"the {side} has several classes of one name: {listed(twice, 5, show=quoted)}; give each its own"
+            )
     known = {name: index for index, name in items}
     in_data = frozenset(data.names)
     only_model = [name for name in known if name not in in_data]
     only_data = [name for name in data.names if name not in known]
     if only_data or (only_model and notes is None):
-        sides = [f"only the model has {_listed(only_model)}"] if only_model else []
-        sides += [f"only the data has {_listed(only_data)}"] if only_data else []
+        sides = [f"only the model has {listed(only_model, 5, show=quoted)}"] if only_model else []
+        sides += [f"only the data has {listed(only_data, 5, show=quoted)}"] if only_data else []
         raise RequestError(
             f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
             "evaluate on data with the classes that the model was trained for"
@@ -759,11 +761,6 @@ def match_classes(
     if only_model and notes is not None:
         notes.append(
             f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
-            f"{_listed(only_model)}; predictions of them count as wrong in PQ and mIoU"
+            f"{listed(only_model, 5, show=quoted)}; predictions of them count as wrong in PQ and mIoU"
         )
     return np.array([known[name] for name in data.names], dtype=np.int64)
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(quoted(name) for name in names[:most]) + more

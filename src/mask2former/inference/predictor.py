@@ -86,13 +86,8 @@ class Predictor:
         dtype: str | torch.dtype | None = None,
         settings: InferenceConfig | None = None,
     ) -> None:
-        if model.categories is None:
-            raise RequestError(
-                "the model has no class names: set model.categories = Categories.from_names([...]) first"
-            )
-        stored = model.config.inference if model.config else InferenceConfig()
-        self.categories: Categories = model.categories
-        self.settings = settings or stored
+        self.categories: Categories = model.info.known_categories
+        self.settings = settings or model.info.inference
         self.device = choose_device(device)
         self._bytes_per_pixel: float | None = None  # that the model takes on a CPU; measured when it matters
         self.model = model.to(device=self.device, dtype=choose_dtype(dtype)).eval()
@@ -107,6 +102,7 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         *,
+        model: Mask2Former | None = None,
         quiet: bool = False,
         **overrides: Any,
     ) -> Predictor:
@@ -119,6 +115,7 @@ class Predictor:
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             device: see the class.
             dtype: see the class.
+            model: gets the weights instead of one that is built; for models with parts of one's own.
             quiet: for drawn scenes, where that needs no saying.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks.
@@ -131,7 +128,7 @@ class Predictor:
         windows = bool(overrides.get("tile") or overrides.get("diameter"))  # those of the model are not known yet
         known = InferenceConfig(tasks=("instance",), tile=64) if windows else InferenceConfig(tasks=("panoptic",))
         _override(known, overrides)
-        predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
+        predictor = cls(checkpoints.from_pretrained(source, recipe, model), chosen_device, chosen_dtype)
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(

@@ -48,8 +48,7 @@ def choose_tracking(
     if chosen not in get_args(TrackingTask):
         raise RequestError(f"the task '{chosen}' has no tracks; expected {' or '.join(get_args(TrackingTask))}")
     predictor.choose_tasks(chosen)
-    config = predictor.model.config
-    is_clip_model = config is not None and config.transformer_decoder.position_encoding == "3d"
+    is_clip_model = getattr(predictor.model.transformer_decoder, "temporal", False)
     window = tracking.window or (_CLIP_WINDOW if is_clip_model else 1)
     stride = tracking.stride or max(1, 3 * window // 4)
     if stride > window:

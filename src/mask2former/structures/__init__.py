@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mask2former.structures.categories import Categories, Category
     from mask2former.structures.clips import VideoInstances
+    from mask2former.structures.model_info import ModelInfo
     from mask2former.structures.outputs import MaskOutput
     from mask2former.structures.results import (
         Instances,
@@ -29,6 +30,7 @@ __all__ = [
     "ImageBatch",
     "Instances",
     "MaskOutput",
+    "ModelInfo",
     "PanopticSegmentation",
     "Sample",
     "Segment",
@@ -45,6 +47,7 @@ _HOME = {
     "ImageBatch": "samples",
     "Instances": "results",
     "MaskOutput": "outputs",
+    "ModelInfo": "model_info",
     "PanopticSegmentation": "results",
     "Sample": "samples",
     "Segment": "results",

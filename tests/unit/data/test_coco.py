@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mask2former.data.build import TrainingSet
-from mask2former.data.datasets import CocoInstances, read_categories
+from mask2former.data.datasets import CocoInstances
 from mask2former.data.sampling import Draw
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
@@ -600,10 +600,10 @@ def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(RequestError, match=r"a\.json"):
         CocoInstances([(tmp_path / "a.json", tmp_path)])
     with pytest.raises(RequestError, match="no annotation file"):
-        read_categories(tmp_path / "b.json")
+        CocoInstances([(tmp_path / "b.json", tmp_path)])
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(RequestError, match=r"c\.json"):
-        read_categories(tmp_path / "c.json")
+        CocoInstances([(tmp_path / "c.json", tmp_path)])
     with pytest.raises(RequestError, match="no annotation files given"):
         CocoInstances([])
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -333,10 +334,9 @@ def test_a_picture_of_one_window_is_answered_as_a_whole(predictor: Predictor) ->
 def test_windows_are_a_setting_of_a_call_and_of_loading(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = predictor.model.config  # of all tests of this folder
-    assert config is not None
+    info = predictor.model.info  # of all tests of this folder
     settings = InferenceConfig(tasks=("instance",), short_edge=64, instance_threshold=0)
-    monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": settings}))
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=settings))
     checkpoints.save(predictor.model, tmp_path / "m.safetensors")
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -350,7 +350,7 @@ def test_windows_are_a_setting_of_a_call_and_of_loading(
     with pytest.raises(RequestError, match="exclusive is for pictures"):
         loaded.track([image], tile=0, exclusive=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
-    monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": through}))
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))
     with pytest.raises(RequestError, match="transformers cannot look"):
         write(predictor.model, tmp_path / "folder", "huggingface")
 

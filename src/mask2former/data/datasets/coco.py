@@ -33,7 +33,6 @@ from mask2former.data.datasets.annotation_files import (
     polygons_of,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
     stuff_remark,
@@ -49,9 +48,9 @@ from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import InstanceTruth, Truth
-from mask2former.text import quoted
+from mask2former.text import quoted, shown
 
-__all__ = ["CocoInstances", "read_categories"]
+__all__ = ["CocoInstances"]
 
 Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 
@@ -69,18 +68,6 @@ def _found(path: str | os.PathLike[str] | File) -> File:
     if isinstance(path, (str, os.PathLike)):
         return find_file(path) or Path(path)
     return path
-
-
-def read_categories(path: str | os.PathLike[str] | File) -> Categories:
-    """The class list of a file, in its order; ids may have gaps and be of any size.
-
-    Classes are things unless ``isthing`` says otherwise; colours are made up where the file has none.
-
-    Raises:
-        RequestError: no such file, another format, no categories, or ids that are no numbers or are given twice.
-    """
-    file = _found(path)
-    return categories_in(read_annotations(file, _KEYS, _FORM), file)
 
 
 # --- the index -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from mask2former.data.datasets.annotation_files import (
     number,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
 )
@@ -42,9 +41,9 @@ from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import PanopticTruth, Truth
-from mask2former.text import quoted
+from mask2former.text import quoted, shown
 
-__all__ = ["CocoPanoptic", "PanopticFiles", "read_panoptic_categories"]
+__all__ = ["CocoPanoptic", "PanopticFiles"]
 
 _KEYS = ("annotations", "categories")
 _FORM = "COCO's panoptic"
@@ -79,16 +78,6 @@ def _found(path: Location | File) -> File:
     if file is None:
         raise RequestError(f"there is no annotation file '{os.fspath(path)}'; check the path")
     return file
-
-
-def read_panoptic_categories(path: Location | File) -> Categories:
-    """The class list of an annotation file, in its order.
-
-    Raises:
-        RequestError: no such file, another format, no categories, or ids that are no numbers or are given twice.
-    """
-    file = _found(path)
-    return categories_in(read_annotations(file, _KEYS, _FORM), file)
 
 
 class CocoPanoptic(SegmentReader):

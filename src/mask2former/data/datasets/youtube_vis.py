@@ -32,7 +32,6 @@ from mask2former.data.datasets.annotation_files import (
     polygons_of,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
     stuff_remark,
@@ -49,9 +48,9 @@ from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import ClipTruth
-from mask2former.text import quoted
+from mask2former.text import quoted, shown
 
-__all__ = ["YouTubeVIS", "is_youtube_vis", "read_clip_categories"]
+__all__ = ["YouTubeVIS", "is_youtube_vis"]
 
 Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 
@@ -106,16 +105,6 @@ def _categories(content: dict[str, Any], file: File) -> Categories:
     read = categories_in(content, file)
     # Parity: class indices follow the ids, whatever the order of the file.
     return Categories(tuple(sorted(read, key=lambda item: item.id)), read.ignore_label)
-
-
-def read_clip_categories(path: str | os.PathLike[str] | File) -> Categories:
-    """The class list of a file, by rising id; colours are made up where the file has none.
-
-    Raises:
-        RequestError: no such file, another format, or categories that are incomplete or given twice.
-    """
-    file = _found(path)
-    return _categories(_read(file), file)
 
 
 def _whole(value: Any) -> bool:

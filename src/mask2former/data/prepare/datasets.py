@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mask2former.data.datasets.official import data_root
 from mask2former.data.parallel import num_processors
-from mask2former.data.prepare import ade20k, ade20k_full, cityscapes, coco, coco_stuff_10k
+from mask2former.data.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k
 from mask2former.data.prepare.stages import Outcome, Plan, run_stage
 from mask2former.errors import RequestError
 from mask2former.progress import Progress, silent
@@ -15,7 +15,6 @@ from mask2former.progress import Progress, silent
 __all__ = ["dataset_names", "prepare"]
 
 _PLANS: dict[str, Callable[[Path], Plan]] = {
-    "coco": coco.plan,
     "ade20k": ade20k.plan,
     "ade20k-full": ade20k_full.plan,
     "cityscapes": cityscapes.plan,
@@ -34,7 +33,7 @@ def prepare(
     num_workers: int | None = 1,
     progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
-    """Make what the readers of a published data set need and the download does not have.
+    """Make what the readers of a published data set, or its official tools, need and the download does not have.
 
     What is done and whole is left as it is, so a stopped call goes on where it was.
 
@@ -52,7 +51,9 @@ def prepare(
         RequestError: an unknown name, nothing of the data set below ``root``, or a file that is broken.
     """
     if name not in _PLANS:
-        raise RequestError(f"no preparation for '{name}'; there are: {', '.join(_PLANS)}")
+        raise RequestError(
+            f"no preparation for '{name}'; there are: {', '.join(_PLANS)}; the other data sets are read as downloaded"
+        )
     plan = _PLANS[name](data_root(None if root is None else str(root)))
     workers = num_processors() if num_workers is None else num_workers
     return [run_stage(stage, workers, progress) for stage in plan.stages], plan.notes

@@ -10,8 +10,8 @@ from mask2former import checkpoints, recipes
 from mask2former.atomic import check_file, write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file
 from mask2former.checkpoints.start import with_settings_of
-from mask2former.config import ClipSampling, DatasetConfig, NamedFilesConfig, RunConfig
-from mask2former.data.sources import dataset_by_name
+from mask2former.config import ClipSampling, DatasetConfig, RunConfig
+from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.errors import OptionError, RequestError
 from mask2former.inference.data_checks.check import DataReport, check_dataset, default_workers
 from mask2former.inference.data_checks.propose import propose as propose_run
@@ -21,6 +21,7 @@ from mask2former.inference.data_checks.sheet import sheet as draw_sheet
 from mask2former.notes import collect_notes
 from mask2former.progress import Progress, silent
 from mask2former.results_io.json import write_json
+from mask2former.structures import ModelInfo
 
 __all__ = ["DataCheck", "check_data"]
 
@@ -95,11 +96,7 @@ def check_data(
             )
         )
     if allow_outside:
-        if not isinstance(dataset, NamedFilesConfig):
-            raise OptionError(
-                lambda name: f"{name('allow_outside')} is for annotations and lists that name files; {source} has none"
-            )
-        dataset = dataset.model_copy(update={"allow_outside": True})
+        dataset = reading_outside(dataset, str(source))
     value_range = None if run is None else run.model.inference.value_range
     queries = _QUERIES if run is None else run.model.transformer_decoder.num_queries
     with collect_notes():  # these are findings; reading a second time, to draw, would say them again
@@ -121,7 +118,9 @@ def check_data(
     if json is not None:
         write_json(json, {"data": str(source), "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
     done = DataCheck(dataset, report, tuple(notes), Path(sheet) if sheet is not None and drawn is not None else None)
-    if suggest is None:
+    train = report.splits.get("train")
+    # Where nothing can be suggested because the data are broken, what is broken is the last word.
+    if suggest is None or (report.is_broken and (train is None or not train.objects.any())):
         return done
     proposed, reasons = propose_run(dataset, report)
     text = run_file_of(proposed, reasons, str(source))
@@ -154,7 +153,7 @@ def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
     try:
         # The settings of a published model are known without its weights, which may have to be downloaded.
         is_published = init in recipes.recipe_names()
-        source = recipes.recipe(init).model if is_published else checkpoints.open_checkpoint(init).config
+        source = ModelInfo.of(recipes.recipe(init).model) if is_published else checkpoints.open_checkpoint(init).info
         return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
     except RequestError as error:
         return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]
