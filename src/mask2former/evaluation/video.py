@@ -7,13 +7,13 @@ predictions are made or where ground truth is stored.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from mask2former.errors import RequestError
+from mask2former.ops.sparse_masks import AnyTracks, common_pixels, frames_of
 from mask2former.structures import Categories, Target
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.truths import ClipTruth
@@ -46,25 +46,18 @@ class _Matched(NamedTuple):
     num_true: int
 
 
-def track_ious(first: Bool[np.ndarray, "D T H W"], second: Bool[np.ndarray, "G T H W"]) -> Float64[np.ndarray, "D G"]:
-    """Summed intersections over summed unions of all pairs of tracks; 0 where both are empty."""
-    assert first.shape[1:] == second.shape[1:], (first.shape, second.shape)
-    shared = np.zeros((len(first), len(second)))
-    for frame in range(first.shape[1]):  # float32 counts exactly up to 16 million pixels, and multiplies fast
-        one, other = (_flat(masks[:, frame]).astype(np.float32) for masks in (first, second))
-        shared += one @ other.T
-    sizes = [np.count_nonzero(_flat(masks), axis=1) for masks in (first, second)]
+def track_ious(first: AnyTracks, second: AnyTracks) -> Float64[np.ndarray, "D G"]:
+    """Summed intersections over summed unions of all pairs of tracks of one clip; 0 where both are empty."""
+    pairs = list(zip(frames_of(first), frames_of(second), strict=True))
+    shared = np.sum([common_pixels(*pair) for pair in pairs], axis=0, dtype=np.float64)
+    sizes = [np.sum([masks.areas for masks in frames], axis=0) for frames in zip(*pairs, strict=True)]
     union = sizes[0][:, None] + sizes[1][None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def _flat(masks: Bool[np.ndarray, "N ..."]) -> Bool[np.ndarray, "N V"]:
-    return masks.reshape(len(masks), math.prod(masks.shape[1:]))  # also where there is none
-
-
-def track_areas(masks: Bool[np.ndarray, "N T H W"]) -> Float64[np.ndarray, " N"]:
+def track_areas(tracks: AnyTracks) -> Float64[np.ndarray, " N"]:
     """Pixels per frame of each track, the mean over the frames where it is; 0 for a track that is nowhere."""
-    pixels = np.count_nonzero(masks, axis=(2, 3))
+    pixels = np.stack([masks.areas for masks in frames_of(tracks)], axis=1)
     return pixels.sum(axis=1) / np.maximum(np.count_nonzero(pixels, axis=1), 1)
 
 
@@ -111,12 +104,14 @@ class VideoInstanceEvaluator:
         Raises:
             RequestError: masks of different sizes or numbers of frames, or lengths that do not fit.
         """
-        if prediction.masks.shape[1:] != truth.masks.shape[1:]:
+        shape = (prediction.num_frames, *prediction.size_hw)
+        if shape != truth.masks.shape[1:]:
             raise RequestError(
-                f"the prediction has {prediction.masks.shape[1:]} (frames, height, width) and the ground truth "
+                f"the prediction has {shape} (frames, height, width) and the ground truth "
                 f"{truth.masks.shape[1:]}; predict all frames of the clip at the size of the annotation"
             )
-        areas = track_areas(truth.masks) if truth.areas is None else truth.areas
+        true = frames_of(truth.masks)
+        areas = track_areas(true) if truth.areas is None else truth.areas
         if not len(truth.labels) == len(truth.iscrowd) == len(areas) == len(truth.masks):
             raise RequestError(
                 f"ground truth has {len(truth.masks)} tracks, but {len(truth.labels)} labels, {len(truth.iscrowd)} "
@@ -130,10 +125,10 @@ class VideoInstanceEvaluator:
         self.most_true = max(self.most_true, int(np.count_nonzero(~np.asarray(truth.iscrowd, dtype=bool))))
         self._clips.append(
             _Clip(
-                track_ious(prediction.masks, truth.masks),
+                track_ious(prediction.sparse, true),
                 prediction.labels,
                 prediction.scores,
-                track_areas(prediction.masks),
+                track_areas(prediction.sparse),
                 np.asarray(truth.labels, dtype=np.int64),
                 np.asarray(truth.iscrowd, dtype=bool),
                 np.asarray(areas, dtype=np.float64),

@@ -33,9 +33,8 @@ from mask2former.errors import FailedError, OptionError, RequestError
 from mask2former.evaluation.build import Evaluator, evaluators
 from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
 from mask2former.inference import failures
-from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
-from mask2former.inference.predictor import Predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io import ResultWriter, result_writer

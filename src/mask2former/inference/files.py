@@ -29,9 +29,8 @@ from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import FailedError, RequestError
 from mask2former.inference import failures
-from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
-from mask2former.inference.predictor import Predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results

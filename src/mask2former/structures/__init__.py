@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mask2former.structures.clips import VideoInstances
     from mask2former.structures.model_info import ModelInfo
     from mask2former.structures.outputs import MaskOutput
+    from mask2former.structures.predictions import Prediction
     from mask2former.structures.results import (
         Instances,
         PanopticSegmentation,
@@ -32,6 +33,7 @@ __all__ = [
     "MaskOutput",
     "ModelInfo",
     "PanopticSegmentation",
+    "Prediction",
     "Sample",
     "Segment",
     "Segmentation",
@@ -49,6 +51,7 @@ _HOME = {
     "MaskOutput": "outputs",
     "ModelInfo": "model_info",
     "PanopticSegmentation": "results",
+    "Prediction": "predictions",
     "Sample": "samples",
     "Segment": "results",
     "Segmentation": "results",

@@ -16,10 +16,9 @@ from torch import Tensor
 from mask2former.atomic import write_whole
 from mask2former.config import OptimConfig, RunConfig, Task
 from mask2former.drawing import contact_sheet
-from mask2former.inference.answers import predicted
 from mask2former.inference.evaluate import Case, Cases, Evaluation, Predictions, predict_case
 from mask2former.inference.highlights import case_rows
-from mask2former.inference.predictor import Predictor
+from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Segmentation, VideoInstances
