@@ -27,7 +27,7 @@ HOMES = {
     "h5py": ("data/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("inference/curves.py",),
-    "pydantic": ("config.py",),
+    "pydantic": ("config.py", "structures/model_info.py"),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "tensorboard": ("training/",),

@@ -10,7 +10,7 @@ import typer
 from mask2former import limits
 from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
-from mask2former.cli.shared import Device, Dtype, working
+from mask2former.cli.shared import Device, Dtype, count, working
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
 
@@ -61,7 +61,7 @@ def evaluate(
         bool,
         typer.Option(
             "--allow-outside",
-            help="Also read images outside their folder that annotations name (../a.jpg, /data/a.jpg).",
+            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
         ),
     ] = False,
     tasks: Annotated[
@@ -165,6 +165,7 @@ def evaluate(
         "pooled_threshold": pooled,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    page = None if report_folder is None else report_folder / "index.html"
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
         report = measure(
@@ -175,11 +176,15 @@ def evaluate(
             views=parse_views(tta, tta_sizes),
             results=results,
             json=json,
-            report=None if report_folder is None else report_folder / "index.html",
+            report=page,
             device=device,
             dtype=dtype,
             progress=tell,
         )
     print_scores(console, report)
-    written = {"report": report_folder and report_folder / "index.html", "metrics": json}
-    say("; ".join([headline(model, report), *(f"{what}: {path}" for what, path in written.items() if path)]))
+    written = [f"report: {page}"] if page is not None else []
+    if json is not None:
+        written.append(f"metrics: {json}")
+    if (writer := report.results) is not None:
+        written.append(f"{count(writer.count, 'result')} ({writer.task}): {writer.path}")
+    say("; ".join([headline(model, report), *written]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,14 @@ class DataSource:
         for about in ("seed", "size"):
             if getattr(self, about) is not None and not is_drawn:
                 raise OptionError(lambda name, about=about: f"{name(about)} is about scenes, not about {subject}")
+
+        names_files = not os.path.isdir(self.annotations) if self.annotations is not None else not is_drawn
+        if self.allow_outside and not names_files:
+            raise OptionError(
+                lambda name: (
+                    f"{name('allow_outside')} is for annotations that name files; {subject or 'scenes'} has none"
+                )
+            )
 
     def files(self) -> list[str | Path]:
         """What is read, as far as it is named: nothing of it may be written."""
