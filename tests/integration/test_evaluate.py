@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mask2former.inference.answers import result_of
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -37,6 +36,7 @@ from mask2former.inference.predictor import Predictor
 from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.postprocessing import segmentation
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.truths import InstanceTruth
 
@@ -82,9 +82,10 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     with torch.inference_mode():
         for index in range(len(samples)):
             output = predictor.model([samples[index].image], auxiliary=False)
-            sizes = (64, 80), (64, 80)
+            [prediction] = output.predictions([(64, 80)])
             found: dict[Task, Segmentation] = {
-                task: result_of(task, output, 0, *sizes, predictor.categories, predictor.settings) for task in TASKS
+                task: segmentation(prediction, (64, 80), predictor.categories, predictor.settings, task)
+                for task in TASKS
             }
             by_hand.add(found, samples.truths(index, TASKS))
     assert report.metrics == pytest.approx(by_hand.compute(), nan_ok=True)
