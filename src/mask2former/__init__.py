@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Instances,
         MaskOutput,
         PanopticSegmentation,
+        Prediction,
         SemanticSegmentation,
         VideoInstances,
     )
@@ -34,6 +35,7 @@ __all__ = [
     "MaskOutput",
     "ModelConfig",
     "PanopticSegmentation",
+    "Prediction",
     "Predictor",
     "RequestError",
     "RunConfig",
@@ -53,6 +55,7 @@ _HOME = {
     "MaskOutput": "mask2former.structures",
     "ModelConfig": "mask2former.config",
     "PanopticSegmentation": "mask2former.structures",
+    "Prediction": "mask2former.structures",
     "Predictor": "mask2former.inference.predictor",
     "RequestError": "mask2former.errors",
     "RunConfig": "mask2former.config",
