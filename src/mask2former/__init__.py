@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         MaskOutput,
         ModelInfo,
         PanopticSegmentation,
+        Prediction,
         SemanticSegmentation,
         VideoInstances,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "ModelConfig",
     "ModelInfo",
     "PanopticSegmentation",
+    "Prediction",
     "Predictor",
     "RequestError",
     "RunConfig",
@@ -80,6 +82,7 @@ _HOME = {
     "ModelConfig": "mask2former.config",
     "ModelInfo": "mask2former.structures",
     "PanopticSegmentation": "mask2former.structures",
+    "Prediction": "mask2former.structures",
     "Predictor": "mask2former.inference.predictor",
     "RequestError": "mask2former.errors",
     "RunConfig": "mask2former.config",

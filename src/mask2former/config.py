@@ -192,12 +192,12 @@ class InferenceConfig(_Strict):
     # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     exclusive: bool = False
-    # instances alone: side, in pixels of the picture, of windows that are answered one by one and joined; each is
-    # resized by short_edge / tile. 0: the whole picture at once, as published
+    # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
+    # resized by short_edge / tile. 0: the whole image at once, as published
     tile: NonNegativeInt = 0
     tile_overlap: NonNegativeInt = 32  # pixels of the picture that neighbours share at least
-    # pixels: with windows, the diameter of objects that the model was trained on; the picture is asked again, with
-    # windows of another side, where the median of its answers has another one. 0: windows of one side for all pictures
+    # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
+    # another side, where the median of its objects has another one. 0: tiles of one side for all images
     diameter: NonNegativeFloat = 0.0
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
     # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
@@ -252,7 +252,7 @@ class InferenceConfig(_Strict):
                 "larger tile, or a smaller short_edge"
             )
         if self.diameter and not (self.tile and self.short_edge):
-            raise ValueError(f"diameter {self.diameter} is for windows: set tile and short_edge too")
+            raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
         return self
 
     @property

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former import postprocessing
+from mask2former import memory, postprocessing
 from mask2former.config import InferenceConfig
+from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, MaskOutput, Prediction
 
@@ -194,3 +195,10 @@ def test_a_clip_of_one_frame_has_the_masks_of_the_picture() -> None:
     pairs = {(label, mask.tobytes()) for label, mask in zip(clip.labels, clip.masks[:, 0], strict=True)}
     assert pairs == {(label, mask.tobytes()) for label, mask in zip(picture.labels, picture.masks, strict=True)}
     assert clip.scores.sum() > picture.scores.sum()  # which are multiplied with the certainty of the mask
+
+
+def test_a_clip_whose_masks_would_not_fit_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 200 << 20)
+    prediction = _sure([0], torch.full((1, 40, 4, 4), SURE))
+    with pytest.raises(RequestError, match=r"the result of 40 frames of 2600x2600 pixels .* use track"):
+        postprocessing.video_instance(prediction, (2600, 2600), CATEGORIES, EVERY)

@@ -343,7 +343,7 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
     assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
     with pytest.raises(RequestError, match="instances alone"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
-    with pytest.raises(RequestError, match=r"diameter 30.0 is for windows"):
+    with pytest.raises(RequestError, match=r"diameter 30.0 is for tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
     with pytest.raises(RequestError, match="exclusive is for pictures"):
         loaded.track([image], tile=0, exclusive=True)
