@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mask2former import postprocessing
@@ -12,7 +12,6 @@ from mask2former.structures import Categories, MaskOutput
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 EXTREME = torch.finfo(torch.float32).max
-FEW = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 
@@ -39,7 +38,6 @@ def sizes(draw: st.DrawFn) -> tuple[tuple[int, int], tuple[int, int]]:
     return (draw(st.integers(1, 16)), draw(st.integers(1, 16))), draw(SIZES)
 
 
-@FEW
 @given(outputs(), sizes(), st.floats(0, 1), st.floats(0, 1))
 def test_panoptic_segments_are_disjoint_and_listed(
     output: MaskOutput, both: tuple[tuple[int, int], tuple[int, int]], score: float, overlap: float
@@ -55,7 +53,6 @@ def test_panoptic_segments_are_disjoint_and_listed(
     assert len(set(stuff)) == len(stuff)
 
 
-@FEW
 @given(outputs(), sizes(), st.integers(1, 20), st.booleans(), st.booleans())
 def test_instances_are_ranked_and_lie_in_their_boxes(
     output: MaskOutput, both: tuple[tuple[int, int], tuple[int, int]], most: int, things: bool, first: bool
@@ -77,7 +74,6 @@ def test_instances_are_ranked_and_lie_in_their_boxes(
     assert alone.masks.any(axis=(1, 2)).all()
 
 
-@FEW
 @given(outputs(), sizes(), st.booleans())
 def test_every_pixel_has_a_class(
     output: MaskOutput, both: tuple[tuple[int, int], tuple[int, int]], masks_first: bool
@@ -89,7 +85,6 @@ def test_every_pixel_has_a_class(
     assert torch.isfinite(scores).all()
 
 
-@FEW
 @given(outputs(frames=3), sizes(), st.integers(1, 20))
 def test_tracks_have_all_frames(output: MaskOutput, both: tuple[tuple[int, int], tuple[int, int]], most: int) -> None:
     result = postprocessing.video_instance(output, 0, *both, CATEGORIES, max_instances=most)
