@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mask2former import postprocessing
@@ -13,7 +13,6 @@ from mask2former.structures import Categories, Prediction
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 EXTREME = torch.finfo(torch.float32).max
-FEW = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 
@@ -35,7 +34,6 @@ def predictions(draw: st.DrawFn, frames: int = 1) -> Prediction:
     return Prediction(logits[0].to(dtype), logits[1].to(dtype), image_size, (16, 16))
 
 
-@FEW
 @given(predictions(), SIZES, st.floats(0, 1), st.floats(0, 1))
 def test_panoptic_segments_are_disjoint_and_listed(
     prediction: Prediction, size: tuple[int, int], score: float, overlap: float
@@ -52,7 +50,6 @@ def test_panoptic_segments_are_disjoint_and_listed(
     assert len(set(stuff)) == len(stuff)
 
 
-@FEW
 @given(predictions(), SIZES, st.integers(1, 20), st.booleans(), st.booleans())
 def test_instances_are_ranked_and_lie_in_their_boxes(
     prediction: Prediction, size: tuple[int, int], most: int, things: bool, first: bool
@@ -73,7 +70,6 @@ def test_instances_are_ranked_and_lie_in_their_boxes(
     assert alone.masks.any(axis=(1, 2)).all()
 
 
-@FEW
 @given(predictions(), SIZES, st.booleans())
 def test_every_pixel_has_a_class(prediction: Prediction, size: tuple[int, int], masks_first: bool) -> None:
     settings = InferenceConfig(resize_masks_first=masks_first)
@@ -84,7 +80,6 @@ def test_every_pixel_has_a_class(prediction: Prediction, size: tuple[int, int], 
     assert torch.isfinite(scores).all()
 
 
-@FEW
 @given(predictions(frames=3), SIZES, st.integers(1, 20))
 def test_tracks_have_all_frames(prediction: Prediction, size: tuple[int, int], most: int) -> None:
     settings = InferenceConfig(things_only=False, max_instances=most, instance_threshold=0)
