@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mask2former.config import ModelConfig, RunConfig
     from mask2former.errors import RequestError
     from mask2former.inference.predictor import Predictor
+    from mask2former.losses import Criterion, LossTerm
     from mask2former.models.build import build_model
     from mask2former.models.mask2former import Mask2Former
     from mask2former.recipes import recipe, recipe_names, scenes_tiny
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
         SemanticSegmentation,
         VideoInstances,
     )
+    from mask2former.training.run import train
 
     __version__: str
 
 __all__ = [
     "Categories",
+    "Criterion",
     "Instances",
+    "LossTerm",
     "Mask2Former",
     "MaskOutput",
     "ModelConfig",
@@ -46,11 +50,14 @@ __all__ = [
     "recipe",
     "recipe_names",
     "scenes_tiny",
+    "train",
 ]
 
 _HOME = {
     "Categories": "mask2former.structures",
+    "Criterion": "mask2former.losses",
     "Instances": "mask2former.structures",
+    "LossTerm": "mask2former.losses",
     "Mask2Former": "mask2former.models.mask2former",
     "MaskOutput": "mask2former.structures",
     "ModelConfig": "mask2former.config",
@@ -65,6 +72,7 @@ _HOME = {
     "recipe": "mask2former.recipes",
     "recipe_names": "mask2former.recipes",
     "scenes_tiny": "mask2former.recipes",
+    "train": "mask2former.training.run",
 }
 
 
@@ -77,6 +85,10 @@ def __getattr__(name: str) -> Any:
         except metadata.PackageNotFoundError:  # a source tree that was never installed
             value = "0+uninstalled"
     elif name in _HOME:
+        if name == "train":
+            from mask2former.training import need_lightning
+
+            need_lightning()
         value = getattr(import_module(_HOME[name]), name)
     else:
         raise AttributeError(f"module 'mask2former' has no attribute '{name}'")

@@ -30,7 +30,6 @@ __all__ = [
     "count",
     "fetch_weights",
     "named_model",
-    "need_lightning",
     "read_run_file",
     "show_file",
     "stoppable",
@@ -94,20 +93,6 @@ def read_run_file(path: Path, overrides: list[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RequestError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
     return apply_overrides(values, overrides)
-
-
-def need_lightning() -> None:
-    """Refuse where the extra ``train`` is missing, before anything is done.
-
-    Raises:
-        MissingExtraError: with the ``pip install`` that brings it.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("lightning") is None:
-        from mask2former.errors import MissingExtraError
-
-        raise MissingExtraError("lightning", "train")
 
 
 def named_model(model: str | None) -> str:

@@ -86,6 +86,7 @@ class MaskedTransformerDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.num_queries = num_queries
         self.masked_attention = masked_attention
         self.temporal = temporal
         self.input_projections = nn.ModuleList(
