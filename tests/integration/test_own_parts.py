@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,11 +93,11 @@ def own_criterion() -> Criterion:
     return Criterion(CLASSES, num_points=64, terms=[LossTerm("loss_area", 2.0, area)])
 
 
-def run_of(folder: Path, **changes: object) -> RunConfig:
+def run_of(folder: Path, **changes: Any) -> RunConfig:
     return config_of(folder, **{"trainer__max_steps": 2, "evaluation__num_pictures": 1, **changes})
 
 
-def own_data() -> dict[str, Scenes]:
+def own_data() -> dict[str, Any]:
     return {"train_data": Scenes(64, 5, 8), "validation_data": Scenes(64, 6_000_000, 2)}
 
 
@@ -118,8 +120,6 @@ def test_it_trains_and_goes_on(finished: Path, tmp_path: Path) -> None:
 
 
 def test_it_goes_on_with_the_same_objects_alone(finished: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     assert (folder / "run.yaml").read_text().startswith("# Given in Python, whatever stands below: model, ")
     with pytest.raises(ValueError, match=r"started in Python with model, train_data, validation_data, criterion; give"):
@@ -172,7 +172,7 @@ def test_it_is_measured_and_asked(finished: Path) -> None:
         ({"precision": "bf16", "half_pixel_decoder": True}, r"pixel decoder Sums has no attribute full_precision"),
     ],
 )
-def test_abilities_that_a_part_lacks_are_refused(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+def test_abilities_that_a_part_lacks_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     trainer = {"max_steps": 1, "accelerator": "cpu", **settings}
     with pytest.raises(ValueError, match=message):
         train(run_of(tmp_path / "run", trainer=trainer), model=own_model())
@@ -186,7 +186,7 @@ def test_abilities_that_a_part_lacks_are_refused(tmp_path: Path, settings: dict[
         ({"criterion": nn.Linear(1, 1)}, "the criterion Linear has parameters"),
     ],
 )
-def test_objects_that_cannot_be_trained_with(tmp_path: Path, objects: dict, message: str) -> None:
+def test_objects_that_cannot_be_trained_with(tmp_path: Path, objects: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(run_of(tmp_path / "run"), **objects)
 

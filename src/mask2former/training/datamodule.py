@@ -12,16 +12,16 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
 from mask2former.data.clips import ClipSet, ClipTrainingSet
-from mask2former.data.collate import PackedBatch, pack
+from mask2former.data.collate import pack
 from mask2former.data.datasets.reader import notes_of_some
-from mask2former.data.packed import PackedSample
-from mask2former.data.sampling import Draw, StepSampler
+from mask2former.data.loader import training_loader
+from mask2former.data.sampling import StepSampler
 from mask2former.data.transforms import Augmentation
 from mask2former.inference.data_checks.requirements import (
     CLIP_TASKS,
@@ -42,27 +42,6 @@ _OTHER_SCALE = 1.5  # between training and inference, from which on it is worth 
 
 def _as_it_is(sample: Any) -> Any:
     return sample
-
-
-class _Packed(Dataset[PackedSample]):
-    def __init__(self, samples: TrainingSet | ClipTrainingSet) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> PackedSample:
-        return self.samples.packed(draw)
-
-
-class _Window:
-    """Packs the samples of one step into micro-batches of equal count."""
-
-    def __init__(self, micro: int) -> None:
-        self.micro = micro
-
-    def __call__(self, samples: list[PackedSample]) -> list[PackedBatch]:
-        return [pack(samples[start : start + self.micro]) for start in range(0, len(samples), self.micro)]
 
 
 class DataModule(lightning.LightningDataModule):
@@ -199,14 +178,9 @@ class DataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         data = self.config.data
         sampler = self._sampler(self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step)
-        return DataLoader(
-            _Packed(self.training_set),
-            batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
-            collate_fn=_Window(batch_per_device(self.config)),
-            num_workers=data.num_workers,
-            persistent_workers=data.num_workers > 0,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-        )
+        is_cuda = self.trainer.strategy.root_device.type == "cuda"
+        micro = batch_per_device(self.config)
+        return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Training windows with their masks, which are made on the device; validation cases as they are."""
