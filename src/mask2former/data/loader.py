@@ -34,14 +34,14 @@ def training_loader(
         num_workers: processes that read; 0: this one.
         pin_memory: for a faster way to a CUDA device.
     """
-    return DataLoader(
+    return DataLoader(  # pyright: ignore[reportReturnType]  (of what the function for windows makes of samples)
         _Packed(samples),
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
         collate_fn=_Window(batch_size),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
-    )  # pyright: ignore[reportReturnType]
+    )
 
 
 class _Packed(Dataset[PackedSample]):

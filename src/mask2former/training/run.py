@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -333,7 +331,6 @@ def _train(
     if trainer.is_global_zero:
         for note in notes:
             print(f"note: {note}")
-    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
             with isolate_rng():
@@ -341,11 +338,9 @@ def _train(
             if patience is not None and keep.start_value is not None:
                 patience.begin_at(keep.start_value)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit and ignores the next one
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit, and ignores the next one until Stopping ends
         if not trainer.interrupted:
             raise
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_interrupt)
         raise KeyboardInterrupt from stop
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if (how := died_reading(error)) is not None:
