@@ -158,6 +158,11 @@ class Criterion(nn.Module):
                 "in _ and a number, as those of the earlier layers do"
             )
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms, by name."""
+        return {term.name: term.weight for term in self.terms}
+
     def forward(
         self,
         output: MaskOutput,
