@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mask2former.inference.files import predict_files
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.track_files import track_files
+    from mask2former.losses import Criterion, LossTerm
     from mask2former.models.build import build_model
     from mask2former.models.mask2former import Mask2Former
     from mask2former.recipes import recipe, recipe_names, scenes_tiny
@@ -36,14 +37,17 @@ if TYPE_CHECKING:
         SemanticSegmentation,
         VideoInstances,
     )
+    from mask2former.training.run import train
 
     __version__: str
 
 __all__ = [
     "Categories",
+    "Criterion",
     "DataSource",
     "EvaluationConfig",
     "Instances",
+    "LossTerm",
     "Mask2Former",
     "MaskOutput",
     "ModelConfig",
@@ -70,13 +74,16 @@ __all__ = [
     "recipe_names",
     "scenes_tiny",
     "track_files",
+    "train",
 ]
 
 _HOME = {
     "Categories": "mask2former.structures",
     "DataSource": "mask2former.data.sources",
     "EvaluationConfig": "mask2former.config",
+    "Criterion": "mask2former.losses",
     "Instances": "mask2former.structures",
+    "LossTerm": "mask2former.losses",
     "Mask2Former": "mask2former.models.mask2former",
     "MaskOutput": "mask2former.structures",
     "ModelConfig": "mask2former.config",
@@ -102,6 +109,7 @@ _HOME = {
     "recipe_names": "mask2former.recipes",
     "scenes_tiny": "mask2former.recipes",
     "track_files": "mask2former.inference.track_files",
+    "train": "mask2former.training.run",
 }
 
 
@@ -114,6 +122,10 @@ def __getattr__(name: str) -> Any:
         except metadata.PackageNotFoundError:  # a source tree that was never installed
             value = "0+uninstalled"
     elif name in _HOME:
+        if name == "train":
+            from mask2former.training import need_lightning
+
+            need_lightning()
         value = getattr(import_module(_HOME[name]), name)
     else:
         raise AttributeError(f"module 'mask2former' has no attribute '{name}'")

@@ -59,6 +59,7 @@ __all__ = [
     "NoAugmentationConfig",
     "OfficialConfig",
     "OptimConfig",
+    "OwnPartsConfig",
     "PanopticFiles",
     "ResizeCropFlipConfig",
     "RunConfig",
@@ -292,6 +293,13 @@ class ModelConfig(ArchitectureConfig):
         return ArchitectureConfig(
             backbone=self.backbone, pixel_decoder=self.pixel_decoder, transformer_decoder=self.transformer_decoder
         )
+
+
+class OwnPartsConfig(_Strict):
+    """What a file says of a model with parts that no configuration describes."""
+
+    architecture: None
+    inference: InferenceConfig
 
 
 # --- training --------------------------------------------------------------------------------------------------------

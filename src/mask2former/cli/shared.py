@@ -31,7 +31,6 @@ __all__ = [
     "count",
     "fetch_weights",
     "named_model",
-    "need_lightning",
     "show_file",
     "stoppable",
     "working",
@@ -80,20 +79,6 @@ ValueRange = Annotated[
 
 class StoppedError(Exception):
     """The user pressed Ctrl-C; the message says what was done. Exit code 130."""
-
-
-def need_lightning() -> None:
-    """Refuse where the extra ``train`` is missing, before anything is done.
-
-    Raises:
-        MissingExtraError: with the ``pip install`` that brings it.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("lightning") is None:
-        from mask2former.errors import MissingExtraError
-
-        raise MissingExtraError("lightning", "train")
 
 
 def named_model(model: str | None) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, need_lightning, stoppable
+from mask2former.cli.shared import FailedError, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import RequestError
+from mask2former.training import need_lightning
 
 if TYPE_CHECKING:
     from mask2former.config import RunConfig

@@ -265,26 +265,40 @@ class TrainingSet:
 
 
 def build_training_set(
-    config: DataConfig, *, with_ignored: bool = False, value_range: ValueRange | None = None
+    config: DataConfig,
+    samples: AnnotatedSet | ClipSet | None = None,
+    augmentation: Augmentation | None = None,
+    *,
+    with_ignored: bool = False,
+    value_range: ValueRange | None = None,
 ) -> TrainingSet | ClipTrainingSet:
-    """What a run is trained on; ``with_ignored`` makes targets say where the truth is not known.
+    """What a run is trained on.
 
-    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
+    Args:
+        config: the data of the run.
+        samples: instead of the data set in ``config``.
+        augmentation: instead of the one in ``config``.
+        with_ignored: whether targets say where the truth is not known.
+        value_range: of the model, see :func:`~mask2former.data.images.read_image`; for ``samples``, who makes them
+            says it.
 
     Raises:
         RequestError: files that are missing or broken, or that have no annotations.
     """
-    if isinstance(config.dataset, ClipSampling):
-        clips: ClipSet = build_clips(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
-        if not clips.has_truth:
-            raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
-        return ClipTrainingSet(
-            clips,
-            build_augmentation(config.augmentation),
-            num_frames=config.dataset.num_frames,
-            frame_range=config.dataset.frame_range,
-            labels_from=config.dataset.labels_from,
-            with_ignored=with_ignored,
-        )
-    samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
-    return TrainingSet(samples, build_augmentation(config.augmentation), with_ignored=with_ignored)
+    augmentation = augmentation or build_augmentation(config.augmentation)
+    if samples is None:
+        build = build_clips if isinstance(config.dataset, ClipSampling) else build_pictures
+        samples = build(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)  # pyright: ignore[reportArgumentType]
+    if not isinstance(samples, ClipSet):
+        return TrainingSet(samples, augmentation, with_ignored=with_ignored)
+    if not samples.has_truth:
+        raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
+    sampling = config.dataset if isinstance(config.dataset, ClipSampling) else ClipSampling()
+    return ClipTrainingSet(
+        samples,
+        augmentation,
+        num_frames=sampling.num_frames,
+        frame_range=sampling.frame_range,
+        labels_from=sampling.labels_from,
+        with_ignored=with_ignored,
+    )

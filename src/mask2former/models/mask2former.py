@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.models.parts import set_gradient_checkpointing
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
@@ -29,12 +30,13 @@ _STD = (58.395, 57.120, 57.375)
 class Mask2Former(nn.Module):
     """Masked-attention mask transformer for images and clips.
 
-    The parts are plain modules, so any of them can be replaced:
-
-        backbone ``(N, 3, H, W) -> list`` of four maps, finest first; pixel decoder ``list -> PixelFeatures``;
-        transformer decoder ``(PixelFeatures, num_frames) -> MaskOutput``.
+    The parts are plain modules, so any of them can be replaced by one's own; what they take and give is in
+    ``models/parts.py``.
 
     Args:
+        backbone: images to four maps.
+        pixel_decoder: these to :class:`PixelFeatures`.
+        transformer_decoder: these to :class:`MaskOutput`.
         size_divisibility: heights and widths are padded to its multiples.
         mean, std: of R, G, B in 0..255; inputs are normalised with them here and nowhere else.
         info: what the model is; stored in checkpoints. By default that of a model with parts of one's own.
@@ -113,9 +115,13 @@ class Mask2Former(nn.Module):
         return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Less memory for more time in training: backbone and pixel decoder forget what they can compute again."""
-        for part in (self.backbone, self.pixel_decoder):
-            part.set_gradient_checkpointing(enable)  # pyright: ignore[reportCallIssue]
+        """Less memory for more time in training: backbone and pixel decoder forget what they can compute again.
+
+        Raises:
+            RequestError: it is to be on, and one of them cannot.
+        """
+        set_gradient_checkpointing("backbone", self.backbone, enable)
+        set_gradient_checkpointing("pixel decoder", self.pixel_decoder, enable)
 
     @classmethod
     def from_pretrained(

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig, Task, parse
+from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig, OwnPartsConfig, Task, parse
 from mask2former.errors import RequestError
 from mask2former.structures.categories import Categories
 from mask2former.text import printable, shortened
@@ -17,15 +15,6 @@ __all__ = ["ModelInfo"]
 
 _LICENSE = 200  # characters
 _LARGEST_METRIC = 1e6
-
-
-class _OwnParts(BaseModel):
-    """What a file says under ``config`` of a model with parts of its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: None
-    inference: InferenceConfig
 
 
 def _is_metric(value: object) -> bool:
@@ -81,7 +70,7 @@ class ModelInfo:
         config = values.get("config")
         architecture = None
         if isinstance(config, dict) and "architecture" in config:
-            inference = parse(_OwnParts, config, f"{source}: config").inference
+            inference = parse(OwnPartsConfig, config, f"{source}: config").inference
         else:
             model = parse(ModelConfig, config, f"{source}: config")
             architecture, inference = model.architecture, model.inference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import lightning
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2former.atomic import write_whole
 from mask2former.config import OptimConfig, RunConfig, Task
@@ -33,6 +34,7 @@ from mask2former.training.optim import build_optimizer, learning_rate_factor, re
 __all__ = ["TrainingModule"]
 
 
+_OF_EARLIER_LAYERS = re.compile(r"_\d+$")  # names of loss terms
 _SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it is not for want of range
 
 
@@ -52,14 +54,13 @@ class TrainingModule(lightning.LightningModule):
     stored_optim: OptimConfig | None = None
     validation_due: bool = False
 
-    def __init__(self, model: Mask2Former, config: RunConfig) -> None:
+    def __init__(self, model: Mask2Former, config: RunConfig, criterion: nn.Module | None = None) -> None:
         super().__init__()
-        assert model.categories is not None
         self.automatic_optimization = False
         self.model = model
         self.config = config
         weights = config.criterion.model_dump(exclude={"void"})  # it says what targets tell the criterion
-        self.criterion = Criterion(len(model.categories), **weights)
+        self.criterion = criterion or Criterion(len(model.info.known_categories), **weights)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._predictor: Predictor | None = None
@@ -128,7 +129,7 @@ class TrainingModule(lightning.LightningModule):
         if self.average is not None and finite:
             self.average.update(self.model)
         self.log("loss", total, prog_bar=True)
-        shown = {name: terms.pop(name) for name in ("loss_ce", "loss_mask", "loss_dice")}  # of the last layer
+        shown = {name: terms.pop(name) for name in list(terms) if not _OF_EARLIER_LAYERS.search(name)}
         self.log_dict(shown, prog_bar=True)
         self.log_dict({**terms, "gradient_norm": norm, "learning_rate": self.config.optim.lr * factor})
 

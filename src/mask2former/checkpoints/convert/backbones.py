@@ -23,6 +23,7 @@ from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import StartsFromBackbone
 from mask2former.text import listed
 
 __all__ = [
@@ -302,6 +303,10 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     notes = ["all but the backbone starts afresh"]
     state = dict(backbone.state)
+    if isinstance(model.backbone, StartsFromBackbone):
+        check_finite(state, str(path))
+        inner = {name.removeprefix("backbone."): value for name, value in state.items()}
+        return [*notes, *model.backbone.start_from_backbone(inner)]
     try:
         notes += with_own_windows(own, state)
     except RequestError as error:
@@ -314,5 +319,10 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     try:
         load_into(model, {**outside, **kept, **state}, str(path))
     except RequestError as error:
-        raise RequestError(f"{error}. The file is of {backbone}; set model.backbone to that") from error
+        way_out = "set model.backbone to that"
+        if model.info.architecture is None:
+            way_out = (
+                f"a backbone of one's own ({type(model.backbone).__name__}) needs a method start_from_backbone(state)"
+            )
+        raise RequestError(f"{error}. The file is of {backbone}; {way_out}") from error
     return notes
