@@ -19,7 +19,7 @@ from mask2former.atomic import write_whole
 from mask2former.config import Task
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
 from mask2former.errors import MissingExtraError, RequestError
-from mask2former.evaluation.video import VideoInstanceEvaluator
+from mask2former.evaluation.average_precision import VideoInstanceEvaluator
 from mask2former.inference.evaluate import ImageCases, evaluate_predictor, match_classes
 from mask2former.inference.files import check_folder
 from mask2former.inference.pictures import comparison_row

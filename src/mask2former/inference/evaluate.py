@@ -20,8 +20,8 @@ from mask2former.config import EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.errors import FailedError, RequestError
+from mask2former.evaluation.average_precision import InstanceEvaluator, OperatingPoints
 from mask2former.evaluation.build import Evaluator, evaluators
-from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
 from mask2former.inference import failures
 from mask2former.inference.answers import ALL_CANDIDATES, predicted
 from mask2former.inference.predictor import Predictor
