@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-from jaxtyping import Bool
-
 from mask2former.config import (
     Ade20kConfig,
     Ade20kFullConfig,
@@ -30,7 +27,7 @@ from mask2former.config import (
     YouTubeVISConfig,
 )
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet, ClipTrainingSet
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets import official
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.coco import CocoInstances
@@ -42,25 +39,17 @@ from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import ValueRange
-from mask2former.data.packed import PackedSample
-from mask2former.data.sampling import Draw
 from mask2former.data.scenes import SceneClips, Scenes
+from mask2former.data.training_set import TrainingSet
 from mask2former.data.transforms import (
     Augmentation,
-    Geometry,
     LargeScaleJitter,
-    Plan,
     ResizeCropFlip,
-    class_map,
-    object_areas,
 )
 from mask2former.errors import RequestError
 from mask2former.notes import Note, collect_notes, sentences
-from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample
 
 __all__ = [
-    "TrainingSet",
     "build_augmentation",
     "build_clips",
     "build_pictures",
@@ -224,49 +213,9 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
     )
 
 
-class TrainingSet:
-    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
-
-    ``with_ignored`` makes targets say where the truth is not known.
-    """
-
-    def __init__(
-        self, samples: AnnotatedSet, augmentation: Augmentation | None = None, *, with_ignored: bool = False
-    ) -> None:
-        self.samples = samples
-        self.augmentation = augmentation
-        self.with_ignored = with_ignored
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self.packed(draw).unpack()
-
-    @property
-    def categories(self) -> Categories:
-        """The classes, as already read."""
-        return self.samples.categories
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which pictures are wider than high."""
-        return self.samples.wide()
-
-    def packed(self, draw: Draw) -> PackedSample:
-        """The sample before its masks are expanded: what loaders hand over."""
-        annotated = self.samples.annotated(draw.index, with_ignored=self.with_ignored)
-        if self.augmentation is None:
-            return Plan(Geometry(annotated.size_hw)).packed(annotated)
-        rng = np.random.default_rng(draw.seed)
-        plan = self.augmentation.draw(
-            annotated.size_hw, rng, lambda: class_map(annotated), lambda: object_areas(annotated)
-        )
-        return plan.packed(annotated)
-
-
 def build_training_set(
     config: DataConfig, *, with_ignored: bool = False, value_range: ValueRange | None = None
-) -> TrainingSet | ClipTrainingSet:
+) -> TrainingSet:
     """What a run is trained on; ``with_ignored`` makes targets say where the truth is not known.
 
     ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
@@ -274,17 +223,13 @@ def build_training_set(
     Raises:
         RequestError: files that are missing or broken, or that have no annotations.
     """
-    if isinstance(config.dataset, ClipSampling):
-        clips: ClipSet = build_clips(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
-        if not clips.has_truth:
+    samples: AnnotatedSet | ClipSet
+    sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
+    if sampling is None:
+        samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
+    else:
+        samples = build_clips(sampling, "train", keep_empty=config.keep_empty, value_range=value_range)  # pyright: ignore[reportArgumentType]  (all kinds but their base)
+        if not samples.has_truth:
             raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
-        return ClipTrainingSet(
-            clips,
-            build_augmentation(config.augmentation),
-            num_frames=config.dataset.num_frames,
-            frame_range=config.dataset.frame_range,
-            labels_from=config.dataset.labels_from,
-            with_ignored=with_ignored,
-        )
-    samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
-    return TrainingSet(samples, build_augmentation(config.augmentation), with_ignored=with_ignored)
+    augmentation = build_augmentation(config.augmentation)
+    return TrainingSet(samples, augmentation, sampling=sampling, with_ignored=with_ignored)

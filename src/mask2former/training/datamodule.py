@@ -15,12 +15,13 @@ from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
-from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
-from mask2former.data.clips import ClipSet, ClipTrainingSet
+from mask2former.data.build import build_clips, build_pictures, build_training_set
+from mask2former.data.clips import ClipSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
+from mask2former.data.training_set import TrainingSet
 from mask2former.inference.data_checks.requirements import (
     CLIP_TASKS,
     batch_per_device,
@@ -43,7 +44,7 @@ def _as_it_is(sample: Any) -> Any:
 
 
 class _Packed(Dataset[PackedSample]):
-    def __init__(self, samples: TrainingSet | ClipTrainingSet) -> None:
+    def __init__(self, samples: TrainingSet) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class DataModule(lightning.LightningDataModule):
         self.notes: list[str] = []
 
     @cached_property
-    def training_set(self) -> TrainingSet | ClipTrainingSet:
+    def training_set(self) -> TrainingSet:
         return build_training_set(
             self.config.data,
             with_ignored=self.config.criterion.void == "ignored",
@@ -146,7 +147,7 @@ class DataModule(lightning.LightningDataModule):
         counts = samples.num_objects
         queries = self.config.model.transformer_decoder.num_queries
         if counts is not None and (counts > queries).any():
-            is_clips = isinstance(self.training_set, ClipTrainingSet)
+            is_clips = isinstance(samples, ClipSet)
             what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
             remarks.append(
                 f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.config import LargeScaleJitterConfig
-from mask2former.data.build import TrainingSet, build_augmentation
-from mask2former.data.clips import ClipSet, ClipTrainingSet, PanopticClips
+from mask2former.config import ClipSampling, LargeScaleJitterConfig
+from mask2former.data.build import build_augmentation
+from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.data.sample_sets import as_reader
 from mask2former.data.sampling import Draw
 from mask2former.data.scenes import SceneClips, Scenes
+from mask2former.data.training_set import TrainingSet
 from mask2former.errors import RequestError
 from mask2former.structures import Categories, Sample, Target
 from mask2former.structures.truths import ClipTruth, InstanceTruth, PanopticTruth
@@ -93,7 +94,7 @@ def test_several_frames_make_a_clip() -> None:
     assert isinstance(reader, PanopticClips)
     assert (reader.clip_length(0), reader.clip_id(0), reader.has_truth) == (3, 0, True)
     assert [frame.shape for frame in reader.images(0)] == [(20, 30, 3)] * 3
-    learned = ClipTrainingSet(reader, num_frames=2, labels_from="last-frame")[Draw(0, 1)]
+    learned = TrainingSet(reader, sampling=ClipSampling(num_frames=2))[Draw(0, 1)]
     assert learned.image.shape == (2, 3, 20, 30)
     clip = reader.annotated(0, [0, 2])
     assert clip.annotated.tolist() == [[True, True], [True, False], [True, True]]
