@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from mask2former.config import (
     Ade20kConfig,
@@ -47,43 +47,70 @@ from mask2former.data.transforms import (
     ResizeCropFlip,
 )
 from mask2former.errors import RequestError
-from mask2former.notes import Note, collect_notes, sentences
+from mask2former.notes import collect_notes, sentences
 
 __all__ = [
     "build_augmentation",
     "build_clips",
     "build_pictures",
+    "build_samples",
     "build_training_set",
 ]
 
-SetT = TypeVar("SetT", bound=AnnotatedSet | ClipSet)
 
-
-def build_pictures(
+def build_samples(
     config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
-) -> AnnotatedSet:
-    """A data set of pictures, by index, as they are.
+) -> AnnotatedSet | ClipSet:
+    """A data set of images or clips, by index, as they are.
 
-    Without ``keep_empty`` pictures without objects are left out (scenes and label maps always have some).
-    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
+    Args:
+        config: which one, and where it is.
+        split: the part of it.
+        keep_empty: False leaves out images and clips without objects (scenes and label maps always have some).
+        value_range: that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        RequestError: files that are missing or broken, or a data set of clips.
+        RequestError: files that are missing or broken.
     """
-    if isinstance(config, ClipSampling):
-        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
     with collect_notes() as found:
-        samples = _PICTURES[type(config)](config, split, keep_empty)
-    return _read_as(samples, config, value_range, found)
-
-
-def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | None, found: Sequence[Note]) -> SetT:
-    """A data set with how its images are read, and what was noticed while it was opened."""
+        samples = _OPENERS[type(config)](config, split, keep_empty)
     if isinstance(samples, ImageReader):
         samples.exif, samples.value_range = getattr(config, "exif", "apply"), value_range
     if found:
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
+    return samples
+
+
+def build_pictures(
+    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
+) -> AnnotatedSet:
+    """:func:`build_samples` where images are expected.
+
+    Raises:
+        RequestError: as there, or a data set of clips.
+    """
+    if isinstance(config, ClipSampling):
+        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
+    samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
+    assert not isinstance(samples, ClipSet)
+    return samples
+
+
+def build_clips(
+    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
+    split: Split,
+    *,
+    keep_empty: bool = True,
+    value_range: ValueRange | None = None,
+) -> ClipSet:
+    """:func:`build_samples` where clips are expected.
+
+    Raises:
+        RequestError: as there.
+    """
+    samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
+    assert isinstance(samples, ClipSet)
     return samples
 
 
@@ -138,8 +165,25 @@ def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
     )
 
 
-# What opens a data set of images: from its configuration, the split, and whether to keep images without objects.
-_PICTURES: dict[type, Callable[[Any, Split, bool], AnnotatedSet]] = {
+def _scene_clips(config: SceneClipsConfig, split: Split, keep_empty: bool) -> ClipSet:
+    training = split == "train"
+    seed = config.train_seed if training else config.validation_seed
+    count = config.num_training if training else config.num_validation
+    return SceneClips(config.image_size, config.clip_length, seed, count)
+
+
+def _clips(config: ClipsConfig, split: Split, keep_empty: bool) -> ClipSet:
+    sources = [(entry.annotations, entry.frames) for entry in getattr(config, split)]
+    return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
+
+
+def _mask_folders(config: MaskFoldersConfig, split: Split, keep_empty: bool) -> ClipSet:
+    folders = config.train if split == "train" else config.validation
+    return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
+
+
+# What opens a data set: from its configuration, the split, and whether to keep images and clips without objects.
+_OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     ScenesConfig: _scenes,
     CocoInstanceConfig: _coco_instances,
     CocoPanopticConfig: _coco_panoptic,
@@ -153,42 +197,13 @@ _PICTURES: dict[type, Callable[[Any, Split, bool], AnnotatedSet]] = {
     MapillaryVistasConfig: lambda config, split, keep: official.mapillary_vistas(
         config.root, split, config.task, keep_empty=keep
     ),
+    SceneClipsConfig: _scene_clips,
+    YouTubeVISConfig: lambda config, split, keep: official.youtube_vis(
+        config.root, split, config.year, keep_empty=keep
+    ),
+    ClipsConfig: _clips,
+    MaskFoldersConfig: _mask_folders,
 }
-
-
-def build_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
-    split: Split,
-    *,
-    keep_empty: bool = True,
-    value_range: ValueRange | None = None,
-) -> SceneClips | YouTubeVIS | MaskFolders:
-    """Whole clips, by index; without ``keep_empty`` those without tracks are left out.
-
-    Raises:
-        RequestError: files that are missing or broken.
-    """
-    with collect_notes() as found:
-        clips = _open_clips(config, split, keep_empty)
-    return _read_as(clips, config, value_range, found)
-
-
-def _open_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig, split: Split, keep_empty: bool
-) -> SceneClips | YouTubeVIS | MaskFolders:
-    training = split == "train"
-    if isinstance(config, YouTubeVISConfig):
-        return official.youtube_vis(config.root, split, config.year, keep_empty=keep_empty)
-    if isinstance(config, ClipsConfig):
-        files = config.train if training else config.validation
-        sources = [(entry.annotations, entry.frames) for entry in files]
-        return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
-    if isinstance(config, MaskFoldersConfig):
-        folders = config.train if training else config.validation
-        return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
-    seed = config.train_seed if training else config.validation_seed
-    count = config.num_training if training else config.num_validation
-    return SceneClips(config.image_size, config.clip_length, seed, count)
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
@@ -223,13 +238,9 @@ def build_training_set(
     Raises:
         RequestError: files that are missing or broken, or that have no annotations.
     """
-    samples: AnnotatedSet | ClipSet
+    samples = build_samples(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
+    if isinstance(samples, ClipSet) and not samples.has_truth:
+        raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
-    if sampling is None:
-        samples = build_pictures(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
-    else:
-        samples = build_clips(sampling, "train", keep_empty=config.keep_empty, value_range=value_range)  # pyright: ignore[reportArgumentType]  (all kinds but their base)
-        if not samples.has_truth:
-            raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     augmentation = build_augmentation(config.augmentation)
     return TrainingSet(samples, augmentation, sampling=sampling, with_ignored=with_ignored)

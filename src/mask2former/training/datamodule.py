@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
-from mask2former.data.build import build_clips, build_pictures, build_training_set
+from mask2former.config import NoAugmentationConfig, RunConfig
+from mask2former.data.build import build_samples, build_training_set
 from mask2former.data.clips import ClipSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.datasets.reader import notes_of_some
@@ -89,11 +89,10 @@ class DataModule(lightning.LightningDataModule):
         """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         value_range = self.config.model.inference.value_range
-        if isinstance(config, ClipSampling):
-            clips = build_clips(config, "validation", value_range=value_range)
+        samples = build_samples(config, "validation", value_range=value_range)
+        if isinstance(samples, ClipSet):
             check_tasks(self.config, CLIP_TASKS)
-            return ClipCases(clips, self._class_map(clips.categories), None if clips.has_truth else 0)
-        samples = build_pictures(config, "validation", value_range=value_range)
+            return ClipCases(samples, self._class_map(samples.categories), None if samples.has_truth else 0)
         check_tasks(self.config, samples.tasks)
         return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
 

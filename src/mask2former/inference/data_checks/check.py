@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
-from mask2former.data.build import build_clips, build_pictures
+from mask2former.data.build import build_samples
 from mask2former.data.checks import (
     Finding,
     Named,
@@ -280,8 +280,7 @@ def open_split(
     samples: AnnotatedSet | ClipSet | None = None
     with collected_faults() as faults:
         try:
-            build: Callable[..., Any] = build_clips if isinstance(config, ClipSampling) else build_pictures
-            samples = build(config, split, keep_empty=keep_empty, value_range=value_range)
+            samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
         except RequestError as error:
             faults.append(Fault(str(error)))
     findings = []
