@@ -18,7 +18,7 @@ from mask2former.evaluation.boundary import boundary, boundary_width
 from mask2former.evaluation.overlaps import defined_mean
 from mask2former.evaluation.pooled import PooledEvaluator
 from mask2former.ops.masks import iou
-from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
+from mask2former.ops.sparse_masks import SparseMasks, frames_of, pairwise_iou
 from mask2former.structures import Categories, Instances
 from mask2former.structures.clips import VideoInstances
 from mask2former.structures.truths import ClipTruth, InstanceTruth
@@ -439,15 +439,13 @@ class VideoInstanceEvaluator(_AveragePrecision):
         Raises:
             RequestError: masks of different sizes or numbers of frames, or lengths that do not fit.
         """
-        if prediction.masks.shape[1:] != truth.masks.shape[1:]:
+        shape = (prediction.num_frames, *prediction.size_hw)
+        if shape != truth.masks.shape[1:]:
             raise RequestError(
-                f"the prediction has {prediction.masks.shape[1:]} (frames, height, width) and the ground truth "
-                f"{truth.masks.shape[1:]}; predict all frames of the clip at the size of the annotation"
+                f"the prediction has {shape} (frames, height, width) and the ground truth {truth.masks.shape[1:]}; "
+                "predict all frames of the clip at the size of the annotation"
             )
-        found, true = (
-            [SparseMasks.of(masks[:, frame]) for frame in range(masks.shape[1])]
-            for masks in (prediction.masks, truth.masks)
-        )
+        found, true = frames_of(prediction.masks), frames_of(truth.masks)
         areas = track_areas(true) if truth.areas is None else truth.areas
         objects, is_crowd = _true_objects(true, truth, areas, "track")
         self._add(_Objects(found, prediction.labels, track_areas(found)), prediction.scores, objects, is_crowd)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.ops.masks import Patch, encode_patch, overlap, tight
 
-__all__ = ["AnyMasks", "SparseMasks", "common_pixels", "pairwise_iou"]
+__all__ = ["AnyMasks", "AnyTracks", "SparseMasks", "common_pixels", "frames_of", "pairwise_iou"]
 
 
 class SparseMasks:
@@ -106,6 +106,16 @@ class SparseMasks:
 
 
 AnyMasks = SparseMasks | Bool[np.ndarray, "N H W"]
+AnyTracks = Sequence[SparseMasks] | Bool[np.ndarray, "N T H W"]  # sparse: the masks of all tracks in each frame
+
+
+def frames_of(tracks: AnyTracks) -> tuple[SparseMasks, ...]:
+    """The masks of all tracks, frame by frame; what is sparse already is not copied."""
+    if isinstance(tracks, np.ndarray):
+        assert tracks.ndim == 4, tracks.shape
+        return tuple(SparseMasks.of(tracks[:, index]) for index in range(tracks.shape[1]))
+    assert len({masks.shape for masks in tracks}) <= 1, [masks.shape for masks in tracks]
+    return tuple(tracks)
 
 
 def common_pixels(one: SparseMasks, other: SparseMasks) -> Int64[np.ndarray, "N M"]:

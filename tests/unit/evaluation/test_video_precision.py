@@ -13,7 +13,7 @@ from mask2former.evaluation.average_precision import InstanceEvaluator, VideoIns
 from mask2former.evaluation.build import evaluators
 from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
 from mask2former.ops.masks import boxes_xyxy
-from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
+from mask2former.ops.sparse_masks import frames_of, pairwise_iou
 from mask2former.structures import Categories, Instances, VideoInstances
 from mask2former.structures.truths import ClipTruth, InstanceTruth
 
@@ -43,10 +43,6 @@ def score(prediction: VideoInstances, true: ClipTruth, **options: object) -> dic
     evaluator = VideoInstanceEvaluator(CATEGORIES, **options)  # pyright: ignore[reportArgumentType]
     evaluator.update(prediction, true)
     return evaluator.compute()
-
-
-def frames_of(masks: np.ndarray) -> list[SparseMasks]:
-    return [SparseMasks.of(masks[:, frame]) for frame in range(masks.shape[1])]
 
 
 def test_the_iou_of_tracks_is_summed_over_frames() -> None:
