@@ -15,9 +15,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +29,11 @@ from mask2former.data.scenes.rendering import draw_scene
 from mask2former.evaluation.average_precision import VideoInstanceEvaluator
 from mask2former.evaluation.identity import add_identities, count_identities, no_identities
 from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
+from mask2former.inference.network import Network
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.track import join_frames
-from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
-from mask2former.structures import MaskOutput, VideoInstances
+from mask2former.ops.sparse_masks import pairwise_iou
+from mask2former.structures import Prediction, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 from mask2former.structures.truths import ClipTruth, PanopticTruth
 
@@ -42,19 +42,19 @@ NAIVE_IOU = 0.3  # more would break more tracks: things move by up to a third of
 MOST = 30  # tracks per clip that are measured
 
 
-class Remembering(Predictor):
-    """Answers the same pixels a second time without the model: several ways are measured in one pass."""
+class Remembering:
+    """A network that says the same about the same pixels without the model: several ways are measured in one pass."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.known: dict[bytes, MaskOutput] = {}
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.known: dict[bytes, Sequence[Prediction]] = {}
 
-    def forward(self, pixels: Tensor) -> MaskOutput:
-        if pixels.shape[0] != 1:
-            return super().forward(pixels)
-        key = pixels.numpy().tobytes()
+    def __call__(self, images: Sequence[Tensor], /) -> Sequence[Prediction]:
+        if len(images[0]) != 1:
+            return self.network(images)
+        key = images[0].numpy().tobytes()
         if key not in self.known:
-            self.known[key] = super().forward(pixels)
+            self.known[key] = self.network(images)
         return self.known[key]
 
 
@@ -65,7 +65,7 @@ def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
     for frame in frames:
         numbers = np.zeros(len(frame), dtype=np.int64)
         if previous is not None:
-            ious = pairwise_iou([SparseMasks.of(previous.masks)], [SparseMasks.of(frame.masks)])
+            ious = pairwise_iou([previous.sparse], [frame.sparse])
             for row, column in zip(*linear_sum_assignment(ious, maximize=True), strict=True):
                 if ious[row, column] > NAIVE_IOU:
                     numbers[column] = previous.track_ids[row]
@@ -78,7 +78,7 @@ def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
             frame.index,
             frame.seconds,
             numbers[order],
-            frame.masks[order],
+            frame.sparse.take(order),
             frame.labels[order],
             frame.scores[order],
             frame.probabilities[order],
@@ -112,7 +112,8 @@ class Score:
 
 def measure(model: str, num_clips: int, out: Path | None) -> None:
     """Every way on every clip; what is known so far is written after each."""
-    predictor = Remembering(Predictor.from_pretrained(model, device="cpu").model)
+    predictor = Predictor.from_pretrained(model, device="cpu")
+    network = predictor.network = Remembering(predictor.network)
     clips = SceneClips(SIDE, num_frames=NUM_FRAMES, seed=FIRST_SEED, length=num_clips)
     ways = ("frame by frame, mask IoU alone", "tracker, window 1", "tracker, window 8", "one window")
     scores = {way: Score() for way in ways}
@@ -121,7 +122,7 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
     for index in range(num_clips):
         images, truth = clips.images(index), clips.truth(index)
         num_objects += len(truth.labels)
-        predictor.known.clear()
+        network.known.clear()
         for way in ways:
             if way == "one window":
                 result = predictor.clip(

@@ -10,9 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mask2former.config import ModelConfig, RunConfig
+    from mask2former.checkpoints.average import average_files
+    from mask2former.checkpoints.convert import convert
+    from mask2former.config import EvaluationConfig, ModelConfig, RunConfig
+    from mask2former.data.prepare import prepare
+    from mask2former.data.sources import DataSource
     from mask2former.errors import RequestError
+    from mask2former.inference.curves import plot_runs
+    from mask2former.inference.data_checks.check_data import check_data
+    from mask2former.inference.evaluate import evaluate
+    from mask2former.inference.facts import checkpoint_facts, known_models
+    from mask2former.inference.files import predict_files
     from mask2former.inference.predictor import Predictor
+    from mask2former.inference.track_files import track_files
     from mask2former.models.build import build_model
     from mask2former.models.mask2former import Mask2Former
     from mask2former.recipes import recipe, recipe_names, scenes_tiny
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
         Categories,
         Instances,
         MaskOutput,
+        ModelInfo,
         PanopticSegmentation,
         SemanticSegmentation,
         VideoInstances,
@@ -29,10 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Categories",
+    "DataSource",
+    "EvaluationConfig",
     "Instances",
     "Mask2Former",
     "MaskOutput",
     "ModelConfig",
+    "ModelInfo",
     "PanopticSegmentation",
     "Predictor",
     "RequestError",
@@ -40,28 +54,51 @@ __all__ = [
     "SemanticSegmentation",
     "VideoInstances",
     "__version__",
+    "average_files",
     "build_model",
+    "check_data",
+    "checkpoint_facts",
+    "convert",
+    "evaluate",
+    "known_models",
+    "plot_runs",
+    "predict_files",
+    "prepare",
     "recipe",
     "recipe_names",
     "scenes_tiny",
+    "track_files",
 ]
 
 _HOME = {
     "Categories": "mask2former.structures",
+    "DataSource": "mask2former.data.sources",
+    "EvaluationConfig": "mask2former.config",
     "Instances": "mask2former.structures",
     "Mask2Former": "mask2former.models.mask2former",
     "MaskOutput": "mask2former.structures",
     "ModelConfig": "mask2former.config",
+    "ModelInfo": "mask2former.structures",
     "PanopticSegmentation": "mask2former.structures",
     "Predictor": "mask2former.inference.predictor",
     "RequestError": "mask2former.errors",
     "RunConfig": "mask2former.config",
     "SemanticSegmentation": "mask2former.structures",
     "VideoInstances": "mask2former.structures",
+    "average_files": "mask2former.checkpoints.average",
     "build_model": "mask2former.models.build",
+    "check_data": "mask2former.inference.data_checks.check_data",
+    "checkpoint_facts": "mask2former.inference.facts",
+    "convert": "mask2former.checkpoints.convert",
+    "evaluate": "mask2former.inference.evaluate",
+    "known_models": "mask2former.inference.facts",
+    "plot_runs": "mask2former.inference.curves",
+    "predict_files": "mask2former.inference.files",
+    "prepare": "mask2former.data.prepare",
     "recipe": "mask2former.recipes",
     "recipe_names": "mask2former.recipes",
     "scenes_tiny": "mask2former.recipes",
+    "track_files": "mask2former.inference.track_files",
 }
 
 

@@ -8,7 +8,9 @@ these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn the
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,13 +21,14 @@ from pydantic import (
 )
 
 from mask2former import limits
-from mask2former.documents import parse_yaml
+from mask2former.documents import parse_yaml, read_yaml
 from mask2former.errors import RequestError
 from mask2former.text import printable, quoted
 
 __all__ = [
     "Ade20kConfig",
     "Ade20kFullConfig",
+    "ArchitectureConfig",
     "AugmentationConfig",
     "BackboneConfig",
     "CityscapesConfig",
@@ -71,6 +74,7 @@ __all__ = [
     "apply_overrides",
     "leaves",
     "parse",
+    "read_run_file",
 ]
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -258,24 +262,36 @@ class InferenceConfig(_Strict):
         return next(task for task in order if task in self.tasks)
 
 
-class ModelConfig(_Strict):
-    """Architecture and inference settings; what a checkpoint carries."""
+class ArchitectureConfig(_Strict):
+    """What a model is built from."""
 
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
     transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
-    inference: InferenceConfig = InferenceConfig()
-    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
-    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
 
     @model_validator(mode="after")
-    def _same_dim(self) -> ModelConfig:
+    def _same_dim(self) -> Self:
         if self.pixel_decoder.dim != self.transformer_decoder.dim:
             raise ValueError(
                 f"pixel_decoder.dim {self.pixel_decoder.dim} and transformer_decoder.dim "
                 f"{self.transformer_decoder.dim} must be equal"
             )
         return self
+
+
+class ModelConfig(ArchitectureConfig):
+    """The model of a run: its architecture, its inference settings, and what its training starts from."""
+
+    inference: InferenceConfig = InferenceConfig()
+    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
+    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
+
+    @property
+    def architecture(self) -> ArchitectureConfig:
+        """The part of it that weights depend on."""
+        return ArchitectureConfig(
+            backbone=self.backbone, pixel_decoder=self.pixel_decoder, transformer_decoder=self.transformer_decoder
+        )
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -716,7 +732,7 @@ def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
@@ -740,3 +756,15 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             node = node[name]
         node[leaf] = value
     return result
+
+
+def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of them.
+
+    Raises:
+        RequestError: the file cannot be read as YAML, or an override has the wrong form.
+    """
+    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
+    if not isinstance(values, dict):
+        raise RequestError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+    return apply_overrides(values, overrides)

@@ -153,9 +153,9 @@ def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> Non
     if kind != "folder":
         with pytest.raises(RequestError, match=f"is a {kind}|cannot be read|no image"):
             list_images([path])
-        with pytest.raises(RequestError, match=r"holds no pictures"):
+        with pytest.raises(RequestError, match=r"holds no images"):
             list_images([tmp_path])
-        with pytest.raises(RequestError, match=r"is a|no video|cannot be read|holds no pictures"):
+        with pytest.raises(RequestError, match=r"is a|no video|cannot be read|holds no images"):
             open_frames(path.rename(tmp_path / "a.mp4"))
 
 

@@ -473,8 +473,8 @@ def test_words_of_strangers(ours: Path, tmp_path: Path) -> None:
         assert value.isprintable()
         assert len(value) < 1000
     model = checkpoints.from_pretrained(path)
-    assert model.licence is not None
-    assert model.licence.isprintable()
+    assert model.info.license is not None
+    assert model.info.license.isprintable()
     checkpoints.save_folder(model, tmp_path / "folder", metrics={words: 1.0})
     card = (tmp_path / "folder" / "README.md").read_text()
     assert "\x1b" not in card

@@ -20,9 +20,10 @@ from mask2former.cli import main
 from mask2former.errors import FailedError, RequestError
 from mask2former.inference import files
 from mask2former.inference.failures import ends_run
-from mask2former.inference.files import Outcome, plan, segment_files, write_coco_results
+from mask2former.inference.files import Outcome, plan, segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.notes import collect_notes
+from mask2former.results_io.coco import coco_results, write_coco_results
 
 COUNT = 3
 
@@ -295,7 +296,7 @@ def test_the_coco_file_is_that_of_the_results_and_says_what_is_gone(
     jobs = plan([images], tmp_path / "out")
     write_coco_results(tmp_path / "coco.json", jobs, task, predictor.categories)
     text = (tmp_path / "coco.json").read_text()
-    values = files.coco_results(jobs, task, predictor.categories)
+    values = coco_results(jobs, task, predictor.categories)
     assert text == json.dumps(values) + "\n"
     (tmp_path / "out" / "1.json").unlink()
     with collect_notes() as notes:

@@ -143,8 +143,8 @@ def test_an_interrupt_outside_of_any_verbs_care_is_told_too(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "plan", interrupted)
-    assert main(["predict", "x.jpg", "-o", "out"]) == 130
+    monkeypatch.setattr("mask2former.config.read_run_file", interrupted)
+    assert main(["train", "x.yaml"]) == 130
     assert capsys.readouterr().err.strip() == "stopped"
 
 
@@ -223,7 +223,10 @@ def test_train_writes_a_model_that_predicts_and_can_go_on(
 
 
 def test_names_of_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(tmp_path / "a\x1b[31mb\x07\x9bc.png"), "-o", str(tmp_path / "out")]) == 2
+    assert (
+        main(["predict", str(tmp_path / "a\x1b[31mb\x07\x9bc.png"), "-o", str(tmp_path / "out"), "-m", "scenes-tiny"])
+        == 2
+    )
     shown = capsys.readouterr().err
     assert "a\ufffd[31mb\ufffd\ufffdc.png" in shown
     assert shown.count("\n") == 1

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mask2former.inference.answers import result_of
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -24,7 +25,6 @@ from mask2former.config import EvaluationConfig, Task
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
 from mask2former.errors import RequestError
-from mask2former.inference.answers import result_of
 from mask2former.inference.evaluate import (
     Case,
     Evaluation,
@@ -34,9 +34,9 @@ from mask2former.inference.evaluate import (
     predict_case,
 )
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.results_io.coco import ResultsFile
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.truths import InstanceTruth
 

@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "picture: absurd size": (lambda p: p.predict(p.file("x.png", _huge_png())), "x.png"),
     "picture: array file": (lambda p: p.predict(p.file("x.npy", b"\x93NUMPY\x01\0v\0{}")), "not an image"),
     "picture: all broken": (lambda p: p.predict(p.file("x.png", b""), p.file("y.png", b"")), "no image could be"),
-    "picture: folder without any": (lambda p: p.predict(_folder(p, "bare")), "holds no pictures"),
+    "picture: folder without any": (lambda p: p.predict(_folder(p, "bare")), "holds no images"),
     # checkpoints
     "checkpoint: missing": (lambda p: p.load(str(p.folder / "none.safetensors")), "none.safetensors"),
     "checkpoint: empty file": (lambda p: p.load(p.file("x.safetensors", b"")), "empty"),

@@ -322,7 +322,7 @@ def test_a_stopped_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
     write_ade(tmp_path / "whole", numbers=(1, 2, 3))
     prepare("ade20k", tmp_path / "whole")
 
-    def stop(title: str, done: int, total: int) -> None:
+    def stop(title: str, done: int, total: int | None) -> None:
         if title.startswith("panoptic") and done == 2:
             raise KeyboardInterrupt
 

@@ -191,6 +191,13 @@ def test_many_classes_fold_between_the_best_and_the_worst(tmp_path: Path) -> Non
     assert "59 between" in text
     assert text.index("class 099 99.0") < text.index("59 between") < text.index("class 000 0.0")
     assert "1 that do not occur" in text
+    # Names are written several times each, so those of a megabyte are cut.
+    long = {name + "x" * 1_000_000: values for name, values in rows["semantic"].items()}
+    wordy = SemanticEvaluator(Categories.from_names([*long], []))
+    wordy.confusion[3, 5] = wordy.confusion[5, 5] = 10
+    page = EvaluationReport({"semantic/mIoU": 1.0}, {"semantic": long}, 4, 1.0, {"semantic": wordy})
+    write_report(tmp_path / "long.html", page, wordy.categories)
+    assert (tmp_path / "long.html").stat().st_size < 1_000_000
     assert "class 005class 003" in text  # true, taken for
     assert "50.0" in text
 
@@ -372,7 +379,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, str(GUIDE), "exec"), {})
-    assert "Eight scenes" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "scenes-tiny" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_sizes_in_the_guide_are_those_that_are_taken() -> None:

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
 
+from mask2former import limits
 from mask2former.config import MetricStyle, Task
+from mask2former.limits import check_limit
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
@@ -56,6 +58,11 @@ class Annotated:
     info: dict[str, Any] = field(default_factory=dict)
     semantic: bool = False
     ignored: Bool[np.ndarray, "H W"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse more objects than can be read each time in reasonable time and memory."""
+        count = 0 if self.semantic else len(self.labels)
+        check_limit(f"'{self.name}' has objects:", count, limits.OBJECTS, "cut the image into tiles")
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from mask2former.data.archives import ArchivedFile, File, Folder, note_unreadable
+from mask2former.data.archives import ArchivedFile, File, Folder
+from mask2former.data.folders import walk_folder
 from mask2former.data.image_files import open_image
 from mask2former.documents import check_regular
 from mask2former.errors import RequestError
@@ -219,7 +220,7 @@ def list_images(
                 pictures = _pictures_below(source)
             if not pictures:
                 others = "".join(f"; {line}" for line in sentences(notes))
-                raise RequestError(f"the folder '{source}' holds no pictures ({' '.join(IMAGE_SUFFIXES)}){others}")
+                raise RequestError(f"the folder '{source}' holds no images ({' '.join(IMAGE_SUFFIXES)}){others}")
             for message, example in notes:
                 note(message, example)
             for path in pictures:
@@ -254,8 +255,7 @@ def list_images(
 def _pictures_below(folder: Path) -> list[Path]:
     """Pictures in a folder and its folders, sorted by path; hidden names are passed over."""
     pictures = []
-    for parent, folders, leaves in os.walk(folder, onerror=note_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):
         for name in folders:
             if os.path.islink(os.path.join(parent, name)):
                 note("links to folders, which are not searched", f"'{os.path.join(parent, name)}'")

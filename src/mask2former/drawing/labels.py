@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from mask2former.drawing.colors import line_color
 from mask2former.drawing.fonts import Lettering, readable
@@ -42,6 +41,8 @@ class Anchor:
 
 def distance(inside: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """How far each pixel of a mask is from its edge."""
+    from scipy import ndimage  # half a second, for those who draw
+
     distance = ndimage.distance_transform_edt(inside)
     assert isinstance(distance, np.ndarray)
     return distance.astype(np.float32)

@@ -445,7 +445,7 @@ class VideoInstanceEvaluator(_AveragePrecision):
                 f"the prediction has {shape} (frames, height, width) and the ground truth {truth.masks.shape[1:]}; "
                 "predict all frames of the clip at the size of the annotation"
             )
-        found, true = frames_of(prediction.masks), frames_of(truth.masks)
+        found, true = prediction.sparse, frames_of(truth.masks)
         areas = track_areas(true) if truth.areas is None else truth.areas
         objects, is_crowd = _true_objects(true, truth, areas, "track")
         self._add(_Objects(found, prediction.labels, track_areas(found)), prediction.scores, objects, is_crowd)

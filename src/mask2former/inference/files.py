@@ -1,6 +1,7 @@
 """Pictures in folders to results in a folder: what goes where, what is there already, and one file for the whole run.
 
-The loop behind ``mask2former predict``. Draws no progress and ends no program; each picture is one :class:`Outcome`.
+:func:`predict_files` is the call, :func:`segment_files` its loop. Draws no progress and ends no program; each picture
+is one :class:`Outcome`.
 """
 
 from __future__ import annotations
@@ -13,48 +14,48 @@ import os
 import struct
 import traceback
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import mask2former
 from mask2former import documents, limits
-from mask2former.atomic import take_lock, whole_file, write_whole
+from mask2former.atomic import check_apart, check_file, check_folder, folder_lock, leftovers_note, place_of, reserved
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import FailedError, RequestError
 from mask2former.inference import failures
-from mask2former.inference.answers import ALL_CANDIDATES, predicted
-from mask2former.inference.predictor import Predictor
-from mask2former.notes import note
+from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
+from mask2former.notes import collect_notes, note, sentences
+from mask2former.progress import Progress, silent
+from mask2former.results_io.coco import is_coco_results, write_coco_results
+from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
 
+if TYPE_CHECKING:
+    from mask2former.inference.tta import MultiScaleFlip
+
 __all__ = [
+    "FilesReport",
     "Job",
     "Outcome",
-    "check_apart",
     "check_coco_file",
-    "check_file",
-    "check_folder",
-    "coco_results",
     "plan",
+    "predict_files",
     "segment_files",
-    "write_coco_results",
-    "write_json",
 ]
 
 _MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
 _ENDINGS = (".png", ".json", *_MAPS.values())
-_PANOPTIC_INFO = {"description": "results of mask2former predict"}
 _HEAD = b'{"schema_version": '  # of JSON files of results
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TRACED = 6  # calls of a trace that are kept
-_RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}  # in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,130 @@ class Outcome:
     crowded: bool = False
     found: int = 0
     candidates: int = 0
+
+
+@dataclass(frozen=True)
+class FilesReport:
+    """What became of the images of a call.
+
+    Attributes:
+        task: of the results.
+        settings: how the model was asked.
+        outcomes: how many images ended how, by :attr:`Outcome.status`.
+        num_different: skipped, since another model or other settings made what is there.
+        num_crowded: done, but there may be more instances than ``max_instances`` lets through.
+        num_found: segments, instances or classes in all results that are of this model.
+        num_candidates: instances of any score in them.
+        failed: the outcomes of the first ten images without a result.
+        notes: what a user should know, one sentence each.
+    """
+
+    task: Task
+    settings: InferenceConfig
+    outcomes: Mapping[str, int]
+    num_different: int
+    num_crowded: int
+    num_found: int
+    num_candidates: int
+    failed: tuple[Outcome, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """All that were named."""
+        return sum(self.outcomes.values())
+
+
+_LISTED = 10  # failures that a report has
+
+
+def predict_files(
+    model: ModelSource,
+    sources: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    task: Task | None = None,
+    *,
+    recipe: str | None = None,
+    overlays: bool = True,
+    coco: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    views: MultiScaleFlip | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress = silent,
+    observe: Callable[[Outcome], None] = lambda outcome: None,
+    **settings: Any,
+) -> FilesReport:
+    """Segment images and folders of images into a folder; what ``mask2former predict`` does.
+
+    For every image X there are an overlay X.png, exact maps, and X.json, which is written last. What is done is skipped
+    by the next call, see :func:`segment_files`.
+
+    Args:
+        model: a name, file or folder, a model, or a predictor.
+        sources: images, and folders that are searched to any depth.
+        output: the folder of results, with the folder structure of the sources.
+        task: see :class:`Predictor`.
+        recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        overlays: whether X.png is drawn.
+        coco: also write one COCO results file; instances of any score are in it.
+        overwrite: segment also what has results, and write over files that are no results.
+        views: test-time augmentation.
+        device: see :class:`Predictor`.
+        dtype: see :class:`Predictor`.
+        progress: told the step, and how many images of how many are done.
+        observe: told what became of each image.
+        settings: inference settings that replace the stored ones, for instance ``score_threshold=0.5``. With ``tile``
+            alone tiles overlap by a quarter.
+
+    Raises:
+        RequestError: no images, a model or setting that is wrong, or files in the way; before anything is written.
+        FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
+    """
+    file = None if coco is None else Path(coco)
+    with collect_notes() as planned:
+        jobs = plan(sources, output)
+    if file is not None:
+        check_apart(file, [model] if isinstance(model, str | Path) else [])
+        check_coco_file(file, jobs, overwrite=overwrite)
+    if settings.get("tile") is not None:
+        settings = {"tile_overlap": settings["tile"] // 4} | settings
+    loading = {"recipe": recipe, "device": device, "dtype": dtype, "views": views, "progress": progress}
+    predictor = open_predictor(model, **loading, **settings)
+    chosen = predictor.choose_tasks(task)[0]
+    removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
+    outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)
+    sums: dict[str, int] = dict.fromkeys(("differs", "crowded", "found", "candidates"), 0)
+    failed: list[Outcome] = []
+    usable: list[Job] = []
+    # A pipe is held open, so that whoever reads it waits for the file.
+    with contextlib.nullcontext() if file is None else reserved(file), collect_notes() as found:
+        progress(chosen, 0, len(jobs))
+        options = {"model": model_name(model), "overlay": overlays, "candidates": coco is not None}
+        for outcome in segment_files(predictor, jobs, chosen, overwrite=overwrite, **options):
+            outcomes[outcome.status] += 1
+            for name in sums:
+                sums[name] += getattr(outcome, name)
+            if not outcome.reason and not outcome.differs:
+                usable.append(outcome.job)
+            if outcome.reason and len(failed) < _LISTED:
+                failed.append(outcome)
+            observe(outcome)
+            progress(chosen, sum(outcomes.values()), len(jobs))
+        if file is not None and usable:
+            write_coco_results(file, usable, chosen, predictor.categories)
+    notes = (*removed, *sentences([*planned, *found]))
+    return FilesReport(
+        chosen,
+        predictor.settings,
+        outcomes,
+        num_different=sums["differs"],
+        num_crowded=sums["crowded"],
+        num_found=sums["found"],
+        num_candidates=sums["candidates"],
+        failed=tuple(failed),
+        notes=notes,
+    )
 
 
 def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
@@ -229,7 +354,7 @@ def _segment_file(
 ) -> Outcome:
     before = _state(job.source)
     sha256 = _sha256(job.source)
-    there = None if overwrite else _read_document(job.document)
+    there = None if overwrite else read_result(job.document)
     if there is not None and (outcome := asked.skips(job, there, sha256)):
         return outcome
     image = read_image(job.source, value_range=predictor.settings.value_range)
@@ -237,8 +362,8 @@ def _segment_file(
         raise RequestError(f"'{job.source}' was changed while it was read; run the same command again")
     everything = predictor(image, asked.task, **ALL_CANDIDATES)
     result = predicted(everything, predictor.settings)
-    with _writing(job.document.parent):
-        there = None if overwrite else _read_document(job.document)  # meanwhile another run may have made it
+    with folder_lock(job.document.parent):
+        there = None if overwrite else read_result(job.document)  # meanwhile another run may have made it
         if there is not None and (outcome := asked.skips(job, there, sha256)):
             return outcome
         is_stale = there is not None and _is_of_another_image(there, sha256)
@@ -282,7 +407,7 @@ class _Asked:
             return Outcome(job, "skipped", differs=True)
         if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
             return None
-        found = len(document[_RECORDS[self.task]])
+        found = len(document[RECORDS[self.task]])
         return Outcome(job, "skipped", found=found, candidates=document.get("num_candidates", found))
 
     def made(self, document: Mapping[str, Any]) -> bool:
@@ -324,21 +449,6 @@ class _Asked:
             if self.candidates:
                 values["candidates"] = everything.below(settings.instance_threshold).to_dict()["instances"]
         return values
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """One run at a time writes results in a folder, so that those of an image belong together."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":  # where folders cannot be opened
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        take_lock(descriptor, wait=True)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -423,9 +533,7 @@ def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
         RequestError: naming a file.
     """
     others = [
-        job.document
-        for job in jobs
-        if (document := _read_document(job.document)) is not None and not asked.made(document)
+        job.document for job in jobs if (document := read_result(job.document)) is not None and not asked.made(document)
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
@@ -437,7 +545,7 @@ def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
 
 def _remove_old(job: Job) -> None:
     """Remove an earlier result, its JSON file first: from here on it is not complete."""
-    if _read_document(job.document) is None:
+    if read_result(job.document) is None:
         return
     ours = [path for ending in (".png", *_MAPS.values()) if _is_own_image(path := job.file(ending))]
     for path in (job.document, *ours):
@@ -448,7 +556,7 @@ def _remove_incomplete(job: Job) -> None:
     """Remove the overlay and maps of a result whose JSON file, which is written last, is not there."""
     if not job.document.parent.is_dir():
         return
-    with _writing(job.document.parent):
+    with folder_lock(job.document.parent):
         if not job.document.exists():
             for ending in (".png", *_MAPS.values()):
                 if _is_own_image(path := job.file(ending)):
@@ -457,7 +565,7 @@ def _remove_incomplete(job: Job) -> None:
 
 def _drop_stale(job: Job) -> None:
     """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
-    there = _read_document(job.document)
+    there = read_result(job.document)
     if there is not None and _is_of_another_image(there, _sha256(job.source)):
         _remove_old(job)
         message = "results of earlier images of the same name, removed because the new images could not be segmented"
@@ -475,7 +583,7 @@ def _is_own_image(path: Path) -> bool:
     except RequestError:  # whatever is wrong with it, reading it says
         return False
     for task, ending in (*_MAPS.items(), ("", ".png")):
-        document = _read_document(path.with_name(path.name.removesuffix(ending) + ".json"))
+        document = read_result(path.with_name(path.name.removesuffix(ending) + ".json"))
         if path.name.endswith(ending) and document is not None and "provenance" not in document:
             return document["task"] == task if task else document.get("model") is not None
     return False
@@ -491,99 +599,26 @@ def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
     return bool(result.scores.min() >= settings.instance_threshold)
 
 
-def coco_results(jobs: Iterable[Job], task: Task, categories: Categories) -> Any:
-    """The COCO results of images, from their JSON files: a list of records, or for panoptic a dictionary.
-
-    Image ids are the numbers in the file names where every name is a number (as in COCO), else the names with their
-    folders. Images without results are left out.
-
-    Args:
-        jobs: those that are done or skipped; what lies there for others may be of another image.
-        task: of the results.
-        categories: of the model.
+def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+    """That the file for the COCO results of a run can be written later and destroys nothing.
 
     Raises:
-        RequestError: results that were there are of another task.
-    """
-    return json.loads("".join(_coco_text([job for job in jobs if job.document.exists()], task, categories)))
-
-
-def write_coco_results(path: Path, jobs: Iterable[Job], task: Task, categories: Categories) -> None:
-    """Write :func:`coco_results` whole or not at all, one image in memory at a time.
-
-    Images whose results have gone meanwhile are left out with a note.
-
-    Raises:
-        RequestError: as :func:`coco_results`, or the place cannot be written.
+        RequestError: it is an image or one of the results, or lies where results go, or something else is there.
     """
     check_file(path)
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_coco_text(list(jobs), task, categories))
-
-
-def _coco_text(jobs: Sequence[Job], task: Task, categories: Categories) -> Iterator[str]:
-    """:func:`coco_results` as JSON, in pieces."""
-    stems = [job.stem.as_posix() for job in jobs]
-    names = [stem.rsplit("/", 1)[-1] for stem in stems]
-    # Of at most 18 digits: more do not fit the integers of most readers.
-    numbered = all(name.isdecimal() and len(name) < 19 for name in names)
-    numbered = numbered and len({int(name) for name in names}) == len(names)
-    ids: list[Any] = [int(name) for name in names] if numbered else stems
-    identified = list(zip(ids, jobs, strict=True))
-    if task == "panoptic":
-        yield f'{{"info": {json.dumps(_PANOPTIC_INFO)}, "images": ['
-        yield from _listed(_panoptic_image(*entry) for entry in _documents(identified, task))
-        yield '], "annotations": ['
-        yield from _listed(_panoptic_annotation(*entry) for entry in _documents(identified, task))
-        classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
-        yield f'], "categories": {json.dumps(classes)}}}\n'
-        return
-    keys, fields = {
-        "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
-        "semantic": (("classes",), ("category_id", "segmentation")),
-    }[task]
-    yield "["
-    yield from _listed(
-        {"image_id": identifier, **{field: record[field] for field in fields}}
-        for identifier, _, document in _documents(identified, task)
-        for key in keys
-        for record in document.get(key, ())
-    )
-    yield "]\n"
-
-
-def _listed(values: Iterable[Any]) -> Iterator[str]:
-    """The entries of a JSON list."""
-    for number, value in enumerate(values):
-        yield f"{', ' if number else ''}{json.dumps(value, allow_nan=False)}"
-
-
-def _documents(identified: Iterable[tuple[Any, Job]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
-    """The id, the stem and the results of images, one in memory at a time."""
-    for identifier, job in identified:
-        document = _read_document(job.document)
-        if document is None:
-            with contextlib.suppress(OSError), _writing(job.document.parent):  # another run may be replacing it
-                document = _read_document(job.document)
-        if document is None or document["schema_version"] != SCHEMA_VERSION:
-            note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
-        elif document["task"] != task:
-            raise RequestError(
-                f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
-                "use --overwrite or another output"
-            )
-        else:
-            yield identifier, job.stem.as_posix(), document
-
-
-def _panoptic_image(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
-    height, width = document["size"]
-    return {"id": identifier, "file_name": f"{stem}.png", "height": height, "width": width}
-
-
-def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
-    info = [{key: segment[key] for key in ("id", "category_id", "area", "bbox")} for segment in document["segments"]]
-    return {"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info}
+    check_apart(path, [job.source for job in jobs])
+    target = place_of(path)
+    results = {place_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
+    folders = {folder for place in results for folder in Path(place).parents}
+    if target in results or any(str(folder) in results for folder in Path(target).parents):
+        raise RequestError(f"'{path}' is one of the results of this run; name another file for --coco")
+    if Path(target) in folders:
+        raise RequestError(f"'{path}' is a folder of the results of this run; name another file for --coco")
+    if path.is_file() and not overwrite and not is_coco_results(path):  # reading a pipe would wait for its writer
+        raise RequestError(
+            f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
+            "or --overwrite to lose it"
+        )
 
 
 def _count(result: Segmentation) -> int:
@@ -593,161 +628,18 @@ def _count(result: Segmentation) -> int:
     return len(result)
 
 
-def write_json(path: str | os.PathLike[str], values: Any) -> None:
-    """Write a JSON file whole or not at all, with its folder.
-
-    Raises:
-        RequestError: the place cannot be written.
-    """
-    target = Path(path)
-    check_file(target)
-    text = json.dumps(values, allow_nan=False) + "\n"
-    write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """That a file to write is not one of those that are read.
-
-    Raises:
-        RequestError: it is, however it is spelled.
-    """
-    target = _place(path)
-    for entry in inputs:
-        if os.path.exists(entry) and _place(Path(entry)) == target:
-            raise RequestError(f"'{path}' is read here and would be overwritten; name another file to write")
-
-
-def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
-    """That the file for the COCO results of a run can be written later and destroys nothing.
-
-    Raises:
-        RequestError: it is an image or one of the results, or lies where results go, or something else is there.
-    """
-    check_file(path)
-    check_apart(path, [job.source for job in jobs])
-    target = _place(path)
-    results = {_place(job.file(ending)): job for job in jobs for ending in _ENDINGS}
-    folders = {folder for place in results for folder in Path(place).parents}
-    if target in results or any(str(folder) in results for folder in Path(target).parents):
-        raise RequestError(f"'{path}' is one of the results of this run; name another file for --coco")
-    if Path(target) in folders:
-        raise RequestError(f"'{path}' is a folder of the results of this run; name another file for --coco")
-    if path.is_file() and not overwrite and not _is_coco_results(path):  # reading a pipe would wait for its writer
-        raise RequestError(
-            f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
-            "or --overwrite to lose it"
-        )
-
-
-def _place(path: Path) -> str:
-    """Where a file is; names that differ in case only are one file on some systems."""
-    return str(path.resolve()).casefold()
-
-
-def _is_coco_results(path: Path) -> bool:
-    """Whether :func:`coco_results` made a file, from its first bytes."""
-    with path.open("rb") as file:
-        head = file.read(200)
-    return head.strip() == b"[]" or head.startswith(
-        (b'[{"image_id": ', b'{"info": ' + json.dumps(_PANOPTIC_INFO).encode())
-    )
-
-
-def check_file(path: Path) -> None:
-    """That a file can be written there later.
-
-    Raises:
-        RequestError: it is a folder, or it or its folder cannot be written.
-    """
-    if path.is_dir():
-        raise RequestError(f"'{path}' is a folder; expected the name of a file to write")
-    if not path.exists() or path.is_file():
-        check_folder(Path(os.path.realpath(path)).parent)  # links are followed
-    elif not os.access(path, os.W_OK):
-        raise RequestError(f"cannot write to '{path}': no permission; choose another place")
-
-
-def check_folder(folder: Path) -> None:
-    """That a folder can be made or written there later.
-
-    Raises:
-        RequestError: a file is in the way, or there is no permission.
-    """
-    existing = folder.absolute()
-    while not existing.exists():
-        if existing.is_symlink():
-            raise RequestError(f"cannot write to '{folder}': '{existing}' is a link to nothing; choose another folder")
-        existing = existing.parent
-    if not existing.is_dir():
-        raise RequestError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RequestError(f"cannot write to '{folder}': no permission for '{existing}'; choose another folder")
-
-
-def _read_document(path: Path) -> dict[str, Any] | None:
-    """Results of an earlier run; None where there are none, they are damaged, or not of our kind.
-
-    Those of a newer version have other keys, perhaps, so their records are not looked at.
-    """
-    try:
-        document = documents.read_json(path, "result")
-    except RequestError:
-        return None
-    if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
-        return None
-    version, task, size = document["schema_version"], document["task"], document["size"]
-    if not isinstance(version, int) or not isinstance(task, str) or task not in _RECORDS:
-        return None
-    if version > SCHEMA_VERSION:
-        return document
-    if not (isinstance(size, list) and len(size) == 2 and all(_is_number(side) for side in size)):
-        return None
-    if not _is_number(document.get("num_candidates", 0)):
-        return None
-    lists = [document.get(_RECORDS[task]), *([document["candidates"]] if "candidates" in document else [])]
-    good = all(isinstance(rows, list) and all(_is_record(row, task) for row in rows) for rows in lists)
-    return document if good else None
-
-
-_FIELDS: Mapping[str, tuple[str, ...]] = {  # of records, which the COCO file takes over
-    "panoptic": ("id", "category_id", "area", "bbox"),
-    "instance": ("category_id", "bbox", "score", "segmentation"),
-    "semantic": ("category_id", "segmentation"),
-}
-
-
-def _is_record(value: Any, task: str) -> bool:
-    if not isinstance(value, dict):
-        return False
-    for name in _FIELDS[task]:
-        entry = value.get(name)
-        if name == "bbox":
-            good = isinstance(entry, list) and len(entry) == 4 and all(map(_is_number, entry))
-        elif name == "segmentation":
-            good = isinstance(entry, dict) and isinstance(entry.get("counts"), str) and "size" in entry
-        else:
-            good = _is_number(entry)
-        if not good:
-            return False
-    return True
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
 def _is_damaged(path: Path, job: Job) -> bool:
     """Whether an overlay or map is empty, as after a power cut, or a cut PNG file beside the results it belongs to."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
         start = file.read(len(_PNG))
-    return not start or (start == _PNG and _whole_png(path) is None and _read_document(job.document) is not None)
+    return not start or (start == _PNG and _whole_png(path) is None and read_result(job.document) is not None)
 
 
 def _is_own_document(path: Path) -> bool:
     """Whether a JSON file is a result of ours, or what is left of one: empty or cut short after a power cut."""
-    if _read_document(path) is not None:
+    if read_result(path) is not None:
         return True
     if not path.is_file():
         return False

@@ -23,6 +23,7 @@ from mask2former.evaluation.semantic import SemanticEvaluator
 from mask2former.inference.evaluate import EvaluationReport
 from mask2former.inference.highlights import Highlights, Kind
 from mask2former.structures import Categories
+from mask2former.text import shortened
 
 __all__ = ["write_report"]
 
@@ -59,6 +60,7 @@ _QUALITIES = {
     "semantic": "Quality is the mean IoU of one picture. Surprise is the share of the picture that is wrong well "
     "inside a region of the answer: at borders models hesitate, inside they are sure.",
 }
+_NAME = 200  # characters of a class or group; each is written several times
 _MATRIX = 24  # classes; of more, those that are confused most
 _CONFUSIONS = 15
 _CURVES = 36
@@ -89,6 +91,7 @@ def write_report(
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["short"] = lambda name: shortened(str(name), _NAME)
     environment.filters["percent"] = lambda value: "-" if not math.isfinite(value) else f"{value:.1f}"
     template = environment.from_string(
         resources.files("mask2former.inference").joinpath("report.html.j2").read_text("utf-8")

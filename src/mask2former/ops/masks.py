@@ -19,7 +19,6 @@ from mask2former.errors import RequestError
 from mask2former.text import quoted
 
 __all__ = [
-    "FARTHEST_CORNER",
     "Patch",
     "areas",
     "boxes_xyxy",
@@ -38,8 +37,6 @@ __all__ = [
     "tight",
     "typical_diameter",
 ]
-
-FARTHEST_CORNER = 1 << 20  # pixels from the origin; the rasteriser's memory grows with the length of edges
 
 
 class Patch(NamedTuple):
@@ -267,13 +264,13 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
         size_hw: height and width of the whole mask in pixels.
 
     Raises:
-        RequestError: a polygon with less than three corners, a corner that is NaN or farther than ``FARTHEST_CORNER``,
+        RequestError: a polygon with less than three corners, a corner that is NaN or farther than ``limits.CORNER``,
             or outlines that are together longer than ``limits.OUTLINE``.
     """
     if not polygons:
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
     farthest = [float(np.abs(polygon).max(initial=0)) for polygon in polygons]
-    if min(map(len, polygons)) < 3 or not all(corner <= FARTHEST_CORNER for corner in farthest):  # NaN too
+    if min(map(len, polygons)) < 3 or not all(corner <= limits.CORNER for corner in farthest):  # NaN too
         raise RequestError("a polygon needs three corners (x, y) or more, in pixels")
     # Hardly ever needs looking at each edge.
     if sum(2 * far * len(polygon) for far, polygon in zip(farthest, polygons, strict=True)) > limits.OUTLINE:

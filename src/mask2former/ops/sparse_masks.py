@@ -43,6 +43,16 @@ class SparseMasks:
             (masks.shape[1], masks.shape[2]),
         )
 
+    @classmethod
+    def of_ids(cls, ids: Int[np.ndarray, "H W"], wanted: Iterable[int]) -> SparseMasks:
+        """The pixels of some ids of an id map or label map, in the order of the ids."""
+        height, width = ids.shape
+        patches = []
+        for number in wanted:
+            top, left, mask = tight(Patch(0, 0, ids == number))
+            patches.append(Patch(top, left, mask.copy()))  # a view would keep the whole mask
+        return cls(patches, (height, width))
+
     def __len__(self) -> int:
         return len(self._patches)
 

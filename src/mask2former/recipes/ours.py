@@ -232,7 +232,7 @@ def nuclei_end() -> RunConfig:
 def nuclei() -> RunConfig:
     """Goes on with the packaged model ``nuclei`` on the same data, or on cells of your own: edit data.dataset.
 
-    The rate is low enough to keep what the model knows; ``mask2former check-data DATA --propose RUN.yaml`` also fits
+    The rate is low enough to keep what the model knows; ``mask2former check-data DATA --suggest RUN.yaml`` also fits
     the length to the data. How the packaged model itself was trained: ``nuclei-start``, ``nuclei-middle``, then
     ``nuclei-end``.
     """

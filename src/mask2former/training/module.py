@@ -16,14 +16,14 @@ from torch import Tensor
 from mask2former.atomic import write_whole
 from mask2former.config import OptimConfig, RunConfig, Task
 from mask2former.drawing import contact_sheet
-from mask2former.inference.answers import predicted
 from mask2former.inference.evaluate import Case, Cases, Evaluation, Predictions, predict_case
 from mask2former.inference.highlights import case_rows
-from mask2former.inference.predictor import Predictor
+from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
+from mask2former.text import terminal_line
 from mask2former.training.checkpointing import at_step, plain
 from mask2former.training.datamodule import batch_per_device
 from mask2former.training.ema import MovingAverage
@@ -76,10 +76,10 @@ class TrainingModule(lightning.LightningModule):
         # On every rank: synchronised norms wait for the others in each forward pass.
         memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
-            print(data.batching())
+            print(terminal_line(data.batching()))
             print(memory)
             for remark in data.remarks():
-                print(f"note: {remark}")
+                print(terminal_line(f"note: {remark}"))
         if self.validation_due:
             self._repeat_validation()
 

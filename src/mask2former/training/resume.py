@@ -23,7 +23,7 @@ from mask2former.documents import read_yaml
 from mask2former.errors import RequestError
 from mask2former.inference.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
-from mask2former.text import quoted
+from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded
 from mask2former.training.optim import learning_rate_factor
 
@@ -86,7 +86,7 @@ class LastState:
         num_classes: of its class head.
         categories: its classes; None in checkpoints of 0.1.0.
         num_samples: of the training and the validation data; None in checkpoints of 0.1.0.
-        licence: of its weights, if it is known.
+        license: of its weights, if it is known.
         waited: validations without a better monitor, where patience was set.
         notes: sentences for the user.
         validation: what :func:`digest_of` says of its validation data; None in checkpoints of 0.1.0.
@@ -102,7 +102,7 @@ class LastState:
     num_classes: int
     categories: Categories | None
     num_samples: tuple[int, int] | None
-    licence: str | None
+    license: str | None
     waited: int
     notes: tuple[str, ...]
     validation: str | None = None
@@ -158,7 +158,7 @@ class LastState:
             num_classes,
             categories,
             (_whole(training), _whole(validation)),
-            _text(record["licence"]),
+            _text(record.get("license", record.get("licence"))),
             waited,
             (),
             _text(record.get("validation")),
@@ -219,7 +219,7 @@ def record_of(
     config: RunConfig,
     categories: Categories,
     num_samples: tuple[int, int],
-    licence: str | None,
+    license: str | None,
     validation: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
@@ -227,7 +227,7 @@ def record_of(
         "config": config.model_dump(mode="json"),
         "categories": categories.to_dict(),
         "num_samples": list(num_samples),
-        "licence": licence,
+        "licence": license,
         "validation": validation,
     }
 
@@ -298,7 +298,7 @@ def compare(
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
-        notes.append(f"from step {last.step} on with other settings: {_listed(changes)}")
+        notes.append(f"from step {last.step} on with other settings: {listed(changes, _SHOWN)}")
     if last.num_samples is not None and num_samples[0] != last.num_samples[0]:
         notes.append(
             f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: which sample comes "
@@ -376,7 +376,7 @@ def _check_classes(last: LastState, categories: Categories) -> None:
             f"is '{now[first]}' now; {what_to_do}"
         )
     gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
-    parts = [f"{kind} {_listed(names)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
+    parts = [f"{kind} {listed(names, _SHOWN)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
     raise RequestError(
         f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} then, {len(now)} now; "
         f"{what_to_do}"
@@ -400,8 +400,3 @@ def _about_rate(last: LastState, config: RunConfig) -> list[str]:
 def _shown(value: Any) -> str:
     text = str(value) if not isinstance(value, Mapping) else str(dict(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

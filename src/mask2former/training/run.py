@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from mask2former.inference.data_checks.requirements import check_run
 from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures.categories import Categories
-from mask2former.text import printable
+from mask2former.structures import Categories, ModelInfo
+from mask2former.text import printable, terminal_line
 from mask2former.training.checkpointing import (
     Best,
     KeepCheckpoints,
@@ -151,8 +151,10 @@ def _train(
     begins = past is None or past.categories is None  # without a record the initial model tells the licence
     start = _start_of(config) if begins else None
     if start is not None and config.model.init is not None and past is None:
-        check_settings(config.model, start.config, config.model.init, partial=config.model.init_partial)
-    known = past.config.model if past is not None else start.config if start is not None else None
+        check_settings(config.model, start.info, config.model.init, partial=config.model.init_partial)
+    known = start.info if start is not None else None
+    if past is not None:
+        known = ModelInfo.of(past.config.model)
     if config.model.init is not None and known is not None:
         model_config = with_settings_of(config.model, known, config.model.init)
         config = config.model_copy(update={"model": model_config})
@@ -168,16 +170,17 @@ def _train(
     ended_with = None if past is None else _best_at_the_end(past)
     is_newer = past is not None and ended_with is not None and ended_with.step > past.step  # of a run that went on
     if past is not None and not is_newer and (end := _how_it_ended(past, config, path)):
-        print(f"{directory} is finished: {end}; nothing was changed")
+        print(terminal_line(f"{directory} is finished: {end}; nothing was changed"))
         if change is not None and change.changes:
-            print(f"note: since it is finished, these other settings were ignored: {', '.join(change.changes)}")
+            ignored = ", ".join(change.changes)
+            print(terminal_line(f"note: since it is finished, these other settings were ignored: {ignored}"))
         return _result_of(past, ended_with, path)
     best = None
     if past is not None:
         best = best_of(last.parent, lambda state: past.is_comparable(state, config, num_samples[1], digest))
     model, is_measurable = _initial_model(config, data.categories, start, begins=begins)
-    if past is not None and past.licence is not None:
-        model.licence = past.licence
+    if past is not None and past.license is not None:
+        model.info = replace(model.info, license=past.license)
     directory.mkdir(parents=True, exist_ok=True)
     notes += leftovers_note((directory, directory / "checkpoints", directory / "pictures"))
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -189,7 +192,7 @@ def _train(
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
     module = TrainingModule(model, config)
-    module.record = record_of(config, data.categories, num_samples, model.licence, digest)
+    module.record = record_of(config, data.categories, num_samples, model.info.license, digest)
     module.stored_optim = past.config.optim if past is not None else None
     afresh = change is not None and change.measured_anew
     monitor, start_value = config.evaluation.monitor, None
@@ -252,7 +255,7 @@ def _train(
         notes.append(f"all {step} steps were taken before; only {path.name} was missing")
     if trainer.is_global_zero:
         for note in notes:
-            print(f"note: {note}")
+            print(terminal_line(f"note: {note}"))
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
@@ -289,8 +292,8 @@ def _train(
         _restore(module, keep.best)
     threshold = module.instance_threshold if config.evaluation.choose_threshold else None
     if threshold is not None:
-        inference = config.model.inference.model_copy(update={"instance_threshold": threshold})
-        model.config = config.model.model_copy(update={"inference": inference})
+        inference = model.info.inference.model_copy(update={"instance_threshold": threshold})
+        model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -343,7 +346,7 @@ def _result_of(past: LastState, best: Best | None, model: Path) -> TrainingResul
         past.start,
         None if best is None else (best.value, best.step),
         is_average=config.optim.ema_decay > 0,
-        instance_threshold=checkpoints.open_checkpoint(model).config.inference.instance_threshold if chosen else None,
+        instance_threshold=checkpoints.open_checkpoint(model).info.inference.instance_threshold if chosen else None,
     )
 
 
@@ -402,8 +405,8 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
         return values
     last = None if resume is None else resume / "checkpoints" / "last.ckpt"
     if last is not None and last.is_file():
-        return {**values, "model": filled_in(model, LastState.read(last).config.model)}
-    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).config)}
+        return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
+    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).info)}
 
 
 def _clear(directory: Path, init: str | None) -> None:
@@ -441,11 +444,10 @@ def _initial_model(
     if init is None or not begins:  # a checkpoint brings the weights
         return model, False
     if start is None:
-        print(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}")
+        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}"))
         return model, False
-    source = checkpoints.instantiate(start)
-    notes = checkpoints.start_from(model, source, init, partial=config.model.init_partial)
-    print(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
+    notes = checkpoints.start_from(model, start, init, partial=config.model.init_partial)
+    print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
     is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
     if not is_whole:
         print("Not measured before the first step, since the class head starts afresh")

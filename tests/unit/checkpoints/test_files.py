@@ -32,9 +32,7 @@ def test_saved_models_return_exactly(tiny_model: Mask2Former, tmp_path: Path, na
     tiny_model.save_pretrained(tmp_path / name)
     again = Mask2Former.from_pretrained(str(tmp_path / name))
     assert equal(tiny_model, again)
-    assert tiny_model.config is not None
-    assert again.config == tiny_model.config.model_copy(update={"init": None})
-    assert again.categories == tiny_model.categories
+    assert again.info == tiny_model.info
     assert not again.training
 
 

@@ -117,8 +117,8 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     for source, message in (
         (tmp_path / "none.mp4", "there is no video or folder"),
         (tmp_path / "text.mp4", "cannot be opened"),
-        (tmp_path / "empty", "holds no pictures; expected the frames"),
-        (tmp_path / "clips", r"holds no pictures; it has folders, give one of them \('one'\)"),
+        (tmp_path / "empty", "holds no images; expected the frames"),
+        (tmp_path / "clips", r"holds no images; it has folders, give one of them \('one'\)"),
         (tmp_path / "a.png", "is a picture; expected a video or a folder"),
         (-1, "cameras are counted from 0"),
         (np.zeros((8, 8, 3), np.uint8), r"got one picture \(ndarray\)"),

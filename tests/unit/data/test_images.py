@@ -331,7 +331,7 @@ def test_dots_in_names_are_kept(tmp_path: Path) -> None:
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no pictures given"):
         list_images([])
-    with pytest.raises(RequestError, match="holds no pictures"):
+    with pytest.raises(RequestError, match="holds no images"):
         list_images([tmp_path])
     with pytest.raises(RequestError, match="no image or folder of images"):
         list_images([tmp_path / "missing"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former import limits
 from mask2former.config import DataConfig, parse
 from mask2former.data.build import build_pictures
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
@@ -133,6 +134,17 @@ def test_by_configuration(tmp_path: Path) -> None:
     assert (samples.categories.names, len(samples)) == (("cell", "dirt"), 1)
 
 
+def test_more_objects_than_can_be_read_in_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OBJECTS", 2)
+    write(tmp_path, SQUARE * 2)
+    assert len(samples_of(tmp_path).annotated(0).labels) == 2
+    write(tmp_path, SQUARE * 3)
+    with pytest.raises(
+        RequestError, match=r"'a\.jpg' has objects: 3; at most 2 are supported; cut the image into tiles"
+    ):
+        samples_of(tmp_path).annotated(0)
+
+
 def test_hidden_pictures_are_passed_over(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "images/train/._a.jpg").write_bytes(b"what some systems put into archives")
@@ -224,8 +236,10 @@ def test_files_that_do_not_pair_are_named(tmp_path: Path) -> None:
     (tmp_path / "images" / "train.txt").write_text("train/a.jpg\ntrain/b.jpg\ntrain/a.jpg\n")
     for name in ("b", "c", "classes"):
         (tmp_path / "labels" / "train" / f"{name}.txt").write_text("")
-    notes = "; ".join(samples_of(tmp_path).notes)
-    assert re.search(r"images are listed more than once: 1 \(.*a\.jpg\)", notes)
+    samples = samples_of(tmp_path)
+    notes = "; ".join(samples.notes)
+    assert len(samples) == 2
+    assert re.search(r"images are listed more than once, and read once: 1 \(.*a\.jpg\)", notes)
     assert re.search(r"text files without an image in this split: 1 \(.*c\.txt\)", notes)
     write(tmp_path)
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "train" / "a.png")

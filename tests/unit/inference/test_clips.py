@@ -18,9 +18,9 @@ from mask2former.errors import RequestError
 from mask2former.evaluation.average_precision import VideoInstanceEvaluator
 from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import TracksFile, result_writer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io import TracksFile, result_writer
 from mask2former.structures import Categories, VideoInstances
 from mask2former.structures.truths import ClipTruth
 
@@ -44,9 +44,9 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     with torch.inference_mode():
         output = predictor.model([clip], auxiliary=False)
     assert output.mask_logits.shape[2] == 3
-    expected = postprocessing.video_instance(
-        output, 0, (57, 96), (50, 84), predictor.categories, things_only=True, max_instances=40
-    )
+    [prediction] = output.predictions([(57, 96)])
+    settings = predictor.settings.model_copy(update={"max_instances": 40, "instance_threshold": 0})
+    expected = postprocessing.video_instance(prediction, (50, 84), predictor.categories, settings)
     assert result.to_dict() == expected.to_dict()
     assert len(result) == 20  # the things
     alone = predictor.clip(frames[:1], max_instances=40)

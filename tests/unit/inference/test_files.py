@@ -15,11 +15,13 @@ from PIL import Image
 import mask2former
 from mask2former.data.images import read_image
 from mask2former.errors import RequestError
-from mask2former.inference.files import Outcome, coco_results, plan, segment_files, write_json
+from mask2former.inference.files import Outcome, plan, segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io.coco import coco_results
+from mask2former.results_io.json import write_json
 
 TASKS = ("panoptic", "instance", "semantic")
 

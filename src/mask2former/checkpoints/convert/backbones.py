@@ -23,7 +23,7 @@ from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import RequestError
 from mask2former.models.mask2former import Mask2Former
-from mask2former.text import printable
+from mask2former.text import listed
 
 __all__ = [
     "BACKBONES",
@@ -199,8 +199,7 @@ def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
                if ours is not None and name not in published and not _may_miss(name)]  # fmt: skip
     for faults, what in ((unexpected, "unexpected"), (missing, "missing")):
         if faults:
-            some = ", ".join(printable(name, 120) for name in faults[:8])
-            raise RequestError(f"{len(faults)} entries are {what} for a {layout.title}: {some}")
+            raise RequestError(f"{len(faults)} entries are {what} for a {layout.title}: {listed(faults)}")
     renamed = {ours: published[name] for name, ours in names.items() if ours is not None and name in published}
     return Backbone(config, renamed, tuple(notes))
 

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from mask2former.errors import RequestError
-from mask2former.text import printable, quoted
+from mask2former.text import listed, quoted
 
 __all__ = ["Change", "Layout", "Rule", "from_original", "rules", "their_name", "to_original"]
-
-_SHOWN = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
         else:
             renamed[original] = _changed(rule, value, name)
     if unknown:
-        raise RequestError(f"{len(unknown)} entries that {layout.title} does not have: {_listed(unknown)}")
+        raise RequestError(f"{len(unknown)} entries that {layout.title} does not have: {listed(unknown)}")
     for original, (rule, values) in parts.items():
         renamed[original] = _joined(layout, original, len(rule.theirs), values)
     return renamed
@@ -214,7 +212,7 @@ def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[st
         renamed.update((name, block.contiguous().clone()) for name, block in zip(names, blocks, strict=True))
     if homeless:
         raise RequestError(
-            f"the model has {len(homeless)} entries without a place in {layout.title}: {_listed(homeless)}"
+            f"the model has {len(homeless)} entries without a place in {layout.title}: {listed(homeless)}"
         )
     return renamed
 
@@ -225,8 +223,3 @@ def _with_counters(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         counter = f"{name.removesuffix('.running_var')}.num_batches_tracked"
         if name.endswith(".running_var") and counter not in state:
             yield counter, torch.zeros((), dtype=torch.int64, device=value.device)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name, 120) for name in names[:_SHOWN]) + more

@@ -28,7 +28,6 @@ from mask2former.data.datasets.annotation_files import (
     number,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
 )
@@ -42,7 +41,7 @@ from mask2former.errors import RequestError
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
 from mask2former.structures.truths import PanopticTruth, Truth
-from mask2former.text import quoted
+from mask2former.text import quoted, shown
 
 __all__ = ["CocoPanoptic", "PanopticFiles"]
 

@@ -19,6 +19,7 @@ from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.folders import list_folder
 from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import Palettes, read_with_palette
@@ -191,13 +192,10 @@ def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
 
 
 def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
-    try:
-        if clips is None:
-            names = sorted(entry.name for entry in masks.iterdir() if entry.is_dir())
-        else:
-            names = read_text(Path(clips), "list of clips").split()
-    except OSError as error:
-        raise RequestError(f"'{clips or masks}' cannot be read: {error}; check the path") from error
+    if clips is None:
+        names = [entry.name for entry in list_folder(masks) if entry.is_dir()]
+    else:
+        names = read_text(Path(clips), "list of clips").split()
     if not names:
         raise RequestError(f"'{clips or masks}' names no clips; expected one folder per clip")
     return names
@@ -222,4 +220,4 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 def _folders(parent: Path) -> list[str]:
     """Names of the folders in a folder; none where it is missing, which is reported when clips are read."""
-    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    return [entry.name for entry in list_folder(parent) if entry.is_dir()] if parent.is_dir() else []

@@ -26,6 +26,7 @@ from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
+from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.documents import read_text, read_yaml
 from mask2former.errors import RequestError
@@ -192,7 +193,8 @@ class YoloPolygons(Reader):
         self.categories = dataset.categories
         self.notes: list[str] = []
         places = dataset.train if split == "train" else dataset.validation
-        pictures = [path for place in places for path in _pictures(place, dataset.roots, allow_outside=allow_outside)]
+        listed = [path for place in places for path in _pictures(place, dataset.roots, allow_outside=allow_outside)]
+        pictures = list(dict.fromkeys(listed))
         if not pictures:
             raise RequestError(f"'{places[0]}' has no pictures")
         lines = _Lines(dataset.categories.index_of_id())
@@ -201,7 +203,7 @@ class YoloPolygons(Reader):
             lines.add(path)
         lines.drop_flat()
         self._tell(lines, missing_masks)
-        self.notes += _strays(pictures, files)
+        self.notes += _strays(listed, pictures, files)
         if len(lines.without_file) == len(pictures):
             raise RequestError(
                 f"none of the {len(pictures)} pictures has a text file, for instance there is no "
@@ -428,7 +430,7 @@ def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
     return bool(np.isin(points[:, 2], (0, 1, 2)).all()) and _is_box_of(values[:4], points[points[:, 2] > 0, :2])
 
 
-def _strays(pictures: Sequence[Path], files: Sequence[Path]) -> list[str]:
+def _strays(listed: Sequence[Path], pictures: Sequence[Path], files: Sequence[Path]) -> list[str]:
     """What the lists of images and text files say that does not fit together.
 
     Raises:
@@ -438,18 +440,18 @@ def _strays(pictures: Sequence[Path], files: Sequence[Path]) -> list[str]:
     for picture, file in zip(pictures, files, strict=True):
         if images.setdefault(file, picture) != picture:
             raise RequestError(f"'{images[file]}' and '{picture}' have one text file, '{file}'; keep one of them")
-    again = [str(picture) for picture, count in Counter(pictures).items() if count > 1]
+    again = [str(picture) for picture, count in Counter(listed).items() if count > 1]
     beside = sorted(
         str(path)
         for folder in {file.parent for file in files}
         if folder.is_dir()
-        for path in folder.glob("*.txt")
-        if path not in images and path.name != "classes.txt"
+        for path in list_folder(folder)
+        if path.suffix == ".txt" and path not in images and path.name != "classes.txt"
     )
     return [
         f"{what}: {some(culprits)}"
         for culprits, what in (
-            (again, "images are listed more than once"),
+            (again, "images are listed more than once, and read once"),
             (beside, "left out text files without an image in this split"),
         )
         if culprits

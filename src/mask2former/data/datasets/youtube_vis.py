@@ -32,7 +32,6 @@ from mask2former.data.datasets.annotation_files import (
     polygons_of,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
     stuff_remark,
@@ -49,7 +48,7 @@ from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.structures.truths import ClipTruth
-from mask2former.text import quoted
+from mask2former.text import quoted, shown
 
 __all__ = ["YouTubeVIS", "is_youtube_vis"]
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mask2former.data.datasets.official import data_root
+from mask2former.data.parallel import num_processors
 from mask2former.data.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k
 from mask2former.data.prepare.stages import Outcome, Plan, run_stage
 from mask2former.errors import RequestError
+from mask2former.progress import Progress, silent
 
 __all__ = ["dataset_names", "prepare"]
 
@@ -26,9 +29,9 @@ def dataset_names() -> tuple[str, ...]:
 
 def prepare(
     name: str,
-    root: Path,
-    num_workers: int = 1,
-    progress: Callable[[str, int, int], None] = lambda title, done, total: None,
+    root: str | Path | None = None,
+    num_workers: int | None = 1,
+    progress: Progress = silent,
 ) -> tuple[list[Outcome], tuple[str, ...]]:
     """Make what the readers of a published data set, or its official tools, need and the download does not have.
 
@@ -36,8 +39,9 @@ def prepare(
 
     Args:
         name: one of :func:`dataset_names`.
-        root: the folder that holds the data sets in their official layout.
-        num_workers: processes; up to 1 means this one.
+        root: the folder that holds the data sets in their official layout; by default that of the environment, see
+            :func:`~mask2former.data.datasets.official.data_root`.
+        num_workers: processes; up to 1 means this one; None: as many as there are processors.
         progress: told what is being made, how many pictures of it are done, and of how many.
 
     Returns:
@@ -50,5 +54,6 @@ def prepare(
         raise RequestError(
             f"no preparation for '{name}'; there are: {', '.join(_PLANS)}; the other data sets are read as downloaded"
         )
-    plan = _PLANS[name](root)
-    return [run_stage(stage, num_workers, progress) for stage in plan.stages], plan.notes
+    plan = _PLANS[name](data_root(None if root is None else str(root)))
+    workers = num_processors() if num_workers is None else num_workers
+    return [run_stage(stage, workers, progress) for stage in plan.stages], plan.notes

@@ -20,6 +20,7 @@ from PIL import Image
 
 from mask2former import documents, limits
 from mask2former.atomic import write_whole
+from mask2former.data.folders import walk_folder
 from mask2former.data.image_files import open_image
 from mask2former.data.parallel import map_in_processes
 from mask2former.errors import RequestError
@@ -227,5 +228,11 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def pictures_in(folder: Path, ending: str) -> Iterator[Path]:
-    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over."""
-    yield from sorted(path for path in folder.rglob(f"*{ending}") if not path.name.startswith("."))
+    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over.
+
+    Raises:
+        RequestError: one of the folders cannot be read.
+    """
+    if folder.is_dir():
+        paths = (Path(parent, name) for parent, _, names in walk_folder(folder) for name in names)
+        yield from sorted(path for path in paths if path.name.endswith(ending) and not path.name.startswith("."))

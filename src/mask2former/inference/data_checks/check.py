@@ -51,7 +51,7 @@ __all__ = [
     "Split",
     "SplitFacts",
     "area_shares",
-    "check_data",
+    "check_dataset",
     "default_workers",
     "open_split",
     "quantiles",
@@ -203,7 +203,7 @@ class DataReport:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def check_data(
+def check_dataset(
     config: DatasetConfig,
     *,
     run: RunConfig | None = None,

@@ -15,6 +15,7 @@ from typing import Any
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
 from mask2former.data.archives import Folder
 from mask2former.data.datasets.file_names import find_name, is_file_name
+from mask2former.data.folders import walk_folder
 from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.documents import read_json, read_yaml
 from mask2former.errors import RequestError
@@ -67,6 +68,11 @@ def recognise(path: Path, places: Places | None = None) -> tuple[DatasetConfig |
         RequestError: nothing of this kind; the message says what is missing and how to name it.
     """
     known = places or Places()
+    if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
+        raise RequestError(
+            f"'{path}' is in an archive, of which only images and label maps are read here; unpack the annotations and "
+            "name them (the images may stay where they are: --images ARCHIVE.zip)"
+        )
     if not path.exists():
         raise RequestError(f"there is no file or folder '{path}'; check the path")
     if path.is_dir():
@@ -258,7 +264,8 @@ def _pair(path: Path, split: str = "") -> tuple[Path, Path] | None:
 
 
 def _has_label_maps(folder: Path) -> bool:
-    return any(path.suffix.lower() in (".png", ".tif", ".tiff", ".bmp") for path in folder.rglob("*"))
+    suffixes = (".png", ".tif", ".tiff", ".bmp")
+    return any(name.lower().endswith(suffixes) for _, _, names in walk_folder(folder) for name in names)
 
 
 def _names_files(path: Path) -> Iterator[Path]:

@@ -14,8 +14,11 @@ import pytest
 from mask2former.data.frames import open_frames
 from mask2former.errors import MissingExtraError
 from mask2former.inference.track import join_frames
-from mask2former.inference.video_output import FrameWriter, TrackDocument, TrackResults, VideoWriter
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io.growing import FrameWriter
+from mask2former.results_io.json import TrackDocument
+from mask2former.results_io.video import VideoWriter
+from mask2former.results_io.youtube_vis import TrackResults
 from mask2former.structures import Categories
 from mask2former.structures.tracks import TrackedFrame
 

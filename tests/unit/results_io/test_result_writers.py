@@ -10,8 +10,8 @@ from PIL import Image
 from mask2former.config import MetricStyle, Task
 from mask2former.errors import RequestError
 from mask2former.evaluation.panoptic import PanopticEvaluator
-from mask2former.inference.result_files import result_writer
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io import result_writer
 from mask2former.structures import Categories, Category, Instances, PanopticSegmentation, Segment, SemanticSegmentation
 from mask2former.structures.truths import PanopticTruth
 
