@@ -40,8 +40,8 @@ import numpy as np
 from PIL import Image
 
 from mask2former.data.label_maps import read_id_colors
+from mask2former.evaluation.average_precision import InstanceEvaluator
 from mask2former.evaluation.build import evaluators
-from mask2former.evaluation.instance import InstanceEvaluator
 from mask2former.evaluation.panoptic import PanopticEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation

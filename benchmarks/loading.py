@@ -28,11 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former import recipes
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import TrainingSet, build_training_set
+from mask2former.data.build import build_training_set
 from mask2former.data.collate import pack
 from mask2former.data.label_maps import colors_of_ids
 from mask2former.data.sampling import Draw, StepSampler
 from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
+from mask2former.data.training_set import TrainingSet
 from mask2former.ops.masks import encode
 from mask2former.structures import Batch
 

@@ -26,12 +26,13 @@ from torch import Tensor
 from mask2former.atomic import write_whole
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips
 from mask2former.data.scenes.rendering import draw_scene
+from mask2former.evaluation.average_precision import VideoInstanceEvaluator
 from mask2former.evaluation.identity import add_identities, count_identities, no_identities
-from mask2former.evaluation.video import VideoInstanceEvaluator, track_ious
 from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
 from mask2former.inference.network import Network
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.track import join_frames
+from mask2former.ops.sparse_masks import pairwise_iou
 from mask2former.structures import Prediction, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 from mask2former.structures.truths import ClipTruth, PanopticTruth
@@ -64,7 +65,7 @@ def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
     for frame in frames:
         numbers = np.zeros(len(frame), dtype=np.int64)
         if previous is not None:
-            ious = track_ious([previous.sparse], [frame.sparse])
+            ious = pairwise_iou([previous.sparse], [frame.sparse])
             for row, column in zip(*linear_sum_assignment(ious, maximize=True), strict=True):
                 if ious[row, column] > NAIVE_IOU:
                     numbers[column] = previous.track_ids[row]

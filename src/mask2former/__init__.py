@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mask2former.checkpoints.convert import convert
     from mask2former.config import EvaluationConfig, ModelConfig, RunConfig
     from mask2former.data.prepare import prepare
+    from mask2former.data.sample_sets import SampleSet
     from mask2former.data.sources import DataSource
     from mask2former.errors import RequestError
     from mask2former.inference.curves import plot_runs
@@ -57,6 +58,7 @@ __all__ = [
     "Predictor",
     "RequestError",
     "RunConfig",
+    "SampleSet",
     "SemanticSegmentation",
     "VideoInstances",
     "__version__",
@@ -92,6 +94,7 @@ _HOME = {
     "Prediction": "mask2former.structures",
     "Predictor": "mask2former.inference.predictor",
     "RequestError": "mask2former.errors",
+    "SampleSet": "mask2former.data.sample_sets",
     "RunConfig": "mask2former.config",
     "SemanticSegmentation": "mask2former.structures",
     "VideoInstances": "mask2former.structures",

@@ -18,7 +18,7 @@ from mask2former.atomic import check_folder, write_whole
 from mask2former.config import Task
 from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
 from mask2former.errors import MissingExtraError, RequestError
-from mask2former.evaluation.video import VideoInstanceEvaluator
+from mask2former.evaluation.average_precision import VideoInstanceEvaluator
 from mask2former.inference.evaluate import ImageCases, evaluate_predictor, match_classes
 from mask2former.inference.pictures import comparison_row
 from mask2former.inference.predictor import Predictor

@@ -11,7 +11,10 @@ import pytest
 from mask2former.config import CriterionConfig, ScenesConfig
 
 SMALL = ScenesConfig(image_size=(64, 64), num_validation=1)
-PAGES = sorted((Path(__file__).parents[2] / "docs" / "extend").glob("*.md"))
+FOLDER = Path(__file__).parents[2] / "docs" / "extend"
+PAGES = [
+    FOLDER / f"{name}.md" for name in ("backbone", "loss_term", "pixel_decoder", "plain_loop", "train_from_python")
+]
 FEWER = {
     r"max_steps=1000": "max_steps=1, accelerator='cpu'",
     r"max_steps=1500": "max_steps=2, accelerator='cpu'",

@@ -14,10 +14,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.instance import InstanceEvaluator
+from mask2former.evaluation.average_precision import InstanceEvaluator, VideoInstanceEvaluator
 from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth
 from mask2former.evaluation.semantic import SemanticEvaluator
-from mask2former.evaluation.video import VideoInstanceEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
     Categories,

@@ -295,7 +295,7 @@ def _legal_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray | None:
             return mask if mask.any() else None
         try:
             mask = mask_ops.decode(segmentation)[0] if isinstance(counts, str) else mask
-            return mask if mask.any() and mask_ops.encoded_area(segmentation) == mask.sum() else None
+            return mask if mask.any() and mask_ops.encoded_extent(segmentation)[0] == mask.sum() else None
         except (RequestError, ValueError):
             return None
     if not isinstance(segmentation, list):

@@ -170,7 +170,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
     ),
     "loss": (
         {"criterion.dice_weight": 9.0},
-        lambda module, _: module.criterion.weights["loss_dice"] == 9.0,
+        lambda module, _: getattr(module.criterion, "weights", {}).get("loss_dice") == 9.0,
         "criterion.dice_weight 5.0 -> 9.0",
     ),
     "patience": (

@@ -17,8 +17,8 @@ from mask2former.config import MetricStyle, Task
 from mask2former.limits import check_limit
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import Truth, instance_truth, panoptic_truth, semantic_truth
+from mask2former.structures.samples import Sample
+from mask2former.structures.truths import Truth
 
 __all__ = [
     "Annotated",
@@ -27,7 +27,6 @@ __all__ = [
     "cover",
     "num_without_pixel",
     "place_patches",
-    "truths_of_target",
 ]
 
 Polygons = Sequence[Float64[np.ndarray, "P 2"]]
@@ -175,19 +174,3 @@ class AnnotatedSet(Protocol):
             RequestError: a file that is missing or broken, or pictures and labels of different sizes.
         """
         ...
-
-
-def truths_of_target(target: Target, tasks: Sequence[Task], categories: Categories) -> dict[Task, Truth]:
-    """Truths of the first frame of a target, which has no crowds; what no mask covers is void.
-
-    Where masks overlap the earlier one lies on top in maps. Instances are the things that have pixels.
-    """
-    truths: dict[Task, Truth] = {}
-    for task in tasks:
-        if task == "panoptic":
-            truths[task] = panoptic_truth(target)
-        elif task == "semantic":
-            truths[task] = semantic_truth(target, categories.ignore_label)
-        else:
-            truths[task] = instance_truth(target, categories)
-    return truths

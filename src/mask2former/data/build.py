@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-import numpy as np
-from jaxtyping import Bool
+from collections.abc import Callable
+from typing import Any
 
 from mask2former.config import (
     Ade20kConfig,
@@ -30,7 +27,7 @@ from mask2former.config import (
     YouTubeVISConfig,
 )
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet, ClipTrainingSet
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets import official
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.coco import CocoInstances
@@ -42,59 +39,78 @@ from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import ValueRange
-from mask2former.data.packed import PackedSample
-from mask2former.data.sampling import Draw
 from mask2former.data.scenes import SceneClips, Scenes
+from mask2former.data.training_set import TrainingSet
 from mask2former.data.transforms import (
     Augmentation,
-    Geometry,
     LargeScaleJitter,
-    Plan,
     ResizeCropFlip,
-    class_map,
-    object_areas,
 )
 from mask2former.errors import RequestError
-from mask2former.notes import Note, collect_notes, sentences
-from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample
+from mask2former.notes import collect_notes, sentences
 
 __all__ = [
-    "TrainingSet",
     "build_augmentation",
     "build_clips",
     "build_pictures",
+    "build_samples",
     "build_training_set",
 ]
 
-SetT = TypeVar("SetT", bound=AnnotatedSet | ClipSet)
 
-
-def build_pictures(
+def build_samples(
     config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
-) -> AnnotatedSet:
-    """A data set of pictures, by index, as they are.
+) -> AnnotatedSet | ClipSet:
+    """A data set of images or clips, by index, as they are.
 
-    Without ``keep_empty`` pictures without objects are left out (scenes and label maps always have some).
-    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
+    Args:
+        config: which one, and where it is.
+        split: the part of it.
+        keep_empty: False leaves out images and clips without objects (scenes and label maps always have some).
+        value_range: that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        RequestError: files that are missing or broken, or a data set of clips.
+        RequestError: files that are missing or broken.
     """
-    if isinstance(config, ClipSampling):
-        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
     with collect_notes() as found:
-        samples = _PICTURES[type(config)](config, split, keep_empty)
-    return _read_as(samples, config, value_range, found)
-
-
-def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | None, found: Sequence[Note]) -> SetT:
-    """A data set with how its images are read, and what was noticed while it was opened."""
+        samples = _OPENERS[type(config)](config, split, keep_empty)
     if isinstance(samples, ImageReader):
         samples.exif, samples.value_range = getattr(config, "exif", "apply"), value_range
     if found:
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
+    return samples
+
+
+def build_pictures(
+    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
+) -> AnnotatedSet:
+    """:func:`build_samples` where images are expected.
+
+    Raises:
+        RequestError: as there, or a data set of clips.
+    """
+    if isinstance(config, ClipSampling):
+        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
+    samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
+    assert not isinstance(samples, ClipSet)
+    return samples
+
+
+def build_clips(
+    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
+    split: Split,
+    *,
+    keep_empty: bool = True,
+    value_range: ValueRange | None = None,
+) -> ClipSet:
+    """:func:`build_samples` where clips are expected.
+
+    Raises:
+        RequestError: as there.
+    """
+    samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
+    assert isinstance(samples, ClipSet)
     return samples
 
 
@@ -149,8 +165,25 @@ def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
     )
 
 
-# What opens a data set of images: from its configuration, the split, and whether to keep images without objects.
-_PICTURES: dict[type, Callable[[Any, Split, bool], AnnotatedSet]] = {
+def _scene_clips(config: SceneClipsConfig, split: Split, keep_empty: bool) -> ClipSet:
+    training = split == "train"
+    seed = config.train_seed if training else config.validation_seed
+    count = config.num_training if training else config.num_validation
+    return SceneClips(config.image_size, config.clip_length, seed, count)
+
+
+def _clips(config: ClipsConfig, split: Split, keep_empty: bool) -> ClipSet:
+    sources = [(entry.annotations, entry.frames) for entry in getattr(config, split)]
+    return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
+
+
+def _mask_folders(config: MaskFoldersConfig, split: Split, keep_empty: bool) -> ClipSet:
+    folders = config.train if split == "train" else config.validation
+    return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
+
+
+# What opens a data set: from its configuration, the split, and whether to keep images and clips without objects.
+_OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     ScenesConfig: _scenes,
     CocoInstanceConfig: _coco_instances,
     CocoPanopticConfig: _coco_panoptic,
@@ -164,42 +197,13 @@ _PICTURES: dict[type, Callable[[Any, Split, bool], AnnotatedSet]] = {
     MapillaryVistasConfig: lambda config, split, keep: official.mapillary_vistas(
         config.root, split, config.task, keep_empty=keep
     ),
+    SceneClipsConfig: _scene_clips,
+    YouTubeVISConfig: lambda config, split, keep: official.youtube_vis(
+        config.root, split, config.year, keep_empty=keep
+    ),
+    ClipsConfig: _clips,
+    MaskFoldersConfig: _mask_folders,
 }
-
-
-def build_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
-    split: Split,
-    *,
-    keep_empty: bool = True,
-    value_range: ValueRange | None = None,
-) -> SceneClips | YouTubeVIS | MaskFolders:
-    """Whole clips, by index; without ``keep_empty`` those without tracks are left out.
-
-    Raises:
-        RequestError: files that are missing or broken.
-    """
-    with collect_notes() as found:
-        clips = _open_clips(config, split, keep_empty)
-    return _read_as(clips, config, value_range, found)
-
-
-def _open_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig, split: Split, keep_empty: bool
-) -> SceneClips | YouTubeVIS | MaskFolders:
-    training = split == "train"
-    if isinstance(config, YouTubeVISConfig):
-        return official.youtube_vis(config.root, split, config.year, keep_empty=keep_empty)
-    if isinstance(config, ClipsConfig):
-        files = config.train if training else config.validation
-        sources = [(entry.annotations, entry.frames) for entry in files]
-        return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
-    if isinstance(config, MaskFoldersConfig):
-        folders = config.train if training else config.validation
-        return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
-    seed = config.train_seed if training else config.validation_seed
-    count = config.num_training if training else config.num_validation
-    return SceneClips(config.image_size, config.clip_length, seed, count)
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
@@ -224,46 +228,6 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
     )
 
 
-class TrainingSet:
-    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
-
-    ``with_ignored`` makes targets say where the truth is not known.
-    """
-
-    def __init__(
-        self, samples: AnnotatedSet, augmentation: Augmentation | None = None, *, with_ignored: bool = False
-    ) -> None:
-        self.samples = samples
-        self.augmentation = augmentation
-        self.with_ignored = with_ignored
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self.packed(draw).unpack()
-
-    @property
-    def categories(self) -> Categories:
-        """The classes, as already read."""
-        return self.samples.categories
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which pictures are wider than high."""
-        return self.samples.wide()
-
-    def packed(self, draw: Draw) -> PackedSample:
-        """The sample before its masks are expanded: what loaders hand over."""
-        annotated = self.samples.annotated(draw.index, with_ignored=self.with_ignored)
-        if self.augmentation is None:
-            return Plan(Geometry(annotated.size_hw)).packed(annotated)
-        rng = np.random.default_rng(draw.seed)
-        plan = self.augmentation.draw(
-            annotated.size_hw, rng, lambda: class_map(annotated), lambda: object_areas(annotated)
-        )
-        return plan.packed(annotated)
-
-
 def build_training_set(
     config: DataConfig,
     samples: AnnotatedSet | ClipSet | None = None,
@@ -271,7 +235,7 @@ def build_training_set(
     *,
     with_ignored: bool = False,
     value_range: ValueRange | None = None,
-) -> TrainingSet | ClipTrainingSet:
+) -> TrainingSet:
     """What a run is trained on.
 
     Args:
@@ -285,20 +249,12 @@ def build_training_set(
     Raises:
         RequestError: files that are missing or broken, or that have no annotations.
     """
-    augmentation = augmentation or build_augmentation(config.augmentation)
     if samples is None:
-        build = build_clips if isinstance(config.dataset, ClipSampling) else build_pictures
-        samples = build(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)  # pyright: ignore[reportArgumentType]
-    if not isinstance(samples, ClipSet):
-        return TrainingSet(samples, augmentation, with_ignored=with_ignored)
-    if not samples.has_truth:
+        found = build_samples(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
+    else:
+        found = samples
+    if isinstance(found, ClipSet) and not found.has_truth:
         raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
-    sampling = config.dataset if isinstance(config.dataset, ClipSampling) else ClipSampling()
-    return ClipTrainingSet(
-        samples,
-        augmentation,
-        num_frames=sampling.num_frames,
-        frame_range=sampling.frame_range,
-        labels_from=sampling.labels_from,
-        with_ignored=with_ignored,
-    )
+    sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
+    augmentation = augmentation or build_augmentation(config.augmentation)
+    return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored)

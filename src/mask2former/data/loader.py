@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.data.build import TrainingSet
-from mask2former.data.clips import ClipTrainingSet
 from mask2former.data.collate import PackedBatch, pack
 from mask2former.data.packed import PackedSample
 from mask2former.data.sampling import Draw, StepSampler
+from mask2former.data.training_set import TrainingSet
 
 __all__ = ["training_loader"]
 
 
 def training_loader(
-    samples: TrainingSet | ClipTrainingSet,
+    samples: TrainingSet,
     sampler: StepSampler,
     batch_size: int,
     *,
@@ -45,7 +44,7 @@ def training_loader(
 
 
 class _Packed(Dataset[PackedSample]):
-    def __init__(self, samples: TrainingSet | ClipTrainingSet) -> None:
+    def __init__(self, samples: TrainingSet) -> None:
         self.samples = samples
 
     def __len__(self) -> int:

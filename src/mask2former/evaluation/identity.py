@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 from scipy.optimize import linear_sum_assignment
 
 from mask2former.evaluation.overlaps import common_runs, count_pairs
-from mask2former.evaluation.video import track_ious
+from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
 from mask2former.structures import PanopticSegmentation
 from mask2former.structures.truths import PanopticTruth
 
@@ -65,7 +65,8 @@ def count_identities(
         for place, (numbers, masks) in enumerate(frames):
             true = truth[:, place]
             seen = np.flatnonzero(true.any(axis=(1, 2)))
-            yield _Frame(seen.tolist(), numbers.tolist(), track_ious(true[seen, None], masks[:, None]))
+            ious = pairwise_iou([SparseMasks.of(true[seen])], [SparseMasks.of(masks)])
+            yield _Frame(seen.tolist(), numbers.tolist(), ious)
 
     return _count(overlaps())
 

@@ -12,9 +12,10 @@ from jaxtyping import Int64, Integer
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.identity import add_identities, count_panoptic_identities, no_identities
+from mask2former.evaluation.overlaps import defined_mean
 from mask2former.evaluation.panoptic import PanopticCounts, add_counts, count_matches, no_counts, qualities
-from mask2former.structures import Categories, PanopticSegmentation, Target
-from mask2former.structures.truths import PanopticTruth, panoptic_truth
+from mask2former.structures import Categories, PanopticSegmentation
+from mask2former.structures.truths import PanopticTruth
 
 __all__ = ["VideoPanopticEvaluator", "count_tubes"]
 
@@ -101,11 +102,6 @@ class VideoPanopticEvaluator:
         self.counts = {length: no_counts(len(categories)) for length in lengths}
         self.identities = no_identities()
 
-    def truth_of_target(self, target: Target) -> list[PanopticTruth]:
-        """The frames of a target, as :func:`~mask2former.structures.truths.panoptic_truth`."""
-        frames = range(target.masks.shape[1])
-        return [panoptic_truth(Target(target.labels, target.masks[:, place : place + 1])) for place in frames]
-
     def update(self, prediction: Sequence[PanopticSegmentation], truth: Sequence[PanopticTruth]) -> None:
         """Add one clip, frame by frame.
 
@@ -136,8 +132,8 @@ class VideoPanopticEvaluator:
         columns = {length: qualities(counts)["PQ"] for length, counts in self.counts.items()}
         values = {}
         for suffix, group in groups.items():
-            means = {length: _mean(column[list(group)]) for length, column in columns.items()}
-            values[f"panoptic/VPQ{suffix}"] = _mean(np.array(list(means.values())))
+            means = {length: defined_mean(column[list(group)]) for length, column in columns.items()}
+            values[f"panoptic/VPQ{suffix}"] = defined_mean(np.array(list(means.values())))
             values |= {f"panoptic/VPQ{length}{suffix}": mean for length, mean in means.items()}
         switches, found, present = self.identities
         values["panoptic/id_switches"] = float(switches) if present else float("nan")
@@ -147,9 +143,4 @@ class VideoPanopticEvaluator:
     def per_class(self) -> dict[str, dict[str, float]]:
         """``VPQ`` of every class by name; percent, NaN for classes neither present nor predicted."""
         columns = np.stack([qualities(counts)["PQ"] for counts in self.counts.values()])
-        return {category.name: {"VPQ": _mean(columns[:, index])} for index, category in enumerate(self.categories)}
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+        return {item.name: {"VPQ": defined_mean(columns[:, index])} for index, item in enumerate(self.categories)}

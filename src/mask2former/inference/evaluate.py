@@ -28,10 +28,11 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.checks import Finding, Split, class_findings, id_findings, require, split_findings
 from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import FailedError, OptionError, RequestError
+from mask2former.evaluation.average_precision import InstanceEvaluator, OperatingPoints
 from mask2former.evaluation.build import Evaluator, evaluators
-from mask2former.evaluation.instance import InstanceEvaluator, OperatingPoints
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
@@ -325,7 +326,7 @@ _OF_CLIPS = ("max_detections", "area_limits")
 
 def evaluate(
     model: ModelSource,
-    data: DataSource | DatasetConfig | Samples | str | Path = "scenes",
+    data: DataSource | DatasetConfig | Samples | SampleSet | str | Path = "scenes",
     tasks: Task | Sequence[Task] = (),
     metrics: EvaluationConfig | None = None,
     *,
@@ -383,7 +384,7 @@ def evaluate(
         if data is source or _is_named(data):
             opened = source.open(lambda: predictor().settings.default_task)
         else:
-            opened = OpenedData(samples=cast("Samples", data), record={"data": type(data).__name__})
+            opened = OpenedData(samples=as_reader(cast("SampleSet", data)), record={"data": type(data).__name__})
         samples, options = opened.samples, _options(metrics, given, opened.evaluation)
         if is_clip := isinstance(samples, ClipSet | PanopticClips):
             chosen = _clip_tasks(samples, asked)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from mask2former.atomic import write_whole
-from mask2former.evaluation.instance import InstanceEvaluator, PrecisionRecall
+from mask2former.evaluation.average_precision import InstanceEvaluator, PrecisionRecall
 from mask2former.evaluation.semantic import SemanticEvaluator
 from mask2former.inference.evaluate import EvaluationReport
 from mask2former.inference.highlights import Highlights, Kind

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.ops.masks import Patch, encode_patch, overlap, tight
 
-__all__ = ["AnyMasks", "AnyTracks", "SparseMasks", "common_pixels", "frames_of"]
+__all__ = ["AnyMasks", "AnyTracks", "SparseMasks", "common_pixels", "frames_of", "pairwise_iou"]
 
 
 class SparseMasks:
@@ -138,3 +138,22 @@ def common_pixels(one: SparseMasks, other: SparseMasks) -> Int64[np.ndarray, "N 
     for row, column in np.argwhere((x1 < right) & (left < x2) & (y1 < bottom) & (top < y2)).tolist():
         common[row, column] = overlap(one[row], other[column])
     return common
+
+
+def pairwise_iou(
+    one: Sequence[SparseMasks], other: Sequence[SparseMasks], *, shares: Bool[np.ndarray, " M"] | None = None
+) -> Float64[np.ndarray, "N M"]:
+    """Intersection over union of each mask with each of the others; 0 where both are empty.
+
+    Args:
+        one: of every frame of a clip, which count together; an image is a clip of one frame.
+        other: likewise.
+        shares: with which of the others it is the share of the first mask that lies on the second, as crowd regions
+            are measured; None: with none.
+    """
+    common = np.sum([common_pixels(*frame) for frame in zip(one, other, strict=True)], axis=0)
+    sizes, others = (np.sum([masks.areas for masks in frames], axis=0) for frames in (one, other))
+    unions = sizes[:, None] + others - common
+    if shares is not None:
+        unions = np.where(shares, sizes[:, None], unions)
+    return common / np.maximum(unions, 1)

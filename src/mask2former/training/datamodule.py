@@ -14,14 +14,15 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import DataLoader
 
-from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
+from mask2former.config import NoAugmentationConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.build import TrainingSet, build_clips, build_pictures, build_training_set
-from mask2former.data.clips import ClipSet, ClipTrainingSet
+from mask2former.data.build import build_samples, build_training_set
+from mask2former.data.clips import ClipSet
 from mask2former.data.collate import pack
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.loader import training_loader
 from mask2former.data.sampling import StepSampler
+from mask2former.data.training_set import TrainingSet
 from mask2former.data.transforms import Augmentation
 from mask2former.inference.data_checks.requirements import (
     CLIP_TASKS,
@@ -69,7 +70,7 @@ class DataModule(lightning.LightningDataModule):
         self._training, self._validation, self._augmentation = training, validation, augmentation
 
     @cached_property
-    def training_set(self) -> TrainingSet | ClipTrainingSet:
+    def training_set(self) -> TrainingSet:
         return build_training_set(
             self.config.data,
             self._training,
@@ -89,8 +90,7 @@ class DataModule(lightning.LightningDataModule):
         value_range = self.config.model.inference.value_range
         samples = self._validation
         if samples is None:
-            build = build_clips if isinstance(config, ClipSampling) else build_pictures
-            samples = build(config, "validation", value_range=value_range)  # pyright: ignore[reportArgumentType]
+            samples = build_samples(config, "validation", value_range=value_range)
         if isinstance(samples, ClipSet):
             check_tasks(self.config, CLIP_TASKS)
             return ClipCases(samples, self._class_map(samples.categories), None if samples.has_truth else 0)
@@ -147,7 +147,7 @@ class DataModule(lightning.LightningDataModule):
         counts = samples.num_objects
         queries = self.num_queries
         if queries is not None and counts is not None and (counts > queries).any():
-            is_clips = isinstance(self.training_set, ClipTrainingSet)
+            is_clips = isinstance(samples, ClipSet)
             what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
             remarks.append(
                 f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "

@@ -22,7 +22,8 @@ from mask2former.checkpoints.convert.backbones import is_backbone_file, start_fr
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import InferenceConfig, RunConfig, parse
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet
+from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.transforms import Augmentation
 from mask2former.errors import MissingExtraError, RequestError
 from mask2former.inference.data_checks.requirements import check_run
@@ -153,8 +154,8 @@ def train(
     config: RunConfig,
     *,
     model: Mask2Former | None = None,
-    train_data: AnnotatedSet | ClipSet | None = None,
-    validation_data: AnnotatedSet | ClipSet | None = None,
+    train_data: SampleSet | AnnotatedSet | ClipSet | None = None,
+    validation_data: SampleSet | AnnotatedSet | ClipSet | None = None,
     augmentation: Augmentation | None = None,
     criterion: nn.Module | None = None,
     callbacks: Sequence[lightning.Callback] = (),
@@ -171,7 +172,7 @@ def train(
         config: the whole run.
         model: is trained in place, instead of one that is built, and ends with the weights of the file. How it is used
             is what ``config.model.inference`` sets, and what that leaves out is what ``model.info.inference`` says.
-        train_data: images or clips to learn from.
+        train_data: images or clips to learn from; any :class:`~mask2former.data.sample_sets.SampleSet` will do.
         validation_data: what is measured; has to be given with ``train_data``, and only then.
         augmentation: of training images and clips.
         criterion: as :class:`~mask2former.losses.Criterion` is called, without parameters to learn.
@@ -188,7 +189,7 @@ def train(
         ChildProcessError: a process that reads samples died of something else.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
-    objects = _Objects(model, train_data, validation_data, augmentation, criterion)
+    objects = _Objects(model, _reader(train_data), _reader(validation_data), augmentation, criterion)
     objects.check()
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
@@ -199,6 +200,13 @@ def train(
     with locked(directory) as notes, stopping.listening():
         extra = (list(callbacks), list(loggers))
         return _train(config, objects, extra, last, stopping, notes, resume=resume, overwrite=overwrite)
+
+
+def _reader(data: SampleSet | AnnotatedSet | ClipSet | None) -> AnnotatedSet | ClipSet | None:
+    reader = None if data is None else as_reader(data)
+    if isinstance(reader, PanopticClips):
+        raise RequestError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
+    return reader
 
 
 def _train(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.build import TrainingSet
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.sampling import Draw
+from mask2former.data.training_set import TrainingSet
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks

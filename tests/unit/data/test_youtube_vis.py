@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.config import ClipsConfig, DataConfig, YouTubeVISConfig, parse
+from mask2former.config import ClipSampling, ClipsConfig, DataConfig, YouTubeVISConfig, parse
 from mask2former.data.build import build_clips, build_training_set
-from mask2former.data.clips import ClipTrainingSet
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.sampling import Draw
+from mask2former.data.training_set import TrainingSet
 from mask2former.errors import RequestError
 from mask2former.ops import masks as mask_ops
 
@@ -121,7 +121,7 @@ def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
         DataConfig, {"dataset": {"name": "clips", "train": entry, "validation": entry, "labels_from": "any-frame"}}, ""
     )
     samples = build_training_set(config)
-    assert isinstance(samples, ClipTrainingSet)
+    assert isinstance(samples, TrainingSet)
     assert samples.wide().all()
     clip = samples[Draw(0, 3)]
     assert clip.target is not None
@@ -133,7 +133,9 @@ def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
 
 
 def test_crowds_are_ignored_in_the_frames_that_have_them(tmp_path: Path) -> None:
-    samples = ClipTrainingSet(YouTubeVIS([write(tmp_path, content())]), labels_from="any-frame", with_ignored=True)
+    samples = TrainingSet(
+        YouTubeVIS([write(tmp_path, content())]), sampling=ClipSampling(labels_from="any-frame"), with_ignored=True
+    )
     target, without = samples[Draw(0, 3)].target, samples[Draw(1, 3)].target
     assert target is not None
     assert target.ignored is not None

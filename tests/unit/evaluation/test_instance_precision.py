@@ -5,12 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import RequestError
-from mask2former.evaluation.instance import InstanceEvaluator, match
-from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures import Categories, Instances, Target
+from mask2former.evaluation.average_precision import InstanceEvaluator, match
+from mask2former.structures import Categories, Instances
 from mask2former.structures.truths import InstanceTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
@@ -118,15 +116,6 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
         whole.update(*image)
     parts[0].merge(pickle.loads(pickle.dumps(parts[1])))
     assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
-
-
-def test_a_target_becomes_its_visible_things() -> None:
-    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
-    masks[0] = masks[1] = True
-    truth = InstanceEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([2, 1, 0]), masks))
-    assert truth.labels.tolist() == [1]
-    assert SparseMasks.of(truth.masks).dense().all()
-    assert not truth.iscrowd.any()
 
 
 def test_requests_that_do_not_fit_are_refused() -> None:

@@ -5,12 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth, count_boundary_matches, count_matches
-from mask2former.structures import Categories, PanopticSegmentation, Segment, Target
+from mask2former.structures import Categories, PanopticSegmentation, Segment
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 
@@ -148,14 +147,6 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
         parts[number % 2].update(*image)
     parts[0].merge(pickle.loads(pickle.dumps(parts[1])))
     assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
-
-
-def test_a_target_becomes_an_id_map_whose_earlier_segments_lie_on_top() -> None:
-    masks = torch.zeros(3, 1, 1, 6, dtype=torch.bool)
-    masks[0, ..., :3] = masks[1, ..., 1:3] = masks[2, ..., 2:5] = True
-    truth = PanopticEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([1, 0, 2]), masks))
-    assert truth.ids.tolist() == [[1, 1, 1, 3, 3, 0]]
-    assert truth.segments == [(1, 1, False), (3, 2, False)]  # the hidden one is no segment
 
 
 def test_no_segments_on_either_side() -> None:

@@ -5,12 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.panoptic import PanopticEvaluator
 from mask2former.evaluation.semantic import SemanticEvaluator, boundary_confusion, confusion_matrix
-from mask2former.structures import Categories, PanopticSegmentation, Segment, SemanticSegmentation, Target
+from mask2former.structures import Categories, PanopticSegmentation, Segment, SemanticSegmentation
 from mask2former.structures.truths import PanopticTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"])
@@ -104,13 +103,6 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
     first, second = _evaluated([0, 1, 2], [0, 1, 1]), _evaluated([2, 2, 1], [2, 0, 1])
     first.merge(pickle.loads(pickle.dumps(second)))
     assert first.compute() == _evaluated([0, 1, 2, 2, 2, 1], [0, 1, 1, 2, 0, 1]).compute()
-
-
-def test_a_target_becomes_a_label_map() -> None:
-    masks = torch.zeros(2, 1, 1, 4, dtype=torch.bool)
-    masks[0, ..., :2] = masks[1, ..., 1:3] = True
-    truth = SemanticEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([2, 0]), masks))
-    assert truth.tolist() == [[2, 2, 0, 255]]
 
 
 def test_sizes_must_agree() -> None:

@@ -7,13 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import RequestError
 from mask2former.evaluation.identity import IdentityCounts, count_identities, count_panoptic_identities
 from mask2former.evaluation.panoptic import PanopticEvaluator
 from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator, count_tubes
-from mask2former.structures import Categories, PanopticSegmentation, Segment, Target
+from mask2former.structures import Categories, PanopticSegmentation, Segment
 from mask2former.structures.truths import PanopticTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], things=["cat", "dog"])
@@ -202,10 +201,3 @@ def test_identities_of_maps_are_those_of_masks(seed: int) -> None:
         for (ids, listed), frame in zip(rows, predictions, strict=True)
     ]
     assert count_panoptic_identities(predictions, truths, CATEGORIES.thing_indices) == count_identities(frames, masks)
-
-
-def test_the_frames_of_a_target_are_its_truth() -> None:
-    masks = torch.zeros((2, 3, 4, 4), dtype=torch.bool)
-    masks[0, :2, :2], masks[1, :, 2:] = True, True
-    truths = VideoPanopticEvaluator(CATEGORIES).truth_of_target(Target(torch.tensor([0, 2]), masks))
-    assert [truth.segments for truth in truths] == [[(1, 0, False), (2, 2, False)]] * 2 + [[(2, 2, False)]]

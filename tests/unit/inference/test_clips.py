@@ -15,7 +15,7 @@ from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
 from mask2former.errors import RequestError
-from mask2former.evaluation.video import VideoInstanceEvaluator
+from mask2former.evaluation.average_precision import VideoInstanceEvaluator
 from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former

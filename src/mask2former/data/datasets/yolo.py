@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
-from mask2former.data.annotated import Annotated, truths_of_target
+from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File, Folder, leads_outside
 from mask2former.data.datasets.annotation_files import is_name, some
 from mask2former.data.datasets.file_names import tell_outside
@@ -32,7 +32,7 @@ from mask2former.documents import read_text, read_yaml
 from mask2former.errors import RequestError
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import Truth
+from mask2former.structures.truths import Truth, truths_of_target
 from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, UInt8
 
 from mask2former.config import MetricStyle, Task
-from mask2former.data.annotated import Annotated, truths_of_target
+from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.label_maps import remap
 from mask2former.data.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
 from mask2former.errors import RequestError
 from mask2former.structures import Sample, Target
-from mask2former.structures.truths import ClipTruth, PanopticTruth, Truth
+from mask2former.structures.truths import ClipTruth, PanopticTruth, Truth, truths_of_target
 
 __all__ = ["SceneClips", "Scenes"]
 

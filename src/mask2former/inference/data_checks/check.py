@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
-from mask2former.data.build import build_clips, build_pictures
+from mask2former.data.build import build_samples
 from mask2former.data.checks import (
     Finding,
     Named,
@@ -42,7 +42,7 @@ from mask2former.data.label_maps import LabelCounts
 from mask2former.errors import RequestError
 from mask2former.inference.data_checks.requirements import class_map_findings, run_findings
 from mask2former.notes import Note, collect_notes, counted
-from mask2former.ops.masks import Patch, polygons_to_patch
+from mask2former.ops.masks import Patch, iou, polygons_to_patch
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -280,8 +280,7 @@ def open_split(
     samples: AnnotatedSet | ClipSet | None = None
     with collected_faults() as faults:
         try:
-            build: Callable[..., Any] = build_clips if isinstance(config, ClipSampling) else build_pictures
-            samples = build(config, split, keep_empty=keep_empty, value_range=value_range)
+            samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
         except RequestError as error:
             faults.append(Fault(str(error)))
     findings = []
@@ -453,23 +452,9 @@ def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> in
         near = common >= _ALIKE * (areas[first] + areas[others] - common)
         for other in places[others][near].tolist():
             later = max(place, other)
-            if later not in twice and _overlap(patches[place], patches[other]) >= _TWICE:
+            if later not in twice and iou(patches[place], patches[other]) >= _TWICE:
                 twice.add(later)
     return len(twice)
-
-
-def _overlap(first: Patch, second: Patch) -> float:
-    """Intersection over union."""
-    top, left = max(first.top, second.top), max(first.left, second.left)
-    bottom = min(first.top + first.mask.shape[0], second.top + second.mask.shape[0])
-    right = min(first.left + first.mask.shape[1], second.left + second.mask.shape[1])
-    cuts = [
-        patch.mask[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
-        for patch in (first, second)
-    ]
-    common = np.count_nonzero(cuts[0] & cuts[1])
-    union = np.count_nonzero(first.mask) + np.count_nonzero(second.mask) - common
-    return common / union if union else 0.0
 
 
 # --- what follows ----------------------------------------------------------------------------------------------------
