@@ -1,7 +1,7 @@
 """Images per second of the evaluators beside reference code, and peak memory of evaluating a whole data set.
 
-Synthetic pictures of COCO's size with blobs as segments; both sides get the same id maps and masks in memory, if not
-said otherwise. Passes over all pictures alternate in one process, so a machine that slows down slows both.
+Synthetic images of COCO's size with blobs as segments; both sides get the same id maps and masks in memory, if not
+said otherwise. Passes over all images alternate in one process, so a machine that slows down slows both.
 All run on one thread and times are seconds of it, so other programs count for neither. The first pass is not counted,
 and both sides must give the same numbers.
 
@@ -12,8 +12,8 @@ and both sides must give the same numbers.
   per pair of segments, ``numpy.unique`` per image), written here; it is not an official program.
 - Boundary average precision: faster-coco-eval, which calculates the same; the official code is on no package index.
 
-Memory is that of a run of its own (``--memory``) with all tasks and all options. It goes round a few pictures, which
-stay in memory, until as many have been added as asked for; what evaluators keep of a picture does not depend on that.
+Memory is that of a run of its own (``--memory``) with all tasks and all options. It goes round a few images, which
+stay in memory, until as many have been added as asked for; what evaluators keep of an image does not depend on that.
 
     python benchmarks/evaluators.py --output benchmarks/results/evaluators.json
     python benchmarks/evaluators.py --memory 5000 --output benchmarks/results/evaluators_memory.json
@@ -40,24 +40,24 @@ import numpy as np
 from PIL import Image
 
 from mask2former.data.label_maps import read_id_colors
-from mask2former.evaluation.average_precision import InstanceEvaluator
-from mask2former.evaluation.build import evaluators
-from mask2former.evaluation.panoptic import PanopticEvaluator
+from mask2former.metrics.average_precision import InstanceEvaluator
+from mask2former.metrics.build import evaluators
+from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation
-from mask2former.structures.truths import InstanceTruth, PanopticTruth
+from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth
 
 SIZE = (480, 640)
-OBJECTS, DETECTIONS = 7, 100  # per picture; COCO has 7.3 objects, and AP looks at 100 detections
+OBJECTS, DETECTIONS = 7, 100  # per image; COCO has 7.3 objects, and AP looks at 100 detections
 CATEGORIES = Categories.load("coco_panoptic")
 THINGS, STUFF = CATEGORIES.thing_indices, CATEGORIES.stuff_indices
 
 
-class Picture(NamedTuple):
-    """Truths and results of one picture for all tasks."""
+class ImageLike(NamedTuple):
+    """Truths and results of one image for all tasks."""
 
-    panoptic: tuple[PanopticSegmentation, PanopticTruth]
-    instance: tuple[Instances, InstanceTruth]
+    panoptic: tuple[PanopticSegmentation, PanopticGroundTruth]
+    instance: tuple[Instances, InstanceGroundTruth]
     semantic: tuple[SemanticSegmentation, np.ndarray]
 
 
@@ -76,7 +76,7 @@ def blob(generator: np.random.Generator, center: tuple[float, float], radius: fl
     return mask
 
 
-def picture(seed: int) -> Picture:
+def image(seed: int) -> ImageLike:
     """Objects over three regions of stuff and some void; detections around the objects and elsewhere."""
     generator = np.random.default_rng(seed)
     ids = np.zeros(SIZE, dtype=np.int32)
@@ -86,7 +86,7 @@ def picture(seed: int) -> Picture:
         segments.append((number + 1, label, False))
     centers = generator.uniform((0, 0), SIZE, size=(OBJECTS, 2))
     radii = np.exp(generator.uniform(np.log(8), np.log(160), size=OBJECTS))
-    few = generator.choice(THINGS, 3, replace=False)  # pictures hold few classes
+    few = generator.choice(THINGS, 3, replace=False)  # images hold few classes
     labels = generator.choice(few, OBJECTS)
     masks = np.stack([blob(generator, (y, x), radius) for (y, x), radius in zip(centers, radii, strict=True)])
     is_crowd = generator.random(OBJECTS) < 0.02
@@ -94,10 +94,10 @@ def picture(seed: int) -> Picture:
         ids[mask] = 10 + number
         segments.append((10 + number, label, bool(is_crowd[number])))
     visible = set(np.unique(ids).tolist())
-    truth = PanopticTruth(ids, [entry for entry in segments if entry[0] in visible])
+    ground_truth = PanopticGroundTruth(ids, [entry for entry in segments if entry[0] in visible])
 
     moved = np.roll(ids, tuple(generator.integers(-4, 5, size=2)), axis=(0, 1))
-    label_of = {identifier: label for identifier, label, _ in truth.segments}
+    label_of = {identifier: label for identifier, label, _ in ground_truth.segments}
     found = tuple(
         Segment(n, label_of[n], label_of[n] in THINGS, 1.0, int((moved == n).sum()))
         for n in np.unique(moved).tolist()
@@ -119,9 +119,9 @@ def picture(seed: int) -> Picture:
     table = np.full(10 + OBJECTS, CATEGORIES.ignore_label, dtype=np.int64)
     for identifier, label in label_of.items():
         table[identifier] = label
-    return Picture(
-        (PanopticSegmentation(moved, found, CATEGORIES), truth),
-        (instances, InstanceTruth(masks, labels.astype(np.int64), is_crowd)),
+    return ImageLike(
+        (PanopticSegmentation(moved, found, CATEGORIES), ground_truth),
+        (instances, InstanceGroundTruth(masks, labels.astype(np.int64), is_crowd)),
         (SemanticSegmentation(np.where(moved > 0, table[moved], STUFF[0]), CATEGORIES), table[ids]),
     )
 
@@ -129,15 +129,15 @@ def picture(seed: int) -> Picture:
 # --- reference code --------------------------------------------------------------------------------------------------
 
 
-def reference_panoptic_quality(pictures: list[Picture]) -> dict[str, float]:
+def reference_panoptic_quality(images: list[ImageLike]) -> dict[str, float]:
     """PQ over all classes in percent, read from the definition; not the official program."""
     sums = {index: [0.0, 0, 0, 0] for index in range(len(CATEGORIES))}  # IoU, TP, FP, FN
-    for result, truth in (entry.panoptic for entry in pictures):
-        true = {identifier: (label, crowd) for identifier, label, crowd in truth.segments}
+    for result, ground_truth in (entry.panoptic for entry in images):
+        true = {identifier: (label, crowd) for identifier, label, crowd in ground_truth.segments}
         predicted = {segment.id: segment.label for segment in result.segments}
-        true_areas = dict(zip(*(part.tolist() for part in np.unique(truth.ids, return_counts=True)), strict=True))
+        true_areas = dict(zip(*(part.tolist() for part in np.unique(ground_truth.ids, return_counts=True)), strict=True))
         areas = dict(zip(*(part.tolist() for part in np.unique(result.ids, return_counts=True)), strict=True))
-        codes = truth.ids.astype(np.uint64) * np.uint64(1 << 24) + result.ids.astype(np.uint64)
+        codes = ground_truth.ids.astype(np.uint64) * np.uint64(1 << 24) + result.ids.astype(np.uint64)
         pairs = {
             (code >> 24, code & 0xFFFFFF): count
             for code, count in zip(*(part.tolist() for part in np.unique(codes, return_counts=True)), strict=True)
@@ -165,19 +165,19 @@ def reference_panoptic_quality(pictures: list[Picture]) -> dict[str, float]:
     return {"PQ": 100 * sum(qualities) / len(qualities)}
 
 
-def write_panoptic(pictures: list[Picture], folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """PNG files of truths and results below ``folder``, and their annotations; not part of what is timed."""
+def write_panoptic(images: list[ImageLike], folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """PNG files of ground truths and results below ``folder``, and their annotations; not part of what is timed."""
     annotations = []
-    for number, entry in enumerate(pictures):
-        result, truth = entry.panoptic
-        for side, ids in (("true", truth.ids), ("found", result.ids)):
+    for number, entry in enumerate(images):
+        result, ground_truth = entry.panoptic
+        for side, ids in (("true", ground_truth.ids), ("found", result.ids)):
             (folder / side).mkdir(exist_ok=True)
             channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
             Image.fromarray(channels).save(folder / side / f"{number}.png")
-        areas = np.bincount(truth.ids.ravel())
+        areas = np.bincount(ground_truth.ids.ravel())
         true: list[dict[str, Any]] = [
             {"id": identifier, "category_id": label, "iscrowd": int(crowd), "area": int(areas[identifier])}
-            for identifier, label, crowd in truth.segments
+            for identifier, label, crowd in ground_truth.segments
         ]
         found = [{"id": segment.id, "category_id": segment.label} for segment in result.segments]
         head = {"image_id": number, "file_name": f"{number}.png"}
@@ -206,24 +206,24 @@ def official_panoptic_quality(
     return {"PQ": 100 * tool.average_pq(counts, categories)["All"]["pq"]}
 
 
-def coco_annotations(pictures: list[Picture]) -> dict[str, Any]:
-    """The annotation file of the pictures, which the official code reads; not part of what is timed."""
+def coco_annotations(images: list[ImageLike]) -> dict[str, Any]:
+    """The annotation file of the images, which the official code reads; not part of what is timed."""
     annotations = []
-    for number, entry in enumerate(pictures, start=1):
-        truth = entry.instance[1]
-        rows = zip(truth.labels.tolist(), truth.iscrowd.tolist(), mask_ops.encode(truth.masks), strict=True)
-        for (label, crowd, rle), area in zip(rows, mask_ops.areas(truth.masks).tolist(), strict=True):
+    for number, entry in enumerate(images, start=1):
+        ground_truth = entry.instance[1]
+        rows = zip(ground_truth.labels.tolist(), ground_truth.iscrowd.tolist(), mask_ops.encode(ground_truth.masks), strict=True)
+        for (label, crowd, rle), area in zip(rows, mask_ops.areas(ground_truth.masks).tolist(), strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label, "area": area}
             annotations.append(annotation | {"iscrowd": int(crowd), "segmentation": rle, "bbox": [0, 0, 1, 1]})
     return {
         "info": {},
-        "images": [{"id": n, "height": SIZE[0], "width": SIZE[1]} for n in range(1, len(pictures) + 1)],
+        "images": [{"id": n, "height": SIZE[0], "width": SIZE[1]} for n in range(1, len(images) + 1)],
         "categories": [{"id": index, "name": CATEGORIES[index].name} for index in THINGS],
         "annotations": annotations,
     }
 
 
-def official_average_precision(pictures: list[Picture], annotations: dict[str, Any]) -> dict[str, float]:
+def official_average_precision(images: list[ImageLike], annotations: dict[str, Any]) -> dict[str, float]:
     """AP and the time of its two parts: encoding masks, and scoring."""
     from pycocotools import mask as tool
     from pycocotools.coco import COCO
@@ -231,17 +231,17 @@ def official_average_precision(pictures: list[Picture], annotations: dict[str, A
 
     begin = time.process_time()
     results = []
-    for number, entry in enumerate(pictures, start=1):
+    for number, entry in enumerate(images, start=1):
         found = entry.instance[0]
         for mask, label, score in zip(found.masks, found.labels.tolist(), found.scores.tolist(), strict=True):
             rle = tool.encode(np.asfortranarray(mask, dtype=np.uint8))
             results.append({"image_id": number, "category_id": label, "score": score, "segmentation": rle})
     encoded = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
-        truth: Any = COCO()
-        truth.dataset = annotations
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "segm")
+        ground_truth: Any = COCO()
+        ground_truth.dataset = annotations
+        ground_truth.createIndex()
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -249,21 +249,21 @@ def official_average_precision(pictures: list[Picture], annotations: dict[str, A
     return {"AP": 100 * float(evaluation.stats[0]), **seconds}
 
 
-def faster_coco_eval_boundary(pictures: list[Picture], annotations: dict[str, Any]) -> dict[str, float]:
+def faster_coco_eval_boundary(images: list[ImageLike], annotations: dict[str, Any]) -> dict[str, float]:
     """Boundary AP of faster-coco-eval, with one worker."""
     from faster_coco_eval.core.coco import COCO
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
     results = []
-    for number, entry in enumerate(pictures, start=1):
+    for number, entry in enumerate(images, start=1):
         found = entry.instance[0]
         rows = zip(found.labels.tolist(), found.scores.tolist(), mask_ops.encode(found.masks), strict=True)
         for (label, score, rle), area in zip(rows, mask_ops.areas(found.masks).tolist(), strict=True):
             result = {"id": len(results) + 1, "image_id": number, "category_id": label, "score": score, "iscrowd": 0}
             results.append(result | {"segmentation": rle, "area": area})
-    truth = COCO({**annotations, "annotations": [dict(entry) for entry in annotations["annotations"]]})
+    ground_truth = COCO({**annotations, "annotations": [dict(entry) for entry in annotations["annotations"]]})
     found = COCO({**annotations, "annotations": results})
-    evaluation = COCOeval_faster(truth, found, "boundary", boundary_cpu_count=1, rle_iou_max_workers=1)
+    evaluation = COCOeval_faster(ground_truth, found, "boundary", boundary_cpu_count=1, rle_iou_max_workers=1)
     evaluation.evaluate()
     evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"]).reshape(evaluation.eval["counts"])[:, :, :, 0, -1]
@@ -273,24 +273,24 @@ def faster_coco_eval_boundary(pictures: list[Picture], annotations: dict[str, An
 # --- ours ------------------------------------------------------------------------------------------------------------
 
 
-def our_panoptic_quality(pictures: list[Picture]) -> dict[str, float]:
-    """Adding all pictures and the final numbers."""
+def our_panoptic_quality(images: list[ImageLike]) -> dict[str, float]:
+    """Adding all images and the final numbers."""
     evaluator = PanopticEvaluator(CATEGORIES)
-    for entry in pictures:
+    for entry in images:
         evaluator.update(*entry.panoptic)
     return {"PQ": evaluator.compute()["panoptic/PQ"]}
 
 
 def our_panoptic_quality_of_files(
-    pictures: list[Picture], folder: Path, colors: dict[str, np.ndarray] | None = None
+    images: list[ImageLike], folder: Path, colors: dict[str, np.ndarray] | None = None
 ) -> dict[str, float]:
     """The same with id maps from PNG files, or from their decoded ``colors``."""
     evaluator = PanopticEvaluator(CATEGORIES)
-    for number, entry in enumerate(pictures):
+    for number, entry in enumerate(images):
         paths = (folder / side / f"{number}.png" for side in ("true", "found"))
         true, found = (read_id_colors(path) if colors is None else ids_of(colors[str(path)]) for path in paths)
-        result, truth = entry.panoptic
-        evaluator.update(PanopticSegmentation(found, result.segments, CATEGORIES), PanopticTruth(true, truth.segments))
+        result, ground_truth = entry.panoptic
+        evaluator.update(PanopticSegmentation(found, result.segments, CATEGORIES), PanopticGroundTruth(true, ground_truth.segments))
     return {"PQ": evaluator.compute()["panoptic/PQ"]}
 
 
@@ -300,18 +300,18 @@ def ids_of(colors: np.ndarray) -> np.ndarray:
     return red + (green << 8) + (blue << 16)
 
 
-def our_average_precision(pictures: list[Picture]) -> dict[str, float]:
-    """Adding all pictures and the final numbers."""
+def our_average_precision(images: list[ImageLike]) -> dict[str, float]:
+    """Adding all images and the final numbers."""
     evaluator = InstanceEvaluator(CATEGORIES)
-    for entry in pictures:
+    for entry in images:
         evaluator.update(*entry.instance)
     return {"AP": evaluator.compute()["instance/AP"]}
 
 
-def our_boundary_precision(pictures: list[Picture]) -> dict[str, float]:
+def our_boundary_precision(images: list[ImageLike]) -> dict[str, float]:
     """Both kinds of AP."""
     evaluator = InstanceEvaluator(CATEGORIES, boundary=True)
-    for entry in pictures:
+    for entry in images:
         evaluator.update(*entry.instance)
     return {"AP": evaluator.compute()["instance/boundary_AP"]}
 
@@ -320,12 +320,12 @@ def our_boundary_precision(pictures: list[Picture]) -> dict[str, float]:
 
 
 def compare(
-    pictures: list[Picture],
+    images: list[ImageLike],
     ours: Callable[[], dict[str, float]],
     theirs: Callable[[], dict[str, float]],
     repeats: int,
 ) -> dict[str, Any]:
-    """Alternating passes over all pictures; also the parts of the time that the reference tells."""
+    """Alternating passes over all images; also the parts of the time that the reference tells."""
     sides = {"ours": ours, "reference": theirs}
     times: dict[str, list[float]] = {side: [] for side in sides}
     scoring: list[float] = []
@@ -344,7 +344,7 @@ def compare(
     ratios = [slow / fast for slow, fast in zip(times["reference"], times["ours"], strict=True)]
     found = {
         "images_per_second_median": {
-            side: round(len(pictures) / statistics.median(seconds), 1) for side, seconds in times.items()
+            side: round(len(images) / statistics.median(seconds), 1) for side, seconds in times.items()
         },
         "ratio_median": round(statistics.median(ratios), 2),
         "ratio_min_max": [round(min(ratios), 2), round(max(ratios), 2)],
@@ -358,11 +358,11 @@ def compare(
 
 
 def everything(count: int, distinct: int) -> dict[str, Any]:
-    """All tasks with all options over ``count`` pictures; peak memory of this process."""
+    """All tasks with all options over ``count`` images; peak memory of this process."""
     built = evaluators(
         ("panoptic", "instance", "semantic"), CATEGORIES, boundary=True, pooled_threshold=0.5, semantic_segments=True
     )
-    pool = [picture(seed) for seed in range(distinct)]
+    pool = [image(seed) for seed in range(distinct)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     begin = time.process_time()
     for number in range(count):
@@ -388,7 +388,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", type=int, metavar="PICTURES", help="measure memory instead")
+    parser.add_argument("--memory", type=int, metavar="IMAGES", help="measure memory instead")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     result = everything(arguments.memory, 20) if arguments.memory else speed(arguments.images, arguments.repeats)
@@ -401,15 +401,15 @@ def main() -> None:
 
 def speed(images: int, repeats: int) -> dict[str, Any]:
     """All comparisons."""
-    pictures = [picture(seed) for seed in range(images)]
-    annotations = coco_annotations(pictures)
+    image_files = [image(seed) for seed in range(images)]
+    annotations = coco_annotations(image_files)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        panoptic = write_panoptic(pictures, folder)
+        panoptic = write_panoptic(image_files, folder)
         of_files, of_colors = (
             compare(
-                pictures,
-                lambda: our_panoptic_quality_of_files(pictures, folder, colors),  # noqa: B023
+                image_files,
+                lambda: our_panoptic_quality_of_files(image_files, folder, colors),  # noqa: B023
                 lambda: official_panoptic_quality(panoptic, folder, colors),  # noqa: B023
                 repeats,
             )
@@ -417,25 +417,25 @@ def speed(images: int, repeats: int) -> dict[str, Any]:
         )
     names = ("mask2former", "numpy", "pycocotools", "cityscapesscripts", "faster-coco-eval")
     return {
-        "what": f"{images} pictures of {SIZE[1]}x{SIZE[0]}, {OBJECTS} objects, {DETECTIONS} detections each",
+        "what": f"{images} images of {SIZE[1]}x{SIZE[0]}, {OBJECTS} objects, {DETECTIONS} detections each",
         "machine": f"{platform.machine()}, one thread",
         "versions": {name: version(name) for name in names},
         "passes": repeats,
         "average_precision_beside_pycocotools": compare(
-            pictures,
-            lambda: our_average_precision(pictures),
-            lambda: official_average_precision(pictures, annotations),
+            image_files,
+            lambda: our_average_precision(image_files),
+            lambda: official_average_precision(image_files, annotations),
             repeats,
         ),
         "panoptic_quality_of_decoded_png_files_beside_the_tool_of_cityscapes": of_colors,
         "panoptic_quality_of_png_files_beside_the_tool_of_cityscapes": of_files,
         "panoptic_quality_beside_a_reading_of_the_definition": compare(
-            pictures, lambda: our_panoptic_quality(pictures), lambda: reference_panoptic_quality(pictures), repeats
+            image_files, lambda: our_panoptic_quality(image_files), lambda: reference_panoptic_quality(image_files), repeats
         ),
         "boundary_and_mask_precision_beside_boundary_precision_of_faster_coco_eval": compare(
-            pictures,
-            lambda: our_boundary_precision(pictures),
-            lambda: faster_coco_eval_boundary(pictures, annotations),
+            image_files,
+            lambda: our_boundary_precision(image_files),
+            lambda: faster_coco_eval_boundary(image_files, annotations),
             max(1, repeats // 2),
         ),
     }

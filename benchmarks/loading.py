@@ -2,7 +2,7 @@
 
 Loaders hand over packed samples (id maps, expanded in the main process); with 0, 1 and 2 worker processes of one
 thread. All of them take turns, so a machine that slows down slows all of them down, and figures are medians over the
-turns. With the environment variable MASK2FORMER_SHARED pictures of COCO and ADE20K are read from its ``data`` folder;
+turns. With the environment variable MASK2FORMER_SHARED images of COCO and ADE20K are read from its ``data`` folder;
 without it, and for Cityscapes' size always, drawn scenes are written to a folder first.
 
     python benchmarks/loading.py --rounds 5 --output benchmarks/results/loading.json
@@ -29,15 +29,16 @@ from torch.utils.data import DataLoader, Dataset
 from mask2former import recipes
 from mask2former.config import DataConfig, parse
 from mask2former.data.build import build_training_set
-from mask2former.data.collate import pack
+from mask2former.data.loading.collate import pack
 from mask2former.data.label_maps import colors_of_ids
-from mask2former.data.sampling import Draw, StepSampler
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
-from mask2former.data.training_set import TrainingSet
+from mask2former.data.loading.sampling import Draw, StepSampler
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.ops.masks import encode
 from mask2former.structures import Batch
 
-BATCH, SKIPPED = 4, 4  # pictures per step; steps of an iterator that are not counted: they were made ahead
+BATCH, SKIPPED = 4, 4  # images per step; steps of an iterator that are not counted: they were made ahead
 WORKERS = (0, 1, 2)
 RECIPES = {
     "LSJ panoptic, 1024x1024": "coco-panoptic/r50",
@@ -51,7 +52,7 @@ RECIPES = {
 
 
 def write_scenes(folder: Path, size: tuple[int, int], suffix: str, count: int = 8) -> None:
-    """Scenes as pictures, panoptic PNGs, label maps and COCO's two JSON files."""
+    """Scenes as images, panoptic PNGs, label maps and COCO's two JSON files."""
     for name in ("images", "panoptic", "labels"):
         (folder / name).mkdir(parents=True)
     images, segments, annotations = [], [], []
@@ -64,20 +65,20 @@ def write_scenes(folder: Path, size: tuple[int, int], suffix: str, count: int = 
         Image.fromarray(np.array([255, *labels], dtype=np.uint8)[ids]).save(folder / "labels" / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}{suffix}", "height": size[0], "width": size[1]})
         infos = [
-            {"id": place, "category_id": SCENE_CATEGORIES[label].id, "area": int(mask.sum()), "iscrowd": 0}
-            for place, (label, mask) in enumerate(zip(labels, masks, strict=True), start=1)
+            {"id": index, "category_id": SCENE_CATEGORIES[label].id, "area": int(mask.sum()), "iscrowd": 0}
+            for index, (label, mask) in enumerate(zip(labels, masks, strict=True), start=1)
         ]
         segments.append({"image_id": number, "file_name": f"{number}.png", "segments_info": infos})
-        things = [place for place, label in enumerate(labels) if SCENE_CATEGORIES[label].is_thing]
-        for place, rle in zip(things, encode(masks[things]), strict=True):
-            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": SCENE_CATEGORIES[labels[place]].id}
+        things = [index for index, label in enumerate(labels) if SCENE_CATEGORIES[label].is_thing]
+        for index, rle in zip(things, encode(masks[things]), strict=True):
+            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": SCENE_CATEGORIES[labels[index]].id}
             annotations.append({**entry, "segmentation": rle, "iscrowd": 0})
     classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in SCENE_CATEGORIES]
     things = [{"id": item.id, "name": item.name} for item in SCENE_CATEGORIES if item.is_thing]
     contents: dict[str, Any] = {
         "panoptic.json": {"images": images, "annotations": segments, "categories": classes},
         "instances.json": {"images": images, "annotations": annotations, "categories": things},
-        "names.json": {str(place): item.name for place, item in enumerate(SCENE_CATEGORIES)},
+        "names.json": {str(index): item.name for index, item in enumerate(SCENE_CATEGORIES)},
     }
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
@@ -106,7 +107,7 @@ def datasets(shared: Path | None, scratch: Path) -> dict[str, tuple[str, dict[st
         instances, maps = coco / "annotations" / "instances_train2017.json", ade / "annotations" / "training"
         names = str(scratch / "ade.json")
         Path(names).write_text(json.dumps({str(number): f"class {number}" for number in range(1, 151)}))
-        texts, ignore = ("3 pictures of COCO", "16 pictures of COCO", "3 pictures of ADE20K"), (0,)
+        texts, ignore = ("3 images of COCO", "16 images of COCO", "3 images of ADE20K"), (0,)
         all_images = (coco / "val2017", coco / "train2017", ade / "images" / "training")
     files = {"annotations": str(panoptic_json), "segments": str(panoptic), "images": str(all_images[0])}
     found["LSJ panoptic, 1024x1024"] = (texts[0], _twice("coco-panoptic", files))
@@ -120,7 +121,7 @@ def datasets(shared: Path | None, scratch: Path) -> dict[str, tuple[str, dict[st
 def training_set(kind: str, dataset: dict[str, Any]) -> TrainingSet:
     """With the augmentation of the published recipe."""
     run = recipes.recipe(RECIPES[kind]).run
-    settings = {"augmentation": run.data.augmentation.model_dump(), "keep_empty": run.data.keep_empty}
+    settings = {"augmentation": run.data.augmentation.model_dump(), "filter_empty": run.data.filter_empty}
     samples = build_training_set(parse(DataConfig, {"dataset": dataset, **settings}, kind))
     assert isinstance(samples, TrainingSet)
     return samples
@@ -217,7 +218,7 @@ def main() -> None:
         }
 
     result = {
-        "what": f"training samples per second, {BATCH} pictures per batch, masks expanded in the main process",
+        "what": f"training samples per second, {BATCH} images per batch, masks expanded in the main process",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per process",
         "versions": {name: version(name) for name in ("torch", "pillow", "numpy", "mask2former")},
         "rounds": arguments.rounds,

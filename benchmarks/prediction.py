@@ -1,7 +1,7 @@
-"""Seconds and peak memory from a picture to its result beside the Mask2Former of ``transformers``, in one run.
+"""Seconds and peak memory from an image to its result beside the Mask2Former of ``transformers``, in one run.
 
 Both hold the same random weights (ours, converted), ResNet-50 or Swin-T, 100 queries, 133 classes, and see the same
-drawn picture of 480x640, which both enlarge to 800x1067, in float32 or bfloat16. Measured from the pixels to what
+drawn image of 480x640, which both enlarge to 800x1067, in float32 or bfloat16. Measured from the pixels to what
 users hold: for us the result of ``mask2former.Predictor``, for them that of the image processor's ``post_process_*``.
 Thresholds are 0 on both sides, because random weights are sure of nothing: all queries are results, more than in
 practice. Calls alternate, so a machine that slows down slows both down. Memory is measured in processes of their own.
@@ -37,11 +37,11 @@ TASKS = ("panoptic", "instance", "semantic")
 Call = Callable[[str], Any]
 
 
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """A drawn scene, RGB bytes."""
     from PIL import Image
 
-    from mask2former.data.scenes import Scenes
+    from mask2former.data.datasets.scenes import Scenes
 
     drawn = Scenes((240, 320), seed=0, length=1).image(0)
     return np.array(Image.fromarray(drawn).resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
@@ -67,7 +67,7 @@ def ours(folder: Path, dtype: str) -> Call:
     from mask2former import Predictor
 
     predictor = Predictor.from_pretrained(folder / "ours.safetensors", device="cpu", dtype=dtype, score_threshold=0.0)
-    seen = picture()
+    seen = image()
     return lambda task: predictor(seen, task)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
@@ -78,7 +78,7 @@ def theirs(folder: Path, dtype: str) -> Call:
     kind = getattr(torch, dtype)
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "theirs", dtype=kind).eval()
     processor = AutoImageProcessor.from_pretrained(folder / "theirs")
-    seen = picture()
+    seen = image()
 
     def call(task: str) -> Any:
         inputs = processor(seen, return_tensors="pt").to(kind)
@@ -104,10 +104,10 @@ def largest_difference(folder: Path) -> dict[str, float]:
 
     one = checkpoints.from_pretrained(folder / "ours.safetensors")
     two = Mask2FormerForUniversalSegmentation.from_pretrained(folder / "theirs").eval()
-    pixels = torch.from_numpy(picture()).permute(2, 0, 1)
+    pixels = torch.from_numpy(image()).permute(2, 0, 1)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (one.mean, one.std))
     with torch.inference_mode():
-        mine = one([pixels], auxiliary=False)
+        mine = one([pixels], aux_outputs=False)
         other = two(pixel_values=((pixels - mean) / std)[None])
     masks = mine.mask_logits[:, :, 0]
     return {
@@ -119,7 +119,7 @@ def largest_difference(folder: Path) -> dict[str, float]:
 
 
 def peak_gib(side: str, folder: Path, arguments: argparse.Namespace) -> float:
-    """Largest resident memory of a process that answers one picture for all tasks."""
+    """Largest resident memory of a process that answers one image for all tasks."""
     command = [sys.executable, __file__, "--peak", side, "--folder", str(folder), "--dtype", arguments.dtype]
     command += ["--threads", str(arguments.threads)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -175,7 +175,7 @@ def main() -> None:
         }
 
     result = {
-        "what": f"a picture of 480x640 to its result: {arguments.backbone}, 100 queries, {arguments.dtype}, 800x1067",
+        "what": f"an image of 480x640 to its result: {arguments.backbone}, 100 queries, {arguments.dtype}, 800x1067",
         "machine": f"{platform.machine()}, {arguments.threads} threads",
         "versions": {name: version(name) for name in ("torch", "transformers", "mask2former")},
         "calls": arguments.calls,

@@ -1,6 +1,6 @@
 """The deformable sampling kernel beside ``grid_sample`` and the portable path, forward and backward, in one run.
 
-The size is that of the pixel decoder for an 800x1216 picture: 19,950 queries, 8 heads, 3 levels, 4 points. Kernels
+The size is that of the pixel decoder for an 800x1216 image: 19,950 queries, 8 heads, 3 levels, 4 points. Kernels
 take turns, so a machine that slows down slows all of them down. The largest difference from the reference, as
 a share of its largest value, stands beside every time.
 
@@ -64,10 +64,10 @@ def main() -> None:
     leaves = [tensor.requires_grad_() for tensor in inputs()]
     upstream = torch.randn((1, leaves[0].shape[1], HEADS * CHANNELS), generator=torch.Generator().manual_seed(1))
     times: dict[str, list[tuple[float, float]]] = {kernel: [] for kernel in KERNELS}
-    answers: dict[str, list[Tensor]] = {}
+    predictions: dict[str, list[Tensor]] = {}
     for count in range(arguments.rounds + 1):  # the first is not counted
         for kernel in KERNELS:
-            forward, both, answers[kernel] = run(kernel, leaves, upstream)
+            forward, both, predictions[kernel] = run(kernel, leaves, upstream)
             if count:
                 times[kernel].append((forward, both))
     names = ("result", "value gradient", "location gradient", "weight gradient")
@@ -85,7 +85,7 @@ def main() -> None:
             ],
             "largest_difference_by_largest_value": {
                 name: float(f"{(ours - theirs).abs().max() / theirs.abs().max():.1e}")
-                for name, ours, theirs in zip(names, answers[kernel], answers["reference"], strict=True)
+                for name, ours, theirs in zip(names, predictions[kernel], predictions["reference"], strict=True)
             },
         }
     result = {

@@ -23,19 +23,20 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask2former.atomic import write_whole
-from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips
-from mask2former.data.scenes.rendering import draw_scene
-from mask2former.evaluation.average_precision import VideoInstanceEvaluator
-from mask2former.evaluation.identity import add_identities, count_identities, no_identities
-from mask2former.evaluation.video_panoptic import VideoPanopticEvaluator
+from mask2former.files import write_whole
+from mask2former.data.datasets.scenes import SceneClips
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.scenes.rendering import draw_scene
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
+from mask2former.metrics.identity import add_identities, count_identities, no_identities
+from mask2former.metrics.video_panoptic import VideoPanopticEvaluator
 from mask2former.inference.network import Network
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.track import join_frames
+from mask2former.inference.tracking import join_frames
 from mask2former.ops.sparse_masks import pairwise_iou
 from mask2former.structures import Prediction, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
-from mask2former.structures.truths import ClipTruth, PanopticTruth
+from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth
 
 SIDE, NUM_FRAMES, FIRST_SEED = 128, 120, 8_000_000
 NAIVE_IOU = 0.3  # more would break more tracks: things move by up to a third of their size in a frame
@@ -95,9 +96,9 @@ class Score:
         self.identities = no_identities()
         self.num_tracks = 0
 
-    def add(self, result: VideoInstances, frames: list[tuple[np.ndarray, np.ndarray]], truth: ClipTruth) -> None:
-        self.tracks.update(result, truth)
-        self.identities = add_identities(self.identities, count_identities(frames, truth.masks))
+    def add(self, result: VideoInstances, frames: list[tuple[np.ndarray, np.ndarray]], ground_truth: ClipGroundTruth) -> None:
+        self.tracks.update(result, ground_truth)
+        self.identities = add_identities(self.identities, count_identities(frames, ground_truth.masks))
         self.num_tracks += len(set(np.concatenate([numbers for numbers, _ in frames]).tolist()))
 
     def to_dict(self) -> dict[str, float]:
@@ -120,8 +121,8 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
     panoptic = VideoPanopticEvaluator(SCENE_CATEGORIES)
     num_objects = 0
     for index in range(num_clips):
-        images, truth = clips.images(index), clips.truth(index)
-        num_objects += len(truth.labels)
+        images, ground_truth = clips.images(index), clips.ground_truth(index)
+        num_objects += len(ground_truth.labels)
         network.known.clear()
         for way in ways:
             if way == "one window":
@@ -130,7 +131,7 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
                 )
                 certain = result.above(0.5)
                 numbers = np.arange(len(certain))
-                rows = [(numbers, certain.masks[:, place]) for place in range(NUM_FRAMES)]
+                rows = [(numbers, certain.masks[:, position]) for position in range(NUM_FRAMES)]
             else:
                 window = 8 if way == "tracker, window 8" else 1
                 frames = list(predictor.track(images, "instance", short_edge=0, window=window))
@@ -138,15 +139,15 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
                     frames = list(naive(frames))
                 result = join_frames(frames, things_only=True, max_instances=MOST)
                 rows = [(frame.track_ids, frame.masks) for frame in frames]
-            scores[way].add(result, rows, truth)
+            scores[way].add(result, rows, ground_truth)
         target = clips[index]
         assert target.target is not None
         labels = target.target.labels.tolist()
         ids = target.info["ids"].numpy()
         segments = [(number, label, False) for number, label in enumerate(labels, start=1)]
-        truths = [PanopticTruth(frame, [row for row in segments if (frame == row[0]).any()]) for frame in ids]
+        ground_truths = [PanopticGroundTruth(frame, [row for row in segments if (frame == row[0]).any()]) for frame in ids]
         predictions = [frame.panoptic for frame in predictor.track(images, "panoptic", short_edge=0, window=1)]
-        panoptic.update([prediction for prediction in predictions if prediction is not None], truths)
+        panoptic.update([prediction for prediction in predictions if prediction is not None], ground_truths)
         report = {
             "model": model,
             "clips": index + 1,

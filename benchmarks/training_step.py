@@ -1,6 +1,6 @@
 """Training steps per second and peak memory beside the Mask2Former of ``transformers``, in one run.
 
-Both train ResNet-50, 100 queries, 133 classes, on one 512x512 picture with ten objects per step, each with its own
+Both train ResNet-50, 100 queries, 133 classes, on one 512x512 image with ten objects per step, each with its own
 loss and AdamW, from random weights, in float32 or under bfloat16 autocast. Steps alternate, so a machine that slows
 down slows both down. Memory is measured in processes of their own.
 
@@ -30,14 +30,14 @@ Precision = Literal["fp32", "bf16"]
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A random picture (3, H, W) in 0..255, labels and rectangular masks (N, H, W)."""
+    """A random image (3, H, W) in 0..255, labels and rectangular masks (N, H, W)."""
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(3, SIZE, SIZE, generator=generator) * 255
+    image = torch.rand(3, SIZE, SIZE, generator=generator) * 255
     masks = torch.zeros(OBJECTS, SIZE, SIZE, dtype=torch.bool)
     for index in range(OBJECTS):
         y, x, h, w = (int(value) for value in torch.randint(40, 240, (4,), generator=generator))
         masks[index, y : y + h, x : x + w] = True
-    return picture, torch.randint(0, CLASSES, (OBJECTS,), generator=generator), masks
+    return image, torch.randint(0, CLASSES, (OBJECTS,), generator=generator), masks
 
 
 def ours(precision: Precision) -> Step:
@@ -49,7 +49,7 @@ def ours(precision: Precision) -> Step:
     from mask2former.training.optim import build_optimizer
 
     torch.manual_seed(0)
-    picture, labels, masks = scene()
+    image, labels, masks = scene()
     model = build_model(ModelConfig(), CLASSES).train()
     if precision == "bf16":
         model.pixel_decoder.full_precision = False  # pyright: ignore[reportArgumentType]
@@ -59,7 +59,7 @@ def ours(precision: Precision) -> Step:
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = criterion(model([picture]), [target], torch.rand).total
+            loss = criterion(model([image]), [target], torch.rand).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
@@ -74,13 +74,13 @@ def theirs(precision: Precision) -> Step:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     torch.manual_seed(0)
-    picture, labels, masks = scene()
+    image, labels, masks = scene()
     backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
     config = Mask2FormerConfig(backbone_config=backbone, num_queries=100)
     config.num_labels = CLASSES
     model = Mask2FormerForUniversalSegmentation(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
-    pixels = ((picture - 116.0) / 58.0)[None]
+    pixels = ((image - 116.0) / 58.0)[None]
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

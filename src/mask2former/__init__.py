@@ -1,4 +1,4 @@
-"""Mask2Former: panoptic, instance and semantic segmentation of pictures and clips with one architecture.
+"""Mask2Former: panoptic, instance and semantic segmentation of images and clips with one architecture.
 
 The public face. Names are imported when first used, so that ``import mask2former`` costs nothing; nothing inside the
 package imports them from here.
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from mask2former.checkpoints.average import average_files
     from mask2former.checkpoints.convert import convert
     from mask2former.config import EvaluationConfig, ModelConfig, RunConfig
-    from mask2former.data.prepare import prepare
+    from mask2former.dataset_tools.prepare import prepare
     from mask2former.data.sample_sets import SampleSet
     from mask2former.data.sources import DataSource
-    from mask2former.errors import RequestError
-    from mask2former.inference.curves import plot_runs
-    from mask2former.inference.data_checks.check_data import check_data
-    from mask2former.inference.evaluate import evaluate
-    from mask2former.inference.facts import checkpoint_facts, known_models
-    from mask2former.inference.files import predict_files
+    from mask2former.errors import UserError
+    from mask2former.evaluation.curves import plot_runs
+    from mask2former.dataset_tools.check_data import check_data
+    from mask2former.evaluation.evaluate import evaluate
+    from mask2former.checkpoints.describe import describe_checkpoint, known_models
+    from mask2former.inference.predict_files import predict_files
     from mask2former.inference.predictor import Predictor
     from mask2former.inference.track_files import track_files
     from mask2former.losses import Criterion, LossTerm
@@ -56,7 +56,7 @@ __all__ = [
     "PanopticSegmentation",
     "Prediction",
     "Predictor",
-    "RequestError",
+    "UserError",
     "RunConfig",
     "SampleSet",
     "SemanticSegmentation",
@@ -65,7 +65,7 @@ __all__ = [
     "average_files",
     "build_model",
     "check_data",
-    "checkpoint_facts",
+    "describe_checkpoint",
     "convert",
     "evaluate",
     "known_models",
@@ -93,21 +93,21 @@ _HOME = {
     "PanopticSegmentation": "mask2former.structures",
     "Prediction": "mask2former.structures",
     "Predictor": "mask2former.inference.predictor",
-    "RequestError": "mask2former.errors",
+    "UserError": "mask2former.errors",
     "SampleSet": "mask2former.data.sample_sets",
     "RunConfig": "mask2former.config",
     "SemanticSegmentation": "mask2former.structures",
     "VideoInstances": "mask2former.structures",
     "average_files": "mask2former.checkpoints.average",
     "build_model": "mask2former.models.build",
-    "check_data": "mask2former.inference.data_checks.check_data",
-    "checkpoint_facts": "mask2former.inference.facts",
+    "check_data": "mask2former.dataset_tools.check_data",
+    "describe_checkpoint": "mask2former.checkpoints.describe",
     "convert": "mask2former.checkpoints.convert",
-    "evaluate": "mask2former.inference.evaluate",
-    "known_models": "mask2former.inference.facts",
-    "plot_runs": "mask2former.inference.curves",
-    "predict_files": "mask2former.inference.files",
-    "prepare": "mask2former.data.prepare",
+    "evaluate": "mask2former.evaluation.evaluate",
+    "known_models": "mask2former.checkpoints.describe",
+    "plot_runs": "mask2former.evaluation.curves",
+    "predict_files": "mask2former.inference.predict_files",
+    "prepare": "mask2former.dataset_tools.prepare",
     "recipe": "mask2former.recipes",
     "recipe_names": "mask2former.recipes",
     "scenes_tiny": "mask2former.recipes",

@@ -22,7 +22,7 @@ from pydantic import (
 
 from mask2former import limits
 from mask2former.documents import parse_yaml, read_yaml
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable, quoted
 
 __all__ = [
@@ -109,7 +109,7 @@ class TimmConfig(_Strict):
     name: Literal["timm"] = "timm"
     model: str = "resnet50"
     norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
-    arguments: dict[str, Any] = {}  # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
+    kwargs: dict[str, Any] = {}  # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
 
 
 class SwinConfig(_Strict):
@@ -178,7 +178,7 @@ class InferenceConfig(_Strict):
     """How a trained model is asked; stored in the checkpoint."""
 
     tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained to answer
-    short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the picture
+    short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
     long_edge: PositiveInt = 1333  # cap, pixels
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
     things_only: bool = True  # instances: drop stuff classes (panoptic models)
@@ -192,11 +192,11 @@ class InferenceConfig(_Strict):
     max_instances: Detections = 100
     # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
-    exclusive: bool = False
+    non_overlapping: bool = False
     # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
     # resized by short_edge / tile. 0: the whole image at once, as published
     tile: NonNegativeInt = 0
-    tile_overlap: NonNegativeInt = 32  # pixels of the picture that neighbours share at least
+    tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
     # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
     # another side, where the median of its objects has another one. 0: tiles of one side for all images
     diameter: NonNegativeFloat = 0.0
@@ -244,7 +244,7 @@ class InferenceConfig(_Strict):
                 "leave it out (0), or take such a model, for instance nuclei"
             )
         if 0 < self.tile < 16:
-            raise ValueError(f"tile must be 0, for whole pictures, or at least 16 pixels, got {self.tile}")
+            raise ValueError(f"tile must be 0, for whole images, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
             raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
         if self.tile and self.short_edge > limits.TILE_SCALE * self.tile:  # each tile would be an image of its own
@@ -357,13 +357,13 @@ class CocoInstanceConfig(NamedFilesConfig):
     name: Literal["coco-instance"] = "coco-instance"
     train: tuple[CocoFiles, ...] = Field(min_length=1)
     validation: tuple[CocoFiles, ...] = Field(min_length=1)
-    missing_images: Literal["error", "skip"] = "error"  # annotated pictures whose file is not there
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
     missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
     crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is not heeded (CVAT sets it on painted masks)
 
 
 class PanopticFiles(_Strict):
-    """One annotation file, the folder of its PNGs and the folder of its pictures."""
+    """One annotation file, the folder of its PNGs and the folder of its images."""
 
     annotations: str
     segments: str
@@ -377,7 +377,7 @@ class CocoPanopticConfig(NamedFilesConfig):
     train: tuple[PanopticFiles, ...] = Field(min_length=1)
     validation: tuple[PanopticFiles, ...] = Field(min_length=1)
     task: Task = "panoptic"  # what is learned; instance: things alone, semantic: classes alone
-    missing_images: Literal["error", "skip"] = "error"  # annotated pictures whose file is not there
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
 
 
 class LabelFolders(_Strict):
@@ -388,7 +388,7 @@ class LabelFolders(_Strict):
 
 
 class LabelFolderConfig(FilesConfig):
-    """Pictures with label maps, whose pixels are class numbers."""
+    """Images with label maps, whose pixels are class numbers."""
 
     name: Literal["label-folder"] = "label-folder"
     train: tuple[LabelFolders, ...] = Field(min_length=1)
@@ -397,7 +397,7 @@ class LabelFolderConfig(FilesConfig):
     # numbers that are neither learned nor measured; None: 255, unless the names file gives it to a class
     ignore: tuple[NonNegativeInt, ...] | None = None
     label_suffix: str = ""  # of label maps before the ending, for instance _mask in X_mask.png
-    unpaired: Literal["error", "skip"] = "error"  # pictures without a label map, and the other way round
+    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the other way round
     # classes without a pixel beside an ignored number that covers much: it is probably theirs, or they are absent
     unseen_classes: Literal["error", "keep"] = "error"
 
@@ -501,7 +501,7 @@ class ClipsConfig(ClipSampling, NamedFilesConfig):
 class ClipFolders(_Strict):
     """Two folders that have one folder per clip each, as DAVIS has them."""
 
-    images: str  # pictures, for instance DAVIS/JPEGImages/480p
+    images: str  # images, for instance DAVIS/JPEGImages/480p
     masks: str  # id maps of the same names, for instance DAVIS/Annotations/480p
     clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
 
@@ -537,7 +537,7 @@ Flip = Literal["horizontal", "vertical", "both", "none"]  # both: each with its 
 
 
 class NoAugmentationConfig(_Strict):
-    """Pictures as they are."""
+    """Images as they are."""
 
     name: Literal["none"] = "none"
 
@@ -547,7 +547,7 @@ class LargeScaleJitterConfig(_Strict):
 
     name: Literal["large-scale-jitter"] = "large-scale-jitter"
     image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every result
-    min_scale: PositiveFloat = 0.1  # of the box that the picture is fitted into
+    min_scale: PositiveFloat = 0.1  # of the box that the image is fitted into
     max_scale: PositiveFloat = 2.0
     flip: Flip = "horizontal"  # with probability 0.5
     keep_lost: bool = False  # objects that were cut away stay as empty masks (published for panoptic)
@@ -565,11 +565,11 @@ class ResizeCropFlipConfig(_Strict):
     name: Literal["resize-crop-flip"] = "resize-crop-flip"
     short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
     long_edge: PositiveInt = 2560  # cap, pixels
-    # instead of short edges: a factor between these two for pictures of any size, where objects have one scale
-    factors: tuple[PositiveFloat, PositiveFloat] | None = None
-    # pixels: with it, factors count from the size at which the picture's median object has this diameter
+    # instead of short edges: a factor between these two for images of any size, where objects have one scale
+    scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
+    # pixels: with it, factors count from the size at which the image's median object has this diameter
     diameter: PositiveFloat | None = None
-    crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller pictures stay
+    crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images stay
     max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
     color_jitter: bool = True
     flip: Flip = "horizontal"  # with probability 0.5
@@ -578,9 +578,9 @@ class ResizeCropFlipConfig(_Strict):
 
     @model_validator(mode="after")
     def _rising(self) -> ResizeCropFlipConfig:
-        if self.factors is not None and not self.factors[0] <= self.factors[1] <= 100:
-            raise ValueError(f"factors must rise, to 100 at most, got {self.factors}")
-        if self.diameter is not None and self.factors is None:
+        if self.scale_range is not None and not self.scale_range[0] <= self.scale_range[1] <= 100:
+            raise ValueError(f"factors must rise, to 100 at most, got {self.scale_range}")
+        if self.diameter is not None and self.scale_range is None:
             raise ValueError("diameter says what factors count from; set factors too, for instance [0.7, 1.4]")
         return self
 
@@ -594,11 +594,11 @@ class DataConfig(_Strict):
     """What is read and how it is batched."""
 
     dataset: DatasetConfig = ScenesConfig()
-    augmentation: AugmentationConfig = NoAugmentationConfig()  # of training pictures
-    keep_empty: bool = True  # train on pictures without objects too; the published recipes drop them
-    group_by_aspect: bool = False  # pictures of one pass are all wider than high, or none is
-    total_batch: Batch = 16  # images per optimizer step over all devices
-    batch_per_device: Batch | None = None  # None: total_batch over the devices; smaller values accumulate
+    augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
+    filter_empty: bool = False  # train on images without objects too; the published recipes drop them
+    group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
+    batch_size: Batch = 16  # images per optimizer step over all devices
+    batch_size_per_device: Batch | None = None  # None: batch_size over the devices; smaller values accumulate
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 
 
@@ -629,10 +629,10 @@ class TrainerConfig(_Strict):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, gt=0, le=limits.WORKERS)
     half_pixel_decoder: bool = False  # bf16: the pixel decoder too, which the published training keeps in float32
-    channels_last: bool = False  # memory layout of pictures and kernels; faster in bf16 on CPUs
+    channels_last: bool = False  # memory layout of images and kernels; faster in bf16 on CPUs
     gradient_checkpointing: bool = False  # less memory, about a third more time
-    log_every: PositiveInt = 20
-    checkpoint_every: PositiveInt = 500
+    log_interval: PositiveInt = 20
+    checkpoint_interval: PositiveInt = 500
     tensorboard: bool = False  # also write event files
 
     @model_validator(mode="after")
@@ -663,11 +663,11 @@ class TrackingConfig(_Strict):
 class EvaluationConfig(_Strict):
     """What is measured, and when during training."""
 
-    every: PositiveInt = 1000
+    interval: PositiveInt = 1000
     patience: PositiveInt | None = None  # stop after so many validations without a better monitor
-    num_pictures: int = Field(
+    num_images: int = Field(
         default=6, ge=0, le=limits.SHOWN
-    )  # validation samples drawn beside their truth, each time
+    )  # validation samples drawn beside their ground truth, each time
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
     # instances: after training, the score of the highest F1 on the validation data becomes the instance_threshold of
@@ -679,7 +679,7 @@ class EvaluationConfig(_Strict):
     area_limits: tuple[PositiveInt, PositiveInt] | None = None
     boundary: bool = False  # also boundary PQ, boundary AP and boundary IoU
     pooled_threshold: Probability | None = None  # instances: also pooled AP, of objects above this score
-    semantic_segments: bool = False  # semantic: also PQ, all pixels of a class in a picture being one segment
+    semantic_segments: bool = False  # semantic: also PQ, all pixels of a class in an image being one segment
 
     @model_validator(mode="after")
     def _rising(self) -> EvaluationConfig:
@@ -708,10 +708,10 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
     """``values`` (from YAML or JSON) as a ``kind``.
 
     Raises:
-        RequestError: one line per fault, each with the dotted key, what was got and what was expected.
+        UserError: one line per fault, each with the dotted key, what was got and what was expected.
     """
     if not isinstance(values, dict):
-        raise RequestError(f"{source}: expected a mapping of settings, got {type(values).__name__}")
+        raise UserError(f"{source}: expected a mapping of settings, got {type(values).__name__}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -727,7 +727,7 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
                 lines.append(f"'{key}': {printable(fault['msg'], 300)} (got {quoted(fault['input'])})")
         if len(faults) > _MOST_FAULTS:
             lines.append(f"and {len(faults) - _MOST_FAULTS} more")
-        raise RequestError(f"{source}: " + "; ".join(lines)) from error
+        raise UserError(f"{source}: " + "; ".join(lines)) from error
 
 
 def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -744,7 +744,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
-        RequestError: an override without ``=``, one that goes through something that is no mapping, or a value that is
+        UserError: an override without ``=``, one that goes through something that is no mapping, or a value that is
             not valid YAML or beyond its limits.
     """
     result = {key: value for key, value in values.items()}
@@ -752,14 +752,14 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         path, equals, text = override.partition("=")
         source = f"override '{printable(override, 200)}'"
         if not equals or not all(path.split(".")):
-            raise RequestError(f"{source}: expected key.sub=value")
+            raise UserError(f"{source}: expected key.sub=value")
         value = parse_yaml(text, f"{source}: the value")
         node = result
         *parents, leaf = path.split(".")
         for name in parents:
             child = node.get(name)
             if child is not None and not isinstance(child, dict):
-                raise RequestError(f"{source}: '{printable(name, 80)}' is a value, not a group of settings")
+                raise UserError(f"{source}: '{printable(name, 80)}' is a value, not a group of settings")
             node[name] = dict(child or {})
             node = node[name]
         node[leaf] = value
@@ -770,9 +770,9 @@ def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of them.
 
     Raises:
-        RequestError: the file cannot be read as YAML, or an override has the wrong form.
+        UserError: the file cannot be read as YAML, or an override has the wrong form.
     """
     values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
     if not isinstance(values, dict):
-        raise RequestError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+        raise UserError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
     return apply_overrides(values, overrides)

@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mask2former import drawing
-from mask2former.atomic import check_folder, write_whole
+from mask2former import visualization
+from mask2former.files import check_folder, write_whole
 from mask2former.config import Task
-from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips, Scenes
-from mask2former.errors import MissingExtraError, RequestError
-from mask2former.evaluation.average_precision import VideoInstanceEvaluator
-from mask2former.inference.evaluate import ImageCases, evaluate_predictor, match_classes
-from mask2former.inference.pictures import comparison_row
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
+from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.evaluation.comparison import comparison_row
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.track import join_frames
+from mask2former.inference.tracking import join_frames
 from mask2former.progress import Progress, silent
 from mask2former.results_io.video import VideoWriter
 from mask2former.structures import Sample
@@ -80,11 +81,11 @@ def run(
         progress: told the step, and how many scenes of how many are done.
 
     Raises:
-        RequestError: the model cannot be loaded, knows other classes than those of scenes or lacks a task, or the
+        UserError: the model cannot be loaded, knows other classes than those of scenes or lacks a task, or the
             output cannot be written.
     """
     if not 1 <= num_scenes <= _STRIDE:
-        raise RequestError(f"the number of scenes must be 1 to {_STRIDE}, got {num_scenes}")
+        raise UserError(f"the number of scenes must be 1 to {_STRIDE}, got {num_scenes}")
     folder = Path(output)
     check_folder(folder)
     predictor = _predictor(source, device)
@@ -105,9 +106,9 @@ def run(
     metrics, seconds = report.metrics, report.seconds / num_scenes
 
     figures = "   ".join(f"{key.split('/')[1]} {metrics[key]:.1f}" for key in _HEADLINES)
-    sheet = drawing.contact_sheet(
+    sheet = visualization.contact_sheet(
         rows,
-        ("image", "truth", "panoptic", "instance", "semantic"),
+        ("image", "ground_truth", "panoptic", "instance", "semantic"),
         title="Mask2Former on scenes it has never seen",
         subtitle=f"{figures}   over {num_scenes} scenes",
         legend=[(item.name, item.color) for item in predictor.categories],
@@ -157,10 +158,10 @@ def run_video(
         progress: told the step, and how many frames or clips of how many are done.
 
     Raises:
-        RequestError: as :func:`run`.
+        UserError: as :func:`run`.
     """
     if not 1 <= num_clips <= _STRIDE:
-        raise RequestError(f"the number of clips must be 1 to {_STRIDE}, got {num_clips}")
+        raise UserError(f"the number of clips must be 1 to {_STRIDE}, got {num_clips}")
     folder = Path(output)
     check_folder(folder)
     predictor = _predictor(source, device)
@@ -174,18 +175,18 @@ def run_video(
         start = time.perf_counter()
         found = join_frames(predictor.track(images, "instance", short_edge=0), things_only=True)
         seconds += time.perf_counter() - start
-        evaluator.update(found, clips.truth(index))
+        evaluator.update(found, clips.ground_truth(index))
 
     numbers: set[int] = set()
 
-    def pictures() -> Iterator[tuple[Image.Image, float]]:
+    def image_files() -> Iterator[tuple[Image.Image, float]]:
         shown = SceneClips(_CLIP_SIDE, _CLIP_FRAMES, first, 1).images(0)
         for frame in predictor.track(shown, "instance", short_edge=0, rate=_CLIP_RATE):
             progress("drawing the video", frame.index, _CLIP_FRAMES)
             numbers.update(frame.track_ids.tolist())
             yield _side_by_side(frame), frame.seconds
 
-    video = _write_video(folder, pictures())
+    video = _write_video(folder, image_files())
     return VideoDemoReport(
         video, evaluator.compute(), num_clips, len(numbers), seconds / (num_clips * _MEASURED_FRAMES)
     )
@@ -195,7 +196,7 @@ def _predictor(source: str | Path, device: str | None) -> Predictor:
     """The model, if it knows scenes."""
     predictor = Predictor.from_pretrained(source, device=device, quiet=True)
     if predictor.categories.names != SCENE_CATEGORIES.names:
-        raise RequestError(
+        raise UserError(
             f"the model '{source}' knows {len(predictor.categories)} other classes; expected one trained on scenes"
         )
     return predictor
@@ -209,12 +210,12 @@ def _side_by_side(frame: TrackedFrame) -> Image.Image:
     return sheet
 
 
-def _write_video(folder: Path, pictures: Iterator[tuple[Image.Image, float]]) -> Path:
+def _write_video(folder: Path, images: Iterator[tuple[Image.Image, float]]) -> Path:
     """An MP4, or a GIF where PyAV is not installed."""
     try:
         writer = VideoWriter(folder / "tracks.mp4", _CLIP_RATE)
     except MissingExtraError:
-        first, *others = [picture.quantize(128) for picture, _ in pictures]
+        first, *others = [image.quantize(128) for image, _ in images]
         path = folder / "tracks.gif"
         milliseconds = round(1000 / _CLIP_RATE)
         write_whole(
@@ -225,8 +226,8 @@ def _write_video(folder: Path, pictures: Iterator[tuple[Image.Image, float]]) ->
         )
         return path
     with writer:
-        for picture, seconds in pictures:
-            writer.add_picture(np.asarray(picture), seconds)
+        for image, seconds in images:
+            writer.add_image(np.asarray(image), seconds)
     return writer.path
 
 

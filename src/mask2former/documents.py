@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable
 
 if TYPE_CHECKING:
@@ -53,17 +53,17 @@ def check_regular(path: Path, what: str, *, hint: str = "check the path") -> int
         hint: what to do where there is none.
 
     Raises:
-        RequestError: there is no such file, or it is a folder, a pipe, a device or a link in a circle.
+        UserError: there is no such file, or it is a folder, a pipe, a device or a link in a circle.
     """
     try:
         facts = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise RequestError(f"there is no {what} '{path}'; {hint}") from error
+        raise UserError(f"there is no {what} '{path}'; {hint}") from error
     except OSError as error:
-        raise RequestError(f"the {what} '{path}' cannot be read: {error.strerror}") from error
+        raise UserError(f"the {what} '{path}' cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(facts.st_mode):
         kind = "folder" if stat.S_ISDIR(facts.st_mode) else "pipe" if stat.S_ISFIFO(facts.st_mode) else "device"
-        raise RequestError(f"'{path}' is a {kind}; expected a regular file ({what})")
+        raise UserError(f"'{path}' is a {kind}; expected a regular file ({what})")
     return facts.st_size
 
 
@@ -71,34 +71,34 @@ def read_bytes(file: Readable, what: str, most: int, *, hint: str = "check the p
     """The content of a file of at most ``most`` bytes.
 
     Raises:
-        RequestError: see :func:`check_regular`; or it is larger, or cannot be read.
+        UserError: see :func:`check_regular`; or it is larger, or cannot be read.
     """
     size = check_regular(file, what, hint=hint) if isinstance(file, Path) else getattr(file, "num_bytes", 0)
     limits.check_limit(f"the {what} '{file}' has bytes:", size, most, "is it the right file?")
     try:
         return file.read_bytes()
     except OSError as error:
-        raise RequestError(f"the {what} '{file}' cannot be read: {error.strerror or error}") from error
+        raise UserError(f"the {what} '{file}' cannot be read: {error.strerror or error}") from error
 
 
 def read_text(file: Readable, what: str, most: int = limits.TEXT_BYTES, *, hint: str = "check the path") -> str:
     """The content of a text file in UTF-8, without its byte order mark.
 
     Raises:
-        RequestError: see :func:`read_bytes`; or it is not in UTF-8.
+        UserError: see :func:`read_bytes`; or it is not in UTF-8.
     """
     content = read_bytes(file, what, most, hint=hint)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RequestError(f"the {what} '{file}' is not in UTF-8; save it as UTF-8") from error
+        raise UserError(f"the {what} '{file}' is not in UTF-8; save it as UTF-8") from error
 
 
 def read_json(file: Readable, what: str, *, hint: str = "check the path") -> Any:
     """The value in a JSON file.
 
     Raises:
-        RequestError: see :func:`read_bytes` and :func:`parse_json`.
+        UserError: see :func:`read_bytes` and :func:`parse_json`.
     """
     return parse_json(read_bytes(file, what, limits.JSON_BYTES, hint=hint), f"the {what} '{file}'")
 
@@ -112,16 +112,16 @@ def parse_json(content: bytes | str, source: str, pairs: Callable[[list[tuple[st
         pairs: makes an object of its keys and values, or refuses them; by default the last of equal keys counts.
 
     Raises:
-        RequestError: it is no JSON, or nested deeper, or has longer numbers, than Python reads.
+        UserError: it is no JSON, or nested deeper, or has longer numbers, than Python reads.
     """
     try:
         return json.loads(content, object_pairs_hook=pairs)
-    except RequestError:  # of ``pairs``
+    except UserError:  # of ``pairs``
         raise
     except RecursionError as error:
-        raise RequestError(f"{source} is nested too deeply to be read; is it the right file?") from error
+        raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except ValueError as error:  # also for bytes that are no text, and for numbers of thousands of digits
-        raise RequestError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
+        raise UserError(f"{source} is not JSON, or is cut short: {printable(str(error), 200)}") from error
 
 
 def read_yaml(
@@ -130,7 +130,7 @@ def read_yaml(
     """The value in a YAML file; plain data only.
 
     Raises:
-        RequestError: see :func:`read_bytes` and :func:`parse_yaml`.
+        UserError: see :func:`read_bytes` and :func:`parse_yaml`.
     """
     text = read_text(file, what, limits.YAML_BYTES, hint=hint)
     return parse_yaml(text, f"the {what} '{file}'", loader=loader)
@@ -145,7 +145,7 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
         loader: reads some values in another way; a kind of ``SafeLoader``.
 
     Raises:
-        RequestError: it is no YAML, or holds itself, more values (with those that aliases repeat) than
+        UserError: it is no YAML, or holds itself, more values (with those that aliases repeat) than
             ``limits.YAML_NODES``, or deeper nesting than Python reads.
     """
     import yaml
@@ -158,16 +158,16 @@ def parse_yaml(text: str, source: str, *, loader: type[yaml.SafeLoader] | None =
         # Before values are made: merging (``<<``) writes aliases out.
         _check_nodes(0 if node is None else _count(node, {}, set()), source)
         return None if node is None else reader.construct_document(node)
-    except RequestError:
+    except UserError:
         raise
     except RecursionError as error:
-        raise RequestError(f"{source} is nested too deeply to be read; is it the right file?") from error
+        raise UserError(f"{source} is nested too deeply to be read; is it the right file?") from error
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
         # The others: dates, numbers and tags that are well-formed and have no value, as ``2024-13-45`` or ``!!int x``.
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         reason = printable(str(getattr(error, "problem", None) or error), 200)
-        raise RequestError(f"{source} is not valid YAML{line}: {reason}") from error
+        raise UserError(f"{source} is not valid YAML{line}: {reason}") from error
 
 
 def _bound_nodes(reader: yaml.SafeLoader, source: str) -> None:
@@ -195,7 +195,7 @@ def read_rows(file: Readable, what: str, *, hint: str = "check the path") -> lis
     What a row lacks is None, and what it has beyond the names is a list called ``""``.
 
     Raises:
-        RequestError: see :func:`read_text`; or it is no CSV.
+        UserError: see :func:`read_text`; or it is no CSV.
     """
     text = read_text(file, what, limits.TABLE_BYTES, hint=hint)
     names, *rows = [row for row in parse_csv(text[: text.rfind("\n") + 1], f"the {what} '{file}'") if row] or [[]]
@@ -213,12 +213,12 @@ def parse_csv(text: str, source: str) -> list[list[str]]:
         source: subject of the sentence that refuses it.
 
     Raises:
-        RequestError: it is no CSV, for instance because a quote is not closed within 131,072 characters.
+        UserError: it is no CSV, for instance because a quote is not closed within 131,072 characters.
     """
     try:
         return list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:
-        raise RequestError(f"{source} is not CSV: {error}") from error
+        raise UserError(f"{source} is not CSV: {error}") from error
 
 
 def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["FailedError", "MissingExtraError", "OptionError", "RequestError"]
+__all__ = ["FailedError", "MissingExtraError", "OptionError", "UserError"]
 
 
-class RequestError(ValueError):
+class UserError(ValueError):
     """A request that cannot be served; the message says what was got, what was expected and what to do."""
 
 
-class OptionError(RequestError):
+class OptionError(UserError):
     """Arguments of a call that do not go together.
 
     Args:
@@ -28,7 +28,7 @@ class OptionError(RequestError):
         self.sentence = sentence
 
 
-class MissingExtraError(RequestError, ImportError):
+class MissingExtraError(UserError, ImportError):
     """An optional dependency is not installed; the message names the ``pip install`` that brings it."""
 
     def __init__(self, module: str, extra: str) -> None:

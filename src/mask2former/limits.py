@@ -6,7 +6,7 @@ refuses. They are the one place to look when a real file is refused.
 
 from __future__ import annotations
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["check_limit"]
 
@@ -92,7 +92,7 @@ SCENE = 1 << 48  # number of a drawn scene
 BATCH = 1 << 14  # images of one optimizer step; published trainings have up to 4096
 WORKERS = 1024  # processes that read, and devices of one machine
 CLIP_FRAMES = 10_000  # of a clip that is drawn or trained on at once
-SHOWN = 1000  # validation samples drawn as pictures
+SHOWN = 1000  # validation samples drawn as images
 POINTS = 1 << 20  # sampled from each mask; published: 12544
 DETECTIONS = 1_000_000  # instances of an image that are kept or count
 PANELS = 100  # of curves in one image; a training logs some twenty
@@ -111,7 +111,7 @@ def check_limit(what: str, got: float, most: float, advice: str) -> None:
         advice: what to do.
 
     Raises:
-        RequestError: ``got`` is above ``most``.
+        UserError: ``got`` is above ``most``.
     """
     if got > most:
-        raise RequestError(f"{what} {got:,}; at most {most:,} are supported; {advice}")
+        raise UserError(f"{what} {got:,}; at most {most:,} are supported; {advice}")

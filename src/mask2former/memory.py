@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["available_memory", "check_memory", "is_lack_of_memory", "refusing_lack_of_memory"]
 
@@ -76,13 +76,13 @@ def check_memory(what: str, needed: int, advice: str) -> None:
         advice: what to do.
 
     Raises:
-        RequestError: it would not fit.
+        UserError: it would not fit.
     """
     if needed < _GIB // 4:  # asking costs more than it tells
         return
     available = available_memory()
     if available is not None and needed > available:
-        raise RequestError(
+        raise UserError(
             f"{what} needs about {needed / _GIB:.1f} GiB of memory, and {available / _GIB:.1f} GiB are left; {advice}"
         )
 
@@ -102,11 +102,11 @@ def refusing_lack_of_memory(what: str, advice: str) -> Iterator[None]:
     """Make one sentence of memory that runs out inside, on the CPU; CUDA's own exception stays.
 
     Raises:
-        RequestError: it ran out.
+        UserError: it ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError" or not is_lack_of_memory(error):
             raise
-        raise RequestError(f"{what} does not fit the memory that is left; {advice}") from error
+        raise UserError(f"{what} does not fit the memory that is left; {advice}") from error

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
 
@@ -63,36 +63,36 @@ _KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so
 
 
 def rgb_of_pillow(
-    picture: Image.Image, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
+    image: Image.Image, name: str = "image", *, value_range: ValueRange | None = None, exif: Exif = "apply"
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The image as RGB in 0..255, upright and contiguous; see :func:`mask2former.data.images.read_image`.
 
     Raises:
-        RequestError: it has no pixels, was closed before it was decoded, is damaged, or holds values that no rule
+        UserError: it has no pixels, was closed before it was decoded, is damaged, or holds values that no rule
             covers; the message starts with ``name``.
     """
-    if min(picture.size) < 1:
-        raise RequestError(f"'{name}' has no pixels (width x height {picture.width}x{picture.height})")
-    packing = packing_of(picture)
-    deep_color = picture.mode in ("RGB", "RGBA", "LA", "CMYK") and _is_deep_color(picture)
-    if int(_tag(picture, _BITS) or 8) > 8 and re.match(r"\('[A-Z]'", packing):  # Pillow would read bytes
-        raise RequestError(
-            f"'{name}' is a TIFF of {_tag(picture, _BITS)}-bit colours in separate planes, which cannot be read; save "
+    if min(image.size) < 1:
+        raise UserError(f"'{name}' has no pixels (width x height {image.width}x{image.height})")
+    packing = packing_of(image)
+    deep_color = image.mode in ("RGB", "RGBA", "LA", "CMYK") and _is_deep_color(image)
+    if int(_tag(image, _BITS) or 8) > 8 and re.match(r"\('[A-Z]'", packing):  # Pillow would read bytes
+        raise UserError(
+            f"'{name}' is a TIFF of {_tag(image, _BITS)}-bit colours in separate planes, which cannot be read; save "
             "it with interleaved channels (planar configuration 1), or with 8 bits"
         )
-    is_signed = _tag(picture, _SAMPLE_FORMAT) == 2
-    stated = _stated_bits(picture) if _is_deep(picture.mode) else None  # before decoding closes the file
-    turn = orientation(picture)
-    decode(picture, name)
-    _note_bands(picture, name)
-    if picture.format == "TIFF":  # which decoding has turned upright already
-        upright = picture if exif == "apply" or turn == 1 else picture.transpose(_BACK[turn])
+    is_signed = _tag(image, _SAMPLE_FORMAT) == 2
+    stated = _stated_bits(image) if _is_deep(image.mode) else None  # before decoding closes the file
+    turn = orientation(image)
+    decode(image, name)
+    _note_bands(image, name)
+    if image.format == "TIFF":  # which decoding has turned upright already
+        upright = image if exif == "apply" or turn == 1 else image.transpose(_BACK[turn])
     else:
-        upright = _upright(picture) if exif == "apply" else picture
+        upright = _upright(image) if exif == "apply" else image
     mode = upright.mode
     if (deep_color or _is_deep(mode)) and "transparency" in upright.info:
         note("16-bit images with one transparent colour, which is read like the others", f"'{name}'")
-    white_is_0 = _tag(picture, _PHOTOMETRIC) == 0  # which Pillow applies to bytes alone
+    white_is_0 = _tag(image, _PHOTOMETRIC) == 0  # which Pillow applies to bytes alone
     if mode == "F":
         pixels = rgb_of_array(np.asarray(upright), f"'{name}' (32-bit float)", value_range=value_range, example=name)
         return 255 - pixels if white_is_0 else pixels
@@ -101,11 +101,11 @@ def rgb_of_pillow(
     if _is_deep(mode):
         # 16-bit grey arrives as I;16 or, from some formats, as 32-bit integers of which 16 bits are used.
         values = np.asarray(upright)
-        if picture.format == "PNG" and stated is not None and not (values & (2 ** (16 - stated) - 1)).any():
+        if image.format == "PNG" and stated is not None and not (values & (2 ** (16 - stated) - 1)).any():
             stated = None  # the values were moved to the upper end of 16 bits, as PNG asks for
-        if is_signed and _tag(picture, _BITS) == 16:
+        if is_signed and _tag(image, _BITS) == 16:
             values = values.astype(np.int16)
-        elif not is_signed and _tag(picture, _BITS) == 32:  # unsigned, which Pillow has no mode for
+        elif not is_signed and _tag(image, _BITS) == 32:  # unsigned, which Pillow has no mode for
             values = values.view(np.uint32)
         grey = _from_integers(values, f"'{name}'", value_range, stated, name)
         return _grey_to_rgb(255 - grey if white_is_0 else grey)
@@ -117,70 +117,70 @@ def rgb_of_pillow(
         else:
             pixels = np.array(upright if mode == "RGB" else upright.convert("RGB"))
     except ValueError as error:
-        raise RequestError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
+        raise UserError(f"'{name}' has colour mode {mode}, which cannot be converted to RGB") from error
     if mode == "CMYK":
         note("CMYK images, converted to RGB without a colour profile", f"'{name}'")
     return pixels
 
 
-def decode(picture: Image.Image, name: str) -> None:
+def decode(image: Image.Image, name: str) -> None:
     """Decode the pixels of an open image: the first page, unless the caller went to another.
 
     Raises:
-        RequestError: the image was closed before, or its file is damaged.
+        UserError: the image was closed before, or its file is damaged.
     """
-    note_pages(picture, name)
-    is_closed = getattr(picture, "fp", picture) is None and bool(getattr(picture, "tile", None))
+    note_pages(image, name)
+    is_closed = getattr(image, "fp", image) is None and bool(getattr(image, "tile", None))
     try:
-        load(picture)
+        load(image)
     except (OSError, SyntaxError, ValueError, AssertionError, AttributeError) as error:
         if is_closed or str(error) == "Operation on closed image":
-            raise RequestError(
+            raise UserError(
                 f"the Pillow image '{name}' was closed before its pixels were read; use it inside the 'with' block, or "
                 "call its load() there"
             ) from error
-        raise RequestError(f"'{name}' is damaged or cut short and cannot be decoded: {error}") from error
+        raise UserError(f"'{name}' is damaged or cut short and cannot be decoded: {error}") from error
 
 
-def load(picture: Image.Image) -> None:
+def load(image: Image.Image) -> None:
     """Decode the pixels; raises whatever Pillow does."""
-    filename = getattr(picture, "filename", "")
-    if picture.format == "TIFF" and filename and orientation(picture) >= 5:
+    filename = getattr(image, "filename", "")
+    if image.format == "TIFF" and filename and orientation(image) >= 5:
         # Pillow would map uncompressed pixels into memory by the size that they have when turned, which shears them.
-        picture.filename = ""  # pyright: ignore[reportAttributeAccessIssue]  (of files)
+        image.filename = ""  # pyright: ignore[reportAttributeAccessIssue]  (of files)
     try:
-        picture.load()
+        image.load()
     finally:
         if filename:
-            picture.filename = filename  # pyright: ignore[reportAttributeAccessIssue]
+            image.filename = filename  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def packing_of(picture: Image.Image) -> str:
+def packing_of(image: Image.Image) -> str:
     """How the file of an image that is not decoded yet holds its pixels, as Pillow's decoders call it."""
-    return " ".join(str(tile[3]) for tile in getattr(picture, "tile", ())[:1])
+    return " ".join(str(tile[3]) for tile in getattr(image, "tile", ())[:1])
 
 
-def orientation(picture: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; unreadable EXIF data count as none, which is 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            value = picture.getexif().get(ExifTags.Base.Orientation)
+            value = image.getexif().get(ExifTags.Base.Orientation)
         except Exception:  # a broken metadata block says nothing about the pixels
             return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """The picture with its EXIF orientation applied."""
-    if orientation(picture) == 1:
-        return picture  # of which exif_transpose would make a copy
+def _upright(image: Image.Image) -> Image.Image:
+    """The image with its EXIF orientation applied."""
+    if orientation(image) == 1:
+        return image  # of which exif_transpose would make a copy
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(image)
         except Exception:  # as in orientation()
-            return picture
+            return image
 
 
 def _is_deep(mode: str) -> bool:
@@ -188,12 +188,12 @@ def _is_deep(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
 
 
-def _is_deep_color(picture: Image.Image) -> bool:
+def _is_deep_color(image: Image.Image) -> bool:
     """Whether the file of a colour image has 16 bits per channel; kept with the image, whose decoding forgets it."""
-    codec = next((tile[0] for tile in getattr(picture, "tile", ())), "")
-    if ";16" in packing_of(picture) or codec == "SGI16" or _tag(picture, _BITS) == 16:
-        picture.info[_KEPT] = 16
-    return picture.info.get(_KEPT) == 16
+    codec = next((tile[0] for tile in getattr(image, "tile", ())), "")
+    if ";16" in packing_of(image) or codec == "SGI16" or _tag(image, _BITS) == 16:
+        image.info[_KEPT] = 16
+    return image.info.get(_KEPT) == 16
 
 
 def _on_white(layers: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -220,24 +220,24 @@ def _percent(share: float) -> str:
 # --- what a file has besides -----------------------------------------------------------------------------------------
 
 
-def _tag(picture: Image.Image, number: int) -> Any:
+def _tag(image: Image.Image, number: int) -> Any:
     """The value of a TIFF tag, the first of several; None where there is none."""
     try:
-        value = getattr(picture, "tag_v2", {}).get(number)
+        value = getattr(image, "tag_v2", {}).get(number)
     except Exception:  # a broken tag says nothing
         return None
     return value[0] if isinstance(value, tuple) and value else value
 
 
-def note_pages(picture: Image.Image, name: str, what: str = "images") -> bool:
+def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
     """Note pages and frames behind the one that is read, and tell whether there are; none if the caller went to one."""
     with warnings.catch_warnings(), contextlib.suppress(Exception):  # decoding tells what is damaged
         warnings.simplefilter("ignore")
-        if picture.format == "MPO" or picture.tell():  # MPO: photographs with a preview or a depth map
+        if image.format == "MPO" or image.tell():  # MPO: photographs with a preview or a depth map
             return False
-        count, is_all = _count_pages(picture)
-        pages = max(count, _described_pages(picture))
-        if pages > 1 and not (is_all and _are_overviews(picture, count)):
+        count, is_all = _count_pages(image)
+        pages = max(count, _described_pages(image))
+        if pages > 1 and not (is_all and _are_overviews(image, count)):
             number = f"{pages}{'' if is_all else ' or more'}"
             note(
                 f"{what} with several pages, frames or planes, of which only the first is read", f"'{name}' ({number})"
@@ -246,78 +246,78 @@ def note_pages(picture: Image.Image, name: str, what: str = "images") -> bool:
     return False
 
 
-def _count_pages(picture: Image.Image) -> tuple[int, bool]:
+def _count_pages(image: Image.Image) -> tuple[int, bool]:
     """How many pages or frames there are, and whether these are all.
 
     Each page of a TIFF is found through the one before, in time that grows with their number, and those of a GIF by
     reading all of it.
     """
-    if picture.format == "GIF":
-        return (2, False) if getattr(picture, "is_animated", False) else (1, True)
-    if picture.format != "TIFF":
-        return getattr(picture, "n_frames", 1), True
+    if image.format == "GIF":
+        return (2, False) if getattr(image, "is_animated", False) else (1, True)
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1), True
     count = 1
     try:
         while count < limits.IMAGE_PAGES:
-            picture.seek(count)
+            image.seek(count)
             count += 1
     except EOFError:
         return count, True
     finally:
-        picture.seek(0)
+        image.seek(0)
     return count, False
 
 
-def _described_pages(picture: Image.Image) -> int:
+def _described_pages(image: Image.Image) -> int:
     """Planes that lie behind a single TIFF page without pages of their own, as ImageJ and tifffile write them."""
-    text = str(_tag(picture, _DESCRIPTION) or "")
+    text = str(_tag(image, _DESCRIPTION) or "")
     if text.startswith("ImageJ=") and (found := re.search(r"^images=(\d+)", text, re.MULTILINE)):
         return int(found[1])
     if found := re.match(r'\{"shape": \[([\d, ]+)\]', text):
         values = np.prod([int(side) for side in found[1].split(",")])
-        return int(values) // max(1, picture.width * picture.height * int(_tag(picture, _BAND_TAG) or 1))
+        return int(values) // max(1, image.width * image.height * int(_tag(image, _BAND_TAG) or 1))
     return 1
 
 
-def _are_overviews(picture: Image.Image, pages: int) -> bool:
+def _are_overviews(image: Image.Image, pages: int) -> bool:
     """Whether all further pages of a TIFF say that they are smaller copies of the first."""
-    if getattr(picture, "tag_v2", None) is None or pages < 2:
+    if getattr(image, "tag_v2", None) is None or pages < 2:
         return False
     try:
-        return all(_subfile_of(picture, page) & 1 for page in range(1, pages))
+        return all(_subfile_of(image, page) & 1 for page in range(1, pages))
     finally:
-        picture.seek(0)
+        image.seek(0)
 
 
-def _subfile_of(picture: Image.Image, page: int) -> int:
-    picture.seek(page)
-    return int(_tag(picture, _SUBFILE) or 0)
+def _subfile_of(image: Image.Image, page: int) -> int:
+    image.seek(page)
+    return int(_tag(image, _SUBFILE) or 0)
 
 
-def _note_bands(picture: Image.Image, name: str) -> None:
-    bands, shown = int(_tag(picture, _BAND_TAG) or 1), len(picture.getbands())
+def _note_bands(image: Image.Image, name: str) -> None:
+    bands, shown = int(_tag(image, _BAND_TAG) or 1), len(image.getbands())
     if bands > shown:
         note("images with more bands than are read", f"'{name}' ({shown} of {bands})")
 
 
-def _stated_bits(picture: Image.Image) -> int | None:
+def _stated_bits(image: Image.Image) -> int | None:
     """How many bits a grey file says that its values have, if fewer than 16; what it says is checked by the reader."""
     for number in (_BITS, *_MAXIMUM):
-        value = _tag(picture, number)
+        value = _tag(image, number)
         bits = value if number == _BITS else int(value + 1).bit_length() - 1 if isinstance(value, int) else None
         exact = number == _BITS or (bits is not None and value == 2**bits - 1)
         if bits and exact and 8 <= bits < 16:
             return bits
-    if found := re.search(r'SignificantBits="(\d+)"', str(_tag(picture, _DESCRIPTION) or "")):  # OME-TIFF
+    if found := re.search(r'SignificantBits="(\d+)"', str(_tag(image, _DESCRIPTION) or "")):  # OME-TIFF
         return int(found[1]) if 8 <= int(found[1]) < 16 else None
-    return _significant_bits(picture) if picture.format == "PNG" else None
+    return _significant_bits(image) if image.format == "PNG" else None
 
 
-def _significant_bits(picture: Image.Image) -> int | None:
+def _significant_bits(image: Image.Image) -> int | None:
     """The first number of the chunk sBIT of a PNG; kept with the image, whose decoding closes the file."""
-    file = getattr(picture, "fp", None)
+    file = getattr(image, "fp", None)
     if file is None or file.closed:
-        return picture.info.get(_KEPT)
+        return image.info.get(_KEPT)
     place = file.tell()
     try:
         for kind, start in _png_chunks(file):
@@ -325,7 +325,7 @@ def _significant_bits(picture: Image.Image) -> int | None:
                 file.seek(start)
                 bits = file.read(1)[0]
                 if 8 <= bits < 16:
-                    picture.info[_KEPT] = bits
+                    image.info[_KEPT] = bits
                     return bits
                 return None
     except (OSError, ValueError, IndexError, struct.error):  # decoding tells what is damaged
@@ -368,19 +368,19 @@ def rgb_of_array(
         example: how notes call it.
 
     Raises:
-        RequestError: another shape or type, no pixel, masked values, or values that no rule covers.
+        UserError: another shape or type, no pixel, masked values, or values that no rule covers.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         hint = ""
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             hint = "; channels come last in an array, transpose it with (1, 2, 0)"
-        raise RequestError(f"an {name} of shape {array.shape} is no picture: {expected}{hint}")
+        raise UserError(f"an {name} of shape {array.shape} is no image: {expected}{hint}")
     check_limit(f"the {name} has pixels:", array.shape[0] * array.shape[1], limits.ARRAY_PIXELS, "cut it into parts")
     if not array.size:
-        raise RequestError(f"an {name} of shape {array.shape} has no pixels")
+        raise UserError(f"an {name} of shape {array.shape} has no pixels")
     if isinstance(array, np.ma.MaskedArray):
         if hidden := np.ma.count_masked(array):
-            raise RequestError(
+            raise UserError(
                 f"the {name} is a masked array with {hidden} of {array.size} values masked; expected a value for every "
                 "pixel, which array.filled(value) gives"
             )
@@ -440,13 +440,13 @@ def _to_bytes(array: np.ndarray, name: str, value_range: ValueRange | None, exam
     if array.dtype == np.uint16 or (value_range is not None and np.issubdtype(array.dtype, np.integer)):
         return _from_integers(array, f"the {name}", value_range, None, example)
     hint = " (integers of other types with value_range)" if np.issubdtype(array.dtype, np.integer) else ""
-    raise RequestError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float{hint}")
+    raise UserError(f"the {name} has type {array.dtype}; expected uint8, uint16, bool or float{hint}")
 
 
 def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, example: str) -> UInt8[np.ndarray, ...]:
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high):  # min and max pass NaN on
-        raise RequestError(f"the {name} holds values that are not finite (NaN or infinity)")
+        raise UserError(f"the {name} holds values that are not finite (NaN or infinity)")
     if value_range is not None:
         _note_clipped(array, value_range, example)
         return _scaled(array, value_range)
@@ -465,7 +465,7 @@ def _from_floats(array: np.ndarray, name: str, value_range: ValueRange | None, e
                 note("float images whose values, taken as 0..1, are all black", f"'{example}' (up to {high:.2g})")
             return _scaled(array, (0.0, top))
     middle = float(np.median(array))
-    raise RequestError(
+    raise UserError(
         f"the {name} holds floats from {low:.4g} to {high:.4g}, half of them up to {middle:.4g}; expected 0..1 or "
         "0..255 (not normalised: the model does that itself), or the values that stand for black and white as "
         "value_range=(black, white)"
@@ -488,7 +488,7 @@ def _from_integers(
         _note_clipped(values, value_range, example)
         return _scaled(values, value_range)
     if low < 0 or high > 65535:
-        raise RequestError(
+        raise UserError(
             f"{name} holds integers with values {low}..{high}; expected 8 or 16 bit, 0..65535, or the values that "
             "stand for black and white as value_range=(black, white)"
         )
@@ -514,10 +514,10 @@ def _from_integers(
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # full range to full range: 65535 = 257 * 255
 
 
-def _from_high_bytes(picture: Image.Image, name: str, value_range: ValueRange | None) -> Image.Image:
+def _from_high_bytes(image: Image.Image, name: str, value_range: ValueRange | None) -> Image.Image:
     """16-bit colour, of which Pillow keeps the upper bytes; stretched where these hold less than their range."""
-    bands = np.asarray(picture)
-    has_alpha = picture.mode in ("RGBA", "LA")  # which has the range of its type
+    bands = np.asarray(image)
+    has_alpha = image.mode in ("RGBA", "LA")  # which has the range of its type
     colors = bands[..., :-1] if has_alpha else bands
     seen = colors[bands[..., -1] > 0] if has_alpha else colors
     top = int((seen if seen.size else colors).max())
@@ -525,7 +525,7 @@ def _from_high_bytes(picture: Image.Image, name: str, value_range: ValueRange | 
     low, high = value_range or (0, 2**bits - 1)
     dark, light = low // 256, high // 256
     if light <= dark:
-        raise RequestError(
+        raise UserError(
             f"'{name}' has 16-bit colours, of which the upper 8 bits are read, and these are the same all over "
             f"value_range=({low:g}, {high:g}); convert it to 8 bits"
         )
@@ -544,13 +544,13 @@ def _from_high_bytes(picture: Image.Image, name: str, value_range: ValueRange | 
     if value_range is not None:
         _note_clipped(colors, (dark, light), name)
     if (dark, light) == (0, 255):
-        if "transparency" not in picture.info:
-            return picture
+        if "transparency" not in image.info:
+            return image
     elif has_alpha:
         bands = np.concatenate([_scaled(colors, (dark, light)), bands[..., -1:]], axis=2)
     else:
         bands = _scaled(colors, (dark, light))
-    return Image.frombytes(picture.mode, picture.size, bands.tobytes())
+    return Image.frombytes(image.mode, image.size, bands.tobytes())
 
 
 def _scaled(values: np.ndarray, value_range: ValueRange) -> UInt8[np.ndarray, ...]:

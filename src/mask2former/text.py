@@ -1,4 +1,4 @@
-"""Words of strangers in our sentences: names, paths, licences and values from files, made safe to show and short.
+"""Words of strangers in our sentences: names, paths, licenses and values from files, made safe to show and short.
 
 Every message, table and line that carries them goes through here on its way out. Knows no subject.
 """

@@ -1,4 +1,4 @@
-"""Atheris on archives of data: whatever bytes come, files within limits or one RequestError.
+"""Atheris on archives of data: whatever bytes come, files within limits or one UserError.
 
 pip install atheris
 python tests/fuzz/fuzz_archives.py -max_total_time=300 -rss_limit_mb=3000 NEW_DIR tests/fuzz/corpus/archives
@@ -19,13 +19,13 @@ from typing import Any
 atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports(include=["mask2former", "zipfile"]):
     from mask2former.data.archives import Archive, ArchivedFile, Folder
-    from mask2former.errors import RequestError
+    from mask2former.errors import UserError
     from mask2former.notes import collect_notes
 
 PATH = Path(tempfile.mkdtemp()) / "a.zip"
 
 
-def check(error: RequestError) -> None:
+def check(error: UserError) -> None:
     assert not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(error)), error
 
 
@@ -38,7 +38,7 @@ def one(content: bytes) -> None:
             names = sorted(archive.names)
             assert archive.folders
             Folder(PATH, archive).names(("", ".png"))
-        except RequestError as error:
+        except UserError as error:
             check(error)
             return
         for name in names[:20]:
@@ -47,7 +47,7 @@ def one(content: bytes) -> None:
             try:
                 if file.num_bytes < 1 << 26:  # a claim; more would be right, and slow
                     assert len(file.read_bytes()) <= file.num_bytes
-            except RequestError as error:
+            except UserError as error:
                 check(error)
     assert all(note.example.isprintable() for note in notes)
 

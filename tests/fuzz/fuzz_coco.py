@@ -44,7 +44,7 @@ def target(data: Provider) -> None:
     document = json.dumps(changed(DOCUMENT, data)).encode()
     samples = CocoInstances(
         [(InMemory(document), FOLDER)],  # pyright: ignore[reportArgumentType]
-        keep_empty=bool(options & 1),
+        filter_empty=bool(options & 1),
         missing_images="skip" if options & 2 else "error",
         missing_masks="skip" if options & 4 else "error",
         crowds="objects" if options & 8 else "regions",
@@ -53,7 +53,7 @@ def target(data: Provider) -> None:
     for index in range(len(samples)):
         samples.annotated(index, with_ignored=True)
         samples[index]
-        samples.truths(index, ["instance"])
+        samples.ground_truths(index, ["instance"])
 
 
 if __name__ == "__main__":

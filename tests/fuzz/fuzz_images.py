@@ -1,4 +1,4 @@
-"""Atheris on images, label maps and id PNGs: whatever bytes come, pixels or one RequestError.
+"""Atheris on images, label maps and id PNGs: whatever bytes come, pixels or one UserError.
 
 pip install atheris
 python tests/fuzz/fuzz_images.py -max_total_time=300 -rss_limit_mb=3000 -timeout=20 NEW_DIR tests/fuzz/corpus/images
@@ -19,19 +19,19 @@ atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports(include=["mask2former", "PIL"]):
     from PIL import Image
 
-    from mask2former.data.images import picture_size, read_image
+    from mask2former.data.images import image_size, read_image
     from mask2former.data.label_maps import count_labels, read_id_colors, read_label_map
-    from mask2former.errors import RequestError
+    from mask2former.errors import UserError
     from mask2former.notes import collect_notes
 
-READERS = (read_image, read_label_map, read_id_colors, count_labels, picture_size)
+READERS = (read_image, read_label_map, read_id_colors, count_labels, image_size)
 Image.MAX_IMAGE_PIXELS = 1 << 20  # large claims are right, and slow
 
 
 PATH = Path(tempfile.mkdtemp()) / "a.png"
 
 
-def check(error: RequestError) -> None:
+def check(error: UserError) -> None:
     assert not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(error)), error
 
 
@@ -42,7 +42,7 @@ def one(content: bytes) -> None:
         with collect_notes():
             try:
                 read(PATH)
-            except RequestError as error:
+            except UserError as error:
                 check(error)
 
 

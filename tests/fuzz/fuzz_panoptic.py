@@ -55,7 +55,7 @@ def target(data: Provider) -> None:
     samples = CocoPanoptic(
         [PanopticFiles(InMemory(document), FOLDER, FOLDER)],  # pyright: ignore[reportArgumentType]
         (["panoptic", "instance", "semantic"])[options % 3],  # pyright: ignore[reportArgumentType]
-        keep_empty=bool(options & 1),
+        filter_empty=bool(options & 1),
         missing_images="skip" if options & 2 else "error",
         areas_from_file=bool(options & 4),
     )
@@ -63,7 +63,7 @@ def target(data: Provider) -> None:
     for index in range(len(samples)):
         samples.annotated(index, with_ignored=True)
         samples[index]
-        samples.truths(index, samples.tasks)
+        samples.ground_truths(index, samples.tasks)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ import numpy as np
 with atheris.instrument_imports(include=["mask2former"]):
     from harness import Provider, changed, run
 
-    from mask2former.errors import RequestError
+    from mask2former.errors import UserError
     from mask2former.ops import masks as mask_ops
 
 
-def _answer(function: object, rle: object) -> object:
+def _predict(function: object, rle: object) -> object:
     try:
         return function(rle)  # pyright: ignore[reportCallIssue]
-    except RequestError:
+    except UserError:
         return None
 
 
@@ -37,9 +37,9 @@ def target(data: Provider) -> None:
     if data.ConsumeBool():
         rle = changed(rle, data)
     readers = mask_ops.decode, mask_ops.decode_patch, mask_ops.encoded_extent
-    whole, patch, extent = (_answer(read, rle) for read in readers)
+    whole, patch, extent = (_predict(read, rle) for read in readers)
     assert (whole is None) == (patch is None) == (extent is None), rle
-    _answer(mask_ops.compress, rle)
+    _predict(mask_ops.compress, rle)
     if whole is not None:
         assert isinstance(whole, np.ndarray)
         assert int(whole.sum()) == extent[0]  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]

@@ -74,7 +74,7 @@ def _safetensors(data: Any) -> bytes:
     elif kind == 2:
         _changed(header, data)
     elif kind == 3:
-        facts["licence"] = data.ConsumeUnicode(100)
+        facts["license"] = data.ConsumeUnicode(100)
         facts["metrics"] = data.ConsumeUnicodeNoSurrogates(100)
     text = json.dumps(header).encode()
     if kind == 4:

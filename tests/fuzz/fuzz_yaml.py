@@ -60,7 +60,7 @@ def target(data: Provider) -> None:
         (FOLDER / "labels" / "a.txt").write_text(line, encoding="utf-8", errors="replace")
         samples = YoloPolygons(read_yolo(FOLDER / "data.yaml"), "train", missing_masks="skip")
         for index in range(len(samples)):
-            samples.truths(index, ["instance"])
+            samples.ground_truths(index, ["instance"])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import atheris
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 
 __all__ = ["InMemory", "Provider", "changed", "run"]
@@ -75,10 +75,10 @@ def changed(document: Any, data: Provider) -> Any:
     """A copy with up to eight changes: values that are replaced, dropped, repeated or moved to another place."""
     document = copy.deepcopy(document)
     for _ in range(data.ConsumeIntInRange(0, 8)):
-        places = list(_places(document))
-        if not places:
+        indices = list(_places(document))
+        if not indices:
             break
-        container, key = places[data.ConsumeIntInRange(0, len(places) - 1)]
+        container, key = indices[data.ConsumeIntInRange(0, len(indices) - 1)]
         kind = data.ConsumeIntInRange(0, 5)
         if kind <= 2:
             container[key] = _value(data)
@@ -87,16 +87,16 @@ def changed(document: Any, data: Provider) -> Any:
         elif kind == 4 and isinstance(container, list):
             container.extend(copy.deepcopy(container[key]) for _ in range(data.ConsumeIntInRange(1, 3)))
         else:
-            other, there = places[data.ConsumeIntInRange(0, len(places) - 1)]
+            other, there = indices[data.ConsumeIntInRange(0, len(indices) - 1)]
             container[key] = copy.deepcopy(other[there])
     return document
 
 
 def run(target: Callable[[Provider], object]) -> None:
-    """Fuzz ``target``: whatever it raises but a RequestError is a finding, and so is too much time or memory."""
+    """Fuzz ``target``: whatever it raises but a UserError is a finding, and so is too much time or memory."""
 
     def one(data: bytes) -> None:
-        with collect_notes(), contextlib.suppress(RequestError):
+        with collect_notes(), contextlib.suppress(UserError):
             target(atheris.FuzzedDataProvider(data))
 
     limits = [f"-timeout={_SECONDS}", f"-rss_limit_mb={_MEGABYTES}", "-max_len=1024", "-len_control=0"]

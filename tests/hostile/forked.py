@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from mask2former import atomic, cli
+from mask2former import cli
+from mask2former import files
 from mask2former.__main__ import main
 
 __all__ = ["Started", "contents", "end_of_group", "kill_again_and_again", "random_signal"]
@@ -30,7 +31,7 @@ class Started:
     It returns when the frame around the command line is in force, which handles signals.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, kwargs: Sequence[str], log: Path) -> None:
         self.exitcode: int | None = None
         reading, writing = os.pipe()
         self.pid = os.fork()
@@ -45,12 +46,12 @@ class Started:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.simplefilter("ignore")  # pytest makes errors of them
             torch.set_num_threads(1)  # those of the parent are not here
-            atomic._swept.clear()  # as in a new process
+            files._swept.clear()  # as in a new process
             stream = log.open("a")
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
             sys.stdout = sys.stderr = stream
-            sys.argv[1:] = arguments
+            sys.argv[1:] = kwargs
             run = cli.main
 
             def begin() -> int:
@@ -111,7 +112,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def kill_again_and_again(
-    arguments: Sequence[str],
+    kwargs: Sequence[str],
     output: Path,
     log: Path,
     *,
@@ -146,7 +147,7 @@ def kill_again_and_again(
 
     def run() -> float:
         begin = time.monotonic()
-        process = Started(arguments, log)
+        process = Started(kwargs, log)
         assert process.end() == 0, log.read_text()[-3000:]
         end_of_group(process.pid)
         return time.monotonic() - begin
@@ -155,7 +156,7 @@ def kill_again_and_again(
     fresh()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert cli.main(list(arguments)) == 0  # here, so that all is imported before the forks
+    assert cli.main(list(kwargs)) == 0  # here, so that all is imported before the forks
     torch.set_num_threads(threads)
     expected = found()
     fresh()
@@ -169,7 +170,7 @@ def kill_again_and_again(
     while sum(codes.values()) < kills:
         starts += 1
         assert starts < 10 * kills, codes
-        process = Started(arguments, log)
+        process = Started(kwargs, log)
         time.sleep(choice.uniform(0.0, length))
         number, is_group = random_signal(choice)
         if process.is_alive():

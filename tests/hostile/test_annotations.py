@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import build_clips, build_pictures
+from mask2former.data.build import build_clips, build_images
 from mask2former.data.datasets.annotation_files import read_annotations
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.coco import CocoInstances
@@ -23,10 +23,10 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.video_panoptic import VideoPanoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.faults import collected_faults
-from mask2former.errors import RequestError
-from mask2former.evaluation.build import evaluators
-from mask2former.inference.data_checks.check import _num_twice, check_dataset
-from mask2former.inference.data_checks.recognise import recognise
+from mask2former.errors import UserError
+from mask2former.metrics.build import evaluators
+from mask2former.dataset_tools.check import _num_twice, check_dataset
+from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 
@@ -115,7 +115,7 @@ def _folders(data: Path, name: str) -> dict[str, Any]:
 
 def _build(config: Mapping[str, Any]) -> Any:
     dataset = parse(DataConfig, {"dataset": config}, "test").dataset
-    build: Any = build_clips if config["name"] in ("clips", "mask-folders") else build_pictures
+    build: Any = build_clips if config["name"] in ("clips", "mask-folders") else build_images
     return build(dataset, "train")
 
 
@@ -134,7 +134,7 @@ OUTSIDE = ["../../secret.png", "{root}/secret.png", "x/../../../secret.png", "./
 def test_names_that_lead_out_of_their_folder_are_refused(data: Path, form: str, name: str) -> None:
     name = name.format(root=data.parent)
     config = FORMATS[form](data, name)
-    with pytest.raises(RequestError, match=r"names files that are not in its folder.*allow_outside=true"):
+    with pytest.raises(UserError, match=r"names files that are not in its folder.*allow_outside=true"):
         _build(config)
     report = check_dataset(parse(DataConfig, {"dataset": config}, "test").dataset)
     assert any("allow_outside=true" in finding.message for finding in report.findings if finding.broken)
@@ -158,7 +158,7 @@ def test_links_and_absolute_names_into_the_folder_are_the_users_own(data: Path, 
 
 @pytest.mark.parametrize("name", ["../../x", "..", "{root}"])
 def test_names_of_clips_stay_in_their_folders(data: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=r"allow_outside=true"):
+    with pytest.raises(UserError, match=r"allow_outside=true"):
         _build(_folders(data, name.format(root=data.parent)))
 
 
@@ -170,7 +170,7 @@ def test_names_of_video_panoptic_frames_stay_in_their_folders(data: Path) -> Non
         "annotations": [{"video_id": "../..", "annotations": [annotation]}],
         "categories": [{"id": 1, "name": "cat", "isthing": 1}],
     }
-    with pytest.raises(RequestError, match=r"allow_outside=true|lacks"):
+    with pytest.raises(UserError, match=r"allow_outside=true|lacks"):
         VideoPanoptic(write(data / "v.json", content), data / "images", data / "images")
 
 
@@ -206,17 +206,17 @@ PLACES: dict[str, Callable[[Path], object]] = {
     "names.json": lambda path: read_names(path),
     "names.yaml": lambda path: read_names(path),
     "names.csv": lambda path: read_names(path),
-    "data.yaml": lambda path: recognise(path),
-    "data.json": lambda path: recognise(path),
+    "data.yaml": lambda path: infer_format(path),
+    "data.json": lambda path: infer_format(path),
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", FILES)
-def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, name: str, place: str, limited: Limited) -> None:
-    path = tmp_path / (place if "." in place else "x.txt" if place == "names" else "x.json")
+def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, name: str, index: str, limited: Limited) -> None:
+    path = tmp_path / (index if "." in index else "x.txt" if index == "names" else "x.json")
     FILES[name](path)
-    assert limited(lambda: PLACES[place](path), seconds=SECONDS).kind == "RequestError"
+    assert limited(lambda: PLACES[index](path), seconds=SECONDS).kind == "UserError"
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "empty"])
@@ -227,11 +227,11 @@ def test_lists_and_labels_that_are_no_documents_are_refused(data: Path, name: st
     FILES[name](label)
     config = {"name": "yolo", "data": str(data / "data.yaml")}
     outcome = limited(lambda: _build(config), seconds=SECONDS)
-    assert outcome.kind == "RequestError"
+    assert outcome.kind == "UserError"
     assert "a.txt" in outcome.message
     listed.unlink()
     FILES[name](listed)
-    assert limited(lambda: _build(config), seconds=SECONDS).kind == "RequestError"
+    assert limited(lambda: _build(config), seconds=SECONDS).kind == "UserError"
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_large_claims_are_refused_in_one_sentence(data: Path, name: str, limited
     make, message = LARGE[name]
     path = write(data / "c.json", make())
     outcome = limited(lambda: CocoInstances([(path, data / "images")]), seconds=SECONDS)
-    assert outcome.kind == "RequestError"
+    assert outcome.kind == "UserError"
     assert re.search(message, outcome.message)
     assert len(outcome.message) < 1_000
     assert outcome.message.isprintable()
@@ -346,7 +346,7 @@ def test_large_claims_of_clips_are_refused(data: Path, name: str, limited: Limit
     content = {"videos": [video], "annotations": [track], "categories": [{"id": 1, "name": "cat"}]}
     path = write(data / "c.json", content)
     outcome = limited(lambda: YouTubeVIS([(path, data / "images")]), seconds=SECONDS)
-    assert outcome.kind == "RequestError"
+    assert outcome.kind == "UserError"
     assert message in outcome.message
     assert len(outcome.message) < 1_000
 
@@ -355,7 +355,7 @@ def test_names_files_with_many_names_are_read_in_one_pass(tmp_path: Path, limite
     names = [f"class {index}" for index in range(MANY)]
     path = write(tmp_path / "n.txt", "\n".join([*names, *names[: MANY // 2]]))
     outcome = limited(lambda: read_names(path), seconds=SECONDS)
-    assert outcome.kind == "RequestError"
+    assert outcome.kind == "UserError"
     assert "names must be unique, 10000 (" in outcome.message
 
 
@@ -363,25 +363,25 @@ def test_names_files_with_many_names_are_read_in_one_pass(tmp_path: Path, limite
 def test_long_lines_of_names_files_are_read_in_one_pass(tmp_path: Path, gap: str, limited: Limited) -> None:
     """What is between two words is matched once, not once from each of its characters."""
     path = write(tmp_path / "n.txt", f"a{gap * (200_000 // len(gap))}x\nb 1\n")
-    assert limited(lambda: read_names(path), seconds=SECONDS).kind == "RequestError"
+    assert limited(lambda: read_names(path), seconds=SECONDS).kind == "UserError"
 
 
 def test_a_field_of_csv_is_bounded(tmp_path: Path) -> None:
     path = write(tmp_path / "n.csv", 'id,name\n0,"' + "a" * 200_000 + '"\n')
-    with pytest.raises(RequestError, match="field larger than field limit"):
+    with pytest.raises(UserError, match="field larger than field limit"):
         read_names(path)
 
 
 def test_dense_masks_are_bounded_before_they_are_made(limited: Limited) -> None:
     rle = {"size": [1 << 15, 1 << 15], "counts": [1 << 30]}
     outcome = limited(lambda: mask_ops.decode([rle] * 100), seconds=SECONDS)
-    assert outcome.kind == "RequestError"
+    assert outcome.kind == "UserError"
     assert "have values: 107,374,182,400" in outcome.message
 
 
 def test_label_maps_of_too_many_classes_are_not_measured(limited: Limited) -> None:
     outcome = limited(lambda: evaluators(["semantic"], Categories.from_names([f"{n}" for n in range(20_000)])))
-    assert outcome.kind == "RequestError"
+    assert outcome.kind == "UserError"
     assert "classes of label maps that are measured: 20,000; at most 5,000" in outcome.message
 
 
@@ -437,5 +437,5 @@ def test_work_grows_no_faster_than_the_file(data: Path, kind: str) -> None:
 
 def test_annotations_with_repeated_keys_name_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", '{"images": [], "images": [], "' + "k" * 100_000 + '": 1, "categories": []}')
-    with pytest.raises(RequestError, match="has the key 'images' twice"):
+    with pytest.raises(UserError, match="has the key 'images' twice"):
         read_annotations(path, ["images", "categories"], "COCO")

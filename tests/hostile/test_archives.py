@@ -18,7 +18,7 @@ from mask2former import limits
 from mask2former.data.archives import Archive, ArchivedFile, Folder, find_file, find_folder, open_folder
 from mask2former.data.images import read_image
 from mask2former.documents import read_json, read_text
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 
 SECONDS = 5
@@ -53,14 +53,14 @@ def test_a_small_member_that_grows_to_gigabytes_is_refused_before_it_grows(name:
     archive = Archive(bomb(tmp_path / "a.zip", name, 3 << 30, deflated_zeros(3 << 20)))
     file = ArchivedFile(archive, name)
     start = time.perf_counter()
-    with pytest.raises(RequestError, match=r"times the|has bytes"):
+    with pytest.raises(UserError, match=r"times the|has bytes"):
         READERS[name](file)
     assert time.perf_counter() - start < SECONDS
 
 
 def test_a_member_that_is_larger_than_it_says_is_cut_off(tmp_path: Path) -> None:
     archive = Archive(bomb(tmp_path / "a.zip", "a.txt", 10, deflated_zeros(16 << 20)))
-    with pytest.raises(RequestError, match="cannot be read from its archive"):
+    with pytest.raises(UserError, match="cannot be read from its archive"):
         archive.read("a.txt")
 
 
@@ -84,11 +84,11 @@ def directory(path: Path, entries: int, name: bytes = b"") -> Path:
 def test_millions_of_members_are_refused_before_they_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = directory(tmp_path / "a.zip", 2_100_000)
     start = time.perf_counter()
-    with pytest.raises(RequestError, match=r"has files: 2,100,000; at most 2,000,000"):
+    with pytest.raises(UserError, match=r"has files: 2,100,000; at most 2,000,000"):
         open_folder(path)
     assert time.perf_counter() - start < SECONDS
     monkeypatch.setattr(limits, "ARCHIVE_DIRECTORY_BYTES", 10_000)
-    with pytest.raises(RequestError, match=r"bytes of directory: 96,600,000; at most 10,000"):
+    with pytest.raises(UserError, match=r"bytes of directory: 96,600,000; at most 10,000"):
         _ = Archive(path).names
 
 
@@ -128,7 +128,7 @@ def test_encrypted_and_damaged_archives_are_refused(tmp_path: Path) -> None:
         if name == "date":
             assert Archive(path).read("a.txt") == b"hello"
             continue
-        with pytest.raises(RequestError, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             Archive(path).read("a.txt")
 
 
@@ -140,9 +140,9 @@ def test_pipes_and_devices_are_no_archives(tmp_path: Path) -> None:
     for name in ("a.zip", "b.zip", "c.zip"):
         assert find_folder(tmp_path / name) is None
         assert find_file(tmp_path / name / "a.png") is None
-        with pytest.raises(RequestError):
+        with pytest.raises(UserError):
             _ = Archive(tmp_path / name).names
-        with pytest.raises(RequestError):
+        with pytest.raises(UserError):
             open_folder(tmp_path / name)
 
 
@@ -163,6 +163,6 @@ def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         for side in "lr" if index else "":
             (tmp_path / f"d{index - 1}" / side).symlink_to(tmp_path / f"d{index}")
     start = time.perf_counter()
-    with pytest.raises(RequestError, match="links to folders"):
+    with pytest.raises(UserError, match="links to folders"):
         Folder(tmp_path / "d0").names((".png",))
     assert time.perf_counter() - start < SECONDS

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mask2former.errors import FailedError
-from mask2former.inference.evaluate import Case, evaluate_predictor, match_classes
-from mask2former.inference.highlights import _largest_confusion
+from mask2former.evaluation.evaluate import Case, evaluate_predictor, match_classes
+from mask2former.evaluation.gallery import _largest_confusion
 from mask2former.inference.predictor import Predictor
 from mask2former.structures import Categories
 
@@ -22,11 +22,11 @@ from mask2former.structures import Categories
     ],
 )
 def test_an_image_that_fails_is_named(error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*arguments: Any, **options: Any) -> Any:
+    def failing(*kwargs: Any, **options: Any) -> Any:
         raise error
 
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
-    monkeypatch.setattr("mask2former.inference.evaluate.predict_case", failing)
+    monkeypatch.setattr("mask2former.evaluation.evaluate.predict_case", failing)
     case = Case(np.zeros((32, 32, 3), np.uint8), {}, "b.jpg")
     with pytest.raises(FailedError, match=expected):
         evaluate_predictor(predictor, [case], ["instance"])

@@ -19,9 +19,9 @@ import mask2former
 from mask2former import limits
 from mask2former.data import image_files
 from mask2former.data.frames import open_frames
-from mask2former.data.images import list_images, picture_size, read_image
+from mask2former.data.images import list_images, image_size, read_image
 from mask2former.data.label_maps import count_labels, read_id_colors, read_label_map
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences
 
 SECONDS = 5  # of which most is room for a busy machine
@@ -103,11 +103,11 @@ def test_what_is_no_image_that_is_read_is_refused_in_a_sentence(name: str, tmp_p
     path = tmp_path / "a.png"
     path.write_bytes(content)
     start = time.perf_counter()
-    with pytest.raises(RequestError, match=f"(?i){message}") as caught:
+    with pytest.raises(UserError, match=f"(?i){message}") as caught:
         read_image(path)
     assert "\n" not in str(caught.value)
     for read in (read_label_map, read_id_colors):
-        with pytest.raises(RequestError):
+        with pytest.raises(UserError):
             read(path)
     assert time.perf_counter() - start < SECONDS
 
@@ -146,22 +146,22 @@ def test_what_is_no_regular_file_is_not_opened(kind: str, tmp_path: Path) -> Non
         path.mkdir()
     else:
         path.symlink_to(path)
-    readers: list[Callable[[Path], object]] = [read_image, picture_size, read_label_map, read_id_colors, count_labels]
+    readers: list[Callable[[Path], object]] = [read_image, image_size, read_label_map, read_id_colors, count_labels]
     for read in readers:
-        with pytest.raises(RequestError, match=f"is a {kind}|cannot be read|no image"):
+        with pytest.raises(UserError, match=f"is a {kind}|cannot be read|no image"):
             read(path)
     if kind != "folder":
-        with pytest.raises(RequestError, match=f"is a {kind}|cannot be read|no image"):
+        with pytest.raises(UserError, match=f"is a {kind}|cannot be read|no image"):
             list_images([path])
-        with pytest.raises(RequestError, match=r"holds no images"):
+        with pytest.raises(UserError, match=r"holds no images"):
             list_images([tmp_path])
-        with pytest.raises(RequestError, match=r"is a|no video|cannot be read|holds no images"):
+        with pytest.raises(UserError, match=r"is a|no video|cannot be read|holds no images"):
             open_frames(path.rename(tmp_path / "a.mp4"))
 
 
 def test_arrays_of_absurd_shape_are_refused_before_they_are_copied() -> None:
     for shape in ((1 << 20, 1 << 20), (1 << 20, 1 << 20, 3), (2, 1 << 40, 4)):
-        with pytest.raises(RequestError, match="has pixels"):
+        with pytest.raises(UserError, match="has pixels"):
             read_image(np.broadcast_to(np.uint8(0), shape))
 
 

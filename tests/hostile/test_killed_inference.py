@@ -14,7 +14,7 @@ import pytest
 from forked import kill_again_and_again
 from layouts import ade20k, save
 
-from mask2former.data.scenes import SceneClips, Scenes
+from mask2former.data.datasets.scenes import SceneClips, Scenes
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def without_times(name: str, content: bytes) -> bytes:
         values = json.loads(content)
         return json.dumps({key: value for key, value in values.items() if "second" not in key}).encode()
     if name.endswith(".html"):
-        return re.sub(rb"[\d.]+ (images |pictures )?(per|in|s\b)[^<]*", b"", content)
+        return re.sub(rb"[\d.]+ (images |images )?(per|in|s\b)[^<]*", b"", content)
     return content
 
 

@@ -24,7 +24,7 @@ def run_file(path: Path, output: Path) -> Path:
     head = {"dim": 32, "num_heads": 2, "feedforward_dim": 32}
     values = {
         "model": {
-            "backbone": {"name": "timm", "model": "resnet10t", "norm": "batch", "arguments": {"channels": [16] * 4}},
+            "backbone": {"name": "timm", "model": "resnet10t", "norm": "batch", "kwargs": {"channels": [16] * 4}},
             "pixel_decoder": {**head, "mask_dim": 32, "num_layers": 1},
             "transformer_decoder": {**head, "num_queries": 20, "num_layers": 2},
             "inference": {"short_edge": 0},
@@ -32,12 +32,12 @@ def run_file(path: Path, output: Path) -> Path:
         "criterion": {"num_points": 128},
         "data": {
             "dataset": {"name": "scenes", "image_size": [64, 64], "num_training": 8, "num_validation": 4},
-            "total_batch": 2,
+            "batch_size": 2,
             "num_workers": 1,
         },
         "optim": {"lr": 3e-3},
-        "trainer": {"max_steps": STEPS, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 3},
-        "evaluation": {"every": 2, "tasks": ["semantic"], "monitor": "semantic/mIoU", "num_pictures": 1},
+        "trainer": {"max_steps": STEPS, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 3},
+        "evaluation": {"interval": 2, "tasks": ["semantic"], "monitor": "semantic/mIoU", "num_images": 1},
         "output": str(output),
     }
     path.write_text(yaml.safe_dump(values))

@@ -21,8 +21,8 @@ from mask2former.checkpoints.convert.backbones import load_backbone
 from mask2former.checkpoints.convert.openmmlab import edges_of
 from mask2former.checkpoints.convert.reading import read
 from mask2former.config import ModelConfig, parse
-from mask2former.errors import RequestError
-from mask2former.inference.facts import checkpoint_facts
+from mask2former.errors import UserError
+from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
 
@@ -153,7 +153,7 @@ def deep(levels: int) -> Any:
 
 def backbones() -> list[dict[str, Any]]:
     named = [{"name": "timm", "model": name} for name in NAMES]
-    argued = [{**TIMM, "arguments": arguments} for arguments in [*ARGUMENTS, {"layers": deep(900)}]]
+    argued = [{**TIMM, "kwargs": kwargs} for kwargs in [*ARGUMENTS, {"layers": deep(900)}]]
     return named + argued
 
 
@@ -165,11 +165,11 @@ def without_files(action: Callable[[], object]) -> list[str]:
     forbidden = ("subprocess.Popen", "os.system", "socket.connect", "socket.getaddrinfo", "os.posix_spawn")
     is_over = False
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+    def hook(event: str, kwargs: tuple[Any, ...]) -> None:
         if is_over:
             return
-        if event in forbidden or (event == "open" and "evil" in str(arguments[0])):
-            seen.append(f"{event} {arguments}")
+        if event in forbidden or (event == "open" and "evil" in str(kwargs[0])):
+            seen.append(f"{event} {kwargs}")
 
     sys.addaudithook(hook)  # for good; this is a process of its own
     try:
@@ -186,7 +186,7 @@ def test_backbones_of_runs(tmp_path: Path, limited: Any, monkeypatch: pytest.Mon
 
     def try_all() -> None:
         for backbone in backbones():
-            with pytest.raises(RequestError) as caught:
+            with pytest.raises(UserError) as caught:
                 build_model(parse(ModelConfig, {**SMALL, "backbone": backbone}, "run.yaml"), 2)
             assert len(str(caught.value)) < 500, backbone
             assert str(caught.value).isprintable(), backbone
@@ -208,7 +208,7 @@ def test_backbones_of_checkpoints(
         (twin / name).write_bytes((folder / name).read_bytes())
 
     def refused(reader: Callable[[Path], object], path: Path) -> None:
-        with pytest.raises(RequestError) as caught:
+        with pytest.raises(UserError) as caught:
             reader(path)
         assert len(str(caught.value).replace(str(path), "")) < 700, str(caught.value)
         assert str(caught.value).isprintable()
@@ -222,7 +222,7 @@ def test_backbones_of_checkpoints(
                 (twin / "config.json").write_text(json.dumps(config))
             except TypeError:  # functions are not written in JSON
                 continue
-            for reader in (checkpoints.from_pretrained, checkpoint_facts):
+            for reader in (checkpoints.from_pretrained, describe_checkpoint):
                 refused(reader, path)
             refused(read, twin)
 
@@ -253,11 +253,11 @@ SIZES: list[dict[str, Any]] = [
     {"backbone": {"window_size": HUGE}},
     {"backbone": {"name": "timm", "model": "eva02_enormous_patch14_clip_224"}},
     {"backbone": {"name": "timm", "model": "vit_7b_patch16_dinov3"}},
-    {"backbone": {"name": "timm", "model": "vit_base_patch16_224", "arguments": {"depth": 4000}}},
-    {"backbone": {"name": "timm", "model": "vit_base_patch16_224", "arguments": {"img_size": 65536}}},
-    {"backbone": {"name": "timm", "model": "resnet18", "arguments": {"layers": [4000, 1, 1, 1]}}},
-    {"backbone": {"name": "timm", "model": "resnet18", "arguments": {"channels": [60000] * 4}}},
-    {"backbone": {"name": "timm", "model": "convnext_tiny", "arguments": {"dims": [60000] * 4}}},
+    {"backbone": {"name": "timm", "model": "vit_base_patch16_224", "kwargs": {"depth": 4000}}},
+    {"backbone": {"name": "timm", "model": "vit_base_patch16_224", "kwargs": {"img_size": 65536}}},
+    {"backbone": {"name": "timm", "model": "resnet18", "kwargs": {"layers": [4000, 1, 1, 1]}}},
+    {"backbone": {"name": "timm", "model": "resnet18", "kwargs": {"channels": [60000] * 4}}},
+    {"backbone": {"name": "timm", "model": "convnext_tiny", "kwargs": {"dims": [60000] * 4}}},
 ]
 
 
@@ -274,12 +274,12 @@ def test_models_that_fit_no_memory(sizes: dict[str, Any], ours: Path, tmp_path: 
     actions = (
         lambda: build_model(parse(ModelConfig, claimed(sizes), "run.yaml"), 2),
         lambda: checkpoints.from_pretrained(path),
-        lambda: checkpoint_facts(path),
+        lambda: describe_checkpoint(path),
     )
 
     def try_all() -> None:
         for action in actions:
-            with pytest.raises(RequestError) as caught:
+            with pytest.raises(UserError) as caught:
                 action()
             assert len(str(caught.value).replace(str(path), "")) < 500
 
@@ -298,7 +298,7 @@ def test_models_of_several_threads_are_counted_apart() -> None:
     def built(config: ModelConfig) -> str:
         try:
             return type(build_model(config, 2)).__name__
-        except RequestError:
+        except UserError:
             return "refused"
 
     with ThreadPoolExecutor(4) as pool:
@@ -328,7 +328,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "numbers of thousands of digits": lambda header: header["__metadata__"].update(config='{"a": ' + "9" * 5000 + "}"),
     "another format": lambda header: header["__metadata__"].update(format="\x1b[2J" * 1000),
     "another version": lambda header: header["__metadata__"].update(format_version="9" * 5000),
-    "a licence for categories": lambda header: header["__metadata__"].update(categories='"MIT"'),
+    "a license for categories": lambda header: header["__metadata__"].update(categories='"MIT"'),
     "no categories": lambda header: header["__metadata__"].update(categories='{"categories": []}'),
     "a name that is a list": lambda header: header["__metadata__"].update(
         categories=json.dumps({"categories": [{"id": 1, "name": [["x" * 1000]] * 1000}]})
@@ -354,13 +354,13 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_headers(name: str, ours: Path, tmp_path: Path, limited: Any) -> None:
     path = with_header(ours, tmp_path / "changed.safetensors", HEADERS[name])
-    readers = (checkpoints.from_pretrained, checkpoint_facts, read, load_backbone)
+    readers = (checkpoints.from_pretrained, describe_checkpoint, read, load_backbone)
     if name == "a huge and empty entry":  # which harms nobody, but is none of the model
         readers = (checkpoints.from_pretrained,)
 
     def try_all() -> None:
         for reader in readers:
-            with pytest.raises(RequestError) as caught:
+            with pytest.raises(UserError) as caught:
                 reader(path)
             text = str(caught.value).replace(str(path), "")
             assert len(text) < 2000, text[:2000]
@@ -375,15 +375,15 @@ def test_lengths_of_headers_that_lie(length: int, ours: Path, tmp_path: Path, li
     path = tmp_path / "lie.safetensors"
     path.write_bytes(struct.pack("<Q", length) + ours.read_bytes()[8:])
     for reader in (checkpoints.from_pretrained, read):
-        assert limited(lambda reader=reader: reader(path)).kind == "RequestError"
+        assert limited(lambda reader=reader: reader(path)).kind == "UserError"
 
 
 def test_files_that_never_end(tmp_path: Path, limited: Any) -> None:
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero"), tmp_path / ("x" * 5000)):
-        for reader in (checkpoints.from_pretrained, checkpoint_facts, load_backbone):
-            assert limited(lambda reader=reader, path=path: reader(path), seconds=5).kind == "RequestError", path
+        for reader in (checkpoints.from_pretrained, describe_checkpoint, load_backbone):
+            assert limited(lambda reader=reader, path=path: reader(path), seconds=5).kind == "UserError", path
 
 
 DOCUMENTS: dict[str, str] = {
@@ -407,7 +407,7 @@ def test_documents_in_folders(name: str, file: str, folder: Path, tmp_path: Path
     outcome = limited(lambda: read(tmp_path, tasks=("panoptic",)))
     if name == "surrogates" and outcome.kind == "returned":
         return
-    assert outcome.kind == "RequestError", outcome
+    assert outcome.kind == "UserError", outcome
     assert len(outcome.message) < 1000
     assert outcome.message.isprintable()
 
@@ -421,7 +421,7 @@ def test_documents_in_folders(name: str, file: str, folder: Path, tmp_path: Path
     ids=lambda text: text[:20],
 )  # fmt: skip
 def test_configurations_in_python(text: str, limited: Any) -> None:
-    assert limited(lambda: edges_of(text), seconds=5).kind in ("returned", "RequestError")
+    assert limited(lambda: edges_of(text), seconds=5).kind in ("returned", "UserError")
 
 
 # --- equal content, equal bytes --------------------------------------------------------------------------------------
@@ -466,10 +466,10 @@ def test_averages_are_equal(ours: Path, tmp_path: Path) -> None:
 def test_words_of_strangers(ours: Path, tmp_path: Path) -> None:
     words = "\x1b]0;owned\x07[/]<script>|x|\n# Title ![](http://127.0.0.1/x) `code`\u202e"
     path = with_header(ours, tmp_path / "words.safetensors", lambda header: header["__metadata__"].update(
-        licence=words, metrics=json.dumps({words: 1.0}), categories=json.dumps({"categories": [
+        license=words, metrics=json.dumps({words: 1.0}), categories=json.dumps({"categories": [
             {"id": 0, "name": words}, {"id": 1, "name": "y" * 1_000}]})
     ))  # fmt: skip
-    for value in checkpoint_facts(path).values():
+    for value in describe_checkpoint(path).values():
         assert value.isprintable()
         assert len(value) < 1000
     model = checkpoints.from_pretrained(path)
@@ -487,14 +487,14 @@ def test_models_without_values_are_not_saved(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = build_model(parse(ModelConfig, SMALL, "small"), 2)
     model.categories = Categories.from_names(["sky", "cat"])
-    with pytest.raises(RequestError, match="has a shape but no values"):
+    with pytest.raises(UserError, match="has a shape but no values"):
         checkpoints.save(model, tmp_path / "m.safetensors")
     eight = small_model()
     eight.to(torch.float8_e4m3fn)
-    with pytest.raises(RequestError, match="is stored as float8_e4m3fn; expected float16"):
+    with pytest.raises(UserError, match="is stored as float8_e4m3fn; expected float16"):
         checkpoints.save(eight, tmp_path / "m.safetensors")
 
 
 def test_plain_arguments_still_serve() -> None:
-    for arguments in ({"channels": [8, 8, 8, 8], "drop_path_rate": 0.1}, {"block_args": {"attn_layer": "se"}}):
-        build_model(parse(ModelConfig, {**SMALL, "backbone": {**TIMM, "arguments": arguments}}, "run.yaml"), 2)
+    for kwargs in ({"channels": [8, 8, 8, 8], "drop_path_rate": 0.1}, {"block_args": {"attn_layer": "se"}}):
+        build_model(parse(ModelConfig, {**SMALL, "backbone": {**TIMM, "kwargs": kwargs}}, "run.yaml"), 2)

@@ -16,7 +16,7 @@ import torch
 
 from mask2former.checkpoints.convert.reading import read
 from mask2former.checkpoints.pickles import TORCH_LEGACY_MAGIC, read_state
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 HEAD = b"\x80\x04"
 DOUBLED = b"]" + b"2\x86" * 60  # sixty tuples, each of which holds the last one twice
@@ -162,7 +162,7 @@ def plain(pickled: bytes) -> bytes:
 def refusals(path: Path) -> str:
     sentences = []
     for reader in (read_state, read):
-        with pytest.raises(RequestError) as caught:
+        with pytest.raises(UserError) as caught:
             reader(path)
         sentences.append(str(caught.value))
     return "\n".join(sentences)
@@ -275,7 +275,7 @@ def test_tensors_of_other_kinds(name: str, is_zip: bool, tmp_path: Path) -> None
     path = tmp_path / "weights.pth"
     torch.save({"model": {"a": STRANGE[name]}}, path, _use_new_zipfile_serialization=is_zip)
     for reader in (read_state, read):
-        with pytest.raises(RequestError, match=r"entry 'a' is|asks for|not a readable") as caught:
+        with pytest.raises(UserError, match=r"entry 'a' is|asks for|not a readable") as caught:
             reader(path)
         assert len(str(caught.value)) < 400
 
@@ -283,7 +283,7 @@ def test_tensors_of_other_kinds(name: str, is_zip: bool, tmp_path: Path) -> None
 def test_too_many_entries(tmp_path: Path) -> None:
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps(dict.fromkeys(map(str, range(30_000)), np.float32(1))))
-    with pytest.raises(RequestError, match="its entries are 30,000; at most 20,000"):
+    with pytest.raises(UserError, match="its entries are 30,000; at most 20,000"):
         read_state(path)
 
 
@@ -296,4 +296,4 @@ def test_files_that_never_end(reader: Callable[[Path], object], tmp_path: Path, 
     circle.symlink_to(circle)
     for path in (pipe, Path("/dev/zero"), circle, tmp_path / "absent.pkl", tmp_path / ("x" * 5000)):
         outcome = limited(lambda path=path: reader(path), seconds=5)
-        assert outcome.kind == "RequestError", outcome
+        assert outcome.kind == "UserError", outcome

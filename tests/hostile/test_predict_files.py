@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from mask2former.cli import main
-from mask2former.errors import FailedError, RequestError
-from mask2former.inference import files
+from mask2former.errors import FailedError, UserError
+from mask2former.inference import predict_files
 from mask2former.inference.failures import ends_run
-from mask2former.inference.files import Outcome, plan, segment_files
+from mask2former.inference.predict_files import Outcome, plan, segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.notes import collect_notes
 from mask2former.results_io.coco import coco_results, write_coco_results
@@ -106,7 +106,7 @@ def test_a_json_file_that_is_no_result_is_refused_and_stays(
     run(predictor, images, output)
     edit(output / "1.json")
     before = contents(output)
-    with pytest.raises(RequestError, match=r"1\.json' is there and is no result"):
+    with pytest.raises(UserError, match=r"1\.json' is there and is no result"):
         run(predictor, images, output)
     assert contents(output) == before
 
@@ -140,7 +140,7 @@ def test_results_of_others_and_of_newer_versions_are_kept(
 def test_deep_json_is_no_crash(predictor: Predictor, images: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "1.json").write_text("[" * 200_000)
-    with pytest.raises(RequestError, match="is no result"):
+    with pytest.raises(UserError, match="is no result"):
         run(predictor, images, tmp_path / "out")
 
 
@@ -153,7 +153,7 @@ def test_deep_json_is_no_crash(predictor: Predictor, images: Path, tmp_path: Pat
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "failed", "does not fit the memory"),
         (RecursionError(), "failed", "nested too deeply"),
         (KeyError("x\x1b[0m"), "failed", "KeyError: 'x\\x1b[0m'"),
-        (RequestError("it is odd"), "refused", "1.bmp': it is odd"),
+        (UserError("it is odd"), "refused", "1.bmp': it is odd"),
         (OSError(errno.EFBIG, "File too large", "f"), "failed", "'f': File too large"),
         (OSError(errno.ENAMETOOLONG, "File name too long"), "failed", "1.bmp': File name too long"),
     ],
@@ -167,14 +167,14 @@ def test_an_image_fails_alone(
     status: str,
     expected: str,
 ) -> None:
-    read = files.read_image
+    read = predict_files.read_image
 
     def failing(source: Path, **options: Any) -> Any:
         if source.name == "1.bmp":
             raise error
         return read(source, **options)
 
-    monkeypatch.setattr(files, "read_image", failing)
+    monkeypatch.setattr(predict_files, "read_image", failing)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", status, "done"]
     assert expected in outcomes[1].reason
@@ -186,7 +186,7 @@ def test_an_image_fails_alone(
 def test_what_concerns_all_ends_the_run(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def full(*arguments: Any, **options: Any) -> Any:
+    def full(*kwargs: Any, **options: Any) -> Any:
         raise OSError(number, os.strerror(number), "place")
 
     output = tmp_path / "out"
@@ -206,7 +206,7 @@ def test_only_what_all_would_meet_ends_the_run() -> None:
 def test_a_full_disk_is_one_sentence(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*arguments: Any, **options: Any) -> Any:
+    def full(*kwargs: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "0.png"))
 
     monkeypatch.setattr("mask2former.structures.results.write_whole", full)
@@ -223,7 +223,7 @@ def test_a_traceback_of_an_image_is_shown_on_request(
     def failing(source: Path, **options: Any) -> Any:
         raise ValueError("odd")
 
-    monkeypatch.setattr(files, "read_image", failing)
+    monkeypatch.setattr(predict_files, "read_image", failing)
     words = ["predict", str(images), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--device", "cpu"]
     assert main(words) == 1
     said = capsys.readouterr().err
@@ -256,7 +256,7 @@ def test_names_that_are_no_text_do(images: Path, tmp_path: Path, capsys: pytest.
 def test_an_image_that_changes_while_it_is_read_is_refused(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = files.read_image
+    read = predict_files.read_image
 
     def replaced(source: Path, **options: Any) -> Any:
         found = read(source, **options)
@@ -265,7 +265,7 @@ def test_an_image_that_changes_while_it_is_read_is_refused(
             (images / "new").replace(source)
         return found
 
-    monkeypatch.setattr(files, "read_image", replaced)
+    monkeypatch.setattr(predict_files, "read_image", replaced)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", "refused", "done"]
     assert "was changed while it was read" in outcomes[1].reason

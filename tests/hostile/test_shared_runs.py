@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from mask2former.config import InferenceConfig, RunConfig, parse
-from mask2former.errors import RequestError
-from mask2former.inference.curves import plot_runs
-from mask2former.inference.data_checks.propose import run_file
+from mask2former.errors import UserError
+from mask2former.evaluation.curves import plot_runs
+from mask2former.dataset_tools.suggest import run_file
 from mask2former.structures.categories import Categories
 from mask2former.training.checkpointing import best_of
 from mask2former.training.lock import LOCK, check_links
@@ -66,7 +66,7 @@ def written(tmp_path: Path, content: Any, name: str = "last.ckpt") -> Path:
         ("run", {}),
         ("run num_samples", [1, 2, 3]),
         ("run num_samples", "ab"),
-        ("run licence", {"a": 1}),
+        ("run license", {"a": 1}),
         ("run validation", [3]),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_other_content_is_refused_in_one_sentence(tmp_path: Path
     for key in parents:
         part = part[key]
     part[last] = value
-    with pytest.raises(RequestError, match=DAMAGED):
+    with pytest.raises(UserError, match=DAMAGED):
         LastState.read(written(tmp_path, content))
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_other_content_is_refused_in_one_sentence(tmp_path: Path
 def test_so_is_one_of_the_best_validation(tmp_path: Path, keys: str) -> None:
     past = LastState.read(written(tmp_path, state()))
     path = written(tmp_path, {**state(), keys: ["x"]}, "best.ckpt")
-    with pytest.raises(RequestError, match=r"best\.ckpt is damaged"):
+    with pytest.raises(UserError, match=r"best\.ckpt is damaged"):
         best_of(path.parent, lambda found: past.is_comparable(found, RunConfig(), 2, None))
 
 
@@ -121,7 +121,7 @@ def _nested_key() -> bytes:
 def test_a_hostile_pickle_is_refused(tmp_path: Path, limited: Callable[..., Any], content: bytes) -> None:
     path = written(tmp_path, content)
     kind, message, _ = limited(lambda: LastState.read(path), seconds=20, megabytes=600)
-    assert kind == "RequestError", message
+    assert kind == "UserError", message
     assert not Path("ran").exists()
 
 
@@ -135,7 +135,7 @@ def test_so_is_the_run_file_beside_an_old_checkpoint(tmp_path: Path, limited: An
     else:
         (tmp_path / "run.yaml").write_text(text)
     kind, message, _ = limited(lambda: LastState.read(path))
-    assert (kind, "has no record of its settings" in message) == ("RequestError", True)
+    assert (kind, "has no record of its settings" in message) == ("UserError", True)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_files_of_a_run_that_are_links_to_elsewhere_are_refused(tmp_path: Path, 
     mine.write_text("precious")
     (run / name).parent.mkdir(parents=True)
     (run / name).symlink_to(mine)
-    with pytest.raises(RequestError, match=r"is a link to '.*mine\.txt', outside of its folder"):
+    with pytest.raises(UserError, match=r"is a link to '.*mine\.txt', outside of its folder"):
         check_links(run)
 
 
@@ -176,14 +176,14 @@ def test_tiles_are_not_enlarged_without_end(short_edge: int, good: bool) -> None
     if good:
         assert parse(InferenceConfig, values, "m").short_edge == short_edge
     else:
-        with pytest.raises(RequestError, match=r"short_edge \d+ must be at most 32 times tile 64"):
+        with pytest.raises(UserError, match=r"short_edge \d+ must be at most 32 times tile 64"):
             parse(InferenceConfig, values, "m")
 
 
 @pytest.mark.parametrize(
     ("table", "kind"),
     [
-        ("step," + ",".join(f"c{number}" for number in range(3000)) + "\n0" + ",1" * 3000 + "\n", "RequestError"),
+        ("step," + ",".join(f"c{number}" for number in range(3000)) + "\n0" + ",1" * 3000 + "\n", "UserError"),
         ("step,loss\n0,1e308\n1,-1e308\n2,1\n", "returned"),
         (f"step,{'x' * 100_000}\n0,1\n", "returned"),
     ],

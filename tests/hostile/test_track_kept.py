@@ -16,7 +16,7 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.data.frames import open_frames
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.results_io.json import TrackDocument
 from mask2former.results_io.video import VideoWriter
 from mask2former.structures import Categories
@@ -96,7 +96,7 @@ def test_a_killed_run_leaves_what_can_be_read_and_played(tmp_path: Path) -> None
         with TrackDocument(tmp_path / "clip.json", {}) as document, VideoWriter(tmp_path / "clip.mp4", 25) as video:
             for frame in frames(120):
                 document.add(frame)
-                video.add_picture(frame.image, frame.seconds)
+                video.add_image(frame.image, frame.seconds)
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(lines_of(tmp_path / "clip.partial.jsonl")) == 121
@@ -109,7 +109,7 @@ def test_a_video_is_as_if_it_had_been_written_at_once(tmp_path: Path, suffix: st
     times = [index / 30 + 0.001 * (index % 3) for index in range(NUM_FRAMES)]
     with VideoWriter(tmp_path / f"clip{suffix}", 30) as video:
         for frame, seconds in zip(frames(), times, strict=True):
-            video.add_picture(frame.image, seconds)
+            video.add_image(frame.image, seconds)
     opened = open_frames(video.path)
     assert [frame.seconds for frame in opened] == pytest.approx(times, abs=6e-4)  # Matroska counts milliseconds
     assert opened.notes == []
@@ -141,7 +141,7 @@ def test_one_of_two_runs_at_once_is_refused(folder: Path, tmp_path: Path, capsys
     with TrackDocument(tmp_path / "clip.json", {}) as document:
         for frame in frames(3):
             document.add(frame)
-        with pytest.raises(RequestError, match="another run is writing"), TrackDocument(tmp_path / "clip.json", {}):
+        with pytest.raises(UserError, match="another run is writing"), TrackDocument(tmp_path / "clip.json", {}):
             pass
         assert track(folder, tmp_path, "--no-video") == 2
     assert "another run is writing" in capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_one_of_two_runs_at_once_is_refused(folder: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (RequestError("frame 2 is odd"), "frame 2 is odd"),
+        (UserError("frame 2 is odd"), "frame 2 is odd"),
         (MemoryError(), "frame 3 of the folder 'clip' does not fit the memory of cpu"),
         (RuntimeError("oops\x1b[2J\nagain"), "frame 3 of the folder 'clip': RuntimeError: oops\ufffd[2J again"),
         (OSError(5, "Input/output error", "a.png"), "'a.png': Input/output error"),

@@ -13,8 +13,8 @@ import pytest
 
 from mask2former import limits
 from mask2former.data.frames import open_frames
-from mask2former.data.video_file import VideoFile
-from mask2former.errors import RequestError
+from mask2former.data.video import VideoFile
+from mask2former.errors import UserError
 
 av = pytest.importorskip("av")
 
@@ -55,9 +55,9 @@ def test_lists_of_other_files_are_refused(name: str, suffix: str, tmp_path: Path
     path = tmp_path / f"list{suffix}"
     path.write_text(LISTS[name].format(folder=tmp_path))
     start = time.perf_counter()
-    with pytest.raises(RequestError, match="cannot be opened"):
+    with pytest.raises(UserError, match="cannot be opened"):
         open_frames(path)
-    with pytest.raises(RequestError, match="cannot be opened"):
+    with pytest.raises(UserError, match="cannot be opened"):
         VideoFile(path).read([0])
     assert time.perf_counter() - start < 5
 
@@ -82,9 +82,9 @@ def test_frames_that_claim_to_be_huge_are_refused(tmp_path: Path) -> None:
     assert len(list(open_frames(path))) == 5
     path.write_bytes(larger(path.read_bytes()))
     start = time.perf_counter()
-    with pytest.raises(RequestError, match=r"1,073,741,824; at most|cannot be|damaged"):
+    with pytest.raises(UserError, match=r"1,073,741,824; at most|cannot be|damaged"):
         list(open_frames(path))
-    with pytest.raises(RequestError, match=r"1,073,741,824; at most|cannot be|damaged"):
+    with pytest.raises(UserError, match=r"1,073,741,824; at most|cannot be|damaged"):
         VideoFile(path).read([0])
     assert time.perf_counter() - start < 5
 
@@ -100,10 +100,10 @@ def test_what_containers_claim_is_not_believed(tmp_path: Path) -> None:
 def test_absurd_rates_and_durations_are_only_words(
     rate: Fraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mask2former.data import video_file
+    from mask2former.data import video
 
     path = write(tmp_path / "a.mkv")
-    opened = video_file._open
+    opened = video._open
 
     class Claims:
         average_rate, duration = rate, 2**62
@@ -123,7 +123,7 @@ def test_absurd_rates_and_durations_are_only_words(
 
     stream = VideoFile(path).stream()
     assert stream.num_frames == 5
-    monkeypatch.setattr(video_file, "_open", lying)
+    monkeypatch.setattr(video, "_open", lying)
     frames = VideoFile(path).stream()
     assert 0 < frames.rate <= limits.VIDEO_RATE
     assert frames.num_frames is None or frames.num_frames <= limits.VIDEO_FRAMES
@@ -132,7 +132,7 @@ def test_absurd_rates_and_durations_are_only_words(
 def test_times_beyond_all_clocks_are_refused_or_empty(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv")
     for start in (1e9, 1e18, 1e300):
-        with pytest.raises(RequestError, match=r"cannot be searched|gives no frame"):
+        with pytest.raises(UserError, match=r"cannot be searched|gives no frame"):
             list(open_frames(path, start=start))
 
 
@@ -147,7 +147,7 @@ def test_pipes_and_devices_are_no_videos(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     (tmp_path / "b.mp4").symlink_to("/dev/zero")
     for name, kind in (("a.mp4", "pipe"), ("b.mp4", "device")):
-        with pytest.raises(RequestError, match=f"is a {kind}"):
+        with pytest.raises(UserError, match=f"is a {kind}"):
             open_frames(tmp_path / name)
-        with pytest.raises(RequestError, match=f"is a {kind}"):
+        with pytest.raises(UserError, match=f"is a {kind}"):
             VideoFile(tmp_path / name)

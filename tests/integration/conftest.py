@@ -18,7 +18,7 @@ from mask2former.config import (
     TimmConfig,
     TrainerConfig,
 )
-from mask2former.data.scenes import SCENE_CATEGORIES
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.models.build import build_model
 
 
@@ -26,7 +26,7 @@ from mask2former.models.build import build_model
 def tiny_config() -> ModelConfig:
     """A quarter of a million parameters."""
     return ModelConfig(
-        backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 24, 32, 40]}),
+        backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
         pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=64, num_layers=1, num_heads=4, feedforward_dim=64),
         transformer_decoder=MaskedDecoderConfig(dim=64, num_queries=10, num_layers=1, num_heads=4, feedforward_dim=64),
         inference=InferenceConfig(
@@ -52,7 +52,7 @@ def tiny_run(tiny_config: ModelConfig) -> RunConfig:
     """Two steps on two small scenes."""
     return RunConfig(
         model=tiny_config,
-        data=DataConfig(dataset=ScenesConfig(image_size=(64, 64), num_validation=2), total_batch=2, num_workers=0),
-        trainer=TrainerConfig(max_steps=2, accelerator="cpu", checkpoint_every=1, log_every=1),
-        evaluation=EvaluationConfig(every=2),
+        data=DataConfig(dataset=ScenesConfig(image_size=(64, 64), num_validation=2), batch_size=2, num_workers=0),
+        trainer=TrainerConfig(max_steps=2, accelerator="cpu", checkpoint_interval=1, log_interval=1),
+        evaluation=EvaluationConfig(interval=2),
     )

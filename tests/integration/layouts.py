@@ -1,4 +1,4 @@
-"""Miniatures of the published data sets: their official layouts, two pictures per split, written by the tests."""
+"""Miniatures of the published data sets: their official layouts, two images per split, written by the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mask2former.data.label_maps import colors_of_ids
-from mask2former.data.scenes import SceneClips
+from mask2former.data.datasets.scenes import SceneClips
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories
 
@@ -23,7 +23,7 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture: pixels, id map (segment k is k + 1, void 0), class and crowd flag of every segment."""
+    """One image: pixels, id map (segment k is k + 1, void 0), class and crowd flag of every segment."""
 
     name: str
     split: str
@@ -55,8 +55,8 @@ def drawings(categories: Categories, *, crowd: bool = True) -> Iterator[Drawn]:
         ]
         ids = np.zeros((H, W), dtype=np.int32)
         image = rng.integers(0, 60, (H, W, 3)).astype(np.uint8)
-        for place, (label, _, rows, columns) in enumerate(regions, start=1):
-            ids[rows, columns] = place
+        for index, (label, _, rows, columns) in enumerate(regions, start=1):
+            ids[rows, columns] = index
             image[rows, columns] = np.array(categories[label].color) // 2 + rng.integers(0, 60, 3)
         name = f"{split[:3]}_{number:06d}"
         yield Drawn(name, split, image, ids, [r[0] for r in regions], [r[1] for r in regions])
@@ -80,34 +80,34 @@ def listed(categories: Categories) -> list[dict[str, Any]]:
     return [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
 
 
-def panoptic(pictures: list[Drawn], categories: Categories, file: Path, folder: Path) -> None:
+def panoptic(image_files: list[Drawn], categories: Categories, file: Path, folder: Path) -> None:
     """JSON and PNGs; segment ids are spread over all three bytes."""
     annotations = []
-    for place, drawn in enumerate(pictures):
+    for index, drawn in enumerate(image_files):
         keys = [(k * 70_001) % (1 << 24) for k in range(len(drawn.classes) + 1)]
         save(colors(np.array(keys)[drawn.ids]), folder / f"{drawn.name}.png")
         infos = [
             {"id": key, "category_id": categories[label].id, "iscrowd": int(crowd), "area": 1, "bbox": [0, 0, 1, 1]}
             for key, label, crowd in zip(keys[1:], drawn.classes, drawn.crowds, strict=True)
         ]
-        annotations.append({"image_id": place + 7, "file_name": f"{drawn.name}.png", "segments_info": infos})
+        annotations.append({"image_id": index + 7, "file_name": f"{drawn.name}.png", "segments_info": infos})
     images = [
-        {"id": place + 7, "file_name": f"{drawn.name}.jpg", "height": H, "width": W}
-        for place, drawn in enumerate(pictures)
+        {"id": index + 7, "file_name": f"{drawn.name}.jpg", "height": H, "width": W}
+        for index, drawn in enumerate(image_files)
     ]
     write({"images": images, "annotations": annotations, "categories": listed(categories)}, file)
 
 
-def instances(pictures: list[Drawn], categories: Categories, things: Categories, file: Path) -> None:
+def instances(image_files: list[Drawn], categories: Categories, things: Categories, file: Path) -> None:
     """Run-length encodings of the things; areas are half a pixel too large, to tell them from counted ones."""
     annotations, index_of = [], things.index_of_id()
-    for place, drawn in enumerate(pictures):
+    for index, drawn in enumerate(image_files):
         for mask, label, crowd in zip(drawn.masks(), drawn.classes, drawn.crowds, strict=True):
             if categories[label].id in index_of:
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": place + 7,
+                        "image_id": index + 7,
                         "category_id": categories[label].id,
                         "segmentation": mask_ops.encode(mask[None])[0],
                         "area": int(mask.sum()) + 0.5,
@@ -115,14 +115,14 @@ def instances(pictures: list[Drawn], categories: Categories, things: Categories,
                     }
                 )
     images = [
-        {"id": place + 7, "file_name": f"{drawn.name}.jpg", "height": H, "width": W}
-        for place, drawn in enumerate(pictures)
+        {"id": index + 7, "file_name": f"{drawn.name}.jpg", "height": H, "width": W}
+        for index, drawn in enumerate(image_files)
     ]
     write({"images": images, "annotations": annotations, "categories": listed(things)}, file)
 
 
 def by_split(drawn: list[Drawn]) -> dict[str, list[Drawn]]:
-    return {split: [picture for picture in drawn if picture.split == split] for split in SPLITS}
+    return {split: [image for image in drawn if image.split == split] for split in SPLITS}
 
 
 # --- the layouts -----------------------------------------------------------------------------------------------------
@@ -131,25 +131,25 @@ def by_split(drawn: list[Drawn]) -> dict[str, list[Drawn]]:
 def coco(root: Path) -> list[Drawn]:
     table, things = Categories.load("coco_panoptic"), Categories.load("coco_instance")
     drawn = list(drawings(table))
-    for split, pictures in by_split(drawn).items():
+    for split, images in by_split(drawn).items():
         part = "train2017" if split == "train" else "val2017"
-        for picture in pictures:
-            save(picture.image, root / "coco" / part / f"{picture.name}.jpg")
+        for image in images:
+            save(image.image, root / "coco" / part / f"{image.name}.jpg")
         folder = root / "coco" / "annotations"
-        panoptic(pictures, table, folder / f"panoptic_{part}.json", root / "coco" / f"panoptic_{part}")
-        instances(pictures, table, things, folder / f"instances_{part}.json")
+        panoptic(images, table, folder / f"panoptic_{part}.json", root / "coco" / f"panoptic_{part}")
+        instances(images, table, things, folder / f"instances_{part}.json")
     return drawn
 
 
 def coco_stuff_10k(root: Path) -> list[Drawn]:
     table = Categories.load("coco_stuff_10k_171")
     drawn = list(drawings(table))
-    for split, pictures in by_split(drawn).items():
+    for split, images in by_split(drawn).items():
         part, base = "train" if split == "train" else "test", root / "coco" / "coco_stuff_10k"
-        for number, picture in enumerate(pictures):
-            save(picture.image, base / "images_detectron2" / part / f"{picture.name}.jpg")
-            labels = picture.labels(255 - number % 2).astype(np.uint8)  # 254 and 255 are both unlabelled
-            save(labels, base / "annotations_detectron2" / part / f"{picture.name}.png")
+        for number, image in enumerate(images):
+            save(image.image, base / "images_detectron2" / part / f"{image.name}.jpg")
+            labels = image.labels(255 - number % 2).astype(np.uint8)  # 254 and 255 are both unlabelled
+            save(labels, base / "annotations_detectron2" / part / f"{image.name}.png")
     return drawn
 
 
@@ -158,45 +158,45 @@ def ade20k(root: Path) -> list[Drawn]:
     table, things = Categories.load("ade20k_150"), Categories.load("ade20k_instance_100")
     drawn = list(drawings(table, crowd=False))
     number_of = {item.id: number for number, item in enumerate(things, start=1)}
-    for split, pictures in by_split(drawn).items():
+    for split, images in by_split(drawn).items():
         part, base = "training" if split == "train" else "validation", root / "ADEChallengeData2016"
-        for picture in pictures:
-            save(picture.image, base / "images" / part / f"{picture.name}.jpg")
-            save((picture.labels(255) + 1).astype(np.uint8), base / "annotations" / part / f"{picture.name}.png")
+        for image in images:
+            save(image.image, base / "images" / part / f"{image.name}.jpg")
+            save((image.labels(255) + 1).astype(np.uint8), base / "annotations" / part / f"{image.name}.png")
             objects = np.zeros((H, W, 3), dtype=np.uint8)
-            for mask, label, number in zip(picture.masks(), picture.classes, range(1, 99), strict=False):
+            for mask, label, number in zip(image.masks(), image.classes, range(1, 99), strict=False):
                 if table[label].is_thing:
                     objects[mask] = number_of[table[label].id], number, 0
-            save(objects, base / "annotations_instance" / part / f"{picture.name}.png")
+            save(objects, base / "annotations_instance" / part / f"{image.name}.png")
     return drawn
 
 
 def ade20k_full(root: Path) -> list[Drawn]:
     table = Categories.load("ade20k_full_847")
     drawn = list(drawings(table))
-    for split, pictures in by_split(drawn).items():
+    for split, images in by_split(drawn).items():
         part, base = "training" if split == "train" else "validation", root / "ADE20K_2021_17_01"
-        for picture in pictures:
-            save(picture.image, base / "images_detectron2" / part / f"{picture.name}.jpg")
-            labels = picture.labels(65535).astype(np.uint16)
-            save(labels, base / "annotations_detectron2" / part / f"{picture.name}.tif")
+        for image in images:
+            save(image.image, base / "images_detectron2" / part / f"{image.name}.jpg")
+            labels = image.labels(65535).astype(np.uint16)
+            save(labels, base / "annotations_detectron2" / part / f"{image.name}.tif")
     return drawn
 
 
 def cityscapes(root: Path) -> list[Drawn]:
     table = Categories.load("cityscapes")
     drawn = list(drawings(table))
-    for split, pictures in by_split(drawn).items():
+    for split, images in by_split(drawn).items():
         part = "train" if split == "train" else "val"
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             city = ("aachen", "bochum")[number]
-            name = f"{city}_000000_{picture.name[-6:]}"
-            save(picture.image, root / "cityscapes" / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png")
+            name = f"{city}_000000_{image.name[-6:]}"
+            save(image.image, root / "cityscapes" / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png")
             values = [1 + 3 * number]  # 1 and 4 are void
-            for place, (label, crowd) in enumerate(zip(picture.classes, picture.crowds, strict=True)):
+            for index, (label, crowd) in enumerate(zip(image.classes, image.crowds, strict=True)):
                 one_object = table[label].is_thing and not crowd
-                values.append(table[label].id * 1000 + place if one_object else table[label].id)
-            ids = np.array(values)[picture.ids]
+                values.append(table[label].id * 1000 + index if one_object else table[label].id)
+            ids = np.array(values)[image.ids]
             labels = root / "cityscapes" / "gtFine" / part / city
             save(ids.astype(np.uint16), labels / f"{name}_gtFine_instanceIds.png")
             save(np.where(ids < 1000, ids, ids // 1000).astype(np.uint8), labels / f"{name}_gtFine_labelIds.png")
@@ -206,15 +206,15 @@ def cityscapes(root: Path) -> list[Drawn]:
 def mapillary_vistas(root: Path) -> list[Drawn]:
     table = Categories.load("mapillary_vistas_v1.2")
     drawn = list(drawings(table))
-    for split, pictures in by_split(drawn).items():
+    for split, images in by_split(drawn).items():
         base = root / "mapillary_vistas" / ("training" if split == "train" else "validation")
-        for picture in pictures:
-            save(picture.image, base / "images" / f"{picture.name}.jpg")
-            labels = Image.fromarray(picture.labels(table.ignore_label).astype(np.uint8))
+        for image in images:
+            save(image.image, base / "images" / f"{image.name}.jpg")
+            labels = Image.fromarray(image.labels(table.ignore_label).astype(np.uint8))
             labels.putpalette(bytes(channel for item in table for channel in item.color))
             (base / "labels").mkdir(parents=True, exist_ok=True)
-            labels.save(base / "labels" / f"{picture.name}.png")
-        panoptic(pictures, table, base / "panoptic" / "panoptic_2018.json", base / "panoptic")
+            labels.save(base / "labels" / f"{image.name}.png")
+        panoptic(images, table, base / "panoptic" / "panoptic_2018.json", base / "panoptic")
         file = base / "panoptic" / "panoptic_2018.json"
         content = json.loads(file.read_text())
         for entry in content["annotations"]:
@@ -288,21 +288,21 @@ def write_vipseg(root: Path, clips: SceneClips) -> dict[str, Any]:
         for folder in ("images", "maps"):
             (root / folder / name).mkdir(parents=True)
         height, width = clips.clip_size(index)
-        for place, (image, truth) in enumerate(zip(clips.images(index), clips.panoptic_truths(index), strict=True)):
-            file = f"{place:04}.png"
+        for position, (image, ground_truth) in enumerate(zip(clips.images(index), clips.panoptic_ground_truths(index), strict=True)):
+            file = f"{position:04}.png"
             Image.fromarray(image).save(root / "images" / name / file)
-            Image.fromarray(colors_of_ids(truth.ids)).save(root / "maps" / name / file)
-            images.append({"id": str(place), "file_name": file, "height": height, "width": width})
+            Image.fromarray(colors_of_ids(ground_truth.ids)).save(root / "maps" / name / file)
+            images.append({"id": str(position), "file_name": file, "height": height, "width": width})
             infos = [
                 {
                     "id": number,
                     "category_id": clips.categories[label].id,
                     "iscrowd": 0,
-                    "area": int((truth.ids == number).sum()),
+                    "area": int((ground_truth.ids == number).sum()),
                 }
-                for number, label, _ in truth.segments
+                for number, label, _ in ground_truth.segments
             ]
-            annotations.append({"image_id": str(place), "file_name": file, "segments_info": infos})
+            annotations.append({"image_id": str(position), "file_name": file, "segments_info": infos})
         content["videos"].append({"video_id": name, "images": images})
         content["annotations"].append({"video_id": name, "annotations": annotations})
     (root / "clips.json").write_text(json.dumps(content))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mask2former.config import RunConfig, parse
 
-SHORT = {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2}
+SHORT = {"max_steps": 4, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2}
 
 
 def run_values(output: Path, **changes: object) -> dict:
@@ -17,7 +17,7 @@ def run_values(output: Path, **changes: object) -> dict:
                 "name": "timm",
                 "model": "resnet10t",
                 "norm": "batch",
-                "arguments": {"channels": [16, 32, 32, 64]},
+                "kwargs": {"channels": [16, 32, 32, 64]},
             },
             "pixel_decoder": {"dim": 32, "mask_dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
             "transformer_decoder": {
@@ -32,12 +32,12 @@ def run_values(output: Path, **changes: object) -> dict:
         "criterion": {"num_points": 128},
         "data": {
             "dataset": {"name": "scenes", "image_size": [64, 64], "num_training": 8, "num_validation": 2},
-            "total_batch": 4,
+            "batch_size": 4,
             "num_workers": 0,
         },
         "optim": {"schedule": "step", "backbone_multiplier": 1.0},
-        "trainer": {"max_steps": 4, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2},
-        "evaluation": {"every": 2},
+        "trainer": {"max_steps": 4, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2},
+        "evaluation": {"interval": 2},
         "output": str(output),
         "seed": 5,
     }

@@ -22,11 +22,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
-    "av": ("data/video_file.py", "results_io/video.py"),  # one reads, one writes
+    "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
-    "h5py": ("data/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
+    "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
-    "matplotlib": ("inference/curves.py",),
+    "matplotlib": ("evaluation/curves.py",),
     "pydantic": ("config.py", "structures/model_info.py"),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
@@ -50,7 +50,7 @@ WITHOUT_TORCH = (
     "config.py",
     "recipes/__init__.py",
     "cli/__init__.py",
-    "drawing/__init__.py",
+    "visualization/__init__.py",
     "structures/categories.py",
 )
 ATTICS = {"utils", "util", "misc", "helpers", "common", "base", "legacy"}

@@ -20,9 +20,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "your-own-cells.md"
 SHORTER = [
     "trainer.max_steps=2",
     "trainer.accelerator=cpu",
-    "trainer.checkpoint_every=1",
-    "trainer.log_every=1",
-    "evaluation.every=2",
+    "trainer.checkpoint_interval=1",
+    "trainer.log_interval=1",
+    "evaluation.interval=2",
     "data.num_workers=0",
 ]
 
@@ -41,8 +41,8 @@ def draw_cells(folder: Path, split: str, count: int, seed: int) -> None:
     images, annotations = [], []
     for number in range(count):
         pixels = rng.normal(15, 3, (96, 96))
-        for place in range(9):
-            row, column = (int(16 + 32 * (place // 3) + rng.integers(-6, 7)), 16 + 32 * (place % 3))
+        for index in range(9):
+            row, column = (int(16 + 32 * (index // 3) + rng.integers(-6, 7)), 16 + 32 * (index % 3))
             radius = rng.uniform(4, 6)
             pixels[(y - row) ** 2 + (x - column) ** 2 <= radius**2] += rng.uniform(80, 160)
             turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)

@@ -16,12 +16,12 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
-from mask2former.data.prepare import dataset_names
-from mask2former.errors import RequestError
-from mask2former.inference.data_checks.check import DataReport, check_dataset
-from mask2former.inference.data_checks.propose import propose, run_file
-from mask2former.inference.data_checks.recognise import Places, recognise
-from mask2former.inference.data_checks.sheet import sheet
+from mask2former.dataset_tools.prepare import dataset_names
+from mask2former.errors import UserError
+from mask2former.dataset_tools.check import DataReport, check_dataset
+from mask2former.dataset_tools.suggest import suggest_config, run_file
+from mask2former.dataset_tools.infer_format import Places, infer_format
+from mask2former.dataset_tools.contact_sheet import sheet
 
 H, W = 40, 60
 NAMES = "sky\nroad\ncar\n"
@@ -33,7 +33,7 @@ lightning_talks = [
 ]
 
 
-def picture(path: Path, seed: int) -> None:
+def image_file(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (H, W, 3), dtype=np.uint8)).save(path)
 
@@ -43,12 +43,12 @@ def square(left: int, top: int, side: int = 10) -> list[int]:
 
 
 def coco(root: Path, change: Callable[[dict[str, Any]], object] = lambda content: None) -> Path:
-    """Three training pictures with 2, 1 and 0 objects, two for validation; ``change`` breaks the training file."""
+    """Three training images with 2, 1 and 0 objects, two for validation; ``change`` breaks the training file."""
     for split, count, seed in (("train", 3, 0), ("val", 2, 100)):
         content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         content["categories"] = [{"id": 4, "name": "cell"}, {"id": 7, "name": "dirt"}]
         for number in range(count):
-            picture(root / split / f"{number}.png", seed + number)
+            image_file(root / split / f"{number}.png", seed + number)
             content["images"].append({"id": number, "file_name": f"{number}.png", "height": H, "width": W})
         for number, (image, category, corners) in enumerate(
             [(0, 4, square(2, 3)), (0, 7, square(20, 20, 5)), (1, 4, square(30, 10, 20))]
@@ -66,7 +66,7 @@ def panoptic(root: Path) -> Path:
     for split, seed in (("train", 0), ("val", 50)):
         annotations = []
         for number in range(2):
-            picture(root / split / f"{number}.png", seed + number)
+            image_file(root / split / f"{number}.png", seed + number)
             ids = np.zeros((H, W, 3), dtype=np.uint8)
             ids[:20, :, 0], ids[25:35, 5:25, 0], ids[25:35, 35:, 0] = 1, 2, 3
             (root / f"panoptic_{split}").mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def panoptic(root: Path) -> Path:
 def label_folder(root: Path) -> Path:
     for split, seed in (("train", 0), ("val", 50)):
         for number in range(2):
-            picture(root / "images" / split / f"{number}.jpg", seed + number)
+            image_file(root / "images" / split / f"{number}.jpg", seed + number)
             labels = np.zeros((H, W), dtype=np.uint8)
             labels[20:], labels[:4], labels[30:, 40:] = 1, 255, 2
             (root / "labels" / split).mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def label_folder(root: Path) -> Path:
 def yolo(root: Path) -> Path:
     for split, seed in (("train", 0), ("val", 50)):
         for number in range(2):
-            picture(root / "images" / split / f"{number}.jpg", seed + number)
+            image_file(root / "images" / split / f"{number}.jpg", seed + number)
             file = root / "labels" / split / f"{number}.txt"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n" * (number + 1))
@@ -107,7 +107,7 @@ def yolo(root: Path) -> Path:
 
 
 def report_of(path: Path, **options: Any) -> DataReport:
-    config, _ = recognise(path)
+    config, _ = infer_format(path)
     assert not isinstance(config, RunConfig)
     return check_dataset(config, **options)
 
@@ -126,13 +126,13 @@ def test_figures_of_objects(tmp_path: Path) -> None:
     facts = report.splits["train"]
     assert facts.objects.tolist() == [0, 1, 2]
     assert facts.areas.tolist() == [25, 100, 400]
-    assert (facts.pictures_of.tolist(), facts.objects_of.tolist()) == ([2, 1], [2, 1])
+    assert (facts.images_of.tolist(), facts.objects_of.tolist()) == ([2, 1], [2, 1])
     assert facts.pixels_of.tolist() == [500, 25]
     assert facts.sizes_hw == (((H, W), 3),)
     assert not report.is_broken
-    assert [finding.sentence() for finding in report.findings] == ["train: pictures without object (1): 2.png"]
+    assert [finding.sentence() for finding in report.findings] == ["train: images without object (1): 2.png"]
     values = json.loads(json.dumps(report.to_dict()))
-    assert values["splits"]["validation"]["objects_per_picture"]["max"] == 2
+    assert values["splits"]["validation"]["objects_per_image"]["max"] == 2
 
 
 def test_figures_of_label_maps_with_their_void(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_figures_of_label_maps_with_their_void(tmp_path: Path) -> None:
 
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
     path = coco(tmp_path)
-    (tmp_path / "train" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "train" / "1.png").write_bytes(b"no image")
     assert report_of(path, num_workers=2).to_dict() == report_of(path).to_dict()
 
 
@@ -169,9 +169,9 @@ def resize(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "break_files", "message"),
     [
-        (lambda content: None, forget, r"lacks pictures .*1\.png"),
-        (lambda content: None, damage, r"pictures that cannot be used \(1\): .*1\.png"),
-        (lambda content: None, resize, r"pictures that cannot be used \(1\): .*41x60 .* says 40x60"),
+        (lambda content: None, forget, r"lacks images .*1\.png"),
+        (lambda content: None, damage, r"images that cannot be used \(1\): .*1\.png"),
+        (lambda content: None, resize, r"images that cannot be used \(1\): .*41x60 .* says 40x60"),
         (lambda content: content["annotations"][0].update(category_id=5), None, r"categories of annotations 1 \(0\)"),
         (lambda content: content["annotations"][0].update(image_id=9), None, r"images of annotations 1 \(0\)"),
         (lambda content: content["annotations"][1].update(id=0), None, "annotation ids must be unique"),
@@ -203,19 +203,19 @@ def test_the_rest_is_read_although_something_is_broken(tmp_path: Path) -> None:
     (tmp_path / "train" / "2.png").unlink()
     report = report_of(path)
     assert report.is_broken
-    assert report.splits["train"].num_pictures == 2
+    assert report.splits["train"].num_images == 2
     assert report.splits["train"].objects.tolist() == [1, 1]
 
 
 def test_many_broken_files_are_counted(tmp_path: Path) -> None:
     root = label_folder(tmp_path)
     for number in range(30):
-        picture(root / "images" / "train" / f"x{number}.jpg", number)
+        image_file(root / "images" / "train" / f"x{number}.jpg", number)
         Image.fromarray(np.full((H, W), 9, dtype=np.uint8)).save(root / "labels" / "train" / f"x{number}.png")
     finding = report_of(root).findings[0]
     assert finding.broken
-    assert (finding.count, len(finding.culprits)) == (30, 20)
-    assert "has the numbers 1 (9)" in finding.culprits[0]
+    assert (finding.count, len(finding.offenders)) == (30, 20)
+    assert "has the numbers 1 (9)" in finding.offenders[0]
     assert finding.sentence().endswith("; and 10 more")
 
 
@@ -228,22 +228,22 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         ]
 
     path = coco(tmp_path, change)
-    picture(tmp_path / "val" / "0.png", 1)  # the second training picture
-    picture(tmp_path / "train" / "2.png", 0)  # the first one again
+    image_file(tmp_path / "val" / "0.png", 1)  # the second training image
+    image_file(tmp_path / "train" / "2.png", 0)  # the first one again
     report = report_of(path, num_queries=2)
     assert not report.is_broken
     sentences = {finding.sentence() for finding in report.findings}
     assert sentences == {
-        "train: pictures with objects that are annotated twice (1): 1.png: 1",
-        "train: pictures with objects that have no pixel (1): 2.png: 1",
-        "train: pictures with more objects than the model has queries (2) (1): 1.png: 3",
-        "train: pictures that are there several times (1): 0.png = 2.png",
-        "validation: pictures that are also trained on (1): 0.png = 1.png",
+        "train: images with objects that are annotated twice (1): 1.png: 1",
+        "train: images with objects that have no pixel (1): 2.png: 1",
+        "train: images with more objects than the model has queries (2) (1): 1.png: 3",
+        "train: images that are there several times (1): 0.png = 2.png",
+        "validation: images that are also trained on (1): 0.png = 1.png",
     }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kwargs", "message"),
     [
         (["nowhere.json"], "no file or folder 'nowhere.json'"),
         (["empty"], "holds no data set that is known"),
@@ -256,7 +256,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["labels"], "names.txt"),
     ],
 )
-def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], kwargs: list[str], message: str) -> None:
     Path("empty").mkdir()
     Path("text.txt").write_text("")
     Path("other.json").write_text("[]")
@@ -264,7 +264,7 @@ def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], arguments
     alone = {"images": [{"id": 1, "file_name": "gone.png"}], "annotations": [], "categories": []}
     Path("alone.json").write_text(json.dumps(alone))
     (label_folder(Path("labels")) / "names.txt").unlink()
-    assert main(["check-data", *arguments]) == 2
+    assert main(["check-data", *kwargs]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert not Path("contact-sheet.png").exists()
@@ -274,14 +274,14 @@ def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], arguments
 
 
 def shorter(tmp_path: Path, monitor: str) -> list[str]:
-    """The proposal with a model of a few layers, for two steps on smaller pictures."""
+    """The proposal with a model of a few layers, for two steps on smaller images."""
     sizes = ["crop_size", "pad_size"] if monitor == "semantic/mIoU" else ["image_size"]
     model = {
         "backbone": {
             "name": "timm",
             "model": "resnet10t",
             "norm": "batch",
-            "arguments": {"channels": [16, 32, 32, 64]},
+            "kwargs": {"channels": [16, 32, 32, 64]},
         },
         "pixel_decoder": {"dim": 32, "mask_dim": 32, "num_layers": 1, "num_heads": 2, "feedforward_dim": 32},
     }
@@ -292,11 +292,11 @@ def shorter(tmp_path: Path, monitor: str) -> list[str]:
         *(f"data.augmentation.{name}=[96, 96]" for name in sizes),
         "model.init=null",
         "criterion.num_points=64",
-        "data.total_batch=2",
+        "data.batch_size=2",
         "data.num_workers=0",
         "trainer.max_steps=2",
         "trainer.accelerator=cpu",
-        "evaluation.every=2",
+        "evaluation.interval=2",
         f"output={tmp_path / 'run'}",
     ]
 
@@ -336,7 +336,7 @@ def test_checks_draws_and_proposes_a_run_that_trains(
 
 
 def test_without_training_data_the_sheet_shows_validation(tmp_path: Path) -> None:
-    config, _ = recognise(coco(tmp_path))
+    config, _ = infer_format(coco(tmp_path))
     assert not isinstance(config, RunConfig)
     (tmp_path / "annotations" / "instances_train.json").write_text("{")
     assert sheet(config, "test") is not None
@@ -346,7 +346,7 @@ def test_without_training_data_the_sheet_shows_validation(tmp_path: Path) -> Non
 
 
 def test_the_sheet_shows_annotations_and_passes_over_what_is_broken(tmp_path: Path) -> None:
-    config, _ = recognise(label_folder(tmp_path))
+    config, _ = infer_format(label_folder(tmp_path))
     assert not isinstance(config, RunConfig)
     drawn = sheet(config, "test")
     assert drawn is not None
@@ -381,7 +381,7 @@ def test_a_run_file_is_checked_with_the_settings_of_its_start(
     assert told in capsys.readouterr().out
 
 
-def test_crowded_pictures_ask_for_queries_and_detections(tmp_path: Path) -> None:
+def test_crowded_images_ask_for_queries_and_detections(tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         corners = [square(x, y, 4) for x in range(0, 55, 5) for y in range(0, 35, 5)] * 2
         content["annotations"] = [
@@ -389,18 +389,18 @@ def test_crowded_pictures_ask_for_queries_and_detections(tmp_path: Path) -> None
             for number, corner in enumerate(corners[:120])
         ]
 
-    config, _ = recognise(coco(tmp_path, change))
+    config, _ = infer_format(coco(tmp_path, change))
     assert not isinstance(config, RunConfig)
-    run, reasons = propose(config, check_dataset(config))
+    run, reasons = suggest_config(config, check_dataset(config))
     assert run.model.transformer_decoder.num_queries == 150
     assert run.evaluation.max_detections == run.model.inference.max_instances == 150
     assert any("120 objects" in reason for reason in reasons)
 
 
-def test_proposals_follow_the_sizes_of_pictures_and_objects(tmp_path: Path) -> None:
-    config, _ = recognise(coco(tmp_path))
+def test_proposals_follow_the_sizes_of_images_and_objects(tmp_path: Path) -> None:
+    config, _ = infer_format(coco(tmp_path))
     assert not isinstance(config, RunConfig)
-    run, _ = propose(config, check_dataset(config))
+    run, _ = suggest_config(config, check_dataset(config))
     assert run.evaluation.area_limits == (75, 200)  # by COCO's limits all would be small: 25, 100, 400, twice
     assert (run.model.inference.short_edge, run.data.augmentation.image_size) == (256, (384, 384))  # type: ignore[union-attr]
     assert run.trainer.max_steps == 1000
@@ -415,13 +415,13 @@ def test_proposals_follow_the_sizes_of_pictures_and_objects(tmp_path: Path) -> N
         for number, entry in enumerate(content["annotations"]):
             entry["segmentation"] = [square(number * 10, 0, (10, 60, 200)[number])]
         file.write_text(json.dumps(content))
-    run, _ = propose(config, check_dataset(config))
+    run, _ = suggest_config(config, check_dataset(config))
     assert run.evaluation.area_limits == (1024, 9216)
     assert (run.model.inference.short_edge, run.model.inference.long_edge) == (896, 1184)
 
 
 def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:
-    """The proposal for pictures with so many squares of one class."""
+    """The proposal for images with so many squares of one class."""
 
     def change(content: dict[str, Any]) -> None:
         content["categories"] = content["categories"][:classes]
@@ -432,14 +432,14 @@ def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:
             for corners in [square(8 * (number % 7), 8 * (number // 7), side)]
         ]
 
-    config, _ = recognise(coco(tmp_path, change))
+    config, _ = infer_format(coco(tmp_path, change))
     assert not isinstance(config, RunConfig)
     validation = Path(config.validation[0].annotations)  # type: ignore[union-attr]
     content = json.loads(validation.read_text())
     content["categories"] = content["categories"][:classes]
     content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 4]
     validation.write_text(json.dumps(content))
-    run, reasons = propose(config, check_dataset(config))
+    run, reasons = suggest_config(config, check_dataset(config))
     text = run_file(run, reasons, "test")
     assert parse(RunConfig, yaml.safe_load(text), "proposal") == run
     assert all(len(line) < 400 for line in text.splitlines())
@@ -478,7 +478,7 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
         for kind, name in (("images", "imgs"), ("labels", "masks")):
             (tmp_path / "b" / split).mkdir(parents=True, exist_ok=True)
             (source / kind / split).rename(tmp_path / "b" / split / name)
-    config, notes = recognise(tmp_path / "b", Places(names=source / "names.txt"))
+    config, notes = infer_format(tmp_path / "b", Places(names=source / "names.txt"))
     assert not isinstance(config, RunConfig)
     assert (config.train[0].labels, config.validation[0].images) == (  # type: ignore[union-attr]
         str(tmp_path / "b" / "train" / "masks"),
@@ -486,13 +486,13 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
     )
     assert notes == []
     given = Places(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
-    assert recognise(tmp_path / "b" / "train", given)[0] == config
+    assert infer_format(tmp_path / "b" / "train", given)[0] == config
 
 
 def test_without_validation_data_the_user_is_told(tmp_path: Path) -> None:
     path = coco(tmp_path)
     (tmp_path / "annotations" / "instances_val.json").unlink()
-    config, (note,) = recognise(path)
+    config, (note,) = infer_format(path)
     assert "stands in for it" in note
     assert not isinstance(config, RunConfig)
     assert list(check_dataset(config).splits) == ["train"]
@@ -503,9 +503,9 @@ def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     for split in ("train", "valid"):  # as Roboflow has it
         for number in range(3):
-            picture(tmp_path / split / f"{number}.png", number)
+            image_file(tmp_path / split / f"{number}.png", number)
         (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
-    config, _ = recognise(tmp_path)
+    config, _ = infer_format(tmp_path)
     assert not isinstance(config, RunConfig)
     assert config.validation[0].images == str(tmp_path / "valid")  # type: ignore[union-attr]
 
@@ -513,11 +513,11 @@ def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
 def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
     path = coco(tmp_path)
     (tmp_path / "annotations.json").write_bytes(path.read_bytes())
-    _, notes = recognise(tmp_path)
+    _, notes = infer_format(tmp_path)
     assert any(f"taken for the data: '{path}', not annotations.json" in note for note in notes)
     source = label_folder(tmp_path / "labels")
     (source / "classes.txt").write_text("a\nb\n")
-    _, notes = recognise(source)
+    _, notes = infer_format(source)
     assert any("names.txt', not from 'classes.txt'; name another one with --names" in note for note in notes)
 
 
@@ -532,8 +532,8 @@ def test_one_of_several_files_is_said_to_be_taken(tmp_path: Path) -> None:
 )
 def test_what_only_looks_like_a_coco_file_is_refused(tmp_path: Path, content: Any) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(RequestError, match=r"a\.json' (is no COCO file|lists no pictures)"):
-        recognise(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"a\.json' (is no COCO file|lists no images)"):
+        infer_format(tmp_path / "a.json")
 
 
 # --- preparing -------------------------------------------------------------------------------------------------------
@@ -568,7 +568,7 @@ def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
         content["images"][2]["file_name"] = "../pool/a.png"
 
     file, proposal = coco(tmp_path, lead_outside), tmp_path / "run.yaml"
-    picture(tmp_path / "pool" / "a.png", 7)
+    image_file(tmp_path / "pool" / "a.png", 7)
     words = ["check-data", str(file), "--images", str(tmp_path / "train"), "--sheet", str(tmp_path / "sheet.png")]
     assert main(words) == 1
     assert "for check-data and evaluate: --allow-outside" in capsys.readouterr().out

@@ -120,7 +120,7 @@ def run_file(tmp_path: Path, dataset: dict[str, Any], **changes: Any) -> Path:
         model__inference={"tasks": [task], "short_edge": 48, "long_edge": 64, "things_only": False},
         trainer__max_steps=1,
         trainer__checkpoint_every=1,
-        evaluation={"every": 1, "tasks": [task], "monitor": monitor, "num_pictures": 0},
+        evaluation={"interval": 1, "tasks": [task], "monitor": monitor, "num_images": 0},
     )
     for name, value in changes.items():
         group, _, key = name.partition("__")
@@ -156,12 +156,12 @@ def test_what_check_data_passes_trains_and_is_measured(
     path = run_file(tmp_path, make(tmp_path), **changes)
     monkeypatch.chdir(tmp_path)
     said = []
-    for arguments in (
+    for kwargs in (
         ["check-data", str(path), "--workers", "0"],
         ["train", str(path)],
         ["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", str(path), "--device", "cpu"],
     ):
-        code = main(arguments)
+        code = main(kwargs)
         shown = capsys.readouterr()
         assert code == 0, shown.err
         said.append(" ".join(shown.out.split()))
@@ -180,12 +180,12 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
     "nothing to learn": (lambda root: coco(root, train=empty), {}, "nothing is annotated"),
     "nothing to learn, empty images left out": (
         lambda root: coco(root, train=empty),
-        {"data__keep_empty": False},
-        "no pictures with objects",
+        {"data__filter_empty": True},
+        "no images with objects",
     ),
     "nothing to measure": (lambda root: coco(root, val=empty), {}, "nothing is annotated"),
-    "an empty split": (lambda root: coco(root, val=no_images), {}, "has no pictures"),
-    "an empty folder": (lambda root: yolo(root, "empty"), {}, "has no pictures"),
+    "an empty split": (lambda root: coco(root, val=no_images), {}, "has no images"),
+    "an empty folder": (lambda root: yolo(root, "empty"), {}, "has no images"),
     "0 and 255": (lambda root: labels(root, 0, 255), {}, "if 255 is 'cell'"),
     "a task without ground truth": (
         coco,
@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]]
     ),
     "a metric that is not measured": (coco, {"evaluation__monitor": "instance/A"}, "'instance/A' is not measured"),
     "a metric of another task": (coco, {"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
-    "a batch that cannot be divided": (coco, {"data__batch_per_device": 3}, "data.batch_per_device 3"),
+    "a batch that cannot be divided": (coco, {"data__batch_size_per_device": 3}, "data.batch_size_per_device 3"),
 }
 
 
@@ -264,9 +264,9 @@ def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
     said = [f"{finding['split']}: {finding['message']} {finding['culprits']}" for finding in broken]
     for words in ("segmentation of annotation 1", "categories of annotations 1 (3)"):
         assert any(words in text for text in said), said
-    for words in ("lacks pictures", "an empty file", "says 48x64", "run: data.total_batch"):
+    for words in ("lacks images", "an empty file", "says 48x64", "run: data.batch_size"):
         assert any(words in text for text in said), said
-    assert [finding["count"] for finding in broken if finding["message"] == "pictures that cannot be used"] == [2, 1]
+    assert [finding["count"] for finding in broken if finding["message"] == "images that cannot be used"] == [2, 1]
     last = shown.err.strip().splitlines()
     assert len(last) == 1
     assert last[0].startswith("error: ")

@@ -15,14 +15,14 @@ from PIL import Image
 from mask2former import recipes
 from mask2former.cli import app, main
 from mask2former.config import RunConfig
-from mask2former.inference import files
+from mask2former.inference import predict_files
 
 VERBS = tuple(command.name for command in app.registered_commands if command.name is not None)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "deep").mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a.jpg")
@@ -61,10 +61,10 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_predict_segments_folders_and_goes_on_where_it_was(
-    pictures: Path, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, coco = tmp_path / "out", tmp_path / "coco.json"
-    command = ["predict", str(pictures), "--output", str(output), "--model", str(tiny_file), "--coco", str(coco)]
+    command = ["predict", str(images), "--output", str(output), "--model", str(tiny_file), "--coco", str(coco)]
     assert main(command) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].startswith("2 images segmented (panoptic, ")
@@ -89,10 +89,10 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(("task", "ending"), [("instance", None), ("semantic", "_labels.png")])
-def test_predict_answers_other_tasks_without_pictures(
-    pictures: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
+def test_predict_answers_other_tasks_without_images(
+    images: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
 ) -> None:
-    arguments = ["predict", str(pictures / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
+    kwargs = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
     assert main([*arguments, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
     assert _files(tmp_path / "out") == {"a.json", *([f"a{ending}"] if ending else [])}
     settings = json.loads((tmp_path / "out/a.json").read_text())["settings"]
@@ -100,28 +100,28 @@ def test_predict_answers_other_tasks_without_pictures(
 
 
 def test_predict_says_when_instances_may_be_missing(
-    tiny_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_file: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["predict", str(pictures / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
+    kwargs = ["predict", str(images / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
     told = "in 1 there may be more than the 3 best instances: raise --max-instances"
     for threshold, expected in (("0", True), ("0.99", False)):
         output = ["-o", str(tmp_path / threshold), "--score-threshold", threshold, "--max-instances", "3"]
-        assert main([*arguments, *output]) == 0
+        assert main([*kwargs, *output]) == 0
         assert (told in capsys.readouterr().out) is expected
 
 
 def test_predict_can_be_stopped(
-    pictures: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = files.segment_files
+    real = predict_files.segment_files
 
-    def interrupted(*arguments: Any, **settings: Any) -> Iterator[Any]:
-        yield next(real(*arguments, **settings))
+    def interrupted(*kwargs: Any, **settings: Any) -> Iterator[Any]:
+        yield next(real(*kwargs, **settings))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "segment_files", interrupted)
+    monkeypatch.setattr(predict_files, "segment_files", interrupted)
     output = tmp_path / "out"
-    assert main(["predict", str(pictures), "-o", str(output), "-m", str(tiny_file)]) == 130
+    assert main(["predict", str(images), "-o", str(output), "-m", str(tiny_file)]) == 130
     error = capsys.readouterr().err
     assert error.strip() == f"stopped: 1 image of 2 segmented into {output}; the same command goes on from there"
     assert _files(output) == {"a.png", "a.json", "a_ids.png"}
@@ -154,7 +154,7 @@ def test_an_unexpected_failure_is_one_line_too(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("mask2former.inference.facts.checkpoint_facts", broken)
+    monkeypatch.setattr("mask2former.checkpoints.describe.checkpoint_facts", broken)
     assert main(["inspect", str(tiny_file)]) == 1
     error = capsys.readouterr().err
     assert error == "error: ZeroDivisionError: division by zero (the same command with --debug shows where)\n"
@@ -190,8 +190,8 @@ def test_inspect_says_what_a_file_is(tiny_file: Path, capsys: pytest.CaptureFixt
 
 def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "metrics.json"
-    arguments = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--output", str(output)]
-    assert main([*arguments, "--task", "panoptic", "--task", "semantic"]) == 0
+    kwargs = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--output", str(output)]
+    assert main([*kwargs, "--task", "panoptic", "--task", "semantic"]) == 0
     metrics = json.loads(output.read_text())["metrics"]
     assert {"panoptic/PQ", "semantic/mIoU"} <= metrics.keys()
     assert not any(name.startswith("instance") for name in metrics)
@@ -199,8 +199,8 @@ def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
 
 
 def test_demo_measures_and_draws(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["demo", "--model", str(tiny_file), "--output", str(tmp_path / "demo"), "--no-open"]
-    assert main([*arguments, "--scenes", "3"]) == 0
+    kwargs = ["demo", "--model", str(tiny_file), "--output", str(tmp_path / "demo"), "--no-open"]
+    assert main([*kwargs, "--scenes", "3"]) == 0
     captured = capsys.readouterr()
     for word in ("PQ", "AP", "mIoU", "3 fresh scenes", "mask2former predict", "contact-sheet.png"):
         assert word in captured.out
@@ -212,7 +212,7 @@ def test_demo_measures_and_draws(tiny_file: Path, tmp_path: Path, capsys: pytest
 
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
 def test_train_writes_a_model_that_predicts_and_can_go_on(
-    tiny_run: RunConfig, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunConfig, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, directory = tmp_path / "run.yaml", tmp_path / "runs" / "one"
     run.write_text(yaml.safe_dump(tiny_run.model_dump(mode="json")))
@@ -220,7 +220,7 @@ def test_train_writes_a_model_that_predicts_and_can_go_on(
     assert str(directory / "model.safetensors") in capsys.readouterr().out
     assert yaml.safe_load((directory / "run.yaml").read_text())["optim"]["lr"] == 3e-4
     model = str(directory / "model.safetensors")
-    assert main(["predict", str(pictures), "-o", str(tmp_path / "out"), "--model", model]) == 0
+    assert main(["predict", str(images), "-o", str(tmp_path / "out"), "--model", model]) == 0
     assert main(["train", str(run), "--resume", str(directory), "trainer.max_steps=3"]) == 0
     assert yaml.safe_load((directory / "run.yaml").read_text())["trainer"]["max_steps"] == 3
 

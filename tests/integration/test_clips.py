@@ -17,9 +17,10 @@ from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import read_image
-from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips
-from mask2former.data.video_file import VideoFile
-from mask2former.errors import RequestError
+from mask2former.data.datasets.scenes import SceneClips
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.video import VideoFile
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.training.run import train
 
@@ -41,10 +42,10 @@ AUGMENTATION = {
 
 
 def clip_run(output: Path, dataset: dict[str, object], **model: object) -> RunConfig:
-    values = run_values(output, evaluation={"every": 2, "tasks": ["instance"], "monitor": "instance/AP"})
+    values = run_values(output, evaluation={"interval": 2, "tasks": ["instance"], "monitor": "instance/AP"})
     decoder = {**values["model"]["transformer_decoder"], "position_encoding": "3d"}
     values["model"] |= {"inference": INFERENCE, "transformer_decoder": decoder, **model}
-    values["data"] = {"dataset": dataset, "augmentation": AUGMENTATION, "total_batch": 2, "num_workers": 0}
+    values["data"] = {"dataset": dataset, "augmentation": AUGMENTATION, "batch_size": 2, "num_workers": 0}
     values["trainer"] |= {"max_steps": 2}
     return parse(RunConfig, values, "test")
 
@@ -54,13 +55,13 @@ def write_clips(folder: Path, *, annotated: bool = True) -> dict[str, str]:
     clips = SceneClips(48, num_frames=4, seed=50, length=2)
     videos, annotations = [], []
     for index in range(2):
-        truth, names = clips.truth(index), []
-        for place, image in enumerate(clips.images(index)):
-            names.append(f"{index}/{place}.png")
+        ground_truth, names = clips.ground_truth(index), []
+        for position, image in enumerate(clips.images(index)):
+            names.append(f"{index}/{position}.png")
             (folder / str(index)).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / names[-1])
         videos.append({"id": index + 1, "height": 48, "width": 48, "length": 4, "file_names": names})
-        for masks, label in zip(truth.masks, truth.labels.tolist(), strict=True):
+        for masks, label in zip(ground_truth.masks, ground_truth.labels.tolist(), strict=True):
             rles = [rle if mask.any() else None for rle, mask in zip(mask_ops.encode(masks), masks, strict=True)]
             annotations.append(
                 {
@@ -89,7 +90,7 @@ def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -
     result = train(clip_run(tmp_path / "run", dataset))
     assert result.model.exists()
     assert any(row["instance/AP"] for row in table(tmp_path / "run"))
-    assert list((tmp_path / "run" / "pictures").glob("*.png"))
+    assert list((tmp_path / "run" / "images").glob("*.png"))
     model = checkpoints.from_pretrained(result.model)
     assert model.info.known_architecture.transformer_decoder.position_encoding == "3d"
     again = train(clip_run(tmp_path / "again", dataset))  # clips are a function of seed and step
@@ -97,7 +98,7 @@ def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_model_of_pictures_is_where_clips_start_from(
+def test_a_model_of_images_is_where_clips_start_from(
     tmp_path: Path, tiny_file: Path, tiny_config: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = write_clips(tmp_path / "frames")
@@ -139,11 +140,11 @@ def test_a_run_on_clips_that_cannot_be_measured_does_not_begin(tmp_path: Path) -
     content = json.loads(Path(entry["annotations"]).read_text())
     content["categories"].append({"id": 999, "name": "cloud"})
     Path(other["annotations"]).write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="only the data has"):
+    with pytest.raises(UserError, match="only the data has"):
         train(clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [other]}))
     run = clip_run(tmp_path / "run", {"name": "clips", "train": [entry], "validation": [entry]})
     panoptic = run.evaluation.model_copy(update={"tasks": ("panoptic",), "monitor": "panoptic/PQ"})
-    with pytest.raises(RequestError, match="have ground truth for instance only"):
+    with pytest.raises(UserError, match="have ground truth for instance only"):
         train(run.model_copy(update={"evaluation": panoptic}))
 
 
@@ -188,7 +189,7 @@ def test_evaluate_notes_clips_without_objects_and_refuses_names_given_twice(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "scene-clips", "--boundary"], "--boundary is about pictures"),
+        (["--data", "scene-clips", "--boundary"], "--boundary is about images"),
         (
             ["--data", "scene-clips", "--task", "semantic"],
             "clips are measured by the task instance or panoptic, not by semantic",
@@ -247,7 +248,7 @@ def test_clips_without_annotations_can_only_be_answered(
     assert json.loads((tmp_path / "r.json").read_text())
 
 
-def test_the_page_about_clips_tells_the_truth() -> None:
+def test_the_page_about_clips_tells_the_ground_truth() -> None:
     page = (Path(__file__).parents[2] / "docs" / "video.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for block in page.split("```python\n")[1:]:
@@ -274,7 +275,7 @@ def test_ten_steps_on_real_clips_in_the_official_layout(tmp_path: Path, capsys: 
         update={
             "model": run.model.model_copy(update={"inference": inference}),
             "trainer": run.trainer.model_copy(update={"max_steps": 10}),
-            "evaluation": run.evaluation.model_copy(update={"every": 10}),
+            "evaluation": run.evaluation.model_copy(update={"interval": 10}),
         }
     )
     result = train(run)
@@ -297,7 +298,7 @@ def test_a_real_video_shows_the_frames_of_its_folder() -> None:
     if not shared:
         pytest.skip("MASK2FORMER_SHARED does not name the folder of shared data")
     folder = Path(shared) / "data" / "video_mini"
-    places = [0, 7, 19]
-    for place, image in zip(places, VideoFile(folder / "mp4" / "car-shadow.mp4").read(places), strict=True):
-        frame = read_image(folder / "train" / "JPEGImages" / "car-shadow" / f"{place:05d}.jpg")
+    indices = [0, 7, 19]
+    for index, image in zip(indices, VideoFile(folder / "mp4" / "car-shadow.mp4").read(indices), strict=True):
+        frame = read_image(folder / "train" / "JPEGImages" / "car-shadow" / f"{index:05d}.jpg")
         assert abs(image.astype(int) - frame.astype(int)).mean() < 6

@@ -14,7 +14,7 @@ from layouts import LAYOUTS
 from runs import config_of, run_values
 
 from mask2former.cli import main
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.training.datamodule import DataModule
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
@@ -43,12 +43,12 @@ def _shrunk(values: dict[str, Any], output: Path) -> dict[str, Any]:
         "data": {
             **values["data"],
             "augmentation": augmentation,
-            "total_batch": 2,
-            "batch_per_device": 1,
+            "batch_size": 2,
+            "batch_size_per_device": 1,
             "num_workers": 0,
         },
-        "trainer": {"max_steps": 2, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2},
-        "evaluation": {**values["evaluation"], "every": 2, "num_pictures": 1},
+        "trainer": {"max_steps": 2, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2},
+        "evaluation": {**values["evaluation"], "interval": 2, "num_images": 1},
     }
 
 
@@ -92,7 +92,7 @@ def test_every_command_runs(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kwargs", "message"),
     [
         (["--data", "kitti"], "no data set 'kitti'; there are scenes, ade20k, ade20k-full, cityscapes, coco"),
         (["--data", "coco:depth"], "coco.task"),
@@ -103,15 +103,15 @@ def test_every_command_runs(
         (["--data", "{root}/run.yaml", "--data-root", "."], "--data-root is about published data sets by name"),
         (["--data", "coco", "--size", "64"], "--size is about scenes, not about coco"),
         (["--data", "cityscapes", "--data-root", "{root}"], "the classes of the model"),
-        (["--data", "cityscapes:semantic", "--data-root", "{root}", "--task", "panoptic"], "truths for semantic, not"),
+        (["--data", "cityscapes:semantic", "--data-root", "{root}", "--task", "panoptic"], "ground truths for semantic, not"),
     ],
 )
 def test_wrong_requests_are_one_sentence(
-    arguments: list[str], message: str, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kwargs: list[str], message: str, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     LAYOUTS["cityscapes"](tmp_path)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path / "run")), encoding="utf-8")
-    words = [word.replace("{root}", str(tmp_path)) for word in arguments]
+    words = [word.replace("{root}", str(tmp_path)) for word in kwargs]
     assert main(["evaluate", str(tiny_file), *words]) == 2
     shown = capsys.readouterr().err
     assert message in shown
@@ -126,7 +126,7 @@ def test_the_data_of_a_run_file_can_be_measured(
     code = main(["evaluate", str(tiny_file), "--data", str(file), "--device", "cpu", "--task", "semantic"])
     shown = capsys.readouterr()
     assert code == 0, shown.err
-    assert "2 pictures measured" in shown.out
+    assert "2 images measured" in shown.out
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_training_says_at_once_what_its_validation_data_cannot_measure(
     LAYOUTS["mapillary-vistas"](tmp_path)
     dataset = {"name": "mapillary-vistas", "task": "panoptic", "root": str(tmp_path)}
     module = DataModule(config_of(tmp_path / "run", data__dataset=dataset, evaluation=evaluation))
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         _ = module.validation_set
 
 
@@ -162,14 +162,14 @@ def test_the_classes_of_validation_are_those_of_training_in_any_order(tmp_path: 
     content = json.loads(Path(files["validation"]["annotations"]).read_text())
     dataset = {"name": "coco-panoptic", "train": [files["train"]], "validation": [files["validation"]]}
     config = config_of(tmp_path / "run", data__dataset=dataset)
-    expected = [case.truths for case in DataModule(config).validation_set]
+    expected = [case.ground_truths for case in DataModule(config).validation_set]
     content["categories"].reverse()
     Path(files["validation"]["annotations"]).write_text(json.dumps(content))
-    found = [case.truths for case in DataModule(config).validation_set]
+    found = [case.ground_truths for case in DataModule(config).validation_set]
     for before, after in zip(expected, found, strict=True):
         assert before["panoptic"].segments == after["panoptic"].segments
         assert (before["panoptic"].ids == after["panoptic"].ids).all()
     content["categories"][0]["name"] = "unheard of"
     Path(files["validation"]["annotations"]).write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="only the data has 'unheard of'"):
+    with pytest.raises(UserError, match="only the data has 'unheard of'"):
         _ = DataModule(config).validation_set

@@ -22,9 +22,10 @@ from pycocotools.cocoeval import COCOeval
 from mask2former.cli import main
 from mask2former.config import EvaluationConfig, Task
 from mask2former.data.datasets.coco import CocoInstances
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
-from mask2former.errors import RequestError
-from mask2former.inference.evaluate import (
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.errors import UserError
+from mask2former.evaluation.evaluate import (
     Case,
     Evaluation,
     ImageCases,
@@ -38,7 +39,7 @@ from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.postprocessing import segmentation
 from mask2former.results_io.coco import ResultsFile
 from mask2former.structures import Categories, Instances, Segmentation
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.ground_truth import InstanceGroundTruth
 
 TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 
@@ -50,11 +51,11 @@ def predictor(tiny_file: Path) -> Predictor:
 
 def _official(contents: dict[str, Any], results: Path) -> dict[str, float]:
     """What the official tool says about a results file."""
-    truth = COCO()
-    truth.dataset = {"info": {}, **contents}  # pyright: ignore[reportAttributeAccessIssue]
+    ground_truth = COCO()
+    ground_truth.dataset = {"info": {}, **contents}  # pyright: ignore[reportAttributeAccessIssue]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        tool = COCOeval(truth, truth.loadRes(str(results)), "segm")
+        ground_truth.createIndex()
+        tool = COCOeval(ground_truth, ground_truth.loadRes(str(results)), "segm")
         tool.evaluate()
         tool.accumulate()
         tool.summarize()
@@ -81,13 +82,13 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     by_hand = Evaluation(TASKS, predictor.categories, metrics)
     with torch.inference_mode():
         for index in range(len(samples)):
-            output = predictor.model([samples[index].image], auxiliary=False)
+            output = predictor.model([samples[index].image], aux_outputs=False)
             [prediction] = output.predictions([(64, 80)])
             found: dict[Task, Segmentation] = {
                 task: segmentation(prediction, (64, 80), predictor.categories, predictor.settings, task)
                 for task in TASKS
             }
-            by_hand.add(found, samples.truths(index, TASKS))
+            by_hand.add(found, samples.ground_truths(index, TASKS))
     assert report.metrics == pytest.approx(by_hand.compute(), nan_ok=True)
     assert {"instance/boundary_AP", "instance/pooled_AP", "panoptic/PQ", "semantic/mIoU"} <= report.metrics.keys()
     assert (seen, report.num_images) == ([1, 2, 3], 3)
@@ -106,7 +107,7 @@ def test_metrics_count_all_candidates_and_observers_see_what_a_user_gets(predict
             asked,
             ImageCases(samples, TASKS, predictor.categories, _identity()),
             TASKS,
-            observe=lambda case, answers: shown.extend(answers["instance"].scores.tolist()),  # pyright: ignore
+            observe=lambda case, predictions: shown.extend(predictions["instance"].scores.tolist()),  # pyright: ignore
         )
         return report.metrics, shown
 
@@ -121,21 +122,21 @@ def test_parts_of_an_evaluation_add_up(predictor: Predictor) -> None:
     cases = list(ImageCases(Scenes((64, 64), seed=1, length=2), TASKS, SCENE_CATEGORIES, _identity()))
     for case, part in zip(cases, parts, strict=False):
         predictions = predict_case(predictor, case, TASKS)
-        part.add(predictions, case.truths)
-        parts[2].add(predictions, case.truths)
+        part.add(predictions, case.ground_truths)
+        parts[2].add(predictions, case.ground_truths)
     parts[0].merge(parts[1])
     assert parts[0].compute() == pytest.approx(parts[2].compute(), nan_ok=True)
 
 
-def test_pictures_are_resized_for_the_model_and_measured_at_their_own_size(predictor: Predictor) -> None:
-    """What a predictor answers is a perfect truth, at a size that is not that of the network."""
+def test_images_are_resized_for_the_model_and_measured_at_their_own_size(predictor: Predictor) -> None:
+    """What a predictor answers is a perfect ground truth, at a size that is not that of the network."""
     sample = Scenes((150, 200), seed=3, length=1)[0]
     image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
-    answer = predictor(image, "instance")
-    filled = answer.masks.any(axis=(1, 2))
+    prediction = predictor(image, "instance")
+    filled = prediction.masks.any(axis=(1, 2))
     assert filled.any()
-    truth = InstanceTruth(answer.masks[filled], answer.labels[filled], np.zeros(filled.sum(), dtype=bool))
-    report = evaluate_predictor(predictor, [Case(image, {"instance": truth}, 1)], ["instance"])
+    ground_truth = InstanceGroundTruth(prediction.masks[filled], prediction.labels[filled], np.zeros(filled.sum(), dtype=bool))
+    report = evaluate_predictor(predictor, [Case(image, {"instance": ground_truth}, 1)], ["instance"])
     assert report.metrics["instance/AP"] == pytest.approx(100.0)
 
 
@@ -143,23 +144,23 @@ def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Pred
     ids = {index: 7 * index + 3 for index in range(len(SCENE_CATEGORIES))}  # of a data set that counts otherwise
     samples = Scenes((128, 128), seed=11, length=4)
     cases = list(ImageCases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
-    # Moved truths are predictions of middling quality; scores fall.
+    # Moved ground truths are predictions of middling quality; scores fall.
     path = tmp_path / "new" / "results.json"
     evaluation = Evaluation(["instance"], SCENE_CATEGORIES)
     annotations = []
     with ResultsFile(path, ids) as results:
         for number, case in enumerate(cases, start=1):
-            truth = case.truths["instance"]
-            true = SparseMasks.of(truth.masks)
+            ground_truth = case.ground_truths["instance"]
+            true = SparseMasks.of(ground_truth.masks)
             masks = np.roll(true.dense(), (0, 1, 2)[number % 3], axis=2)
             scores = np.linspace(0.9, 0.3, len(masks)) - number / 100
             empty = np.concatenate([masks, np.zeros_like(masks[:1])])
             boxes = mask_ops.boxes_xyxy(empty)
-            labels = np.append(truth.labels, 0)
+            labels = np.append(ground_truth.labels, 0)
             instances = Instances(empty, labels, np.append(scores, 0.0), boxes, SCENE_CATEGORIES)
-            evaluation.add({"instance": instances}, case.truths)
+            evaluation.add({"instance": instances}, case.ground_truths)
             results.add(number, instances)
-            for rle, label, area in zip(true.encode(), truth.labels, true.areas, strict=True):
+            for rle, label, area in zip(true.encode(), ground_truth.labels, true.areas, strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -204,7 +205,7 @@ def test_classes_are_matched_by_name_in_any_order() -> None:
     class_map = match_classes(reordered, SCENE_CATEGORIES)
     (case,) = ImageCases(Scenes((64, 64), seed=2, length=1), ["instance"], reordered, class_map)
     expected = [SCENE_CATEGORIES.names[label] for label in target.labels if SCENE_CATEGORIES[int(label)].is_thing]
-    assert [reordered.names[label] for label in case.truths["instance"].labels] == expected
+    assert [reordered.names[label] for label in case.ground_truths["instance"].labels] == expected
 
 
 def test_data_may_lack_classes_of_the_model_where_that_is_told() -> None:
@@ -214,18 +215,18 @@ def test_data_may_lack_classes_of_the_model_where_that_is_told() -> None:
         "classes that the data do not list are not measured (1 of 3): 'dog'; predictions of them count as wrong in PQ "
         "and mIoU"
     ]
-    with pytest.raises(RequestError, match="only the data has 'horse'"):
+    with pytest.raises(UserError, match="only the data has 'horse'"):
         match_classes(model, Categories.from_names(["cat", "horse"]), notes=notes)
 
 
 def test_classes_that_differ_are_named() -> None:
     model = Categories.from_names(["cat", "sky", "dog"], ["cat", "dog"])
-    with pytest.raises(RequestError, match="only the model has 'dog', only the data has 'horse'"):
+    with pytest.raises(UserError, match="only the model has 'dog', only the data has 'horse'"):
         match_classes(model, Categories.from_names(["cat", "horse"]), things_only=True)
-    with pytest.raises(RequestError, match="only the model has 'sky'"):
+    with pytest.raises(UserError, match="only the model has 'sky'"):
         match_classes(model, Categories.from_names(["cat", "dog"]))
     twice = replace(model, items=(*model.items, replace(model.items[0], id=9)))
-    with pytest.raises(RequestError, match="the model has several classes of one name: 'cat'"):
+    with pytest.raises(UserError, match="the model has several classes of one name: 'cat'"):
         match_classes(twice, model)
 
 
@@ -234,9 +235,9 @@ def test_classes_that_differ_are_named() -> None:
 
 def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics, results = tmp_path / "deep" / "metrics.json", tmp_path / "results.json"
-    arguments = ["evaluate", str(tiny_file), "--data", "scenes", "--limit", "2", "--size", "64", "--boundary"]
-    arguments += ["--tasks", "instance,semantic", "--max-detections", "120", "--pooled", "0.2"]
-    assert main([*arguments, "--json", str(metrics), "--results", str(results), "--device", "cpu"]) == 0
+    kwargs = ["evaluate", str(tiny_file), "--data", "scenes", "--limit", "2", "--size", "64", "--boundary"]
+    kwargs += ["--tasks", "instance,semantic", "--max-detections", "120", "--pooled", "0.2"]
+    assert main([*kwargs, "--json", str(metrics), "--results", str(results), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     document = json.loads(metrics.read_text())
     found = document["metrics"]
@@ -256,7 +257,7 @@ def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
     assert all(name in captured.out for name in (*present, "boundary_AP", "instance/pooled_AP55"))
     assert captured.err == ""
     last = captured.out.splitlines()[-1]
-    for word in ("2 pictures", "AP ", "mIoU ", str(metrics), f"{len(records)} results", str(results)):
+    for word in ("2 images", "AP ", "mIoU ", str(metrics), f"{len(records)} results", str(results)):
         assert word in last
 
 
@@ -264,8 +265,8 @@ def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
 def test_results_of_every_task_are_written_as_test_servers_take_them(
     tiny_file: Path, tmp_path: Path, task: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["evaluate", str(tiny_file), "--limit", "2", "--size", "64", "--tasks", task, "--device", "cpu"]
-    assert main([*arguments, "--boundary", "--results", str(tmp_path / name)]) == 0
+    kwargs = ["evaluate", str(tiny_file), "--limit", "2", "--size", "64", "--tasks", task, "--device", "cpu"]
+    assert main([*kwargs, "--boundary", "--results", str(tmp_path / name)]) == 0
     assert f"({task}): {tmp_path / name}" in capsys.readouterr().out.splitlines()[-1]
     if name == "maps":
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["000000000000.png", "000000000001.png"]
@@ -280,8 +281,8 @@ def test_more_detections_than_the_model_is_set_to_give_are_asked_for(tiny_file: 
     counts = []
     for limit in ("50", "140"):
         results = tmp_path / f"{limit}.json"
-        arguments = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
-        assert main([*arguments, "--max-detections", limit, "--results", str(results), "--device", "cpu"]) == 0
+        kwargs = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
+        assert main([*kwargs, "--max-detections", limit, "--results", str(results), "--device", "cpu"]) == 0
         counts.append(len(json.loads(results.read_text())))
     assert counts[0] < counts[1]
 
@@ -290,9 +291,9 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
     scores = []
     for dtype in ("float32", "bfloat16"):
         metrics, results = tmp_path / f"{dtype}.json", tmp_path / f"{dtype}-results.json"
-        arguments = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
-        arguments += ["--json", str(metrics), "--results", str(results), "--device", "cpu"]
-        assert main([*arguments, "--dtype", dtype]) == 0
+        kwargs = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
+        kwargs += ["--json", str(metrics), "--results", str(results), "--device", "cpu"]
+        assert main([*kwargs, "--dtype", dtype]) == 0
         assert json.loads(metrics.read_text())["dtype"] == dtype
         scores.append([record["score"] for record in json.loads(results.read_text())])
     assert scores[0] != scores[1]
@@ -301,7 +302,7 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kwargs", "message"),
     [
         (["--tasks", "depth"], "no task 'depth'"),
         (["--tasks", "panoptic", "--results", "folder"], "expected a name that ends in .json"),
@@ -312,7 +313,7 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
     ],
 )
 def test_wrong_requests_are_one_sentence(
-    arguments: list[str],
+    kwargs: list[str],
     message: str,
     tiny_file: Path,
     tmp_path: Path,
@@ -320,7 +321,7 @@ def test_wrong_requests_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["evaluate", str(tiny_file), *arguments]) == 2
+    assert main(["evaluate", str(tiny_file), *kwargs]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -359,14 +360,14 @@ def test_the_table_of_many_classes_shows_the_best_and_the_worst() -> None:
 
 @pytest.fixture
 def own_data(tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
-    """Scenes as somebody's COCO file: other order and ids of classes, one object a crowd, one picture empty."""
-    folder = tmp_path / "pictures"
+    """Scenes as somebody's COCO file: other order and ids of classes, one object a crowd, one image empty."""
+    folder = tmp_path / "images"
     folder.mkdir()
     things = [item for item in SCENE_CATEGORIES if item.is_thing][::-1]
     ids = {item.name: 1000 + 7 * number for number, item in enumerate(things)}
     images, annotations = [], []
     for number, sample in enumerate(Scenes((90, 120), seed=20, length=4), start=501):
-        name = f"picture {number}.png"
+        name = f"image {number}.png"
         Image.fromarray(np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())).save(folder / name)
         images.append({"id": number, "file_name": name, "height": 90, "width": 120})
         assert sample.target is not None
@@ -400,8 +401,8 @@ def test_own_data_is_measured_as_the_official_tool_does(
 ) -> None:
     file, folder, contents = own_data
     metrics, results = tmp_path / "metrics.json", tmp_path / "results.json"
-    arguments = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
-    assert main([*arguments, "--json", str(metrics), "--results", str(results), "--pooled", "0.1"]) == 0
+    kwargs = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
+    assert main([*kwargs, "--json", str(metrics), "--results", str(results), "--pooled", "0.1"]) == 0
     document = json.loads(metrics.read_text())
     assert (document["num_images"], document["tasks"], document["data"]) == (4, ["instance"], "coco")
     records = json.loads(results.read_text())
@@ -412,20 +413,20 @@ def test_own_data_is_measured_as_the_official_tool_does(
     official = _official(contents, results)
     assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, nan_ok=True)
     capsys.readouterr()
-    assert main([*arguments, "--limit", "2"]) == 0
-    assert "2 pictures" in capsys.readouterr().out.splitlines()[-1]
+    assert main([*kwargs, "--limit", "2"]) == 0
+    assert "2 images" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_groups_of_pictures_are_measured_as_if_they_were_alone(
+def test_groups_of_images_are_measured_as_if_they_were_alone(
     own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder, contents = own_data
-    for place, image in enumerate(contents["images"]):
-        image["camera"] = ("north", "south", "north", 7)[place]
+    for index, image in enumerate(contents["images"]):
+        image["camera"] = ("north", "south", "north", 7)[index]
     file.write_text(json.dumps(contents))
-    arguments = ["evaluate", str(tiny_file), "--images", str(folder), "--device", "cpu", "--pooled", "0.01"]
-    assert main([*arguments, "--annotations", str(file), "--by", "camera", "--json", str(tmp_path / "all.json")]) == 0
-    assert "groups of pictures" in capsys.readouterr().out
+    kwargs = ["evaluate", str(tiny_file), "--images", str(folder), "--device", "cpu", "--pooled", "0.01"]
+    assert main([*kwargs, "--annotations", str(file), "--by", "camera", "--json", str(tmp_path / "all.json")]) == 0
+    assert "groups of images" in capsys.readouterr().out
     groups = json.loads((tmp_path / "all.json").read_text())["groups"]
     assert {name: group["num_images"] for name, group in groups.items()} == {"7": 1, "north": 2, "south": 1}
     north = [image for image in contents["images"] if image["camera"] == "north"]
@@ -433,22 +434,22 @@ def test_groups_of_pictures_are_measured_as_if_they_were_alone(
     rows = [entry for entry in contents["annotations"] if entry["image_id"] in ids]
     alone = tmp_path / "north.json"
     alone.write_text(json.dumps({**contents, "images": north, "annotations": rows}))
-    assert main([*arguments, "--annotations", str(alone), "--json", str(tmp_path / "north-metrics.json")]) == 0
+    assert main([*kwargs, "--annotations", str(alone), "--json", str(tmp_path / "north-metrics.json")]) == 0
     assert json.loads((tmp_path / "north-metrics.json").read_text())["metrics"] == groups["north"]["metrics"]
 
     for image, name in zip(contents["images"], ("[/raw] x", "a\x1b[31m", "b", 2.5), strict=True):
         image["camera"] = name
     file.write_text(json.dumps(contents))
-    assert main([*arguments, "--annotations", str(file), "--by", "camera"]) == 0
+    assert main([*kwargs, "--annotations", str(file), "--by", "camera"]) == 0
     shown = capsys.readouterr().out
     assert "[/raw] x" in shown
     assert "\x1b" not in shown
     contents["images"][0]["id"] = [1]
     (tmp_path / "odd.json").write_text(json.dumps(contents))
-    assert main([*arguments, "--annotations", str(tmp_path / "odd.json"), "--by", "camera"]) == 2
+    assert main([*kwargs, "--annotations", str(tmp_path / "odd.json"), "--by", "camera"]) == 2
     assert "neither a number nor text" in capsys.readouterr().err
 
-    assert main([*arguments, "--annotations", str(file), "--by", "place"]) == 2
+    assert main([*kwargs, "--annotations", str(file), "--by", "place"]) == 2
     assert "4 of 4 images have no 'place'" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), "--by", "camera"]) == 2
     assert "--annotations" in capsys.readouterr().err
@@ -463,23 +464,23 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     evaluation = Evaluation(["instance"], SCENE_CATEGORIES, EvaluationConfig(pooled_threshold=0.5))
     cases = list(ImageCases(samples, ["instance"], SCENE_CATEGORIES, class_map))
     assert [case.image_id for case in cases] == [501, 502, 503, 504]
-    truths = [case.truths["instance"] for case in cases]
-    assert sum(int(truth.iscrowd.sum()) for truth in truths) == 1
-    assert len(truths[1].masks) == 0
-    for case, truth in zip(cases, truths, strict=True):
-        true = SparseMasks.of(truth.masks)
-        assert truth.areas.tolist() == (true.areas + 0.5).tolist()
-        kept = ~truth.iscrowd
+    ground_truths = [case.ground_truths["instance"] for case in cases]
+    assert sum(int(ground_truth.iscrowd.sum()) for ground_truth in ground_truths) == 1
+    assert len(ground_truths[1].masks) == 0
+    for case, ground_truth in zip(cases, ground_truths, strict=True):
+        true = SparseMasks.of(ground_truth.masks)
+        assert ground_truth.areas.tolist() == (true.areas + 0.5).tolist()
+        kept = ~ground_truth.iscrowd
         masks = true.take(kept)
-        answer = Instances(masks, truth.labels[kept], np.full(kept.sum(), 0.9), masks.boxes, SCENE_CATEGORIES)
-        evaluation.add({"instance": answer}, case.truths)
+        prediction = Instances(masks, ground_truth.labels[kept], np.full(kept.sum(), 0.9), masks.boxes, SCENE_CATEGORIES)
+        evaluation.add({"instance": prediction}, case.ground_truths)
     got = evaluation.compute()
     assert got["instance/AP"] == pytest.approx(100.0)
     assert got["instance/pooled_AP"] == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kwargs", "message"),
     [
         (["--images", "x"], "belong together"),
         (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data and --annotations name different data"),
@@ -488,9 +489,9 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     ],
 )
 def test_wrong_requests_about_own_data_are_one_sentence(
-    arguments: list[str], message: str, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+    kwargs: list[str], message: str, tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(tiny_file), *arguments]) == 2
+    assert main(["evaluate", str(tiny_file), *kwargs]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -498,13 +499,13 @@ def test_own_data_answers_one_task_and_needs_the_classes_of_the_model(
     own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder, contents = own_data
-    arguments = ["evaluate", str(tiny_file), "--images", str(folder), "--annotations"]
-    assert main([*arguments, str(file), "--tasks", "semantic"]) == 2
+    kwargs = ["evaluate", str(tiny_file), "--images", str(folder), "--annotations"]
+    assert main([*kwargs, str(file), "--tasks", "semantic"]) == 2
     assert "not semantic" in capsys.readouterr().err
     other = tmp_path / "other.json"
     contents["categories"][0]["name"] = "zebra"
     other.write_text(json.dumps(contents))
-    assert main([*arguments, str(other)]) == 2
+    assert main([*kwargs, str(other)]) == 2
     assert "only the data has 'zebra'" in capsys.readouterr().err
 
 
@@ -512,13 +513,13 @@ def test_objects_beyond_the_limit_are_told(
     own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder, _ = own_data
-    arguments = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
-    assert main([*arguments, "--max-detections", "1"]) == 0
+    kwargs = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
+    assert main([*kwargs, "--max-detections", "1"]) == 0
     assert "note: there are up to" in capsys.readouterr().out
 
 
 @pytest.mark.skipif("MASK2FORMER_SHARED" not in os.environ, reason="MASK2FORMER_SHARED names no folder of shared data")
-def test_truths_of_real_pictures_are_those_of_the_official_tool(tmp_path: Path) -> None:
+def test_ground_truths_of_real_images_are_those_of_the_official_tool(tmp_path: Path) -> None:
     """Polygons, crowds and annotated areas of COCO, with moved objects as predictions."""
     root = Path(os.environ["MASK2FORMER_SHARED"]) / "data" / "coco_mini"
     file = root / "annotations" / "instances_val2017.json"
@@ -528,14 +529,14 @@ def test_truths_of_real_pictures_are_those_of_the_official_tool(tmp_path: Path) 
     evaluation = Evaluation(["instance"], categories)
     with ResultsFile(tmp_path / "results.json", {index: item.id for index, item in enumerate(categories)}) as results:
         for case in ImageCases(samples, ["instance"], categories, class_map):
-            truth = case.truths["instance"]
-            masks = np.roll(SparseMasks.of(truth.masks).dense(), 2, axis=2)
+            ground_truth = case.ground_truths["instance"]
+            masks = np.roll(SparseMasks.of(ground_truth.masks).dense(), 2, axis=2)
             order = np.argsort([-mask.sum() % 97 for mask in masks], kind="stable")
             scores = np.linspace(0.9, 0.1, len(masks))
             boxes = mask_ops.boxes_xyxy(masks)
-            answer = Instances(masks[order], truth.labels[order], scores, boxes[order], categories)
-            evaluation.add({"instance": answer}, case.truths)
-            results.add(case.image_id, answer)
+            prediction = Instances(masks[order], ground_truth.labels[order], scores, boxes[order], categories)
+            evaluation.add({"instance": prediction}, case.ground_truths)
+            results.add(case.image_id, prediction)
     got = evaluation.compute()
     official = _official(json.loads(file.read_text()), tmp_path / "results.json")
     assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, abs=1e-9)

@@ -27,7 +27,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
     exec(compile(definition, PAGE.name, "exec"), names)
     reader: Any = as_reader(names["Shapes"](2, seed=0))
-    assert reader.truths(1, ["instance"])["instance"].labels.shape == (3,)
+    assert reader.ground_truths(1, ["instance"])["instance"].labels.shape == (3,)
     for long, short in (("300", "2"), ("Shapes(50", "Shapes(2"), ("Shapes(100", "Shapes(2")):
         assert long in use
         use = use.replace(long, short)

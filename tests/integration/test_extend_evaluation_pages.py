@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mask2former.data.scenes import Scenes
+from mask2former.data.datasets.scenes import Scenes
 
 PAGES = Path(__file__).parents[2] / "docs" / "extend"
 

@@ -1,4 +1,4 @@
-"""The pages on parts of one's own are executed as they stand, with fewer steps and smaller pictures."""
+"""The pages on parts of one's own are executed as they stand, with fewer steps and smaller images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FEWER = {
     r"RunConfig\(": "RunConfig(criterion=CriterionConfig(num_points=64), ",
     r"Criterion\(len\(([\w.]+)\)": r"Criterion(len(\1), num_points=64",
     r"range\(1000\)": "range(1)",
-    r"DataConfig\(total_batch=8\)": "DataConfig(dataset=SMALL, total_batch=2, num_workers=0)",
-    r"total_batch=8, seed=0\), batch_size=8": "total_batch=2, seed=0), batch_size=2",
+    r"DataConfig\(total_batch=8\)": "DataConfig(dataset=SMALL, batch_size=2, num_workers=0)",
+    r"batch_size=8, seed=0\), batch_size=8": "batch_size=2, seed=0), batch_size=2",
     r"Scenes\(96": "Scenes(64",
     r"length=20": "length=1",
 }

@@ -24,7 +24,7 @@ from mask2former.config import RunConfig
 
 
 class Place:
-    """A folder with a good picture, a good model and a good run file, in which a test makes something wrong."""
+    """A folder with a good image, a good model and a good run file, in which a test makes something wrong."""
 
     def __init__(self, folder: Path, model: Path, run: RunConfig) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Place:
         return str(path)
 
     def cut(self, name: str, share: float) -> str:
-        """The first part of a good picture."""
+        """The first part of a good image."""
         content = (self.folder / name).read_bytes()
         return self.file(f"cut-{name}", content[: int(share * len(content))])
 
@@ -115,13 +115,13 @@ class _Attack:
         return os.mkdir, (self.folder,)
 
 
-def _attack(place: Place) -> str:
-    return place.file("evil.pkl", pickle.dumps({"model": {"a": _Attack(str(place.folder / "attacked"))}}))
+def _attack(index: Place) -> str:
+    return index.file("evil.pkl", pickle.dumps({"model": {"a": _Attack(str(index.folder / "attacked"))}}))
 
 
-def _attack_in_zip(place: Place) -> str:
-    torch.save({"model": {"a": _Attack(str(place.folder / "attacked"))}}, place.folder / "evil.pth")
-    return str(place.folder / "evil.pth")
+def _attack_in_zip(index: Place) -> str:
+    torch.save({"model": {"a": _Attack(str(index.folder / "attacked"))}}, index.folder / "evil.pth")
+    return str(index.folder / "evil.pth")
 
 
 def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
@@ -129,30 +129,30 @@ def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tenso
     return {key: value for key, value in state.items() if key != name}
 
 
-def _torch_file(place: Place, values: Any) -> str:
-    torch.save(values, place.folder / "file.pth")
-    return str(place.folder / "file.pth")
+def _torch_file(index: Place, values: Any) -> str:
+    torch.save(values, index.folder / "file.pth")
+    return str(index.folder / "file.pth")
 
 
-def _folder(place: Place, name: str) -> str:
-    (place.folder / name).mkdir()
-    return str(place.folder / name)
+def _folder(index: Place, name: str) -> str:
+    (index.folder / name).mkdir()
+    return str(index.folder / name)
 
 
 # name: (what is typed, a word that the answer contains)
 FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
-    # pictures
-    "picture: missing": (lambda p: p.predict(str(p.folder / "none.jpg")), "none.jpg"),
-    "picture: empty file": (lambda p: p.predict(p.file("x.png", b"")), "empty"),
-    "picture: text": (lambda p: p.predict(p.file("x.jpg", "hello")), "not an image"),
-    "picture: web page": (lambda p: p.predict(p.file("x.jpg", "<html></html>")), "not an image"),
-    "picture: png cut short": (lambda p: p.predict(p.cut("good.png", 0.6)), "cut-good.png"),
-    "picture: jpeg cut short": (lambda p: p.predict(p.cut("good.jpg", 0.6)), "cut-good.jpg"),
-    "picture: header only": (lambda p: p.predict(p.cut("good.jpg", 0.1)), "cut-good.jpg"),
-    "picture: absurd size": (lambda p: p.predict(p.file("x.png", _huge_png())), "x.png"),
-    "picture: array file": (lambda p: p.predict(p.file("x.npy", b"\x93NUMPY\x01\0v\0{}")), "not an image"),
-    "picture: all broken": (lambda p: p.predict(p.file("x.png", b""), p.file("y.png", b"")), "no image could be"),
-    "picture: folder without any": (lambda p: p.predict(_folder(p, "bare")), "holds no images"),
+    # images
+    "image: missing": (lambda p: p.predict(str(p.folder / "none.jpg")), "none.jpg"),
+    "image: empty file": (lambda p: p.predict(p.file("x.png", b"")), "empty"),
+    "image: text": (lambda p: p.predict(p.file("x.jpg", "hello")), "not an image"),
+    "image: web page": (lambda p: p.predict(p.file("x.jpg", "<html></html>")), "not an image"),
+    "image: png cut short": (lambda p: p.predict(p.cut("good.png", 0.6)), "cut-good.png"),
+    "image: jpeg cut short": (lambda p: p.predict(p.cut("good.jpg", 0.6)), "cut-good.jpg"),
+    "image: header only": (lambda p: p.predict(p.cut("good.jpg", 0.1)), "cut-good.jpg"),
+    "image: absurd size": (lambda p: p.predict(p.file("x.png", _huge_png())), "x.png"),
+    "image: array file": (lambda p: p.predict(p.file("x.npy", b"\x93NUMPY\x01\0v\0{}")), "not an image"),
+    "image: all broken": (lambda p: p.predict(p.file("x.png", b""), p.file("y.png", b"")), "no image could be"),
+    "image: folder without any": (lambda p: p.predict(_folder(p, "bare")), "holds no images"),
     # checkpoints
     "checkpoint: missing": (lambda p: p.load(str(p.folder / "none.safetensors")), "none.safetensors"),
     "checkpoint: empty file": (lambda p: p.load(p.file("x.safetensors", b"")), "empty"),
@@ -162,7 +162,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
         lambda p: p.load(p.file("x.safetensors", "version https://git-lfs.github.com/spec/v1\n")),
         "LFS",
     ),
-    "checkpoint: picture": (lambda p: p.load(p.good), "good.png"),
+    "checkpoint: image": (lambda p: p.load(p.good), "good.png"),
     "checkpoint: cut short": (
         lambda p: p.load(p.file("x.safetensors", Path(p.model).read_bytes()[:5000])),
         "x.safetensors",
@@ -226,7 +226,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "run file: out of range": (lambda p: ["train", p.run_file(("optim.lr", -1))], "optim.lr"),
     "run file: unknown kind": (lambda p: ["train", p.run_file(("model.backbone.name", "vgg"))], "backbone"),
     "run file: contradiction": (lambda p: ["train", p.run_file(("model.pixel_decoder.dim", 128))], "must be equal"),
-    "run file: uneven batch": (lambda p: ["train", p.run_file(("data.batch_per_device", 3))], "batch_per_device"),
+    "run file: uneven batch": (lambda p: ["train", p.run_file(("data.batch_size_per_device", 3))], "batch_size_per_device"),
     "run file: monitors what is not measured": (
         lambda p: ["train", p.run_file(("evaluation.monitor", "instance/AP"))],
         "evaluation.monitor",
@@ -258,7 +258,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "argument: no instances": (lambda p: p.predict(p.good, max_instances=0), "max_instances"),
     "argument: output is a file": (lambda p: p.predict(p.good, output=p.good), "is a file"),
     "argument: output is the source": (lambda p: p.predict(str(p.folder), output=str(p.folder)), "sources"),
-    "argument: output would hit the picture": (lambda p: p.predict(p.good, output=str(p.folder)), "overwrite"),
+    "argument: output would hit the image": (lambda p: p.predict(p.good, output=str(p.folder)), "overwrite"),
     "argument: coco is a folder": (lambda p: p.predict(p.good, coco=str(p.folder)), "is a folder"),
     "argument: no such recipe": (lambda p: ["recipe", "scenes-huge"], "scenes-tiny"),
     "argument: no scenes": (lambda p: ["evaluate", p.model, "--scenes", "0"], "scenes"),
@@ -266,7 +266,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "argument: evaluated task unknown": (lambda p: ["evaluate", p.model, "--task", "depth"], "depth"),
     "argument: demo without its model": (lambda p: ["demo", "--model", p.good, "--output", p.output], "good.png"),
     "argument: demo output is a file": (lambda p: ["demo", "--model", p.model, "--output", p.good], "is a file"),
-    "argument: inspected picture": (lambda p: ["inspect", p.good], "good.png"),
+    "argument: inspected image": (lambda p: ["inspect", p.good], "good.png"),
 }
 
 
@@ -275,20 +275,20 @@ def _snapshot(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_file: Path, tiny_run: RunConfig) -> Place:
+def index(tmp_path: Path, tiny_file: Path, tiny_run: RunConfig) -> Place:
     return Place(tmp_path, tiny_file, tiny_run)
 
 
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_wrong_request_is_answered_by_one_line(
-    place: Place, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    index: Place, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     monkeypatch.setenv("MASK2FORMER_CACHE", "/nowhere")
     typed, expected = FAULTS[name]
-    words = typed(place)
-    before = _snapshot(place.folder)
+    words = typed(index)
+    before = _snapshot(index.folder)
     code = main(words)
     captured = capsys.readouterr()
     assert code == 2, captured
@@ -297,25 +297,25 @@ def test_a_wrong_request_is_answered_by_one_line(
     assert lines[0].startswith("error: ")
     assert expected in lines[0]
     assert "Traceback" not in captured.out + captured.err
-    assert _snapshot(place.folder) == before
+    assert _snapshot(index.folder) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", _huge_png()], ids=["empty", "text", "absurd size"])
-def test_a_broken_picture_among_good_ones_is_reported_at_the_end(
-    place: Place, content: bytes, capsys: pytest.CaptureFixture[str]
+def test_a_broken_image_among_good_ones_is_reported_at_the_end(
+    index: Place, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = place.file("broken.png", content)
-    assert main(place.predict(broken, place.good, task="semantic")) == 1
+    broken = index.file("broken.png", content)
+    assert main(index.predict(broken, index.good, task="semantic")) == 1
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("error: 1 image of 2 failed: ")
     assert broken in lines[0]
     assert "1 image segmented" in captured.out
-    assert {path.name for path in Path(place.output).iterdir()} == {"good.json", "good.png", "good_labels.png"}
+    assert {path.name for path in Path(index.output).iterdir()} == {"good.json", "good.png", "good_labels.png"}
 
 
-def test_a_sound_request_in_the_same_place_succeeds(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_request_in_the_same_place_succeeds(index: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Else the faults above would prove nothing."""
-    assert main(place.predict(place.good, model=place.checkpoint())) == 0
+    assert main(index.predict(index.good, model=index.checkpoint())) == 0
     assert capsys.readouterr().err == ""

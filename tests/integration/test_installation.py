@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 def build(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[Path]]:
     """Run the build hook into ``folder``; the tree stays as it is."""
-    places = ["--build-lib", str(folder), "--build-temp", str(folder / "temp")]
-    command = [sys.executable, "setup.py", "build_ext", *places]
+    indices = ["--build-lib", str(folder), "--build-temp", str(folder / "temp")]
+    command = [sys.executable, "setup.py", "build_ext", *indices]
     run = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )

@@ -29,8 +29,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "averaged": {"optim__ema_decay": 0.5, "evaluation__tasks": ["semantic", "instance"]},
     "patient": {"evaluation__patience": 1, "optim__lr": 1e-9},  # stops, since so small steps change nothing
-    "accumulating": {"data__batch_per_device": 1, "optim__lr": 3e-3},
-    "rarely kept": {"trainer__checkpoint_every": 3},
+    "accumulating": {"data__batch_size_per_device": 1, "optim__lr": 3e-3},
+    "rarely kept": {"trainer__checkpoint_interval": 3},
     "begun elsewhere": {"model__init": "scenes-tiny"},
 }
 
@@ -42,8 +42,8 @@ class KilledError(BaseException):
 def config_of(output: Path, kind: str) -> RunConfig:
     values = run_values(
         output,
-        trainer={"max_steps": 6, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 2},
-        evaluation={"every": 2, "tasks": ["semantic"], "monitor": "semantic/mIoU", "num_pictures": 1},
+        trainer={"max_steps": 6, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2},
+        evaluation={"interval": 2, "tasks": ["semantic"], "monitor": "semantic/mIoU", "num_images": 1},
         data__total_batch=2,
     )
     for path, value in KINDS[kind].items():
@@ -85,11 +85,11 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, number: i
     """End the run at the ``number``-th call of a method, before it or after it."""
     original, calls = getattr(owner, method), iter(range(1, 1000))
 
-    def dying(self: Any, *arguments: Any, **options: Any) -> Any:
+    def dying(self: Any, *kwargs: Any, **options: Any) -> Any:
         is_last = next(calls) == number
         if is_last and not after:
             raise KilledError
-        result = original(self, *arguments, **options)
+        result = original(self, *kwargs, **options)
         if is_last:
             raise KilledError
         return result

@@ -22,11 +22,11 @@ from mask2former.training.run import train as _train  # noqa: F401  (before the 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(run_file: Path, *arguments: str, code: str = "") -> subprocess.Popen[str]:
+def start(run_file: Path, *kwargs: str, code: str = "") -> subprocess.Popen[str]:
     program = f"{code}\nfrom mask2former.cli import main\nif __name__ == '__main__': raise SystemExit(main())\n"
     script = run_file.with_name("program.py")
     script.write_text(program)
-    command = [sys.executable, str(script), "train", str(run_file), *arguments]
+    command = [sys.executable, str(script), "train", str(run_file), *kwargs]
     return subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -48,8 +48,8 @@ def write(folder: Path, **changes: object) -> Path:
 
 
 STEPS = 20
-TRAINER = {"max_steps": STEPS, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 3}
-RUN = {"trainer": TRAINER, "optim__ema_decay": 0.9, "evaluation": {"every": STEPS // 2}}
+TRAINER = {"max_steps": STEPS, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 3}
+RUN = {"trainer": TRAINER, "optim__ema_decay": 0.9, "evaluation": {"interval": STEPS // 2}}
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -89,7 +89,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Path) ->
 
 
 def test_interrupt_says_where_to_go_on(tmp_path: Path) -> None:
-    run_file = write(tmp_path, trainer={**TRAINER, "max_steps": 100_000}, evaluation={"every": 100_000})
+    run_file = write(tmp_path, trainer={**TRAINER, "max_steps": 100_000}, evaluation={"interval": 100_000})
     log = tmp_path / "log.txt"
     process = Started(["train", str(run_file)], log)
     deadline = time.monotonic() + 200
@@ -123,7 +123,7 @@ def together(self, *arguments, **options):
     return forward(self, *arguments, **options)
 Mask2Former.forward = together
 """
-    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_every": 1}
+    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     process = start(write(tmp_path, trainer=trainer), code=code)
     text = finish(process, seconds=120)
     assert process.returncode == 0, text
@@ -132,7 +132,7 @@ Mask2Former.forward = together
 
 
 def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
-    trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_every": 1}
+    trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     code = """
 import os
 from mask2former.training.module import TrainingModule

@@ -51,18 +51,18 @@ def web(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             "file": f"tiny_{md5}.safetensors",
             "md5_prefix": md5,
             "num_bytes": len(data),
-            "licence": "Lab",
+            "license": "Lab",
         }
-        licences = {"Lab": {"url": "http://127.0.0.1/terms", "commercial": False}}
-        (tmp_path / "zoo.json").write_text(json.dumps({"licences": licences, "models": [row]}))
+        licenses = {"Lab": {"url": "http://127.0.0.1/terms", "commercial": False}}
+        (tmp_path / "zoo.json").write_text(json.dumps({"licenses": licenses, "models": [row]}))
         monkeypatch.setenv("MASK2FORMER_ZOO", str(tmp_path / "zoo.json"))
         monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path / "cache"))
         yield server
 
 
-def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
+def listed(capsys: pytest.CaptureFixture[str], *kwargs: str) -> list[dict]:
     capsys.readouterr()
-    assert main(["models", "--json", *arguments]) == 0
+    assert main(["models", "--json", *kwargs]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -76,7 +76,7 @@ def test_models_lists_all_with_their_facts(capsys: pytest.CaptureFixture[str], m
     assert names(rows) == [*checkpoints.packaged_names(), *recipes.recipe_names()]
     (row,) = (row for row in rows if row["name"] == "coco-panoptic/swin-l")
     assert row["metrics"] == {"PQ": 57.8, "AP": 48.6, "mIoU": 67.4}
-    assert (row["queries"], row["path"], row["licence"]["commercial"]) == (200, None, False)
+    assert (row["queries"], row["path"], row["license"]["commercial"]) == (200, None, False)
     assert 800e6 < row["num_bytes"] < 900e6
 
     assert main(["models"]) == 0
@@ -124,7 +124,7 @@ def test_a_name_is_enough(
     ]
     assert main(predict) == 0
     assert main(["inspect", "lab/tiny"]) == 0
-    assert "licence of the weights  Lab" in capsys.readouterr().out
+    assert "license of the weights  Lab" in capsys.readouterr().out
     assert main(["evaluate", "lab/tiny", "--scenes", "1", "--size", "64", "--task", "semantic"]) == 0
     assert len(web.requests) == 1
     (row,) = listed(capsys, "--cached", "--task", "panoptic")[-1:]
@@ -176,7 +176,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(
 def test_training_starts_from_a_name(
     web: Server, tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other classes, more queries: the run says what starts afresh, and the licence travels into the result."""
+    """Other classes, more queries: the run says what starts afresh, and the license travels into the result."""
     pytest.importorskip("lightning")
     values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
     config = checkpoints.open_checkpoint(tiny_file).info.to_dict()["config"]

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from mask2former import Criterion, LossTerm, Mask2Former, Predictor, RunConfig, checkpoints, train
 from mask2former.cli import main
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
-from mask2former.inference.evaluate import ImageCases, evaluate_predictor, match_classes
-from mask2former.inference.facts import checkpoint_facts
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.losses import MatchedDepth
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.structures import MaskOutput
@@ -71,7 +72,7 @@ class Pooled(nn.Module):
         self.queries = nn.Parameter(torch.randn(QUERIES, DIM))
         self.classes = nn.Linear(DIM, CLASSES + 1)
 
-    def forward(self, features: PixelFeatures, num_frames: int = 1, *, auxiliary: bool = True) -> MaskOutput:
+    def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> MaskOutput:
         assert num_frames == 1
         queries = self.queries + features.multi_scale[0].mean((2, 3)).unsqueeze(1)
         masks = torch.einsum("bqc,bchw->bqhw", queries, features.mask_features).unsqueeze(2)
@@ -94,7 +95,7 @@ def own_criterion() -> Criterion:
 
 
 def run_of(folder: Path, **changes: Any) -> RunConfig:
-    return config_of(folder, **{"trainer__max_steps": 2, "evaluation__num_pictures": 1, **changes})
+    return config_of(folder, **{"trainer__max_steps": 2, "evaluation__num_images": 1, **changes})
 
 
 def own_data() -> dict[str, Any]:
@@ -146,7 +147,7 @@ def test_its_file_says_that_it_has_parts_of_its_own(finished: Path, tmp_path: Pa
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
     model.save_pretrained(tmp_path / "folder")
     assert "model=model" in (tmp_path / "folder" / "README.md").read_text()
-    assert checkpoint_facts(file)["architecture"].startswith("parts of its own")
+    assert describe_checkpoint(file)["architecture"].startswith("parts of its own")
     for name in ("model.pkl", "model.pth"):
         with pytest.raises(ValueError, match="no configuration describes"):
             checkpoints.save_pretrained(model, tmp_path / name)

@@ -16,7 +16,8 @@ from scipy import ndimage
 from mask2former import demo, recipes
 from mask2former.cli import main
 from mask2former.data.frames import open_frames
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.inference.predictor import Predictor
 from mask2former.structures import ModelInfo
 
@@ -71,17 +72,17 @@ def test_it_finds_the_things_of_a_scene(predictor: Predictor) -> None:
     assert sample.target is not None
     image = sample.image[0].permute(1, 2, 0).numpy()
     result = predictor(image, "semantic")
-    truth = np.zeros(image.shape[:2], int)
+    ground_truth = np.zeros(image.shape[:2], int)
     for label, mask in zip(sample.target.labels.tolist(), sample.target.masks[:, 0].numpy(), strict=True):
-        truth[mask] = label
-    assert (result.labels == truth).mean() > 0.7
+        ground_truth[mask] = label
+    assert (result.labels == ground_truth).mean() > 0.7
 
 
 # --- nuclei ----------------------------------------------------------------------------------------------------------
 
 
 def _fluorescence(seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Blurred bright ellipses that do not touch, on dark noise, and their ids: what such a picture looks like."""
+    """Blurred bright ellipses that do not touch, on dark noise, and their ids: what such an image looks like."""
     rng = np.random.default_rng(seed)
     ids, (y, x) = np.zeros((200, 280), dtype=int), np.mgrid[:200, :280]
     while ids.max() < count:
@@ -94,19 +95,19 @@ def _fluorescence(seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
         if not (ids[around] > 0).any():
             ids[mask] = ids.max() + 1
     brightness = np.append(0.0, rng.uniform(60, 160, count)).take(ids)
-    picture = ndimage.gaussian_filter(brightness, 1.0) + 12 + rng.normal(0, 3, ids.shape)
-    return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2), ids
+    image = ndimage.gaussian_filter(brightness, 1.0) + 12 + rng.normal(0, 3, ids.shape)
+    return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2), ids
 
 
 def test_nuclei_are_found_one_by_one() -> None:
     """Drawn ones, which the model has never seen: it learned from microscopes."""
     predictor = Predictor.from_pretrained("nuclei", device="cpu")
-    picture, ids = _fluorescence(seed=0)
-    found = predictor(picture, "instance").above(0.5)
+    image, ids = _fluorescence(seed=0)
+    found = predictor(image, "instance").above(0.5)
     assert found.masks.sum(axis=0).max() == 1
-    truths = np.stack([ids == number for number in range(1, ids.max() + 1)])
-    common = (truths[:, None] & found.masks[None]).sum((2, 3))
-    ious = common / (truths.sum((1, 2))[:, None] + found.masks.sum((1, 2))[None] - common)
+    ground_truths = np.stack([ids == number for number in range(1, ids.max() + 1)])
+    common = (ground_truths[:, None] & found.masks[None]).sum((2, 3))
+    ious = common / (ground_truths.sum((1, 2))[:, None] + found.masks.sum((1, 2))[None] - common)
     right = int((ious.max(axis=1) > 0.5).sum())
     assert right >= 25
     assert len(found) - right <= 3
@@ -122,8 +123,8 @@ def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
 
 
 def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture, _ = _fluorescence(seed=1)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    image, _ = _fluorescence(seed=1)
+    Image.fromarray(image).save(tmp_path / "a.png")
     common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-overlays"]
     for name, options in {"stored": [], "others": ["--tile", "100"], "none": ["--tile", "0"]}.items():
         assert main([*common, "--model", "nuclei", "-o", str(tmp_path / name), *options]) == 0

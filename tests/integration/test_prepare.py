@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from mask2former.data.prepare import dataset_names, prepare
-from mask2former.errors import RequestError
+from mask2former.dataset_tools.prepare import dataset_names, prepare
+from mask2former.errors import UserError
 
 # pycocotools' own: its decoder lags behind numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:.*copy keyword.*:DeprecationWarning")
@@ -29,8 +29,8 @@ def save(path: Path, pixels: np.ndarray, **options: object) -> None:
 
 
 def load(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def ids_of(path: Path) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_ade_refuses_what_breaks_its_rules(
     folder = tmp_path / "ADEChallengeData2016"
     save(folder / "annotations" / "validation" / "ADE_val_00000001.png", labels)
     save(folder / "annotations_instance" / "validation" / "ADE_val_00000001.png", objects)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare("ade20k", tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_without_its_library_the_newer_matlab_format_is_refused_with_the_remedy(
     labels = write_stuff(tmp_path)
     write_matlab_7_3(tmp_path / "coco" / "coco_stuff_10k" / "annotations" / "COCO_train2014_000000000077.mat", labels)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(RequestError, match=r"0077\.mat' is a MATLAB 7\.3 file; pip install h5py"):
+    with pytest.raises(UserError, match=r"0077\.mat' is a MATLAB 7\.3 file; pip install h5py"):
         prepare("coco-stuff-10k", tmp_path)
 
 
@@ -241,7 +241,7 @@ def test_broken_matrices_are_named(tmp_path: Path, damage: str) -> None:
         file.unlink()
     else:
         savemat(file, {"S": np.ones((4, 2))} if damage == "other size" else {"T": np.ones((2, 4))})
-    with pytest.raises(RequestError, match=r"0077\.mat"):
+    with pytest.raises(UserError, match=r"0077\.mat"):
         prepare("coco-stuff-10k", tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_broken_matrices_are_named(tmp_path: Path, damage: str) -> None:
 
 
 def write_city(root: Path) -> np.ndarray:
-    """Road, a car, a group of cars, a caravan (not evaluated), the border of the picture, a bridge."""
+    """Road, a car, a group of cars, a caravan (not evaluated), the border of the image, a bridge."""
     instances = np.zeros((6, 8), dtype=np.uint16)
     instances[3:], instances[1, 1:3], instances[1, 4:6], instances[4, 2:4] = 7, 26000, 26, 26012
     instances[0], instances[5, 6:], instances[2, 7] = 3, 29001, 15
@@ -284,7 +284,7 @@ def test_cityscapes_panoptic_files_are_those_of_the_official_tool(tmp_path: Path
     (tmp_path / "out").mkdir()
     official.convert2panoptic(str(folder), str(tmp_path / "out"), setNames=["val"])
     ours, theirs = (
-        json.loads((place / "cityscapes_panoptic_val.json").read_text()) for place in (folder, tmp_path / "out")
+        json.loads((index / "cityscapes_panoptic_val.json").read_text()) for index in (folder, tmp_path / "out")
     )
     assert ours == theirs
     name = "cityscapes_panoptic_val/ulm_000001_000019_gtFine_panoptic.png"
@@ -346,13 +346,13 @@ def test_a_stopped_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
     numbers = tuple(range(1, 46))
-    for place in ("one", "two"):
-        write_ade(tmp_path / place, numbers)
-        shutil.rmtree(tmp_path / place / "ADEChallengeData2016" / "annotations_instance")
-        prepare("ade20k", tmp_path / place, 1 if place == "one" else 2)
+    for index in ("one", "two"):
+        write_ade(tmp_path / index, numbers)
+        shutil.rmtree(tmp_path / index / "ADEChallengeData2016" / "annotations_instance")
+        prepare("ade20k", tmp_path / index, 1 if index == "one" else 2)
     one, two = (
-        {path.name: path.read_bytes() for path in (tmp_path / place).rglob("annotations_detectron2/*/*.png")}
-        for place in ("one", "two")
+        {path.name: path.read_bytes() for path in (tmp_path / index).rglob("annotations_detectron2/*/*.png")}
+        for index in ("one", "two")
     )
     assert one == two
     assert len(one) == 45
@@ -360,13 +360,13 @@ def test_several_processes_make_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", dataset_names())
 def test_an_absent_data_set_is_refused_with_what_to_unpack(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=r"unpack .*--data-root"):
+    with pytest.raises(UserError, match=r"unpack .*--data-root"):
         prepare(name, tmp_path)
 
 
 def test_an_unknown_data_set_is_refused_with_those_there_are(tmp_path: Path) -> None:
     there_are = "ade20k, ade20k-full, cityscapes, coco-stuff-10k; the other data sets are read as downloaded"
-    with pytest.raises(RequestError, match=f"'voc'; there are: {there_are}"):
+    with pytest.raises(UserError, match=f"'voc'; there are: {there_are}"):
         prepare("voc", tmp_path)
 
 
@@ -396,7 +396,7 @@ def test_real_cityscapes_files_give_the_published_panoptic_file(tmp_path: Path) 
 
 
 def test_real_ade_objects_come_back(tmp_path: Path) -> None:
-    """Object PNGs drawn from the derived annotations of the three training pictures give these annotations."""
+    """Object PNGs drawn from the derived annotations of the three training images give these annotations."""
     source = shared() / "ade_mini" / "ADEChallengeData2016"
     given = json.loads((source / "instance_training.json").read_text())
     folder = tmp_path / "ADEChallengeData2016"
@@ -431,5 +431,5 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
     stuff = tmp_path / "coco" / "coco_stuff_10k" / "imageLists"
     stuff.mkdir(parents=True)
     (stuff / "train.txt").write_text("../../x\n")
-    with pytest.raises(RequestError, match="names of images without folders"):
+    with pytest.raises(UserError, match="names of images without folders"):
         prepare("coco-stuff-10k", tmp_path)

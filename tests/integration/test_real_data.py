@@ -1,4 +1,4 @@
-"""The published data sets by a few real pictures each, which lie outside the repository."""
+"""The published data sets by a few real images each, which lie outside the repository."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from runs import config_of, table
 
 from mask2former.config import DataConfig, DatasetConfig, parse
-from mask2former.data.build import build_pictures, build_training_set
+from mask2former.data.build import build_images, build_training_set
 from mask2former.data.label_maps import read_id_colors, read_label_map
-from mask2former.data.sampling import Draw
-from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
+from mask2former.data.loading.sampling import Draw
+from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth, PanopticGroundTruth
 
 pytestmark = pytest.mark.skipif(
     "MASK2FORMER_SHARED" not in os.environ, reason="MASK2FORMER_SHARED names no folder of shared data"
 )
 
-KINDS = {  # number of pictures in training and validation
+KINDS = {  # number of images in training and validation
     "coco-panoptic": (3, 3),
     "coco-instance": (16, 29),
     "coco-semantic": (3, 3),
@@ -35,7 +35,7 @@ KINDS = {  # number of pictures in training and validation
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Official layouts that link to the pictures; a split that is not there is the other one."""
+    """Official layouts that link to the images; a split that is not there is the other one."""
     data = Path(os.environ["MASK2FORMER_SHARED"]) / "data"
     coco, streets = tmp_path / "coco", tmp_path / "cityscapes"
     (coco / "annotations").mkdir(parents=True)
@@ -75,41 +75,41 @@ def config_for(kind: str, root: Path) -> DatasetConfig:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_real_pictures_and_their_truths_are_read(kind: str, root: Path) -> None:
+def test_real_images_and_their_ground_truths_are_read(kind: str, root: Path) -> None:
     for split, expected in zip(("train", "validation"), KINDS[kind], strict=True):
-        samples = build_pictures(config_for(kind, root), split)  # type: ignore[arg-type]
+        samples = build_images(config_for(kind, root), split)  # type: ignore[arg-type]
         assert len(samples) == expected
         assert len(samples.wide()) == expected
-        for place in range(expected):
-            sample = samples[place]
+        for index in range(expected):
+            sample = samples[index]
             assert sample.target is not None
             assert len(sample.target.labels)
             assert (sample.target.labels < len(samples.categories)).all()
             assert sample.target.masks.any()
             size = tuple(sample.image.shape[2:])
-            for truth in samples.truths(place, samples.tasks).values():
-                shape = truth.masks.shape[1:] if isinstance(truth, InstanceTruth) else np.shape(_map(truth))
+            for ground_truth in samples.ground_truths(index, samples.tasks).values():
+                shape = ground_truth.masks.shape[1:] if isinstance(ground_truth, InstanceGroundTruth) else np.shape(_map(ground_truth))
                 assert shape == size
 
 
-def _map(truth: Any) -> np.ndarray:
-    if isinstance(truth, PanopticTruth):
-        return truth.ids
-    return truth.instance_ids if isinstance(truth, CityscapesTruth) else truth
+def _map(ground_truth: Any) -> np.ndarray:
+    if isinstance(ground_truth, PanopticGroundTruth):
+        return ground_truth.ids
+    return ground_truth.instance_ids if isinstance(ground_truth, CityscapesGroundTruth) else ground_truth
 
 
 def test_cityscapes_agrees_with_the_files_that_its_own_tools_made(root: Path) -> None:
-    samples = build_pictures(config_for("cityscapes-panoptic", root), "validation")
+    samples = build_images(config_for("cityscapes-panoptic", root), "validation")
     base = Path(os.environ["MASK2FORMER_SHARED"]) / "data" / "cityscapes_mini" / "gtFine"
     name = "frankfurt_000000_000294"
-    truth = samples.truths(0, ["panoptic"])["panoptic"]
-    assert isinstance(truth, PanopticTruth)
+    ground_truth = samples.ground_truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(ground_truth, PanopticGroundTruth)
     official = read_id_colors(base / "cityscapes_panoptic_val" / f"{name}_gtFine_panoptic.png")
-    assert len(truth.segments) == len(np.unique(official)) - 1
-    pairs = {tuple(pair) for pair in np.stack([truth.ids, official], axis=-1).reshape(-1, 2).tolist()}
-    assert len(pairs) == len(truth.segments) + 1  # one to one, void with void
+    assert len(ground_truth.segments) == len(np.unique(official)) - 1
+    pairs = {tuple(pair) for pair in np.stack([ground_truth.ids, official], axis=-1).reshape(-1, 2).tolist()}
+    assert len(pairs) == len(ground_truth.segments) + 1  # one to one, void with void
     labels = read_label_map(base / "val" / "frankfurt" / f"{name}_gtFine_labelIds.png")
-    by_class = np.array([0] + [samples.categories[label].id for _, label, _ in truth.segments])[truth.ids]
+    by_class = np.array([0] + [samples.categories[label].id for _, label, _ in ground_truth.segments])[ground_truth.ids]
     np.testing.assert_array_equal(
         by_class, np.where(np.isin(labels, list(samples.categories.index_of_id())), labels, 0)
     )
@@ -136,12 +136,12 @@ def test_ten_steps_of_every_task(kind: str, augmentation: str, root: Path, tmp_p
         data={
             "dataset": dataset_of(kind, root),
             "augmentation": values,
-            "total_batch": 2,
+            "batch_size": 2,
             "num_workers": 0,
         },
         model__inference={"tasks": [task], "short_edge": 0},
-        trainer={"max_steps": 10, "accelerator": "cpu", "log_every": 1, "checkpoint_every": 10},
-        evaluation={"every": 10, "tasks": [task], "monitor": f"{task}/{monitor}", "num_pictures": 1},
+        trainer={"max_steps": 10, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 10},
+        evaluation={"interval": 10, "tasks": [task], "monitor": f"{task}/{monitor}", "num_images": 1},
     )
     result = train(config)
     assert result.model.is_file()

@@ -19,13 +19,14 @@ from PIL import Image
 
 from mask2former.cli import app, main
 from mask2former.config import InferenceConfig, Task
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.data.transforms import shortest_edge_size
-from mask2former.evaluation.semantic import SemanticEvaluator
-from mask2former.inference.evaluate import EvaluationReport, ImageCases, evaluate_predictor, match_classes
-from mask2former.inference.highlights import Highlights
+from mask2former.metrics.semantic import SemanticEvaluator
+from mask2former.evaluation.evaluate import EvaluationReport, ImageCases, evaluate_predictor, match_classes
+from mask2former.evaluation.gallery import Gallery
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.report import write_report
+from mask2former.evaluation.report import write_report
 from mask2former.inference.tta import MultiScaleFlip
 from mask2former.structures import Categories
 
@@ -66,29 +67,29 @@ class Page(HTMLParser):
         return (attributes for name, attributes in self.tags if name == tag)
 
 
-def _measured(predictor: Predictor, count: int = 4) -> tuple[EvaluationReport, Highlights]:
-    highlights = Highlights(predictor.categories, keep=2)
+def _measured(predictor: Predictor, count: int = 4) -> tuple[EvaluationReport, Gallery]:
+    gallery = Gallery(predictor.categories, keep=2)
     class_map = match_classes(predictor.categories, predictor.categories)
     cases = ImageCases(Scenes((96, 96), seed=31, length=count), TASKS, predictor.categories, class_map)
-    report = evaluate_predictor(predictor, cases, TASKS, observe=highlights.add, short_edge=0)
-    return report, highlights
+    report = evaluate_predictor(predictor, cases, TASKS, observe=gallery.add, short_edge=0)
+    return report, gallery
 
 
 @pytest.fixture(scope="module")
-def measured() -> tuple[EvaluationReport, Highlights]:
+def measured() -> tuple[EvaluationReport, Gallery]:
     return _measured(Predictor.from_pretrained("scenes-tiny", device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def source(measured: tuple[EvaluationReport, Highlights], tmp_path_factory: pytest.TempPathFactory) -> str:
+def source(measured: tuple[EvaluationReport, Gallery], tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "new" / "index.html"
-    report, highlights = measured
+    report, gallery = measured
     settings = {"model": "scenes-tiny", "tta": {"flip": True, "short_edges": [96, 128]}}
-    write_report(path, report, SCENE_CATEGORIES, highlights, title="Scenes & more", settings=settings)
+    write_report(path, report, SCENE_CATEGORIES, gallery, title="Scenes & more", settings=settings)
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationReport, Highlights]) -> None:
+def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationReport, Gallery]) -> None:
     page, (report, _) = Page(source), measured
     text = " ".join(page.text.split())
     for name in ("panoptic/PQ", "instance/AP50", "semantic/mIoU", "semantic/pACC"):
@@ -111,7 +112,7 @@ def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationRepor
 
 
 def test_the_page_shows_groups_with_their_numbers(
-    measured: tuple[EvaluationReport, Highlights], tmp_path: Path
+    measured: tuple[EvaluationReport, Gallery], tmp_path: Path
 ) -> None:
     report, _ = measured
     values = {name: value / 2 for name, value in report.metrics.items() if name != "instance/AP50"}
@@ -150,19 +151,19 @@ def test_the_page_needs_nothing_but_itself(source: str) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_pictures_are_picture_truth_and_answer(source: str, measured: tuple[EvaluationReport, Highlights]) -> None:
+def test_the_images_are_image_ground_truth_and_answer(source: str, measured: tuple[EvaluationReport, Gallery]) -> None:
     images = list(Page(source).named("img"))
     kept = [measured[1].of(task, kind) for task in TASKS for kind in ("best", "worst", "surprising")]
     assert len(images) == 3 * sum(map(len, kept)) >= 3 * 3 * 2 * 2
     for attributes in images:
         assert attributes["alt"]
         data = base64.b64decode((attributes["src"] or "").partition(",")[2], validate=True)
-        with Image.open(io.BytesIO(data)) as picture:
-            assert picture.size == (384, 384)  # four times as large, so that names can be read
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.size == (384, 384)  # four times as large, so that names can be read
 
 
-def test_hostile_names_stay_text(measured: tuple[EvaluationReport, Highlights], tmp_path: Path) -> None:
-    report, highlights = measured
+def test_hostile_names_stay_text(measured: tuple[EvaluationReport, Gallery], tmp_path: Path) -> None:
+    report, gallery = measured
     renamed = Categories.from_names([HOSTILE, *SCENE_CATEGORIES.names[1:]], SCENE_CATEGORIES.names[1:8])
     first = SCENE_CATEGORIES.names[0]
     rows: dict[Task, dict[str, dict[str, float]]] = {
@@ -170,7 +171,7 @@ def test_hostile_names_stay_text(measured: tuple[EvaluationReport, Highlights], 
         for task, table in report.per_class.items()
     }
     changed = EvaluationReport(report.metrics, rows, 4, 1.0, report.evaluators)
-    write_report(tmp_path / "x.html", changed, renamed, highlights, title=HOSTILE, settings={HOSTILE: HOSTILE})
+    write_report(tmp_path / "x.html", changed, renamed, gallery, title=HOSTILE, settings={HOSTILE: HOSTILE})
     source = (tmp_path / "x.html").read_text(encoding="utf-8")
     page = Page(source)
     assert not list(page.named("script"))
@@ -204,11 +205,11 @@ def test_many_classes_fold_between_the_best_and_the_worst(tmp_path: Path) -> Non
 
 def test_a_model_that_finds_nothing_has_a_page_too(tmp_path: Path, tiny_file: Path) -> None:
     predictor = Predictor.from_pretrained(tiny_file, device="cpu", score_threshold=1.0)
-    report, highlights = _measured(predictor, count=2)
-    write_report(tmp_path / "x.html", report, predictor.categories, highlights)
+    report, gallery = _measured(predictor, count=2)
+    write_report(tmp_path / "x.html", report, predictor.categories, gallery)
     assert "PQ" in Page((tmp_path / "x.html").read_text(encoding="utf-8")).text
     write_report(tmp_path / "y.html", EvaluationReport({}, {}, 0, 0.0), predictor.categories)
-    assert "0 pictures" in Page((tmp_path / "y.html").read_text(encoding="utf-8")).text
+    assert "0 images" in Page((tmp_path / "y.html").read_text(encoding="utf-8")).text
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -228,8 +229,8 @@ def _write_run(folder: Path, seed: int = 0, rows: int = 12) -> Path:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
 
 
 def test_plot_draws_several_runs_and_one_that_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,7 +256,7 @@ def test_plot_draws_several_runs_and_one_that_goes_on(tmp_path: Path, capsys: py
 def test_plot_reads_what_training_wrote(tmp_path: Path) -> None:
     from runs import config_of
 
-    from mask2former.inference.curves import plot_runs, read_run
+    from mask2former.evaluation.curves import plot_runs, read_run
     from mask2former.training.run import train
 
     pytest.importorskip("matplotlib", reason="needs the extra report")
@@ -369,8 +370,8 @@ def test_every_command_of_the_guide_is_understood() -> None:
     assert {line.split()[1] for line in lines} == {"evaluate", "predict", "plot"}
     verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
     for line in lines:
-        _, verb, *arguments = shlex.split(line)
-        verbs[verb].make_context(verb, arguments)  # fails on options and values that it does not know
+        _, verb, *kwargs = shlex.split(line)
+        verbs[verb].make_context(verb, kwargs)  # fails on options and values that it does not know
 
 
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from runs import run_values
 
 from mask2former.checkpoints.convert import convert
 from mask2former.config import RunConfig, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.training.run import train
 
@@ -40,5 +40,5 @@ def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureF
 
     values["output"] = str(tmp_path / "other")
     values["model"]["backbone"] = {"name": "swin"}
-    with pytest.raises(RequestError, match=r"The file is of resnet18; set model\.backbone to that"):
+    with pytest.raises(UserError, match=r"The file is of resnet18; set model\.backbone to that"):
         train(parse(RunConfig, values, "test"))

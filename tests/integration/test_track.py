@@ -17,7 +17,7 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.data.frames import open_frames
-from mask2former.data.scenes import SceneClips
+from mask2former.data.datasets.scenes import SceneClips
 from mask2former.inference.predictor import Predictor
 from mask2former.results_io.json import TrackDocument
 from mask2former.results_io.video import VideoWriter
@@ -72,7 +72,7 @@ def test_a_folder_becomes_a_video_and_json(
 def test_a_video_can_be_cut_and_its_stuff_kept(images: list[np.ndarray], tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
         for index, image in enumerate(images):
-            writer.add_picture(image, index / 10)
+            writer.add_image(image, index / 10)
     words = ("--task", "panoptic", "--start", 0.2, "--end", 0.5, "--no-video", "--window", 2)
     assert run(tmp_path / "clip.mp4", "-o", tmp_path / "out", *words) == 0
     document = read(tmp_path / "out" / "clip.json")
@@ -111,7 +111,7 @@ def test_wrong_requests_leave_nothing(
 
 def test_the_video_itself_is_safe(images: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
-        writer.add_picture(images[0], 0.0)
+        writer.add_image(images[0], 0.0)
     before = (tmp_path / "clip.mp4").read_bytes()
     assert run(tmp_path / "clip.mp4", "-o", tmp_path, "--overwrite") == 2
     assert "would overwrite the video itself" in capsys.readouterr().err

@@ -24,8 +24,8 @@ from torch import Tensor
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.annotated import Annotated
-from mask2former.data.scenes import Scenes
-from mask2former.errors import RequestError
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.points import UniformPoints
@@ -82,7 +82,7 @@ def test_a_run_leaves_what_the_contract_says(finished: Finished) -> None:
         "checkpoints",
         "metrics.csv",
         "model.safetensors",
-        "pictures",
+        "images",
         "run.yaml",
         "times.csv",
     ]
@@ -200,7 +200,7 @@ def test_another_class_list_and_query_count(
     values["model"]["init"] = str(first.model)
     values["model"]["transformer_decoder"] |= {"num_queries": 24, "feedforward_dim": 16}
     with pytest.raises(
-        RequestError, match=r"num_queries is 24 in the run and 20 in the weights; .*feedforward_dim is 16"
+        UserError, match=r"num_queries is 24 in the run and 20 in the weights; .*feedforward_dim is 16"
     ):
         train(parse(RunConfig, values, "test"))
     values["model"]["init_partial"] = True
@@ -222,12 +222,12 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, one_step: Finish
 
 def test_early_stopping_and_event_files(tmp_path: Path) -> None:
     trainer = {**SHORT, "max_steps": 20, "tensorboard": True}
-    config = config_of(tmp_path / "run", trainer=trainer, evaluation={"every": 1, "patience": 2}, optim={"lr": 1e-12})
+    config = config_of(tmp_path / "run", trainer=trainer, evaluation={"interval": 1, "patience": 2}, optim={"lr": 1e-12})
     train(config)
     steps = {int(row["step"]) for row in table(tmp_path / "run")}
     assert max(steps) < 10
     stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert stored["global_step"] == max(steps) + 1  # not the last multiple of checkpoint_every
+    assert stored["global_step"] == max(steps) + 1  # not the last multiple of checkpoint_interval
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -236,7 +236,7 @@ def test_out_of_memory_names_what_helps(tmp_path: Path, monkeypatch: pytest.Monk
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("mask2former.training.module.TrainingModule.manual_backward", full)
-    with pytest.raises(MemoryError, match=r"batch_per_device.*gradient_checkpointing.*dataset"):
+    with pytest.raises(MemoryError, match=r"batch_size_per_device.*gradient_checkpointing.*dataset"):
         train(config_of(tmp_path / "run"))
 
 
@@ -260,7 +260,7 @@ def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resu
     train(config_of(tmp_path / "parts", trainer={**fast, "max_steps": 2}))
     parts = train(config_of(tmp_path / "parts", trainer=fast), resume=True)
     assert same_weights(whole.model, parts.model)
-    with pytest.raises(RequestError, match="half_pixel_decoder needs precision bf16"):
+    with pytest.raises(UserError, match="half_pixel_decoder needs precision bf16"):
         config_of(tmp_path, trainer={**SHORT, "half_pixel_decoder": True})
 
 
@@ -276,7 +276,7 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
         (TASKS, _OTHER_SIZE, {}, {"trainer__precision": "bf16", "optim__ema_decay": 0.5}),
         (TASKS, {"short_edge": 64, "resize_masks_first": False}, {}, {"trainer__channels_last": True}),
         (["instance"], _TILES, {}, {}),
-        (["instance"], {**_TILES, "diameter": 20.0, "exclusive": True}, {}, {}),
+        (["instance"], {**_TILES, "diameter": 20.0, "non_overlapping": True}, {}, {}),
         (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_run_is_judged_by_what_evaluate_measures(
 ) -> None:
     values = run_values(tmp_path / "run")
     values["data"]["dataset"] = dataset or {**values["data"]["dataset"], "image_size": [64, 80], "num_validation": 3}
-    values["evaluation"] = {"every": 1, "tasks": tasks, "monitor": f"{tasks[0]}/{'PQ' if len(tasks) > 1 else 'AP'}"}
+    values["evaluation"] = {"interval": 1, "tasks": tasks, "monitor": f"{tasks[0]}/{'PQ' if len(tasks) > 1 else 'AP'}"}
     values["evaluation"] |= {"max_detections": 20, "area_limits": [50, 400]}
     values["model"] = scenes_tiny().model.model_dump() | {"init": "scenes-tiny", "inference": inference}
     values["optim"] = {"lr": 1e-4}
@@ -311,7 +311,7 @@ def test_a_run_is_judged_by_what_evaluate_measures(
 
 def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(tmp_path: Path) -> None:
     values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
-    values["evaluation"] = {"every": 1, "tasks": ["instance"], "monitor": "instance/AP"}
+    values["evaluation"] = {"interval": 1, "tasks": ["instance"], "monitor": "instance/AP"}
     values["model"] = {"init": "scenes-tiny", "inference": {"short_edge": 64, "instance_threshold": 0.33}}
     values["data"]["dataset"] |= {"num_validation": 3}
     values["optim"] = {"lr": 1e-12}
@@ -343,29 +343,29 @@ def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__total_batch": 3, "trainer": {**SHORT, "devices": 2}}, "no multiple of trainer.devices"),
-        ({"data__batch_per_device": 3}, "does not divide"),
+        ({"data__batch_size": 3, "trainer": {**SHORT, "devices": 2}}, "no multiple of trainer.devices"),
+        ({"data__batch_size_per_device": 3}, "does not divide"),
         ({"evaluation__monitor": "semantic/mIoU"}, "of none of evaluation.tasks"),
         ({"evaluation__monitor": "panoptic/PQs"}, "'panoptic/PQs' is not measured; there are panoptic/PQ, panoptic/SQ"),
         ({"model": {"init": "nowhere.safetensors"}}, "nowhere"),
         ({"model": {"inference": {"tasks": ["instance"], "tile": 64}}}, "evaluation.tasks are panoptic"),
         (
-            {"model": {"inference": {"tasks": ["instance"], "exclusive": True}}, "data": {"dataset": SCENE_CLIPS}},
+            {"model": {"inference": {"tasks": ["instance"], "non_overlapping": True}}, "data": {"dataset": SCENE_CLIPS}},
             "the data are clips",
         ),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         train(config_of(tmp_path / "run", **changes))
 
 
 def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
-    with pytest.raises(RequestError, match="nothing to resume"):
+    with pytest.raises(UserError, match="nothing to resume"):
         train(config, resume=True)
     shutil.copytree(one_step.folder, tmp_path / "run")
-    with pytest.raises(RequestError, match="holds a run"):
+    with pytest.raises(UserError, match="holds a run"):
         train(config)
     weights = tmp_path / "run" / "model.safetensors"
     there = weights.read_bytes()
@@ -388,7 +388,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
 def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
     """The whole chain can learn: on two scenes the panoptic quality passes 95."""
     values = run_values(tmp_path / "run")
-    values["model"]["backbone"]["arguments"] = {"channels": [32, 64, 96, 128]}
+    values["model"]["backbone"]["kwargs"] = {"channels": [32, 64, 96, 128]}
     values["model"]["pixel_decoder"] |= {"dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128}
     values["model"]["transformer_decoder"] |= {"dim": 64, "num_layers": 3, "num_heads": 4, "feedforward_dim": 128}
     values["criterion"] = {"num_points": 512}
@@ -399,9 +399,9 @@ def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
         "validation_seed": 0,
         "num_validation": 2,
     }
-    values["data"]["total_batch"] = 2
+    values["data"]["batch_size"] = 2
     values["optim"] |= {"lr": 2e-3, "weight_decay": 0.0, "schedule": "poly", "warmup_steps": 20, "warmup_factor": 0.1}
-    values["trainer"] |= {"max_steps": 200, "log_every": 50, "checkpoint_every": 200}
-    values["evaluation"] = {"every": 200}
+    values["trainer"] |= {"max_steps": 200, "log_interval": 50, "checkpoint_interval": 200}
+    values["evaluation"] = {"interval": 200}
     result = train(parse(RunConfig, values, "test"))
     assert result.metrics["panoptic/PQ"] > 95

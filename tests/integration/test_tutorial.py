@@ -1,4 +1,4 @@
-"""The page "your own data in ten minutes" is executed as it stands, with fewer pictures and steps."""
+"""The page "your own data in ten minutes" is executed as it stands, with fewer images and steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mask2former.cli import main
 from mask2former.config import DataConfig, RunConfig, parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-data.md"
-SHORTER = ["trainer.max_steps=4", "trainer.accelerator=cpu", "trainer.checkpoint_every=2", "data.num_workers=0"]
+SHORTER = ["trainer.max_steps=4", "trainer.accelerator=cpu", "trainer.checkpoint_interval=2", "data.num_workers=0"]
 
 pytestmark = [
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.

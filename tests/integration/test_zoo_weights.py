@@ -90,7 +90,7 @@ def check_golden(model: Mask2Former, case: str) -> None:
     pixels = torch.from_numpy(arrays(case)["frames" if is_clip else "image0"])
     pixels = pixels.permute(0, 3, 1, 2) if is_clip else pixels.permute(2, 0, 1)
     with torch.no_grad():
-        output = model.double()([pixels.double()], auxiliary=False)
+        output = model.double()([pixels.double()], aux_outputs=False)
     prefix, masks = ("", output.mask_logits) if is_clip else ("image0.", output.mask_logits[:, :, 0])
     check(output.class_logits, case, f"{prefix}pred_logits", 1e-6)
     whole = f"{prefix}pred_masks" in arrays(case)
@@ -135,7 +135,7 @@ def test_every_published_model_loads_by_name(zoo: TestZoo, name: str) -> None:
     if not cases:  # no stored numbers: at least that it answers, with as many queries and classes as published
         is_clip, row = recipes.recipe(name).is_video, checkpoints.current_zoo()[name]
         with torch.no_grad():
-            output = model([torch.zeros((2, 3, 64, 64) if is_clip else (3, 64, 64))], auxiliary=False)
+            output = model([torch.zeros((2, 3, 64, 64) if is_clip else (3, 64, 64))], aux_outputs=False)
         assert output.class_logits.shape == (1, row.queries, len(recipe_categories(name)) + 1)
         assert output.mask_logits.shape == (1, row.queries, 2 if is_clip else 1, 16, 16)
         assert output.mask_logits.isfinite().all()

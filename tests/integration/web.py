@@ -58,9 +58,9 @@ def serve(folder: Path, tricks: Callable[[int], Tricks] = lambda number: Tricks(
             trick = tricks(len(requests))
             requests.append((self.path, self.headers.get("Range")))
             with contextlib.suppress(ConnectionError):
-                self._answer(trick)
+                self._predict(trick)
 
-        def _answer(self, trick: Tricks) -> None:
+        def _predict(self, trick: Tricks) -> None:
             self.close_connection = True
             status = 302 if trick.location else trick.status
             if status != 200:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.evaluation.build import evaluators
-from mask2former.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
-from mask2former.evaluation.panoptic import PanopticEvaluator
+from mask2former.metrics.build import evaluators
+from mask2former.metrics.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
+from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import result_writer
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation
-from mask2former.structures.truths import CityscapesTruth, PanopticTruth
+from mask2former.structures.ground_truth import CityscapesGroundTruth, PanopticGroundTruth
 
 METRICS = Path(__file__).parents[1] / "data" / "metrics"
 CATEGORIES = Categories.load("cityscapes")
@@ -46,10 +46,10 @@ def _semantic(label_ids: np.ndarray) -> SemanticSegmentation:
     return SemanticSegmentation(table[label_ids], CATEGORIES)
 
 
-def _stored() -> tuple[dict[str, Any], list[Instances], list[SemanticSegmentation], list[CityscapesTruth]]:
+def _stored() -> tuple[dict[str, Any], list[Instances], list[SemanticSegmentation], list[CityscapesGroundTruth]]:
     values = json.loads((METRICS / "cityscapes.json").read_text())
     with np.load(METRICS / "cityscapes.npz") as arrays:
-        truths = [CityscapesTruth(ids) for ids in arrays["instance_ids"]]
+        ground_truths = [CityscapesGroundTruth(ids) for ids in arrays["instance_ids"]]
         pixels = [_semantic(labels) for labels in arrays["semantic_pred_label_ids"]]
     found = [
         _instances(
@@ -59,14 +59,14 @@ def _stored() -> tuple[dict[str, Any], list[Instances], list[SemanticSegmentatio
         )
         for entries in values["instance_predictions"]
     ]
-    return values, found, pixels, truths
+    return values, found, pixels, ground_truths
 
 
 def test_instance_precision_equals_the_published() -> None:
-    values, found, _, truths = _stored()
+    values, found, _, ground_truths = _stored()
     parts = [CityscapesInstanceEvaluator(CATEGORIES) for _ in range(3)]
-    for part, prediction, truth in zip(parts, found, truths, strict=True):
-        part.update(prediction, truth)
+    for part, prediction, ground_truth in zip(parts, found, ground_truths, strict=True):
+        part.update(prediction, ground_truth)
     evaluator = parts[2]  # in another order than the images
     for part in parts[:2]:
         evaluator.merge(part)
@@ -81,22 +81,22 @@ def test_instance_precision_equals_the_published() -> None:
 
 
 def test_a_model_of_the_things_alone_has_the_same_precision() -> None:
-    _, found, _, truths = _stored()
+    _, found, _, ground_truths = _stored()
     things = CATEGORIES.things()
     index = things.index_of_id()
     whole, alone = CityscapesInstanceEvaluator(CATEGORIES), CityscapesInstanceEvaluator(things)
-    for prediction, truth in zip(found, truths, strict=True):
-        whole.update(prediction, truth)
+    for prediction, ground_truth in zip(found, ground_truths, strict=True):
+        whole.update(prediction, ground_truth)
         labels = np.array([index[CATEGORIES[label].id] for label in prediction.labels], dtype=np.int64)
-        alone.update(Instances(prediction.masks, labels, prediction.scores, prediction.boxes, things), truth)
+        alone.update(Instances(prediction.masks, labels, prediction.scores, prediction.boxes, things), ground_truth)
     assert alone.compute() == whole.compute()
 
 
 def test_pixel_scores_equal_the_published() -> None:
-    values, _, pixels, truths = _stored()
+    values, _, pixels, ground_truths = _stored()
     parts = [CityscapesPixelEvaluator(CATEGORIES) for _ in range(3)]
-    for part, prediction, truth in zip(parts, pixels, truths, strict=True):
-        part.update(prediction, truth)
+    for part, prediction, ground_truth in zip(parts, pixels, ground_truths, strict=True):
+        part.update(prediction, ground_truth)
     evaluator = parts[0]
     for part in parts[1:]:
         evaluator.merge(part)
@@ -117,7 +117,7 @@ def _check_pixels(evaluator: CityscapesPixelEvaluator, expected: dict[str, Any])
         assert _close(per_class[category]["iIoU"], expected["classInstScores"][category]), category
 
 
-def _scene(generator: np.random.Generator) -> tuple[CityscapesTruth, Instances, SemanticSegmentation]:
+def _scene(generator: np.random.Generator) -> tuple[CityscapesGroundTruth, Instances, SemanticSegmentation]:
     """Void, stuff, objects of all sizes, groups, objects of a void class, and predictions that are a little off."""
     size = (96, 160)
     ids = np.full(size, 7, dtype=np.int32)
@@ -139,7 +139,7 @@ def _scene(generator: np.random.Generator) -> tuple[CityscapesTruth, Instances, 
     noisy = np.where(generator.random(size) < 0.2, generator.choice([7, 23, 24, 26, 33], size=size), ids)
     label_ids = np.where(noisy < 1000, noisy, noisy // 1000)
     found = _instances(np.stack(masks) if masks else np.zeros((0, *size), dtype=bool), labels, scores)
-    return CityscapesTruth(ids), found, _semantic(label_ids)
+    return CityscapesGroundTruth(ids), found, _semantic(label_ids)
 
 
 def _tool(name: str) -> Any:
@@ -161,13 +161,13 @@ def test_the_official_tools_say_the_same_of_the_files_we_write(
         result_writer("semantic", tmp_path / "pixels", CATEGORIES, style="cityscapes") as pixel_files,
     ):
         for number in range(4):
-            truth, found, pixels = _scene(generator)
-            built["instance"].update(found, truth)
-            built["semantic"].update(pixels, truth)
+            ground_truth, found, pixels = _scene(generator)
+            built["instance"].update(found, ground_truth)
+            built["semantic"].update(pixels, ground_truth)
             name = f"town_{number:06d}_000019"
             instance_files.add(name, found)
             pixel_files.add(name, pixels)
-            ids = truth.instance_ids
+            ids = ground_truth.instance_ids
             labels = np.where(ids < 1000, ids, ids // 1000).astype(np.uint8)
             Image.fromarray(ids.astype(np.uint16)).save(tmp_path / f"{name}_gtFine_instanceIds.png")
             Image.fromarray(labels).save(tmp_path / f"{name}_gtFine_labelIds.png")
@@ -178,9 +178,9 @@ def test_the_official_tools_say_the_same_of_the_files_we_write(
     monkeypatch.setattr(instance_tool.args, "gtInstancesFile", str(tmp_path / "truth.json"))
 
     monkeypatch.setattr(instance_tool.args, "predictionPath", str(tmp_path / "instances"))
-    truths = sorted(map(str, tmp_path.glob("*_instanceIds.png")))
-    predictions = [instance_tool.getPrediction(truth, instance_tool.args) for truth in truths]
-    official = instance_tool.evaluateImgLists(predictions, truths, instance_tool.args)["averages"]
+    ground_truths = sorted(map(str, tmp_path.glob("*_instanceIds.png")))
+    predictions = [instance_tool.getPrediction(ground_truth, instance_tool.args) for ground_truth in ground_truths]
+    official = instance_tool.evaluateImgLists(predictions, ground_truths, instance_tool.args)["averages"]
     got = built["instance"].compute()
     assert 0 < official["allAp"] < 1
     assert _close(got["instance/AP"], float(official["allAp"]))
@@ -189,14 +189,14 @@ def test_the_official_tools_say_the_same_of_the_files_we_write(
         assert _close(row["AP"], float(official["classes"][name]["ap"])), name
 
     monkeypatch.setattr(pixel_tool.args, "predictionPath", str(tmp_path / "pixels"))
-    truths = sorted(map(str, tmp_path.glob("*_labelIds.png")))
-    predictions = [pixel_tool.getPrediction(pixel_tool.args, truth) for truth in truths]
+    ground_truths = sorted(map(str, tmp_path.glob("*_labelIds.png")))
+    predictions = [pixel_tool.getPrediction(pixel_tool.args, ground_truth) for ground_truth in ground_truths]
     evaluator = built["semantic"]
     assert isinstance(evaluator, CityscapesPixelEvaluator)
-    _check_pixels(evaluator, pixel_tool.evaluateImgLists(predictions, truths, pixel_tool.args))
+    _check_pixels(evaluator, pixel_tool.evaluateImgLists(predictions, ground_truths, pixel_tool.args))
 
 
-def _panoptic_scene(generator: np.random.Generator) -> tuple[PanopticTruth, PanopticSegmentation]:
+def _panoptic_scene(generator: np.random.Generator) -> tuple[PanopticGroundTruth, PanopticSegmentation]:
     """Segments of several classes, void and crowd regions; the prediction is moved and partly of other classes."""
     ids = np.kron(generator.integers(0, 9, (5, 6)), np.ones((8, 8), dtype=np.int64)) * 301  # of two bytes
     things = CATEGORIES.thing_indices
@@ -209,7 +209,7 @@ def _panoptic_scene(generator: np.random.Generator) -> tuple[PanopticTruth, Pano
         if n:
             label = label_of[n] if generator.random() < 0.8 else int(generator.choice([0, 10, 11, 13]))
             found.append(Segment(n, label, label in things, 1.0, int((moved == n).sum())))
-    return PanopticTruth(ids, segments), PanopticSegmentation(moved, tuple(found), CATEGORIES)
+    return PanopticGroundTruth(ids, segments), PanopticSegmentation(moved, tuple(found), CATEGORIES)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -224,19 +224,19 @@ def test_the_official_tool_says_the_same_panoptic_quality_of_the_files_we_write(
     (tmp_path / "true").mkdir()
     with result_writer("panoptic", tmp_path / "found.json", CATEGORIES, style="cityscapes") as writer:
         for number in range(4):
-            truth, prediction = _panoptic_scene(generator)
-            evaluator.update(prediction, truth)
+            ground_truth, prediction = _panoptic_scene(generator)
+            evaluator.update(prediction, ground_truth)
             writer.add(number, prediction)
-            channels = np.stack([truth.ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+            channels = np.stack([ground_truth.ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
             Image.fromarray(channels).save(tmp_path / "true" / f"{number}.png")
             info = [
                 {
                     "id": n,
                     "category_id": CATEGORIES[label].id,
                     "iscrowd": int(crowd),
-                    "area": int((truth.ids == n).sum()),
+                    "area": int((ground_truth.ids == n).sum()),
                 }
-                for n, label, crowd in truth.segments
+                for n, label, crowd in ground_truth.segments
             ]
             annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": info})
     results = json.loads((tmp_path / "found.json").read_text())["annotations"]

@@ -23,7 +23,7 @@ from mask2former.checkpoints.convert.reading import read
 from mask2former.checkpoints.convert.verify import compare_with_transformers
 from mask2former.config import BackboneConfig, InferenceConfig, SwinConfig, TimmConfig
 from mask2former.data.transforms import resize_shortest_edge
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 TASKS: dict[str, InferenceConfig] = {
@@ -151,7 +151,7 @@ def test_models_of_transformers_give_its_logits_here(tmp_path: Path, kind: str) 
         torch.save(other.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
     else:
         other.save_pretrained(tmp_path / "theirs")
-    with pytest.raises(RequestError, match="does not say what it was trained for"):
+    with pytest.raises(UserError, match="does not say what it was trained for"):
         read(tmp_path / "theirs")
     done = convert(tmp_path / "theirs", tmp_path / "ours.safetensors", tasks=("instance",))
     if kind == "timm":  # it would ask the hub for a configuration of timm
@@ -169,14 +169,14 @@ def test_other_logits_are_noticed_and_leave_nothing(tmp_path: Path, monkeypatch:
     convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False)
     with torch.no_grad():
         model.get_parameter("transformer_decoder.class_head.bias")[1] += 1e-3
-    with pytest.raises(RequestError, match="gives other logits"):
+    with pytest.raises(UserError, match="gives other logits"):
         compare_with_transformers(model, tmp_path / "folder")
 
     def refuse(*_: Any) -> None:
-        raise RequestError("they differ")
+        raise UserError("they differ")
 
     monkeypatch.setattr(conversion, "compare_with_transformers", refuse)
-    with pytest.raises(RequestError, match="they differ"):
+    with pytest.raises(UserError, match="they differ"):
         convert(tmp_path / "ours.safetensors", tmp_path / "second", "huggingface")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "ours.safetensors"]
 

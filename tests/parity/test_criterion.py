@@ -36,8 +36,8 @@ def outputs_of(case: str) -> tuple[MaskOutput, dict[str, tuple[Tensor, Tensor]]]
         leaves[layer] = (logits, masks)
         return logits, masks if masks.dim() == 5 else masks.unsqueeze(2), torch.zeros(*logits.shape[:2], 1)
 
-    auxiliary = [MaskOutput(*one(f"aux{index}")) for index in range(facts(case)["aux_layers"])]
-    return MaskOutput(*one("final"), auxiliary), leaves
+    aux_outputs = [MaskOutput(*one(f"aux{index}")) for index in range(facts(case)["aux_layers"])]
+    return MaskOutput(*one("final"), aux_outputs), leaves
 
 
 def targets_of(case: str) -> list[Target]:
@@ -75,7 +75,7 @@ def test_losses_and_gradients(case: str) -> None:
 def test_costs_and_assignments(case: str) -> None:
     output, targets, matcher = outputs_of(case)[0], targets_of(case), criterion_of(case).matcher
     uniform = replayed(case)
-    layers = {"final": output, **{f"aux{index}": depth for index, depth in enumerate(output.auxiliary)}}
+    layers = {"final": output, **{f"aux{index}": depth for index, depth in enumerate(output.aux_outputs)}}
     for layer, depth in layers.items():
         costs = []
         for item, target in enumerate(targets):

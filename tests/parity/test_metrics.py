@@ -14,9 +14,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.average_precision import InstanceEvaluator, VideoInstanceEvaluator
-from mask2former.evaluation.panoptic import PanopticEvaluator, PanopticTruth
-from mask2former.evaluation.semantic import SemanticEvaluator
+from mask2former.metrics.average_precision import InstanceEvaluator, VideoInstanceEvaluator
+from mask2former.metrics.panoptic import PanopticEvaluator, PanopticGroundTruth
+from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
     Categories,
@@ -26,7 +26,7 @@ from mask2former.structures import (
     SemanticSegmentation,
     VideoInstances,
 )
-from mask2former.structures.truths import ClipTruth, InstanceTruth
+from mask2former.structures.ground_truth import ClipGroundTruth, InstanceGroundTruth
 
 METRICS = Path(__file__).parents[1] / "data" / "metrics"
 
@@ -52,14 +52,14 @@ def test_panoptic_quality_equals_the_published() -> None:
     categories = Categories.from_dict(values)
     index = categories.index_of_id()
     parts = [PanopticEvaluator(categories, boundary=True), PanopticEvaluator(categories, boundary=True)]
-    for image, (truths, predictions) in enumerate(zip(values["gt_segments"], values["pred_segments"], strict=True)):
-        truth = [(entry["id"], index[entry["category_id"]], bool(entry["iscrowd"])) for entry in truths]
+    for image, (ground_truths, predictions) in enumerate(zip(values["gt_segments"], values["pred_segments"], strict=True)):
+        ground_truth = [(entry["id"], index[entry["category_id"]], bool(entry["iscrowd"])) for entry in ground_truths]
         segments = [
             Segment(entry["id"], index[entry["category_id"]], categories[index[entry["category_id"]]].is_thing, 1.0, 0)
             for entry in predictions
         ]
         prediction = PanopticSegmentation(arrays["pred"][image], tuple(segments), categories)
-        parts[image % 2].update(prediction, PanopticTruth(arrays["gt"][image], truth))
+        parts[image % 2].update(prediction, PanopticGroundTruth(arrays["gt"][image], ground_truth))
     evaluator = parts[0]
     evaluator.merge(parts[1])
     got, per_class = evaluator.compute(), evaluator.per_class()
@@ -78,8 +78,8 @@ def test_semantic_scores_equal_the_published() -> None:
     values, arrays = _read("semantic")
     categories = Categories.from_names(values["class_names"])
     evaluator = SemanticEvaluator(categories, boundary=True)
-    for prediction, truth in zip(arrays["pred"], arrays["gt"], strict=True):
-        evaluator.update(SemanticSegmentation(prediction, categories), truth)
+    for prediction, ground_truth in zip(arrays["pred"], arrays["gt"], strict=True):
+        evaluator.update(SemanticSegmentation(prediction, categories), ground_truth)
     np.testing.assert_array_equal(evaluator.confusion, values["confusion"])
     got, expected = evaluator.compute(), values["expected_percent"]
     for name in ("mIoU", "fwIoU", "mACC", "pACC"):
@@ -91,12 +91,12 @@ def test_semantic_scores_equal_the_published() -> None:
         assert _close(entry["lesser_IoU"], expected[f"min(IoU, B-Iou)-{category}"]), category
 
 
-def _add_coco(evaluator: InstanceEvaluator, truth: dict[str, Any], detections: list[dict[str, Any]]) -> None:
+def _add_coco(evaluator: InstanceEvaluator, ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> None:
     categories = evaluator.categories
     index = categories.index_of_id()
-    for image in truth["images"]:
+    for image in ground_truth["images"]:
         size = (image["height"], image["width"])
-        true = [entry for entry in truth["annotations"] if entry["image_id"] == image["id"]]
+        true = [entry for entry in ground_truth["annotations"] if entry["image_id"] == image["id"]]
         found = [entry for entry in detections if entry["image_id"] == image["id"]]
         found.sort(key=lambda entry: -entry["score"])
         masks = _decoded(found, size)
@@ -109,7 +109,7 @@ def _add_coco(evaluator: InstanceEvaluator, truth: dict[str, Any], detections: l
         )
         evaluator.update(
             prediction,
-            InstanceTruth(
+            InstanceGroundTruth(
                 _decoded(true, size),
                 np.array([index[entry["category_id"]] for entry in true], dtype=np.int64),
                 np.array([entry["iscrowd"] for entry in true], dtype=bool),
@@ -150,22 +150,22 @@ def test_instance_precision_equals_pycocotools_on_random_data(
 ) -> None:
     generator = np.random.default_rng(seed)
     size, names = (120, 150), ["a", "b", "c", "never"]
-    truth: dict[str, Any] = {
+    ground_truth: dict[str, Any] = {
         "images": [{"id": number, "height": size[0], "width": size[1]} for number in range(1, 9)],
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
         "annotations": [],
     }
     detections: list[dict[str, Any]] = []
-    for image in truth["images"]:
+    for image in ground_truth["images"]:
         masks = _rectangles(generator, size, int(generator.integers(0, 12)))
         shifted = np.roll(masks, generator.integers(-4, 5, size=2), axis=(1, 2))
         for mask, moved in zip(masks, shifted, strict=True):
             label = int(generator.integers(1, 4))
             entry = {"image_id": image["id"], "category_id": label}
-            truth["annotations"].append(
+            ground_truth["annotations"].append(
                 {
                     **entry,
-                    "id": len(truth["annotations"]) + 1,
+                    "id": len(ground_truth["annotations"]) + 1,
                     "segmentation": mask_ops.encode(mask[None])[0],
                     "area": float(mask.sum()),
                     "bbox": [0, 0, 1, 1],
@@ -175,8 +175,8 @@ def test_instance_precision_equals_pycocotools_on_random_data(
             for _ in range(int(generator.integers(0, 3))):
                 score = float(np.round(generator.random(), 1))  # with equal scores
                 detections.append({**entry, "segmentation": mask_ops.encode(moved[None])[0], "score": score})
-    evaluator = InstanceEvaluator(Categories.from_dict(truth), max_detections=max_detections, area_limits=area_limits)
-    _add_coco(evaluator, truth, detections)
+    evaluator = InstanceEvaluator(Categories.from_dict(ground_truth), max_detections=max_detections, area_limits=area_limits)
+    _add_coco(evaluator, ground_truth, detections)
     got = evaluator.compute()
     limits = [1, 10, max_detections]
     results = [
@@ -184,7 +184,7 @@ def test_instance_precision_equals_pycocotools_on_random_data(
         for number, entry in enumerate(detections, 1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        oracle = COCOeval(_original_coco(truth), _original_coco({**truth, "annotations": results}), "segm")
+        oracle = COCOeval(_original_coco(ground_truth), _original_coco({**ground_truth, "annotations": results}), "segm")
         oracle.params.maxDets = limits
         small, medium = area_limits
         oracle.params.areaRng = [[0, 1e10], [0, small], [small, medium], [medium, 1e10]]
@@ -228,13 +228,13 @@ def _rectangles(generator: np.random.Generator, size: tuple[int, int], count: in
 
 def test_tracks_equal_youtube_vis() -> None:
     values, _ = _read("video_ytvis")
-    truth, detections = values["ground_truth"], values["detections"]
-    categories = Categories.from_dict(truth)
+    ground_truth, detections = values["ground_truth"], values["detections"]
+    categories = Categories.from_dict(ground_truth)
     index = categories.index_of_id()
     parts = [VideoInstanceEvaluator(categories), VideoInstanceEvaluator(categories)]
-    for number, video in enumerate(truth["videos"]):
+    for number, video in enumerate(ground_truth["videos"]):
         size = (video["length"], video["height"], video["width"])
-        true = [entry for entry in truth["annotations"] if entry["video_id"] == video["id"]]
+        true = [entry for entry in ground_truth["annotations"] if entry["video_id"] == video["id"]]
         found = [entry for entry in detections if entry["video_id"] == video["id"]]
         found.sort(key=lambda entry: -entry["score"])
         prediction = VideoInstances(
@@ -245,7 +245,7 @@ def test_tracks_equal_youtube_vis() -> None:
         )
         parts[number // 2].update(
             prediction,
-            ClipTruth(
+            ClipGroundTruth(
                 _tracks(true, size),
                 np.array([index[entry["category_id"]] for entry in true], dtype=np.int64),
                 np.array([entry["iscrowd"] for entry in true], dtype=bool),

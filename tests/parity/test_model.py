@@ -34,7 +34,7 @@ def model_of(case: str) -> Mask2Former:
     return filled_model(golden.SLUGS[case]).eval()
 
 
-def picture(case: str, index: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def image(case: str, index: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.from_numpy(arrays(case)[f"image{index}"]).permute(2, 0, 1).to(dtype)
 
 
@@ -42,7 +42,7 @@ def picture(case: str, index: int, dtype: torch.dtype = torch.float64) -> Tensor
 def run(case: str, index: int) -> tuple[list[Tensor], PixelFeatures, MaskOutput]:
     model = model_of(case)
     with torch.no_grad():
-        pixels = model.normalize([picture(case, index)]).flatten(0, 1)
+        pixels = model.normalize([image(case, index)]).flatten(0, 1)
         maps = model.backbone(pixels)
         features = model.pixel_decoder(maps)
         return maps, features, model.transformer_decoder(features, 1)
@@ -86,12 +86,12 @@ def check_output(output: MaskOutput, case: str, prefix: str, tolerances: tuple[f
 @pytest.mark.parametrize(("case", "index"), CASES)
 def test_logits_of_every_depth(case: str, index: int) -> None:
     _, _, output = run(case, index)
-    assert len(output.auxiliary) == 9
+    assert len(output.aux_outputs) == 9
     check_output(output, case, f"image{index}.", TOLERANCES[torch.float64])
     compared = 0
-    for depth, auxiliary in enumerate(output.auxiliary):
+    for depth, aux_outputs in enumerate(output.aux_outputs):
         if f"image{index}.aux{depth}.pred_logits" in arrays(case):
-            check_output(auxiliary, case, f"image{index}.aux{depth}.", TOLERANCES[torch.float64])
+            check_output(aux_outputs, case, f"image{index}.aux{depth}.", TOLERANCES[torch.float64])
             compared += 1
     assert compared >= 1
 
@@ -110,7 +110,7 @@ def two_threads() -> Iterator[None]:
 def test_float32_stays_close(case: str) -> None:
     model = filled_model(golden.SLUGS[case], torch.float32).eval()
     with torch.no_grad():
-        output = model([picture(case, 0, torch.float32)])
+        output = model([image(case, 0, torch.float32)])
     check_output(output, case, "image0.", TOLERANCES[torch.float32])
 
 
@@ -121,7 +121,7 @@ def test_float32_on_an_accelerator(case: str) -> None:
         pytest.skip("no CUDA device")
     model = filled_model(golden.SLUGS[case], torch.float32).eval().cuda()
     with torch.no_grad():
-        output = model([picture(case, 0, torch.float32).cuda()])
+        output = model([image(case, 0, torch.float32).cuda()])
     moved = MaskOutput(output.class_logits.cpu(), output.mask_logits.cpu(), output.query_features.cpu())
     check_output(moved, case, "image0.", TOLERANCES[torch.float32])
 
@@ -129,7 +129,7 @@ def test_float32_on_an_accelerator(case: str) -> None:
 def test_a_batch_of_different_sizes_is_padded_as_published() -> None:
     case = "r50_coco_panoptic"
     with torch.no_grad():
-        output = model_of(case)([picture(case, 0), picture(case, 1)], auxiliary=False)
+        output = model_of(case)([image(case, 0), image(case, 1)], aux_outputs=False)
     assert check(output.class_logits, case, "batch.pred_logits", 1e-6)
     assert check(output.mask_logits[:, ::5, 0], case, "batch.pred_masks_every5", 1e-5)
     for index in (0, 1):
@@ -188,8 +188,8 @@ def test_instance_results(case: str, index: int) -> None:
     _, _, output = run(case, index)
     input_size, output_size = sizes(case, index)
     [prediction] = output.predictions([input_size])
-    every = settings.model_copy(update={"instance_threshold": 0.0})
-    result = postprocessing.instance(prediction, output_size, categories(case), every)
+    interval = settings.model_copy(update={"instance_threshold": 0.0})
+    result = postprocessing.instance(prediction, output_size, categories(case), interval)
     key = f"image{index}.instances"
     np.testing.assert_allclose(result.scores, arrays(case)[f"{key}.scores"], atol=1e-7)
     nothing = np.zeros((len(result.scores), 0), np.uint8)
@@ -214,14 +214,14 @@ def test_clips_of_the_video_model() -> None:
         output = model_of(case)([clip])
     assert check(output.class_logits, case, "pred_logits", 1e-6)
     assert check(output.mask_logits, case, "pred_masks", 1e-5)
-    assert check(output.auxiliary[0].class_logits, case, "aux0.pred_logits", 1e-6)
-    assert check(output.auxiliary[0].mask_logits[:, ::5], case, "aux0.pred_masks_every5", 1e-5)
+    assert check(output.aux_outputs[0].class_logits, case, "aux0.pred_logits", 1e-6)
+    assert check(output.aux_outputs[0].mask_logits[:, ::5], case, "aux0.pred_masks_every5", 1e-5)
     fact = facts(case)
     settings = recipes.recipe(golden.SLUGS[case]).model.inference
-    every = settings.model_copy(update={"things_only": False, "instance_threshold": 0.0})
+    interval = settings.model_copy(update={"things_only": False, "instance_threshold": 0.0})
     [prediction] = output.predictions([(fact["height"], fact["width"])])
     output_size = (fact["output_height"], fact["output_width"])
-    result = postprocessing.video_instance(prediction, output_size, categories(case), every)
+    result = postprocessing.video_instance(prediction, output_size, categories(case), interval)
     np.testing.assert_allclose(result.scores, arrays(case)["video.scores"], rtol=0, atol=1e-9)
     np.testing.assert_array_equal(result.labels, arrays(case)["video.labels"])
     assert result.masks.shape == tuple(arrays(case)["video.mask_shape"])

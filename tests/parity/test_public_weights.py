@@ -1,6 +1,6 @@
-"""The published numbers of a public model: its real weights through our converter, on a real picture.
+"""The published numbers of a public model: its real weights through our converter, on a real image.
 
-``pytest -m network tests/parity/test_public_weights.py`` fetches 276 MB from the Hugging Face hub and one picture of
+``pytest -m network tests/parity/test_public_weights.py`` fetches 276 MB from the Hugging Face hub and one image of
 COCO. What is compared where is tested without the network, on a small model.
 """
 
@@ -22,8 +22,8 @@ from mask2former.checkpoints.convert import convert
 from mask2former.models.mask2former import Mask2Former
 
 NAME = "facebook/mask2former-swin-small-coco-instance"
-PICTURE = "http://images.cocodataset.org/val2017/000000039769.jpg"
-# Published by the tests of transformers for this model and picture, resized to 384x384: the first corner of each.
+IMAGE = "http://images.cocodataset.org/val2017/000000039769.jpg"
+# Published by the tests of transformers for this model and image, resized to 384x384: the first corner of each.
 PUBLISHED = {
     "backbone": [[-0.2790, -1.0717, -1.1668], [-0.5128, -0.3128, -0.4987], [-0.5832, 0.1971, -0.0197]],
     "mask features": [[0.8973, 1.1847, 1.1776], [1.1934, 1.5040, 1.5128], [1.1153, 1.4486, 1.4951]],
@@ -93,10 +93,10 @@ def test_published_numbers_of_a_public_model(tmp_path: Path) -> None:
     folder = snapshot_download(NAME, allow_patterns=["*.json", "model.safetensors", "pytorch_model.bin"])
     done = convert(folder, tmp_path / "ours.safetensors", recipe="coco-instance/swin-s")
     assert done.source.startswith("Hugging Face transformers, Swin-S")
-    with urllib.request.urlopen(PICTURE, timeout=60) as answer:
-        picture = Image.open(io.BytesIO(answer.read())).convert("RGB")
-    resized = np.asarray(picture.resize((384, 384), Image.Resampling.BILINEAR))
+    with urllib.request.urlopen(IMAGE, timeout=60) as prediction:
+        image = Image.open(io.BytesIO(prediction.read())).convert("RGB")
+    resized = np.asarray(image.resize((384, 384), Image.Resampling.BILINEAR))
     got = values_of(Mask2Former.from_pretrained(done.path), torch.from_numpy(resized.copy()).permute(2, 0, 1))
-    # Published to 1e-4 for a lossless copy of the picture; JPEG decoders differ by one step of 255 here and there.
+    # Published to 1e-4 for a lossless copy of the image; JPEG decoders differ by one step of 255 here and there.
     expected = {name: torch.tensor(corner) for name, corner in PUBLISHED.items()}
     torch.testing.assert_close({name: got[name][:3, :3] for name in expected}, expected, rtol=0, atol=2e-2)

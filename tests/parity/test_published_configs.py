@@ -147,23 +147,23 @@ def published(slug: str, run: RunConfig) -> dict[str, Any]:
         "SOLVER.AMP.ENABLED": run.trainer.precision != "fp32",
         "SOLVER.BACKBONE_MULTIPLIER": optim.backbone_multiplier,
         "SOLVER.BASE_LR": optim.lr,
-        "SOLVER.CHECKPOINT_PERIOD": run.trainer.checkpoint_every,
+        "SOLVER.CHECKPOINT_PERIOD": run.trainer.checkpoint_interval,
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": optim.clip_norm,
-        "SOLVER.IMS_PER_BATCH": run.data.total_batch,
+        "SOLVER.IMS_PER_BATCH": run.data.batch_size,
         "SOLVER.LR_SCHEDULER_NAME": {"step": "WarmupMultiStepLR", "poly": "WarmupPolyLR"}[optim.schedule],
         "SOLVER.MAX_ITER": run.trainer.max_steps,
         "SOLVER.WARMUP_FACTOR": optim.warmup_factor,  # 1: the number of steps does not matter
         "SOLVER.WEIGHT_DECAY": optim.weight_decay,
         "TEST.DETECTIONS_PER_IMAGE": inference.max_instances,
-        "TEST.EVAL_PERIOD": run.evaluation.every % run.trainer.max_steps,  # 0: at the end only
+        "TEST.EVAL_PERIOD": run.evaluation.interval % run.trainer.max_steps,  # 0: at the end only
     }
     values |= backbone(run.model.backbone) | (
         clips(run) if recipe.is_video else augmentation(run.data.augmentation, kind)
     )
     if kind == "instance":
-        values["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = not run.data.keep_empty
+        values["DATALOADER.FILTER_EMPTY_ANNOTATIONS"] = run.data.filter_empty
     else:
-        assert run.data.keep_empty  # data sets without instance annotations are not filtered
+        assert not run.data.filter_empty  # data sets without instance annotations are not filtered
     if optim.schedule == "step":
         values |= {"SOLVER.GAMMA": optim.gamma, "SOLVER.STEPS": list(optim.steps)}
     else:
@@ -270,7 +270,7 @@ def test_recipe_of_clips_is_the_published_configuration(slug: str) -> None:
     recipe = recipes.recipe(slug)
     assert recipe.run.model == recipe.model
     row, ours = CLIP_CONFIGS[recipe.reproduces], published(slug, recipe.run)
-    weights = current_zoo()[recipe.init_weights]  # a whole model, of pictures
+    weights = current_zoo()[recipe.init_weights]  # a whole model, of images
     assert ours.pop("MODEL.WEIGHTS") == recipe.init_weights
     assert weights.url.rpartition("/")[2] == row["MODEL.WEIGHTS"]
     assert ours.pop("TEST.DETECTIONS_PER_IMAGE") == 10  # the published code has this number in place of its setting
@@ -300,7 +300,7 @@ def test_every_setting_is_compared_in_some_recipe() -> None:
     assert {recipes.recipe(slug).reproduces for slug in SLUGS} == CONFIGS.keys()
 
 
-def test_pictures_are_normalised_as_published() -> None:
+def test_images_are_normalised_as_published() -> None:
     with torch.device("meta"):
         model = build_model(recipes.recipe("coco-panoptic/r50").model, 3)
     for row in CONFIGS.values():

@@ -16,7 +16,7 @@ from test_criterion import replayed
 from mask2former import recipes
 from mask2former.config import OptimConfig
 from mask2former.data.clips import assemble_clip
-from mask2former.data.collate import pack
+from mask2former.data.loading.collate import pack
 from mask2former.losses import Criterion
 from mask2former.models.build import build_model
 from mask2former.structures import Sample, Target

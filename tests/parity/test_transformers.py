@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
     pixel_decoder=MSDeformAttnConfig(num_layers=3),
     transformer_decoder=MaskedDecoderConfig(num_queries=12, num_layers=5),
 )
-# Heights and widths in pixels of the pictures of a batch. Padded to 32, then a quarter, then halves: the grids are
+# Heights and widths in pixels of the images of a batch. Padded to 32, then a quarter, then halves: the grids are
 # smaller than the window of 5, multiples of it, and neither.
 BATCHES = [[(75, 131)], [(150, 61), (129, 33)], [(197, 320)], [(32, 32)]]
 
@@ -99,13 +99,13 @@ def test_sizes_that_are_not_padded_agree_too(reference: Any, ours: Mask2Former) 
 
 
 def compare(output: MaskOutput, expected: Any) -> None:
-    pairs = [(output, expected), *zip(output.auxiliary, expected.auxiliary_logits, strict=True)]
+    pairs = [(output, expected), *zip(output.aux_outputs, expected.auxiliary_logits, strict=True)]
     assert len(pairs) == CONFIG.transformer_decoder.num_layers + 1
     for got, wanted in pairs:
         torch.testing.assert_close(got.class_logits, wanted["class_queries_logits"], rtol=0, atol=1e-9)
         torch.testing.assert_close(got.mask_logits.squeeze(2), wanted["masks_queries_logits"], rtol=0, atol=1e-9)
 
-    # It says something only where masks block a part of the picture and queries differ.
+    # It says something only where masks block a part of the image and queries differ.
     blocked = (output.mask_logits < 0).double().mean()
     assert 0.02 < blocked < 0.98
     assert output.class_logits.std(dim=1).min() > 0.01

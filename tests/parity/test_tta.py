@@ -23,7 +23,7 @@ CASE = "tta_r50_ade_semantic"
 @pytest.fixture(scope="module")
 def settings() -> InferenceConfig:
     published = recipes.recipe(SLUGS[CASE]).model.inference
-    return published.model_copy(update={"short_edge": 0})  # the stored picture is that which was resized already
+    return published.model_copy(update={"short_edge": 0})  # the stored image is that which was resized already
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def augmentation() -> MultiScaleFlip:
     return MultiScaleFlip(tuple(fact["min_sizes"]), fact["max_size"], flip=fact["flip"])
 
 
-def test_the_views_are_the_published_pictures(augmentation: MultiScaleFlip, settings: InferenceConfig) -> None:
+def test_the_views_are_the_published_images(augmentation: MultiScaleFlip, settings: InferenceConfig) -> None:
     image = arrays(CASE)["image"]
     views = [view.of(image) for view in augmentation.views(image.shape[:2], settings)]
     expected = [arrays(CASE)[f"augmented{number}"] for number in range(4)]
@@ -68,7 +68,7 @@ def test_sizes_are_those_of_the_published_configurations() -> None:
             continue
         published = configs[recipe.reproduces]["config"]["TEST"]["AUG"]
         inference = recipe.model.inference
-        # A square picture of the plain size, which no cap reaches, and a very long one, which all of them reach.
+        # A square image of the plain size, which no cap reaches, and a very long one, which all of them reach.
         for ratio in (1, 100):
             plain = shortest_edge_size((600, 600 * ratio), inference.short_edge, inference.long_edge)
             sizes = [view.size_hw for view in MultiScaleFlip().views(plain, inference)]

@@ -15,8 +15,8 @@ from mask2former.models.transformer_decoders import MaskedTransformerDecoder
 from mask2former.structures import ImageBatch, MaskOutput
 
 _PIXEL_DECODER = MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads=4, feedforward_dim=64)
-_RESNET = TimmConfig(model="resnet10t", norm="frozen", arguments={"channels": [16, 24, 32, 40]})
-_CONVNEXT = TimmConfig(model="convnext_atto", arguments={"dims": [16, 24, 32, 40], "depths": [1, 1, 1, 1]})
+_RESNET = TimmConfig(model="resnet10t", norm="frozen", kwargs={"channels": [16, 24, 32, 40]})
+_CONVNEXT = TimmConfig(model="convnext_atto", kwargs={"dims": [16, 24, 32, 40], "depths": [1, 1, 1, 1]})
 _SWIN = SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=3)
 KINDS = {  # backbone and pixel decoder
     "resnet": (_RESNET, _PIXEL_DECODER),
@@ -49,14 +49,14 @@ def run(model: Mask2Former, images: list[Tensor] | ImageBatch) -> MaskOutput:
         return model(images)
 
 
-def picture(seed: int, height: int, width: int, frames: int | None = None) -> Tensor:
+def random_image(seed: int, height: int, width: int, frames: int | None = None) -> Tensor:
     shape = (3, height, width) if frames is None else (frames, 3, height, width)
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
 def assert_equal(first: MaskOutput, second: MaskOutput, tolerance: float = 0.0) -> None:
     """Of all depths; a tolerance of 0 means bit for bit."""
-    pairs = [(first, second), *zip(first.auxiliary, second.auxiliary, strict=True)]
+    pairs = [(first, second), *zip(first.aux_outputs, second.aux_outputs, strict=True)]
     assert len(pairs) == 5
     for one, other in pairs:
         for name in ("class_logits", "mask_logits", "query_features"):
@@ -70,7 +70,7 @@ def part(output: MaskOutput, index: int) -> MaskOutput:
         output.class_logits[rows],
         output.mask_logits[rows],
         output.query_features[rows],
-        [part(depth, index) for depth in output.auxiliary],
+        [part(depth, index) for depth in output.aux_outputs],
     )
 
 
@@ -78,7 +78,7 @@ def part(output: MaskOutput, index: int) -> MaskOutput:
 @pytest.mark.parametrize("frames", [None, 2])
 def test_a_batch_of_equal_sizes_equals_its_members(kind: str, frames: int | None) -> None:
     model = model_of(kind)
-    images = [picture(seed, 60, 75, frames) for seed in range(3)]
+    images = [random_image(seed, 60, 75, frames) for seed in range(3)]
     together = run(model, images)
     for index, image in enumerate(images):
         assert_equal(part(together, index), run(model, [image]), 1e-9)
@@ -88,7 +88,7 @@ def test_a_batch_of_equal_sizes_equals_its_members(kind: str, frames: int | None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_clip_of_one_frame_is_the_image_bit_for_bit(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
-    image = picture(0, 70, 45)
+    image = random_image(0, 70, 45)
     assert_equal(run(model, [image.unsqueeze(0)]), run(model, [image]))
 
 
@@ -96,7 +96,7 @@ def test_a_clip_of_one_frame_is_the_image_bit_for_bit(kind: str, dtype: torch.dt
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_what_lies_in_the_padding_does_not_matter(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
-    images = [picture(0, 70, 45), picture(1, 33, 90)]
+    images = [random_image(0, 70, 45), random_image(1, 33, 90)]
     pixels = torch.zeros((2, 1, 3, 96, 96), dtype=images[0].dtype)
     for clip, image in zip(pixels, images, strict=True):
         clip[0, :, : image.shape[1], : image.shape[2]] = image
@@ -104,7 +104,7 @@ def test_what_lies_in_the_padding_does_not_matter(kind: str, dtype: torch.dtype)
     expected = run(model, images)
     assert_equal(run(model, padded), expected)
 
-    garbage = picture(2, 128, 160).expand(2, 1, 3, 128, 160).clone()  # also larger than need be
+    garbage = random_image(2, 128, 160).expand(2, 1, 3, 128, 160).clone()  # also larger than need be
     for clip, image in zip(garbage, images, strict=True):
         clip[0, :, : image.shape[1], : image.shape[2]] = image
     assert_equal(run(model, ImageBatch(garbage, ((70, 45), (33, 90)))), expected)
@@ -115,10 +115,10 @@ def test_what_lies_in_the_padding_does_not_matter(kind: str, dtype: torch.dtype)
     assert_equal(run(model, ImageBatch(infinite, ((70, 45), (33, 90)))), expected)
 
 
-def test_results_depend_on_how_a_picture_was_padded() -> None:
-    # As in the published model; a reason why the predictor runs pictures one by one.
+def test_results_depend_on_how_a_image_was_padded() -> None:
+    # As in the published model; a reason why the predictor runs images one by one.
     model = model_of("resnet")
-    small, large = picture(0, 64, 64), picture(1, 128, 128)
+    small, large = random_image(0, 64, 64), random_image(1, 128, 128)
     alone, beside = run(model, [small]), run(model, [small, large])
     assert (alone.class_logits - beside.class_logits[:1]).abs().max() > 1e-3
 
@@ -126,7 +126,7 @@ def test_results_depend_on_how_a_picture_was_padded() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_independent_up_to_the_transformer_decoder(kind: str) -> None:
     model = model_of(kind)
-    clip = picture(0, 64, 96, 3)
+    clip = random_image(0, 64, 96, 3)
     with torch.inference_mode():
         features = model.pixel_decoder(model.backbone(model.normalize([clip]).flatten(0, 1)))
         for index, frame in enumerate(clip):
@@ -142,11 +142,11 @@ def test_a_clip_that_stands_still_is_its_frame(kind: str) -> None:
     # Keys and values of all frames are one sequence; repeated tokens leave the weighted mean as it is. Only without
     # the code of time.
     model = model_of(kind)
-    image = picture(0, 64, 96)
+    image = random_image(0, 64, 96)
     still = run(model, [image.expand(3, -1, -1, -1)])
     single = run(model, [image])
     assert still.mask_logits.shape[2] == 3
-    for depth, expected in zip([still, *still.auxiliary], [single, *single.auxiliary], strict=True):
+    for depth, expected in zip([still, *still.aux_outputs], [single, *single.aux_outputs], strict=True):
         torch.testing.assert_close(depth.class_logits, expected.class_logits, rtol=0, atol=1e-9)
         repeated = expected.mask_logits.expand_as(depth.mask_logits)
         torch.testing.assert_close(depth.mask_logits, repeated, rtol=0, atol=1e-8)
@@ -158,14 +158,14 @@ def test_a_clip_that_looks_at_one_frame_only_is_that_frame(kind: str, monkeypatc
     model = model_of(kind)
     decoder = model.transformer_decoder
     assert isinstance(decoder, MaskedTransformerDecoder)
-    clip = picture(0, 64, 96, 3)
+    clip = random_image(0, 64, 96, 3)
     singles = [run(model, [frame]) for frame in clip]
     of_image = decoder._blocked
-    for place, single in enumerate(singles):
+    for index, single in enumerate(singles):
 
-        def of_clip(mask_logits: Tensor, size_hw: tuple[int, int], place: int = place) -> Tensor:
+        def of_clip(mask_logits: Tensor, size_hw: tuple[int, int], index: int = index) -> Tensor:
             blocked = torch.ones(*mask_logits.shape[:3], size_hw[0] * size_hw[1], dtype=torch.bool)
-            blocked[:, :, place] = of_image(mask_logits[:, :, place : place + 1], size_hw)
+            blocked[:, :, index] = of_image(mask_logits[:, :, index : index + 1], size_hw)
             return blocked.flatten(2)
 
         monkeypatch.setattr(decoder, "_blocked", of_clip)
@@ -173,18 +173,18 @@ def test_a_clip_that_looks_at_one_frame_only_is_that_frame(kind: str, monkeypatc
         monkeypatch.undo()
         frame = MaskOutput(
             seen.class_logits,
-            seen.mask_logits[:, :, place : place + 1],
+            seen.mask_logits[:, :, index : index + 1],
             seen.query_features,
             [
-                MaskOutput(depth.class_logits, depth.mask_logits[:, :, place : place + 1], depth.query_features)
-                for depth in seen.auxiliary
+                MaskOutput(depth.class_logits, depth.mask_logits[:, :, index : index + 1], depth.query_features)
+                for depth in seen.aux_outputs
             ],
         )
         assert_equal(frame, single, 1e-8)
 
 
 def test_the_order_of_frames_matters_only_with_the_code_of_time() -> None:
-    clip = picture(0, 64, 96, 3)
+    clip = random_image(0, 64, 96, 3)
     for position_encoding, matters in (("2d", False), ("3d", True)):
         model = model_of("resnet", position_encoding)
         forward, backward = run(model, [clip]), run(model, [clip.flip(0)])
@@ -196,7 +196,7 @@ def test_the_order_of_frames_matters_only_with_the_code_of_time() -> None:
 
 def test_clips_fold_into_the_batch_clip_by_clip() -> None:
     model = model_of("resnet")
-    first, second = picture(0, 64, 96, 2), picture(1, 64, 96, 2)
+    first, second = random_image(0, 64, 96, 2), random_image(1, 64, 96, 2)
     features = model.pixel_decoder(model.backbone(model.normalize([first, second]).flatten(0, 1)))
     output = model.transformer_decoder(features, 2)
     expected = run(model, [first, second])

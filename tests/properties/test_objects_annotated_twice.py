@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mask2former.inference.data_checks.check import _num_twice
+from mask2former.dataset_tools.check import _num_twice
 from mask2former.ops.masks import Patch
 
 

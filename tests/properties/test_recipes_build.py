@@ -36,7 +36,7 @@ def test_every_recipe_builds_and_predicts_shapes(slug: str) -> None:
     assert all(parameter.is_meta for parameter in model.parameters())
     assert output.class_logits.shape == (2, decoder.num_queries, num_classes + 1)
     assert output.mask_logits.shape == (2, decoder.num_queries, frames, 16, 24)
-    assert len(output.auxiliary) == 9
+    assert len(output.aux_outputs) == 9
 
 
 @pytest.mark.parametrize("slug", SLUGS)

@@ -15,8 +15,8 @@ from PIL import Image
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.build import build_clips
-from mask2former.errors import RequestError
-from mask2former.inference.data_checks.check import DataReport, check_dataset
+from mask2former.errors import UserError
+from mask2former.dataset_tools.check import DataReport, check_dataset
 from mask2former.training.datamodule import DataModule
 
 H, W, FRAMES = 48, 64, 3
@@ -70,7 +70,7 @@ def run_on(root: Path, dataset: Json, queries: int = 20) -> RunConfig:
             "transformer_decoder": {"num_queries": queries},
             "inference": {"tasks": ["instance"], "short_edge": 0},
         },
-        "data": {"dataset": dataset, "total_batch": 2, "num_workers": 0, "augmentation": {"name": "none"}},
+        "data": {"dataset": dataset, "batch_size": 2, "num_workers": 0, "augmentation": {"name": "none"}},
         "evaluation": {"tasks": ["instance"], "monitor": "instance/AP"},
         "output": str(root / "run"),
     }
@@ -96,7 +96,7 @@ def each(change: Callable[[Json], object]) -> Callable[[Json, Path], object]:
 def shares(entry: Json) -> None:
     sides = (W, H)
     entry["segmentations"] = [
-        [[value / sides[place % 2] for place, value in enumerate(frame[0])]] for frame in entry["segmentations"]
+        [[value / sides[index % 2] for index, value in enumerate(frame[0])]] for frame in entry["segmentations"]
     ]
 
 
@@ -164,7 +164,7 @@ REFUSED = {
 def test_what_a_run_refuses_is_broken_for_check_data(tmp_path: Path, name: str) -> None:
     row = REFUSED[name]
     run = run_of(tmp_path, row.change, *row.splits)
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(UserError) as refused:
         started(run)
     report, found = checked(run)
     assert report.is_broken
@@ -229,7 +229,7 @@ def test_what_a_run_notes_check_data_notes(tmp_path: Path, name: str) -> None:
 
 def test_masks_without_area_leave_the_others(tmp_path: Path) -> None:
     run = run_of(tmp_path, first_mask([box(5, 5, 25, 20), [1, 1, 5, 5]]), "train")
-    masks = build_clips(run.data.dataset, "train").truth(0).masks  # pyright: ignore[reportArgumentType]
+    masks = build_clips(run.data.dataset, "train").ground_truth(0).masks  # pyright: ignore[reportArgumentType]
     assert masks.sum(axis=(2, 3)).tolist() == [[300, 300, 300], [414, 414, 414]]
 
 

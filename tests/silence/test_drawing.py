@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from mask2former.drawing import fonts
-from mask2former.drawing.fonts import readable
+from mask2former.visualization import fonts
+from mask2former.visualization.fonts import readable
 
 NOTE = "class names that no font here can write are drawn as numbers"
 ROWS = {  # what is given, what is drawn, whether a note names the loss

@@ -41,12 +41,12 @@ def panoptic_set(folder: Path, areas: list[Any]) -> CocoPanoptic:
     ids = np.full((4, 4), 7)
     ids[3] = 9
     images, annotations = [], []
-    for place, area in enumerate(areas):
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"{place}.jpg")
-        Image.fromarray(colors_of_ids(ids)).save(folder / f"{place}.png")
+    for index, area in enumerate(areas):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"{index}.jpg")
+        Image.fromarray(colors_of_ids(ids)).save(folder / f"{index}.png")
         infos = [{"id": 7, "category_id": 1, "area": area}, {"id": 9, "category_id": 2, "area": 4}]
-        images.append({"id": place, "file_name": f"{place}.jpg", "height": 4, "width": 4})
-        annotations.append({"image_id": place, "file_name": f"{place}.png", "segments_info": infos})
+        images.append({"id": index, "file_name": f"{index}.jpg", "height": 4, "width": 4})
+        annotations.append({"image_id": index, "file_name": f"{index}.png", "segments_info": infos})
     categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
     file = folder / "panoptic.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -68,7 +68,7 @@ def test_areas_that_are_not_the_pixels_are_told(areas: list[Any], words: str | N
     data = panoptic_set(tmp_path, areas)
     for _ in range(2):
         for index in range(3):
-            assert data.truths(index, ["panoptic"])["panoptic"].areas is None  # pyright: ignore
+            assert data.ground_truths(index, ["panoptic"])["panoptic"].areas is None  # pyright: ignore
     told = [note for note in data.notes if "'area'" in note]
     assert len(told) == (words is not None)
     assert words is None or words in told[0]

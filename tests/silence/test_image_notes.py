@@ -15,12 +15,12 @@ from PIL import Image
 from mask2former import checkpoints, notes
 from mask2former.cli import main
 from mask2former.config import CocoInstanceConfig, InferenceConfig, LabelFolderConfig, YoloConfig, parse
-from mask2former.data.build import build_pictures
+from mask2former.data.build import build_images
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.frames import open_frames
 from mask2former.data.images import read_image
-from mask2former.errors import RequestError
-from mask2former.inference.data_checks.check import check_dataset
+from mask2former.errors import UserError
+from mask2former.dataset_tools.check import check_dataset
 from mask2former.inference.predictor import Predictor
 
 H, W = 32, 48
@@ -130,12 +130,12 @@ def test_evaluate_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captu
 
 def test_training_looks_at_some_and_reads_as_its_model(tmp_path: Path) -> None:
     path = coco(tmp_path)
-    samples = build_pictures(coco_config(path), "train")
+    samples = build_images(coco_config(path), "train")
     found = "\n".join(notes_of_some(samples))
     for part in PARTS:
         assert re.search(f"of 4 looked at .*{part}", found), found
     assert "10 bits" not in "\n".join(notes_of_some(samples, most=1))
-    ranged = build_pictures(coco_config(path), "train", value_range=(0, 4095))
+    ranged = build_images(coco_config(path), "train", value_range=(0, 4095))
     np.testing.assert_array_equal(
         ranged.image(1), read_image(path.parent / "images" / "deep.png", value_range=(0, 4095))
     )
@@ -151,7 +151,7 @@ def test_label_folders_note_images_of_other_formats(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("a\nb\n")
     split = [{"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}]
     values = {"train": split, "validation": split, "names": str(tmp_path / "names.txt")}
-    samples = build_pictures(parse(LabelFolderConfig, values, "test"), "train")
+    samples = build_images(parse(LabelFolderConfig, values, "test"), "train")
     assert re.search(PASSED_OVER, "\n".join(samples.notes))
 
 
@@ -175,7 +175,7 @@ def test_yolo_notes_other_formats_and_exif(tmp_path: Path) -> None:
     found = "\n".join(finding.sentence() for finding in report.findings)
     assert re.search(PASSED_OVER, found), found
     assert re.search(r"EXIF mirrors or turns.*exif=ignore.*\(1\): '.*plain\.png' \(orientation 8\)", found), found
-    ignoring = build_pictures(parse(YoloConfig, {"data": str(path), "exif": "ignore"}, "test"), "train")
+    ignoring = build_images(parse(YoloConfig, {"data": str(path), "exif": "ignore"}, "test"), "train")
     assert {ignoring.image(index).shape for index in range(4)} == {(H, W, 3)}
 
 
@@ -206,5 +206,5 @@ def test_without_a_collector_the_first_of_a_kind_is_logged(
 
 def test_a_range_is_two_rising_numbers() -> None:
     for wrong in ([1, 0], [0, float("inf")], [0, float("nan")], [3]):
-        with pytest.raises(RequestError, match="value_range"):
+        with pytest.raises(UserError, match="value_range"):
             parse(InferenceConfig, {"value_range": wrong}, "test")

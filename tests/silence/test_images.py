@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from mask2former.data.datasets.coco import CocoInstances
-from mask2former.data.images import check_size, list_images, picture_size, read_image
+from mask2former.data.images import check_size, list_images, image_size, read_image
 from mask2former.data.label_maps import read_label_map
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences
 from mask2former.structures import Categories, SemanticSegmentation
 
@@ -371,7 +371,7 @@ def test_pixels(tmp_path: Path, name: str) -> None:
     given: Any = row.given(tmp_path) if callable(row.given) else row.given
     with collect_notes() as notes:
         if row.refused:
-            with pytest.raises(RequestError, match=row.refused):
+            with pytest.raises(UserError, match=row.refused):
                 read_image(given, **row.settings)
             return
         pixels = read_image(given, **row.settings)
@@ -410,7 +410,7 @@ def test_a_page_that_the_caller_chose_is_no_loss(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_called_by_its_kind(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read_image(tmp_path / "a.jpg")
 
 
@@ -440,7 +440,7 @@ def test_random_arrays_are_right_noted_or_refused() -> None:
         with collect_notes() as notes:
             try:
                 pixels = read_image(array)
-            except RequestError as error:
+            except UserError as error:
                 told = str(error)
                 assert "expected" in told or "finite" in told
                 continue
@@ -477,7 +477,7 @@ def test_what_is_drawn_on_is_what_was_read(tmp_path: Path, name: str) -> None:
 
 def test_a_closed_image_cannot_be_drawn_on(tmp_path: Path) -> None:
     result = SemanticSegmentation(np.full((H, W), 255), Categories.from_names(["a"]))
-    with pytest.raises(RequestError, match="was closed"):
+    with pytest.raises(UserError, match="was closed"):
         result.plot(closed(tmp_path))
 
 
@@ -501,7 +501,7 @@ def test_one_setting_decides_about_exif(tmp_path: Path, name: str, orientation: 
         Image.fromarray(BYTES).save(path, lossless=True, exif=exif)
     for setting in ("apply", "ignore"):
         pixels = read_image(path, exif=setting)  # type: ignore[arg-type]
-        assert picture_size(path, exif=setting) == pixels.shape[:2]  # type: ignore[arg-type]
+        assert image_size(path, exif=setting) == pixels.shape[:2]  # type: ignore[arg-type]
         same = pixels.shape[:2] == (H, W) and (pixels[..., 0] == BYTES).all()
         assert same == (orientation == 1 or setting == "ignore")
 
@@ -531,10 +531,10 @@ def test_sizes_and_exif(tmp_path: Path, name: str, orientation: int, expected_hw
     path = turned(tmp_path, name, orientation)
     with collect_notes() as notes:
         if outcome in ("", "noted"):
-            check_size(path, picture_size(path, exif=exif), expected_hw, "its file says", exif=exif)
+            check_size(path, image_size(path, exif=exif), expected_hw, "its file says", exif=exif)
         else:
-            with pytest.raises(RequestError, match=outcome):
-                check_size(path, picture_size(path, exif=exif), expected_hw, "its file says", exif=exif)
+            with pytest.raises(UserError, match=outcome):
+                check_size(path, image_size(path, exif=exif), expected_hw, "its file says", exif=exif)
     assert bool(notes) == (outcome == "noted")
 
 
@@ -565,7 +565,7 @@ def test_a_data_set_reads_as_its_setting_says(tmp_path: Path) -> None:
     with collect_notes() as notes:
         np.testing.assert_array_equal(samples.annotated(0).image[..., 0], BYTES)
         np.testing.assert_array_equal(samples.image(0)[..., 0], BYTES)
-        samples.truths(0, ["instance"])
+        samples.ground_truths(0, ["instance"])
     assert not notes
 
 
@@ -608,7 +608,7 @@ def test_label_maps(tmp_path: Path, name: str) -> None:
     path = row.given(tmp_path)
     with collect_notes() as notes:
         if row.refused:
-            with pytest.raises(RequestError, match=row.refused):
+            with pytest.raises(UserError, match=row.refused):
                 read_label_map(path)
             return
         numbers = read_label_map(path)
@@ -656,7 +656,7 @@ def test_what_a_folder_holds_besides_is_noted(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
     Image.fromarray(BYTES).save(tmp_path / "a.gif")
-    with pytest.raises(RequestError, match=r"holds no images .*passed over .*a\.gif"):
+    with pytest.raises(UserError, match=r"holds no images .*passed over .*a\.gif"):
         list_images([tmp_path])
 
 

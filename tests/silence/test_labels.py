@@ -17,13 +17,13 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.config import DataConfig, LabelFolderConfig, parse
-from mask2former.data.build import build_pictures
+from mask2former.data.build import build_images
 from mask2former.data.checks import require, split_findings
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.mask_folders import MaskFolders
-from mask2former.errors import RequestError
-from mask2former.inference.data_checks.check import check_dataset
-from mask2former.inference.data_checks.requirements import data_notes
+from mask2former.errors import UserError
+from mask2former.dataset_tools.check import check_dataset
+from mask2former.dataset_tools.requirements import data_notes
 
 H, W = 32, 40
 BLOB = np.zeros((H, W), dtype=bool)
@@ -179,10 +179,10 @@ def test_check_data_training_and_evaluation_refuse(tmp_path: Path, case: str) ->
     report = check_dataset(config)
     assert report.is_broken
     said = [finding.sentence() for finding in report.findings if finding.broken]
-    with pytest.raises(RequestError, match=words):
-        raise RequestError(" | ".join(said))
-    with pytest.raises(RequestError):
-        require(split_findings(build_pictures(config, "train"), "train"))
+    with pytest.raises(UserError, match=words):
+        raise UserError(" | ".join(said))
+    with pytest.raises(UserError):
+        require(split_findings(build_images(config, "train"), "train"))
 
 
 ACCEPTED: dict[str, tuple[Callable[[Path], LabelFolderConfig], list[int], str]] = {
@@ -283,14 +283,14 @@ def test_palettes_of_both_splits_are_compared(tmp_path: Path, val: Image.Image, 
     for number in range(2):
         val.save(tmp_path / "labels" / "val" / f"{number}.png")
     broken = [finding.sentence() for finding in check_dataset(config).findings if finding.broken]
-    samples = build_pictures(config, "train"), build_pictures(config, "validation")
+    samples = build_images(config, "train"), build_images(config, "validation")
     if words is None:
         assert not broken
         data_notes(*samples)
     else:
         assert len(broken) == 1
         assert re.search(f"validation: label maps whose palettes differ from those of train.*{words}", broken[0])
-        with pytest.raises(RequestError, match=f"differ from those of train.*{words}"):
+        with pytest.raises(UserError, match=f"differ from those of train.*{words}"):
             data_notes(*samples)
 
 
@@ -308,7 +308,7 @@ def test_what_is_right_is_read(tmp_path: Path, case: str) -> None:
     else:
         assert not [sentence for sentence in said if "several times" not in sentence]
     for split in ("train", "validation"):
-        require(split_findings(build_pictures(config, split), split))
+        require(split_findings(build_images(config, split), split))
 
 
 def test_a_validation_set_may_lack_what_is_rare_but_not_all_but_one_class(tmp_path: Path) -> None:
@@ -321,8 +321,8 @@ def test_a_validation_set_may_lack_what_is_rare_but_not_all_but_one_class(tmp_pa
     for number in range(2):
         Image.fromarray(mask(0, 255)).save(tmp_path / "labels" / "val" / f"{number}.png")
     assert check_dataset(config).is_broken
-    with pytest.raises(RequestError, match="validation: 'background' is the only class with pixels"):
-        require(split_findings(build_pictures(config, "validation"), "validation"))
+    with pytest.raises(UserError, match="validation: 'background' is the only class with pixels"):
+        require(split_findings(build_images(config, "validation"), "validation"))
 
 
 def test_a_class_on_one_of_many_maps_is_found(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_class_on_one_of_many_maps_is_found(tmp_path: Path) -> None:
     maps: list[Any] = [mask(0, 255, where=np.eye(H, W, dtype=bool))] * 150
     maps[149 * 50 // 99 + 1] = mask(0, 1)
     config = folder(tmp_path, maps)
-    require(split_findings(build_pictures(config, "train"), "train"))
+    require(split_findings(build_images(config, "train"), "train"))
 
 
 def test_the_commands_say_it(
@@ -433,13 +433,13 @@ def test_the_colours_of_a_label_map_file_are_kept(tmp_path: Path) -> None:
 )
 def test_names_files_that_can_be_read_in_two_ways_are_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         read_names(tmp_path / name)
 
 
 def test_names_in_another_encoding_are_refused(tmp_path: Path) -> None:
     (tmp_path / "n.txt").write_bytes("straße\n".encode("latin-1"))
-    with pytest.raises(RequestError, match="save it as UTF-8"):
+    with pytest.raises(UserError, match="save it as UTF-8"):
         read_names(tmp_path / "n.txt")
 
 
@@ -473,12 +473,12 @@ def clip(root: Path, maps: list[Any]) -> MaskFolders:
 )
 def test_id_maps_of_a_clip_whose_palettes_differ_are_refused(tmp_path: Path, swapped: Image.Image, words: str) -> None:
     first = palette(HALF, BLACK, RED, GREEN)
-    with pytest.raises(RequestError, match=rf"id maps in '.*a' differ, .*{words}; write all id maps"):
+    with pytest.raises(UserError, match=rf"id maps in '.*a' differ, .*{words}; write all id maps"):
         clip(tmp_path / "last", [first, first, swapped])
     clips = clip(tmp_path / "between", [first, swapped, first, first])  # which is not looked at beforehand
     assert clips.annotated(0, [0, 2]).annotated.tolist() == [[True, True]]
-    for read in (lambda: clips.annotated(0, [0, 1]), lambda: clips.truth(0)):
-        with pytest.raises(RequestError, match=words):
+    for read in (lambda: clips.annotated(0, [0, 1]), lambda: clips.ground_truth(0)):
+        with pytest.raises(UserError, match=words):
             read()
 
 

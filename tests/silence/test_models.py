@@ -48,14 +48,14 @@ def train(folder: Path, **changes: Any) -> int:
 @pytest.mark.parametrize(
     ("backbone", "words"),
     [
-        (TIMM | {"model": "swin_tiny_patch4_window7_224", "arguments": SWIN}, "arguments={strict_img_size: false}"),
+        (TIMM | {"model": "swin_tiny_patch4_window7_224", "kwargs": SWIN}, "arguments={strict_img_size: false}"),
         (TIMM | {"model": "test_coatnet"}, "'test_coatnet' does not take images of any size"),
         (TIMM | {"model": "mobilevitv2_050"}, "'mobilevitv2_050' gives maps of"),
         (TIMM | {"model": "test_vit"}, "maps of strides [4, 8, 16, 32] are needed"),
         (TIMM | {"model": "hf_hub:owner/name"}, "expected the name of an architecture"),
-        (RESNET | {"arguments": {"pretrained": True}}, "weights that training starts from are named by model.init"),
-        (RESNET | {"arguments": {"in_chans": 4}}, "images have three channels"),
-        (RESNET | {"arguments": {"nonsense": 1}}, "timm could not make it"),
+        (RESNET | {"kwargs": {"pretrained": True}}, "weights that training starts from are named by model.init"),
+        (RESNET | {"kwargs": {"in_chans": 4}}, "images have three channels"),
+        (RESNET | {"kwargs": {"nonsense": 1}}, "timm could not make it"),
         ({"name": "swin", "embed_dim": 10, "num_heads": [1, 3, 4, 8]}, "must be a multiple of its num_heads 3"),
     ],
     ids=lambda value: str(value)[:60],
@@ -70,7 +70,7 @@ def test_backbones_that_cannot_serve(
 
 def test_one_value_for_a_batch_norm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"dataset": {"name": "scenes", "image_size": [32, 32], "num_training": 2, "num_validation": 1},
-            "total_batch": 1, "num_workers": 0}  # fmt: skip
+            "batch_size": 1, "num_workers": 0}  # fmt: skip
     assert train(tmp_path, data=data, model__backbone=RESNET | {"norm": "batch"}) == 2
     assert "a batch norm has one value per channel" in capsys.readouterr().err
 

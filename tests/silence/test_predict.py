@@ -36,7 +36,7 @@ from mask2former.structures import Categories
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(
-        backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 24, 32, 40]}),
+        backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
         pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=64, num_layers=1, num_heads=4, feedforward_dim=64),
         transformer_decoder=MaskedDecoderConfig(dim=64, num_queries=10, num_layers=1, num_heads=4, feedforward_dim=64),
         inference=InferenceConfig(short_edge=64, score_threshold=0.0, instance_threshold=0.07, overlap_threshold=0.0),
@@ -80,17 +80,17 @@ class Place:
 def done(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> Path:
     """The folder after the first run."""
     folder = tmp_path_factory.mktemp("done")
-    place = Place(folder)
-    shutil.copy(model_file, place.model)
-    place.photos.mkdir()
+    index = Place(folder)
+    shutil.copy(model_file, index.model)
+    index.photos.mkdir()
     for number, name in enumerate(("a.png", "b.bmp")):
-        place.draw(name, seed=number)
-    assert place.predict() == 0
+        index.draw(name, seed=number)
+    assert index.predict() == 0
     return folder
 
 
 @pytest.fixture
-def place(done: Path, tmp_path: Path) -> Place:
+def index(done: Path, tmp_path: Path) -> Place:
     return Place(Path(shutil.copytree(done, tmp_path / "copy")))
 
 
@@ -212,12 +212,12 @@ def _pipe(path: Path) -> Path:
     return path
 
 
-def _linked(target: Path, folder: Path, place: Place, name: str = "", *, hard: bool = False) -> Path:
+def _linked(target: Path, folder: Path, index: Place, name: str = "", *, hard: bool = False) -> Path:
     """``folder``, with a link to an image or to a folder with one."""
     folder.mkdir()
     if not target.exists():
         target.mkdir()
-        shutil.copy(place.photos / "a.png", target)
+        shutil.copy(index.photos / "a.png", target)
     link = folder / (name or target.name)
     link.hardlink_to(target) if hard else link.symlink_to(target)
     return folder
@@ -228,22 +228,22 @@ def _copy(path: Path, folder: Path) -> Path:
     return Path(shutil.copy(path, folder))
 
 
-def _evaluate(place: Place, *words: object) -> int:
-    annotations = _file(place.photos / "val.json", '{"images": [], "annotations": [], "categories": []}')
-    given = ["--annotations", annotations, "--images", place.photos, *words]
-    return main(["evaluate", str(place.model), *map(str, given)])
+def _evaluate(index: Place, *words: object) -> int:
+    annotations = _file(index.photos / "val.json", '{"images": [], "annotations": [], "categories": []}')
+    given = ["--annotations", annotations, "--images", index.photos, *words]
+    return main(["evaluate", str(index.model), *map(str, given)])
 
 
 @pytest.mark.parametrize("row", REFUSED)
-def test_refused_before_anything_is_touched(row: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_before_anything_is_touched(row: str, index: Place, capsys: pytest.CaptureFixture[str]) -> None:
     do, words = REFUSED[row]
-    before = place.snapshot()
-    assert do(place) == 2
+    before = index.snapshot()
+    assert do(index) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert words in error
-    after = place.snapshot()
+    after = index.snapshot()
     assert {name: after[name] for name in before} == before
     assert all(Path(name).parts[0] in ("photos", "labels", "thumbnails") for name in after.keys() - before.keys())
 
@@ -388,8 +388,8 @@ def _then(_: object, after: Callable[[], int]) -> int:
     return after()
 
 
-def _fresh(place: Place, name: str) -> Any:
-    result = Predictor.from_pretrained(place.model, device="cpu")(place.photos / name, "instance")
+def _fresh(index: Place, name: str) -> Any:
+    result = Predictor.from_pretrained(index.model, device="cpu")(index.photos / name, "instance")
     return json.loads(json.dumps(result.to_dict()["instances"]))
 
 
@@ -411,64 +411,64 @@ def _rename(path: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("row", RIGHT)
-def test_right_or_said(row: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_right_or_said(row: str, index: Place, capsys: pytest.CaptureFixture[str]) -> None:
     do, words, is_right = RIGHT[row]
-    assert do(place) == 0
+    assert do(index) == 0
     captured = capsys.readouterr()
     assert words in captured.out.splitlines()[-1] + captured.err
-    assert is_right(place)
+    assert is_right(index)
 
 
-def test_one_threshold_for_what_is_written_drawn_and_counted(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    everything = Predictor.from_pretrained(place.model, device="cpu")(
-        place.photos / "a.png", "instance", instance_threshold=0
+def test_one_threshold_for_what_is_written_drawn_and_counted(index: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = Predictor.from_pretrained(index.model, device="cpu")(
+        index.photos / "a.png", "instance", instance_threshold=0
     )
-    with Image.open(place.photos / "a.png") as opened:
+    with Image.open(index.photos / "a.png") as opened:
         image = np.asarray(opened.convert("RGB"))
     for words, threshold in (([], 0.07), (["--score-threshold", "0.09"], 0.09), (["--score-threshold", "0"], 0.0)):
-        assert place.predict("--overwrite", *words, sources=[place.photos / "a.png"]) == 0
+        assert index.predict("--overwrite", *words, sources=[index.photos / "a.png"]) == 0
         expected = int((everything.scores >= threshold).sum())
         line = f"{expected} instances of {len(everything)} candidates at or above score {threshold:g} in 1 image"
         assert line in capsys.readouterr().out
-        scores = [record["score"] for record in place.document()["instances"]]
+        scores = [record["score"] for record in index.document()["instances"]]
         assert scores == everything.scores[:expected].tolist()
-        drawn = np.asarray(Image.open(place.out / "a.png"))
+        drawn = np.asarray(Image.open(index.out / "a.png"))
         assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image, scale=None)))
     assert 0 < (everything.scores >= 0.09).sum() < (everything.scores >= 0.07).sum() < len(everything)
 
 
 @pytest.mark.parametrize("words", [[], ["--overwrite"]])
 def test_old_results_are_not_those_of_an_image_that_cannot_be_read(
-    place: Place, words: list[str], capsys: pytest.CaptureFixture[str]
+    index: Place, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = place.photos / "a.png"
+    image = index.photos / "a.png"
     image.write_bytes(image.read_bytes()[:200])
-    assert place.predict("--coco", place.coco, *words) == 1
+    assert index.predict("--coco", index.coco, *words) == 1
     notes = capsys.readouterr().err
     assert "removed because the new images could not be segmented (1): " in notes
     assert "made anew" not in notes
-    assert {record["image_id"] for record in json.loads(place.coco.read_text())} == {"b"}
-    assert not list(place.out.glob("a*"))
+    assert {record["image_id"] for record in json.loads(index.coco.read_text())} == {"b"}
+    assert not list(index.out.glob("a*"))
 
 
 def test_results_of_an_image_that_failed_before_and_fails_again_are_not_noted(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    index: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place.photos / "c.png").write_bytes(b"")
-    assert place.predict("--coco", place.coco) == 1
-    assert place.predict("--coco", place.coco) == 1
+    (index.photos / "c.png").write_bytes(b"")
+    assert index.predict("--coco", index.coco) == 1
+    assert index.predict("--coco", index.coco) == 1
     assert "removed" not in capsys.readouterr().err
-    assert {record["image_id"] for record in json.loads(place.coco.read_text())} == {"a", "b"}
+    assert {record["image_id"] for record in json.loads(index.coco.read_text())} == {"a", "b"}
 
 
 @pytest.mark.parametrize("is_named", [True, False])
-def test_one_coco_file_into_a_pipe(place: Place, is_named: bool) -> None:
+def test_one_coco_file_into_a_pipe(index: Place, is_named: bool) -> None:
     received: list[str] = []
     ends = () if is_named else os.pipe()
-    source, path = (Path(f"/dev/fd/{end}") for end in ends) if ends else [_pipe(place.coco)] * 2
+    source, path = (Path(f"/dev/fd/{end}") for end in ends) if ends else [_pipe(index.coco)] * 2
     reader = threading.Thread(target=lambda: received.append(source.read_text()), daemon=True)
     reader.start()
-    assert place.predict("--coco", path) == 0
+    assert index.predict("--coco", path) == 0
     for end in reversed(ends):
         os.close(end)
     reader.join(timeout=60)

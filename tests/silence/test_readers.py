@@ -28,11 +28,11 @@ from mask2former.data.datasets.reader import Reader, notes_of_some
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.label_maps import colors_of_ids
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures.truths import InstanceTruth, PanopticTruth
+from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth
 
 Json = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -105,43 +105,43 @@ _OF_TEXTS: tuple[Callable[[str], Any], ...] = (
 )
 
 
-def places(value: Any, above: Place = ()) -> Iterator[Place]:
+def indices(value: Any, above: Place = ()) -> Iterator[Place]:
     """The way to everything in a value."""
     if above:
         yield above
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from places(item, (*above, key))
+        yield from indices(item, (*above, key))
 
 
 def changed(values: Json, draw: random.Random, keys: tuple[str, ...]) -> tuple[Json, Place, str]:
     """A copy with one field changed, which one, and what it was made."""
     top = draw.choice(keys)
-    ways = list(places(values[top], (top,)))
+    ways = list(indices(values[top], (top,)))
     depth = draw.choice((1, 2, 3, 3, 3, 3, 4, 5))  # else numbers of polygons would be nearly all
-    place = draw.choice([way for way in ways if len(way) == depth] or ways)
+    index = draw.choice([way for way in ways if len(way) == depth] or ways)
     out = copy.deepcopy(values)
     node: Any = out
-    for key in place[:-1]:
+    for key in index[:-1]:
         node = node[key]
-    last = place[-1]
+    last = index[-1]
     old = node[last]
     what = draw.random()
     if what < 0.1:
         del node[last]
-        return out, place, "deleted"
+        return out, index, "deleted"
     if what < 0.2 and isinstance(node, list):
         node.append(copy.deepcopy(old))
-        return out, place, "twice"
+        return out, index, "twice"
     if what < 0.6:
         kinds: tuple[Callable[[Any], Any], ...] = (
             _OF_LISTS if isinstance(old, list) else _OF_TEXTS if isinstance(old, str) else _OF_NUMBERS
         )
         if isinstance(old, (list, str, int, float)):
             node[last] = draw.choice(kinds)(old)
-            return out, place, repr(node[last])
+            return out, index, repr(node[last])
     node[last] = copy.deepcopy(draw.choice(_VALUES))
-    return out, place, repr(node[last])
+    return out, index, repr(node[last])
 
 
 class Outcome(NamedTuple):
@@ -155,7 +155,7 @@ def judge(
     read: Callable[[], tuple[Any, list[str]]],
     legal: Any,
     original: Any,
-    culprits: tuple[str, ...],
+    offenders: tuple[str, ...],
     disagrees: bool = False,
 ) -> Outcome:
     """Whether an outcome is one of the three that are allowed.
@@ -164,27 +164,27 @@ def judge(
         read: the data and the notes of the changed file.
         legal: the data by the rules of the format; None for a file that breaks them.
         original: the data before the change.
-        culprits: what a note must name one of.
+        offenders: what a note must name one of.
         disagrees: the file contradicts itself, so that right data needs a note, and a refusal is as good.
     """
     refused = None
     try:
         data, notes = read()
-    except RequestError as error:
+    except UserError as error:
         data, notes, refused = None, [], str(error)
     if refused is not None:
         assert "\n" not in refused
         assert len(refused) > 20
         assert legal is None or disagrees, f"refused, but it is legal: {refused}"
         return Outcome("refused", refused)
-    named = [note for note in notes if any(culprit in note for culprit in culprits)]
+    named = [note for note in notes if any(culprit in note for culprit in offenders)]
     if legal is not None:
         assert data == legal, "read as something else"
         assert named or not disagrees, f"contradicts itself, and no note says so: {notes}"
         return Outcome("noted" if named else "right", "".join(named))
     if data == original:
         return Outcome("right", "")
-    assert named, f"changed without a note that names one of {culprits}: {notes}"
+    assert named, f"changed without a note that names one of {offenders}: {notes}"
     return Outcome("noted", "".join(named))
 
 
@@ -296,7 +296,7 @@ def _legal_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray | None:
         try:
             mask = mask_ops.decode(segmentation)[0] if isinstance(counts, str) else mask
             return mask if mask.any() and mask_ops.encoded_extent(segmentation)[0] == mask.sum() else None
-        except (RequestError, ValueError):
+        except (UserError, ValueError):
             return None
     if not isinstance(segmentation, list):
         return None
@@ -346,7 +346,7 @@ def legal_coco(values: Any) -> Truths | None:
     for entry in (*images, *annotations):
         for key in {"id", "image_id", "category_id"} & entry.keys():
             entry[key] = _whole(entry[key]) if isinstance(entry[key], float) else entry[key]
-    truths: dict[Any, list[Any]] = {entry["id"]: [] for entry in images}
+    ground_truths: dict[Any, list[Any]] = {entry["id"]: [] for entry in images}
     sizes = {entry["id"]: _SIZES[entry["file_name"]] for entry in images}
     class_of_id = {entry["id"]: index for index, entry in enumerate(classes)}
     for entry in annotations:
@@ -355,7 +355,7 @@ def legal_coco(values: Any) -> Truths | None:
             return None
         if not isinstance(entry.get("id", 0), (int, float, str)):
             return None
-        if image not in truths or category not in class_of_id or crowd is None:
+        if image not in ground_truths or category not in class_of_id or crowd is None:
             return None
         mask = _legal_mask(entry.get("segmentation"), sizes[image])
         if mask is None:
@@ -363,41 +363,41 @@ def legal_coco(values: Any) -> Truths | None:
         area = entry.get("area", int(mask.sum()))
         if not _is_number(area) or not 0 < area <= mask.size:
             return None
-        truths[image].append((class_of_id[category], bool(crowd), float(area), mask.tobytes()))
+        ground_truths[image].append((class_of_id[category], bool(crowd), float(area), mask.tobytes()))
     files = {entry["id"]: entry["file_name"] for entry in images}
-    return names, [(image, files[image], sorted(objects)) for image, objects in truths.items()]
+    return names, [(image, files[image], sorted(objects)) for image, objects in ground_truths.items()]
 
 
 def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
     """The same from the reader, as evaluation has it; training must see the same objects."""
     samples = CocoInstances([(file, images)])
-    truths: Objects = []
-    for place in range(len(samples)):
-        truth = samples.truths(place, ["instance"])["instance"]
-        assert isinstance(truth, InstanceTruth)
-        assert truth.areas is not None
+    ground_truths: Objects = []
+    for index in range(len(samples)):
+        ground_truth = samples.ground_truths(index, ["instance"])["instance"]
+        assert isinstance(ground_truth, InstanceGroundTruth)
+        assert ground_truth.areas is not None
         rows = zip(
-            truth.labels.tolist(),
-            truth.iscrowd.tolist(),
-            truth.areas.tolist(),
-            SparseMasks.of(truth.masks).dense(),
+            ground_truth.labels.tolist(),
+            ground_truth.iscrowd.tolist(),
+            ground_truth.areas.tolist(),
+            SparseMasks.of(ground_truth.masks).dense(),
             strict=True,
         )
         objects = [(label, crowd, area, mask.tobytes()) for label, crowd, area, mask in rows]
-        target = samples[place].target
+        target = samples[index].target
         assert target is not None
         trained = zip(target.labels.tolist(), target.masks[:, 0].numpy(), strict=True)
         seen = [(label, mask) for label, crowd, _, mask in objects if not crowd]
         assert [(label, mask.tobytes()) for label, mask in trained if mask.any()] == [
             one for one in seen if any(one[1])
         ]
-        truths.append((samples.image_id(place), samples.file(place).name, sorted(objects)))
-    return (list(samples.categories.names), truths), samples.notes
+        ground_truths.append((samples.image_id(index), samples.file(index).name, sorted(objects)))
+    return (list(samples.categories.names), ground_truths), samples.notes
 
 
-def _culprits(values: Mapping[Any, Any], place: Place) -> tuple[str, ...]:
+def _culprits(values: Mapping[Any, Any], index: Place) -> tuple[str, ...]:
     """How a note would name what was changed: by its id, or the name of an image."""
-    if len(place) < 2 or not isinstance(entry := values[place[0]][place[1]], dict):
+    if len(index) < 2 or not isinstance(entry := values[index[0]][index[1]], dict):
         return (".json",)
     return tuple(str(entry[key]) for key in ("id", "file_name", "image_id") if key in entry)
 
@@ -431,8 +431,8 @@ def coco_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _case(seed: int, place: Place, what: str, outcome: Callable[[], Outcome]) -> tuple[Outcome, str]:
-    described = f"{'.'.join(map(str, place))}: {what[:90]}"
+def _case(seed: int, index: Place, what: str, outcome: Callable[[], Outcome]) -> tuple[Outcome, str]:
+    described = f"{'.'.join(map(str, index))}: {what[:90]}"
     try:
         return outcome(), described
     except BaseException as error:
@@ -441,16 +441,16 @@ def _case(seed: int, place: Place, what: str, outcome: Callable[[], Outcome]) ->
 
 
 def coco_case(seed: int, folder: Path) -> tuple[Outcome, str]:
-    values, place, what = changed(coco(), random.Random(seed), ("images", *["annotations"] * 4, "categories"))
+    values, index, what = changed(coco(), random.Random(seed), ("images", *["annotations"] * 4, "categories"))
     (folder / "coco.json").write_text(json.dumps(values))
     legal = legal_coco(values)
     off = legal is not None and _box_is_off(values)
     return _case(
         seed,
-        place,
+        index,
         what,
         lambda: judge(
-            lambda: read_coco(folder / "coco.json", folder), legal, legal_coco(coco()), _culprits(coco(), place), off
+            lambda: read_coco(folder / "coco.json", folder), legal, legal_coco(coco()), _culprits(coco(), index), off
         ),
     )
 
@@ -463,10 +463,10 @@ def test_coco_files_with_one_field_changed(coco_images: Path, start: int) -> Non
 
 def test_the_file_that_is_changed_is_read_without_a_note(coco_images: Path) -> None:
     (coco_images / "coco.json").write_text(json.dumps(coco()))
-    truths, notes = read_coco(coco_images / "coco.json", coco_images)
-    assert truths == legal_coco(coco())
+    ground_truths, notes = read_coco(coco_images / "coco.json", coco_images)
+    assert ground_truths == legal_coco(coco())
     assert notes == []
-    assert [len(objects) for *_, objects in truths[1]] == [2, 3, 0]
+    assert [len(objects) for *_, objects in ground_truths[1]] == [2, 3, 0]
 
 
 # --- COCO's panoptic format ------------------------------------------------------------------------------------------
@@ -583,26 +583,26 @@ def read_panoptic(folder: Path) -> tuple[Any, list[str]]:
     """The same from the reader."""
     samples = CocoPanoptic([PanopticFiles(folder / "panoptic.json", folder, folder)])
     segments = []
-    for place in range(len(samples)):
-        truth = samples.truths(place, ["panoptic"])["panoptic"]
-        assert isinstance(truth, PanopticTruth)
-        found = [(label, crowd, (truth.ids == number).tobytes()) for number, label, crowd in truth.segments]
-        segments.append((samples.image_id(place), samples.file(place).name, sorted(found)))
+    for index in range(len(samples)):
+        ground_truth = samples.ground_truths(index, ["panoptic"])["panoptic"]
+        assert isinstance(ground_truth, PanopticGroundTruth)
+        found = [(label, crowd, (ground_truth.ids == number).tobytes()) for number, label, crowd in ground_truth.segments]
+        segments.append((samples.image_id(index), samples.file(index).name, sorted(found)))
     return ([(item.name, item.is_thing) for item in samples.categories], segments), samples.notes
 
 
 def panoptic_case(seed: int, folder: Path) -> tuple[Outcome, str]:
-    values, place, what = changed(
+    values, index, what = changed(
         panoptic(), random.Random(seed), ("images", "annotations", "annotations", "categories")
     )
     (folder / "panoptic.json").write_text(json.dumps(values))
-    culprits = tuple(name.removesuffix("png") for name in _culprits(panoptic(), place))
+    offenders = tuple(name.removesuffix("png") for name in _culprits(panoptic(), index))
     return _case(
         seed,
-        place,
+        index,
         what,
         lambda: judge(
-            lambda: read_panoptic(folder), legal_panoptic(values), legal_panoptic(panoptic()), (*culprits, "1 (")
+            lambda: read_panoptic(folder), legal_panoptic(values), legal_panoptic(panoptic()), (*offenders, "1 (")
         ),
     )
 
@@ -653,9 +653,9 @@ def clip_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_frames(folder: Path) -> Path:
-    for place, name in enumerate(_FRAMES):
+    for index, name in enumerate(_FRAMES):
         (folder / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(np.full((H, W, 3), 9 * place, dtype=np.uint8)).save(folder / name)
+        Image.fromarray(np.full((H, W, 3), 9 * index, dtype=np.uint8)).save(folder / name)
     return folder
 
 
@@ -727,25 +727,25 @@ def read_clips(folder: Path) -> tuple[Any, list[str]]:
     """The same from the reader; frames are told by their grey."""
     samples = YouTubeVIS([(folder / "clips.json", folder)])
     videos = []
-    for place in range(len(samples)):
-        truth = samples.truth(place)
-        assert truth.areas is not None
-        rows = zip(truth.labels.tolist(), truth.iscrowd.tolist(), truth.areas.tolist(), truth.masks, strict=True)
+    for index in range(len(samples)):
+        ground_truth = samples.ground_truth(index)
+        assert ground_truth.areas is not None
+        rows = zip(ground_truth.labels.tolist(), ground_truth.iscrowd.tolist(), ground_truth.areas.tolist(), ground_truth.masks, strict=True)
         found = sorted((label, crowd, area, masks.tobytes()) for label, crowd, area, masks in rows)
-        names = [_FRAMES[int(image[0, 0, 0]) // 9] for image in samples.images(place)]
-        videos.append((samples.clip_id(place), names, found))
+        names = [_FRAMES[int(image[0, 0, 0]) // 9] for image in samples.images(index)]
+        videos.append((samples.clip_id(index), names, found))
     return (list(samples.categories.names), videos), samples.notes
 
 
 def clips_case(seed: int, folder: Path) -> tuple[Outcome, str]:
-    values, place, what = changed(clips(), random.Random(seed), ("videos", *["annotations"] * 4, "categories"))
+    values, index, what = changed(clips(), random.Random(seed), ("videos", *["annotations"] * 4, "categories"))
     (folder / "clips.json").write_text(json.dumps(values))
-    culprits = (*_culprits(clips(), place), "frames are listed")
+    offenders = (*_culprits(clips(), index), "frames are listed")
     return _case(
         seed,
-        place,
+        index,
         what,
-        lambda: judge(lambda: read_clips(folder), legal_clips(values), legal_clips(clips()), culprits),
+        lambda: judge(lambda: read_clips(folder), legal_clips(values), legal_clips(clips()), offenders),
     )
 
 
@@ -788,8 +788,8 @@ def changed_yolo(draw: random.Random) -> tuple[Json, dict[str, str], Place, str]
     """The content of data.yaml and of the text files with one word, line or entry changed."""
     values, texts = _yolo_values(), dict(_LABELS)
     if draw.random() < 0.2:
-        values, place, what = changed(values, draw, ("names", "names", "nc"))
-        return values, texts, place, what
+        values, index, what = changed(values, draw, ("names", "names", "nc"))
+        return values, texts, index, what
     name = draw.choice("ab")
     lines = [line.split() for line in texts[name].splitlines()]
     line = draw.choice(lines)
@@ -841,10 +841,10 @@ def read_yolo_files(folder: Path) -> tuple[Any, list[str]]:
     """The same from the reader."""
     samples = YoloPolygons(read_yolo(folder / "data.yaml"), "train")
     objects = []
-    for place in range(len(samples)):
-        annotated = samples.annotated(place)
+    for position in range(len(samples)):
+        annotated = samples.annotated(position)
         polygons = [(annotated.polygons[index][0] / [W, H]).ravel().tolist() for index in range(len(annotated.labels))]
-        objects.append((samples.image_id(place), [*zip(annotated.labels.tolist(), polygons, strict=True)]))
+        objects.append((samples.image_id(position), [*zip(annotated.labels.tolist(), polygons, strict=True)]))
     return (list(samples.categories.names), objects), samples.notes
 
 
@@ -855,9 +855,9 @@ def _write_yolo_files(folder: Path, values: Json, texts: Mapping[str, str]) -> N
 
 
 def yolo_case(seed: int, folder: Path) -> tuple[Outcome, str]:
-    values, texts, place, what = changed_yolo(random.Random(seed))
+    values, texts, index, what = changed_yolo(random.Random(seed))
     _write_yolo_files(folder, values, texts)
-    culprits = (f"{place[0]}.txt', line {int(place[1]) + 1}",) if place[0] in texts else ("data.yaml",)
+    offenders = (f"{index[0]}.txt', line {int(index[1]) + 1}",) if index[0] in texts else ("data.yaml",)
 
     def rounded(found: Any) -> Any:
         return _each(lambda number: round(number, 9), json.loads(json.dumps(found)))
@@ -867,7 +867,7 @@ def yolo_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         return rounded(data), notes
 
     original = rounded(legal_yolo(_yolo_values(), _LABELS))
-    return _case(seed, place, what, lambda: judge(read, rounded(legal_yolo(values, texts)), original, culprits))
+    return _case(seed, index, what, lambda: judge(read, rounded(legal_yolo(values, texts)), original, offenders))
 
 
 @pytest.mark.parametrize("start", range(0, 80, 20))
@@ -884,8 +884,8 @@ def test_yolo_files_with_one_word_changed(yolo_images: Path, start: int) -> None
 def _all_notes(samples: Reader) -> tuple[str, str]:
     """What an evaluation prints of a data set, and what a training prints."""
     with collect_notes() as found:
-        for place in range(len(samples)):
-            samples.truths(place, samples.tasks)
+        for index in range(len(samples)):
+            samples.ground_truths(index, samples.tasks)
     return "\n".join([*samples.notes, *sentences(found)]), "\n".join([*samples.notes, *notes_of_some(samples)])
 
 
@@ -962,10 +962,10 @@ def test_objects_of_less_than_a_pixel_count_as_missed(coco_images: Path) -> None
     values = coco()
     _polygons_of_all(_GOOD, _TINY)(values)
     (coco_images / "coco.json").write_text(json.dumps(values))
-    truth = CocoInstances([(coco_images / "coco.json", coco_images)]).truths(0, ["instance"])["instance"]
-    assert isinstance(truth, InstanceTruth)
-    assert SparseMasks.of(truth.masks).dense().any(axis=(1, 2)).tolist() == [True, False]
-    assert not truth.iscrowd.any()
+    ground_truth = CocoInstances([(coco_images / "coco.json", coco_images)]).ground_truths(0, ["instance"])["instance"]
+    assert isinstance(ground_truth, InstanceGroundTruth)
+    assert SparseMasks.of(ground_truth.masks).dense().any(axis=(1, 2)).tolist() == [True, False]
+    assert not ground_truth.iscrowd.any()
 
 
 def test_files_in_which_everything_is_stuff_have_no_instances(coco_images: Path, panoptic_images: Path) -> None:
@@ -973,13 +973,13 @@ def test_files_in_which_everything_is_stuff_have_no_instances(coco_images: Path,
     for category in values["categories"]:
         category["isthing"] = 0
     (coco_images / "coco.json").write_text(json.dumps(values))
-    with pytest.raises(RequestError, match=r"coco.json': all categories have 'isthing' 0.*set it to 1"):
+    with pytest.raises(UserError, match=r"coco.json': all categories have 'isthing' 0.*set it to 1"):
         CocoInstances([(coco_images / "coco.json", coco_images)])
     values = panoptic()
     values["categories"][0]["isthing"] = 0
     (panoptic_images / "panoptic.json").write_text(json.dumps(values))
     files = PanopticFiles(panoptic_images / "panoptic.json", panoptic_images, panoptic_images)
-    with pytest.raises(RequestError, match=r"panoptic.json': all categories have 'isthing' 0.*panoptic or semantic"):
+    with pytest.raises(UserError, match=r"panoptic.json': all categories have 'isthing' 0.*panoptic or semantic"):
         CocoPanoptic([files], "instance")
     assert len(CocoPanoptic([files]))
 
@@ -1008,7 +1008,7 @@ def test_images_beside_those_of_a_coco_file_are_counted(
         values["images"] = [{"id": k, "file_name": name} for k, name in enumerate(names)]
         _polygons_of_all(_GOOD)(values)
         (tmp_path / "coco.json").write_text(json.dumps(values))
-        return CocoInstances([(tmp_path / "coco.json", tmp_path)], keep_empty=False)
+        return CocoInstances([(tmp_path / "coco.json", tmp_path)], filter_empty=True)
 
     found = unlisted_findings(
         {"train": split(training)}
@@ -1063,9 +1063,9 @@ def test_a_panoptic_file_with_another_size_is_refused(panoptic_images: Path) -> 
     values["images"][0].update(height=W, width=H)
     (panoptic_images / "panoptic.json").write_text(json.dumps(values))
     samples = CocoPanoptic([PanopticFiles(panoptic_images / "panoptic.json", panoptic_images, panoptic_images)])
-    for read in (samples.annotated, lambda index: samples.truths(index, ["panoptic"])):
+    for read in (samples.annotated, lambda index: samples.ground_truths(index, ["panoptic"])):
         read(1)
-        with pytest.raises(RequestError, match="its annotation file says"):
+        with pytest.raises(UserError, match="its annotation file says"):
             read(0)
 
 
@@ -1087,7 +1087,7 @@ def test_ids_in_other_colors_are_named(
     (tmp_path / "panoptic.json").write_text(json.dumps(values))
     Image.fromarray(np.ascontiguousarray(encode(_ids("a.png")))).save(tmp_path / "a.png")
     samples = CocoPanoptic([PanopticFiles(tmp_path / "panoptic.json", tmp_path, tmp_path)])
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(UserError, match=expected):
         samples.annotated(0)
 
 
@@ -1120,7 +1120,7 @@ def test_yolo_lines_of_other_kinds(tmp_path: Path, lines: str, refused: str, not
     _write_yolo_files(tmp_path, _yolo_values(), {"a": lines, "b": "", "c": ""})
     dataset = read_yolo(tmp_path / "data.yaml")
     if refused:
-        with pytest.raises(RequestError, match=refused):
+        with pytest.raises(UserError, match=refused):
             YoloPolygons(dataset, "train")
         return
     for notes in _all_notes(YoloPolygons(dataset, "train")):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from mask2former import checkpoints
 from mask2former.cli import main
 from mask2former.config import EvaluationConfig, RunConfig, TrainerConfig, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.training.module import TrainingModule
 from mask2former.training.resume import LastState
 from mask2former.training.run import TrainingResult, _how_it_ended, train
@@ -37,7 +37,7 @@ CLASSES = ("cell", "dirt", "bubble")
 
 
 def write_data(folder: Path, names: tuple[str, ...] = CLASSES, count: int = 4) -> dict[str, Any]:
-    """Pictures of squares, one of each class, in COCO's format; the data set's settings."""
+    """Images of squares, one of each class, in COCO's format; the data set's settings."""
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number in range(count):
@@ -61,8 +61,8 @@ def write_data(folder: Path, names: tuple[str, ...] = CLASSES, count: int = 4) -
 def values_of(output: Path, dataset: dict[str, Any]) -> dict[str, Any]:
     values = run_values(output, data__dataset=dataset)
     values["model"]["inference"]["tasks"] = ["instance"]
-    values["evaluation"] = {"every": 2, "tasks": ["instance"], "monitor": "instance/AP", "num_pictures": 0}
-    values["trainer"] = {**SHORT, "max_steps": 2, "checkpoint_every": 1}
+    values["evaluation"] = {"interval": 2, "tasks": ["instance"], "monitor": "instance/AP", "num_images": 0}
+    values["trainer"] = {**SHORT, "max_steps": 2, "checkpoint_interval": 1}
     values["optim"] |= {"lr": 1e-3, "schedule": "poly"}
     return values
 
@@ -101,7 +101,7 @@ def put(values: dict[str, Any], path: str, value: Any) -> None:
 
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "more queries": ("model.transformer_decoder.num_queries", 24, "num_queries was 20 and is 24 now"),
-    "another backbone": ("model.backbone.arguments", {"channels": [16, 32, 32, 32]}, "model.backbone.arguments was"),
+    "another backbone": ("model.backbone.kwargs", {"channels": [16, 32, 32, 32]}, "model.backbone.kwargs was"),
     "frozen norms": ("model.backbone.norm", "frozen", "model.backbone.norm was batch and is frozen now"),
     "heads, same shapes": ("model.transformer_decoder.num_heads", 4, "num_heads was 2 and is 4 now"),
     "a start, too late": ("model.init", "scenes-tiny", "model.init was None and is scenes-tiny now"),
@@ -184,7 +184,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
         "the learning rate at step 2 goes from 0 to 0.00063",
     ),
     "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "which sample comes when is drawn anew"),
-    "batch": ({"data.total_batch": 2}, lambda module, _: True, "which sample comes when is drawn anew from step 2 on"),
+    "batch": ({"data.batch_size": 2}, lambda module, _: True, "which sample comes when is drawn anew from step 2 on"),
     "dropout": (
         {"model.pixel_decoder.dropout": 0.3},
         lambda module, _: 0.3 in {getattr(part, "p", None) for part in module.model.pixel_decoder.modules()},
@@ -228,7 +228,7 @@ def test_what_is_measured_otherwise_is_not_compared_with_the_best(
 ) -> None:
     values = copied(finished, tmp_path / "run")
     values["trainer"]["max_steps"] = 3
-    values["evaluation"] |= {"monitor": "instance/AR100", "every": 1}
+    values["evaluation"] |= {"monitor": "instance/AR100", "interval": 1}
     result = train(parse(RunConfig, values, "test"), resume=True)
     assert result.best is not None
     assert result.best[0] == pytest.approx(result.metrics["instance/AR100"])  # not AP of step 2, whatever it was
@@ -278,7 +278,7 @@ def test_checkpoints_of_0_1_0_are_compared_with_the_run_file(
             state["callbacks"][name] = {"best_value": callback["best_value"]}
     torch.save(state, last)
     put(values, "model.transformer_decoder.num_queries", 24)
-    with pytest.raises(RequestError, match="num_queries was 20 and is 24 now"):
+    with pytest.raises(UserError, match="num_queries was 20 and is 24 now"):
         train(parse(RunConfig, values, "test"), resume=True)
     put(values, "model.transformer_decoder.num_queries", 20)
     train(parse(RunConfig, values, "test"), resume=True)
@@ -306,7 +306,7 @@ def test_the_architecture_comes_from_the_start_which_is_measured_first(
     assert after.info.architecture == before.info.architecture
     assert after.info.inference == before.info.inference.model_copy(update={"instance_threshold": 0.3})
     written = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    assert written["model"]["backbone"]["arguments"] == {"channels": [16, 32, 32, 64]}
+    assert written["model"]["backbone"]["kwargs"] == {"channels": [16, 32, 32, 64]}
     first = table(tmp_path / "run")[0]
     assert (first["step"], first["loss"]) == ("0", "")
     assert result.start == pytest.approx(float(first["instance/AP"]))
@@ -351,7 +351,7 @@ def test_a_start_that_does_not_fit_is_refused_by_setting(
 ) -> None:
     values = start_values(finished, tmp_path / "run", **model)
     values["data"]["dataset"] = write_data(tmp_path / "data", names)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         train(parse(RunConfig, values, "test"))
     assert not (tmp_path / "run").exists()
 
@@ -359,7 +359,7 @@ def test_a_start_that_does_not_fit_is_refused_by_setting(
 def test_a_start_that_another_recipe_leaves_is_named(finished: dict[str, Any], tmp_path: Path) -> None:
     values = start_values(finished, tmp_path / "run")
     values["model"]["init"] = str(tmp_path / "nuclei-middle" / "model.safetensors")
-    with pytest.raises(RequestError, match=r"a run of the recipe 'nuclei-middle' leaves it .*model\.init=nuclei"):
+    with pytest.raises(UserError, match=r"a run of the recipe 'nuclei-middle' leaves it .*model\.init=nuclei"):
         train(parse(RunConfig, values, "test"))
 
 
@@ -454,8 +454,8 @@ def content(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 def going_on(finished: dict[str, Any], folder: Path) -> dict[str, Any]:
     values = copied(finished, folder)
-    values["trainer"] |= {"max_steps": 5, "checkpoint_every": 5}
-    values["evaluation"]["every"] = 1
+    values["trainer"] |= {"max_steps": 5, "checkpoint_interval": 5}
+    values["evaluation"]["interval"] = 1
     return values
 
 
@@ -498,7 +498,7 @@ def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
         )
     assert not (tmp_path / "run" / "checkpoints" / "best-before-step-2-2.ckpt").exists()
     capsys.readouterr()
-    values["evaluation"]["every"] = 5  # one more validation
+    values["evaluation"]["interval"] = 5  # one more validation
     result = train(parse(RunConfig, values, "test"), resume=True)
     shown = capsys.readouterr().out
     assert "best-before-step-2.ckpt was measured as now" in shown
@@ -544,7 +544,7 @@ def test_a_damaged_best_checkpoint_is_refused_untouched(finished: dict[str, Any]
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:100])
     before = snapshot(tmp_path / "run")
-    with pytest.raises(RequestError, match=r"best\.ckpt is damaged .*; delete it"):
+    with pytest.raises(UserError, match=r"best\.ckpt is damaged .*; delete it"):
         train(parse(RunConfig, values, "test"), resume=True)
     assert snapshot(tmp_path / "run") == before
 

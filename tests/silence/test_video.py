@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from mask2former.data.frames import open_frames
-from mask2former.data.video_file import VideoFile
-from mask2former.errors import RequestError
+from mask2former.data.video import VideoFile
+from mask2former.errors import UserError
 
 FRAMES = 48
 PACKET = 188  # bytes, of a transport stream
@@ -210,14 +210,14 @@ def test_what_is_no_video_is_refused(case: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4")
     change, words = REFUSED[case]
     change(path)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         list(open_frames(path))
 
 
 def test_frames_of_annotations_are_not_counted_in_what_is_damaged(stream: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"is damaged \(\d of \d+ packets\), so its frames cannot be counted"):
+    with pytest.raises(UserError, match=r"is damaged \(\d of \d+ packets\), so its frames cannot be counted"):
         VideoFile(without(stream, 350, 5)).read([40])
-    with pytest.raises(RequestError, match="have no times of their own"):
+    with pytest.raises(UserError, match="have no times of their own"):
         VideoFile(write(tmp_path / "a.h264")).read([3])
 
 
@@ -282,9 +282,9 @@ def test_frames_are_shown_by_the_display_matrix(case: str, tmp_path: Path) -> No
 def test_other_display_matrices_are_refused(matrix: tuple[float, ...], perspective: int, tmp_path: Path) -> None:
     a, b, c, d = matrix
     path = with_matrix(tmp_path / "a.mp4", UPRIGHT, (a, b, c, d), perspective)
-    with pytest.raises(RequestError, match=r"display matrix .* expected quarter turns and mirrors: re-encode"):
+    with pytest.raises(UserError, match=r"display matrix .* expected quarter turns and mirrors: re-encode"):
         list(open_frames(path))
-    with pytest.raises(RequestError, match="display matrix"):
+    with pytest.raises(UserError, match="display matrix"):
         VideoFile(path).read([0])
 
 

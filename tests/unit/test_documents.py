@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mask2former import documents, limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 
 def _folder(path: Path) -> None:
@@ -48,7 +48,7 @@ def test_what_is_no_document_is_refused_at_once(tmp_path: Path, name: str, read:
     make, message = NOT_FILES[name]
     path = {"below a file": Path(__file__) / "x", "zero byte": Path("a\0b")}.get(name, tmp_path / "x")
     make(path)
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read(path, "run file")
     assert "\n" not in str(caught.value)
 
@@ -69,7 +69,7 @@ def test_files_in_archives_are_bounded_by_what_they_say(tmp_path: Path) -> None:
         def read_bytes(self) -> bytes:
             raise AssertionError
 
-    with pytest.raises(RequestError, match="has bytes"):
+    with pytest.raises(UserError, match="has bytes"):
         documents.read_text(Archived(), "list")
 
 
@@ -87,16 +87,16 @@ JSON = {
 @pytest.mark.parametrize("name", JSON)
 def test_broken_json_is_refused(name: str) -> None:
     text, message = JSON[name]
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         documents.parse_json(text, "'a.json'")
     assert len(str(caught.value)) < 400
 
 
 def test_pairs_may_refuse() -> None:
     def refuse(pairs: list[tuple[str, object]]) -> None:
-        raise RequestError(f"{len(pairs)} pairs")
+        raise UserError(f"{len(pairs)} pairs")
 
-    with pytest.raises(RequestError, match=r"^2 pairs$"):
+    with pytest.raises(UserError, match=r"^2 pairs$"):
         documents.parse_json('{"a": 1, "a": 2}', "it", refuse)
 
 
@@ -132,7 +132,7 @@ YAML = {
 @pytest.mark.parametrize("name", YAML)
 def test_hostile_yaml_is_refused(name: str) -> None:
     text, message = YAML[name]
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         documents.parse_yaml(text, "'a.yaml'")
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
@@ -146,7 +146,7 @@ def test_other_yaml_is_read_as_ever(text: str) -> None:
 def test_aliases_are_counted_in_time_of_what_is_written() -> None:
     """Each value is looked at once, however often aliases repeat it: 2^60 values here."""
     text = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))
-    with pytest.raises(RequestError, match=re.escape(f"at most {limits.YAML_NODES:,}")):
+    with pytest.raises(UserError, match=re.escape(f"at most {limits.YAML_NODES:,}")):
         documents.parse_yaml(text, "it")
 
 
@@ -165,7 +165,7 @@ def test_rows_have_the_names_of_the_first_line(tmp_path: Path) -> None:
 
 def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('step,loss\n0,"' + "x\n" * 100_000)
-    with pytest.raises(RequestError, match=r"the table '.*a\.csv' is not CSV: field larger than field limit"):
+    with pytest.raises(UserError, match=r"the table '.*a\.csv' is not CSV: field larger than field limit"):
         documents.read_rows(tmp_path / "a.csv", "table")
 
 

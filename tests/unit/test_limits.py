@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 
 def test_more_than_the_limit_is_refused() -> None:
     limits.check_limit("'a' has pixels:", 10, 10, "cut it")
-    with pytest.raises(RequestError, match=r"^'a' has pixels: 1,001; at most 1,000 are supported; cut it$"):
+    with pytest.raises(UserError, match=r"^'a' has pixels: 1,001; at most 1,000 are supported; cut it$"):
         limits.check_limit("'a' has pixels:", 1_001, 1_000, "cut it")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from mask2former import limits, memory
 from mask2former.data.transforms import Geometry, Resize, shortest_edge_size
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference import network
 from mask2former.inference.predictor import Predictor
 
@@ -45,7 +45,7 @@ def test_the_narrowest_group_counts(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 2**30)
     memory.check_memory("it", 2**30, "wait")
-    with pytest.raises(RequestError, match=r"it needs about 3\.0 GiB of memory, and 1\.0 GiB are left; wait"):
+    with pytest.raises(UserError, match=r"it needs about 3\.0 GiB of memory, and 1\.0 GiB are left; wait"):
         memory.check_memory("it", 3 * 2**30, "wait")
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     memory.check_memory("it", 2**60, "wait")
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPat
 
 def test_lack_of_memory_is_one_sentence_whoever_has_it() -> None:
     for fail in (lambda: np.ones(1 << 50), lambda: torch.ones(1 << 50)):
-        with pytest.raises(RequestError, match="it does not fit the memory that is left; wait"):  # noqa: SIM117
+        with pytest.raises(UserError, match="it does not fit the memory that is left; wait"):  # noqa: SIM117
             with memory.refusing_lack_of_memory("it", "wait"):
                 fail()
     with pytest.raises(RuntimeError, match="shape"), memory.refusing_lack_of_memory("it", "wait"):
@@ -63,9 +63,9 @@ def test_lack_of_memory_is_one_sentence_whoever_has_it() -> None:
 @pytest.mark.parametrize("size", [(60_000, 60_000), (1, 1 << 28)])
 def test_sizes_beyond_all_use_are_refused_before_they_are_made(size: tuple[int, int]) -> None:
     for make in (lambda: Resize(size), lambda: Geometry((5, 5), (), size)):
-        with pytest.raises(RequestError, match=r"would be resized or padded to .*at most"):
+        with pytest.raises(UserError, match=r"would be resized or padded to .*at most"):
             make()
-    with pytest.raises(RequestError, match="60000x60000"):
+    with pytest.raises(UserError, match="60000x60000"):
         shortest_edge_size((9, 9), 60_000, 60_000)
     assert limits.INPUT_PIXELS > 89_478_485  # images at their own size
 
@@ -77,7 +77,7 @@ def predictor() -> Predictor:
 
 def test_thin_images_are_refused(predictor: Predictor) -> None:
     for shape in ((2, 65_000, 3), (65_000, 2, 3), (1, 2_001, 3)):
-        with pytest.raises(RequestError, match=r"whose ratio is [0-9,]+; at most 2,000"):
+        with pytest.raises(UserError, match=r"whose ratio is [0-9,]+; at most 2,000"):
             predictor(np.zeros(shape, np.uint8))
     assert predictor(np.zeros((1, 2_000, 3), np.uint8)).size_hw == (1, 2_000)
 
@@ -90,6 +90,6 @@ def test_images_that_the_model_has_no_memory_for_are_refused(
     monkeypatch.setattr(memory, "available_memory", lambda: 300 << 20)
     assert predictor(np.zeros((64, 64, 3), np.uint8)).size_hw == (64, 64)
     with pytest.raises(
-        RequestError, match=r"the model on an image of 3000x4000 .* GiB of memory, and 0\.3 GiB are left"
+        UserError, match=r"the model on an image of 3000x4000 .* GiB of memory, and 0\.3 GiB are left"
     ):
         predictor(np.zeros((3000, 4000, 3), np.uint8), short_edge=0)

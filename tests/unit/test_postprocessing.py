@@ -8,7 +8,7 @@ import torch
 
 from mask2former import memory, postprocessing
 from mask2former.config import InferenceConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, MaskOutput, Prediction
 
@@ -185,20 +185,20 @@ def test_tracks_have_one_class_and_score_for_the_whole_clip() -> None:
     assert things.labels.tolist() == [1, 0]
 
 
-def test_a_clip_of_one_frame_has_the_masks_of_the_picture() -> None:
+def test_a_clip_of_one_frame_has_the_masks_of_the_image() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.randn(5, 1, 9, 12, generator=generator)
     prediction = _read(torch.randn(5, 4, generator=generator), masks, (33, 45))
     settings = EVERY.model_copy(update={"max_instances": 15})
     clip = postprocessing.video_instance(prediction, (50, 70), CATEGORIES, settings)
-    picture = postprocessing.instance(prediction, (50, 70), CATEGORIES, settings)
+    image = postprocessing.instance(prediction, (50, 70), CATEGORIES, settings)
     pairs = {(label, mask.tobytes()) for label, mask in zip(clip.labels, clip.masks[:, 0], strict=True)}
-    assert pairs == {(label, mask.tobytes()) for label, mask in zip(picture.labels, picture.masks, strict=True)}
-    assert clip.scores.sum() > picture.scores.sum()  # which are multiplied with the certainty of the mask
+    assert pairs == {(label, mask.tobytes()) for label, mask in zip(image.labels, image.masks, strict=True)}
+    assert clip.scores.sum() > image.scores.sum()  # which are multiplied with the certainty of the mask
 
 
 def test_a_clip_whose_masks_would_not_fit_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 200 << 20)
     prediction = _sure([0], torch.full((1, 40, 4, 4), SURE))
-    with pytest.raises(RequestError, match=r"the result of 40 frames of 2600x2600 pixels .* use track"):
+    with pytest.raises(UserError, match=r"the result of 40 frames of 2600x2600 pixels .* use track"):
         postprocessing.video_instance(prediction, (2600, 2600), CATEGORIES, EVERY)

@@ -6,7 +6,7 @@ import pytest
 
 from mask2former import recipes
 from mask2former.config import ModelConfig, RunConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 
 def test_every_published_model_has_one_recipe() -> None:
@@ -33,9 +33,9 @@ def test_model_configuration_survives_json(slug: str) -> None:
 
 
 def test_unknown_recipe_names_the_closest() -> None:
-    with pytest.raises(RequestError, match=r"no recipe 'coco-panoptic/r5o'; did you mean .*coco-panoptic/r50"):
+    with pytest.raises(UserError, match=r"no recipe 'coco-panoptic/r5o'; did you mean .*coco-panoptic/r50"):
         recipes.recipe("coco-panoptic/r5o")
-    with pytest.raises(RequestError, match=r"there are: .*mapillary-semantic/"):
+    with pytest.raises(UserError, match=r"there are: .*mapillary-semantic/"):
         recipes.recipe("x")
 
 
@@ -46,7 +46,7 @@ def test_the_packaged_models_run_is_panoptic_and_small() -> None:
 
 
 @pytest.mark.parametrize("name", ["nuclei-start", "camvid"])
-def test_our_runs_on_real_pictures_start_from_drawn_ones(name: str) -> None:
+def test_our_runs_on_real_images_start_from_drawn_ones(name: str) -> None:
     run = recipes.run_recipes()[name]()
     scenes = recipes.scenes_tiny().model
     assert run.model.backbone == scenes.backbone
@@ -60,8 +60,8 @@ def test_windows_of_nuclei_have_the_scale_of_their_training() -> None:
     start = recipes.nuclei_start()
     inference, augmentation = start.model.inference, start.data.augmentation
     assert augmentation.name == "resize-crop-flip"
-    assert augmentation.factors is not None
-    low, high = augmentation.factors
+    assert augmentation.scale_range is not None
+    low, high = augmentation.scale_range
     assert low < inference.short_edge / inference.tile < high
     assert augmentation.crop_size == (inference.short_edge, inference.short_edge)
 
@@ -75,9 +75,9 @@ def test_the_runs_of_nuclei_go_on_from_one_another_with_objects_of_one_size() ->
         )
         augmentation = run.data.augmentation
         assert augmentation.name == "resize-crop-flip"
-        assert augmentation.factors is not None
+        assert augmentation.scale_range is not None
         assert augmentation.diameter
-        seen = [factor * augmentation.diameter for factor in augmentation.factors]
+        seen = [factor * augmentation.diameter for factor in augmentation.scale_range]
         assert seen[0] < run.model.inference.diameter < seen[1]
         assert RunConfig.model_validate(run.model_dump(mode="json")) == run
 

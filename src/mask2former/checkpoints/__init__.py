@@ -37,7 +37,7 @@ from mask2former.checkpoints.io import (
 )
 from mask2former.checkpoints.start import start_from
 from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = [
@@ -85,7 +85,7 @@ def open_checkpoint(source: str | Path, recipe: str | None = None) -> Checkpoint
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
 
     Raises:
-        RequestError: nothing of that name, it cannot be downloaded, or the file does not do; the message says what was
+        UserError: nothing of that name, it cannot be downloaded, or the file does not do; the message says what was
             expected.
     """
     if isinstance(source, str):
@@ -103,12 +103,12 @@ def open_checkpoint(source: str | Path, recipe: str | None = None) -> Checkpoint
         if hub_name and not os.path.exists(source) and not _is_meant_as_published(source):
             try:
                 folder = fetch_folder(*hub_name)
-            except RequestError as error:
-                raise RequestError(f"'{source}' is no file or folder here, and {error}{_hint(source)}") from error
+            except UserError as error:
+                raise UserError(f"'{source}' is no file or folder here, and {error}{_hint(source)}") from error
             return load(folder, recipe)
     path = Path(source)
     if not os.path.exists(path):
-        raise RequestError(_unknown(str(source)))
+        raise UserError(_unknown(str(source)))
     return load(path, recipe)
 
 
@@ -120,7 +120,7 @@ def fetch(source: str | Path, progress: Progress | None = None) -> None:
         progress: called with the bytes so far and the bytes in all (None if the server does not say).
 
     Raises:
-        RequestError: the file cannot be had; the message says what to do.
+        UserError: the file cannot be had; the message says what to do.
     """
     if isinstance(source, str) and source not in packaged_names() and source in (zoo := current_zoo()):
         zoo[source].fetch(progress)
@@ -128,18 +128,18 @@ def fetch(source: str | Path, progress: Progress | None = None) -> None:
 
 def _refuse_recipe(name: str, recipe: str | None) -> None:
     if recipe not in (None, name):
-        raise RequestError(f"'{name}' carries its own configuration; leave out recipe '{recipe}'")
+        raise UserError(f"'{name}' carries its own configuration; leave out recipe '{recipe}'")
 
 
 def _open_published(model: ZooModel) -> Checkpoint:
-    file, licence = model.fetch(), model.licence
-    terms = "" if licence.commercial else ": not for commercial use"
-    _logger.warning("weights of %s are licensed %s%s (%s)", model.name, licence.name, terms, licence.url)
+    file, license = model.fetch(), model.license
+    terms = "" if license.commercial else ": not for commercial use"
+    _logger.warning("weights of %s are licensed %s%s (%s)", model.name, license.name, terms, license.url)
     try:
         checkpoint = load(file, model.name if model.name in recipes.recipe_names() else None)
-    except RequestError as error:  # the hash was right when it was downloaded, but files can be put there by hand
-        raise RequestError(f"{error}; if it is not {model.url}, delete it and it is downloaded again") from error
-    return replace(checkpoint, info=replace(checkpoint.info, license=licence.name))
+    except UserError as error:  # the hash was right when it was downloaded, but files can be put there by hand
+        raise UserError(f"{error}; if it is not {model.url}, delete it and it is downloaded again") from error
+    return replace(checkpoint, info=replace(checkpoint.info, license=license.name))
 
 
 def _is_meant_as_published(name: str) -> bool:
@@ -172,7 +172,7 @@ def from_pretrained(source: str | Path, recipe: str | None = None, model: Mask2F
         model: gets the weights, where it is, instead of one that is built; for models with parts of one's own.
 
     Raises:
-        RequestError: as :func:`open_checkpoint`, or the weights do not fit the configuration or ``model``.
+        UserError: as :func:`open_checkpoint`, or the weights do not fit the configuration or ``model``.
     """
     return instantiate(open_checkpoint(source, recipe), model)
 
@@ -181,7 +181,7 @@ def save_pretrained(model: Mask2Former, path: str | Path) -> None:
     """Write the model: ``.safetensors`` is one file of ours, ``.pkl`` and ``.pth`` the original layout, else a folder.
 
     Raises:
-        RequestError: another suffix, a model without facts, or the place cannot be written.
+        UserError: another suffix, a model without facts, or the place cannot be written.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -191,7 +191,7 @@ def save_pretrained(model: Mask2Former, path: str | Path) -> None:
     elif path.is_dir() or not path.suffix[1:].isalpha():
         save_folder(model, path)
     else:
-        raise RequestError(f"{path}: expected a name ending in .safetensors, .pkl or .pth, or a folder")
+        raise UserError(f"{path}: expected a name ending in .safetensors, .pkl or .pth, or a folder")
 
 
 def push_to_hub(
@@ -205,7 +205,7 @@ def push_to_hub(
     """Upload a model with its card to the Hugging Face hub; see :meth:`Mask2Former.push_to_hub`.
 
     Raises:
-        RequestError: the model lacks its facts, or the hub does not take it.
+        UserError: the model lacks its facts, or the hub does not take it.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_folder(model, folder, metrics=metrics, address=repo_id)

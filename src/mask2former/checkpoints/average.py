@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mask2former.checkpoints import from_pretrained
 from mask2former.checkpoints.convert.writing import check_place, write
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import listed
 
@@ -35,7 +35,7 @@ def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
         The least cosine of the weights of two of them; below 0.9 they hardly come from one start (:func:`likeness`).
 
     Raises:
-        RequestError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
+        UserError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
     """
     check_place(Path(path), "ours")
     models, names = [from_pretrained(source) for source in sources], [str(source) for source in sources]
@@ -56,18 +56,18 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
         names: what they are called in messages.
 
     Raises:
-        RequestError: fewer models, others than described, weights that are not finite, or licences that differ.
+        UserError: fewer models, others than described, weights that are not finite, or licenses that differ.
     """
     check(models, names)
     first = models[0]
     licenses = {model.info.license for model in models if model.info.license is not None}
     if len(licenses) > 1:
-        raise RequestError(f"the models have different licences: {listed(sorted(licenses))}")
+        raise UserError(f"the models have different licenses: {listed(sorted(licenses))}")
     states = [model.state_dict() for model in models]
     floating = [key for key, value in states[0].items() if value.is_floating_point()]
     for state, name in zip(states, names, strict=True):  # all before anything is changed
         if broken := next((key for key in floating if not state[key].isfinite().all()), None):
-            raise RequestError(f"{name} has weights that are not finite ('{broken}'); its training went astray")
+            raise UserError(f"{name} has weights that are not finite ('{broken}'); its training went astray")
     with torch.no_grad():
         for key in floating:
             mean = sum(state[key].to(torch.float64) for state in states) / len(states)
@@ -78,22 +78,22 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
 
 
 def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
-    """Refuse what :func:`average` refuses, values and licences excepted.
+    """Refuse what :func:`average` refuses, values and licenses excepted.
 
     Raises:
-        RequestError: fewer than two models, or models of several architectures or lists of classes.
+        UserError: fewer than two models, or models of several architectures or lists of classes.
     """
     if len(models) < 2:
-        raise RequestError(f"an average needs at least two models, got {len(models)}")
+        raise UserError(f"an average needs at least two models, got {len(models)}")
     first = models[0]
     for model, name in zip(models[1:], names[1:], strict=True):
         if _architecture(model) != _architecture(first):
-            raise RequestError(
+            raise UserError(
                 f"{name} has another architecture than {names[0]} (mask2former inspect shows both); only trainings of "
                 "one model from the same weights have a mean"
             )
         if model.categories != first.categories:
-            raise RequestError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
+            raise UserError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
 
 
 def likeness(models: Sequence[Mask2Former]) -> float:

@@ -33,7 +33,7 @@ def model_card(info: ModelInfo, num_parameters: int, address: str) -> str:
         ("parameters", f"{num_parameters:,}"),
         ("tasks", ", ".join(settings.tasks)),
         ("classes", f"{len(categories)} ({things} things, {stuff} stuff): {', '.join(names)}"),
-        ("picture size", edges if settings.short_edge else "as it is"),
+        ("image size", edges if settings.short_edge else "as it is"),
         *((_plain(name), f"{value:.1f}") for name, value in info.metrics.items()),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -60,8 +60,8 @@ from PIL import Image
 from mask2former import Predictor
 
 predictor = Predictor.from_pretrained("{address}"{own}){needed}
-result = predictor("picture.jpg")
-result.plot(Image.open("picture.jpg")).save("overlay.png")
+result = predictor("image.jpg")
+result.plot(Image.open("image.jpg")).save("overlay.png")
 ```
 
 `model.safetensors` carries weights, configuration and categories.
@@ -84,7 +84,7 @@ def _parts(architecture: ArchitectureConfig | None) -> list[tuple[str, str]]:
 def _license_note(license: str | None) -> str:
     if license is None:
         return (
-            "The file states no licence. If the weights derive from the official model zoo, its licence CC BY-NC 4.0 "
+            "The file states no license. If the weights derive from the official model zoo, its license CC BY-NC 4.0 "
             "applies to them."
         )
     return f"The weights, or those they were trained from, are licensed {_plain(license)}."

@@ -31,7 +31,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable
 
 __all__ = ["Patience", "Progress", "cache_folder", "download", "is_offline"]
@@ -70,7 +70,7 @@ class Patience:
         """With ``least_rate`` of ``MASK2FORMER_DOWNLOAD_RATE`` and ``longest_pause`` of ``MASK2FORMER_DOWNLOAD_PAUSE``.
 
         Raises:
-            RequestError: one of them is no such number.
+            UserError: one of them is no such number.
         """
         rate = _from_environment("MASK2FORMER_DOWNLOAD_RATE", "bytes per second", cls.least_rate)
         return cls(
@@ -86,7 +86,7 @@ def _from_environment(name: str, unit: str, default: float) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < 1e9:
-        raise RequestError(f"{name}={printable(text, 40)}: expected {unit}, a number from 0 to a billion; unset it")
+        raise UserError(f"{name}={printable(text, 40)}: expected {unit}, a number from 0 to a billion; unset it")
     return value
 
 
@@ -94,7 +94,7 @@ def cache_folder() -> Path:
     """Where downloaded weights lie: ``MASK2FORMER_CACHE``, else ``mask2former`` in the user's cache folder.
 
     Raises:
-        RequestError: the user has no home folder.
+        UserError: the user has no home folder.
     """
     chosen = os.environ.get("MASK2FORMER_CACHE")
     try:
@@ -102,7 +102,7 @@ def cache_folder() -> Path:
             return Path(chosen).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mask2former"
     except RuntimeError as error:  # containers whose user is only a number
-        raise RequestError(
+        raise UserError(
             "there is no home folder to keep weights in; name a folder for them with MASK2FORMER_CACHE"
         ) from error
 
@@ -139,7 +139,7 @@ def download(
         ``path``.
 
     Raises:
-        RequestError: no network or offline mode, a server that refuses, a file that is not the one expected, or no
+        UserError: no network or offline mode, a server that refuses, a file that is not the one expected, or no
             room; the message says what to do, by hand if need be.
     """
     if path.is_file():
@@ -147,7 +147,7 @@ def download(
     _check_address(url)
     by_hand = f"fetch {url} yourself and put it at {path}"
     if is_offline():
-        raise RequestError(f"{path.name} is not in the cache and offline mode is on; switch it off, or {by_hand}")
+        raise UserError(f"{path.name} is not in the cache and offline mode is on; switch it off, or {by_hand}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
@@ -157,7 +157,7 @@ def download(
                 _fetch(source, part, progress, patience or Patience.from_environment())
                 part.replace(path)
     except OSError as error:
-        raise RequestError(
+        raise UserError(
             f"cannot write '{error.filename or path}': {error.strerror or error}; make room there or choose another "
             "folder with MASK2FORMER_CACHE"
         ) from error
@@ -282,7 +282,7 @@ def _check_address(url: str, *, is_secure: bool = False) -> None:
     scheme = urllib.parse.urlsplit(url).scheme
     allowed = ("https",) if is_secure else ("http", "https")
     if scheme not in allowed:
-        raise RequestError(
+        raise UserError(
             f"'{printable(url, 200)}' is no address to download from here; expected one that begins with "
             f"{' or '.join(allowed)}"
         )
@@ -291,7 +291,7 @@ def _check_address(url: str, *, is_secure: bool = False) -> None:
 def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Patience) -> None:
     """Fill ``part`` with the right bytes."""
     if part.is_symlink() or (part.exists() and not part.is_file()):
-        raise RequestError(f"'{part}' is no regular file; remove it, or choose another folder with MASK2FORMER_CACHE")
+        raise UserError(f"'{part}' is no regular file; remove it, or choose another folder with MASK2FORMER_CACHE")
     idle, most = 0, _size(part)  # attempts without gain; the furthest that any has come
     since = time.monotonic()  # when it was
     is_second = False
@@ -310,7 +310,7 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
                 kept = _size(part)
                 if kept and _md5(part).startswith(source.md5_prefix):
                     break  # the length that the server announces is wrong, the file is right
-                raise RequestError(
+                raise UserError(
                     f"cannot download {source.name} ({broken}, {idle} times in a row); {kept // 1_000_000} MB are "
                     f"kept: try again when the network is back, or {source.by_hand}"
                 ) from broken
@@ -324,7 +324,7 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
         size = _size(part)
         _discard(part)
         if is_second:  # the first may have been pasted from two versions
-            raise RequestError(
+            raise UserError(
                 f"what comes as {source.name} is another file: {size} bytes with MD5 {found}, expected one that begins "
                 f"with {source.md5_prefix}; nothing was kept. A proxy or a login page may be in between; "
                 f"{source.by_hand}"
@@ -357,7 +357,7 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
     try:
         request = urllib.request.Request(source.url, headers=headers)
         response = _opener(guard).open(request, timeout=timeout)
-    except RequestError:
+    except UserError:
         raise
     except urllib.error.HTTPError as error:
         with error:
@@ -367,7 +367,7 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
                 _discard(part)
                 raise _BrokenOffError("the server has another file than before") from error
             if error.code not in _LATER and error.code < 500:
-                raise RequestError(
+                raise UserError(
                     f"cannot download {source.name}: the server answers {error.code} "
                     f"{printable(str(error.reason), 100)}; {source.by_hand}"
                 ) from error
@@ -375,7 +375,7 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirections to no address
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise RequestError(f"cannot download {source.name}: {reason.verify_message}; {source.by_hand}") from error
+            raise UserError(f"cannot download {source.name}: {reason.verify_message}; {source.by_hand}") from error
         raise _BrokenOffError(_words(reason)) from error
     with response:
         if response.status == HTTPStatus.PARTIAL_CONTENT:
@@ -396,10 +396,10 @@ def _receive(response: Any, part: Path, total: int | None, progress: Progress | 
     done = _size(part)
     if total is not None and total > most:
         _discard(part)
-        raise RequestError(f"the server announces {total:,} bytes; at most {most:,} are expected; nothing was kept")
+        raise UserError(f"the server announces {total:,} bytes; at most {most:,} are expected; nothing was kept")
     if total is not None and shutil.disk_usage(part.parent).free < total - done:
         needed, name = (total - done) // 1_000_000, part.parent
-        raise RequestError(f"no room: {needed} MB are needed in {name}; choose another folder with MASK2FORMER_CACHE")
+        raise UserError(f"no room: {needed} MB are needed in {name}; choose another folder with MASK2FORMER_CACHE")
     with part.open("ab") as stream:
         while True:
             if progress is not None:
@@ -417,7 +417,7 @@ def _receive(response: Any, part: Path, total: int | None, progress: Progress | 
                 break
     if done > most:
         _discard(part)
-        raise RequestError(f"the server sends more than the {most:,} bytes that are expected; nothing was kept")
+        raise UserError(f"the server sends more than the {most:,} bytes that are expected; nothing was kept")
     if guard.is_slow or (total is not None and done != total):
         raise _BrokenOffError(f"the connection ended after {done} of {total} bytes")
 

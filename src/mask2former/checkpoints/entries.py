@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import quoted
 
 __all__ = ["check_entry", "check_entry_count"]
@@ -16,7 +16,7 @@ def check_entry_count(count: int) -> None:
     """Refuse more entries than any model has.
 
     Raises:
-        RequestError: there are more than ``limits.CHECKPOINT_ENTRIES``.
+        UserError: there are more than ``limits.CHECKPOINT_ENTRIES``.
     """
     limits.check_limit("its entries are", count, limits.CHECKPOINT_ENTRIES, "is it the right file?")
 
@@ -25,17 +25,17 @@ def check_entry(name: str, value: Tensor) -> None:
     """Refuse what is no entry of a model here.
 
     Raises:
-        RequestError: its name is longer than ``limits.ENTRY_NAME``, or its numbers are absent or of a type that no
+        UserError: its name is longer than ``limits.ENTRY_NAME``, or its numbers are absent or of a type that no
             layer computes with.
     """
     limits.check_limit(
         f"the name of entry {quoted(name, 40)} has characters:", len(name), limits.ENTRY_NAME, "is it the right file?"
     )
     if value.is_meta:
-        raise RequestError(f"entry {quoted(name)} has a shape but no values (device meta); save real weights")
+        raise UserError(f"entry {quoted(name)} has a shape but no values (device meta); save real weights")
     is_known = not value.is_quantized and not value.is_complex() and value.layout == torch.strided
     if not is_known or (value.is_floating_point() and value.dtype.itemsize == 1):
-        raise RequestError(
+        raise UserError(
             f"entry {quoted(name)} is stored as {str(value.dtype).removeprefix('torch.')}; expected float16, bfloat16, "
             "float32, float64 or whole numbers: save it again in one of these"
         )

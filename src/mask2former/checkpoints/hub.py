@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mask2former.checkpoints.download import is_offline
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable
 
 __all__ = ["HubName", "fetch_folder", "parse_hub_name", "push_folder"]
@@ -29,12 +29,12 @@ def parse_hub_name(source: str) -> HubName | None:
     Without the prefix, what ends like a file of weights or lies in an existing folder is a path that does not exist.
 
     Raises:
-        RequestError: behind the prefix is something else.
+        UserError: behind the prefix is something else.
     """
     match = re.fullmatch(rf"({_REPOSITORY})(?:@([\w./-]+))?", source.removeprefix(_PREFIX))
     if source.startswith(_PREFIX):
         if match is None:
-            raise RequestError(f"'{source}': expected hf://owner/name, with @revision or without")
+            raise UserError(f"'{source}': expected hf://owner/name, with @revision or without")
         return match[1], match[2]
     if match is None or source.endswith(_FILE_SUFFIXES) or Path(source).parent.exists():
         return None
@@ -47,7 +47,7 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
     Offline, or when the hub does not answer, what was fetched before.
 
     Raises:
-        RequestError: no such model or revision, no permission, or no network and nothing in the cache.
+        UserError: no such model or revision, no permission, or no network and nothing in the cache.
     """
     folder = Path()
     with _errors(repo_id, revision):
@@ -66,19 +66,19 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
             )
             if any(folder.glob(weights)):
                 return folder
-    raise RequestError(f"'{repo_id}' on the hub has no weights (.safetensors or .bin) at its top level")
+    raise UserError(f"'{repo_id}' on the hub has no weights (.safetensors or .bin) at its top level")
 
 
 def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> str:
     """Upload all files of ``folder`` into the model ``repo_id``, which is made if need be; returns its page.
 
     Raises:
-        RequestError: another name, no network, no such owner, or not logged in.
+        UserError: another name, no network, no such owner, or not logged in.
     """
     if not re.fullmatch(_REPOSITORY, repo_id):
-        raise RequestError(f"'{repo_id}' is no model on the hub; expected owner/name")
+        raise UserError(f"'{repo_id}' is no model on the hub; expected owner/name")
     if is_offline():
-        raise RequestError(f"cannot upload '{repo_id}': offline mode is on (MASK2FORMER_OFFLINE or HF_HUB_OFFLINE)")
+        raise UserError(f"cannot upload '{repo_id}': offline mode is on (MASK2FORMER_OFFLINE or HF_HUB_OFFLINE)")
     with _errors(repo_id, None):
         from huggingface_hub import HfApi
 
@@ -94,35 +94,35 @@ def _errors(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         from huggingface_hub import errors
     except (ValueError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        raise RequestError(
+        raise UserError(
             f"the library of the Hugging Face hub does not start: {printable(str(error), 200)}; check the environment "
             "variables that begin with HF_"
         ) from error
     try:
         yield
     except errors.GatedRepoError as error:
-        raise RequestError(
+        raise UserError(
             f"'{repo_id}' on the hub asks for consent: accept its terms on its page, then log in with: hf auth login"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise RequestError(
+        raise UserError(
             f"there is no '{repo_id}' on the hub for you; check the name, and if it is private log in with: "
             "hf auth login"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise RequestError(f"'{repo_id}' on the hub has no revision '{revision}'") from error
+        raise UserError(f"'{repo_id}' on the hub has no revision '{revision}'") from error
     except errors.LocalEntryNotFoundError as error:
         reason = "offline mode is on" if is_offline() else "the hub does not answer"
-        raise RequestError(
+        raise UserError(
             f"'{repo_id}' is not in the hub's cache and {reason}; try again with a network, or give the path of a "
             "folder with its files"
         ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         hint = "; log in with a token that may write: hf auth login" if status in (401, 403) else ""
-        raise RequestError(
+        raise UserError(
             f"the hub refuses '{repo_id}': {printable(error.server_message or f'status {status}', 200)}{hint}"
         ) from error
     except (errors.HTTPError, errors.HFValidationError, OSError, ValueError, LookupError, TypeError) as error:
         # The last three: what comes from there is not what a hub would send.
-        raise RequestError(f"'{repo_id}' on the hub: {printable(str(error), 200)}") from error
+        raise UserError(f"'{repo_id}' on the hub: {printable(str(error), 200)}") from error

@@ -14,7 +14,7 @@ import torch
 
 from mask2former.checkpoints.io import Checkpoint, load_into
 from mask2former.config import ArchitectureConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.build import build_checked, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 
@@ -29,7 +29,7 @@ def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mas
         model: gets the weights where it is, instead of one that is built.
 
     Raises:
-        RequestError: the weights do not fit the configuration, or it asks for what no checkpoint may; or the model has
+        UserError: the weights do not fit the configuration, or it asks for what no checkpoint may; or the model has
             parts of its own and was not given.
     """
     source = checkpoint.source
@@ -53,7 +53,7 @@ def skeleton_of(checkpoint: Checkpoint) -> Mask2Former:
     """The model without memory, or, where timm's cannot be made so, with initial values.
 
     Raises:
-        RequestError: the configuration makes no model, or one larger than any, or reads a backbone from elsewhere.
+        UserError: the configuration makes no model, or one larger than any, or reads a backbone from elsewhere.
     """
     config, num_classes = _architecture(checkpoint), len(checkpoint.categories)
     with _naming(checkpoint.source):
@@ -62,7 +62,7 @@ def skeleton_of(checkpoint: Checkpoint) -> Mask2Former:
 
 def _architecture(checkpoint: Checkpoint) -> ArchitectureConfig:
     if checkpoint.info.architecture is None:
-        raise RequestError(
+        raise UserError(
             f"{checkpoint.source}: the weights of a model with parts of its own, which the file does not describe; "
             "make the model in Python and give it: from_pretrained(..., model=model)"
         )
@@ -74,5 +74,5 @@ def _naming(source: str) -> Iterator[None]:
     """What is refused of a model is refused of the file that describes it."""
     try:
         yield
-    except RequestError as error:
-        raise RequestError(f"{source}: {error}; fetch or save it again") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}; fetch or save it again") from error

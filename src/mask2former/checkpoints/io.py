@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from mask2former import recipes
-from mask2former.atomic import write_whole
+from mask2former.files import write_whole
 from mask2former.checkpoints import original, pickles
 from mask2former.checkpoints.card import model_card
 from mask2former.checkpoints.entries import check_entry
 from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
 from mask2former.config import RunConfig, parse
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable, quoted
@@ -87,18 +87,18 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
             architecture from names and shapes and works where that leaves one choice.
 
     Raises:
-        RequestError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
+        UserError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
     """
     path = Path(path)
     if os.path.isdir(path):
         if not (path / _WEIGHTS).is_file():
             found = listed(sorted(os.listdir(path)), 5) or "nothing"
-            raise RequestError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
+            raise UserError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
         path = path / _WEIGHTS
     head = head_of(path)
     if is_safetensors(head, path.stat().st_size):
         if recipe is not None:
-            raise RequestError(f"{path}: carries its own configuration; leave out recipe '{recipe}'")
+            raise UserError(f"{path}: carries its own configuration; leave out recipe '{recipe}'")
         return _load_ours(path)
     if recipe is not None:
         recipes.recipe(recipe)  # a misspelt name before reading gigabytes
@@ -112,13 +112,13 @@ def head_of(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not head:
-        raise RequestError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
+        raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
     if head.lstrip()[:1] == b"<":
-        raise RequestError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
+        raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
     if head.startswith(b"version https://git-lfs"):
-        raise RequestError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
+        raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
     return head
 
 
@@ -142,16 +142,16 @@ def _load_ours(path: Path) -> Checkpoint:
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") == "mask2former-backbone":
-        raise RequestError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
+        raise UserError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
     if metadata.get("format") != "mask2former":
         source = path.parent if (path.parent / "config.json").is_file() else path
-        raise RequestError(
+        raise UserError(
             f"{path}: a safetensors file of something else (format {quoted(metadata.get('format'))}); expected one "
             f"that mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
         )
     version = metadata.get("format_version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
-        raise RequestError(
+        raise UserError(
             f"{path}: format version {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install a "
             "newer one"
         )
@@ -164,7 +164,7 @@ def promoted(value: Tensor) -> Tensor:
 
 def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> Checkpoint:
     if not original.is_original(state):
-        raise RequestError(
+        raise UserError(
             f"{path}: not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
             f"{len(state)} entries such as {quoted(next(iter(state)))}. If it is of another code base: "
             f"mask2former convert {path} NEW.safetensors"
@@ -174,8 +174,8 @@ def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> 
         slug = _agreed_recipe(state, recipe)
         config = recipes.recipe(slug).model
         renamed = original.from_original(state, config)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     renamed = {name: promoted(value) for name, value in renamed.items()}
     return Checkpoint(ModelInfo.of(config, original.recipe_categories(slug)), renamed, str(path))
 
@@ -185,17 +185,17 @@ def _agreed_recipe(state: dict[str, Tensor], recipe: str | None) -> str:
     found = original.infer_architecture(state)
     if recipe is not None:
         expected = original.recipe_architecture(recipe)
-        if expected.shape_facts() != found.shape_facts():
+        if expected.shape_summary() != found.shape_summary():
             fitting = original.matching_recipes(state)
             hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else ""
-            raise RequestError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
+            raise UserError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
         return recipe
     fitting = original.matching_recipes(state)
     if not fitting:
-        raise RequestError(f"holds {found}, which is no published model")
+        raise UserError(f"holds {found}, which is no published model")
     choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
     if any(choice != choices[0] for choice in choices):
-        raise RequestError(
+        raise UserError(
             f"holds {found} but no settings; more than one recipe fits, name yours: recipe='...' with one of "
             f"{', '.join(fitting)}"
         )
@@ -218,7 +218,7 @@ def load_into(
         Names of the entries that were left out, sorted; empty unless asked for.
 
     Raises:
-        RequestError: entries are missing, unexpected or mis-shaped, or values are not finite; one message lists them
+        UserError: entries are missing, unexpected or mis-shaped, or values are not finite; one message lists them
             all.
     """
     own = model.state_dict()
@@ -235,7 +235,7 @@ def load_into(
         groups.append(("mis-shaped", [texts[name] for name in misshaped]))
     faults = [f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups if names]
     if faults:
-        raise RequestError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
+        raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
     if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
         check_finite(state, source)
     with torch.no_grad():
@@ -249,11 +249,11 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights that are NaN or infinite, from which results would come that look like results.
 
     Raises:
-        RequestError: some are; the message counts the entries and names the first.
+        UserError: some are; the message counts the entries and names the first.
     """
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
-        raise RequestError(
+        raise UserError(
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
             f"({listed(broken, _FIRST)}); its training went astray, or the file is damaged: take an earlier "
             "checkpoint, or fetch it again"
@@ -280,7 +280,7 @@ def _metadata_of(info: ModelInfo) -> dict[str, str]:
     values = info.to_dict()
     metadata = {key: json.dumps(values[key]) for key in ("config", "categories")}
     if info.license is not None:
-        metadata["licence"] = info.license
+        metadata["license"] = info.license
     if info.metrics:
         metadata["metrics"] = json.dumps(values["metrics"])
     return metadata
@@ -303,7 +303,7 @@ def _check_preparation(model: Mask2Former) -> None:
     for name in ("mean", "std", "size_divisibility"):
         value, expected = getattr(model, name), usual[name].default
         if value != expected:
-            raise RequestError(
+            raise UserError(
                 f"the model has {name} {value}, which a checkpoint does not carry (models that are loaded have "
                 f"{expected}); train with that, or keep the state_dict yourself"
             )
@@ -326,7 +326,7 @@ def save(
         metrics: measured numbers of these weights in percent, stored along; None: those of ``model.info``.
 
     Raises:
-        RequestError: the model has no classes, or a mean, deviation or divisibility that no file carries; a value is
+        UserError: the model has no classes, or a mean, deviation or divisibility that no file carries; a value is
             not finite or does not fit ``dtype``; or the file cannot be written.
     """
     path = Path(path)
@@ -341,7 +341,7 @@ def save(
         if dtype is not None and stored.is_floating_point():
             stored = stored.to(dtype)
             if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
-                raise RequestError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
+                raise UserError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
         tensors[name] = stored.contiguous()
     write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata), durable=True)
 
@@ -363,7 +363,7 @@ def save_folder(
         address: what the card says the model is loaded by; by default the folder.
 
     Raises:
-        RequestError: as :func:`save`.
+        UserError: as :func:`save`.
     """
     path = Path(path)
     _check(model)
@@ -377,11 +377,11 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
     """Write the layout of the published files: ``.pkl`` (arrays) or ``.pth`` (tensors).
 
     Raises:
-        RequestError: another suffix, the model has no place in that layout, or the file cannot be written.
+        UserError: another suffix, the model has no place in that layout, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".pkl", ".pth"):
-        raise RequestError(f"{path}: the original layout is written as .pkl or .pth")
+        raise UserError(f"{path}: the original layout is written as .pkl or .pth")
     _ = model.info.known_architecture
     _check_preparation(model)
     state = original.to_original(model)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mask2former import recipes
 from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
 from mask2former.text import printable, quoted
@@ -70,7 +70,7 @@ def original_names(config: ArchitectureConfig) -> list[Pair]:
     Our name is None for what we regenerate: window indices and the class weights of the loss.
 
     Raises:
-        RequestError: the backbone has no place in the original layout.
+        UserError: the backbone has no place in the original layout.
     """
     pairs = backbone_names(config.backbone)
     pairs += _pixel_decoder_names(config.pixel_decoder.num_layers)
@@ -83,7 +83,7 @@ def backbone_names(backbone: SwinConfig | TimmConfig) -> list[Pair]:
     """The part of :func:`original_names` that a backbone alone has.
 
     Raises:
-        RequestError: it has no place in the original layout.
+        UserError: it has no place in the original layout.
     """
     return list(_swin_names(backbone) if isinstance(backbone, SwinConfig) else _resnet_names(backbone))
 
@@ -96,9 +96,9 @@ def _both(original: str, ours: str) -> Iterator[Pair]:
 def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     name = config.model.split(".")[0]
     is_deep = name.endswith("s")
-    if name.removesuffix("s") not in _RESNETS or config.arguments:
+    if name.removesuffix("s") not in _RESNETS or config.kwargs:
         known = ", ".join(_RESNETS)
-        raise RequestError(
+        raise UserError(
             f"backbone '{config.model}' has no place in the original layout; it knows Swin and {known} (and "
             "their deep stems, with an s) without further arguments. Save as .safetensors instead"
         )
@@ -218,7 +218,7 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     whenever a mapping is copied. Pixel mean and deviation are dropped, being those of every model of ours.
 
     Raises:
-        RequestError: two entries end up with one name, or pixel mean and deviation are others.
+        UserError: two entries end up with one name, or pixel mean and deviation are others.
     """
     wrapped = all(name.startswith("module.") for name in state)
     is_old = not any(name.removeprefix("module.").startswith(_PIXEL) for name in state)
@@ -235,7 +235,7 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = _PIXEL + rest if is_old else _HEAD + rest
         name = name.replace(f"{_PREDICTOR}static_query.", f"{_PREDICTOR}query_feat.")
         if name in renamed:
-            raise RequestError(
+            raise UserError(
                 f"two entries mean {quoted(name)} (one of them is spelled {quoted(stored)}); expected one"
             )
         renamed[name] = value
@@ -247,7 +247,7 @@ def _check_pixels(name: str, value: Tensor) -> None:
     if value.is_meta or (value.numel() == 3 and bool((value.flatten().float() - expected).abs().max() < 1e-2)):
         return
     found = [round(number, 3) for number in value.flatten().tolist()[:6]]
-    raise RequestError(
+    raise UserError(
         f"'{name}' is {found}, but our models normalise R, G, B with {list(_PIXELS[name])}; a model that was trained "
         "otherwise, for instance on BGR, cannot be used here"
     )
@@ -263,7 +263,7 @@ def from_original(state: Mapping[str, Tensor], config: ArchitectureConfig | None
         config: the architecture; read from names and shapes if None.
 
     Raises:
-        RequestError: the names are not those of a full model in the original layout.
+        UserError: the names are not those of a full model in the original layout.
     """
     current = current_spelling(state)
     names = dict(original_names(config or infer_architecture(current).model))
@@ -295,7 +295,7 @@ class Architecture:
             text += f" with {'frozen' if backbone.norm == 'frozen' else 'trained'} norms"
         return f"{text}, {decoder.num_queries} queries, {self.num_classes} classes"
 
-    def shape_facts(self) -> tuple[object, ...]:
+    def shape_summary(self) -> tuple[object, ...]:
         """What a state dict can show: equal facts mean equal names and shapes."""
         backbone = self.model.backbone
         if isinstance(backbone, SwinConfig):
@@ -336,7 +336,7 @@ def infer_architecture(
         layout: what the user's file is, for messages.
 
     Raises:
-        RequestError: not a full model; the message names the entry that is missing.
+        UserError: not a full model; the message names the entry that is missing.
     """
     current = current_spelling(state)
     shape, count = _looks(current, spelled, layout)
@@ -362,10 +362,10 @@ def infer_architecture(
                 feedforward_dim=shape(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 2)[0],
             ),
         )
-    except RequestError:
+    except UserError:
         raise
     except ValueError as error:  # pydantic: sizes that fit no model
-        raise RequestError(f"names and shapes that fit no Mask2Former model: {printable(str(error), 200)}") from error
+        raise UserError(f"names and shapes that fit no Mask2Former model: {printable(str(error), 200)}") from error
     return Architecture(model, shape(f"{_PREDICTOR}class_embed.weight", 2)[0] - 1)
 
 
@@ -374,13 +374,13 @@ def _looks(names: Mapping[str, Tensor], spelled: Callable[[str], str], layout: s
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in names:
-            raise RequestError(
+            raise UserError(
                 f"not a Mask2Former model in {layout}: entry {quoted(spelled(name))} is missing among {len(names)} "
                 f"entries such as {quoted(spelled(next(iter(names), '')))}"
             )
         found = tuple(names[name].shape)
         if len(found) != dims or 0 in found:
-            raise RequestError(
+            raise UserError(
                 f"entry {quoted(spelled(name))} has shape {found}; expected {dims} dimensions, none of them empty"
             )
         return found
@@ -402,17 +402,17 @@ def infer_backbone(
     """The backbone, from the entries below ``backbone.``; arguments as of :func:`infer_architecture`.
 
     Raises:
-        RequestError: it is none that we know; the message names what is missing.
+        UserError: it is none that we know; the message names what is missing.
     """
     shape, count = _looks(state, spelled, layout)
     try:
         if any(name.startswith("backbone.patch_embed.") for name in state):
             return _infer_swin(shape, count)
         return _infer_resnet(shape, count, state)
-    except RequestError:
+    except UserError:
         raise
     except ValueError as error:  # pydantic: sizes that fit no backbone
-        raise RequestError(f"names and shapes that fit no backbone: {printable(str(error), 200)}") from error
+        raise UserError(f"names and shapes that fit no backbone: {printable(str(error), 200)}") from error
 
 
 def _infer_swin(shape: _Shape, count: _Count) -> SwinConfig:
@@ -436,7 +436,7 @@ def _infer_resnet(shape: _Shape, count: _Count, names: Mapping[str, object]) -> 
             stem = "s" if "backbone.stem.conv3.weight" in names else ""
             is_trained = "backbone.stem.conv1.norm.num_batches_tracked" in names
             return TimmConfig(model=name + stem, norm="sync" if is_trained else "frozen")
-    raise RequestError(
+    raise UserError(
         f"a ResNet with {'-'.join(map(str, blocks))} blocks of {convolutions} convolutions; expected one of "
         f"{', '.join(_RESNETS)}, or Swin"
     )
@@ -461,10 +461,10 @@ def matching_recipes(state: Mapping[str, Tensor]) -> list[str]:
     Models that differ in their pre-training only are all listed.
 
     Raises:
-        RequestError: as :func:`infer_architecture`.
+        UserError: as :func:`infer_architecture`.
     """
-    facts = infer_architecture(state).shape_facts()
-    return [slug for slug in recipes.recipe_names() if recipe_architecture(slug).shape_facts() == facts]
+    facts = infer_architecture(state).shape_summary()
+    return [slug for slug in recipes.recipe_names() if recipe_architecture(slug).shape_summary() == facts]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -487,7 +487,7 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
         no_object_weight: last of the class weights; the only one that is not 1.
 
     Raises:
-        RequestError: the model was built by hand, or its backbone has no place in the original layout.
+        UserError: the model was built by hand, or its backbone has no place in the original layout.
     """
     config = model.info.known_architecture
     values = model.state_dict()
@@ -503,7 +503,7 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
             assert isinstance(config.backbone, SwinConfig)
             state[original] = relative_position_index(config.backbone.window_size)
     if values:
-        raise RequestError(
+        raise UserError(
             f"{len(values)} entries have no place in the original layout, for instance '{next(iter(values))}'; "
             "save as .safetensors instead"
         )

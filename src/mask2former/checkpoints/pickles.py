@@ -25,7 +25,7 @@ import torch
 from mask2former import limits
 from mask2former.checkpoints.entries import check_entry, check_entry_count
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable, quoted
 
 __all__ = ["TORCH_LEGACY_MAGIC", "check_archive", "read_state"]
@@ -141,7 +141,7 @@ class _Door:
 
 
 class _Refused(Exception):  # noqa: N818 (never leaves this file)
-    """What the pickle asked for; turned into a RequestError that names the file."""
+    """What the pickle asked for; turned into a UserError that names the file."""
 
 
 def _refusal(what: str) -> _Refused:
@@ -302,11 +302,11 @@ class _Budget:
         self.steps -= steps
         self.bytes -= copied
         if self.steps < 0:
-            raise RequestError(
+            raise UserError(
                 f"its pickle takes more than {limits.PICKLE_STEPS:,} steps; expected weights, which take some thousands"
             )
         if self.bytes < 0:
-            raise RequestError(
+            raise UserError(
                 f"copies texts to over {limits.PICKLE_SHARING} times its size; expected entries with their own"
             )
 
@@ -543,12 +543,12 @@ def _select(payload: Any) -> dict[Any, Any]:
     if isinstance(payload, dict) and isinstance(payload.get("model"), dict):
         return payload["model"]
     if isinstance(payload, dict) and "state_dict" in payload:
-        raise RequestError(
+        raise UserError(
             "is a training checkpoint of another layout (it has 'state_dict'); expected weights to use. Of a run of "
             "this library take its model.safetensors; what other code bases trained goes through mask2former convert"
         )
     if not isinstance(payload, dict):
-        raise RequestError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
+        raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
     return payload
 
 
@@ -561,10 +561,10 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
     Args:
         path: an existing file.
         select: given all that the file holds, containers of plain values and of stand-ins for arrays, returns the
-            mapping of names to arrays; may raise RequestError.
+            mapping of names to arrays; may raise UserError.
 
     Raises:
-        RequestError: the file cannot be read, asks for anything but arrays, tensors and plain containers (the message
+        UserError: the file cannot be read, asks for anything but arrays, tensors and plain containers (the message
             names it), or holds something else than named arrays.
     """
     select = select or _select
@@ -581,17 +581,17 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
                 return _tensors(select(_read_legacy(stream, size, _Budget(size))), size)
             return _tensors(select(_Unpickler(stream, size, _Budget(size)).load()), size)
     except _Refused as refused:
-        raise RequestError(
+        raise UserError(
             f"{path}: the pickle asks for {refused}, which is no array, tensor or plain container; nothing was "
             "executed. Expected a file of weights only"
         ) from None
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise anything
         reason = printable(str(error), 120) or type(error).__name__
-        raise RequestError(
+        raise UserError(
             f"{path}: not a readable pickle or PyTorch file ({reason}); expected weights in .pkl or .pth. If it "
             "was downloaded or copied, it may be incomplete: fetch it again"
         ) from error
@@ -629,14 +629,14 @@ def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:
         tensor = _as_tensor(value)
         if tensor is None or not isinstance(name, str):
             kind = type(value.array if isinstance(value, _Array) else value).__name__
-            raise RequestError(f"entry {quoted(name)} is a {kind}; expected named numeric arrays only")
+            raise UserError(f"entry {quoted(name)} is a {kind}; expected named numeric arrays only")
         check_entry(name, tensor)
         room -= tensor.nbytes
         if room < 0:
-            raise RequestError(
+            raise UserError(
                 f"unfolds to over {limits.PICKLE_SHARING} times its size; expected entries with their own numbers"
             )
         state[name] = tensor
     if not state:
-        raise RequestError("holds no entries; expected named numeric arrays")
+        raise UserError("holds no entries; expected named numeric arrays")
     return state

@@ -18,7 +18,7 @@ from torch import Tensor
 from mask2former import limits
 from mask2former.checkpoints.entries import check_entry, check_entry_count
 from mask2former.documents import check_regular, parse_json
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable
 
 __all__ = ["entries_of", "metadata_value", "open_safetensors", "write_safetensors"]
@@ -29,7 +29,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     """The open file, of which nothing but the header was read.
 
     Raises:
-        RequestError: it is no regular file, or damaged, or its header is larger than ``limits.HEADER_BYTES``.
+        UserError: it is no regular file, or damaged, or its header is larger than ``limits.HEADER_BYTES``.
     """
     size = check_regular(path, "checkpoint")
     try:
@@ -39,12 +39,12 @@ def open_safetensors(path: Path) -> Iterator[Any]:
             limits.check_limit(f"{path}: its header has bytes:", length, limits.HEADER_BYTES, "is it the right file?")
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
-    except RequestError:
+    except UserError:
         raise
     except (SafetensorError, OSError, AttributeError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
         # The others: numbers of types that only newer versions of torch have, and sizes that fit no memory.
         reason = printable(str(error), 200) or type(error).__name__
-        raise RequestError(
+        raise UserError(
             f"{path}: damaged safetensors file ({reason}); it may be incomplete, fetch or save it again"
         ) from error
 
@@ -53,7 +53,7 @@ def entries_of(file: Any, path: Path) -> dict[str, Tensor]:
     """All entries of an open file, types as stored.
 
     Raises:
-        RequestError: there are too many, or some that no model has; see :func:`check_entry`.
+        UserError: there are too many, or some that no model has; see :func:`check_entry`.
     """
     try:
         names = list(file.keys())
@@ -62,8 +62,8 @@ def entries_of(file: Any, path: Path) -> dict[str, Tensor]:
         for name in names:
             state[name] = file.get_tensor(name)
             check_entry(name, state[name])
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return state
 
 
@@ -71,17 +71,17 @@ def metadata_value(metadata: Mapping[str, str], key: str, path: Path) -> Any:
     """The value of JSON in the metadata of a file.
 
     Raises:
-        RequestError: there is none, or it is damaged or longer than ``limits.METADATA_BYTES``.
+        UserError: there is none, or it is damaged or longer than ``limits.METADATA_BYTES``.
     """
     if key not in metadata:
-        raise RequestError(f"{path}: the '{key}' of its header is missing; save the model again")
+        raise UserError(f"{path}: the '{key}' of its header is missing; save the model again")
     text = metadata[key]
     what = f"{path}: the '{key}' of its header"
     limits.check_limit(f"{what} has characters:", len(text), limits.METADATA_BYTES, "save the model again")
     try:
         return parse_json(text, what)
-    except RequestError as error:
-        raise RequestError(f"{what} is damaged; save the model again ({error.__cause__!s:.100})") from error
+    except UserError as error:
+        raise UserError(f"{what} is damaged; save the model again ({error.__cause__!s:.100})") from error
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mask2former.checkpoints.io import Checkpoint, load_into
 from mask2former.config import ModelConfig, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
@@ -43,7 +43,7 @@ _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
 _WITHOUT_WEIGHTS = frozenset({"drop_path_rate", "dropout", "masked_attention", "position_encoding", "norm"})
 # What changes shapes alone, so that a partial start can take the rest.
 _SHAPES = frozenset(
-    {"arguments", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "window_size"}
+    {"kwargs", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "window_size"}
 )
 
 
@@ -58,7 +58,7 @@ def with_settings_of(model: ModelConfig, source: ModelInfo, name: str) -> ModelC
         name: what the other is called in messages.
 
     Raises:
-        RequestError: the two together contradict themselves.
+        UserError: the two together contradict themselves.
     """
     values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
     for part in _PARTS:
@@ -98,7 +98,7 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
         partial: other numbers of queries, channels and windows are allowed.
 
     Raises:
-        RequestError: with each of these settings.
+        UserError: with each of these settings.
     """
     allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
     faults = []
@@ -113,7 +113,7 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
         ]
     if faults:
         partly = "" if partial else "; with model.init_partial=true other queries and sizes start afresh"
-        raise RequestError(
+        raise UserError(
             f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they come from {name}{partly}"
         )
 
@@ -154,7 +154,7 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         One phrase for each thing that was not simply taken over; empty if everything was.
 
     Raises:
-        RequestError: the weights do not fit; the message lists what.
+        UserError: the weights do not fit; the message lists what.
     """
     own, state = model.state_dict(), dict(source.state)
     notes = _with_own_classes(model, source, own, state, name, partial=partial)
@@ -190,7 +190,7 @@ def _with_own_classes(
         renamed = [f"{quoted(old)} is {quoted(new)}" for old, new in zip(there, here, strict=True) if old != new]
         return [f"classes by position: {listed(renamed, 4)} here"]
     if not partial:
-        raise RequestError(
+        raise UserError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
             "model.init_partial=true the class head starts afresh"
         )
@@ -219,7 +219,7 @@ def with_own_windows(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> lis
     """Resize the position biases in ``state`` to the windows of ``own``, in place; a phrase for each size.
 
     Raises:
-        RequestError: a table of ``state`` fits no window.
+        UserError: a table of ``state`` fits no window.
     """
     windows: set[tuple[int, int]] = set()
     for name in own.keys() & state.keys():
@@ -233,7 +233,7 @@ def with_own_windows(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> lis
 def _window(table: Tensor) -> int:
     window = (math.isqrt(len(table)) + 1) // 2
     if (2 * window - 1) ** 2 != len(table):
-        raise RequestError(f"a table of position biases has {len(table)} rows, which fits no window")
+        raise UserError(f"a table of position biases has {len(table)} rows, which fits no window")
     return window
 
 

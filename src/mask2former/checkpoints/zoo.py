@@ -1,4 +1,4 @@
-"""The table of published models: what each is, what it scored, where its file is and under which licence.
+"""The table of published models: what each is, what it scored, where its file is and under which license.
 
 Settings and classes of a model are in the recipe of the same name; here are only facts about its file. The packaged
 table can be replaced, for instance by that of a mirror. Must not know how files are read.
@@ -19,16 +19,16 @@ from typing import Any, get_origin, get_type_hints
 from mask2former import limits
 from mask2former.checkpoints.download import Progress, cache_folder, download, is_offline
 from mask2former.documents import read_json
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["Licence", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
+__all__ = ["License", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Licence:
+class License:
     """Under what weights may be used; ``commercial`` is whether for commercial purposes too."""
 
     name: str
@@ -52,7 +52,7 @@ class ZooModel:
         url, file: where its weights are, and their name in the cache, which holds the hash.
         md5_prefix: first digits of the file's MD5 hash.
         num_bytes: of its arrays; the file is a little larger.
-        licence: of its weights.
+        license: of its weights.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ZooModel:
     file: str
     md5_prefix: str
     num_bytes: int
-    licence: Licence
+    license: License
 
     @property
     def path(self) -> Path:
@@ -77,7 +77,7 @@ class ZooModel:
         """Its file, downloaded if it is not in the cache.
 
         Raises:
-            RequestError: as :func:`mask2former.checkpoints.download.download`.
+            UserError: as :func:`mask2former.checkpoints.download.download`.
         """
         if not self.path.is_file() and not is_offline():
             _logger.warning("downloading %s (%.0f MB) to %s", self.name, self.num_bytes / 1e6, self.path.parent)
@@ -105,31 +105,31 @@ class Zoo(Mapping[str, ZooModel]):
         """A table of the form of the packaged ``assets/zoo.json``.
 
         Raises:
-            RequestError: the file cannot be read or has another form.
+            UserError: the file cannot be read or has another form.
         """
         values = read_json(path, "table of models", hint="check the environment variable MASK2FORMER_ZOO")
         try:
-            licences = {name: Licence(name, entry["url"], entry["commercial"]) for name, entry in _entries(values)}
-            models = [_model(entry, licences) for entry in values["models"]]
+            licenses = {name: License(name, entry["url"], entry["commercial"]) for name, entry in _entries(values)}
+            models = [_model(entry, licenses) for entry in values["models"]]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise RequestError(f"zoo {path}: not a table of models: {reason}") from error
+            raise UserError(f"zoo {path}: not a table of models: {reason}") from error
         for attribute in ("name", "file"):
             numbers = Counter(getattr(model, attribute) for model in models)
             if twice := [value for value, number in numbers.items() if number > 1]:
-                raise RequestError(f"zoo {path}: more than one model with {attribute} '{min(twice)}'")
+                raise UserError(f"zoo {path}: more than one model with {attribute} '{min(twice)}'")
         return cls({model.name: model for model in models})
 
 
 def _entries(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, entry in values["licences"].items():
+    for name, entry in values["licenses"].items():
         if not isinstance(entry["url"], str) or not isinstance(entry["commercial"], bool):
-            raise ValueError(f"licence '{name}' needs a url and whether it is commercial (true or false)")
+            raise ValueError(f"license '{name}' needs a url and whether it is commercial (true or false)")
         yield name, entry
 
 
-def _model(entry: dict[str, Any], licences: dict[str, Licence]) -> ZooModel:
-    model = ZooModel(**{**entry, "licence": licences[entry["licence"]]})
+def _model(entry: dict[str, Any], licenses: dict[str, License]) -> ZooModel:
+    model = ZooModel(**{**entry, "license": licenses[entry["license"]]})
     kinds = get_type_hints(ZooModel)
     for field in fields(ZooModel):
         value, kind = getattr(model, field.name), kinds[field.name]
@@ -152,7 +152,7 @@ def current_zoo() -> Zoo:
     """The packaged table, or the file that the environment variable ``MASK2FORMER_ZOO`` names instead.
 
     Raises:
-        RequestError: as :meth:`Zoo.load`.
+        UserError: as :meth:`Zoo.load`.
     """
     chosen = os.environ.get("MASK2FORMER_ZOO")
     if chosen:

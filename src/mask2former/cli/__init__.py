@@ -29,7 +29,7 @@ def _help(command: Callable[..., None]) -> str:
 
 
 # In the order of --help.
-for _name, _verb, _example in (
+for _name, _command, _example in (
     ("demo", demo, "demo --seed 7"),
     ("predict", predict, "predict photos/ --output results --model my.safetensors --task instance"),
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
@@ -44,4 +44,4 @@ for _name, _verb, _example in (
     ("check-data", check_data, "check-data photos/annotations.json --suggest run.yaml"),
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
 ):
-    app.command(_name, help=_help(_verb), epilog=f"Example: mask2former {_example}")(_verb)
+    app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)

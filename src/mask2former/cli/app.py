@@ -14,7 +14,7 @@ import typer
 from mask2former import interrupts
 from mask2former.cli.shared import FailedError, StoppedError
 from mask2former.cli.terminal import filtered, say, silence_stdout
-from mask2former.errors import OptionError, RequestError
+from mask2former.errors import OptionError, UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable, quoted, shortened
 
@@ -88,7 +88,7 @@ def _run(words: list[str]) -> tuple[int, str]:
     try:
         os.getcwd()
     except OSError as error:  # compiled libraries would end the process without a word of ours
-        raise RequestError("the working directory is gone; change to one that exists (cd) and try again") from error
+        raise UserError("the working directory is gone; change to one that exists (cd) and try again") from error
     code = int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
     if code == _STOPPED:
         raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
@@ -99,14 +99,14 @@ def _check_words(words: Sequence[str]) -> None:
     """Refuse what no verb has a meaning for; an empty path would be the working directory.
 
     Raises:
-        RequestError: an empty argument or value, or one with a zero byte.
+        UserError: an empty argument or value, or one with a zero byte.
     """
     for number, word in enumerate(words, start=1):
         if "\0" in word:
-            raise RequestError(f"argument {number}, {quoted(word)}, holds a zero byte; is it from a list of names?")
+            raise UserError(f"argument {number}, {quoted(word)}, holds a zero byte; is it from a list of names?")
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
             before = f" (after '{words[number - 2]}')" if number > 1 else ""
-            raise RequestError(
+            raise UserError(
                 f"argument {number}{before} is {quoted(word)}, without a value; give one, or leave it out (an unset "
                 "variable of the shell?)"
             )
@@ -122,7 +122,7 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return 2, f"error: {error.format_message()}"  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(error, OptionError):
         return 2, f"error: {error.sentence(_flag)}"
-    if isinstance(error, RequestError):
+    if isinstance(error, UserError):
         return 2, f"error: {error}"
     # Up to Python 3.12 a loop of links is a RuntimeError.
     if (isinstance(error, OSError) and error.errno in _NO_PATH) or str(error).startswith("Symlink loop"):

@@ -14,12 +14,12 @@ from mask2former.cli.terminal import make_console, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mask2former.inference.data_checks.check import DataReport, SplitFacts
+    from mask2former.dataset_tools.check import DataReport, SplitSummary
 
 __all__ = ["check_data", "prepare"]
 
 _MOST_CLASSES = 30  # rows of the table
-_MOST_CULPRITS = 5  # of what is no fault; faults are listed as the report has them
+_MOST_OFFENDERS = 5  # of what is no fault; faults are listed as the report has them
 
 
 def check_data(
@@ -62,7 +62,7 @@ def check_data(
         Path, typer.Option(metavar="FILE.png", help="Where to write the contact sheet of annotated images.")
     ] = Path("contact-sheet.png"),
     suggest: Annotated[Path | None, typer.Option(metavar="RUN.yaml", help="Also write a suggested run file.")] = None,
-    propose: Annotated[
+    suggest_config: Annotated[
         Path | None, typer.Option(metavar="RUN.yaml", help="The former name of --suggest.", hidden=True)
     ] = None,
     json: Annotated[
@@ -82,12 +82,12 @@ def check_data(
 
     Every image and annotation is read. The exit code is 1 if something is broken.
     """
-    from mask2former.inference.data_checks.check_data import check_data as check
-    from mask2former.inference.data_checks.recognise import Places
+    from mask2former.dataset_tools.check_data import check_data as check
+    from mask2former.dataset_tools.infer_format import Places
 
-    if propose is not None:
+    if suggest_config is not None:
         say("note: --propose is called --suggest now", error=True)
-    suggest = suggest or propose
+    suggest = suggest or suggest_config
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
         checked = check(
@@ -111,34 +111,34 @@ def check_data(
         say(f"note: {remark}")
     for finding in report.findings:
         kind = "broken" if finding.broken else "note"
-        say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_CULPRITS)}")
+        say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_OFFENDERS)}")
     if checked.sheet is not None:
         say(f"Contact sheet: {checked.sheet}")
     if checked.suggested is not None:
         for reason in checked.reasons:
             say(f"suggested: {reason}")
         say(f"Run file: {checked.suggested}   (mask2former train {checked.suggested})")
-    pictures = sum(facts.num_pictures for facts in report.splits.values())
+    image_files = sum(facts.num_images for facts in report.splits.values())
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
         faults = sum(max(1, finding.count) for finding in kinds)
-        could = f"{count(pictures, report.unit)} could be read"
+        could = f"{count(image_files, report.unit)} could be read"
         several = "" if len(kinds) == 1 else f", of {len(kinds)} kinds"
         raise FailedError(
             f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
             "is called broken above and run this again"
         )
-    say(f"{count(pictures, report.unit)} read, nothing is broken")
+    say(f"{count(image_files, report.unit)} read, nothing is broken")
 
 
-def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
+def _class_table(split: str, facts: SplitSummary, report: DataReport) -> Table:
     """Counts by class, in the order of the classes; of many only the most frequent ones."""
     from rich.table import Table
 
     is_semantic = report.task == "semantic"
     rows = list(range(len(facts.categories)))
     if len(rows) > _MOST_CLASSES:
-        rows = sorted(rows, key=lambda row: -int(facts.pictures_of[row]))[:_MOST_CLASSES]
+        rows = sorted(rows, key=lambda row: -int(facts.images_of[row]))[:_MOST_CLASSES]
     hidden = len(facts.categories) - len(rows)
     table = Table(title=split, caption=f"{hidden} more classes" if hidden else None)
     table.add_column("id", justify="right")
@@ -149,27 +149,27 @@ def _class_table(split: str, facts: SplitFacts, report: DataReport) -> Table:
         item = facts.categories[row]
         objects = () if is_semantic else (str(facts.objects_of[row]),)
         share = 100 * float(facts.pixels_of[row]) / max(facts.num_pixels, 1)
-        table.add_row(str(item.id), item.name, str(facts.pictures_of[row]), *objects, f"{share:.2f}")
+        table.add_row(str(item.id), item.name, str(facts.images_of[row]), *objects, f"{share:.2f}")
     return table
 
 
-def _lines(facts: SplitFacts, report: DataReport) -> list[str]:
-    from mask2former.inference.data_checks.check import quantiles
+def _lines(facts: SplitSummary, report: DataReport) -> list[str]:
+    from mask2former.dataset_tools.check import quantiles
 
-    if not facts.num_pictures:
+    if not facts.num_images:
         return [f"no {report.unit} could be read"]
     sizes = [f"{width}x{height} ({number})" for (height, width), number in facts.sizes_hw[:4]]
     more = len(facts.sizes_hw) - len(sizes)
     lines = [
-        f"{count(facts.num_pictures, report.unit)}, width x height: {', '.join(sizes)}"
+        f"{count(facts.num_images, report.unit)}, width x height: {', '.join(sizes)}"
         + (f" and {count(more, 'more size')}" if more else "")
     ]
-    per_picture = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
+    per_image = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
     if report.task == "semantic":
         void = 100 * (1 - float(facts.pixels_of.sum()) / max(facts.num_pixels, 1))
-        return [*lines, f"classes per picture: {per_picture}", f"ignored: {void:.2f} % of the pixels"]
+        return [*lines, f"classes per image: {per_image}", f"ignored: {void:.2f} % of the pixels"]
     most = int(facts.objects.max())
-    lines.append(f"objects per {report.unit}: {per_picture}; the model has {report.num_queries} queries")
+    lines.append(f"objects per {report.unit}: {per_image}; the model has {report.num_queries} queries")
     if len(facts.areas):
         areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.areas).items())
         small, medium, large = (100 * share for share in facts.size_shares)
@@ -204,7 +204,7 @@ def prepare(
     Files that are complete are skipped, so that an interrupted conversion can be resumed. Of Cityscapes, which is
     otherwise read as downloaded, it makes the panoptic files for the official evaluation.
     """
-    from mask2former.data.prepare import prepare as run
+    from mask2former.dataset_tools.prepare import prepare as run
 
     made: dict[str, int] = {}
 

@@ -156,7 +156,7 @@ def evaluate(
     """
     from mask2former.config import EvaluationConfig, parse
     from mask2former.data.sources import DataSource
-    from mask2former.inference.evaluate import evaluate as measure
+    from mask2former.evaluation.evaluate import evaluate as measure
 
     options = {
         "max_detections": max_detections,

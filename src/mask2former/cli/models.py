@@ -33,7 +33,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
 ) -> None:
     """List the models that can be loaded by name: tasks, published metrics, size, and whether they are cached."""
-    from mask2former.inference.facts import known_models
+    from mask2former.checkpoints.describe import known_models
 
     rows = known_models(task, data, commercial=commercial, cached=cached)
     if as_json:
@@ -47,9 +47,9 @@ def models(
     if not console.is_terminal:
         console.width = _WIDE
     console.print(_table(rows, is_wide=console.width >= _WIDE))
-    for licence in {entry["licence"]["name"]: entry["licence"] for entry in rows}.values():
-        terms = "also for commercial use" if licence["commercial"] else "not for commercial use"
-        say(f"{licence['name']}: {terms} ({licence['url']})", console=console, style="bold")
+    for license in {entry["license"]["name"]: entry["license"] for entry in rows}.values():
+        terms = "also for commercial use" if license["commercial"] else "not for commercial use"
+        say(f"{license['name']}: {terms} ({license['url']})", console=console, style="bold")
     say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
     say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
 
@@ -88,11 +88,11 @@ def inspect_checkpoint(
     recipe: Recipe = None,
 ) -> None:
     """Describe a checkpoint: format, architecture, settings, classes, size, and matching recipes."""
-    from mask2former.inference.facts import checkpoint_facts
+    from mask2former.checkpoints.describe import describe_checkpoint
 
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):
-        facts = checkpoint_facts(checkpoint, recipe)
+        facts = describe_checkpoint(checkpoint, recipe)
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")

@@ -23,8 +23,8 @@ def plot(
     over: Annotated[Literal["steps", "hours"], typer.Option(help="What the horizontal axis shows.")] = "steps",
 ) -> None:
     """Plot losses, learning rate and metrics of one or more training runs."""
-    from mask2former.atomic import check_file
-    from mask2former.inference.curves import plot_runs
+    from mask2former.files import check_file
+    from mask2former.evaluation.curves import plot_runs
 
     check_file(output)
     plot_runs(runs, output, over)

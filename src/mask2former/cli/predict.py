@@ -23,10 +23,10 @@ from mask2former.cli.shared import (
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 if TYPE_CHECKING:
-    from mask2former.inference.files import FilesReport
+    from mask2former.inference.predict_files import FilesReport
 
 __all__ = ["predict"]
 
@@ -104,7 +104,7 @@ def predict(
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
     is given.
     """
-    from mask2former.inference.files import Outcome, predict_files
+    from mask2former.inference.predict_files import Outcome, predict_files
 
     console = make_console()
     name = named_model(model)
@@ -162,7 +162,7 @@ def predict(
     reasons = [outcome.reason for outcome in report.failed]
     if report.outcomes["refused"] == report.num_images:  # nothing was right about the request
         more = f" (and {failed - 1} more: no image could be segmented)" if failed > 1 else ""
-        raise RequestError(reasons[0] + more)
+        raise UserError(reasons[0] + more)
     say(_summary(report, name, output, coco))
     if failed:
         listed = "; ".join(reasons) + (

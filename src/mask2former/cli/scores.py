@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mask2former.inference.evaluate import EvaluationReport
+    from mask2former.evaluation.evaluate import EvaluationReport
 
 __all__ = ["class_table", "headline", "print_scores"]
 
@@ -76,17 +76,17 @@ def _beyond_limit(report: EvaluationReport) -> list[str]:
 
 
 def _group_table(report: EvaluationReport) -> Table:
-    """The first metrics of each task by group of pictures."""
+    """The first metrics of each task by group of images."""
     from rich.table import Table
 
-    table = Table(title="groups of pictures, percent")
+    table = Table(title="groups of images, percent")
     names = [
         name
         for task, metrics in _GROUP_METRICS.items()
         for metric in metrics
         if (name := f"{task}/{metric}") in report.metrics
     ]
-    for head in ("group", "pictures", *(name.split("/")[1] for name in names)):
+    for head in ("group", "images", *(name.split("/")[1] for name in names)):
         table.add_column(head, justify="left" if head == "group" else "right")
     for group, (metrics, size) in report.groups.items():
         cells = ("-" if metrics[name] != metrics[name] else f"{metrics[name]:.2f}" for name in names)

@@ -12,7 +12,7 @@ import typer
 
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
-from mask2former.errors import FailedError, RequestError
+from mask2former.errors import FailedError, UserError
 from mask2former.progress import DOWNLOADING, Progress
 
 if TYPE_CHECKING:
@@ -85,15 +85,15 @@ def named_model(model: str | None) -> str:
     """The model, which must be named: any default would be nonsense on most images.
 
     Raises:
-        RequestError: it is not, with the names to begin with.
+        UserError: it is not, with the names to begin with.
     """
     if model is None:
-        raise RequestError(_NO_MODEL)
+        raise UserError(_NO_MODEL)
     return model
 
 
 def count(number: int, noun: str) -> str:
-    """``1 picture``, ``2 pictures``."""
+    """``1 image``, ``2 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -101,7 +101,7 @@ def fetch_weights(console: Console, model: str) -> None:
     """Bring the file of a published model into the cache, with a bar; nothing to do for any other model.
 
     Raises:
-        RequestError: it cannot be downloaded.
+        UserError: it cannot be downloaded.
     """
     from mask2former import checkpoints
 

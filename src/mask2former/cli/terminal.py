@@ -1,6 +1,6 @@
 """The one way out to the terminal: lines, tables, bars, logs and warnings, none of which a stranger's word can break.
 
-Names of classes and files, licences and what a server says may hold control characters, terminal markup, letters that
+Names of classes and files, licenses and what a server says may hold control characters, terminal markup, letters that
 the terminal cannot show, or a megabyte of text. Knows no verb.
 """
 

@@ -11,7 +11,7 @@ import typer
 from mask2former.cli.names import complete_run_recipe
 from mask2former.cli.shared import FailedError, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.training import need_lightning
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(
 
     config = _config(values, run, resume)
     need_lightning()
-    from mask2former.atomic import check_folder
+    from mask2former.files import check_folder
 
     check_folder(Path(config.output))
     if config.model.init is not None and resume is None:
@@ -55,7 +55,7 @@ def train(
     def stopped() -> str:
         if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
             return f"the last checkpoint is in {config.output}; go on with --resume {config.output}"
-        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_every} steps)"
+        return f"there was no checkpoint yet (one every {config.trainer.checkpoint_interval} steps)"
 
     with stoppable(stopped):
         try:
@@ -72,7 +72,7 @@ def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig
 
     try:
         return parse(RunConfig, values, str(run))
-    except RequestError:
+    except UserError:
         model = values.get("model")
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
             raise

@@ -1,4 +1,4 @@
-"""More views of each picture, as the options ``--tta`` and ``--tta-sizes`` of several verbs ask for them."""
+"""More views of each image, as the options ``--tta`` and ``--tta-sizes`` of several verbs ask for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import quoted
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
     """The views that are asked for; sizes imply them.
 
     Raises:
-        RequestError: sizes that are no numbers of pixels.
+        UserError: sizes that are no numbers of pixels.
     """
     if not tta and sizes is None:
         return None
@@ -47,7 +47,7 @@ def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
     try:
         edges = None if sizes is None else tuple(int(part) for part in sizes.split(",", limits.TTA_SIZES))
     except ValueError:
-        raise RequestError(
+        raise UserError(
             f"--tta-sizes: expected up to {limits.TTA_SIZES} numbers of pixels like 256,384,512, got {quoted(sizes)}"
         ) from None
     for edge in edges or ():

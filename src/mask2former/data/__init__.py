@@ -1,1 +1,1 @@
-"""Pictures and their annotations to samples and batches. Knows no model."""
+"""Images and their annotations to samples and batches. Knows no model."""

@@ -1,4 +1,4 @@
-"""One picture with its objects in the form that survives geometry best: polygons, one id map, or single masks.
+"""One image with its objects in the form that survives geometry best: polygons, one id map, or single masks.
 
 What readers of annotation files hand to the transforms, before anything is rasterised. Knows no files.
 """
@@ -18,7 +18,7 @@ from mask2former.limits import check_limit
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
-from mask2former.structures.truths import Truth
+from mask2former.structures.ground_truth import GroundTruth
 
 __all__ = [
     "Annotated",
@@ -34,7 +34,7 @@ Polygons = Sequence[Float64[np.ndarray, "P 2"]]
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """A picture and its objects; object k is in exactly one of ``polygons``, ``ids`` (as the value k + 1), ``masks``.
+    """An image and its objects; object k is in exactly one of ``polygons``, ``ids`` (as the value k + 1), ``masks``.
 
     Attributes:
         image: RGB in 0..255.
@@ -45,7 +45,7 @@ class Annotated:
         semantic: ``ids`` is a label map: object k is all that is of class ``labels[k]``. It is resized as the published
             semantic training does (see :class:`~mask2former.data.transforms.Nearest`), and classes without a pixel
             in the result are no targets.
-        ignored: where the truth is not known; what objects cover is known all the same. None: it is everywhere, or
+        ignored: where the ground truth is not known; what objects cover is known all the same. None: it is everywhere, or
             nobody asked.
     """
 
@@ -103,19 +103,19 @@ def num_without_pixel(annotated: Annotated) -> int:
     if annotated.ids is not None:
         seen[np.unique(annotated.ids)] = True
     seen = seen[1:]
-    for place, polygons in annotated.polygons.items():
-        seen[place] = polygons_to_patch(polygons, annotated.size_hw).mask.any()
-    for place, mask in annotated.masks.items():
-        seen[place] = mask.any()
+    for index, polygons in annotated.polygons.items():
+        seen[index] = polygons_to_patch(polygons, annotated.size_hw).mask.any()
+    for index, mask in annotated.masks.items():
+        seen[index] = mask.any()
     return count - int(np.count_nonzero(seen))
 
 
 class AnnotatedSet(Protocol):
-    """What every data set offers, whatever its files: pictures by index, with their annotation in three forms.
+    """What every data set offers, whatever its files: images by index, with their annotation in three forms.
 
     Attributes:
         categories: its classes.
-        tasks: those for which it has a truth.
+        tasks: those for which it has a ground truth.
         metric_style: whose evaluation tools the numbers of its papers come from.
         notes: what a user should know, as sentences; reading may add some.
     """
@@ -134,43 +134,43 @@ class AnnotatedSet(Protocol):
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"] | None:
-        """Training targets of every picture; None where only reading all label maps would tell."""
+        """Training targets of every image; None where only reading all label maps would tell."""
         ...
 
     def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which pictures are wider than high, for batches of one shape; from annotation files or picture headers."""
+        """Which images are wider than high, for batches of one shape; from annotation files or image headers."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample:
-        """The picture at its own size with the targets of training."""
+        """The image at its own size with the targets of training."""
         ...
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture alone."""
+        """The image alone."""
         ...
 
     def image_id(self, index: int) -> int | str:
-        """What files of results call the picture."""
+        """What files of results call the image."""
         ...
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        """The picture and the targets of training, before anything is rasterised or moved; without crowd regions.
+        """The image and the targets of training, before anything is rasterised or moved; without crowd regions.
 
-        ``with_ignored`` asks where the truth is not known: void and ignored pixels, and crowd regions.
+        ``with_ignored`` asks where the ground truth is not known: void and ignored pixels, and crowd regions.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
-        """What is true about the picture at its own size, for those of its :attr:`tasks` that are asked for.
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        """What is true about the image at its own size, for those of its :attr:`tasks` that are asked for.
 
         Crowd regions, void and ignored pixels are in it, as the evaluators expect them.
 
         Raises:
-            RequestError: a file that is missing or broken, or pictures and labels of different sizes.
+            UserError: a file that is missing or broken, or images and labels of different sizes.
         """
         ...

@@ -1,7 +1,7 @@
 """Files and folders that may lie in a zip archive: as if each archive were unpacked where it lies.
 
 Nothing is ever unpacked to disk. An archive opens its file once per process, so objects of this module may be pickled
-and may be inherited by forked workers. Knows nothing of pictures or annotations.
+and may be inherited by forked workers. Knows nothing of images or annotations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from mask2former import limits
 from mask2former.data.folders import list_folder, walk_folder
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.notes import note
 from mask2former.text import printable, quoted
@@ -71,7 +71,7 @@ class Archive:
     """A zip file, by the names of the files in it.
 
     Raises:
-        RequestError: it is missing, damaged or no zip file.
+        UserError: it is missing, damaged or no zip file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -90,11 +90,11 @@ class Archive:
             check_regular(self.path, "archive")
             try:
                 self._opened = os.getpid(), _Zip(self.path)
-            except RequestError:
+            except UserError:
                 raise
             except Exception as error:  # of a hostile directory: also of other kinds than BadZipFile
                 reason = printable(str(error), 200)
-                raise RequestError(f"the archive '{self.path}' cannot be read: {reason}") from error
+                raise UserError(f"the archive '{self.path}' cannot be read: {reason}") from error
         return self._opened[1]
 
     @cached_property
@@ -126,7 +126,7 @@ class Archive:
         """The content of one file.
 
         Raises:
-            RequestError: it is not there, damaged, encrypted or much too large, or grows suspiciously much.
+            UserError: it is not there, damaged, encrypted or much too large, or grows suspiciously much.
         """
         entry = self._entry(name)
         check_limit(f"'{self.path}/{name}' has bytes:", entry.file_size, limits.ARCHIVED_BYTES, "is it the right file?")
@@ -142,20 +142,20 @@ class Archive:
         try:
             return self._zip().read(entry)
         except MemoryError as error:
-            raise RequestError(
+            raise UserError(
                 f"'{self.path}/{name}', of {entry.file_size:,} bytes, does not fit the memory of this machine"
             ) from error
         except (
             Exception
         ) as error:  # zipfile reports damage in many ways: OSError, EOFError, RuntimeError, zlib.error, ...
             reason = printable(str(error), 200)
-            raise RequestError(f"'{self.path}/{name}' cannot be read from its archive: {reason}") from error
+            raise UserError(f"'{self.path}/{name}' cannot be read from its archive: {reason}") from error
 
     def num_bytes(self, name: str) -> int:
         """How large a file is, as the directory says, which reading never exceeds.
 
         Raises:
-            RequestError: it is not there.
+            UserError: it is not there.
         """
         return self._entry(name).file_size
 
@@ -163,7 +163,7 @@ class Archive:
         try:
             return self._zip().getinfo(name)
         except KeyError as error:
-            raise RequestError(f"the archive '{self.path}' has no file '{printable(name, 200)}'") from error
+            raise UserError(f"the archive '{self.path}' has no file '{printable(name, 200)}'") from error
 
 
 def _is_inside(name: str) -> bool:
@@ -183,7 +183,7 @@ def _open_archive(path: Path) -> Archive:
     try:
         facts = path.stat()
     except OSError as error:
-        raise RequestError(f"the archive '{path}' cannot be read: {error.strerror}") from error
+        raise UserError(f"the archive '{path}' cannot be read: {error.strerror}") from error
     return _archive(path, facts.st_mtime_ns, facts.st_size)
 
 
@@ -229,10 +229,10 @@ def leads_outside(name: str, folder: str | os.PathLike[str]) -> bool:
     if not (".." in name or ":" in name or name.startswith(("/", "\\"))):
         return False  # most names; asking for the folder of the process takes longer than all else
     top = os.path.abspath(folder)
-    place = os.path.normpath(os.path.join(top, name))
-    if place.startswith(os.path.join(top, "")):
+    index = os.path.normpath(os.path.join(top, name))
+    if index.startswith(os.path.join(top, "")):
         return False
-    parent = os.path.join(os.path.realpath(os.path.dirname(place)), "")
+    parent = os.path.join(os.path.realpath(os.path.dirname(index)), "")
     return not (os.path.isabs(name) and parent.startswith(os.path.join(os.path.realpath(top), "")))
 
 
@@ -256,7 +256,7 @@ class Folder:
 
     def __truediv__(self, name: str) -> File:
         if self.leads_outside(name):
-            raise RequestError(f"{quoted(name)} leads out of the folder '{self}'; set allow_outside=true to read it")
+            raise UserError(f"{quoted(name)} leads out of the folder '{self}'; set allow_outside=true to read it")
         if self.archive is None:
             return self.path / name
         return ArchivedFile(self.archive, str(PurePosixPath(self.inner) / name))
@@ -336,26 +336,26 @@ def find_folder(path: str | os.PathLike[str], root: str | os.PathLike[str] | Non
         path: of the folder; ``photos.zip`` and ``photos.zip/train`` are folders in an archive.
         root: archives are looked for in the folders from ``path`` up to this one; None: in the nearest one only.
     """
-    place = Path(path)
-    if place.is_dir():
-        return Folder(place)
-    if place.suffix.lower() == ".zip" and place.is_file():
-        archive = _open_archive(place)
+    index = Path(path)
+    if index.is_dir():
+        return Folder(index)
+    if index.suffix.lower() == ".zip" and index.is_file():
+        archive = _open_archive(index)
         tops = {name.split("/", 1)[0] for name in archive.names if not name.startswith(("__MACOSX/", "."))}
         only = tops.pop() if len(tops) == 1 else ""
-        return Folder(place, archive, only if only in archive.folders else "")
-    for archive, inner in _archives_beside(place, None if root is None else Path(root)):
+        return Folder(index, archive, only if only in archive.folders else "")
+    for archive, inner in _archives_beside(index, None if root is None else Path(root)):
         if inner in archive.folders:
-            return Folder(place, archive, inner)
+            return Folder(index, archive, inner)
     return None
 
 
 def find_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> File | None:
     """The file, also if it lies in an archive; see :func:`find_folder`."""
-    place = Path(path)
-    if place.is_file():
-        return place
-    for archive, inner in _archives_beside(place, None if root is None else Path(root)):
+    index = Path(path)
+    if index.is_file():
+        return index
+    for archive, inner in _archives_beside(index, None if root is None else Path(root)):
         if inner in archive.names:
             return ArchivedFile(archive, inner)
     return None
@@ -367,9 +367,9 @@ def open_folder(
     """The folder at a path; names in it may lead out of it only with ``allow_outside``.
 
     Raises:
-        RequestError: there is none, and no archive that would make it.
+        UserError: there is none, and no archive that would make it.
     """
     found = path if isinstance(path, Folder) else find_folder(path)
     if found is None:
-        raise RequestError(f"there is no {what} '{path}'; check the path")
+        raise UserError(f"there is no {what} '{path}'; check the path")
     return replace(found, allow_outside=True) if allow_outside else found

@@ -39,41 +39,41 @@ from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import ValueRange
-from mask2former.data.scenes import SceneClips, Scenes
-from mask2former.data.training_set import TrainingSet
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.transforms import (
     Augmentation,
     LargeScaleJitter,
     ResizeCropFlip,
 )
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences
 
 __all__ = [
     "build_augmentation",
     "build_clips",
-    "build_pictures",
+    "build_images",
     "build_samples",
     "build_training_set",
 ]
 
 
 def build_samples(
-    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
 ) -> AnnotatedSet | ClipSet:
     """A data set of images or clips, by index, as they are.
 
     Args:
         config: which one, and where it is.
         split: the part of it.
-        keep_empty: False leaves out images and clips without objects (scenes and label maps always have some).
+        filter_empty: leaves out images and clips without objects (scenes and label maps always have some).
         value_range: that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        RequestError: files that are missing or broken.
+        UserError: files that are missing or broken.
     """
     with collect_notes() as found:
-        samples = _OPENERS[type(config)](config, split, keep_empty)
+        samples = _OPENERS[type(config)](config, split, filter_empty)
     if isinstance(samples, ImageReader):
         samples.exif, samples.value_range = getattr(config, "exif", "apply"), value_range
     if found:
@@ -82,17 +82,17 @@ def build_samples(
     return samples
 
 
-def build_pictures(
-    config: DatasetConfig, split: Split, *, keep_empty: bool = True, value_range: ValueRange | None = None
+def build_images(
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
 ) -> AnnotatedSet:
     """:func:`build_samples` where images are expected.
 
     Raises:
-        RequestError: as there, or a data set of clips.
+        UserError: as there, or a data set of clips.
     """
     if isinstance(config, ClipSampling):
-        raise RequestError(f"the data set '{config.name}' has clips; expected one of pictures")  # pyright: ignore
-    samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
+        raise UserError(f"the data set '{config.name}' has clips; expected one of images")  # pyright: ignore
+    samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
     assert not isinstance(samples, ClipSet)
     return samples
 
@@ -101,29 +101,29 @@ def build_clips(
     config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
     split: Split,
     *,
-    keep_empty: bool = True,
+    filter_empty: bool = False,
     value_range: ValueRange | None = None,
 ) -> ClipSet:
     """:func:`build_samples` where clips are expected.
 
     Raises:
-        RequestError: as there.
+        UserError: as there.
     """
-    samples = build_samples(config, split, keep_empty=keep_empty, value_range=value_range)
+    samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
     assert isinstance(samples, ClipSet)
     return samples
 
 
-def _scenes(config: ScenesConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _scenes(config: ScenesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     if split == "train":
         return Scenes(config.image_size, config.train_seed, config.num_training)
     return Scenes(config.image_size, config.validation_seed, config.num_validation)
 
 
-def _coco_instances(config: CocoInstanceConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _coco_instances(config: CocoInstanceConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     return CocoInstances(
         [(entry.annotations, entry.images) for entry in getattr(config, split)],
-        keep_empty=keep_empty,
+        filter_empty=filter_empty,
         missing_images=config.missing_images,
         missing_masks=config.missing_masks,
         crowds=config.crowds,
@@ -131,17 +131,17 @@ def _coco_instances(config: CocoInstanceConfig, split: Split, keep_empty: bool) 
     )
 
 
-def _coco_panoptic(config: CocoPanopticConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _coco_panoptic(config: CocoPanopticConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     return CocoPanoptic(
         [PanopticFiles(entry.annotations, entry.segments, entry.images) for entry in getattr(config, split)],
         config.task,
-        keep_empty=keep_empty,
+        filter_empty=filter_empty,
         missing_images=config.missing_images,
         allow_outside=config.allow_outside,
     )
 
 
-def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _label_folder(config: LabelFolderConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     notes: list[str] = []
     categories = read_names(config.names, notes)
     return LabelFolder(
@@ -155,29 +155,29 @@ def _label_folder(config: LabelFolderConfig, split: Split, keep_empty: bool) -> 
     )
 
 
-def _yolo(config: YoloConfig, split: Split, keep_empty: bool) -> AnnotatedSet:
+def _yolo(config: YoloConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     return YoloPolygons(
         read_yolo(config.data),
         split,
-        keep_empty=keep_empty,
+        filter_empty=filter_empty,
         missing_masks=config.missing_masks,
         allow_outside=config.allow_outside,
     )
 
 
-def _scene_clips(config: SceneClipsConfig, split: Split, keep_empty: bool) -> ClipSet:
+def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
     training = split == "train"
     seed = config.train_seed if training else config.validation_seed
     count = config.num_training if training else config.num_validation
     return SceneClips(config.image_size, config.clip_length, seed, count)
 
 
-def _clips(config: ClipsConfig, split: Split, keep_empty: bool) -> ClipSet:
+def _clips(config: ClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
     sources = [(entry.annotations, entry.frames) for entry in getattr(config, split)]
-    return YouTubeVIS(sources, keep_empty=keep_empty, allow_outside=config.allow_outside)
+    return YouTubeVIS(sources, filter_empty=filter_empty, allow_outside=config.allow_outside)
 
 
-def _mask_folders(config: MaskFoldersConfig, split: Split, keep_empty: bool) -> ClipSet:
+def _mask_folders(config: MaskFoldersConfig, split: Split, filter_empty: bool) -> ClipSet:
     folders = config.train if split == "train" else config.validation
     return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
 
@@ -189,17 +189,17 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     CocoPanopticConfig: _coco_panoptic,
     LabelFolderConfig: _label_folder,
     YoloConfig: _yolo,
-    CocoConfig: lambda config, split, keep: official.coco(config.root, split, config.task, keep_empty=keep),
+    CocoConfig: lambda config, split, keep: official.coco(config.root, split, config.task, filter_empty=keep),
     CocoStuff10kConfig: lambda config, split, keep: official.coco_stuff_10k(config.root, split),
-    Ade20kConfig: lambda config, split, keep: official.ade20k(config.root, split, config.task, keep_empty=keep),
+    Ade20kConfig: lambda config, split, keep: official.ade20k(config.root, split, config.task, filter_empty=keep),
     Ade20kFullConfig: lambda config, split, keep: official.ade20k_full(config.root, split),
-    CityscapesConfig: lambda config, split, keep: official.cityscapes(config.root, split, config.task, keep_empty=keep),
+    CityscapesConfig: lambda config, split, keep: official.cityscapes(config.root, split, config.task, filter_empty=keep),
     MapillaryVistasConfig: lambda config, split, keep: official.mapillary_vistas(
-        config.root, split, config.task, keep_empty=keep
+        config.root, split, config.task, filter_empty=keep
     ),
     SceneClipsConfig: _scene_clips,
     YouTubeVISConfig: lambda config, split, keep: official.youtube_vis(
-        config.root, split, config.year, keep_empty=keep
+        config.root, split, config.year, filter_empty=keep
     ),
     ClipsConfig: _clips,
     MaskFoldersConfig: _mask_folders,
@@ -207,7 +207,7 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
-    """The random recipe, or None for pictures as they are."""
+    """The random recipe, or None for images as they are."""
     if config.name == "none":
         return None
     if config.name == "large-scale-jitter":
@@ -220,7 +220,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         config.crop_size,
         config.pad_size,
         config.flip,
-        factors=config.factors,
+        scale_range=config.scale_range,
         diameter=config.diameter,
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
@@ -242,19 +242,19 @@ def build_training_set(
         config: the data of the run.
         samples: instead of the data set in ``config``.
         augmentation: instead of the one in ``config``.
-        with_ignored: whether targets say where the truth is not known.
+        with_ignored: whether targets say where the ground truth is not known.
         value_range: of the model, see :func:`~mask2former.data.images.read_image`; for ``samples``, who makes them
             says it.
 
     Raises:
-        RequestError: files that are missing or broken, or that have no annotations.
+        UserError: files that are missing or broken, or that have no annotations.
     """
     if samples is None:
-        found = build_samples(config.dataset, "train", keep_empty=config.keep_empty, value_range=value_range)
+        found = build_samples(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
     else:
         found = samples
-    if isinstance(found, ClipSet) and not found.has_truth:
-        raise RequestError("the training clips have no 'annotations'; the public test sets cannot be trained on")
+    if isinstance(found, ClipSet) and not found.has_ground_truth:
+        raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
     augmentation = augmentation or build_augmentation(config.augmentation)
     return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored)

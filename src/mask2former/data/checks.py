@@ -26,7 +26,7 @@ from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import LabelCounts, Palettes
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 Split = Literal["train", "validation"]
 Named = tuple[str, LabelCounts]  # a label map and what is on it
 
-_NAMED = 20  # culprits that are listed; more are counted
+_NAMED = 20  # offenders that are listed; more are counted
 _MUCH = 0.05  # share of pixels from which an ignored number may well be a class that is missed
 _LOOKED_AT = 100  # label maps at most, where not all are read
 _PIXELS = 50_000_000  # of them
@@ -61,19 +61,19 @@ class Finding:
     Attributes:
         broken: whether training or evaluation would fail on it or lose it unseen.
         message: what it is, as a phrase.
-        culprits: some of those it is about.
+        offenders: some of those it is about.
         count: all of them; 0 where it is about the split as a whole.
     """
 
     split: Split | Literal["run"]
     broken: bool
     message: str
-    culprits: tuple[str, ...] = ()
+    offenders: tuple[str, ...] = ()
     count: int = 0
 
     def sentence(self, most: int = _NAMED) -> str:
-        """For people, with up to ``most`` culprits."""
-        shown = self.culprits[:most]
+        """For people, with up to ``most`` offenders."""
+        shown = self.offenders[:most]
         more = self.count - len(shown)
         listed = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
         return f"{self.split}: {self.message}" + (f" ({self.count}): {listed}" if shown else "")
@@ -83,11 +83,11 @@ def require(findings: Sequence[Finding]) -> list[str]:
     """The notes among them, as sentences.
 
     Raises:
-        RequestError: something is broken.
+        UserError: something is broken.
     """
     if broken := [finding for finding in findings if finding.broken]:
         more = f"; and {len(broken) - 1} more faults, see mask2former check-data" if len(broken) > 1 else ""
-        raise RequestError(f"{broken[0].sentence(1)}{more}")
+        raise UserError(f"{broken[0].sentence(1)}{more}")
     return [finding.sentence(5) for finding in findings]
 
 
@@ -100,10 +100,10 @@ def split_findings(samples: AnnotatedSet | ClipSet, split: Split, *, measured_on
         measured_only: no model is trained: data without objects have no metrics, but may have results.
 
     Raises:
-        RequestError: one of these label maps is missing or broken.
+        UserError: one of these label maps is missing or broken.
     """
     findings = class_findings(samples.categories, split)
-    counts = samples.num_objects if getattr(samples, "has_truth", True) else None
+    counts = samples.num_objects if getattr(samples, "has_ground_truth", True) else None
     if counts is not None and not counts.sum():
         message = "; ".join(["nothing is annotated", *samples.notes])  # what was left out may be the reason
         findings.append(Finding(split, not measured_only, message))
@@ -231,15 +231,15 @@ def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: S
     ignored = [number for number, index in samples.class_of.items() if index >= len(samples.categories)]
     for number, index in samples.class_of.items():
         for void in ignored if index < len(samples.categories) else []:
-            places = [name for name, counts in maps if void in counts.pixels and counts.inner[void]]
+            indices = [name for name, counts in maps if void in counts.pixels and counts.inner[void]]
             others = [counts for _, counts in maps if number in counts.pixels]
-            if places and others and all(void not in counts.pixels for counts in others):
+            if indices and others and all(void not in counts.pixels for counts in others):
                 name = samples.categories[index].name
                 message = (
                     f"label maps with {void}, which is ignored, and without '{name}' ({number}), which only maps "
                     f"without {void} have ({len(others)} of them); if {void} is '{name}' there, write {number} instead"
                 )
-                findings.append(Finding(split, False, message, tuple(places[:_NAMED]), len(places)))
+                findings.append(Finding(split, False, message, tuple(indices[:_NAMED]), len(indices)))
     return findings
 
 
@@ -277,15 +277,15 @@ def palette_findings(maps: Sequence[Named], split: Split, training: Sequence[Nam
     palettes = Palettes()
     if any([palettes.add(f"train's '{name}'", counts.colors) for name, counts in training]):
         return []
-    culprits = [found for name, counts in maps if (found := palettes.add(f"'{name}'", counts.colors)) is not None]
-    if not culprits or (training and palette_findings(maps, split)):
+    offenders = [found for name, counts in maps if (found := palettes.add(f"'{name}'", counts.colors)) is not None]
+    if not offenders or (training and palette_findings(maps, split)):
         return []
     message = (
         f"label maps whose palettes differ{' from those of train' if training else ''}, so that one number may be "
         "several classes; write the class numbers with one palette for all, or as grey PNG if they are right as they "
         "are"
     )
-    return [Finding(split, True, message, tuple(culprits[:_NAMED]), len(culprits))]
+    return [Finding(split, True, message, tuple(offenders[:_NAMED]), len(offenders))]
 
 
 def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
@@ -302,13 +302,13 @@ def _thin_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) ->
 
 
 def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
-    places: dict[int, list[str]] = defaultdict(list)
+    indices: dict[int, list[str]] = defaultdict(list)
     for name, counts in maps:
         for number in counts.pixels.keys() - samples.class_of.keys():
-            places[number].append(name)
-    culprits = [f"{number} in {some(names)}" for number, names in sorted(places.items())]
+            indices[number].append(name)
+    offenders = [f"{number} in {some(names)}" for number, names in sorted(indices.items())]
     message = "numbers on label maps that are no classes; name them in the names file, or ignore them (dataset.ignore)"
-    return [Finding(split, True, message, tuple(culprits[:_NAMED]), len(culprits))] if culprits else []
+    return [Finding(split, True, message, tuple(offenders[:_NAMED]), len(offenders))] if offenders else []
 
 
 def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
@@ -316,11 +316,11 @@ def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
     maps = [_read_map(samples, 0)]
     count = min(_LOOKED_AT, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
     chosen = _spread(samples, count)
-    maps += [_read_map(samples, place) for place in chosen if place]
+    maps += [_read_map(samples, index) for index in chosen if index]
     rest = sorted(set(range(len(samples))) - {0, *chosen})
     while rest and any(finding.broken for finding in _unseen_findings(maps, samples, split)):
         more, rest = rest[: len(maps)], rest[len(maps) :]
-        maps += [_read_map(samples, place) for place in more]
+        maps += [_read_map(samples, index) for index in more]
     return maps
 
 
@@ -340,12 +340,12 @@ def between_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet 
     """What can be told of both splits together without reading them but for some label maps.
 
     Raises:
-        RequestError: one of these is missing or broken.
+        UserError: one of these is missing or broken.
     """
     findings = _leak_findings(training, validation)
     if isinstance(training, LabelFolder) and isinstance(validation, LabelFolder):
         known, maps = (
-            [_read_map(samples, place) for place in _spread(samples, 20)] for samples in (training, validation)
+            [_read_map(samples, index) for index in _spread(samples, 20)] for samples in (training, validation)
         )
         findings += palette_findings(maps, "validation", known)
     return findings

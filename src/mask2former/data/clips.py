@@ -17,7 +17,7 @@ from mask2former.data.annotated import Annotated
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import ClipTruth, PanopticTruth
+from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth
 
 __all__ = ["AnnotatedClip", "ClipSet", "PanopticClips", "assemble_clip", "draw_frames", "whole_clip"]
 
@@ -43,7 +43,7 @@ class ClipSet(Protocol):
 
     Attributes:
         categories: its classes.
-        has_truth: whether there are annotations; those of test sets are kept by their servers.
+        has_ground_truth: whether there are annotations; those of test sets are kept by their servers.
         notes: what a user should know, as sentences.
     """
 
@@ -51,7 +51,7 @@ class ClipSet(Protocol):
     def categories(self) -> Categories: ...
 
     @property
-    def has_truth(self) -> bool: ...
+    def has_ground_truth(self) -> bool: ...
 
     @property
     def notes(self) -> Sequence[str]: ...
@@ -79,25 +79,25 @@ class ClipSet(Protocol):
         """All frames of a clip, RGB.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
-    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """The frames at these places with the objects that are to be learned, without crowds.
 
-        ``with_ignored`` asks where the truth is not known: crowds, for instance.
+        ``with_ignored`` asks where the ground truth is not known: crowds, for instance.
 
         Raises:
-            RequestError: a file that is missing or broken, or frames of different sizes.
+            UserError: a file that is missing or broken, or frames of different sizes.
         """
         ...
 
-    def truth(self, index: int) -> ClipTruth:
+    def ground_truth(self, index: int) -> ClipGroundTruth:
         """What is true about all frames, at their own size, crowds included.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
@@ -110,7 +110,7 @@ class PanopticClips(Protocol):
     def categories(self) -> Categories: ...
 
     @property
-    def has_truth(self) -> bool: ...
+    def has_ground_truth(self) -> bool: ...
 
     @property
     def notes(self) -> Sequence[str]: ...
@@ -121,11 +121,11 @@ class PanopticClips(Protocol):
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]: ...
 
-    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
+    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
         """What is true about every frame, at its own size, with ids that stay the same over time.
 
         Raises:
-            RequestError: a file that is missing or broken.
+            UserError: a file that is missing or broken.
         """
         ...
 
@@ -138,11 +138,11 @@ def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.G
     """
     first = int(rng.integers(length))
     near = [
-        place
-        for place in range(max(0, first - frame_range), min(length, first + frame_range + 1))
-        if place != first or length == 1
+        index
+        for index in range(max(0, first - frame_range), min(length, first + frame_range + 1))
+        if index != first or length == 1
     ]
-    return sorted([first, *(near[place] for place in rng.integers(len(near), size=num_frames - 1))])
+    return sorted([first, *(near[index] for index in rng.integers(len(near), size=num_frames - 1))])
 
 
 def assemble_clip(

@@ -32,7 +32,7 @@ class ColorJitter:
     hue: int | None = None
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        """The changed picture; the given one stays as it is."""
+        """The changed image; the given one stays as it is."""
         if self.brightness is not None:
             image = _affine(image, 1.0, self.brightness)
         if self.contrast is not None and self.contrast_first:
@@ -99,7 +99,7 @@ def _to_rgb(hue: _Plane, saturation: _Plane, value: _Plane) -> UInt8[np.ndarray,
     chroma = value * saturation / np.float32(255)
     result = np.empty((*hue.shape, 3), dtype=np.uint8)
     for channel, turn in enumerate((5, 3, 1)):  # red, green, blue
-        place = sector + np.float32(turn)
-        place -= 6 * (place >= 6).astype(np.float32)  # several times faster than a remainder
-        result[..., channel] = np.rint(value - chroma * np.clip(np.minimum(place, 4 - place), 0, 1))
+        index = sector + np.float32(turn)
+        index -= 6 * (index >= 6).astype(np.float32)  # several times faster than a remainder
+        result[..., channel] = np.rint(value - chroma * np.clip(np.minimum(index, 4 - index), 0, 1))
     return result

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["Fault", "collected_faults", "fault"]
 
@@ -29,11 +29,11 @@ def fault(message: str, entries: int = 1) -> None:
     """Tell what is wrong with so many entries; the caller then goes on without them, should this return.
 
     Raises:
-        RequestError: with the message, unless faults are collected.
+        UserError: with the message, unless faults are collected.
     """
     faults = _collected.get()
     if faults is None:
-        raise RequestError(message)
+        raise UserError(message)
     faults.append(Fault(message, entries))
 
 

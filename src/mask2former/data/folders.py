@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import note
 
 __all__ = ["is_passed_over", "list_folder", "walk_folder"]
@@ -24,7 +24,7 @@ def list_folder(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
         skip_unreadable: note a folder that cannot be read, and list nothing.
 
     Raises:
-        RequestError: it is missing or cannot be read.
+        UserError: it is missing or cannot be read.
     """
     try:
         return sorted(Path(entry) for entry in os.scandir(folder))
@@ -46,7 +46,7 @@ def walk_folder(
         skip_unreadable: note folders that cannot be read, and go on.
 
     Raises:
-        RequestError: one of the folders cannot be read.
+        UserError: one of the folders cannot be read.
     """
     tell = _note if skip_unreadable else _refuse
     for parent, folders, leaves in os.walk(folder, onerror=tell, followlinks=follow_links):
@@ -65,8 +65,8 @@ def _note(error: OSError) -> None:
 
 def _refuse(error: OSError) -> None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise RequestError(f"there is no folder '{error.filename}'; check the path") from error
-    raise RequestError(
+        raise UserError(f"there is no folder '{error.filename}'; check the path") from error
+    raise UserError(
         f"the folder '{error.filename}' cannot be read ({error.strerror}), so that files would be left out; make it "
         "readable, or move it elsewhere"
     ) from error

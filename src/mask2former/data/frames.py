@@ -1,4 +1,4 @@
-"""Frames in the order of time, whatever they come from: a video, a folder of pictures, a camera or an iterator.
+"""Frames in the order of time, whatever they come from: a video, a folder of images, a camera or an iterator.
 
 One frame is in memory at a time. Knows nothing of models or annotations.
 """
@@ -18,9 +18,9 @@ from jaxtyping import UInt8
 from mask2former.data.archives import Folder
 from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, ValueRange, note_passed_over, read_image
-from mask2former.data.video_file import VIDEO_SUFFIXES, VideoFile, camera_stream
+from mask2former.data.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes, sentences
 
 __all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
@@ -40,7 +40,7 @@ class Frame:
 
 
 class _Timed(Protocol):
-    """Pictures with their times, once; what :class:`~mask2former.data.video_file.VideoStream` offers too."""
+    """Images with their times, once; what :class:`~mask2former.data.video.VideoStream` offers too."""
 
     name: str
     rate: float
@@ -68,11 +68,11 @@ class Frames:
     @property
     def value_range(self) -> ValueRange | None:
         """How images among the frames are read, see :func:`~mask2former.data.images.read_image`; videos have bytes."""
-        return self._source.value_range if isinstance(self._source, _Pictures) else None
+        return self._source.value_range if isinstance(self._source, _Images) else None
 
     @value_range.setter
     def value_range(self, value: ValueRange | None) -> None:
-        if isinstance(self._source, _Pictures):
+        if isinstance(self._source, _Images):
             self._source.value_range = value
 
     @property
@@ -84,27 +84,27 @@ class Frames:
         """The frames.
 
         Raises:
-            RequestError: one cannot be read or has another size than the first, or there is none.
+            UserError: one cannot be read or has another size than the first, or there is none.
         """
         size = None
         for index, (image, seconds) in enumerate(self._source):
             size = size or image.shape
             if image.shape != size:
-                raise RequestError(
+                raise UserError(
                     f"frame {index} of {self.name} has {image.shape[0]}x{image.shape[1]} pixels and the first "
                     f"{size[0]}x{size[1]} (height x width); frames of a clip have one size"
                 )
             yield Frame(image, index, seconds)
         if size is None:
-            raise RequestError(f"{self.name} has no frame; expected at least one")
+            raise UserError(f"{self.name} has no frame; expected at least one")
 
 
-class _Pictures:
-    """Pictures at a fixed rate."""
+class _Images:
+    """Images at a fixed rate."""
 
     def __init__(
         self,
-        pictures: Iterable[ImageSource],
+        images: Iterable[ImageSource],
         name: str,
         rate: float | None,
         start: float,
@@ -114,21 +114,21 @@ class _Pictures:
         self.name, self.rate = name, rate or _RATE
         self._found = list(passed_over)
         self.value_range: ValueRange | None = None
-        self._pictures = pictures
+        self._images = images
         self._first = int(np.ceil(start * self.rate - 1e-6))
         self._stop = None if end is None else int(np.ceil(end * self.rate - 1e-6))
-        total = len(pictures) if isinstance(pictures, list | tuple) else None
+        total = len(images) if isinstance(images, list | tuple) else None
         self.num_frames = None if total is None else max(0, min(total, self._stop or total) - self._first)
 
     def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
-        for place, picture in enumerate(self._pictures):
-            if self._stop is not None and place >= self._stop:
+        for index, image_file in enumerate(self._images):
+            if self._stop is not None and index >= self._stop:
                 break
-            if place >= self._first:
+            if index >= self._first:
                 with collect_notes() as found:
-                    image = read_image(picture, value_range=self.value_range)
+                    image = read_image(image_file, value_range=self.value_range)
                 self._found += found
-                yield image, place / self.rate
+                yield image, index / self.rate
 
     @property
     def notes(self) -> list[str]:
@@ -141,49 +141,49 @@ def open_frames(
     """The frames of a source.
 
     Args:
-        source: a video file, a folder of pictures (in the order of the numbers in their names), the number of a camera,
-            or pictures of any kind that :func:`~mask2former.data.images.read_image` takes, one after the other.
+        source: a video file, a folder of images (in the order of the numbers in their names), the number of a camera,
+            or images of any kind that :func:`~mask2former.data.images.read_image` takes, one after the other.
         start: seconds that are left out; also a video is searched, not read, up to there.
         end: seconds, excluded; None: all that follow.
         rate: frames per second of what is no video, 30 by default; videos and cameras have their own.
 
     Raises:
-        RequestError: there is no such file, folder or camera, it holds no frames, or the times make no sense.
+        UserError: there is no such file, folder or camera, it holds no frames, or the times make no sense.
         MissingExtraError: a video or a camera without PyAV.
     """
     if not 0 <= start < np.inf or (end is not None and not start < end):
-        raise RequestError(f"the times must be 0 <= start < end in seconds, got start {start} and end {end}")
+        raise UserError(f"the times must be 0 <= start < end in seconds, got start {start} and end {end}")
     if rate is not None and not 0 < rate <= 1000:
-        raise RequestError(f"the rate must be above 0 and at most 1000 frames per second, got {rate}")
+        raise UserError(f"the rate must be above 0 and at most 1000 frames per second, got {rate}")
     if isinstance(source, int):
         if source < 0:
-            raise RequestError(f"cameras are counted from 0, got {source}")
+            raise UserError(f"cameras are counted from 0, got {source}")
         return Frames(camera_stream(source))
     if not isinstance(source, str | os.PathLike):
         if not isinstance(source, Iterable) or getattr(source, "ndim", 4) != 4:  # of an array, all frames at once
-            raise RequestError(
-                "expected a video, a folder, the number of a camera or frames one after the other, got one picture "
-                f"({type(source).__name__}); pass [picture] or predict it"
+            raise UserError(
+                "expected a video, a folder, the number of a camera or frames one after the other, got one image "
+                f"({type(source).__name__}); pass [image] or predict it"
             )
-        return Frames(_Pictures(source, "the sequence of frames", rate, start, end))
+        return Frames(_Images(source, "the sequence of frames", rate, start, end))
     path = Path(source)
     if path.is_dir():
         with collect_notes() as passed_over:
             note_passed_over(Folder(path), [entry.name for entry in list_folder(path) if entry.is_file()])
-        return Frames(_Pictures(_pictures_of(path), f"the folder '{path}'", rate, start, end, passed_over))
+        return Frames(_Images(_images_of(path), f"the folder '{path}'", rate, start, end, passed_over))
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise RequestError(f"'{path}' is a picture; expected a video or a folder of frames (pictures: predict)")
+        raise UserError(f"'{path}' is an image; expected a video or a folder of frames (images: predict)")
     check_regular(path, "video or folder", hint=f"expected {', '.join(VIDEO_SUFFIXES)} or a folder")
     return Frames(VideoFile(path).stream(start, end))
 
 
-def _pictures_of(folder: Path) -> list[ImageSource]:
-    """The pictures of a folder: frame 2 before frame 10."""
+def _images_of(folder: Path) -> list[ImageSource]:
+    """The images of a folder: frame 2 before frame 10."""
     names = [entry.name for entry in list_folder(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
     if not names:
         inside = [entry.name for entry in list_folder(folder) if entry.is_dir()]
         hint = f"; it has folders, give one of them ('{inside[0]}')" if inside else ""
-        raise RequestError(f"the folder '{folder}' holds no images{hint or '; expected the frames of a clip'}")
+        raise UserError(f"the folder '{folder}' holds no images{hint or '; expected the frames of a clip'}")
     return [folder / name for name in sorted(names, key=by_number)]
 
 

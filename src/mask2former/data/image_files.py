@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from mask2former import limits
 from mask2former.data.archives import File
 from mask2former.documents import check_regular, read_bytes
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.text import printable
 
@@ -34,7 +34,7 @@ def open_image(file: File) -> Iterator[Image.Image]:
     """An image file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
 
     Raises:
-        RequestError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
+        UserError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
             Pillow's safety limit or than the limits of :mod:`mask2former.limits`.
     """
     if isinstance(file, Path):
@@ -45,7 +45,7 @@ def open_image(file: File) -> Iterator[Image.Image]:
         stored = read_bytes(file, "image", limits.IMAGE_BYTES)
         size, content = len(stored), io.BytesIO(stored)
     if not size:
-        raise RequestError(f"'{file}' is an empty file; expected an image")
+        raise UserError(f"'{file}' is an empty file; expected an image")
     _check_png(str(file), _start_of(content), size)
     _check_pnm(str(file), _start_of(content, limits.PNM_HEADER_BYTES))
     try:
@@ -55,23 +55,23 @@ def open_image(file: File) -> Iterator[Image.Image]:
             with Image.open(content, formats=FORMATS) as image:
                 check_limit(f"'{file}' has a side of pixels:", max(image.size), limits.IMAGE_SIDE, "cut it into parts")
                 yield image
-    except RequestError:
+    except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise RequestError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
+        raise UserError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RequestError(
+        raise UserError(
             f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except PermissionError as error:
-        raise RequestError(f"'{file}' may not be read; check its permissions") from error
+        raise UserError(f"'{file}' may not be read; check its permissions") from error
     except MemoryError as error:
-        raise RequestError(f"'{file}' does not fit the memory of this machine; make it smaller") from error
+        raise UserError(f"'{file}' does not fit the memory of this machine; make it smaller") from error
     # Decoders report damage in many ways: OSError (cut short), SyntaxError (PNG), ValueError, struct.error, ...
     except Exception as error:
         reason = printable(str(error), 200)
-        raise RequestError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
+        raise UserError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
 
 
 def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:
@@ -98,7 +98,7 @@ def _check_pnm(name: str, start: bytes) -> None:
     if re.match(rb"P[1-7fFyY][\s#]", start) and len(start) == limits.PNM_HEADER_BYTES:
         numbers = re.sub(rb"#[^\n\r]*", b"", start[2:]).split(None, 2)
         if len(numbers) < (2 if start[1:2] in b"14" else 3):  # bitmaps have no number of levels
-            raise RequestError(f"'{name}' has comments of more than {len(start):,} bytes; save it without them")
+            raise UserError(f"'{name}' has comments of more than {len(start):,} bytes; save it without them")
 
 
 def _expected(content: Path | io.BytesIO) -> str:

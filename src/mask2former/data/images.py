@@ -1,6 +1,6 @@
-"""Pictures of any kind, read as (H, W, 3) uint8 RGB, and the pictures that paths and folders hold.
+"""Images of any kind, read as (H, W, 3) uint8 RGB, and the images that paths and folders hold.
 
-Every fault of a picture ends in one :class:`RequestError` that names it. Knows nothing of models or resizing.
+Every fault of an image ends in one :class:`UserError` that names it. Knows nothing of models or resizing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mask2former.data.archives import ArchivedFile, File, Folder
 from mask2former.data.folders import walk_folder
 from mask2former.data.image_files import open_image
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes, is_collecting, note, sentences
 from mask2former.pixels import Exif, ValueRange, orientation, rgb_of_array, rgb_of_pillow
 
@@ -32,7 +32,7 @@ __all__ = [
     "is_image_name",
     "list_images",
     "note_passed_over",
-    "picture_size",
+    "image_size",
     "read_image",
 ]
 
@@ -82,13 +82,13 @@ def read_image(
         exif: ``ignore`` takes the pixels as they are stored.
 
     Raises:
-        RequestError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no
+        UserError: the file is missing, a folder, empty, cut short, larger than Pillow's safety limit or no
             image; the array has another rank, channel count or type, no pixel, masked values, or values that are not
             finite or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that lies in
             separate planes; a tensor without values; a Pillow image that was closed before it was decoded.
     """
     if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
-        raise RequestError(f"value_range must be two rising numbers (black, white), got {tuple(value_range)}")
+        raise UserError(f"value_range must be two rising numbers (black, white), got {tuple(value_range)}")
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, value_range)
     if isinstance(source, np.ndarray):
@@ -98,26 +98,26 @@ def read_image(
     if isinstance(source, (str, os.PathLike)):
         source = Path(os.fspath(source))
     if isinstance(source, File):
-        with open_image(source) as picture:
-            return rgb_of_pillow(picture, str(source), value_range=value_range, exif=exif)
-    raise RequestError(
-        f"cannot read a picture from {type(source).__name__}: expected a path, a Pillow picture, an array or a tensor"
+        with open_image(source) as image:
+            return rgb_of_pillow(image, str(source), value_range=value_range, exif=exif)
+    raise UserError(
+        f"cannot read an image from {type(source).__name__}: expected a path, a Pillow image, an array or a tensor"
     )
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def picture_size(file: File, *, exif: Exif = "apply") -> tuple[int, int]:
+def image_size(file: File, *, exif: Exif = "apply") -> tuple[int, int]:
     """(height, width) of an image file as :func:`read_image` shows it, from its header.
 
     Raises:
-        RequestError: as :func:`open_image`.
+        UserError: as :func:`open_image`.
     """
-    with open_image(file) as picture:
-        width, height = picture.size
+    with open_image(file) as image:
+        width, height = image.size
         # Pillow gives the size of TIFF files turned already, and that of others as they are stored.
-        turned = orientation(picture) >= 5 and (exif == "apply") != (picture.format == "TIFF")
+        turned = orientation(image) >= 5 and (exif == "apply") != (image.format == "TIFF")
         return (width, height) if turned else (height, width)
 
 
@@ -136,7 +136,7 @@ def check_size(
         exif: how it is read.
 
     Raises:
-        RequestError: the sizes differ.
+        UserError: the sizes differ.
     """
     size, expected = tuple(size_hw), None if expected_hw is None else tuple(expected_hw)
     if expected is None or size == expected:
@@ -159,14 +159,14 @@ def check_size(
         )
     else:
         hint = f"; EXIF would turn the image (orientation {turn}), which exif=ignore prevents: set exif=apply"
-    raise RequestError(
+    raise UserError(
         f"'{file}' is {size[0]}x{size[1]} (height x width), but {what} {expected[0]}x{expected[1]}{hint}"
     )
 
 
 def _orientation_of(file: File) -> int:
-    with open_image(file) as picture:
-        return orientation(picture)
+    with open_image(file) as image:
+        return orientation(image)
 
 
 # --- arrays and tensors ----------------------------------------------------------------------------------------------
@@ -174,18 +174,18 @@ def _orientation_of(file: File) -> int:
 
 def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[np.ndarray, "H W 3"]:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        raise RequestError(f"a tensor of shape {tuple(tensor.shape)} is no picture: {_TENSOR_HELP}")
+        raise UserError(f"a tensor of shape {tuple(tensor.shape)} is no image: {_TENSOR_HELP}")
     if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
-        raise RequestError(f"a tensor of type {tensor.dtype}, {tensor.layout} is no picture: {_TENSOR_HELP}, dense")
+        raise UserError(f"a tensor of type {tensor.dtype}, {tensor.layout} is no image: {_TENSOR_HELP}, dense")
     if tensor.is_meta:
-        raise RequestError(f"a tensor on the meta device has no values to read: {_TENSOR_HELP}, on a CPU or GPU")
+        raise UserError(f"a tensor on the meta device has no values to read: {_TENSOR_HELP}, on a CPU or GPU")
     host = tensor.detach().cpu().resolve_neg()
     try:
         if host.is_floating_point() and host.dtype not in (torch.float16, torch.float32, torch.float64):
             host = host.float()  # numpy has no such type
         array = host.permute(1, 2, 0).numpy()
     except (TypeError, RuntimeError) as error:  # NotImplementedError is one of the latter
-        raise RequestError(
+        raise UserError(
             f"a tensor of type {tensor.dtype} is no image: {_TENSOR_HELP}, of uint8, uint16, bool or float"
         ) from error
     return rgb_of_array(array, "tensor", _TENSOR_HELP, value_range=value_range)
@@ -197,33 +197,33 @@ def _from_tensor(tensor: torch.Tensor, value_range: ValueRange | None) -> UInt8[
 def list_images(
     sources: Sequence[str | os.PathLike[str]], skip: Callable[[Path], bool] = lambda path: False
 ) -> list[tuple[Path, Path]]:
-    """Pictures of files and folders (searched to any depth, sorted), each with the stem of its results.
+    """Images of files and folders (searched to any depth, sorted), each with the stem of its results.
 
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
-    two pictures would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
-    ``a/X.jpg.png`` and so on). A picture reached twice is listed once. A file given by name is taken whatever its
+    two images would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
+    ``a/X.jpg.png`` and so on). An image reached twice is listed once. A file given by name is taken whatever its
     suffix; hidden files and folders are passed over, and so is what ``skip`` says of an image file. What else is
     passed over is noted: images in other formats, links to folders, links to an image that is listed already, folders
     that cannot be read.
 
     Raises:
-        RequestError: no sources, a source that does not exist, a folder without pictures, or two pictures whose
+        UserError: no sources, a source that does not exist, a folder without images, or two images whose
             results would have one name.
     """
     found: dict[Path, tuple[Path, Path]] = {}  # by resolved path: as given, and relative with suffix
     if not sources:
-        raise RequestError("no pictures given; name files or folders")
+        raise UserError("no images given; name files or folders")
     for entry in sources:
         source = Path(os.fspath(entry))
         if source.is_dir():
             with collect_notes() as notes:
-                pictures = _pictures_below(source)
-            if not pictures:
+                images = _images_below(source)
+            if not images:
                 others = "".join(f"; {line}" for line in sentences(notes))
-                raise RequestError(f"the folder '{source}' holds no images ({' '.join(IMAGE_SUFFIXES)}){others}")
+                raise UserError(f"the folder '{source}' holds no images ({' '.join(IMAGE_SUFFIXES)}){others}")
             for message, example in notes:
                 note(message, example)
-            for path in pictures:
+            for path in images:
                 if skip(path):
                     continue
                 first, _ = found.setdefault(path.resolve(), (path, path.relative_to(source)))
@@ -247,14 +247,14 @@ def list_images(
             stem = relative
         owner = owners.setdefault(str(stem).casefold(), path)
         if owner is not path:
-            raise RequestError(f"the results of '{owner}' and '{path}' would have one name; run them apart")
+            raise UserError(f"the results of '{owner}' and '{path}' would have one name; run them apart")
         result.append((path, stem))
     return result
 
 
-def _pictures_below(folder: Path) -> list[Path]:
-    """Pictures in a folder and its folders, sorted by path; hidden names are passed over."""
-    pictures = []
+def _images_below(folder: Path) -> list[Path]:
+    """Images in a folder and its folders, sorted by path; hidden names are passed over."""
+    images = []
     for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):
         for name in folders:
             if os.path.islink(os.path.join(parent, name)):
@@ -266,12 +266,12 @@ def _pictures_below(folder: Path) -> list[Path]:
             if not is_image_name(name):
                 _note_other_image(path, name)
             elif path.is_file():
-                pictures.append(path)
+                images.append(path)
             elif path.exists():
                 note("pipes, devices and folders with the names of images", f"'{path}'")
             else:
                 note("links to files that are not there", f"'{path}'")
-    return sorted(pictures, key=lambda path: path.relative_to(folder).parts)
+    return sorted(images, key=lambda path: path.relative_to(folder).parts)
 
 
 def is_image_name(name: str) -> bool:
@@ -298,5 +298,5 @@ def _is_image(path: Path) -> bool:
     try:
         with open_image(path):
             return True
-    except RequestError:
+    except UserError:
         return False

@@ -1,4 +1,4 @@
-"""Pictures whose pixels are numbers: class indices, or ids of segments. Knows no classes and no data sets."""
+"""Images whose pixels are numbers: class indices, or ids of segments. Knows no classes and no data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mask2former.data.archives import File
 from mask2former.data.image_files import open_image
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
 
@@ -35,32 +35,32 @@ _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
 class _Decoded(NamedTuple):
-    picture: Image.Image
+    image: Image.Image
     packing: str  # how the file holds its pixels, in Pillow's words
     has_pages: bool
 
 
 def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
-    """The decoded picture, if it has one of these Pillow modes.
+    """The decoded image, if it has one of these Pillow modes.
 
     Raises:
-        RequestError: it is missing, cannot be decoded, or is of another kind.
+        UserError: it is missing, cannot be decoded, or is of another kind.
     """
-    with open_image(file) as picture:
-        if picture.format in _LOSSY:
-            raise RequestError(
-                f"'{file}' is a {picture.format} file, which changes the numbers of its pixels; export it again as PNG"
+    with open_image(file) as image:
+        if image.format in _LOSSY:
+            raise UserError(
+                f"'{file}' is a {image.format} file, which changes the numbers of its pixels; export it again as PNG"
             )
-        if picture.mode not in modes:
-            raise RequestError(f"'{file}' is a picture of mode {picture.mode}; expected {expected}")
-        packing = packing_of(picture)
+        if image.mode not in modes:
+            raise UserError(f"'{file}' is an image of mode {image.mode}; expected {expected}")
+        packing = packing_of(image)
         has_pages = False
         if is_collecting():
-            has_pages = note_pages(picture, str(file), "label maps")
-            if picture.format != "TIFF" and (turn := orientation(picture)) > 1:  # decoding applies that of TIFF
+            has_pages = note_pages(image, str(file), "label maps")
+            if image.format != "TIFF" and (turn := orientation(image)) > 1:  # decoding applies that of TIFF
                 note("label maps with an EXIF orientation, which is not applied", f"'{file}' (orientation {turn})")
-        load(picture)
-    return _Decoded(picture, packing, has_pages)
+        load(image)
+    return _Decoded(image, packing, has_pages)
 
 
 def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
@@ -69,7 +69,7 @@ def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
     Of several pages the first counts, which is noted.
 
     Raises:
-        RequestError: the file is missing or damaged, holds colours instead of numbers, or numbers below 0 (those from
+        UserError: the file is missing or damaged, holds colours instead of numbers, or numbers below 0 (those from
             2**31 on are read as such).
     """
     return read_with_palette(file)[0]
@@ -79,21 +79,21 @@ def read_with_palette(file: File) -> tuple[Int32[np.ndarray, "H W"], Colors]:
     """The numbers of a label map, as :func:`read_label_map` gives them, and the colours of its palette, if it has one.
 
     Raises:
-        RequestError: as :func:`read_label_map`.
+        UserError: as :func:`read_label_map`.
     """
     expected = (
         "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, "
         "without anti-aliasing)"
     )
-    picture, packing, has_pages = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
-    numbers = np.asarray(picture).astype(np.int32)
+    image, packing, has_pages = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
+    numbers = np.asarray(image).astype(np.int32)
     if found := re.search(r"\bL;([24])", packing):  # Pillow stretches grey of 2 and 4 bits to 0..255
         numbers //= 255 // (2 ** int(found[1]) - 1)
     if has_pages and (numbers == numbers[0, 0]).all():
         note("label maps whose first page, the one that is read, is empty", f"'{file}'")
-    if picture.mode == "I" and (low := int(numbers.min())) < 0:
-        raise RequestError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
-    rgb = (picture.getpalette("RGB") or []) if picture.mode == "P" else []
+    if image.mode == "I" and (low := int(numbers.min())) < 0:
+        raise UserError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
+    rgb = (image.getpalette("RGB") or []) if image.mode == "P" else []
     return numbers, dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
 
 
@@ -142,7 +142,7 @@ def count_labels(file: File) -> LabelCounts:
     """Counts of the numbers on a label map, and what its palette shows them as.
 
     Raises:
-        RequestError: as :func:`read_label_map`.
+        UserError: as :func:`read_label_map`.
     """
     numbers, palette = read_with_palette(file)
     runs, lengths = runs_of(numbers)
@@ -150,8 +150,8 @@ def count_labels(file: File) -> LabelCounts:
     pixels = np.bincount(kind_of_run, weights=lengths, minlength=len(kinds)).astype(np.int64)
     across, down = numbers[:, 1:] == numbers[:, :-1], numbers[1:] == numbers[:-1]
     is_inner = across[1:-1, 1:] & across[1:-1, :-1] & down[1:, 1:-1] & down[:-1, 1:-1]
-    places = np.searchsorted(kinds, numbers[1:-1, 1:-1][is_inner])
-    inner = np.bincount(places, minlength=len(kinds))
+    indices = np.searchsorted(kinds, numbers[1:-1, 1:-1][is_inner])
+    inner = np.bincount(indices, minlength=len(kinds))
     return LabelCounts(
         dict(zip(kinds.tolist(), pixels.tolist(), strict=True)),
         dict(zip(kinds.tolist(), inner.tolist(), strict=True)),
@@ -160,15 +160,15 @@ def count_labels(file: File) -> LabelCounts:
 
 
 def read_id_colors(file: File) -> Int32[np.ndarray, "H W"]:
-    """Segment ids of a picture in COCO's panoptic encoding: R + 256 G + 65536 B.
+    """Segment ids of an image in COCO's panoptic encoding: R + 256 G + 65536 B.
 
     Raises:
-        RequestError: the file is missing or damaged.
+        UserError: the file is missing or damaged.
     """
-    picture, packing, _ = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
+    image, packing, _ = _decoded(file, ("RGB", "RGBA", "P", "L"), "colours (id = R + 256 G + 65536 B)")
     if ";16" in packing:  # of which only the upper halves were read
-        raise RequestError(f"'{file}' has 16 bits per colour; expected 8 (id = R + 256 G + 65536 B)")
-    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
+        raise UserError(f"'{file}' has 16 bits per colour; expected 8 (id = R + 256 G + 65536 B)")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     # Four bytes per pixel, as Pillow stores them, are the id and a byte to mask: several times faster than sums.
     packed = np.frombuffer(rgb.tobytes("raw", "RGBX"), dtype="<i4")
     return (packed & 0xFFFFFF).reshape(rgb.height, rgb.width).astype(np.int32, copy=False)
@@ -186,8 +186,8 @@ def remap(values: Int[np.ndarray, "H W"], table: dict[int, int], otherwise: int)
     runs, lengths = runs_of(values)
     keys = np.array(sorted(table), dtype=np.int64)
     results = np.array([table[key] for key in keys.tolist()], dtype=np.int32)
-    places = np.searchsorted(keys, runs).clip(max=len(keys) - 1)
-    return np.repeat(np.where(keys[places] == runs, results[places], np.int32(otherwise)), lengths).reshape(
+    indices = np.searchsorted(keys, runs).clip(max=len(keys) - 1)
+    return np.repeat(np.where(keys[indices] == runs, results[indices], np.int32(otherwise)), lengths).reshape(
         values.shape
     )
 

@@ -15,11 +15,11 @@ from jaxtyping import Bool, UInt8
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet, place_patches
 from mask2former.data.clips import AnnotatedClip, ClipSet, PanopticClips
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample, Target
-from mask2former.structures.truths import ClipTruth, PanopticTruth, Truth, truths_of_target
+from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth, GroundTruth, ground_truths_of_target
 
 __all__ = ["SampleSet", "as_reader"]
 
@@ -29,9 +29,9 @@ class SampleSet(Protocol):
 
     A sample is a clip of T frames, an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)``; ``target.labels`` are
     indices of ``categories``, int64 ``(N,)``; ``target.masks`` are bool ``(N, T, H, W)``, empty where an object is out
-    of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the truth is not known.
+    of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the ground truth is not known.
 
-    May also have ``tasks`` (those for which its masks are a truth; by default all), ``image_id(index)`` (what files of
+    May also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (what files of
     results call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
     ``data.group_by_aspect`` needs).
     """
@@ -60,18 +60,18 @@ def as_reader(
     Whether it has images or clips is told by its first sample: one frame, or several.
 
     Raises:
-        RequestError: no length, samples or classes, none at all, or a first sample that is none.
+        UserError: no length, samples or classes, none at all, or a first sample that is none.
     """
     if isinstance(samples, ClipSet | PanopticClips) or hasattr(samples, "annotated"):
         return samples  # pyright: ignore[reportReturnType]  (it is no mere set of samples)
     lacking = [name for name in ("__len__", "__getitem__", "categories") if not hasattr(samples, name)]
     if lacking or not isinstance(samples.categories, Categories):
         what = f"no {' and no '.join(lacking)}" if lacking else f"{type(samples.categories).__name__} as categories"
-        raise RequestError(
+        raise UserError(
             f"a data set has a length, a Sample for every index and Categories; {type(samples).__name__} has {what}"
         )
     if not len(samples):
-        raise RequestError(f"the data set {type(samples).__name__} is empty; expected one sample at least")
+        raise UserError(f"the data set {type(samples).__name__} is empty; expected one sample at least")
     first = _Samples(samples)[0]
     return _Images(samples) if first.image.shape[0] == 1 else _Clips(samples)
 
@@ -91,7 +91,7 @@ class _Samples(Sequence[Sample]):
         self._last: tuple[int, Sample] | None = None
         self.tasks = tuple(task for task in self.tasks if task in getattr(samples, "tasks", self.tasks))
         if not self.tasks:
-            raise RequestError(
+            raise UserError(
                 f"the data set {type(samples).__name__} has the tasks {list(samples.tasks)}; expected some of "  # pyright: ignore
                 f"{list(type(self).tasks)}"
             )
@@ -105,7 +105,7 @@ class _Samples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         index = index + len(self) if index < 0 else index
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
@@ -119,38 +119,38 @@ class _Samples(Sequence[Sample]):
         """Refuse what would fail later, or train something else.
 
         Raises:
-            RequestError: naming the sample.
+            UserError: naming the sample.
         """
         if not isinstance(sample, Sample):
-            raise RequestError(f"{subject} is a {type(sample).__name__}; expected a Sample")
+            raise UserError(f"{subject} is a {type(sample).__name__}; expected a Sample")
         image, target = sample.image, sample.target
         if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
-            raise RequestError(
+            raise UserError(
                 f"the image of {subject} is {_described(image)}; expected RGB as uint8 (frames, 3, height, width), an "
                 "image being a clip of one frame"
             )
         if self.num_frames not in (None, image.shape[0]):
-            raise RequestError(
+            raise UserError(
                 f"{subject} has {image.shape[0]} frames, and the first sample has one; a data set has images or clips"
             )
         if target is None:
-            raise RequestError(f"{subject} has no target, so that nothing can be learned from it or measured on it")
+            raise UserError(f"{subject} has no target, so that nothing can be learned from it or measured on it")
         count, size = len(target.labels), (image.shape[0], *image.shape[2:])
         if target.masks.dtype != torch.bool or target.masks.shape != (count, *size):
-            raise RequestError(
+            raise UserError(
                 f"the masks of {subject} are {_described(target.masks)}; expected bool {(count, *size)}: its labels, "
                 "frames, height and width"
             )
         if target.labels.dtype != torch.int64 or not bool(
             ((target.labels >= 0) & (target.labels < len(self.categories))).all()
         ):
-            raise RequestError(
+            raise UserError(
                 f"the labels of {subject} are {target.labels.tolist()[:10]} ({target.labels.dtype}); expected int64 "
                 f"indices of its {len(self.categories)} classes, from 0"
             )
         ignored = target.ignored
         if ignored is not None and (ignored.dtype != torch.bool or ignored.shape != size):
-            raise RequestError(f"the ignored pixels of {subject} are {_described(ignored)}; expected bool {size}")
+            raise UserError(f"the ignored pixels of {subject} are {_described(ignored)}; expected bool {size}")
 
     def _target(self, index: int) -> Target:
         target = self[index].target
@@ -164,16 +164,16 @@ class _Samples(Sequence[Sample]):
         """All frames."""
         return [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in self[index].image]
 
-    def frame(self, index: int, place: int, *, with_ignored: bool) -> Annotated:
+    def frame(self, index: int, position: int, *, with_ignored: bool) -> Annotated:
         """One frame with all objects of the sample."""
         sample, target = self[index], self._target(index)
         size = (sample.image.shape[2], sample.image.shape[3])
-        patches = SparseMasks.of(target.masks[:, place].numpy())
+        patches = SparseMasks.of(target.masks[:, position].numpy())
         ids, masks = place_patches(dict(enumerate(patches)), size)
         ignored = None
         if with_ignored:
-            ignored = np.zeros(size, dtype=bool) if target.ignored is None else target.ignored[place].numpy()
-        image = np.ascontiguousarray(sample.image[place].permute(1, 2, 0).numpy())
+            ignored = np.zeros(size, dtype=bool) if target.ignored is None else target.ignored[position].numpy()
+        image = np.ascontiguousarray(sample.image[position].permute(1, 2, 0).numpy())
         name = sample.name or str(self.image_id(index))
         return Annotated(image, target.labels.numpy(), {}, ids, masks, name, dict(sample.info), ignored=ignored)
 
@@ -181,10 +181,10 @@ class _Samples(Sequence[Sample]):
         """Height and width, without reading the sample.
 
         Raises:
-            RequestError: the data set does not tell.
+            UserError: the data set does not tell.
         """
         if not hasattr(self.samples, "size"):
-            raise RequestError(
+            raise UserError(
                 f"data.group_by_aspect needs the sizes of all samples; give {type(self.samples).__name__} a method "
                 "size(index) -> (height, width), or set data.group_by_aspect=false"
             )
@@ -206,8 +206,8 @@ class _Images(_Samples):
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         return self.frame(index, 0, with_ignored=with_ignored)
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
-        return truths_of_target(self._target(index), tasks, self.categories)
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        return ground_truths_of_target(self._target(index), tasks, self.categories)
 
 
 class _Clips(_Samples):
@@ -215,7 +215,7 @@ class _Clips(_Samples):
 
     metric_style: MetricStyle = "youtube-vis"
     tasks: tuple[Task, ...] = ("instance", "panoptic")
-    has_truth = True
+    has_ground_truth = True
 
     def clip_length(self, index: int) -> int:
         return self[index].image.shape[0]
@@ -226,17 +226,17 @@ class _Clips(_Samples):
     def clip_id(self, index: int) -> int | str:
         return self.image_id(index)
 
-    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
-        frames = [self.frame(index, place, with_ignored=with_ignored) for place in places]
-        return AnnotatedClip(frames, self._target(index).masks[:, list(places)].flatten(2).any(dim=2).numpy())
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+        frames = [self.frame(index, position, with_ignored=with_ignored) for position in indices]
+        return AnnotatedClip(frames, self._target(index).masks[:, list(indices)].flatten(2).any(dim=2).numpy())
 
-    def truth(self, index: int) -> ClipTruth:
-        found = truths_of_target(self._target(index), ["instance"], self.categories, is_clip=True)["instance"]
-        assert isinstance(found, ClipTruth)
+    def ground_truth(self, index: int) -> ClipGroundTruth:
+        found = ground_truths_of_target(self._target(index), ["instance"], self.categories, is_clip=True)["instance"]
+        assert isinstance(found, ClipGroundTruth)
         return found
 
-    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
-        found = truths_of_target(self._target(index), ["panoptic"], self.categories, is_clip=True)["panoptic"]
+    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
+        found = ground_truths_of_target(self._target(index), ["panoptic"], self.categories, is_clip=True)["panoptic"]
         assert isinstance(found, list)
         return found
 

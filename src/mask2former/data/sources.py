@@ -22,7 +22,7 @@ from mask2former.config import (
 )
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.archives import find_file
-from mask2former.data.build import build_clips, build_pictures
+from mask2former.data.build import build_clips, build_images
 from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.data.datasets.annotation_files import groups_in
 from mask2former.data.datasets.coco import CocoInstances
@@ -30,8 +30,8 @@ from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
-from mask2former.data.scenes import SceneClips, Scenes
-from mask2former.errors import OptionError, RequestError
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.errors import OptionError, UserError
 
 __all__ = ["DataSource", "OpenedData", "dataset_by_name", "reading_outside"]
 
@@ -97,7 +97,7 @@ class DataSource:
         """Refuse two names for the data, and half of one.
 
         Raises:
-            RequestError: naming the arguments.
+            UserError: naming the arguments.
         """
         if (self.annotations is None) != (self.images is None):
             raise OptionError(
@@ -148,7 +148,7 @@ class DataSource:
             default_task: asked where a published data set has several tasks and none is named.
 
         Raises:
-            RequestError: no such data, files that are missing or broken, or arguments that do not go together.
+            UserError: no such data, files that are missing or broken, or arguments that do not go together.
         """
         self.check()
         if self.annotations is not None and self.images is not None:
@@ -168,7 +168,7 @@ class DataSource:
         if isinstance(config, ClipSampling):
             clips = build_clips(config, self.split)  # pyright: ignore[reportArgumentType]  (all kinds but its base)
             return OpenedData(samples=clips, record=record, evaluation=evaluation)
-        samples = build_pictures(config, self.split)
+        samples = build_images(config, self.split)
         record = {"data": config.model_dump(mode="json"), "split": self.split}
         return OpenedData(samples=samples, record=record, evaluation=evaluation)
 
@@ -176,7 +176,7 @@ class DataSource:
         """The group of every image by its id, if there are groups.
 
         Raises:
-            RequestError: the file cannot be read, or its images have no such key.
+            UserError: the file cannot be read, or its images have no such key.
         """
         if self.by is None or self.annotations is None:
             return None
@@ -233,22 +233,22 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
         default_task: asked where none was named and the data set has several.
 
     Raises:
-        RequestError: no such name or run file, or a task that the data set does not have.
+        UserError: no such name or run file, or a task that the data set does not have.
     """
     if _is_run_file(name):
         _refuse_root(name, root)
         return parse(RunConfig, read_run_file(Path(name)), name).data.dataset
-    pictures = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
-    kinds = {kind.model_fields["name"].default: kind for kind in pictures}
+    images = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
+    kinds = {kind.model_fields["name"].default: kind for kind in images}
     typed, _, task = name.partition(":")
     if typed not in kinds:
         known = ", ".join(sorted(kinds))
-        raise RequestError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
+        raise UserError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
     values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
     if "task" in kinds[typed].model_fields:
         values["task"] = task or default_task()
     elif task not in ("", "semantic"):
-        raise RequestError(f"{typed} has labels for the task semantic only, not for {task}")
+        raise UserError(f"{typed} has labels for the task semantic only, not for {task}")
     return parse(DataConfig, {"dataset": values}, f"data {name}").dataset
 
 
@@ -256,7 +256,7 @@ def reading_outside(dataset: ConfigT, source: str) -> ConfigT:
     """The data set whose files may name others outside of its folders.
 
     Raises:
-        RequestError: nothing in it names files.
+        UserError: nothing in it names files.
     """
     if not isinstance(dataset, NamedFilesConfig):
         raise _no_names_of_files(source)

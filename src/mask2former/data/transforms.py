@@ -1,6 +1,6 @@
-"""Geometry of pictures before the network, and the random recipes of training.
+"""Geometry of images before the network, and the random recipes of training.
 
-A recipe draws a :class:`Plan` from a size and a generator; a plan turns annotated pictures into samples, so that all
+A recipe draws a :class:`Plan` from a size and a generator; a plan turns annotated images into samples, so that all
 frames of a clip can share one draw. Knows arrays only, no data sets and no models.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from mask2former import limits
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
-from mask2former.data.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
-from mask2former.errors import RequestError
+from mask2former.data.loading.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
+from mask2former.errors import UserError
 from mask2former.limits import check_limit
 from mask2former.ops.masks import Patch, polygons_to_patch, typical_diameter
 from mask2former.structures.samples import Sample
@@ -52,10 +52,10 @@ _MOST_RESIZED = 8.0  # times, up or down, to bring objects to one diameter
 Size = tuple[int, int]
 ClassMap = Int64[np.ndarray, "H W"]
 Areas = Int64[np.ndarray, " N"]
-Places = Int64[np.ndarray, " _"]
+Indices = Int64[np.ndarray, " _"]
 Nearest = Literal["centre", "floor"]
 """How ids are resized: by pixel centres, as Pillow resizes the bytes of panoptic maps and decoded masks, or by rounding
-down ``place * old / new``, as the published semantic training does (a tensor library resizes its label maps)."""
+down ``index * old / new``, as the published semantic training does (a tensor library resizes its label maps)."""
 
 
 def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def shortest_edge_size(size_hw: tuple[int, int], short_edge: int, long_edge: int
     ``short_edge`` 0 keeps the size. Sides round half up; both are at least one pixel.
 
     Raises:
-        RequestError: more pixels than ``limits.INPUT_PIXELS``.
+        UserError: more pixels than ``limits.INPUT_PIXELS``.
     """
     height, width = size_hw
     if not short_edge:
@@ -84,7 +84,7 @@ def _checked(size_hw: Size) -> Size:
     """A size of images to make.
 
     Raises:
-        RequestError: that many pixels are beyond all use, and would fill the memory.
+        UserError: that many pixels are beyond all use, and would fill the memory.
     """
     height, width = size_hw
     what = f"images would be resized or padded to {height}x{width} (height x width); their pixels are:"
@@ -104,7 +104,7 @@ def resize_image(image: UInt8[np.ndarray, "H W 3"], size_hw: Size) -> UInt8[np.n
 def resize_shortest_edge(
     image: UInt8[np.ndarray, "H W 3"], short_edge: int, long_edge: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture at :func:`shortest_edge_size`."""
+    """The image at :func:`shortest_edge_size`."""
     return resize_image(image, shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge))
 
 
@@ -114,12 +114,12 @@ def resize_clip(
     """Frames of one size as the model takes them.
 
     Raises:
-        RequestError: no frames, or of different sizes.
+        UserError: no frames, or of different sizes.
     """
     sizes = sorted({frame.shape[:2] for frame in frames})
     if len(sizes) != 1:
         found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
-        raise RequestError(f"a clip is one frame or more, all of one size; got {found}")
+        raise UserError(f"a clip is one frame or more, all of one size; got {found}")
     resized = [resize_shortest_edge(frame, short_edge, long_edge) for frame in frames]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
@@ -140,8 +140,8 @@ class Flip:
         # torch mirrors twenty times faster than a copy of a reversed array.
         return torch.from_numpy(image).flip(1 if self.axis == "horizontal" else 0).numpy()
 
-    def sources(self, rows: Places, columns: Places, nearest: Nearest) -> tuple[Places, Places]:
-        """Rows and columns of the first picture that each row and column shows after this step too."""
+    def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
+        """Rows and columns of the first image that each row and column shows after this step too."""
         return (rows, columns[::-1]) if self.axis == "horizontal" else (rows[::-1], columns)
 
     def scale_and_offset(self, size_hw: Size) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
@@ -154,7 +154,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """To a height and width: bilinear and antialiased for pictures, the nearest pixel for ids."""
+    """To a height and width: bilinear and antialiased for images, the nearest pixel for ids."""
 
     size_hw: Size
 
@@ -173,8 +173,8 @@ class Resize:
         resized = F.interpolate(planes, size=self.size_hw, mode="bilinear", antialias=True, align_corners=False)
         return resized.permute(0, 2, 3, 1)[0].contiguous().numpy()
 
-    def sources(self, rows: Places, columns: Places, nearest: Nearest) -> tuple[Places, Places]:
-        """Rows and columns of the first picture that each row and column shows after this step too."""
+    def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
+        """Rows and columns of the first image that each row and column shows after this step too."""
         height, width = self.size_hw
         return rows[_nearest(len(rows), height, nearest)], columns[_nearest(len(columns), width, nearest)]
 
@@ -183,7 +183,7 @@ class Resize:
         return np.array([self.size_hw[1] / size_hw[1], self.size_hw[0] / size_hw[0]]), np.zeros(2)
 
 
-def _nearest(old: int, new: int, rule: Nearest) -> Places:
+def _nearest(old: int, new: int, rule: Nearest) -> Indices:
     """Which of ``old`` pixels in a row each of ``new`` ones shows."""
     if rule == "floor":
         return np.arange(new) * old // new
@@ -194,7 +194,7 @@ def _nearest(old: int, new: int, rule: Nearest) -> Places:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Cut a window that lies within the picture."""
+    """Cut a window that lies within the image."""
 
     top: int
     left: int
@@ -208,8 +208,8 @@ class Crop:
     def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         return image[self.top : self.top + self.size_hw[0], self.left : self.left + self.size_hw[1]]
 
-    def sources(self, rows: Places, columns: Places, nearest: Nearest) -> tuple[Places, Places]:
-        """Rows and columns of the first picture that each row and column shows after this step too."""
+    def sources(self, rows: Indices, columns: Indices, nearest: Nearest) -> tuple[Indices, Indices]:
+        """Rows and columns of the first image that each row and column shows after this step too."""
         height, width = self.size_hw
         return rows[self.top : self.top + height], columns[self.left : self.left + width]
 
@@ -220,13 +220,13 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Steps in order for pictures of one size, then a canvas onto which the result is laid at the top left.
+    """Steps in order for images of one size, then a canvas onto which the result is laid at the top left.
 
-    What the canvas does not hold is cut, what it has more is padding: 128 for pictures, 0 for ids and masks. Padding is
+    What the canvas does not hold is cut, what it has more is padding: 128 for images, 0 for ids and masks. Padding is
     not ignored: that nothing is there is known.
 
     Attributes:
-        size_hw: of the pictures that it is for.
+        size_hw: of the images that it is for.
         canvas_hw: of the results; None: as large as the steps leave them.
     """
 
@@ -251,7 +251,7 @@ class Geometry:
         return self.canvas_hw or self.stepped_hw
 
     def image(self, image: UInt8[np.ndarray, "H W 3"], color: ColorJitter | None = None) -> UInt8[Tensor, "3 h w"]:
-        """The picture on its canvas, with its colours changed before it is padded."""
+        """The image on its canvas, with its colours changed before it is padded."""
         for step in self.steps:
             image = step.image(image)
         if color is not None:
@@ -270,7 +270,7 @@ class Geometry:
         for step in self.steps:
             rows, columns = step.sources(rows, columns, nearest)
         rows, columns = rows[: self.output_hw[0]], columns[: self.output_hw[1]]
-        # Columns of the smaller picture: rows are copied whole, which costs next to nothing.
+        # Columns of the smaller image: rows are copied whole, which costs next to nothing.
         if len(rows) < ids.shape[0]:
             return ids.take(rows, axis=0).take(columns, axis=1)
         return ids.take(columns, axis=1).take(rows, axis=0)
@@ -327,7 +327,7 @@ def _clip_half(polygon: Float64[np.ndarray, "P 2"], axis: int, bound: float, sig
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One draw of a recipe. It can be applied to any number of pictures of its size, such as the frames of a clip.
+    """One draw of a recipe. It can be applied to any number of images of its size, such as the frames of a clip.
 
     Attributes:
         color: changes of colour, after the steps and before padding.
@@ -423,9 +423,9 @@ class Augmentation(Protocol):
         classes: Callable[[], ClassMap] | None = None,
         areas: Callable[[], Areas] | None = None,
     ) -> Plan:
-        """What happens to a picture, or to all frames of a clip, of this height and width.
+        """What happens to an image, or to all frames of a clip, of this height and width.
 
-        ``classes`` gives the :func:`class_map` of the picture, for recipes that choose windows by it, and ``areas`` the
+        ``classes`` gives the :func:`class_map` of the image, for recipes that choose windows by it, and ``areas`` the
         :func:`object_areas`, for those that choose the size by them.
         """
         ...
@@ -474,12 +474,12 @@ class LargeScaleJitter:
     ) -> Plan:
         flip = _flip(self.flip, rng)
         scale = rng.uniform(self.min_scale, self.max_scale)
-        place = rng.random()
+        index = rng.random()
         ratio = min(scale * box / side for box, side in zip(self.image_size, size_hw, strict=True))
         height, width = (max(1, round(side * ratio)) for side in size_hw)  # round() is half to even, as published
         # Parity: one number places the window on both axes.
         top, left = (
-            round(place * max(0, side - box)) for side, box in zip((height, width), self.image_size, strict=True)
+            round(index * max(0, side - box)) for side, box in zip((height, width), self.image_size, strict=True)
         )
         window = min(height, self.image_size[0]), min(width, self.image_size[1])
         steps = (*flip, Resize((height, width)), Crop(top, left, window))
@@ -492,12 +492,12 @@ class ResizeCropFlip:
     Args:
         short_edges: pixels, one is drawn.
         long_edge: cap in pixels.
-        crop_size: height and width of the window, limited to the picture; None: no crop.
+        crop_size: height and width of the window, limited to the image; None: no crop.
         pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
-        factors: smallest and largest factor; given, pictures are resized by one in between (its logarithm is uniform)
+        factors: smallest and largest factor; given, images are resized by one in between (its logarithm is uniform)
             and ``short_edges`` and ``long_edge`` are not looked at.
-        diameter: pixels; given, ``factors`` count from the size at which the picture's median object has the area of a
-            disc of this diameter, which is at most 8 times the size of the picture, and at least an eighth. Pictures
+        diameter: pixels; given, ``scale_range`` count from the size at which the image's median object has the area of a
+            disc of this diameter, which is at most 8 times the size of the image, and at least an eighth. Images
             without objects are resized by the factors alone.
         max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
             its labelled pixels, or all of them. 1 switches the rule off.
@@ -512,7 +512,7 @@ class ResizeCropFlip:
         pad_size: Size | None,
         flip: FlipKind = "horizontal",
         *,
-        factors: tuple[float, float] | None = None,
+        scale_range: tuple[float, float] | None = None,
         diameter: float | None = None,
         max_category_share: float = 1.0,
         color_jitter: bool = True,
@@ -523,7 +523,7 @@ class ResizeCropFlip:
         self.crop_size = crop_size
         self.pad_size = pad_size
         self.flip: FlipKind = flip
-        self.factors = factors
+        self.scale_range = scale_range
         self.diameter = diameter
         self.max_category_share = max_category_share
         self.color_jitter = color_jitter
@@ -545,10 +545,10 @@ class ResizeCropFlip:
         return Plan(Geometry(size_hw, steps, self.pad_size), color, self.keep_lost)
 
     def _size(self, size_hw: Size, rng: np.random.Generator, areas: Callable[[], Areas] | None) -> Size:
-        if self.factors is None:
+        if self.scale_range is None:
             short_edge = self.short_edges[int(rng.integers(len(self.short_edges)))]
             return shortest_edge_size(size_hw, short_edge, self.long_edge)
-        low, high = self.factors
+        low, high = self.scale_range
         factor = low * (high / low) ** rng.random()
         if self.diameter and areas is not None:
             typical = typical_diameter(areas())

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures import Prediction
 
 __all__ = ["choose_device", "choose_dtype", "retried", "with_room"]
@@ -25,23 +25,23 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device of that name; by default (``None`` or ``auto``) a CUDA device where there is one, else the CPU.
 
     Raises:
-        RequestError: no such device here.
+        UserError: no such device here.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise RequestError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise RequestError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
+        raise UserError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise RequestError("device 'mps' is not here; try cpu")
+        raise UserError("device 'mps' is not here; try cpu")
     if chosen.type == "xpu" and not torch.xpu.is_available():
-        raise RequestError("device 'xpu' is not here; try cpu")
+        raise UserError("device 'xpu' is not here; try cpu")
     if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
-        raise RequestError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
+        raise UserError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
     return chosen
 
 
@@ -49,7 +49,7 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
     """The floating-point type of that name, or None for "as stored"; a type of numpy counts as its name.
 
     Raises:
-        RequestError: another name or type.
+        UserError: another name or type.
     """
     if dtype is None:
         return None
@@ -59,7 +59,7 @@ def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype |
             name = np.dtype(dtype).name
     chosen = _DTYPES.get(name) if isinstance(name, str) else name
     if chosen not in (*_DTYPES.values(), torch.float64):
-        raise RequestError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
+        raise UserError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
     return chosen
 
 

@@ -11,7 +11,7 @@ import errno
 
 import torch
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
 
@@ -37,7 +37,7 @@ def ends_run(error: BaseException, device: torch.device) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in _EVERYWHERE:
         return True
-    if isinstance(error, RequestError) or device.type == "cpu" or not isinstance(error, RuntimeError):
+    if isinstance(error, UserError) or device.type == "cpu" or not isinstance(error, RuntimeError):
         return False
     return not _works(device)
 
@@ -50,7 +50,7 @@ def reason(error: BaseException, subject: str, device: torch.device) -> str:
         subject: what was in work, for instance ``'a.jpg'``; left out where the error names it.
         device: of the model.
     """
-    if isinstance(error, RequestError):
+    if isinstance(error, UserError):
         text = str(error)
         return text if subject.strip("'") in text else f"{subject}: {text}"
     if isinstance(error, OSError) and error.strerror:

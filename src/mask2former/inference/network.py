@@ -70,18 +70,18 @@ class ModelNetwork:
         """See :class:`Network`.
 
         Raises:
-            RequestError: the images would not fit the memory of a CPU.
+            UserError: the images would not fit the memory of a CPU.
         """
         if self.model.device.type == "cpu":  # others say it themselves, and survive it
             self._check_room(images)
-        output = self.model(images, auxiliary=False)  # bytes; the model converts
+        output = self.model(images, aux_outputs=False)  # bytes; the model converts
         return output.predictions([(image.shape[-2], image.shape[-1]) for image in images])
 
     def _check_room(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> None:
         """Refuse what would not fit the memory, before the kernel ends the process.
 
         Raises:
-            RequestError: naming the size.
+            UserError: naming the size.
         """
         pixels = sum(image.numel() // 3 for image in images)
         available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
@@ -90,7 +90,7 @@ class ModelNetwork:
         if self._bytes_per_pixel is None:  # of this model, on a small image
             side = 256
             small = torch.zeros((3, side, side), dtype=torch.uint8)
-            self._bytes_per_pixel = peak_memory(lambda: self.model([small], auxiliary=False)) / side**2
+            self._bytes_per_pixel = peak_memory(lambda: self.model([small], aux_outputs=False)) / side**2
         height, width = images[0].shape[-2:]
         what = f"{len(images)} images of" if len(images) > 1 else "an image of"
         what = f"a clip of {len(images[0])} frames of" if images[0].ndim > 3 else what

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former import checkpoints
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
@@ -41,14 +41,14 @@ def open_predictor(
         settings: inference settings that replace the stored ones of a model that is loaded here.
 
     Raises:
-        RequestError: the model cannot be had, or the arguments are about loading, and it is loaded already.
+        UserError: the model cannot be had, or the arguments are about loading, and it is loaded already.
     """
     if isinstance(model, Predictor | Mask2Former):
         given = {"recipe": recipe, **settings}
         if isinstance(model, Predictor):
             given |= {"device": None if device == "auto" else device, "dtype": dtype}
         if taken := [name for name, value in given.items() if value is not None]:
-            raise RequestError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
+            raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
         predictor = model if isinstance(model, Predictor) else Predictor(model, device, dtype)
     else:
         checkpoints.fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))

@@ -22,13 +22,13 @@ from mask2former import checkpoints, limits, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
-from mask2former.data.scenes.classes import SCENE_CATEGORIES
+from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.data.transforms import resize_clip, resize_image, shortest_edge_size
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
-from mask2former.inference.tiles import Results, segment_in_tiles
-from mask2former.inference.track import choose_tracking, track_frames
+from mask2former.inference.tiling import Results, segment_in_tiles
+from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
 from mask2former.memory import refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
@@ -54,7 +54,7 @@ _ResultT = TypeVar("_ResultT")
 
 
 class Predictor:
-    """Segments pictures with a model.
+    """Segments images with a model.
 
         predictor = Predictor.from_pretrained("coco-panoptic/swin-t")
         result = predictor("street.jpg")
@@ -77,7 +77,7 @@ class Predictor:
         network, categories, settings, device: what is used.
 
     Raises:
-        RequestError: there are no categories, or no such device or dtype.
+        UserError: there are no categories, or no such device or dtype.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Predictor:
             categories = categories or network.info.known_categories
             settings = settings or network.info.inference
         elif dtype is not None:
-            raise RequestError(f"dtype {dtype} is for models of this package; any other network has its own")
+            raise UserError(f"dtype {dtype} is for models of this package; any other network has its own")
         if categories is None:
-            raise RequestError(
+            raise UserError(
                 "a network that is no Mask2Former says nothing of its classes; pass "
                 "categories=Categories.from_names([...])"
             )
@@ -111,10 +111,10 @@ class Predictor:
         """The model behind the network.
 
         Raises:
-            RequestError: the network is something else.
+            UserError: the network is something else.
         """
         if not isinstance(self.network, ModelNetwork):
-            raise RequestError(
+            raise UserError(
                 f"the network of this predictor is no Mask2Former but a {type(self.network).__name__}; see .network"
             )
         return self.network.model
@@ -146,7 +146,7 @@ class Predictor:
                 the threshold of all tasks.
 
         Raises:
-            RequestError: the model cannot be loaded, or a setting is unknown or out of range.
+            UserError: the model cannot be loaded, or a setting is unknown or out of range.
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
@@ -184,7 +184,7 @@ class Predictor:
         task: Task | Sequence[Task] | None = None,
         **overrides: Any,
     ) -> Segmentation | Results | list[Segmentation] | list[Results]:
-        """The segmentation of a picture at its own size, or a list of them for a list of pictures.
+        """The segmentation of an image at its own size, or a list of them for a list of images.
 
         Args:
             source: a path, a PIL image, an array or tensor (see :func:`mask2former.data.images.read_image`), or a list
@@ -195,7 +195,7 @@ class Predictor:
                 threshold of all tasks. ``instance_threshold=0`` keeps all candidates, as average precision needs them.
 
         Raises:
-            RequestError: a picture cannot be read, the model does not answer the task, or a setting is wrong.
+            UserError: an image cannot be read, the model does not answer the task, or a setting is wrong.
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
@@ -204,8 +204,8 @@ class Predictor:
         try:
             with _work_on(image):
                 results = self._results(image, tasks, settings)
-        except RequestError as error:
-            raise RequestError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
+        except UserError as error:
+            raise UserError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
         return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
     def stream(
@@ -240,15 +240,15 @@ class Predictor:
         """What will be answered for ``task``.
 
         Raises:
-            RequestError: a task that does not exist or that the model was not trained for.
+            UserError: a task that does not exist or that the model was not trained for.
         """
         tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (self.settings.default_task,))
         for name in tasks:
             if name not in get_args(Task):
-                raise RequestError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
+                raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
             if name not in self.settings.tasks:
                 known = ", ".join(self.settings.tasks)
-                raise RequestError(f"this model does not answer the task '{name}'; it was trained for: {known}")
+                raise UserError(f"this model does not answer the task '{name}'; it was trained for: {known}")
         return tasks
 
     def _results(self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig) -> Results:
@@ -284,17 +284,17 @@ class Predictor:
         """What the network says about images or clips that have their size for it. All results come from here.
 
         Raises:
-            RequestError: the network gives too many or too few predictions, other classes, or logits that are NaN or
+            UserError: the network gives too many or too few predictions, other classes, or logits that are NaN or
                 infinite, from which results would come that look like results.
         """
         with torch.inference_mode():
             here = [image.to(self.device) for image in images]
             found = list(retried(lambda: self.network(here)))
             if len(found) != len(images):
-                raise RequestError(f"the network gives {len(found)} predictions for {len(images)} images")
+                raise UserError(f"the network gives {len(found)} predictions for {len(images)} images")
             for prediction in found:
                 if (count := prediction.class_logits.shape[1]) != len(self.categories) + 1:
-                    raise RequestError(
+                    raise UserError(
                         f"the network gives {count} class logits, expected {len(self.categories) + 1}: one for each of "
                         "the classes, then one for 'no object'; pass the categories that it was trained on"
                     )
@@ -315,11 +315,11 @@ class Predictor:
         Memory grows with the number of frames; 36 at 360 pixels are what YouTube-VIS has at most.
 
         Args:
-            frames: pictures of one size in the order of time, as in a call.
+            frames: images of one size in the order of time, as in a call.
             overrides: settings for this call, for instance ``max_instances=20``.
 
         Raises:
-            RequestError: a frame cannot be read or has another size, the model does not answer the task instance, or a
+            UserError: a frame cannot be read or has another size, the model does not answer the task instance, or a
                 setting is wrong.
         """
         self.choose_tasks("instance")
@@ -354,12 +354,12 @@ class Predictor:
             start: seconds that are left out.
             end: seconds, excluded; None: to the end.
             rate: frames per second of what is no video, 30 by default.
-            overrides: settings for this call, those of pictures and those of
+            overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
                 ``short_edge=360``.
 
         Raises:
-            RequestError: the source cannot be read, a setting is wrong, or the model does not answer the task.
+            UserError: the source cannot be read, a setting is wrong, or the model does not answer the task.
             MissingExtraError: a video without PyAV.
         """
         # The request is checked now, not when the first result is asked for.
@@ -371,7 +371,7 @@ class Predictor:
         """Like :meth:`track`, of frames that are open, with all settings for the files that results are written to.
 
         Raises:
-            RequestError: a setting is wrong, or the model does not answer the task.
+            UserError: a setting is wrong, or the model does not answer the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
@@ -388,7 +388,7 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
     """One sentence for what cannot be recognised in, and for memory that runs out after all.
 
     Raises:
-        RequestError: an image is far too thin, or memory ran out.
+        UserError: an image is far too thin, or memory ran out.
     """
     for image in images:
         height, width = image.shape[:2]
@@ -420,7 +420,7 @@ def _check_finite(prediction: Prediction) -> None:
     """Costs two passes over the logits, which is well below 1 % of the model.
 
     Raises:
-        RequestError: some are NaN or infinite; with float16 that is nearly always its range.
+        UserError: some are NaN or infinite; with float16 that is nearly always its range.
     """
     dtype = str(prediction.mask_logits.dtype).removeprefix("torch.")
     for name, logits in (("class", prediction.class_logits), ("mask", prediction.mask_logits)):
@@ -431,14 +431,14 @@ def _check_finite(prediction: Prediction) -> None:
                 if prediction.mask_logits.dtype == torch.float16
                 else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
             )
-            raise RequestError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")
+            raise UserError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")
 
 
 def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
     if not overrides:
         return settings
     if "tasks" in overrides:
-        raise RequestError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
+        raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses tiles gets those
         overrides = {"diameter": 0.0} | overrides
     if "max_instances" in overrides:  # who asks for a number of things gets that many; as published, stuff takes some
@@ -454,10 +454,10 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
 def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
     """Settings for clips and tracks, which know neither tiles nor the removal of overlaps."""
     if settings.tile:
-        raise RequestError(
+        raise UserError(
             f"this model looks at images in tiles of {settings.tile} pixels, which clips and tracks do not have; from "
             "Python, ask it with tile=0 and a short_edge that suits whole frames"
         )
-    if overrides.get("exclusive"):
-        raise RequestError("exclusive is for pictures; tracks that cannot overlap are those of the task panoptic")
-    return settings.model_copy(update={"exclusive": False})
+    if overrides.get("non_overlapping"):
+        raise UserError("exclusive is for images; tracks that cannot overlap are those of the task panoptic")
+    return settings.model_copy(update={"non_overlapping": False})

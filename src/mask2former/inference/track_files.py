@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mask2former import interrupts
-from mask2former.atomic import check_file, leftovers_note
+from mask2former.files import check_file, leftovers_note
 from mask2former.data.frames import open_frames
-from mask2former.errors import FailedError, OptionError, RequestError
+from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.progress import Progress, silent
@@ -91,27 +91,27 @@ def track_files(
         settings: see :meth:`Predictor.track`.
 
     Raises:
-        RequestError: the clip cannot be read, a file is in the way, or a setting is wrong; before anything is written.
+        UserError: the clip cannot be read, a file is in the way, or a setting is wrong; before anything is written.
         MissingExtraError: a video without PyAV.
         FailedError: a frame could not be read, predicted or written; what is done before it stays.
     """
     where, name = _source(source)
     folder = Path(output)
-    places = {"results": folder / f"{name}.json"}
+    indices = {"results": folder / f"{name}.json"}
     if video:
-        places["video"] = folder / f"{name}.mp4"
+        indices["video"] = folder / f"{name}.mp4"
     if ytvis is not None:
-        places["YouTube-VIS results"] = Path(ytvis)
-    _check_places(places, where, overwrite)
+        indices["YouTube-VIS results"] = Path(ytvis)
+    _check_places(indices, where, overwrite)
     frames = open_frames(where, start=start, end=end, rate=rate)
-    drawing = VideoWriter(places["video"], frames.rate) if video else None
+    drawing = VideoWriter(indices["video"], frames.rate) if video else None
     predictor = open_predictor(model, recipe=recipe, device=device, dtype=dtype, progress=progress)
     results, recorded = predictor.track_opened(frames, task, **settings)
 
     head = {"model": model_name(model), "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
-    document = TrackDocument(places["results"], head)
+    document = TrackDocument(indices["results"], head)
     growing: list[TrackDocument | VideoWriter] = [document] if drawing is None else [document, drawing]
-    for note in _leftovers(places.values(), growing):
+    for note in _leftovers(indices.values(), growing):
         tell(note)
     stopped = False
     try:
@@ -139,12 +139,12 @@ def track_files(
         kept = [f"'{next(filter(Path.exists, (w.working.path, w.path)), w.path)}'" for w in growing]
         most = f" (and played up to the last seconds in {kept[1]})" if len(kept) > 1 else ""
         reason = str(error)  # which names the frame
-        if not isinstance(error, RequestError):
+        if not isinstance(error, UserError):
             reason = failures.reason(error, f"frame {document.count + 1} of {frames.name}", predictor.device)
         frame_word = "frame" if document.count == 1 else "frames"
         done = f"{reason}; {document.count} finished {frame_word} can be read in {kept[0]}{most}"
         raise FailedError(done) from error
-    return TrackReport(document.task, document.count, document.num_tracks, places, not stopped, tuple(frames.notes))
+    return TrackReport(document.task, document.count, document.num_tracks, indices, not stopped, tuple(frames.notes))
 
 
 def _source(source: str | Path | int) -> tuple[Path | int, str]:
@@ -155,22 +155,22 @@ def _source(source: str | Path | int) -> tuple[Path | int, str]:
     return path, path.resolve().name if path.is_dir() else path.stem
 
 
-def _check_places(places: dict[str, Path], source: Path | int, overwrite: bool) -> None:
-    if len({place.resolve() for place in places.values()}) < len(places):
-        raise RequestError(f"two results would be written to one file; got {', '.join(map(str, places.values()))}")
-    for place in places.values():
-        if isinstance(source, Path) and place.resolve() == source.resolve():
-            raise RequestError(f"'{place}' would overwrite the video itself; choose another output")
-        if place.is_file() and not overwrite:  # into a device or a pipe it is written
+def _check_places(indices: dict[str, Path], source: Path | int, overwrite: bool) -> None:
+    if len({index.resolve() for index in indices.values()}) < len(indices):
+        raise UserError(f"two results would be written to one file; got {', '.join(map(str, indices.values()))}")
+    for index in indices.values():
+        if isinstance(source, Path) and index.resolve() == source.resolve():
+            raise UserError(f"'{index}' would overwrite the video itself; choose another output")
+        if index.is_file() and not overwrite:  # into a device or a pipe it is written
             raise OptionError(
-                lambda name, place=place: f"'{place}' is there already; use {name('overwrite')} or another output"
+                lambda name, index=index: f"'{index}' is there already; use {name('overwrite')} or another output"
             )
-        check_file(place)
+        check_file(index)
 
 
-def _leftovers(places: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:
+def _leftovers(indices: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:
     """Sentences about what killed runs have left."""
-    notes = leftovers_note(place.parent for place in places)
+    notes = leftovers_note(index.parent for index in indices)
     if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
         notes.append(
             f"a run that was killed has left its finished frames in {' and '.join(left)}; this run begins with the "

@@ -21,10 +21,10 @@ from mask2former.config import InferenceConfig, Task
 from mask2former.data.frames import Frames
 from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_image, shortest_edge_size
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference.devices import with_room
 from mask2former.inference.predictor import Predictor, to_pixels
-from mask2former.inference.tiles import Results
+from mask2former.inference.tiling import Results
 from mask2former.postprocessing import semantic_scores
 from mask2former.structures import Prediction, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
@@ -73,7 +73,7 @@ class MultiScaleFlip:
         flip: also mirrored left and right.
 
     Raises:
-        RequestError: a size that is no positive number, twice the same, or no size at all.
+        UserError: a size that is no positive number, twice the same, or no size at all.
     """
 
     short_edges: tuple[int, ...] | None = None
@@ -83,9 +83,9 @@ class MultiScaleFlip:
     def __post_init__(self) -> None:
         sizes = self.short_edges
         if sizes is not None and (not sizes or min(sizes) < 1 or len(set(sizes)) != len(sizes)):
-            raise RequestError(f"test-time augmentation needs different sizes in pixels, got {list(sizes)}")
+            raise UserError(f"test-time augmentation needs different sizes in pixels, got {list(sizes)}")
         if self.long_edge is not None and self.long_edge < 1:
-            raise RequestError(f"the cap of the longer side must be at least 1 pixel, got {self.long_edge}")
+            raise UserError(f"the cap of the longer side must be at least 1 pixel, got {self.long_edge}")
 
     def views(self, plain_hw: Size, settings: InferenceConfig, task: Task = "semantic") -> list[View]:
         """The views of an image that the model would see at ``plain_hw``: the nearest size first, plain first.
@@ -145,7 +145,7 @@ class AugmentedPredictor(Predictor):
         """As :meth:`Predictor.from_pretrained`, with views.
 
         Raises:
-            RequestError: likewise.
+            UserError: likewise.
         """
         return cls(Predictor.from_pretrained(source, recipe, device, dtype, **overrides), augmentation)
 
@@ -153,9 +153,9 @@ class AugmentedPredictor(Predictor):
         """Refused: there is no published rule for clips.
 
         Raises:
-            RequestError: always.
+            UserError: always.
         """
-        raise RequestError(_NO_CLIPS)
+        raise UserError(_NO_CLIPS)
 
     def track_opened(
         self, frames: Frames, task: Task | None = None, **overrides: Any
@@ -163,9 +163,9 @@ class AugmentedPredictor(Predictor):
         """Refused as :meth:`clip` is.
 
         Raises:
-            RequestError: always.
+            UserError: always.
         """
-        raise RequestError(_NO_CLIPS)
+        raise UserError(_NO_CLIPS)
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
@@ -322,10 +322,10 @@ def _resampling(side: _Side, grid: _Side, *, mirrored: bool) -> Float[Tensor, "g
 
     Both sides show the same part of the image without padding.
     """
-    places = (torch.arange(grid.cells, dtype=torch.float64) + 0.5) * grid.pixels_per_cell / grid.size  # > 1: padding
+    indices = (torch.arange(grid.cells, dtype=torch.float64) + 0.5) * grid.pixels_per_cell / grid.size  # > 1: padding
     if mirrored:
-        places = 1 - places
-    positions = (places * side.size / side.pixels_per_cell - 0.5).clamp(0, side.cells - 1)
+        indices = 1 - indices
+    positions = (indices * side.size / side.pixels_per_cell - 0.5).clamp(0, side.cells - 1)
     lower = positions.floor().clamp(max=max(0, side.cells - 2)).long()
     weights = torch.zeros(grid.cells, side.cells, dtype=torch.float64)
     weights.scatter_(1, lower[:, None], (1 - (positions - lower))[:, None])

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mask2former.config import CriterionConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.losses.functional import binary_cross_entropy, dice
 from mask2former.losses.matcher import HungarianMatcher, Match
 from mask2former.ops.points import (
@@ -50,7 +50,7 @@ class Losses:
 class SampledMasks(NamedTuple):
     """Matched masks at the points where they are compared; one row for each mask and frame.
 
-    ``counts`` is 1 for points of known truth and 0 for the others; None: all of them are known.
+    ``counts`` is 1 for points of known ground truth and 0 for the others; None: all of them are known.
     """
 
     logits: Float[Tensor, "N P"]
@@ -109,7 +109,7 @@ class Criterion(nn.Module):
     """Loss of :class:`MaskOutput` against targets.
 
     What a target says to be ignored is in no mask loss and in no matching cost: a point counts only where none of the
-    pixels that its truth is read from is ignored. The class loss is over queries and knows no pixels.
+    pixels that its ground truth is read from is ignored. The class loss is over queries and knows no pixels.
 
     Args:
         num_classes: K; targets are in 0..K-1, K stands for "no object".
@@ -123,7 +123,7 @@ class Criterion(nn.Module):
         terms: all of them, the published ones first.
 
     Raises:
-        RequestError: two terms have one name, or a name ends in a number.
+        UserError: two terms have one name, or a name ends in a number.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Criterion(nn.Module):
         )
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names) or any(name.rpartition("_")[2].isdecimal() for name in names):
-            raise RequestError(
+            raise UserError(
                 f"the terms of the loss are called {', '.join(names)}; expected names of their own, none of which ends "
                 "in _ and a number, as those of the earlier layers do"
             )
@@ -182,11 +182,11 @@ class Criterion(nn.Module):
                 passes the mean over ranks and accumulated batches.
 
         Raises:
-            RequestError: the output has scores of another number of classes.
+            UserError: the output has scores of another number of classes.
             FloatingPointError: a logit is not finite; the message names the depth.
         """
         if output.class_logits.shape[2] != self.num_classes + 1:
-            raise RequestError(
+            raise UserError(
                 f"the model gives {output.class_logits.shape[2]} class scores for each query; expected "
                 f"{self.num_classes + 1}, for {self.num_classes} classes and no object"
             )
@@ -195,7 +195,7 @@ class Criterion(nn.Module):
         if num_masks is None:
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
-        depths = {"": output, **{f"_{index}": auxiliary for index, auxiliary in enumerate(output.auxiliary)}}
+        depths = {"": output, **{f"_{index}": aux_outputs for index, aux_outputs in enumerate(output.aux_outputs)}}
         masks = [target.masks.bool() for target in targets]
 
         # All draws first, in the published order; then one transfer to the host for all assignments.
@@ -267,7 +267,7 @@ def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
 
 
 def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:
-    """Which points of the matched masks, one frame after the other, have a known truth."""
+    """Which points of the matched masks, one frame after the other, have a known ground truth."""
 
     def known(points: Tensor) -> Tensor:
         pieces, start = [], 0

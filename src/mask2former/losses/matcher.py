@@ -46,7 +46,7 @@ class HungarianMatcher:
     ) -> Float[Tensor, "Q N"]:
         """Cost of giving a target to a query, in at least float32; the same points serve all masks and frames.
 
-        Points count where their truth is known: where no pixel that it is read from is ``ignored``.
+        Points count where their ground truth is known: where no pixel that it is read from is ``ignored``.
         """
         with torch.autocast(mask_logits.device.type, enabled=False):
             wide = torch.promote_types(class_logits.dtype, torch.float32)

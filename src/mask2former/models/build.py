@@ -22,7 +22,7 @@ from mask2former.config import (
     SwinConfig,
     TimmConfig,
 )
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.memory import available_memory, is_lack_of_memory
 from mask2former.models.backbones import SwinTransformer, TimmBackbone
 from mask2former.models.mask2former import Mask2Former
@@ -52,7 +52,7 @@ def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     Sizes are looked at in a skeleton first, so that a configuration of some bytes cannot fill the memory.
 
     Raises:
-        RequestError: the backbone does not exist or cannot serve, or the model is larger than ``limits.PARAMETERS``,
+        UserError: the backbone does not exist or cannot serve, or the model is larger than ``limits.PARAMETERS``,
             than the memory, or than torch can number.
     """
     if torch.get_default_device().type == "meta":
@@ -69,7 +69,7 @@ def build_skeleton(config: ArchitectureConfig, num_classes: int, most: int = lim
         None where timm's model cannot be made without memory, or not at all; it is counted while it is made.
 
     Raises:
-        RequestError: it has more than ``most`` numbers or too many layers, or its configuration makes no model.
+        UserError: it has more than ``most`` numbers or too many layers, or its configuration makes no model.
     """
     try:
         with torch.device("meta"), _counted(most):
@@ -79,30 +79,30 @@ def build_skeleton(config: ArchitectureConfig, num_classes: int, most: int = lim
     except Exception as error:  # what arises from odd sizes is as varied as they are
         if isinstance(config.backbone, TimmConfig):
             return None
-        if isinstance(error, RequestError):
+        if isinstance(error, UserError):
             raise
-        raise RequestError(f"the configuration makes no model ({printable(str(error), 150)})") from error
+        raise UserError(f"the configuration makes no model ({printable(str(error), 150)})") from error
 
 
 def build_checked(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     """As :func:`build_model`, of a configuration of which :func:`build_skeleton` was made.
 
     Raises:
-        RequestError: as :func:`build_model`.
+        UserError: as :func:`build_model`.
     """
     try:
         with _counted(_memory()):
             return _build(config, num_classes)
     except (MemoryError, RuntimeError) as error:
         if is_lack_of_memory(error):
-            raise RequestError(
+            raise UserError(
                 "there is not enough memory for the parameters of this model alone; look at the sizes in its "
                 f"configuration (num_queries, dim, feedforward_dim, window_size): {printable(str(error), 120)}"
             ) from error
         raise
 
 
-class _TooLargeError(RequestError):
+class _TooLargeError(UserError):
     """Whatever else may be wrong with it."""
 
 

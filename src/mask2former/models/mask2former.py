@@ -82,21 +82,21 @@ class Mask2Former(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def forward(self, images: Sequence[Tensor] | ImageBatch, *, auxiliary: bool = True) -> MaskOutput:
+    def forward(self, images: Sequence[Tensor] | ImageBatch, *, aux_outputs: bool = True) -> MaskOutput:
         """Class and mask logits per query.
 
         Args:
-            images: RGB in 0..255 as a list of ``(3, H, W)`` pictures or ``(T, 3, H, W)`` clips, or a padded batch.
+            images: RGB in 0..255 as a list of ``(3, H, W)`` images or ``(T, 3, H, W)`` clips, or a padded batch.
                 All clips of a call have the same number of frames.
-            auxiliary: whether to keep the predictions of the earlier layers (the loss needs them).
+            aux_outputs: whether to keep the predictions of the earlier layers (the loss needs them).
 
         Returns:
             Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
-            published model, so results depend on how a picture was padded.
+            published model, so results depend on how an image was padded.
         """
         pixels = self.normalize(images)  # (B, T, 3, H, W)
         features: PixelFeatures = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
-        return self.transformer_decoder(features, pixels.shape[1], auxiliary=auxiliary)
+        return self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs)
 
     def normalize(self, images: Sequence[Tensor] | ImageBatch) -> Float[Tensor, "B T 3 H W"]:
         """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size."""
@@ -118,7 +118,7 @@ class Mask2Former(nn.Module):
         """Less memory for more time in training: backbone and pixel decoder forget what they can compute again.
 
         Raises:
-            RequestError: it is to be on, and one of them cannot.
+            UserError: it is to be on, and one of them cannot.
         """
         set_gradient_checkpointing("backbone", self.backbone, enable)
         set_gradient_checkpointing("pixel decoder", self.pixel_decoder, enable)
@@ -137,7 +137,7 @@ class Mask2Former(nn.Module):
                 do not describe.
 
         Raises:
-            RequestError: the file cannot be had, cannot be read or does not fit; the message says what was expected.
+            UserError: the file cannot be had, cannot be read or does not fit; the message says what was expected.
         """
         from mask2former import checkpoints
 
@@ -164,7 +164,7 @@ class Mask2Former(nn.Module):
             The page of the model.
 
         Raises:
-            RequestError: no network, no such owner, or you are not logged in (``hf auth login``).
+            UserError: no network, no such owner, or you are not logged in (``hf auth login``).
         """
         from mask2former import checkpoints
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.structures.outputs import MaskOutput
 
@@ -47,10 +47,10 @@ class PixelDecoder(Protocol):
 class TransformerDecoder(Protocol):
     """Pixel features to the class and mask logits of each query."""
 
-    def __call__(self, features: PixelFeatures, num_frames: int, /, *, auxiliary: bool = True) -> MaskOutput:
+    def __call__(self, features: PixelFeatures, num_frames: int, /, *, aux_outputs: bool = True) -> MaskOutput:
         """Frames are folded clip-major into the first axis of ``features``; an image is a clip of one frame.
 
-        With ``auxiliary`` the output also holds the predictions of earlier layers, if there are some.
+        With ``aux_outputs`` the output also holds the predictions of earlier layers, if there are some.
         """
         ...
 
@@ -100,12 +100,12 @@ def set_gradient_checkpointing(name: str, part: nn.Module, enable: bool) -> None
     """Switch it on or off.
 
     Raises:
-        RequestError: it is to be on, and the part cannot.
+        UserError: it is to be on, and the part cannot.
     """
     if isinstance(part, GradientCheckpointing):
         part.set_gradient_checkpointing(enable)
     elif enable:
-        raise RequestError(
+        raise UserError(
             f"the {name} {type(part).__name__} has no method set_gradient_checkpointing(enable); add one, or leave "
             "gradient checkpointing out (trainer.gradient_checkpointing=false)"
         )
@@ -115,12 +115,12 @@ def set_precision(part: nn.Module, *, full: bool) -> None:
     """Whether a pixel decoder computes in float32 under autocast, if it can choose.
 
     Raises:
-        RequestError: it is to be in half precision on purpose, and the part has no choice.
+        UserError: it is to be in half precision on purpose, and the part has no choice.
     """
     if isinstance(part, Precision):
         part.full_precision = full
     elif not full:
-        raise RequestError(
+        raise UserError(
             f"the pixel decoder {type(part).__name__} has no attribute full_precision, so it always computes in the "
             "precision of the run; leave trainer.half_pixel_decoder out"
         )

@@ -15,7 +15,7 @@ from faster_coco_eval.core import mask as coco_mask
 from jaxtyping import Bool, Float64, Int64, Num, Shaped
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import quoted
 
 __all__ = [
@@ -64,7 +64,7 @@ def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.nda
     No encodings give an array of shape (0, 0, 0), since nothing says the size.
 
     Raises:
-        RequestError: something that is no run-length encoding, or encodings of different sizes.
+        UserError: something that is no run-length encoding, or encodings of different sizes.
     """
     entries = [rles] if isinstance(rles, Mapping) else list(rles)
     if not entries:
@@ -72,8 +72,8 @@ def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.nda
     compressed = [_compressed(entry) for entry in entries]
     sizes = sorted({tuple(entry["size"]) for entry in compressed})
     if len(sizes) > 1:
-        raise RequestError(
-            f"run-length encodings of one picture differ in size (height, width): {sizes[0]}, {sizes[1]}"
+        raise UserError(
+            f"run-length encodings of one image differ in size (height, width): {sizes[0]}, {sizes[1]}"
         )
     check_dense_size(len(compressed), sizes[0])
     masks = np.zeros((len(compressed), *sizes[0]), dtype=bool)
@@ -87,7 +87,7 @@ def check_dense_size(count: int, size: Sequence[int], what: str = "the masks") -
     """Refuse so many dense masks of one size, (height, width) or (frames, height, width).
 
     Raises:
-        RequestError: they have more values than ``limits.MASK_VALUES``.
+        UserError: they have more values than ``limits.MASK_VALUES``.
     """
     shape = "x".join(map(str, (count, *size)))
     advice = "cut the image into tiles or the clip into parts, or take objects out"
@@ -114,22 +114,22 @@ def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
         )
         runs = [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:
-            raise RequestError(
+            raise UserError(
                 f"the runs of a run-length encoding must be 0 or more and add up to its {height}x{width} = "
                 f"{height * width} pixels; these add up to {sum(runs)}"
             )
         return coco_mask.frPyObjects([{"size": [height, width], "counts": runs}], height, width)[0]
-    except RequestError:
+    except UserError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {quoted(rle)}") from error
+        raise UserError(f"expected a run-length encoding with 'size' and 'counts', got {quoted(rle)}") from error
 
 
 def compress(rle: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]]:
     """The compressed counts of an encoding of either kind, and its (height, width).
 
     Raises:
-        RequestError: something that is no run-length encoding.
+        UserError: something that is no run-length encoding.
     """
     compressed = _compressed(rle)
     counts = compressed["counts"]
@@ -137,7 +137,7 @@ def compress(rle: Mapping[str, Any]) -> tuple[bytes, tuple[int, int]]:
     try:
         return counts.encode("ascii") if isinstance(counts, str) else bytes(counts), (height, width)
     except UnicodeEncodeError as error:
-        raise RequestError(f"expected a run-length encoding with 'size' and 'counts', got {quoted(rle)}") from error
+        raise UserError(f"expected a run-length encoding with 'size' and 'counts', got {quoted(rle)}") from error
 
 
 def _runs(counts: str | bytes) -> Int64[np.ndarray, " R"]:
@@ -171,7 +171,7 @@ def _foreground(rle: Mapping[str, Any]) -> tuple[Int64[np.ndarray, " R"], Int64[
         if runs.min() < 0 or runs.sum() != height * width:
             raise ValueError("the runs do not add up to the size")
     except ValueError as error:
-        raise RequestError(f"a run-length encoding does not fit its size {compressed['size']}: {error}") from error
+        raise UserError(f"a run-length encoding does not fit its size {compressed['size']}: {error}") from error
     ends = np.cumsum(runs)[1::2]
     starts = ends - runs[1::2]
     some = ends > starts
@@ -182,7 +182,7 @@ def encoded_extent(rle: Mapping[str, Any]) -> tuple[int, tuple[int, int, int, in
     """Pixels of a run-length encoding and its tight box (x1, y1, x2, y2), without decoding it; zeros for no pixel.
 
     Raises:
-        RequestError: something that is no run-length encoding.
+        UserError: something that is no run-length encoding.
     """
     starts, ends, height = _foreground(rle)
     if not starts.size:
@@ -223,19 +223,19 @@ def _compressed_runs(runs: Int64[np.ndarray, " R"]) -> str:
         if not beyond.any():
             break
         count += beyond
-    place = np.arange(count.max(initial=1))
-    letters = (numbers[:, None] >> (5 * place)) & 31
-    letters += 48 + 32 * (place < count[:, None] - 1)
-    return letters[place < count[:, None]].astype(np.uint8).tobytes().decode("ascii")
+    position = np.arange(count.max(initial=1))
+    letters = (numbers[:, None] >> (5 * position)) & 31
+    letters += 48 + 32 * (position < count[:, None] - 1)
+    return letters[position < count[:, None]].astype(np.uint8).tobytes().decode("ascii")
 
 
 def decode_patch(rle: Mapping[str, Any]) -> Patch:
     """The mask of a run-length encoding, cut to a box around its pixels.
 
-    Much faster than decoding the whole mask where objects are small in their picture.
+    Much faster than decoding the whole mask where objects are small in their image.
 
     Raises:
-        RequestError: something that is no run-length encoding.
+        UserError: something that is no run-length encoding.
     """
     starts, ends, height = _foreground(rle)
     if not starts.size:
@@ -260,18 +260,18 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
     """The union of polygons as COCO rasterises it, cut to its bounding box.
 
     Args:
-        polygons: corners (x, y) in pixels, at least three each; they may leave the picture.
+        polygons: corners (x, y) in pixels, at least three each; they may leave the image.
         size_hw: height and width of the whole mask in pixels.
 
     Raises:
-        RequestError: a polygon with less than three corners, a corner that is NaN or farther than ``limits.CORNER``,
+        UserError: a polygon with less than three corners, a corner that is NaN or farther than ``limits.CORNER``,
             or outlines that are together longer than ``limits.OUTLINE``.
     """
     if not polygons:
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
     farthest = [float(np.abs(polygon).max(initial=0)) for polygon in polygons]
     if min(map(len, polygons)) < 3 or not all(corner <= limits.CORNER for corner in farthest):  # NaN too
-        raise RequestError("a polygon needs three corners (x, y) or more, in pixels")
+        raise UserError("a polygon needs three corners (x, y) or more, in pixels")
     # Hardly ever needs looking at each edge.
     if sum(2 * far * len(polygon) for far, polygon in zip(farthest, polygons, strict=True)) > limits.OUTLINE:
         check_outline(sum(map(_outline, polygons)))
@@ -340,7 +340,7 @@ def check_outline(length: float) -> None:
     """Refuse an outline of so many pixels, of which each takes time and memory, inside the image or not.
 
     Raises:
-        RequestError: it is longer than ``limits.OUTLINE``.
+        UserError: it is longer than ``limits.OUTLINE``.
     """
     advice = "are the coordinates in pixels of the image?"
     limits.check_limit("the outline of an object has pixels:", round(length), limits.OUTLINE, advice)

@@ -45,9 +45,9 @@ def sample_masks(
         points: normalised (x, y) in [0, 1] of every row, or one set (first axis of length 1) for all.
     """
     height, width = masks.shape[1:]
-    place = points.detach() * points.new_tensor([width, height]) - 0.5
-    corner = place.floor()
-    share = place - corner
+    position = points.detach() * points.new_tensor([width, height]) - 0.5
+    corner = position.floor()
+    share = position - corner
     x, y = corner.long().unbind(2)
     flat, first = masks.flatten(), (rows * (height * width))[:, None]
     total = points.new_zeros(())

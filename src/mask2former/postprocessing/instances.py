@@ -20,7 +20,7 @@ __all__ = ["best_pairs", "instance", "remove_overlaps"]
 def instance(prediction: Prediction, output_size: Size, categories: Categories, settings: InferenceConfig) -> Instances:
     """The most certain (query, class) pairs as instances, sorted by falling score.
 
-    A query can appear with several classes, and masks may overlap or be empty (score 0), unless ``exclusive`` is set.
+    A query can appear with several classes, and masks may overlap or be empty (score 0), unless ``non_overlapping`` is set.
     The score is the class probability times the mean probability inside the binary mask (logit above 0). Boxes are the
     real boxes of the masks, (x1, y1, x2, y2) in pixels with x2 and y2 one past the last pixel.
 
@@ -28,7 +28,7 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
         prediction: of an image (T = 1).
         output_size: height and width of the result.
         categories: the classes of the model.
-        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``exclusive`` and
+        settings: of which ``max_instances``, ``things_only``, ``things_first``, ``non_overlapping`` and
             ``instance_threshold`` count; with a threshold of 0 all candidates are kept, as published.
     """
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
@@ -55,7 +55,7 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
         boxes=sparse.boxes,
         categories=categories,
     )
-    if settings.exclusive:
+    if settings.non_overlapping:
         found = remove_overlaps(found, settings.overlap_threshold)
     return found.at_least(settings.instance_threshold)
 

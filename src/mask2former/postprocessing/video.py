@@ -33,7 +33,7 @@ def video_instance(
             threshold of 0 all candidates are kept, as published.
 
     Raises:
-        RequestError: the masks of all frames would not fit the memory, as far as those of the first frame tell.
+        UserError: the masks of all frames would not fit the memory, as far as those of the first frame tell.
     """
     with torch.inference_mode(), full_precision(prediction):
         scores, queries, labels = best_pairs(prediction.probabilities[:, :-1], categories, settings)

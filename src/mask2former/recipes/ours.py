@@ -1,4 +1,4 @@
-"""Our own runs: how the packaged models were trained, and what small models learn from real pictures."""
+"""Our own runs: how the packaged models were trained, and what small models learn from real images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _tiny_model(
 ) -> ModelConfig:
     """The architecture of all of them: 3.7 million parameters, no pretrained weights."""
     return ModelConfig(
-        backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [48, 96, 192, 320]}),
+        backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [48, 96, 192, 320]}),
         pixel_decoder=MSDeformAttnConfig(dim=128, mask_dim=128, num_layers=3, num_heads=4, feedforward_dim=256),
         transformer_decoder=MaskedDecoderConfig(
             dim=128, num_queries=num_queries, num_layers=3, num_heads=4, feedforward_dim=512
@@ -89,7 +89,7 @@ def scenes_tiny_start() -> RunConfig:
                 schedule_steps=5500,
             ),
             "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": EvaluationConfig(every=500),
+            "evaluation": EvaluationConfig(interval=500),
         }
     )
 
@@ -104,12 +104,12 @@ def scenes_tiny_end() -> RunConfig:
     return run.model_copy(
         update={
             "criterion": CriterionConfig(num_points=1024),
-            "data": run.data.model_copy(update={"total_batch": 8}),
+            "data": run.data.model_copy(update={"batch_size": 8}),
             "optim": OptimConfig(
                 lr=4e-4, backbone_multiplier=1.0, warmup_steps=100, warmup_factor=0.01, ema_decay=0.998
             ),
             "trainer": run.trainer.model_copy(update={"max_steps": 3600}),
-            "evaluation": EvaluationConfig(every=300),
+            "evaluation": EvaluationConfig(interval=300),
         }
     )
 
@@ -126,28 +126,28 @@ def scenes_tiny() -> RunConfig:
             "model": run.model.model_copy(update={"init": "scenes-tiny"}),
             "optim": run.optim.model_copy(update={"lr": 1e-4}),
             "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": EvaluationConfig(every=250),
+            "evaluation": EvaluationConfig(interval=250),
             "output": "runs/scenes-tiny",
         }
     )
 
 
 def _small_run(model: ModelConfig, data: DataConfig, output: str, max_steps: int) -> RunConfig:
-    """What both trainings on real pictures share: a schedule for two hours on one core."""
+    """What both trainings on real images share: a schedule for two hours on one core."""
     return RunConfig(
         model=model,
         criterion=CriterionConfig(num_points=2048),
         data=data,
         optim=OptimConfig(lr=5e-4, backbone_multiplier=0.5, warmup_steps=100, warmup_factor=0.1, ema_decay=0.998),
         trainer=TrainerConfig(
-            max_steps=max_steps, precision="bf16", half_pixel_decoder=True, channels_last=True, checkpoint_every=250
+            max_steps=max_steps, precision="bf16", half_pixel_decoder=True, channels_last=True, checkpoint_interval=250
         ),
         output=output,
     )
 
 
 def _nuclei_run(
-    augmentation: ResizeCropFlipConfig, inference: InferenceConfig, init: str, output: str, max_steps: int, every: int
+    augmentation: ResizeCropFlipConfig, inference: InferenceConfig, init: str, output: str, max_steps: int, interval: int
 ) -> RunConfig:
     """What all parts of the packaged model's training share.
 
@@ -159,12 +159,12 @@ def _nuclei_run(
     )
     run = _small_run(
         _tiny_model(100, inference, init, partial=init == "scenes-tiny"),
-        DataConfig(dataset=dataset, augmentation=augmentation, total_batch=4, num_workers=0),
+        DataConfig(dataset=dataset, augmentation=augmentation, batch_size=4, num_workers=0),
         output,
         max_steps,
     )
     evaluation = EvaluationConfig(
-        every=every, tasks=("instance",), monitor="instance/AP", max_detections=400, pooled_threshold=0.5
+        interval=interval, tasks=("instance",), monitor="instance/AP", max_detections=400, pooled_threshold=0.5
     )
     return run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 4e-4}), "evaluation": evaluation})
 
@@ -175,7 +175,7 @@ _NUCLEI_WINDOWS = InferenceConfig(
     tile=128,
     tile_overlap=32,
     max_instances=400,
-    exclusive=True,
+    non_overlapping=True,
     overlap_threshold=0.7,
 )
 
@@ -184,19 +184,19 @@ def nuclei_start() -> RunConfig:
     """First part of ``nuclei``: 5,000 steps of four windows at factors of 1.1 to 2.4, from ``scenes-tiny``.
 
     Nuclei under microscopes (2018 Data Science Bowl), instances. Measured: AP 48.5, AP50 77.5, pooled AP 65.9 at IoU
-    0.5 on 71 validation pictures, after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated windows of
+    0.5 on 71 validation images, after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated windows of
     160 pixels, overlaps allowed.
     """
     augmentation = ResizeCropFlipConfig(
-        factors=(1.1, 2.4), flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
+        scale_range=(1.1, 2.4), flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
     )
-    return _nuclei_run(augmentation, _NUCLEI_WINDOWS, "scenes-tiny", "runs/nuclei-start", 5000, every=2500)
+    return _nuclei_run(augmentation, _NUCLEI_WINDOWS, "scenes-tiny", "runs/nuclei-start", 5000, interval=2500)
 
 
 def nuclei_middle() -> RunConfig:
     """Second part of ``nuclei``: 5,500 steps with objects of one size, from what ``nuclei-start`` left.
 
-    Measured: AP 52.3, AP50 80.6, pooled AP 72.5 at IoU 0.5 on 71 validation pictures, after 91 minutes on one core (AMD
+    Measured: AP 52.3, AP50 80.6, pooled AP 72.5 at IoU 0.5 on 71 validation images, after 91 minutes on one core (AMD
     Zen 4, bf16).
     """
     run = _nuclei_run(
@@ -205,7 +205,7 @@ def nuclei_middle() -> RunConfig:
         "runs/nuclei-start/model.safetensors",
         "runs/nuclei-middle",
         5500,
-        every=2750,
+        interval=2750,
     )
     return run.model_copy(update={"seed": 1})
 
@@ -213,8 +213,8 @@ def nuclei_middle() -> RunConfig:
 def nuclei_end() -> RunConfig:
     """Last part of the packaged model ``nuclei``: 5,500 steps with sizes that differ less, from ``nuclei-middle``.
 
-    Measured: AP 55.2, AP50 83.2, pooled AP 74.0 at IoU 0.5 on 71 validation pictures, after 83 minutes on one core (AMD
-    Zen 4, bf16). The score threshold and the diameter that the model is asked with were chosen on training pictures
+    Measured: AP 55.2, AP50 83.2, pooled AP 74.0 at IoU 0.5 on 71 validation images, after 83 minutes on one core (AMD
+    Zen 4, bf16). The score threshold and the diameter that the model is asked with were chosen on training images
     afterwards: the recorded run validated with 40, the diameter of its training.
     """
     run = _nuclei_run(
@@ -223,7 +223,7 @@ def nuclei_end() -> RunConfig:
         "runs/nuclei-middle/model.safetensors",
         "runs/nuclei-end",
         5500,
-        every=5500,
+        interval=5500,
     )
     evaluation = run.evaluation.model_copy(update={"choose_threshold": False})
     return run.model_copy(update={"seed": 1, "evaluation": evaluation})
@@ -242,7 +242,7 @@ def nuclei() -> RunConfig:
             "model": run.model.model_copy(update={"init": "nuclei"}),
             "optim": run.optim.model_copy(update={"lr": 2e-5, "warmup_factor": 0.01}),
             "trainer": run.trainer.model_copy(update={"max_steps": 1000}),
-            "evaluation": run.evaluation.model_copy(update={"every": 250}),
+            "evaluation": run.evaluation.model_copy(update={"interval": 250}),
             "output": "runs/nuclei",
             "seed": 0,
         }
@@ -251,17 +251,17 @@ def nuclei() -> RunConfig:
 
 def _nuclei_crops(least: float, most: float) -> ResizeCropFlipConfig:
     return ResizeCropFlipConfig(
-        factors=(least, most), diameter=40, flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
+        scale_range=(least, most), diameter=40, flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
     )
 
 
 def camvid() -> RunConfig:
     """Streets from a car (CamVid, 11 classes, 360x480), semantic: 4,200 steps of four windows, from ``scenes-tiny``.
 
-    Measured: mIoU 69.3, with ``seed=1`` 70.4, on 101 validation pictures, after 71 minutes on a core (AMD Zen 4, bf16).
+    Measured: mIoU 69.3, with ``seed=1`` 70.4, on 101 validation images, after 71 minutes on a core (AMD Zen 4, bf16).
 
-    Pictures, label maps (255: not labelled) and names.txt below camvid/ (docs/results.md); other paths: edit
-    data.dataset. The pictures are for non-commercial use, and so is what is trained on them.
+    Images, label maps (255: not labelled) and names.txt below camvid/ (docs/results.md); other paths: edit
+    data.dataset. The images are for non-commercial use, and so is what is trained on them.
     """
     dataset = LabelFolderConfig(
         train=(LabelFolders(images="camvid/images/train", labels="camvid/labels/train"),),
@@ -269,16 +269,16 @@ def camvid() -> RunConfig:
         names="camvid/names.txt",
     )
     augmentation = ResizeCropFlipConfig(
-        factors=(0.8, 1.6), crop_size=(256, 320), pad_size=(256, 320), max_category_share=0.75
+        scale_range=(0.8, 1.6), crop_size=(256, 320), pad_size=(256, 320), max_category_share=0.75
     )
     run = _small_run(
         _tiny_model(
             32, InferenceConfig(tasks=("semantic",), short_edge=0, long_edge=4096), "scenes-tiny", partial=True
         ),
-        DataConfig(dataset=dataset, augmentation=augmentation, total_batch=4, num_workers=0),
+        DataConfig(dataset=dataset, augmentation=augmentation, batch_size=4, num_workers=0),
         "runs/camvid",
         4200,
     )
     criterion = CriterionConfig(num_points=2048, void="ignored")
-    evaluation = EvaluationConfig(every=1000, tasks=("semantic",), monitor="semantic/mIoU")
+    evaluation = EvaluationConfig(interval=1000, tasks=("semantic",), monitor="semantic/mIoU")
     return run.model_copy(update={"criterion": criterion, "evaluation": evaluation})

@@ -35,7 +35,7 @@ from mask2former.config import (
     TrainerConfig,
     YouTubeVISConfig,
 )
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["Recipe", "describe_names", "recipe", "recipe_names"]
 
@@ -95,8 +95,8 @@ class _Training:
         milestones: of the step schedule; none: a polynomial one.
         long: backbones trained twice as long.
         monitor: the metric that the family is known for.
-        keep_empty: whether pictures without objects are learned from.
-        evaluate_every: steps; None: at the end only.
+        filter_empty: whether images without objects are learned from.
+        evaluation_interval: steps; None: at the end only.
         not_evaluated: tasks of the model that its data set has no official measure for.
     """
 
@@ -106,8 +106,8 @@ class _Training:
     monitor: str
     milestones: tuple[int, ...] = ()
     long: tuple[str, ...] = ()
-    keep_empty: bool = True
-    evaluate_every: int | None = 5000
+    filter_empty: bool = False
+    evaluation_interval: int | None = 5000
     not_evaluated: tuple[Task, ...] = ()
     num_workers: int = 4
 
@@ -212,17 +212,17 @@ def _coco_training(task: Task, monitor: str) -> _Training:
         monitor,
         milestones=(327_778, 355_092),
         long=("swin-l",),
-        keep_empty=task != "instance",
+        filter_empty=task == "instance",
     )
 
 
 def _cityscapes_training(task: Task, monitor: str) -> _Training:
     augmentation = _crops(512, 1024, pad=False)
-    return _Training(CityscapesConfig(task=task), augmentation, 90_000, monitor, keep_empty=task != "instance")
+    return _Training(CityscapesConfig(task=task), augmentation, 90_000, monitor, filter_empty=task == "instance")
 
 
 def _ade20k_training(task: Task, monitor: str) -> _Training:
-    return _Training(Ade20kConfig(task=task), _base_crops, 160_000, monitor, keep_empty=task != "instance")
+    return _Training(Ade20kConfig(task=task), _base_crops, 160_000, monitor, filter_empty=task == "instance")
 
 
 def _mapillary_training(task: Literal["panoptic", "semantic"], monitor: str) -> _Training:
@@ -231,7 +231,7 @@ def _mapillary_training(task: Literal["panoptic", "semantic"], monitor: str) -> 
         _crops(1024, 1024, pad=True),
         300_000,
         monitor,
-        evaluate_every=None,
+        evaluation_interval=None,
         not_evaluated=("instance",),
         num_workers=10,
     )
@@ -244,7 +244,7 @@ def _ytvis_training(year: Literal[2019, 2021], max_steps: int, milestone: int) -
         max_steps,
         "instance/AP",
         milestones=(milestone,),
-        evaluate_every=None,
+        evaluation_interval=None,
     )
 
 
@@ -392,19 +392,19 @@ def _run(slug: str, model: ModelConfig, training: _Training, num_gpus: int) -> R
         data=DataConfig(
             dataset=training.dataset,
             augmentation=training.augmentation(model.inference.short_edge),
-            keep_empty=training.keep_empty,
+            filter_empty=training.filter_empty,
             group_by_aspect=True,
-            total_batch=16,
-            batch_per_device=16 // num_gpus,
+            batch_size=16,
+            batch_size_per_device=16 // num_gpus,
             num_workers=training.num_workers,
         ),
         optim=OptimConfig(
             schedule="step" if training.milestones else "poly",
             steps=tuple(times * step for step in training.milestones),
         ),
-        trainer=TrainerConfig(max_steps=max_steps, precision="fp16", checkpoint_every=5000),
+        trainer=TrainerConfig(max_steps=max_steps, precision="fp16", checkpoint_interval=5000),
         evaluation=EvaluationConfig(
-            every=training.evaluate_every or max_steps,
+            interval=training.evaluation_interval or max_steps,
             tasks=tuple(task for task in model.inference.tasks if task not in training.not_evaluated),
             monitor=training.monitor,
         ),
@@ -460,14 +460,14 @@ def recipe(slug: str) -> Recipe:
     """The published model of that name.
 
     Raises:
-        RequestError: there is none; the message names the closest ones.
+        UserError: there is none; the message names the closest ones.
     """
     known = _by_slug()
     if slug in known:
         return known[slug]
     close = difflib.get_close_matches(slug, known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {describe_names()}"
-    raise RequestError(f"no recipe '{slug}'; {hint}")
+    raise UserError(f"no recipe '{slug}'; {hint}")
 
 
 def describe_names() -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mask2former.config import MetricStyle, Task
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.results_io.cityscapes import CityscapesInstanceFiles
 from mask2former.results_io.coco import PanopticFiles, ResultsFile, SemanticFile
 from mask2former.results_io.folder import LARGEST_LABEL, LabelMapFiles
@@ -46,7 +46,7 @@ def result_writer(
     task         coco                                          cityscapes
     ===========  ============================================  =====================================================
     panoptic     ``X.json`` and the folder ``X`` of PNG files  the same
-    instance     ``X.json``                                    a folder with a text file per picture and a PNG file
+    instance     ``X.json``                                    a folder with a text file per image and a PNG file
                                                                per object
     semantic     ``X.json`` (run lengths), or a folder of      a folder of label maps
                  label maps if ``path`` does not end in
@@ -64,16 +64,16 @@ def result_writer(
         style: whose test server it is.
 
     Raises:
-        RequestError: a folder where a file is needed, or the reverse.
+        UserError: a folder where a file is needed, or the reverse.
     """
     ids = {index: item.id for index, item in enumerate(categories)} if category_ids is None else dict(category_ids)
     target = Path(path)
     is_json = target.suffix == ".json"
     needs_folder = style == "cityscapes" and task != "panoptic"
     if needs_folder and is_json:
-        raise RequestError(f"{task} results for {style} are a folder of files, got '{target}'; leave out .json")
+        raise UserError(f"{task} results for {style} are a folder of files, got '{target}'; leave out .json")
     if not needs_folder and not is_json and task != "semantic":
-        raise RequestError(f"{task} results are a JSON file, got '{target}'; expected a name that ends in .json")
+        raise UserError(f"{task} results are a JSON file, got '{target}'; expected a name that ends in .json")
     if task == "panoptic":
         return PanopticFiles(target, ids)
     if task == "instance":

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mask2former.atomic import write_whole
+from mask2former.files import write_whole
 from mask2former.config import Task
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.results_io.writing import ResultFolder, file_stem, png_of
@@ -16,10 +16,10 @@ __all__ = ["CityscapesInstanceFiles"]
 
 
 class CityscapesInstanceFiles(ResultFolder):
-    """Cityscapes instance results: ``NAME_pred.txt`` per picture, and a black and white PNG file per object beside it.
+    """Cityscapes instance results: ``NAME_pred.txt`` per image, and a black and white PNG file per object beside it.
 
     Each line is the name of the PNG file, the label id and the score. Empty masks are left out. The text file comes
-    last. ``NAME`` is the id of the picture, which for Cityscapes is ``city_sequence_frame``.
+    last. ``NAME`` is the id of the image, which for Cityscapes is ``city_sequence_frame``.
 
     Args:
         path: the folder; it is made.
@@ -29,16 +29,16 @@ class CityscapesInstanceFiles(ResultFolder):
     task: ClassVar[Task] = "instance"
 
     def add(self, image_id: int | str, result: Instances) -> None:
-        """Write the instances of one picture."""
+        """Write the instances of one image."""
         self.once(image_id)
         stem = file_stem(image_id)
         lines = []
         for patch, label, score in zip(result.sparse, result.labels.tolist(), result.scores.tolist(), strict=True):
             if label in self.category_ids and patch.mask.size:
-                picture = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
+                image = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
                 (mask,) = SparseMasks([patch], result.size_hw).dense()
-                write_whole(picture, png_of(mask.astype(np.uint8) * np.uint8(255)))
-                lines.append(f"{picture.name} {self.category_ids[label]} {score!r}\n")
+                write_whole(image, png_of(mask.astype(np.uint8) * np.uint8(255)))
+                lines.append(f"{image.name} {self.category_ids[label]} {score!r}\n")
         text = "".join(lines)
         write_whole(self.path / f"{stem}_pred.txt", lambda file: file.write_text(text, encoding="utf-8"))
         self.count += len(lines)

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from mask2former.atomic import check_file, folder_lock, whole_file, write_whole
+from mask2former.files import check_file, folder_lock, whole_file, write_whole
 from mask2former.config import Task
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.results_io.json import read_result
 from mask2former.results_io.writing import JsonList, file_stem, png_of
@@ -36,7 +36,7 @@ _PANOPTIC_INFO = {"description": "results of mask2former predict"}
 
 
 class ResultsFile(JsonList):
-    """A COCO instance results file, as test servers take it, written picture by picture.
+    """A COCO instance results file, as test servers take it, written image by image.
 
     A list of ``image_id``, ``category_id`` (of the data set), ``segmentation`` (compressed run-length encoding) and
     ``score``. There are no boxes: the official tool would take the areas of objects from them. Empty masks are left
@@ -50,7 +50,7 @@ class ResultsFile(JsonList):
     task: ClassVar[Task] = "instance"
 
     def add(self, image_id: int | str, result: Instances) -> None:
-        """Append the instances of one picture."""
+        """Append the instances of one image."""
         assert self._file is not None, "used outside its with block"
         self.once(image_id)
         filled = [bool(mask.size) for _, _, mask in result.sparse]
@@ -63,10 +63,10 @@ class ResultsFile(JsonList):
 
 
 class SemanticFile(JsonList):
-    """Run lengths of label maps, as COCO-Stuff's tools take them: one entry for each class in a picture.
+    """Run lengths of label maps, as COCO-Stuff's tools take them: one entry for each class in an image.
 
-    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of a picture is text,
-    it is ``file_name`` too, by which published files tell pictures apart.
+    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of an image is text,
+    it is ``file_name`` too, by which published files tell images apart.
 
     Args:
         path: where it goes; missing folders are made. The usual name is ``sem_seg_predictions.json``.
@@ -76,7 +76,7 @@ class SemanticFile(JsonList):
     task: ClassVar[Task] = "semantic"
 
     def add(self, image_id: int | str, result: SemanticSegmentation) -> None:
-        """Append the classes of one picture."""
+        """Append the classes of one image."""
         self.once(image_id)
         index_of_id = result.categories.index_of_id()
         for record in result.to_coco(image_id, image_id if isinstance(image_id, str) else None):
@@ -87,7 +87,7 @@ class SemanticFile(JsonList):
 
 
 class PanopticFiles(JsonList):
-    """COCO panoptic results: ``X.json`` and the folder ``X`` beside it, with a PNG file of segment ids per picture.
+    """COCO panoptic results: ``X.json`` and the folder ``X`` beside it, with a PNG file of segment ids per image.
 
     The id of a segment is R + 256 G + 65536 B. The PNG files come first, and ``X.json`` lists them when all are there.
 
@@ -101,7 +101,7 @@ class PanopticFiles(JsonList):
     opening, closing = '{"annotations": [', "\n]}\n"
 
     def add(self, image_id: int | str, result: PanopticSegmentation) -> None:
-        """Write the segments of one picture."""
+        """Write the segments of one image."""
         self.once(image_id)
         name = f"{file_stem(image_id)}.png"
         kept = [segment for segment in result.segments if segment.label in self.category_ids]
@@ -143,7 +143,7 @@ def coco_results(saved: Iterable[SavedResult], task: Task, categories: Categorie
         categories: of the model.
 
     Raises:
-        RequestError: results that were there are of another task.
+        UserError: results that were there are of another task.
     """
     return json.loads("".join(_coco_text([job for job in saved if job.document.exists()], task, categories)))
 
@@ -154,7 +154,7 @@ def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, cat
     Images whose results have gone meanwhile are left out with a note.
 
     Raises:
-        RequestError: as :func:`coco_results`, or the place cannot be written.
+        UserError: as :func:`coco_results`, or the place cannot be written.
     """
     check_file(path)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -208,7 +208,7 @@ def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Ite
         if document is None or document["schema_version"] != SCHEMA_VERSION:
             note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
         elif document["task"] != task:
-            raise RequestError(
+            raise UserError(
                 f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
                 "use --overwrite or another output"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
 
-from mask2former.atomic import discard, whole_file
+from mask2former.files import discard, whole_file
 from mask2former.results_io.partial import WorkingFile
 from mask2former.structures.tracks import TrackedFrame
 

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from mask2former import documents
-from mask2former.atomic import check_file, discard, write_whole
-from mask2former.errors import RequestError
+from mask2former.files import check_file, discard, write_whole
+from mask2former.errors import UserError
 from mask2former.results_io.growing import GrowingDocument, finishing, naming
 from mask2former.results_io.partial import WorkingFile
 from mask2former.structures.results import SCHEMA_VERSION
@@ -33,7 +33,7 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write a JSON file whole or not at all, with its folder.
 
     Raises:
-        RequestError: the place cannot be written.
+        UserError: the place cannot be written.
     """
     target = Path(path)
     check_file(target)
@@ -48,7 +48,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
     """
     try:
         document = documents.read_json(path, "result")
-    except RequestError:
+    except UserError:
         return None
     if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
         return None

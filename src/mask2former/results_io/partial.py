@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from mask2former.atomic import take_lock
+from mask2former.files import take_lock
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["WorkingFile"]
 
@@ -40,7 +40,7 @@ class WorkingFile:
         """Make the file, empty; what a killed run left is kept as :attr:`earlier`, of two the larger.
 
         Raises:
-            RequestError: another run is writing it, or there is a folder, a pipe or a device.
+            UserError: another run is writing it, or there is a folder, a pipe or a device.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
@@ -57,7 +57,7 @@ class WorkingFile:
 
     def _take(self, stream: IO[bytes]) -> None:
         if take_lock(stream) is False:
-            raise RequestError(f"another run is writing '{self.path}'; wait until it is done, or choose another output")
+            raise UserError(f"another run is writing '{self.path}'; wait until it is done, or choose another output")
 
     def release(self) -> None:
         """Nobody writes any longer; the file stays, unless it is empty."""

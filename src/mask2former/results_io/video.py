@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import UInt8
 
-from mask2former.atomic import discard, whole_file
+from mask2former.files import discard, whole_file
 from mask2former.errors import MissingExtraError
 from mask2former.results_io.growing import finishing, naming
 from mask2former.results_io.partial import WorkingFile
@@ -81,15 +81,15 @@ class VideoWriter:
 
     def add(self, frame: TrackedFrame) -> None:
         """Draw and write a frame."""
-        self.add_picture(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
+        self.add_image(np.asarray(frame.plot(labels=self.labels)), frame.seconds)
 
-    def add_picture(self, picture: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
-        """Write a picture, to be shown from ``seconds`` on."""
-        stream = self._stream or self._open(picture.shape[0], picture.shape[1])
+    def add_image(self, image_file: UInt8[np.ndarray, "H W 3"], seconds: float) -> None:
+        """Write an image, to be shown from ``seconds`` on."""
+        stream = self._stream or self._open(image_file.shape[0], image_file.shape[1])
         height, width = stream.height, stream.width
         # The usual format halves colours, so both sides must be even: a last row or column is shown twice.
-        padding = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
-        image = self._av.VideoFrame.from_ndarray(np.pad(picture, padding, mode="edge"), format="rgb24")
+        padding = ((0, height - image_file.shape[0]), (0, width - image_file.shape[1]), (0, 0))
+        image = self._av.VideoFrame.from_ndarray(np.pad(image_file, padding, mode="edge"), format="rgb24")
         self._last = max(self._last + 1, round(seconds * _CLOCK))  # players refuse times that do not rise
         image.pts, image.time_base = self._last, Fraction(1, _CLOCK)
         with naming(self.working.path):

@@ -13,9 +13,9 @@ from typing import IO, Any, ClassVar, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from mask2former.atomic import discard, whole_file
+from mask2former.files import discard, whole_file
 from mask2former.config import Task
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["JsonList", "ResultFolder", "ResultWriter", "Writer", "file_stem", "png_of"]
 
@@ -25,15 +25,15 @@ class ResultWriter(Protocol):
 
     task: ClassVar[Task]
     path: Path
-    count: int  # what has been written: objects, segments, classes or pictures
+    count: int  # what has been written: objects, segments, classes or images
 
     def __enter__(self) -> Self: ...
 
     def add(self, image_id: int | str, result: Any, /) -> None:
-        """Append the result of one picture.
+        """Append the result of one image.
 
         Raises:
-            RequestError: there is a result of this picture already, or its id is no file name.
+            UserError: there is a result of this image already, or its id is no file name.
         """
         ...
 
@@ -43,23 +43,23 @@ class ResultWriter(Protocol):
 
 
 def file_stem(image_id: int | str) -> str:
-    """The name of a picture's files: numbers as COCO writes them, with 12 digits."""
+    """The name of an image's files: numbers as COCO writes them, with 12 digits."""
     if isinstance(image_id, int):
         return f"{image_id:012d}"
     parts = image_id.replace("\\", "/").split("/")
     if not image_id or any(part in ("", ".", "..") for part in parts) or "\0" in image_id or ":" in parts[0]:
-        raise RequestError(f"the id of a picture must do as a file name below the folder of results, got '{image_id}'")
+        raise UserError(f"the id of an image must do as a file name below the folder of results, got '{image_id}'")
     return image_id
 
 
 def png_of(values: np.ndarray) -> Callable[[Path], None]:
     """What writes an array as a PNG file."""
-    picture = Image.fromarray(values)
-    return lambda file: picture.save(file, format="PNG", compress_level=4)
+    image = Image.fromarray(values)
+    return lambda file: image.save(file, format="PNG", compress_level=4)
 
 
 class Writer:
-    """What all writers share: a picture comes once."""
+    """What all writers share: an image comes once."""
 
     def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
         self.path = Path(path)
@@ -69,7 +69,7 @@ class Writer:
 
     def once(self, image_id: int | str) -> None:
         if image_id in self._seen:
-            raise RequestError(f"picture '{image_id}' has a result already; give each picture once")
+            raise UserError(f"image '{image_id}' has a result already; give each image once")
         self._seen.add(image_id)
 
     def table(self, no_class: int) -> np.ndarray:
@@ -91,7 +91,7 @@ class JsonList(Writer):
 
     def __enter__(self) -> Self:
         if self.path.is_dir():
-            raise RequestError(f"'{self.path}' is a folder; expected the name of a file to write")
+            raise UserError(f"'{self.path}' is a folder; expected the name of a file to write")
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(whole_file(self.path))
             self._file = stack.enter_context(temporary.open("w", encoding="utf-8"))
@@ -122,11 +122,11 @@ class ResultFolder(Writer):
 
     def __enter__(self) -> Self:
         if self.path.exists() and not self.path.is_dir():
-            raise RequestError(f"'{self.path}' is a file; expected a folder for results")
+            raise UserError(f"'{self.path}' is a file; expected a folder for results")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RequestError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
+            raise UserError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
         return self
 
     def __exit__(

@@ -46,7 +46,7 @@ class TrackResults(GrowingDocument):
 
     The format has all frames of a track together, so the encodings are in memory until the end: about 200 bytes per
     object and frame. The score of a track is its mean over the clip, as in
-    :func:`~mask2former.inference.track.join_frames`.
+    :func:`~mask2former.inference.tracking.join_frames`.
 
     Args:
         path: where it goes; missing folders are made.

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any, overload
 
 from mask2former import limits
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable, quoted
 
 __all__ = ["Categories", "Category", "check_count"]
@@ -41,7 +41,7 @@ def check_count(count: int) -> None:
     """Refuse a class list that is too long, best before it is made.
 
     Raises:
-        RequestError: more than ``limits.CLASSES``.
+        UserError: more than ``limits.CLASSES``.
     """
     limits.check_limit("the class list has classes:", count, limits.CLASSES, "is it the right file?")
 
@@ -70,7 +70,7 @@ class Categories(Sequence[Category]):
     """An ordered class list; ``categories[class_index]`` is a :class:`Category`.
 
     Raises:
-        RequestError: two categories with one id, no category, or more than ``limits.CLASSES``.
+        UserError: two categories with one id, no category, or more than ``limits.CLASSES``.
     """
 
     items: tuple[Category, ...]
@@ -78,12 +78,12 @@ class Categories(Sequence[Category]):
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise RequestError("a class list needs at least one category")
+            raise UserError("a class list needs at least one category")
         check_count(len(self.items))
         counts = Counter(item.id for item in self.items)
         if len(counts) < len(self.items):
             twice = sorted(number for number, count in counts.items() if count > 1)
-            raise RequestError(f"category ids must be unique; given more than once: {quoted(twice)}")
+            raise UserError(f"category ids must be unique; given more than once: {quoted(twice)}")
 
     @overload
     def __getitem__(self, index: int) -> Category: ...
@@ -116,7 +116,7 @@ class Categories(Sequence[Category]):
         """The things alone, in the same order (Cityscapes instance models have these classes).
 
         Raises:
-            RequestError: there are none.
+            UserError: there are none.
         """
         return Categories(tuple(item for item in self.items if item.is_thing), self.ignore_label)
 
@@ -135,7 +135,7 @@ class Categories(Sequence[Category]):
         A missing colour is made up from the position; a missing ``isthing`` means thing.
 
         Raises:
-            RequestError: the value has another form.
+            UserError: the value has another form.
         """
         try:
             items = []
@@ -151,9 +151,9 @@ class Categories(Sequence[Category]):
                 items.append(Category(int(entry["id"]), _name(name), bool(is_thing), (red, green, blue)))
             return cls(tuple(items), int(values.get("ignore_label", 255)))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            if isinstance(error, RequestError):
+            if isinstance(error, UserError):
                 raise
-            raise RequestError(
+            raise UserError(
                 f"not a class table: expected {{'categories': [{{'id', 'name', ...}}]}}, failed at "
                 f"{type(error).__name__}: {printable(str(error), 200)}"
             ) from error
@@ -174,13 +174,13 @@ class Categories(Sequence[Category]):
         """One of the packaged tables, for instance ``coco_panoptic``.
 
         Raises:
-            RequestError: there is no such table; the message lists those that exist.
+            UserError: there is no such table; the message lists those that exist.
         """
         folder = resources.files("mask2former.structures").joinpath("categories")
         file = folder.joinpath(f"{table}.json")
         if not file.is_file():
             known = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".json"))
-            raise RequestError(f"no class table '{table}'; there are: {', '.join(known)}")
+            raise UserError(f"no class table '{table}'; there are: {', '.join(known)}")
         values = json.loads(file.read_text(encoding="utf-8"))
         if table == "ade20k_full_847":  # the label maps of this data set hold trainId, not the object id
             values["ignore_label"] = 65535

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from PIL import Image
 
-from mask2former import drawing
+from mask2former import visualization
 from mask2former.ops.sparse_masks import AnyTracks, SparseMasks, frames_of
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import SCHEMA_VERSION, Instances
@@ -95,7 +95,7 @@ class VideoInstances:
 
     def plot(
         self,
-        frames: Iterable[drawing.Picture],
+        frames: Iterable[visualization.ImageLike],
         *,
         scale: int | None = 1,
         labels: bool = True,
@@ -110,15 +110,15 @@ class VideoInstances:
             threshold: tracks with a lower score are left out.
 
         Raises:
-            RequestError: a frame has another size than the result.
+            UserError: a frame has another size than the result.
         """
         shown = self.at_least(threshold)
         classes, regions = shown.labels.tolist(), []
-        for label, score, rank in zip(classes, shown.scores.tolist(), drawing.ranks(classes), strict=True):
+        for label, score, rank in zip(classes, shown.scores.tolist(), visualization.ranks(classes), strict=True):
             item = self.categories[label]
-            regions.append(drawing.Region(item.name, item.color, score, label, variant=rank))
-        for masks, picture in zip(shown.sparse, frames, strict=True):
-            yield drawing.overlay_instances(picture, masks, regions, scale=scale, labels=labels)
+            regions.append(visualization.Region(item.name, item.color, score, label, variant=rank))
+        for masks, image in zip(shown.sparse, frames, strict=True):
+            yield visualization.overlay_instances(image, masks, regions, scale=scale, labels=labels)
 
     def to_ytvis(self, video_id: int | str) -> list[dict[str, Any]]:
         """The records of a YouTube-VIS results file: one encoding per frame, also for empty masks.

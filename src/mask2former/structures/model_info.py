@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig, OwnPartsConfig, Task, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import printable, shortened
 
@@ -65,7 +65,7 @@ class ModelInfo:
             source: named in messages.
 
         Raises:
-            RequestError: they are something else.
+            UserError: they are something else.
         """
         config = values.get("config")
         architecture = None
@@ -76,12 +76,12 @@ class ModelInfo:
             architecture, inference = model.architecture, model.inference
         try:
             categories = Categories.from_dict(values.get("categories"))
-        except RequestError as error:
+        except UserError as error:
             reason = shortened(printable(str(error).removeprefix(f"{source}: ")), 300)
-            raise RequestError(f"{source}: categories: {reason}") from error
+            raise UserError(f"{source}: categories: {reason}") from error
         license, metrics = values.get("license"), values.get("metrics", {})
         if not isinstance(metrics, dict) or not all(map(_is_metric, metrics.values())):
-            raise RequestError(f"{source}: the 'metrics' of its header are no numbers by name; save the model again")
+            raise UserError(f"{source}: the 'metrics' of its header are no numbers by name; save the model again")
         return cls(
             architecture, inference, categories, None if license is None else printable(license, _LICENSE), metrics
         )
@@ -96,10 +96,10 @@ class ModelInfo:
         """The classes.
 
         Raises:
-            RequestError: nobody has said them.
+            UserError: nobody has said them.
         """
         if self.categories is None:
-            raise RequestError(
+            raise UserError(
                 "the model has no class names: set model.categories = Categories.from_names([...]) first"
             )
         return self.categories
@@ -109,10 +109,10 @@ class ModelInfo:
         """What the model is built from.
 
         Raises:
-            RequestError: it has parts of one's own.
+            UserError: it has parts of one's own.
         """
         if self.architecture is None:
-            raise RequestError(
+            raise UserError(
                 "the model has parts of its own, which no configuration describes; this needs a model that was built "
                 "from a ModelConfig"
             )

@@ -21,14 +21,14 @@ class MaskOutput:
         class_logits: one score per class and query; the last of the K1 = K + 1 columns is "no object".
         mask_logits: binary mask logits at stride 4 of the padded input; T is 1 for images.
         query_features: the decoder state behind the predictions, after the shared norm (used to link clips).
-        auxiliary: the same from the query features before layer 0, then after each layer but the last; empty in
+        aux_outputs: the same from the query features before layer 0, then after each layer but the last; empty in
             evaluation and inside auxiliary outputs.
     """
 
     class_logits: Float[Tensor, "B Q K1"]
     mask_logits: Float[Tensor, "B Q T h w"]
     query_features: Float[Tensor, "B Q C"]
-    auxiliary: list[MaskOutput] = field(default_factory=list)
+    aux_outputs: list[MaskOutput] = field(default_factory=list)
 
     @property
     def padded_size(self) -> tuple[int, int]:

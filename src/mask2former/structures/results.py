@@ -1,6 +1,6 @@
 """What a user gets: typed results of the three image tasks, which can draw, save and export themselves.
 
-Arrays are numpy on the host; :mod:`mask2former.drawing` does the pictures and :mod:`mask2former.ops.masks` the RLE.
+Arrays are numpy on the host; :mod:`mask2former.visualization` does the images and :mod:`mask2former.ops.masks` the RLE.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mask2former import drawing
-from mask2former.atomic import write_whole
-from mask2former.errors import RequestError
+from mask2former import visualization
+from mask2former.files import write_whole
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 
@@ -53,14 +53,14 @@ class _Result:
     def size_hw(self) -> tuple[int, int]:
         raise NotImplementedError
 
-    def plot(self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+    def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         raise NotImplementedError
 
     def _records(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
-        """Suffix of the name and picture of the exact label map, where the task has one."""
+        """Suffix of the name and image of the exact label map, where the task has one."""
         return None
 
     def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class _Result:
     def save(
         self,
         path: str | os.PathLike[str],
-        image: drawing.Picture | None = None,
+        image: visualization.ImageLike | None = None,
         *,
         model: str | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -89,7 +89,7 @@ class _Result:
         It has the keys of ``extra`` too. Missing folders are made; every file appears whole.
 
         Raises:
-            RequestError: the picture has another size than the result, or the place cannot be written.
+            UserError: the image has another size than the result, or the place cannot be written.
         """
         stem = os.fspath(path)
         for suffix in (".json", ".png"):
@@ -97,7 +97,7 @@ class _Result:
                 stem = stem[: -len(suffix)]
                 break
         if not Path(stem).name or stem.endswith(("/", os.sep)):
-            raise RequestError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
+            raise UserError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
         mark = PngInfo()
         mark.add_text("Software", SOFTWARE)
         if image is not None:
@@ -107,8 +107,8 @@ class _Result:
             )
         label_image = self._label_image()
         if label_image is not None:
-            ending, picture = label_image
-            write_whole(Path(f"{stem}{ending}.png"), lambda file: picture.save(file, format="PNG", pnginfo=mark))
+            ending, image_file = label_image
+            write_whole(Path(f"{stem}{ending}.png"), lambda file: image_file.save(file, format="PNG", pnginfo=mark))
         text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
         target = Path(f"{stem}.json")
         write_whole(target, lambda file: file.write_text(text + "\n", encoding="utf-8"))
@@ -176,17 +176,17 @@ class PanopticSegmentation(_Result):
         """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel."""
         return self.sparse.boxes
 
-    def plot(self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
-        """The picture with all segments drawn on it.
+    def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+        """The image with all segments drawn on it.
 
         It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
-        be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
+        be read (:func:`mask2former.visualization.readable_scale`). ``labels=False`` leaves names and counts out.
 
         Raises:
-            RequestError: the picture has another size than the result.
+            UserError: the image has another size than the result.
         """
         regions = [
-            drawing.Region(
+            visualization.Region(
                 name=self.categories[segment.label].name,
                 color=self.categories[segment.label].color,
                 score=segment.score,
@@ -196,7 +196,7 @@ class PanopticSegmentation(_Result):
             for segment in self.segments
         ]
         numbers = [segment.id for segment in self.segments]
-        return drawing.overlay_panoptic(image, self.ids, numbers, regions, scale=scale, labels=labels)
+        return visualization.overlay_panoptic(image, self.ids, numbers, regions, scale=scale, labels=labels)
 
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> dict[str, Any]:
         """The record of a COCO panoptic results file; category ids are those of the data set.
@@ -299,19 +299,19 @@ class Instances(_Result):
         )
 
     def plot(
-        self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.0
+        self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.0
     ) -> Image.Image:
         """The image with the objects drawn on it that have at least ``threshold`` as score.
 
         It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
-        be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
+        be read (:func:`mask2former.visualization.readable_scale`). ``labels=False`` leaves names and counts out.
 
         Raises:
-            RequestError: the picture has another size than the result.
+            UserError: the image has another size than the result.
         """
         shown = self.at_least(threshold)
         regions = [
-            drawing.Region(
+            visualization.Region(
                 name=self.categories[label].name,
                 color=self.categories[label].color,
                 score=float(score),
@@ -319,7 +319,7 @@ class Instances(_Result):
             )
             for label, score in zip(shown.labels, shown.scores, strict=True)
         ]
-        return drawing.overlay_instances(image, shown.sparse, regions, scale=scale, labels=labels)
+        return visualization.overlay_instances(image, shown.sparse, regions, scale=scale, labels=labels)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The records of a COCO instance results file; category ids are those of the data set, boxes (x, y, w, h)."""
@@ -388,25 +388,25 @@ class SemanticSegmentation(_Result):
         present = [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
         return present, SparseMasks.of_ids(self.labels, present)
 
-    def plot(self, image: drawing.Picture, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
-        """The picture with all classes drawn on it.
+    def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+        """The image with all classes drawn on it.
 
         It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
-        be read (:func:`mask2former.drawing.readable_scale`). ``labels=False`` leaves names and counts out.
+        be read (:func:`mask2former.visualization.readable_scale`). ``labels=False`` leaves names and counts out.
 
         Raises:
-            RequestError: the picture has another size than the result.
+            UserError: the image has another size than the result.
         """
         regions = [
-            drawing.Region(name=item.name, color=item.color, group=index, is_thing=item.is_thing)
+            visualization.Region(name=item.name, color=item.color, group=index, is_thing=item.is_thing)
             for index, item in enumerate(self.categories)
         ]
-        return drawing.overlay_semantic(image, self.labels, regions, scale=scale, labels=labels)
+        return visualization.overlay_semantic(image, self.labels, regions, scale=scale, labels=labels)
 
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
         """One record per class present, with the class's mask; category ids are those of the data set.
 
-        ``file_name`` is that of the picture; published files of semantic results tell pictures apart by it.
+        ``file_name`` is that of the image; published files of semantic results tell images apart by it.
         """
         present, masks = self._present()
         head: dict[str, Any] = {"image_id": image_id}
@@ -434,7 +434,7 @@ class SemanticSegmentation(_Result):
         }
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
-        # The width follows the class list, not the picture, so that all files of one data set are alike.
+        # The width follows the class list, not the image, so that all files of one data set are alike.
         wide = max(len(self.categories) - 1, self.categories.ignore_label) > 255
         return "_labels", Image.fromarray(self.labels.astype(np.uint16 if wide else np.uint8))
 

@@ -1,4 +1,4 @@
-"""What data hands to models and losses: one picture or clip with its objects, and padded batches of them."""
+"""What data hands to models and losses: one image or clip with its objects, and padded batches of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Batch", "ImageBatch", "Sample", "Target"]
 class Target:
     """The objects and stuff regions of one clip; an image is a clip of one frame.
 
-    ``labels`` are class indices; ``masks`` are binary, at the size of the picture, and may be empty where a segment
-    has no pixel in a frame. ``ignored`` is where the truth is not known (void, ignored labels, crowd regions), never on
+    ``labels`` are class indices; ``masks`` are binary, at the size of the image, and may be empty where a segment
+    has no pixel in a frame. ``ignored`` is where the ground truth is not known (void, ignored labels, crowd regions), never on
     a mask; None: what is on no mask is background.
     """
 
@@ -31,7 +31,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture or clip. ``image`` is RGB in 0..255 (uint8 or float), ``target`` is absent at inference."""
+    """One image or clip. ``image`` is RGB in 0..255 (uint8 or float), ``target`` is absent at inference."""
 
     image: Num[Tensor, "T 3 H W"]
     target: Target | None = None

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from PIL import Image
 
-from mask2former import drawing
+from mask2former import visualization
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
@@ -101,19 +101,19 @@ class TrackedFrame:
         """
         if self.panoptic is None:
             regions = [self._region(*row) for row in zip(self.track_ids.tolist(), self.labels.tolist(), strict=True)]
-            return drawing.overlay_instances(self.image, self.sparse, regions, scale=scale, labels=labels)
+            return visualization.overlay_instances(self.image, self.sparse, regions, scale=scale, labels=labels)
         offset = len(self.categories)
         regions = [
             self._region(segment.id - offset if segment.is_thing else None, segment.label)
             for segment in self.panoptic.segments
         ]
         numbers = [segment.id for segment in self.panoptic.segments]
-        return drawing.overlay_panoptic(self.image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels)
+        return visualization.overlay_panoptic(self.image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels)
 
-    def _region(self, track: int | None, label: int) -> drawing.Region:
+    def _region(self, track: int | None, label: int) -> visualization.Region:
         item = self.categories[label]
         name = item.name if track is None else f"{item.name} {track}"
-        return drawing.Region(name, item.color, None, label, is_thing=track is not None, identity=track)
+        return visualization.Region(name, item.color, None, label, is_thing=track is not None, identity=track)
 
     def to_dict(self) -> dict[str, Any]:
         """The frame as plain values for JSON; tracks without a pixel are left out.

@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mask2former.atomic import write_whole
+from mask2former.files import write_whole
 from mask2former.checkpoints.pickles import check_archive
 from mask2former.documents import check_regular
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable, quoted
 from mask2former.training.metrics_log import MetricsLog
 
@@ -67,19 +67,19 @@ def loaded(path: Path, advice: str, *, device: str = "meta") -> Iterator[dict[st
         device: for the tensors; ``meta`` reads none.
 
     Raises:
-        RequestError: the file is empty, cut short, or not what the block expects.
+        UserError: the file is empty, cut short, or not what the block expects.
     """
     try:
         if check_regular(path, "checkpoint") == 0:
             raise ValueError("it is empty")
         check_archive(path)
         yield torch.load(path, map_location=device, weights_only=True)
-    except RequestError:
+    except UserError:
         raise
     except Exception as error:  # what a damaged file raises is as varied as the damage
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         reason = printable(reason, 150)
-        raise RequestError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
+        raise UserError(f"cannot resume: {path} is damaged ({reason}); {advice}") from error
 
 
 def figure(value: Any) -> float | None:
@@ -103,7 +103,7 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
         is_comparable: whether the figures of a checkpoint can be compared, from its content (tensors on ``meta``).
 
     Raises:
-        RequestError: a file is damaged.
+        UserError: a file is damaged.
     """
     found: list[Best] = []
     for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
@@ -186,7 +186,7 @@ class KeepCheckpoints(lightning.Callback):
     def __init__(
         self,
         folder: Path,
-        every: int,
+        interval: int,
         monitor: str,
         table: MetricsLog,
         *,
@@ -197,7 +197,7 @@ class KeepCheckpoints(lightning.Callback):
     ) -> None:
         self.last = folder / "last.ckpt"
         self.best = folder / "best.ckpt"
-        self.every = every
+        self.interval = interval
         self.monitor = monitor
         self.table = table
         self.best_value, self.best_step = (best.value, best.step) if best is not None else (-math.inf, 0)
@@ -229,7 +229,7 @@ class KeepCheckpoints(lightning.Callback):
 
     def _is_turn(self, trainer: lightning.Trainer) -> bool:
         return 0 < trainer.global_step != self._written and (
-            trainer.global_step % self.every == 0 or trainer.global_step >= trainer.max_steps
+            trainer.global_step % self.interval == 0 or trainer.global_step >= trainer.max_steps
         )
 
     def _write_last(self, trainer: lightning.Trainer) -> None:

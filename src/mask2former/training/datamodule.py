@@ -18,24 +18,24 @@ from mask2former.config import NoAugmentationConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.build import build_samples, build_training_set
 from mask2former.data.clips import ClipSet
-from mask2former.data.collate import pack
+from mask2former.data.loading.collate import pack
 from mask2former.data.datasets.reader import notes_of_some
-from mask2former.data.loader import training_loader
-from mask2former.data.sampling import StepSampler
-from mask2former.data.training_set import TrainingSet
+from mask2former.data.loading.loader import training_loader
+from mask2former.data.loading.sampling import StepSampler
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.transforms import Augmentation
-from mask2former.inference.data_checks.requirements import (
+from mask2former.dataset_tools.requirements import (
     CLIP_TASKS,
-    batch_per_device,
+    batch_size_per_device,
     check_monitor,
     check_tasks,
     data_notes,
 )
-from mask2former.inference.evaluate import Case, ClipCases, ImageCases, match_classes
+from mask2former.evaluation.evaluate import Case, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 
-__all__ = ["DataModule", "batch_per_device"]
+__all__ = ["DataModule", "batch_size_per_device"]
 
 
 _OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
@@ -84,7 +84,7 @@ class DataModule(lightning.LightningDataModule):
         """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
 
         Raises:
-            RequestError: the data have classes that the training set lacks, or no ground truth of a task.
+            UserError: the data have classes that the training set lacks, or no ground truth of a task.
         """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         value_range = self.config.model.inference.value_range
@@ -93,7 +93,7 @@ class DataModule(lightning.LightningDataModule):
             samples = build_samples(config, "validation", value_range=value_range)
         if isinstance(samples, ClipSet):
             check_tasks(self.config, CLIP_TASKS)
-            return ClipCases(samples, self._class_map(samples.categories), None if samples.has_truth else 0)
+            return ClipCases(samples, self._class_map(samples.categories), None if samples.has_ground_truth else 0)
         check_tasks(self.config, samples.tasks)
         return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
 
@@ -106,7 +106,7 @@ class DataModule(lightning.LightningDataModule):
         """Refuse data and metrics that would waste the run; what else is to be said goes to :meth:`remarks`.
 
         Raises:
-            RequestError: what is wrong.
+            UserError: what is wrong.
         """
         cases = self.validation_set
         if self.is_measured:
@@ -131,12 +131,12 @@ class DataModule(lightning.LightningDataModule):
         return self.training_set.categories
 
     def batching(self) -> str:
-        """How the pictures of a step are divided, in one line."""
-        total, devices, micro = self.config.data.total_batch, self.config.trainer.devices, batch_per_device(self.config)
-        pictures, kind = "picture" if total == 1 else "pictures", "device" if devices == 1 else "devices"
-        text = f"{total} {pictures} per step = {devices} {kind} x {micro}"
-        windows = total // (devices * micro)
-        return text if windows == 1 else f"{text} x {windows} accumulated"
+        """How the images of a step are divided, in one line."""
+        total, devices, micro = self.config.data.batch_size, self.config.trainer.devices, batch_size_per_device(self.config)
+        images, kind = "image" if total == 1 else "images", "device" if devices == 1 else "devices"
+        text = f"{total} {images} per step = {devices} {kind} x {micro}"
+        accumulations = total // (devices * micro)
+        return text if accumulations == 1 else f"{text} x {accumulations} accumulated"
 
     def remarks(self) -> list[str]:
         """What a user should know of the data before the first step; what is of validation says so."""
@@ -179,7 +179,7 @@ class DataModule(lightning.LightningDataModule):
         data = self.config.data
         sampler = self._sampler(self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step)
         is_cuda = self.trainer.strategy.root_device.type == "cuda"
-        micro = batch_per_device(self.config)
+        micro = batch_size_per_device(self.config)
         return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -194,13 +194,13 @@ class DataModule(lightning.LightningDataModule):
         config, samples = self.config, self.training_set
         return StepSampler(
             len(samples),
-            config.data.total_batch,
+            config.data.batch_size,
             config.seed,
             rank=rank,
             world_size=world_size,
             first_step=first_step,
             groups=samples.wide() if config.data.group_by_aspect else None,
-            micro=batch_per_device(config),
+            micro=batch_size_per_device(config),
         )
 
     def val_dataloader(self) -> DataLoader:

@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable
 
 __all__ = ["LOCK", "check_links", "locked"]
 
 LOCK = ".training"  # in the directory of the run, as long as the run lasts
-_WRITTEN = (LOCK, "*.yaml", "*.csv", "*.safetensors", "*.pt", "checkpoints/*.ckpt", "pictures/*")  # by training
+_WRITTEN = (LOCK, "*.yaml", "*.csv", "*.safetensors", "*.pt", "checkpoints/*.ckpt", "images/*")  # by training
 _IS_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # all others: the file system has no locks
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -32,14 +32,14 @@ def check_links(directory: Path) -> None:
     Run directories are shared, and archives keep links. Linked folders (``checkpoints`` on another disk) are fine.
 
     Raises:
-        RequestError: there is one.
+        UserError: there is one.
     """
     for pattern in _WRITTEN:
         for path in sorted(directory.glob(pattern)):
             if path.is_symlink() and not path.is_dir():
                 target = Path(os.path.realpath(path))
                 if not target.is_relative_to(os.path.realpath(path.parent)):
-                    raise RequestError(
+                    raise UserError(
                         f"'{path}' is a link to '{target}', outside of its folder, and training would write over that "
                         "file; put a copy of it in place of the link, or delete the link"
                     )
@@ -59,7 +59,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
         Sentences for the user: whose lock was taken over.
 
     Raises:
-        RequestError: another training holds it; the message names its process.
+        UserError: another training holds it; the message names its process.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         yield []
@@ -106,13 +106,13 @@ def _taken(path: Path) -> IO[str] | None:
             if error.errno in _IS_TAKEN:
                 stream.close()
                 who = f" ({owner})" if owner else ""
-                raise RequestError(
+                raise UserError(
                     f"{path.parent} is in use by another training{who}; wait for its end, stop it, or choose another "
                     "output directory"
                 ) from error
             if owner:  # a file system without locks: only the file says that somebody is there
                 stream.close()
-                raise RequestError(
+                raise UserError(
                     f"{path.parent} is in use by another training ({owner}), or was when that was killed; if it does "
                     f"not run any more, delete {path}"
                 ) from error

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mask2former.atomic import write_whole
+from mask2former.files import write_whole
 from mask2former.config import OptimConfig, RunConfig, Task
-from mask2former.drawing import contact_sheet
-from mask2former.inference.evaluate import Case, Cases, Evaluation, Predictions, predict_case
-from mask2former.inference.highlights import case_rows
+from mask2former.visualization import contact_sheet
+from mask2former.evaluation.evaluate import Case, Cases, Evaluation, Predictions, predict_case
+from mask2former.evaluation.gallery import case_rows
 from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
@@ -26,7 +26,7 @@ from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.text import terminal_line
 from mask2former.training.checkpointing import at_step, plain
-from mask2former.training.datamodule import batch_per_device
+from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor, regrouped
@@ -72,7 +72,7 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
-        batch, images = data.sample_batch().to(self.device), batch_per_device(self.config)
+        batch, images = data.sample_batch().to(self.device), batch_size_per_device(self.config)
         validate = self._validate_first if data.is_measured else None  # a fault of it is seen now, not after hours
         # On every rank: synchronised norms wait for the others in each forward pass.
         memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
@@ -94,7 +94,7 @@ class TrainingModule(lightning.LightningModule):
         if self.global_step >= self.config.trainer.max_steps:
             self.trainer.should_stop = True
 
-    def training_step(self, window: Sequence[Batch], batch_idx: int) -> None:
+    def training_step(self, accumulation: Sequence[Batch], batch_idx: int) -> None:
         optimizer = self.optimizers(use_pl_optimizer=True)
         assert not isinstance(optimizer, list)
         step = self.global_step
@@ -105,26 +105,26 @@ class TrainingModule(lightning.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.config.optim.lr * group["lr_multiplier"] * factor
         optimizer.zero_grad()
-        num_masks = self._num_masks(window)
+        num_masks = self._num_masks(accumulation)
         uniform = self._points(step)
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
-        for batch in window:
+        for batch in accumulation:
             try:
                 losses = self.criterion(self.model(batch.images), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
-            self.manual_backward(losses.total / len(window))
-            total += losses.total.detach() / len(window)
+            self.manual_backward(losses.total / len(accumulation))
+            total += losses.total.detach() / len(accumulation)
             for name, term in losses.terms.items():
-                terms[name] = terms.get(name, torch.zeros_like(term.detach())) + term.detach() / len(window)
+                terms[name] = terms.get(name, torch.zeros_like(term.detach())) + term.detach() / len(accumulation)
         scaler = self._scaler
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         finite = bool(norm.isfinite())
         if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):
-            raise FloatingPointError(f"step {step}: gradients are not finite; see {self._keep(window[0], step)}")
+            raise FloatingPointError(f"step {step}: gradients are not finite; see {self._keep(accumulation[0], step)}")
         optimizer.step()  # with scaling: nothing is changed where a gradient is not finite, but the scale
         if self.average is not None and finite:
             self.average.update(self.model)
@@ -138,13 +138,13 @@ class TrainingModule(lightning.LightningModule):
         """Of the loss, in half precision."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _num_masks(self, window: Sequence[Batch]) -> float:
+    def _num_masks(self, accumulation: Sequence[Batch]) -> float:
         """Targets per micro-batch, averaged over ranks and the window (training specification, section 1.3)."""
-        count = torch.tensor(float(sum(len(target.labels) for batch in window for target in batch.targets)))
+        count = torch.tensor(float(sum(len(target.labels) for batch in accumulation for target in batch.targets)))
         if self.trainer.world_size > 1:
             reduced = self.trainer.strategy.reduce(count.to(self.device), reduce_op="sum")
             count = torch.as_tensor(reduced) / self.trainer.world_size
-        return float(count) / len(window)
+        return float(count) / len(accumulation)
 
     def _points(self, step: int) -> Any:
         """Uniform numbers that depend on seed, step and rank only."""
@@ -195,12 +195,12 @@ class TrainingModule(lightning.LightningModule):
         assert self._evaluation is not None
         assert self._predictor is not None
         predictions = self._predicted(self._predictor, batch)
-        self._evaluation.add(predictions, batch.truths)
-        if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_pictures:
+        self._evaluation.add(predictions, batch.ground_truths)
+        if self.trainer.is_global_zero and batch_idx < self.config.evaluation.num_images:
             task = self._shown_task
             shown = predicted(predictions[task], self._predictor.settings)
             assert isinstance(shown, Segmentation | VideoInstances)  # training measures no panoptic clips
-            self._rows += case_rows(batch, shown, batch.truths[task], self._predictor.categories)
+            self._rows += case_rows(batch, shown, batch.ground_truths[task], self._predictor.categories)
 
     def on_validation_epoch_end(self) -> None:
         assert self._evaluation is not None
@@ -221,8 +221,8 @@ class TrainingModule(lightning.LightningModule):
             titles = ("image", "ground truth", self._shown_task)
             subtitle = "   ".join(f"{name} {value:.1f}" for name, value in list(metrics.items())[:4])
             sheet = contact_sheet(self._rows, titles, title=f"step {self.global_step}", subtitle=subtitle)
-            picture = Path(self.config.output) / "pictures" / f"step-{self.global_step:07d}.png"
-            write_whole(picture, lambda file: sheet.save(file, format="PNG"))
+            image = Path(self.config.output) / "images" / f"step-{self.global_step:07d}.png"
+            write_whole(image, lambda file: sheet.save(file, format="PNG"))
             self._rows = []
 
     @property

@@ -20,8 +20,8 @@ from mask2former.config import RunConfig, leaves, parse
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import Reader
 from mask2former.documents import read_yaml
-from mask2former.errors import RequestError
-from mask2former.inference.evaluate import Cases, ClipCases, ImageCases
+from mask2former.errors import UserError
+from mask2former.evaluation.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded
@@ -56,12 +56,12 @@ FREE = _settings(
         "value_range",
         "criterion": "class_weight mask_weight dice_weight no_object_weight num_points oversample_ratio "
         "importance_sample_ratio void",
-        "data": "dataset augmentation keep_empty group_by_aspect total_batch batch_per_device num_workers",
+        "data": "dataset augmentation filter_empty group_by_aspect batch_size batch_size_per_device num_workers",
         "optim": "lr weight_decay betas eps backbone_multiplier clip_norm schedule schedule_steps steps gamma "
         "poly_power warmup_steps warmup_factor ema_decay",
         "trainer": "max_steps precision accelerator devices half_pixel_decoder channels_last gradient_checkpointing "
-        "log_every checkpoint_every tensorboard",
-        "evaluation": "every patience num_pictures tasks monitor choose_threshold max_detections area_limits boundary "
+        "log_interval checkpoint_interval tensorboard",
+        "evaluation": "every patience num_images tasks monitor choose_threshold max_detections area_limits boundary "
         "pooled_threshold semantic_segments",
     }
 ) | {"output", "seed"}
@@ -118,7 +118,7 @@ class LastState:
         """From a checkpoint; one of 0.1.0 has no record of its settings, and ``run.yaml`` stands in for it.
 
         Raises:
-            RequestError: the file is damaged, or there is no record of the settings.
+            UserError: the file is damaged, or there is no record of the settings.
         """
         with loaded(path, "start the run again with --overwrite, or put back a copy of the file") as state:
             return cls._of(path, state)
@@ -139,8 +139,8 @@ class LastState:
             file = path.parents[1] / "run.yaml"
             try:
                 config = parse(RunConfig, read_yaml(file, "run file"), str(file))
-            except RequestError as error:
-                raise RequestError(
+            except UserError as error:
+                raise UserError(
                     f"cannot resume: {path} has no record of its settings (version 0.1.0 wrote none), and {file}, "
                     f"which has them, cannot be read: {error}"
                 ) from error
@@ -233,7 +233,7 @@ def record_of(
         "config": config.model_dump(mode="json"),
         "categories": categories.to_dict(),
         "num_samples": list(num_samples),
-        "licence": license,
+        "license": license,
         "validation": validation,
     }
 
@@ -242,7 +242,7 @@ def check_objects(last: LastState, objects: Sequence[str]) -> None:
     """A run that had objects in place of settings goes on with them.
 
     Raises:
-        RequestError: one was not given again, or was not given before.
+        UserError: one was not given again, or was not given before.
     """
     if list(last.objects) == list(objects):
         return
@@ -251,7 +251,7 @@ def check_objects(last: LastState, objects: Sequence[str]) -> None:
         what = f"it was started in Python with {', '.join(last.objects)}; give the same again: train(config, {again}, "
     else:
         what = f"it was started without {', '.join(objects)}; leave it out: train(config, "
-    raise RequestError(f"cannot resume {last.path.parents[1]}: {what}resume=True)")
+    raise UserError(f"cannot resume {last.path.parents[1]}: {what}resume=True)")
 
 
 def setting_of(leaf: str) -> str:
@@ -296,7 +296,7 @@ def compare(
         validation: digest of the validation data as they are now, see :func:`digest_of`.
 
     Raises:
-        RequestError: something that must not change is different; one message names all of it.
+        UserError: something that must not change is different; one message names all of it.
     """
     different = _different(last.config, config)
     faults = [
@@ -305,7 +305,7 @@ def compare(
         if setting_of(name) not in FREE
     ]
     if faults:
-        raise RequestError(
+        raise UserError(
             f"cannot resume {last.path.parents[1]}: {'; '.join(faults)}; set back what its weights were trained with, "
             "or start a new run in another output directory"
         )
@@ -326,7 +326,7 @@ def compare(
             f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: which sample comes "
             f"when is drawn anew from step {last.step} on"
         )
-    elif {"seed", "data.total_batch", "data.keep_empty", "data.group_by_aspect"} & different.keys():
+    elif {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"} & different.keys():
         notes.append(f"which sample comes when is drawn anew from step {last.step} on")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]
@@ -380,7 +380,7 @@ def _check_classes(last: LastState, categories: Categories) -> None:
     what_to_do = "use the class list of the run, or start a new run in another output directory"
     if last.categories is None:
         if last.num_classes != len(categories):
-            raise RequestError(
+            raise UserError(
                 f"{where}: the training data have {len(categories)} classes and the run learned {last.num_classes}; "
                 f"{what_to_do}"
             )
@@ -393,13 +393,13 @@ def _check_classes(last: LastState, categories: Categories) -> None:
         return
     if sorted(before) == sorted(now):
         first = next(index for index in range(len(now)) if before[index] != now[index])
-        raise RequestError(
+        raise UserError(
             f"{where}: the training data list the classes in another order: class {first} was '{before[first]}' and "
             f"is '{now[first]}' now; {what_to_do}"
         )
     gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
     parts = [f"{kind} {listed(names, _SHOWN)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
-    raise RequestError(
+    raise UserError(
         f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} then, {len(now)} now; "
         f"{what_to_do}"
     )

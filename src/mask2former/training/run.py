@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from mask2former import checkpoints, recipes
-from mask2former.atomic import leftovers_note, write_whole
+from mask2former.files import leftovers_note, write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import InferenceConfig, RunConfig, parse
@@ -25,8 +25,8 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.transforms import Augmentation
-from mask2former.errors import MissingExtraError, RequestError
-from mask2former.inference.data_checks.requirements import check_run
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.dataset_tools.requirements import check_run
 from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
@@ -43,7 +43,7 @@ from mask2former.training.checkpointing import (
     loaded,
     put_in_place,
 )
-from mask2former.training.datamodule import DataModule, batch_per_device
+from mask2former.training.datamodule import DataModule, batch_size_per_device
 from mask2former.training.lock import check_links, locked
 from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
@@ -90,7 +90,7 @@ class TrainingResult:
     def __str__(self) -> str:
         lines = [
             f"Model: {self.model} ({self._of_model()}). "
-            f"Checkpoints, metrics.csv, pictures and run.yaml: {self.directory}"
+            f"Checkpoints, metrics.csv, images and run.yaml: {self.directory}"
         ]
         last = self.metrics.get(self.monitor)
         if self.best is not None and last is not None:
@@ -131,13 +131,13 @@ class _Objects:
         """Refuse what could not be trained with.
 
         Raises:
-            RequestError: naming it.
+            UserError: naming it.
         """
         if (self.train_data is None) != (self.validation_data is None):
             given, missing = ("train", "validation") if self.validation_data is None else ("validation", "train")
-            raise RequestError(f"{given}_data was given without {missing}_data; give both, or neither")
+            raise UserError(f"{given}_data was given without {missing}_data; give both, or neither")
         if self.criterion is not None and any(value.requires_grad for value in self.criterion.parameters()):
-            raise RequestError(
+            raise UserError(
                 f"the criterion {type(self.criterion).__name__} has parameters, but those of the model alone are "
                 "learned; put them into the model"
             )
@@ -182,7 +182,7 @@ def train(
         overwrite: use a directory that holds another run.
 
     Raises:
-        RequestError: the settings contradict each other or the directory, or the initial weights do not fit.
+        UserError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
         KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint is what it was.
         MemoryError: the device or the machine is too small; the message names the settings that help.
@@ -194,7 +194,7 @@ def train(
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
-        raise RequestError(f"nothing to resume: {last} does not exist; start the run without resuming")
+        raise UserError(f"nothing to resume: {last} does not exist; start the run without resuming")
     check_links(directory)
     stopping = Stopping()
     with locked(directory) as notes, stopping.listening():
@@ -205,7 +205,7 @@ def train(
 def _reader(data: SampleSet | AnnotatedSet | ClipSet | None) -> AnnotatedSet | ClipSet | None:
     reader = None if data is None else as_reader(data)
     if isinstance(reader, PanopticClips):
-        raise RequestError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
+        raise UserError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
     return reader
 
 
@@ -222,13 +222,13 @@ def _train(
 ) -> TrainingResult:
     directory = Path(config.output)
     if not resume and last.exists() and not overwrite:
-        raise RequestError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
+        raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     past = LastState.read(last) if resume else None
     if past is not None:
         check_objects(past, objects.names())
     if objects.model is not None:
         config = _with_model(config, objects.model.info)
-    begins = past is None or past.categories is None  # without a record the initial model tells the licence
+    begins = past is None or past.categories is None  # without a record the initial model tells the license
     start = _start_of(config) if begins else None
     known = start.info if start is not None else None
     if known is not None and "model" in objects.names():
@@ -267,7 +267,7 @@ def _train(
     if past is not None and past.license is not None:
         model.info = replace(model.info, license=past.license)
     directory.mkdir(parents=True, exist_ok=True)
-    notes += leftovers_note((directory, directory / "checkpoints", directory / "pictures"))
+    notes += leftovers_note((directory, directory / "checkpoints", directory / "images"))
     text = _about_objects(objects.names()) + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
 
@@ -292,7 +292,7 @@ def _train(
     metrics_log = MetricsLog(directory / "metrics.csv", step, rows)
     keep = KeepCheckpoints(
         last.parent,
-        config.trainer.checkpoint_every,
+        config.trainer.checkpoint_interval,
         monitor,
         metrics_log,
         best=best,
@@ -303,7 +303,7 @@ def _train(
     callbacks: list[lightning.Callback] = [
         stopping,
         keep,
-        StepProgressBar(config.trainer.max_steps, config.trainer.log_every),
+        StepProgressBar(config.trainer.max_steps, config.trainer.log_interval),
     ]
     patience = None
     if config.evaluation.patience is not None:
@@ -320,11 +320,11 @@ def _train(
         devices=config.trainer.devices,
         plugins=[_precision(config), WholeFiles()],
         max_steps=max(config.trainer.max_steps, step + is_due),  # else Lightning would leave before the validation
-        val_check_interval=min(config.evaluation.every, config.trainer.max_steps),
+        val_check_interval=min(config.evaluation.interval, config.trainer.max_steps),
         check_val_every_n_epoch=None,
         limit_val_batches=None if data.is_measured else 0,
         num_sanity_val_steps=0,
-        log_every_n_steps=config.trainer.log_every,
+        log_every_n_steps=config.trainer.log_interval,
         logger=loggers,
         enable_checkpointing=False,
         callbacks=callbacks,
@@ -355,15 +355,15 @@ def _train(
         if (how := died_reading(error)) is not None:
             raise _death(how) from error
         if resume and str(error).startswith("Error(s) in loading state_dict"):
-            raise RequestError(
+            raise UserError(
                 f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
                 "--overwrite, or put back a copy of the file"
             ) from error
         if not is_lack_of_memory(error):
             raise
         raise MemoryError(
-            f"out of memory with {batch_per_device(config)} pictures in one pass; what helps: a smaller "
-            "data.batch_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller pictures in "
+            f"out of memory with {batch_size_per_device(config)} images in one pass; what helps: a smaller "
+            "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images in "
             "data.dataset"
         ) from error
 
@@ -478,7 +478,7 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
         resume: the directory of a run that goes on: its settings are taken then.
 
     Raises:
-        RequestError: the initial model, or the last checkpoint, cannot be read.
+        UserError: the initial model, or the last checkpoint, cannot be read.
     """
     model = values.get("model")
     init = model.get("init") if isinstance(model, dict) else None
@@ -508,7 +508,7 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
         return None
     maker = Path(init).parent.name
     if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
-        raise RequestError(
+        raise UserError(
             f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
             "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
         )
@@ -546,7 +546,7 @@ def _initial_model(
     if given is not None:
         is_whole = begins and given.categories is not None
         if given.categories is not None and given.categories.names != categories.names:
-            raise RequestError(
+            raise UserError(
                 f"the model has other classes ({_some(given.categories)}) than the training data "
                 f"({_some(categories)}); start from the file of its weights instead (model.init, model.init_partial)"
             )

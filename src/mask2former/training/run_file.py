@@ -12,7 +12,7 @@ import yaml
 
 from mask2former import recipes
 from mask2former.checkpoints.zoo import packaged_zoo
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = ["run_file"]
 
@@ -30,13 +30,13 @@ def run_file(name: str) -> str:
     """What ``mask2former train`` reads, for one of :func:`mask2former.recipes.run_recipes`.
 
     Raises:
-        RequestError: there is no such recipe.
+        UserError: there is no such recipe.
     """
     runs = recipes.run_recipes()
     if name not in runs:
         close = difflib.get_close_matches(name, runs, n=3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise RequestError(f"no run recipe '{name}'; {hint}'mask2former recipe' lists them")
+        raise UserError(f"no run recipe '{name}'; {hint}'mask2former recipe' lists them")
     run = runs[name]
     if name in recipes.recipe_names():
         lines = [line for paragraph in _published(name) for line in wrap(paragraph, 116)]
@@ -50,16 +50,16 @@ def run_file(name: str) -> str:
 def _published(name: str) -> Iterator[str]:
     recipe, facts = recipes.recipe(name), packaged_zoo()[name]
     data = recipe.run.data
-    pictures = data.total_batch // recipe.num_gpus
+    images = data.batch_size // recipe.num_gpus
     numbers = ", ".join(f"{metric} {value}" for metric, value in facts.metrics.items())
     yield f"{name}: Mask2Former with {facts.backbone} on {facts.dataset}, {facts.task}."
     yield f"Reproduces {recipe.reproduces} of the published code, which reached {numbers} (validation, percent)."
     if facts.task == "panoptic":
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
-        f"Published hardware: {recipe.num_gpus} GPUs, each with {pictures} of the {data.total_batch} pictures of a "
-        "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_per_device as "
-        "memory allows): the pictures per step stay."
+        f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
+        "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
+        "memory allows): the images per step stay."
     )
     start = f"Published initial weights: {recipe.init_weights} ({facts.pretraining}). Training starts from random ones "
     if recipe.is_video:

@@ -12,7 +12,7 @@ import torch
 from mask2former import checkpoints
 from mask2former.checkpoints.average import average, likeness
 from mask2former.cli import main
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
 
@@ -53,10 +53,10 @@ def test_likeness_is_the_smallest_cosine(tiny_model: Mask2Former) -> None:
 
 def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
     def refused(other: Mask2Former, message: str) -> None:
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             average([copy.deepcopy(tiny_model), other], ["a.safetensors", "b.safetensors"])
 
-    with pytest.raises(RequestError, match="at least two models, got 1"):
+    with pytest.raises(UserError, match="at least two models, got 1"):
         average([tiny_model], ["a"])
     deeper = moved(tiny_model, 1, 0.1)
     architecture = deeper.info.known_architecture
@@ -73,12 +73,12 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
     refused(broken, r"b\.safetensors has weights that are not finite")
 
 
-def test_a_licence_is_kept_and_two_are_refused(tiny_model: Mask2Former) -> None:
+def test_a_license_is_kept_and_two_are_refused(tiny_model: Mask2Former) -> None:
     one, other, third = (moved(tiny_model, seed, 0.1) for seed in range(3))
     other.info = replace(other.info, license="CC BY-NC 4.0")
     assert average([one, other], ["a", "b"]).info.license == "CC BY-NC 4.0"
     third.info = replace(third.info, license="CC BY-SA 4.0")
-    with pytest.raises(RequestError, match=r"different licences: CC BY-NC 4.0, CC BY-SA 4.0"):
+    with pytest.raises(UserError, match=r"different licenses: CC BY-NC 4.0, CC BY-SA 4.0"):
         average([other, third], ["b", "c"])
 
 

@@ -27,7 +27,7 @@ from mask2former.checkpoints.convert.rules import Layout, from_original
 from mask2former.checkpoints.io import Checkpoint
 from mask2former.cli import main
 from mask2former.config import TimmConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 FILES: dict[Target, str] = {
@@ -196,7 +196,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_folders_without_our_facts(model: Mask2Former, folder: Path) -> None:
     rewrite(folder / "config.json", mask2former=None)
-    with pytest.raises(RequestError, match=r"does not say what it was trained for, and no published.*give --task"):
+    with pytest.raises(UserError, match=r"does not say what it was trained for, and no published.*give --task"):
         read(folder)
     found = whole(read(folder, tasks=("instance", "semantic")))
     assert found.categories.names == ("sky", "cat", "dog")
@@ -255,7 +255,7 @@ def test_weights_in_other_files(model: Mask2Former, folder: Path, kind: str) -> 
 )
 def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], message: str) -> None:
     rewrite(folder / "config.json", **changes)
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read(folder)
     assert str(caught.value).startswith(str(folder))
 
@@ -274,9 +274,9 @@ def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], mess
         ({"ignore_index": -100}, "'ignore_index' is -100; expected a value of label maps"),
     ],
 )
-def test_other_preparation_of_pictures_is_told(folder: Path, changes: dict[str, Any], message: str) -> None:
+def test_other_preparation_of_images_is_told(folder: Path, changes: dict[str, Any], message: str) -> None:
     rewrite(folder / "preprocessor_config.json", **changes)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read(folder)
 
 
@@ -346,7 +346,7 @@ def test_folders_of_ours_that_were_trained_further_are_noticed(folder: Path) -> 
         "images got a short edge of 64, at most 160, there; here they get a short edge of 96, at most 160",
     )
     rewrite(folder / "config.json", id2label={"0": "sky", "1": "cow", "2": "dog"})
-    with pytest.raises(RequestError, match=r"'id2label' names other classes \(sky, cow, dog\) than 'mask2former'"):
+    with pytest.raises(UserError, match=r"'id2label' names other classes \(sky, cow, dog\) than 'mask2former'"):
         read(folder)
 
 
@@ -359,7 +359,7 @@ def test_folders_of_ours_that_were_trained_further_are_noticed(folder: Path) -> 
 )
 def test_class_names_with_gaps_are_refused(folder: Path, labels: dict[str, str], message: str) -> None:
     rewrite(folder / "config.json", mask2former=None, id2label=labels)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read(folder, tasks=("semantic",))
 
 
@@ -395,7 +395,7 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
         (CONFIGURATION.replace("57.375", "1"), "normalises images with std"),
         (CONFIGURATION.replace("bgr_to_rgb=True", "bgr_to_rgb=False"), "bgr_to_rgb=False: the model takes BGR"),
     ):
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             found(fault)
     for text in ("", "no Python (", CONFIGURATION.replace("keep_ratio=True", "keep_ratio=False")):
         assert found(text).notes == (
@@ -411,7 +411,7 @@ def test_pixel_means_in_original_files_are_compared(model: Mask2Former, tmp_path
     read(path, tasks=("instance",))
     torch.save({"model": {**state, "pixel_mean": mean.flip(0)}}, path)
     with pytest.raises(
-        RequestError, match=r"'pixel_mean' is \[103.53, 116.28, 123.675\], but our models normalise R, G"
+        UserError, match=r"'pixel_mean' is \[103.53, 116.28, 123.675\], but our models normalise R, G"
     ):
         read(path, tasks=("instance",))
 
@@ -425,7 +425,7 @@ def test_weights_that_are_not_finite_are_not_converted(
     name = "decode_head.cls_embed.bias"
     state[name] = torch.where(torch.arange(len(state[name])) == 1, value, state[name])
     torch.save({"state_dict": state}, tmp_path / "broken.pth")
-    with pytest.raises(RequestError, match=r"1 of \d+ entries have values that are NaN or infinite \(trans"):
+    with pytest.raises(UserError, match=r"1 of \d+ entries have values that are NaN or infinite \(trans"):
         convert(tmp_path / "broken.pth", tmp_path / FILES[target], target, tasks=("instance",), verify=False)
     assert [entry.name for entry in tmp_path.iterdir()] == ["broken.pth"]
 
@@ -434,21 +434,21 @@ def test_weights_that_are_not_finite_are_not_converted(
 def test_an_index_names_only_files_of_its_folder(folder: Path, part: Any) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
-    with pytest.raises(RequestError, match="no file of weights in this folder"):
+    with pytest.raises(UserError, match="no file of weights in this folder"):
         read(folder)
 
 
 def test_loading_a_folder_of_transformers_says_how(folder: Path) -> None:
-    with pytest.raises(RequestError, match=rf"If it is of another code base: mask2former convert {folder} NEW"):
+    with pytest.raises(UserError, match=rf"If it is of another code base: mask2former convert {folder} NEW"):
         Mask2Former.from_pretrained(folder)
 
 
 def test_incomplete_folders_are_told(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(RequestError, match=r"expected model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(UserError, match=r"expected model\.safetensors or pytorch_model\.bin"):
         read(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(RequestError, match=r"expected model\.safetensors in the folder"):
+    with pytest.raises(UserError, match=r"expected model\.safetensors in the folder"):
         read(folder)
 
 
@@ -457,7 +457,7 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("with_names", [True, False])
 def test_recipes_and_class_names_decide(published: Any, with_names: bool) -> None:
-    from mask2former.checkpoints.convert.reading import _Raw, _recognised
+    from mask2former.checkpoints.convert.reading import _Raw, _inferred
 
     def raw(slug: str) -> _Raw:
         state = {
@@ -467,24 +467,24 @@ def test_recipes_and_class_names_decide(published: Any, with_names: bool) -> Non
         names = original.recipe_categories(slug).names if with_names else None
         return _Raw(dict(from_original(MMDET, state)), names)
 
-    found = whole(_recognised(raw("coco-instance/swin-t"), "file", None, ()))
+    found = whole(_inferred(raw("coco-instance/swin-t"), "file", None, ()))
     assert found.categories.names[:2] == ("person", "bicycle")
     assert found.info.inference.tasks == ("instance",)
-    with pytest.raises(RequestError, match="more than one recipe fits: ade20k-panoptic/r50, ade20k-semantic/r50"):
-        _recognised(raw("ade20k-semantic/r50"), "file", None, ())
-    chosen = whole(_recognised(raw("cityscapes-semantic/r50"), "file", "cityscapes-semantic/r50", ()))
+    with pytest.raises(UserError, match="more than one recipe fits: ade20k-panoptic/r50, ade20k-semantic/r50"):
+        _inferred(raw("ade20k-semantic/r50"), "file", None, ())
+    chosen = whole(_inferred(raw("cityscapes-semantic/r50"), "file", "cityscapes-semantic/r50", ()))
     backbone = chosen.info.known_architecture.backbone
     assert isinstance(backbone, TimmConfig)
     assert backbone.norm == "sync"  # of the recipe; the names do not tell
     with pytest.raises(
-        RequestError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"
+        UserError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"
     ):
-        _recognised(raw("ade20k-semantic/r50"), "file", "coco-instance/r50", ())
+        _inferred(raw("ade20k-semantic/r50"), "file", "coco-instance/r50", ())
 
 
 def test_heads_are_not_guessed(tiny_model: Mask2Former, tmp_path: Path) -> None:
     torch.save(renamed(tiny_model, MMDET), tmp_path / "model.pth")
-    with pytest.raises(RequestError, match="does not say how many attention heads"):
+    with pytest.raises(UserError, match="does not say how many attention heads"):
         read(tmp_path / "model.pth", tasks=("instance",))
 
 
@@ -493,19 +493,19 @@ def test_missing_entries_are_listed_as_the_file_spells_them(model: Mask2Former, 
     del state["panoptic_head.pixel_decoder.encoder.layers.1.norms.1.bias"]
     del state["backbone.stages.1.blocks.1.attn.w_msa.proj.bias"]
     torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         read(tmp_path / "model.pth", tasks=("instance",))
     message = str(caught.value)
     assert "2 entries are missing: backbone.stages.1.blocks.1.attn.w_msa.proj.bias, panoptic_head.pixel_dec" in message
     del state["panoptic_head.cls_embed.weight"]
     torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(RequestError, match=r"in mmdet 3.x: entry 'panoptic_head\.cls_embed\.weight' is missing"):
+    with pytest.raises(UserError, match=r"in mmdet 3.x: entry 'panoptic_head\.cls_embed\.weight' is missing"):
         read(tmp_path / "model.pth", tasks=("instance",))
 
 
 def test_unknown_files_are_told(tmp_path: Path) -> None:
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(RequestError, match=r"none of the layouts that we know.*sssegmentation.*such as encoder.weight"):
+    with pytest.raises(UserError, match=r"none of the layouts that we know.*sssegmentation.*such as encoder.weight"):
         read(tmp_path / "other.pth")
 
 
@@ -517,7 +517,7 @@ def test_unknown_files_are_told(tmp_path: Path) -> None:
     [("a.pkl", "ours"), ("a.safetensors", "original"), ("a.safetensors", "huggingface"), ("a", "mmdet")],
 )
 def test_places_that_do_not_fit_are_told_first(tmp_path: Path, name: str, target: Target) -> None:
-    with pytest.raises(RequestError, match=f"cannot be written as {target}; expected"):
+    with pytest.raises(UserError, match=f"cannot be written as {target}; expected"):
         convert("nowhere.pth", tmp_path / name, target)
 
 
@@ -525,9 +525,9 @@ def test_nothing_is_overwritten(ours: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pkl").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("mine")
-    with pytest.raises(RequestError, match="there already"):
+    with pytest.raises(UserError, match="there already"):
         convert(ours, tmp_path / "there.pkl", "original")
-    with pytest.raises(RequestError, match="not empty"):
+    with pytest.raises(UserError, match="not empty"):
         convert(ours, tmp_path / "folder", "huggingface")
     assert (tmp_path / "there.pkl").read_text() == "mine"
 
@@ -552,12 +552,12 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     architecture = clips.info.known_architecture
     decoder = architecture.transformer_decoder.model_copy(update={"position_encoding": "3d"})
     clips.info = replace(clips.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
-    with pytest.raises(RequestError, match="transformers has image models only"):
+    with pytest.raises(UserError, match="transformers has image models only"):
         writing.write(clips, tmp_path / "clips", "huggingface")
     deep = small_model(TimmConfig(model="resnet50s"))
-    with pytest.raises(RequestError, match="not backbone 'resnet50s'"):
+    with pytest.raises(UserError, match="not backbone 'resnet50s'"):
         writing.write(deep, tmp_path / "deep", "huggingface")
-    with pytest.raises(RequestError, match=r"without a place in mmdet 3\.x: backbone\.stem\.conv2"):
+    with pytest.raises(UserError, match=r"without a place in mmdet 3\.x: backbone\.stem\.conv2"):
         writing.write(deep, tmp_path / "deep.pth", "mmdet")
     assert list(tmp_path.iterdir()) == []
 
@@ -607,6 +607,6 @@ def test_the_name_of_a_model_is_not_a_folder_of_that_name(
     checkpoints.save_pretrained(Mask2Former.from_pretrained(ours), Path("coco-panoptic/r50"))
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(RequestError, match="not in the cache and offline mode is on"):
+    with pytest.raises(UserError, match="not in the cache and offline mode is on"):
         convert("coco-panoptic/r50", "out.safetensors")
     assert same_weights(ours, convert("./coco-panoptic/r50", "out.safetensors").path)

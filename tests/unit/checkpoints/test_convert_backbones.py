@@ -32,7 +32,7 @@ from mask2former.checkpoints.convert.reading import read
 from mask2former.checkpoints.convert.rules import from_original
 from mask2former.checkpoints.start import resized_bias_table
 from mask2former.config import TimmConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 
@@ -96,7 +96,7 @@ def test_self_supervised_files(resnet18: Any, tmp_path: Path, wrap: str) -> None
 def test_a_detector_is_no_pretraining(resnet18: Any, tmp_path: Path) -> None:
     state = {f"backbone.{name}": value for name, value in resnet18.state_dict().items()}
     torch.save({**state, "neck.fpn.weight": torch.zeros(1)}, tmp_path / "detector.pth")
-    with pytest.raises(RequestError, match="none of the layouts"):
+    with pytest.raises(UserError, match="none of the layouts"):
         read(tmp_path / "detector.pth")
 
 
@@ -109,7 +109,7 @@ def test_names_of_timm(name: str) -> None:
     layouts = [layout for layout in BACKBONES if layout.fits(state)]
     assert len(layouts) == 1
     if name == "resnet50d":  # another shortcut
-        with pytest.raises(RequestError, match=r"does not have: layer1\.0\.downsample\.2"):
+        with pytest.raises(UserError, match=r"does not have: layer1\.0\.downsample\.2"):
             read_backbone(layouts[0], state)
         return
     backbone = read_backbone(layouts[0], state)
@@ -197,7 +197,7 @@ def test_caffe2_names_take_bgr(tmp_path: Path, wrapped: bool) -> None:
 def test_a_bias_of_the_stem_is_not_lost_silently() -> None:
     state = {name: torch.from_numpy(value) for name, value in caffe2_names(tiny_resnet_names()).items()}
     state["conv1_b"] += 1
-    with pytest.raises(RequestError, match=r"1 entries that caffe2 ResNet .* does not have: conv1_b"):
+    with pytest.raises(UserError, match=r"1 entries that caffe2 ResNet .* does not have: conv1_b"):
         read_backbone(CAFFE2, state)
 
 
@@ -249,7 +249,7 @@ def test_swin_with_another_window(swin_file: Path) -> None:
 
 @pytest.mark.parametrize("backbone", [SWIN.model_copy(update={"embed_dim": 16}), TimmConfig(model="resnet18")])
 def test_another_backbone_is_told(swin_file: Path, backbone: Any) -> None:
-    with pytest.raises(RequestError, match=r"do not fit.*The file is of Swin \(width 8.*set model.backbone to that"):
+    with pytest.raises(UserError, match=r"do not fit.*The file is of Swin \(width 8.*set model.backbone to that"):
         start_from_backbone(small_model(backbone), swin_file)
 
 
@@ -258,7 +258,7 @@ def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
     state = {name.replace("layers.0.downsample", "layers.9.downsample"): value
              for name, value in original_swin(small_model()).items()}  # fmt: skip
     torch.save(state, tmp_path / "swin.pth")
-    with pytest.raises(RequestError, match="none of the layouts"):
+    with pytest.raises(UserError, match="none of the layouts"):
         read(tmp_path / "swin.pth")
 
 
@@ -277,11 +277,11 @@ def test_norms_may_be_trained_or_not(resnet18: Any, tmp_path: Path) -> None:
 def test_missing_and_unknown_entries_are_named(resnet18: Any) -> None:
     state = resnet18.state_dict()
     del state["layer2.1.bn2.running_var"]
-    with pytest.raises(RequestError, match=r"1 entries are missing.*: layer2\.1\.bn2\.running_var"):
+    with pytest.raises(UserError, match=r"1 entries are missing.*: layer2\.1\.bn2\.running_var"):
         read_backbone(RESNET, state)
-    with pytest.raises(RequestError, match=r"does not have: layer5\.0\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"does not have: layer5\.0\.conv1\.weight"):
         read_backbone(RESNET, {**resnet18.state_dict(), "layer5.0.conv1.weight": torch.zeros(1)})
-    with pytest.raises(RequestError, match=r"does not have: neck\.weight"):
+    with pytest.raises(UserError, match=r"does not have: neck\.weight"):
         read_backbone(DETECTRON2, {**from_original(DETECTRON2, tiny_resnet_names()), "neck.weight": torch.zeros(1)})
 
 
@@ -289,13 +289,13 @@ def test_where_a_backbone_cannot_go(swin_file: Path, tmp_path: Path) -> None:
     assert is_backbone_file(swin_file)
     assert not is_backbone_file("coco-panoptic/r50")
     assert not is_backbone_file(tmp_path)
-    with pytest.raises(RequestError, match=r"holds a backbone alone; train a model from it with model\.init="):
+    with pytest.raises(UserError, match=r"holds a backbone alone; train a model from it with model\.init="):
         Mask2Former.from_pretrained(swin_file)
     torch.save({"model": original_swin(small_model())}, tmp_path / "swin.pth")
-    with pytest.raises(RequestError, match="written as ours only"):
+    with pytest.raises(UserError, match="written as ours only"):
         convert(tmp_path / "swin.pth", tmp_path / "swin.pkl", "original")
-    with pytest.raises(RequestError, match="leave out the recipe and the tasks"):
+    with pytest.raises(UserError, match="leave out the recipe and the tasks"):
         convert(tmp_path / "swin.pth", tmp_path / "out.safetensors", recipe="coco-panoptic/r50")
     (tmp_path / "damaged.safetensors").write_bytes(swin_file.read_bytes()[:-100])
-    with pytest.raises(RequestError, match="damaged safetensors file"):
+    with pytest.raises(UserError, match="damaged safetensors file"):
         load_backbone(tmp_path / "damaged.safetensors")

@@ -20,7 +20,7 @@ from web import Server, Tricks, serve
 
 from mask2former.checkpoints import download as module
 from mask2former.checkpoints.download import Patience, cache_folder, download
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 BYTES = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BYTES).hexdigest()[:6]
@@ -136,7 +136,7 @@ REFUSALS: dict[str, tuple[Callable[[int], Tricks], str, int]] = {
 def test_it_is_said_when_the_server(folder: Path, tmp_path: Path, name: str) -> None:
     tricks, message, count = REFUSALS[name]
     path = tmp_path / "cache" / "model.pkl"
-    with serve(folder, tricks) as server, pytest.raises(RequestError, match=message) as caught:
+    with serve(folder, tricks) as server, pytest.raises(UserError, match=message) as caught:
         fetch(server, path)
     assert len(server.requests) == count
     assert f"fetch {server.url}/model.pkl yourself and put it at {path}" in str(caught.value)
@@ -146,7 +146,7 @@ def test_it_is_said_when_the_server(folder: Path, tmp_path: Path, name: str) -> 
 def test_the_next_call_goes_on(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "cache" / "model.pkl"
     with serve(folder, lambda n: Tricks(break_after=120_000) if n == 0 else Tricks(status=500)) as server:
-        with pytest.raises(RequestError, match="0 MB are kept"):
+        with pytest.raises(UserError, match="0 MB are kept"):
             fetch(server, path)
         assert left(path) == {"model.pkl.part", "model.pkl.part.etag"}
     with serve(folder) as server:
@@ -158,7 +158,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
     with socket.socket() as taken:  # a port on which nobody listens
         taken.bind(("127.0.0.1", 0))
         server = Server(f"http://127.0.0.1:{taken.getsockname()[1]}", [])
-        with pytest.raises(RequestError, match=rf"refused, 3 times .*put it at {tmp_path}/model.pkl"):
+        with pytest.raises(UserError, match=rf"refused, 3 times .*put it at {tmp_path}/model.pkl"):
             fetch(server, tmp_path / "model.pkl")
 
 
@@ -167,7 +167,7 @@ def test_offline_mode_asks_nobody(folder: Path, tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "model.pkl"
     monkeypatch.setenv(variable, "1")
     with serve(folder) as server:
-        with pytest.raises(RequestError, match=rf"offline mode is on; .* put it at {path}"):
+        with pytest.raises(UserError, match=rf"offline mode is on; .* put it at {path}"):
             fetch(server, path)
         path.write_bytes(BYTES)
         fetch(server, path)
@@ -178,7 +178,7 @@ def test_no_room_is_said_before_anything_is_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    with serve(folder) as server, pytest.raises(RequestError, match=r"no room: 0 MB are needed in .*MASK2FORMER_CACHE"):
+    with serve(folder) as server, pytest.raises(UserError, match=r"no room: 0 MB are needed in .*MASK2FORMER_CACHE"):
         fetch(server, tmp_path / "cache" / "model.pkl")
 
 
@@ -186,7 +186,7 @@ def test_no_room_is_said_before_anything_is_written(
 def test_a_server_that_sends_more_than_there_is(folder: Path, tmp_path: Path, is_announced: bool) -> None:
     path = tmp_path / "cache" / "model.pkl"
     with serve(folder, lambda n: Tricks(is_announced=is_announced)) as server:
-        with pytest.raises(RequestError, match=r"150,000 .*; nothing was kept"):
+        with pytest.raises(UserError, match=r"150,000 .*; nothing was kept"):
             download(f"{server.url}/model.pkl", path, MD5, patience=HASTE, most=len(BYTES) // 2)
         assert len(server.requests) == 1
     assert left(path) == set()
@@ -205,7 +205,7 @@ def test_a_server_that_sends_too_slowly(folder: Path, tmp_path: Path, where: str
     patience = Patience(timeout=5, attempts=2, pause=0.01, least_rate=100_000, window=0.1)
     with serve(folder, lambda n: TRICKLES[where]) as server:
         with pytest.raises(
-            RequestError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"
+            UserError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"
         ):
             download(f"{server.url}/model.pkl", path, MD5, patience=patience)
         assert len(server.requests) == 2
@@ -223,7 +223,7 @@ def test_a_slow_network_can_be_allowed(folder: Path, tmp_path: Path, monkeypatch
         download(f"{server.url}/model.pkl", tmp_path / "model.pkl", md5, patience=slow)
     for nonsense in ("fast", "-1", "nan", "1e99", "\x1b[31m"):
         monkeypatch.setenv("MASK2FORMER_DOWNLOAD_RATE", nonsense)
-        with pytest.raises(RequestError, match=r"MASK2FORMER_DOWNLOAD_RATE=.*: expected bytes per second"):
+        with pytest.raises(UserError, match=r"MASK2FORMER_DOWNLOAD_RATE=.*: expected bytes per second"):
             Patience.from_environment()
 
 
@@ -281,7 +281,7 @@ def test_a_broken_validator_heals_itself(folder: Path, tmp_path: Path, kind: str
 def test_a_part_that_is_no_file_is_left_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / "model.pkl.part").symlink_to(tmp_path / "mine")
-    with serve(folder) as server, pytest.raises(RequestError, match=r"model.pkl.part' is no regular file; remove it"):
+    with serve(folder) as server, pytest.raises(UserError, match=r"model.pkl.part' is no regular file; remove it"):
         fetch(server, tmp_path / "model.pkl")
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
@@ -311,7 +311,7 @@ def test_a_file_arrives_although_the_head_has(folder: Path, tmp_path: Path, lie:
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[::1", "http://127.0.0.1:port/", "http://" + "x" * 300 + "/"],
 )
 def test_redirections_to_elsewhere(folder: Path, tmp_path: Path, location: str) -> None:
-    with serve(folder, lambda n: Tricks(location=location)) as server, pytest.raises(RequestError) as caught:
+    with serve(folder, lambda n: Tricks(location=location)) as server, pytest.raises(UserError) as caught:
         fetch(server, tmp_path / "model.pkl")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model.pkl").exists()
@@ -320,15 +320,15 @@ def test_redirections_to_elsewhere(folder: Path, tmp_path: Path, location: str) 
 def test_no_way_back_from_https(tmp_path: Path) -> None:
     module._check_address("http://a/b")
     for url, is_secure in (("http://a/b", True), ("file:///etc/passwd", False), ("a/b", False)):
-        with pytest.raises(RequestError, match="no address to download from"):
+        with pytest.raises(UserError, match="no address to download from"):
             module._check_address(url, is_secure=is_secure)
-    with pytest.raises(RequestError, match="no address to download from"):
+    with pytest.raises(UserError, match="no address to download from"):
         download("file:///etc/passwd", tmp_path / "x", MD5)
 
 
 def test_what_a_server_says_is_shown_as_text(folder: Path, tmp_path: Path) -> None:
     tricks, message = Tricks(status=404, reason="\x1b[31m" + "no" * 5000), r"404 \ufffd\[31mnonono"
-    with serve(folder, lambda n: tricks) as server, pytest.raises(RequestError, match=message) as caught:
+    with serve(folder, lambda n: tricks) as server, pytest.raises(UserError, match=message) as caught:
         fetch(server, tmp_path / "model.pkl")
     assert len(str(caught.value)) < 1000
 
@@ -341,7 +341,7 @@ def test_a_disk_that_fills_up_meanwhile(folder: Path, tmp_path: Path, monkeypatc
     try:
         with serve(folder) as server:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-            with pytest.raises(RequestError, match=r"cannot write '.*model.pkl'.*MASK2FORMER_CACHE"):
+            with pytest.raises(UserError, match=r"cannot write '.*model.pkl'.*MASK2FORMER_CACHE"):
                 fetch(server, path)
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             fetch(server, path)  # goes on
@@ -359,13 +359,13 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    with pytest.raises(RequestError, match="MASK2FORMER_CACHE"):
+    with pytest.raises(UserError, match="MASK2FORMER_CACHE"):
         cache_folder()
 
 
 def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with serve(folder) as server, pytest.raises(RequestError, match=r"cannot write .*MASK2FORMER_CACHE"):
+    with serve(folder) as server, pytest.raises(UserError, match=r"cannot write .*MASK2FORMER_CACHE"):
         fetch(server, tmp_path / "file" / "model.pkl")
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from mask2former import checkpoints
 from mask2former.checkpoints import io
 from mask2former.config import RunConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 
@@ -38,10 +38,10 @@ def test_saved_models_return_exactly(tiny_model: Mask2Former, tmp_path: Path, na
 
 def test_loaded_model_computes_the_same(tiny_model: Mask2Former, tmp_path: Path) -> None:
     tiny_model.save_pretrained(tmp_path / "m.safetensors")
-    picture = torch.rand(3, 40, 50) * 255
+    image = torch.rand(3, 40, 50) * 255
     with torch.no_grad():
-        one = tiny_model.eval()([picture])
-        other = Mask2Former.from_pretrained(tmp_path / "m.safetensors")([picture])
+        one = tiny_model.eval()([image])
+        other = Mask2Former.from_pretrained(tmp_path / "m.safetensors")([image])
     assert torch.equal(one.class_logits, other.class_logits)
     assert torch.equal(one.mask_logits, other.mask_logits)
 
@@ -82,7 +82,7 @@ def test_half_precision_is_stored_and_promoted(tiny_model: Mask2Former, tmp_path
 def test_values_beyond_half_precision_are_told(tiny_model: Mask2Former, tmp_path: Path) -> None:
     with torch.no_grad():
         tiny_model.transformer_decoder.get_parameter("norm.bias")[0] = 1e6
-    with pytest.raises(RequestError, match=r"entry 'transformer_decoder\.norm\.bias' has values beyond"):
+    with pytest.raises(UserError, match=r"entry 'transformer_decoder\.norm\.bias' has values beyond"):
         checkpoints.save(tiny_model, tmp_path / "m.safetensors", dtype=torch.float16)
     assert list(tmp_path.iterdir()) == []
 
@@ -125,7 +125,7 @@ def test_misshaped_entries_are_dropped_on_request_only(tiny_model: Mask2Former) 
     kept = {name: tiny_model.state_dict()[name].clone() for name in heads}
     for name in heads:
         state[name] = state[name][:-1]
-    with pytest.raises(RequestError, match=r"there: .* 2 mis-shaped: .*class_head\.bias \(3,\) instead of \(4,\)"):
+    with pytest.raises(UserError, match=r"there: .* 2 mis-shaped: .*class_head\.bias \(3,\) instead of \(4,\)"):
         checkpoints.load_into(tiny_model, state, "there")
     assert checkpoints.load_into(tiny_model, state, "there", drop_misshaped=True) == heads
     for name, value in tiny_model.state_dict().items():
@@ -174,7 +174,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "web page": (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
     "lfs pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
     "text": (lambda path: path.write_text("hello, I am no checkpoint"), "not a readable pickle or PyTorch file"),
-    "picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "not a readable pickle"),
+    "image": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "not a readable pickle"),
     "half a file": (shorter(0.5), "damaged safetensors file"),
     "half a header": (shorter(0.001), "damaged safetensors file"),
     "garbage header": (lambda path: path.write_bytes((90).to_bytes(8, "little") + b"{garbage" + bytes(200)), "damaged"),
@@ -208,7 +208,7 @@ def test_faults_get_one_sentence(tiny_model: Mask2Former, tmp_path: Path, fault:
     path = tmp_path / "m.safetensors"
     tiny_model.save_pretrained(path)
     spoil(path)
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Mask2Former.from_pretrained(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -216,7 +216,7 @@ def test_faults_get_one_sentence(tiny_model: Mask2Former, tmp_path: Path, fault:
 
 def test_recipe_with_our_file_is_refused(tiny_model: Mask2Former, tmp_path: Path) -> None:
     tiny_model.save_pretrained(tmp_path / "m.safetensors")
-    with pytest.raises(RequestError, match="carries its own configuration; leave out recipe"):
+    with pytest.raises(UserError, match="carries its own configuration; leave out recipe"):
         Mask2Former.from_pretrained(tmp_path / "m.safetensors", recipe="coco-panoptic/r50")
 
 
@@ -228,25 +228,25 @@ def test_packaged_models_are_found_by_name(
     monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path)
     assert checkpoints.packaged_names() == ("scenes-nano",)
     assert equal(Mask2Former.from_pretrained("scenes-nano"), tiny_model)
-    with pytest.raises(RequestError, match="leave out recipe"):
+    with pytest.raises(UserError, match="leave out recipe"):
         Mask2Former.from_pretrained("scenes-nano", recipe="coco-panoptic/r50")
 
 
 def test_models_without_classes_cannot_be_saved(tiny_model: Mask2Former, tmp_path: Path) -> None:
     tiny_model.categories = None
-    with pytest.raises(RequestError, match="the model has no class names"):
+    with pytest.raises(UserError, match="the model has no class names"):
         tiny_model.save_pretrained(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.bin", "model.zip"])
 def test_other_suffixes_are_told(tiny_model: Mask2Former, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match=r"ending in \.safetensors, \.pkl or \.pth, or a folder"):
+    with pytest.raises(UserError, match=r"ending in \.safetensors, \.pkl or \.pth, or a folder"):
         tiny_model.save_pretrained(tmp_path / name)
 
 
 def test_a_place_that_cannot_be_written_is_told(tiny_model: Mask2Former, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         tiny_model.save_pretrained(tmp_path / "file" / "m.safetensors")
 
 
@@ -268,7 +268,7 @@ def test_weights_that_are_not_finite_are_refused(
     save_file(state, path, metadata)
     first = ", ".join(sorted(state)[:3])
     expected = rf"m\.safetensors: 5 of {len(state)} entries have values that are NaN or infinite \({first} and 2 more\)"
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(UserError, match=expected):
         Mask2Former.from_pretrained(path)
 
 
@@ -276,7 +276,7 @@ def test_weights_that_are_not_finite_are_refused(
 def test_weights_that_are_not_finite_are_not_written(tiny_model: Mask2Former, tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         tiny_model.get_parameter("transformer_decoder.class_head.bias")[1] = float("nan")
-    with pytest.raises(RequestError, match=r"the model: 1 of \d+ entries have values that are NaN or infinite"):
+    with pytest.raises(UserError, match=r"the model: 1 of \d+ entries have values that are NaN or infinite"):
         tiny_model.save_pretrained(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -289,6 +289,6 @@ def test_facts_that_a_file_does_not_carry_are_not_lost_silently(
     tiny_model: Mask2Former, tmp_path: Path, name: str, fact: str, value: Any
 ) -> None:
     setattr(tiny_model, fact, value)
-    with pytest.raises(RequestError, match=rf"the model has {fact} .*, which a checkpoint does not carry"):
+    with pytest.raises(UserError, match=rf"the model has {fact} .*, which a checkpoint does not carry"):
         tiny_model.save_pretrained(tmp_path / name)
     assert not list(tmp_path.iterdir())

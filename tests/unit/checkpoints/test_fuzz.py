@@ -37,7 +37,7 @@ from mask2former.config import (
     Task,
     TimmConfig,
 )
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
 
@@ -69,22 +69,22 @@ ODD = [
 def bytes_damaged(data: bytes, draw: random.Random) -> bytes:
     """One to three changes; half of them at the beginning, where the structure is."""
     for _ in range(draw.randint(1, 3)):
-        place = draw.randrange(min(len(data), 3000) if draw.random() < 0.5 else len(data))
+        index = draw.randrange(min(len(data), 3000) if draw.random() < 0.5 else len(data))
         length = draw.choice((1, 1, 2, 4, 8, 64, 1000))
         kind = draw.randrange(6)
         if kind == 0:
-            data = data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+            data = data[:index] + bytes([data[index] ^ 1 << draw.randrange(8)]) + data[index + 1 :]
         elif kind == 1:
-            data = data[:place] + draw.randbytes(length) + data[place + length :]
+            data = data[:index] + draw.randbytes(length) + data[index + length :]
         elif kind == 2:
-            data = data[:place] + data[place + length :]
+            data = data[:index] + data[index + length :]
         elif kind == 3:
-            data = data[:place] + data[max(0, place - length) : place] + data[place:]
+            data = data[:index] + data[max(0, index - length) : index] + data[index:]
         elif kind == 4:
             claim = draw.choice(CLAIMS)
-            data = data[:place] + claim + data[place + len(claim) :]
+            data = data[:index] + claim + data[index + len(claim) :]
         else:
-            data = data[: max(place, 1)]
+            data = data[: max(index, 1)]
         data = data or b"\x00"
     return data
 
@@ -213,7 +213,7 @@ def load_all_of_it(path: Path) -> None:
         try:
             found = read(path, tasks=tasks)
             break
-        except RequestError as error:
+        except UserError as error:
             if "--task" not in str(error) or "take 'mask2former' out of config.json" in str(error):
                 raise  # the second asks for more than a task
     assert found is not None
@@ -237,7 +237,7 @@ def outcomes(formats: dict[str, tuple[Path, str, Damage]], name: str, count: int
         message = None
         try:
             load_all_of_it(copy)
-        except RequestError as error:
+        except UserError as error:
             message = str(error)
         ends["loaded" if message is None else "refused"] += 1
         assert message is None or (str(copy) in message and len(message) < 3000), f"{name}, {index}: {message!s:.500}"

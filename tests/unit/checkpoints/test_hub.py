@@ -22,7 +22,7 @@ import torch
 
 from mask2former import checkpoints
 from mask2former.checkpoints import hub
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 COMMIT = "1" * 40
@@ -170,9 +170,9 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     fake.requests.clear()
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     assert Mask2Former.from_pretrained("hf://me/pets").info.license == "CC BY-NC 4.0"
-    with pytest.raises(RequestError, match="not in the hub's cache and offline mode is on"):
+    with pytest.raises(UserError, match="not in the hub's cache and offline mode is on"):
         Mask2Former.from_pretrained("hf://me/dogs")
-    with pytest.raises(RequestError, match="cannot upload 'me/pets': offline mode is on"):
+    with pytest.raises(UserError, match="cannot upload 'me/pets': offline mode is on"):
         tiny_model.push_to_hub("me/pets")
     assert fake.requests == []
 
@@ -198,21 +198,21 @@ def test_refusals_of_the_hub_are_one_sentence(
         "hf://me/empty@v9": "'me/empty' on the hub has no revision 'v9'",
     }
     for name, message in messages.items():
-        with pytest.raises(RequestError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             Mask2Former.from_pretrained(name)
         assert "\n" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
-    with pytest.raises(RequestError, match=r"refuses 'me/pets': .*hf auth login|no 'me/pets' on the hub for you"):
+    with pytest.raises(UserError, match=r"refuses 'me/pets': .*hf auth login|no 'me/pets' on the hub for you"):
         tiny_model.push_to_hub("me/pets")
-    with pytest.raises(RequestError, match="'pets' is no model on the hub; expected owner/name"):
+    with pytest.raises(UserError, match="'pets' is no model on the hub; expected owner/name"):
         tiny_model.push_to_hub("pets")
 
 
 def test_a_hub_that_does_not_answer(tiny_model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to("http://127.0.0.1:9", tmp_path, monkeypatch)  # nobody listens there
-    with pytest.raises(RequestError, match="'me/pets' is not in the hub's cache and the hub does not answer"):
+    with pytest.raises(UserError, match="'me/pets' is not in the hub's cache and the hub does not answer"):
         Mask2Former.from_pretrained("me/pets")
-    with pytest.raises(RequestError, match=r"'me/pets' on the hub: .*refused"):
+    with pytest.raises(UserError, match=r"'me/pets' on the hub: .*refused"):
         tiny_model.push_to_hub("me/pets")
 
 
@@ -244,5 +244,5 @@ def test_what_is_a_name_on_the_hub(
 
 @pytest.mark.parametrize("source", ["hf://pets", "hf://me/pets/deep", "hf://", "hf://../pets"])
 def test_a_wrong_name_behind_the_prefix(source: str) -> None:
-    with pytest.raises(RequestError, match="expected hf://owner/name"):
+    with pytest.raises(UserError, match="expected hf://owner/name"):
         hub.parse_hub_name(source)

@@ -14,8 +14,8 @@ from conversions import RESNET, small_model
 from mask2former import checkpoints
 from mask2former.checkpoints.io import Checkpoint
 from mask2former.config import BackboneConfig, TimmConfig
-from mask2former.errors import RequestError
-from mask2former.inference.facts import checkpoint_facts
+from mask2former.errors import UserError
+from mask2former.checkpoints.describe import describe_checkpoint
 
 
 def checkpoint_of(backbone: BackboneConfig | None = None) -> Checkpoint:
@@ -58,7 +58,7 @@ def test_what_was_saved_is_made() -> None:
 def test_claims_without_weights_are_refused_at_once(part: str, values: dict[str, Any], message: str) -> None:
     checkpoint = changed(checkpoint_of(), part, **values)
     began = time.monotonic()
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         checkpoints.instantiate(checkpoint)
     assert time.monotonic() - began < 20
 
@@ -69,9 +69,9 @@ def test_claims_without_weights_are_refused_at_once(part: str, values: dict[str,
         TimmConfig(model="hf-hub:somebody/something"),
         TimmConfig(model="local-dir:/tmp/something"),
         TimmConfig(model="somebody/something"),
-        TimmConfig(model="resnet18", arguments={"pretrained": True}),
-        TimmConfig(model="resnet18", arguments={"checkpoint_path": "/tmp/evil.pth"}),
-        TimmConfig(model="resnet18", arguments={"pretrained_cfg_overlay": {"file": "/tmp/evil.pth"}}),
+        TimmConfig(model="resnet18", kwargs={"pretrained": True}),
+        TimmConfig(model="resnet18", kwargs={"checkpoint_path": "/tmp/evil.pth"}),
+        TimmConfig(model="resnet18", kwargs={"pretrained_cfg_overlay": {"file": "/tmp/evil.pth"}}),
     ],
     ids=str,
 )
@@ -84,16 +84,16 @@ def test_a_checkpoint_cannot_make_timm_read_other_files(backbone: TimmConfig, mo
     checkpoint = checkpoint_of()
     monkeypatch.setattr(timm, "create_model", asked)
     with pytest.raises(
-        RequestError, match=r"file: backbone '.*(expected the name of an architecture|out of its arguments)"
+        UserError, match=r"file: backbone '.*(expected the name of an architecture|out of its arguments)"
     ):
         checkpoints.instantiate(with_part(checkpoint, "backbone", backbone))
 
 
-@pytest.mark.parametrize("arguments", [{"layers": [10**9] * 4}, {"channels": [1 << 30] * 4}, {"base_width": 10**9}])
-def test_arguments_of_timm_are_held_to_the_weights(arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kwargs", [{"layers": [10**9] * 4}, {"channels": [1 << 30] * 4}, {"base_width": 10**9}])
+def test_arguments_of_timm_are_held_to_the_weights(kwargs: dict[str, Any]) -> None:
     checkpoint = checkpoint_of(RESNET)
-    backbone = TimmConfig(model="resnet18", arguments=arguments)
-    with pytest.raises(RequestError, match=r"expected a number of at most 65,536"):
+    backbone = TimmConfig(model="resnet18", kwargs=kwargs)
+    with pytest.raises(UserError, match=r"expected a number of at most 65,536"):
         checkpoints.instantiate(with_part(checkpoint, "backbone", backbone))
 
 
@@ -105,7 +105,7 @@ def test_a_file_with_such_a_claim(tmp_path: Path) -> None:
         model.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder})
     )
     checkpoints.save(model, tmp_path / "model.safetensors")
-    with pytest.raises(RequestError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
+    with pytest.raises(UserError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
         checkpoints.from_pretrained(tmp_path / "model.safetensors")
-    with pytest.raises(RequestError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
-        checkpoint_facts(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
+        describe_checkpoint(tmp_path / "model.safetensors")

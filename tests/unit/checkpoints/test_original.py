@@ -16,7 +16,7 @@ from mask2former import checkpoints, recipes
 from mask2former.checkpoints import original
 from mask2former.checkpoints.io import _agreed_recipe
 from mask2former.config import ModelConfig, TimmConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
@@ -119,7 +119,7 @@ def test_every_spelling_means_the_same(published: Any, slug: str, spell: Callabl
 def test_two_spellings_of_one_entry_are_refused(published: Any) -> None:
     state = meta_state(published, "coco-panoptic/r50")
     state["sem_seg_head.predictor.static_query.weight"] = state["sem_seg_head.predictor.query_feat.weight"]
-    with pytest.raises(RequestError, match=r"two entries mean .sem_seg_head\.predictor\.query_feat\.weight"):
+    with pytest.raises(UserError, match=r"two entries mean .sem_seg_head\.predictor\.query_feat\.weight"):
         original.current_spelling(state)
 
 
@@ -134,13 +134,13 @@ def test_other_resnets_have_places_too(backbone: str, norm: Any) -> None:
     assert found.num_classes == 7
     assert found.model.backbone == config.backbone.model_copy(update={"norm": "frozen" if norm == "frozen" else "sync"})
     assert original.from_original(state, config).keys() == model.state_dict().keys()
-    with pytest.raises(RequestError, match="7 classes, which is no published model"):
+    with pytest.raises(UserError, match="7 classes, which is no published model"):
         _agreed_recipe(dict(state), None)
 
 
-@pytest.mark.parametrize("backbone", [TimmConfig(model="convnext_tiny"), TimmConfig(arguments={"in_chans": 3})])
+@pytest.mark.parametrize("backbone", [TimmConfig(model="convnext_tiny"), TimmConfig(kwargs={"in_chans": 3})])
 def test_backbones_without_a_place_are_told(backbone: TimmConfig) -> None:
-    with pytest.raises(RequestError, match=r"no place in the original layout.*safetensors"):
+    with pytest.raises(UserError, match=r"no place in the original layout.*safetensors"):
         original.original_names(ModelConfig(backbone=backbone))
 
 
@@ -160,13 +160,13 @@ def test_recipes_that_differ_in_pretraining_only_are_one_choice(published: Any) 
 )
 def test_ambiguous_files_list_the_recipes(published: Any, slug: str, candidates: str) -> None:
     state = meta_state(published, slug)
-    with pytest.raises(RequestError, match=f"more than one recipe fits.*one of {candidates}$"):
+    with pytest.raises(UserError, match=f"more than one recipe fits.*one of {candidates}$"):
         _agreed_recipe(state, None)
     assert _agreed_recipe(state, slug) == slug
 
 
 def test_wrong_recipe_says_what_the_file_holds(r50_file: Path) -> None:
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         Mask2Former.from_pretrained(r50_file, recipe="ade20k-semantic/swin-t")
     message = str(caught.value)
     assert str(r50_file) in message
@@ -175,7 +175,7 @@ def test_wrong_recipe_says_what_the_file_holds(r50_file: Path) -> None:
 
 
 def test_unknown_recipe_is_told(r50_file: Path) -> None:
-    with pytest.raises(RequestError, match="no recipe 'coco-panoptic/r5'; did you mean"):
+    with pytest.raises(UserError, match="no recipe 'coco-panoptic/r5'; did you mean"):
         Mask2Former.from_pretrained(r50_file, recipe="coco-panoptic/r5")
 
 
@@ -188,7 +188,7 @@ def test_faults_of_entries_come_in_one_report(r50_file: Path, tmp_path: Path) ->
     state["backbone.res3.0.conv1.weight"] = state["backbone.res3.0.conv1.weight"][:, :7]
     path = tmp_path / "faulty.pkl"
     path.write_bytes(pickle.dumps({"model": state}, protocol=4))
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         Mask2Former.from_pretrained(path, recipe="coco-panoptic/r50")
     path.unlink()
     message = str(caught.value)
@@ -214,14 +214,14 @@ def test_unreadable_architectures_are_named(published: Any, change: dict[str, An
             del state[name]
         else:
             state[name] = torch.empty(shape, device="meta")
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         original.infer_architecture(state)
 
 
 def test_weights_of_another_model_are_told(tmp_path: Path) -> None:
     path = tmp_path / "backbone.pkl"
     path.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": np.zeros(3)}, "matching_heuristics": True}))
-    with pytest.raises(RequestError, match=r"no entry begins with 'sem_seg_head\.'.*such as 'stem\.conv1\.weight'"):
+    with pytest.raises(UserError, match=r"no entry begins with 'sem_seg_head\.'.*such as 'stem\.conv1\.weight'"):
         checkpoints.load(path)
 
 
@@ -243,7 +243,7 @@ def test_things_keep_their_order_and_ids() -> None:
     table = Categories.from_names(["sky", "cat", "road", "dog"], things=["cat", "dog"])
     assert table.things().names == ("cat", "dog")
     assert [item.id for item in table.things()] == [1, 3]
-    with pytest.raises(RequestError):
+    with pytest.raises(UserError):
         Categories.from_names(["sky"], things=[]).things()
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mask2former.checkpoints.pickles import read_state
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 ARRAYS = {
     "float32": np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4),
@@ -157,7 +157,7 @@ def test_code_is_refused_by_name(tmp_path: Path, write: Any, function: Any, name
     if function is os.system:
         argument = f"mkdir {trace}"
     path.write_bytes(write({"model": {"a": np.zeros(2), "b": Evil(function, argument)}}))
-    with pytest.raises(RequestError, match=named) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         read_state(path)
     assert str(path) in str(caught.value)
     assert not trace.exists()
@@ -167,7 +167,7 @@ def test_code_inside_a_nested_storage_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.pkl"
     inner = legacy(Evil(os.mkdir, str(tmp_path / "trace")))
     path.write_bytes(pickle.dumps({"a": Evil(torch.storage._load_from_bytes, inner)}))
-    with pytest.raises(RequestError, match=r"mkdir"):
+    with pytest.raises(UserError, match=r"mkdir"):
         read_state(path)
     assert not (tmp_path / "trace").exists()
 
@@ -176,7 +176,7 @@ def test_allowed_functions_cannot_be_changed(tmp_path: Path) -> None:
     path = tmp_path / "evil.pkl"
     path.write_bytes(b"\x80\x02c_codecs\nencode\n}X\x09\x00\x00\x00_functionK\x01sb.")
     assert [op.name for op, _, _ in pickletools.genops(path.read_bytes())][-2] == "BUILD"
-    with pytest.raises(RequestError, match="a change of a function"):
+    with pytest.raises(UserError, match="a change of a function"):
         read_state(path)
 
 
@@ -199,7 +199,7 @@ def test_allowed_functions_cannot_be_changed(tmp_path: Path) -> None:
 def test_other_contents_are_named(tmp_path: Path, payload: Any, message: str) -> None:
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps(payload, protocol=4))
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read_state(path)
 
 
@@ -209,7 +209,7 @@ def test_truncated_files_are_told(tmp_path: Path, write: Any, share: float) -> N
     path = tmp_path / "weights.pth"
     data = write({"a": torch.zeros(100), "b": torch.ones(50)})
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(RequestError, match="incomplete"):
+    with pytest.raises(UserError, match="incomplete"):
         read_state(path)
 
 
@@ -217,7 +217,7 @@ def test_a_zip_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(RequestError, match=r"without PyTorch's data\.pkl"):
+    with pytest.raises(UserError, match=r"without PyTorch's data\.pkl"):
         read_state(path)
 
 
@@ -225,13 +225,13 @@ def test_a_tensor_beyond_its_storage(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     small = torch.zeros(1).expand(1000)  # torch.save keeps one number and the size 1000
     torch.save({"a": small}, path)
-    with pytest.raises(RequestError, match="larger than its storage"):
+    with pytest.raises(UserError, match="larger than its storage"):
         read_state(path)
 
 
 def refused(path: Path, data: bytes, message: str) -> None:
     path.write_bytes(data)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read_state(path)
 
 
@@ -253,7 +253,7 @@ def test_one_storage_for_very_many_entries_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     shared = torch.zeros(1 << 18)
     torch.save({f"entry {index}": shared for index in range(100)}, path)
-    with pytest.raises(RequestError, match="unfolds to over 8 times its size"):
+    with pytest.raises(UserError, match="unfolds to over 8 times its size"):
         read_state(path)
     torch.save({f"entry {index}": shared for index in range(5)}, path)
     assert len(read_state(path)) == 5  # tied weights
@@ -279,5 +279,5 @@ def test_noise_is_no_pickle(tmp_path: Path) -> None:
     path = tmp_path / "weights.pkl"
     for seed in range(50):
         path.write_bytes(np.random.default_rng(seed).bytes(200))
-        with pytest.raises(RequestError):
+        with pytest.raises(UserError):
             read_state(path)

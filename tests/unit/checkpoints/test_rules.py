@@ -18,7 +18,7 @@ from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMS
 from mask2former.checkpoints.convert.reading import MODELS
 from mask2former.checkpoints.convert.rules import Layout, from_original, their_name, to_original
 from mask2former.checkpoints.convert.sssegmentation import SSSEG
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 DATA = Path(__file__).parents[2] / "data"
@@ -92,7 +92,7 @@ def test_every_published_model_there_and_back(slug: str) -> None:
     is_swin = config.backbone.name == "swin"
     for layout in MODELS:
         if layout is SSSEG and not is_swin:
-            with pytest.raises(RequestError, match=r"place in sssegmentation: backbone\.stem\.conv1\.weight"):
+            with pytest.raises(UserError, match=r"place in sssegmentation: backbone\.stem\.conv1\.weight"):
                 from_original(layout, state)
             continue
         theirs = from_original(layout, state)
@@ -149,7 +149,7 @@ def test_unknown_names_are_listed_as_the_file_spells_them(tiny_model: Mask2Forme
     theirs["panoptic_head.query_fea.weight"] = torch.zeros(1)
     theirs["bbox_head.fc.weight"] = torch.zeros(1)
     with pytest.raises(
-        RequestError, match=r"2 entries that mmdet 3\.x does not have: panoptic_head\.query_fea\.weight, bbox"
+        UserError, match=r"2 entries that mmdet 3\.x does not have: panoptic_head\.query_fea\.weight, bbox"
     ):
         to_original(MMDET, theirs)
 
@@ -158,7 +158,7 @@ def test_two_spellings_of_one_entry_are_told(tiny_model: Mask2Former) -> None:
     theirs = from_original(HUGGINGFACE, original.to_original(tiny_model))
     encoder = "model.pixel_level_module.encoder"
     theirs[f"{encoder}.swin.embeddings.norm.weight"] = theirs[f"{encoder}.embeddings.norm.weight"]
-    with pytest.raises(RequestError, match=r"swin.embeddings.norm.weight' mean the same"):
+    with pytest.raises(UserError, match=r"swin.embeddings.norm.weight' mean the same"):
         to_original(HUGGINGFACE, theirs)
 
 
@@ -169,10 +169,10 @@ def test_parts_of_a_packed_projection_must_fit(tiny_model: Mask2Former, fault: s
     value = theirs.pop(name)
     if fault != "missing":
         theirs[name] = value[:5] if fault == "other shape" else value.double()
-    with pytest.raises(RequestError, match=r"layers\.1\.self_attn\.q_proj\.weight \+ .*k_proj"):
+    with pytest.raises(UserError, match=r"layers\.1\.self_attn\.q_proj\.weight \+ .*k_proj"):
         to_original(HUGGINGFACE, theirs)
 
 
 def test_shapes_that_cannot_be_permuted_are_told() -> None:
-    with pytest.raises(RequestError, match=r"stages\.0\.downsample\.norm\.weight' has an unexpected shape \(5,\)"):
+    with pytest.raises(UserError, match=r"stages\.0\.downsample\.norm\.weight' has an unexpected shape \(5,\)"):
         to_original(MMDET, {"backbone.stages.0.downsample.norm.weight": torch.zeros(5)})

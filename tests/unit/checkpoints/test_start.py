@@ -18,7 +18,7 @@ from mask2former.checkpoints.start import (
     with_settings_of,
 )
 from mask2former.config import ModelConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, ModelInfo
@@ -77,7 +77,7 @@ def test_other_classes_start_afresh_also_if_they_are_as_many(tiny_model: Mask2Fo
 def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:
     for names in (["cat"], ["cat", "sky", "bee"]):  # another number; another meaning at the same index
         with pytest.raises(
-            RequestError, match=r"source: its classes are not those .* \(3: sky, cat, dog there, .* here"
+            UserError, match=r"source: its classes are not those .* \(3: sky, cat, dog there, .* here"
         ):
             checkpoints.start_from(another(tiny_model, names), read(tiny_model), "source", partial=False)
     model = another(tiny_model, ["sky", "bee", "fox"])
@@ -113,7 +113,7 @@ SOURCE = ModelInfo.of(
                 "name": "timm",
                 "model": "resnet10t",
                 "norm": "batch",
-                "arguments": {"channels": [8, 8, 8, 8]},
+                "kwargs": {"channels": [8, 8, 8, 8]},
             },
             "pixel_decoder": {"dim": 64, "num_heads": 4},
             "transformer_decoder": {"dim": 64, "num_queries": 30, "num_heads": 4},
@@ -181,12 +181,12 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
 )
 def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
     model = ModelConfig.model_validate(own)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         check_settings(model, SOURCE, "cells", partial=False)
     if fits_partly:
         check_settings(model, SOURCE, "cells", partial=True)
     else:
-        with pytest.raises(RequestError, match=words):
+        with pytest.raises(UserError, match=words):
             check_settings(model, SOURCE, "cells", partial=True)
 
 
@@ -215,7 +215,7 @@ def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
 
 def test_another_backbone_is_refused(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), backbone={"depths": (1, 1, 2, 1)})
-    with pytest.raises(RequestError, match=r"source: .* missing: backbone\.layers\.2\.blocks\.1"):
+    with pytest.raises(UserError, match=r"source: .* missing: backbone\.layers\.2\.blocks\.1"):
         checkpoints.start_from(model, read(tiny_model), "source", partial=True)
 
 
@@ -272,5 +272,5 @@ def test_resizing_tables_keeps_what_it_must(there: int, here: int) -> None:
 
 def test_a_table_that_fits_no_window_is_told() -> None:
     name = "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
-    with pytest.raises(RequestError, match="has 10 rows, which fits no window"):
+    with pytest.raises(UserError, match="has 10 rows, which fits no window"):
         with_own_windows({name: torch.zeros(25, 2)}, {name: torch.zeros(10, 2)})

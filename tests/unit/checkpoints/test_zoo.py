@@ -17,7 +17,7 @@ from mask2former import checkpoints, recipes
 from mask2former.checkpoints import io, original
 from mask2former.checkpoints.zoo import Zoo, current_zoo
 from mask2former.config import SwinConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, ModelInfo
 
@@ -61,7 +61,7 @@ def test_a_row_agrees_with_its_recipe(name: str, published: Any) -> None:
     assert row.url.endswith(f"/{row.file}")
     # One file was published under the name of the predecessor.
     assert Path(recipe.reproduces).stem.replace("former2", "former") in row.url.replace("former2", "former")
-    assert (row.licence.name, row.licence.commercial) == ("CC BY-NC 4.0", False)
+    assert (row.license.name, row.license.commercial) == ("CC BY-NC 4.0", False)
     sizes = {"float32": 4, "int64": 8}
     assert row.num_bytes == sum(
         math.prod(entry["shape"]) * sizes[entry["dtype"]] for entry in published.table(name).values()
@@ -121,14 +121,14 @@ def row(**changes: Any) -> dict[str, Any]:
         "file": "pets_0123ab.safetensors",
         "md5_prefix": "0123ab",
         "num_bytes": 1000,
-        "licence": "MIT",
+        "license": "MIT",
     }
     return {**values, **changes}
 
 
-def write_zoo(path: Path, *rows: dict[str, Any], **licences: Any) -> Path:
-    known = {"MIT": {"url": "https://opensource.org/license/mit", "commercial": True}, **licences}
-    path.write_text(json.dumps({"licences": known, "models": rows}))
+def write_zoo(path: Path, *rows: dict[str, Any], **licenses: Any) -> Path:
+    known = {"MIT": {"url": "https://opensource.org/license/mit", "commercial": True}, **licenses}
+    path.write_text(json.dumps({"licenses": known, "models": rows}))
     return path
 
 
@@ -145,7 +145,7 @@ def test_another_table_replaces_the_packaged_one(
         model = Mask2Former.from_pretrained("lab/pets")
     assert model.info.license == "MIT"
     assert caplog.messages == ["weights of lab/pets are licensed MIT (https://opensource.org/license/mit)"]
-    with pytest.raises(RequestError, match="'coco-panoptic/r50' is neither"):
+    with pytest.raises(UserError, match="'coco-panoptic/r50' is neither"):
         Mask2Former.from_pretrained("coco-panoptic/r50")
 
 
@@ -156,7 +156,7 @@ def test_a_wrong_file_in_the_cache_can_be_got_rid_of(tmp_path: Path, monkeypatch
     message = (
         "pets_0123ab.safetensors: .*; if it is not http://127.0.0.1:9/pets.*, delete it and it is downloaded again"
     )
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         Mask2Former.from_pretrained("lab/pets")
 
 
@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "an unknown key": ([row(colour="red")], "colour"),
     "a wrong kind": ([row(queries="many")], "'queries' of a model is 'many'"),
     "metrics that are no numbers": ([row(metrics={"PQ": "good"})], "metrics of 'lab/pets' must be numbers"),
-    "an unknown licence": ([row(licence="GPL")], "'GPL' is missing"),
+    "an unknown license": ([row(license="GPL")], "'GPL' is missing"),
     "a local address": ([row(url="file:///etc/passwd")], "no address of the web"),
     "a path as a file name": ([row(file="../pets_0123ab.pkl")], "no plain file name"),
     "a name without the hash": ([row(file="pets.pkl")], "digits 0-f that the file's name contains"),
@@ -178,17 +178,17 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_table_is_told(tmp_path: Path, fault: str) -> None:
     rows, message = FAULTS[fault]
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Zoo.load(write_zoo(tmp_path / "zoo.json", *rows))
     assert str(tmp_path / "zoo.json") in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"licences": {}, "models": 3}', '{"licences": {"x": {"url": 1}}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"licenses": {}, "models": 3}', '{"licenses": {"x": {"url": 1}}}'])
 def test_what_is_no_table_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "zoo.json").write_text(text)
-    with pytest.raises(RequestError, match=r"not a table of models|is not JSON"):
+    with pytest.raises(UserError, match=r"not a table of models|is not JSON"):
         Zoo.load(tmp_path / "zoo.json")
-    with pytest.raises(RequestError, match="there is no table of models"):
+    with pytest.raises(UserError, match="there is no table of models"):
         Zoo.load(tmp_path / "none.json")
 
 
@@ -207,9 +207,9 @@ def test_a_published_name_wins_over_a_folder(
     message = (
         r"model_final_94dc52.pkl is not in the cache and offline mode is on.* put it at .*/cache/model_final_94dc52"
     )
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         Mask2Former.from_pretrained("coco-panoptic/r50")
-    with pytest.raises(RequestError, match="leave out recipe 'coco-panoptic/r101'"):
+    with pytest.raises(UserError, match="leave out recipe 'coco-panoptic/r101'"):
         Mask2Former.from_pretrained("coco-panoptic/r50", recipe="coco-panoptic/r101")
 
 
@@ -218,7 +218,7 @@ def test_a_folder_wins_over_the_hub(tiny_model: Mask2Former, tmp_path: Path, mon
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     tiny_model.save_pretrained("me/pets")
     assert Mask2Former.from_pretrained("me/pets").categories == tiny_model.categories
-    with pytest.raises(RequestError, match="not in the hub's cache and offline"):
+    with pytest.raises(UserError, match="not in the hub's cache and offline"):
         Mask2Former.from_pretrained("hf://me/pets")
 
 
@@ -237,18 +237,18 @@ def test_a_folder_wins_over_the_hub(tiny_model: Mask2Former, tmp_path: Path, mon
 )
 def test_unknown_names_say_what_there_is(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         Mask2Former.from_pretrained(source)
 
 
-def test_the_licence_travels_with_the_weights(tiny_model: Mask2Former, tmp_path: Path) -> None:
+def test_the_license_travels_with_the_weights(tiny_model: Mask2Former, tmp_path: Path) -> None:
     tiny_model.info = replace(tiny_model.info, license="CC BY-NC 4.0")
     tiny_model.save_pretrained(tmp_path / "m.safetensors")
     assert Mask2Former.from_pretrained(tmp_path / "m.safetensors").info.license == "CC BY-NC 4.0"
     tiny_model.info = replace(tiny_model.info, license=None)
     tiny_model.save_pretrained(tmp_path / "folder")
     assert Mask2Former.from_pretrained(tmp_path / "folder").info.license is None
-    assert "The file states no licence" in (tmp_path / "folder" / "README.md").read_text()
+    assert "The file states no license" in (tmp_path / "folder" / "README.md").read_text()
 
 
 def test_categories_of_every_name_are_as_many_as_its_class_head(published: Any) -> None:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mask2former.data.archives import ArchivedFile, Folder, find_file, find_folder, leads_outside, open_folder
-from mask2former.data.images import picture_size, read_image
-from mask2former.errors import RequestError
+from mask2former.data.images import image_size, read_image
+from mask2former.errors import UserError
 
 
 def archive(path: Path, **contents: bytes) -> Path:
@@ -73,16 +73,16 @@ def test_an_archive_by_its_own_name_is_what_is_in_it(tmp_path: Path) -> None:
     assert archived(find_folder(two / "deep")).names([".txt"]) == ["2.txt"]
 
 
-def test_pictures_in_archives_are_pictures(tmp_path: Path) -> None:
+def test_images_in_archives_are_images(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     archive(tmp_path / "p.zip", **{"p/a.png": content, "p/cut.png": content[:40], "p/empty.png": b""})
     folder = open_folder(tmp_path / "p")
     np.testing.assert_array_equal(read_image(folder / "a.png"), pixels)
-    assert picture_size(folder / "a.png") == (4, 6)
+    assert image_size(folder / "a.png") == (4, 6)
     for name, message in (("cut.png", "damaged|not an image"), ("empty.png", "empty file"), ("no.png", "no file")):
-        with pytest.raises(RequestError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             read_image(folder / name)
         assert "p.zip" in str(caught.value)
 
@@ -93,10 +93,10 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     content[60] ^= 255  # in the compressed bytes
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.zip").write_bytes(content)
-    with pytest.raises(RequestError, match=r"b/a.zip/a/1.txt' cannot be read from its archive"):
+    with pytest.raises(UserError, match=r"b/a.zip/a/1.txt' cannot be read from its archive"):
         (open_folder(tmp_path / "b" / "a") / "1.txt").read_bytes()
     (tmp_path / "b" / "a.zip").write_bytes(content[:100])
-    with pytest.raises(RequestError, match=r"the archive '.*b/a.zip' cannot be read"):
+    with pytest.raises(UserError, match=r"the archive '.*b/a.zip' cannot be read"):
         open_folder(tmp_path / "b" / "a")
 
 
@@ -164,7 +164,7 @@ def test_names_stay_below_their_folder(tmp_path: Path, name: str, outside: bool)
     assert leads_outside(name, folder) == outside
     if outside:
         assert not Folder(folder).exists(name)
-        with pytest.raises(RequestError, match="allow_outside=true"):
+        with pytest.raises(UserError, match="allow_outside=true"):
             _ = Folder(folder) / name
     assert (open_folder(folder, allow_outside=True) / name) == folder / name
 

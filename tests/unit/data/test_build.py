@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from mask2former.config import CocoInstanceConfig, DataConfig, ScenesConfig, parse
-from mask2former.data.build import build_pictures, build_training_set
-from mask2former.data.collate import pack
-from mask2former.data.sampling import Draw
-from mask2former.data.scenes import SCENE_CATEGORIES, Scenes
-from mask2former.errors import RequestError
+from mask2former.data.build import build_images, build_training_set
+from mask2former.data.loading.collate import pack
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.errors import UserError
 from mask2former.structures import Sample
 
 JITTER = {"name": "large-scale-jitter", "image_size": [64, 64]}
@@ -25,7 +26,7 @@ RESIZE = {"name": "resize-crop-flip", "short_edges": [48, 64], "crop_size": [48,
 
 @pytest.fixture
 def coco(tmp_path: Path) -> dict[str, object]:
-    """The ``dataset`` settings of two pictures, one without objects, as training and as validation."""
+    """The ``dataset`` settings of two images, one without objects, as training and as validation."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels).save(tmp_path / name)
@@ -69,13 +70,13 @@ def test_scenes_are_the_default_and_stay_as_they_are() -> None:
 def test_coco_files_by_configuration(coco: dict[str, object]) -> None:
     config = settings({"dataset": coco})
     assert isinstance(config.dataset, CocoInstanceConfig)
-    samples = build_pictures(config.dataset, "train")
+    samples = build_images(config.dataset, "train")
     assert (samples.categories.names, len(samples)) == (("cell",), 2)
-    assert len(build_pictures(config.dataset, "validation")) == 2
+    assert len(build_images(config.dataset, "validation")) == 2
     assert len(build_training_set(config)) == 2
-    assert len(build_training_set(settings({"dataset": coco, "keep_empty": False}))) == 1
+    assert len(build_training_set(settings({"dataset": coco, "filter_empty": True}))) == 1
     sample = build_training_set(config)[Draw(1, 0)]
-    assert equal(sample, build_pictures(config.dataset, "train")[1])
+    assert equal(sample, build_images(config.dataset, "train")[1])
     assert settings(json.loads(config.model_dump_json())) == config
 
 
@@ -108,12 +109,12 @@ def test_augmented_samples_depend_on_their_draw_only(
     ],
 )
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         settings(values)
 
 
 @pytest.mark.parametrize("augmentation", ["large-scale-jitter", "resize-crop-flip"])
-def test_real_pictures_become_batches(augmentation: str) -> None:
+def test_real_images_become_batches(augmentation: str) -> None:
     folder = os.environ.get("MASK2FORMER_SHARED")
     if not folder:
         pytest.skip("MASK2FORMER_SHARED does not name the folder of shared data")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mask2former.data.datasets.class_names import read_names
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_names_files(tmp_path: Path, name: str, text: str) -> None:
 )
 def test_broken_names_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(RequestError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_names(tmp_path / name)
     assert name in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["- no\n- yes\n", "0: no\n"])
-def test_names_that_yaml_takes_for_truth_values_are_asked_for_in_quotes(tmp_path: Path, text: str) -> None:
+def test_names_that_yaml_takes_for_ground_truth_values_are_asked_for_in_quotes(tmp_path: Path, text: str) -> None:
     (tmp_path / "names.yaml").write_text(text)
-    with pytest.raises(RequestError, match="put such names in quotes"):
+    with pytest.raises(UserError, match="put such names in quotes"):
         read_names(tmp_path / "names.yaml")

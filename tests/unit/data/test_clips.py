@@ -12,12 +12,13 @@ import torch
 from mask2former.config import ClipSampling
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip, assemble_clip, draw_frames, whole_clip
-from mask2former.data.sampling import Draw
-from mask2former.data.scenes import SCENE_CATEGORIES, SceneClips
-from mask2former.data.training_set import TrainingSet
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.datasets.scenes import SceneClips
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.transforms import LargeScaleJitter, ResizeCropFlip
 from mask2former.structures import Categories, Sample, Target
-from mask2former.structures.truths import ClipTruth
+from mask2former.structures.ground_truth import ClipGroundTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog"])
 
@@ -26,7 +27,7 @@ class Blocks:
     """Four frames, object 0 in all of them, object 1 in the first two; each frame has its own grey."""
 
     categories = CATEGORIES
-    has_truth = True
+    has_ground_truth = True
     notes = ()
     num_objects = None
 
@@ -45,18 +46,18 @@ class Blocks:
     def images(self, index: int) -> list[np.ndarray]:
         return [np.full((40, 60, 3), 10 * frame, np.uint8) for frame in range(4)]
 
-    def annotated(self, index: int, places: object, *, with_ignored: bool = False) -> AnnotatedClip:
+    def annotated(self, index: int, indices: object, *, with_ignored: bool = False) -> AnnotatedClip:
         frames = []
-        for place in places:  # pyright: ignore[reportGeneralTypeIssues]
+        for position in indices:  # pyright: ignore[reportGeneralTypeIssues]
             ids = np.zeros((40, 60), np.int32)
             ids[5:20, 5:20] = 1
-            if place < 2:
+            if position < 2:
                 ids[25:38, 30:50] = 2
-            frames.append(Annotated(self.images(0)[place], np.array([0, 1]), {}, ids, name="blocks"))
-        present = np.array([[True] * len(frames), [place < 2 for place in places]])  # pyright: ignore[reportGeneralTypeIssues]
+            frames.append(Annotated(self.images(0)[position], np.array([0, 1]), {}, ids, name="blocks"))
+        present = np.array([[True] * len(frames), [position < 2 for position in indices]])  # pyright: ignore[reportGeneralTypeIssues]
         return AnnotatedClip(frames, present)
 
-    def truth(self, index: int) -> ClipTruth:
+    def ground_truth(self, index: int) -> ClipGroundTruth:
         raise NotImplementedError
 
 
@@ -64,11 +65,11 @@ def test_frames_are_drawn_around_the_first_one_and_put_in_order() -> None:
     rng = np.random.default_rng(0)
     seen: dict[int, set[int]] = {}
     for _ in range(3000):
-        places = draw_frames(50, 2, 20, rng)
-        assert places == sorted(places)
-        assert 0 < places[1] - places[0] <= 20
-        assert 0 <= places[0] < places[1] < 50
-        seen.setdefault(places[1] - places[0], set()).add(places[0])
+        indices = draw_frames(50, 2, 20, rng)
+        assert indices == sorted(indices)
+        assert 0 < indices[1] - indices[0] <= 20
+        assert 0 <= indices[0] < indices[1] < 50
+        seen.setdefault(indices[1] - indices[0], set()).add(indices[0])
     assert set(seen) == set(range(1, 21))
     assert 0 in seen[1] | seen[2] | seen[3]
 
@@ -84,8 +85,8 @@ def test_the_frame_that_the_others_lie_around_is_uniform() -> None:
 def test_frames_other_than_the_first_can_repeat() -> None:
     rng = np.random.default_rng(2)
     drawn = [draw_frames(3, 4, 20, rng) for _ in range(50)]
-    assert any(len(set(places)) == 2 for places in drawn)
-    assert all(len(set(places)) >= 2 for places in drawn)
+    assert any(len(set(indices)) == 2 for indices in drawn)
+    assert all(len(set(indices)) >= 2 for indices in drawn)
     assert draw_frames(1, 3, 20, rng) == [0, 0, 0]
     assert len(draw_frames(9, 1, 20, rng)) == 1
 
@@ -176,16 +177,16 @@ def test_a_whole_clip_has_the_true_classes() -> None:
 
 
 @pytest.mark.parametrize("places", [[0, 7], [3]])
-def test_scenes_draw_only_the_frames_that_are_asked_for(places: list[int]) -> None:
+def test_scenes_draw_only_the_frames_that_are_asked_for(indices: list[int]) -> None:
     clips = SceneClips(64, num_frames=8, seed=11, length=3)
-    clip = clips.annotated(1, places)
-    assert len(clip.frames) == len(places)
-    for place, frame in zip(places, clip.frames, strict=True):
+    clip = clips.annotated(1, indices)
+    assert len(clip.frames) == len(indices)
+    for index, frame in zip(indices, clip.frames, strict=True):
         assert frame.ids is not None
         present = np.isin(np.arange(1, len(frame.labels) + 1), frame.ids)
-        np.testing.assert_array_equal(clip.annotated[:, places.index(place)], present)
+        np.testing.assert_array_equal(clip.annotated[:, indices.index(index)], present)
         # Alone they show what the whole clip shows, but for what is too small over all frames.
-        difference = np.abs(frame.image.astype(int) - clips.images(1)[place].astype(int))
+        difference = np.abs(frame.image.astype(int) - clips.images(1)[index].astype(int))
         assert (difference.max(axis=2) < 60).mean() > 0.9
     assert clip.annotated.any(axis=1).all()
 
@@ -194,8 +195,8 @@ def test_scene_clips_are_a_source_of_clips() -> None:
     clips = SceneClips(64, num_frames=6, seed=3, length=4)
     sample = TrainingSet(clips, sampling=ClipSampling(num_frames=2))[Draw(2, 9)]
     assert sample.image.shape == (2, 3, 64, 64)
-    truth = clips.truth(2)
-    assert truth.masks.shape[1:] == (6, 64, 64)
-    assert all(SCENE_CATEGORIES[label].is_thing for label in truth.labels)
+    ground_truth = clips.ground_truth(2)
+    assert ground_truth.masks.shape[1:] == (6, 64, 64)
+    assert all(SCENE_CATEGORIES[label].is_thing for label in ground_truth.labels)
     assert (clips.clip_id(2), clips.clip_length(2), clips.clip_size(2)) == (5, 6, (64, 64))
     assert not TrainingSet(clips).wide().any()

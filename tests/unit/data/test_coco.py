@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from mask2former.data.datasets import CocoInstances
-from mask2former.data.sampling import Draw
-from mask2former.data.training_set import TrainingSet
-from mask2former.errors import RequestError
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.loading.training_set import TrainingSet
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Sample
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.ground_truth import InstanceGroundTruth
 
 H, W = 40, 60
 
@@ -52,7 +52,7 @@ def annotation(number: int, image: Any, category: Any, segmentation: Any, **extr
 
 
 def content() -> dict[str, Any]:
-    """Three pictures, the last without objects; ids with gaps, some beyond 64 bits."""
+    """Three images, the last without objects; ids with gaps, some beyond 64 bits."""
     huge = 2**70
     return {
         "images": [
@@ -76,7 +76,7 @@ def content() -> dict[str, Any]:
 
 
 def write(folder: Path, values: Any, name: str = "instances.json") -> tuple[Path, Path]:
-    """The annotation file and the folder of its pictures, which are written where they are listed."""
+    """The annotation file and the folder of its images, which are written where they are listed."""
     folder.mkdir(parents=True, exist_ok=True)
     images = folder / "images"
     images.mkdir(exist_ok=True)
@@ -100,10 +100,10 @@ def labels(sample: Sample) -> list[int]:
     return sample.target.labels.tolist()
 
 
-def truth_of(samples: CocoInstances, index: int) -> InstanceTruth:
-    truth = samples.truths(index, ["instance"])["instance"]
-    assert isinstance(truth, InstanceTruth)
-    return truth
+def ground_truth_of(samples: CocoInstances, index: int) -> InstanceGroundTruth:
+    ground_truth = samples.ground_truths(index, ["instance"])["instance"]
+    assert isinstance(ground_truth, InstanceGroundTruth)
+    return ground_truth
 
 
 def test_every_kind_of_segmentation(tmp_path: Path) -> None:
@@ -132,18 +132,18 @@ def test_every_kind_of_segmentation(tmp_path: Path) -> None:
         box_mask(25, 40, 35, 50),  # overlaps the one before
     ]
     np.testing.assert_array_equal(masks(second), expected)
-    truth = truth_of(samples, 1)
-    np.testing.assert_array_equal(SparseMasks.of(truth.masks).dense(), [*expected, box_mask(0, 0, 5, 5)])
-    assert truth.labels.tolist() == [1, 2, 0, 0]
-    assert truth.iscrowd.tolist() == [False, False, False, True]
-    assert truth.areas is not None
-    assert truth.areas.tolist() == [7.5, 13 * 17, 100, 25]
+    ground_truth = ground_truth_of(samples, 1)
+    np.testing.assert_array_equal(SparseMasks.of(ground_truth.masks).dense(), [*expected, box_mask(0, 0, 5, 5)])
+    assert ground_truth.labels.tolist() == [1, 2, 0, 0]
+    assert ground_truth.iscrowd.tolist() == [False, False, False, True]
+    assert ground_truth.areas is not None
+    assert ground_truth.areas.tolist() == [7.5, 13 * 17, 100, 25]
 
     third = samples[-1]
     assert third.info["image_id"] == "c"
     assert masks(third).shape == (0, H, W)
-    assert truth_of(samples, 2).masks.shape == (0, H, W)
-    assert [samples.image_id(place) for place in range(3)] == [2**70, second.info["image_id"], "c"]
+    assert ground_truth_of(samples, 2).masks.shape == (0, H, W)
+    assert [samples.image_id(index) for index in range(3)] == [2**70, second.info["image_id"], "c"]
     assert samples.wide().tolist() == [W > H] * 3
     assert [sample.name for sample in samples[1:]] == ["deeper/b.png", "c.png"]
     with pytest.raises(IndexError):
@@ -207,15 +207,15 @@ def test_coordinates_are_kept_exactly(tmp_path: Path, step: float) -> None:
     assert polygon.ravel().tolist() == corners
 
 
-def test_pictures_without_objects_can_be_left_out(tmp_path: Path) -> None:
+def test_images_without_objects_can_be_left_out(tmp_path: Path) -> None:
     values = content()
     values["annotations"].append(annotation(6, "c", 3, uncompressed(box_mask(0, 0, 5, 5)), iscrowd=1))
     source = write(tmp_path, values)
-    assert [sample.name for sample in CocoInstances([source], keep_empty=False)] == ["a.png", "deeper/b.png"]
+    assert [sample.name for sample in CocoInstances([source], filter_empty=True)] == ["a.png", "deeper/b.png"]
     assert len(CocoInstances([source])) == 3
     values["annotations"] = []
-    with pytest.raises(RequestError, match="keep_empty"):
-        CocoInstances([write(tmp_path, values)], keep_empty=False)
+    with pytest.raises(UserError, match="filter_empty"):
+        CocoInstances([write(tmp_path, values)], filter_empty=True)
     assert len(CocoInstances([write(tmp_path, values)])) == 3
 
 
@@ -227,20 +227,20 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
     assert [labels(sample) for sample in samples[:3]] == [labels(sample) for sample in samples[3:]]
     assert Path(samples[4].info["path"]) == tmp_path / "2" / "images" / "deeper" / "b.png"
     two["categories"][0]["name"] = "fur"
-    with pytest.raises(RequestError, match=r"different categories: id 1180591620717411303424 is 'hair' .*'fur'"):
+    with pytest.raises(UserError, match=r"different categories: id 1180591620717411303424 is 'hair' .*'fur'"):
         CocoInstances([write(tmp_path / "1", one), write(tmp_path / "2", two)])
 
 
-def test_missing_pictures_are_named_or_skipped(tmp_path: Path) -> None:
+def test_missing_images_are_named_or_skipped(tmp_path: Path) -> None:
     file, images = write(tmp_path, content())
     os.remove(images / "deeper" / "b.png")
-    with pytest.raises(RequestError, match=r"lacks pictures.*1 \(deeper/b.png\).*missing_images=skip"):
+    with pytest.raises(UserError, match=r"lacks images.*1 \(deeper/b.png\).*missing_images=skip"):
         CocoInstances([(file, images)])
     samples = CocoInstances([(file, images)], missing_images="skip")
     assert [sample.name for sample in samples] == ["a.png", "c.png"]
     assert [labels(sample) for sample in samples] == [[0], []]
     assert "deeper/b.png" in samples.notes[0]
-    with pytest.raises(RequestError, match="no image folder"):
+    with pytest.raises(UserError, match="no image folder"):
         CocoInstances([(file, tmp_path / "nowhere")])
 
 
@@ -251,7 +251,7 @@ def test_objects_without_mask_are_named_or_skipped(tmp_path: Path) -> None:
     ]
     del values["annotations"][-2]["segmentation"]
     source = write(tmp_path, values)
-    with pytest.raises(RequestError, match=r"annotations 3 \(10, 11, 12\) have no segmentation.*missing_masks=skip"):
+    with pytest.raises(UserError, match=r"annotations 3 \(10, 11, 12\) have no segmentation.*missing_masks=skip"):
         CocoInstances([source])
     samples = CocoInstances([source], missing_masks="skip")
     assert samples.num_objects.tolist() == [1, 3, 0]
@@ -326,13 +326,13 @@ def test_flags_are_read_as_they_are_meant(tmp_path: Path, crowd: Any) -> None:
         annotation(1, "c", 3, rectangle(0, 0, 9, 9), iscrowd=crowd),
         annotation(2, "c", 3, rectangle(20, 20, 29, 29), iscrowd="1"),
     ]
-    assert truth_of(CocoInstances([write(tmp_path, values)]), 2).iscrowd.tolist() == [False, True]
+    assert ground_truth_of(CocoInstances([write(tmp_path, values)]), 2).iscrowd.tolist() == [False, True]
 
 
 def test_several_broken_segmentations_are_counted(tmp_path: Path) -> None:
     values = content()
     values["annotations"] += [annotation(number, "c", 3, [[1, 2, "x"]]) for number in range(20, 30)]
-    with pytest.raises(RequestError, match=r"annotation 20 is broken: .*'x'.*of 9 more are broken, too: .*\(21, 22,"):
+    with pytest.raises(UserError, match=r"annotation 20 is broken: .*'x'.*of 9 more are broken, too: .*\(21, 22,"):
         CocoInstances([write(tmp_path, values)])
 
 
@@ -399,7 +399,7 @@ def test_files_whose_masks_are_nearly_all_elsewhere_are_refused(
         [corners] = entry["segmentation"]
         pairs = zip(corners[::2], corners[1::2], strict=True)
         entry["segmentation"] = [[value for pair in pairs for value in change_corners(*pair)]]
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         CocoInstances([write(tmp_path, values)])
     for entry in values["annotations"]:
         del entry["bbox"]
@@ -417,7 +417,7 @@ def test_polygons_beyond_the_image_are_noted_or_refused(tmp_path: Path) -> None:
     assert "for the most: annotations 1 (6)" in notes[1]
     for entry in values["annotations"]:
         entry["segmentation"] = [[value + 1000 for value in entry["segmentation"][0]]]
-    with pytest.raises(RequestError, match=r"outside of their image; expected pixels.*annotations 20 "):
+    with pytest.raises(UserError, match=r"outside of their image; expected pixels.*annotations 20 "):
         CocoInstances([write(tmp_path, values)])
 
 
@@ -440,9 +440,9 @@ def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any, counted: bo
     values = content()
     values["annotations"] = [annotation(20, "c", 3, rectangle(2, 3, 12, 13), area=area)]
     samples = CocoInstances([write(tmp_path, values)])
-    truth = truth_of(samples, 2)
-    assert truth.areas is not None
-    assert truth.areas.tolist() == [100 if counted else area]
+    ground_truth = ground_truth_of(samples, 2)
+    assert ground_truth.areas is not None
+    assert ground_truth.areas.tolist() == [100 if counted else area]
     assert len(samples.notes) == (note is not None)
     assert note is None or note in samples.notes[0]
 
@@ -454,7 +454,7 @@ def test_names_that_end_alike_are_told_apart_in_any_order(tmp_path: Path, order:
     values["images"][1]["file_name"] = "left/a.png"
     values["images"][::order] = list(values["images"])
     file.write_text(json.dumps(values))
-    with pytest.raises(RequestError, match=r"names '.*a.png' and '.*a.png', but .* has only 'a.png'"):
+    with pytest.raises(UserError, match=r"names '.*a.png' and '.*a.png', but .* has only 'a.png'"):
         CocoInstances([(file, images)])
 
 
@@ -465,24 +465,24 @@ def test_an_image_under_two_ids_is_noted(tmp_path: Path) -> None:
     assert any("listed again under other ids" in note and "1 (a.png (id c))" in note for note in notes)
 
 
-def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_image_of_another_size_is_refused(tmp_path: Path) -> None:
     file, images = write(tmp_path, content())
     Image.new("RGB", (W, H + 1)).save(images / "c.png")
-    with pytest.raises(RequestError, match=r"c.png' is 41x60 \(height x width\), but its annotation file says 40x60"):
+    with pytest.raises(UserError, match=r"c.png' is 41x60 \(height x width\), but its annotation file says 40x60"):
         CocoInstances([(file, images)])[2]
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees
     Image.new("RGB", (W, H)).save(images / "c.png", exif=exif)
-    with pytest.raises(RequestError, match=r"60x40 \(height x width\), but .* 40x60; EXIF turns .*exif=ignore"):
+    with pytest.raises(UserError, match=r"60x40 \(height x width\), but .* 40x60; EXIF turns .*exif=ignore"):
         CocoInstances([(file, images)])[2]
     Image.new("RGB", (H, W)).save(images / "c.png", exif=exif)
     assert CocoInstances([(file, images)])[2].image.shape == (1, 3, H, W)
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     file, images = write(tmp_path, content())
     (images / "c.png").write_bytes((images / "c.png").read_bytes()[:50])
-    with pytest.raises(RequestError, match=r"c\.png"):
+    with pytest.raises(UserError, match=r"c\.png"):
         CocoInstances([(file, images)])[2]
 
 
@@ -512,30 +512,30 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "category without name": (change("categories.0.name", ...), "not a class table"),
     "category twice": (change("categories.0.id", 3), r"category ids must be unique.*\[3\]"),
     "category id text": (change("categories.0.id", "x"), "no whole number as id"),
-    "picture twice": (change("images.0.id", 7), r"picture ids must be unique.*1 \(7\)"),
-    "picture id list": (change("images.0.id", [7]), "neither a number nor text"),
-    "picture without name": (change("images.0.file_name", ...), "needs an 'id' and a 'file_name'"),
-    "picture without id": (change("images.0.id", ...), "needs an 'id' and a 'file_name'"),
+    "image twice": (change("images.0.id", 7), r"image ids must be unique.*1 \(7\)"),
+    "image id list": (change("images.0.id", [7]), "neither a number nor text"),
+    "image without name": (change("images.0.file_name", ...), "needs an 'id' and a 'file_name'"),
+    "image without id": (change("images.0.id", ...), "needs an 'id' and a 'file_name'"),
     "height no number": (change("images.0.height", "40"), "whole numbers as 'height'"),
     "height negative": (change("images.0.height", -40), "whole numbers as 'height'"),
-    "height of no picture": (change("images.0.height", 2**63), "whole numbers as 'height'"),
+    "height of no image": (change("images.0.height", 2**63), "whole numbers as 'height'"),
     "height beyond numbers": (change("images.0.height", 10**400), "whole numbers as 'height'"),
     "height NaN": (change("images.0.height", float("nan")), "whole numbers as 'height'"),
-    "picture id null": (change("images.0.id", None), "needs an 'id' and a 'file_name'"),
-    "name with a zero byte": (change("images.0.file_name", "a\0/b.jpg"), "lacks pictures"),
-    "name of no letters": (change("images.0.file_name", "\ud800/b.jpg"), "lacks pictures"),
+    "image id null": (change("images.0.id", None), "needs an 'id' and a 'file_name'"),
+    "name with a zero byte": (change("images.0.file_name", "a\0/b.jpg"), "lacks images"),
+    "name of no letters": (change("images.0.file_name", "\ud800/b.jpg"), "lacks images"),
     "annotation twice": (change("annotations.0.id", 4), r"annotation ids must be unique.*1 \(4\)"),
-    "unknown picture": (change("annotations.0.image_id", 99), r"images of annotations 1 \(1\) are not listed"),
+    "unknown image": (change("annotations.0.image_id", 99), r"images of annotations 1 \(1\) are not listed"),
     "unknown category": (change("annotations.0.category_id", 99), r"categories of annotations 1 \(1\) are not listed"),
-    "no picture": (change("annotations.0.image_id", ...), "annotation 1 needs an 'image_id'"),
-    "picture a list": (change("annotations.0.image_id", [1]), "annotation 1 needs an 'image_id'"),
+    "no image": (change("annotations.0.image_id", ...), "annotation 1 needs an 'image_id'"),
+    "image a list": (change("annotations.0.image_id", [1]), "annotation 1 needs an 'image_id'"),
     "odd polygon": (change("annotations.0.segmentation.0", [1, 2, 3, 4, 5, 6, 7]), "annotation 1 is broken.*x, y"),
     "polygon of text": (change("annotations.0.segmentation.0", ["a", "b"]), "annotation 1 is broken"),
     "polygon too deep": (change("annotations.0.segmentation.0", [[[1, 2], [3, 4], [5, 6]]]), "annotation 1 is broken"),
     "polygon of texts": (change("annotations.0.segmentation.0", ["1", "2", "9", "3", "3", "9"]), "got '1' among them"),
     "polygon of booleans": (change("annotations.0.segmentation.0.2", True), "got True among them"),
     "crowd of no flag": (change("annotations.0.iscrowd", "no"), r"annotations 1 \(1\) have 'no' as 'iscrowd'"),
-    "picture a boolean": (change("annotations.0.image_id", True), "annotation 1 needs an 'image_id'"),
+    "image a boolean": (change("annotations.0.image_id", True), "annotation 1 needs an 'image_id'"),
     "category a boolean": (change("annotations.0.category_id", True), "annotation 1 needs an 'image_id'"),
     "category of no name": (change("categories.0.name", " "), "category 90 has ' ' as its name"),
     "category of no text": (change("categories.0.name", None), "category 90 has None as its name"),
@@ -567,7 +567,7 @@ def test_broken_files_are_refused_in_one_sentence(tmp_path: Path, kind: str) -> 
     values = copy.deepcopy(content())
     edit(values)
     file.write_text(json.dumps(values))
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         CocoInstances([(file, images)])
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -580,31 +580,31 @@ def test_ids_that_tools_write_as_floats_are_whole_numbers(tmp_path: Path) -> Non
         entry["id"] = float(entry["id"]) if isinstance(entry["id"], int) else entry["id"]
     samples = CocoInstances([write(tmp_path, values)])
     assert samples.num_objects.tolist() == plain.num_objects.tolist()
-    for place in range(len(plain)):
-        assert samples.image_id(place) == plain.image_id(place)
-        assert type(samples.image_id(place)) is type(plain.image_id(place))
+    for index in range(len(plain)):
+        assert samples.image_id(index) == plain.image_id(index)
+        assert type(samples.image_id(index)) is type(plain.image_id(index))
 
 
 def test_areas_that_are_no_numbers_count_as_not_given(tmp_path: Path) -> None:
     for area in (10**400, float("nan"), "225"):
         values = content()
         values["annotations"][0]["area"] = area
-        truth = truth_of(CocoInstances([write(tmp_path, values)]), 0)
-        assert truth.areas is not None
-        assert truth.areas[0] == SparseMasks.of(truth.masks).dense()[0].sum()
+        ground_truth = ground_truth_of(CocoInstances([write(tmp_path, values)]), 0)
+        assert ground_truth.areas is not None
+        assert ground_truth.areas[0] == SparseMasks.of(ground_truth.masks).dense()[0].sum()
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"x"', "null", "\x00", "9" * 5000, "[" * 100_000])
 def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(RequestError, match=r"a\.json"):
+    with pytest.raises(UserError, match=r"a\.json"):
         CocoInstances([(tmp_path / "a.json", tmp_path)])
-    with pytest.raises(RequestError, match="no annotation file"):
+    with pytest.raises(UserError, match="no annotation file"):
         CocoInstances([(tmp_path / "b.json", tmp_path)])
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(RequestError, match=r"c\.json"):
+    with pytest.raises(UserError, match=r"c\.json"):
         CocoInstances([(tmp_path / "c.json", tmp_path)])
-    with pytest.raises(RequestError, match="no annotation files given"):
+    with pytest.raises(UserError, match="no annotation files given"):
         CocoInstances([])
 
 
@@ -634,26 +634,26 @@ def shared() -> Path:
 
 
 @from_pycocotools
-@pytest.mark.parametrize(("split", "pictures", "objects"), [("val2017", 29, 296), ("train2017", 16, 247)])
-def test_official_files_equal_pycocotools(shared: Path, split: str, pictures: int, objects: int) -> None:
+@pytest.mark.parametrize(("split", "images", "objects"), [("val2017", 29, 296), ("train2017", 16, 247)])
+def test_official_files_equal_pycocotools(shared: Path, split: str, images: int, objects: int) -> None:
     oracle = pytest.importorskip("pycocotools.mask")
     folder = shared / "coco_mini"
     file = folder / "annotations" / f"instances_{split}.json"
     samples = CocoInstances([(file, folder / split)])
-    assert (len(samples), int(samples.num_objects.sum()), len(samples.categories)) == (pictures, objects, 80)
+    assert (len(samples), int(samples.num_objects.sum()), len(samples.categories)) == (images, objects, 80)
     entries = json.loads(file.read_text())
     index = samples.categories.index_of_id()
-    for place in range(len(samples)):
-        sample = samples[place]
+    for position in range(len(samples)):
+        sample = samples[position]
         height, width = sample.image.shape[2:]
-        truth = [entry for entry in entries["annotations"] if entry["image_id"] == sample.info["image_id"]]
-        true = truth_of(samples, place)
+        ground_truth = [entry for entry in entries["annotations"] if entry["image_id"] == sample.info["image_id"]]
+        true = ground_truth_of(samples, position)
         np.testing.assert_array_equal(SparseMasks.of(true.masks).dense()[~true.iscrowd], masks(sample))
         for crowd, found, classes in (
             (0, masks(sample), labels(sample)),
             (1, SparseMasks.of(true.masks).dense()[true.iscrowd], true.labels[true.iscrowd].tolist()),
         ):
-            wanted = [entry for entry in truth if entry["iscrowd"] == crowd]
+            wanted = [entry for entry in ground_truth if entry["iscrowd"] == crowd]
             assert classes == [index[entry["category_id"]] for entry in wanted]
             for entry, mask in zip(wanted, found, strict=True):
                 rle = oracle.frPyObjects(entry["segmentation"], height, width)
@@ -668,11 +668,11 @@ def test_nuclei_are_disjoint_and_complete(shared: Path) -> None:
     assert len(samples) == 491 + 71
     assert int(samples.num_objects.sum()) == 21_575 + 3_457
     assert int(samples.num_objects.max()) == 375
-    for place in (0, 200, 500):
-        annotated = samples.annotated(place)
+    for index in (0, 200, 500):
+        annotated = samples.annotated(index)
         assert annotated.ids is not None
         assert not annotated.masks
-        np.testing.assert_array_equal(mask_ops.areas(masks(samples[place])), truth_of(samples, place).areas)
+        np.testing.assert_array_equal(mask_ops.areas(masks(samples[index])), ground_truth_of(samples, index).areas)
 
 
 def test_classes_of_stuff_are_noted(tmp_path: Path) -> None:
@@ -685,7 +685,7 @@ def test_classes_of_stuff_are_noted(tmp_path: Path) -> None:
 def test_a_list_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     file, images = write(tmp_path, content())
     file.write_text(file.read_text()[:-1] + ', "annotations": []}')
-    with pytest.raises(RequestError, match="has the key 'annotations' twice in one object"):
+    with pytest.raises(UserError, match="has the key 'annotations' twice in one object"):
         CocoInstances([(file, images)])
     values = content()
     values["info"] = {"annotations": "by hand", "images": "ours"}

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures.truths import InstanceTruth, PanopticTruth
+from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth
 
 H, W = 20, 30
 BIG = 0x030201  # all three bytes matter
@@ -69,15 +69,15 @@ def test_the_three_tasks_of_one_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(annotated.ids == 1, ids() == BIG)
     np.testing.assert_array_equal(annotated.ids == 2, ids() == 5)
 
-    truths = panoptic.truths(0, panoptic.tasks)
-    truth = truths["panoptic"]
-    assert isinstance(truth, PanopticTruth)
-    assert [(label, crowd) for _, label, crowd in truth.segments] == [(0, False), (1, False), (0, True)]
-    for (number, _, _), identifier in zip(truth.segments, (BIG, 5, 256), strict=True):
-        np.testing.assert_array_equal(truth.ids == number, ids() == identifier)
-    np.testing.assert_array_equal(truths["semantic"], np.select([ids() == 5, ids() == 0], [1, 255], 0))
-    instances = truths["instance"]
-    assert isinstance(instances, InstanceTruth)
+    ground_truths = panoptic.ground_truths(0, panoptic.tasks)
+    ground_truth = ground_truths["panoptic"]
+    assert isinstance(ground_truth, PanopticGroundTruth)
+    assert [(label, crowd) for _, label, crowd in ground_truth.segments] == [(0, False), (1, False), (0, True)]
+    for (number, _, _), identifier in zip(ground_truth.segments, (BIG, 5, 256), strict=True):
+        np.testing.assert_array_equal(ground_truth.ids == number, ids() == identifier)
+    np.testing.assert_array_equal(ground_truths["semantic"], np.select([ids() == 5, ids() == 0], [1, 255], 0))
+    instances = ground_truths["instance"]
+    assert isinstance(instances, InstanceGroundTruth)
     np.testing.assert_array_equal(SparseMasks.of(instances.masks).dense(), [ids() == BIG, ids() == 256])
     assert (instances.labels.tolist(), instances.iscrowd.tolist()) == ([0, 0], [False, True])
 
@@ -115,14 +115,14 @@ def test_crowd_regions_of_stuff_are_background_of_things(tmp_path: Path) -> None
 def test_palettes_are_colours(tmp_path: Path) -> None:
     files = write(tmp_path, content())
     expected = CocoPanoptic([files]).annotated(0)
-    with Image.open(tmp_path / "png" / "a.png") as picture:
-        palette = picture.quantize(8, dither=Image.Dither.NONE)
+    with Image.open(tmp_path / "png" / "a.png") as image:
+        palette = image.quantize(8, dither=Image.Dither.NONE)
     assert palette.mode == "P"
     palette.save(tmp_path / "png" / "a.png")
     np.testing.assert_array_equal(CocoPanoptic([files]).annotated(0).ids, expected.ids)
 
 
-def test_a_listed_segment_without_pixels_is_an_empty_target_and_no_truth(tmp_path: Path) -> None:
+def test_a_listed_segment_without_pixels_is_an_empty_target_and_no_ground_truth(tmp_path: Path) -> None:
     values = content()
     values["annotations"][0]["segments_info"].append({"id": 999, "category_id": 17})
     samples = CocoPanoptic([write(tmp_path, values)])
@@ -130,8 +130,8 @@ def test_a_listed_segment_without_pixels_is_an_empty_target_and_no_truth(tmp_pat
     assert target is not None
     assert target.labels.tolist() == [0, 1, 0]
     assert target.masks.any(dim=(1, 2, 3)).tolist() == [True, True, False]
-    with pytest.raises(RequestError, match=r"a.png' lacks segments that its 'segments_info' lists: 1 \(999\)"):
-        samples.truths(0, ["panoptic"])
+    with pytest.raises(UserError, match=r"a.png' lacks segments that its 'segments_info' lists: 1 \(999\)"):
+        samples.ground_truths(0, ["panoptic"])
 
 
 def test_areas_of_the_file_count_where_the_official_tool_takes_them(tmp_path: Path) -> None:
@@ -141,13 +141,13 @@ def test_areas_of_the_file_count_where_the_official_tool_takes_them(tmp_path: Pa
     for info, area in zip(values["annotations"][0]["segments_info"], areas, strict=True):
         info["area"] = area
     files = write(tmp_path, values)
-    truth = CocoPanoptic([files], areas_from_file=True).truths(0, ["panoptic"])["panoptic"]
-    assert isinstance(truth, PanopticTruth)
-    assert truth.areas is not None
-    assert truth.areas.tolist() == [600, (ids() == 5).sum(), (ids() == 256).sum(), 50]
+    ground_truth = CocoPanoptic([files], areas_from_file=True).ground_truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(ground_truth, PanopticGroundTruth)
+    assert ground_truth.areas is not None
+    assert ground_truth.areas.tolist() == [600, (ids() == 5).sum(), (ids() == 256).sum(), 50]
     values["annotations"][0]["segments_info"].pop()
-    counted = CocoPanoptic([write(tmp_path, values)]).truths(0, ["panoptic"])["panoptic"]
-    assert isinstance(counted, PanopticTruth)
+    counted = CocoPanoptic([write(tmp_path, values)]).ground_truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(counted, PanopticGroundTruth)
     assert counted.areas is None
 
 
@@ -155,11 +155,11 @@ def test_ids_that_are_not_listed_are_an_error(tmp_path: Path) -> None:
     values = content()
     del values["annotations"][0]["segments_info"][1]
     samples = CocoPanoptic([write(tmp_path, values)])
-    with pytest.raises(RequestError, match=r"a.png' has ids that its 'segments_info' does not list: 1 \(5\)"):
+    with pytest.raises(UserError, match=r"a.png' has ids that its 'segments_info' does not list: 1 \(5\)"):
         samples.annotated(0)
 
 
-def test_pictures_are_found_by_the_name_of_the_png_where_the_file_does_not_name_them(tmp_path: Path) -> None:
+def test_images_are_found_by_the_name_of_the_png_where_the_file_does_not_name_them(tmp_path: Path) -> None:
     values = content()
     del values["images"]
     assert len(CocoPanoptic([write(tmp_path, values)])[0].name) == 5
@@ -169,22 +169,22 @@ def test_pictures_are_found_by_the_name_of_the_png_where_the_file_does_not_name_
     assert samples.wide().tolist() == [True]  # from the header, since the file has no size
 
 
-def test_missing_pictures_are_an_error_or_left_out(tmp_path: Path) -> None:
+def test_missing_images_are_an_error_or_left_out(tmp_path: Path) -> None:
     values = content()
     values["images"].append({"id": "b", "file_name": "b.jpg", "height": H, "width": W})
     values["annotations"].append({"image_id": "b", "file_name": "b.png", "segments_info": []})
     files = write(tmp_path, values)
-    with pytest.raises(RequestError, match=r"lacks pictures of .*b.jpg.* missing_images=skip"):
+    with pytest.raises(UserError, match=r"lacks images of .*b.jpg.* missing_images=skip"):
         CocoPanoptic([files])
     samples = CocoPanoptic([files], missing_images="skip")
     assert len(samples) == 1
     assert "b.jpg" in samples.notes[0]
     Image.fromarray(np.zeros((H, W, 3), dtype=np.uint8)).save(tmp_path / "jpg" / "b.jpg")
-    with pytest.raises(RequestError, match=r"png' lacks PNGs of .*b.png"):
+    with pytest.raises(UserError, match=r"png' lacks PNGs of .*b.png"):
         CocoPanoptic([files])
     Image.fromarray(np.zeros((H, W, 3), dtype=np.uint8)).save(tmp_path / "png" / "b.png")
     assert len(CocoPanoptic([files])) == 2
-    assert len(CocoPanoptic([files], keep_empty=False)) == 1
+    assert len(CocoPanoptic([files], filter_empty=True)) == 1
 
 
 def test_several_files_are_one_data_set(tmp_path: Path) -> None:
@@ -193,14 +193,14 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
     samples = CocoPanoptic([write(tmp_path / "1", one), write(tmp_path / "2", two)])
     assert samples.annotated(0).labels.tolist() == samples.annotated(1).labels.tolist() == [0, 1]
     two["categories"][0]["name"] = "plastic"
-    with pytest.raises(RequestError, match=r"different categories: id 3 is 'glass' .*'plastic'"):
+    with pytest.raises(UserError, match=r"different categories: id 3 is 'glass' .*'plastic'"):
         CocoPanoptic([write(tmp_path / "1", one), write(tmp_path / "2", two)])
 
 
 def test_sizes_must_agree(tmp_path: Path) -> None:
     samples = CocoPanoptic([write(tmp_path, content(), ids()[:, :-1])])
-    for read in (lambda: samples[0], lambda: samples.truths(0, ["panoptic"])):
-        with pytest.raises(RequestError, match=r"a.jpg' is 20x30 \(height x width\), but its label map is 20x29"):
+    for read in (lambda: samples[0], lambda: samples.ground_truths(0, ["panoptic"])):
+        with pytest.raises(UserError, match=r"a.jpg' is 20x30 \(height x width\), but its label map is 20x29"):
             read()
 
 
@@ -222,7 +222,7 @@ def _segment(values: dict[str, Any]) -> dict[str, Any]:
         (_with(lambda v: v.pop("categories")), "is not in COCO's panoptic format"),
         (_with(lambda v: v.update(categories=[])), "at least one category"),
         (_with(lambda v: v.update(images=3)), "'images' must be a list"),
-        (_with(lambda v: v.update(annotations=[])), "has no pictures"),
+        (_with(lambda v: v.update(annotations=[])), "has no images"),
         (_with(lambda v: v["annotations"].append(v["annotations"][0])), "ids must be unique"),
         (_with(lambda v: v["annotations"][0].pop("segments_info")), "a list 'segments_info'"),
         (_with(lambda v: v["annotations"][0].update(image_id=2)), "image 2 of 'a.png' is not listed"),
@@ -237,24 +237,24 @@ def _segment(values: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_wrong_files_are_one_sentence(values: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         CocoPanoptic([write(tmp_path, values)])
     assert "all.json" in str(caught.value)
 
 
 def test_missing_files_and_grey_maps_are_named(tmp_path: Path) -> None:
     files = write(tmp_path, content())
-    with pytest.raises(RequestError, match=r"no annotation file .*none.json"):
+    with pytest.raises(UserError, match=r"no annotation file .*none.json"):
         CocoPanoptic([files._replace(annotations=tmp_path / "none.json")])
-    with pytest.raises(RequestError, match="no folder of PNGs"):
+    with pytest.raises(UserError, match="no folder of PNGs"):
         CocoPanoptic([files._replace(segments=tmp_path / "none")])
-    with pytest.raises(RequestError, match="no image folder"):
+    with pytest.raises(UserError, match="no image folder"):
         CocoPanoptic([files._replace(images=tmp_path / "none")])
     Image.fromarray(ids().astype(np.uint16)).save(tmp_path / "png" / "a.png")
-    with pytest.raises(RequestError, match=r"expected colours \(id = R \+ 256 G"):
+    with pytest.raises(UserError, match=r"expected colours \(id = R \+ 256 G"):
         CocoPanoptic([files]).annotated(0)
     (tmp_path / "png" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(RequestError, match=r"a\.png"):
+    with pytest.raises(UserError, match=r"a\.png"):
         CocoPanoptic([files]).annotated(0)
 
 
@@ -267,7 +267,7 @@ def test_class_lists_without_things_are_refused(tmp_path: Path, absent: Any) -> 
         del values["categories"][0]["isthing"]
     files = write(tmp_path, values)
     for task in ("panoptic", "instance"):
-        with pytest.raises(RequestError, match=r"categories 1 \(cell\) have no 'isthing'; expected 1 .* 0 for stuff"):
+        with pytest.raises(UserError, match=r"categories 1 \(cell\) have no 'isthing'; expected 1 .* 0 for stuff"):
             CocoPanoptic([files], task)  # pyright: ignore[reportArgumentType]
     assert CocoPanoptic([files], "semantic").categories.names == ("cell", "glass")
     table = CocoPanoptic([write(tmp_path, content())]).categories
@@ -281,9 +281,9 @@ def test_flags_are_read_as_they_are_meant(tmp_path: Path, flag: Any, crowd: bool
     values["categories"][1]["isthing"] = "0"
     samples = CocoPanoptic([write(tmp_path, values)])
     assert [item.is_thing for item in samples.categories] == [True, False]
-    truth = samples.truths(0, ["panoptic"])["panoptic"]
-    assert isinstance(truth, PanopticTruth)
-    assert truth.segments[0][2] is crowd
+    ground_truth = samples.ground_truths(0, ["panoptic"])["panoptic"]
+    assert isinstance(ground_truth, PanopticGroundTruth)
+    assert ground_truth.segments[0][2] is crowd
 
 
 def test_what_is_left_out_or_taken_for_something_else_is_noted(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_what_is_left_out_or_taken_for_something_else_is_noted(tmp_path: Path) -
     assert any("images without an annotation: 1 (b.jpg)" in note for note in notes)
     assert any("by the names of their PNGs" in note and "1 (a.jpg for 'old/name.jpg')" in note for note in notes)
     values["annotations"].append({**values["annotations"][0], "image_id": 2})
-    with pytest.raises(RequestError, match=r"'a\.png' is the PNG of two annotations"):
+    with pytest.raises(UserError, match=r"'a\.png' is the PNG of two annotations"):
         CocoPanoptic([write(tmp_path, values)])
 
 
@@ -307,5 +307,5 @@ def test_flags_and_categories_of_segments_are_checked(tmp_path: Path) -> None:
         values = content()
         values["annotations"][0]["segments_info"][0][key] = value
         values["categories"].append({"id": 1, "name": "one", "isthing": 1})
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             CocoPanoptic([write(tmp_path, values)])

@@ -1,4 +1,4 @@
-"""COCO files as annotation tools export them: names of pictures, ids from 0, missing keys, painted masks."""
+"""COCO files as annotation tools export them: names of images, ids from 0, missing keys, painted masks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL import Image
 
 from mask2former.config import DataConfig, parse
 from mask2former.data.archives import open_folder
-from mask2former.data.build import build_pictures
+from mask2former.data.build import build_images
 from mask2former.data.datasets import CocoInstances
 from mask2former.data.datasets.file_names import find_name
-from mask2former.errors import RequestError
-from mask2former.structures.truths import InstanceTruth
+from mask2former.errors import UserError
+from mask2former.structures.ground_truth import InstanceGroundTruth
 
 SQUARE = [2, 1, 8, 1, 8, 7, 2, 7]
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (12, 10)).save(path)
 
@@ -50,7 +50,7 @@ def write(root: Path, images: list[dict[str, Any]], annotations: list[dict[str, 
     ],
 )
 def test_names_of_other_machines(tmp_path: Path, declared: str, there: str) -> None:
-    picture(tmp_path / there)
+    image(tmp_path / there)
     found = find_name(declared, open_folder(tmp_path))
     assert found is not None
     assert (tmp_path / found).samefile(tmp_path / there)
@@ -58,30 +58,30 @@ def test_names_of_other_machines(tmp_path: Path, declared: str, there: str) -> N
 
 @pytest.mark.parametrize("declared", ["../secret.png", "b.png", "\\", "/", "0123abcd-", "?d="])
 def test_a_name_that_is_not_there_is_not_found(tmp_path: Path, declared: str) -> None:
-    picture(tmp_path / "folder" / "a.png")
+    image(tmp_path / "folder" / "a.png")
     assert find_name(declared, open_folder(tmp_path / "folder")) is None
 
 
 def test_label_studio(tmp_path: Path) -> None:
     """Category ids from 0, names of uploads, no area, and empty segmentations of boxes."""
-    picture(tmp_path / "photos" / "a b.png")
+    image(tmp_path / "photos" / "a b.png")
     box = {"id": 1, "image_id": 0, "category_id": 0, "segmentation": [], "bbox": [1, 1, 3, 3], "iscrowd": 0}
     square = {"id": 0, "image_id": 0, "category_id": 0, "segmentation": [SQUARE], "bbox": [2, 1, 6, 6], "ignore": 0}
     images = [{"id": 0, "width": 12, "height": 10, "file_name": "\\data\\upload\\1\\0a1b2c3d-a%20b.png"}]
-    with pytest.raises(RequestError, match="have no segmentation"):
+    with pytest.raises(UserError, match="have no segmentation"):
         CocoInstances([(write(tmp_path, images, [square, box]), tmp_path / "photos")])
     samples = CocoInstances([(write(tmp_path, images, [square, box]), tmp_path / "photos")], missing_masks="skip")
-    truth = samples.truths(0, ["instance"])["instance"]
-    assert isinstance(truth, InstanceTruth)
-    assert (truth.labels.tolist(), truth.iscrowd.tolist()) == ([0], [False])
-    assert truth.areas is not None
-    assert truth.areas.tolist() == [36]
+    ground_truth = samples.ground_truths(0, ["instance"])["instance"]
+    assert isinstance(ground_truth, InstanceGroundTruth)
+    assert (ground_truth.labels.tolist(), ground_truth.iscrowd.tolist()) == ([0], [False])
+    assert ground_truth.areas is not None
+    assert ground_truth.areas.tolist() == [36]
     assert samples.categories[0].id == 0
 
 
 def cvat(tmp_path: Path) -> tuple[Path, np.ndarray]:
     """Painted masks as CVAT writes them: uncompressed, and marked as crowds."""
-    picture(tmp_path / "photos" / "a.png")
+    image(tmp_path / "photos" / "a.png")
     mask = np.zeros((10, 12), dtype=bool)
     mask[3:5, 4:9] = True
     flat = mask.T.ravel()
@@ -107,14 +107,14 @@ def test_cvat_painted_masks_are_regions_unless_told_otherwise(tmp_path: Path) ->
     assert "all 1 annotations are marked as crowd regions" in regions.notes[0]
     values = [{"annotations": str(file), "images": str(tmp_path / "photos")}]
     dataset = {"name": "coco-instance", "train": values, "validation": values, "crowds": "objects"}
-    objects = build_pictures(parse(DataConfig, {"dataset": dataset}, "test").dataset, "train")
+    objects = build_images(parse(DataConfig, {"dataset": dataset}, "test").dataset, "train")
     target = objects[0].target
     assert target is not None
     assert (target.masks[0, 0].numpy() == mask).all()
 
 
-def test_two_pictures_that_only_their_lost_folders_tell_apart_are_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "photos" / "a.png")
+def test_two_images_that_only_their_lost_folders_tell_apart_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "photos" / "a.png")
     images = [{"id": number, "width": 12, "height": 10, "file_name": f"upload/{number}/a.png"} for number in (1, 2)]
-    with pytest.raises(RequestError, match=r"'upload/1/a\.png' and 'upload/2/a\.png', but .* has only 'a\.png'"):
+    with pytest.raises(UserError, match=r"'upload/1/a\.png' and 'upload/2/a\.png', but .* has only 'a\.png'"):
         CocoInstances([(write(tmp_path, images, []), tmp_path / "photos")])

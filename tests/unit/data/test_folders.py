@@ -14,9 +14,9 @@ from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.folders import list_folder, walk_folder
 from mask2former.data.frames import open_frames
 from mask2former.data.images import list_images
-from mask2former.data.prepare.stages import pictures_in
-from mask2former.errors import RequestError
-from mask2former.inference.data_checks.recognise import recognise
+from mask2former.dataset_tools.prepare.stages import images_in
+from mask2former.errors import UserError
+from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.notes import collect_notes
 
 
@@ -45,7 +45,7 @@ def test_what_is_in_a_folder_is_listed(tmp_path: Path) -> None:
     assert [path.name for path in list_folder(tmp_path)] == [".hidden", "a.png", "b", "lost+found"]
     found = [os.path.join(parent, leaf) for parent, _, leaves in walk_folder(tmp_path) for leaf in leaves]
     assert found == [str(tmp_path / "a.png"), str(tmp_path / "b" / "c.png")]
-    with pytest.raises(RequestError, match="there is no folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         list_folder(tmp_path / "nowhere")
 
 
@@ -61,16 +61,16 @@ def test_no_reader_leaves_out_a_folder_that_cannot_be_read(tmp_path: Path, lock:
     readers: tuple[Callable[[], object], ...] = (
         lambda: open_folder(tmp_path / "images").names([".png"]),
         lambda: YoloPolygons(read_yolo(tmp_path / "data.yaml"), "train"),
-        lambda: list(pictures_in(tmp_path / "images", ".png")),
+        lambda: list(images_in(tmp_path / "images", ".png")),
         lambda: MaskFolders(tmp_path / "images", locked),
         lambda: open_frames(locked),
     )
     for read in readers:
-        with pytest.raises(RequestError, match=r"the folder '.*more' cannot be read \(Permission denied\), so that"):
+        with pytest.raises(UserError, match=r"the folder '.*more' cannot be read \(Permission denied\), so that"):
             read()
     (tmp_path / "data.yaml").unlink()
-    with pytest.raises(RequestError, match=r"the folder '.*deep' cannot be read"):
-        recognise(tmp_path)
+    with pytest.raises(UserError, match=r"the folder '.*deep' cannot be read"):
+        infer_format(tmp_path)
 
 
 def test_labels_beside_images_are_not_left_out(tmp_path: Path, lock: Callable[[Path], None]) -> None:
@@ -80,7 +80,7 @@ def test_labels_beside_images_are_not_left_out(tmp_path: Path, lock: Callable[[P
         (tmp_path / "labels" / split / "a.txt").write_text("0 .1 .1 .9 .1 .9 .9\n")
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [thing]\n")
     lock(tmp_path / "labels" / "train")
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         YoloPolygons(read_yolo(tmp_path / "data.yaml"), "train")
 
 

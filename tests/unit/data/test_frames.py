@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mask2former.data.frames import open_frames
-from mask2former.errors import MissingExtraError, RequestError
+from mask2former.errors import MissingExtraError, UserError
 
 
 def write_video(path: Path, ticks: list[int], *, options: dict[str, str] | None = None, noisy: bool = False) -> Path:
@@ -89,7 +89,7 @@ def test_a_broken_tail_gives_the_frames_there_are_and_a_note(tmp_path: Path, sha
 def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     for index in (10, 9, 2, 1):
         Image.new("RGB", (8, 8), (index,) * 3).save(tmp_path / f"frame{index}.png")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     frames = open_frames(tmp_path)
     assert (frames.rate, frames.num_frames) == (30.0, 4)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 9, 10]
@@ -119,25 +119,25 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
         (tmp_path / "text.mp4", "cannot be opened"),
         (tmp_path / "empty", "holds no images; expected the frames"),
         (tmp_path / "clips", r"holds no images; it has folders, give one of them \('one'\)"),
-        (tmp_path / "a.png", "is a picture; expected a video or a folder"),
+        (tmp_path / "a.png", "is an image; expected a video or a folder"),
         (-1, "cameras are counted from 0"),
-        (np.zeros((8, 8, 3), np.uint8), r"got one picture \(ndarray\)"),
-        (Image.new("RGB", (8, 8)), r"got one picture \(Image\)"),
+        (np.zeros((8, 8, 3), np.uint8), r"got one image \(ndarray\)"),
+        (Image.new("RGB", (8, 8)), r"got one image \(Image\)"),
     ):
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             open_frames(source)  # pyright: ignore[reportArgumentType]
     video = write_video(tmp_path / "clip.mp4", STEADY)
-    with pytest.raises(RequestError, match="gives no frame; there is none in the time asked for"):
+    with pytest.raises(UserError, match="gives no frame; there is none in the time asked for"):
         list(open_frames(video, start=50))
-    with pytest.raises(RequestError, match="0 <= start < end"):
+    with pytest.raises(UserError, match="0 <= start < end"):
         open_frames(video, start=2, end=1)
-    with pytest.raises(RequestError, match="rate must be above 0"):
+    with pytest.raises(UserError, match="rate must be above 0"):
         open_frames(tmp_path, rate=0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are devices elsewhere")
 def test_a_camera_that_is_not_there_is_refused() -> None:
-    with pytest.raises(RequestError, match="camera 93 cannot be opened"):
+    with pytest.raises(UserError, match="camera 93 cannot be opened"):
         open_frames(93)
 
 

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, refusing everything else by name, and finding pictures in folders."""
+"""Reading images of every kind, refusing everything else by name, and finding images in folders."""
 
 import io
 import struct
@@ -14,13 +14,13 @@ from PIL import Image
 
 from mask2former.data.images import list_images, read_image
 from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 H, W = 24, 40
 
 
 def colors() -> np.ndarray:
-    """A smooth picture whose channels and corners all differ."""
+    """A smooth image whose channels and corners all differ."""
     rows, columns = np.mgrid[:H, :W]
     return np.stack([rows * 10, columns * 6, 255 - rows * 5 - columns * 3], axis=-1).astype(np.uint8)
 
@@ -42,18 +42,18 @@ def half_transparent() -> tuple[Image.Image, np.ndarray]:
     return Image.fromarray(np.dstack([colors(), alpha])), expected
 
 
-def save(picture: Image.Image, path: Path, **options: Any) -> Path:
-    picture.save(path, **options)
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
     return path
 
 
 def palette_file(folder: Path, transparent: bool) -> tuple[Path, np.ndarray]:
     indices = np.tile(np.array([0, 1], dtype=np.uint8), (H, W // 2))
-    picture = Image.fromarray(indices)
-    picture.putpalette([250, 10, 20, 30, 40, 240])
+    image = Image.fromarray(indices)
+    image.putpalette([250, 10, 20, 30, 40, 240])
     options = {"transparency": 0} if transparent else {}
     expected = np.where(indices[..., None] == 0, (255, 255, 255) if transparent else (250, 10, 20), (30, 40, 240))
-    return save(picture, folder / "a.png", **options), expected
+    return save(image, folder / "a.png", **options), expected
 
 
 def rgb(folder: Path, name: str, **options: object) -> tuple[Path, np.ndarray]:
@@ -67,8 +67,8 @@ def rotated(folder: Path, name: str) -> tuple[Path, np.ndarray]:
 
 
 def rgba(folder: Path, name: str) -> tuple[Path, np.ndarray]:
-    picture, expected = half_transparent()
-    return save(picture, folder / name), expected
+    image, expected = half_transparent()
+    return save(image, folder / name), expected
 
 
 def opaque(folder: Path) -> tuple[Path, np.ndarray]:
@@ -76,8 +76,8 @@ def opaque(folder: Path) -> tuple[Path, np.ndarray]:
 
 
 def grey_alpha(folder: Path) -> tuple[Path, np.ndarray]:
-    picture = Image.merge("LA", [Image.fromarray(grey()), Image.new("L", (W, H), 0)])
-    return save(picture, folder / "a.png"), np.full((H, W, 3), 255)
+    image = Image.merge("LA", [Image.fromarray(grey()), Image.new("L", (W, H), 0)])
+    return save(image, folder / "a.png"), np.full((H, W, 3), 255)
 
 
 def deep(folder: Path, name: str) -> tuple[Path, np.ndarray]:
@@ -100,8 +100,8 @@ def animated(folder: Path) -> tuple[Path, np.ndarray]:
 
 
 def color_key(folder: Path) -> tuple[Path, np.ndarray]:
-    picture = Image.new("RGB", (W, H), (1, 2, 3))
-    return save(picture, folder / "a.png", transparency=(1, 2, 3)), np.full((H, W, 3), 255)
+    image = Image.new("RGB", (W, H), (1, 2, 3))
+    return save(image, folder / "a.png", transparency=(1, 2, 3)), np.full((H, W, 3), 255)
 
 
 EXACT: dict[str, Callable[[Path], tuple[Path, np.ndarray]]] = {
@@ -133,8 +133,8 @@ EXACT: dict[str, Callable[[Path], tuple[Path, np.ndarray]]] = {
 def test_every_kind_of_file_gives_its_pixels(tmp_path: Path, kind: str, opened: bool) -> None:
     path, expected = EXACT[kind](tmp_path)
     if opened:
-        with Image.open(path) as picture:
-            pixels = read_image(picture)
+        with Image.open(path) as image:
+            pixels = read_image(image)
     else:
         pixels = read_image(path)
         np.testing.assert_array_equal(pixels, read_image(str(path)))
@@ -146,16 +146,16 @@ def test_every_kind_of_file_gives_its_pixels(tmp_path: Path, kind: str, opened: 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.jpg", "RGB"), ("a.jpg", "CMYK"), ("a.jpg", "L"), ("a.webp", "RGB")])
 def test_lossy_files_give_nearly_their_pixels(tmp_path: Path, name: str, mode: str) -> None:
-    picture = Image.fromarray(colors()).convert(mode)
-    path = save(picture, tmp_path / name, quality=98)
-    difference = read_image(path).astype(int) - np.asarray(picture.convert("RGB"))
+    image = Image.fromarray(colors()).convert(mode)
+    path = save(image, tmp_path / name, quality=98)
+    difference = read_image(path).astype(int) - np.asarray(image.convert("RGB"))
     assert abs(difference).mean() < 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_orientations_of_a_jpeg(tmp_path: Path, orientation: int) -> None:
     upright = colors()
-    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # how the sensor stored the upright picture
+    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # how the sensor stored the upright image
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -245,17 +245,17 @@ def encoded(form: str) -> bytes:
 def test_broken_files_give_one_error_that_names_them(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(content)
-    with pytest.raises(RequestError, match=message) as caught:  # warnings are errors in the whole suite
+    with pytest.raises(UserError, match=message) as caught:  # warnings are errors in the whole suite
         read_image(path)
     assert "broken.png" in str(caught.value)
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"no image .*missing\.png"):
+    with pytest.raises(UserError, match=r"no image .*missing\.png"):
         read_image(tmp_path / "missing.png")
-    with pytest.raises(RequestError, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(RequestError, match="no image"):
+    with pytest.raises(UserError, match="no image"):
         read_image("a\0b.png")
 
 
@@ -283,13 +283,13 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         (Image.new("RGB", (0, 5)), "no pixels"),
         (Image.fromarray(np.full((H, W), np.nan, dtype=np.float32)), "not finite"),
         (Image.fromarray(np.full((H, W), 1 << 20, dtype=np.int32)), "expected 8 or 16 bit"),
-        (b"bytes", "cannot read a picture from bytes"),
-        (None, "cannot read a picture from NoneType"),
-        (3, "cannot read a picture from int"),
+        (b"bytes", "cannot read an image from bytes"),
+        (None, "cannot read an image from NoneType"),
+        (3, "cannot read an image from int"),
     ],
 )
 def test_other_arguments_are_refused_with_what_was_expected(wrong: object, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read_image(wrong)  # type: ignore[arg-type]
 
 
@@ -329,14 +329,14 @@ def test_dots_in_names_are_kept(tmp_path: Path) -> None:
 
 
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no pictures given"):
+    with pytest.raises(UserError, match="no images given"):
         list_images([])
-    with pytest.raises(RequestError, match="holds no images"):
+    with pytest.raises(UserError, match="holds no images"):
         list_images([tmp_path])
-    with pytest.raises(RequestError, match="no image or folder of images"):
+    with pytest.raises(UserError, match="no image or folder of images"):
         list_images([tmp_path / "missing"])
     touch(tmp_path, "one/x.png", "two/x.png")
-    with pytest.raises(RequestError, match="one name"):
+    with pytest.raises(UserError, match="one name"):
         list_images([tmp_path / "one", tmp_path / "two"])
 
 

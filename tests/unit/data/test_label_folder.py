@@ -1,4 +1,4 @@
-"""Label maps beside pictures: names, numbers, pairs, and void that stays void."""
+"""Label maps beside images: names, numbers, pairs, and void that stays void."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from mask2former.config import DataConfig, DatasetConfig, LabelFolderConfig, parse
-from mask2former.data.build import build_pictures, build_training_set
+from mask2former.data.build import build_images, build_training_set
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.label_folder import LabelFolder
-from mask2former.data.sampling import Draw
-from mask2former.errors import RequestError
+from mask2former.data.loading.sampling import Draw
+from mask2former.errors import UserError
 from mask2former.structures import Categories
 
 CLASSES = Categories.from_dict(
@@ -29,7 +29,7 @@ def save(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def picture(path: Path, size: tuple[int, int] = (4, 6)) -> Path:
+def random_image(path: Path, size: tuple[int, int] = (4, 6)) -> Path:
     return save(path, np.full((*size, 3), 120, dtype=np.uint8))
 
 
@@ -39,18 +39,18 @@ def label_map() -> np.ndarray:
     return numbers
 
 
-def truth(samples: LabelFolder) -> np.ndarray:
-    """That of the first picture."""
-    found = samples.truths(0, ["semantic"])["semantic"]
+def ground_truth(samples: LabelFolder) -> np.ndarray:
+    """That of the first image."""
+    found = samples.ground_truths(0, ["semantic"])["semantic"]
     assert isinstance(found, np.ndarray)
     return found
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two pictures, one in a folder of its own."""
+    """Two images, one in a folder of its own."""
     for name in ("one", "deep/two"):
-        picture(tmp_path / "images" / f"{name}.jpg")
+        random_image(tmp_path / "images" / f"{name}.jpg")
         save(tmp_path / "labels" / f"{name}.png", label_map())
     return tmp_path / "images", tmp_path / "labels"
 
@@ -59,7 +59,7 @@ def test_numbers_become_classes_and_ignored_ones_stay_void(folders: tuple[Path, 
     samples = LabelFolder([folders], CLASSES)
     assert [samples.image_id(index) for index in range(len(samples))] == ["deep/two", "one"]
     expected = np.select([label_map() == 10, label_map() == 3, label_map() == 300], [0, 1, 2], 255)
-    assert (truth(samples) == expected).all()
+    assert (ground_truth(samples) == expected).all()
     target = samples[1].target
     assert target is not None
     assert target.labels.tolist() == [0, 1, 2]
@@ -73,7 +73,7 @@ def test_numbers_become_classes_and_ignored_ones_stay_void(folders: tuple[Path, 
 def test_every_kind_of_label_map(tmp_path: Path, kind: str) -> None:
     numbers = np.zeros((4, 6), dtype=np.uint8)
     numbers[1:3, 2:] = 1
-    picture(tmp_path / "x" / "a.jpg")
+    random_image(tmp_path / "x" / "a.jpg")
     (tmp_path / "y").mkdir()
     image = Image.fromarray(numbers)
     if kind == "palette":
@@ -84,7 +84,7 @@ def test_every_kind_of_label_map(tmp_path: Path, kind: str) -> None:
         image = Image.fromarray(numbers.astype(bool))
     image.save(tmp_path / "y" / ("a.tif" if kind == "tiff" else "a.png"))
     samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], Categories.from_names(["back", "front"]))
-    assert (truth(samples) == numbers).all()
+    assert (ground_truth(samples) == numbers).all()
 
 
 def test_void_is_in_no_mask_after_augmentation_either(folders: tuple[Path, Path]) -> None:
@@ -113,62 +113,62 @@ def test_void_is_in_no_mask_after_augmentation_either(folders: tuple[Path, Path]
 def test_many_classes_leave_255_to_a_class(tmp_path: Path) -> None:
     (tmp_path / "n.txt").write_text("\n".join(f"class {number}" for number in range(300)))
     assert read_names(tmp_path / "n.txt").ignore_label == 65535
-    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    random_image(tmp_path / "x" / "a.jpg", (2, 2))
     save(tmp_path / "y" / "a.png", np.array([[254, 255], [299, 700]], dtype=np.uint16))
     samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], read_names(tmp_path / "n.txt"), ignore=[700])
-    assert truth(samples).tolist() == [[254, 255], [299, 65535]]
+    assert ground_truth(samples).tolist() == [[254, 255], [299, 65535]]
 
 
 def test_an_undeclared_number_is_named_with_its_file(folders: tuple[Path, Path]) -> None:
     samples = LabelFolder([folders], CLASSES, ignore=[])
-    with pytest.raises(RequestError, match=r"two\.png' has the numbers 1 \(255\), which are no classes"):
-        samples.truths(0, ["semantic"])
-    with pytest.raises(RequestError, match=r"are classes \(car, road\) and ignored"):
+    with pytest.raises(UserError, match=r"two\.png' has the numbers 1 \(255\), which are no classes"):
+        samples.ground_truths(0, ["semantic"])
+    with pytest.raises(UserError, match=r"are classes \(car, road\) and ignored"):
         LabelFolder([folders], CLASSES, ignore=[10, 3])
 
 
 def test_colours_are_refused_with_advice(folders: tuple[Path, Path]) -> None:
     save(folders[1] / "one.png", np.zeros((4, 6, 3), dtype=np.uint8))
-    with pytest.raises(RequestError, match=r"one\.png' is a picture of mode RGB.*class numbers instead of colours"):
+    with pytest.raises(UserError, match=r"one\.png' is an image of mode RGB.*class numbers instead of colours"):
         LabelFolder([folders], CLASSES).annotated(1)
 
 
 def test_other_sizes_are_refused(folders: tuple[Path, Path]) -> None:
     save(folders[1] / "one.png", np.full((6, 4), 10, dtype=np.uint8))
     samples = LabelFolder([folders], CLASSES)
-    for read in (samples.annotated, lambda index: samples.truths(index, ["semantic"])):
-        with pytest.raises(RequestError, match="height and width are exchanged"):
+    for read in (samples.annotated, lambda index: samples.ground_truths(index, ["semantic"])):
+        with pytest.raises(UserError, match="height and width are exchanged"):
             read(1)
 
 
 def test_pairs(folders: tuple[Path, Path]) -> None:
     images, labels = folders
-    picture(images / "three.jpg")
-    with pytest.raises(RequestError, match=r"pictures without a label map: 1 \(three\.jpg\); .*unpaired=skip"):
+    random_image(images / "three.jpg")
+    with pytest.raises(UserError, match=r"images without a label map: 1 \(three\.jpg\); .*unpaired=skip"):
         LabelFolder([folders], CLASSES)
     samples = LabelFolder([folders], CLASSES, unpaired="skip")
     assert len(samples) == 2
     assert "three.jpg" in samples.notes[0]
     (images / "three.jpg").rename(images / "deep" / "three.jpg")
-    save(labels / "three.png", label_map())  # in another folder, so another picture
-    with pytest.raises(RequestError, match="without a label map"):
+    save(labels / "three.png", label_map())  # in another folder, so another image
+    with pytest.raises(UserError, match="without a label map"):
         LabelFolder([folders], CLASSES)
-    picture(images / "one.png")
-    with pytest.raises(RequestError, match=r"'one\.jpg' and 'one\.png'|'one\.png' and 'one\.jpg'"):
+    random_image(images / "one.png")
+    with pytest.raises(UserError, match=r"'one\.jpg' and 'one\.png'|'one\.png' and 'one\.jpg'"):
         LabelFolder([folders], CLASSES, unpaired="skip")
 
 
 def test_side_by_side_and_with_a_suffix(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        picture(tmp_path / "plain" / f"{name}.jpg")
+        random_image(tmp_path / "plain" / f"{name}.jpg")
         save(tmp_path / "plain" / f"{name}.png", label_map())
-        picture(tmp_path / "suffix" / f"{name}.png")
+        random_image(tmp_path / "suffix" / f"{name}.png")
         save(tmp_path / "suffix" / f"{name}_mask.png", label_map())
     for folder, suffix in ((tmp_path / "plain", ""), (tmp_path / "suffix", "_mask")):
         samples = LabelFolder([(folder, folder)], CLASSES, label_suffix=suffix)
         assert [samples.image_id(index) for index in range(len(samples))] == ["a", "b"]
-        assert truth(samples).max() == 255
-    with pytest.raises(RequestError, match=r"no picture .* label_suffix"):
+        assert ground_truth(samples).max() == 255
+    with pytest.raises(UserError, match=r"no image .* label_suffix"):
         LabelFolder([(tmp_path / "suffix", tmp_path / "plain")], CLASSES, label_suffix="_mask")
 
 
@@ -178,12 +178,12 @@ def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
     values = {"name": "label-folder", "train": files, "validation": files, "names": str(tmp_path / "names.csv")}
     config: DatasetConfig = parse(DataConfig, {"dataset": values}, "test").dataset
     assert isinstance(config, LabelFolderConfig)
-    samples = build_pictures(config, "validation")
+    samples = build_images(config, "validation")
     assert (samples.categories.names, len(samples)) == (("road", "car", "sky"), 2)
 
 
 def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None:
-    picture(tmp_path / "x" / "a.jpg")
+    random_image(tmp_path / "x" / "a.jpg")
     save(tmp_path / "y" / "a_mask.png", label_map())
     save(tmp_path / "y" / "a_depth.png", label_map())
     samples = LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, label_suffix="_mask")
@@ -192,11 +192,11 @@ def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None
 
 
 def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
-    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    random_image(tmp_path / "x" / "a.jpg", (2, 2))
     save(tmp_path / "y" / "a.png", np.array([[0, 255], [255, 0]], dtype=np.uint8))
     classes = Categories.from_dict({"categories": [{"id": 0, "name": "back"}, {"id": 255, "name": "cell"}]})
-    assert truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], classes)).tolist() == [[0, 1], [1, 0]]
-    assert truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, ignore=[0, 255])).tolist() == [[255] * 2] * 2
+    assert ground_truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], classes)).tolist() == [[0, 1], [1, 0]]
+    assert ground_truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, ignore=[0, 255])).tolist() == [[255] * 2] * 2
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_that_are_no_classes_come_with_a_hint(tmp_path: Path, numbers: list[list[int]], words: str) -> None:
-    picture(tmp_path / "x" / "a.jpg", (2, 2))
+    random_image(tmp_path / "x" / "a.jpg", (2, 2))
     save(tmp_path / "y" / "a.png", np.array(numbers, dtype=np.uint16))
-    with pytest.raises(RequestError, match=words):
-        LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).truths(0, ["semantic"])
+    with pytest.raises(UserError, match=words):
+        LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).ground_truths(0, ["semantic"])

@@ -1,4 +1,4 @@
-"""Pictures of numbers: every kind of file, segment ids in colours, tables of any numbers."""
+"""Images of numbers: every kind of file, segment ids in colours, tables of any numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mask2former.data.label_maps import colors_of_ids, count_labels, read_id_colors, read_label_map, remap, runs_of
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 
 @pytest.mark.parametrize("highest", [1, 255, 65535])
@@ -35,16 +35,16 @@ def test_ids_travel_through_colours(tmp_path: Path) -> None:
     ids = np.array([[0, 1, 255], [256, 65_536, 2**24 - 1]])
     Image.fromarray(colors_of_ids(ids)).save(tmp_path / "a.png")
     assert read_id_colors(tmp_path / "a.png").tolist() == ids.tolist()
-    with pytest.raises(RequestError, match=r"a\.png' is a picture of mode RGB"):
+    with pytest.raises(UserError, match=r"a\.png' is an image of mode RGB"):
         read_label_map(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture"])
-def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"no image"])
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
     for read in (read_label_map, read_id_colors):
-        with pytest.raises(RequestError, match=r"a\.png"):
+        with pytest.raises(UserError, match=r"a\.png"):
             read(tmp_path / "a.png")
 
 
@@ -93,5 +93,5 @@ def test_counts_of_the_smallest_label_maps(tmp_path: Path, size: tuple[int, int]
 def test_formats_that_change_numbers_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").rename(tmp_path / "a.png")
-    with pytest.raises(RequestError, match=r"a\.png' is a JPEG file, which changes the numbers"):
+    with pytest.raises(UserError, match=r"a\.png' is a JPEG file, which changes the numbers"):
         read_label_map(tmp_path / "a.png")

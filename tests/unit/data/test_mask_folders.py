@@ -11,8 +11,8 @@ from PIL import Image
 from mask2former.config import ClipFolders, DataConfig, MaskFoldersConfig
 from mask2former.data.build import build_training_set
 from mask2former.data.datasets.mask_folders import MaskFolders
-from mask2former.data.sampling import Draw
-from mask2former.errors import RequestError
+from mask2former.data.loading.sampling import Draw
+from mask2former.errors import UserError
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def davis(tmp_path: Path) -> Path:
                 ids[10:18, 10:25] = 7
             palette = Image.fromarray(ids, mode=None)
             palette.putpalette([0, 0, 0, 128, 0, 0] * 4 + [0, 64, 128] * 8)
-            for folder, picture, ending in (("images", image, "jpg"), ("masks", palette, "png")):
+            for folder, image_file, ending in (("images", image, "jpg"), ("masks", palette, "png")):
                 (tmp_path / folder / clip).mkdir(parents=True, exist_ok=True)
-                picture.save(tmp_path / folder / clip / f"{frame:05d}.{ending}")
+                image_file.save(tmp_path / folder / clip / f"{frame:05d}.{ending}")
     (tmp_path / "train.txt").write_text("b\n")
     return tmp_path
 
@@ -43,8 +43,8 @@ def test_every_value_is_one_object_of_the_whole_clip(davis: Path) -> None:
     assert sample.target is not None
     assert sample.target.labels.tolist() == [0, 0]
     assert sample.target.masks.flatten(2).any(2).tolist() == [[True] * 3, [False, False, True]]
-    truth = clips.truth(0)
-    np.testing.assert_array_equal(truth.masks, sample.target.masks.numpy())
+    ground_truth = clips.ground_truth(0)
+    np.testing.assert_array_equal(ground_truth.masks, sample.target.masks.numpy())
     some = clips.annotated(0, [0, 1])
     assert some.annotated.tolist() == [[True, True]]  # the other object is in none of these
 
@@ -60,26 +60,26 @@ def test_training_clips_are_made_of_it(davis: Path) -> None:
     assert samples.categories.names == ("object",)
 
 
-def test_a_list_of_clips_and_pictures_without_maps(davis: Path) -> None:
+def test_a_list_of_clips_and_images_without_maps(davis: Path) -> None:
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
     assert [clips.clip_id(index) for index in range(len(clips))] == ["b"]
     (davis / "masks" / "a" / "00001.png").unlink()
     clips = MaskFolders(davis / "images", davis / "masks")
     assert clips.clip_length(0) == 2
-    assert clips.notes == ["clip 'a': left out 1 of 3 pictures, which have no id map"]
+    assert clips.notes == ["clip 'a': left out 1 of 3 images, which have no id map"]
 
 
 def test_faults_are_one_sentence(davis: Path) -> None:
-    with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         MaskFolders(davis / "images", davis / "nowhere")
-    with pytest.raises(RequestError, match="names no clips"):
+    with pytest.raises(UserError, match="names no clips"):
         MaskFolders(davis / "images", davis / "masks" / "a")
     (davis / "images" / "a" / "00002.jpg").unlink()
-    with pytest.raises(RequestError, match=r"no picture for the id map '00002\.png'"):
+    with pytest.raises(UserError, match=r"no image for the id map '00002\.png'"):
         MaskFolders(davis / "images", davis / "masks")
     Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(davis / "images" / "b" / "00000.jpg")
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
-    with pytest.raises(RequestError, match=r"is 5x5 .*its id map is 20x30"):
+    with pytest.raises(UserError, match=r"is 5x5 .*its id map is 20x30"):
         clips.annotated(0, [0])
 
 
@@ -89,7 +89,7 @@ def test_what_folders_lack_or_have_twice_is_said(davis: Path) -> None:
     assert any("without a folder of id maps: 1 (c)" in note for note in clips.notes)
     assert MaskFolders(davis / "images", davis / "masks", davis / "train.txt").notes == []  # the list chooses
     Image.new("RGB", (30, 20)).save(davis / "images" / "a" / "00001.png")
-    with pytest.raises(RequestError, match=r"two files for one frame: '00001\.png' and '00001\.jpg'|'00001\.jpg' and"):
+    with pytest.raises(UserError, match=r"two files for one frame: '00001\.png' and '00001\.jpg'|'00001\.jpg' and"):
         MaskFolders(davis / "images", davis / "masks")
 
 

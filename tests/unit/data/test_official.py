@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 
 from mask2former.config import DataConfig, DatasetConfig, Task, parse
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.build import build_pictures, build_training_set
+from mask2former.data.build import build_images, build_training_set
 from mask2former.data.datasets.official import data_root
-from mask2former.data.prepare import prepare
-from mask2former.data.sampling import Draw
-from mask2former.errors import RequestError
+from mask2former.dataset_tools.prepare import prepare
+from mask2former.data.loading.sampling import Draw
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories
-from mask2former.structures.truths import CityscapesTruth, InstanceTruth, PanopticTruth
+from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth, PanopticGroundTruth
 
 TASKS: dict[str, tuple[Task, ...]] = {
     "coco": ("panoptic", "instance", "semantic"),
@@ -68,21 +68,21 @@ def config_of(name: str, task: Task, root: Path | None) -> DatasetConfig:
     return parse(DataConfig, {"dataset": values}, "test").dataset
 
 
-def pictures_of(samples: AnnotatedSet, drawn: list[Drawn], split: str) -> list[Drawn]:
+def images_of(samples: AnnotatedSet, drawn: list[Drawn], split: str) -> list[Drawn]:
     """What was drawn, in the order of the data set."""
-    by_number = {picture.name[-6:]: picture for picture in drawn if picture.split == split}
-    return [by_number[str(samples[place].name).split(".")[0].replace("_leftImg8bit", "")[-6:]] for place in range(2)]
+    by_number = {image.name[-6:]: image for image in drawn if image.split == split}
+    return [by_number[str(samples[index].name).split(".")[0].replace("_leftImg8bit", "")[-6:]] for index in range(2)]
 
 
 def check(samples: AnnotatedSet, drawn: list[Drawn], split: str, name: str, task: Task) -> None:
     table = Categories.load(TABLES[name])
-    places = table.index_of_id()
-    own = [places[item.id] for item in samples.categories]  # in the whole table
+    indices = table.index_of_id()
+    own = [indices[item.id] for item in samples.categories]  # in the whole table
     assert len(samples) == 2
-    for place, picture in enumerate(pictures_of(samples, drawn, split)):
-        masks, classes, crowds = picture.masks(), np.array(picture.classes), np.array(picture.crowds)
-        is_thing = np.array([table[label].is_thing for label in picture.classes])
-        sample = samples[place]
+    for index, image in enumerate(images_of(samples, drawn, split)):
+        masks, classes, crowds = image.masks(), np.array(image.classes), np.array(image.crowds)
+        is_thing = np.array([table[label].is_thing for label in image.classes])
+        sample = samples[index]
         assert sample.target is not None
         got = sample.target.masks[:, 0].numpy(), np.array(own)[sample.target.labels.numpy()]
         if task == "semantic":
@@ -95,34 +95,34 @@ def check(samples: AnnotatedSet, drawn: list[Drawn], split: str, name: str, task
         assert sorted(got[1].tolist()) == sorted(list(expected[1]))
         key = {(label, mask.tobytes()) for label, mask in zip(got[1].tolist(), got[0], strict=True)}
         assert key == {(int(k), np.asarray(m).tobytes()) for m, k in zip(expected[0], expected[1], strict=True)}
-        assert abs(samples.image(place).astype(int) - picture.image).mean() < 40  # JPEG
+        assert abs(samples.image(index).astype(int) - image.image).mean() < 40  # JPEG
 
-        truths = samples.truths(place, samples.tasks)
-        assert set(truths) == set(samples.tasks)
-        for kind, truth in truths.items():
+        ground_truths = samples.ground_truths(index, samples.tasks)
+        assert set(ground_truths) == set(samples.tasks)
+        for kind, ground_truth in ground_truths.items():
             if name == "cityscapes" and kind != "panoptic":
-                assert isinstance(truth, CityscapesTruth)
-                ids = truth.instance_ids
+                assert isinstance(ground_truth, CityscapesGroundTruth)
+                ids = ground_truth.instance_ids
                 assert set(np.unique(np.where(ids < 1000, ids, ids // 1000))) - {1, 4} == {table[k].id for k in classes}
             elif kind == "semantic":
-                assert isinstance(truth, np.ndarray)
-                np.testing.assert_array_equal(truth, picture.labels(table.ignore_label))
+                assert isinstance(ground_truth, np.ndarray)
+                np.testing.assert_array_equal(ground_truth, image.labels(table.ignore_label))
             elif kind == "panoptic":
-                assert isinstance(truth, PanopticTruth)
-                found = {((truth.ids == n).tobytes(), k, crowd) for n, k, crowd in truth.segments}
+                assert isinstance(ground_truth, PanopticGroundTruth)
+                found = {((ground_truth.ids == n).tobytes(), k, crowd) for n, k, crowd in ground_truth.segments}
                 assert found == {(m.tobytes(), int(k), bool(c)) for m, k, c in zip(masks, classes, crowds, strict=True)}
-                np.testing.assert_array_equal(truth.ids == 0, picture.ids == 0)
+                np.testing.assert_array_equal(ground_truth.ids == 0, image.ids == 0)
             else:
-                assert isinstance(truth, InstanceTruth)
+                assert isinstance(ground_truth, InstanceGroundTruth)
                 found = {
                     (m.tobytes(), own[k], bool(c))
-                    for m, k, c in zip(SparseMasks.of(truth.masks).dense(), truth.labels, truth.iscrowd, strict=True)
+                    for m, k, c in zip(SparseMasks.of(ground_truth.masks).dense(), ground_truth.labels, ground_truth.iscrowd, strict=True)
                 }
                 things = zip(masks[is_thing], classes[is_thing], crowds[is_thing], strict=True)
                 assert found == {(m.tobytes(), int(k), bool(c)) for m, k, c in things}
                 if name == "coco":  # as its instance file says
-                    assert truth.areas is not None
-                    assert sorted(truth.areas) == sorted(SparseMasks.of(truth.masks).dense().sum(axis=(1, 2)) + 0.5)
+                    assert ground_truth.areas is not None
+                    assert sorted(ground_truth.areas) == sorted(SparseMasks.of(ground_truth.masks).dense().sum(axis=(1, 2)) + 0.5)
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
@@ -130,13 +130,13 @@ def check(samples: AnnotatedSet, drawn: list[Drawn], split: str, name: str, task
 def test_what_is_read_is_what_was_drawn(name: str, task: Task, split: Any, layout: Any) -> None:
     root, drawn = layout(name)
     config = config_of(name, task, root)
-    samples = build_pictures(config, split)
+    samples = build_images(config, split)
     assert samples.metric_style == ("cityscapes" if name == "cityscapes" else "coco")
     assert samples.wide().tolist() == [True, True]
     assert list(samples.notes) == []
     check(samples, drawn, split, name, task)
     if samples.num_objects is not None:
-        found = [samples[place].target for place in range(2)]
+        found = [samples[index].target for index in range(2)]
         assert samples.num_objects.tolist() == [len(target.labels) for target in found if target is not None]
 
 
@@ -148,11 +148,11 @@ def test_downloads_are_read_as_they_are(name: str, layout: Any, tmp_path: Path) 
     pack(tmp_path, name)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".zip"}
     for task in TASKS[name]:
-        samples = build_pictures(config_of(name, task, tmp_path), "validation")
+        samples = build_images(config_of(name, task, tmp_path), "validation")
         check(samples, drawn, "validation", name, task)
         check(pickle.loads(pickle.dumps(samples)), drawn, "validation", name, task)
     training = build_training_set(DataConfig(dataset=config_of(name, TASKS[name][0], tmp_path)))
-    draws = [Draw(place % 2, place) for place in range(8)]
+    draws = [Draw(index % 2, index) for index in range(8)]
     alone = [training[draw] for draw in draws]
     loader: Any = DataLoader(training, sampler=draws, batch_size=None, num_workers=2, collate_fn=lambda sample: sample)  # type: ignore[arg-type]
     for one, other in zip(alone, loader, strict=True):
@@ -168,33 +168,33 @@ def test_the_root_is_the_setting_or_what_the_environment_names(
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     assert data_root(None) == Path("datasets")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    assert len(build_pictures(config_of("cityscapes", "panoptic", None), "train")) == 2
+    assert len(build_images(config_of("cityscapes", "panoptic", None), "train")) == 2
     monkeypatch.setenv("MASK2FORMER_DATA", str(tmp_path))
-    with pytest.raises(RequestError, match=r"Cityscapes: there is no folder .*leftImg8bit/train.* --data-root"):
-        build_pictures(config_of("cityscapes", "panoptic", None), "train")
-    assert len(build_pictures(config_of("cityscapes", "panoptic", root), "train")) == 2
+    with pytest.raises(UserError, match=r"Cityscapes: there is no folder .*leftImg8bit/train.* --data-root"):
+        build_images(config_of("cityscapes", "panoptic", None), "train")
+    assert len(build_images(config_of("cityscapes", "panoptic", root), "train")) == 2
 
 
 def test_ade20k_label_maps_need_no_preparation(tmp_path: Path) -> None:
     drawn = LAYOUTS["ade20k"](tmp_path)
-    samples = build_pictures(config_of("ade20k", "semantic", tmp_path), "train")
+    samples = build_images(config_of("ade20k", "semantic", tmp_path), "train")
     check(samples, drawn, "train", "ade20k", "semantic")
-    with pytest.raises(RequestError, match="mask2former prepare ade20k"):
-        build_pictures(config_of("ade20k", "panoptic", tmp_path), "train")
+    with pytest.raises(UserError, match="mask2former prepare ade20k"):
+        build_images(config_of("ade20k", "panoptic", tmp_path), "train")
 
 
 def test_things_that_only_the_label_map_of_ade20k_has_are_void_for_panoptic_quality_alone(tmp_path: Path) -> None:
     LAYOUTS["ade20k"](tmp_path)
     for path in (tmp_path / "ADEChallengeData2016" / "annotations_instance").rglob("*.png"):
-        with Image.open(path) as picture:
-            objects = np.array(picture)
+        with Image.open(path) as image:
+            objects = np.array(image)
         objects[20:36, :16] = 0
         Image.fromarray(objects).save(path)
     prepare("ade20k", tmp_path)
-    samples = build_pictures(config_of("ade20k", "panoptic", tmp_path), "validation")
-    truths = samples.truths(0, ["panoptic", "semantic"])
-    panoptic, semantic = truths["panoptic"], truths["semantic"]
-    assert isinstance(panoptic, PanopticTruth)
+    samples = build_images(config_of("ade20k", "panoptic", tmp_path), "validation")
+    ground_truths = samples.ground_truths(0, ["panoptic", "semantic"])
+    panoptic, semantic = ground_truths["panoptic"], ground_truths["semantic"]
+    assert isinstance(panoptic, PanopticGroundTruth)
     assert isinstance(semantic, np.ndarray)
     assert not panoptic.ids[20:36, :16].any()
     assert (semantic[20:36, :16] == Categories.load("ade20k_150").thing_indices[0]).all()
@@ -204,26 +204,26 @@ def test_without_its_instance_file_the_things_of_coco_are_the_true_instances(lay
     root, _ = layout("coco")
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     (tmp_path / "coco" / "annotations" / "instances_val2017.json").unlink()
-    samples = build_pictures(config_of("coco", "panoptic", tmp_path), "validation")
+    samples = build_images(config_of("coco", "panoptic", tmp_path), "validation")
     assert "instances_val2017.json" in samples.notes[0]
-    truth = samples.truths(0, ["instance"])["instance"]
-    assert isinstance(truth, InstanceTruth)
-    assert truth.areas is None
-    assert truth.iscrowd.tolist() == [False, False, True, False]
+    ground_truth = samples.ground_truths(0, ["instance"])["instance"]
+    assert isinstance(ground_truth, InstanceGroundTruth)
+    assert ground_truth.areas is None
+    assert ground_truth.iscrowd.tolist() == [False, False, True, False]
 
 
-def test_pictures_without_targets_can_be_left_out(tmp_path: Path) -> None:
+def test_images_without_targets_can_be_left_out(tmp_path: Path) -> None:
     LAYOUTS["cityscapes"](tmp_path)
     labels = tmp_path / "cityscapes" / "gtFine" / "train" / "aachen" / "aachen_000000_000000_gtFine_instanceIds.png"
     Image.fromarray(np.full((H, W), 7, dtype=np.uint16)).save(labels)
-    for task, keep_empty, left in (("instance", True, 2), ("instance", False, 1), ("panoptic", False, 2)):
+    for task, filter_empty, left in (("instance", False, 2), ("instance", True, 1), ("panoptic", True, 2)):
         config = config_of("cityscapes", task, tmp_path)  # type: ignore[arg-type]
-        assert len(build_pictures(config, "train", keep_empty=keep_empty)) == left
+        assert len(build_images(config, "train", filter_empty=filter_empty)) == left
 
 
 def test_a_missing_label_file_of_cityscapes_is_named(tmp_path: Path) -> None:
     LAYOUTS["cityscapes"](tmp_path)
     missing = tmp_path / "cityscapes" / "gtFine" / "val" / "bochum"
     shutil.rmtree(missing)
-    with pytest.raises(RequestError, match=r"gtFine/val' lacks files of Cityscapes: 1 \(bochum/.*instanceIds.png\)"):
-        build_pictures(config_of("cityscapes", "semantic", tmp_path), "validation")
+    with pytest.raises(UserError, match=r"gtFine/val' lacks files of Cityscapes: 1 \(bochum/.*instanceIds.png\)"):
+        build_images(config_of("cityscapes", "semantic", tmp_path), "validation")

@@ -14,12 +14,12 @@ from mask2former.config import ClipSampling, LargeScaleJitterConfig
 from mask2former.data.build import build_augmentation
 from mask2former.data.clips import ClipSet, PanopticClips
 from mask2former.data.sample_sets import as_reader
-from mask2former.data.sampling import Draw
-from mask2former.data.scenes import SceneClips, Scenes
-from mask2former.data.training_set import TrainingSet
-from mask2former.errors import RequestError
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.data.loading.training_set import TrainingSet
+from mask2former.errors import UserError
 from mask2former.structures import Categories, Sample, Target
-from mask2former.structures.truths import ClipTruth, InstanceTruth, PanopticTruth
+from mask2former.structures.ground_truth import ClipGroundTruth, InstanceGroundTruth, PanopticGroundTruth
 
 CATEGORIES = Categories.from_names(["cat", "sky"], things=["cat"])
 
@@ -72,11 +72,11 @@ def test_an_image_is_learned_and_measured_as_it_is() -> None:
     expected = replace(known, ignored=known.ignored & ~known.masks.any(dim=0))
     assert equal(learned.target, expected)
     assert (reader.image(1) == own[1].image[0].permute(1, 2, 0).numpy()).all()
-    truths = reader.truths(1, reader.tasks)
-    assert isinstance(truths["panoptic"], PanopticTruth)
-    assert isinstance(truths["instance"], InstanceTruth)
-    assert truths["instance"].labels.tolist() == [0, 0]
-    assert truths["semantic"][0, 0] == CATEGORIES.ignore_label  # what is on no mask is void in metrics
+    ground_truths = reader.ground_truths(1, reader.tasks)
+    assert isinstance(ground_truths["panoptic"], PanopticGroundTruth)
+    assert isinstance(ground_truths["instance"], InstanceGroundTruth)
+    assert ground_truths["instance"].labels.tolist() == [0, 0]
+    assert ground_truths["semantic"][0, 0] == CATEGORIES.ignore_label  # what is on no mask is void in metrics
 
 
 def test_augmentations_of_a_configuration_take_it() -> None:
@@ -92,16 +92,16 @@ def test_several_frames_make_a_clip() -> None:
     reader: Any = as_reader(own)
     assert isinstance(reader, ClipSet)
     assert isinstance(reader, PanopticClips)
-    assert (reader.clip_length(0), reader.clip_id(0), reader.has_truth) == (3, 0, True)
+    assert (reader.clip_length(0), reader.clip_id(0), reader.has_ground_truth) == (3, 0, True)
     assert [frame.shape for frame in reader.images(0)] == [(20, 30, 3)] * 3
     learned = TrainingSet(reader, sampling=ClipSampling(num_frames=2))[Draw(0, 1)]
     assert learned.image.shape == (2, 3, 20, 30)
     clip = reader.annotated(0, [0, 2])
     assert clip.annotated.tolist() == [[True, True], [True, False], [True, True]]
-    truth = reader.truth(0)
-    assert isinstance(truth, ClipTruth)
-    assert truth.masks.shape == (2, 3, 20, 30)
-    assert [len(frame.segments) for frame in reader.panoptic_truths(0)] == [3, 2, 2]
+    ground_truth = reader.ground_truth(0)
+    assert isinstance(ground_truth, ClipGroundTruth)
+    assert ground_truth.masks.shape == (2, 3, 20, 30)
+    assert [len(frame.segments) for frame in reader.panoptic_ground_truths(0)] == [3, 2, 2]
 
 
 def test_readers_stay_as_they_are() -> None:
@@ -112,7 +112,7 @@ def test_readers_stay_as_they_are() -> None:
 def test_sizes_and_names_are_told_without_reading() -> None:
     own = Own(sample(), sample())
     reader: Any = as_reader(own)
-    with pytest.raises(RequestError, match=r"give Own a method size\(index\).* or set data\.group_by_aspect=false"):
+    with pytest.raises(UserError, match=r"give Own a method size\(index\).* or set data\.group_by_aspect=false"):
         reader.wide()
     own.size = lambda index: (20, 30 * index)  # pyright: ignore[reportAttributeAccessIssue]
     own.image_id = lambda index: f"id{index}"  # pyright: ignore[reportAttributeAccessIssue]
@@ -144,15 +144,15 @@ def broken(**changes: Any) -> Sample:
     ],
 )
 def test_samples_that_do_not_fit_are_refused(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         as_reader(Own(make()))
 
 
 def test_data_sets_that_are_none_are_refused() -> None:
-    with pytest.raises(RequestError, match="list has no categories"):
+    with pytest.raises(UserError, match="list has no categories"):
         as_reader([sample()])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    with pytest.raises(RequestError, match="Own is empty"):
+    with pytest.raises(UserError, match="Own is empty"):
         as_reader(Own())
     mixed: Any = as_reader(Own(sample(), sample(2)))
-    with pytest.raises(RequestError, match="sample 1 of Own has 2 frames, and the first sample has one"):
+    with pytest.raises(UserError, match="sample 1 of Own has 2 frames, and the first sample has one"):
         mixed[1]

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from mask2former.data.sources import DataSource
-from mask2former.errors import OptionError, RequestError
+from mask2former.errors import OptionError, UserError
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_default_task_is_asked_for_where_it_matters() -> None:
         raise AssertionError
 
     for name in ("scenes", "ade20k-full", "coco:instance"):
-        with contextlib.suppress(RequestError):  # there are no files
+        with contextlib.suppress(UserError):  # there are no files
             DataSource(name, root="nowhere").open(unasked)  # pyright: ignore[reportArgumentType]
     with pytest.raises(AssertionError):
         DataSource("coco").open(unasked)  # pyright: ignore[reportArgumentType]

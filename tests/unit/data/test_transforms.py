@@ -1,4 +1,4 @@
-"""Geometry applied alike to pictures, polygons, ids and masks, and the two published recipes."""
+"""Geometry applied alike to images, polygons, ids and masks, and the two published recipes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mask2former.structures import Sample
 H, W = 60, 80
 
 
-def picture(height: int = H, width: int = W) -> np.ndarray:
+def image(height: int = H, width: int = W) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -50,7 +50,7 @@ def annotated(polygons: Sequence[np.ndarray] = (), masks: Sequence[np.ndarray] =
     patches = {len(polygons) + index: Patch(0, 0, mask) for index, mask in enumerate(masks)}
     ids, alone = place_patches(patches, (H, W))
     labels = np.arange(len(polygons) + len(masks), dtype=np.int64)
-    return Annotated(picture(), labels, {k: [polygon] for k, polygon in enumerate(polygons)}, ids, alone, **extras)  # type: ignore[arg-type]
+    return Annotated(image(), labels, {k: [polygon] for k, polygon in enumerate(polygons)}, ids, alone, **extras)  # type: ignore[arg-type]
 
 
 def rasterized(polygon: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -80,15 +80,15 @@ def test_flips_move_everything_alike(axis: str) -> None:
     mask = mask_of(5, 7, 31, 20)
     polygon = rectangle(30, 40, 51, 55)
     sample = Plan(Geometry((H, W), (Flip(axis),)))(annotated([polygon], [mask]))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(sample.image[0].permute(1, 2, 0).numpy(), turn(picture()))
+    np.testing.assert_array_equal(sample.image[0].permute(1, 2, 0).numpy(), turn(image()))
     np.testing.assert_array_equal(masks(sample)[0], turn(rasterized(polygon, (H, W))))
     np.testing.assert_array_equal(masks(sample)[1], turn(mask))
 
 
 @pytest.mark.parametrize("size", [(24, 32), (61, 79), (120, 160), (7, 200), (60, 81), (1, 1)])
-def test_pictures_are_resized_as_pillow_does_to_one_level(size: tuple[int, int]) -> None:
-    resized = Resize(size).image(picture())
-    expected = np.asarray(Image.fromarray(picture()).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+def test_images_are_resized_as_pillow_does_to_one_level(size: tuple[int, int]) -> None:
+    resized = Resize(size).image(image())
+    expected = np.asarray(Image.fromarray(image()).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     assert resized.shape == (*size, 3)
     assert abs(resized.astype(int) - expected).max() <= 1
 
@@ -106,8 +106,8 @@ def test_ids_are_resized_to_the_nearest_centre(size: tuple[int, int]) -> None:
 
 def nearest(new: int, old: int) -> tuple[np.ndarray, np.ndarray]:
     """Source of each pixel by its centre, and which of them do not fall between two."""
-    place = (np.arange(new) + 0.5) * old / new
-    return np.floor(place).astype(int), abs(place - np.rint(place)) > 1e-6
+    index = (np.arange(new) + 0.5) * old / new
+    return np.floor(index).astype(int), abs(index - np.rint(index)) > 1e-6
 
 
 def test_an_id_map_gives_the_masks_that_each_object_would_alone() -> None:
@@ -147,13 +147,13 @@ def test_the_canvas_pads_with_128_and_zero_and_cuts_what_is_larger() -> None:
     everything = rectangle(0, 0, W, H)
     larger = Plan(Geometry((H, W), (), (H + 6, W + 9)))(annotated([everything], [mask_of(0, 0, H, W)]))
     assert larger.image.shape == (1, 3, H + 6, W + 9)
-    np.testing.assert_array_equal(larger.image[0, :, :H, :W].permute(1, 2, 0).numpy(), picture())
+    np.testing.assert_array_equal(larger.image[0, :, :H, :W].permute(1, 2, 0).numpy(), image())
     assert (larger.image[0, :, H:] == 128).all()
     assert (larger.image[0, :, :, W:] == 128).all()
     for mask in masks(larger):
         np.testing.assert_array_equal(mask, mask_of(0, 0, H, W, (H + 6, W + 9)))
     smaller = Plan(Geometry((H, W), (), (32, 32)))(annotated([everything], [mask_of(0, 0, H, W)]))
-    np.testing.assert_array_equal(smaller.image[0].permute(1, 2, 0).numpy(), picture()[:32, :32])
+    np.testing.assert_array_equal(smaller.image[0].permute(1, 2, 0).numpy(), image()[:32, :32])
     assert masks(smaller).all()
 
 
@@ -240,8 +240,8 @@ def test_sizes_and_offsets_round_half_to_even() -> None:
     class Fixed:
         """A generator whose numbers are known."""
 
-        def __init__(self, scale: float, place: float) -> None:
-            self.scale, self.numbers = scale, [0.9, place]
+        def __init__(self, scale: float, index: float) -> None:
+            self.scale, self.numbers = scale, [0.9, index]
 
         def random(self) -> float:
             return self.numbers.pop(0)
@@ -277,13 +277,13 @@ def test_a_polygon_too_small_for_a_pixel_is_not_lost() -> None:
 
 def test_parts_of_an_object_are_united_and_lost_parts_do_not_matter() -> None:
     parts = [rectangle(0, 0, 10, 10), rectangle(20, 20, 30, 30), rectangle(70, 50, 80, 60)]
-    source = Annotated(picture(), np.array([4]), {0: parts})
+    source = Annotated(image(), np.array([4]), {0: parts})
     sample = Plan(Geometry((H, W), (Crop(0, 0, (40, 40)),), (50, 50)), keep_lost=False)(source)
     np.testing.assert_array_equal(masks(sample)[0], mask_of(0, 0, 10, 10, (50, 50)) | mask_of(20, 20, 30, 30, (50, 50)))
     assert labels(sample) == [4]
 
 
-def test_a_picture_without_objects_gives_no_masks() -> None:
+def test_a_image_without_objects_gives_no_masks() -> None:
     sample = LargeScaleJitter((64, 64)).draw((H, W), np.random.default_rng(0))(annotated(name="empty"))
     assert masks(sample).shape == (0, 64, 64)
     assert labels(sample) == []
@@ -293,8 +293,8 @@ def test_a_picture_without_objects_gives_no_masks() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (37, 3)])
-def test_odd_pictures_survive_the_jitter(size: tuple[int, int]) -> None:
-    source = Annotated(picture(*size), np.zeros(0, dtype=np.int64))
+def test_odd_images_survive_the_jitter(size: tuple[int, int]) -> None:
+    source = Annotated(image(*size), np.zeros(0, dtype=np.int64))
     for plan in draws(LargeScaleJitter((64, 48)), 20, size):
         assert plan(source).image.shape == (1, 3, 64, 48)
 
@@ -327,27 +327,27 @@ def test_without_crop_and_padding_the_size_follows_the_short_edge() -> None:
     np.testing.assert_array_equal(masks(sample)[0], mask_of(0, 0, 30, 20, (30, 40)))
 
 
-def test_a_diameter_brings_median_objects_of_all_pictures_to_one_size() -> None:
-    recipe = ResizeCropFlip((9999,), 1, None, None, factors=(0.5, 2.0), diameter=16, flip="none", color_jitter=False)
+def test_a_diameter_brings_median_objects_of_all_images_to_one_size() -> None:
+    recipe = ResizeCropFlip((9999,), 1, None, None, scale_range=(0.5, 2.0), diameter=16, flip="none", color_jitter=False)
     rng, diameters = np.random.default_rng(0), []
     for side in [5, 9, 14] * 60:  # squares; the large one is not the median
         objects = [rectangle(0, 0, 38, 30), rectangle(1, 1, 1 + side, 1 + side), rectangle(20, 20, 21, 21)]
-        truth = annotated(objects)
-        assert object_areas(truth).tolist() == [38 * 30, side * side, 1]
-        height, _ = recipe.draw((H, W), rng, None, lambda truth=truth: object_areas(truth)).geometry.output_hw
+        ground_truth = annotated(objects)
+        assert object_areas(ground_truth).tolist() == [38 * 30, side * side, 1]
+        height, _ = recipe.draw((H, W), rng, None, lambda ground_truth=ground_truth: object_areas(ground_truth)).geometry.output_hw
         diameters.append(2 * side / np.sqrt(np.pi) * height / H)
     assert 8 * 0.95 < min(diameters) < 9
     assert 29 < max(diameters) < 32 * 1.05
     assert 14.5 < np.exp(np.log(diameters).mean()) < 17.5
-    # Without objects the factor alone; specks do not make pictures of any size.
-    even = ResizeCropFlip((9999,), 1, None, None, factors=(1.0, 1.0), diameter=16, flip="none", color_jitter=False)
+    # Without objects the factor alone; specks do not make images of any size.
+    even = ResizeCropFlip((9999,), 1, None, None, scale_range=(1.0, 1.0), diameter=16, flip="none", color_jitter=False)
     assert even.draw((H, W), rng, None, lambda: object_areas(annotated([]))).geometry.output_hw == (H, W)
     assert even.draw((H, W), rng).geometry.output_hw == (H, W)
     speck = annotated([rectangle(3, 3, 4, 4)])
     assert even.draw((H, W), rng, None, lambda: object_areas(speck)).geometry.output_hw == (8 * H, 8 * W)
     with pytest.raises(ValueError, match="set factors too"):
         ResizeCropFlipConfig(diameter=16)
-    built = build_augmentation(ResizeCropFlipConfig(factors=(1.0, 2.0), diameter=16))
+    built = build_augmentation(ResizeCropFlipConfig(scale_range=(1.0, 2.0), diameter=16))
     assert isinstance(built, ResizeCropFlip)
     assert built.diameter == 16
 
@@ -359,12 +359,12 @@ def test_object_areas_are_those_of_polygons_maps_and_masks() -> None:
     mask[2:5, 2:5] = True
     labels = np.zeros(4, dtype=np.int64)
     image = np.zeros((H, W, 3), dtype=np.uint8)
-    truth = Annotated(image, labels, {0: [rectangle(10, 10, 16, 12)]}, ids, {2: mask}, ignored=ids == 0)
-    assert object_areas(truth).tolist() == [12, 20, 9, 0]
+    ground_truth = Annotated(image, labels, {0: [rectangle(10, 10, 16, 12)]}, ids, {2: mask}, ignored=ids == 0)
+    assert object_areas(ground_truth).tolist() == [12, 20, 9, 0]
 
 
-def test_factors_scale_pictures_of_any_size_alike() -> None:
-    recipe = ResizeCropFlip((9999,), 1, None, None, flip="none", factors=(0.5, 2.0), color_jitter=False)
+def test_factors_scale_images_of_any_size_alike() -> None:
+    recipe = ResizeCropFlip((9999,), 1, None, None, flip="none", scale_range=(0.5, 2.0), color_jitter=False)
     rng, shares = np.random.default_rng(0), []
     for size in [(40, 90), (200, 100)] * 100:
         height, width = recipe.draw(size, rng).geometry.output_hw
@@ -374,10 +374,10 @@ def test_factors_scale_pictures_of_any_size_alike() -> None:
     assert 1.8 < max(shares) <= 2.0
     assert 0.9 < np.exp(np.log(shares).mean()) < 1.1  # halved as often as doubled
     with pytest.raises(ValueError, match="factors must rise"):
-        ResizeCropFlipConfig(factors=(2.0, 1.0))
-    built = build_augmentation(ResizeCropFlipConfig(factors=(1.0, 2.0)))
+        ResizeCropFlipConfig(scale_range=(2.0, 1.0))
+    built = build_augmentation(ResizeCropFlipConfig(scale_range=(1.0, 2.0)))
     assert isinstance(built, ResizeCropFlip)
-    assert built.factors == (1.0, 2.0)
+    assert built.scale_range == (1.0, 2.0)
 
 
 def test_both_flips_are_drawn_by_themselves() -> None:
@@ -401,14 +401,14 @@ def test_configured_recipes() -> None:
 # --- colour ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_change_of_colour_is_none_and_the_picture_given_stays() -> None:
-    pixels = picture()
+def test_no_change_of_colour_is_none_and_the_image_given_stays() -> None:
+    pixels = image()
     np.testing.assert_array_equal(ColorJitter()(pixels), pixels)
     for seed in range(50):
         changed = draw_color_jitter(np.random.default_rng(seed))(pixels)
         assert changed.shape == pixels.shape
         assert changed.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, picture())
+    np.testing.assert_array_equal(pixels, image())
 
 
 def test_brightness_and_contrast_clip_and_truncate() -> None:
@@ -435,4 +435,4 @@ def test_saturation_moves_towards_grey_and_back() -> None:
 
 
 def test_hue_and_saturation_nearly_round_trip() -> None:
-    assert abs(ColorJitter(saturation=1.0)(picture()).astype(int) - picture()).max() <= 6  # hue has 180 steps
+    assert abs(ColorJitter(saturation=1.0)(image()).astype(int) - image()).max() <= 6  # hue has 180 steps

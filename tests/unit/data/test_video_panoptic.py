@@ -14,8 +14,8 @@ from PIL import Image
 
 from mask2former.data.clips import PanopticClips
 from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
-from mask2former.data.scenes import SceneClips
-from mask2former.errors import RequestError
+from mask2former.data.datasets.scenes import SceneClips
+from mask2former.errors import UserError
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def opened(root: Path) -> VideoPanoptic:
     return VideoPanoptic(root / "clips.json", root / "maps", root / "images")
 
 
-def test_frames_and_truths_are_those_of_the_files(tmp_path: Path, clips: SceneClips) -> None:
+def test_frames_and_ground_truths_are_those_of_the_files(tmp_path: Path, clips: SceneClips) -> None:
     write_vipseg(tmp_path, clips)
     assert is_video_panoptic(tmp_path / "clips.json")
     read = opened(tmp_path)
@@ -37,7 +37,7 @@ def test_frames_and_truths_are_those_of_the_files(tmp_path: Path, clips: SceneCl
     for index in range(2):
         assert read.clip_length(index) == 3
         assert np.array_equal(read.images(index), clips.images(index))
-        for one, other in zip(read.panoptic_truths(index), clips.panoptic_truths(index), strict=True):
+        for one, other in zip(read.panoptic_ground_truths(index), clips.panoptic_ground_truths(index), strict=True):
             assert np.array_equal(one.ids, other.ids)
             assert sorted(one.segments) == sorted(other.segments)
     assert list(read.notes) == []
@@ -54,7 +54,7 @@ def test_images_may_have_another_suffix_and_names_their_folder(tmp_path: Path, c
     (tmp_path / "clips.json").write_text(json.dumps(content))
     read = opened(tmp_path)
     assert np.abs(np.array(read.images(1)).astype(int) - np.array(clips.images(1))).mean() < 6
-    assert np.array_equal(read.panoptic_truths(1)[2].ids, clips.panoptic_truths(1)[2].ids)
+    assert np.array_equal(read.panoptic_ground_truths(1)[2].ids, clips.panoptic_ground_truths(1)[2].ids)
 
 
 def infos(content: dict[str, Any], frame: int) -> list[dict[str, Any]]:
@@ -92,24 +92,24 @@ def test_what_is_doubtful_is_noted(
     read = opened(tmp_path)
     for _ in range(2):  # once, however often they are read
         for index in range(len(read)):
-            read.panoptic_truths(index)
+            read.panoptic_ground_truths(index)
     (note,) = read.notes
-    with pytest.raises(RequestError, match=words):
-        raise RequestError(note)
+    with pytest.raises(UserError, match=words):
+        raise UserError(note)
 
 
 def test_ids_that_change_from_frame_to_frame_are_noted(tmp_path: Path, clips: SceneClips) -> None:
     content = write_vipseg(tmp_path, clips)
-    for place, frame in enumerate(content["annotations"][0]["annotations"]):
+    for index, frame in enumerate(content["annotations"][0]["annotations"]):
         path = tmp_path / "maps" / "clip0" / frame["file_name"]
         pixels = np.asarray(Image.open(path)).copy()
-        pixels[..., 1] = place + 1
+        pixels[..., 1] = index + 1
         Image.fromarray(pixels).save(path)
         for info in frame["segments_info"]:
-            info["id"] += 256 * (place + 1)
+            info["id"] += 256 * (index + 1)
     (tmp_path / "clips.json").write_text(json.dumps(content))
     read = opened(tmp_path)
-    read.panoptic_truths(0)
+    read.panoptic_ground_truths(0)
     assert any("in clip 'clip0' no object has the same id in two of its 3 frames" in note for note in read.notes)
 
 
@@ -159,7 +159,7 @@ def test_what_is_broken_is_refused(
     content = write_vipseg(tmp_path, clips)
     change(content)
     (tmp_path / "clips.json").write_text(json.dumps(content))
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         opened(tmp_path)
 
 
@@ -167,5 +167,5 @@ def test_a_map_with_ids_that_are_not_listed_is_refused(tmp_path: Path, clips: Sc
     content = write_vipseg(tmp_path, clips)
     infos(content, 1).pop()
     (tmp_path / "clips.json").write_text(json.dumps(content))
-    with pytest.raises(RequestError, match="ids that its 'segments_info' does not list"):
-        opened(tmp_path).panoptic_truths(0)
+    with pytest.raises(UserError, match="ids that its 'segments_info' does not list"):
+        opened(tmp_path).panoptic_ground_truths(0)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from mask2former import limits
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import build_pictures
+from mask2former.data.build import build_images
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures.truths import InstanceTruth
+from mask2former.structures.ground_truth import InstanceGroundTruth
 
 YAML = "train: images/train\nval: images/val\nnames: {0: cell, 1: dirt}\n"
 SQUARE = "0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n"
@@ -44,14 +44,14 @@ def test_corners_are_shares_of_width_and_height(tmp_path: Path) -> None:
     annotated = samples.annotated(0)
     assert annotated.labels.tolist() == [0, 1]
     assert annotated.polygons[0][0].tolist() == [[10, 5], [30, 5], [30, 15], [10, 15]]
-    truth = samples.truths(0, ["instance"])["instance"]
-    assert isinstance(truth, InstanceTruth)
+    ground_truth = samples.ground_truths(0, ["instance"])["instance"]
+    assert isinstance(ground_truth, InstanceGroundTruth)
     expected = np.zeros((2, 20, 40), dtype=bool)
     expected[0, 5:15, 10:30], expected[1, :10, :20] = True, True
-    assert (SparseMasks.of(truth.masks).dense() == expected).all()
-    assert samples.truths(1, ["instance"])["instance"].masks.shape == (0, 20, 40)  # type: ignore[union-attr]
+    assert (SparseMasks.of(ground_truth.masks).dense() == expected).all()
+    assert samples.ground_truths(1, ["instance"])["instance"].masks.shape == (0, 20, 40)  # type: ignore[union-attr]
     assert "without a text file" in samples.notes[0]
-    assert len(samples_of(tmp_path, keep_empty=False)) == 1
+    assert len(samples_of(tmp_path, filter_empty=True)) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_corners_are_shares_of_width_and_height(tmp_path: Path) -> None:
         ("", "images/train.txt"),
     ],
 )
-def test_where_pictures_are(tmp_path: Path, path: str, train: str) -> None:
+def test_where_images_are(tmp_path: Path, path: str, train: str) -> None:
     root = tmp_path / "data"
     file = write(root, data=f"{path}train: {train}\nval: images/val\nnames: [cell]\n")
     (root / "images" / "train.txt").write_text("train/a.jpg\ntrain/b.jpg\n")
@@ -79,7 +79,7 @@ def test_where_pictures_are(tmp_path: Path, path: str, train: str) -> None:
     [
         ("- 3\n", "no data.yaml"),
         ("train: images/train\nval: images/val\n", "no data.yaml"),
-        ("train: images/train\nnames: [a]\n", "no validation pictures"),
+        ("train: images/train\nnames: [a]\n", "no validation images"),
         ("train: images/tarin\nval: images/val\nnames: [a]\n", "there is no 'images/tarin'"),
         ("train: images/train\nval: images/val\nnames: 3\n", "'names' must be"),
         ("train: images/train\nval: images/val\nnames: {a: b}\n", "'names' must be"),
@@ -89,7 +89,7 @@ def test_where_pictures_are(tmp_path: Path, path: str, train: str) -> None:
 )
 def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) -> None:
     write(tmp_path, data=data)
-    with pytest.raises(RequestError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_yolo(tmp_path / "data.yaml")
     assert "data.yaml" in str(error.value)
 
@@ -109,7 +109,7 @@ def test_broken_data_files_are_named(tmp_path: Path, data: str, message: str) ->
 )
 def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     write(tmp_path, f"{SQUARE}{line}\n")
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         samples_of(tmp_path)
 
 
@@ -123,14 +123,14 @@ def test_boxes_can_be_left_out_and_flat_polygons_are(tmp_path: Path) -> None:
 
 def test_no_text_file_at_all_is_refused(tmp_path: Path) -> None:
     write(tmp_path, lines=None)
-    with pytest.raises(RequestError, match=r"none of the 2 pictures .*'images' and 'labels' side by side"):
+    with pytest.raises(UserError, match=r"none of the 2 images .*'images' and 'labels' side by side"):
         samples_of(tmp_path)
 
 
 def test_by_configuration(tmp_path: Path) -> None:
     values = {"name": "yolo", "data": str(write(tmp_path))}
     config = parse(DataConfig, {"dataset": values}, "test").dataset
-    samples = build_pictures(config, "train", keep_empty=False)
+    samples = build_images(config, "train", filter_empty=True)
     assert (samples.categories.names, len(samples)) == (("cell", "dirt"), 1)
 
 
@@ -140,24 +140,24 @@ def test_more_objects_than_can_be_read_in_time_are_refused(tmp_path: Path, monke
     assert len(samples_of(tmp_path).annotated(0).labels) == 2
     write(tmp_path, SQUARE * 3)
     with pytest.raises(
-        RequestError, match=r"'a\.jpg' has objects: 3; at most 2 are supported; cut the image into tiles"
+        UserError, match=r"'a\.jpg' has objects: 3; at most 2 are supported; cut the image into tiles"
     ):
         samples_of(tmp_path).annotated(0)
 
 
-def test_hidden_pictures_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_images_are_passed_over(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "images/train/._a.jpg").write_bytes(b"what some systems put into archives")
-    assert [samples_of(tmp_path).file(place).name for place in range(2)] == ["a.jpg", "b.jpg"]
+    assert [samples_of(tmp_path).file(index).name for index in range(2)] == ["a.jpg", "b.jpg"]
 
 
-def test_ids_tell_pictures_of_one_name_apart(tmp_path: Path) -> None:
+def test_ids_tell_images_of_one_name_apart(tmp_path: Path) -> None:
     write(tmp_path)
-    assert [samples_of(tmp_path).image_id(place) for place in range(2)] == ["a", "b"]
+    assert [samples_of(tmp_path).image_id(index) for index in range(2)] == ["a", "b"]
     (tmp_path / "images/train/night").mkdir()
     Image.new("RGB", (40, 20)).save(tmp_path / "images/train/night/a.jpg")
     samples = samples_of(tmp_path)
-    assert sorted(samples.image_id(place) for place in range(3)) == ["a", "b", "night/a"]
+    assert sorted(samples.image_id(index) for index in range(3)) == ["a", "b", "night/a"]
 
 
 POSE_3 = "0 0.5 0.5 0.4 0.6 0.4 0.3 2 0.6 0.7 1 0 0 0\n"  # 5 + 3 k
@@ -169,7 +169,7 @@ QUAD = "0 0.2 0.2 0.8 0.25 0.75 0.8 0.15 0.7\n"
 @pytest.mark.parametrize("line", [POSE_3, POSE_3_EVEN])
 def test_keypoints_with_visibility_are_refused(tmp_path: Path, line: str) -> None:
     write(tmp_path, line * 3)
-    with pytest.raises(RequestError, match=r"keypoints x, y, visibility \(pose\): 3 .*export polygons"):
+    with pytest.raises(UserError, match=r"keypoints x, y, visibility \(pose\): 3 .*export polygons"):
         samples_of(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_a_polygon_along_the_rims_is_no_line_of_keypoints(tmp_path: Path) -> Non
 @pytest.mark.parametrize("shape", ["[17, 3]", "[17, 2]"])
 def test_data_files_of_keypoints_are_refused(tmp_path: Path, shape: str) -> None:
     write(tmp_path, POSE_2, YAML + f"kpt_shape: {shape}\n")
-    with pytest.raises(RequestError, match=r"'kpt_shape' and is of keypoints \(pose\); .*export polygons"):
+    with pytest.raises(UserError, match=r"'kpt_shape' and is of keypoints \(pose\); .*export polygons"):
         read_yolo(tmp_path / "data.yaml")
 
 
@@ -227,7 +227,7 @@ def test_flat_objects_do_not_shift_the_others(tmp_path: Path) -> None:
 )
 def test_class_lists_that_contradict_themselves_are_refused(tmp_path: Path, data: str, message: str) -> None:
     write(tmp_path, data=data)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         read_yolo(tmp_path / "data.yaml")
 
 
@@ -243,5 +243,5 @@ def test_files_that_do_not_pair_are_named(tmp_path: Path) -> None:
     assert re.search(r"text files without an image in this split: 1 \(.*c\.txt\)", notes)
     write(tmp_path)
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "train" / "a.png")
-    with pytest.raises(RequestError, match=r"a\.jpg' and '.*a\.png' have one text file"):
+    with pytest.raises(UserError, match=r"a\.jpg' and '.*a\.png' have one text file"):
         samples_of(tmp_path)

@@ -17,9 +17,9 @@ from PIL import Image
 from mask2former.config import ClipSampling, ClipsConfig, DataConfig, YouTubeVISConfig, parse
 from mask2former.data.build import build_clips, build_training_set
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.data.sampling import Draw
-from mask2former.data.training_set import TrainingSet
-from mask2former.errors import RequestError
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.loading.training_set import TrainingSet
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 
 HEIGHT, WIDTH = 24, 32
@@ -92,7 +92,7 @@ def test_videos_come_by_rising_id_with_their_tracks(tmp_path: Path) -> None:
     assert [clips.clip_id(index) for index in range(len(clips))] == [1, 2]
     assert [clips.clip_length(index) for index in range(len(clips))] == [2, 1]
     assert clips.num_objects.tolist() == [2, 0]
-    assert clips.has_truth
+    assert clips.has_ground_truth
     sample = clips[0]
     assert sample.target is not None
     assert sample.image[:, 0, 0, 0].tolist() == [10, 20]
@@ -105,13 +105,13 @@ def test_videos_come_by_rising_id_with_their_tracks(tmp_path: Path) -> None:
     assert empty.masks.shape == (0, 1, HEIGHT, WIDTH)
 
 
-def test_the_truth_has_crowds_and_the_areas_of_the_file(tmp_path: Path) -> None:
-    truth = YouTubeVIS([write(tmp_path, content())]).truth(0)
-    assert truth.labels.tolist() == [1, 0, 1]
-    assert truth.iscrowd.tolist() == [False, False, True]
-    assert truth.areas is not None
-    np.testing.assert_allclose(truth.areas, [70, 80, 80])  # those that the file leaves out are counted
-    np.testing.assert_array_equal(truth.masks[2], [np.zeros_like(mask(0, 0)), mask(14, 0)])
+def test_the_ground_truth_has_crowds_and_the_areas_of_the_file(tmp_path: Path) -> None:
+    ground_truth = YouTubeVIS([write(tmp_path, content())]).ground_truth(0)
+    assert ground_truth.labels.tolist() == [1, 0, 1]
+    assert ground_truth.iscrowd.tolist() == [False, False, True]
+    assert ground_truth.areas is not None
+    np.testing.assert_allclose(ground_truth.areas, [70, 80, 80])  # those that the file leaves out are counted
+    np.testing.assert_array_equal(ground_truth.masks[2], [np.zeros_like(mask(0, 0)), mask(14, 0)])
 
 
 def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_test_sets_have_no_annotations(tmp_path: Path) -> None:
     del values["annotations"]
     file, frames = write(tmp_path, values)
     clips = YouTubeVIS([(file, frames)])
-    assert not clips.has_truth
+    assert not clips.has_ground_truth
     assert [len(clips.images(index)) for index in range(2)] == [2, 1]
     entry = {"annotations": str(file), "frames": str(frames)}
-    with pytest.raises(RequestError, match="cannot be trained on"):
+    with pytest.raises(UserError, match="cannot be trained on"):
         build_training_set(DataConfig(dataset=ClipsConfig(train=(entry,), validation=(entry,))))  # pyright: ignore[reportArgumentType]
 
 
@@ -182,7 +182,7 @@ def test_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in
     assert len(clips) == 2
     assert clips.images(0)[1][0, 0, 0] == 20
     assert len(clips.categories) == 40  # those of the packaged table, whatever the file lists
-    with pytest.raises(RequestError, match=r"train\.json"):
+    with pytest.raises(UserError, match=r"train\.json"):
         build_clips(config, "train")
 
 
@@ -249,7 +249,7 @@ def broken(change: str) -> dict[str, Any]:
     ],
 )
 def test_faults_of_a_file_are_one_sentence(tmp_path: Path, change: str, message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         YouTubeVIS([write(tmp_path, broken(change))])
 
 
@@ -257,9 +257,9 @@ def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
     file, frames = write(tmp_path, content())
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(frames / "a/1.png")
     clips = YouTubeVIS([(file, frames)])
-    with pytest.raises(RequestError, match=r"1\.png' is 9x9 .*of video 1 says 24x32"):
+    with pytest.raises(UserError, match=r"1\.png' is 9x9 .*of video 1 says 24x32"):
         clips.images(0)
-    with pytest.raises(RequestError, match="folder of frames"):
+    with pytest.raises(UserError, match="folder of frames"):
         YouTubeVIS([(file, tmp_path / "none")])
 
 
@@ -268,10 +268,10 @@ def test_files_of_one_set_must_agree(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     first = write(tmp_path / "one", content())
     second = write(tmp_path / "two", content() | {"categories": [{"id": 4, "name": "cow"}, {"id": 9, "name": "dog"}]})
-    with pytest.raises(RequestError, match="different categories"):
+    with pytest.raises(UserError, match="different categories"):
         YouTubeVIS([first, second])
     assert len(YouTubeVIS([first, first])) == 4
-    assert len(YouTubeVIS([first, first], keep_empty=False)) == 2  # those with tracks
+    assert len(YouTubeVIS([first, first], filter_empty=True)) == 2  # those with tracks
 
 
 def noted(tmp_path: Path, change: Callable[[list[dict[str, Any]]], None]) -> tuple[YouTubeVIS, str]:
@@ -285,7 +285,7 @@ def noted(tmp_path: Path, change: Callable[[list[dict[str, Any]]], None]) -> tup
 def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any) -> None:
     clips, notes = noted(tmp_path, lambda entries: entries[0]["areas"].__setitem__(1, area))
     assert "pixels are counted instead: annotations 1 (1 in frame 1)" in notes
-    areas = clips.truth(0).areas
+    areas = clips.ground_truth(0).areas
     assert areas is not None
     assert areas[0] == 80
 
@@ -320,11 +320,11 @@ def test_flags_pairs_and_ids_are_read_or_refused(tmp_path: Path) -> None:
     pairs = [[12, 12], [22, 12], [22, 20], [12, 20]]
     clips, notes = noted(tmp_path, lambda entries: entries[1]["segmentations"].__setitem__(1, pairs))
     assert "lists of pairs [x, y] instead of x, y, x, y, ...: annotations 1 (2 in frame 1)" in notes
-    np.testing.assert_array_equal(clips.truth(0).masks[1, 1], mask(12, 12))
+    np.testing.assert_array_equal(clips.ground_truth(0).masks[1, 1], mask(12, 12))
     for key, value, message in (
         ("iscrowd", "no", "'iscrowd' is 'no'"),
         ("video_id", True, "needs a 'video_id' and a 'category_id', .* got True"),
         ("id", 2, r"annotation ids must be unique; given more than once: 1 \(2\)"),
     ):
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             noted(tmp_path, lambda entries, key=key, value=value: entries[0].update({key: value}))

@@ -13,7 +13,7 @@ from mask2former import (
     DataSource,
     EvaluationConfig,
     Predictor,
-    RequestError,
+    UserError,
     check_data,
     evaluate,
     known_models,
@@ -21,7 +21,7 @@ from mask2former import (
     track_files,
 )
 from mask2former.config import ScenesConfig
-from mask2former.data.scenes import SceneClips, Scenes
+from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.errors import OptionError
 from mask2former.structures.tracks import TrackedFrame
 
@@ -57,14 +57,14 @@ def test_a_message_names_the_argument_or_the_flag(predictor: Predictor) -> None:
         evaluate(predictor, DataSource("coco", seed=1))
     assert caught.value.sentence(lambda name: f"--{name}") == "--seed is about scenes, not about coco"
     clips = SceneClips(64, 2, 0, 1)
-    with pytest.raises(OptionError, match=r"^report is about pictures, not about clips$"):
+    with pytest.raises(OptionError, match=r"^report is about images, not about clips$"):
         evaluate(predictor, clips, report="x.html")
-    with pytest.raises(RequestError, match="an evaluator is of the task semantic; measured is instance"):
+    with pytest.raises(UserError, match="an evaluator is of the task semantic; measured is instance"):
         evaluate(predictor, clips, evaluators=[("semantic", Any)])  # pyright: ignore[reportArgumentType]
 
 
 def test_a_loaded_model_is_not_loaded_otherwise(predictor: Predictor) -> None:
-    with pytest.raises(RequestError, match="'dtype' is about loading a model, and this one is loaded"):
+    with pytest.raises(UserError, match="'dtype' is about loading a model, and this one is loaded"):
         evaluate(predictor, dtype="bfloat16")
 
 
@@ -111,12 +111,12 @@ def test_frames_of_a_video_go_to_ones_own_writers_too(predictor: Predictor, tmp_
 
 
 def test_data_that_are_drawn_are_not_checked() -> None:
-    with pytest.raises(RequestError, match="are drawn and not checked"):
+    with pytest.raises(UserError, match="are drawn and not checked"):
         check_data(ScenesConfig())
 
 
 def test_models_are_listed_by_what_they_do() -> None:
     assert {entry["name"] for entry in known_models(cached=True)} >= {"scenes-tiny", "nuclei"}
-    assert all(entry["licence"]["commercial"] for entry in known_models("instance", commercial=True))
-    with pytest.raises(RequestError, match="no models of data 'birds'"):
+    assert all(entry["license"]["commercial"] for entry in known_models("instance", commercial=True))
+    with pytest.raises(UserError, match="no models of data 'birds'"):
         known_models(data="birds")

@@ -12,17 +12,17 @@ from PIL import Image
 
 from mask2former import postprocessing
 from mask2former.config import EvaluationConfig, InferenceConfig
-from mask2former.data.scenes import SceneClips
+from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
-from mask2former.errors import RequestError
-from mask2former.evaluation.average_precision import VideoInstanceEvaluator
-from mask2former.inference.evaluate import ClipCases, evaluate_predictor, match_classes
+from mask2former.errors import UserError
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
+from mask2former.evaluation.evaluate import ClipCases, evaluate_predictor, match_classes
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import TracksFile, result_writer
 from mask2former.structures import Categories, VideoInstances
-from mask2former.structures.truths import ClipTruth
+from mask2former.structures.ground_truth import ClipGroundTruth
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     clip = resize_clip(frames, 64, 96)
     assert clip.shape == (3, 3, 57, 96)
     with torch.inference_mode():
-        output = predictor.model([clip], auxiliary=False)
+        output = predictor.model([clip], aux_outputs=False)
     assert output.mask_logits.shape[2] == 3
     [prediction] = output.predictions([(57, 96)])
     settings = predictor.settings.model_copy(update={"max_instances": 40, "instance_threshold": 0})
@@ -53,7 +53,7 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     assert abs(alone.scores - result.scores).max() > 1e-6  # frames see one another
 
 
-def test_sources_of_frames_are_those_of_pictures(
+def test_sources_of_frames_are_those_of_images(
     predictor: Predictor, frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     Image.fromarray(frames[1]).save(tmp_path / "1.png")
@@ -62,23 +62,23 @@ def test_sources_of_frames_are_those_of_pictures(
 
 
 def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray], tiny_model: Mask2Former) -> None:
-    with pytest.raises(RequestError, match="one frame or more, all of one size; got none"):
+    with pytest.raises(UserError, match="one frame or more, all of one size; got none"):
         predictor.clip([])
-    with pytest.raises(RequestError, match=r"got \(40, 84\) and \(50, 84\)"):
+    with pytest.raises(UserError, match=r"got \(40, 84\) and \(50, 84\)"):
         predictor.clip([frames[0], frames[1][:40]])
-    with pytest.raises(RequestError, match="no_such"):
+    with pytest.raises(UserError, match="no_such"):
         predictor.clip(frames, no_such=1)
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
-    with pytest.raises(RequestError, match="does not answer the task 'instance'"):
+    with pytest.raises(UserError, match="does not answer the task 'instance'"):
         other.clip(frames)
 
 
 class Oracle:
-    """Answers with the truth of a clip that it recognises, and calls every object the same as the first class does."""
+    """Answers with the ground truth of a clip that it recognises, and calls every object the same as the first class does."""
 
     def __init__(self, clips: SceneClips) -> None:
         self.categories, self.settings = clips.categories, InferenceConfig(tasks=("instance",))
-        self.answers = {clips.images(index)[0].tobytes(): clips.truth(index) for index in range(len(clips))}
+        self.predictions = {clips.images(index)[0].tobytes(): clips.ground_truth(index) for index in range(len(clips))}
         self.seen: list[dict[str, object]] = []
 
     def choose_tasks(self, tasks: list[str]) -> tuple[str, ...]:
@@ -86,9 +86,9 @@ class Oracle:
 
     def clip(self, frames: list[np.ndarray], **overrides: object) -> VideoInstances:
         self.seen.append(overrides)
-        truth: ClipTruth = self.answers[frames[0].tobytes()]
-        scores = np.linspace(0.9, 0.5, len(truth.labels))
-        return VideoInstances(truth.masks, truth.labels, scores, self.categories)
+        ground_truth: ClipGroundTruth = self.predictions[frames[0].tobytes()]
+        scores = np.linspace(0.9, 0.5, len(ground_truth.labels))
+        return VideoInstances(ground_truth.masks, ground_truth.labels, scores, self.categories)
 
 
 def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None
     assert oracle.seen == [{"short_edge": 0, "instance_threshold": 0.0}] * 2  # metrics need all candidates
     records = json.loads(path.read_text())
     assert {row["video_id"] for row in records} == {7, 8}
-    first = clips.truth(0)
+    first = clips.ground_truth(0)
     assert sum(row["video_id"] == 7 for row in records) == len(first.labels)
     np.testing.assert_array_equal(mask_ops.decode(records[0]["segmentations"]), first.masks[0])
     assert records[0]["category_id"] == clips.categories[first.labels[0]].id
@@ -124,7 +124,7 @@ def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None
 def test_without_annotations_there_are_results_and_no_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clips = SceneClips(48, num_frames=2, seed=7, length=1)
     oracle = Oracle(clips)
-    monkeypatch.setattr(clips, "has_truth", False)
+    monkeypatch.setattr(clips, "has_ground_truth", False)
     with result_writer("instance", tmp_path / "r.json", clips.categories, style="youtube-vis") as writer:
         report = evaluate_predictor(
             oracle,  # pyright: ignore[reportArgumentType]
@@ -142,13 +142,13 @@ def test_classes_of_the_data_become_those_of_the_model() -> None:
     oracle = Oracle(clips)
     turned = Categories(tuple(reversed(clips.categories.items)))
     oracle.categories = turned
-    truth = clips.truth(0)
-    labels = len(turned) - 1 - truth.labels
-    oracle.answers = {key: truth._replace(labels=labels) for key in oracle.answers}
+    ground_truth = clips.ground_truth(0)
+    labels = len(turned) - 1 - ground_truth.labels
+    oracle.predictions = {key: ground_truth._replace(labels=labels) for key in oracle.predictions}
     class_map = match_classes(turned, clips.categories)
     cases = ClipCases(clips, class_map)
     report = evaluate_predictor(oracle, cases, ["instance"], style="youtube-vis")  # pyright: ignore[reportArgumentType]
     assert report.metrics["instance/AP"] == pytest.approx(100)
     wrong = VideoInstanceEvaluator(turned)
-    wrong.update(VideoInstances(truth.masks, labels, np.linspace(0.9, 0.5, len(labels)), turned), truth)
+    wrong.update(VideoInstances(ground_truth.masks, labels, np.linspace(0.9, 0.5, len(labels)), turned), ground_truth)
     assert wrong.compute()["instance/AP"] < 50

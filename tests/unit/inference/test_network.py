@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mask2former.config import InferenceConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import AugmentedPredictor
 from mask2former.models.mask2former import Mask2Former
@@ -73,7 +73,7 @@ def test_an_exported_program_gives_the_results_of_its_model(
             self.model = tiny_model
 
         def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-            output = self.model([pixels], auxiliary=False)
+            output = self.model([pixels], aux_outputs=False)
             return output.class_logits[0], output.mask_logits[0]
 
     with torch.no_grad():
@@ -100,20 +100,20 @@ def test_what_a_network_must_not_say_is_refused(predictor: Predictor, image: np.
         return Predictor(lambda _: found, "cpu", settings=predictor.settings, categories=predictor.categories)
 
     assert of(_alike())(image, "semantic").size_hw == (64, 96)
-    with pytest.raises(RequestError, match="gives 2 predictions for 1 image"):
+    with pytest.raises(UserError, match="gives 2 predictions for 1 image"):
         of(_alike(), _alike())(image)
-    with pytest.raises(RequestError, match="gives 4 class logits, expected 5"):
+    with pytest.raises(UserError, match="gives 4 class logits, expected 5"):
         of(_alike(classes=4))(image)
-    with pytest.raises(RequestError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         of(replace(_alike(), mask_logits=torch.full((3, 1, 16, 24), torch.nan)))(image)
-    with pytest.raises(RequestError, match="query_features"):
+    with pytest.raises(UserError, match="query_features"):
         list(of(_alike()).track([image]))
 
 
 def test_a_network_needs_categories_and_has_a_dtype_of_its_own() -> None:
-    with pytest.raises(RequestError, match="pass categories="):
+    with pytest.raises(UserError, match="pass categories="):
         Predictor(lambda images: [_alike() for _ in images], "cpu")
-    with pytest.raises(RequestError, match="float16 is for models of this package"):
+    with pytest.raises(UserError, match="float16 is for models of this package"):
         Predictor(lambda images: [_alike() for _ in images], "cpu", "float16", categories=Categories.from_names(["a"]))
 
 
@@ -126,7 +126,7 @@ def test_weights_tell_networks_apart(tiny_model: Mask2Former, predictor: Predict
     first, second, again = (Predictor(layers[index], "cpu", categories=names) for index in (0, 1, 0))
     assert first.weights_sha256() == again.weights_sha256() != second.weights_sha256()
     assert "dtype" not in one.recorded_settings
-    with pytest.raises(RequestError, match="no Mask2Former but a function"):
+    with pytest.raises(UserError, match="no Mask2Former but a function"):
         _ = one.model
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from mask2former import checkpoints, postprocessing
 from mask2former.config import InferenceConfig
 from mask2former.data.transforms import resize_shortest_edge
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
@@ -39,7 +39,7 @@ def _same(one: Any, other: Any) -> bool:
     ("task", "kind"),
     [("panoptic", PanopticSegmentation), ("instance", Instances), ("semantic", SemanticSegmentation)],
 )
-def test_each_task_answers_at_the_size_of_the_picture(
+def test_each_task_answers_at_the_size_of_the_image(
     predictor: Predictor, image: np.ndarray, task: str, kind: type
 ) -> None:
     result: Any = predictor(image, task)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -79,11 +79,11 @@ def test_a_list_gives_a_list_and_a_stream_the_same_lazily(predictor: Predictor, 
 def test_several_tasks_come_from_one_pass(predictor: Predictor, image: np.ndarray) -> None:
     calls = []
     handle = predictor.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    answers = predictor(image, ["panoptic", "instance", "semantic"])
+    predictions = predictor(image, ["panoptic", "instance", "semantic"])
     handle.remove()
     assert len(calls) == 1
-    assert list(answers) == ["panoptic", "instance", "semantic"]
-    for task, result in answers.items():
+    assert list(predictions) == ["panoptic", "instance", "semantic"]
+    for task, result in predictions.items():
         assert _same(result, predictor(image, task))
 
 
@@ -93,16 +93,16 @@ def test_equals_the_parts_composed_by_hand(
 ) -> None:
     resized = resize_shortest_edge(image, short_edge, 96)
     with torch.inference_mode():
-        output = tiny_model([torch.from_numpy(resized).permute(2, 0, 1).float()], auxiliary=False)
+        output = tiny_model([torch.from_numpy(resized).permute(2, 0, 1).float()], aux_outputs=False)
     [prediction] = output.predictions([resized.shape[:2]])
     categories = tiny_model.categories
     assert categories is not None
-    answers = predictor(
+    predictions = predictor(
         image, TASKS, short_edge=short_edge, score_threshold=0.1, overlap_threshold=0.3, instance_threshold=0
     )
     settings = InferenceConfig(score_threshold=0.1, overlap_threshold=0.3, instance_threshold=0)
     for task in TASKS:
-        assert _same(answers[task], getattr(postprocessing, task)(prediction, (50, 84), categories, settings))
+        assert _same(predictions[task], getattr(postprocessing, task)(prediction, (50, 84), categories, settings))
 
 
 def test_settings_can_be_replaced_for_a_call_and_are_checked(predictor: Predictor, image: np.ndarray) -> None:
@@ -112,20 +112,20 @@ def test_settings_can_be_replaced_for_a_call_and_are_checked(predictor: Predicto
     assert predictor.settings.score_threshold == 0.0
     for name, value in {"score_threshold": 2.0, "scores": 0.5, "short_edge": -1, "tasks": ("panoptic",)}.items():
         wrong: Any = {name: value}
-        with pytest.raises(RequestError, match=name):
+        with pytest.raises(UserError, match=name):
             predictor(image, "panoptic", **wrong)
 
 
 @pytest.mark.parametrize("tasks", [("panoptic", "instance", "semantic"), ("instance",)])
 @pytest.mark.parametrize("tile", [0, 48])
-@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("non_overlapping", [False, True])
 def test_instances_are_those_at_or_above_the_threshold(
-    tiny_model: Mask2Former, image: np.ndarray, tasks: Any, tile: int, exclusive: bool
+    tiny_model: Mask2Former, image: np.ndarray, tasks: Any, tile: int, non_overlapping: bool
 ) -> None:
     if tile and tasks != ("instance",):
         tasks = ("instance",)
     settings = InferenceConfig(
-        tasks=tasks, short_edge=64, tile=tile, tile_overlap=16, exclusive=exclusive, overlap_threshold=0.3
+        tasks=tasks, short_edge=64, tile=tile, tile_overlap=16, non_overlapping=non_overlapping, overlap_threshold=0.3
     )
     predictor = Predictor(tiny_model, device="cpu", settings=settings)
     everything = predictor(image, "instance", instance_threshold=0)
@@ -133,7 +133,7 @@ def test_instances_are_those_at_or_above_the_threshold(
     for name in ("score_threshold", "instance_threshold"):
         found = predictor(image, "instance", **{name: threshold})
         assert _same(found, everything.at_least(threshold))
-        assert exclusive or 0 < len(found) < len(everything)
+        assert non_overlapping or 0 < len(found) < len(everything)
     assert len(predictor(image, "instance")) == (everything.scores >= 0.5).sum()
     shown = found.plot(image, labels=False)
     assert np.array_equal(np.asarray(shown), np.asarray(everything.plot(image, labels=False, threshold=threshold)))
@@ -163,16 +163,16 @@ def test_the_number_of_things_that_was_asked_for_comes(predictor: Predictor, ima
 def test_a_model_answers_only_what_it_was_trained_for(tiny_model: Mask2Former, image: np.ndarray) -> None:
     predictor = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",), short_edge=0))
     assert isinstance(predictor(image), SemanticSegmentation)
-    with pytest.raises(RequestError, match="does not answer the task 'panoptic'; it was trained for: semantic"):
+    with pytest.raises(UserError, match="does not answer the task 'panoptic'; it was trained for: semantic"):
         predictor(image, "panoptic")
-    with pytest.raises(RequestError, match="no task 'depth'"):
+    with pytest.raises(UserError, match="no task 'depth'"):
         predictor.stream([image], "depth")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_model_without_class_names_is_refused(tiny_model: Mask2Former) -> None:
     nameless = deepcopy(tiny_model)
     nameless.categories = None
-    with pytest.raises(RequestError, match="categories"):
+    with pytest.raises(UserError, match="categories"):
         Predictor(nameless)
 
 
@@ -186,7 +186,7 @@ def test_from_pretrained_keeps_the_stored_settings_but_for_the_replaced(
     )
     kernels_alike: Any = deepcopy(tiny_model).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     assert _same(loaded(image, score_threshold=0.0), Predictor(kernels_alike, "cpu")(image))
-    with pytest.raises(RequestError, match="short_edges"):
+    with pytest.raises(UserError, match="short_edges"):
         Predictor.from_pretrained(tmp_path / "missing.safetensors", short_edges=3)
 
 
@@ -229,16 +229,16 @@ def test_other_precisions_are_close(
     assert other(image, TASKS).keys() == set(TASKS)
 
 
-def test_pictures_too_large_for_the_device_are_finished_on_the_cpu(
+def test_images_too_large_for_the_device_are_finished_on_the_cpu(
     predictor: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected, attempts, real = predictor(image, "panoptic"), [], postprocessing.segmentation
 
-    def segmentation(prediction: Prediction, *arguments: Any) -> Segmentation:
+    def segmentation(prediction: Prediction, *kwargs: Any) -> Segmentation:
         attempts.append(prediction)
         if len(attempts) < 3:
             raise torch.OutOfMemoryError("too large")
-        return real(prediction, *arguments)
+        return real(prediction, *kwargs)
 
     monkeypatch.setattr(postprocessing, "segmentation", segmentation)
     assert _same(predictor(image, "panoptic"), expected)
@@ -248,7 +248,7 @@ def test_pictures_too_large_for_the_device_are_finished_on_the_cpu(
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta", "cpu:x"])
 def test_devices_that_are_not_here_are_refused(device: str) -> None:
-    with pytest.raises(RequestError, match=device):
+    with pytest.raises(UserError, match=device):
         choose_device(device)
 
 
@@ -256,7 +256,7 @@ def test_the_default_device_exists() -> None:
     assert choose_device().type == choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_dtype() is None
     for wrong in ("int8", "double", torch.int32):
-        with pytest.raises(RequestError, match="no dtype"):
+        with pytest.raises(UserError, match="no dtype"):
             choose_dtype(wrong)
 
 
@@ -282,11 +282,11 @@ def test_logits_that_are_not_finite_give_no_result(
     kind = "class" if "class" in name else "(class|mask)"
     expected = rf"the model gives {kind} logits that are not finite \(in float32\); the weights are damaged"
     for task in TASKS:
-        with pytest.raises(RequestError, match=expected):
+        with pytest.raises(UserError, match=expected):
             predictor(image, task)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    with pytest.raises(RequestError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         predictor.clip([image, image])
-    with pytest.raises(RequestError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         list(predictor.track([image, image]))
 
 
@@ -297,7 +297,7 @@ def test_a_file_is_named_where_its_logits_are_not_finite(
     with torch.no_grad():
         model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")
     Image.fromarray(image).save(tmp_path / "x.png")
-    with pytest.raises(RequestError, match=r"x\.png': the model gives class logits that are not finite"):
+    with pytest.raises(UserError, match=r"x\.png': the model gives class logits that are not finite"):
         Predictor(model, device="cpu")(tmp_path / "x.png")
 
 
@@ -306,7 +306,7 @@ def test_tiles_give_no_result_either(tiny_model: Mask2Former, image: np.ndarray)
     with torch.no_grad():
         model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")
     predictor = Predictor(model, device="cpu", settings=InferenceConfig(tasks=("instance",), tile=32, tile_overlap=8))
-    with pytest.raises(RequestError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         predictor(image)
 
 
@@ -315,7 +315,7 @@ def test_what_half_precision_cannot_hold_names_it(tiny_model: Mask2Former, image
     with torch.no_grad():  # fine in float32 and bfloat16, beyond the 65504 of float16
         model.get_parameter("transformer_decoder.mask_head.2.weight").mul_(1e5)
     assert Predictor(deepcopy(model), device="cpu", dtype="bfloat16")(image) is not None
-    with pytest.raises(RequestError, match=r"\(in float16\); values went beyond the range of float16: use bfloat16 or"):
+    with pytest.raises(UserError, match=r"\(in float16\); values went beyond the range of float16: use bfloat16 or"):
         Predictor(model, device="cpu", dtype="float16")(image)
 
 
@@ -338,5 +338,5 @@ def test_types_of_other_libraries(given: Any, chosen: torch.dtype | None) -> Non
     if chosen is not None:
         assert choose_dtype(given) is chosen
         return
-    with pytest.raises(RequestError, match=r"no dtype .*; expected float32, bfloat16, float16"):
+    with pytest.raises(UserError, match=r"no dtype .*; expected float32, bfloat16, float16"):
         choose_dtype(given)

@@ -11,7 +11,7 @@ import torch
 
 from mask2former import checkpoints
 from mask2former.config import InferenceConfig, Task
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip, View, consensus, through_views
 from mask2former.models.mask2former import Mask2Former
@@ -67,7 +67,7 @@ def test_sizes_follow_the_plain_size_of_the_model(plain: tuple[int, int], sizes:
     assert _edges(views)[0] == plain[0]
 
 
-def test_a_model_without_a_size_of_its_own_gets_factors_of_the_picture() -> None:
+def test_a_model_without_a_size_of_its_own_gets_factors_of_the_image() -> None:
     views = MultiScaleFlip(flip=False).views((40, 70), InferenceConfig(short_edge=0))
     assert sorted(_edges(views)) == [20, 30, 40, 50, 60, 70]
 
@@ -81,9 +81,9 @@ def test_segments_and_instances_are_looked_at_in_their_own_size_only(task: Any) 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (64, -1), (64, 64)])
 def test_senseless_sizes_are_refused(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(RequestError, match="different sizes in pixels"):
+    with pytest.raises(UserError, match="different sizes in pixels"):
         MultiScaleFlip(sizes)
-    with pytest.raises(RequestError, match="at least 1 pixel"):
+    with pytest.raises(UserError, match="at least 1 pixel"):
         MultiScaleFlip((64,), long_edge=0)
 
 
@@ -104,7 +104,7 @@ def _rows(result: Any, turn: int = 1) -> list[Any]:
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_the_answer_to_a_mirrored_picture_is_the_mirrored_answer(
+def test_the_answer_to_a_mirrored_image_is_the_mirrored_answer(
     predictor: Predictor, image: np.ndarray, task: Any
 ) -> None:
     # Widths are multiples of the stride of masks and of the padding, so that mirroring moves cells onto cells.
@@ -123,10 +123,10 @@ def _scores(predictor: Predictor, image: np.ndarray, augmentation: MultiScaleFli
     return scores
 
 
-def test_the_scores_of_a_mirrored_picture_are_the_mirrored_scores(predictor: Predictor, image: np.ndarray) -> None:
+def test_the_scores_of_a_mirrored_image_are_the_mirrored_scores(predictor: Predictor, image: np.ndarray) -> None:
     mirror = np.ascontiguousarray(image[:, ::-1])
     for flip in (True, False):
-        one, other = (_scores(predictor, picture, MultiScaleFlip((64, 32), flip=flip)) for picture in (image, mirror))
+        one, other = (_scores(predictor, random_image, MultiScaleFlip((64, 32), flip=flip)) for random_image in (image, mirror))
         assert torch.allclose(one, other.flip(-1), atol=1e-5) == flip
 
 
@@ -135,8 +135,8 @@ def test_semantic_scores_are_the_mean_of_the_views_mirrored_back(predictor: Pred
     together = _scores(predictor, image, augmentation)
     alone = []
     for size, mirrored in ((64, False), (64, True), (48, False), (48, True)):
-        picture = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
-        scores = _scores(predictor, picture, MultiScaleFlip((size,), flip=False))
+        random_image = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
+        scores = _scores(predictor, random_image, MultiScaleFlip((size,), flip=False))
         alone.append(scores.flip(-1) if mirrored else scores)
     torch.testing.assert_close(together, torch.stack(alone).mean(0))
     labels = AugmentedPredictor(predictor, augmentation)(image, "semantic").labels
@@ -155,7 +155,7 @@ def test_several_tasks_come_from_one_round_of_views(predictor: Predictor, image:
     augmented = AugmentedPredictor(predictor, MultiScaleFlip((64, 48)))
     calls = []
     handle = predictor.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    answers = augmented(image, TASKS)
+    predictions = augmented(image, TASKS)
     handle.remove()
     assert len(calls) == 4
     calls.clear()
@@ -163,7 +163,7 @@ def test_several_tasks_come_from_one_round_of_views(predictor: Predictor, image:
     assert len(AugmentedPredictor(predictor)(image, TASKS)) == 3
     handle.remove()
     assert len(calls) == 12  # those of segments and instances are among those of semantic segmentation
-    assert {task: answer.size_hw for task, answer in answers.items()} == dict.fromkeys(TASKS, (64, 96))
+    assert {task: prediction.size_hw for task, prediction in predictions.items()} == dict.fromkeys(TASKS, (64, 96))
 
 
 def test_it_is_loaded_like_any_predictor(predictor: Predictor, image: np.ndarray, tmp_path: Path) -> None:
@@ -277,8 +277,8 @@ def test_the_number_of_queries_stays_bounded_and_the_likely_stay() -> None:
 def test_masks_of_another_size_are_resampled_to_the_first_grid() -> None:
     # A soft edge at the same share of the width in both, although padding and cells differ.
     def ramp(cells: int, size: int) -> Prediction:
-        places = (torch.arange(cells) + 0.5) * 4 / size
-        masks = (6 - 12 * places).clamp(-6, 6).expand(1, 1, 8, cells)
+        indices = (torch.arange(cells) + 0.5) * 4 / size
+        masks = (6 - 12 * indices).clamp(-6, 6).expand(1, 1, 8, cells)
         return Prediction(torch.tensor([[2.0, 0.0]]), masks, (32, size), (32, 4 * cells))
 
     first, second = ramp(16, 64), ramp(24, 90)  # 96 pixels with padding
@@ -290,7 +290,7 @@ def test_masks_of_another_size_are_resampled_to_the_first_grid() -> None:
 
 
 def test_clips_are_refused_not_answered_plainly(predictor: Predictor, image: np.ndarray) -> None:
-    with pytest.raises(RequestError, match="for images"):
+    with pytest.raises(UserError, match="for images"):
         AugmentedPredictor(predictor).clip([image, image])
-    with pytest.raises(RequestError, match="for images"):
+    with pytest.raises(UserError, match="for images"):
         AugmentedPredictor(predictor).track([image, image])

@@ -33,17 +33,17 @@ def scene(frames: int, seed: int = 0) -> tuple[MaskOutput, list[Target]]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     targets = []
-    for place, count in enumerate((3, 2)):
+    for index, count in enumerate((3, 2)):
         masks = random(count, frames, SIZE, SIZE) > 0
         ignored = torch.zeros((frames, SIZE, SIZE), dtype=torch.bool)
-        ignored[:, 5 : 12 + 4 * place, 3:20] = True
+        ignored[:, 5 : 12 + 4 * index, 3:20] = True
         targets.append(Target(torch.arange(count), masks & ~ignored, ignored))
     leaf = random(2, 6, frames, SIZE, SIZE).requires_grad_()
     return MaskOutput(random(2, 6, 5), leaf, torch.zeros(2, 6, 1)), targets
 
 
 def unknown(targets: list[Target]) -> Tensor:
-    """Where the truth is not known, ``(B, 1, T, H, W)``."""
+    """Where the ground truth is not known, ``(B, 1, T, H, W)``."""
     ignored = [target.ignored for target in targets if target.ignored is not None]
     return torch.stack(ignored).unsqueeze(1)
 
@@ -77,12 +77,12 @@ def test_matching_and_loss_do_not_depend_on_what_is_said_there(frames: int, valu
     output, targets = scene(frames)
     other = elsewhere(output, targets, value)
     matcher, points = HungarianMatcher(), draws(1)((1, 300, 2))
-    for place, target in enumerate(targets):
+    for index, target in enumerate(targets):
         first, second, published = (
             matcher.cost(
-                answer.class_logits[place], answer.mask_logits[place], target.labels, target.masks, points, ignored
+                prediction.class_logits[index], prediction.mask_logits[index], target.labels, target.masks, points, ignored
             )
-            for answer, ignored in ((output, target.ignored), (other, target.ignored), (other, None))
+            for prediction, ignored in ((output, target.ignored), (other, target.ignored), (other, None))
         )
         assert torch.equal(first, second)
         assert not torch.equal(first, published)
@@ -98,16 +98,16 @@ def test_where_nothing_is_ignored_nothing_changes(dtype: torch.dtype) -> None:
     found = []
     for ignored in (None, torch.zeros((1, SIZE, SIZE), dtype=torch.bool)):
         leaf = output.mask_logits.detach().to(dtype).requires_grad_()
-        answer = MaskOutput(output.class_logits.to(dtype), leaf, output.query_features)
+        prediction = MaskOutput(output.class_logits.to(dtype), leaf, output.query_features)
         objects = [Target(target.labels, target.masks, ignored) for target in targets]
-        losses = Criterion(4, num_points=250)(answer, objects, lambda shape: draws()(shape).to(dtype))
+        losses = Criterion(4, num_points=250)(prediction, objects, lambda shape: draws()(shape).to(dtype))
         losses.total.backward()
         found.append((losses.total, leaf.grad))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 
 
-def test_one_picture_with_ignored_pixels_leaves_the_others_alone() -> None:
+def test_one_image_with_ignored_pixels_leaves_the_others_alone() -> None:
     output, targets = scene(1)
     mixed = [targets[0], Target(targets[1].labels, targets[1].masks)]
     gradients = []
@@ -120,7 +120,7 @@ def test_one_picture_with_ignored_pixels_leaves_the_others_alone() -> None:
     torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-12, atol=1e-15)
 
 
-def test_a_picture_that_is_ignored_wholly_has_no_mask_loss() -> None:
+def test_a_image_that_is_ignored_wholly_has_no_mask_loss() -> None:
     output, targets = scene(1)
     everything = torch.ones((1, SIZE, SIZE), dtype=torch.bool)
     hidden = [Target(target.labels, torch.zeros_like(target.masks), everything) for target in targets]

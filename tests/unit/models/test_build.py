@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.build import build_model
 
 SMALL: dict[str, Any] = {
@@ -40,13 +40,13 @@ def config_of(part: str, **changes: Any) -> ModelConfig:
     ids=str,
 )
 def test_settings_that_fit_no_model(part: str, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         config_of(part, **changes)
 
 
 def test_swin_has_whole_heads() -> None:
     expected = r"stage 2 has 16 channels \(embed_dim 8, .*must be a multiple of its num_heads 3"
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(UserError, match=expected):
         parse(ModelConfig, {"backbone": {**SWIN, "num_heads": [1, 3, 2, 4]}}, "run.yaml: model")
 
 
@@ -61,7 +61,7 @@ def test_swin_has_whole_heads() -> None:
 def test_models_beyond_any_memory(config: ModelConfig) -> None:
     small = config.model_copy(update={"backbone": TimmConfig(model="test_resnet")})
     chosen = config if isinstance(config.backbone, SwinConfig) else small
-    with pytest.raises(RequestError, match=r"a model of this configuration has more than .* numbers"):
+    with pytest.raises(UserError, match=r"a model of this configuration has more than .* numbers"):
         build_model(chosen, 3)
 
 
@@ -77,7 +77,7 @@ def test_an_image_that_leaves_one_value_per_group(dim: int) -> None:
     images = [torch.zeros(3, 5, 7)]
     with torch.inference_mode():
         if dim == 32:
-            with pytest.raises(RequestError, match=r"at most 32x32 pixels is too little .*, or dim 64"):
+            with pytest.raises(UserError, match=r"at most 32x32 pixels is too little .*, or dim 64"):
                 model(images)
             images *= 2
         assert model(images).mask_logits.shape == (len(images), 5, 1, 8, 8)

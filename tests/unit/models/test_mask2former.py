@@ -10,8 +10,8 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ImageBatch, ModelInfo
 
 BACKBONES = {
-    "timm": TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 24, 32, 40]}),
-    "frozen": TimmConfig(model="resnet10t", norm="frozen", arguments={"channels": [16, 24, 32, 40]}),
+    "timm": TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
+    "frozen": TimmConfig(model="resnet10t", norm="frozen", kwargs={"channels": [16, 24, 32, 40]}),
     "swin": SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=3),
 }
 NUM_CLASSES = 4
@@ -36,15 +36,15 @@ def small(backbone: str, position_encoding: str = "2d") -> Mask2Former:
     return build_model(config, NUM_CLASSES)
 
 
-def picture(height: int, width: int, frames: int | None = None) -> Tensor:
+def random_image(height: int, width: int, frames: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(height * width)
     shape = (3, height, width) if frames is None else (frames, 3, height, width)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
-def test_pictures_are_normalised_and_then_padded_with_zeros() -> None:
+def test_images_are_normalised_and_then_padded_with_zeros() -> None:
     model = small("timm").double()
-    image = picture(33, 70)
+    image = random_image(33, 70)
     pixels = model.normalize([image])
     assert pixels.shape == (1, 1, 3, 64, 96)
     mean = torch.tensor([123.675, 116.280, 103.530], dtype=torch.float64).view(3, 1, 1)
@@ -55,15 +55,15 @@ def test_pictures_are_normalised_and_then_padded_with_zeros() -> None:
 
 
 def test_a_batch_is_padded_to_the_largest_height_and_width() -> None:
-    pixels = small("timm").normalize([picture(32, 65), picture(40, 32)])
+    pixels = small("timm").normalize([random_image(32, 65), random_image(40, 32)])
     assert pixels.shape == (2, 1, 3, 64, 96)
     assert not pixels[0, ..., 32:, :].any()
     assert not pixels[1, ..., 32:].any()
 
 
-def test_bytes_and_floats_of_one_value_are_one_picture() -> None:
+def test_bytes_and_floats_of_one_value_are_one_image() -> None:
     model = small("timm")
-    image = picture(32, 48)
+    image = random_image(32, 48)
     assert torch.equal(model.normalize([image]), model.normalize([image.float()]))
 
 
@@ -71,11 +71,11 @@ def test_bytes_and_floats_of_one_value_are_one_picture() -> None:
 def test_masks_always_have_a_frame_axis_at_a_quarter_of_the_padded_size(frames: int | None) -> None:
     model = small("timm").eval()
     with torch.inference_mode():
-        output = model([picture(50, 70, frames), picture(64, 20, frames)])
+        output = model([random_image(50, 70, frames), random_image(64, 20, frames)])
     assert output.class_logits.shape == (2, 10, NUM_CLASSES + 1)
     assert output.mask_logits.shape == (2, 10, frames or 1, 16, 24)
     assert output.padded_size == (64, 96)
-    assert len(output.auxiliary) == 4
+    assert len(output.aux_outputs) == 4
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -86,9 +86,9 @@ def test_every_parameter_gets_a_gradient(backbone: str, position_encoding: str) 
         for name, parameter in model.named_parameters():
             if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
                 parameter.normal_(std=0.1)
-    output = model([picture(64, 96, 2), picture(64, 80, 2)])
+    output = model([random_image(64, 96, 2), random_image(64, 80, 2)])
     total = torch.zeros(())
-    for depth in (output, *output.auxiliary):
+    for depth in (output, *output.aux_outputs):
         total = total + depth.class_logits.square().mean() + depth.mask_logits.square().mean()
     total.backward()
     without = [
@@ -104,20 +104,20 @@ def test_every_parameter_gets_a_gradient(backbone: str, position_encoding: str) 
 def test_evaluation_compiles_without_a_graph_break(backbone: str) -> None:
     model = small(backbone).eval()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    images = [picture(64, 96)]
+    images = [random_image(64, 96)]
     with torch.inference_mode():
         got, expected = compiled(images), model(images)
     torch.testing.assert_close(got.class_logits, expected.class_logits)
     torch.testing.assert_close(got.mask_logits, expected.mask_logits)
-    assert len(got.auxiliary) == len(expected.auxiliary)
+    assert len(got.aux_outputs) == len(expected.aux_outputs)
 
 
 @pytest.mark.parametrize("backbone", ["frozen", "swin"])
 def test_the_whole_model_can_run_in_half_precision(backbone: str) -> None:
     model = small(backbone).eval()
     with torch.inference_mode():
-        expected = model([picture(64, 64)])
-        got = model.bfloat16()([picture(64, 64)])
+        expected = model([random_image(64, 64)])
+        got = model.bfloat16()([random_image(64, 64)])
     assert got.class_logits.dtype == torch.bfloat16
     assert got.class_logits.isfinite().all()
     assert (got.class_logits - expected.class_logits).abs().mean() < 0.1
@@ -132,7 +132,7 @@ def test_evaluation_draws_no_random_numbers() -> None:
     model = small("swin").eval()
     before = torch.get_rng_state()
     with torch.inference_mode():
-        model([picture(32, 32)])
+        model([random_image(32, 32)])
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -60,24 +60,24 @@ def test_without_masked_attention_queries_look_everywhere(monkeypatch: pytest.Mo
 def test_every_depth_predicts(frames: int) -> None:
     model = decoder()
     output = model(pixel_features(2 * frames), frames)
-    assert len(output.auxiliary) == 7  # from the query features, then after each layer but the last
-    for depth in (output, *output.auxiliary):
+    assert len(output.aux_outputs) == 7  # from the query features, then after each layer but the last
+    for depth in (output, *output.aux_outputs):
         assert depth.class_logits.shape == (2, 9, 6)
         assert depth.mask_logits.shape == (2, 9, frames, 16, 24)
         assert depth.query_features.shape == (2, 9, 32)
-    assert not any(depth.auxiliary for depth in output.auxiliary)
+    assert not any(depth.aux_outputs for depth in output.aux_outputs)
 
 
 def test_auxiliary_outputs_can_be_left_out() -> None:
     model, features = decoder(), pixel_features(1)
-    with_them, without = model(features), model(features, auxiliary=False)
-    assert without.auxiliary == []
+    with_them, without = model(features), model(features, aux_outputs=False)
+    assert without.aux_outputs == []
     assert same(with_them, without)
 
 
 def test_the_first_prediction_is_that_of_the_query_features() -> None:
     model, features = decoder(), pixel_features(1)
-    first = model(features).auxiliary[0]
+    first = model(features).aux_outputs[0]
     queries = model.norm(model.query_features.weight)
     one, two, three = model.mask_head
     embedding = three(two(one(queries).relu()).relu())
@@ -101,15 +101,15 @@ def test_layers_take_the_levels_in_turn() -> None:
     assert seen == [(tokens[index % 3], tokens[index % 3]) for index in range(7)]
 
 
-def test_a_layer_attends_to_the_picture_then_to_queries_then_feeds_forward() -> None:
+def test_a_layer_attends_to_the_image_then_to_queries_then_feeds_forward() -> None:
     torch.manual_seed(0)
     layer = _DecoderLayer(16, 2, 24)
-    x, place = torch.randn(1, 4, 16), torch.randn(1, 4, 16)
+    x, index = torch.randn(1, 4, 16), torch.randn(1, 4, 16)
     key, value = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
     blocked = torch.zeros(1, 4, 6, dtype=torch.bool)
-    got = layer(x, place, key, value, blocked)
-    x = layer.cross_norm(x + layer.cross_attention(x + place, key, value))
-    x = layer.self_norm(x + layer.self_attention(x + place, x + place, x))
+    got = layer(x, index, key, value, blocked)
+    x = layer.cross_norm(x + layer.cross_attention(x + index, key, value))
+    x = layer.self_norm(x + layer.self_attention(x + index, x + index, x))
     expected = layer.feedforward_norm(x + layer.linear2(layer.linear1(x).relu()))
     torch.testing.assert_close(got, expected)
 
@@ -145,7 +145,7 @@ def test_time_enters_the_keys_only_if_asked_for() -> None:
 def test_queries_look_only_where_their_mask_is() -> None:
     model = decoder()
     logits = torch.full((1, 9, 1, 16, 24), -3.0)
-    logits[0, 0, 0, :8, :12] = 5.0  # a quarter of the picture
+    logits[0, 0, 0, :8, :12] = 5.0  # a quarter of the image
     logits[0, 1, 0] = 2.0  # all of it
     blocked = model._blocked(logits, (8, 12)).view(9, 8, 12)
     assert not blocked[0, :4, :6].any()

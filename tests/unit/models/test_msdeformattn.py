@@ -65,8 +65,8 @@ def test_fresh_attention_averages_its_samples() -> None:
         for head, direction in enumerate((1.0, -1.0)):  # two heads: along +x and -x
             level = pixels[:, head].T.reshape(1, 16, height, width)
             for point in range(1, 5):
-                places = reference + torch.tensor([direction * point / width, 0.0], dtype=torch.float64)
-                samples = F.grid_sample(level, (2 * places - 1).view(1, -1, 1, 2), align_corners=False)
+                indices = reference + torch.tensor([direction * point / width, 0.0], dtype=torch.float64)
+                samples = F.grid_sample(level, (2 * indices - 1).view(1, -1, 1, 2), align_corners=False)
                 expected[:, head] += samples[0, :, :, 0].T / 12
     torch.testing.assert_close(got[0], attention.output_projection(expected.flatten(1)), rtol=0, atol=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.deform_attn import api, deformable_sampling, native
 from mask2former.ops.deform_attn.api import Kernel
 
@@ -238,18 +238,18 @@ def test_forcing_a_missing_kernel_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(native, "_LIBRARY", None)
     monkeypatch.setattr(native, "_WHY_UNAVAILABLE", "there is none")
     value, locations, weights = make_inputs(torch.float32)
-    with pytest.raises(RequestError, match=r"there is none.*kernel='auto'"):
+    with pytest.raises(UserError, match=r"there is none.*kernel='auto'"):
         deformable_sampling(value, SHAPES, locations, weights, kernel="native")
     expected = deformable_sampling(value, SHAPES, locations, weights, kernel="portable")
     assert torch.equal(deformable_sampling(value, SHAPES, locations, weights), expected)
-    with pytest.raises(RequestError, match="unknown"):
+    with pytest.raises(UserError, match="unknown"):
         deformable_sampling(value, SHAPES, locations, weights, kernel="fast")  # pyright: ignore[reportArgumentType]
 
 
 @needs_native
 def test_forcing_native_on_another_dtype_says_what_it_got() -> None:
     value, locations, weights = make_inputs(torch.float16)
-    with pytest.raises(RequestError, match=r"torch\.float16"):
+    with pytest.raises(UserError, match=r"torch\.float16"):
         deformable_sampling(value, SHAPES, locations, weights, kernel="native")
     assert deformable_sampling(value, SHAPES, locations, weights).dtype == torch.float16  # auto takes another
 

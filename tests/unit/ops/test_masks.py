@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 
 
@@ -57,16 +57,16 @@ def test_decodes_bytes_and_plain_runs() -> None:
     ],
 )
 def test_broken_encodings_are_refused(rle: object) -> None:
-    with pytest.raises(RequestError, match="run-length encoding"):
+    with pytest.raises(UserError, match="run-length encoding"):
         mask_ops.decode([rle])  # type: ignore[list-item]
-    with pytest.raises(RequestError, match="run-length encoding"):
+    with pytest.raises(UserError, match="run-length encoding"):
         mask_ops.decode_patch(rle)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="run-length encoding"):
+    with pytest.raises(UserError, match="run-length encoding"):
         mask_ops.encoded_extent(rle)  # type: ignore[arg-type]
 
 
 def test_encodings_of_two_sizes_are_refused() -> None:
-    with pytest.raises(RequestError, match="differ in size"):
+    with pytest.raises(UserError, match="differ in size"):
         mask_ops.decode(mask_ops.encode(random_masks(1)) + mask_ops.encode(random_masks(1, 4, 4)))
 
 
@@ -103,7 +103,7 @@ def test_plain_runs_are_compressed() -> None:
     assert mask_ops.encoded_extent(plain)[0] == 2
 
 
-def test_polygons_are_united_and_may_leave_the_picture() -> None:
+def test_polygons_are_united_and_may_leave_the_image() -> None:
     def square(low: float, high: float) -> np.ndarray:
         return np.array([[low, low], [high, low], [high, high], [low, high]])
 

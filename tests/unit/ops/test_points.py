@@ -34,8 +34,8 @@ def test_one_set_of_points_serves_all_masks() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand((3, 8, 9), generator=generator) < 0.5
     points = torch.rand((1, 50, 2), generator=generator)
-    every = torch.arange(3)
-    assert torch.equal(sample_masks(masks, every, points), sample_masks(masks, every, points.expand(3, -1, -1)))
+    interval = torch.arange(3)
+    assert torch.equal(sample_masks(masks, interval, points), sample_masks(masks, interval, points.expand(3, -1, -1)))
 
 
 def test_without_masks_there_is_nothing() -> None:

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from mask2former.config import MetricStyle, Task
-from mask2former.errors import RequestError
-from mask2former.evaluation.panoptic import PanopticEvaluator
+from mask2former.errors import UserError
+from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import result_writer
 from mask2former.structures import Categories, Category, Instances, PanopticSegmentation, Segment, SemanticSegmentation
-from mask2former.structures.truths import PanopticTruth
+from mask2former.structures.ground_truth import PanopticGroundTruth
 
 CATEGORIES = Categories(
     (Category(7, "road", False, (1, 2, 3)), Category(26, "car", True, (4, 5, 6)), Category(33, "bike", True, (7, 8, 9)))
@@ -57,9 +57,9 @@ def test_panoptic_files_read_back_are_what_was_measured(tmp_path: Path) -> None:
     assert (second["image_id"], second["file_name"]) == ("street", "street.png")
     assert sorted(path.name for path in (tmp_path / "val").iterdir()) == ["000000000139.png", "street.png"]
     ids, index = _ids(tmp_path / "val" / first["file_name"]), CATEGORIES.index_of_id()
-    truth = PanopticTruth(ids, [(entry["id"], index[entry["category_id"]], False) for entry in first["segments_info"]])
+    ground_truth = PanopticGroundTruth(ids, [(entry["id"], index[entry["category_id"]], False) for entry in first["segments_info"]])
     evaluator = PanopticEvaluator(CATEGORIES)
-    evaluator.update(result, truth)
+    evaluator.update(result, ground_truth)
     assert evaluator.compute()["panoptic/PQ"] == 100.0
 
 
@@ -85,24 +85,24 @@ def test_run_lengths_of_label_maps_decode_to_the_maps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("style", "no_class"), [("coco", 255), ("cityscapes", 0)])
-def test_label_pictures_hold_the_ids_of_the_data_set(tmp_path: Path, style: MetricStyle, no_class: int) -> None:
+def test_label_images_hold_the_ids_of_the_data_set(tmp_path: Path, style: MetricStyle, no_class: int) -> None:
     with result_writer("semantic", tmp_path / "maps", CATEGORIES, style=style) as writer:
         writer.add("aachen_000000_000019", _semantic())
-    picture = Image.open(tmp_path / "maps" / "aachen_000000_000019.png")
-    assert picture.mode == "L"
-    assert np.asarray(picture).tolist() == [[7, 7, 26], [33, no_class, 26]]
+    image = Image.open(tmp_path / "maps" / "aachen_000000_000019.png")
+    assert image.mode == "L"
+    assert np.asarray(image).tolist() == [[7, 7, 26], [33, no_class, 26]]
 
 
-def test_label_pictures_have_16_bits_where_an_id_needs_them_and_no_class_is_no_id(tmp_path: Path) -> None:
+def test_label_images_have_16_bits_where_an_id_needs_them_and_no_class_is_no_id(tmp_path: Path) -> None:
     ids = {0: 255, 1: 300, 2: 1}
     with result_writer("semantic", tmp_path / "maps", CATEGORIES, category_ids=ids) as writer:
         writer.add(3, _semantic())
-    picture = Image.open(tmp_path / "maps" / "000000000003.png")
-    assert picture.mode == "I;16"
-    assert np.asarray(picture).tolist() == [[255, 255, 300], [1, 65535, 300]]
+    image = Image.open(tmp_path / "maps" / "000000000003.png")
+    assert image.mode == "I;16"
+    assert np.asarray(image).tolist() == [[255, 255, 300], [1, 65535, 300]]
 
 
-def test_cityscapes_instances_are_a_text_file_and_a_picture_per_object(tmp_path: Path) -> None:
+def test_cityscapes_instances_are_a_text_file_and_a_image_per_object(tmp_path: Path) -> None:
     result = _instances()
     with result_writer("instance", tmp_path, CATEGORIES, style="cityscapes") as writer:
         writer.add("aachen_000000_000019", result)
@@ -155,11 +155,11 @@ def test_a_list_goes_where_a_link_points_and_an_error_of_the_run_keeps_its_words
         ("panoptic", "x.json", "cityscapes"),
     ],
 )
-def test_a_picture_comes_once(tmp_path: Path, task: Task, name: str, style: MetricStyle) -> None:
+def test_a_image_comes_once(tmp_path: Path, task: Task, name: str, style: MetricStyle) -> None:
     with result_writer(task, tmp_path / name, CATEGORIES, style=style) as writer:
         assert writer.task == task
         writer.add("a", RESULTS[task]())
-        with pytest.raises(RequestError, match="has a result already"):
+        with pytest.raises(UserError, match="has a result already"):
             writer.add("a", RESULTS[task]())
 
 
@@ -167,7 +167,7 @@ def test_a_picture_comes_once(tmp_path: Path, task: Task, name: str, style: Metr
 def test_ids_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with (
         result_writer("semantic", tmp_path / "maps", CATEGORIES) as writer,
-        pytest.raises(RequestError, match="do as a file name"),
+        pytest.raises(UserError, match="do as a file name"),
     ):
         writer.add(name, _semantic())
     assert [path.name for path in tmp_path.rglob("*")] == ["maps"]
@@ -185,14 +185,14 @@ def test_ids_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) 
 def test_files_and_folders_are_not_mixed_up(
     tmp_path: Path, task: Task, name: str, style: MetricStyle, message: str
 ) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         result_writer(task, tmp_path / name, CATEGORIES, style=style)
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "maps").write_text("")
     with (
-        pytest.raises(RequestError, match="is a file"),
+        pytest.raises(UserError, match="is a file"),
         result_writer("semantic", tmp_path / "maps", CATEGORIES),
     ):
         pass
@@ -202,22 +202,22 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tmp_path: Path, task: Task) -> None:
     (tmp_path / "val.json").mkdir()
     with (
-        pytest.raises(RequestError, match="is a folder; expected the name of a file"),
+        pytest.raises(UserError, match="is a folder; expected the name of a file"),
         result_writer(task, tmp_path / "val.json", CATEGORIES),
     ):
         pass
     (tmp_path / "file").touch()
     with (
-        pytest.raises(RequestError, match="choose another place"),
+        pytest.raises(UserError, match="choose another place"),
         result_writer(task, tmp_path / "file" / "val.json", CATEGORIES),
     ):
         pass
 
 
-def test_label_pictures_refuse_ids_that_they_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"numbers from 0 to 65535, got the class id 70000"):
+def test_label_images_refuse_ids_that_they_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"numbers from 0 to 65535, got the class id 70000"):
         result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: 1, 1: 70000})
-    with pytest.raises(RequestError, match="got the class id -1"):
+    with pytest.raises(UserError, match="got the class id -1"):
         result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: -1})
     with result_writer("semantic", tmp_path, CATEGORIES, category_ids={0: 255, 1: 65535}) as writer:
         writer.add("a", _semantic())

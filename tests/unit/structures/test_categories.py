@@ -2,7 +2,7 @@
 
 import pytest
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures import Categories, Category
 
 
@@ -24,7 +24,7 @@ def test_packaged_tables(table: str, count: int, things: int) -> None:
 
 
 def test_an_unknown_table_lists_the_known_ones() -> None:
-    with pytest.raises(RequestError, match="coco_panoptic"):
+    with pytest.raises(UserError, match="coco_panoptic"):
         Categories.load("coco")
 
 
@@ -41,18 +41,18 @@ def test_from_names_marks_things_and_spreads_colors() -> None:
 
 
 def test_faults() -> None:
-    with pytest.raises(RequestError, match="unique"):
+    with pytest.raises(UserError, match="unique"):
         Categories((Category(1, "a", True, (0, 0, 0)), Category(1, "b", True, (0, 0, 0))))
-    with pytest.raises(RequestError, match="at least one"):
+    with pytest.raises(UserError, match="at least one"):
         Categories(())
     for wrong in ({}, {"categories": [{"id": 1}]}, {"categories": 3}, None, {"categories": [{"id": "x", "name": "a"}]}):
-        with pytest.raises(RequestError, match="class table"):
+        with pytest.raises(UserError, match="class table"):
             Categories.from_dict(wrong)
 
 
 def test_colours_are_bytes() -> None:
     for color in ([256, 0, 0], [0, -1, 0]):
-        with pytest.raises(RequestError, match=r"not within 0\.\.255"):
+        with pytest.raises(UserError, match=r"not within 0\.\.255"):
             Categories.from_dict({"categories": [{"id": 1, "name": "a", "color": color}]})
 
 
@@ -68,7 +68,7 @@ def test_colours_are_bytes() -> None:
     ],
 )
 def test_entries_that_would_be_bent_are_refused(entry: dict[str, object], words: str) -> None:
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         Categories.from_dict({"categories": [{"id": 1, "name": "a", **entry}]})
     for thing in (0, 1, True, False):
         (item,) = Categories.from_dict({"categories": [{"id": 1, "name": "a", "isthing": thing}]})

@@ -1,4 +1,4 @@
-"""Tracks as results: thresholds, frames, files, pictures."""
+"""Tracks as results: thresholds, frames, files, images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from mask2former.drawing.labels import Plate
-from mask2former.errors import RequestError
+from mask2former.visualization.labels import Plate
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, VideoInstances
 
@@ -66,13 +66,13 @@ def test_json_leaves_out_frames_without_the_track(tracks: VideoInstances) -> Non
 
 def test_a_track_keeps_its_colour(tracks: VideoInstances) -> None:
     frames = [np.full((20, 30, 3), 128, np.uint8)] * 3
-    drawn = [np.asarray(picture) for picture in tracks.plot(frames, labels=False, threshold=0.2)]
+    drawn = [np.asarray(image) for image in tracks.plot(frames, labels=False, threshold=0.2)]
     inside = [drawn[0][5, 6], drawn[1][5, 6], drawn[1][12, 17], drawn[2][12, 17]]
     assert (inside[0] == inside[1]).all()
     assert (inside[2] == inside[3]).all()
     assert (inside[0] != inside[2]).any()
     assert (drawn[2][5, 6] == 128).all()
-    with pytest.raises(RequestError, match="10x10 pixels but the result 20x30"):
+    with pytest.raises(UserError, match="10x10 pixels but the result 20x30"):
         next(tracks.plot([np.zeros((10, 10, 3), np.uint8)] * 3))
     with pytest.raises(ValueError, match=r"shorter|longer"):
         list(tracks.plot(frames[:2]))
@@ -90,7 +90,7 @@ def test_tracks_of_one_class_keep_their_colours_and_those_in_sight_are_counted(m
             masks[track, time, 100:130, left : left + 30] = True
     masks[3, 1] = False
     tracks = VideoInstances(masks, np.zeros(4, np.int64), np.linspace(0.9, 0.6, 4), CATEGORIES)
-    frames = [np.asarray(picture) for picture in tracks.plot([np.full((200, 300, 3), 90, np.uint8)] * 3)]
+    frames = [np.asarray(image) for image in tracks.plot([np.full((200, 300, 3), 90, np.uint8)] * 3)]
     assert counted == [["cat: 4"], ["cat: 3"], ["cat: 4"]]
     seen = [
         {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures import Categories, ModelInfo
 
 INFO = ModelInfo(
@@ -44,12 +44,12 @@ def test_it_is_the_part_of_a_configuration_that_is_no_training() -> None:
     ],
 )
 def test_something_else_is_told(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         ModelInfo.from_dict({**INFO.to_dict(), **changes}, "file")
 
 
 def test_what_is_missing_is_told() -> None:
-    with pytest.raises(RequestError, match="no class names"):
+    with pytest.raises(UserError, match="no class names"):
         _ = ModelInfo().known_categories
-    with pytest.raises(RequestError, match="parts of its own, which no configuration describes"):
+    with pytest.raises(UserError, match="parts of its own, which no configuration describes"):
         _ = ModelInfo().known_architecture

@@ -1,4 +1,4 @@
-"""Results of the three tasks: records, files, pictures."""
+"""Results of the three tasks: records, files, images."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
     Categories,
@@ -117,18 +117,18 @@ def test_the_dictionary_is_json_and_says_what_made_it(make) -> None:
 
 
 @pytest.mark.parametrize("make", RESULTS)
-def test_plot_keeps_the_size_and_does_not_touch_the_picture(make) -> None:
+def test_plot_keeps_the_size_and_does_not_touch_the_image(make) -> None:
     before = IMAGE.copy()
-    picture = make().plot(IMAGE)
-    assert picture.size == (60, 40)
-    assert not np.array_equal(np.asarray(picture), IMAGE)
+    image = make().plot(IMAGE)
+    assert image.size == (60, 40)
+    assert not np.array_equal(np.asarray(image), IMAGE)
     np.testing.assert_array_equal(before, IMAGE)
     assert make().plot(Image.fromarray(IMAGE), scale=3, labels=False).size == (180, 120)
 
 
 @pytest.mark.parametrize("make", RESULTS)
-def test_plot_refuses_a_picture_of_another_size(make) -> None:
-    with pytest.raises(RequestError, match="20x60 pixels but the result 40x60"):
+def test_plot_refuses_a_image_of_another_size(make) -> None:
+    with pytest.raises(UserError, match="20x60 pixels but the result 40x60"):
         make().plot(IMAGE[:20])
 
 
@@ -158,20 +158,20 @@ def test_saved_ids_decode_to_the_map(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ignore_label", "mode"), [(255, "L"), (65535, "I;16")])
 def test_saved_labels_are_8_or_16_bit(tmp_path: Path, ignore_label: int, mode: str) -> None:
     semantic(ignore_label).save(tmp_path / "x")
-    with Image.open(tmp_path / "x_labels.png") as picture:
-        assert picture.mode == mode
-        np.testing.assert_array_equal(np.asarray(picture), semantic(ignore_label).labels)
+    with Image.open(tmp_path / "x_labels.png") as image:
+        assert image.mode == mode
+        np.testing.assert_array_equal(np.asarray(image), semantic(ignore_label).labels)
 
 
 def test_a_failed_save_leaves_no_half_files(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="pixels"):
+    with pytest.raises(UserError, match="pixels"):
         instances().save(tmp_path / "x", IMAGE[:3])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         instances().save(tmp_path / "file" / "x")
     (tmp_path / "y.json").mkdir()
-    with pytest.raises(RequestError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         instances().save(tmp_path / "y")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "y.json"}
 

@@ -44,8 +44,8 @@ def test_a_track_has_one_colour_whoever_else_is_there() -> None:
 
 def test_colours_of_neighbouring_numbers_differ() -> None:
     seen = [np.asarray(frame([number], [box(4, 4)]).plot(labels=False))[12, 12].astype(int) for number in range(1, 9)]
-    for place, one in enumerate(seen):
-        assert all(abs(one - other).sum() > 20 for other in seen[:place])
+    for index, one in enumerate(seen):
+        assert all(abs(one - other).sum() > 20 for other in seen[:index])
 
 
 def test_the_record_has_what_is_seen() -> None:
@@ -71,9 +71,9 @@ def test_stuff_has_no_track() -> None:
     thing, stuff = both.to_dict()["objects"]
     assert (thing["track_id"], thing["category_name"]) == (1, "cat")
     assert (stuff["track_id"], stuff["category_name"], stuff["area"]) == (None, "sky", 40 * 60 - 256)
-    picture, alone = (np.asarray(item.plot(labels=False)) for item in (both, frame([1], [box(4, 6)])))
-    assert (abs(picture[12, 14].astype(int) - alone[12, 14]) <= 2).all()  # the colour of the track in either task
-    assert (picture[38, 58] != alone[38, 58]).any()
+    image, alone = (np.asarray(item.plot(labels=False)) for item in (both, frame([1], [box(4, 6)])))
+    assert (abs(image[12, 14].astype(int) - alone[12, 14]) <= 2).all()  # the colour of the track in either task
+    assert (image[38, 58] != alone[38, 58]).any()
 
 
 def test_ids_must_rise() -> None:

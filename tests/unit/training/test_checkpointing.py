@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.training.checkpointing import WholeFiles, loaded, plain
 
 
@@ -17,7 +17,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, content: byte
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
     with (
-        pytest.raises(RequestError, match=r"last\.ckpt is damaged \(.+\); put it back"),
+        pytest.raises(UserError, match=r"last\.ckpt is damaged \(.+\); put it back"),
         loaded(path, "put it back") as state,
     ):
         state["global_step"]
@@ -25,7 +25,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(tmp_path: Path, content: byte
 
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").touch()
-    with pytest.raises(RequestError, match=r"\(it is empty\)"):
+    with pytest.raises(UserError, match=r"\(it is empty\)"):
         loaded(tmp_path / "last.ckpt", "").__enter__()
 
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from mask2former.config import RunConfig, parse
-from mask2former.data.collate import PackedBatch, pack
-from mask2former.errors import RequestError
+from mask2former.data.loading.collate import PackedBatch, pack
+from mask2former.errors import UserError
 from mask2former.structures import Batch
-from mask2former.training.datamodule import DataModule, batch_per_device
+from mask2former.training.datamodule import DataModule, batch_size_per_device
 
 
 def config(**data: object) -> RunConfig:
@@ -27,29 +27,29 @@ def config(**data: object) -> RunConfig:
 @pytest.mark.parametrize(
     ("total", "devices", "micro", "line"),
     [
-        (16, 2, 2, "16 pictures per step = 2 devices x 2 x 4 accumulated"),
-        (16, 1, 2, "16 pictures per step = 1 device x 2 x 8 accumulated"),
-        (16, 8, None, "16 pictures per step = 8 devices x 2"),
-        (3, 1, 1, "3 pictures per step = 1 device x 1 x 3 accumulated"),
-        (1, 1, None, "1 picture per step = 1 device x 1"),
+        (16, 2, 2, "16 images per step = 2 devices x 2 x 4 accumulated"),
+        (16, 1, 2, "16 images per step = 1 device x 2 x 8 accumulated"),
+        (16, 8, None, "16 images per step = 8 devices x 2"),
+        (3, 1, 1, "3 images per step = 1 device x 1 x 3 accumulated"),
+        (1, 1, None, "1 image per step = 1 device x 1"),
     ],
 )
-def test_the_pictures_of_a_step_are_divided_over_devices_and_passes(
+def test_the_images_of_a_step_are_divided_over_devices_and_passes(
     total: int, devices: int, micro: int | None, line: str
 ) -> None:
-    settings = config(total_batch=total, devices=devices, batch_per_device=micro)
+    settings = config(batch_size=total, devices=devices, batch_size_per_device=micro)
     assert DataModule(settings).batching() == line
 
 
 @pytest.mark.parametrize(("total", "devices", "micro"), [(16, 3, None), (16, 1, 3), (16, 2, 16)])
 def test_batches_that_cannot_be_divided_evenly_are_refused(total: int, devices: int, micro: int | None) -> None:
-    with pytest.raises(RequestError, match=r"data\.total_batch 16"):
-        batch_per_device(config(total_batch=total, devices=devices, batch_per_device=micro))
+    with pytest.raises(UserError, match=r"data\.batch_size 16"):
+        batch_size_per_device(config(batch_size=total, devices=devices, batch_size_per_device=micro))
 
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> dict[str, object]:
-    """The ``dataset`` settings of six pictures, of which two are higher than wide."""
+    """The ``dataset`` settings of six images, of which two are higher than wide."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(6):
@@ -59,7 +59,7 @@ def shapes(tmp_path: Path) -> dict[str, object]:
         for left in (3, 10):
             corners = [left, 5, 30, 5, 30, 30, left, 30]
             annotations.append({"image_id": number, "category_id": 5, "segmentation": [corners]})
-    annotations = [{"id": place, **entry} for place, entry in enumerate(annotations, start=1)]
+    annotations = [{"id": index, **entry} for index, entry in enumerate(annotations, start=1)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "cell"}]}
     for split in ("train", "validation"):
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
@@ -83,14 +83,14 @@ def attached(settings: RunConfig) -> DataModule:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_loss_gets_the_batches_that_collating_the_samples_gives(shapes: dict[str, object], workers: int) -> None:
     jitter = {"name": "large-scale-jitter", "image_size": [64, 64]}
-    sizes = {"total_batch": 4, "batch_per_device": 2}
+    sizes = {"batch_size": 4, "batch_size_per_device": 2}
     module = attached(config(dataset=shapes, augmentation=jitter, num_workers=workers, **sizes))
     packed = next(iter(module.train_dataloader()))
     assert [type(part) for part in packed] == [PackedBatch, PackedBatch]
     window: list[Batch] = module.on_after_batch_transfer(packed, 0)
     draws = module._sampler().draws(0)
-    for place, batch in enumerate(window):
-        expected = pack([module.training_set[draw] for draw in draws[2 * place : 2 * place + 2]]).unpack()
+    for index, batch in enumerate(window):
+        expected = pack([module.training_set[draw] for draw in draws[2 * index : 2 * index + 2]]).unpack()
         assert torch.equal(batch.images.pixels, expected.images.pixels)
         assert batch.names == expected.names
         for ours, theirs in zip(batch.targets, expected.targets, strict=True):
@@ -106,7 +106,7 @@ def test_crowd_regions_reach_the_loss_if_they_are_to_be_ignored(shapes: dict[str
     corners = [20, 20, 38, 20, 38, 38, 20, 38]
     crowd = {"id": 99, "image_id": 2, "category_id": 5, "segmentation": [corners], "iscrowd": 1}
     file.write_text(json.dumps({**content, "annotations": [*content["annotations"], crowd]}))
-    settings = config(dataset=shapes, total_batch=6, num_workers=0)
+    settings = config(dataset=shapes, batch_size=6, num_workers=0)
     criterion = settings.criterion.model_copy(update={"void": void})
     module = attached(settings.model_copy(update={"criterion": criterion}))
     (batch,) = module.on_after_batch_transfer(next(iter(module.train_dataloader())), 0)
@@ -122,8 +122,8 @@ def test_crowd_regions_reach_the_loss_if_they_are_to_be_ignored(shapes: dict[str
         assert ignored.sum() == 18 * 18 - 10 * 10  # less the objects
 
 
-def test_pictures_of_one_pass_have_one_aspect(shapes: dict[str, object]) -> None:
-    settings = config(dataset=shapes, group_by_aspect=True, total_batch=2, batch_per_device=2, num_workers=0)
+def test_images_of_one_pass_have_one_aspect(shapes: dict[str, object]) -> None:
+    settings = config(dataset=shapes, group_by_aspect=True, batch_size=2, batch_size_per_device=2, num_workers=0)
     loader = iter(attached(settings).train_dataloader())
     sizes = [next(loader)[0].sizes for _ in range(9)]
     assert {len(set(pair)) for pair in sizes} == {1}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.training.lock import LOCK, locked
 
 
@@ -30,7 +30,7 @@ def test_a_second_one_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with locked(run) as notes:
         assert notes == []
-        with pytest.raises(RequestError, match=rf"in use by another training \(process {os.getpid()} on .*, since 20"):
+        with pytest.raises(UserError, match=rf"in use by another training \(process {os.getpid()} on .*, since 20"):
             locked(run).__enter__()
         assert (run / LOCK).exists()
     assert not run.exists()  # nothing was put into it
@@ -45,7 +45,7 @@ def test_a_killed_holder_is_named_and_its_processes_do_not_hold_on(tmp_path: Pat
     assert holder.pid is not None
     try:
         os.read(reading, 1)
-        with pytest.raises(RequestError, match=f"process {holder.pid} "):
+        with pytest.raises(UserError, match=f"process {holder.pid} "):
             locked(tmp_path).__enter__()
         holder.kill()
         holder.join()
@@ -74,7 +74,7 @@ def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fcntl, "flock", fail)
     with locked(tmp_path) as notes:
         assert notes == []
-        with pytest.raises(RequestError, match=rf"process {os.getpid()} .* delete .*\{LOCK}"):
+        with pytest.raises(UserError, match=rf"process {os.getpid()} .* delete .*\{LOCK}"):
             locked(tmp_path).__enter__()
     with locked(tmp_path) as notes:
         assert notes == []

@@ -30,10 +30,10 @@ def test_the_peak_is_what_is_alive_at_once() -> None:
     assert peak_memory(lambda: there.view(10, 100).add_(1)) == 0
 
 
-def test_state_is_counted_activations_grow_with_pictures_and_nothing_changes() -> None:
+def test_state_is_counted_activations_grow_with_images_and_nothing_changes() -> None:
     torch.manual_seed(0)
     config = ModelConfig(
-        backbone=TimmConfig(model="resnet10t", norm="batch", arguments={"channels": [16, 32, 32, 64]}),
+        backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 32, 32, 64]}),
         pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
         transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=5, num_layers=1, num_heads=2, feedforward_dim=32),
     )

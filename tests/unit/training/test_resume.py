@@ -26,7 +26,7 @@ from mask2former.config import (
     TrainerConfig,
     leaves,
 )
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.training.optim import build_optimizer, parameter_groups, regrouped
 from mask2former.training.resume import FIXED, FREE, LastState, compare, record_of, setting_of
@@ -105,7 +105,7 @@ def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
     run = next(run for run in runs if path in leaves(run))
     old = leaves(run)[path]
     new = another(old)
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(UserError) as refused:
         compare(last_state(run), changed(run, path, new), CLASSES, (8, 2))
     assert f"{path} was {list(old) if isinstance(old, tuple) else old} and is " in str(refused.value)
     assert "start a new run in another output directory" in str(refused.value)
@@ -130,14 +130,14 @@ def test_what_takes_effect_is_said(path: str) -> None:
     ],
 )
 def test_other_classes_are_refused(names: list[str], things: list[str] | None, words: str) -> None:
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(UserError, match=words):
         compare(last_state(), RunConfig(), Categories.from_names(names, things or ["cat", "dog"]), (8, 2))
 
 
 def test_without_a_record_the_number_of_classes_is_compared() -> None:
     old = last_state(categories=None, num_samples=None)
     assert compare(old, RunConfig(), CLASSES, (9, 3)).notes == ()
-    with pytest.raises(RequestError, match="have 2 classes and the run learned 3"):
+    with pytest.raises(UserError, match="have 2 classes and the run learned 3"):
         compare(old, RunConfig(), Categories.from_names(["cat", "dog"]), (9, 3))
 
 
@@ -214,7 +214,7 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     torch.save(state, path)
     assert LastState.read(path) == LastState(path, 3, config, 3, CLASSES, (5, 2), "MIT", 2, ())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RequestError, match=r"cannot resume: .*last.ckpt is damaged"):
+    with pytest.raises(UserError, match=r"cannot resume: .*last.ckpt is damaged"):
         LastState.read(path)
 
 

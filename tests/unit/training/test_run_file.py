@@ -9,7 +9,7 @@ import yaml
 
 from mask2former import recipes
 from mask2former.config import RunConfig, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.training.run_file import run_file
 
 
@@ -19,7 +19,7 @@ def test_a_published_run_says_what_it_reproduces_and_with_what(name: str) -> Non
     comment = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
     assert recipe.reproduces in comment
     assert recipe.init_weights in comment
-    assert f"{recipe.num_gpus} GPUs, each with {16 // recipe.num_gpus} of the 16 pictures" in comment
+    assert f"{recipe.num_gpus} GPUs, each with {16 // recipe.num_gpus} of the 16 images" in comment
     numbers = {
         "coco-panoptic/swin-l": "PQ 57.8, AP 48.6, mIoU 67.4",
         "cityscapes-semantic/r50": "mIoU 79.4",
@@ -44,13 +44,13 @@ def test_our_own_runs_say_what_they_gave() -> None:
 
 def test_a_table_of_other_models_takes_no_recipe_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = run_file("coco-panoptic/r50")
-    (tmp_path / "zoo.json").write_text('{"licences": {}, "models": []}')
+    (tmp_path / "zoo.json").write_text('{"licenses": {}, "models": []}')
     monkeypatch.setenv("MASK2FORMER_ZOO", str(tmp_path / "zoo.json"))
     assert run_file("coco-panoptic/r50") == text
 
 
 def test_an_unknown_recipe_names_the_closest() -> None:
-    with pytest.raises(RequestError, match=r"no run recipe 'coco-panoptic/r5O'; did you mean .*coco-panoptic/r50"):
+    with pytest.raises(UserError, match=r"no run recipe 'coco-panoptic/r5O'; did you mean .*coco-panoptic/r50"):
         run_file("coco-panoptic/r5O")
-    with pytest.raises(RequestError, match="'mask2former recipe' lists them"):
+    with pytest.raises(UserError, match="'mask2former recipe' lists them"):
         run_file("x")

@@ -19,7 +19,7 @@ from mask2former.checkpoints.convert.reading import Found, architecture_of, read
 from mask2former.checkpoints.convert.verify import compare_with_transformers
 from mask2former.checkpoints.convert.writing import TARGETS, Target, check_place, write
 from mask2former.config import Task
-from mask2former.errors import OptionError, RequestError
+from mask2former.errors import OptionError, UserError
 
 __all__ = ["TARGETS", "Conversion", "Found", "Target", "convert", "read"]
 
@@ -61,7 +61,7 @@ def convert(
         verify: whether to run both implementations where the other one is installed.
 
     Raises:
-        RequestError: the source is not known, incomplete or ambiguous, the model has no place in the layout, the place
+        UserError: the source is not known, incomplete or ambiguous, the model has no place in the layout, the place
             cannot be written, or a check fails; nothing is written then.
     """
     path = Path(path)
@@ -75,7 +75,7 @@ def convert(
     found = _found(source, recipe, [task for task in get_args(Task) if task in tasks])
     if isinstance(found.content, Backbone):
         if to != "ours" or path.suffix != ".safetensors":
-            raise RequestError(f"{source}: {found.title}, which is written as ours only, as a .safetensors file")
+            raise UserError(f"{source}: {found.title}, which is written as ours only, as a .safetensors file")
         save_backbone(found.content, path)
         return Conversion(found.title, path, (*found.notes, "train from it with model.init"), ("all names are known",))
     model = checkpoints.instantiate(found.content)
@@ -97,6 +97,6 @@ def _found(source: str | Path, recipe: str | None, tasks: Sequence[Task]) -> Fou
     if os.path.exists(source) and not is_name:
         return read(Path(source), recipe, tasks)
     if tasks:
-        raise RequestError(f"'{source}' carries its own configuration; leave out the tasks")
+        raise UserError(f"'{source}' carries its own configuration; leave out the tasks")
     checkpoint = checkpoints.open_checkpoint(source, recipe)
     return Found(f"mask2former, {architecture_of(checkpoint)}", checkpoint, "ours")

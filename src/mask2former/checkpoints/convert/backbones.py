@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.atomic import write_whole
+from mask2former.files import write_whole
 from mask2former.checkpoints import original
 from mask2former.checkpoints.convert.resnet import BLOCKS, DEEP_STEM, STEM
 from mask2former.checkpoints.convert.rules import Layout, rules, their_name, to_original
@@ -21,7 +21,7 @@ from mask2former.checkpoints.io import check_finite, load_into
 from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
 from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import StartsFromBackbone
 from mask2former.text import listed
@@ -181,7 +181,7 @@ def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
     Batch counters are left out: whether the norms are trained is a setting of the model that starts from it.
 
     Raises:
-        RequestError: entries are unknown or missing; the message names them as the file does.
+        UserError: entries are unknown or missing; the message names them as the file does.
     """
     notes: list[str] = []
     if layout is CAFFE2:
@@ -200,7 +200,7 @@ def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
                if ours is not None and name not in published and not _may_miss(name)]  # fmt: skip
     for faults, what in ((unexpected, "unexpected"), (missing, "missing")):
         if faults:
-            raise RequestError(f"{len(faults)} entries are {what} for a {layout.title}: {listed(faults)}")
+            raise UserError(f"{len(faults)} entries are {what} for a {layout.title}: {listed(faults)}")
     renamed = {ours: published[name] for name, ours in names.items() if ours is not None and name in published}
     return Backbone(config, renamed, tuple(notes))
 
@@ -241,7 +241,7 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """Write a safetensors file that :func:`start_from_backbone` reads.
 
     Raises:
-        RequestError: values are not finite, or the file cannot be written.
+        UserError: values are not finite, or the file cannot be written.
     """
     check_finite(backbone.state, "the backbone")
     metadata = {"format": _FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
@@ -261,7 +261,7 @@ def is_backbone_file(source: str | Path) -> bool:
             return False
         with open_safetensors(path) as file:
             return (file.metadata() or {}).get("format") == _FORMAT
-    except (RequestError, OSError):
+    except (UserError, OSError):
         return False
 
 
@@ -269,18 +269,18 @@ def load_backbone(path: Path) -> Backbone:
     """Read a file of :func:`save_backbone`.
 
     Raises:
-        RequestError: it is damaged, or something else.
+        UserError: it is damaged, or something else.
     """
     try:
         with open_safetensors(path) as file:
             metadata: dict[str, str] = file.metadata() or {}
             if metadata.get("format") != _FORMAT or metadata.get("format_version") != "1":
-                raise RequestError("no backbone file that this version reads")
+                raise UserError("no backbone file that this version reads")
             state = entries_of(file, path)
         values = {"backbone": metadata_value(metadata, "backbone", path)}
-    except RequestError as error:
+    except UserError as error:
         reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
-        raise RequestError(f"{path}: {reason}; convert the original again") from error
+        raise UserError(f"{path}: {reason}; convert the original again") from error
     return Backbone(parse(ModelConfig, values, str(path)).backbone, state)
 
 
@@ -297,7 +297,7 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
         One phrase for each thing that was not simply taken over.
 
     Raises:
-        RequestError: the file is damaged, or of another backbone; the message says which.
+        UserError: the file is damaged, or of another backbone; the message says which.
     """
     backbone = load_backbone(Path(path))
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
@@ -309,8 +309,8 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
         return [*notes, *model.backbone.start_from_backbone(inner)]
     try:
         notes += with_own_windows(own, state)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}; convert it again") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}; convert it again") from error
     fresh = sorted(name for name in own.keys() - state.keys() if ".norms." in name)
     if fresh:
         notes.append("the norms of the backbone's outputs start afresh")
@@ -318,11 +318,11 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     outside = {name: value for name, value in model.state_dict().items() if name not in own}
     try:
         load_into(model, {**outside, **kept, **state}, str(path))
-    except RequestError as error:
+    except UserError as error:
         way_out = "set model.backbone to that"
         if model.info.architecture is None:
             way_out = (
                 f"a backbone of one's own ({type(model.backbone).__name__}) needs a method start_from_backbone(state)"
             )
-        raise RequestError(f"{error}. The file is of {backbone}; {way_out}") from error
+        raise UserError(f"{error}. The file is of {backbone}; {way_out}") from error
     return notes

@@ -14,7 +14,7 @@ from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Layout, Rule, rules
 from mask2former.checkpoints.original import Architecture
 from mask2former.config import InferenceConfig, SwinConfig, TimmConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures import ModelInfo
 from mask2former.text import quoted
 
@@ -177,14 +177,14 @@ def config_of(info: ModelInfo) -> dict[str, Any]:
     """``config.json`` for a model of ours.
 
     Raises:
-        RequestError: the model has something that ``transformers`` cannot do; the message names it.
+        UserError: the model has something that ``transformers`` cannot do; the message names it.
     """
     architecture, categories, facts = info.known_architecture, info.known_categories, info.to_dict()
     pixel, decoder = architecture.pixel_decoder, architecture.transformer_decoder
     if decoder.position_encoding != "2d":
-        raise RequestError("transformers has image models only, and this one is for clips; choose another layout")
+        raise UserError("transformers has image models only, and this one is for clips; choose another layout")
     if pixel.num_heads != decoder.num_heads or pixel.num_points != _POINTS:
-        raise RequestError(
+        raise UserError(
             f"transformers has one number of heads and {_POINTS} points; this model has {pixel.num_heads} and "
             f"{decoder.num_heads} heads and {pixel.num_points} points. Choose another layout"
         )
@@ -234,8 +234,8 @@ def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
             "out_features": _STAGES,
         }
     sizes = _RESNETS.get(backbone.model.split(".")[0])
-    if sizes is None or backbone.arguments:
-        raise RequestError(
+    if sizes is None or backbone.kwargs:
+        raise UserError(
             f"transformers' Mask2Former has Swin and ResNets with a plain stem, not backbone '{backbone.model}'; "
             "choose another layout"
         )
@@ -243,7 +243,7 @@ def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
 
 
 def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, Any]:
-    """``preprocessor_config.json``: sizes of pictures, mean and deviation."""
+    """``preprocessor_config.json``: sizes of images, mean and deviation."""
     return {
         "image_processor_type": "Mask2FormerImageProcessor",
         "do_resize": inference.short_edge > 0,
@@ -266,7 +266,7 @@ def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, 
 def _number(values: Mapping[str, Any], key: str, default: int) -> int:
     value = values.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 20:
-        raise RequestError(f"config.json: '{key}' is {quoted(value, 60)}; expected a number of at least 1")
+        raise UserError(f"config.json: '{key}' is {quoted(value, 60)}; expected a number of at least 1")
     return value
 
 
@@ -274,10 +274,10 @@ def num_heads_of(config: Mapping[str, Any]) -> int:
     """Attention heads of both decoders, which names and shapes do not show.
 
     Raises:
-        RequestError: no such number, or the configuration is of another kind of model.
+        UserError: no such number, or the configuration is of another kind of model.
     """
     if config.get("model_type") != "mask2former":
-        raise RequestError(f"config.json: model_type is {quoted(config.get('model_type'), 60)}; expected 'mask2former'")
+        raise UserError(f"config.json: model_type is {quoted(config.get('model_type'), 60)}; expected 'mask2former'")
     return _number(config, "num_attention_heads", 8)
 
 
@@ -285,7 +285,7 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
     """Hold ``config.json`` to what the weights are, and refuse what our model does not compute.
 
     Raises:
-        RequestError: a number differs, or a setting asks for something else.
+        UserError: a number differs, or a setting asks for something else.
     """
     pixel, decoder, backbone = found.model.pixel_decoder, found.model.transformer_decoder, found.model.backbone
     expected: dict[str, int] = {
@@ -327,14 +327,14 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
     if isinstance(inner, dict) and isinstance(backbone, TimmConfig) and inner.get("downsample_in_bottleneck"):
         faults.append("backbone_config 'downsample_in_bottleneck' is on: the stride is in the 3x3 convolutions here")
     if faults:
-        raise RequestError(f"config.json: {'; '.join(faults)}")
+        raise UserError(f"config.json: {'; '.join(faults)}")
 
 
 def label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] | None:
     """Names of the classes in their order, or None if the configuration has none of its own.
 
     Raises:
-        RequestError: there are names, but not one for each class.
+        UserError: there are names, but not one for each class.
     """
     table = config.get("id2label")
     if not isinstance(table, dict):
@@ -343,7 +343,7 @@ def label_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] 
     if len(table) != num_classes or not all(isinstance(name, str) for name in names):
         lacking = [str(index) for index, name in enumerate(names) if not isinstance(name, str)]
         without = f", and none for class {', '.join(lacking[:5])}" if lacking else ""
-        raise RequestError(
+        raise UserError(
             f"config.json: 'id2label' has {len(table)} entries{without}; expected names of {num_classes} classes, "
             f"numbered 0 to {num_classes - 1}"
         )
@@ -379,7 +379,7 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
     """What ``preprocessor_config.json`` asks for; empty: there is no such file.
 
     Raises:
-        RequestError: another normalisation than the one of our models, or sizes that are none.
+        UserError: another normalisation than the one of our models, or sizes that are none.
     """
     if not preprocessor:
         return Preparation()
@@ -403,7 +403,7 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
         notes.append(f"preprocessor_config.json speaks of {named} classes, the weights have {num_classes}")
     label = preprocessor.get("ignore_index")
     if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < 1 << 16):
-        raise RequestError(
+        raise UserError(
             f"preprocessor_config.json: 'ignore_index' is {quoted(label, 60)}; expected a value of label maps"
         )
     return Preparation(edges, stretched_to, label, tuple(notes))
@@ -413,11 +413,11 @@ def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
     """Our models subtract one mean and divide by one deviation; what else comes to the same is fine."""
     factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < limits.CONFIG_NUMBER:
-        raise RequestError(
+        raise UserError(
             f"preprocessor_config.json: 'rescale_factor' is {quoted(factor, 60)}; expected a positive number"
         )
     if preprocessor.get("do_normalize") is False:
-        raise RequestError(
+        raise UserError(
             "preprocessor_config.json: 'do_normalize' is False, but our models normalise images with the mean "
             f"{list(_MEAN)} and deviation {list(_STD)}; one that was trained without cannot be converted"
         )
@@ -432,7 +432,7 @@ def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
             for value, wanted in zip(values, expected, strict=True)
         ):
             scale = "" if abs(factor - 1 / 255) < 1e-9 else f" of values that are multiplied by {factor:.6g}"
-            raise RequestError(
+            raise UserError(
                 f"preprocessor_config.json: '{key}' is {quoted(values, 60)}{scale}; expected {list(expected)} of "
                 "values in 0..1, which our models are normalised with"
             )
@@ -456,7 +456,7 @@ def _edges(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, tup
         height, width = _number(size, "max_height", 1), _number(size, "max_width", 1)
         if height == width:  # the long edge gets this length
             return (height, height), None
-    raise RequestError(
+    raise UserError(
         f"preprocessor_config.json: 'size' is {quoted(size)}; expected shortest_edge and longest_edge, or height "
         "and width"
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from mask2former import limits
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Change, Layout, Rule, rules
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import quoted
 
 __all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "edges_of", "swin_rules"]
@@ -174,7 +174,7 @@ def edges_of(text: str) -> tuple[int, int] | None:
         None if it says none that keeps proportions, or is no such text.
 
     Raises:
-        RequestError: images are normalised otherwise than for our models, or it is too long to be a configuration.
+        UserError: images are normalised otherwise than for our models, or it is too long to be a configuration.
     """
     limits.check_limit("its configuration has characters:", len(text), limits.CONFIG_TEXT, "is it the right file?")
     try:
@@ -234,10 +234,10 @@ def _check_normalisation(values: dict[str, Any]) -> None:
             not isinstance(value, int | float) or not abs(value) < limits.CONFIG_NUMBER or abs(value - wanted) > 1e-2
             for value, wanted in zip(given, expected, strict=True)
         ):
-            raise RequestError(
+            raise UserError(
                 f"its configuration normalises images with {key} {quoted(given, 60)}; expected {list(expected)}, "
                 "which our models are normalised with"
             )
     for key in ("bgr_to_rgb", "to_rgb"):
         if values.get(key) is False:
-            raise RequestError(f"its configuration has {key}=False: the model takes BGR, and ours take RGB")
+            raise UserError(f"its configuration has {key}=False: the model takes BGR, and ours take RGB")

@@ -29,7 +29,7 @@ from mask2former.checkpoints.original import Architecture
 from mask2former.checkpoints.safetensors_files import entries_of, open_safetensors
 from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, parse
 from mask2former.documents import parse_json, read_bytes
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable, quoted
 
@@ -79,23 +79,23 @@ def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> F
         tasks: what the model was trained for, where neither the file nor a recipe says it.
 
     Raises:
-        RequestError: it cannot be read, is none of these, is incomplete, or does not say enough; the message tells.
+        UserError: it cannot be read, is none of these, is incomplete, or does not say enough; the message tells.
     """
     if recipe is not None:
         recipes.recipe(recipe)  # a misspelt name before reading gigabytes
         if tasks:
-            raise RequestError(f"recipe '{recipe}' says what the model is for; leave out either it or the tasks")
+            raise UserError(f"recipe '{recipe}' says what the model is for; leave out either it or the tasks")
     try:
         raw = _read_folder(path) if os.path.isdir(path) else _read_file(path)
         if raw is None:
             if tasks:
-                raise RequestError("carries its own configuration; leave out the tasks")
+                raise UserError("carries its own configuration; leave out the tasks")
             checkpoint = io.load(path, recipe)
             return Found(f"mask2former, {architecture_of(checkpoint)}", checkpoint, "ours")
-        return _recognised(raw, str(path), recipe, tasks)
-    except RequestError as error:
+        return _inferred(raw, str(path), recipe, tasks)
+    except UserError as error:
         text = str(error)
-        raise RequestError(text if text.startswith(str(path)) else f"{path}: {text}") from error
+        raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from error
 
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
@@ -107,7 +107,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
     """The entries of a whole model of another code base under their original names, as stored.
 
     Raises:
-        RequestError: it cannot be read, or is nothing of that kind.
+        UserError: it cannot be read, or is nothing of that kind.
     """
     raw = _read_folder(path) if os.path.isdir(path) else _read_file(path)
     assert raw is not None
@@ -115,7 +115,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
         return original.current_spelling(raw.state)
     layout = next((layout for layout in MODELS if layout.fits(raw.state)), None)
     if layout is None:
-        raise RequestError(f"{path}: no model of another code base that we know")
+        raise UserError(f"{path}: no model of another code base that we know")
     return to_original(layout, raw.state)
 
 
@@ -123,11 +123,11 @@ def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor
     """``config.json``, and the entries as stored.
 
     Raises:
-        RequestError: files are missing or broken.
+        UserError: files are missing or broken.
     """
     raw = _read_folder(path)
     if raw is None or raw.config is None:
-        raise RequestError(f"{path}: expected config.json beside weights")
+        raise UserError(f"{path}: expected config.json beside weights")
     return raw.config, raw.state
 
 
@@ -168,7 +168,7 @@ def _select(payload: Any, raw: _Raw) -> dict[Any, Any]:
             if isinstance(payload.get(key), dict):
                 return payload[key]
         return payload
-    raise RequestError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
+    raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
 
 
 def _read_folder(path: Path) -> _Raw | None:
@@ -176,16 +176,16 @@ def _read_folder(path: Path) -> _Raw | None:
     if not (path / "config.json").is_file():
         if (path / "model.safetensors").is_file():
             return _read_file(path / "model.safetensors")
-        raise RequestError(f"{path}: expected model.safetensors in the folder, of ours, or config.json beside weights")
+        raise UserError(f"{path}: expected model.safetensors in the folder, of ours, or config.json beside weights")
     config = _json(path / "config.json")
     preprocessor = path / "preprocessor_config.json"
     state: dict[str, Tensor] = {}
     for part in _weight_files(path):
         if not part.is_file():
-            raise RequestError(f"{part}: no such file; the folder is incomplete, fetch it again")
+            raise UserError(f"{part}: no such file; the folder is incomplete, fetch it again")
         found = _safetensors(part)[0] if part.suffix == ".safetensors" else pickles.read_state(part)
         if twice := state.keys() & found.keys():
-            raise RequestError(f"{part}: {quoted(min(twice))} is in another file of the folder too")
+            raise UserError(f"{part}: {quoted(min(twice))} is in another file of the folder too")
         state.update(found)
     return _Raw(state, config=config, preprocessor=_json(preprocessor) if preprocessor.is_file() else {})
 
@@ -198,14 +198,14 @@ def _weight_files(path: Path) -> list[Path]:
         if index.is_file():
             parts = _json(index).get("weight_map")
             if not isinstance(parts, dict) or not parts:
-                raise RequestError(f"{index}: expected a 'weight_map' of names to files")
+                raise UserError(f"{index}: expected a 'weight_map' of names to files")
             for part in parts.values():
                 if not isinstance(part, str) or Path(part).name != part or Path(part).suffix not in (
                     ".safetensors", ".bin"
                 ):  # fmt: skip
-                    raise RequestError(f"{index}: {quoted(part)} is no file of weights in this folder")
+                    raise UserError(f"{index}: {quoted(part)} is no file of weights in this folder")
             return [path / part for part in sorted(set(parts.values()))]
-    raise RequestError(f"{path}: expected model.safetensors or pytorch_model.bin beside config.json")
+    raise UserError(f"{path}: expected model.safetensors or pytorch_model.bin beside config.json")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -213,14 +213,14 @@ def _json(path: Path) -> dict[str, Any]:
         read_bytes(path, "configuration", limits.CONFIG_BYTES, hint="fetch the folder again"), str(path)
     )
     if not isinstance(values, dict):
-        raise RequestError(f"{path}: holds a {type(values).__name__}; expected a mapping")
+        raise UserError(f"{path}: holds a {type(values).__name__}; expected a mapping")
     return values
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------
 
 
-def _recognised(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task]) -> Found:
+def _inferred(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task]) -> Found:
     if raw.state and all(name.startswith("module.") for name in raw.state):
         inner = {name.removeprefix("module."): value for name, value in raw.state.items()}
         if original.is_original(inner) or any(layout.fits(inner) for layout in (*MODELS, *BACKBONES)):
@@ -235,12 +235,12 @@ def _recognised(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task
     layout = next((layout for layout in BACKBONES if layout.fits(state)), None)
     if layout is None:
         known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
-        raise RequestError(
+        raise UserError(
             f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
             f"{listed(raw.state, 3)}"
         )
     if recipe is not None or tasks:
-        raise RequestError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
+        raise UserError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
     backbone = read_backbone(layout, state)
     title = f"{wrapping or layout.title}, {backbone}, a backbone alone"
     return Found(title, backbone, layout.key, backbone.notes)
@@ -290,7 +290,7 @@ def _whole(
     unexpected = sorted(spelled(name) for name in published.keys() - dict(original.original_names(config)).keys())
     for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
         if faults:
-            raise RequestError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
+            raise UserError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
     state = {name: io.promoted(value) for name, value in original.from_original(published, config).items()}
     checkpoint = Checkpoint(ModelInfo.of(config, categories), state, source)
     key = "original" if layout is None else layout.key
@@ -315,17 +315,17 @@ def _settled(
         if recipe not in fitting:
             hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else "; no recipe fits"
             expected = original.recipe_architecture(recipe)
-            raise RequestError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
+            raise UserError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
         return recipes.recipe(recipe).model, original.recipe_categories(recipe)
     if own is not None:
         config = parse(ModelConfig, own[0], "config.json: mask2former.config")
         categories = Categories.from_dict(own[1])
         if not _same_shape(Architecture(config, len(categories)), found, norms_are_open):
-            raise RequestError(f"config.json: 'mask2former' is of another model than the weights ({found})")
+            raise UserError(f"config.json: 'mask2former' is of another model than the weights ({found})")
         return config, categories
     if tasks:
         if found.model.pixel_decoder.num_points != _POINTS:
-            raise RequestError(
+            raise UserError(
                 f"holds {found} but does not say how many attention heads it has, and its weights do not fit the usual "
                 f"{found.model.pixel_decoder.num_heads}; only models with that many can be converted"
             )
@@ -351,7 +351,7 @@ def _settled(
     if choices and all(choice == choices[0] for choice in choices):
         return choices[0]
     which = f"more than one recipe fits: {', '.join(fitting)}" if choices else "no published model fits"
-    raise RequestError(
+    raise UserError(
         f"holds {found} but does not say what it was trained for, and {which}; give "
         f"{'--recipe with one of them, or ' if choices else ''}--task (panoptic, instance or semantic)"
     )
@@ -368,7 +368,7 @@ def _notes(
     """Where the settings are others than those that the source was used with, or nothing said them.
 
     Raises:
-        RequestError: a folder that we wrote has other class names now.
+        UserError: a folder that we wrote has other class names now.
     """
     notes: list[str] = []
     ours = f"a short edge of {config.inference.short_edge}, at most {config.inference.long_edge}"
@@ -388,7 +388,7 @@ def _notes(
     if from_tasks:
         notes += preparation.notes
     if names is not None and is_own and names != categories.names:
-        raise RequestError(
+        raise UserError(
             f"config.json: 'id2label' names other classes ({listed(names, 3)}) than 'mask2former' "
             f"({listed(categories.names, 3)}), so the model was trained further; take 'mask2former' out of "
             "config.json and give --task"
@@ -409,7 +409,7 @@ def _same_shape(one: Architecture, other: Architecture, norms_are_open: bool) ->
     """Whether names and shapes agree; with open norms, whether they were trained does not count."""
     if norms_are_open:
         one, other = (_with_frozen_norms(architecture) for architecture in (one, other))
-    return one.shape_facts() == other.shape_facts()
+    return one.shape_summary() == other.shape_summary()
 
 
 def _with_frozen_norms(architecture: Architecture) -> Architecture:

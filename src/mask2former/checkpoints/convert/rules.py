@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import listed, quoted
 
 __all__ = ["Change", "Layout", "Rule", "from_original", "rules", "their_name", "to_original"]
@@ -138,7 +138,7 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
     """The entries of a file of this layout under their original names.
 
     Raises:
-        RequestError: names that the layout does not have, two that mean the same, or parts that do not fit together;
+        UserError: names that the layout does not have, two that mean the same, or parts that do not fit together;
             the message lists them as the file spells them.
     """
     renamed: dict[str, Tensor] = {}
@@ -154,7 +154,7 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
             continue
         original, part, rule = found
         if (original, part) in spelled:
-            raise RequestError(
+            raise UserError(
                 f"{quoted(spelled[original, part])} and {quoted(name)} mean the same; expected one of them"
             )
         spelled[original, part] = name
@@ -164,7 +164,7 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
         else:
             renamed[original] = _changed(rule, value, name)
     if unknown:
-        raise RequestError(f"{len(unknown)} entries that {layout.title} does not have: {listed(unknown)}")
+        raise UserError(f"{len(unknown)} entries that {layout.title} does not have: {listed(unknown)}")
     for original, (rule, values) in parts.items():
         renamed[original] = _joined(layout, original, len(rule.theirs), values)
     return renamed
@@ -176,18 +176,18 @@ def _changed(rule: Rule, value: Tensor, name: str) -> Tensor:
     try:
         return rule.change.to_original(value)
     except RuntimeError as error:  # a shape that cannot be permuted so
-        raise RequestError(f"entry {quoted(name)} has an unexpected shape {tuple(value.shape)}") from error
+        raise UserError(f"entry {quoted(name)} has an unexpected shape {tuple(value.shape)}") from error
 
 
 def _joined(layout: Layout, original: str, count: int, values: Mapping[int, Tensor]) -> Tensor:
     missing = [part for part in range(count) if part not in values]
     if missing:
         names = their_name(layout, original)
-        raise RequestError(f"{len(missing)} of {count} parts are missing of {names}")
+        raise UserError(f"{len(missing)} of {count} parts are missing of {names}")
     blocks = [values[part] for part in range(count)]
     if blocks[0].dim() == 0 or len({(block.shape, block.dtype) for block in blocks}) != 1:
         shapes = ", ".join(str(tuple(block.shape)) for block in blocks)
-        raise RequestError(f"{their_name(layout, original)} have shapes {shapes}; expected equal ones")
+        raise UserError(f"{their_name(layout, original)} have shapes {shapes}; expected equal ones")
     return torch.cat(blocks)
 
 
@@ -195,7 +195,7 @@ def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[st
     """The entries of an original model as this layout names them, in the published order.
 
     Raises:
-        RequestError: an entry has no place in the layout.
+        UserError: an entry has no place in the layout.
     """
     renamed: OrderedDict[str, Tensor] = OrderedDict()
     homeless = []
@@ -211,7 +211,7 @@ def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[st
         blocks = changed.chunk(len(names)) if len(names) > 1 else (changed,)
         renamed.update((name, block.contiguous().clone()) for name, block in zip(names, blocks, strict=True))
     if homeless:
-        raise RequestError(
+        raise UserError(
             f"the model has {len(homeless)} entries without a place in {layout.title}: {listed(homeless)}"
         )
     return renamed

@@ -1,4 +1,4 @@
-"""The same picture through our model and through the one of ``transformers``, where that is installed.
+"""The same image through our model and through the one of ``transformers``, where that is installed.
 
 The only place that imports ``transformers``, which is no requirement. It never sees the folder, whose configuration
 could make it fetch or run something else: it gets tensors and those settings that the comparison is about.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mask2former.checkpoints.convert.reading import folder_of_transformers
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import printable
 
@@ -45,7 +45,7 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
         the backbone (those of timm).
 
     Raises:
-        RequestError: it makes no model of the folder, or the logits differ.
+        UserError: it makes no model of the folder, or the logits differ.
     """
     if find_spec("transformers") is None:
         return None
@@ -65,7 +65,7 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
         options = {"dtype": torch.float64, "local_files_only": True}
         other = kind.from_pretrained(None, config=made, state_dict=state, **options).eval()
     except Exception as error:  # whatever another library makes of the folder
-        raise RequestError(
+        raise UserError(
             f"transformers {transformers.__version__} cannot read {folder}: {printable(str(error), 200)}"
         ) from error
     finally:
@@ -77,7 +77,7 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
     try:
         model.double().eval()
         with torch.inference_mode():
-            ours = model([image], auxiliary=False)
+            ours = model([image], aux_outputs=False)
             theirs = other(pixel_values=model.normalize([image]).flatten(0, 1))
     finally:
         model.to(was).train(is_training)
@@ -87,10 +87,10 @@ def compare_with_transformers(model: Mask2Former, folder: Path) -> str | None:
     )
     shapes = [(tuple(one.shape), tuple(another.shape)) for one, another in pairs]
     if any(one != another for one, another in shapes):
-        raise RequestError(f"transformers gives logits of other shapes: {shapes}; do not use this conversion")
+        raise UserError(f"transformers gives logits of other shapes: {shapes}; do not use this conversion")
     worst = max(float((one - another).abs().max() / another.abs().max().clamp(min=1)) for one, another in pairs)
     if not worst < _TOLERANCE:
-        raise RequestError(
+        raise UserError(
             f"transformers {transformers.__version__} gives other logits (relative difference {worst:.1e}); do not use "
             "this conversion, and report it with the file"
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mask2former.atomic import whole_folder, write_whole
+from mask2former.files import whole_folder, write_whole
 from mask2former.checkpoints import io, original
 from mask2former.checkpoints.convert import huggingface
 from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
@@ -20,7 +20,7 @@ from mask2former.checkpoints.convert.reading import published_state
 from mask2former.checkpoints.convert.rules import Layout, from_original
 from mask2former.checkpoints.convert.sssegmentation import SSSEG
 from mask2former.checkpoints.safetensors_files import write_safetensors
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = ["TARGETS", "Target", "check_place", "write"]
@@ -41,17 +41,17 @@ def check_place(path: Path, target: Target) -> None:
     """Refuse a place that cannot be written as this layout, before anything is read.
 
     Raises:
-        RequestError: another suffix than the layout has, or something is there already.
+        UserError: another suffix than the layout has, or something is there already.
     """
     suffixes = _SUFFIXES[target]
     is_folder = path.is_dir() or not path.suffix[1:].isalpha()
     if ("" if is_folder else path.suffix) not in suffixes:
         expected = " or ".join(suffix or "a folder" for suffix in suffixes)
-        raise RequestError(f"'{path}' cannot be written as {target}; expected {expected}")
+        raise UserError(f"'{path}' cannot be written as {target}; expected {expected}")
     if path.is_dir() and any(path.iterdir()):
-        raise RequestError(f"the folder '{path}' is not empty; name a new one")
+        raise UserError(f"the folder '{path}' is not empty; name a new one")
     if path.is_file():
-        raise RequestError(f"'{path}' is there already; name another file, or delete it first")
+        raise UserError(f"'{path}' is there already; name another file, or delete it first")
 
 
 def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None = None) -> None:
@@ -64,15 +64,15 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         check: is called with what was written under another name; what it raises leaves nothing behind.
 
     Raises:
-        RequestError: the model has no place in the layout, or it cannot be written.
+        UserError: the model has no place in the layout, or it cannot be written.
     """
     check_place(path, target)
     if target != "ours" and not model.info.known_architecture.transformer_decoder.masked_attention:
-        raise RequestError("only our own format can say that the queries of a model look everywhere; choose ours")
+        raise UserError("only our own format can say that the queries of a model look everywhere; choose ours")
     inference = model.info.inference
-    if target == "huggingface" and (inference.tile or inference.exclusive):
-        raise RequestError(
-            "transformers cannot look at pictures through windows or part answers that overlap (inference.tile, "
+    if target == "huggingface" and (inference.tile or inference.non_overlapping):
+        raise UserError(
+            "transformers cannot look at images through windows or part answers that overlap (inference.tile, "
             "inference.exclusive), which this model is made for; choose ours, or a layout without such settings"
         )
     if _is_folder(path, target):

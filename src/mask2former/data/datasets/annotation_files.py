@@ -14,7 +14,7 @@ from mask2former import limits
 from mask2former.data.archives import File
 from mask2former.data.faults import fault
 from mask2former.documents import check_regular, parse_json, read_bytes
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories, check_count
 from mask2former.text import listed, quoted
 
@@ -36,7 +36,7 @@ __all__ = [
     "stuff_remark",
 ]
 
-_NAMED = 5  # how many culprits a message lists
+_NAMED = 5  # how many offenders a message lists
 _NUMBERS = frozenset((int, float))
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
@@ -45,7 +45,7 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
     """The object in a JSON file that has these lists of objects.
 
     Raises:
-        RequestError: no such file, no JSON, or something else in it.
+        UserError: no such file, no JSON, or something else in it.
     """
     text = read_bytes(file, "annotation file", limits.JSON_BYTES)
     # Of keys that are there twice JSON keeps the last, and a list with it. Looking at each object costs time.
@@ -53,11 +53,11 @@ def read_annotations(file: File, keys: Sequence[str], form: str) -> dict[str, An
     content = parse_json(text, f"the annotation file '{file}'", _without_repeats(file) if twice else None)
     del text
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
-        raise RequestError(f"'{file}' is not in {form} format: expected an object with the lists {tuple(keys)}")
+        raise UserError(f"'{file}' is not in {form} format: expected an object with the lists {tuple(keys)}")
     for key in keys:
-        for place, entry in enumerate(content[key]):
+        for index, entry in enumerate(content[key]):
             if not isinstance(entry, dict):
-                raise RequestError(f"'{file}': {key}[{place}] is {quoted(entry, 60)}; expected an object")
+                raise UserError(f"'{file}': {key}[{index}] is {quoted(entry, 60)}; expected an object")
     return content
 
 
@@ -76,7 +76,7 @@ def _without_repeats(file: File) -> Callable[[list[tuple[str, Any]]], dict[str, 
         found = dict(pairs)
         if len(found) < len(pairs):
             twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise RequestError(f"'{file}' has the key {quoted(twice)} twice in one object, and only one would be read")
+            raise UserError(f"'{file}' has the key {quoted(twice)} twice in one object, and only one would be read")
         return found
 
     return of
@@ -86,27 +86,27 @@ def categories_in(content: dict[str, Any], file: File) -> Categories:
     """The class list of a file, in its order.
 
     Raises:
-        RequestError: entries without a whole number as id or a name, or with an ``isthing`` that is neither 0 nor 1.
+        UserError: entries without a whole number as id or a name, or with an ``isthing`` that is neither 0 nor 1.
     """
     try:
         check_count(len(content["categories"]))
         return Categories.from_dict({"categories": [_category(entry) for entry in content["categories"]]})
-    except RequestError as error:
-        raise RequestError(f"'{file}': {error}") from error
+    except UserError as error:
+        raise UserError(f"'{file}': {error}") from error
 
 
 def _category(entry: dict[str, Any]) -> dict[str, Any]:
     if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), int) or entry_id(entry["id"]) is None:
-        raise RequestError(f"category {quoted(entry)} has no whole number as id")
+        raise UserError(f"category {quoted(entry)} has no whole number as id")
     if "name" in entry:
         name = entry["name"]
         if not is_name(name):
-            raise RequestError(f"category {entry['id']} has {quoted(name, 40)} as its name; expected text")
+            raise UserError(f"category {entry['id']} has {quoted(name, 40)} as its name; expected text")
     if entry.get("isthing") is None:
         return {key: value for key, value in entry.items() if key != "isthing"}
     thing = flag(entry["isthing"])
     if thing is None:
-        raise RequestError(f"category {entry['id']} has {quoted(entry['isthing'], 40)} as 'isthing'; expected 0 or 1")
+        raise UserError(f"category {entry['id']} has {quoted(entry['isthing'], 40)} as 'isthing'; expected 0 or 1")
     return {**entry, "isthing": int(thing)}
 
 
@@ -129,14 +129,14 @@ def same_categories(expected: Categories, got: Categories, first: object, file: 
     """Refuse files of one data set with different classes.
 
     Raises:
-        RequestError: they differ in an id or a name.
+        UserError: they differ in an id or a name.
     """
     wanted, given = ({item.id: item.name for item in categories} for categories in (expected, got))
     differing = [number for number in wanted.keys() | given.keys() if wanted.get(number) != given.get(number)]
     if differing:
         number = min(differing)
         one, other = (quoted(names.get(number, "absent")) for names in (wanted, given))
-        raise RequestError(
+        raise UserError(
             f"'{first}' and '{file}' have different categories: id {number} is {one} in the first and {other} in the "
             "second; files of one data set must agree"
         )
@@ -147,7 +147,7 @@ def check_unique(ids: Iterable[Any], kind: str, file: File) -> None:
     try:
         twice = [number for number, count in Counter(ids).items() if count > 1]
     except TypeError as error:
-        raise RequestError(f"'{file}': the id of one {kind} is neither a number nor text") from error
+        raise UserError(f"'{file}': the id of one {kind} is neither a number nor text") from error
     if twice:
         fault(f"'{file}': {kind} ids must be unique; given more than once: {some(twice)}", len(twice))
 
@@ -203,7 +203,7 @@ def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
     One polygon may stand without a list around it.
 
     Raises:
-        RequestError: something else, or coordinates that are NaN or farther away than any pixel.
+        UserError: something else, or coordinates that are NaN or farther away than any pixel.
     """
     polygons, in_pairs = segmentation, False
     if type(polygons[0]) in _NUMBERS or (len(polygons) > 2 and all(map(_is_pair, polygons))):
@@ -213,14 +213,14 @@ def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
         if isinstance(polygon, list) and polygon and all(map(_is_pair, polygon)):
             polygon, in_pairs = [value for pair in polygon for value in pair], True
         if not isinstance(polygon, list):
-            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(polygon, 60)}")
+            raise UserError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(polygon, 60)}")
         if not _NUMBERS.issuperset(map(type, polygon)):
             other = next(value for value in polygon if type(value) not in _NUMBERS)
-            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(other, 60)} among them")
+            raise UserError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(other, 60)} among them")
         if len(polygon) % 2:
-            raise RequestError(f"expected pixels x, y, x, y, ... for each polygon, got {len(polygon)} numbers")
+            raise UserError(f"expected pixels x, y, x, y, ... for each polygon, got {len(polygon)} numbers")
         if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > limits.CORNER:
-            raise RequestError(
+            raise UserError(
                 f"expected pixels x, y, x, y, ... for each polygon, got {max(polygon, key=_oddness):.6g} among them"
             )
         found.append(polygon)
@@ -237,7 +237,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:
-    """``height`` and ``width`` of a picture, 0 where the file does not say; None for anything but sizes of pictures."""
+    """``height`` and ``width`` of an image, 0 where the file does not say; None for anything but sizes of images."""
     values = [number(entry.get(key, 0)) for key in ("height", "width")]
     if any(value is None or not 0 <= value <= limits.SIDE or value % 1 for value in values):
         return None
@@ -245,26 +245,26 @@ def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     return (height, width) if height * width <= limits.IMAGE_PIXELS else None
 
 
-def some(culprits: Sequence[Any]) -> str:
+def some(offenders: Sequence[Any]) -> str:
     """``3 (a, b, c)``: how many and the first of them."""
-    return f"{len(culprits)} ({listed(culprits, _NAMED)})"
+    return f"{len(offenders)} ({listed(offenders, _NAMED)})"
 
 
 def groups_in(file: File, key: str) -> dict[int | str, str]:
     """What the images of an annotation file have under ``key``, by image id: the modality, the place, the camera.
 
     Raises:
-        RequestError: as :func:`read_annotations`, or an image has no such key.
+        UserError: as :func:`read_annotations`, or an image has no such key.
     """
     images = read_annotations(file, ["images"], "COCO")["images"]
     ids = [entry_id(entry.get("id")) for entry in images]
     check_unique(ids, "image", file)
     if None in ids:
-        raise RequestError(f"'{file}': an image has an id that is neither a number nor text")
+        raise UserError(f"'{file}': an image has an id that is neither a number nor text")
     without = [entry for entry in images if not isinstance(entry.get(key), str | int | float)]
     if without:
         names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width", key})
-        raise RequestError(
+        raise UserError(
             f"'{file}': {len(without)} of {len(images)} images have no '{key}' that is a name or a number; "
             f"their other keys: {listed(names, 20) or 'none'}"
         )

@@ -17,18 +17,18 @@ from mask2former.data.archives import File, Folder
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import SegmentReader
 from mask2former.data.label_maps import read_label_map, remap, runs_of
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import CityscapesTruth, Truth
+from mask2former.structures.ground_truth import CityscapesGroundTruth, GroundTruth
 
 __all__ = ["Cityscapes"]
 
-_PICTURE, _LABELS = "_leftImg8bit.png", "_gtFine_instanceIds.png"
+_IMAGE, _LABELS = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 _FIRST_OBJECT = 1000  # label id times this; smaller values are label ids
 
 
 class Cityscapes(SegmentReader):
-    """Pictures of one split, sorted by city and name; image ids are the first three parts of the file name.
+    """Images of one split, sorted by city and name; image ids are the first three parts of the file name.
 
     Objects are the pixels that their PNG has, which is what the data set's own tools measure against: the polygons of
     the JSON files painted in their order, later ones over earlier ones. Regions of several objects ("group") are crowd
@@ -38,29 +38,29 @@ class Cityscapes(SegmentReader):
         images: ``leftImg8bit/SPLIT``.
         labels: ``gtFine/SPLIT``.
         task: what targets are made for, see :class:`SegmentReader`.
-        keep_empty: False leaves out pictures without targets, for which every PNG is read once.
+        filter_empty: leaves out images without targets, for which every PNG is read once.
 
     Raises:
-        RequestError: pictures without annotation, the other way round, or none at all.
+        UserError: images without annotation, the other way round, or none at all.
     """
 
     metric_style: MetricStyle = "cityscapes"
 
-    def __init__(self, images: Folder, labels: Folder, task: Task, *, keep_empty: bool = True) -> None:
+    def __init__(self, images: Folder, labels: Folder, task: Task, *, filter_empty: bool = False) -> None:
         super().__init__(Categories.load("cityscapes"), task)
         self._class_of_label = Categories.load("cityscapes").index_of_id()
         self._images, self._labels = images, labels
-        pictures = {name.removesuffix(_PICTURE) for name in images.names([_PICTURE.lower()])}
+        image_files = {name.removesuffix(_IMAGE) for name in images.names([_IMAGE.lower()])}
         maps = {name.removesuffix(_LABELS) for name in labels.names([_LABELS.lower()])}
-        for place, alone, suffix in ((labels, pictures - maps, _LABELS), (images, maps - pictures, _PICTURE)):
+        for index, alone, suffix in ((labels, image_files - maps, _LABELS), (images, maps - image_files, _IMAGE)):
             if alone:
                 missing = some([name + suffix for name in sorted(alone)])
-                raise RequestError(f"'{place}' lacks files of Cityscapes: {missing}; unpack both archives completely")
-        self._names = sorted(pictures)
-        if not keep_empty:
-            self._names = [name for place, name in enumerate(self._names) if self._has_targets(place)]
+                raise UserError(f"'{index}' lacks files of Cityscapes: {missing}; unpack both archives completely")
+        self._names = sorted(image_files)
+        if filter_empty:
+            self._names = [name for index, name in enumerate(self._names) if self._has_targets(index)]
         if not self._names:
-            raise RequestError(f"'{images}' has no pictures of Cityscapes (CITY/X{_PICTURE})")
+            raise UserError(f"'{images}' has no images of Cityscapes (CITY/X{_IMAGE})")
 
     def _has_targets(self, index: int) -> bool:
         _, classes, crowds = self.segments(index, "training")
@@ -71,20 +71,20 @@ class Cityscapes(SegmentReader):
         return len(self._names)
 
     def file(self, index: int) -> File:
-        return self._images / (self._names[index] + _PICTURE)
+        return self._images / (self._names[index] + _IMAGE)
 
     def image_id(self, index: int) -> str:
         return self._names[index].rpartition("/")[2]
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
-        """What is true about the picture; instances and pixels have a metric of their own here, with its own form."""
-        truths = super().truths(index, [task for task in tasks if task == "panoptic"])
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        """What is true about the image; instances and pixels have a metric of their own here, with its own form."""
+        ground_truths = super().ground_truths(index, [task for task in tasks if task == "panoptic"])
         own: list[Task] = [task for task in tasks if task != "panoptic"]
         if own:
             values = self._values(index)
             self.check_size(index, values.shape)
-            truths.update(dict.fromkeys(own, CityscapesTruth(values)))
-        return truths
+            ground_truths.update(dict.fromkeys(own, CityscapesGroundTruth(values)))
+        return ground_truths
 
     def segments(
         self, index: int, purpose: Literal["training", "evaluation"]
@@ -94,7 +94,7 @@ class Cityscapes(SegmentReader):
         present = np.unique(runs_of(values)[0]).tolist()
         listed = [(value, value if value < _FIRST_OBJECT else value // _FIRST_OBJECT) for value in present]
         listed = [(value, self._class_of_label[label]) for value, label in listed if label in self._class_of_label]
-        ids = remap(values, {value: place for place, (value, _) in enumerate(listed, start=1)}, 0)
+        ids = remap(values, {value: position for position, (value, _) in enumerate(listed, start=1)}, 0)
         classes = np.array([label for _, label in listed], dtype=np.int64)
         crowds = np.array([value < _FIRST_OBJECT for value, _ in listed], dtype=bool) & self._is_thing[classes]
         return ids, classes, crowds

@@ -18,7 +18,7 @@ import yaml
 from mask2former import limits
 from mask2former.data.datasets.annotation_files import some
 from mask2former.documents import parse_csv, parse_json, parse_yaml, read_text
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import printable, quoted
 
@@ -54,7 +54,7 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
         notes: gets a sentence about what was passed over.
 
     Raises:
-        RequestError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
+        UserError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
     """
     file = Path(path)
     text = read_text(file, "names file", limits.YAML_BYTES, hint="check the path")
@@ -69,7 +69,7 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
         ignore = 255 if len(entries) <= 255 else _LARGEST
         categories = Categories.from_dict({"categories": entries, "ignore_label": ignore})
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise RequestError(
+        raise UserError(
             f"'{file}' is no list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
             "number and name (.txt, .json, .yaml, .csv)"
         ) from error

@@ -1,7 +1,7 @@
 """Objects in COCO's instance format (Lin et al., ECCV 2014), official or anybody's own.
 
-The files are read once into flat arrays; polygons and run-length encodings stay as they are until a picture is asked
-for. Everything that is wrong with a file ends in one :class:`RequestError` that names the file. Knows no augmentation
+The files are read once into flat arrays; polygons and run-length encodings stay as they are until an image is asked
+for. Everything that is wrong with a file ends in one :class:`UserError` that names the file. Knows no augmentation
 but the forms that survive it.
 """
 
@@ -38,16 +38,16 @@ from mask2former.data.datasets.annotation_files import (
     stuff_remark,
 )
 from mask2former.data.datasets.file_names import find_name, is_file_name, leads_to_file, tell_outside
-from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks, lies_outside
+from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks, lies_outside
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
 from mask2former.data.images import check_size
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import is_collecting, note
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import InstanceTruth, Truth
+from mask2former.structures.ground_truth import InstanceGroundTruth, GroundTruth
 from mask2former.text import quoted, shown
 
 __all__ = ["CocoInstances"]
@@ -100,9 +100,9 @@ class _Growing:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """The annotations of a split, sorted by picture; see :class:`_Growing`."""
+    """The annotations of a split, sorted by image; see :class:`_Growing`."""
 
-    starts: Int64[np.ndarray, " I+1"]  # annotations of picture i: starts[i] to starts[i + 1]
+    starts: Int64[np.ndarray, " I+1"]  # annotations of image i: starts[i] to starts[i + 1]
     labels: Int32[np.ndarray, " A"]
     crowds: Bool[np.ndarray, " A"]
     areas: Float64[np.ndarray, " A"]
@@ -156,8 +156,8 @@ class _Reader:
         names: list[Any] = []  # of the annotations that are used
         boxes, wrong_areas = array("d"), array("b")
         before = len(self.out.rows), len(self.out.polygon_ends) - 1
-        for place, entry in enumerate(content["annotations"]):
-            name = entry.get("id", f"number {place + 1}")
+        for index, entry in enumerate(content["annotations"]):
+            name = entry.get("id", f"number {index + 1}")
             image_id, category_id = entry_id(entry.get("image_id")), entry_id(entry.get("category_id"))
             if image_id is None or category_id is None:
                 fault(
@@ -173,15 +173,15 @@ class _Reader:
                 of["unknown classes"].append(name)
             elif crowd is None:
                 of["flags"].append((name, entry["iscrowd"]))
-            elif row is not None:  # None: its picture is skipped
+            elif row is not None:  # None: its image is skipped
                 segmentation = entry.get("segmentation")
                 if not segmentation:
                     of["no mask"].append(name)
                     continue
                 try:
                     in_pairs = self._segmentation(segmentation, row)
-                except (RequestError, TypeError, ValueError, OverflowError) as error:
-                    broken = broken or (str(error) if isinstance(error, RequestError) else quoted(segmentation, 60))
+                except (UserError, TypeError, ValueError, OverflowError) as error:
+                    broken = broken or (str(error) if isinstance(error, UserError) else quoted(segmentation, 60))
                     of["broken"].append(name)
                     continue
                 if in_pairs:
@@ -274,11 +274,11 @@ class _Reader:
             lost[is_polygon] = np.add.reduceat(polygons.flat.astype(np.int64), at)
             long[is_polygon] = np.add.reduceat(polygons.lengths, at) > limits.OUTLINE
         if long.any():
-            culprits = [names[index] for index in np.flatnonzero(long).tolist()]
+            offenders = [names[index] for index in np.flatnonzero(long).tolist()]
             fault(
-                f"'{file}': the outlines of annotations {some(culprits)} are longer than {limits.OUTLINE:,} pixels; "
+                f"'{file}': the outlines of annotations {some(offenders)} are longer than {limits.OUTLINE:,} pixels; "
                 "are their coordinates in pixels of the image?",
-                len(culprits),
+                len(offenders),
             )
         empty = np.where(is_polygon, lost == parts, pixels == 0)
         for where, message in (
@@ -286,13 +286,13 @@ class _Reader:
             ((lost > 0) & ~empty, "left out parts of objects that have no area"),
         ):
             if where.any():
-                culprits = [names[index] for index in np.flatnonzero(where).tolist()]
-                self.notes.append(f"'{file}': {message}: annotations {some(culprits)}")
+                offenders = [names[index] for index in np.flatnonzero(where).tolist()]
+                self.notes.append(f"'{file}': {message}: annotations {some(offenders)}")
 
         empty |= long
         kept = np.flatnonzero(~empty)
         sizes = np.stack([np.array(out.heights, np.int64), np.array(out.widths, np.int64)], axis=1)
-        facts = MaskFacts(
+        facts = MaskSummary(
             extents[kept],
             is_polygon[kept],
             pixels[kept],
@@ -307,8 +307,8 @@ class _Reader:
         self.empty.append(empty)
 
     def _images(self, entries: list[dict[str, Any]], file: File, folder: Folder) -> dict[Hashable, int | None]:
-        """Row of each picture by id; None for those that are skipped."""
-        check_unique((entry.get("id") for entry in entries), "picture", file)
+        """Row of each image by id; None for those that are skipped."""
+        check_unique((entry.get("id") for entry in entries), "image", file)
         rows: dict[Hashable, int | None] = {}
         missing, outside, again, renamed = [], [], [], []
         taken: dict[str, str] = {}  # declared names by the names that were found
@@ -332,7 +332,7 @@ class _Reader:
                 rows[image_id] = None
                 continue
             if taken.get(found, name) != name:
-                raise RequestError(
+                raise UserError(
                     f"'{file}' names {quoted(taken[found])} and {quoted(name)}, but '{folder}' has only "
                     f"{quoted(found)}; keep the folders that tell them apart"
                 )
@@ -350,12 +350,12 @@ class _Reader:
         tell_outside(outside, folder, file)
         if missing and self.missing_images == "error":
             fault(
-                f"'{folder}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
+                f"'{folder}' lacks images of '{file}': {some(missing)}; check the folder, or leave them out with "
                 "missing_images=skip",
                 len(missing),
             )
         elif missing:
-            self.notes.append(f"'{file}': left out pictures that '{folder}' lacks: {some(missing)}")
+            self.notes.append(f"'{file}': left out images that '{folder}' lacks: {some(missing)}")
         if renamed:
             self.notes.append(
                 f"'{file}': images are not in '{folder}' under the names of the file and were found there under "
@@ -374,7 +374,7 @@ class _Reader:
             counts, size = mask_ops.compress(segmentation)
             declared = (out.heights[row], out.widths[row])
             if all(declared) and size != declared:
-                raise RequestError(f"its size is {list(size)} (height, width), that of its image {list(declared)}")
+                raise UserError(f"its size is {list(size)} (height, width), that of its image {list(declared)}")
             pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
             out.kinds.append(_RLE)
             out.first.append(len(out.rle_ends) - 1)
@@ -413,7 +413,7 @@ class _Reader:
         )
         nothing = np.zeros(0, dtype=bool)
         kept = np.flatnonzero(~np.concatenate([*self.empty, nothing]))
-        order = kept[np.argsort(rows[kept], kind="stable")]  # the order of the file within a picture
+        order = kept[np.argsort(rows[kept], kind="stable")]  # the order of the file within an image
         corners = np.array(out.corners).reshape(-1, 2)
         lengths = np.diff(polygon_ends) // 2
         solid = ~np.concatenate([*self.flat, nothing])
@@ -448,16 +448,16 @@ class _Reader:
 
 
 class CocoInstances(Reader):
-    """Pictures with their objects, in the order of the files, by index at their own size.
+    """Images with their objects, in the order of the files, by index at their own size.
 
     Targets of training are the objects that are no crowd regions; true instances are both, objects first, with the
     areas that the file gives.
 
     Args:
-        sources: pairs of annotation file and picture folder, all with the same categories.
+        sources: pairs of annotation file and image folder, all with the same categories.
         categories: the class list, if it is known; the files may have no other ids. None: that of the first file.
-        keep_empty: False leaves out pictures without objects other than crowd regions.
-        missing_images: what to do about pictures that are listed but not there.
+        filter_empty: leaves out images without objects other than crowd regions.
+        missing_images: what to do about images that are listed but not there.
         missing_masks: what to do about objects that have a box only.
         crowds: what an annotation with ``iscrowd`` 1 is: a region of many objects, neither learned nor missed, or an
             object like any other (CVAT sets the flag on masks that were painted).
@@ -467,7 +467,7 @@ class CocoInstances(Reader):
         notes: sentences about what was left out.
 
     Raises:
-        RequestError: a file that is missing or broken, files with different categories, or no picture left.
+        UserError: a file that is missing or broken, files with different categories, or no image left.
     """
 
     tasks = ("instance",)
@@ -477,14 +477,14 @@ class CocoInstances(Reader):
         sources: Sequence[Source],
         *,
         categories: Categories | None = None,
-        keep_empty: bool = True,
+        filter_empty: bool = False,
         missing_images: Literal["error", "skip"] = "error",
         missing_masks: Literal["error", "skip"] = "error",
         crowds: Literal["regions", "objects"] = "regions",
         allow_outside: bool = False,
     ) -> None:
         if not sources:
-            raise RequestError("no annotation files given; name at least one with its picture folder")
+            raise UserError("no annotation files given; name at least one with its image folder")
         reader: _Reader | None = None
         first: Categories | None = None
         for path, images in sources:
@@ -495,7 +495,7 @@ class CocoInstances(Reader):
                 same_categories(first, found, sources[0][0], file)
             first = first or found
             if categories is not None and (unknown := {item.id for item in found} - set(categories.index_of_id())):
-                raise RequestError(
+                raise UserError(
                     f"'{file}' has category ids that its data set does not have: {some(sorted(unknown))}"
                 )
             reader = reader or _Reader(
@@ -503,7 +503,7 @@ class CocoInstances(Reader):
             )
             if categories is None and (stuff := [item.name for item in found if not item.is_thing]):
                 if len(stuff) == len(found):
-                    raise RequestError(
+                    raise UserError(
                         f"'{file}': all categories have 'isthing' 0, and instances are of things only, so nothing "
                         "would be predicted or measured; set it to 1 for those that are counted, or take it out"
                     )
@@ -520,7 +520,7 @@ class CocoInstances(Reader):
         starts = self._index.starts
         objects = np.concatenate([[0], np.cumsum(~self._index.crowds)])
         counts = objects[starts[1:]] - objects[starts[:-1]]
-        self._rows = np.arange(len(out.names)) if keep_empty else np.flatnonzero(counts > 0)
+        self._rows = np.arange(len(out.names)) if not filter_empty else np.flatnonzero(counts > 0)
         self._counts = counts[self._rows]
         if not objects[-1] and self._index.crowds.any():
             reader.notes.append(
@@ -529,8 +529,8 @@ class CocoInstances(Reader):
             )
         self.notes = reader.notes
         if not len(self._rows):
-            raise RequestError(
-                f"'{sources[0][0]}' has no pictures" + ("" if keep_empty else " with objects; set keep_empty")
+            raise UserError(
+                f"'{sources[0][0]}' has no images" + ("" if not filter_empty else " with objects; set filter_empty: false")
             )
 
     def __len__(self) -> int:
@@ -538,12 +538,12 @@ class CocoInstances(Reader):
 
     @property
     def listed(self) -> list[File]:
-        """Every image of the annotation files, also those that ``keep_empty`` leaves out."""
+        """Every image of the annotation files, also those that ``filter_empty`` leaves out."""
         return [self._file(row) for row in range(len(self._names))]
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:
-        """Objects of every picture, crowd regions not counted."""
+        """Objects of every image, crowd regions not counted."""
         return self._counts
 
     @cached_property
@@ -558,10 +558,10 @@ class CocoInstances(Reader):
         return self._image_ids[int(self._rows[index])]
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        """The picture and its objects before anything is rasterised; crowd regions are left out, or ignored.
+        """The image and its objects before anything is rasterised; crowd regions are left out, or ignored.
 
         Raises:
-            RequestError: the picture cannot be read or has another size than the file says, or an encoding is broken.
+            UserError: the image cannot be read or has another size than the file says, or an encoding is broken.
         """
         row = int(self._rows[index])
         image = self.read(self._file(row))
@@ -570,13 +570,13 @@ class CocoInstances(Reader):
         self._check_extents(row, size)
         annotations = self._annotations(row, crowd=False)
         polygons = {
-            place: self._index.polygons(annotation)
-            for place, annotation in enumerate(annotations)
+            position: self._index.polygons(annotation)
+            for position, annotation in enumerate(annotations)
             if self._index.kinds[annotation] == _POLYGONS
         }
         patches = {
-            place: self._patch(row, annotation, size)
-            for place, annotation in enumerate(annotations)
+            position: self._patch(row, annotation, size)
+            for position, annotation in enumerate(annotations)
             if self._index.kinds[annotation] == _RLE
         }
         ids, masks = place_patches(patches, size)
@@ -588,7 +588,7 @@ class CocoInstances(Reader):
             ignored = cover((self._patch(row, annotation, size) for annotation in crowds), size)
         return Annotated(image, labels, polygons, ids, masks, self._names[row], info, ignored=ignored)
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
         row = int(self._rows[index])
         size = self.size(self._file(row))
         self._check_declared(row, size)
@@ -604,8 +604,8 @@ class CocoInstances(Reader):
         unknown = np.isnan(areas)
         areas[unknown] = pixels[unknown]
         labels = self._index.labels[annotations].astype(np.int64)
-        truth = InstanceTruth(masks, labels, np.repeat([False, True], [len(kind) for kind in kinds]), areas)
-        return {task: truth for task in tasks if task == "instance"}
+        ground_truth = InstanceGroundTruth(masks, labels, np.repeat([False, True], [len(kind) for kind in kinds]), areas)
+        return {task: ground_truth for task in tasks if task == "instance"}
 
     def _file(self, row: int) -> File:
         return self._folders[row] / self._names[row]
@@ -619,14 +619,14 @@ class CocoInstances(Reader):
             return mask_ops.polygons_to_patch(self._index.polygons(annotation), size_hw)
         size = tuple(self._index.rle_sizes[self._index.first[annotation]].tolist())
         if size != size_hw:
-            raise RequestError(
+            raise UserError(
                 f"'{self._file(row)}' is {size_hw[0]}x{size_hw[1]} (height x width), but a mask of it is "
                 f"{size[0]}x{size[1]}"
             )
         try:
             return self._index.patch(annotation)
-        except RequestError as error:
-            raise RequestError(f"a mask of '{self._file(row)}' is broken: {error}") from error
+        except UserError as error:
+            raise UserError(f"a mask of '{self._file(row)}' is broken: {error}") from error
 
     def _check_declared(self, row: int, size_hw: tuple[int, int]) -> None:
         declared = tuple(self._sizes[row].tolist())

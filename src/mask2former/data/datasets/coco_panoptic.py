@@ -1,7 +1,7 @@
 """Segments in COCO's panoptic format (Kirillov et al., CVPR 2019): a JSON file and a folder of PNGs, anybody's.
 
-The JSON is read once into flat arrays, PNGs when a picture is asked for. What is wrong with a file ends in one
-:class:`RequestError` that names it.
+The JSON is read once into flat arrays, PNGs when an image is asked for. What is wrong with a file ends in one
+:class:`UserError` that names it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from mask2former.data.datasets.reader import Reader, SegmentReader
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import read_id_colors, runs_of
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import PanopticTruth, Truth
+from mask2former.structures.ground_truth import PanopticGroundTruth, GroundTruth
 from mask2former.text import quoted, shown
 
 __all__ = ["CocoPanoptic", "PanopticFiles"]
@@ -55,14 +55,14 @@ Location = str | os.PathLike[str]
 
 
 class PanopticFiles(NamedTuple):
-    """One annotation file, the folder of its PNGs and the folder of its pictures."""
+    """One annotation file, the folder of its PNGs and the folder of its images."""
 
     annotations: Location | File
     segments: Location | Folder
     images: Location | Folder
 
 
-class _Picture(NamedTuple):
+class _Image(NamedTuple):
     image_id: int | str
     images: Folder
     name: str
@@ -76,21 +76,21 @@ def _found(path: Location | File) -> File:
         return path
     file = find_file(path)
     if file is None:
-        raise RequestError(f"there is no annotation file '{os.fspath(path)}'; check the path")
+        raise UserError(f"there is no annotation file '{os.fspath(path)}'; check the path")
     return file
 
 
 class CocoPanoptic(SegmentReader):
-    """Pictures with their segments, in the order of the annotations.
+    """Images with their segments, in the order of the annotations.
 
     Args:
         sources: files of one data set, all with the same categories.
         task: what targets are made for, see :class:`SegmentReader`.
         categories: the class list, if it is known; the files may have no other ids. None: that of the first file.
-        truths_from: see :class:`SegmentReader`.
-        keep_empty: False leaves out pictures without targets.
-        missing_images: what to do about pictures that are annotated but not there.
-        areas_from_file: the truth has the areas of the file, where they are larger than what is seen of a segment, and
+        ground_truths_from: see :class:`SegmentReader`.
+        filter_empty: leaves out images without targets.
+        missing_images: what to do about images that are annotated but not there.
+        areas_from_file: the ground truth has the areas of the file, where they are larger than what is seen of a segment, and
             a segment without pixels is one that is missed, as the official tool has it. Otherwise pixels are counted,
             and such a segment is an error.
         allow_outside: whether the names of files may lead out of their folders.
@@ -99,7 +99,7 @@ class CocoPanoptic(SegmentReader):
         notes: sentences about what was left out; reading may add some.
 
     Raises:
-        RequestError: a file that is missing or broken, files with different categories, or no picture left.
+        UserError: a file that is missing or broken, files with different categories, or no image left.
     """
 
     def __init__(
@@ -108,21 +108,21 @@ class CocoPanoptic(SegmentReader):
         task: Task = "panoptic",
         *,
         categories: Categories | None = None,
-        truths_from: Mapping[Task, Callable[[], Reader]] | None = None,
-        keep_empty: bool = True,
+        ground_truths_from: Mapping[Task, Callable[[], Reader]] | None = None,
+        filter_empty: bool = False,
         missing_images: Literal["error", "skip"] = "error",
         areas_from_file: bool = False,
         allow_outside: bool = False,
     ) -> None:
         if not sources:
-            raise RequestError("no annotation files given; name at least one with its folders of PNGs and pictures")
+            raise UserError("no annotation files given; name at least one with its folders of PNGs and images")
         left_out: list[str] = []
         self._missing_images = missing_images
         self._areas_from_file = areas_from_file
         self._odd_areas: dict[int, int] = {}  # rows and how many segments
         self._area_example: str | None = None
         self._area_note = ""
-        self._pictures: list[_Picture] = []
+        self._images: list[_Image] = []
         # Ids, classes, crowds, areas (NaN: the file does not say; 0: it says what is none), ends.
         self._growing = array("q"), array("i"), array("b"), array("d"), array("q", [0])
         boxes = self._boxes = array("f")  # x, y, width, height; NaN where the file does not say
@@ -140,18 +140,18 @@ class CocoPanoptic(SegmentReader):
             classes = categories or first
             known = classes.index_of_id()
             if unknown := [item.name for item in found if item.id not in known]:
-                raise RequestError(f"'{file}' has categories that its data set does not have: {some(unknown)}")
+                raise UserError(f"'{file}' has categories that its data set does not have: {some(unknown)}")
             segments = open_folder(source.segments, "folder of PNGs", allow_outside=allow_outside)
             images = open_folder(source.images, allow_outside=allow_outside)
             left_out += self._add(content, file, segments, images, classes)
             del content
         assert first is not None
         if task == "instance" and not (categories or first).thing_indices:
-            raise RequestError(
+            raise UserError(
                 f"'{sources[0].annotations}': all categories have 'isthing' 0, and instances (task: instance) are of "
                 "things only; set it to 1 for those that are counted, or take task: panoptic or semantic"
             )
-        super().__init__(categories or first, task, truths_from)
+        super().__init__(categories or first, task, ground_truths_from)
         self.notes += left_out
         ids, labels, crowds, areas, ends = self._growing
         self._ids = np.array(ids, dtype=np.int32)
@@ -162,10 +162,10 @@ class CocoPanoptic(SegmentReader):
         self._boxes_xywh = np.array(boxes, dtype=np.float32).reshape(-1, 4)
         del self._growing, self._boxes
         self._counts = self._count()
-        self._rows = np.arange(len(self._pictures)) if keep_empty else np.flatnonzero(self._counts > 0)
+        self._rows = np.arange(len(self._images)) if not filter_empty else np.flatnonzero(self._counts > 0)
         if not len(self._rows):
-            raise RequestError(
-                f"'{sources[0].annotations}' has no pictures" + ("" if keep_empty else " with objects; set keep_empty")
+            raise UserError(
+                f"'{sources[0].annotations}' has no images" + ("" if not filter_empty else " with objects; set filter_empty: false")
             )
 
     # --- reading the annotation file ---
@@ -173,13 +173,13 @@ class CocoPanoptic(SegmentReader):
     def _add(
         self, content: dict[str, Any], file: File, segments: Folder, images: Folder, categories: Categories
     ) -> list[str]:
-        """Add the pictures of one file; returns what was left out."""
+        """Add the images of one file; returns what was left out."""
         class_of_id = categories.index_of_id()
         listed = content.get("images") or []
         if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-            raise RequestError(f"'{file}': 'images' must be a list of objects")
-        check_unique((entry.get("id") for entry in listed), "picture", file)
-        check_unique((entry.get("image_id") for entry in content["annotations"]), "annotated picture", file)
+            raise UserError(f"'{file}': 'images' must be a list of objects")
+        check_unique((entry.get("id") for entry in listed), "image", file)
+        check_unique((entry.get("image_id") for entry in content["annotations"]), "annotated image", file)
         by_id: dict[Hashable, dict[str, Any]] = {entry_id(entry.get("id")): entry for entry in listed}
         missing, outside, without_map, maps_outside, renamed, again = [], [], [], [], [], []
         taken: set[str] = set()
@@ -201,19 +201,19 @@ class CocoPanoptic(SegmentReader):
                 fault(f"'{file}': the image {quoted(image_id)} of {quoted(name)} is not listed in 'images'")
                 continue
             declared = facts.get("file_name")
-            picture = _picture_name(declared, name, images)
-            if picture is None:
+            image = _image_name(declared, name, images)
+            if image is None:
                 is_outside = is_file_name(declared) and leads_to_file(declared, images)
                 (outside if is_outside else missing).append(declared or PurePosixPath(name).stem)
                 continue
-            if declared not in (None, picture):
-                renamed.append(f"{shown(picture)} for {quoted(declared, 60)}")
-            if picture in taken:
-                again.append(f"{picture} (id {image_id})")
+            if declared not in (None, image):
+                renamed.append(f"{shown(image)} for {quoted(declared, 60)}")
+            if image in taken:
+                again.append(f"{image} (id {image_id})")
             if name in maps:
                 fault(f"'{file}': {quoted(name)} is the PNG of two annotations; expected one of each image")
                 continue
-            taken.add(picture)
+            taken.add(image)
             maps.add(name)
             if not segments.exists(name):
                 (maps_outside if leads_to_file(name, segments) else without_map).append(name)
@@ -221,19 +221,19 @@ class CocoPanoptic(SegmentReader):
             size = sides(facts)
             if size is None:
                 fault(
-                    f"'{file}': the image {quoted(picture)} has no whole numbers as 'height' and 'width', or too "
+                    f"'{file}': the image {quoted(image)} has no whole numbers as 'height' and 'width', or too "
                     "large ones"
                 )
                 continue
             if self._add_segments(infos, name, file, class_of_id):
-                self._pictures.append(_Picture(image_id, images, picture, segments, name, size))
+                self._images.append(_Image(image_id, images, image, segments, name, size))
         tell_outside(outside, images, file)
         tell_outside(maps_outside, segments, file)
         if without_map:
             fault(f"'{segments}' lacks PNGs of '{file}': {some(without_map)}; check the folder", len(without_map))
         if missing and self._missing_images == "error":
             fault(
-                f"'{images}' lacks pictures of '{file}': {some(missing)}; check the folder, or leave them out with "
+                f"'{images}' lacks images of '{file}': {some(missing)}; check the folder, or leave them out with "
                 "missing_images=skip",
                 len(missing),
             )
@@ -241,18 +241,18 @@ class CocoPanoptic(SegmentReader):
         annotated = {entry_id(entry.get("image_id")) for entry in content["annotations"]}
         left_out = [entry.get("file_name", number) for number, entry in by_id.items() if number not in annotated]
         return [
-            f"'{file}': {message}: {some(culprits)}"
-            for message, culprits in (
-                (f"left out pictures that '{images}' lacks", missing),
+            f"'{file}': {message}: {some(offenders)}"
+            for message, offenders in (
+                (f"left out images that '{images}' lacks", missing),
                 ("left out images without an annotation", left_out),
                 ("took images by the names of their PNGs, since those of the file are not there", renamed),
                 ("images are listed again under other ids", again),
             )
-            if culprits
+            if offenders
         ]
 
     def _add_segments(self, infos: list[Any], name: str, file: File, class_of_id: Mapping[Any, int]) -> bool:
-        """Add the segments of one picture, all or none; returns whether they are right."""
+        """Add the segments of one image, all or none; returns whether they are right."""
         rows: list[tuple[int, int, bool, float]] = []
         seen: set[int] = set()
         boxes = array("f")
@@ -297,36 +297,36 @@ class CocoPanoptic(SegmentReader):
         return len(self._rows)
 
     def _count(self) -> Int64[np.ndarray, " I"]:
-        rows = np.repeat(np.arange(len(self._pictures)), np.diff(self._ends))
+        rows = np.repeat(np.arange(len(self._images)), np.diff(self._ends))
         if self.task == "semantic":
             rows = np.unique(rows * len(self.categories) + self._classes) // len(self.categories)
         elif self.task == "instance":
             rows = rows[self._is_thing[self._classes] & ~self._crowds]
         else:
             rows = rows[~self._crowds]
-        return np.bincount(rows, minlength=len(self._pictures))
+        return np.bincount(rows, minlength=len(self._images))
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"]:
-        """Training targets of every picture."""
+        """Training targets of every image."""
         return self._counts[self._rows]
 
     @cached_property
     def _wide(self) -> Bool[np.ndarray, " I"]:
-        sizes = [self._pictures[row].size_hw for row in self._rows.tolist()]
+        sizes = [self._images[row].size_hw for row in self._rows.tolist()]
         if not all(min(size) for size in sizes):
             return super()._wide
         return np.array([width > height for height, width in sizes], dtype=bool)
 
     def file(self, index: int) -> File:
-        picture = self._pictures[int(self._rows[index])]
-        return picture.images / picture.name
+        image = self._images[int(self._rows[index])]
+        return image.images / image.name
 
     def image_id(self, index: int) -> int | str:
-        return self._pictures[int(self._rows[index])].image_id
+        return self._images[int(self._rows[index])].image_id
 
     def segment_ids(self, index: int) -> Int32[np.ndarray, " N"]:
-        """The ids that the file gives the segments of a picture, in the order of :meth:`segments`."""
+        """The ids that the file gives the segments of an image, in the order of :meth:`segments`."""
         row = int(self._rows[index])
         return self._ids[self._ends[row] : self._ends[row + 1]]
 
@@ -338,10 +338,10 @@ class CocoPanoptic(SegmentReader):
             return
         self._odd_areas[row] = len(differing)
         if self._area_example is None:
-            place = differing[0]
-            segment, name = self._ids[self._ends[row] + place], self._pictures[row].map_name
-            says = f"{said[place]:.0f}" if said[place] > 0 else "no number above 0"
-            self._area_example = f"segment {segment} of '{name}' says {says} and has {seen[place]}"
+            index = differing[0]
+            segment, name = self._ids[self._ends[row] + index], self._images[row].map_name
+            says = f"{said[index]:.0f}" if said[index] > 0 else "no number above 0"
+            self._area_example = f"segment {segment} of '{name}' says {says} and has {seen[index]}"
         elif self._area_note in self.notes:
             self.notes.remove(self._area_note)
         self._area_note = (
@@ -355,9 +355,9 @@ class CocoPanoptic(SegmentReader):
         """Note segments that are not in the box that the file gives them."""
         start, stop = self._ends[row : row + 2].tolist()
         windows = ndimage.find_objects(ids, max_label=stop - start) if stop > start else []
-        at = [place for place, window in enumerate(windows) if window is not None]
+        at = [index for index, window in enumerate(windows) if window is not None]
         given = self._boxes_xywh[start:stop][at].astype(np.float64)
-        found = np.array([[x.start, y.start, x.stop, y.stop] for y, x in (windows[place] for place in at)], np.float64)
+        found = np.array([[x.start, y.start, x.stop, y.stop] for y, x in (windows[index] for index in at)], np.float64)
         with np.errstate(invalid="ignore"):
             given[:, 2:] += given[:, :2]
         off = ~np.isnan(given).any(axis=1) & ~boxes_agree(found.reshape(-1, 4), given)
@@ -366,7 +366,7 @@ class CocoPanoptic(SegmentReader):
             note(
                 "PNGs whose segments do not lie in their 'bbox' (IoU below 0.5), which is not used: expected x, y, "
                 "width, height of each; check that the PNGs are those of their images",
-                f"'{self._pictures[row].map_name}' ({np.count_nonzero(off)} of {len(at)} segments, such as {example})",
+                f"'{self._images[row].map_name}' ({np.count_nonzero(off)} of {len(at)} segments, such as {example})",
             )
 
     def check_size(
@@ -374,22 +374,22 @@ class CocoPanoptic(SegmentReader):
     ) -> None:
         size = image_hw or self.size(self.file(index))
         super().check_size(index, labels_hw, size, what)
-        declared = self._pictures[int(self._rows[index])].size_hw
+        declared = self._images[int(self._rows[index])].size_hw
         if all(declared) and tuple(size) != declared:
             check_size(self.file(index), size, declared, "its annotation file says", exif=self.exif)
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
-        truths = super().truths(index, tasks)
-        if isinstance(truth := truths.get("panoptic"), PanopticTruth):
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        ground_truths = super().ground_truths(index, tasks)
+        if isinstance(ground_truth := ground_truths.get("panoptic"), PanopticGroundTruth):
             row = int(self._rows[index])
-            seen = np.bincount(truth.ids.ravel(), minlength=len(truth.segments) + 1)[1:]
+            seen = np.bincount(ground_truth.ids.ravel(), minlength=len(ground_truth.segments) + 1)[1:]
             if not self._areas_from_file:
                 self._compare_areas(row, seen)
-                return truths
-            # Parity: the official tool counts the pixels of predictions, but not those of the truth.
+                return ground_truths
+            # Parity: the official tool counts the pixels of predictions, but not those of the ground truth.
             areas = np.maximum(np.nan_to_num(self._areas[self._ends[row] : self._ends[row + 1]]).astype(np.int64), seen)
-            truths["panoptic"] = truth._replace(areas=areas)
-        return truths
+            ground_truths["panoptic"] = ground_truth._replace(areas=areas)
+        return ground_truths
 
     def segments(
         self, index: int, purpose: Literal["training", "evaluation"]
@@ -397,30 +397,30 @@ class CocoPanoptic(SegmentReader):
         """The map, on which segment k is the value k + 1, and class and crowd flag of every segment.
 
         Raises:
-            RequestError: ids on the map that the JSON does not have, or, for an evaluation, the other way round.
+            UserError: ids on the map that the JSON does not have, or, for an evaluation, the other way round.
         """
         row = int(self._rows[index])
-        picture = self._pictures[row]
+        image = self._images[row]
         span = slice(self._ends[row], self._ends[row + 1])
         listed = self._ids[span]
-        file = picture.maps / picture.map_name
+        file = image.maps / image.map_name
         colors = read_id_colors(file)
         runs, lengths = runs_of(colors)
         on_map, kinds = np.unique(runs, return_inverse=True)
         unknown = np.setdiff1d(on_map, np.append(listed, 0))
         if len(unknown):
-            raise RequestError(
+            raise UserError(
                 f"'{file}' has ids that its 'segments_info' does not list: {some(unknown.tolist())}; "
                 f"{_other_colors(on_map, listed) or 'list them, or paint them black (void)'}"
             )
         lost = np.setdiff1d(listed, on_map)
         if purpose == "evaluation" and len(lost) and not self._areas_from_file:
-            raise RequestError(
+            raise UserError(
                 f"'{file}' lacks segments that its 'segments_info' lists: {some(lost.tolist())}; nothing "
                 "can be measured on them, take them out of the list"
             )
-        place_of = {identifier: place for place, identifier in enumerate(listed.tolist(), start=1)}
-        dense = np.array([place_of.get(identifier, 0) for identifier in on_map.tolist()], dtype=np.int32)
+        index_of = {identifier: position for position, identifier in enumerate(listed.tolist(), start=1)}
+        dense = np.array([index_of.get(identifier, 0) for identifier in on_map.tolist()], dtype=np.int32)
         ids = np.repeat(dense[kinds], lengths).reshape(colors.shape)
         if is_collecting():
             self._compare_boxes(row, ids)
@@ -443,14 +443,14 @@ def _check_kinds(categories: list[dict[str, Any]], file: File) -> None:
     """Refuse a class list that does not say what is a thing; files of instances need not, but these have both."""
     silent = [entry["name"] for entry in categories if entry.get("isthing", entry.get("is_thing")) is None]
     if silent:
-        raise RequestError(
+        raise UserError(
             f"'{file}': categories {some(silent)} have no 'isthing'; expected 1 for things, which are counted, and 0 "
             "for stuff, such as sky or road: add it to every category (task: semantic does not need it)"
         )
 
 
-def _picture_name(declared: Any, segments: str, images: Folder) -> str | None:
-    """The picture of a PNG: as the file declares it, else of the same name with a suffix of pictures."""
+def _image_name(declared: Any, segments: str, images: Folder) -> str | None:
+    """The image of a PNG: as the file declares it, else of the same name with a suffix of images."""
     if is_file_name(declared) and images.exists(declared):
         return declared
     stem = str(PurePosixPath(segments).with_suffix("")) if PurePosixPath(segments).name else segments

@@ -1,4 +1,4 @@
-"""Where the pictures of an exported annotation file are, although it names them as another machine had them."""
+"""Where the images of an exported annotation file are, although it names them as another machine had them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UPLOAD_HASH = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio: upload/1/0a1b2
 
 
 def find_name(declared: str, folder: Folder) -> str | None:
-    r"""The name of a picture below ``folder``, or None if it is not there.
+    r"""The name of an image below ``folder``, or None if it is not there.
 
     It is the declared one if there is such a file. Otherwise backslashes, drive letters, addresses, percent encoding
     and leading folders that are not below ``folder`` are taken off (``C:\data\a%20b.jpg``, ``/data/upload/1/X.jpg``),
@@ -55,7 +55,7 @@ def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
 
 
 def _others(declared: str) -> Iterator[str]:
-    """Other names of the picture, the closest first; none leaves the folder."""
+    """Other names of the image, the closest first; none leaves the folder."""
     plain = _LOCAL_FILES.sub("", _DRIVE.sub("", declared.replace("\\", "/")))
     for text in dict.fromkeys((plain, unquote(plain))):
         parts = [part for part in text.split("/") if part not in ("", ".", "..")]

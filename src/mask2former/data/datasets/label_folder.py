@@ -1,4 +1,4 @@
-"""Label maps beside pictures, anybody's: two trees of folders and a file with the names of the classes.
+"""Label maps beside images, anybody's: two trees of folders and a file with the names of the classes.
 
 A label map is a PNG (or TIFF, BMP) whose pixels are class numbers; that of ``a/X.jpg`` is ``a/X.png``. Every number is
 a class of the names file or is declared as ignored; any other is an error, so nothing is lost unseen.
@@ -22,9 +22,9 @@ from mask2former.data.datasets.reader import Reader, annotated_labels
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.data.label_maps import LabelCounts, count_labels, read_label_map, remap, runs_of
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import Truth
+from mask2former.structures.ground_truth import GroundTruth
 from mask2former.text import listed, quoted
 
 __all__ = ["LabelFolder"]
@@ -37,15 +37,15 @@ Location = str | os.PathLike[str]
 
 
 class LabelFolder(Reader):
-    """Pictures with label maps, sorted by path; ``Sample.name`` is the path below the picture folder.
+    """Images with label maps, sorted by path; ``Sample.name`` is the path below the image folder.
 
     Args:
-        sources: pairs of picture folder and folder of label maps.
+        sources: pairs of image folder and folder of label maps.
         categories: the classes, see :func:`read_names`.
         class_of: class indices of the numbers on the maps; None: these are the ids of the classes.
         ignore: numbers that are neither learned nor measured; None: 255, unless it is the number of a class.
         label_suffix: what the names of label maps have before their ending, for instance ``_mask`` in ``X_mask.png``.
-        unpaired: what to do about pictures without a label map, and the other way round.
+        unpaired: what to do about images without a label map, and the other way round.
         unseen_classes: what :mod:`~mask2former.data.checks` says about classes without a pixel beside an ignored number
             that covers much: that the number is probably the class, or nothing.
         notes: sentences about the classes, to begin with.
@@ -54,7 +54,7 @@ class LabelFolder(Reader):
         notes: sentences about what was left out.
 
     Raises:
-        RequestError: no such folders, nothing in them that belongs together, or a number that is a class and ignored.
+        UserError: no such folders, nothing in them that belongs together, or a number that is a class and ignored.
     """
 
     tasks: tuple[Task, ...] = ("semantic",)
@@ -79,7 +79,7 @@ class LabelFolder(Reader):
             ignore = [number for number in _IGNORED if number not in numbers]
         if both := sorted(set(ignore) & set(numbers)):
             names = [categories[numbers[number]].name for number in both]
-            raise RequestError(
+            raise UserError(
                 f"the label numbers {quoted(both)} are classes ({listed(names, 5)}) and ignored; "
                 "take them out of one of both (dataset.ignore, or the names file, whose lines may say number and name: "
                 f"{quoted(f'{both[0] + 1} {names[0]}')})"
@@ -99,30 +99,30 @@ class LabelFolder(Reader):
                     f"'{labels}': passed over files whose names do not end in {label_suffix}: {some(others)}"
                 )
         # X.jpg and X.png, or X_mask.png, may lie side by side.
-        pictures = _by_stem(images, IMAGE_SUFFIXES, "", set(maps.values()) if str(images) == str(labels) else ())
-        common = [stem for stem in pictures if stem in maps]
+        image_files = _by_stem(images, IMAGE_SUFFIXES, "", set(maps.values()) if str(images) == str(labels) else ())
+        common = [stem for stem in image_files if stem in maps]
         if not common:
             lossy = labels.names(_LOSSY_SUFFIXES)
             if lossy and not labels.names(_LABEL_SUFFIXES) and str(images) != str(labels):
-                raise RequestError(
+                raise UserError(
                     f"the label maps in '{labels}' are {PurePosixPath(lossy[0]).suffix} files (such as {lossy[0]}), "
                     "which changes the numbers of their pixels; export them again as PNG"
                 )
-            found = [next(iter(names.values()), "nothing") for names in (pictures, maps)]
-            raise RequestError(
-                f"no picture of '{images}' (such as {found[0]}) has a label map in '{labels}' (such as {found[1]}); "
+            found = [next(iter(names.values()), "nothing") for names in (image_files, maps)]
+            raise UserError(
+                f"no image of '{images}' (such as {found[0]}) has a label map in '{labels}' (such as {found[1]}); "
                 "they must have one name but for the ending, or set label_suffix"
             )
-        for place, names, others, what in (
-            (images, pictures, maps, "pictures without a label map"),
-            (labels, maps, pictures, "label maps without a picture"),
+        for index, names, others, what in (
+            (images, image_files, maps, "images without a label map"),
+            (labels, maps, image_files, "label maps without an image"),
         ):
             if alone := [name for stem, name in names.items() if stem not in others]:
                 if unpaired == "error":
-                    fault(f"'{place}' has {what}: {some(alone)}; leave them out with unpaired=skip", len(alone))
+                    fault(f"'{index}' has {what}: {some(alone)}; leave them out with unpaired=skip", len(alone))
                 else:
-                    self.notes.append(f"'{place}': left out {what}: {some(alone)}")
-        self._pairs.extend((images, pictures[stem], labels, maps[stem]) for stem in common)
+                    self.notes.append(f"'{index}': left out {what}: {some(alone)}")
+        self._pairs.extend((images, image_files[stem], labels, maps[stem]) for stem in common)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -137,7 +137,7 @@ class LabelFolder(Reader):
         return labels / name
 
     def image_id(self, index: int) -> str:
-        """The path below the picture folder, without the ending."""
+        """The path below the image folder, without the ending."""
         return str(PurePosixPath(self._pairs[index][1]).with_suffix(""))
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
@@ -147,7 +147,7 @@ class LabelFolder(Reader):
         name, image_id = self._pairs[index][1], self.image_id(index)
         return annotated_labels(image, classes, len(self.categories), name, image_id, with_ignored=with_ignored)
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
         classes = self._classes(index)
         self.check_size(index, classes.shape)
         return {task: classes for task in tasks if task in self.tasks}
@@ -156,12 +156,12 @@ class LabelFolder(Reader):
         """Class indices, and the ignore label of the categories.
 
         Raises:
-            RequestError: the file is broken, or has numbers that are neither a class nor ignored.
+            UserError: the file is broken, or has numbers that are neither a class nor ignored.
         """
         file = self.label_file(index)
         numbers = read_label_map(file)
         if unknown := sorted(set(np.unique(runs_of(numbers)[0]).tolist()) - self.class_of.keys()):
-            raise RequestError(
+            raise UserError(
                 f"'{file}' has the numbers {some(unknown)}, which are no classes; name them in the names file, or "
                 f"ignore them (dataset.ignore){self._hint(numbers, unknown)}"
             )
@@ -181,7 +181,7 @@ class LabelFolder(Reader):
         """What is on the label map.
 
         Raises:
-            RequestError: the file is missing or broken.
+            UserError: the file is missing or broken.
         """
         return count_labels(self.label_file(index))
 
@@ -190,7 +190,7 @@ def _by_stem(folder: Folder, suffixes: Sequence[str], ending: str, without: Coll
     """Files by path without suffix and ``ending``.
 
     Raises:
-        RequestError: two files of one stem.
+        UserError: two files of one stem.
     """
     found: dict[str, str] = {}
     for name in folder.names(suffixes):
@@ -199,6 +199,6 @@ def _by_stem(folder: Folder, suffixes: Sequence[str], ending: str, without: Coll
             continue
         stem = stem.removesuffix(ending)
         if stem in found:
-            raise RequestError(f"'{folder}' has '{found[stem]}' and '{name}'; which of them is meant is not clear")
+            raise UserError(f"'{folder}' has '{found[stem]}' and '{name}'; which of them is meant is not clear")
         found[stem] = name
     return found

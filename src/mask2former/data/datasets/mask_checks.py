@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from mask2former.data.datasets.annotation_files import some
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 
 __all__ = [
     "Findings",
-    "MaskFacts",
+    "MaskSummary",
     "PolygonFigures",
     "Remark",
     "box_of",
@@ -62,19 +62,19 @@ class Findings:
         """The remarks as sentences; ``names`` are those of the masks.
 
         Raises:
-            RequestError: there is a refusal.
+            UserError: there is a refusal.
         """
 
         def sentence(remark: Remark) -> str:
             return f"'{file}': {remark.message}: annotations {some([names[index] for index in remark.masks.tolist()])}"
 
         if self.refusal is not None:
-            raise RequestError(sentence(self.refusal))
+            raise UserError(sentence(self.refusal))
         return [sentence(remark) for remark in self.remarks]
 
 
 @dataclass(frozen=True, slots=True)
-class MaskFacts:
+class MaskSummary:
     """What a file says about its masks.
 
     Attributes:
@@ -136,7 +136,7 @@ def box_of(value: Any) -> Sequence[float]:
         return _NO_BOX
 
 
-def check_masks(facts: MaskFacts) -> Findings:
+def check_masks(facts: MaskSummary) -> Findings:
     """Compare masks with their boxes, areas and images."""
     remarks: list[Remark] = []
     shares, refusal = _shares(facts, remarks)
@@ -149,7 +149,7 @@ def _are_nearly_all(part: Bool[np.ndarray, " M"], of: Bool[np.ndarray, " M"]) ->
     return int(np.count_nonzero(part)) >= max(_FEW, _NEARLY_ALL * int(np.count_nonzero(of)))
 
 
-def _shares(facts: MaskFacts, remarks: list[Remark]) -> tuple[Bool[np.ndarray, " M"], Remark | None]:
+def _shares(facts: MaskSummary, remarks: list[Remark]) -> tuple[Bool[np.ndarray, " M"], Remark | None]:
     """Polygons in 0..1, which are a pixel at most."""
     low, high = facts.extents[:, :2], facts.extents[:, 2:]
     small = ((low >= 1 - _SHARE) & (high <= _SHARE)).all(axis=1) & (facts.extents % 1 != 0).any(axis=1)
@@ -166,7 +166,7 @@ def _shares(facts: MaskFacts, remarks: list[Remark]) -> tuple[Bool[np.ndarray, "
     return found, None
 
 
-def _boxes(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
+def _boxes(facts: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
     """Masks that do not lie in their boxes."""
     x, y, width, height = facts.boxes.T
     # Copies of one object agree in what is inside the image.
@@ -219,7 +219,7 @@ def boxes_agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M
         return (np.abs(found - given) <= _SLACK).all(axis=1) | (same & (common > 0))
 
 
-def _outside(facts: MaskFacts, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
+def _outside(facts: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
     """Polygons beyond their image."""
     known = facts.is_polygon & (facts.sizes_hw > 0).all(axis=1)
     gone = known & ~shares & (_seen(facts.extents, facts.sizes_hw) == 0)
@@ -249,7 +249,7 @@ def lies_outside(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray
     return _seen(extents, sizes_hw) < (extents[:, 2:] - extents[:, :2]).prod(axis=1) / 2
 
 
-def _areas(facts: MaskFacts, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:
+def _areas(facts: MaskSummary, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:
     """The areas of the file that can be areas; those decide what is small, medium and large, as published."""
     whole = facts.sizes_hw.prod(axis=1)
     most = np.where(whole > 0, whole, _LARGEST_AREA)

@@ -1,4 +1,4 @@
-"""Clips as two trees of folders: a picture and an id map per frame (DAVIS, YouTube-VOS, MOSE and alike).
+"""Clips as two trees of folders: an image and an id map per frame (DAVIS, YouTube-VOS, MOSE and alike).
 
 Every value of an id map but 0 is one object, the same through the whole clip; there is one class for all of them.
 Knows no sampling and no augmentation.
@@ -24,11 +24,11 @@ from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import Palettes, read_with_palette
 from mask2former.documents import read_text
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.masks import check_dense_size
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
-from mask2former.structures.truths import ClipTruth
+from mask2former.structures.ground_truth import ClipGroundTruth
 from mask2former.text import quoted
 
 __all__ = ["MaskFolders"]
@@ -41,13 +41,13 @@ _FAR_BELOW = 128
 class MaskFolders(ImageReader, Sequence[Sample]):
     """Clips by name; a sample is a whole clip at its own size.
 
-    Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Pictures without an
+    Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Images without an
     id map are left out.
 
     Id maps of one clip whose palettes differ are refused: one id may be several objects there.
 
     Args:
-        images: folder with one folder of pictures per clip, as ``DAVIS/JPEGImages/480p``.
+        images: folder with one folder of images per clip, as ``DAVIS/JPEGImages/480p``.
         masks: folder with one folder of id maps (8-bit, 16-bit or palette PNG) per clip, as ``DAVIS/Annotations/480p``.
         clips: a text file with the names of the clips, one in a line, as ``DAVIS/ImageSets/2017/train.txt``; by default
             all folders of ``masks``.
@@ -57,11 +57,11 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         notes: which images were left out, and whether 255 looks like the mark of what is not annotated.
 
     Raises:
-        RequestError: something is missing, or one of some id maps that are read is broken.
+        UserError: something is missing, or one of some id maps that are read is broken.
     """
 
     categories = Categories.from_names(["object"])
-    has_truth = True
+    has_ground_truth = True
     num_objects = None  # only reading all id maps would tell
 
     def __init__(
@@ -73,7 +73,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         allow_outside: bool = False,
     ) -> None:
         self.notes: list[str] = []
-        self._frames: list[list[tuple[Path, Path]]] = []  # picture and id map
+        self._frames: list[list[tuple[Path, Path]]] = []  # image and id map
         self._names = _clip_names(Path(masks), clips)
         if not allow_outside and clips is not None:
             outside = {name for name in self._names if leads_outside(name, masks) or leads_outside(name, images)}
@@ -82,15 +82,15 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         if clips is None and (without := sorted(set(_folders(Path(images))) - set(self._names))):
             self.notes.append(f"left out clips of '{images}' without a folder of id maps: {some(without)}")
         for name in self._names:
-            maps, pictures = _files(Path(masks) / name, (".png",)), _files(Path(images) / name, IMAGE_SUFFIXES)
-            alone = sorted(maps.keys() - pictures.keys())
+            maps, image_files = _files(Path(masks) / name, (".png",)), _files(Path(images) / name, IMAGE_SUFFIXES)
+            alone = sorted(maps.keys() - image_files.keys())
             if alone:
-                raise RequestError(f"'{Path(images) / name}' has no picture for the id map '{maps[alone[0]].name}'")
+                raise UserError(f"'{Path(images) / name}' has no image for the id map '{maps[alone[0]].name}'")
             if not maps:
-                raise RequestError(f"'{Path(masks) / name}' has no id maps; expected one PNG per frame")
-            if extra := len(pictures) - len(maps):
-                self.notes.append(f"clip '{name}': left out {extra} of {len(pictures)} pictures, which have no id map")
-            self._frames.append([(pictures[stem], maps[stem]) for stem in sorted(maps, key=by_number)])
+                raise UserError(f"'{Path(masks) / name}' has no id maps; expected one PNG per frame")
+            if extra := len(image_files) - len(maps):
+                self.notes.append(f"clip '{name}': left out {extra} of {len(image_files)} images, which have no id map")
+            self._frames.append([(image_files[stem], maps[stem]) for stem in sorted(maps, key=by_number)])
 
         self._look()
 
@@ -100,7 +100,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         for index in np.unique(np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().astype(int)).tolist():
             frames = self._frames[index]
             palettes = Palettes()
-            found = [_read_ids(frames[place][1], palettes) for place in sorted({0, len(frames) // 2, len(frames) - 1})]
+            found = [_read_ids(frames[position][1], palettes) for position in sorted({0, len(frames) // 2, len(frames) - 1})]
             looked_at += len(found)
             below = max(int(ids[ids != _VOID].max(initial=0)) for ids in found)
             if 0 < below < _FAR_BELOW and (count := sum(bool((ids == _VOID).any()) for ids in found)):
@@ -130,15 +130,15 @@ class MaskFolders(ImageReader, Sequence[Sample]):
 
     def files(self, index: int) -> list[str]:
         """Where the frames are."""
-        return [str(picture) for picture, _ in self._frames[index]]
+        return [str(image) for image, _ in self._frames[index]]
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames of a clip."""
-        return [self.read(picture) for picture, _ in self._frames[index]]
+        return [self.read(image) for image, _ in self._frames[index]]
 
-    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """Some frames of a clip with the objects that are in one of them at least, by rising id; 0 is background."""
-        images, maps = self._read(index, places)
+        images, maps = self._read(index, indices)
         present = [np.setdiff1d(ids, 0) for ids in maps]
         numbers = np.unique(np.concatenate(present))
         labels = np.zeros(len(numbers), dtype=np.int64)
@@ -150,26 +150,26 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         ]
         return AnnotatedClip(frames, np.stack([np.isin(numbers, found) for found in present], axis=1))
 
-    def truth(self, index: int) -> ClipTruth:
+    def ground_truth(self, index: int) -> ClipGroundTruth:
         """All objects of a clip."""
         _, maps = self._read(index, range(self.clip_length(index)))
         stacked = np.stack(maps)
         numbers = np.setdiff1d(stacked, 0)
         check_dense_size(len(numbers), stacked.shape, f"the masks of clip {quoted(self._names[index])}")
         masks = stacked[None] == numbers[:, None, None, None]
-        return ClipTruth(masks, np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool))
+        return ClipGroundTruth(masks, np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool))
 
     def _read(
-        self, index: int, places: Sequence[int]
+        self, index: int, indices: Sequence[int]
     ) -> tuple[list[UInt8[np.ndarray, "H W 3"]], list[Int32[np.ndarray, "H W"]]]:
         images, maps, palettes = [], [], Palettes()
-        for place in places:
-            picture, path = self._frames[index][place]
-            image, ids = self.read(picture), _read_ids(path, palettes)
-            check_size(picture, image.shape[:2], ids.shape, "its id map is", exif=self.exif)
+        for position in indices:
+            image_file, path = self._frames[index][position]
+            image, ids = self.read(image_file), _read_ids(path, palettes)
+            check_size(image_file, image.shape[:2], ids.shape, "its id map is", exif=self.exif)
             if images and image.shape != images[0].shape:
-                raise RequestError(
-                    f"'{picture}' is {image.shape[0]}x{image.shape[1]} (height x width), and the first frame of its "
+                raise UserError(
+                    f"'{image_file}' is {image.shape[0]}x{image.shape[1]} (height x width), and the first frame of its "
                     f"clip {images[0].shape[0]}x{images[0].shape[1]}; all must be of one size"
                 )
             images.append(image)
@@ -184,7 +184,7 @@ def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
         present = np.flatnonzero(np.bincount(ids.ravel())).tolist()
         conflict = palettes.add(f"'{path.name}'", {number: palette[number] for number in present if number in palette})
         if conflict is not None:
-            raise RequestError(
+            raise UserError(
                 f"the palettes of the id maps in '{path.parent}' differ, so that one id may be several objects: "
                 f"{conflict}; write all id maps of a clip with one palette, or as grey PNG if the ids are right"
             )
@@ -197,7 +197,7 @@ def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
     else:
         names = read_text(Path(clips), "list of clips").split()
     if not names:
-        raise RequestError(f"'{clips or masks}' names no clips; expected one folder per clip")
+        raise UserError(f"'{clips or masks}' names no clips; expected one folder per clip")
     return names
 
 
@@ -206,13 +206,13 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise RequestError(
+        raise UserError(
             f"there is no folder {quoted(str(folder), 300)} for a clip of this name; check the path"
         ) from error
     files = {path.stem: path for path in paths if not path.name.startswith(".")}
     alike = [path.name for path in paths if files.get(path.stem, path) != path]
     if alike:
-        raise RequestError(
+        raise UserError(
             f"'{folder}' has two files for one frame: '{alike[0]}' and '{files[Path(alike[0]).stem].name}'; keep one"
         )
     return files

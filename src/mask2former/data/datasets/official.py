@@ -20,7 +20,7 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -52,38 +52,38 @@ class _Layout:
         self.name = name
         self.root = data_root(root)
 
-    def folder(self, *places: str, hint: str = "") -> Folder:
+    def folder(self, *indices: str, hint: str = "") -> Folder:
         """The first of these that exists.
 
         Raises:
-            RequestError: none does.
+            UserError: none does.
         """
-        for place in places:
-            if (found := find_folder(self.root / place, self.root)) is not None:
+        for index in indices:
+            if (found := find_folder(self.root / index, self.root)) is not None:
                 return found
-        raise self._missing("folder", places, hint)
+        raise self._missing("folder", indices, hint)
 
-    def file(self, *places: str, hint: str = "") -> File:
+    def file(self, *indices: str, hint: str = "") -> File:
         """The first of these that exists.
 
         Raises:
-            RequestError: none does.
+            UserError: none does.
         """
-        for place in places:
-            if (found := find_file(self.root / place, self.root)) is not None:
+        for index in indices:
+            if (found := find_file(self.root / index, self.root)) is not None:
                 return found
-        raise self._missing("file", places, hint)
+        raise self._missing("file", indices, hint)
 
-    def has_file(self, place: str) -> bool:
-        return find_file(self.root / place, self.root) is not None
+    def has_file(self, index: str) -> bool:
+        return find_file(self.root / index, self.root) is not None
 
-    def has_folder(self, place: str) -> bool:
-        return find_folder(self.root / place, self.root) is not None
+    def has_folder(self, index: str) -> bool:
+        return find_folder(self.root / index, self.root) is not None
 
-    def _missing(self, kind: str, places: Sequence[str], hint: str) -> RequestError:
-        where = " or ".join(f"'{self.root / place}'" for place in places)
+    def _missing(self, kind: str, indices: Sequence[str], hint: str) -> UserError:
+        where = " or ".join(f"'{self.root / index}'" for index in indices)
         advice = f"; {hint}" if hint else ""
-        return RequestError(
+        return UserError(
             f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the folder "
             "of the data sets? Name it with --data-root, data.dataset.root or MASK2FORMER_DATA"
         )
@@ -92,10 +92,10 @@ class _Layout:
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def coco(root: str | None, split: Split, task: Task, *, keep_empty: bool = True) -> Reader:
+def coco(root: str | None, split: Split, task: Task, *, filter_empty: bool = False) -> Reader:
     """COCO 2017; semantic labels are those of the panoptic annotation, crowd regions included."""
     if task == "instance":
-        return _coco_objects(root, split, keep_empty=keep_empty)
+        return _coco_objects(root, split, filter_empty=filter_empty)
     layout, part = _Layout("COCO", root), _COCO_PARTS[split]
     maps = layout.folder(
         f"coco/panoptic_{part}",
@@ -104,17 +104,17 @@ def coco(root: str | None, split: Split, task: Task, *, keep_empty: bool = True)
     )
     file, images = layout.file(f"coco/annotations/panoptic_{part}.json"), layout.folder(f"coco/{part}")
     objects = f"coco/annotations/instances_{part}.json"
-    truths_from: dict[Task, Callable[[], Reader]] = {}
+    ground_truths_from: dict[Task, Callable[[], Reader]] = {}
     if layout.has_file(objects):
-        truths_from["instance"] = partial(_coco_objects, root, split)
+        ground_truths_from["instance"] = partial(_coco_objects, root, split)
     reader = CocoPanoptic(
         [PanopticFiles(file, maps, images)],
         task,
         categories=Categories.load("coco_panoptic"),
-        truths_from=truths_from,
-        keep_empty=keep_empty,
+        ground_truths_from=ground_truths_from,
+        filter_empty=filter_empty,
     )
-    if task == "panoptic" and not truths_from:
+    if task == "panoptic" and not ground_truths_from:
         reader.notes.append(f"there is no {objects}, so the segments of things are the true instances")
     return reader
 
@@ -122,10 +122,10 @@ def coco(root: str | None, split: Split, task: Task, *, keep_empty: bool = True)
 _COCO_PARTS = {"train": "train2017", "validation": "val2017"}
 
 
-def _coco_objects(root: str | None, split: Split, *, keep_empty: bool = True) -> CocoInstances:
+def _coco_objects(root: str | None, split: Split, *, filter_empty: bool = False) -> CocoInstances:
     layout, part = _Layout("COCO", root), _COCO_PARTS[split]
     source = layout.file(f"coco/annotations/instances_{part}.json"), layout.folder(f"coco/{part}")
-    return CocoInstances([source], categories=Categories.load("coco_instance"), keep_empty=keep_empty)
+    return CocoInstances([source], categories=Categories.load("coco_instance"), filter_empty=filter_empty)
 
 
 def coco_stuff_10k(root: str | None, split: Split) -> Reader:
@@ -142,12 +142,12 @@ def coco_stuff_10k(root: str | None, split: Split) -> Reader:
 # --- ADE20K ----------------------------------------------------------------------------------------------------------
 
 
-def ade20k(root: str | None, split: Split, task: Task, *, keep_empty: bool = True) -> Reader:
+def ade20k(root: str | None, split: Split, task: Task, *, filter_empty: bool = False) -> Reader:
     """ADE20K, the 150 classes of SceneParse: label maps as downloaded, objects and segments as prepared."""
     if task == "semantic":
         return _ade20k_labels(root, split)
     if task == "instance":
-        return _ade20k_objects(root, split, keep_empty=keep_empty)
+        return _ade20k_objects(root, split, filter_empty=filter_empty)
     layout, (part, short) = _Layout("ADE20K", root), _ADE20K_PARTS[split]
     name = f"ADEChallengeData2016/ade20k_panoptic_{short}"
     source = PanopticFiles(
@@ -156,13 +156,13 @@ def ade20k(root: str | None, split: Split, task: Task, *, keep_empty: bool = Tru
         layout.folder(f"ADEChallengeData2016/images/{part}"),
     )
     # Things that only the label maps have are void in the panoptic ones.
-    truths_from: dict[Task, Callable[[], Reader]] = {
+    ground_truths_from: dict[Task, Callable[[], Reader]] = {
         "semantic": partial(_ade20k_labels, root, split),
         "instance": partial(_ade20k_objects, root, split),
     }
     table = Categories.load("ade20k_150")
     return CocoPanoptic(
-        [source], categories=table, truths_from=truths_from, keep_empty=keep_empty, areas_from_file=True
+        [source], categories=table, ground_truths_from=ground_truths_from, filter_empty=filter_empty, areas_from_file=True
     )
 
 
@@ -181,11 +181,11 @@ def _ade20k_labels(root: str | None, split: Split) -> LabelFolder:
     return _labels(images, original, table, range(1, len(table) + 1), (0,))
 
 
-def _ade20k_objects(root: str | None, split: Split, *, keep_empty: bool = True) -> CocoInstances:
+def _ade20k_objects(root: str | None, split: Split, *, filter_empty: bool = False) -> CocoInstances:
     layout, (part, short) = _Layout("ADE20K", root), _ADE20K_PARTS[split]
     file = layout.file(f"ADEChallengeData2016/ade20k_instance_{short}.json", hint=_PREPARE_ADE20K)
     images = layout.folder(f"ADEChallengeData2016/images/{part}")
-    return CocoInstances([(file, images)], categories=Categories.load("ade20k_instance_100"), keep_empty=keep_empty)
+    return CocoInstances([(file, images)], categories=Categories.load("ade20k_instance_100"), filter_empty=filter_empty)
 
 
 def ade20k_full(root: str | None, split: Split) -> Reader:
@@ -203,16 +203,16 @@ def ade20k_full(root: str | None, split: Split) -> Reader:
 # --- Cityscapes and Mapillary Vistas ---------------------------------------------------------------------------------
 
 
-def cityscapes(root: str | None, split: Split, task: Task, *, keep_empty: bool = True) -> Reader:
+def cityscapes(root: str | None, split: Split, task: Task, *, filter_empty: bool = False) -> Reader:
     """Cityscapes, fine annotations, as downloaded."""
     layout = _Layout("Cityscapes", root)
     part = "train" if split == "train" else "val"
     images, labels = (layout.folder(f"cityscapes/{kind}/{part}") for kind in ("leftImg8bit", "gtFine"))
-    return Cityscapes(images, labels, task, keep_empty=keep_empty)
+    return Cityscapes(images, labels, task, filter_empty=filter_empty)
 
 
 def mapillary_vistas(
-    root: str | None, split: Split, task: Literal["panoptic", "semantic"], *, keep_empty: bool = True
+    root: str | None, split: Split, task: Literal["panoptic", "semantic"], *, filter_empty: bool = False
 ) -> Reader:
     """Mapillary Vistas 1.2, as downloaded. There is no official instance metric of it."""
     if task == "semantic":
@@ -223,9 +223,9 @@ def mapillary_vistas(
         layout.folder(f"{base}/panoptic"),
         layout.folder(f"{base}/images"),
     )
-    truths_from: dict[Task, Callable[[], Reader]] = {"semantic": partial(_vistas_labels, root, split)}
+    ground_truths_from: dict[Task, Callable[[], Reader]] = {"semantic": partial(_vistas_labels, root, split)}
     table = Categories.load("mapillary_vistas_v1.2")
-    reader = CocoPanoptic([source], categories=table, truths_from=truths_from, keep_empty=keep_empty)
+    reader = CocoPanoptic([source], categories=table, ground_truths_from=ground_truths_from, filter_empty=filter_empty)
     reader.tasks = ("panoptic", "semantic")
     return reader
 
@@ -251,10 +251,10 @@ def _labels(
 # --- YouTube-VIS -----------------------------------------------------------------------------------------------------
 
 
-def youtube_vis(root: str | None, split: Split, year: int, *, keep_empty: bool = True) -> YouTubeVIS:
+def youtube_vis(root: str | None, split: Split, year: int, *, filter_empty: bool = False) -> YouTubeVIS:
     """YouTube-VIS 2019 or 2021; the official validation file has no annotations, which their server keeps."""
     layout = _Layout(f"YouTube-VIS {year}", root)
     base = f"ytvis_{year}"
     part = "train" if split == "train" else "valid"
     files = (layout.file(f"{base}/{part}.json"), layout.folder(f"{base}/{part}/JPEGImages"))
-    return YouTubeVIS([files], Categories.load(base), keep_empty=keep_empty)
+    return YouTubeVIS([files], Categories.load(base), filter_empty=filter_empty)

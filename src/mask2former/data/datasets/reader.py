@@ -1,6 +1,6 @@
-"""What all readers share: places in a sequence, samples made of annotated pictures, and what follows from segments.
+"""What all readers share: places in a sequence, samples made of annotated images, and what follows from segments.
 
-A reader of one format says where a picture is and what its segments or labels are; the forms in which training and
+A reader of one format says where an image is and what its segments or labels are; the forms in which training and
 evaluation want that are made here. Knows no file format.
 """
 
@@ -18,16 +18,16 @@ from scipy import ndimage
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated, num_without_pixel
 from mask2former.data.archives import File
-from mask2former.data.images import Exif, ValueRange, check_size, picture_size, read_image
+from mask2former.data.images import Exif, ValueRange, check_size, image_size, read_image
 from mask2former.data.label_maps import runs_of
 from mask2former.data.transforms import Geometry, Plan
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
-from mask2former.structures.truths import InstanceTruth, PanopticTruth, Truth, with_classes
+from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth, GroundTruth, with_classes
 from mask2former.text import quoted
 
 __all__ = ["ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
@@ -51,13 +51,13 @@ class ImageReader:
 
     def size(self, file: File) -> tuple[int, int]:
         """(height, width) of an image of the data set."""
-        return picture_size(file, exif=self.exif)
+        return image_size(file, exif=self.exif)
 
 
 class Reader(ImageReader, Sequence[Sample]):
-    """Pictures by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
+    """Images by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
 
-    A subclass sets the attributes and has ``__len__``, ``annotated``, ``truths``, ``image_id`` and ``file``, which all
+    A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``, which all
     take an index from 0.
     """
 
@@ -67,7 +67,7 @@ class Reader(ImageReader, Sequence[Sample]):
     notes: list[str]
 
     def file(self, index: int) -> File:
-        """Where the picture is."""
+        """Where the image is."""
         raise NotImplementedError
 
     def image_id(self, index: int) -> int | str:
@@ -76,16 +76,16 @@ class Reader(ImageReader, Sequence[Sample]):
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         raise NotImplementedError
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
         raise NotImplementedError
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"] | None:
-        """Training targets of every picture; None where only reading all label maps would tell."""
+        """Training targets of every image; None where only reading all label maps would tell."""
         return None
 
     def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which pictures are wider than high."""
+        """Which images are wider than high."""
         return self._wide
 
     @cached_property
@@ -102,11 +102,11 @@ class Reader(ImageReader, Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        annotated = self.annotated(place)
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        annotated = self.annotated(position)
         return Plan(Geometry(annotated.size_hw))(annotated)
 
     def check_size(
@@ -115,7 +115,7 @@ class Reader(ImageReader, Sequence[Sample]):
         """Refuse labels that are not as large as their image; None: the annotations do not say how large it is.
 
         Raises:
-            RequestError: the sizes differ.
+            UserError: the sizes differ.
         """
         file = self.file(index)
         size = image_hw or self.size(file)
@@ -132,7 +132,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
     indices = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)).tolist()
     with collect_notes() as found:
         for index in indices:
-            with contextlib.suppress(RequestError):
+            with contextlib.suppress(UserError):
                 if isinstance(samples, Reader):
                     annotated = samples.annotated(index)
                     if lost := num_without_pixel(annotated):
@@ -154,24 +154,24 @@ def annotated_labels(
 ) -> Annotated:
     """One object per class that is present, ascending; values that are no class belong to none and are ignored."""
     runs, lengths = runs_of(classes)
-    values, places = np.unique(runs, return_inverse=True)
+    values, indices = np.unique(runs, return_inverse=True)
     is_class = (values >= 0) & (values < num_classes)
-    ids = np.repeat(np.where(is_class, np.cumsum(is_class), 0).astype(np.int32)[places], lengths).reshape(classes.shape)
+    ids = np.repeat(np.where(is_class, np.cumsum(is_class), 0).astype(np.int32)[indices], lengths).reshape(classes.shape)
     present = values[is_class].astype(np.int64)
     ignored = ids == 0 if with_ignored else None
     return Annotated(image, present, ids=ids, name=name, info={"image_id": image_id}, semantic=True, ignored=ignored)
 
 
 class _Other(NamedTuple):
-    """A data set that has the truth of a task."""
+    """A data set that has the ground truth of a task."""
 
     data: Reader
-    places: dict[int | str, int]  # by image id
+    indices: dict[int | str, int]  # by image id
     class_map: Int64[np.ndarray, " K"]
 
 
 class SegmentReader(Reader):
-    """Pictures with a map of segments, for any of the three tasks.
+    """Images with a map of segments, for any of the three tasks.
 
     For ``panoptic`` every segment but crowd regions is a target, in the order of the annotation, also one without
     pixels; for ``instance`` those of things, and the classes are the things; for ``semantic`` everything of one class
@@ -181,16 +181,16 @@ class SegmentReader(Reader):
     Args:
         categories: of the segments.
         task: what targets are made for.
-        truths_from: data sets of the same pictures, found by image id, that have the truth of a task; opened when it
-            is asked for. Where one lacks pictures, the segments are the truth, and ``notes`` say so.
+        ground_truths_from: data sets of the same images, found by image id, that have the ground truth of a task; opened when it
+            is asked for. Where one lacks images, the segments are the ground truth, and ``notes`` say so.
     """
 
     def __init__(
-        self, categories: Categories, task: Task, truths_from: Mapping[Task, Callable[[], Reader]] | None = None
+        self, categories: Categories, task: Task, ground_truths_from: Mapping[Task, Callable[[], Reader]] | None = None
     ) -> None:
         self.task: Task = task
         self.notes = []
-        self._truths_from = dict(truths_from or {})
+        self._ground_truths_from = dict(ground_truths_from or {})
         self._others: dict[Task, _Other | None] = {}
         self._index_of_class = np.arange(len(categories), dtype=np.int64)
         if task == "instance":
@@ -227,47 +227,47 @@ class SegmentReader(Reader):
         labels = self._index_of_class[classes[kept]]
         return Annotated(image, labels, ids=ids, name=name, info={"image_id": image_id}, ignored=ignored)
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
-        truths: dict[Task, Truth] = {}
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        ground_truths: dict[Task, GroundTruth] = {}
         for task in tasks:
             if (other := self._other(task)) is not None:
-                truth = other.data.truths(other.places[self.image_id(index)], [task])[task]
-                truths[task] = with_classes(truth, other.class_map, self.categories.ignore_label)
-        if len(truths) < len(tasks):
+                ground_truth = other.data.ground_truths(other.indices[self.image_id(index)], [task])[task]
+                ground_truths[task] = with_classes(ground_truth, other.class_map, self.categories.ignore_label)
+        if len(ground_truths) < len(tasks):
             segments = self.segments(index, "evaluation")
             self.check_size(index, segments[0].shape)
-            truths.update({task: self._truth(task, *segments) for task in tasks if task not in truths})
-        return truths
+            ground_truths.update({task: self._ground_truth(task, *segments) for task in tasks if task not in ground_truths})
+        return ground_truths
 
     def _other(self, task: Task) -> _Other | None:
         if task not in self._others:
             found = None
-            if task in self._truths_from:
-                data = self._truths_from[task]()
-                places = {data.image_id(place): place for place in range(len(data))}
-                lacking = [image_id for place in range(len(self)) if (image_id := self.image_id(place)) not in places]
+            if task in self._ground_truths_from:
+                data = self._ground_truths_from[task]()
+                indices = {data.image_id(index): index for index in range(len(data))}
+                lacking = [image_id for index in range(len(self)) if (image_id := self.image_id(index)) not in indices]
                 if lacking:
                     self.notes.append(
                         f"the {task} annotations lack {len(lacking)} of the images, such as {quoted(lacking[0])}: "
-                        "the panoptic ones are the truth instead"
+                        "the panoptic ones are the ground truth instead"
                     )
                 else:
                     own = self.categories.index_of_id()
                     class_map = np.array([own[item.id] for item in data.categories], dtype=np.int64)
-                    found = _Other(data, places, class_map)
+                    found = _Other(data, indices, class_map)
             self._others[task] = found
         return self._others[task]
 
-    def _truth(
+    def _ground_truth(
         self,
         task: Task,
         ids: Int32[np.ndarray, "H W"],
         classes: Int64[np.ndarray, " N"],
         crowds: Bool[np.ndarray, " N"],
-    ) -> Truth:
+    ) -> GroundTruth:
         if task == "panoptic":
             rows = zip(range(1, len(classes) + 1), classes.tolist(), crowds.tolist(), strict=True)
-            return PanopticTruth(ids, list(rows))
+            return PanopticGroundTruth(ids, list(rows))
         if task == "semantic":
             return np.append(self.categories.ignore_label, classes).astype(np.int32)[ids]
         things = np.flatnonzero(self._is_thing[classes])
@@ -281,4 +281,4 @@ class SegmentReader(Reader):
                 else Patch(window[0].start, window[1].start, ids[window] == segment + 1)
             )
         masks = SparseMasks(patches, (ids.shape[0], ids.shape[1]))
-        return InstanceTruth(masks, self._index_of_class[classes[things]], crowds[things])
+        return InstanceGroundTruth(masks, self._index_of_class[classes[things]], crowds[things])

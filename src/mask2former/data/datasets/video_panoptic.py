@@ -18,9 +18,9 @@ from jaxtyping import UInt8
 from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, sides, some
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import PanopticTruth
+from mask2former.structures.ground_truth import PanopticGroundTruth
 from mask2former.text import quoted
 
 __all__ = ["VideoPanoptic", "is_video_panoptic"]
@@ -66,10 +66,10 @@ class VideoPanoptic:
         notes: what a user should know, as sentences; reading may add some.
 
     Raises:
-        RequestError: a file that is missing or broken.
+        UserError: a file that is missing or broken.
     """
 
-    has_truth = True
+    has_ground_truth = True
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class VideoPanoptic:
         flat: dict[str, Any] = {"categories": content["categories"], "images": [], "annotations": []}
         self._flatten(content, file, flat, maps, frames)
         if not self._ids:
-            raise RequestError(f"'{file}' has no videos with annotated frames")
+            raise UserError(f"'{file}' has no videos with annotated frames")
         sources = [PanopticFiles(_Frames(file, flat), maps, frames)]  # pyright: ignore[reportArgumentType]
         self._frames = CocoPanoptic(sources, "panoptic")
         self.categories: Categories = self._frames.categories
@@ -104,11 +104,11 @@ class VideoPanoptic:
         for entry in content["annotations"]:
             video_id, own = entry_id(entry.get("video_id")), entry.get("annotations")
             if video_id is None or not isinstance(own, list) or not all(isinstance(one, dict) for one in own):
-                raise RequestError(
+                raise UserError(
                     f"'{file}': the annotation {quoted(entry, 60)} needs a 'video_id' and a list 'annotations'"
                 )
             if video_id in annotated:
-                raise RequestError(f"'{file}': the video {quoted(video_id)} is annotated twice")
+                raise UserError(f"'{file}': the video {quoted(video_id)} is annotated twice")
             check_unique((one.get("image_id") for one in own), f"frame of video {quoted(video_id)}, whose", file)
             annotated[video_id] = {entry_id(one.get("image_id")): one for one in own}
         check_unique((entry.get("video_id", entry.get("id")) for entry in content["videos"]), "video", file)
@@ -116,7 +116,7 @@ class VideoPanoptic:
         for entry in content["videos"]:
             video_id, images = entry_id(entry.get("video_id", entry.get("id"))), entry.get("images")
             if video_id is None or not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
-                raise RequestError(f"'{file}': the video {quoted(entry, 60)} needs a 'video_id' and a list 'images'")
+                raise UserError(f"'{file}': the video {quoted(entry, 60)} needs a 'video_id' and a list 'images'")
             own = annotated.pop(video_id, {})
             sizes = set()
             for image in images:
@@ -126,7 +126,7 @@ class VideoPanoptic:
                     bare.append(f"{video_id}/{image_id}")
                     continue
                 if (size := sides(image)) is None:
-                    raise RequestError(
+                    raise UserError(
                         f"'{file}': frame {quoted(image_id)} of video {quoted(video_id)} has no whole numbers as "
                         "'height' and 'width', or too large ones"
                     )
@@ -139,19 +139,19 @@ class VideoPanoptic:
                 map_name = _inside(maps, video_id, annotation.get("file_name"))
                 flat["annotations"].append({**annotation, "image_id": name, "file_name": map_name})
             if own:
-                raise RequestError(
+                raise UserError(
                     f"'{file}': video {quoted(video_id)} has annotations of frames that its 'images' do not list: "
                     f"{some(list(own))}"
                 )
             if len(sizes) > 1:
-                raise RequestError(
+                raise UserError(
                     f"'{file}': video {quoted(video_id)} has frames of several sizes, {some(sorted(sizes, key=str))}"
                 )
             if len(flat["images"]) > self._ends[-1]:
                 self._ids.append(video_id)
                 self._ends.append(len(flat["images"]))
         if annotated:
-            raise RequestError(f"'{file}': annotated videos are not listed in 'videos': {some(list(annotated))}")
+            raise UserError(f"'{file}': annotated videos are not listed in 'videos': {some(list(annotated))}")
         if bare:
             self._own_notes.append(f"'{file}': left out frames without an annotation: {some(bare)}")
 
@@ -175,30 +175,30 @@ class VideoPanoptic:
         """All frames of a clip that are annotated, RGB."""
         return [self._frames.image(row) for row in self._rows(index)]
 
-    def panoptic_truths(self, index: int) -> list[PanopticTruth]:
+    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
         """What is true about every frame, with the ids of the file, which are those of the clip.
 
         Raises:
-            RequestError: a file that is missing or broken, or of another size than its image.
+            UserError: a file that is missing or broken, or of another size than its image.
         """
-        truths = []
+        ground_truths = []
         for row in self._rows(index):
-            truth = self._frames.truths(row, ["panoptic"])["panoptic"]
-            assert isinstance(truth, PanopticTruth)
+            ground_truth = self._frames.ground_truths(row, ["panoptic"])["panoptic"]
+            assert isinstance(ground_truth, PanopticGroundTruth)
             listed = self._frames.segment_ids(row)
-            segments = [(int(listed[number - 1]), label, crowd) for number, label, crowd in truth.segments]
-            truths.append(PanopticTruth(np.append(0, listed)[truth.ids], segments))
-        self._look_at_ids(index, truths)
-        return truths
+            segments = [(int(listed[number - 1]), label, crowd) for number, label, crowd in ground_truth.segments]
+            ground_truths.append(PanopticGroundTruth(np.append(0, listed)[ground_truth.ids], segments))
+        self._look_at_ids(index, ground_truths)
+        return ground_truths
 
-    def _look_at_ids(self, index: int, truths: Sequence[PanopticTruth]) -> None:
+    def _look_at_ids(self, index: int, ground_truths: Sequence[PanopticGroundTruth]) -> None:
         """Say where ids are not those of a whole clip."""
         label_of: dict[int, set[int]] = {}
         things = []
-        for truth in truths:
-            for number, label, _ in truth.segments:
+        for ground_truth in ground_truths:
+            for number, label, _ in ground_truth.segments:
                 label_of.setdefault(number, set()).add(label)
-            things.append({number for number, label, _ in truth.segments if self.categories[label].is_thing})
+            things.append({number for number, label, _ in ground_truth.segments if self.categories[label].is_thing})
         several = [number for number, labels in label_of.items() if len(labels) > 1]
         if several:
             names = " and ".join(self.categories[label].name for label in sorted(label_of[several[0]]))
@@ -209,7 +209,7 @@ class VideoPanoptic:
         shown = [numbers for numbers in things if numbers]
         if len(shown) > 1 and sum(map(len, shown)) == len(set().union(*shown)):
             self._remark(
-                f"in clip {quoted(self._ids[index])} no object has the same id in two of its {len(truths)} frames; ids "
+                f"in clip {quoted(self._ids[index])} no object has the same id in two of its {len(ground_truths)} frames; ids "
                 "must stay the same over time, or every frame counts as new objects"
             )
 

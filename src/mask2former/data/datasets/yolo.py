@@ -1,7 +1,7 @@
-"""Polygons in YOLO's segmentation format: a ``data.yaml``, pictures in ``images``, a text file of each in ``labels``.
+"""Polygons in YOLO's segmentation format: a ``data.yaml``, images in ``images``, a text file of each in ``labels``.
 
 A line of a text file is one object: its class number and the corners of one polygon, as shares of width and height of
-the upright picture. Knows no model of that name.
+the upright image. Knows no model of that name.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from mask2former.data.faults import fault
 from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.documents import read_text, read_yaml
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
-from mask2former.structures.truths import Truth, truths_of_target
+from mask2former.structures.ground_truth import GroundTruth, ground_truths_of_target
 from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
 
 Location = str | os.PathLike[str]
-_TOLERANCE = 0.02  # tools write corners a little outside the picture
+_TOLERANCE = 0.02  # tools write corners a little outside the image
 _SAME_SIDE = 2e-3  # of a side: what tools round off
 _ROUNDING = 1e-4  # of a side: no pixel, so that nothing need be said
 _NEARLY_ALL = 0.9  # share of lines from which they tell what the files are
@@ -69,21 +69,21 @@ def read_yolo(path: Location) -> YoloSet:
     written on another machine), the folder of the file takes its place.
 
     Raises:
-        RequestError: the file is missing, has no ``names`` or no ``train``, or pictures are not where it says.
+        UserError: the file is missing, has no ``names`` or no ``train``, or images are not where it says.
     """
     file = Path(path)
     content = read_yaml(file, "YOLO file")
     if not isinstance(content, dict) or "names" not in content or "train" not in content:
-        raise RequestError(f"'{file}' is no data.yaml of a YOLO data set: expected 'train', 'val' and 'names'")
+        raise UserError(f"'{file}' is no data.yaml of a YOLO data set: expected 'train', 'val' and 'names'")
     validation = content.get("val", content.get("valid"))
     if validation is None:
-        raise RequestError(f"'{file}' names no validation pictures; add a line such as 'val: images/val'")
+        raise UserError(f"'{file}' names no validation images; add a line such as 'val: images/val'")
     if content.get("kpt_shape") is not None:
-        raise RequestError(f"'{file}' has 'kpt_shape' and is of keypoints (pose); {_EXPORT}")
+        raise UserError(f"'{file}' has 'kpt_shape' and is of keypoints (pose); {_EXPORT}")
     roots = _roots(file, content.get("path"))
     categories = _categories(content["names"], file)
     if (count := content.get("nc", len(categories))) != len(categories):
-        raise RequestError(
+        raise UserError(
             f"'{file}': 'nc' is {quoted(count, 40)}, but 'names' has {len(categories)}; correct one of the two"
         )
     return YoloSet(
@@ -100,9 +100,9 @@ def _categories(names: Any, file: Path) -> Categories:
         list(names.items()) if isinstance(names, dict) else list(enumerate(names)) if isinstance(names, list) else []
     )
     if not pairs or any(isinstance(number, bool) or not isinstance(number, int) for number, _ in pairs):
-        raise RequestError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
+        raise UserError(f"'{file}': 'names' must be a list of names, or a mapping of class number to name")
     if wrong := [name for _, name in pairs if not is_name(name)]:
-        raise RequestError(
+        raise UserError(
             f"'{file}': {quoted(wrong[0])} in 'names' is no name; put names such as yes, no and on in quotes"
         )
     entries = [{"id": number, "name": str(name)} for number, name in pairs]
@@ -116,35 +116,35 @@ def _roots(file: Path, declared: Any) -> list[Path]:
 
 def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
     entries = value if isinstance(value, list) else [value]
-    places = []
+    indices = []
     for entry in entries:
         if not isinstance(entry, str) or not entry:
-            raise RequestError(f"'{file}': {quoted(entry)} is no path of images")
+            raise UserError(f"'{file}': {quoted(entry)} is no path of images")
         # Some tools write ../train/images for what lies in train/images beside the file.
         candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
-        found = next((place for place in candidates if os.path.exists(place)), None)
+        found = next((index for index in candidates if os.path.exists(index)), None)
         if found is None:
             places_tried = printable(" or ".join(dict.fromkeys(map(str, roots))), 300)
-            raise RequestError(
+            raise UserError(
                 f"'{file}': there is no {quoted(entry)} in {places_tried}; correct it, or the 'path' of the file"
             )
-        places.append(found)
-    return tuple(places)
+        indices.append(found)
+    return tuple(indices)
 
 
-def _pictures(place: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
+def _images(index: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
     """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
-    if place.is_dir():
-        folder = Folder(place)
+    if index.is_dir():
+        folder = Folder(index)
         note_passed_over(folder)
-        return [place / name for name in folder.names(IMAGE_SUFFIXES)]
-    lines = read_text(place, "list of images").splitlines()
+        return [index / name for name in folder.names(IMAGE_SUFFIXES)]
+    lines = read_text(index, "list of images").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not allow_outside:
-        outside = {name: None for name in names if _is_outside(name, place.parent, roots)}
-        tell_outside(list(outside), Folder(place.parent), place)
+        outside = {name: None for name in names if _is_outside(name, index.parent, roots)}
+        tell_outside(list(outside), Folder(index.parent), index)
         names = [name for name in names if name not in outside]
-    return [place.parent / name for name in names]
+    return [index.parent / name for name in names]
 
 
 def _is_outside(name: str, folder: Path, roots: Sequence[Path]) -> bool:
@@ -152,9 +152,9 @@ def _is_outside(name: str, folder: Path, roots: Sequence[Path]) -> bool:
     return leads_outside(name, folder) and all(leads_outside(os.path.abspath(folder / name), root) for root in roots)
 
 
-def _label_file(picture: Path) -> Path:
+def _label_file(image: Path) -> Path:
     """``labels`` in place of the last folder called ``images``."""
-    parts = list(picture.parts)
+    parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
             parts[index] = "labels"
@@ -163,12 +163,12 @@ def _label_file(picture: Path) -> Path:
 
 
 class YoloPolygons(Reader):
-    """Pictures of one split with their objects; a picture without a text file has none.
+    """Images of one split with their objects; an image without a text file has none.
 
     Args:
         dataset: what :func:`read_yolo` read.
         split: which of its splits.
-        keep_empty: False leaves out pictures without objects.
+        filter_empty: leaves out images without objects.
         missing_masks: what to do about lines that hold a box.
         allow_outside: whether lists may name images that are not in the data set, see :class:`YoloSet`.
 
@@ -176,7 +176,7 @@ class YoloPolygons(Reader):
         notes: sentences about what was left out.
 
     Raises:
-        RequestError: no pictures, or text files with something else in them; the message has file and line.
+        UserError: no images, or text files with something else in them; the message has file and line.
     """
 
     tasks: tuple[Task, ...] = ("instance",)
@@ -186,27 +186,27 @@ class YoloPolygons(Reader):
         dataset: YoloSet,
         split: Literal["train", "validation"],
         *,
-        keep_empty: bool = True,
+        filter_empty: bool = False,
         missing_masks: Literal["error", "skip"] = "error",
         allow_outside: bool = False,
     ) -> None:
         self.categories = dataset.categories
         self.notes: list[str] = []
-        places = dataset.train if split == "train" else dataset.validation
-        listed = [path for place in places for path in _pictures(place, dataset.roots, allow_outside=allow_outside)]
-        pictures = list(dict.fromkeys(listed))
-        if not pictures:
-            raise RequestError(f"'{places[0]}' has no pictures")
+        indices = dataset.train if split == "train" else dataset.validation
+        listed = [path for index in indices for path in _images(index, dataset.roots, allow_outside=allow_outside)]
+        images = list(dict.fromkeys(listed))
+        if not images:
+            raise UserError(f"'{indices[0]}' has no images")
         lines = _Lines(dataset.categories.index_of_id())
-        files = [_label_file(path) for path in pictures]
+        files = [_label_file(path) for path in images]
         for path in files:
             lines.add(path)
         lines.drop_flat()
         self._tell(lines, missing_masks)
-        self.notes += _strays(listed, pictures, files)
-        if len(lines.without_file) == len(pictures):
-            raise RequestError(
-                f"none of the {len(pictures)} pictures has a text file, for instance there is no "
+        self.notes += _strays(listed, images, files)
+        if len(lines.without_file) == len(images):
+            raise UserError(
+                f"none of the {len(images)} images has a text file, for instance there is no "
                 f"'{lines.without_file[0]}'; expected folders 'images' and 'labels' side by side"
             )
         self._labels = np.array(lines.labels, dtype=np.int64)
@@ -214,25 +214,25 @@ class YoloPolygons(Reader):
         self._ends = np.array(lines.ends, dtype=np.int64)
         self._corners = np.array(lines.corners, dtype=np.float64).reshape(-1, 2)
         counts = np.diff(self._starts)
-        rows = np.arange(len(pictures)) if keep_empty else np.flatnonzero(counts > 0)
+        rows = np.arange(len(images)) if not filter_empty else np.flatnonzero(counts > 0)
         if not len(rows):
-            raise RequestError(f"'{places[0]}' has no pictures with objects; set keep_empty")
-        self._rows, self._counts, self._pictures = rows, counts[rows], pictures
-        # Names may repeat from folder to folder, but files of results tell pictures apart by their ids.
-        self._ids = [path.stem for path in pictures]
-        if len(set(self._ids)) < len(pictures):
-            whole = [Path(os.path.abspath(path)) for path in pictures]
+            raise UserError(f"'{indices[0]}' has no images with objects; set filter_empty: false")
+        self._rows, self._counts, self._images = rows, counts[rows], images
+        # Names may repeat from folder to folder, but files of results tell images apart by their ids.
+        self._ids = [path.stem for path in images]
+        if len(set(self._ids)) < len(images):
+            whole = [Path(os.path.abspath(path)) for path in images]
             top = os.path.commonpath([path.parent for path in whole])
             self._ids = [path.relative_to(top).with_suffix("").as_posix() for path in whole]
 
     def _tell(self, lines: _Lines, missing_masks: Literal["error", "skip"]) -> None:
         if lines.keypoints and len(lines.keypoints) >= _NEARLY_ALL * lines.count:
-            raise RequestError(
+            raise UserError(
                 f"lines hold a box and keypoints x, y, visibility (pose): {some(lines.keypoints)}; {_EXPORT}"
             )
         tight = lines.with_tight_box
-        if len(tight) >= max(_FEW, _NEARLY_ALL * len(lines.places)):
-            raise RequestError(
+        if len(tight) >= max(_FEW, _NEARLY_ALL * len(lines.indices)):
+            raise UserError(
                 f"lines begin with a box (centre, width and height) that just fits around their other points: "
                 f"{some(tight)}; expected the class and the corners of one polygon: take the box out, or if the points "
                 f"are keypoints, {_EXPORT}"
@@ -248,7 +248,7 @@ class YoloPolygons(Reader):
                 len(boxes),
             )
             boxes = []
-        for culprits, what in (
+        for offenders, what in (
             (boxes, "left out objects with a box only"),
             (lines.flat, "left out objects without any area"),
             (
@@ -257,10 +257,10 @@ class YoloPolygons(Reader):
                 "around the others; take the box out",
             ),
             (lines.clipped, "moved corners beyond the image, by 2 % of its side at most, to its rim"),
-            (lines.without_file, "took pictures without a text file as empty"),
+            (lines.without_file, "took images without a text file as empty"),
         ):
-            if culprits:
-                self.notes.append(f"{what}: {some(culprits)}")
+            if offenders:
+                self.notes.append(f"{what}: {some(offenders)}")
         self.notes += lines.remarks()
 
     def __len__(self) -> int:
@@ -271,19 +271,19 @@ class YoloPolygons(Reader):
         return self._counts
 
     def file(self, index: int) -> File:
-        return self._pictures[int(self._rows[index])]
+        return self._images[int(self._rows[index])]
 
     def image_id(self, index: int) -> str:
-        """The name of the picture without its ending, with its folders where names repeat."""
+        """The name of the image without its ending, with its folders where names repeat."""
         return self._ids[int(self._rows[index])]
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
-        """The picture and its objects; the format knows nothing that is ignored."""
+        """The image and its objects; the format knows nothing that is ignored."""
         image = self.image(index)
         self.check_size(index, None, image.shape[:2])
         size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)
         first, last = self._starts[int(self._rows[index]) :][:2].tolist()
-        polygons = {place: [self._polygon(number) * size] for place, number in enumerate(range(first, last))}
+        polygons = {position: [self._polygon(number) * size] for position, number in enumerate(range(first, last))}
         path = self.file(index)
         info = {"image_id": self.image_id(index), "path": str(path)}
         return Annotated(image, self._labels[first:last], polygons, name=path.name, info=info)
@@ -291,13 +291,13 @@ class YoloPolygons(Reader):
     def _polygon(self, number: int) -> Float64[np.ndarray, "P 2"]:
         return self._corners[self._ends[number] : self._ends[number + 1]]
 
-    def truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Truth]:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
         target = self[index].target
         assert target is not None
         if lost := int((~target.masks.flatten(1).any(dim=1)).sum()):
             message = "images with objects that have no pixel; these are not measured"
             note(message, f"'{self.file(index)}' ({lost} of {len(target.labels)} objects)")
-        return truths_of_target(target, [task for task in tasks if task in self.tasks], self.categories)
+        return ground_truths_of_target(target, [task for task in tasks if task in self.tasks], self.categories)
 
 
 class _Lines:
@@ -305,8 +305,8 @@ class _Lines:
 
     def __init__(self, class_of_id: dict[int, int]) -> None:
         self.class_of_id = class_of_id
-        self.labels, self.starts = array("q"), array("q", [0])  # starts: of the objects of each picture
-        self.places: list[str] = []  # of the objects
+        self.labels, self.starts = array("q"), array("q", [0])  # starts: of the objects of each image
+        self.indices: list[str] = []  # of the objects
         self.corners, self.ends = array("d"), array("q", [0])  # x, y, x, y, ...; ends in corners
         self.broken: list[str] = []
         self.count = 0  # lines
@@ -319,11 +319,11 @@ class _Lines:
         self.with_tight_box: list[str] = []  # and just fit into
 
     def add(self, file: Path) -> None:
-        """The objects of one picture."""
+        """The objects of one image."""
         text = ""
         try:
             text = read_text(file, "text file")
-        except RequestError as error:
+        except UserError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 self.without_file.append(str(file))
             else:
@@ -334,45 +334,45 @@ class _Lines:
                 self._add_object(words, f"'{file}', line {number}")
         self.starts.append(len(self.labels))
 
-    def _add_object(self, words: list[str], place: str) -> None:
+    def _add_object(self, words: list[str], index: str) -> None:
         try:
             values = [float(word) for word in words]
         except ValueError:
             values = [math.nan]
         self.count += 1
         if np.isfinite(values).all() and _has_visibility(np.array(values[1:])):
-            self.keypoints.append(place)
+            self.keypoints.append(index)
         label = self.class_of_id.get(int(values[0]), -1) if values[0] % 1 == 0 else -1
         corners = np.array(values[1:])
         if not np.isfinite(values).all() or not len(corners):
             self.broken.append(
-                f"{place}: expected a class number and corners x y x y ..., got {quoted(' '.join(words), 40)}"
+                f"{index}: expected a class number and corners x y x y ..., got {quoted(' '.join(words), 40)}"
             )
         elif label < 0:
             self.broken.append(
-                f"{place}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
+                f"{index}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
             )
         elif len(corners) % 2:
-            self.broken.append(f"{place}: {len(corners)} coordinates, which are no pairs")
+            self.broken.append(f"{index}: {len(corners)} coordinates, which are no pairs")
         elif corners.min() < -_TOLERANCE or corners.max() > 1 + _TOLERANCE:
             self.broken.append(
-                f"{place}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "
+                f"{index}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "
                 "height, 0 to 1"
             )
         elif len(corners) == 4:
-            self.boxes.append(place)
+            self.boxes.append(index)
         else:
-            self.places.append(place)
+            self.indices.append(index)
             if corners.min() < -_ROUNDING or corners.max() > 1 + _ROUNDING:
-                self.clipped.append(place)
+                self.clipped.append(index)
             points = corners[4:].reshape(-1, 2)
             if _is_box_of(corners[:4], points):
                 spans = _spans(points)
                 # The second corner of a small polygon is a box around it, too, but one of several times its size.
                 if (spans >= corners[2:4] / 2).any():
-                    self.with_box.append(place)
+                    self.with_box.append(index)
                 if len(points) >= 3 and np.abs(spans - corners[2:4]).max() < _SAME_SIDE:
-                    self.with_tight_box.append(place)
+                    self.with_tight_box.append(index)
             self.labels.append(label)
             self.corners.extend(corners.clip(0, 1).tolist())
             self.ends.append(len(self.corners) // 2)
@@ -384,7 +384,7 @@ class _Lines:
         flat = PolygonFigures.of(corners, counts).flat
         if not flat.any():
             return
-        self.flat = [self.places[index] for index in np.flatnonzero(flat).tolist()]
+        self.flat = [self.indices[index] for index in np.flatnonzero(flat).tolist()]
         self.labels = array("q", np.array(self.labels)[~flat].tolist())
         self.starts = array("q", np.concatenate([[0], np.cumsum(~flat)])[np.array(self.starts)].tolist())
         self.corners = array("d", corners[np.repeat(~flat, counts)].ravel().tolist())
@@ -392,7 +392,7 @@ class _Lines:
 
     def remarks(self) -> list[str]:
         """What all lines together look like but a polygon of each, which other lines of this kind cannot tell."""
-        count = len(self.places)
+        count = len(self.indices)
         if count < _FEW:
             return []
         if len(self.with_box) >= max(_FEW, _NEARLY_ALL * count):
@@ -430,17 +430,17 @@ def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
     return bool(np.isin(points[:, 2], (0, 1, 2)).all()) and _is_box_of(values[:4], points[points[:, 2] > 0, :2])
 
 
-def _strays(listed: Sequence[Path], pictures: Sequence[Path], files: Sequence[Path]) -> list[str]:
+def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence[Path]) -> list[str]:
     """What the lists of images and text files say that does not fit together.
 
     Raises:
-        RequestError: several images that have one text file.
+        UserError: several images that have one text file.
     """
     images: dict[Path, Path] = {}
-    for picture, file in zip(pictures, files, strict=True):
-        if images.setdefault(file, picture) != picture:
-            raise RequestError(f"'{images[file]}' and '{picture}' have one text file, '{file}'; keep one of them")
-    again = [str(picture) for picture, count in Counter(listed).items() if count > 1]
+    for image, file in zip(image_files, files, strict=True):
+        if images.setdefault(file, image) != image:
+            raise UserError(f"'{images[file]}' and '{image}' have one text file, '{file}'; keep one of them")
+    again = [str(image) for image, count in Counter(listed).items() if count > 1]
     beside = sorted(
         str(path)
         for folder in {file.parent for file in files}
@@ -449,10 +449,10 @@ def _strays(listed: Sequence[Path], pictures: Sequence[Path], files: Sequence[Pa
         if path.suffix == ".txt" and path not in images and path.name != "classes.txt"
     )
     return [
-        f"{what}: {some(culprits)}"
-        for culprits, what in (
+        f"{what}: {some(offenders)}"
+        for offenders, what in (
             (again, "images are listed more than once, and read once"),
             (beside, "left out text files without an image in this split"),
         )
-        if culprits
+        if offenders
     ]

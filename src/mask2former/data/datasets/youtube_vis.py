@@ -1,7 +1,7 @@
 """Clips in YouTube-VIS format (Yang et al., ICCV 2019), official, OVIS, or anybody's own: one JSON, frames or videos.
 
 The file is read once; masks stay run-length encoded until a frame is asked for. Everything that is wrong with a file
-ends in one :class:`RequestError` that names the file. Knows no sampling and no augmentation.
+ends in one :class:`UserError` that names the file. Knows no sampling and no augmentation.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from mask2former.data.datasets.annotation_files import (
     stuff_remark,
 )
 from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
-from mask2former.data.datasets.mask_checks import MaskFacts, PolygonFigures, box_of, check_masks
+from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.faults import fault
 from mask2former.data.frames import by_number
 from mask2former.data.images import check_size
-from mask2former.data.video_file import VideoFile
-from mask2former.errors import RequestError
+from mask2former.data.video import VideoFile
+from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
-from mask2former.structures.truths import ClipTruth
+from mask2former.structures.ground_truth import ClipGroundTruth
 from mask2former.text import quoted, shown
 
 __all__ = ["YouTubeVIS", "is_youtube_vis"]
@@ -85,7 +85,7 @@ def _read(file: File) -> dict[str, Any]:
     content = read_annotations(file, ("videos", "categories"), "YouTube-VIS")
     entries = content.get("annotations")
     if entries is not None and not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-        raise RequestError(f"'{file}': 'annotations' is no list of objects")
+        raise UserError(f"'{file}': 'annotations' is no list of objects")
     return content
 
 
@@ -117,20 +117,20 @@ def _video(entry: Mapping[str, Any], file: File, folder: Folder) -> _Video:
     files = [files] if isinstance(files, str) else files
     video_id = entry_id(entry.get("id"))
     if video_id is None or not isinstance(files, list) or not files or not all(map(is_file_name, files)):
-        raise RequestError(f"{where} needs an 'id' and the list 'file_names' (or one 'file_name')")
+        raise UserError(f"{where} needs an 'id' and the list 'file_names' (or one 'file_name')")
     if not (_whole(entry.get("height")) and _whole(entry.get("width"))):
-        raise RequestError(f"{where} needs whole numbers as 'height' and 'width'")
+        raise UserError(f"{where} needs whole numbers as 'height' and 'width'")
     if sides(entry) is None:
-        raise RequestError(
+        raise UserError(
             f"{where} is {quoted(entry['height'], 40)}x{quoted(entry['width'], 40)} pixels (height x width), more than "
             f"any frame has; correct them"
         )
     length = entry.get("length", len(files))
     in_one_file = len(files) == 1 and VideoFile.suits(files[0])
     if not _whole(length) or (length != len(files) and not in_one_file):
-        raise RequestError(f"{where} has {len(files)} files, but says it has {quoted(length, 40)} frames")
+        raise UserError(f"{where} has {len(files)} files, but says it has {quoted(length, 40)} frames")
     if in_one_file and "length" not in entry:
-        raise RequestError(f"{where} is a video file and needs its number of frames as 'length'")
+        raise UserError(f"{where} is a video file and needs its number of frames as 'length'")
     limits.check_limit(f"{where} has frames:", length, limits.FRAMES, "cut it into clips")
     return _Video(video_id, (entry["height"], entry["width"]), length, files, folder)
 
@@ -155,10 +155,10 @@ class _Masks:
         """The areas of all masks, those of the file as far as they can be, and sentences.
 
         Raises:
-            RequestError: nearly no mask lies in its box, or nearly no polygon can be in pixels of its video.
+            UserError: nearly no mask lies in its box, or nearly no polygon can be in pixels of its video.
         """
         table = np.array(self.figures, dtype=np.float64).reshape(-1, 15)
-        facts = MaskFacts(
+        facts = MaskSummary(
             extents=table[:, :4],
             is_polygon=table[:, 4] > 0,
             pixels=table[:, 5],
@@ -206,24 +206,24 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
     """The encodings of one annotation; its area is that of the masks that are added to ``masks``, and set later.
 
     Raises:
-        RequestError: lists of another length than the video, or something that is no mask.
+        UserError: lists of another length than the video, or something that is no mask.
     """
     segmentations, boxes, areas = (entry.get(key) for key in ("segmentations", "bboxes", "areas"))
     for key, values in (("segmentations", segmentations), ("bboxes", boxes), ("areas", areas)):
         if (values is not None or key == "segmentations") and (
             not isinstance(values, list) or len(values) != video.length
         ):
-            raise RequestError(f"'{key}' must be a list with one entry for each of the {video.length} frames")
+            raise UserError(f"'{key}' must be a list with one entry for each of the {video.length} frames")
     assert segmentations is not None
     crowd = flag(entry.get("iscrowd"))
     if crowd is None:
-        raise RequestError(
+        raise UserError(
             f"'iscrowd' is {quoted(entry['iscrowd'], 40)}; expected 0 (an object) or 1 (a region of many)"
         )
     pieces, seen = [], False
-    for place, segmentation in enumerate(segmentations):
-        where = f"{name} in frame {place}"
-        box = boxes[place] if boxes is not None else None
+    for index, segmentation in enumerate(segmentations):
+        where = f"{name} in frame {index}"
+        box = boxes[index] if boxes is not None else None
         # Parity: a frame counts where both the box and the mask are given.
         if not segmentation or (boxes is not None and not box):
             if segmentation or box:
@@ -240,13 +240,13 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
         elif isinstance(segmentation, dict):
             counts, size = mask_ops.compress(segmentation)
             if size != video.size_hw:
-                raise RequestError(f"the mask of frame {place} is {size} (height, width), its video {video.size_hw}")
+                raise UserError(f"the mask of frame {index} is {size} (height, width), its video {video.size_hw}")
             # Broken ones are found before training.
             pixels, extent = mask_ops.encoded_extent({"size": size, "counts": counts})
             shape = _Shape(counts, False, extent, pixels, pixels)
         else:
-            raise RequestError(
-                f"expected a run-length encoding or polygons in frame {place}, got {quoted(segmentation, 40)}"
+            raise UserError(
+                f"expected a run-length encoding or polygons in frame {index}, got {quoted(segmentation, 40)}"
             )
         pieces.append(shape.counts)
         seen |= shape.pixels > 0
@@ -254,7 +254,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
             continue
         if not shape.pixels:
             masks.left_out["masks without a pixel, for which the object counts as not seen"].append(where)
-        masks.add(where, shape, box, areas[place] if areas is not None else None, video.size_hw)
+        masks.add(where, shape, box, areas[index] if areas is not None else None, video.size_hw)
     if not any(pieces):
         masks.left_out["tracks without any mask"].append(name)
     return _Track(label, crowd, 0.0, b"".join(pieces), np.cumsum([0, *map(len, pieces)]), seen)
@@ -263,20 +263,20 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
 class YouTubeVIS(ImageReader, Sequence[Sample]):
     """Videos with their tracks, by rising id as published; a sample is a whole clip at its own size.
 
-    A video is a list of pictures in ``file_names``, or one video file (``file_name``, needs the extra ``video``).
+    A video is a list of images in ``file_names``, or one video file (``file_name``, needs the extra ``video``).
 
     Args:
         sources: pairs of annotation file and the folder that its file names are relative to; same categories.
         categories: the class table of a published data set; by default the classes of the first file, by rising id.
-        keep_empty: False leaves out videos without tracks other than crowds.
+        filter_empty: leaves out videos without tracks other than crowds.
         allow_outside: whether the names of files may lead out of their folders.
 
     Attributes:
-        has_truth: whether the files have annotations; those of official test sets have none.
+        has_ground_truth: whether the files have annotations; those of official test sets have none.
         notes: sentences about what was left out, or contradicts itself.
 
     Raises:
-        RequestError: a file that is missing or broken, or files with different categories.
+        UserError: a file that is missing or broken, or files with different categories.
     """
 
     def __init__(
@@ -284,12 +284,12 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         sources: Sequence[Source],
         categories: Categories | None = None,
         *,
-        keep_empty: bool = True,
+        filter_empty: bool = False,
         allow_outside: bool = False,
     ) -> None:
         self._videos: list[_Video] = []
         self.notes: list[str] = []
-        truths: list[bool] = []
+        ground_truths: list[bool] = []
         table = categories is not None
         for source, frames in sources:
             file = _found(source)
@@ -301,11 +301,11 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
             if not table:
                 same_categories(categories, own, sources[0][0], file)
             elif unknown := sorted({item.id for item in own} - {item.id for item in categories}):
-                raise RequestError(f"'{file}': there are no such categories in this data set: {some(unknown)}")
+                raise UserError(f"'{file}': there are no such categories in this data set: {some(unknown)}")
             by_id = _videos(content["videos"], file, folder)
             videos = [video for video in by_id.values() if video is not None]
-            truths.append(content.get("annotations") is not None)
-            if not truths[-1]:
+            ground_truths.append(content.get("annotations") is not None)
+            if not ground_truths[-1]:
                 self.notes.append(
                     f"'{file}' has no 'annotations': nothing can be learned from its clips or measured on them"
                 )
@@ -315,14 +315,14 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
             self.notes += _video_notes(videos, file)
             self._videos += sorted(videos, key=lambda video: (isinstance(video.id, str), video.id))
             del content  # many times the memory of what is kept
-        if not keep_empty:
+        if filter_empty:
             self._videos = [video for video in self._videos if any(not track.crowd for track in video.tracks)]
         if categories is None or not self._videos:
             files = ", ".join(repr(str(file)) for file, _ in sources) or "no files"
-            without = [*self.notes, "data.keep_empty=true keeps videos without objects"] if not keep_empty else []
-            raise RequestError("; ".join([f"no videos{'' if keep_empty else ' with objects'} in {files}", *without]))
+            without = [*self.notes, "data.filter_empty=false keeps videos without objects"] if filter_empty else []
+            raise UserError("; ".join([f"no videos{'' if not filter_empty else ' with objects'} in {files}", *without]))
         self.categories = categories
-        self.has_truth = all(truths)
+        self.has_ground_truth = all(ground_truths)
 
     def __len__(self) -> int:
         return len(self._videos)
@@ -355,58 +355,58 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         """All frames of a video."""
         return self._images(self._videos[index], range(self._videos[index].length))
 
-    def annotated(self, index: int, places: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """Some frames of a video with their objects, crowds left out, or ignored."""
         video = self._videos[index]
         tracks = [track for track in video.tracks if not track.crowd]
         labels = np.array([track.label for track in tracks], dtype=np.int64)
         name = os.path.dirname(video.files[0]) or str(video.id)
         frames = []
-        for place, image in zip(places, self._images(video, places), strict=True):
+        for position, image in zip(indices, self._images(video, indices), strict=True):
             patches = {
-                number: _patch(track, place, video) for number, track in enumerate(tracks) if track.annotated[place]
+                number: _patch(track, position, video) for number, track in enumerate(tracks) if track.annotated[position]
             }
             ids, masks = place_patches(patches, video.size_hw)
             ignored = None
             if with_ignored:
-                crowds = (track for track in video.tracks if track.crowd and track.annotated[place])
-                ignored = cover((_patch(track, place, video) for track in crowds), video.size_hw)
+                crowds = (track for track in video.tracks if track.crowd and track.annotated[position])
+                ignored = cover((_patch(track, position, video) for track in crowds), video.size_hw)
             frames.append(Annotated(image, labels, {}, ids, masks, name, ignored=ignored))
         annotated = np.zeros((len(tracks), len(frames)), dtype=bool)
         for row, track in zip(annotated, tracks, strict=True):
-            row[:] = track.annotated[list(places)]
+            row[:] = track.annotated[list(indices)]
         return AnnotatedClip(frames, annotated)
 
-    def truth(self, index: int) -> ClipTruth:
+    def ground_truth(self, index: int) -> ClipGroundTruth:
         """All tracks of a video; areas are those of the file."""
         video = self._videos[index]
         shape = video.length, *video.size_hw
         mask_ops.check_dense_size(len(video.tracks), shape, f"the masks of video {quoted(video.id)}")
         masks = np.zeros((len(video.tracks), *shape), dtype=bool)
         for planes, track in zip(masks, video.tracks, strict=True):
-            for place in np.flatnonzero(track.annotated).tolist():
-                top, left, mask = _patch(track, place, video)
-                planes[place, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        return ClipTruth(
+            for position in np.flatnonzero(track.annotated).tolist():
+                top, left, mask = _patch(track, position, video)
+                planes[position, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        return ClipGroundTruth(
             masks,
             np.array([track.label for track in video.tracks], dtype=np.int64),
             np.array([track.crowd for track in video.tracks], dtype=bool),
             np.array([track.area for track in video.tracks], dtype=np.float64),
         )
 
-    def _images(self, video: _Video, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def _images(self, video: _Video, indices: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
         in_one_file = VideoFile.suits(video.files[0])
         if in_one_file:
-            images = VideoFile(video.folder / video.files[0]).read(places, video.length)
+            images = VideoFile(video.folder / video.files[0]).read(indices, video.length)
         else:
-            images = [self.read(video.folder / video.files[place]) for place in places]
-        for place, image in zip(places, images, strict=True):
+            images = [self.read(video.folder / video.files[index]) for index in indices]
+        for index, image in zip(indices, images, strict=True):
             if not in_one_file:
-                file, says = video.folder / video.files[place], f"the annotation file of video {video.id} says"
+                file, says = video.folder / video.files[index], f"the annotation file of video {video.id} says"
                 check_size(file, image.shape[:2], video.size_hw, says, exif=self.exif)
             elif image.shape[:2] != video.size_hw:
-                raise RequestError(
-                    f"frame {place} of video {video.id} ('{video.folder / video.files[0]}') is "
+                raise UserError(
+                    f"frame {index} of video {video.id} ('{video.folder / video.files[0]}') is "
                     f"{image.shape[0]}x{image.shape[1]} (height x width), but its annotation file says "
                     f"{video.size_hw[0]}x{video.size_hw[1]}"
                 )
@@ -422,7 +422,7 @@ def _videos(entries: Sequence[Mapping[str, Any]], file: File, folder: Folder) ->
     for entry in entries:
         try:
             video = _video(entry, file, folder)
-        except RequestError as error:
+        except UserError as error:
             fault(str(error))
             if (video_id := entry_id(entry.get("id"))) is not None:
                 videos[video_id] = None
@@ -463,8 +463,8 @@ def _add_tracks(
     masks, tracks = _Masks(), []
     of: dict[str, list[str]] = defaultdict(list)  # annotations by what is wrong with them
     broken = ""  # what is wrong with the first of these
-    for place, entry in enumerate(entries):
-        name = shown(entry.get("id", f"number {place + 1}"))
+    for index, entry in enumerate(entries):
+        name = shown(entry.get("id", f"number {index + 1}"))
         video_id, category_id = entry_id(entry.get("video_id")), entry_id(entry.get("category_id"))
         if video_id is None or category_id is None:
             fault(
@@ -480,7 +480,7 @@ def _add_tracks(
         elif (video := videos[video_id]) is not None:  # None: a fault that is told already
             try:
                 track = _track(entry, video, label, masks, name)
-            except (RequestError, TypeError, ValueError, OverflowError) as error:
+            except (UserError, TypeError, ValueError, OverflowError) as error:
                 broken = broken or str(error)
                 of["broken"].append(name)
                 continue
@@ -514,9 +514,9 @@ def _refuse(of: Mapping[str, list[str]], broken: str, file: File) -> None:
         fault(f"'{file}': annotation {shown(names[0])} is broken: {broken}{also}", len(names))
 
 
-def _patch(track: _Track, place: int, video: _Video) -> mask_ops.Patch:
-    counts = track.counts[track.ends[place] : track.ends[place + 1]]
+def _patch(track: _Track, index: int, video: _Video) -> mask_ops.Patch:
+    counts = track.counts[track.ends[index] : track.ends[index + 1]]
     try:
         return mask_ops.decode_patch({"size": list(video.size_hw), "counts": counts})
-    except RequestError as error:
-        raise RequestError(f"a mask of video {video.id}, frame {place}, is broken: {error}") from error
+    except UserError as error:
+        raise UserError(f"a mask of video {video.id}, frame {index}, is broken: {error}") from error

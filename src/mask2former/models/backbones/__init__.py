@@ -1,4 +1,4 @@
-"""Backbones: pictures in, maps of strides 4, 8, 16 and 32 out; every one has ``channels`` and ``strides``."""
+"""Backbones: images in, maps of strides 4, 8, 16 and 32 out; every one has ``channels`` and ``strides``."""
 
 from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.backbones.timm import TimmBackbone

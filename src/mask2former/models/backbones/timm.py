@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mask2former import limits
 from mask2former.config import TimmConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.text import printable, quoted
 
 __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
@@ -47,23 +47,23 @@ RESERVED_ARGUMENTS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
+def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse names and arguments with which timm would look beyond the architecture; runs and checkpoints alike.
 
     What is left is plain: numbers, and words that name a layer. No address, path or function is among them, whatever
     arguments other versions of timm have.
 
     Raises:
-        RequestError: the name has a source (``hf_hub:...``), an argument is one of ``RESERVED_ARGUMENTS``, also inside
+        UserError: the name has a source (``hf_hub:...``), an argument is one of ``RESERVED_ARGUMENTS``, also inside
             of another, or its value is not plain, or beyond ``limits.ARGUMENT``.
     """
     shown = f"backbone '{printable(model, 80)}'"
     if not re.fullmatch(r"[\w.+-]{1,100}", model):
-        raise RequestError(
+        raise UserError(
             f"{shown} would be read from elsewhere; expected the name of an architecture, as timm.list_models() has "
             "them"
         )
-    waiting: list[tuple[Any, Any, int]] = [(name, value, 0) for name, value in arguments.items()]
+    waiting: list[tuple[Any, Any, int]] = [(name, value, 0) for name, value in kwargs.items()]
     count = 0
     while waiting:
         name, value, depth = waiting.pop()
@@ -71,22 +71,22 @@ def check_arguments(model: str, arguments: Mapping[str, Any]) -> None:
         limits.check_limit(f"{shown} has arguments:", count, limits.ARGUMENTS, "leave some out")
         where = f"{shown}: argument {quoted(name, 40)}"
         if not isinstance(name, str):
-            raise RequestError(f"{where} is no name; expected one of timm's")
+            raise UserError(f"{where} is no name; expected one of timm's")
         if name in RESERVED_ARGUMENTS:
-            raise RequestError(f"{shown}: leave '{name}' out of its arguments: {RESERVED_ARGUMENTS[name]}")
+            raise UserError(f"{shown}: leave '{name}' out of its arguments: {RESERVED_ARGUMENTS[name]}")
         if isinstance(value, dict | list | tuple):
             if depth == _DEPTH:
-                raise RequestError(f"{where} is nested more than {_DEPTH} times; expected numbers, words, or lists")
+                raise UserError(f"{where} is nested more than {_DEPTH} times; expected numbers, words, or lists")
             inner = value.items() if isinstance(value, dict) else ((name, part) for part in value)
             waiting.extend((key, part, depth + 1) for key, part in inner)
         elif isinstance(value, str):
             if not re.fullmatch(r"[\w+-]{0,60}", value):
-                raise RequestError(f"{where} is {quoted(value)}; expected a word of timm's, without dots and slashes")
+                raise UserError(f"{where} is {quoted(value)}; expected a word of timm's, without dots and slashes")
         elif isinstance(value, int | float):
             if not abs(value) <= limits.ARGUMENT:
-                raise RequestError(f"{where} is {quoted(value)}; expected a number of at most {limits.ARGUMENT:,}")
+                raise UserError(f"{where} is {quoted(value)}; expected a number of at most {limits.ARGUMENT:,}")
         elif value is not None:
-            raise RequestError(f"{where} is a {type(value).__name__}; expected numbers, words, or lists of them")
+            raise UserError(f"{where} is a {type(value).__name__}; expected numbers, words, or lists of them")
 
 
 class TimmBackbone(nn.Module):
@@ -104,7 +104,7 @@ class TimmBackbone(nn.Module):
         arguments: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
 
     Raises:
-        RequestError: timm does not know the model or an argument, or it does not give the four strides for images of
+        UserError: timm does not know the model or an argument, or it does not give the four strides for images of
             any size.
     """
 
@@ -112,10 +112,10 @@ class TimmBackbone(nn.Module):
         self,
         model: str = _DEFAULT.model,
         norm: Literal["frozen", "sync", "batch"] = _DEFAULT.norm,
-        arguments: dict[str, Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options = dict(arguments or {})
+        options = dict(kwargs or {})
         check_arguments(model, options)
         from timm.models import is_model_in_modules
 
@@ -135,20 +135,20 @@ class TimmBackbone(nn.Module):
         try:
             self._channels_last = not is_known and _probe(body, self._chosen, self.channels)
         except _UnfitError as error:
-            raise RequestError(f"backbone '{model}' {error}; {_way_out(model, options)}") from error
+            raise UserError(f"backbone '{model}' {error}; {_way_out(model, options)}") from error
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Whether stages are computed again in the backward pass.
 
         Raises:
-            RequestError: the timm model cannot.
+            UserError: the timm model cannot.
         """
         body: Any = self.body if hasattr(self.body, "set_grad_checkpointing") else getattr(self.body, "model", None)
         try:
             body.set_grad_checkpointing(enable)
         except (AttributeError, AssertionError, NotImplementedError) as error:
             if enable:
-                raise RequestError(
+                raise UserError(
                     f"backbone '{self._model}' of timm has no gradient checkpointing; leave it out "
                     "(trainer.gradient_checkpointing=false)"
                 ) from error
@@ -157,7 +157,7 @@ class TimmBackbone(nn.Module):
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised.
 
         Raises:
-            RequestError: in training, a batch norm has one value per channel.
+            UserError: in training, a batch norm has one value per channel.
         """
         try:
             maps: list[Tensor] = self.body(images)
@@ -165,10 +165,10 @@ class TimmBackbone(nn.Module):
             if "more than 1 value per channel" not in str(error):
                 raise
             count, _, height, width = images.shape
-            raise RequestError(
+            raise UserError(
                 f"backbone '{self._model}': a batch norm has one value per channel to take statistics of, with {count} "
                 f"image of {height}x{width} pixels; train with larger crops or more images at a time "
-                "(data.batch_per_device), or set model.backbone.norm=frozen"
+                "(data.batch_size_per_device), or set model.backbone.norm=frozen"
             ) from error
         chosen = [maps[index] for index in self._chosen]
         return [level.permute(0, 3, 1, 2).contiguous() for level in chosen] if self._channels_last else chosen
@@ -201,10 +201,10 @@ def _body(model: str, options: Mapping[str, Any]) -> Any:
 
     try:
         return timm.create_model(model, features_only=True, **options)
-    except RequestError:  # of who counts the parameters
+    except UserError:  # of who counts the parameters
         raise
     except Exception as error:  # what timm's models make of arguments is as varied as they are
-        raise RequestError(f"backbone '{model}': timm could not make it: {_reason(error)}") from error
+        raise UserError(f"backbone '{model}': timm could not make it: {_reason(error)}") from error
 
 
 def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -212,7 +212,7 @@ def _maps(model: str, body: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
     missing = [stride for stride in _STRIDES if stride not in reductions]
     if missing:
-        raise RequestError(
+        raise UserError(
             f"backbone '{model}' has maps of strides {reductions}; maps of strides {list(_STRIDES)} are needed"
         )
     chosen = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in _STRIDES)
@@ -256,10 +256,10 @@ def _way_out(model: str, options: Mapping[str, Any]) -> str:
             with torch.random.fork_rng(devices=[]):
                 body = _body(model, {**options, **more})
             _probe(body, *_maps(model, body))
-        except (RequestError, _UnfitError):
+        except (UserError, _UnfitError):
             continue
         ((name, value),) = more.items()
-        return f"set model.backbone.arguments={{{name}: {str(value).lower()}}}"
+        return f"set model.backbone.kwargs={{{name}: {str(value).lower()}}}"
     return "choose another model"
 
 

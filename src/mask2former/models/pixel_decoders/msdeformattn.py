@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mask2former.config import MSDeformAttnConfig
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
@@ -160,12 +160,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
         Runs in at least float32, also under autocast, as published, unless ``full_precision`` was set to False.
 
         Raises:
-            RequestError: the norm of the coarsest map has a single value to take statistics of.
+            UserError: the norm of the coarsest map has a single value to take statistics of.
         """
         device_type = features[0].device.type
         count, _, height, width = features[3].shape
         if self.dim // _NORM_GROUPS * count * height * width == 1:
-            raise RequestError(
+            raise UserError(
                 f"one image of at most 32x32 pixels is too little for a pixel decoder of dim {self.dim}, whose group "
                 f"norms have one value each there; use larger images, or dim {2 * self.dim}"
             )

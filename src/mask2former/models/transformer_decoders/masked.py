@@ -103,10 +103,10 @@ class MaskedTransformerDecoder(nn.Module):
         self.mask_head = nn.ModuleList((nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, mask_dim)))
         xavier_matrices(self.layers)
 
-    def forward(self, features: PixelFeatures, num_frames: int = 1, *, auxiliary: bool = True) -> MaskOutput:
+    def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> MaskOutput:
         """Predictions for clips of ``num_frames`` frames, folded clip-major into the first axis of ``features``.
 
-        With ``auxiliary=False`` only the last prediction is kept.
+        With ``aux_outputs=False`` only the last prediction is kept.
         """
         mask_features = features.mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
         sizes = [(level.shape[2], level.shape[3]) for level in features.multi_scale]
@@ -132,7 +132,7 @@ class MaskedTransformerDecoder(nn.Module):
             for depth, logits in zip(depths, mask_logits, strict=True)
         ]
         last = outputs.pop()
-        return MaskOutput(last.class_logits, last.mask_logits, last.query_features, outputs if auxiliary else [])
+        return MaskOutput(last.class_logits, last.mask_logits, last.query_features, outputs if aux_outputs else [])
 
     def _tokens(self, features: PixelFeatures, num_frames: int) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (B, T*H_l*W_l, C) of each level; the level embedding is in both, the position in keys."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.ops.deform_attn import native
 from mask2former.ops.deform_attn.portable import deformable_sampling_portable
 from mask2former.ops.deform_attn.reference import deformable_sampling_reference
@@ -54,7 +54,7 @@ def deformable_sampling(
             ``reference`` on other devices and while exporting (exported graphs hold no operators of ours).
 
     Raises:
-        RequestError: ``kernel`` is unknown, or is ``native`` and cannot run here.
+        UserError: ``kernel`` is unknown, or is ``native`` and cannot run here.
 
     Reference: Deformable DETR (Zhu et al., 2021), Eq. 3; Mask2Former, Sec. 3.2.1.
     """
@@ -70,15 +70,15 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
             return "reference"
         return "native" if native.available() and native.supports(value) else "portable"
     if kernel not in _KERNELS:
-        raise RequestError(f"kernel {kernel!r} is unknown; choose one of auto, {', '.join(_KERNELS)}")
+        raise UserError(f"kernel {kernel!r} is unknown; choose one of auto, {', '.join(_KERNELS)}")
     if kernel == "native":
         if not native.available():
-            raise RequestError(
+            raise UserError(
                 f"kernel 'native' was asked for, but {native.why_unavailable()}. Install a C compiler and reinstall"
                 " mask2former (in a source tree: python setup.py build_ext --inplace), or use kernel='auto'"
             )
         if not native.supports(value):
-            raise RequestError(
+            raise UserError(
                 f"kernel 'native' takes float32, float64 or bfloat16 on the CPU; got {value.dtype} on {value.device}."
                 " Convert the tensors, or use kernel='auto'"
             )

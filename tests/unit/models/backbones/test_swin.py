@@ -35,9 +35,9 @@ def stage_mask(height: int, width: int) -> Tensor:
     return swin._shift_mask(tall, wide, WINDOW, WINDOW // 2, torch.device("cpu"))
 
 
-def region(place: int, length: int, shift: int) -> int:
+def region(index: int, length: int, shift: int) -> int:
     """Of a place in the rolled grid: before the last window, before its last ``shift`` places, or in these."""
-    return 0 if place < length - WINDOW else 1 if place < length - shift else 2
+    return 0 if index < length - WINDOW else 1 if index < length - shift else 2
 
 
 def written_out(attention: swin._WindowAttention, grid: Tensor, shift: int) -> Tensor:
@@ -47,7 +47,7 @@ def written_out(attention: swin._WindowAttention, grid: Tensor, shift: int) -> T
     head_dim = DIM // HEADS
 
     def token(y: int, x: int) -> Tensor:
-        """Query, key and value (3, heads, channels) at a place of the rolled grid; zero beyond the picture."""
+        """Query, key and value (3, heads, channels) at a place of the rolled grid; zero beyond the image."""
         y, x = (y + shift) % tall, (x + shift) % wide
         content = grid[y, x] if y < height and x < width else torch.zeros(DIM, dtype=grid.dtype)
         return attention.qkv(content).view(3, HEADS, head_dim)
@@ -71,7 +71,7 @@ def written_out(attention: swin._WindowAttention, grid: Tensor, shift: int) -> T
                     )
                     logits.append(logit - 100 * (shift > 0 and apart))
                 weights = torch.stack(logits).softmax(0)
-                heads.append(sum(w * tokens[place][2, head] for w, place in zip(weights, window, strict=True)))
+                heads.append(sum(w * tokens[index][2, head] for w, index in zip(weights, window, strict=True)))
             back_y, back_x = (y + shift) % tall, (x + shift) % wide
             if back_y < height and back_x < width:
                 result[back_y, back_x] = attention.proj(torch.cat(heads))
@@ -101,7 +101,7 @@ def test_a_block_adds_attention_and_mlp_to_its_input() -> None:
 
 
 def test_padding_is_attended_to_in_unshifted_blocks() -> None:
-    # Its tokens are zero, so their values are the bias of the projection; that reaches the picture.
+    # Its tokens are zero, so their values are the bias of the projection; that reaches the image.
     made = block(0)
     grid = torch.randn(1, 3, 3, DIM, dtype=torch.float64)
     mask = stage_mask(3, 3)
@@ -111,7 +111,7 @@ def test_padding_is_attended_to_in_unshifted_blocks() -> None:
         made.attn.qkv.bias[2 * DIM :] += 1.0
         shifted_values = made.attn.proj(torch.ones(DIM, dtype=torch.float64)) - made.attn.proj.bias
         torch.testing.assert_close(made._attend(grid, mask), before + shifted_values, rtol=0, atol=1e-12)
-        # With the padding left out, attention over the nine tokens of the picture alone would differ.
+        # With the padding left out, attention over the nine tokens of the image alone would differ.
         alone = swin._Block(DIM, 3, 0, HEADS, 0.0).double().attn
         alone.qkv, alone.proj = made.attn.qkv, made.attn.proj
         centre = slice(WINDOW - 3, WINDOW + 2)
@@ -145,7 +145,7 @@ def test_merging_takes_the_four_corners_in_the_published_order() -> None:
         for y in range(3):
             for x in range(2):
                 order = ((2 * y, 2 * x), (2 * y + 1, 2 * x), (2 * y, 2 * x + 1), (2 * y + 1, 2 * x + 1))
-                expected = merging.reduction(merging.norm(torch.cat([at(*place) for place in order])))
+                expected = merging.reduction(merging.norm(torch.cat([at(*index) for index in order])))
                 torch.testing.assert_close(merged[0, y, x], expected, rtol=0, atol=1e-12)
 
 

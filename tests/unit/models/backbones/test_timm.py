@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from mask2former.errors import RequestError
+from mask2former.errors import UserError
 from mask2former.models.backbones import TimmBackbone
 from mask2former.models.backbones import timm as backbones_timm
 
@@ -164,12 +164,12 @@ def test_replacing_the_norms_keeps_what_surrounds_them(norm: Norm) -> None:
 
 def test_arguments_reach_timm() -> None:
     with torch.device("meta"):
-        backbone = TimmBackbone("resnet18", arguments={"channels": [32, 64, 128, 256]})
+        backbone = TimmBackbone("resnet18", kwargs={"channels": [32, 64, 128, 256]})
     assert backbone.channels == (32, 64, 128, 256)
 
 
 @pytest.mark.parametrize(
-    ("model", "arguments", "message"),
+    ("model", "kwargs", "message"),
     [
         ("resnet5o", {}, "backbone 'resnet5o': timm could not make it"),
         (
@@ -181,9 +181,9 @@ def test_arguments_reach_timm() -> None:
         ("resnet18", {"width": 3}, "backbone 'resnet18': timm could not make it: .*width"),
     ],
 )
-def test_what_cannot_serve_is_refused(model: str, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(RequestError, match=message), torch.device("meta"):
-        TimmBackbone(model, arguments=arguments)
+def test_what_cannot_serve_is_refused(model: str, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        TimmBackbone(model, kwargs=kwargs)
 
 
 # --- what images of any size show ------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ SWIN: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1
 
 
 @pytest.mark.parametrize(
-    ("model", "arguments"),
+    ("model", "kwargs"),
     [
         ("swin_tiny_patch4_window7_224", {**SWIN, "strict_img_size": False}),
         ("swinv2_tiny_window8_256", {**SWIN, "strict_img_size": False}),
@@ -200,9 +200,9 @@ SWIN: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1
     ],
 )
 @pytest.mark.parametrize("size", [(32, 32), (64, 352), (96, 160)], ids=str)
-def test_maps_with_channels_last_are_permuted(model: str, arguments: dict[str, Any], size: tuple[int, int]) -> None:
+def test_maps_with_channels_last_are_permuted(model: str, kwargs: dict[str, Any], size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    backbone = TimmBackbone(model, "batch", arguments).eval()
+    backbone = TimmBackbone(model, "batch", kwargs).eval()
     images = torch.randn(2, 3, *size)
     with torch.inference_mode():
         maps, raw = backbone(images), backbone.body(images)
@@ -212,9 +212,9 @@ def test_maps_with_channels_last_are_permuted(model: str, arguments: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("model", "arguments", "message"),
+    ("model", "kwargs", "message"),
     [
-        ("swin_tiny_patch4_window7_224", SWIN, r"any size .* set model.backbone.arguments=\{strict_img_size: false\}$"),
+        ("swin_tiny_patch4_window7_224", SWIN, r"any size .* set model.backbone.kwargs=\{strict_img_size: false\}$"),
         ("test_coatnet", {}, r"^backbone 'test_coatnet' does not take images of any size .*; choose another model$"),
         ("efficientformer_l1", {}, r"'efficientformer_l1' does not take images of any size .*; choose another model$"),
         (
@@ -227,10 +227,10 @@ def test_maps_with_channels_last_are_permuted(model: str, arguments: dict[str, A
     ],
 )
 def test_models_that_need_one_size_or_have_other_grids_are_refused(
-    model: str, arguments: dict[str, Any], message: str
+    model: str, kwargs: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(RequestError, match=message):
-        TimmBackbone(model, arguments=arguments)
+    with pytest.raises(UserError, match=message):
+        TimmBackbone(model, kwargs=kwargs)
 
 
 @pytest.mark.parametrize("model", ["test_convnext", "test_byobnet", "mobilenetv3_small_050"])
@@ -274,13 +274,13 @@ def test_published_models_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     ids=str,
 )
 def test_arguments_that_are_not_of_the_architecture_are_refused(argument: dict[str, Any], message: str) -> None:
-    with pytest.raises(RequestError, match=f"^backbone 'resnet18': {message}"):
-        TimmBackbone("resnet18", arguments=argument)
+    with pytest.raises(UserError, match=f"^backbone 'resnet18': {message}"):
+        TimmBackbone("resnet18", kwargs=argument)
 
 
 @pytest.mark.parametrize("model", ["hf_hub:owner/name", "local-dir:folder", "owner/name"])
 def test_models_are_not_read_from_elsewhere(model: str) -> None:
-    with pytest.raises(RequestError, match="expected the name of an architecture"):
+    with pytest.raises(UserError, match="expected the name of an architecture"):
         TimmBackbone(model)
 
 
@@ -288,7 +288,7 @@ def test_a_batch_norm_with_one_value_says_what_helps() -> None:
     torch.manual_seed(0)
     backbone = TimmBackbone("test_resnet", "batch").train()
     expected = r"one value per channel .* with 1 image of 32x32 pixels; train with larger crops or .*norm=frozen$"
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(UserError, match=expected):
         backbone(torch.randn(1, 3, 32, 32))
     assert backbone(torch.randn(2, 3, 32, 32))[3].shape == (2, backbone.channels[3], 1, 1)
     frozen = TimmBackbone("test_resnet", "frozen").train()
@@ -298,5 +298,5 @@ def test_a_batch_norm_with_one_value_says_what_helps() -> None:
 def test_gradient_checkpointing_that_a_model_lacks_is_refused_when_asked_for() -> None:
     backbone = TimmBackbone("hrnet_w18_small")
     backbone.set_gradient_checkpointing(False)
-    with pytest.raises(RequestError, match="'hrnet_w18_small' of timm has no gradient checkpointing"):
+    with pytest.raises(UserError, match="'hrnet_w18_small' of timm has no gradient checkpointing"):
         backbone.set_gradient_checkpointing(True)

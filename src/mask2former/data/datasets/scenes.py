@@ -1,0 +1,179 @@
+"""Scenes and clips of scenes as map-style data sets of samples, drawn on demand.
+
+Here frames become tensors with one mask per segment; how a frame is drawn is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+
+from mask2former.config import MetricStyle, Task
+from mask2former.data.annotated import Annotated
+from mask2former.data.clips import AnnotatedClip
+from mask2former.data.label_maps import remap
+from mask2former.scenes.classes import SCENE_CATEGORIES
+from mask2former.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
+from mask2former.errors import UserError
+from mask2former.structures import Sample, Target
+from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth, GroundTruth, ground_truths_of_target
+
+__all__ = ["SceneClips", "Scenes"]
+
+
+def _sample(frames: Sequence[SceneFrame], name: str) -> Sample:
+    """Image uint8 (T, 3, H, W), masks bool (N, T, H, W), ``info["ids"]`` int32 (T, H, W)."""
+    image = torch.from_numpy(np.stack([frame.image.transpose(2, 0, 1) for frame in frames]))
+    ids = torch.from_numpy(np.stack([frame.ids for frame in frames]))
+    segments = frames[0].segments
+    labels = torch.tensor([label for _, label in segments], dtype=torch.int64)
+    numbers = torch.tensor([number for number, _ in segments], dtype=torch.int32)
+    return Sample(image, Target(labels, ids[None] == numbers[:, None, None, None]), name, {"ids": ids})
+
+
+class _Drawings(Sequence[Sample]):
+    """Samples made on demand; sample i has the seed ``seed + i``."""
+
+    categories = SCENE_CATEGORIES
+
+    def __init__(self, image_size: int | tuple[int, int], seed: int = 0, length: int = 1000) -> None:
+        self.size_hw = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        self.seed = seed
+        self.length = length
+        check_request(seed, self.size_hw)
+        if length < 0:
+            raise UserError(f"the number of scenes must not be negative, got {length}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self._draw(self.seed + position) for position in range(*index.indices(self.length))]
+        position = index + self.length if index < 0 else index
+        if not 0 <= position < self.length:
+            raise IndexError(f"scene {index} of {self.length}")
+        return self._draw(self.seed + position)
+
+    def _draw(self, seed: int) -> Sample:
+        raise NotImplementedError
+
+
+class Scenes(_Drawings):
+    """Endless images, as a map-style data set of ``length`` samples named ``scene-{seed + index}``.
+
+    Args:
+        image_size: side in pixels, or (height, width).
+        seed: seed of the first scene; keep training and evaluation seeds apart.
+        length: number of samples.
+
+    Raises:
+        UserError: a negative seed or length, or an impossible size.
+    """
+
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+    metric_style: MetricStyle = "coco"
+    notes: tuple[str, ...] = ()
+    num_objects = None  # they would have to be drawn
+
+    def _draw(self, seed: int) -> Sample:
+        return _sample([draw_scene(seed, self.size_hw)], f"scene-{seed}")
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which images are wider than high: all or none."""
+        return np.full(len(self), self.size_hw[1] > self.size_hw[0])
+
+    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return draw_scene(self.seed + index, self.size_hw).image
+
+    def image_id(self, index: int) -> int:
+        return index
+
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
+        """The image and its segments as one id map; every pixel is of a segment, so nothing is ignored."""
+        frame = draw_scene(self.seed + index, self.size_hw)
+        ids = remap(frame.ids, {number: position for position, (number, _) in enumerate(frame.segments, start=1)}, 0)
+        labels = np.array([label for _, label in frame.segments], dtype=np.int64)
+        return Annotated(frame.image, labels, ids=ids, name=f"scene-{self.seed + index}", info={"image_id": index})
+
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        """What is true about the image; every pixel belongs to a segment, and there are no crowds."""
+        target = self[index].target
+        assert target is not None
+        return ground_truths_of_target(target, tasks, self.categories)
+
+
+class SceneClips(_Drawings):
+    """Like :class:`Scenes`, with ``num_frames`` frames each; a thing out of sight has an empty mask in that frame.
+
+    Also a :class:`~mask2former.data.clips.ClipSet`, with stuff among the objects that are learned but not among the
+    tracks of the ground truth.
+    """
+
+    has_ground_truth = True
+    notes = ()
+    num_objects = None  # counted where they are drawn
+
+    def __init__(
+        self, image_size: int | tuple[int, int], num_frames: int = 8, seed: int = 0, length: int = 1000
+    ) -> None:
+        super().__init__(image_size, seed, length)
+        self.num_frames = num_frames
+        if num_frames < 1:
+            raise UserError(f"a clip needs at least one frame, got {num_frames}")
+
+    def _draw(self, seed: int) -> Sample:
+        return _sample(draw_clip(seed, self.size_hw, self.num_frames), f"scene-clip-{seed}")
+
+    def clip_length(self, index: int) -> int:
+        return self.num_frames
+
+    def clip_size(self, index: int) -> tuple[int, int]:
+        return self.size_hw
+
+    def clip_id(self, index: int) -> int:
+        """The seed of the clip."""
+        return self.seed + index
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """All frames of a clip."""
+        return [frame.image for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames)]
+
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+        """Some frames of a clip, drawn alone, with nothing to ignore.
+
+        Every segment counts as annotated where it has a pixel.
+        """
+        frames = draw_clip(self.clip_id(index), self.size_hw, indices)
+        numbers = np.array([number for number, _ in frames[0].segments])
+        labels = np.array([label for _, label in frames[0].segments], dtype=np.int64)
+        present = np.stack([np.isin(numbers, frame.ids) for frame in frames], axis=1)
+        name = f"scene-clip-{self.clip_id(index)}"
+        # Segment ids count from 1 in the order of the list, which is what an id map of objects is.
+        return AnnotatedClip([Annotated(frame.image, labels, {}, frame.ids, name=name) for frame in frames], present)
+
+    def ground_truth(self, index: int) -> ClipGroundTruth:
+        """The things of a clip."""
+        frames = draw_clip(self.clip_id(index), self.size_hw, self.num_frames)
+        ids = np.stack([frame.ids for frame in frames])
+        things = [(number, label) for number, label in frames[0].segments if SCENE_CATEGORIES[label].is_thing]
+        masks = np.stack([ids == number for number, _ in things])
+        return ClipGroundTruth(
+            masks, np.array([label for _, label in things], dtype=np.int64), np.zeros(len(things), dtype=bool)
+        )
+
+    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
+        """Every pixel of every frame is of a segment; ids are those of the clip."""
+        ground_truths = []
+        for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames):
+            seen = set(np.unique(frame.ids).tolist())
+            ground_truths.append(PanopticGroundTruth(frame.ids, [(n, label, False) for n, label in frame.segments if n in seen]))
+        return ground_truths

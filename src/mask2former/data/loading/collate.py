@@ -1,0 +1,98 @@
+"""Samples to padded batches; sizes are remembered, targets are padded alike.
+
+A batch is packed for the way from a loader's process to the device, where :meth:`PackedBatch.unpack` makes its masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64, Num, UInt8
+from torch import Tensor
+
+from mask2former.data.loading.packed import PackedSample, expand, expand_ignored, pack_sample
+from mask2former.structures.samples import Batch, ImageBatch, Sample, Target
+
+__all__ = ["PackedBatch", "pack"]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """A :class:`Batch` before its masks are expanded.
+
+    Two tensors, because each one that goes from process to process costs a file of shared memory; the rest is small.
+
+    Attributes:
+        pixels: padded, RGB in 0..255.
+        planes: of all samples, unpadded, one after the other.
+        sizes: height and width of every sample before padding.
+        num_planes: of every sample.
+        labels: class indices of the objects of every sample.
+        layers: plane of every object, by sample.
+        values: what the object is in its plane.
+        ignored: what ignored pixels are in the first plane, by sample; None: there are none.
+        names: of the samples.
+    """
+
+    pixels: Num[Tensor, "B T 3 H W"]
+    planes: UInt8[Tensor, " V"] | Int[Tensor, " V"]
+    sizes: tuple[tuple[int, int], ...]
+    num_planes: tuple[int, ...]
+    labels: tuple[Int64[np.ndarray, " _"], ...]
+    layers: tuple[Sequence[int], ...]
+    values: tuple[Sequence[int], ...]
+    ignored: tuple[int | None, ...]
+    names: tuple[str, ...]
+
+    def to(self, device: Any) -> PackedBatch:
+        return self._with(self.pixels.to(device, non_blocking=True), self.planes.to(device, non_blocking=True))
+
+    def pin_memory(self) -> PackedBatch:
+        return self._with(self.pixels.pin_memory(), self.planes.pin_memory())
+
+    def _with(self, pixels: Tensor, planes: Tensor) -> PackedBatch:
+        return replace(self, pixels=pixels, planes=planes)
+
+    def unpack(self) -> Batch:
+        """The batch with dense masks, padded as the images are, on the device of the tensors."""
+        _, frames, _, *padded = self.pixels.shape
+        targets, start = [], 0
+        for index, (height, width) in enumerate(self.sizes):
+            stop = start + self.num_planes[index] * frames * height * width
+            planes = self.planes[start:stop].view(-1, frames, height, width)
+            masks = expand(planes, self.layers[index], self.values[index], (padded[0], padded[1]))
+            ignored = expand_ignored(planes, self.ignored[index], (padded[0], padded[1]))
+            targets.append(Target(torch.from_numpy(self.labels[index]).to(masks.device), masks, ignored))
+            start = stop
+        return Batch(ImageBatch(self.pixels, self.sizes), tuple(targets), self.names)
+
+
+def pack(samples: Sequence[Sample | PackedSample], size_divisibility: int = 32) -> PackedBatch:
+    """Samples padded at the bottom and right to the largest height and width, rounded up to ``size_divisibility``.
+
+    Masks and ignored pixels are padded with False: that nothing is in the padding is known. All samples have a target
+    and the same number of frames; :meth:`PackedBatch.unpack` gives what the model and the criterion take.
+    """
+    ready = [sample if isinstance(sample, PackedSample) else pack_sample(sample) for sample in samples]
+    sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in ready)
+    frames = ready[0].image.shape[0]
+    height, width = (-(-max(lengths) // size_divisibility) * size_divisibility for lengths in zip(*sizes, strict=True))
+    pixels = torch.zeros((len(ready), frames, 3, height, width), dtype=ready[0].image.dtype)
+    for canvas, sample, (rows, columns) in zip(pixels, ready, sizes, strict=True):
+        canvas[..., :rows, :columns] = sample.image
+    planes = [plane.ravel() for sample in ready for plane in sample.target.planes]
+    return PackedBatch(
+        pixels,
+        torch.from_numpy(np.concatenate(planes)),  # the widest type of all
+        sizes,
+        tuple(len(sample.target.planes) for sample in ready),
+        tuple(sample.target.labels for sample in ready),
+        tuple(sample.target.layers for sample in ready),
+        tuple(sample.target.values for sample in ready),
+        tuple(sample.target.ignored for sample in ready),
+        tuple(sample.name for sample in ready),
+    )

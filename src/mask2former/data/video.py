@@ -1,0 +1,467 @@
+"""Frames of video files and cameras, by number or one after the other, through PyAV (extra ``video``).
+
+Frames are counted in the order in which they are shown, whatever their rate. Knows no annotations.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former import limits
+from mask2former.data.archives import ArchivedFile
+from mask2former.documents import check_regular
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.limits import check_limit
+from mask2former.text import printable
+
+__all__ = ["VIDEO_SUFFIXES", "VideoFile", "VideoStream", "camera_stream"]
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
+_DEPTH = 8  # frames that wait for earlier ones; decoders need that many only beside a hole
+_HOLE = 2.5  # times the usual interval: where less lies between two frames, the rate merely varies
+# What FFmpeg may take a file for. Playlists, lists of files and descriptions of streams would read other files, or the
+# network, whatever the name of the file is.
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "dv", "nut", "rm", "gif"),
+    *("apng", "h264", "hevc", "m4v", "mjpeg", "ivf", "obu", "yuv4mpegpipe"),
+)
+_OF_FILES = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}
+_ATTACHED_IMAGE = 0x400  # of FFmpeg's dispositions
+_RATE = 30.0  # frames per second where a file does not say it
+_HDR = {16: "PQ", 18: "HLG"}  # transfer functions, by their numbers in H.273
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError("av", "video") from error
+    return av
+
+
+def _open(index: str, options: dict[str, Any], name: str) -> tuple[Any, Any, list[str]]:
+    """The container, its first video stream, and what is to be said about the others.
+
+    Raises:
+        UserError: it cannot be opened, or has no frames.
+    """
+    av = _av()
+    try:
+        # Of damaged metadata nothing is used. Options that a container does not know are those of its streams.
+        container = av.open(index, metadata_errors="replace", **options)
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        reason = printable(str(getattr(error, "strerror", None) or error), 200)
+        hint = "" if options.get("format") else "; expected MP4, MOV, MKV, WebM, AVI or the like (no playlist)"
+        raise UserError(f"{name} cannot be opened: {reason}{hint}") from error
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if not streams:
+        kinds = sorted({"cover image" if stream.type == "video" else stream.type for stream in container.streams})
+        container.close()
+        raise UserError(f"{name} has no video stream (it has: {', '.join(kinds) or 'nothing'}); expected a video")
+    context = streams[0].codec_context
+    try:
+        check_limit(
+            f"{name} is {context.width}x{context.height} (width x height); the pixels of a frame are:",
+            context.width * context.height,
+            limits.VIDEO_PIXELS,
+            "make it smaller",
+        )
+    except UserError:
+        container.close()
+        raise
+    notes = []
+    if len(streams) > 1:
+        sizes = ", ".join(f"{stream.codec_context.width}x{stream.codec_context.height}" for stream in streams)
+        notes.append(f"{name} has {len(streams)} video streams (width x height {sizes}); the first is used")
+    return container, streams[0], notes
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether it is the image that music comes with; the first versions of PyAV 14 do not know."""
+    return bool(getattr(getattr(stream, "disposition", None), "value", 0) & _ATTACHED_IMAGE)
+
+
+class VideoFile:
+    """One video on disk.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: it is missing, or no video that can be decoded.
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | ArchivedFile) -> None:
+        if isinstance(path, ArchivedFile):
+            raise UserError(f"the video '{path}' lies in an archive; unpack it")
+        self.path = Path(path)
+        _av()
+        check_regular(self.path, "video")
+
+    @staticmethod
+    def suits(path: str | os.PathLike[str]) -> bool:
+        """Whether the name is that of a video."""
+        return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+    def read(self, indices: Sequence[int], length: int | None = None) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """The frames at these places, RGB and upright, in the order asked for.
+
+        Decoding starts at the key frame before the first of them. Frames are counted without decoding the others, so a
+        file of which frames are lost, or have no times, is refused: annotations would move to other frames. So is one
+        with fewer than ``length`` frames.
+
+        Raises:
+            UserError: the file is no video, is damaged, or has fewer frames.
+        """
+        av = _av()
+        name = f"the video '{self.path}'"
+        container, stream, _ = _open(*_of_file(self.path), name=name)
+        found: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        with container:
+            try:
+                count = broken = 0
+                times: list[int] = []
+                for packet in container.demux(stream):
+                    if packet.size and not packet.is_discard:
+                        count += 1
+                        broken += packet.is_corrupt
+                        times += [] if packet.pts is None else [packet.pts]
+                times.sort()
+                if broken:
+                    raise UserError(
+                        f"{name} is damaged ({broken} of {count} packets), so its frames cannot be counted; "
+                        "re-encode what is left of it and annotate that"
+                    )
+                if len(set(times)) < count:
+                    raise UserError(
+                        f"the frames of {name} have no times of their own ({len(set(times))} times for {count} "
+                        "frames), so they cannot be told apart; convert it to .mp4 or to a folder of frames"
+                    )
+                if length is not None and len(times) < length:
+                    raise UserError(
+                        f"'{self.path}' has {len(times)} frames, but its annotations say {length}; it is cut short, or "
+                        "not the video that was annotated"
+                    )
+                if indices and max(indices) >= len(times):
+                    raise UserError(f"'{self.path}' has {len(times)} frames; frame {max(indices)} was asked for")
+                wanted = {times[index]: index for index in indices}
+                if wanted:
+                    container.seek(min(wanted), stream=stream, backward=True)
+                    for frame in container.decode(stream):
+                        if frame.pts in wanted:
+                            found[wanted[frame.pts]] = _upright(frame, name)
+                            if len(found) == len(wanted):
+                                break
+            except (av.FFmpegError, OverflowError) as error:  # the latter: times beyond what FFmpeg seeks
+                raise UserError(f"{name} cannot be read: {printable(str(error), 200)}") from error
+        lost = sorted(set(indices) - set(found))
+        if lost:
+            raise UserError(f"{name} is damaged: frame {lost[0]} cannot be decoded")
+        return [found[index] for index in indices]
+
+    def stream(self, start: float = 0.0, end: float | None = None) -> VideoStream:
+        """The frames shown from ``start`` up to ``end`` (excluded), in seconds; None: all that follow.
+
+        Raises:
+            UserError: the file is no video.
+        """
+        index, options = _of_file(self.path)
+        return VideoStream(index, f"the video '{self.path}'", options, start, end)
+
+
+def _of_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """What PyAV opens for a file, which can neither be taken for an address nor for a list of others."""
+    # Checked by decoders as well, since frames may be larger than what the container says.
+    return os.path.abspath(path), {"options": {**_OF_FILES, "max_pixels": str(limits.VIDEO_PIXELS)}}
+
+
+def camera_stream(number: int) -> VideoStream:
+    """What a camera shows, until it is stopped.
+
+    Raises:
+        UserError: there is no such camera, or none can be opened on this system.
+        MissingExtraError: PyAV is not installed.
+    """
+    _av()
+    name = f"camera {number}"
+    if sys.platform == "darwin":
+        options = {"format": "avfoundation", "options": {"framerate": "30"}}
+        return VideoStream(str(number), name, options, live=True)
+    if not sys.platform.startswith("linux"):
+        raise UserError("cameras are read on Linux and macOS only; pass an iterator of frames")
+    return VideoStream(f"/dev/video{number}", name, {"format": "v4l2"}, live=True)
+
+
+class VideoStream:
+    """Frames in the order of time, RGB and upright, each with its time in seconds.
+
+    Of a file some decoded frames wait until it is certain that no earlier one comes, as decoders give them beside a
+    hole. What is missing, may show something else or had no time is told by :attr:`notes`.
+
+    Args:
+        place: what PyAV opens.
+        name: for messages.
+        options: for PyAV's ``open``.
+        start: seconds.
+        end: seconds, excluded; None: all that follow.
+        live: of a camera: frames are given as they come, and pauses are none of the file.
+
+    Attributes:
+        rate: frames per second, the mean where it varies.
+        num_frames: about how many there are, None where it is not known.
+        notes: what a user should know, as sentences; complete when the frames have ended.
+
+    Raises:
+        UserError: it cannot be opened, or has no frames.
+    """
+
+    def __init__(
+        self,
+        index: str,
+        name: str,
+        options: dict[str, Any],
+        start: float = 0.0,
+        end: float | None = None,
+        *,
+        live: bool = False,
+    ) -> None:
+        self.name, self.start, self.end, self.live = name, start, end, live
+        self._container, self._stream, self.notes = _open(index, options, name)
+        stream = self._stream
+        # Threads by frame would be faster, but what they make of damaged data differs from run to run.
+        stream.thread_type = "SLICE"
+        stream.codec_context.options = {"max_pixels": str(limits.VIDEO_PIXELS)}
+        self.rate = float(stream.average_rate or _RATE)
+        if not 0 < self.rate <= limits.VIDEO_RATE:
+            self.notes.append(f"{name} claims {self.rate:g} frames per second; {_RATE:g} are taken for its length")
+            self.rate = _RATE
+        self._unit = float(stream.time_base or 1)
+        # Containers count all their streams, and sound may go on when the frames have ended.
+        self._exact = bool(stream.duration)
+        self._seconds = stream.duration * self._unit if self._exact else (self._container.duration or 0) / 1_000_000
+        last = self._seconds if end is None else min(end, self._seconds)
+        count = (last - start) * self.rate
+        self.num_frames = max(1, round(count)) if self._seconds > 0 and count <= limits.VIDEO_FRAMES else None
+        self._broken = Counter[str]()  # packets
+        self._guessed = self._late = 0  # frames without a time, frames that came too late
+        self._restarts: list[float] = []
+
+    def __iter__(self) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float]]:
+        """The frames and their times; only once.
+
+        Raises:
+            UserError: not a single frame, or one that is to be shown neither turned by quarters nor mirrored.
+        """
+        times: list[float] = []
+        doubtful: list[float] = []
+        kinds = Counter[str]()
+        length = 0.0  # of the last frame
+        with self._container as container:
+            if self.start > 0:
+                start = (self._stream.start_time or 0) + int(self.start / self._unit)
+                try:
+                    container.seek(start, stream=self._stream, backward=True)
+                except (OverflowError, _av().FFmpegError) as error:
+                    raise UserError(f"{self.name} cannot be searched for second {self.start:g}") from error
+            for seconds, frame, certain in self._in_order():
+                if self.end is not None and seconds >= self.end:
+                    break
+                if seconds < self.start - 1e-6:
+                    continue
+                if not times:
+                    self._say_how_it_is_shown(frame)
+                times.append(seconds)
+                length = float((getattr(frame, "duration", 0) or 0) * self._unit)
+                if not certain:
+                    doubtful.append(seconds)
+                kinds["interlaced"] += bool(frame.interlaced_frame)
+                yield _upright(frame, self.name), seconds
+        if not times:
+            reason = "there is none in the time asked for"
+            if self._broken or self.start < self._seconds:
+                reason = f"it is damaged: {self._reasons() or 'nothing in it can be decoded'}"
+            raise UserError(f"{self.name} gives no frame; {reason}")
+        if kinds["interlaced"]:
+            self.notes.append(
+                f"{self.name} is interlaced ({kinds['interlaced']} of {len(times)} frames): every other line shows "
+                "another moment, so moving outlines are combed; deinterlace it first"
+            )
+        if not self.live:
+            self._say_what_is_missing(times, doubtful, times[-1] + max(length, 1 / self.rate))
+
+    def _decoded(self) -> Iterator[tuple[Any, bool]]:
+        """Frames as the decoder gives them, and whether what they show can be trusted.
+
+        It cannot from a damaged packet on until the next whole key frame, since frames are changes of earlier ones.
+        """
+        av = _av()
+        packets = self._container.demux(self._stream)
+        damaged_times: set[int] = set()
+        certain = True
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self._broken[str(error.strerror or error)] += 1
+                packet = None
+            frames, ends = [], packet is None
+            if packet is not None and packet.is_corrupt:
+                self._broken["packets are lost"] += 1
+                if packet.pts is None:
+                    certain = False
+                else:
+                    damaged_times.add(packet.pts)
+            try:
+                frames = self._stream.codec_context.decode(None) if packet is None else packet.decode()
+            except EOFError:  # the demuxer's last packet has emptied the decoder
+                pass
+            except av.FFmpegError as error:
+                self._broken[str(error.strerror or error)] += 1
+                certain = False
+            for frame in frames:
+                is_damaged = frame.is_corrupt or frame.pts in damaged_times
+                damaged_times.discard(frame.pts)
+                certain = not is_damaged and (certain or bool(frame.key_frame))
+                yield frame, certain
+            if ends:
+                return
+
+    def _in_order(self) -> Iterator[tuple[float, Any, bool]]:
+        """Frames with rising times."""
+        zero, interval = self._stream.start_time or 0, 1 / self.rate
+        depth = 0 if self.live else _DEPTH
+        waiting: list[Any] = []  # time, number, frame, whether it can be trusted
+        late: list[Any] = []
+        newest = last = -np.inf
+        shift = 0.0
+        for number, (frame, certain) in enumerate(self._decoded()):
+            if frame.pts is None:
+                self._guessed += 1
+                seconds = newest + interval if number else self.start
+            else:
+                seconds = (frame.pts - zero) * self._unit + shift
+            newest = seconds
+            if seconds <= last:
+                late.append((seconds, number, frame, certain))
+                if len(late) <= _DEPTH:
+                    continue
+                # So many frames are no stragglers: the clock of the recording was set back.
+                while waiting:
+                    last, _, shown, trusted = heapq.heappop(waiting)
+                    yield last, shown, trusted
+                self._restarts.append(last)
+                offset = last + interval - min(late)[0]
+                shift, newest = shift + offset, newest + offset
+                for seconds, *entry in late:
+                    heapq.heappush(waiting, (seconds + offset, *entry))
+            else:
+                heapq.heappush(waiting, (seconds, number, frame, certain))
+                self._late += len(late)
+            late = []
+            while len(waiting) > depth:
+                last, _, shown, trusted = heapq.heappop(waiting)
+                yield last, shown, trusted
+        self._late += len(late)
+        while waiting:
+            last, _, shown, trusted = heapq.heappop(waiting)
+            yield last, shown, trusted
+
+    def _say_how_it_is_shown(self, frame: Any) -> None:
+        """What players do with the frames and this reader does not."""
+        ratio = self._stream.sample_aspect_ratio
+        if ratio and ratio != 1:
+            self.notes.append(
+                f"{self.name} has pixels that are not square ({ratio.numerator}:{ratio.denominator}); the frames are "
+                "used as they are stored, so what players show as a circle is an ellipse"
+            )
+        if curve := _HDR.get(int(getattr(frame, "color_trc", 0) or 0)):
+            self.notes.append(
+                f"{self.name} is HDR ({curve}); its brightness is read as that of ordinary video, so the frames look "
+                "pale: convert it to SDR first if the model was trained on that"
+            )
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{reason} ({number} times)" for reason, number in self._broken.items())
+
+    def _say_what_is_missing(self, times: list[float], doubtful: list[float], ended: float) -> None:
+        intervals = np.diff(times)
+        usual = float(np.median(intervals)) if len(intervals) else 1 / self.rate
+        holes = np.flatnonzero(intervals > _HOLE * usual)
+        slack = 3 / self.rate if self._exact else 0.1 * self._seconds + 2 / self.rate
+        if self.end is None and ended + slack < self._seconds:
+            self.notes.append(
+                f"{self.name} is damaged after {times[-1]:.2f} s (it ends early, {self._seconds:.2f} s were to come); "
+                "the frames before are used"
+            )
+        if self._broken:
+            self.notes.append(f"{self.name} is damaged: {self._reasons()}")
+        if doubtful:
+            span = f"from {doubtful[0]:.2f} to {doubtful[-1]:.2f} s"
+            self.notes.append(f"{self.name} is damaged: {len(doubtful)} frames {span} may show something else")
+        if self.start == 0 and times[0] > _HOLE * usual:
+            self.notes.append(f"{self.name} has no frame that can be decoded before {times[0]:.2f} s")
+        # Where many intervals are long, the rate varies, and nothing is missing.
+        if len(holes) and (self._broken or len(holes) <= max(1, 0.1 * len(intervals))):
+            shown = ", ".join(f"{times[index]:.2f} to {times[index + 1]:.2f} s" for index in holes[:3])
+            more = f" and {len(holes) - 3} more" if len(holes) > 3 else ""
+            self.notes.append(
+                f"{self.name} has {len(holes)} gap{'s' if len(holes) > 1 else ''} without frames: {shown}{more}"
+            )
+        if self._guessed:
+            self.notes.append(
+                f"{self.name} has {self._guessed} of {len(times)} frames without a time; each is placed "
+                f"1/{self.rate:g} s after the one before"
+            )
+        if self._late:
+            self.notes.append(f"{self.name} gave {self._late} frames too late to be put in order; they are left out")
+        if self._restarts:
+            shown = ", ".join(f"{seconds:.2f} s" for seconds in self._restarts[:3])
+            self.notes.append(
+                f"the clock of {self.name} is set back after {shown} ({len(self._restarts)} times in all); its times "
+                "go on from there"
+            )
+
+
+def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame as players show it, and tools that annotate it: turned and mirrored by its display matrix.
+
+    Raises:
+        UserError: the matrix is neither of quarter turns nor mirrors.
+    """
+    try:
+        image = frame.to_ndarray(format="rgb24")
+    except (_av().FFmpegError, ValueError, MemoryError) as error:
+        size = f"{frame.width}x{frame.height}"
+        reason = printable(str(error), 200) or "no memory"
+        raise UserError(
+            f"a frame of {name} ({size}, width x height) cannot be converted to RGB: {reason}"
+        ) from error
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        a, b, u, c, d, v, *_ = struct.unpack("=9i", bytes(matrix)[:36])
+        # Pixel (x, y) is shown at (a x + c y, b x + d y). A matrix of zeros says nothing, as players have it.
+        pairs = ((a, b), (c, d))
+        signs = [round(value / max(abs(a), abs(b), 1)) for value in pairs[0]]
+        signs += [round(value / max(abs(c), abs(d), 1)) for value in pairs[1]]
+        is_oblique = any(min(map(abs, pair)) > 0.01 * max(map(abs, pair)) for pair in pairs)
+        if is_oblique or u or v or [abs(sign) for sign in signs] not in ([1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]):
+            raise UserError(
+                f"{name} is to be shown by the display matrix {[round(value / 65536, 3) for value in (a, b, c, d)]}; "
+                "expected quarter turns and mirrors: re-encode it as it is shown, for instance with ffmpeg"
+            )
+        if signs[1]:
+            image = image.swapaxes(0, 1)
+        image = image[:: signs[1] + signs[3] or 1, :: signs[0] + signs[2] or 1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,562 @@
+"""A data set read completely: what is in it, and what is wrong with it.
+
+Every image is read with its annotation, exactly as training would, and those of validation also as the evaluators
+would; of clips every frame, and figures are those of frames. Only figures are kept of an image. Prints nothing; several
+processes read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy import ndimage
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
+from mask2former.data.annotated import Annotated, AnnotatedSet
+from mask2former.data.build import build_samples
+from mask2former.data.checks import (
+    Finding,
+    Named,
+    Split,
+    class_findings,
+    id_findings,
+    label_findings,
+    palette_findings,
+    unlisted_findings,
+)
+from mask2former.data.clips import ClipSet
+from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.data.faults import Fault, collected_faults
+from mask2former.data.images import ValueRange
+from mask2former.data.label_maps import LabelCounts
+from mask2former.errors import UserError
+from mask2former.dataset_tools.requirements import class_map_findings, run_findings
+from mask2former.notes import Note, collect_notes, counted
+from mask2former.ops.masks import Patch, iou, polygons_to_patch
+from mask2former.structures.categories import Categories
+
+__all__ = [
+    "DataReport",
+    "Finding",
+    "Split",
+    "SplitSummary",
+    "area_shares",
+    "check_dataset",
+    "default_workers",
+    "open_split",
+    "quantiles",
+]
+
+_SPLITS: tuple[Split, ...] = ("train", "validation")
+_NAMED = 20  # offenders that are listed; more are counted
+_ALIKE = 0.8  # overlap (IoU) of the boxes of two objects, from which their masks are compared
+_COMPARED = 256  # other objects with which one is compared at most
+_TWICE = 0.9  # overlap (IoU) from which two objects of a class are one annotated twice
+_PARTICULARS = re.compile(r"'[^']*'|\([^()]*\)|\[[^][]*\]|[\d.]+")  # without which a message is a kind
+_COCO_AREAS = (32**2, 96**2)
+_NOTHING = "nothing is annotated"
+
+Unit = Literal["image", "frame"]  # what is counted: frames where the data are clips
+
+
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """What is kept of one image."""
+
+    name: str
+    problem: str | None = None
+    size_hw: tuple[int, int] = (0, 0)
+    labels: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    areas: Int64[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))  # pixels, alike
+    twice: int = 0  # objects that another one covers almost exactly
+    digest: bytes = b""
+    counts: LabelCounts | None = None  # of its label map, if there is one, also where it cannot be used
+    notes: tuple[Note, ...] = ()  # what was noticed while it was read
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """Figures of one split.
+
+    Attributes:
+        categories: its classes.
+        num_images: those that could be read.
+        sizes_hw: (height, width) and how many images have it, the most frequent first.
+        objects: of every image, ascending; for label maps classes.
+        areas: of every object in pixels, ascending; for label maps of every class in every image.
+        images_of: images that have each class.
+        objects_of: objects of each class.
+        pixels_of: pixels of each class.
+    """
+
+    categories: Categories
+    num_images: int
+    sizes_hw: tuple[tuple[tuple[int, int], int], ...]
+    objects: Int64[np.ndarray, " I"]
+    areas: Int64[np.ndarray, " N"]
+    images_of: Int64[np.ndarray, " K"]
+    objects_of: Int64[np.ndarray, " K"]
+    pixels_of: Int64[np.ndarray, " K"]
+
+    @property
+    def num_pixels(self) -> int:
+        return sum(height * width * count for (height, width), count in self.sizes_hw)
+
+    @property
+    def size_shares(self) -> tuple[float, float, float]:
+        """Shares of small, medium and large objects, as COCO has them."""
+        return area_shares(self.areas, _COCO_AREAS)
+
+    def short_sides(self) -> Float64[np.ndarray, " I"]:
+        """The shorter side of every image in pixels."""
+        return np.repeat([min(size) for size, _ in self.sizes_hw], [count for _, count in self.sizes_hw])
+
+    def long_sides(self) -> Float64[np.ndarray, " I"]:
+        """The longer side of every image in pixels."""
+        return np.repeat([max(size) for size, _ in self.sizes_hw], [count for _, count in self.sizes_hw])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        rows = zip(self.categories, self.images_of.tolist(), self.objects_of.tolist(), strict=True)
+        pixels = max(self.num_pixels, 1)
+        return {
+            "images": self.num_images,
+            "sizes": [{"height": h, "width": w, "images": count} for (h, w), count in self.sizes_hw],
+            "objects": int(self.objects.sum()),
+            "objects_per_image": quantiles(self.objects),
+            "area": quantiles(self.areas),
+            "area_shares": dict(zip(("small", "medium", "large"), self.size_shares, strict=True)),
+            "void_share": 1 - float(self.pixels_of.sum()) / pixels,
+            "classes": [
+                {"id": item.id, "name": item.name, "images": images, "objects": objects, "pixel_share": share}
+                for (item, images, objects), share in zip(rows, (self.pixels_of / pixels).tolist(), strict=True)
+            ],
+        }
+
+
+def area_shares(areas: Int64[np.ndarray, " N"], limits: tuple[float, float]) -> tuple[float, float, float]:
+    """Shares of areas below the first limit, below the second, and from there on."""
+    edges = np.searchsorted(areas, limits)
+    count = max(len(areas), 1)
+    return float(edges[0]) / count, float(edges[1] - edges[0]) / count, float(len(areas) - edges[1]) / count
+
+
+def quantiles(values: Int64[np.ndarray, " N"]) -> dict[str, float]:
+    """Least, 5, 25, 50, 75, 95 percent and largest; empty for no values."""
+    shares = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
+    return {name: float(np.quantile(values, share)) for name, share in shares.items()} if len(values) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What was found.
+
+    Attributes:
+        splits: figures of those that could be read.
+        findings: what is broken first.
+        task: what is annotated; ``semantic`` are label maps, whose "objects" are classes.
+        num_queries: what objects per image were compared with.
+        unit: what the figures of "images" are about: frames, if the data are clips.
+    """
+
+    splits: dict[Split, SplitSummary]
+    findings: tuple[Finding, ...]
+    task: Task
+    num_queries: int
+    unit: Unit = "image"
+
+    @property
+    def is_broken(self) -> bool:
+        return any(finding.broken for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "broken": self.is_broken,
+            "task": self.task,
+            "num_queries": self.num_queries,
+            "unit": self.unit,
+            "findings": [
+                {
+                    "split": finding.split,
+                    "broken": finding.broken,
+                    "message": finding.message,
+                    "count": finding.count,
+                    "offenders": list(finding.offenders),
+                }
+                for finding in self.findings
+            ],
+            "splits": {split: facts.to_dict() for split, facts in self.splits.items()},
+        }
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def check_dataset(
+    config: DatasetConfig,
+    *,
+    run: RunConfig | None = None,
+    num_queries: int = 100,
+    num_workers: int = 0,
+    value_range: ValueRange | None = None,
+    progress: Callable[[Split, int, int], None] = lambda split, done, total: None,
+) -> DataReport:
+    """Read all images and annotations of a data set, and apply every check that training and evaluation apply.
+
+    Args:
+        config: the data set.
+        run: whose data it is, if there is one: its settings are checked, too.
+        num_queries: of the model that is to learn it.
+        num_workers: processes that read; 0: this one.
+        value_range: of that model, see :func:`~mask2former.data.images.read_image`.
+        progress: told the split, how many images are done, and of how many.
+
+    Raises:
+        UserError: a data set that is drawn.
+    """
+    if isinstance(config, (ScenesConfig, SceneClipsConfig)):
+        raise UserError(f"data sets '{config.name}' are drawn and not checked; expected images or clips in files")
+    unit: Unit = "frame" if isinstance(config, ClipSampling) else "image"
+    findings: list[Finding] = []
+    opened: dict[Split, AnnotatedSet | ClipSet] = {}
+    splits: dict[Split, SplitSummary] = {}
+    digests: dict[Split, dict[bytes, str]] = {}
+    maps: dict[Split, list[Named]] = {}
+    task: Task = "instance"
+    same = getattr(config, "train", None) is not None and getattr(config, "train", 0) == getattr(
+        config, "validation", 1
+    )
+    for split in _SPLITS[: 1 if same else 2]:
+        filter_empty = run is not None and run.data.filter_empty and not same and split == "train"
+        samples, problems = open_split(config, split, filter_empty=filter_empty, value_range=value_range)
+        # What is said of both in the same words is of one file, as the names file.
+        known = frozenset(findings)
+        findings += [problem for problem in problems if replace(problem, split="train") not in known]
+        if samples is None:
+            continue
+        task = "instance" if isinstance(samples, ClipSet) else samples.tasks[0]
+        facts = _read(samples, split, same or split == "validation", num_workers, progress)
+        maps[split] = [(summary.name, summary.counts) for summary in facts if summary.counts is not None]
+        findings += _findings(facts, samples, maps[split], split, num_queries, task, unit)
+        if all(samples.categories.names != other.categories.names for other in opened.values()):
+            findings += class_findings(samples.categories, split)
+        if (same or split == "validation") and not isinstance(samples, ClipSet):
+            findings += id_findings(samples, split)
+        opened[split], splits[split] = samples, _summary(facts, samples.categories)
+        digests[split] = {summary.digest: summary.name for summary in facts if summary.problem is None}
+    validation = opened.get("train" if same else "validation")
+    if len(maps) == 2:
+        findings += palette_findings(maps["validation"], "validation", maps["train"])
+    if "train" in opened and validation is not None and not class_findings(opened["train"].categories, "train"):
+        findings += class_map_findings(opened["train"].categories, validation.categories)
+    if run is not None:
+        if same:
+            message = "the training data stands in for it, so what is measured is no forecast"
+            findings.append(Finding("validation", False, message))
+        known = opened.get("train", validation)
+        findings += run_findings(run, None if known is None else known.categories, validation)
+    findings += _leaks(digests, unit)
+    if same or len(opened) == 2:  # images of a split that cannot be read may lie there
+        findings += unlisted_findings(opened)
+    findings.sort(key=lambda finding: not finding.broken)
+    return DataReport(splits, tuple(findings), task, num_queries, unit)
+
+
+def open_split(
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+) -> tuple[AnnotatedSet | ClipSet | None, list[Finding]]:
+    """The data set, without what is broken as far as its reader can go on; and what is, and what else to know."""
+    samples: AnnotatedSet | ClipSet | None = None
+    with collected_faults() as faults:
+        try:
+            samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
+        except UserError as error:
+            faults.append(Fault(str(error)))
+    findings = []
+    count_of = dict(faults)
+    for messages in _kinds(list(count_of)):
+        if len(messages) == 1:
+            findings.append(Finding(split, True, messages[0], count=count_of[messages[0]]))
+        else:
+            shown = tuple(messages[:_NAMED])
+            findings.append(Finding(split, True, "annotations that cannot be used", shown, len(messages)))
+    return samples, findings + [Finding(split, False, note) for note in (samples.notes if samples is not None else ())]
+
+
+def _kinds(messages: Sequence[str]) -> list[list[str]]:
+    """Messages that differ in names and numbers alone, together."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for message in messages:
+        kinds[_PARTICULARS.sub("", message)].append(message)
+    return list(kinds.values())
+
+
+class _Images(Dataset[list[_Summary]]):
+    """Facts by index; ``as_evaluated`` also makes the ground truth."""
+
+    def __init__(self, samples: AnnotatedSet, as_evaluated: bool) -> None:
+        self.samples = samples
+        self.as_evaluated = as_evaluated
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> list[_Summary]:
+        counts = None
+        with collect_notes() as notes:
+            try:
+                annotated = self.samples.annotated(index, with_ignored=True)
+                if self.as_evaluated:
+                    self.samples.ground_truths(index, self.samples.tasks)
+                problem = None
+            except UserError as error:
+                annotated, problem = None, str(error)
+        if isinstance(self.samples, LabelFolder):
+            with contextlib.suppress(UserError):  # if it cannot be read, that is said already
+                counts = self.samples.counts(index)
+        if annotated is None:
+            return [_Summary(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)]
+        return [replace(_facts(annotated), notes=tuple(notes), counts=counts)]
+
+
+class _Clips(Dataset[list[_Summary]]):
+    """Facts of all frames of a clip by index; ``as_evaluated`` also makes the ground truth."""
+
+    def __init__(self, clips: ClipSet, as_evaluated: bool) -> None:
+        self.clips = clips
+        self.as_evaluated = as_evaluated
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> list[_Summary]:
+        frames = range(self.clips.clip_length(index))
+        with collect_notes() as notes:
+            try:
+                facts = self._facts(index, frames)
+                if self.as_evaluated:
+                    self.clips.ground_truth(index)
+            except UserError as error:
+                # Which of its frames are broken, and how the others are; or what is wrong with them together.
+                facts = [summary for frame in frames for summary in self._alone(index, frame)]
+                if all(summary.problem is None for summary in facts):
+                    facts = [_Summary(self._name(index), problem=str(error))]
+        return [replace(facts[0], notes=tuple(notes)), *facts[1:]]
+
+    def _alone(self, index: int, frame: int) -> list[_Summary]:
+        try:
+            return self._facts(index, [frame])
+        except UserError as error:
+            return [_Summary(self._name(index, frame), problem=str(error))]
+
+    def _facts(self, index: int, frames: Sequence[int]) -> list[_Summary]:
+        clip = self.clips.annotated(index, frames, with_ignored=True)
+        facts = []
+        for frame, annotated, present in zip(frames, clip.frames, clip.annotated.T, strict=True):
+            summary = _facts(annotated)
+            labels, areas = summary.labels[present], summary.areas[present]
+            facts.append(replace(summary, name=self._name(index, frame), labels=labels, areas=areas))
+        return facts
+
+    def _name(self, index: int, frame: int | None = None) -> str:
+        return f"clip {self.clips.clip_id(index)}" + ("" if frame is None else f", frame {frame}")
+
+
+def _read(
+    samples: AnnotatedSet | ClipSet,
+    split: Split,
+    as_evaluated: bool,
+    num_workers: int,
+    progress: Callable[[Split, int, int], None],
+) -> list[_Summary]:
+    total = len(samples)
+    progress(split, 0, total)
+    read = _Clips(samples, as_evaluated) if isinstance(samples, ClipSet) else _Images(samples, as_evaluated)
+    loader: Iterable[list[_Summary]] = DataLoader(
+        read,
+        batch_size=None,
+        num_workers=min(num_workers, total),
+        collate_fn=_as_it_is,
+    )
+    facts = []
+    for done, found in enumerate(loader, start=1):
+        facts += found
+        progress(split, done, total)
+    return facts
+
+
+def _as_it_is(found: list[_Summary]) -> list[_Summary]:
+    return found
+
+
+def _facts(annotated: Annotated) -> _Summary:
+    count = len(annotated.labels)
+    areas = np.zeros(count, dtype=np.int64)
+    patches: dict[int, Patch] = {}
+    for index, polygons in annotated.polygons.items():
+        patches[index] = polygons_to_patch(polygons, annotated.size_hw)
+    for index, mask in annotated.masks.items():
+        window = next(iter(ndimage.find_objects(mask.astype(np.uint8))), None)
+        if window is not None:
+            patches[index] = Patch(window[0].start, window[1].start, mask[window])
+    for index, patch in patches.items():
+        areas[index] = np.count_nonzero(patch.mask)
+    if annotated.ids is not None and count:
+        pixels = np.bincount(annotated.ids.ravel(), minlength=count + 1)[1 : count + 1]
+        areas += np.where([index in patches for index in range(count)], 0, pixels)
+        if patches:  # one of these may lie exactly on one of the map
+            for index, window in enumerate(ndimage.find_objects(annotated.ids.astype(np.int32), max_label=count)):
+                if window is not None and index not in patches:
+                    mask = annotated.ids[window] == index + 1
+                    patches[index] = Patch(window[0].start, window[1].start, mask)
+    image = annotated.image
+    digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
+    name = annotated.name or str(annotated.info.get("image_id", ""))
+    return _Summary(name, None, annotated.size_hw, annotated.labels, areas, _num_twice(annotated.labels, patches), digest)
+
+
+def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
+    """Objects that an earlier one of the same class covers almost exactly.
+
+    Each is compared with those of its class that begin next below it, up to ``_COMPARED`` of them.
+    """
+    indices = np.array([index for index, patch in patches.items() if patch.mask.size], dtype=np.int64)
+    if len(indices) < 2:
+        return 0
+    chosen = [patches[index] for index in indices.tolist()]
+    boxes = np.array([(p.top, p.left, p.top + p.mask.shape[0], p.left + p.mask.shape[1]) for p in chosen])
+    order = np.lexsort((boxes[:, 0], labels[indices]))
+    indices, boxes, classes = indices[order], boxes[order], labels[indices[order]]
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    areas = np.prod(sizes, axis=-1)
+    twice = set()
+    for first, index in enumerate(indices.tolist()):
+        stop = np.searchsorted(classes, classes[first], side="right")
+        # Almost equal masks have almost equal boxes.
+        lowest = boxes[first, 0] + (1 - _ALIKE) / _ALIKE * sizes[first, 0] + 1
+        stop = first + 1 + np.searchsorted(boxes[first + 1 : stop, 0], lowest, side="right")
+        others = slice(first + 1, min(int(stop), first + 1 + _COMPARED))
+        low, high = np.maximum(boxes[first, :2], boxes[others, :2]), np.minimum(boxes[first, 2:], boxes[others, 2:])
+        common = np.prod(np.clip(high - low, 0, None), axis=-1)
+        near = common >= _ALIKE * (areas[first] + areas[others] - common)
+        for other in indices[others][near].tolist():
+            later = max(index, other)
+            if later not in twice and iou(patches[index], patches[other]) >= _TWICE:
+                twice.add(later)
+    return len(twice)
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+
+def _summary(facts: Sequence[_Summary], categories: Categories) -> SplitSummary:
+    whole = [summary for summary in facts if summary.problem is None]
+    labels = np.concatenate([summary.labels for summary in whole] or [np.zeros(0, np.int64)])
+    areas = np.concatenate([summary.areas for summary in whole] or [np.zeros(0, np.int64)])
+    present = np.concatenate([np.unique(summary.labels) for summary in whole] or [np.zeros(0, np.int64)])
+    count = len(categories)
+    return SplitSummary(
+        categories,
+        len(whole),
+        tuple(Counter(summary.size_hw for summary in whole).most_common()),
+        np.sort([len(summary.labels) for summary in whole]).astype(np.int64),
+        np.sort(areas),
+        np.bincount(present, minlength=count),
+        np.bincount(labels, minlength=count),
+        np.bincount(labels, weights=areas, minlength=count).astype(np.int64),
+    )
+
+
+def _findings(
+    facts: Sequence[_Summary],
+    samples: AnnotatedSet | ClipSet,
+    maps: Sequence[Named],
+    split: Split,
+    num_queries: int,
+    task: Task,
+    unit: Unit,
+) -> list[Finding]:
+    whole = [summary for summary in facts if summary.problem is None]
+    things = "class" if task == "semantic" else "object"
+    found = []
+
+    def add(message: str, offenders: Sequence[str], broken: bool = False) -> None:
+        if offenders:
+            found.append(Finding(split, broken, message, tuple(offenders[:_NAMED]), len(offenders)))
+
+    for problems in _kinds([summary.problem for summary in facts if summary.problem is not None]):
+        add(f"{unit}s that cannot be used", problems, broken=True)
+    if isinstance(samples, ClipSet):
+        found += _clip_findings(samples, split, num_queries)
+    add(f"{unit}s without {things}", [summary.name for summary in whole if not len(summary.labels)])
+    add(
+        f"{unit}s with objects that have no pixel",
+        [f"{summary.name}: {np.count_nonzero(summary.areas == 0)}" for summary in whole if (summary.areas == 0).any()],
+    )
+    add(f"{unit}s with objects that are annotated twice", [f"{f.name}: {f.twice}" for f in whole if f.twice])
+    crowded = sorted((summary for summary in whole if len(summary.labels) > num_queries), key=lambda summary: -len(summary.labels))
+    add(
+        f"{unit}s with more objects than the model has queries ({num_queries})",
+        [f"{summary.name}: {len(summary.labels)}" for summary in crowded],
+    )
+    by_digest: dict[bytes, list[str]] = defaultdict(list)
+    for summary in whole:
+        by_digest[summary.digest].append(summary.name)
+    add(f"{unit}s that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    for message, examples in counted(note for summary in facts for note in summary.notes).items():
+        add(message, examples)
+    used = {label for summary in whole for label in np.unique(summary.labels).tolist()}
+    if isinstance(samples, LabelFolder):
+        found += label_findings(maps, samples, split) if whole else palette_findings(maps, split)
+    else:
+        absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
+        add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
+    # Where no image can be used, that is the fault, and what is missing is its consequence.
+    has_ground_truth = getattr(samples, "has_ground_truth", True)  # test sets of clips have none, and need none
+    counts = samples.num_objects if isinstance(samples, ClipSet) else None
+    is_empty = not used or (counts is not None and not counts.any())  # masks of clips may be without a pixel
+    if whole and is_empty and has_ground_truth and not any(finding.message.startswith(_NOTHING) for finding in found):
+        found.append(Finding(split, True, _NOTHING))
+    return found
+
+
+def _clip_findings(clips: ClipSet, split: Split, num_queries: int) -> list[Finding]:
+    """What is told of whole clips."""
+    found = []
+    if not clips.has_ground_truth and split == "train":
+        found.append(
+            Finding(split, True, "the training clips have no 'annotations', so nothing can be learned from them")
+        )
+    counts = clips.num_objects
+    crowded = [] if counts is None else np.flatnonzero(counts > num_queries).tolist()
+    if counts is not None and crowded:
+        offenders = tuple(f"{clips.clip_id(index)}: {counts[index]}" for index in crowded[:_NAMED])
+        message = f"clips with more tracks than the model has queries ({num_queries})"
+        found.append(Finding(split, False, message, offenders, len(crowded)))
+    return found
+
+
+def _leaks(digests: dict[Split, dict[bytes, str]], unit: Unit) -> list[Finding]:
+    training, validation = (digests.get(split, {}) for split in _SPLITS)
+    both = [f"{name} = {training[digest]}" for digest, name in validation.items() if digest in training]
+    if not both:
+        return []
+    return [
+        Finding("validation", False, f"{unit}s that are also trained on", tuple(both[:_NAMED]), len(both)),
+    ]
+
+
+def default_workers() -> int:
+    """Processes that read by default: all processors but one, eight at most."""
+    return max(0, min(8, (os.cpu_count() or 1) - 1))

@@ -1,0 +1,85 @@
+"""How a data set looks: some of its images with their annotations on one sheet. Judges nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import numpy as np
+from PIL import Image
+
+from mask2former import visualization
+from mask2former.config import DatasetConfig
+from mask2former.data.annotated import Annotated
+from mask2former.data.clips import ClipSet
+from mask2former.data.images import ValueRange
+from mask2former.data.transforms import Geometry, Plan, Resize
+from mask2former.errors import UserError
+from mask2former.dataset_tools.check import Split, open_split
+from mask2former.evaluation.comparison import comparison_row
+from mask2former.structures.categories import Categories
+
+__all__ = ["sheet"]
+
+
+def sheet(
+    config: DatasetConfig,
+    title: str,
+    columns: int = 4,
+    rows: int = 3,
+    side: int = 480,
+    value_range: ValueRange | None = None,
+) -> Image.Image | None:
+    """Annotated images at even distances, with the colours of their classes; of clips one frame each.
+
+    They are training images, or those of validation where the former cannot be read at all. Broken ones are passed
+    over; None if there is nothing to show.
+    """
+    split: Split = "train"
+    samples, _ = open_split(config, split, value_range=value_range)
+    if samples is None:
+        split = "validation"
+        samples, _ = open_split(config, split, value_range=value_range)
+    if samples is None:
+        return None
+    indices = dict.fromkeys(np.linspace(0, len(samples) - 1, columns * rows).round().astype(int).tolist())
+    shown = []
+    for index in indices:
+        with contextlib.suppress(UserError):
+            if isinstance(samples, ClipSet):  # of a clip the frame in the middle
+                shown += samples.annotated(index, [samples.clip_length(index) // 2]).frames
+            else:
+                shown.append(samples.annotated(index))
+    if not shown:
+        return None
+    shape = float(np.median([height / width for height, width in (annotated.size_hw for annotated in shown)]))
+    box = side, round(side * min(1.0, max(0.5, shape)))
+    cells = [_cell(annotated, samples.categories, box) for annotated in shown]
+    classes = sorted({label for annotated in shown for label in annotated.labels.tolist()})
+    legend = [(samples.categories[label].name, samples.categories[label].color) for label in classes]
+    grid = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    count = f"{len(samples.categories)} class{'' if len(samples.categories) == 1 else 'es'}"
+    what = "clips" if isinstance(samples, ClipSet) else "images"
+    subtitle = f"{len(samples)} {what} ({split}), {count}; {len(cells)} {what} and {len(classes)} classes shown"
+    return visualization.contact_sheet(grid, title=title, subtitle=subtitle, legend=legend, cell_width=side)
+
+
+def _cell(annotated: Annotated, categories: Categories, box: tuple[int, int]) -> Image.Image:
+    """An annotated image in the middle of a white one of that width and height, drawn at the size it is seen in."""
+    height, width = annotated.size_hw
+    ratio = min(box[0] / width, box[1] / height)
+    steps = (Resize((max(1, round(height * ratio)), max(1, round(width * ratio)))),) if ratio < 1 else ()
+    sample = Plan(Geometry(annotated.size_hw, steps))(annotated)
+    scale = max(1, math.ceil(ratio))
+    if annotated.polygons or annotated.masks:  # small objects that lie on large ones stay visible
+        assert sample.target is not None
+        items = [(label, categories[label]) for label in sample.target.labels.tolist()]
+        regions = [visualization.Region(item.name, item.color, None, label, item.is_thing) for label, item in items]
+        image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
+        drawn = visualization.overlay_instances(image, sample.target.masks[:, 0].numpy(), regions, scale=scale)
+    else:
+        drawn = comparison_row(sample, {}, categories, scale)[1]
+    drawn.thumbnail(box, Image.Resampling.LANCZOS)
+    cell = Image.new("RGB", box, (255, 255, 255))
+    cell.paste(drawn, ((box[0] - drawn.width) // 2, (box[1] - drawn.height) // 2))
+    return cell

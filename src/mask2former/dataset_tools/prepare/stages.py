@@ -1,0 +1,238 @@
+"""How a conversion runs: in several processes, going on where it was stopped, counting at the end.
+
+Every file appears whole or not at all. A stage with an index file (a JSON of all images) notes finished images in
+a journal beside it, so that a stopped run loses nothing. Knows no data set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mask2former import documents, limits
+from mask2former.files import write_whole
+from mask2former.data.folders import walk_folder
+from mask2former.data.image_files import open_image
+from mask2former.data.parallel import map_in_processes
+from mask2former.errors import UserError
+from mask2former.pixels import load
+
+__all__ = [
+    "Index",
+    "Job",
+    "Outcome",
+    "Plan",
+    "Stage",
+    "images_in",
+    "read_rgb",
+    "run_stage",
+    "save_image",
+]
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image: what is read, what is written, and what else its conversion needs (numbers and text)."""
+
+    key: str
+    sources: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    details: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The JSON file that lists all images of a stage, made from the records of its jobs in their order."""
+
+    path: Path
+    content: Callable[[Sequence[Record]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The same conversion for all images of a split.
+
+    Attributes:
+        title: what is made.
+        jobs: one per image, with different keys.
+        convert: writes the outputs of a job; its result is the record for the index.
+        official: how many images the official data set has.
+    """
+
+    title: str
+    jobs: Sequence[Job]
+    convert: Callable[[Job], Record | None]
+    official: int
+    index: Index | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stages of a data set, and sentences about what of the download is not there."""
+
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did: images made now, images that were there, and the official count of both together."""
+
+    title: str
+    made: int
+    there: int
+    official: int
+
+    @property
+    def note(self) -> str:
+        """What a user should know; empty where all is well."""
+        found = self.made + self.there
+        if found == self.official:
+            return ""
+        kind = "subset" if found < self.official else "not the official set"
+        return f"{kind}: {found} of {self.official} official images"
+
+
+def run_stage(stage: Stage, num_workers: int, progress: Callable[[str, int, int], None]) -> Outcome:
+    """Do what is not done yet; ``progress`` is told the title, how many images are done, and of how many.
+
+    Raises:
+        UserError: a file that cannot be read or written; what was finished stays.
+    """
+    assert len({job.key for job in stage.jobs}) == len(stage.jobs)
+    if stage.index is None:
+        return _convert_all(stage, None, num_workers, progress)
+    if _is_whole_index(stage.index.path, len(stage.jobs)):
+        _Journal(stage.index.path).remove()  # of a run that was killed between the two
+        return _convert_all(stage, None, num_workers, progress)
+    with _Journal(stage.index.path) as journal:
+        outcome = _convert_all(stage, journal, num_workers, progress)
+        content = stage.index.content([journal.records[job.key] for job in stage.jobs])
+        text = json.dumps(content, separators=(",", ":"))
+        write_whole(stage.index.path, lambda path: path.write_text(text, encoding="utf-8"))
+        journal.remove()
+    return outcome
+
+
+def _convert_all(
+    stage: Stage, journal: _Journal | None, num_workers: int, progress: Callable[[str, int, int], None]
+) -> Outcome:
+    made = 0
+    total = len(stage.jobs)
+    progress(stage.title, 0, total)
+    known = [journal is None or job.key in journal.records for job in stage.jobs]
+    work = partial(_convert_unless_done, stage.convert)
+    with contextlib.closing(map_in_processes(work, list(zip(stage.jobs, known, strict=True)), num_workers)) as results:
+        for done, (job, (is_new, record)) in enumerate(zip(stage.jobs, results, strict=True), start=1):
+            made += is_new
+            if is_new and journal is not None:
+                assert record is not None
+                journal.add(job.key, record)
+            progress(stage.title, done, total)
+    return Outcome(stage.title, made, total - made, stage.official)
+
+
+def _convert_unless_done(convert: Callable[[Job], Record | None], task: tuple[Job, bool]) -> tuple[bool, Record | None]:
+    job, is_known = task
+    if is_known and all(_is_whole_image(path) for path in job.outputs):
+        return False, None
+    return True, convert(job)
+
+
+def _is_whole_image(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with open_image(path) as image:
+            load(image)
+    except UserError:  # whatever it is, the file is made anew
+        return False
+    return True
+
+
+def _is_whole_index(path: Path, num_images: int) -> bool:
+    try:
+        content = documents.read_json(path, "index file")
+    except UserError:
+        return False
+    images = content.get("images") if isinstance(content, dict) else None
+    return isinstance(images, list) and len(images) == num_images
+
+
+class _Journal:
+    """Records of finished images, a line each, in a hidden file beside the index."""
+
+    def __init__(self, index: Path) -> None:
+        self.path = index.with_name(f".{index.name}.journal")
+        self.records: dict[str, Record] = {}
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> _Journal:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = documents.read_bytes(self.path, "journal", limits.JSON_BYTES) if self.path.exists() else b""
+            whole = content[: content.rfind(b"\n") + 1]  # the last line may be cut short
+            for line in whole.splitlines():
+                key, record = documents.parse_json(line, "a line of it")
+                self.records[key] = record
+            self._file = self.path.open("ab")
+            self._file.truncate(len(whole))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"cannot use '{self.path}': {error}; remove it to start the conversion anew") from error
+        return self
+
+    def add(self, key: str, record: Record) -> None:
+        assert self._file is not None
+        self.records[key] = record
+        self._file.write(json.dumps([key, record], separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+# --- what conversions share ------------------------------------------------------------------------------------------
+
+
+def save_image(path: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> None:
+    """Write an image whole; ``kind`` is Pillow's name of the format."""
+    write_whole(path, lambda temporary: image.save(temporary, format=kind, **options))
+
+
+def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """An image whose colours are numbers.
+
+    Raises:
+        UserError: it is missing, damaged, or has no three channels.
+    """
+    with open_image(path) as image:
+        load(image)
+        if image.mode not in ("RGB", "RGBA"):
+            raise UserError(f"'{path}' is an image of mode {image.mode}; expected colours (RGB)")
+        return np.asarray(image.convert("RGB"))
+
+
+def images_in(folder: Path, ending: str) -> Iterator[Path]:
+    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over.
+
+    Raises:
+        UserError: one of the folders cannot be read.
+    """
+    if folder.is_dir():
+        paths = (Path(parent, name) for parent, _, names in walk_folder(folder) for name in names)
+        yield from sorted(path for path in paths if path.name.endswith(ending) and not path.name.startswith("."))

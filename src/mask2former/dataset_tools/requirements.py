@@ -1,0 +1,149 @@
+"""What ``train`` asks of a run file and its data before the first step; ``check-data`` asks the same of a run file.
+
+Every function raises one sentence or returns notes. Knows no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.checks import Finding, between_findings, require, split_findings
+from mask2former.data.clips import ClipSet
+from mask2former.errors import UserError
+from mask2former.evaluation.evaluate import Evaluation, match_classes
+from mask2former.structures.categories import Categories
+
+__all__ = [
+    "CLIP_TASKS",
+    "batch_size_per_device",
+    "check_monitor",
+    "check_run",
+    "check_tasks",
+    "class_map_findings",
+    "data_notes",
+    "run_findings",
+]
+
+
+CLIP_TASKS: tuple[Task, ...] = ("instance",)  # those of which clips have ground truth for a run
+
+
+def batch_size_per_device(config: RunConfig) -> int:
+    """Images per forward pass.
+
+    Raises:
+        UserError: ``data.batch_size`` cannot be split evenly.
+    """
+    total, devices = config.data.batch_size, config.trainer.devices
+    if total % devices:
+        raise UserError(f"data.batch_size {total} is no multiple of trainer.devices {devices}; change one of them")
+    micro = config.data.batch_size_per_device or total // devices
+    if (total // devices) % micro:
+        raise UserError(
+            f"data.batch_size {total} over {devices} device(s) gives {total // devices} images each, which "
+            f"data.batch_size_per_device {micro} does not divide"
+        )
+    return micro
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse settings that contradict each other, whatever the data.
+
+    Raises:
+        UserError: naming them.
+    """
+    batch_size_per_device(config)
+    inference, evaluation = config.model.inference, config.evaluation
+    if evaluation.monitor.split("/")[0] not in evaluation.tasks:
+        raise UserError(
+            f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}"
+        )
+    if inference.tile and evaluation.tasks != ("instance",):
+        raise UserError(
+            f"model.inference.tile is for instances, and evaluation.tasks are {', '.join(evaluation.tasks)}; set "
+            "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
+        )
+    if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
+        raise UserError(
+            "model.inference.tile and exclusive are for images, and the data are clips; leave them out"
+        )
+
+
+def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
+    """Refuse tasks for which the validation data have no ground truth.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for task in config.evaluation.tasks:
+        if task not in measured:
+            known = ", ".join(measured)
+            raise UserError(
+                f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only"
+            )
+
+
+def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle) -> None:
+    """Refuse a misspelt metric, or no validation would ever be the best.
+
+    Raises:
+        UserError: with the metrics that there are.
+    """
+    wanted, metrics = config.evaluation.monitor, config.evaluation
+    measured = Evaluation(metrics.tasks, categories, metrics, style).compute()
+    if wanted not in measured:
+        raise UserError(f"evaluation.monitor '{wanted}' is not measured; there are {', '.join(measured)}")
+
+
+def run_findings(
+    config: RunConfig, training: Categories | None, validation: AnnotatedSet | ClipSet | None
+) -> list[Finding]:
+    """What is wrong with the settings of a run, all of it; the data are None where they cannot be read."""
+    checks: list[Callable[[], Any]] = [lambda: check_run(config)]
+    if validation is not None:
+        classes, has_ground_truth = training or validation.categories, True
+        if isinstance(validation, ClipSet):
+            tasks, style, has_ground_truth = CLIP_TASKS, "youtube-vis", validation.has_ground_truth
+        else:
+            tasks, style = validation.tasks, validation.metric_style
+        checks.append(lambda: check_tasks(config, tasks))
+        if has_ground_truth:  # else nothing is measured
+            checks.append(lambda: check_monitor(config, classes, style))
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            findings.append(Finding("run", True, str(error)))
+    return findings
+
+
+def class_map_findings(training: Categories, validation: Categories) -> list[Finding]:
+    """Whether what is measured can be matched to what is learned, and what of it is not measured."""
+    notes: list[str] = []
+    try:
+        match_classes(training, validation, things_only=_only_things(validation), notes=notes)
+    except UserError as error:
+        return [Finding("validation", True, str(error))]
+    return [Finding("validation", False, note) for note in notes]
+
+
+def data_notes(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | ClipSet | None) -> list[str]:
+    """What a user should know of the data of a run before the first step.
+
+    Raises:
+        UserError: the run would learn or measure something else than was meant.
+    """
+    findings = split_findings(training, "train")
+    if validation is not None:
+        findings += [Finding("validation", False, note) for note in validation.notes if note not in training.notes]
+        findings += split_findings(validation, "validation")
+        findings += between_findings(training, validation)
+    return require(findings)
+
+
+def _only_things(categories: Categories) -> bool:
+    return all(item.is_thing for item in categories)

@@ -1,0 +1,250 @@
+"""From the figures of a data set to a run file to start from, with the reason for every choice.
+
+A proposal is a :class:`RunConfig` like any other; what it cannot know (the machine, the patience) has common values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import yaml
+
+from mask2former.config import (
+    AugmentationConfig,
+    CriterionConfig,
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    InferenceConfig,
+    LargeScaleJitterConfig,
+    MaskedDecoderConfig,
+    ModelConfig,
+    OptimConfig,
+    ResizeCropFlipConfig,
+    RunConfig,
+    Task,
+    TrainerConfig,
+)
+from mask2former.errors import UserError
+from mask2former.dataset_tools.check import DataReport, SplitSummary, area_shares
+from mask2former.text import printable
+
+__all__ = ["suggest_config", "run_file"]
+
+_EPOCHS = 50
+_BATCH = 16
+_MOST_QUERIES = 500  # memory and time of training grow with them
+_COCO_AREAS = (32**2, 96**2)
+
+# Many small objects of one kind: what the packaged model of nuclei knows. It saw objects of 40 pixels in crops of 256.
+_CELLS = "nuclei"
+_CELL_SHARE = 1 / 8  # of the shorter side: the largest diameter of the median object
+_CELLS_PER_IMAGE = 5
+_CELL_BATCH, _CELL_EPOCHS = 4, 20
+
+
+def suggest_config(dataset: DatasetConfig, report: DataReport, output: str = "runs/mine") -> tuple[RunConfig, list[str]]:
+    """A run on the data set that was checked, and one sentence for each choice that comes from its figures.
+
+    Args:
+        dataset: what was checked.
+        report: what was found.
+        output: the run directory.
+
+    Raises:
+        UserError: there is no training image with an annotation.
+    """
+    facts = report.splits.get("train")
+    if facts is None or not facts.objects.sum():
+        raise UserError("no run can be proposed: the training data has no image with an annotation")
+    task = report.task
+    if task == "instance" and (diameter := _cell_diameter(facts)) is not None:
+        return _cells(dataset, report, facts, diameter, output)
+    reasons = []
+
+    median_short, median_long = float(np.median(facts.short_sides())), float(np.median(facts.long_sides()))
+    short = _multiple(median_short, 256, 1024)
+    scale = short / median_short
+    typical = _multiple(median_long * scale, short, 1024)
+    longest = _multiple(float(np.quantile(facts.long_sides(), 0.95)) * scale, short, 2048)
+    reasons.append(
+        f"images have a median shorter side of {median_short:.0f} pixels: they are shown to the "
+        f"model with a shorter side of {short}"
+    )
+
+    most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
+    queries = 100
+    if task != "semantic" and most > 80:
+        queries = min(_MOST_QUERIES, 50 * math.ceil(1.2 * most / 50))
+        reasons.append(f"up to {most} objects in an image: {queries} queries")
+    detections = max(100, 50 * math.ceil(most / 50)) if task != "semantic" else 100
+    if detections > 100:
+        reasons.append(f"so {detections} objects of an image are kept and measured, not 100")
+
+    limits = _area_limits(report, reasons) if task == "instance" else _COCO_AREAS
+    steps = _steps(facts.num_images)
+    interval = max(1, steps // 20)
+    reasons.append(f"{facts.num_images} training images: {steps} steps of {_BATCH}")
+    monitor = {"panoptic": "panoptic/PQ", "instance": "instance/AP", "semantic": "semantic/mIoU"}[task]
+    reasons.append(f"the best model is told by {monitor}")
+
+    tasks: tuple[Task, ...] = (task,) if task != "panoptic" else ("panoptic", "instance", "semantic")
+    model = ModelConfig(
+        inference=InferenceConfig(
+            tasks=tasks,
+            short_edge=short,
+            long_edge=longest,
+            resize_masks_first=task != "semantic",
+            things_only=task == "panoptic",
+            max_instances=detections,
+        ),
+        init="coco-instance/r50" if task == "instance" else "coco-panoptic/r50",
+        init_partial=True,
+    )
+    if queries > 100:  # else those of the initial model
+        model = model.model_copy(update={"transformer_decoder": MaskedDecoderConfig(num_queries=queries)})
+    run = RunConfig(
+        model=model,
+        data=DataConfig(dataset=dataset, augmentation=_augmentation(task, short, typical), batch_size=_BATCH),
+        optim=OptimConfig(warmup_steps=min(100, steps // 10), warmup_factor=0.01),
+        trainer=TrainerConfig(max_steps=steps, checkpoint_interval=interval),
+        evaluation=EvaluationConfig(
+            interval=interval, tasks=(task,), monitor=monitor, max_detections=detections, area_limits=limits
+        ),
+        output=output,
+    )
+    return run, reasons
+
+
+def _cell_diameter(facts: SplitSummary) -> float | None:
+    """The diameter of a disc with the median area of the objects, in pixels; None unless they are many and small."""
+    diameter = math.sqrt(4 * float(np.median(facts.areas)) / math.pi)
+    is_small = diameter <= _CELL_SHARE * float(np.median(facts.short_sides()))
+    is_many = float(np.median(facts.objects)) >= _CELLS_PER_IMAGE
+    return diameter if len(facts.categories) == 1 and is_small and is_many else None
+
+
+def _cells(
+    dataset: DatasetConfig, report: DataReport, facts: SplitSummary, diameter: float, output: str
+) -> tuple[RunConfig, list[str]]:
+    """Goes on with the packaged model of nuclei, whose architecture and windows the run takes over."""
+    steps = _two_digits(min(5_000, max(200, _CELL_EPOCHS * facts.num_images / _CELL_BATCH)))
+    interval = max(1, steps // 10)
+    most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
+    detections = max(400, 50 * math.ceil(1.2 * most / 50))
+    name = facts.categories[0].name
+    reasons = [
+        f"one class, '{name}', of many small objects (diameter {diameter:.0f} pixels in the median): training starts "
+        f"from the packaged model '{_CELLS}', which knows such objects, and finds them tile by tile",
+        "every image is resized so that its objects have about the diameter that the model was trained on",
+        "objects are taken not to overlap; if yours do: model.inference.exclusive=false",
+        f"{facts.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a rate that keeps what the "
+        "model knows; if the figure at step 0 is poor, your objects look different: optim.lr=1.0e-4 and more "
+        "trainer.max_steps",
+        "the best model is told by instance/AP, which is also measured before the first step",
+    ]
+    if most > 400:
+        reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, not 400")
+    limits = _area_limits(report, reasons)
+    model = ModelConfig(init=_CELLS)
+    if detections > 400:  # else as many as the packaged model is asked for
+        model = ModelConfig(init=_CELLS, inference=InferenceConfig(max_instances=detections))
+    run = RunConfig(
+        model=model,
+        criterion=CriterionConfig(num_points=2048),
+        data=DataConfig(
+            dataset=dataset,
+            augmentation=ResizeCropFlipConfig(
+                scale_range=(0.7, 1.5),
+                diameter=40,
+                flip="both",
+                crop_size=(256, 256),
+                pad_size=(256, 256),
+                keep_lost=False,
+            ),
+            batch_size=_CELL_BATCH,
+        ),
+        optim=OptimConfig(
+            lr=2e-5, backbone_multiplier=0.5, warmup_steps=min(100, steps // 10), warmup_factor=0.01, ema_decay=0.99
+        ),
+        trainer=TrainerConfig(max_steps=steps, checkpoint_interval=interval),
+        evaluation=EvaluationConfig(
+            interval=interval, tasks=("instance",), monitor="instance/AP", max_detections=detections, area_limits=limits
+        ),
+        output=output,
+    )
+    return run, reasons
+
+
+def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
+    """Where small ends and large begins: as COCO has it, unless nearly all objects would be of one size."""
+    areas = np.sort(np.concatenate([split.areas for split in report.splits.values()]))
+    if max(area_shares(areas, _COCO_AREAS)) <= 0.9:
+        return _COCO_AREAS
+    small, large = (_two_digits(float(np.quantile(areas, share))) for share in (1 / 3, 2 / 3))
+    if small >= large:
+        return _COCO_AREAS
+    reasons.append(
+        f"nine of ten objects would be of one size by COCO's limits: small and large are told apart at {small} and "
+        f"{large} pixels (AP itself does not change)"
+    )
+    return small, large
+
+
+_ABOUT_START = {
+    True: (
+        "- init: comes with this package (MIT). Faster where the processor or GPU can: trainer.precision=bf16",
+        "  trainer.half_pixel_decoder=true trainer.channels_last=true.",
+    ),
+    False: (
+        "- init: official weights of COCO, downloaded at the first use; their license is CC BY-NC 4.0. What model",
+        "  leaves out comes from it. Without them: init: null (a ResNet-50 from scratch: far more steps), or init: a",
+        "  model of your own.",
+    ),
+}
+
+
+def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
+    """The proposal as YAML, with its reasons on top; complete but for what comes from the model that it starts from."""
+    comments = [
+        f"Proposed by mask2former check-data for {source}; change what you know better.",
+        *(f"- {reason}" for reason in reasons),
+        *_ABOUT_START[run.model.init == _CELLS],
+        "- memory short: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, a smaller augmentation.",
+    ]
+    values = run.model_dump(mode="json")
+    values["model"] = run.model.model_dump(mode="json", exclude_unset=True)  # the rest comes from the initial model
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    # Names of classes and paths are a stranger's words: an end of line in them would end the comment.
+    return "".join(f"# {printable(line, spaces=True)}\n" for line in comments) + text
+
+
+def _augmentation(task: Task, short: int, typical: int) -> AugmentationConfig:
+    if task == "semantic":
+        return ResizeCropFlipConfig(
+            short_edges=tuple(round(short * share / 10) for share in range(5, 21)),
+            long_edge=4 * typical,
+            crop_size=(short, short),
+            max_category_share=0.75,
+            pad_size=(short, short),
+        )
+    # An image at scale 1 is as large as when the model is asked.
+    return LargeScaleJitterConfig(
+        image_size=(typical, typical), min_scale=0.5, max_scale=2.0, keep_lost=task == "panoptic"
+    )
+
+
+def _multiple(value: float, low: int, high: int) -> int:
+    """The nearest multiple of 32 within limits."""
+    return min(high, max(low, 32 * round(value / 32)))
+
+
+def _two_digits(value: float) -> int:
+    digits = max(0, math.floor(math.log10(max(value, 1))) - 1)
+    return max(1, round(value / 10**digits) * 10**digits)
+
+
+def _steps(num_images: int) -> int:
+    """Fifty passes, but not less than 1,000 steps nor more than 100,000; two digits."""
+    return _two_digits(min(100_000, max(1_000, _EPOCHS * num_images / _BATCH)))

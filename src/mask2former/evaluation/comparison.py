@@ -1,0 +1,46 @@
+"""Samples beside their ground truth and what a model makes of them, for the demonstration and for data checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mask2former import visualization
+from mask2former.config import Task
+from mask2former.structures import Categories, Sample, Segmentation
+
+__all__ = ["comparison_row"]
+
+
+def comparison_row(
+    sample: Sample, predictions: Mapping[Task, Segmentation], categories: Categories, scale: int | None = None
+) -> list[Image.Image]:
+    """The image, its ground truth, then one overlay per answer, all ``scale`` times as large as the sample.
+
+    None: large enough for names to be read (:func:`mask2former.visualization.readable_scale`).
+    """
+    image = sample.image[0].permute(1, 2, 0).contiguous().numpy()
+    scale = scale or visualization.readable_scale(image.shape[:2])
+    overlays = [prediction.plot(image, scale=scale) for prediction in predictions.values()]
+    return [_enlarged(image, scale), _ground_truth(image, sample, categories, scale), *overlays]
+
+
+def _enlarged(image: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
+    plain = Image.fromarray(image)
+    return plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
+
+
+def _ground_truth(image: UInt8[np.ndarray, "H W 3"], sample: Sample, categories: Categories, scale: int) -> Image.Image:
+    """The image with its annotation drawn as predictions are, but without scores; later masks lie on top."""
+    assert sample.target is not None
+    masks = sample.target.masks[:, 0].numpy()
+    ids = np.zeros(masks.shape[1:], np.int32)
+    regions = []
+    for number, (label, mask) in enumerate(zip(sample.target.labels.tolist(), masks, strict=True), start=1):
+        ids[mask] = number
+        item = categories[label]
+        regions.append(visualization.Region(item.name, item.color, group=label, is_thing=item.is_thing))
+    return visualization.overlay_panoptic(image, ids, range(1, len(regions) + 1), regions, scale=scale)

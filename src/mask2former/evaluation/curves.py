@@ -1,0 +1,211 @@
+"""Training runs as an image of curves: losses, learning rate and metrics over steps, several runs at once.
+
+Reads ``metrics.csv`` of run directories, also while training goes on. Knows nothing of how it is written but its form:
+a column ``step``, one column per value, empty where a row has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeGuard
+
+from mask2former import limits
+from mask2former.files import write_whole
+from mask2former.documents import read_rows, read_text
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.text import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Axis", "Series", "is_step", "plot_runs", "read_run"]
+
+Series = Mapping[str, tuple[Sequence[float], list[float]]]
+"""Steps, or hours, and values by name of the column."""
+
+Axis = Literal["steps", "hours"]
+
+_TERMS = ("loss_ce", "loss_mask", "loss_dice")  # of the last layer; those of the others are numbered
+_METRICS = ("PQ", "AP", "mIoU")  # what is shown of each task, and its parts
+_DETAILS = {"PQ": ("SQ", "RQ"), "AP": ("AP50", "AP75"), "mIoU": ("pACC",)}
+_COLORS = ("#2a6fc9", "#d9622b", "#168a63", "#8a5ac2", "#c23b6b", "#7a7a20", "#3a9aa8", "#6b6b74")
+_INK, _SOFT, _LINE = "#17171a", "#5d5d66", "#dddcd6"
+_SMOOTH_FROM = 60  # points; curves with more are noise beside a running mean
+_WINDOW = 0.05  # of the points, for the running mean
+_DIGITS = 18  # of a step
+_LARGEST = 1e30  # of a value that can be drawn
+_FORMATS = ("png", "svg", "pdf")
+
+
+def read_run(directory: Path) -> Series:
+    """What a run has logged so far; rows that are being written are left out.
+
+    Raises:
+        UserError: there is no ``metrics.csv`` with values.
+    """
+    path = directory / "metrics.csv" if directory.is_dir() else directory
+    hint = "expected a run directory, which training has filled"
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in read_rows(path, "table of metrics", hint=hint):
+        step = row.get("step")
+        if not is_step(step):
+            continue
+        for name, text in row.items():
+            value = _number(text)
+            if value is not None and name not in ("step", ""):
+                steps, values = series.setdefault(name, ([], []))
+                steps.append(int(step))
+                values.append(value)
+    if not series:
+        raise UserError(f"'{path}' holds no values yet; training logs the first ones after trainer.log_interval steps")
+    return series
+
+
+def is_step(text: str | None) -> TypeGuard[str]:
+    """Whether text is the number of a step."""
+    return text is not None and text.isdecimal() and len(text) <= _DIGITS
+
+
+def _number(text: object) -> float | None:
+    """A finite number, or None for anything else."""
+    try:
+        value = float(text) if isinstance(text, str) else math.nan
+    except ValueError:
+        return None
+    return value if abs(value) <= _LARGEST else None  # also without NaN
+
+
+def _over_hours(directory: Path, series: Series) -> Series:
+    """The same values over the hours that training, with its validations, had taken by then."""
+    path = (directory if directory.is_dir() else directory.parent) / "times.csv"
+    text = read_text(path, "table of times", limits.TABLE_BYTES, hint="draw the run over steps")
+    try:
+        lines = [line for line in text.splitlines(keepends=True)[1:] if line.endswith("\n")]
+        rows = [(int(step), float(seconds) / 3600) for step, _, seconds in (line.partition(",") for line in lines)]
+    except ValueError as error:
+        raise UserError(f"'{path}' is no table of steps and seconds; draw the run over steps") from error
+    if not all(math.isfinite(value) for _, value in rows):
+        raise UserError(f"'{path}' is no table of steps and seconds; draw the run over steps")
+    hours: dict[int, float] = dict(rows)  # of several rows of a step the last: its validation is over
+    if missing := {step for steps, _ in series.values() for step in steps} - hours.keys():
+        raise UserError(f"'{path}' lacks step {min(missing):.0f}; draw the run over steps")
+    return {name: ([hours[int(step)] for step in steps], values) for name, (steps, values) in series.items()}
+
+
+def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
+    """Draw the curves of one or several runs, each in a colour of its own, and write the image.
+
+    Args:
+        runs: run directories.
+        path: PNG, SVG or PDF, by its suffix.
+        over: what is to the right; hours are those of the machine that trained.
+
+    Raises:
+        UserError: a run without values, or without times for hours, or a file of another kind or at a place that
+            cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = path.suffix[1:].lower()
+    if kind not in _FORMATS:
+        raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
+    if not runs:
+        raise UserError("there is no run to plot; give at least one run directory")
+    found = dict(zip(_names(runs), map(read_run, runs), strict=True))
+    if over == "hours":
+        found = {name: _over_hours(run, series) for run, (name, series) in zip(runs, found.items(), strict=True)}
+    try:
+        from matplotlib.figure import Figure  # without pyplot there is no window and no global state
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report") from error
+
+    panels = _panels(found)
+    limits.check_limit("the runs have kinds of values:", len(panels), limits.PANELS, "are they training runs?")
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.1 * rows + (0.4 if len(runs) > 1 else 0)), dpi=110, layout="constrained")
+    for number, (title, names) in enumerate(panels):
+        _draw(figure.add_subplot(rows, columns, number + 1), title, names, found, over)
+    last = max(step for series in found.values() for steps, _ in series.values() for step in steps)
+    for axes in figure.axes:  # the same steps everywhere, so that panels can be compared
+        axes.set_xlim(-0.02 * (last or 1), 1.02 * (last or 1))
+    if len(runs) > 1:
+        handles = [
+            figure.axes[0].plot([], [], color=_COLORS[index % len(_COLORS)], linewidth=2, label=_plain(name))[0]
+            for index, name in enumerate(found)
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(runs)), frameon=False, fontsize=9)
+    write_whole(path, lambda file: figure.savefig(file, format=kind))
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart, numbered where even the paths are equal."""
+    parts = [run.resolve().parts for run in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{run} ({number})" for number, run in enumerate(runs, start=1)]
+
+
+def _panels(found: Mapping[str, Series]) -> list[tuple[str, tuple[str, ...]]]:
+    """Titles and columns, first the main ones: the sum of losses, its terms, the learning rate, then metrics."""
+    columns = {name for series in found.values() for name in series}
+    panels: list[tuple[str, tuple[str, ...]]] = []
+    if "loss" in columns:
+        panels.append(("loss, all layers together", ("loss",)))
+    panels += [(f"{term}, last layer", (term,)) for term in _TERMS if term in columns]
+    panels += [(name.replace("_", " "), (name,)) for name in ("learning_rate", "gradient_norm") if name in columns]
+    for name in sorted(columns):
+        task, _, metric = name.rpartition("/")
+        if task and metric in _METRICS:
+            details = [f"{task}/{part}" for part in _DETAILS[metric] if f"{task}/{part}" in columns]
+            panels.append((f"{task} {metric}, %", (name, *details)))
+    return panels or [(name, (name,)) for name in sorted(columns)]
+
+
+def _draw(axes: Axes, title: str, names: Sequence[str], found: Mapping[str, Series], over: Axis) -> None:
+    """One panel: the first column as a full line, its parts dashed."""
+    labelled: set[str] = set()
+    for index, series in enumerate(found.values()):
+        for part, name in enumerate(names):
+            if name not in series:
+                continue
+            steps, values = series[name]
+            color = _COLORS[(index if len(found) > 1 else part) % len(_COLORS)]
+            style = {"color": color, "linewidth": 1.8 if part == 0 else 1.2, "linestyle": ("-", "--", ":")[part % 3]}
+            label = _plain(name.rpartition("/")[2]) if len(names) > 1 and name not in labelled else None
+            labelled.add(name)
+            if len(values) > _SMOOTH_FROM and "/" not in name and name != "learning_rate":
+                axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.25)
+                values = _running_mean(values, max(3, int(_WINDOW * len(values))))
+            axes.plot(steps, values, label=label, marker="o" if len(values) < 25 else None, markersize=3, **style)
+    axes.set_title(_plain(title), loc="left", fontsize=10, color=_INK)
+    axes.set_xlabel("hours" if over == "hours" else "step", fontsize=8.5, color=_SOFT)
+    axes.tick_params(labelsize=8.5, colors=_SOFT, length=0)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+    axes.yaxis.get_offset_text().set(size=8, color=_SOFT)
+    axes.grid(color=_LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    if len(names) > 1:
+        axes.legend(fontsize=8, frameon=False, labelcolor=_SOFT)
+    if "/" in names[0]:
+        axes.set_ylim(bottom=0)
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of up to ``window`` values around each, fewer at the ends."""
+    half = window // 2
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    ranges = [(max(0, index - half), min(len(values), index + half + 1)) for index in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in ranges]
+
+
+def _plain(text: str) -> str:
+    """Text without a meaning for matplotlib, to which dollar signs begin a formula and a leading _ hides a label."""
+    return shortened(text, 60).replace("$", r"\$").removeprefix("_")

@@ -1,0 +1,315 @@
+"""Which images of an evaluation are worth a look: the best, the worst, and those the model was sure about and wrong.
+
+Judges one image at a time and keeps small drawings of a few, so memory does not grow with the data set. Knows no
+page and no files.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float64, Int, Int64, UInt8
+from PIL import Image
+from scipy import ndimage
+
+from mask2former import visualization
+from mask2former.config import Task
+from mask2former.metrics.cityscapes import plain_ground_truth
+from mask2former.metrics.panoptic import count_matches
+from mask2former.metrics.semantic import confusion_matrix
+from mask2former.evaluation.evaluate import Case
+from mask2former.ops.sparse_masks import AnyMasks, SparseMasks, common_pixels
+from mask2former.structures import (
+    Categories,
+    Instances,
+    PanopticSegmentation,
+    Segmentation,
+    SemanticSegmentation,
+    VideoInstances,
+)
+from mask2former.structures.ground_truth import CityscapesGroundTruth, ClipGroundTruth, InstanceGroundTruth, PanopticGroundTruth
+
+__all__ = ["GalleryEntry", "Gallery", "Comparison", "Kind", "case_rows", "compare"]
+
+Kind = Literal["best", "worst", "surprising"]
+
+_MASKS_AT_ONCE = 64
+_INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
+_SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whole number, those of larger ones reduced
+
+
+class Comparison(NamedTuple):
+    """How good the answer to one image is, 0..1, how surprising its errors are, 0..1, and the largest in words.
+
+    ``quality`` is NaN where nothing is true and nothing was answered.
+    """
+
+    quality: float
+    surprise: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryEntry:
+    """One image that was kept: its judgement and WebP drawings of itself, its ground truth and the answer."""
+
+    image_id: int | str
+    comparison: Comparison
+    images: tuple[bytes, bytes, bytes]
+
+
+# --- one image -----------------------------------------------------------------------------------------------------
+
+
+def compare(prediction: Segmentation, ground_truth: object, categories: Categories) -> Comparison:
+    """Quality and surprise of one answer.
+
+    Quality: panoptic quality of the image over all classes at once; the mean IoU of the classes that are true or
+    predicted there; for instances the mean, over true objects and predicted ones, of the best IoU with something of
+    the same class on the other side.
+
+    Surprise: the share of the labelled image with a wrong class times the score of its segment; for instances the
+    largest product of the score of an answer and what its best IoU lacks to 1. Label maps have no scores, so wrong
+    pixels count that lie well inside a region of the answer, where models are sure, unlike at borders.
+    """
+    if isinstance(prediction, PanopticSegmentation):
+        assert isinstance(ground_truth, tuple)
+        return _compare_panoptic(prediction, PanopticGroundTruth(*ground_truth), categories)
+    if isinstance(prediction, Instances):
+        assert isinstance(ground_truth, tuple)
+        return _compare_instances(prediction, InstanceGroundTruth(*ground_truth), categories)
+    assert isinstance(ground_truth, np.ndarray)
+    return _compare_semantic(prediction, ground_truth, categories)
+
+
+def _compare_panoptic(prediction: PanopticSegmentation, ground_truth: PanopticGroundTruth, categories: Categories) -> Comparison:
+    listed = [(segment.id, segment.label) for segment in prediction.segments]
+    counts = count_matches(prediction.ids, listed, ground_truth, len(categories))
+    matches, wrong, missed = (int(column.sum()) for column in counts[:3])
+    weight = matches + 0.5 * (wrong + missed)
+    quality = float(counts.iou_sums.sum()) / weight if weight else float("nan")
+    true_labels = _looked_up(ground_truth.ids, [(number, label) for number, label, _ in ground_truth.segments])
+    labels = _looked_up(prediction.ids, listed)
+    scores = np.array([0.0, *prediction.scores])[1 + _looked_up(prediction.ids, [(n, k) for k, (n, _) in enumerate(listed)])]
+    return Comparison(quality, *_largest_confusion(labels, true_labels, scores, categories))
+
+
+def _compare_semantic(prediction: SemanticSegmentation, ground_truth: Int[np.ndarray, "H W"], categories: Categories) -> Comparison:
+    counts = confusion_matrix(prediction.labels, ground_truth, len(categories))[:, :-1]
+    unions = counts.sum(axis=0) + counts[:-1].sum(axis=1) - np.diagonal(counts)
+    present = unions > 0
+    quality = float((np.diagonal(counts)[present] / unions[present]).mean()) if present.any() else float("nan")
+    height, width = prediction.labels.shape
+    side = 2 * max(1, round(_INSIDE * (height**2 + width**2) ** 0.5)) + 1
+    labels = prediction.labels.astype(np.int32)
+    inside = ndimage.minimum_filter(labels, side) == ndimage.maximum_filter(labels, side)
+    return Comparison(quality, *_largest_confusion(labels, ground_truth, inside.astype(np.float64), categories))
+
+
+def _compare_instances(prediction: Instances, ground_truth: InstanceGroundTruth, categories: Categories) -> Comparison:
+    single = ~ground_truth.iscrowd
+    true, areas = SparseMasks.of(ground_truth.masks), prediction.sparse.areas
+    common = np.where(prediction.labels[:, None] == ground_truth.labels, common_pixels(prediction.sparse, true), 0)
+    ious = (common / np.maximum(areas[:, None] + true.areas - common, 1))[:, single]
+    # What lies on a crowd region of its class is neither right nor wrong.
+    on_crowd = common[:, ground_truth.iscrowd].max(axis=1, initial=0)
+    counted = (2 * on_crowd <= areas) & (areas > 0)
+    best, found = ious.max(axis=1, initial=0.0)[counted], ious.max(axis=0, initial=0.0)
+    total = len(best) + len(found)
+    quality = float(best.sum() + found.sum()) / total if total else float("nan")
+    errors = prediction.scores[counted] * (1 - best)
+    if not errors.size or errors.max() <= 0:
+        return Comparison(quality, 0.0, "")
+    index = int(errors.argmax())
+    name, score = categories[prediction.labels[counted][index]].name, prediction.scores[counted][index]
+    remark = f"{name}, {100 * score:.0f} % sure, best IoU with a true one {100 * best[index]:.0f} %"
+    return Comparison(quality, float(errors[index]), remark)
+
+
+def _looked_up(ids: Int[np.ndarray, "H W"], values: Sequence[tuple[int, int]]) -> Int64[np.ndarray, "H W"]:
+    """The value of every id; -1 for ids that are not listed."""
+    numbers = np.array([number for number, _ in values], dtype=np.int64)
+    order = np.argsort(numbers)
+    numbers, targets = numbers[order], np.array([value for _, value in values], dtype=np.int64)[order]
+    if not len(numbers):
+        return np.full(ids.shape, -1, dtype=np.int64)
+    indices = np.searchsorted(numbers, ids).clip(max=len(numbers) - 1)
+    return np.where(numbers[indices] == ids, targets[indices], -1)
+
+
+def _largest_confusion(
+    labels: Int[np.ndarray, "H W"],
+    ground_truth: Int[np.ndarray, "H W"],
+    weights: Float64[np.ndarray, "H W"],
+    categories: Categories,
+) -> tuple[float, str]:
+    """The weighted share of labelled pixels that have another class than the true one, and the pair that has most."""
+    count = len(categories)
+    labelled = (ground_truth >= 0) & (ground_truth < count)
+    wrong = labelled & (labels != ground_truth) & (labels >= 0) & (labels < count)
+    total = int(np.count_nonzero(labelled))
+    if not total:
+        return 0.0, ""
+    pairs, indices = np.unique(ground_truth[wrong].astype(np.int64) * count + labels[wrong], return_inverse=True)
+    shares = np.bincount(indices, weights=weights[wrong]) / total
+    if shares.max(initial=0.0) <= 0:
+        return 0.0, ""
+    true, predicted = divmod(int(pairs[shares.argmax()]), count)
+    share = 100 * np.count_nonzero(indices == shares.argmax()) / total
+    part = f"{share:.0f} %" if share >= 1 else "less than 1 %"
+    names = f"{categories[true].name} taken for {categories[predicted].name}"
+    return float(shares.sum()), f"{names}: {part} of the image"
+
+
+# --- a few of many ---------------------------------------------------------------------------------------------------
+
+
+class Gallery:
+    """Keeps the best, the worst and the most surprising images of each task, drawn; pass :meth:`add` to the loop.
+
+    Args:
+        categories: the classes of the model.
+        keep: how many of each kind.
+    """
+
+    def __init__(self, categories: Categories, keep: int = 3) -> None:
+        self.categories = categories
+        self.keep = keep
+        self._heaps: dict[tuple[Task, Kind], list[tuple[float, int, GalleryEntry]]] = {}
+        self._count = 0
+
+    def add(self, case: Case, predictions: Mapping[Task, Segmentation]) -> None:
+        """Judge the answers to one image and keep those that belong to the few."""
+        self._count += 1
+        for task, prediction in predictions.items():
+            ground_truth = case.ground_truths[task]
+            if isinstance(ground_truth, CityscapesGroundTruth):
+                ground_truth = plain_ground_truth(ground_truth, task, self.categories)
+            comparison = compare(prediction, ground_truth, self.categories)
+            ranks: dict[Kind, float] = {"surprising": comparison.surprise} if comparison.surprise > 0 else {}
+            if comparison.quality == comparison.quality:
+                ranks |= {"best": comparison.quality, "worst": -comparison.quality}
+            entry: GalleryEntry | None = None
+            for kind, rank in ranks.items():
+                heap = self._heaps.setdefault((task, kind), [])
+                if len(heap) == self.keep and rank <= heap[0][0]:
+                    continue
+                if entry is None:
+                    assert isinstance(case.image, np.ndarray)
+                    image, true, found = _comparison(case.image, ground_truth, prediction, self.categories)
+                    entry = GalleryEntry(case.image_id, comparison, (_webp(image), _webp(true), _webp(found)))
+                heapq.heappush(heap, (rank, -self._count, entry))  # of equals the first stays
+                if len(heap) > self.keep:
+                    heapq.heappop(heap)
+
+    def of(self, task: Task, kind: Kind) -> list[GalleryEntry]:
+        """Those of one kind, the most extreme first."""
+        assert kind in get_args(Kind), kind
+        return [entry for _, _, entry in sorted(self._heaps.get((task, kind), []), key=lambda item: item[:2])[::-1]]
+
+
+# --- drawings --------------------------------------------------------------------------------------------------------
+
+
+def case_rows(
+    case: Case, prediction: Segmentation | VideoInstances, ground_truth: object, categories: Categories
+) -> list[list[Image.Image]]:
+    """An image, its ground truth and its prediction, drawn alike; of a clip the first and the last frame.
+
+    Args:
+        case: what was measured.
+        prediction: the result of one task.
+        ground_truth: that of the same task.
+        categories: the classes of the model.
+    """
+    if isinstance(prediction, VideoInstances):
+        assert isinstance(ground_truth, ClipGroundTruth)
+        rows = []
+        for index in sorted({0, prediction.num_frames - 1}):
+            objects = InstanceGroundTruth(ground_truth.masks[:, index], ground_truth.labels, ground_truth.iscrowd)
+            rows.append(_comparison(case.image[index], objects, prediction.frame(index), categories, of_clip=True))
+        return rows
+    assert isinstance(case.image, np.ndarray)
+    if isinstance(ground_truth, CityscapesGroundTruth):
+        ground_truth = plain_ground_truth(
+            ground_truth, "semantic" if isinstance(prediction, SemanticSegmentation) else "instance", categories
+        )
+    return [_comparison(case.image, ground_truth, prediction, categories)]
+
+
+def _comparison(
+    image: UInt8[np.ndarray, "H W 3"],
+    ground_truth: object,
+    prediction: Segmentation,
+    categories: Categories,
+    of_clip: bool = False,
+) -> list[Image.Image]:
+    """The image, its ground truth and the prediction as small drawings that look alike.
+
+    ``of_clip``: the colour of an object depends on its index only, so that a track keeps it.
+    """
+    step = -(-max(image.shape[:2]) // _SIDES[1])
+    small = image
+    if step > 1:  # before drawing, so that names stay readable
+        height, width = (len(range(0, side, step)) for side in image.shape[:2])
+        small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+    scale = -(-_SIDES[0] // max(small.shape[:2]))
+    plain = Image.fromarray(small)
+    plain = plain.resize((plain.width * scale, plain.height * scale), Image.Resampling.BICUBIC)
+    true, found = _layers(ground_truth, prediction, categories, step, of_clip)
+    return [plain, true(small, scale), found(small, scale)]
+
+
+_Draw = Callable[[UInt8[np.ndarray, "H W 3"], int], Image.Image]
+
+
+def _layers(
+    ground_truth: object, prediction: Segmentation, categories: Categories, step: int, of_clip: bool = False
+) -> tuple[_Draw, _Draw]:
+    """Drawings of ground truth and answer, with every ``step``-th pixel of them."""
+
+    def region(label: int, score: float | None = None, variant: int | None = None) -> visualization.Region:
+        item = categories[label]
+        return visualization.Region(item.name, item.color, score, label, item.is_thing, variant=variant)
+
+    def panoptic(ids: np.ndarray, segments: Sequence[tuple[int, visualization.Region]]) -> _Draw:
+        numbers, regions = [number for number, _ in segments], [entry for _, entry in segments]
+        return lambda image, scale: visualization.overlay_panoptic(image, ids[::step, ::step], numbers, regions, scale=scale)
+
+    def instances(masks: AnyMasks, labels: np.ndarray, scores: Sequence[float | None]) -> _Draw:
+        classes = labels.tolist()
+        thinned = SparseMasks.of(masks).thinned(step)
+        ranks: Sequence[int | None] = visualization.ranks(classes) if of_clip else [None] * len(classes)
+        regions = [region(*values) for values in zip(classes, scores, ranks, strict=True)]
+        return lambda image, scale: visualization.overlay_instances(image, thinned, regions, scale=scale)
+
+    def semantic(labels: np.ndarray) -> _Draw:
+        regions = [region(index) for index in range(len(categories))]
+        return lambda image, scale: visualization.overlay_semantic(image, labels[::step, ::step], regions, scale=scale)
+
+    if isinstance(prediction, PanopticSegmentation):
+        assert isinstance(ground_truth, tuple)
+        ids, segments, *_ = ground_truth
+        true = [(number, region(label)) for number, label, _ in segments]
+        return panoptic(ids, true), panoptic(
+            prediction.ids, [(segment.id, region(segment.label, segment.score)) for segment in prediction.segments]
+        )
+    if isinstance(prediction, Instances):
+        assert isinstance(ground_truth, tuple)
+        masks, labels, *_ = ground_truth
+        return instances(masks, labels, [None] * len(labels)), instances(
+            prediction.sparse, prediction.labels, prediction.scores.tolist()
+        )
+    assert isinstance(ground_truth, np.ndarray)
+    return semantic(ground_truth), semantic(prediction.labels)
+
+
+def _webp(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, format="WEBP", quality=75)
+    return stream.getvalue()

@@ -1,0 +1,146 @@
+"""Video panoptic quality (Kim et al., CVPR 2020): panoptic quality of tubes, over windows of several lengths.
+
+Nothing here knows how predictions are made or where ground truth is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from mask2former.errors import UserError
+from mask2former.metrics.identity import add_identities, count_panoptic_identities, no_identities
+from mask2former.metrics.overlaps import defined_mean
+from mask2former.metrics.panoptic import PanopticCounts, add_counts, count_matches, no_counts, qualities
+from mask2former.structures import Categories, PanopticSegmentation
+from mask2former.structures.ground_truth import PanopticGroundTruth
+
+__all__ = ["VideoPanopticEvaluator", "count_tubes"]
+
+_Tubes = tuple[Int64[np.ndarray, "T H W"], list[tuple[int, int, bool]]]
+
+
+def count_tubes(
+    predictions: Sequence[PanopticSegmentation], ground_truths: Sequence[PanopticGroundTruth], length: int, num_classes: int
+) -> PanopticCounts:
+    """Matches of tubes in all windows of ``length`` successive frames of one clip; a shorter clip is one window.
+
+    A tube is all pixels of one id and class in the window. Tubes of one class match when their IoU, over the pixels of
+    all frames together and with void taken off the union, exceeds 0.5. All rules are those of panoptic quality,
+    :func:`~mask2former.metrics.panoptic.count_matches`, for one image that is the frames below one another.
+
+    Args:
+        predictions: of every frame, with ids that stay the same over time.
+        ground_truths: likewise.
+        length: frames in a window.
+        num_classes: length of the counts.
+
+    Raises:
+        UserError: different numbers or sizes of frames, or ids that do not fit their lists.
+    """
+    if len(predictions) != len(ground_truths) or not ground_truths:
+        raise UserError(f"got {len(predictions)} predicted and {len(ground_truths)} true frames; expected as many, and one")
+    predicted = _tubes(
+        [frame.ids for frame in predictions],
+        [[(segment.id, segment.label, False) for segment in frame.segments] for frame in predictions],
+    )
+    true = _tubes([frame.ids for frame in ground_truths], [frame.segments for frame in ground_truths])
+    counts = no_counts(num_classes)
+    for start in range(max(1, len(ground_truths) - length + 1)):
+        mine, my_tubes = _window(predicted, start, length)
+        theirs, their_tubes = _window(true, start, length)
+        tubes = [(number, label) for number, label, _ in my_tubes]
+        counts = add_counts(counts, count_matches(mine, tubes, PanopticGroundTruth(theirs, their_tubes), num_classes))
+    return counts
+
+
+def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[tuple[int, int, bool]]]) -> _Tubes:
+    """Frames with one number per tube, from 1, and all tubes: an id that changes its class is another tube."""
+    sizes = {ids.shape for ids in maps}
+    if len(sizes) != 1:
+        raise UserError(f"frames of a clip have one size, got {sorted(sizes)}")
+    numbers: dict[tuple[int, int, bool], int] = {}
+    result = np.zeros((len(maps), *sizes.pop()), dtype=np.int64)
+    for index, (ids, segments) in enumerate(zip(maps, lists, strict=True)):
+        listed = np.array([number for number, _, _ in segments], dtype=np.int64)
+        unknown = np.setdiff1d(ids, np.append(listed, 0))
+        if unknown.size:
+            raise UserError(f"the id map of frame {index} has the id {unknown[0]}, which its list has not")
+        table = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int64)
+        for segment in segments:
+            tube = numbers.setdefault(segment, len(numbers) + 1)
+            if segment[0] < len(table):
+                table[segment[0]] = tube
+        result[index] = table[ids]
+    return result, [(tube, label, crowd) for (_, label, crowd), tube in numbers.items()]
+
+
+def _window(tubes: _Tubes, start: int, length: int) -> tuple[Int64[np.ndarray, "h W"], list[tuple[int, int, bool]]]:
+    """Some frames below one another, and the tubes that are seen in them."""
+    frames = tubes[0][start : start + length].reshape(-1, tubes[0].shape[2])
+    seen = set(np.unique(frames).tolist())
+    return frames, [tube for tube in tubes[1] if tube[0] in seen]
+
+
+class VideoPanopticEvaluator:
+    """Adds up the tubes of clips, and the identity switches of their things; :meth:`compute` gives percent.
+
+    Args:
+        categories: the classes of the model.
+        lengths: frames of the windows; the paper's are 1 to 4 of the annotated frames.
+
+    Raises:
+        UserError: no length, or one below 1.
+    """
+
+    def __init__(self, categories: Categories, *, lengths: Sequence[int] = (1, 2, 3, 4)) -> None:
+        if not lengths or min(lengths) < 1 or len(set(lengths)) < len(lengths):
+            raise UserError(f"the lengths of windows must be at least 1 and differ, got {tuple(lengths)}")
+        self.categories = categories
+        self.counts = {length: no_counts(len(categories)) for length in lengths}
+        self.identities = no_identities()
+
+    def update(self, prediction: Sequence[PanopticSegmentation], ground_truth: Sequence[PanopticGroundTruth]) -> None:
+        """Add one clip, frame by frame.
+
+        Raises:
+            UserError: as :func:`count_tubes`.
+        """
+        for length, counts in self.counts.items():
+            found = count_tubes(prediction, ground_truth, length, len(self.categories))
+            self.counts[length] = add_counts(counts, found)
+        switches = count_panoptic_identities(prediction, ground_truth, self.categories.thing_indices)
+        self.identities = add_identities(self.identities, switches)
+
+    def merge(self, other: VideoPanopticEvaluator) -> None:
+        """Add the clips of another evaluator, for instance of another process (evaluators can be pickled)."""
+        assert self.counts.keys() == other.counts.keys()
+        self.counts = {length: add_counts(counts, other.counts[length]) for length, counts in self.counts.items()}
+        self.identities = add_identities(self.identities, other.identities)
+
+    def compute(self) -> dict[str, float]:
+        """``panoptic/VPQ``, the mean over the lengths, and ``VPQ1`` and so on for each; also ``_things``, ``_stuff``.
+
+        Percent; the mean over classes, NaN where there is none. Of things also ``panoptic/id_switches``, which is a
+        number, and ``panoptic/found``, the share of the true objects of all frames that have a prediction, see
+        :mod:`~mask2former.metrics.identity`.
+        """
+        everything = range(len(self.categories))
+        groups = {"": everything, "_things": self.categories.thing_indices, "_stuff": self.categories.stuff_indices}
+        columns = {length: qualities(counts)["PQ"] for length, counts in self.counts.items()}
+        values = {}
+        for suffix, group in groups.items():
+            means = {length: defined_mean(column[list(group)]) for length, column in columns.items()}
+            values[f"panoptic/VPQ{suffix}"] = defined_mean(np.array(list(means.values())))
+            values |= {f"panoptic/VPQ{length}{suffix}": mean for length, mean in means.items()}
+        switches, found, present = self.identities
+        values["panoptic/id_switches"] = float(switches) if present else float("nan")
+        values["panoptic/found"] = 100 * found / present if present else float("nan")
+        return values
+
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """``VPQ`` of every class by name; percent, NaN for classes neither present nor predicted."""
+        columns = np.stack([qualities(counts)["PQ"] for counts in self.counts.values()])
+        return {item.name: {"VPQ": defined_mean(columns[:, index])} for index, item in enumerate(self.categories)}

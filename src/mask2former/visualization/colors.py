@@ -1,0 +1,187 @@
+"""Colours: members of a class apart from their neighbours, lines that can be seen on any ground.
+
+Deterministic, and stable: an object's colour depends on it and on those before it, not on those after it.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from mask2former.visualization.regions import Color, Crop, Region
+
+__all__ = ["identity_color", "line_color", "luminance", "perceived", "spread_colors"]
+
+NEIGHBOURS = 8  # that an object's colour is compared with
+_ONE_CLASS = 18  # colours over all hues
+_OF_A_CLASS = 9  # colours around that of a class
+_LINE_LUMINANCE = 0.45  # with casings near black, one of the two has a contrast of 3:1 on any ground
+_ENOUGH = 60.0  # differences of colours beyond this are all the same
+
+
+def spread_colors(
+    regions: Sequence[Region], crops: Sequence[Crop] = (), ground: UInt8[np.ndarray, "H W 3"] | None = None
+) -> list[Color]:
+    """Colour of each region: that of its class, for further things of a class varied so that neighbours differ.
+
+    Things of the only class that is drawn vary over all hues, those of one among several keep near its colour.
+    ``crops`` say where the regions are; without one the first colour of the class is taken. Where all hues can be
+    chosen, those of the ``ground`` below are avoided.
+    """
+    things = [region for region in regions if region.is_thing and region.identity is None]
+    one_class = len(things) == len(regions) and len({region.group for region in things}) == 1
+    colors = [region.color for region in regions]
+    free = [False] * len(regions)
+    for index, region in enumerate(regions):
+        if not region.is_thing:
+            continue
+        if region.identity is not None:
+            colors[index] = identity_color(region.identity)
+            continue
+        palette = _palette(region.color, one_class)
+        colors[index] = palette[(region.variant or 0) % len(palette)]
+        free[index] = region.variant is None
+    placed = sorted((crop for crop in crops if regions[crop.index].is_thing), key=lambda crop: crop.index)
+    near, gaps = _neighbours(placed)
+    avoided = None
+    if one_class and ground is not None and placed:
+        avoided = perceived(np.stack([_mean(ground, crop) for crop in placed]))
+    worn: dict[tuple[int, Color], np.ndarray] = {}  # how often each colour of a palette was used
+    known = np.empty((len(placed), 3), dtype=np.float32)
+    for row, crop in enumerate(placed):
+        region = regions[crop.index]
+        if not free[crop.index]:
+            known[row] = perceived(np.array(colors[crop.index], dtype=np.float32))
+            continue
+        palette = _palette(region.color, one_class)
+        seen = _perceived_palette(region.color, one_class)
+        difference = np.full(len(palette), _ENOUGH, dtype=np.float32)
+        before = near[row] < row  # those that have their colour already
+        if before.any():
+            apart = _differences(seen[:, None], known[near[row][before]]) * (1 + gaps[row][before])
+            difference = np.minimum(difference, apart.min(axis=1))
+        if avoided is not None:
+            difference = np.minimum(difference, _differences(seen, avoided[row]))
+        # Of colours that differ enough the one that was used least, in the order of the palette.
+        wear = worn.setdefault((region.group, region.color), np.zeros(len(palette), dtype=np.int64))
+        choice = int(np.where(difference >= 0.75 * difference.max(), wear, np.iinfo(np.int64).max).argmin())
+        colors[crop.index], known[row] = palette[choice], seen[choice]
+        wear[choice] += 1
+    return colors
+
+
+def _differences(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How different colours of :func:`perceived` look."""
+    return np.sqrt(np.square(one - other).sum(axis=-1))
+
+
+def _mean(ground: UInt8[np.ndarray, "H W 3"], crop: Crop) -> Float32[np.ndarray, 3]:
+    """The mean colour below a mask, from about 16 x 16 of its pixels."""
+    steps = [slice(span.start, span.stop, 1 + (span.stop - span.start) // 16) for span in crop.window]
+    inside = crop.mask[:: steps[0].step, :: steps[1].step]
+    pixels = ground[steps[0], steps[1]][inside if inside.any() else ...]
+    return pixels.reshape(-1, 3).mean(axis=0, dtype=np.float32)
+
+
+def _neighbours(crops: Sequence[Crop]) -> tuple[Int64[np.ndarray, "N K"], Float32[np.ndarray, "N K"]]:
+    """The nearest other crops of each by the gap between boxes, and the gaps in units of the usual size."""
+    count = min(NEIGHBOURS, len(crops) - 1)
+    if count < 1:
+        return np.zeros((len(crops), 0), dtype=np.int64), np.zeros((len(crops), 0), dtype=np.float32)
+    rows = np.array([(crop.window[0].start, crop.window[0].stop) for crop in crops], dtype=np.float32)
+    columns = np.array([(crop.window[1].start, crop.window[1].stop) for crop in crops], dtype=np.float32)
+    usual = float(np.median(np.maximum(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0])))
+    near = np.empty((len(crops), count), dtype=np.int64)
+    gaps = np.empty((len(crops), count), dtype=np.float32)
+    for start in range(0, len(crops), 256):  # pairs of all with all would not fit for tens of thousands
+        part = slice(start, start + 256)
+        gap, middle = np.zeros((2, len(rows[part]), len(crops)), dtype=np.float32)
+        for axis in (rows, columns):
+            low, high = axis[part, :1], axis[part, 1:]
+            gap += np.maximum(np.maximum(low - axis[:, 1], axis[:, 0] - high), 0)
+            middle += np.abs((low + high) - (axis[:, 0] + axis[:, 1]))
+        ranking = gap + 0.01 * middle  # among those that touch, the ones whose middles are near
+        own = np.arange(len(ranking))
+        ranking[own, own + start] = np.inf
+        nearest = np.argpartition(ranking, count - 1, axis=1)[:, :count]
+        near[part], gaps[part] = nearest, np.take_along_axis(gap, nearest, axis=1) / usual
+    return near, gaps
+
+
+def identity_color(number: int) -> Color:
+    """A strong colour for the number of a track; neighbouring numbers are far apart in hue."""
+    hue, step = (number * 0.618034) % 1, (number * 0.754878) % 1
+    return _to_bytes(colorsys.hsv_to_rgb(hue, 0.7 + 0.25 * step, 0.95 - 0.2 * step))
+
+
+@lru_cache(maxsize=512)
+def _palette(color: Color, all_hues: bool) -> tuple[Color, ...]:
+    """Colours that differ as much as they can, the first like ``color`` but strong enough for a tint."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in color))
+    if all_hues:
+        hue, saturation = (hue, max(saturation, 0.6)) if saturation > 0.25 else (0.55, 0.7)
+        choices = [(step / 36, *tone) for step in range(36) for tone in ((0.9, 0.95), (0.5, 1.0), (0.9, 0.7))]
+    elif saturation > 0.08:
+        saturation = max(saturation, 0.5)
+        choices = [
+            ((hue + shift) % 1, tone, light)
+            for shift in (-0.05, -0.03, 0, 0.03, 0.05)
+            for tone in (0.45, 0.7, 0.95)
+            for light in (0.6, 0.8, 1.0)
+        ]
+    else:  # grey stays grey
+        choices = [(hue, saturation, light) for light in np.linspace(0.45, 1, 12).tolist()]
+    colors = [_to_bytes(colorsys.hsv_to_rgb(hue, saturation, max(value, 0.72)))]
+    candidates = [_to_bytes(colorsys.hsv_to_rgb(*choice)) for choice in choices]
+    seen = perceived(np.array(candidates, dtype=np.float32))
+    apart = _differences(seen, perceived(np.array(colors[0], dtype=np.float32)))
+    while len(colors) < (_ONE_CLASS if all_hues else _OF_A_CLASS):
+        farthest = int(apart.argmax())
+        colors.append(candidates[farthest])
+        apart = np.minimum(apart, _differences(seen, seen[farthest]))
+    return tuple(colors)
+
+
+@lru_cache(maxsize=512)
+def _perceived_palette(color: Color, all_hues: bool) -> Float32[np.ndarray, "P 3"]:
+    return perceived(np.array(_palette(color, all_hues), dtype=np.float32))
+
+
+@lru_cache(maxsize=1024)
+def line_color(color: Color) -> Color:
+    """``color`` mixed with white until it is light enough for a line that dark casings can frame."""
+    light = _linear(np.array(color, dtype=np.float32))
+    own = float(luminance(np.array(color, dtype=np.float32)))
+    light = light + (1 - light) * (max(0.0, _LINE_LUMINANCE - own) / max(1 - own, _LINE_LUMINANCE))
+    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return _to_bytes((float(curved[0]), float(curved[1]), float(curved[2])))
+
+
+def luminance(rgb: np.ndarray) -> np.ndarray:
+    """Relative luminance in 0..1 of sRGB colours ``(..., 3)`` in 0..255, as contrast is measured (WCAG)."""
+    return _linear(rgb) @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+
+
+def perceived(rgb: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of sRGB colours ``(..., 3)`` in 0..255; distances there are differences as seen."""
+    to_xyz = np.array(
+        [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1095, 0.8727]]
+    )  # white is 1, 1, 1
+    xyz = _linear(rgb) @ to_xyz.T
+    root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = root[..., 0], root[..., 1], root[..., 2]
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1).astype(np.float32)
+
+
+def _linear(rgb: np.ndarray) -> np.ndarray:
+    share = np.asarray(rgb, dtype=np.float32) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def _to_bytes(rgb: tuple[float, float, float]) -> Color:
+    red, green, blue = (round(255 * min(1.0, max(0.0, channel))) for channel in rgb)
+    return red, green, blue

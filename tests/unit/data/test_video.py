@@ -1,0 +1,78 @@
+"""Frames of video files by number, and videos as clips of an annotation file."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.video import VideoFile
+from mask2former.errors import UserError
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty frames, of which frame k is of the grey 6 k, with a key frame every twelve, at changing intervals."""
+    path = tmp_path_factory.mktemp("videos") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "crf": "10", "bf": "2"})
+        stream.codec_context.time_base = Fraction(1, 75)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 6 * index, np.uint8), format="rgb24")
+            frame.pts = 3 * index + index % 2
+            frame.time_base = Fraction(1, 75)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("places", [[0], [39], [3, 17], [17, 3, 17], [11, 12, 13], list(range(FRAMES)), []])
+def test_frames_are_those_asked_for(video: Path, indices: list[int]) -> None:
+    images = VideoFile(video).read(indices)
+    assert [image.shape for image in images] == [(48, 64, 3)] * len(indices)
+    for index, image in zip(indices, images, strict=True):
+        assert abs(float(image.mean()) - 6 * index) < 3
+
+
+def test_faults_are_one_sentence(video: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 40 frames; frame 40 was asked for"):
+        VideoFile(video).read([40])
+    with pytest.raises(UserError, match="there is no video"):
+        VideoFile(tmp_path / "none.mp4")
+    text = tmp_path / "text.mp4"
+    text.write_text("no video at all")
+    with pytest.raises(UserError, match="cannot be opened"):
+        VideoFile(text).read([0])
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"cannot be opened|damaged"):
+        VideoFile(cut).read([30])
+
+
+def test_an_annotation_file_can_name_videos(video: Path, tmp_path: Path) -> None:
+    rle = {"size": [48, 64], "counts": [100, 200, 48 * 64 - 300]}
+    entry = {"id": 1, "width": 64, "height": 48, "length": FRAMES, "file_name": video.name}
+    track = {"id": 1, "video_id": 1, "category_id": 1, "segmentations": [rle if k > 4 else None for k in range(FRAMES)]}
+    content = {"videos": [entry], "annotations": [track], "categories": [{"id": 1, "name": "spot"}]}
+    file = tmp_path / "clips.json"
+    file.write_text(json.dumps(content))
+    clip = YouTubeVIS([(file, video.parent)]).annotated(0, [2, 30])
+    assert [round(float(frame.image.mean()) / 6) for frame in clip.frames] == [2, 30]
+    assert clip.annotated.tolist() == [[False, True]]
+    entry["length"] = FRAMES + 3
+    track["segmentations"] = [rle] * (FRAMES + 3)
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="has 40 frames, but its annotations say 43; it is cut short"):
+        YouTubeVIS([(file, video.parent)]).annotated(0, [2, 30])
+    del entry["length"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="needs its number of frames as 'length'"):
+        YouTubeVIS([(file, video.parent)])

@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mask2former import checkpoints
+from mask2former.checkpoints.convert.writing import write
+from mask2former.config import InferenceConfig
+from mask2former.errors import UserError
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.tiling import SegmentImages, Tile, join, segment_in_tiles, tiles
+from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+from mask2former.models.mask2former import Mask2Former
+from mask2former.postprocessing import remove_overlaps
+from mask2former.structures import Categories, Instances, Prediction
+
+CATEGORIES = Categories.from_names(["nucleus", "cell"])
+TILES = InferenceConfig(
+    tasks=("instance",), tile=48, tile_overlap=16, short_edge=0, max_instances=200, instance_threshold=0
+)
+
+
+def disks(size: tuple[int, int], indices: list[tuple[int, int, int]]) -> np.ndarray:
+    """Masks of disks (y, x, radius)."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    return np.stack([(y - cy) ** 2 + (x - cx) ** 2 <= r * r for cy, cx, r in indices])
+
+
+def instances(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray | None = None) -> Instances:
+    order = np.argsort(-scores, kind="stable")
+    boxes = np.zeros((len(masks), 4))
+    for index, mask in enumerate(masks[order]):
+        if mask.any():
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            boxes[index] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    kinds = np.zeros(len(masks), np.int64) if labels is None else labels
+    return Instances(masks[order], kinds[order], scores[order].astype(np.float64), boxes, CATEGORIES)
+
+
+def seen_through(
+    masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None
+) -> Callable[[np.ndarray], Instances]:
+    """What a faultless model says about any window; windows hold the number of their pixel in the image."""
+
+    def one(part: np.ndarray) -> Instances:
+        rows = part[:, 0, 0].astype(int) * 256 + part[:, 0, 1]
+        columns = part[0, :, 2]
+        cut = masks[:, rows[:, None], columns[None]]
+        return instances(cut, rng.uniform(0.2, 1.0, len(cut)), labels)
+
+    return one
+
+
+def answering(one: Callable[[np.ndarray], Instances]) -> SegmentImages:
+    """What tiling asks, of a function of one tile."""
+    return lambda images, *_: [{"instance": one(image)} for image in images]
+
+
+def numbered(size: tuple[int, int]) -> np.ndarray:
+    image = np.zeros((*size, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.divmod(np.arange(size[0]), 256)[0][:, None], np.arange(size[0])[:, None] % 256
+    image[..., 2] = np.arange(size[1])[None]
+    return image
+
+
+@pytest.mark.parametrize(("size", "side", "overlap"), [((256, 256), 160, 32), ((40, 300), 64, 20), ((64, 65), 64, 32)])
+def test_tiles_cover_the_image_and_one_another(size: tuple[int, int], side: int, overlap: int) -> None:
+    found = tiles(size, side, overlap)
+    count = np.zeros(size, int)
+    for window in found:
+        assert window.of(count).shape == (min(side, size[0]), min(side, size[1]))
+        window.of(count)[...] += 1
+    assert count.min() >= 1
+    starts = sorted({window.left for window in found})
+    assert all(after - before <= side - overlap for before, after in itertools.pairwise(starts))
+    assert len(tiles((64, 64), 64, 32)) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = (150, 200)
+    indices = [(75, 60, 55), (40, 150, 30)]  # wider than a window
+    indices += [(20 + 6 * n % 130, 110 + 11 * n % 90, 3 + n % 3) for n in range(20)]
+    ids = np.zeros(size, int)  # later ones in front, so that masks do not overlap
+    for number, mask in enumerate(disks(size, indices), start=1):
+        ids[mask] = number
+    masks = np.stack([ids == number for number in range(1, len(indices) + 1) if (ids == number).sum() > 8])
+    prediction = segment_in_tiles(numbered(size), answering(seen_through(masks, rng)), CATEGORIES, TILES)
+    assert len(prediction) == len(masks)
+    matched = (prediction.masks[:, None] & masks[None]).sum((2, 3)) == masks.sum((1, 2))
+    assert matched.any(0).all()
+    assert (prediction.masks.sum((1, 2)) == masks[matched.argmax(1)].sum((1, 2))).all()
+    for mask, (x1, y1, x2, y2) in zip(prediction.masks, prediction.boxes.astype(int), strict=True):
+        assert mask[y1:y2, x1:x2].sum() == mask.sum()
+        assert mask[y1:y2, x1].any()
+        assert mask[y2 - 1, x1:x2].any()
+
+
+def test_candidates_of_one_tile_and_of_other_classes_are_never_joined() -> None:
+    masks = disks((40, 40), [(20, 20, 10), (20, 20, 10)])
+    one = instances(masks, np.array([0.9, 0.8]))
+    window = Tile(0, 0, 40, 40)
+    assert len(join([(window, one)], (40, 40), CATEGORIES, 10)) == 2  # as in whole images
+    cell = instances(masks[:1], np.array([0.7]), np.array([1]))
+    other = Tile(0, 0, 40, 41)
+    assert len(join([(window, one), (other, cell)], (40, 41), CATEGORIES, 10)) == 3
+    twice = instances(masks[:1], np.array([0.95]))
+    joined = join([(window, one), (other, twice)], (40, 41), CATEGORIES, 10)
+    assert joined.scores.tolist() == [0.95, 0.8]
+    assert len(join([(window, one), (other, twice)], (40, 41), CATEGORIES, 1)) == 1
+
+
+def test_the_lesser_part_of_an_object_that_another_tile_knows_is_dropped() -> None:
+    whole = instances(disks((40, 60), [(20, 30, 12)])[:, :, :48], np.array([0.9]))
+    part = instances(disks((40, 60), [(20, 30, 5)])[:, :, 12:], np.array([0.5]))
+    found = join([(Tile(0, 0, 40, 48), whole), (Tile(0, 12, 40, 60), part)], (40, 60), CATEGORIES, 10)
+    assert found.scores.tolist() == [0.9]
+    weak = instances(disks((40, 48), [(10, 10, 5)]), np.array([0.01]))
+    assert len(join([(Tile(0, 0, 40, 48), weak)], (40, 60), CATEGORIES, 10)) == 0
+    assert join([], (4, 6), CATEGORIES, 10).masks.shape == (0, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # a neighbour took in the sliver of an object that the second window shows
+        ([(20, 42, 0.9)], [(40, 75, 0.85)], [(20, 42), (40, 75)]),
+        # an object reaches two pixels into a better one of the other window, which sees it too
+        ([(30, 60, 0.9)], [(40, 58, 0.8), (58, 95, 0.85)], [(30, 60), (58, 95)]),
+        # "the same" further down counts more than "a part of" the better one
+        ([(30, 60, 0.9), (41, 60, 0.8)], [(41, 61, 0.7)], [(30, 60), (41, 60)]),
+    ],
+)
+def test_a_few_common_pixels_at_the_edge_of_a_tile_drop_no_object(
+    first: list[tuple[int, int, float]], second: list[tuple[int, int, float]], expected: list[tuple[int, int]]
+) -> None:
+    spans = spans_through(first, second)
+    assert all(any(abs(a - b) + abs(c - d) <= 1 for b, d in spans) for a, c in expected)
+    assert len(spans) == len(expected)
+
+
+def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, int, float]]) -> dict:
+    """What joins from bars (start, end, score) of two windows, columns 0 to 60 and 40 to 100 of an image."""
+    found = []
+    for window, bars in ((Tile(0, 0, 20, 60), first), (Tile(0, 40, 20, 100), second)):
+        masks = np.zeros((len(bars), 20, 60), dtype=bool)
+        for mask, (start, end, _) in zip(masks, bars, strict=True):
+            mask[5:15, start - window.left : end - window.left] = True
+        found.append((window, instances(masks, np.array([score for *_, score in bars]))))
+    joined = join(found, (20, 100), CATEGORIES, 10)
+    return {(int(x1), int(x2)): score for (x1, _, x2, _), score in zip(joined.boxes, joined.scores, strict=True)}
+
+
+def test_what_a_tile_cuts_off_is_left_to_the_one_that_shows_it() -> None:
+    assert spans_through([(57, 60, 0.9)], []) == {}  # the other window sees the place, and nothing there
+    assert spans_through([(57, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.8}  # a sliver is no better guess
+    assert spans_through([(50, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.9}  # the same: its score, but not its mask
+    assert spans_through([(52, 60, 0.8)], [(51, 70, 0.9)]) == {(51, 70): 0.9}
+    # the second window cuts this one off, too, so that both are needed
+    assert spans_through([(30, 60, 0.8)], [(40, 70, 0.9)]) == {(30, 70): 0.9}
+    # where the image ends, nothing is cut
+    assert spans_through([(0, 4, 0.9)], [(95, 100, 0.8)]) == {(0, 4): 0.9, (95, 100): 0.8}
+    # a bar that ends a pixel before its window does is whole
+    assert spans_through([(45, 59, 0.9)], []) == {(45, 59): 0.9}
+
+
+def test_an_object_as_large_as_the_image_stays_one() -> None:
+    size, rng = (240, 240), np.random.default_rng(0)
+    masks = disks(size, [(120, 120, 100), (10, 10, 4), (230, 12, 5)])
+    prediction = segment_in_tiles(numbered(size), answering(seen_through(masks, rng)), CATEGORIES, TILES)  # 49 windows
+    assert sorted(prediction.masks.sum((1, 2)).tolist()) == sorted(masks.sum((1, 2)).tolist())
+
+
+def test_exclusive_answers_share_no_pixel_and_drop_what_keeps_little() -> None:
+    masks = disks((40, 60), [(20, 20, 12), (20, 24, 6), (20, 40, 12), (5, 55, 3)])
+    found = instances(masks, np.array([0.9, 0.8, 0.7, 0.6]))
+    parted = remove_overlaps(found, 0.7)
+    assert parted.scores.tolist() == [0.9, 0.7, 0.6]  # the second one lies within the first
+    assert parted.masks.sum(0).max() == 1
+    assert np.array_equal(parted.masks[0], masks[0])
+    assert np.array_equal(parted.masks[1], masks[2] & ~masks[0])
+    columns = np.flatnonzero(parted.masks[1].any(0))
+    assert parted.boxes[1].tolist() == [columns[0], 8, columns[-1] + 1, 33]
+    assert remove_overlaps(found, 0.97).scores.tolist() == [0.9, 0.6]
+    assert found.masks[2].sum() == masks[2].sum()  # a copy
+    assert len(remove_overlaps(instances(np.zeros((1, 4, 4), bool), np.array([0.5])), 0.0)) == 0
+
+
+def test_tiles_are_joined_before_answers_are_parted() -> None:
+    # The better guess of the second window is a part of what the first one shows whole.
+    whole = disks((48, 80), [(24, 30, 14)])
+    scores = iter([np.array([0.6]), np.array([0.9])])
+
+    def one(tile: np.ndarray) -> Instances:
+        return instances(whole[:, :, tile[0, :, 2]], next(scores))
+
+    settings = TILES.model_copy(update={"non_overlapping": True, "overlap_threshold": 0.7})
+    prediction = segment_in_tiles(numbered((48, 80)), answering(one), CATEGORIES, settings)
+    assert prediction.scores.tolist() == [0.9]
+    assert np.array_equal(prediction.masks, whole)
+
+
+@pytest.mark.parametrize(
+    ("radius", "sides"),
+    [
+        (8, [64, 32]),  # diameter 16: windows of half the side show them at 32
+        (15, [64]),  # 30 is near enough
+        (24, [64, 96]),
+        (0, [64]),  # nothing found
+        (2, [64, 16]),  # windows have at least a quarter of the side
+    ],
+)
+def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radius: int, sides: list[int]) -> None:
+    size = (128, 160)
+    indices = [(y, x, radius) for y in (30, 90) for x in (30, 80, 130)] if radius else []
+    masks = disks(size, [*indices, (64, 55, 1)])[: len(indices) + bool(indices)]  # and a speck, which is not the median
+    rng, asked = np.random.default_rng(0), set()
+    predictions = seen_through(masks.reshape(-1, *size), rng)
+
+    def one(tile: np.ndarray) -> Instances:
+        asked.add(tile.shape[:2])
+        seen = predictions(tile)
+        return instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks)))
+
+    settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
+    segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
+    assert asked == {(min(side, size[0]), side) for side in sides}
+
+
+@pytest.mark.parametrize(
+    ("places", "sample", "sides"),
+    [
+        # four parts of four windows tell that objects have half the diameter of training
+        ([(y, x, 4) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 16]),
+        # as large as expected: the whole image is looked at once
+        ([(y, x, 8) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 32]),
+        # nothing there: the whole image tells, and its answer is the answer or asks for smaller windows
+        ([(8, 8, 8), (8, 248, 8)], 16, [32, 32]),
+        ([(8, 8, 4), (8, 248, 4)], 16 + 121, [32, 16]),
+        ([], 16, [32, 32]),
+    ],
+)
+def test_parts_of_large_images_tell_the_diameter(
+    indices: list[tuple[int, int, int]], sample: int, sides: list[int]
+) -> None:
+    size, asked = (256, 256), []
+    masks = disks(size, indices) if indices else np.zeros((0, *size), bool)
+
+    def one(tile: np.ndarray) -> Instances:
+        asked.append(tile.shape[0])
+        prediction = seen_through(masks, np.random.default_rng(0))(tile)
+        return instances(prediction.masks, np.full(len(prediction), 0.95))
+
+    settings = InferenceConfig(
+        tasks=("instance",), tile=32, tile_overlap=8, short_edge=32, diameter=16, max_instances=200
+    )
+    prediction = segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
+    first, then = sides
+    assert asked == [first] * sample + [then] * len(tiles(size, then, then // 4))
+    assert len(prediction) == len(indices)
+
+
+def test_noise_does_not_shrink_tiles_again_and_again() -> None:
+    size, asked = (128, 160), []
+    indices = [(y, x, 15) for y in (30, 90) for x in (30, 80, 130)]
+    specks = disks(size, [(y, x, 2) for y in range(4, 128, 24) for x in range(4, 160, 24)])
+
+    def segment_with(scores: float) -> SegmentImages:
+        def one(tile: np.ndarray) -> Instances:
+            asked.append(tile.shape[0])
+            masks = np.concatenate([disks(size, indices), specks])
+            both = np.concatenate([np.full(len(indices), 0.95), np.full(len(specks), scores)])
+            return instances(masks[:, : tile.shape[0], : tile.shape[1]], both)
+
+        return answering(one)
+
+    settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
+    segment_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
+    assert asked == [128]  # less sure than of the objects, however many
+    asked.clear()
+    segment_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
+    assert set(asked) == {128, 40}  # as small as windows get, and no third time
+
+
+# --- with a model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    settings = InferenceConfig(
+        tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, max_instances=300, instance_threshold=0
+    )
+    return Predictor(tiny_model, device="cpu", settings=settings)
+
+
+def test_who_chooses_tiles_gets_those(tiny_model: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, diameter=20)
+    predictor = Predictor(tiny_model, device="cpu", settings=settings)
+    seen: list[float] = []
+
+    def answered(image: np.ndarray, segment: Callable, categories: Categories, chosen: InferenceConfig) -> Instances:
+        seen.append(chosen.diameter)
+        return segment_in_tiles(image, segment, categories, chosen)
+
+    monkeypatch.setattr("mask2former.inference.predictor.segment_in_tiles", answered)
+    image = np.zeros((40, 40, 3), np.uint8)
+    predictor(image, "instance")
+    predictor(image, "instance", tile=40)
+    predictor(image, "instance", tile=40, diameter=8)
+    assert seen == [20, 0, 8]
+    assert predictor(image, "instance", tile=0).size_hw == (40, 40)
+
+
+def test_a_image_of_one_tile_is_answered_as_a_whole(predictor: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    tiled, whole = predictor(image, "instance"), predictor(image, "instance", tile=0)
+    kept = (whole.scores >= 0.05) & whole.masks.any((1, 2))
+    assert kept.any()
+    assert np.array_equal(tiled.masks, whole.masks[kept])
+    assert np.array_equal(tiled.scores, whole.scores[kept])
+    assert np.array_equal(tiled.boxes, whole.boxes[kept])
+
+
+def test_tiles_are_a_setting_of_a_call_and_of_loading(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = predictor.model.info  # of all tests of this folder
+    settings = InferenceConfig(tasks=("instance",), short_edge=64, instance_threshold=0)
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=settings))
+    checkpoints.save(predictor.model, tmp_path / "m.safetensors")
+    loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    assert np.array_equal(loaded(image, "instance").masks, predictor(image, "instance", max_instances=100).masks)
+    assert Predictor.from_pretrained("nuclei", device="cpu", diameter=30).settings.diameter == 30
+    assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
+    with pytest.raises(UserError, match="instances alone"):
+        Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
+    with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
+        Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
+    with pytest.raises(UserError, match="exclusive is for images"):
+        loaded.track([image], tile=0, non_overlapping=True)
+    through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))
+    with pytest.raises(UserError, match="transformers cannot look"):
+        write(predictor.model, tmp_path / "folder", "huggingface")
+
+
+@pytest.mark.parametrize("tile", [0, 48])
+def test_exclusive_is_a_setting_of_whole_images_and_of_tiles(predictor: Predictor, tile: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    plain = predictor(image, "instance", tile=tile, overlap_threshold=0.3)
+    assert plain.masks.sum(0).max() > 1
+    parted = predictor(image, "instance", tile=tile, overlap_threshold=0.3, non_overlapping=True)
+    assert parted.masks.sum(0).max() == 1
+    assert np.array_equal(parted.masks, remove_overlaps(plain, 0.3).masks)
+
+
+def test_tiles_have_one_scale_whatever_the_size_of_the_image(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    network = predictor.network
+
+    def watched(pixels: Sequence[torch.Tensor]) -> Sequence[Prediction]:
+        seen.extend(tuple(tile.shape) for tile in pixels)
+        return network(pixels)
+
+    monkeypatch.setattr(predictor, "network", watched)
+    prediction = predictor(np.zeros((30, 96, 3), np.uint8), "instance")
+    assert prediction.size_hw == (30, 96)
+    assert set(seen) == {(3, 40, 64)}  # 30 x 48, times 64 / 48
+    assert len(seen) == 3
+
+
+def test_tiles_asked_together_are_answered_as_one_by_one(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
+    predictor = Predictor(
+        copy.deepcopy(predictor.model).double(), "cpu", settings=predictor.settings
+    )  # that one is shared
+    asked: list[int] = []
+    predictor.model.register_forward_pre_hook(lambda _module, inputs: asked.append(len(inputs[0])))
+    together = predictor(image, "instance")
+    monkeypatch.setattr("mask2former.inference.tiling._PIXELS_AT_ONCE", 3 * 64 * 64)
+    some = predictor(image, "instance")
+    assert asked == [8, 3, 3, 2]
+    assert len(together) > 5
+    assert np.array_equal(together.masks, some.masks)
+    assert np.allclose(together.scores, some.scores, rtol=0, atol=1e-9)
+
+
+def test_test_time_augmentation_looks_at_every_tile_several_times(predictor: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 112, 3), dtype=np.uint8)
+    alone = AugmentedPredictor(predictor, MultiScaleFlip(flip=False))(image, "instance")
+    plain = predictor(image, "instance")
+    assert len(alone) == len(plain)
+    assert np.allclose(alone.scores, plain.scores, rtol=0, atol=1e-5)
+    twice = AugmentedPredictor(predictor)
+    found, mirrored = twice(image, "instance"), twice(image[:, ::-1], "instance")
+    assert not np.allclose(found.scores[:5], plain.scores[:5], rtol=0, atol=1e-5)
+    assert np.allclose(found.scores, mirrored.scores, rtol=0, atol=1e-5)
+    assert np.mean(found.masks[:20] == mirrored.masks[:20, :, ::-1]) > 0.999
+
+
+def test_what_knows_no_tiles_says_so(predictor: Predictor) -> None:
+    image = np.zeros((48, 48, 3), np.uint8)
+    for ask in (
+        lambda: predictor.clip([image]),
+        lambda: list(predictor.track([image])),
+    ):
+        with pytest.raises(UserError, match=r"tiles of 48 pixels.*tile=0"):
+            ask()
+    assert len(list(predictor.track([image], tile=0))) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tile": 64}, "instances alone"),
+        ({"tasks": ("instance",), "tile": 1, "tile_overlap": 0}, "at least 16"),
+        ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half"),
+        ({"tasks": ("instance",), "diameter": 32}, "set tile and short_edge"),
+        ({"tasks": ("instance",), "tile": 64, "short_edge": 0, "diameter": 32}, "set tile and short_edge"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InferenceConfig(**settings)
