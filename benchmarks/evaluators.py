@@ -40,8 +40,8 @@ import numpy as np
 from PIL import Image
 
 from mask2former.data.label_maps import read_id_colors
+from mask2former.metrics.average_precision import InstanceEvaluator
 from mask2former.metrics.build import evaluators
-from mask2former.metrics.instance import InstanceEvaluator
 from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation
@@ -135,7 +135,9 @@ def reference_panoptic_quality(images: list[ImageLike]) -> dict[str, float]:
     for result, ground_truth in (entry.panoptic for entry in images):
         true = {identifier: (label, crowd) for identifier, label, crowd in ground_truth.segments}
         predicted = {segment.id: segment.label for segment in result.segments}
-        true_areas = dict(zip(*(part.tolist() for part in np.unique(ground_truth.ids, return_counts=True)), strict=True))
+        true_areas = dict(
+            zip(*(part.tolist() for part in np.unique(ground_truth.ids, return_counts=True)), strict=True)
+        )
         areas = dict(zip(*(part.tolist() for part in np.unique(result.ids, return_counts=True)), strict=True))
         codes = ground_truth.ids.astype(np.uint64) * np.uint64(1 << 24) + result.ids.astype(np.uint64)
         pairs = {
@@ -211,7 +213,12 @@ def coco_annotations(images: list[ImageLike]) -> dict[str, Any]:
     annotations = []
     for number, entry in enumerate(images, start=1):
         ground_truth = entry.instance[1]
-        rows = zip(ground_truth.labels.tolist(), ground_truth.iscrowd.tolist(), mask_ops.encode(ground_truth.masks), strict=True)
+        rows = zip(
+            ground_truth.labels.tolist(),
+            ground_truth.iscrowd.tolist(),
+            mask_ops.encode(ground_truth.masks),
+            strict=True,
+        )
         for (label, crowd, rle), area in zip(rows, mask_ops.areas(ground_truth.masks).tolist(), strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label, "area": area}
             annotations.append(annotation | {"iscrowd": int(crowd), "segmentation": rle, "bbox": [0, 0, 1, 1]})
@@ -290,7 +297,9 @@ def our_panoptic_quality_of_files(
         paths = (folder / side / f"{number}.png" for side in ("true", "found"))
         true, found = (read_id_colors(path) if colors is None else ids_of(colors[str(path)]) for path in paths)
         result, ground_truth = entry.panoptic
-        evaluator.update(PanopticSegmentation(found, result.segments, CATEGORIES), PanopticGroundTruth(true, ground_truth.segments))
+        evaluator.update(
+            PanopticSegmentation(found, result.segments, CATEGORIES), PanopticGroundTruth(true, ground_truth.segments)
+        )
     return {"PQ": evaluator.compute()["panoptic/PQ"]}
 
 
@@ -430,7 +439,10 @@ def speed(images: int, repeats: int) -> dict[str, Any]:
         "panoptic_quality_of_decoded_png_files_beside_the_tool_of_cityscapes": of_colors,
         "panoptic_quality_of_png_files_beside_the_tool_of_cityscapes": of_files,
         "panoptic_quality_beside_a_reading_of_the_definition": compare(
-            image_files, lambda: our_panoptic_quality(image_files), lambda: reference_panoptic_quality(image_files), repeats
+            image_files,
+            lambda: our_panoptic_quality(image_files),
+            lambda: reference_panoptic_quality(image_files),
+            repeats,
         ),
         "boundary_and_mask_precision_beside_boundary_precision_of_faster_coco_eval": compare(
             image_files,

@@ -1,9 +1,9 @@
 """Training samples per second for each published kind, and where the time goes.
 
-Loaders hand over packed samples (id maps, expanded in the main process) and, for comparison, dense masks; with 0, 1
-and 2 worker processes of one thread. All of them take turns, so a machine that slows down slows all of them down, and
-figures are medians over the turns. With the environment variable MASK2FORMER_SHARED images of COCO and ADE20K are
-read from its ``data`` folder; without it, and for Cityscapes' size always, drawn scenes are written to a folder first.
+Loaders hand over packed samples (id maps, expanded in the main process); with 0, 1 and 2 worker processes of one
+thread. All of them take turns, so a machine that slows down slows all of them down, and figures are medians over the
+turns. With the environment variable MASK2FORMER_SHARED images of COCO and ADE20K are read from its ``data`` folder;
+without it, and for Cityscapes' size always, drawn scenes are written to a folder first.
 
     python benchmarks/loading.py --rounds 5 --output benchmarks/results/loading.json
 """
@@ -28,16 +28,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former import recipes
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import TrainingSet, build_training_set
-from mask2former.data.loading.collate import PackedBatch, collate, pack
-from mask2former.data.label_maps import colors_of_ids
-from mask2former.data.loading.sampling import Draw, StepSampler
+from mask2former.data.build import build_training_set
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.label_maps import colors_of_ids
+from mask2former.data.loading.collate import pack
+from mask2former.data.loading.sampling import Draw, StepSampler
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.ops.masks import encode
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Batch
 
 BATCH, SKIPPED = 4, 4  # images per step; steps of an iterator that are not counted: they were made ahead
+WORKERS = (0, 1, 2)
 RECIPES = {
     "LSJ panoptic, 1024x1024": "coco-panoptic/r50",
     "LSJ instance, 1024x1024": "coco-instance/r50",
@@ -129,27 +131,26 @@ def training_set(kind: str, dataset: dict[str, Any]) -> TrainingSet:
 
 
 class Samples(Dataset[Any]):
-    """Packed or dense samples by draw."""
+    """Packed samples by draw."""
 
-    def __init__(self, samples: TrainingSet, packed: bool) -> None:
-        self.get = samples.packed if packed else samples.__getitem__
+    def __init__(self, samples: TrainingSet) -> None:
+        self.samples = samples
 
     def __getitem__(self, draw: Draw) -> Any:
-        return self.get(draw)
+        return self.samples.packed(draw)
 
 
-def batches(samples: TrainingSet, packed: bool, workers: int, seed: int) -> Iterator[Batch]:
+def batches(samples: TrainingSet, workers: int, seed: int) -> Iterator[Batch]:
     """Endless batches as the criterion takes them."""
     sampler: Any = StepSampler(len(samples), BATCH, seed)
-    make: Callable[..., Any] = pack if packed else collate
-    loader = DataLoader(Samples(samples, packed), batch_sampler=sampler, collate_fn=make, num_workers=workers)
+    loader = DataLoader(Samples(samples), batch_sampler=sampler, collate_fn=pack, num_workers=workers)
     for batch in loader:
-        yield batch.unpack() if isinstance(batch, PackedBatch) else batch
+        yield batch.unpack()
 
 
-def samples_per_second(samples: TrainingSet, packed: bool, workers: int, steps: int, seed: int) -> float:
+def samples_per_second(samples: TrainingSet, workers: int, steps: int, seed: int) -> float:
     """Of one iterator, without its start."""
-    iterator = batches(samples, packed, workers, seed)
+    iterator = batches(samples, workers, seed)
     for _ in range(SKIPPED):
         next(iterator)
     begin = time.perf_counter()
@@ -195,27 +196,25 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shared = os.environ.get("MASK2FORMER_SHARED")
-    modes = [(packed, workers) for workers in (0, 1, 2) for packed in (False, True)]
     with tempfile.TemporaryDirectory() as scratch:
         sources = datasets(Path(shared) if shared else None, Path(scratch))
         sets = {kind: training_set(kind, settings) for kind, (_, settings) in sources.items()}
-        rates: dict[tuple[str, bool, int], list[float]] = {(kind, *mode): [] for kind in sets for mode in modes}
+        rates: dict[tuple[str, int], list[float]] = {(kind, workers): [] for kind in sets for workers in WORKERS}
         parts: dict[str, list[dict[str, float]]] = {kind: [] for kind in sets}
         for turn in range(arguments.rounds):
             for kind, samples in sets.items():
                 parts[kind].append(breakdown(samples, arguments.steps * BATCH, turn))
-                for packed, workers in modes:
-                    rate = samples_per_second(samples, packed, workers, arguments.steps, turn)
-                    rates[kind, packed, workers].append(rate)
+                for workers in WORKERS:
+                    rates[kind, workers].append(samples_per_second(samples, workers, arguments.steps, turn))
     from importlib.metadata import version
 
-    def figures(kind: str, packed: bool) -> dict[str, Any]:
+    def figures(kind: str) -> dict[str, Any]:
         return {
             f"{workers} workers": {
-                "median": round(statistics.median(rates[kind, packed, workers]), 1),
-                "min_max": [round(min(rates[kind, packed, workers]), 1), round(max(rates[kind, packed, workers]), 1)],
+                "median": round(statistics.median(rates[kind, workers]), 1),
+                "min_max": [round(min(rates[kind, workers]), 1), round(max(rates[kind, workers]), 1)],
             }
-            for workers in (0, 1, 2)
+            for workers in WORKERS
         }
 
     result = {
@@ -228,8 +227,7 @@ def main() -> None:
             kind: {
                 "data": sources[kind][0],
                 "recipe": RECIPES[kind],
-                "packed": figures(kind, True),
-                "dense": figures(kind, False),
+                "packed": figures(kind),
                 "processor_milliseconds_per_sample": {
                     part: round(statistics.median(found[part] for found in parts[kind]), 2) for part in parts[kind][0]
                 },

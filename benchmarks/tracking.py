@@ -15,46 +15,47 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask2former.files import write_whole
 from mask2former.data.datasets.scenes import SceneClips
-from mask2former.scenes import SCENE_CATEGORIES
-from mask2former.scenes.rendering import draw_scene
-from mask2former.metrics.identity import add_identities, count_identities, no_identities
-from mask2former.metrics.video import VideoInstanceEvaluator, track_ious
-from mask2former.metrics.video_panoptic import VideoPanopticEvaluator
+from mask2former.files import write_whole
+from mask2former.inference.network import Network
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tracking import join_frames
-from mask2former.structures import MaskOutput, VideoInstances
-from mask2former.structures.tracks import TrackedFrame
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
+from mask2former.metrics.identity import add_identities, count_identities, no_identities
+from mask2former.metrics.video_panoptic import VideoPanopticEvaluator
+from mask2former.ops.sparse_masks import pairwise_iou
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.scenes.rendering import draw_scene
+from mask2former.structures import Prediction, VideoInstances
 from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth
+from mask2former.structures.tracks import TrackedFrame
 
 SIDE, NUM_FRAMES, FIRST_SEED = 128, 120, 8_000_000
 NAIVE_IOU = 0.3  # more would break more tracks: things move by up to a third of their size in a frame
 MOST = 30  # tracks per clip that are measured
 
 
-class Remembering(Predictor):
-    """Answers the same pixels a second time without the model: several ways are measured in one pass."""
+class Remembering:
+    """A network that says the same about the same pixels without the model: several ways are measured in one pass."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.known: dict[bytes, MaskOutput] = {}
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.known: dict[bytes, Sequence[Prediction]] = {}
 
-    def forward(self, pixels: Tensor) -> MaskOutput:
-        if pixels.shape[0] != 1:
-            return super().forward(pixels)
-        key = pixels.numpy().tobytes()
+    def __call__(self, images: Sequence[Tensor], /) -> Sequence[Prediction]:
+        if len(images[0]) != 1:
+            return self.network(images)
+        key = images[0].numpy().tobytes()
         if key not in self.known:
-            self.known[key] = super().forward(pixels)
+            self.known[key] = self.network(images)
         return self.known[key]
 
 
@@ -65,7 +66,7 @@ def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
     for frame in frames:
         numbers = np.zeros(len(frame), dtype=np.int64)
         if previous is not None:
-            ious = track_ious(previous.masks[:, None], frame.masks[:, None])
+            ious = pairwise_iou([previous.sparse], [frame.sparse])
             for row, column in zip(*linear_sum_assignment(ious, maximize=True), strict=True):
                 if ious[row, column] > NAIVE_IOU:
                     numbers[column] = previous.track_ids[row]
@@ -78,7 +79,7 @@ def naive(frames: list[TrackedFrame]) -> Iterator[TrackedFrame]:
             frame.index,
             frame.seconds,
             numbers[order],
-            frame.masks[order],
+            frame.sparse.take(order),
             frame.labels[order],
             frame.scores[order],
             frame.probabilities[order],
@@ -95,7 +96,9 @@ class Score:
         self.identities = no_identities()
         self.num_tracks = 0
 
-    def add(self, result: VideoInstances, frames: list[tuple[np.ndarray, np.ndarray]], ground_truth: ClipGroundTruth) -> None:
+    def add(
+        self, result: VideoInstances, frames: list[tuple[np.ndarray, np.ndarray]], ground_truth: ClipGroundTruth
+    ) -> None:
         self.tracks.update(result, ground_truth)
         self.identities = add_identities(self.identities, count_identities(frames, ground_truth.masks))
         self.num_tracks += len(set(np.concatenate([numbers for numbers, _ in frames]).tolist()))
@@ -112,7 +115,8 @@ class Score:
 
 def measure(model: str, num_clips: int, out: Path | None) -> None:
     """Every way on every clip; what is known so far is written after each."""
-    predictor = Remembering(Predictor.from_pretrained(model, device="cpu").model)
+    predictor = Predictor.from_pretrained(model, device="cpu")
+    network = predictor.network = Remembering(predictor.network)
     clips = SceneClips(SIDE, num_frames=NUM_FRAMES, seed=FIRST_SEED, length=num_clips)
     ways = ("frame by frame, mask IoU alone", "tracker, window 1", "tracker, window 8", "one window")
     scores = {way: Score() for way in ways}
@@ -121,7 +125,7 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
     for index in range(num_clips):
         images, ground_truth = clips.images(index), clips.ground_truth(index)
         num_objects += len(ground_truth.labels)
-        predictor.known.clear()
+        network.known.clear()
         for way in ways:
             if way == "one window":
                 result = predictor.clip(
@@ -143,7 +147,9 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
         labels = target.target.labels.tolist()
         ids = target.info["ids"].numpy()
         segments = [(number, label, False) for number, label in enumerate(labels, start=1)]
-        ground_truths = [PanopticGroundTruth(frame, [row for row in segments if (frame == row[0]).any()]) for frame in ids]
+        ground_truths = [
+            PanopticGroundTruth(frame, [row for row in segments if (frame == row[0]).any()]) for frame in ids
+        ]
         predictions = [frame.panoptic for frame in predictor.track(images, "panoptic", short_edge=0, window=1)]
         panoptic.update([prediction for prediction in predictions if prediction is not None], ground_truths)
         report = {

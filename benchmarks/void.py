@@ -21,8 +21,8 @@ from PIL import Image
 from scipy import ndimage
 
 from mask2former.config import RunConfig, parse
-from mask2former.data.label_maps import colors_of_ids
 from mask2former.data.datasets.scenes import Scenes
+from mask2former.data.label_maps import colors_of_ids
 from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.training.run import train
 

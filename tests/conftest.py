@@ -1,15 +1,26 @@
-"""What holds for all tests: where every package must be there, a test that misses one fails; output is UTF-8."""
+"""What holds for all tests: where every package must be there, a test that misses one fails; output is UTF-8.
+
+``pytest --hypothesis-profile=many`` tries ten times as many examples of each property.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes that share cores wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.register_profile("many", settings.get_profile("few"), max_examples=600)
+settings.load_profile("few")  # --hypothesis-profile comes later
 
 COMPLETE = "MASK2FORMER_ALL_PACKAGES"  # set where everything is installed, as in .ci/run
 
@@ -21,6 +32,25 @@ def _fail_for_want_of_a_package(call: pytest.CallInfo[Any], report: pytest.TestR
     if any(entry.name == "importorskip" for entry in call.excinfo.traceback):
         report.outcome = "failed"
         report.longrepr = f"{call.excinfo.value}: would be skipped, but {COMPLETE} says that every package is there"
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays, so that the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or extensions take what is left at the end for leaks
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_left_behind() -> Generator[None]:
+    """Models and trainings that hold themselves are let go of with the file that made them."""
+    yield
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # of other systems than Linux
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.hookimpl(wrapper=True)

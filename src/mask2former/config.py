@@ -8,8 +8,9 @@ these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn the
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,7 +21,7 @@ from pydantic import (
 )
 
 from mask2former import limits
-from mask2former.documents import parse_yaml
+from mask2former.documents import parse_yaml, read_yaml
 from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.text import printable, quoted
@@ -28,6 +29,7 @@ from mask2former.text import printable, quoted
 __all__ = [
     "Ade20kConfig",
     "Ade20kFullConfig",
+    "ArchitectureConfig",
     "AugmentationConfig",
     "BackboneConfig",
     "CityscapesConfig",
@@ -58,6 +60,7 @@ __all__ = [
     "NoAugmentationConfig",
     "OfficialConfig",
     "OptimConfig",
+    "OwnPartsConfig",
     "PanopticFiles",
     "ResizeCropFlipConfig",
     "RunConfig",
@@ -73,6 +76,7 @@ __all__ = [
     "apply_overrides",
     "leaves",
     "parse",
+    "read_run_file",
     "with_new_names",
 ]
 
@@ -108,6 +112,28 @@ _OLD_NAMES: Mapping[str, str] = {
     "total_batch": "batch_size",
 }
 _TURNED_ROUND = "keep_empty"  # true was what false is now
+
+
+def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
+    """``values`` with the names that settings have now, for those that had another one until 0.1.0.
+
+    Args:
+        values: one group of settings.
+        known: the settings that the group has; by default all that were renamed.
+
+    Raises:
+        ValueError: a setting under both names.
+    """
+    renewed = {}
+    for name, value in values.items():
+        new = _OLD_NAMES.get(name, name) if isinstance(name, str) else name
+        if new == name or (known is not None and new not in known):
+            renewed[name] = value
+            continue
+        if new in values:
+            raise ValueError(f"'{name}' is the old name of '{new}', and both are set; leave out '{name}'")
+        renewed[new] = not value if name == _TURNED_ROUND and isinstance(value, bool) else value
+    return renewed
 
 
 class _Strict(BaseModel):
@@ -212,12 +238,12 @@ class InferenceConfig(_Strict):
     # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     non_overlapping: bool = False
-    # instances alone: side, in pixels of the image, of windows that are answered one by one and joined; each is
+    # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
     # resized by short_edge / tile. 0: the whole image at once, as published
     tile: NonNegativeInt = 0
     tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
-    # pixels: with windows, the diameter of objects that the model was trained on; the image is asked again, with
-    # windows of another side, where the median of its answers has another one. 0: windows of one side for all images
+    # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
+    # another side, where the median of its objects has another one. 0: tiles of one side for all images
     diameter: NonNegativeFloat = 0.0
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
     # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
@@ -272,7 +298,7 @@ class InferenceConfig(_Strict):
                 "larger tile, or a smaller short_edge"
             )
         if self.diameter and not (self.tile and self.short_edge):
-            raise ValueError(f"diameter {self.diameter} is for windows: set tile and short_edge too")
+            raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
         return self
 
     @property
@@ -282,24 +308,43 @@ class InferenceConfig(_Strict):
         return next(task for task in order if task in self.tasks)
 
 
-class ModelConfig(_Strict):
-    """Architecture and inference settings; what a checkpoint carries."""
+class ArchitectureConfig(_Strict):
+    """What a model is built from."""
 
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
     transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
-    inference: InferenceConfig = InferenceConfig()
-    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
-    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
 
     @model_validator(mode="after")
-    def _same_dim(self) -> ModelConfig:
+    def _same_dim(self) -> Self:
         if self.pixel_decoder.dim != self.transformer_decoder.dim:
             raise ValueError(
                 f"pixel_decoder.dim {self.pixel_decoder.dim} and transformer_decoder.dim "
                 f"{self.transformer_decoder.dim} must be equal"
             )
         return self
+
+
+class ModelConfig(ArchitectureConfig):
+    """The model of a run: its architecture, its inference settings, and what its training starts from."""
+
+    inference: InferenceConfig = InferenceConfig()
+    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
+    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
+
+    @property
+    def architecture(self) -> ArchitectureConfig:
+        """The part of it that weights depend on."""
+        return ArchitectureConfig(
+            backbone=self.backbone, pixel_decoder=self.pixel_decoder, transformer_decoder=self.transformer_decoder
+        )
+
+
+class OwnPartsConfig(_Strict):
+    """What a file says of a model with parts that no configuration describes."""
+
+    architecture: None
+    inference: InferenceConfig
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -704,28 +749,6 @@ class RunConfig(_Strict):
 # --- from files and arguments ----------------------------------------------------------------------------------------
 
 
-def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
-    """``values`` with the names that settings have now, for those that had another one until 0.1.0.
-
-    Args:
-        values: one group of settings.
-        known: the settings that the group has; by default all that were renamed.
-
-    Raises:
-        ValueError: a setting under both names.
-    """
-    renewed = {}
-    for name, value in values.items():
-        new = _OLD_NAMES.get(name, name) if isinstance(name, str) else name
-        if new == name or (known is not None and new not in known):
-            renewed[name] = value
-            continue
-        if new in values:
-            raise ValueError(f"'{name}' is the old name of '{new}', and both are set; leave out '{name}'")
-        renewed[new] = not value if name == _TURNED_ROUND and isinstance(value, bool) else value
-    return renewed
-
-
 def _note_old_names(values: Any, source: str) -> None:
     """Tell of old names, which somebody wrote into a run file or an override."""
     if not isinstance(values, dict):
@@ -778,7 +801,7 @@ def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
 
     Raises:
@@ -814,3 +837,15 @@ def _forget_old_name(node: dict[str, Any], name: str) -> None:
     for old, new in _OLD_NAMES.items():
         if new == name and old in node and new not in node:
             node[new] = with_new_names({old: node.pop(old)})[new]
+
+
+def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of them.
+
+    Raises:
+        UserError: the file cannot be read as YAML, or an override has the wrong form.
+    """
+    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
+    if not isinstance(values, dict):
+        raise UserError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+    return apply_overrides(values, overrides)

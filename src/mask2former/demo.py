@@ -6,34 +6,30 @@ Returns what it found and prints nothing; the command line does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from mask2former import visualization
-from mask2former.files import write_whole
 from mask2former.config import Task
 from mask2former.data.datasets.scenes import SceneClips, Scenes
-from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.metrics.video import VideoInstanceEvaluator
-from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
-from mask2former.inference.files import check_folder
 from mask2former.evaluation.comparison import comparison_row
+from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.files import check_folder, write_whole
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tracking import join_frames
-from mask2former.inference.video_output import VideoWriter
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
+from mask2former.progress import Progress, silent
+from mask2former.results_io.video import VideoWriter
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Sample
 from mask2former.structures.tracks import TrackedFrame
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["DemoReport", "VideoDemoReport", "run", "run_video", "table", "video_table"]
+__all__ = ["DemoReport", "VideoDemoReport", "run", "run_video"]
 
 _FIRST_SCENE = 2_000_000  # training draws below 1,000,000 and validation from there on
 _STRIDE = 10_000  # scenes of one seed, so that no two seeds share a scene
@@ -45,11 +41,7 @@ _MEASURED_FRAMES = 20  # of the clips that are measured
 _CLIP_RATE = 10.0  # frames per second: things move fast
 _CLIP_SCALE = 3  # enlargement of what is shown
 _TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
-_HEADLINES = {  # metric, and what it says
-    "panoptic/PQ": ("PQ", "panoptic quality: every pixel in the right segment"),
-    "instance/AP": ("AP", "average precision of object masks"),
-    "semantic/mIoU": ("mIoU", "mean overlap of classes"),
-}
+_HEADLINES = ("panoptic/PQ", "instance/AP", "semantic/mIoU")
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ def run(
     seed: int = 0,
     num_scenes: int = 50,
     device: str | None = None,
-    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+    progress: Progress = silent,
 ) -> DemoReport:
     """Segment fresh scenes for all tasks, measure, and write ``contact-sheet.png``.
 
@@ -113,7 +105,7 @@ def run(
     )
     metrics, seconds = report.metrics, report.seconds / num_scenes
 
-    figures = "   ".join(f"{name} {metrics[key]:.1f}" for key, (name, _) in _HEADLINES.items())
+    figures = "   ".join(f"{key.split('/')[1]} {metrics[key]:.1f}" for key in _HEADLINES)
     sheet = visualization.contact_sheet(
         rows,
         ("image", "ground_truth", "panoptic", "instance", "semantic"),
@@ -153,7 +145,7 @@ def run_video(
     seed: int = 0,
     num_clips: int = 20,
     device: str | None = None,
-    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+    progress: Progress = silent,
 ) -> VideoDemoReport:
     """Follow the things of fresh scene clips, measure, and write ``tracks.mp4``: the clip beside its tracks.
 
@@ -237,37 +229,6 @@ def _write_video(folder: Path, images: Iterator[tuple[Image.Image, float]]) -> P
         for image, seconds in images:
             writer.add_image(np.asarray(image), seconds)
     return writer.path
-
-
-def table(report: DemoReport) -> Table:
-    """The headline metrics for the terminal."""
-    from rich.table import Table
-
-    rows = Table(title=f"{report.num_scenes} fresh scenes, {report.seconds_per_scene:.2f} s each", title_justify="left")
-    rows.add_column("metric")
-    rows.add_column("%", justify="right")
-    rows.add_column("what it says")
-    for key, (name, meaning) in _HEADLINES.items():
-        rows.add_row(name, f"{report.metrics[key]:.1f}", meaning)
-    return rows
-
-
-def video_table(report: VideoDemoReport) -> Table:
-    """The headline metrics of tracks for the terminal."""
-    from rich.table import Table
-
-    title = f"{report.num_clips} fresh clips of {_MEASURED_FRAMES} frames, {report.seconds_per_frame:.2f} s a frame"
-    rows = Table(title=title, title_justify="left")
-    rows.add_column("metric")
-    rows.add_column("%", justify="right")
-    rows.add_column("what it says")
-    for name, meaning in (
-        ("AP", "average precision of whole tracks"),
-        ("AP50", "the same, half of the mask is enough"),
-        ("AR10", "objects found by the ten best tracks"),
-    ):
-        rows.add_row(name, f"{report.metrics[f'instance/{name}']:.1f}", meaning)
-    return rows
 
 
 def _row(sample: Sample, predictor: Predictor, scale: int) -> list[Image.Image]:

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_DIGITS = 4_300  # of a number, as Python has it for JSON
 
 
 class Readable(Protocol):
@@ -230,7 +229,7 @@ def _count(node: yaml.Node, known: dict[int, int], open_now: set[int]) -> int:
     if key not in known:
         open_now.add(key)
         value = node.value
-        if len(value) > _DIGITS and node.tag in _NUMBERS:  # reading it takes the square of its length
+        if len(value) > limits.DIGITS and node.tag in _NUMBERS:  # reading it takes the square of its length
             raise ValueError(f"a number has {len(value):,} digits")
         inner = (part for each in value for part in (each if isinstance(each, tuple) else (each,)))
         known[key] = 1 + (0 if isinstance(value, str) else sum(_count(part, known, open_now) for part in inner))

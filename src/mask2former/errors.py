@@ -6,11 +6,26 @@ answer with one sentence and exit code 2. Our own broken invariants stay ``Asser
 
 from __future__ import annotations
 
-__all__ = ["FailedError", "MissingExtraError", "UserError"]
+from collections.abc import Callable
+
+__all__ = ["FailedError", "MissingExtraError", "OptionError", "UserError"]
 
 
 class UserError(ValueError):
     """A request that cannot be served; the message says what was got, what was expected and what to do."""
+
+
+class OptionError(UserError):
+    """Arguments of a call that do not go together.
+
+    Args:
+        sentence: the message, given how an argument is called: by its name from Python, by its flag on the command
+            line. ``OptionError(lambda name: f"{name('seed')} is about scenes")``
+    """
+
+    def __init__(self, sentence: Callable[[Callable[[str], str]], str]) -> None:
+        super().__init__(sentence(str))
+        self.sentence = sentence
 
 
 class MissingExtraError(UserError, ImportError):

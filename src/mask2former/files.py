@@ -22,8 +22,13 @@ from mask2former.errors import UserError
 
 __all__ = [
     "TEMPORARY",
+    "check_apart",
+    "check_file",
+    "check_folder",
     "discard",
+    "folder_lock",
     "leftovers_note",
+    "place_of",
     "remove_leftovers",
     "reserved",
     "take_lock",
@@ -278,5 +283,71 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """That a file to write is not one of those that are read.
+
+    Raises:
+        UserError: it is, however it is spelled.
+    """
+    target = place_of(path)
+    for entry in inputs:
+        if os.path.exists(entry) and place_of(Path(entry)) == target:
+            raise UserError(f"'{path}' is read here and would be overwritten; name another file to write")
+
+
+def place_of(path: Path) -> str:
+    """Where a file is; names that differ in case only are one file on some systems."""
+    return str(path.resolve()).casefold()
+
+
+def check_file(path: Path) -> None:
+    """That a file can be written there later.
+
+    Raises:
+        UserError: it is a folder, or it or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"'{path}' is a folder; expected the name of a file to write")
+    if not path.exists() or path.is_file():
+        check_folder(Path(os.path.realpath(path)).parent)  # links are followed
+    elif not os.access(path, os.W_OK):
+        raise UserError(f"cannot write to '{path}': no permission; choose another place")
+
+
+def check_folder(folder: Path) -> None:
+    """That a folder can be made or written there later.
+
+    Raises:
+        UserError: a file is in the way, or there is no permission.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        if existing.is_symlink():
+            raise UserError(f"cannot write to '{folder}': '{existing}' is a link to nothing; choose another folder")
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot write to '{folder}': '{existing}' is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to '{folder}': no permission for '{existing}'; choose another folder")
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """One process at a time is in the block, of all that ask for this folder; it is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":  # where folders cannot be opened
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        take_lock(descriptor, wait=True)
+        yield
     finally:
         os.close(descriptor)

@@ -16,6 +16,7 @@ YAML_BYTES = 1 << 20  # run files and lists of classes; 20,000 class names are 4
 YAML_NODES = 200_000  # values in a YAML file, with those that aliases repeat counted as often as they are repeated
 TEXT_BYTES = 64 << 20  # lists of names and classes, label files
 TABLE_BYTES = 256 << 20  # CSV; a million rows of metrics
+DIGITS = 4_300  # of a number in YAML, as Python has it for JSON: reading takes the square of it
 JSON_BYTES = 4 << 30  # annotations; the largest published files (LVIS, COCO) have less than 1.5 GB
 
 # --- models and checkpoints ------------------------------------------------------------------------------------------
@@ -27,12 +28,16 @@ ARGUMENT = 1 << 16  # of a number among the arguments of a backbone: channels, b
 ARGUMENTS = 1000  # how many there are
 PICKLE_STEPS = 500_000  # operations of a pickle; R50 takes 20,000, its training with an optimizer 60,000
 TRAINING_STEPS = 1_000_000  # of the pickle in a training's own checkpoint, which lists its classes, too
+PICKLE_SHARING = 8  # times its size that a pickle unfolds to: tied weights, and names that are written once
+PICKLE_KEY = 1 << 60  # of a number as a key; larger ones could all be made to collide
+ARRAY_DIMENSIONS = 64  # of an array or tensor, as numpy has them
 CHECKPOINT_ENTRIES = 20_000  # named arrays; published models have up to 1,000, the deepest backbones of timm 2,000
 ENTRY_NAME = 1000  # characters in the name of an entry
 ZIP_DIRECTORY_BYTES = 8 << 20  # of a .pth: 100,000 tensors
 HEADER_BYTES = 16 << 20  # of a safetensors file; those of published models have 100 kB
 METADATA_BYTES = 4 << 20  # of one value in it; 20,000 classes are 2 MB
 CONFIG_BYTES = 4 << 20  # config.json and its like in a folder of weights
+CONFIG_NUMBER = 1e9  # of a number in it that is computed with; JSON has larger ones than a float
 CONFIG_TEXT = 1 << 18  # characters of the configuration in a checkpoint of OpenMMLab, which is Python; real: 50,000
 
 # --- images, videos and archives -------------------------------------------------------------------------------------
@@ -65,13 +70,18 @@ ID_BITS = 128  # of a number that is the id of an image, an object or a class: r
 ID_CHARACTERS = 1_000  # of an id that is text, and of a file name
 SIDE = 1 << 20  # pixels along one side of an image that an annotation file declares
 IMAGE_PIXELS = (1 << 31) - 1  # of such an image, and of a mask; larger whole-slide images are annotated in tiles
+CORNER = 1 << 20  # pixels from the origin to a corner; drawing takes memory by the length of edges
 OUTLINE = 1 << 22  # pixels along the polygons of one object: 1,000 times around an image of 1000 x 1000
+OBJECTS = 20_000  # of one image or frame; reading each takes a millisecond, whenever the image is read
 MASK_VALUES = 1 << 35  # of the dense masks of one image or clip: 200 objects in 80 frames of 1080x1920
 FRAMES = 1_000_000  # of a clip; nine hours of film
 MEASURED_CLASSES = 5_000  # of label maps, whose pixels are counted by pairs of classes: tables of 200 MB
 
 # --- downloads -------------------------------------------------------------------------------------------------------
 
+ZOO_BYTES = 1 << 50  # of a file that a table of models lists
+ZOO_QUERIES = 1 << 20  # of a model there
+ZOO_SPARE_BYTES = 64 << 20  # that its file may be larger than four times what the table says
 DOWNLOAD_BYTES = 4 << 30  # of one file; the largest published checkpoint has a fifth of it
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@ Every message, table and line that carries them goes through here on its way out
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any
 
-__all__ = ["printable", "quoted", "shortened"]
+__all__ = ["listed", "printable", "quoted", "shortened", "shown", "terminal_line"]
 
+_LINE = 10_000  # characters of a line; the longest of ours lists ten paths
+_LONG_WORD = re.compile(r"(\S{500})\S+")  # no path, or none that anybody reads to its end
 _ENTRIES = 6  # of a container that are quoted
 _DEPTH = 3  # of containers in containers
 _DIGITS = 40
@@ -35,6 +38,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def terminal_line(text: str) -> str:
+    """Text as one line for a terminal, spaces kept: whatever is printed that others had a word in."""
+    return _LONG_WORD.sub("\\1\N{HORIZONTAL ELLIPSIS}", printable(text, _LINE, spaces=True))
+
+
 def quoted(value: Any, most: int = 80) -> str:
     """What ``repr`` would show of a value from a file, in bounded time and room whatever the value is.
 
@@ -42,6 +50,23 @@ def quoted(value: Any, most: int = 80) -> str:
     these fails or fills the memory.
     """
     return printable(_bounded(value, most, _DEPTH), most)
+
+
+def shown(value: Any, most: int = 300) -> str:
+    """A name or an id in a sentence: text without quotes, anything else as :func:`quoted` has it."""
+    return printable(value, most) if isinstance(value, str) else quoted(value, most)
+
+
+def listed(values: Collection[Any], most: int | None = 8, *, show: Callable[[Any], str] = shown) -> str:
+    """``a, b, c and 5 more``: the first of several names or ids, each made safe to show.
+
+    Args:
+        values: what is listed.
+        most: how many of them; None: all.
+        show: makes a phrase of each.
+    """
+    more = 0 if most is None else len(values) - most
+    return ", ".join(show(value) for value in islice(values, most)) + (f" and {more} more" if more > 0 else "")
 
 
 def _bounded(value: Any, room: int, depth: int) -> str:

@@ -36,13 +36,13 @@ def target(data: Provider) -> None:
         assert (mask_ops.decode({"size": [8, 8], "counts": rle["counts"].encode()}) == mask).all()
     if data.ConsumeBool():
         rle = changed(rle, data)
-    readers = mask_ops.decode, mask_ops.decode_patch, mask_ops.encoded_area, mask_ops.encoded_extent
-    whole, patch, area, extent = (_predict(read, rle) for read in readers)
-    assert (whole is None) == (patch is None) == (area is None) == (extent is None), rle
+    readers = mask_ops.decode, mask_ops.decode_patch, mask_ops.encoded_extent
+    whole, patch, extent = (_predict(read, rle) for read in readers)
+    assert (whole is None) == (patch is None) == (extent is None), rle
     _predict(mask_ops.compress, rle)
     if whole is not None:
         assert isinstance(whole, np.ndarray)
-        assert int(whole.sum()) == area == extent[0]  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+        assert int(whole.sum()) == extent[0]  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
 
 
 if __name__ == "__main__":

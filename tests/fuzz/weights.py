@@ -21,10 +21,10 @@ with atheris.instrument_imports(include=["mask2former.checkpoints", "mask2former
     from mask2former import checkpoints
     from mask2former.checkpoints import original
     from mask2former.checkpoints.convert.reading import read
+    from mask2former.checkpoints.describe import describe_checkpoint
     from mask2former.checkpoints.pickles import read_state
     from mask2former.config import ModelConfig, parse
     from mask2former.errors import UserError
-    from mask2former.checkpoints.describe import checkpoint_facts
     from mask2former.models.build import build_model
     from mask2former.structures import Categories
 
@@ -64,7 +64,7 @@ def try_file(content: bytes, suffix: str, folder: Path) -> None:
     """Read it in every way; anything but a model or a UserError of one printable line is a finding."""
     path = folder / f"x{suffix}"
     path.write_bytes(content)
-    readers: tuple[Callable[[Path], object], ...] = (read_state, read, checkpoints.from_pretrained, checkpoint_facts)
+    readers: tuple[Callable[[Path], object], ...] = (read_state, read, checkpoints.from_pretrained, describe_checkpoint)
     for reader in readers:
         try:
             reader(path)

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mask2former import cli
-from mask2former import files
+from mask2former import cli, files
 from mask2former.__main__ import main
 
 __all__ = ["Started", "contents", "end_of_group", "kill_again_and_again", "random_signal"]

@@ -23,10 +23,10 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.video_panoptic import VideoPanoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.faults import collected_faults
+from mask2former.dataset_tools.check import _num_twice, check_dataset
+from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.errors import UserError
 from mask2former.metrics.build import evaluators
-from mask2former.dataset_tools.check import _num_twice, check_data
-from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 
@@ -136,7 +136,7 @@ def test_names_that_lead_out_of_their_folder_are_refused(data: Path, form: str, 
     config = FORMATS[form](data, name)
     with pytest.raises(UserError, match=r"names files that are not in its folder.*allow_outside=true"):
         _build(config)
-    report = check_data(parse(DataConfig, {"dataset": config}, "test").dataset)
+    report = check_dataset(parse(DataConfig, {"dataset": config}, "test").dataset)
     assert any("allow_outside=true" in finding.message for finding in report.findings if finding.broken)
 
 

@@ -149,7 +149,7 @@ REFUSED = [
             (PREDICT, ("-o", "--coco", "-m")),
             (TRACK, ("-o", "--ytvis", "-m")),
             (EVALUATE, ("--json", "--results", "--report", "--data")),
-            (CHECK, ("--sheet", "--propose", "--json")),
+            (CHECK, ("--sheet", "--suggest", "--json")),
             (TRAIN, ("--resume",)),
             (["plot", "run"], ("-o",)),
             (["average", "scenes-tiny", "scenes-tiny"], ("-o",)),

@@ -19,7 +19,7 @@ import mask2former
 from mask2former import limits
 from mask2former.data import image_files
 from mask2former.data.frames import open_frames
-from mask2former.data.images import list_images, image_size, read_image
+from mask2former.data.images import image_size, list_images, read_image
 from mask2former.data.label_maps import count_labels, read_id_colors, read_label_map
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, sentences

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.inference import files
+from mask2former.inference import predict_files
 
 folder, count, window = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 (folder / "images").mkdir()

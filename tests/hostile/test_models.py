@@ -20,9 +20,9 @@ from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.convert.backbones import load_backbone
 from mask2former.checkpoints.convert.openmmlab import edges_of
 from mask2former.checkpoints.convert.reading import read
+from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.config import ModelConfig, parse
 from mask2former.errors import UserError
-from mask2former.checkpoints.describe import checkpoint_facts
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
 
@@ -222,7 +222,7 @@ def test_backbones_of_checkpoints(
                 (twin / "config.json").write_text(json.dumps(config))
             except TypeError:  # functions are not written in JSON
                 continue
-            for reader in (checkpoints.from_pretrained, checkpoint_facts):
+            for reader in (checkpoints.from_pretrained, describe_checkpoint):
                 refused(reader, path)
             refused(read, twin)
 
@@ -274,7 +274,7 @@ def test_models_that_fit_no_memory(sizes: dict[str, Any], ours: Path, tmp_path: 
     actions = (
         lambda: build_model(parse(ModelConfig, claimed(sizes), "run.yaml"), 2),
         lambda: checkpoints.from_pretrained(path),
-        lambda: checkpoint_facts(path),
+        lambda: describe_checkpoint(path),
     )
 
     def try_all() -> None:
@@ -354,7 +354,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_headers(name: str, ours: Path, tmp_path: Path, limited: Any) -> None:
     path = with_header(ours, tmp_path / "changed.safetensors", HEADERS[name])
-    readers = (checkpoints.from_pretrained, checkpoint_facts, read, load_backbone)
+    readers = (checkpoints.from_pretrained, describe_checkpoint, read, load_backbone)
     if name == "a huge and empty entry":  # which harms nobody, but is none of the model
         readers = (checkpoints.from_pretrained,)
 
@@ -382,7 +382,7 @@ def test_files_that_never_end(tmp_path: Path, limited: Any) -> None:
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero"), tmp_path / ("x" * 5000)):
-        for reader in (checkpoints.from_pretrained, checkpoint_facts, load_backbone):
+        for reader in (checkpoints.from_pretrained, describe_checkpoint, load_backbone):
             assert limited(lambda reader=reader, path=path: reader(path), seconds=5).kind == "UserError", path
 
 
@@ -469,12 +469,12 @@ def test_words_of_strangers(ours: Path, tmp_path: Path) -> None:
         license=words, metrics=json.dumps({words: 1.0}), categories=json.dumps({"categories": [
             {"id": 0, "name": words}, {"id": 1, "name": "y" * 1_000}]})
     ))  # fmt: skip
-    for value in checkpoint_facts(path).values():
+    for value in describe_checkpoint(path).values():
         assert value.isprintable()
         assert len(value) < 1000
     model = checkpoints.from_pretrained(path)
-    assert model.license is not None
-    assert model.license.isprintable()
+    assert model.info.license is not None
+    assert model.info.license.isprintable()
     checkpoints.save_folder(model, tmp_path / "folder", metrics={words: 1.0})
     card = (tmp_path / "folder" / "README.md").read_text()
     assert "\x1b" not in card

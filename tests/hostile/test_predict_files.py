@@ -18,11 +18,12 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.errors import FailedError, UserError
-from mask2former.inference import files
+from mask2former.inference import predict_files
 from mask2former.inference.failures import ends_run
-from mask2former.inference.files import Outcome, plan, segment_files, write_coco_results
+from mask2former.inference.predict_files import Outcome, plan, segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.notes import collect_notes
+from mask2former.results_io.coco import coco_results, write_coco_results
 
 COUNT = 3
 
@@ -166,14 +167,14 @@ def test_an_image_fails_alone(
     status: str,
     expected: str,
 ) -> None:
-    read = files.read_image
+    read = predict_files.read_image
 
     def failing(source: Path, **options: Any) -> Any:
         if source.name == "1.bmp":
             raise error
         return read(source, **options)
 
-    monkeypatch.setattr(files, "read_image", failing)
+    monkeypatch.setattr(predict_files, "read_image", failing)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", status, "done"]
     assert expected in outcomes[1].reason
@@ -222,7 +223,7 @@ def test_a_traceback_of_an_image_is_shown_on_request(
     def failing(source: Path, **options: Any) -> Any:
         raise ValueError("odd")
 
-    monkeypatch.setattr(files, "read_image", failing)
+    monkeypatch.setattr(predict_files, "read_image", failing)
     words = ["predict", str(images), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--device", "cpu"]
     assert main(words) == 1
     said = capsys.readouterr().err
@@ -255,7 +256,7 @@ def test_names_that_are_no_text_do(images: Path, tmp_path: Path, capsys: pytest.
 def test_an_image_that_changes_while_it_is_read_is_refused(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = files.read_image
+    read = predict_files.read_image
 
     def replaced(source: Path, **options: Any) -> Any:
         found = read(source, **options)
@@ -264,7 +265,7 @@ def test_an_image_that_changes_while_it_is_read_is_refused(
             (images / "new").replace(source)
         return found
 
-    monkeypatch.setattr(files, "read_image", replaced)
+    monkeypatch.setattr(predict_files, "read_image", replaced)
     outcomes = run(predictor, images, tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", "refused", "done"]
     assert "was changed while it was read" in outcomes[1].reason
@@ -295,7 +296,7 @@ def test_the_coco_file_is_that_of_the_results_and_says_what_is_gone(
     jobs = plan([images], tmp_path / "out")
     write_coco_results(tmp_path / "coco.json", jobs, task, predictor.categories)
     text = (tmp_path / "coco.json").read_text()
-    values = files.coco_results(jobs, task, predictor.categories)
+    values = coco_results(jobs, task, predictor.categories)
     assert text == json.dumps(values) + "\n"
     (tmp_path / "out" / "1.json").unlink()
     with collect_notes() as notes:

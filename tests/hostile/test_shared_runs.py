@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from mask2former.config import InferenceConfig, RunConfig, parse
+from mask2former.dataset_tools.suggest import run_file
 from mask2former.errors import UserError
 from mask2former.evaluation.curves import plot_runs
-from mask2former.dataset_tools.suggest import run_file
 from mask2former.structures.categories import Categories
 from mask2former.training.checkpointing import best_of
 from mask2former.training.lock import LOCK, check_links

@@ -17,7 +17,8 @@ from PIL import Image
 from mask2former.cli import main
 from mask2former.data.frames import open_frames
 from mask2former.errors import UserError
-from mask2former.inference.video_output import TrackDocument, VideoWriter
+from mask2former.results_io.json import TrackDocument
+from mask2former.results_io.video import VideoWriter
 from mask2former.structures import Categories
 from mask2former.structures.tracks import TrackedFrame
 

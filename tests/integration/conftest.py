@@ -18,8 +18,8 @@ from mask2former.config import (
     TimmConfig,
     TrainerConfig,
 )
-from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.models.build import build_model
+from mask2former.scenes import SCENE_CATEGORIES
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mask2former.data.label_maps import colors_of_ids
 from mask2former.data.datasets.scenes import SceneClips
+from mask2former.data.label_maps import colors_of_ids
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories
 
@@ -288,7 +288,9 @@ def write_vipseg(root: Path, clips: SceneClips) -> dict[str, Any]:
         for folder in ("images", "maps"):
             (root / folder / name).mkdir(parents=True)
         height, width = clips.clip_size(index)
-        for position, (image, ground_truth) in enumerate(zip(clips.images(index), clips.panoptic_ground_truths(index), strict=True)):
+        for position, (image, ground_truth) in enumerate(
+            zip(clips.images(index), clips.panoptic_ground_truths(index), strict=True)
+        ):
             file = f"{position:04}.png"
             Image.fromarray(image).save(root / "images" / name / file)
             Image.fromarray(colors_of_ids(ground_truth.ids)).save(root / "maps" / name / file)

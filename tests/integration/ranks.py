@@ -34,6 +34,7 @@ def gradients(counts: list[int], num_masks: float, model: nn.Module) -> None:
 
 
 def run(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)  # those of the parent are not here
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = Tiny()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from PIL import Image
 
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
-from mask2former.dataset_tools.prepare import dataset_names
-from mask2former.errors import UserError
-from mask2former.dataset_tools.check import DataReport, check_data
-from mask2former.dataset_tools.suggest import suggest_config, run_file
-from mask2former.dataset_tools.infer_format import Indices, infer_format
+from mask2former.dataset_tools.check import DataReport, check_dataset
 from mask2former.dataset_tools.contact_sheet import sheet
+from mask2former.dataset_tools.infer_format import Places, infer_format
+from mask2former.dataset_tools.prepare import dataset_names
+from mask2former.dataset_tools.suggest import run_file, suggest_config
+from mask2former.errors import UserError
 
 H, W = 40, 60
 NAMES = "sky\nroad\ncar\n"
@@ -108,7 +109,7 @@ def yolo(root: Path) -> Path:
 def report_of(path: Path, **options: Any) -> DataReport:
     config, _ = infer_format(path)
     assert not isinstance(config, RunConfig)
-    return check_data(config, **options)
+    return check_dataset(config, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -250,7 +251,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["other.json"], "no COCO file"),
         (["other.yaml"], "neither a run file .* nor a YOLO data.yaml"),
         (["voc"], "no data set 'voc'"),
-        (["other.json", "--propose", "other.json"], "would overwrite"),
+        (["other.json", "--suggest", "other.json"], "would overwrite"),
         (["alone.json"], "name their folder with --images"),
         (["labels"], "names.txt"),
     ],
@@ -310,7 +311,7 @@ def test_checks_draws_and_proposes_a_run_that_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], Path], monitor: str, step: str
 ) -> None:
     path = write(tmp_path / "data")
-    command = ["check-data", str(path), "--propose", "run.yaml", "--json", "facts.json", "--workers", "0"]
+    command = ["check-data", str(path), "--suggest", "run.yaml", "--json", "facts.json", "--workers", "0"]
     assert main(command) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "nothing is broken" in out
@@ -339,7 +340,7 @@ def test_without_training_data_the_sheet_shows_validation(tmp_path: Path) -> Non
     assert not isinstance(config, RunConfig)
     (tmp_path / "annotations" / "instances_train.json").write_text("{")
     assert sheet(config, "test") is not None
-    report = check_data(config)
+    report = check_dataset(config)
     assert report.is_broken
     assert list(report.splits) == ["validation"]
 
@@ -390,7 +391,7 @@ def test_crowded_images_ask_for_queries_and_detections(tmp_path: Path) -> None:
 
     config, _ = infer_format(coco(tmp_path, change))
     assert not isinstance(config, RunConfig)
-    run, reasons = suggest_config(config, check_data(config))
+    run, reasons = suggest_config(config, check_dataset(config))
     assert run.model.transformer_decoder.num_queries == 150
     assert run.evaluation.max_detections == run.model.inference.max_instances == 150
     assert any("120 objects" in reason for reason in reasons)
@@ -399,7 +400,7 @@ def test_crowded_images_ask_for_queries_and_detections(tmp_path: Path) -> None:
 def test_proposals_follow_the_sizes_of_images_and_objects(tmp_path: Path) -> None:
     config, _ = infer_format(coco(tmp_path))
     assert not isinstance(config, RunConfig)
-    run, _ = suggest_config(config, check_data(config))
+    run, _ = suggest_config(config, check_dataset(config))
     assert run.evaluation.area_limits == (75, 200)  # by COCO's limits all would be small: 25, 100, 400, twice
     assert (run.model.inference.short_edge, run.data.augmentation.image_size) == (256, (384, 384))  # type: ignore[union-attr]
     assert run.trainer.max_steps == 1000
@@ -414,7 +415,7 @@ def test_proposals_follow_the_sizes_of_images_and_objects(tmp_path: Path) -> Non
         for number, entry in enumerate(content["annotations"]):
             entry["segmentation"] = [square(number * 10, 0, (10, 60, 200)[number])]
         file.write_text(json.dumps(content))
-    run, _ = suggest_config(config, check_data(config))
+    run, _ = suggest_config(config, check_dataset(config))
     assert run.evaluation.area_limits == (1024, 9216)
     assert (run.model.inference.short_edge, run.model.inference.long_edge) == (896, 1184)
 
@@ -438,7 +439,7 @@ def cells(tmp_path: Path, count: int, side: int, classes: int = 1) -> RunConfig:
     content["categories"] = content["categories"][:classes]
     content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 4]
     validation.write_text(json.dumps(content))
-    run, reasons = suggest_config(config, check_data(config))
+    run, reasons = suggest_config(config, check_dataset(config))
     text = run_file(run, reasons, "test")
     assert parse(RunConfig, yaml.safe_load(text), "proposal") == run
     assert all(len(line) < 400 for line in text.splitlines())
@@ -477,14 +478,14 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
         for kind, name in (("images", "imgs"), ("labels", "masks")):
             (tmp_path / "b" / split).mkdir(parents=True, exist_ok=True)
             (source / kind / split).rename(tmp_path / "b" / split / name)
-    config, notes = infer_format(tmp_path / "b", Indices(names=source / "names.txt"))
+    config, notes = infer_format(tmp_path / "b", Places(names=source / "names.txt"))
     assert not isinstance(config, RunConfig)
     assert (config.train[0].labels, config.validation[0].images) == (  # type: ignore[union-attr]
         str(tmp_path / "b" / "train" / "masks"),
         str(tmp_path / "b" / "val" / "imgs"),
     )
     assert notes == []
-    given = Indices(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
+    given = Places(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
     assert infer_format(tmp_path / "b" / "train", given)[0] == config
 
 
@@ -494,7 +495,7 @@ def test_without_validation_data_the_user_is_told(tmp_path: Path) -> None:
     config, (note,) = infer_format(path)
     assert "stands in for it" in note
     assert not isinstance(config, RunConfig)
-    assert list(check_data(config).splits) == ["train"]
+    assert list(check_dataset(config).splits) == ["train"]
 
 
 def test_exports_of_tools_in_a_folder(tmp_path: Path) -> None:
@@ -548,7 +549,7 @@ def test_prepare_says_what_was_made_and_what_is_not_there(tmp_path: Path, capsys
         assert f"semantic label maps, validation: {made} made, {there} already there; subset: 1 of 2000" in out
         assert "note: training is not there" in out
     assert main(["prepare", "voc"]) == 2
-    assert "there are: coco, ade20k" in capsys.readouterr().err
+    assert "there are: ade20k" in capsys.readouterr().err
     assert main(["prepare", "cityscapes", "--data-root", str(tmp_path)]) == 2
     assert "gtFine_trainvaltest.zip" in capsys.readouterr().err
 
@@ -570,9 +571,40 @@ def test_names_that_lead_outside_are_allowed_by_a_flag_that_the_proposal_keeps(
     image_file(tmp_path / "pool" / "a.png", 7)
     words = ["check-data", str(file), "--images", str(tmp_path / "train"), "--sheet", str(tmp_path / "sheet.png")]
     assert main(words) == 1
-    assert "for check-data: --allow-outside" in capsys.readouterr().out
-    assert main([*words, "--allow-outside", "--propose", str(proposal)]) == 0
+    assert "for check-data and evaluate: --allow-outside" in capsys.readouterr().out
+    assert main([*words, "--allow-outside", "--propose", str(proposal)]) == 0  # the former name of --suggest
+    assert "--propose is called --suggest now" in capsys.readouterr().err
     assert yaml.safe_load(proposal.read_text("utf-8"))["data"]["dataset"]["allow_outside"] is True
     capsys.readouterr()
     assert main(["check-data", str(label_folder(tmp_path / "maps")), "--allow-outside"]) == 2
     assert "--allow-outside is for annotations" in capsys.readouterr().err
+    words = ["evaluate", "nuclei", "--annotations", str(file), "--images", str(tmp_path / "train")]
+    assert main(words) == 2
+    assert "allow_outside=true" in capsys.readouterr().err
+    assert main([*words, "--allow-outside"]) == 2  # which reads them, and comes to the classes
+    assert "the classes of the model (1) and of the data" in capsys.readouterr().err
+    assert main(["evaluate", "nuclei", "--allow-outside"]) == 2
+    assert "--allow-outside is for annotations" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_proposed_the_faults_are_summed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forget_images(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["file_name"] = f"lost-{image['file_name']}"
+
+    file = coco(tmp_path, forget_images)
+    words = ["--images", str(tmp_path / "train"), "--propose", str(tmp_path / "run.yaml")]
+    assert main(["check-data", str(file), *words]) == 1
+    err = capsys.readouterr().err
+    assert "mend what is called broken above" in err
+    assert "no run can be proposed" not in err
+
+
+def test_annotations_in_an_archive_are_to_be_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("train.json", "{}")
+    for path in ("all.zip", "all.zip/train.json"):
+        assert main(["check-data", str(tmp_path / path)]) == 2
+        assert "only images and label maps are read here; unpack the annotations" in capsys.readouterr().err

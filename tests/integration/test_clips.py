@@ -15,13 +15,13 @@ from runs import run_values, table
 from mask2former import checkpoints
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
+from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import read_image
-from mask2former.data.datasets.scenes import SceneClips
-from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.training.run import train
 
 pytestmark = [
@@ -92,8 +92,7 @@ def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -
     assert any(row["instance/AP"] for row in table(tmp_path / "run"))
     assert list((tmp_path / "run" / "images").glob("*.png"))
     model = checkpoints.from_pretrained(result.model)
-    assert model.config is not None
-    assert model.config.transformer_decoder.position_encoding == "3d"
+    assert model.info.known_architecture.transformer_decoder.position_encoding == "3d"
     again = train(clip_run(tmp_path / "again", dataset))  # clips are a function of seed and step
     first, second = (checkpoints.from_pretrained(run.model).state_dict() for run in (result, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -103,14 +102,14 @@ def test_a_model_of_images_is_where_clips_start_from(
     tmp_path: Path, tiny_file: Path, tiny_config: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = write_clips(tmp_path / "frames")
-    source = checkpoints.from_pretrained(tiny_file)
-    assert source.config is not None
-    decoder = source.config.transformer_decoder.model_copy(update={"position_encoding": "3d"})
+    opened = checkpoints.open_checkpoint(tiny_file)
+    source = opened.info.known_architecture
+    decoder = source.transformer_decoder.model_copy(update={"position_encoding": "3d"})
     run = clip_run(
         tmp_path / "run",
         {"name": "clips", "train": [entry], "validation": [entry]},
-        backbone=source.config.backbone.model_dump(),
-        pixel_decoder=source.config.pixel_decoder.model_dump(),
+        backbone=source.backbone.model_dump(),
+        pixel_decoder=source.pixel_decoder.model_dump(),
         transformer_decoder=decoder.model_dump(),
         init=str(tiny_file),
         init_partial=True,
@@ -118,7 +117,7 @@ def test_a_model_of_images_is_where_clips_start_from(
     run = run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 1e-12, "weight_decay": 0.0})})
     result = train(run)
     assert "class head starts afresh" in capsys.readouterr().out
-    trained, before = checkpoints.from_pretrained(result.model).state_dict(), source.state_dict()
+    trained, before = checkpoints.from_pretrained(result.model).state_dict(), opened.state
     name = "transformer_decoder.query_features.weight"
     torch.testing.assert_close(trained[name], before[name], rtol=0, atol=1e-6)
     assert trained["transformer_decoder.class_head.weight"].shape[0] == 9  # the things, and "no object"

@@ -103,7 +103,10 @@ def test_every_command_runs(
         (["--data", "{root}/run.yaml", "--data-root", "."], "--data-root is about published data sets by name"),
         (["--data", "coco", "--size", "64"], "--size is about scenes, not about coco"),
         (["--data", "cityscapes", "--data-root", "{root}"], "the classes of the model"),
-        (["--data", "cityscapes:semantic", "--data-root", "{root}", "--task", "panoptic"], "ground truths for semantic, not"),
+        (
+            ["--data", "cityscapes:semantic", "--data-root", "{root}", "--task", "panoptic"],
+            "ground truths for semantic, not",
+        ),
     ],
 )
 def test_wrong_requests_are_one_sentence(

@@ -23,9 +23,7 @@ from mask2former.cli import main
 from mask2former.config import EvaluationConfig, Task
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.errors import UserError
-from mask2former.inference.results import result_of
 from mask2former.evaluation.evaluate import (
     Case,
     Evaluation,
@@ -35,9 +33,11 @@ from mask2former.evaluation.evaluate import (
     predict_case,
 )
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import ResultsFile
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.postprocessing import segmentation
+from mask2former.results_io.coco import ResultsFile
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Categories, Instances, Segmentation
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
@@ -83,9 +83,10 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     with torch.inference_mode():
         for index in range(len(samples)):
             output = predictor.model([samples[index].image], aux_outputs=False)
-            sizes = (64, 80), (64, 80)
+            [prediction] = output.predictions([(64, 80)])
             found: dict[Task, Segmentation] = {
-                task: result_of(task, output, 0, *sizes, predictor.categories, predictor.settings) for task in TASKS
+                task: segmentation(prediction, (64, 80), predictor.categories, predictor.settings, task)
+                for task in TASKS
             }
             by_hand.add(found, samples.ground_truths(index, TASKS))
     assert report.metrics == pytest.approx(by_hand.compute(), nan_ok=True)
@@ -134,7 +135,9 @@ def test_images_are_resized_for_the_model_and_measured_at_their_own_size(predict
     prediction = predictor(image, "instance")
     filled = prediction.masks.any(axis=(1, 2))
     assert filled.any()
-    ground_truth = InstanceGroundTruth(prediction.masks[filled], prediction.labels[filled], np.zeros(filled.sum(), dtype=bool))
+    ground_truth = InstanceGroundTruth(
+        prediction.masks[filled], prediction.labels[filled], np.zeros(filled.sum(), dtype=bool)
+    )
     report = evaluate_predictor(predictor, [Case(image, {"instance": ground_truth}, 1)], ["instance"])
     assert report.metrics["instance/AP"] == pytest.approx(100.0)
 
@@ -471,7 +474,9 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
         assert ground_truth.areas.tolist() == (true.areas + 0.5).tolist()
         kept = ~ground_truth.iscrowd
         masks = true.take(kept)
-        prediction = Instances(masks, ground_truth.labels[kept], np.full(kept.sum(), 0.9), masks.boxes, SCENE_CATEGORIES)
+        prediction = Instances(
+            masks, ground_truth.labels[kept], np.full(kept.sum(), 0.9), masks.boxes, SCENE_CATEGORIES
+        )
         evaluation.add({"instance": prediction}, case.ground_truths)
     got = evaluation.compute()
     assert got["instance/AP"] == pytest.approx(100.0)

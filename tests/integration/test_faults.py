@@ -226,7 +226,10 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "run file: out of range": (lambda p: ["train", p.run_file(("optim.lr", -1))], "optim.lr"),
     "run file: unknown kind": (lambda p: ["train", p.run_file(("model.backbone.name", "vgg"))], "backbone"),
     "run file: contradiction": (lambda p: ["train", p.run_file(("model.pixel_decoder.dim", 128))], "must be equal"),
-    "run file: uneven batch": (lambda p: ["train", p.run_file(("data.batch_size_per_device", 3))], "batch_size_per_device"),
+    "run file: uneven batch": (
+        lambda p: ["train", p.run_file(("data.batch_size_per_device", 3))],
+        "batch_size_per_device",
+    ),
     "run file: monitors what is not measured": (
         lambda p: ["train", p.run_file(("evaluation.monitor", "instance/AP"))],
         "evaluation.monitor",

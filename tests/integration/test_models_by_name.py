@@ -179,7 +179,7 @@ def test_training_starts_from_a_name(
     """Other classes, more queries: the run says what starts afresh, and the license travels into the result."""
     pytest.importorskip("lightning")
     values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
-    config = checkpoints.open_checkpoint(tiny_file).config.model_dump(mode="json")
+    config = checkpoints.open_checkpoint(tiny_file).info.to_dict()["config"]
     values["model"] = {**config, "init": None, "init_partial": False}
     values["model"]["transformer_decoder"]["num_queries"] = 12
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
@@ -191,7 +191,7 @@ def test_training_starts_from_a_name(
     assert len(web.requests) == 1
     before, after = load_file(tiny_file), load_file(tmp_path / "run" / "model.safetensors")
     torch.testing.assert_close(after[QUERIES][:10], before[QUERIES])
-    assert checkpoints.open_checkpoint(tmp_path / "run" / "model.safetensors").license == "Lab"
+    assert checkpoints.open_checkpoint(tmp_path / "run" / "model.safetensors").info.license == "Lab"
 
 
 @pytest.mark.parametrize(

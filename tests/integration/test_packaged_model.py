@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from importlib import resources
@@ -14,10 +15,11 @@ from scipy import ndimage
 
 from mask2former import demo, recipes
 from mask2former.cli import main
-from mask2former.data.frames import open_frames
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.frames import open_frames
 from mask2former.inference.predictor import Predictor
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.structures import ModelInfo
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,8 @@ def predictor() -> Predictor:
 def test_it_is_small_and_its_recipe_is_known(predictor: Predictor) -> None:
     file = resources.files("mask2former").joinpath("assets", "scenes-tiny.safetensors")
     assert len(file.read_bytes()) < 10_000_000
-    assert predictor.model.config is not None
-    stored = predictor.model.config.model_copy(update={"init": None})
-    assert stored == recipes.scenes_tiny().model.model_copy(update={"init": None})
-    assert predictor.categories == SCENE_CATEGORIES
+    made = ModelInfo.of(recipes.scenes_tiny().model, SCENE_CATEGORIES)
+    assert dataclasses.replace(predictor.model.info, metrics={}) == made
 
 
 def test_demonstration_on_fresh_scenes(tmp_path: Path) -> None:
@@ -116,18 +116,16 @@ def test_nuclei_are_found_one_by_one() -> None:
 def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
     file = resources.files("mask2former").joinpath("assets", "nuclei.safetensors")
     assert len(file.read_bytes()) < 10_000_000
-    predictor = Predictor.from_pretrained("nuclei", device="cpu")
-    assert predictor.model.config is not None
-    assert predictor.model.config.model_copy(update={"init": None, "init_partial": False}) == (
-        recipes.nuclei().model.model_copy(update={"init": None, "init_partial": False})
-    )
-    assert predictor.categories.names == ("nucleus",)
+    info = Predictor.from_pretrained("nuclei", device="cpu").model.info
+    made = ModelInfo.of(recipes.nuclei().model)
+    assert (info.architecture, info.inference) == (made.architecture, made.inference)
+    assert info.known_categories.names == ("nucleus",)
 
 
 def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, _ = _fluorescence(seed=1)
     Image.fromarray(image).save(tmp_path / "a.png")
-    common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-images"]
+    common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-overlays"]
     for name, options in {"stored": [], "others": ["--tile", "100"], "none": ["--tile", "0"]}.items():
         assert main([*common, "--model", "nuclei", "-o", str(tmp_path / name), *options]) == 0
     settings = {

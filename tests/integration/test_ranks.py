@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 
 def test_one_rank_without_targets(tmp_path: Path) -> None:
     """Both ranks take part in every reduction, and the result is the mean of what each would compute alone."""
-    mp.spawn(ranks.run, (str(tmp_path),), nprocs=2)
+    mp.start_processes(ranks.run, (str(tmp_path),), nprocs=2, start_method="fork")  # what is imported stays so
     together = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     alone = []
     for counts in ranks.COUNTS:

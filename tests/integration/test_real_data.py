@@ -88,7 +88,11 @@ def test_real_images_and_their_ground_truths_are_read(kind: str, root: Path) -> 
             assert sample.target.masks.any()
             size = tuple(sample.image.shape[2:])
             for ground_truth in samples.ground_truths(index, samples.tasks).values():
-                shape = ground_truth.masks.shape[1:] if isinstance(ground_truth, InstanceGroundTruth) else np.shape(_map(ground_truth))
+                shape = (
+                    ground_truth.masks.shape[1:]
+                    if isinstance(ground_truth, InstanceGroundTruth)
+                    else np.shape(_map(ground_truth))
+                )
                 assert shape == size
 
 

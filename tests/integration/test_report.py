@@ -20,14 +20,14 @@ from PIL import Image
 from mask2former.cli import app, main
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.data.transforms import shortest_edge_size
-from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.evaluation.evaluate import EvaluationReport, ImageCases, evaluate_predictor, match_classes
 from mask2former.evaluation.gallery import Gallery
-from mask2former.inference.predictor import Predictor
 from mask2former.evaluation.report import write_report
+from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import MultiScaleFlip
+from mask2former.metrics.semantic import SemanticEvaluator
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Categories
 
 TASKS = ("panoptic", "instance", "semantic")
@@ -111,9 +111,7 @@ def test_the_page_holds_the_numbers(source: str, measured: tuple[EvaluationRepor
     assert [entry["score"] for entry in entries] == [round(0.05 * step, 2) for step in range(1, 20)]
 
 
-def test_the_page_shows_groups_with_their_numbers(
-    measured: tuple[EvaluationReport, Gallery], tmp_path: Path
-) -> None:
+def test_the_page_shows_groups_with_their_numbers(measured: tuple[EvaluationReport, Gallery], tmp_path: Path) -> None:
     report, _ = measured
     values = {name: value / 2 for name, value in report.metrics.items() if name != "instance/AP50"}
     undefined = dict.fromkeys(report.metrics, float("nan"))
@@ -192,6 +190,13 @@ def test_many_classes_fold_between_the_best_and_the_worst(tmp_path: Path) -> Non
     assert "59 between" in text
     assert text.index("class 099 99.0") < text.index("59 between") < text.index("class 000 0.0")
     assert "1 that do not occur" in text
+    # Names are written several times each, so those of a megabyte are cut.
+    long = {name + "x" * 1_000_000: values for name, values in rows["semantic"].items()}
+    wordy = SemanticEvaluator(Categories.from_names([*long], []))
+    wordy.confusion[3, 5] = wordy.confusion[5, 5] = 10
+    page = EvaluationReport({"semantic/mIoU": 1.0}, {"semantic": long}, 4, 1.0, {"semantic": wordy})
+    write_report(tmp_path / "long.html", page, wordy.categories)
+    assert (tmp_path / "long.html").stat().st_size < 1_000_000
     assert "class 005class 003" in text  # true, taken for
     assert "50.0" in text
 
@@ -373,7 +378,7 @@ def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, str(GUIDE), "exec"), {})
-    assert "Eight scenes" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "scenes-tiny" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_sizes_in_the_guide_are_those_that_are_taken() -> None:

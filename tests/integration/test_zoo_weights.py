@@ -75,9 +75,9 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestZoo]:
 
 def check_facts(model: Mask2Former, name: str) -> None:
     recipe = recipes.recipe(name)
-    assert model.config == recipe.model
+    assert model.info.architecture == recipe.model.architecture
     assert model.categories == recipe_categories(name)
-    assert model.license == "CC BY-NC 4.0"
+    assert model.info.license == "CC BY-NC 4.0"
 
 
 def check(actual: Tensor, case: str, key: str, tolerance: float) -> None:

@@ -15,8 +15,8 @@ from PIL import Image
 from mask2former.metrics.build import evaluators
 from mask2former.metrics.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
 from mask2former.metrics.panoptic import PanopticEvaluator
-from mask2former.inference.result_files import result_writer
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io import result_writer
 from mask2former.structures import Categories, Instances, PanopticSegmentation, Segment, SemanticSegmentation
 from mask2former.structures.ground_truth import CityscapesGroundTruth, PanopticGroundTruth
 

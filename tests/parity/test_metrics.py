@@ -14,10 +14,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.metrics.instance import InstanceEvaluator
+from mask2former.metrics.average_precision import InstanceEvaluator, VideoInstanceEvaluator
 from mask2former.metrics.panoptic import PanopticEvaluator, PanopticGroundTruth
 from mask2former.metrics.semantic import SemanticEvaluator
-from mask2former.metrics.video import VideoInstanceEvaluator
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
     Categories,
@@ -53,7 +52,9 @@ def test_panoptic_quality_equals_the_published() -> None:
     categories = Categories.from_dict(values)
     index = categories.index_of_id()
     parts = [PanopticEvaluator(categories, boundary=True), PanopticEvaluator(categories, boundary=True)]
-    for image, (ground_truths, predictions) in enumerate(zip(values["gt_segments"], values["pred_segments"], strict=True)):
+    for image, (ground_truths, predictions) in enumerate(
+        zip(values["gt_segments"], values["pred_segments"], strict=True)
+    ):
         ground_truth = [(entry["id"], index[entry["category_id"]], bool(entry["iscrowd"])) for entry in ground_truths]
         segments = [
             Segment(entry["id"], index[entry["category_id"]], categories[index[entry["category_id"]]].is_thing, 1.0, 0)
@@ -176,7 +177,9 @@ def test_instance_precision_equals_pycocotools_on_random_data(
             for _ in range(int(generator.integers(0, 3))):
                 score = float(np.round(generator.random(), 1))  # with equal scores
                 detections.append({**entry, "segmentation": mask_ops.encode(moved[None])[0], "score": score})
-    evaluator = InstanceEvaluator(Categories.from_dict(ground_truth), max_detections=max_detections, area_limits=area_limits)
+    evaluator = InstanceEvaluator(
+        Categories.from_dict(ground_truth), max_detections=max_detections, area_limits=area_limits
+    )
     _add_coco(evaluator, ground_truth, detections)
     got = evaluator.compute()
     limits = [1, 10, max_detections]
@@ -185,7 +188,9 @@ def test_instance_precision_equals_pycocotools_on_random_data(
         for number, entry in enumerate(detections, 1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        oracle = COCOeval(_original_coco(ground_truth), _original_coco({**ground_truth, "annotations": results}), "segm")
+        oracle = COCOeval(
+            _original_coco(ground_truth), _original_coco({**ground_truth, "annotations": results}), "segm"
+        )
         oracle.params.maxDets = limits
         small, medium = area_limits
         oracle.params.areaRng = [[0, 1e10], [0, small], [small, medium], [medium, 1e10]]

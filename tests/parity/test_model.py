@@ -13,6 +13,7 @@ from golden import arrays, facts, filled_model
 from torch import Tensor
 
 from mask2former import postprocessing, recipes
+from mask2former.config import InferenceConfig
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.structures import MaskOutput
@@ -133,7 +134,8 @@ def test_a_batch_of_different_sizes_is_padded_as_published() -> None:
     assert check(output.mask_logits[:, ::5, 0], case, "batch.pred_masks_every5", 1e-5)
     for index in (0, 1):
         expected = arrays(case)[f"batch.image{index}.sem_seg.argmax"]
-        result = postprocessing.semantic(output, index, sizes(case, index)[0], sizes(case, index)[1], categories(case))
+        prediction = output.predictions([sizes(case, 0)[0], sizes(case, 1)[0]])[index]
+        result = postprocessing.semantic(prediction, sizes(case, index)[1], categories(case), InferenceConfig())
         np.testing.assert_array_equal(result.labels, expected)
 
 
@@ -152,9 +154,9 @@ def categories(case: str):
 def test_semantic_results(case: str, index: int) -> None:
     settings = recipes.recipe(golden.SLUGS[case]).model.inference
     _, _, output = run(case, index)
-    scores = postprocessing.semantic_scores(
-        output, 0, *sizes(case, index), resize_masks_first=settings.resize_masks_first
-    )
+    input_size, output_size = sizes(case, index)
+    [prediction] = output.predictions([input_size])
+    scores = postprocessing.semantic_scores(prediction, output_size, settings)
     np.testing.assert_array_equal(scores.argmax(0).numpy(), arrays(case)[f"image{index}.sem_seg.argmax"])
     assert check(scores.sum((1, 2)), case, f"image{index}.sem_seg.class_sum", 1e-4)
     check(scores[:, ::4, ::4], case, f"image{index}.sem_seg.every4", 1e-6)
@@ -166,14 +168,13 @@ def test_panoptic_results(index: int, relaxed: bool) -> None:
     case = "r50_coco_panoptic"
     _, _, output = run(case, index)
     thresholds = facts(case)["cases"][index]["relaxed_thresholds"] if relaxed else {}
-    result = postprocessing.panoptic(
-        output,
-        0,
-        *sizes(case, index),
-        categories(case),
+    settings = InferenceConfig(
         score_threshold=thresholds.get("object_mask_threshold", 0.8),
         overlap_threshold=thresholds.get("overlap_threshold", 0.8),
     )
+    input_size, output_size = sizes(case, index)
+    [prediction] = output.predictions([input_size])
+    result = postprocessing.panoptic(prediction, output_size, categories(case), settings)
     key = f"image{index}.{'relaxed.' if relaxed else ''}panoptic"
     np.testing.assert_array_equal(result.ids, arrays(case)[f"{key}.ids"])
     rows = [(segment.id, int(segment.is_thing), segment.label) for segment in result.segments]
@@ -185,14 +186,10 @@ def test_panoptic_results(index: int, relaxed: bool) -> None:
 def test_instance_results(case: str, index: int) -> None:
     settings = recipes.recipe(golden.SLUGS[case]).model.inference
     _, _, output = run(case, index)
-    result = postprocessing.instance(
-        output,
-        0,
-        *sizes(case, index),
-        categories(case),
-        things_only=settings.things_only,
-        max_instances=settings.max_instances,
-    )
+    input_size, output_size = sizes(case, index)
+    [prediction] = output.predictions([input_size])
+    interval = settings.model_copy(update={"instance_threshold": 0.0})
+    result = postprocessing.instance(prediction, output_size, categories(case), interval)
     key = f"image{index}.instances"
     np.testing.assert_allclose(result.scores, arrays(case)[f"{key}.scores"], atol=1e-7)
     nothing = np.zeros((len(result.scores), 0), np.uint8)
@@ -220,14 +217,11 @@ def test_clips_of_the_video_model() -> None:
     assert check(output.aux_outputs[0].class_logits, case, "aux0.pred_logits", 1e-6)
     assert check(output.aux_outputs[0].mask_logits[:, ::5], case, "aux0.pred_masks_every5", 1e-5)
     fact = facts(case)
-    result = postprocessing.video_instance(
-        output,
-        0,
-        (fact["height"], fact["width"]),
-        (fact["output_height"], fact["output_width"]),
-        categories(case),
-        max_instances=recipes.recipe(golden.SLUGS[case]).model.inference.max_instances,
-    )
+    settings = recipes.recipe(golden.SLUGS[case]).model.inference
+    interval = settings.model_copy(update={"things_only": False, "instance_threshold": 0.0})
+    [prediction] = output.predictions([(fact["height"], fact["width"])])
+    output_size = (fact["output_height"], fact["output_width"])
+    result = postprocessing.video_instance(prediction, output_size, categories(case), interval)
     np.testing.assert_allclose(result.scores, arrays(case)["video.scores"], rtol=0, atol=1e-9)
     np.testing.assert_array_equal(result.labels, arrays(case)["video.labels"])
     assert result.masks.shape == tuple(arrays(case)["video.mask_shape"])

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former import postprocessing
-from mask2former.structures import Categories, MaskOutput
+from mask2former.config import InferenceConfig
+from mask2former.postprocessing import resampling
+from mask2former.structures import Categories, Prediction
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "postprocess.npz"
 IMAGE_SIZE, OUTPUT_SIZE = (90, 121), (101, 137)
@@ -25,15 +27,15 @@ def golden() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def output(golden: dict[str, np.ndarray]) -> MaskOutput:
-    class_logits, masks = torch.from_numpy(golden["mask_cls"])[None], torch.from_numpy(golden["mask_pred"])
-    return MaskOutput(class_logits, masks[None, :, None], torch.zeros(1, len(masks), 1))
+def prediction(golden: dict[str, np.ndarray]) -> Prediction:
+    class_logits, masks = torch.from_numpy(golden["mask_cls"]), torch.from_numpy(golden["mask_pred"])
+    return Prediction(class_logits, masks[:, None], IMAGE_SIZE, (4 * masks.shape[1], 4 * masks.shape[2]))
 
 
 @pytest.fixture(params=["one row", "seven rows", "whole"])
 def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"one row": 1, "seven rows": 7 * 24 * 137, "whole": 2**30}[request.param]
-    monkeypatch.setattr(postprocessing, "_STRIP_VALUES_CPU", values)
+    monkeypatch.setattr(resampling, "_STRIP_VALUES_CPU", values)
 
 
 @pytest.mark.usefixtures("strips")
@@ -47,11 +49,10 @@ def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_panoptic_equals_the_published(
-    output: MaskOutput, golden: dict[str, np.ndarray], score: float, overlap: float, prefix: str
+    prediction: Prediction, golden: dict[str, np.ndarray], score: float, overlap: float, prefix: str
 ) -> None:
-    result = postprocessing.panoptic(
-        output, 0, IMAGE_SIZE, OUTPUT_SIZE, CATEGORIES, score_threshold=score, overlap_threshold=overlap
-    )
+    settings = InferenceConfig(score_threshold=score, overlap_threshold=overlap)
+    result = postprocessing.panoptic(prediction, OUTPUT_SIZE, CATEGORIES, settings)
     np.testing.assert_array_equal(result.ids, golden[f"{prefix}panoptic.ids"])
     rows = [(segment.id, int(segment.is_thing), segment.label) for segment in result.segments]
     assert rows == [tuple(row) for row in golden[f"{prefix}panoptic.segments"].tolist()]
@@ -59,10 +60,11 @@ def test_panoptic_equals_the_published(
 
 @pytest.mark.usefixtures("strips")
 @pytest.mark.parametrize("things_only", [True, False])
-def test_instances_equal_the_published(output: MaskOutput, golden: dict[str, np.ndarray], things_only: bool) -> None:
-    result = postprocessing.instance(
-        output, 0, IMAGE_SIZE, OUTPUT_SIZE, CATEGORIES, things_only=things_only, max_instances=20
-    )
+def test_instances_equal_the_published(
+    prediction: Prediction, golden: dict[str, np.ndarray], things_only: bool
+) -> None:
+    settings = InferenceConfig(things_only=things_only, max_instances=20, instance_threshold=0)
+    result = postprocessing.instance(prediction, OUTPUT_SIZE, CATEGORIES, settings)
     prefix = "panoptic_on.instances." if things_only else "panoptic_off.instances."
     np.testing.assert_allclose(result.scores, golden[prefix + "scores"], rtol=0, atol=1e-12)
     np.testing.assert_array_equal(result.labels, golden[prefix + "classes"])
@@ -72,19 +74,20 @@ def test_instances_equal_the_published(output: MaskOutput, golden: dict[str, np.
 
 
 @pytest.mark.usefixtures("strips")
-def test_semantic_equals_the_published(output: MaskOutput, golden: dict[str, np.ndarray]) -> None:
-    scores = postprocessing.semantic_scores(output, 0, IMAGE_SIZE, OUTPUT_SIZE)
+def test_semantic_equals_the_published(prediction: Prediction, golden: dict[str, np.ndarray]) -> None:
+    scores = postprocessing.semantic_scores(prediction, OUTPUT_SIZE, InferenceConfig())
     np.testing.assert_allclose(scores[:, ::4, ::4].numpy(), golden["sem_seg_every4"], rtol=1e-6, atol=1e-7)
-    labels = postprocessing.semantic(output, 0, IMAGE_SIZE, OUTPUT_SIZE, CATEGORIES).labels
+    labels = postprocessing.semantic(prediction, OUTPUT_SIZE, CATEGORIES, InferenceConfig()).labels
     np.testing.assert_array_equal(labels, golden["sem_seg.argmax"])
 
 
 # --- the specification, slowly ---------------------------------------------------------------------------------------
 
 
-def _resized_logits(output: MaskOutput, image_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
-    masks = F.interpolate(output.mask_logits[:, :, 0], size=output.padded_size, mode="bilinear", align_corners=False)
-    masks = masks[:, :, : image_size[0], : image_size[1]]
+def _resized_logits(prediction: Prediction, output_size: tuple[int, int]) -> Tensor:
+    masks = prediction.mask_logits[None, :, 0]
+    masks = F.interpolate(masks, size=prediction.padded_size, mode="bilinear", align_corners=False)
+    masks = masks[:, :, : prediction.image_size[0], : prediction.image_size[1]]
     return F.interpolate(masks, size=output_size, mode="bilinear", align_corners=False)[0]
 
 
@@ -120,12 +123,12 @@ def _panoptic_reference(
     return ids, segments, {number: int((ids == number).sum()) for number, _ in segments}
 
 
-def _random_output(seed: int, dtype: torch.dtype = torch.float64) -> MaskOutput:
+def _random_prediction(seed: int, image_size: tuple[int, int], dtype: torch.dtype = torch.float64) -> Prediction:
     """Smooth masks with confident and doubtful classes, stuff that repeats, and queries without object."""
     generator = torch.Generator().manual_seed(seed)
     masks = F.interpolate(torch.randn(1, 30, 5, 6, generator=generator, dtype=dtype), size=(20, 24), mode="bicubic")
-    class_logits = 3.0 * torch.randn(1, 30, 10, generator=generator, dtype=dtype)
-    return MaskOutput(class_logits, 8 * masks[:, :, None] - 1, torch.zeros(1, 30, 1))
+    class_logits = 3.0 * torch.randn(30, 10, generator=generator, dtype=dtype)
+    return Prediction(class_logits, 8 * masks[0, :, None] - 1, image_size, (80, 96))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -134,12 +137,11 @@ def _random_output(seed: int, dtype: torch.dtype = torch.float64) -> MaskOutput:
 def test_panoptic_equals_the_slow_reading(
     seed: int, sizes: tuple[tuple[int, int], tuple[int, int]], thresholds: tuple[float, float]
 ) -> None:
-    output = _random_output(seed)
-    logits = _resized_logits(output, *sizes)
-    ids, segments, areas = _panoptic_reference(output.class_logits[0], logits, CATEGORIES, *thresholds)
-    result = postprocessing.panoptic(
-        output, 0, *sizes, CATEGORIES, score_threshold=thresholds[0], overlap_threshold=thresholds[1]
-    )
+    prediction = _random_prediction(seed, sizes[0])
+    logits = _resized_logits(prediction, sizes[1])
+    ids, segments, areas = _panoptic_reference(prediction.class_logits, logits, CATEGORIES, *thresholds)
+    settings = InferenceConfig(score_threshold=thresholds[0], overlap_threshold=thresholds[1])
+    result = postprocessing.panoptic(prediction, sizes[1], CATEGORIES, settings)
     np.testing.assert_array_equal(result.ids, ids.numpy())
     assert [(segment.id, segment.label) for segment in result.segments] == segments
     assert {segment.id: segment.area for segment in result.segments} == areas
@@ -150,27 +152,28 @@ def test_panoptic_equals_the_slow_reading(
 def test_semantic_scores_equal_the_slow_reading(
     sizes: tuple[tuple[int, int], tuple[int, int]], masks_first: bool
 ) -> None:
-    output = _random_output(11)
-    probabilities = output.class_logits[0].softmax(-1)[:, :-1]
+    prediction = _random_prediction(11, sizes[0])
+    probabilities = prediction.class_logits.softmax(-1)[:, :-1]
     if masks_first:
-        expected = torch.einsum("qk,qhw->khw", probabilities, _resized_logits(output, *sizes).sigmoid())
+        expected = torch.einsum("qk,qhw->khw", probabilities, _resized_logits(prediction, sizes[1]).sigmoid())
     else:
         image_size, output_size = sizes
-        padded = F.interpolate(output.mask_logits[:, :, 0], size=(80, 96), mode="bilinear", align_corners=False)
+        padded = F.interpolate(prediction.mask_logits[None, :, 0], size=(80, 96), mode="bilinear", align_corners=False)
         scores = torch.einsum("qk,qhw->khw", probabilities, padded[0].sigmoid())
         cropped = scores[None, :, : image_size[0], : image_size[1]]
         expected = F.interpolate(cropped, size=output_size, mode="bilinear", align_corners=False)[0]
-    scores = postprocessing.semantic_scores(output, 0, *sizes, resize_masks_first=masks_first)
+    settings = InferenceConfig(resize_masks_first=masks_first)
+    scores = postprocessing.semantic_scores(prediction, sizes[1], settings)
     torch.testing.assert_close(scores, expected, rtol=1e-12, atol=1e-12)
-    labels = postprocessing.semantic(output, 0, *sizes, CATEGORIES, resize_masks_first=masks_first).labels
+    labels = postprocessing.semantic(prediction, sizes[1], CATEGORIES, settings).labels
     np.testing.assert_array_equal(labels, expected.argmax(0).numpy())
 
 
 @pytest.mark.parametrize("things_only", [True, False])
 def test_instances_equal_the_slow_reading(things_only: bool) -> None:
-    output, sizes = _random_output(12), ((71, 90), (150, 61))
-    logits = _resized_logits(output, *sizes)
-    flat = output.class_logits[0].softmax(-1)[:, :-1].flatten()
+    prediction, output_size = _random_prediction(12, (71, 90)), (150, 61)
+    logits = _resized_logits(prediction, output_size)
+    flat = prediction.class_logits.softmax(-1)[:, :-1].flatten()
     expected = []
     for pair in flat.argsort(descending=True)[:40].tolist():
         query, label = divmod(pair, 9)
@@ -180,7 +183,8 @@ def test_instances_equal_the_slow_reading(things_only: bool) -> None:
         mask_score = (logits[query].sigmoid() * mask).sum() / (mask.sum() + 1e-6)
         expected.append((float(flat[pair] * mask_score), label, mask.bool().numpy()))
     expected.sort(key=lambda entry: -entry[0])
-    result = postprocessing.instance(output, 0, *sizes, CATEGORIES, things_only=things_only, max_instances=40)
+    settings = InferenceConfig(things_only=things_only, max_instances=40, instance_threshold=0)
+    result = postprocessing.instance(prediction, output_size, CATEGORIES, settings)
     np.testing.assert_allclose(result.scores, [score for score, _, _ in expected], rtol=1e-12)
     assert result.labels.tolist() == [label for _, label, _ in expected]
     np.testing.assert_array_equal(result.masks, np.stack([mask for _, _, mask in expected]))

@@ -16,7 +16,7 @@ from test_criterion import replayed
 from mask2former import recipes
 from mask2former.config import OptimConfig
 from mask2former.data.clips import assemble_clip
-from mask2former.data.loading.collate import collate
+from mask2former.data.loading.collate import pack
 from mask2former.losses import Criterion
 from mask2former.models.build import build_model
 from mask2former.structures import Sample, Target
@@ -109,7 +109,7 @@ def test_clips_of_a_training_step() -> None:
     slug = golden.SLUGS[case]
     model = filled_model(slug).train()
     criterion = Criterion(40, no_object_weight=float(np.float32(0.1)), num_points=expected["config_overrides"][1])
-    batch = collate(clips)
+    batch = pack(clips).unpack()
     output = model([clip.image.double() for clip in clips])
     assert output.mask_logits.shape[2] == 2
     losses = criterion(output, batch.targets, replayed(case))

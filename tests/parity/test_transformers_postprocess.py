@@ -17,7 +17,8 @@ import transformers
 from torch import Tensor
 
 from mask2former import postprocessing
-from mask2former.structures import Categories, MaskOutput
+from mask2former.config import InferenceConfig
+from mask2former.structures import Categories, Prediction
 
 SIDE = 384  # pixels, input and output
 NAMES = ["sky", "sea", "cat", "dog"]
@@ -97,10 +98,9 @@ def transformers_panoptic(class_logits: Tensor, mask_logits: Tensor, threshold: 
 
 
 def our_panoptic(class_logits: Tensor, mask_logits: Tensor, threshold: float, overlap: float) -> Found:
-    output = MaskOutput(class_logits[None], mask_logits[None, :, None], torch.zeros(1, len(class_logits), 4))
-    result = postprocessing.panoptic(
-        output, 0, (SIDE, SIDE), (SIDE, SIDE), CATEGORIES, score_threshold=threshold, overlap_threshold=overlap
-    )
+    prediction = Prediction(class_logits, mask_logits[:, None], (SIDE, SIDE), (SIDE, SIDE))
+    settings = InferenceConfig(score_threshold=threshold, overlap_threshold=overlap)
+    result = postprocessing.panoptic(prediction, (SIDE, SIDE), CATEGORIES, settings)
     return torch.from_numpy(result.ids.astype(np.int64)), [(item.id, item.label) for item in result.segments]
 
 

@@ -12,10 +12,10 @@ import torch
 from golden import SLUGS, arrays, facts, filled_model
 
 from mask2former import recipes
-from mask2former.config import InferenceConfig
+from mask2former.config import InferenceConfig, Task
 from mask2former.data.transforms import shortest_edge_size
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+from mask2former.inference.tta import MultiScaleFlip, View, through_views
 
 CASE = "tta_r50_ade_semantic"
 
@@ -34,7 +34,7 @@ def augmentation() -> MultiScaleFlip:
 
 def test_the_views_are_the_published_images(augmentation: MultiScaleFlip, settings: InferenceConfig) -> None:
     image = arrays(CASE)["image"]
-    views = [view.image(image) for view in augmentation.views(image.shape[:2], settings)]
+    views = [view.of(image) for view in augmentation.views(image.shape[:2], settings)]
     expected = [arrays(CASE)[f"augmented{number}"] for number in range(4)]
     assert len(views) == 4
     # Ours begin with the size nearest to the plain one; the sum does not depend on the order.
@@ -44,9 +44,10 @@ def test_the_views_are_the_published_images(augmentation: MultiScaleFlip, settin
 
 def test_averaged_scores_and_classes(augmentation: MultiScaleFlip, settings: InferenceConfig) -> None:
     image = arrays(CASE)["image"]
-    predictor = AugmentedPredictor(Predictor(filled_model(SLUGS[CASE]), device="cpu", settings=settings), augmentation)
+    predictor = Predictor(filled_model(SLUGS[CASE]), device="cpu", settings=settings)
+    views: dict[Task, list[View]] = {"semantic": augmentation.views(image.shape[:2], settings)}
     with torch.inference_mode():
-        scores = predictor._look(image, ("semantic",), settings)[2]
+        _, scores = through_views(predictor.predictions, image, image.shape[:2], views, settings)
     assert scores is not None
     assert scores.dtype == torch.float64
     np.testing.assert_allclose(scores.sum((1, 2)), arrays(CASE)["sem_seg.class_sum"], rtol=1e-7)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
-from mask2former.data.loading.collate import collate
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
-from mask2former.structures import ImageBatch, MaskOutput, Sample
+from mask2former.structures import ImageBatch, MaskOutput
 
 _PIXEL_DECODER = MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads=4, feedforward_dim=64)
 _RESNET = TimmConfig(model="resnet10t", norm="frozen", kwargs={"channels": [16, 24, 32, 40]})
@@ -98,7 +97,10 @@ def test_a_clip_of_one_frame_is_the_image_bit_for_bit(kind: str, dtype: torch.dt
 def test_what_lies_in_the_padding_does_not_matter(kind: str, dtype: torch.dtype) -> None:
     model = model_of(kind, dtype=dtype)
     images = [random_image(0, 70, 45), random_image(1, 33, 90)]
-    padded = collate([Sample(image.unsqueeze(0)) for image in images]).images
+    pixels = torch.zeros((2, 1, 3, 96, 96), dtype=images[0].dtype)
+    for clip, image in zip(pixels, images, strict=True):
+        clip[0, :, : image.shape[1], : image.shape[2]] = image
+    padded = ImageBatch(pixels, ((70, 45), (33, 90)))
     expected = run(model, images)
     assert_equal(run(model, padded), expected)
 

@@ -12,7 +12,7 @@ from mask2former import recipes
 from mask2former.config import ModelConfig, RunConfig, parse
 from mask2former.models.build import build_model
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
-from mask2former.structures import Categories, ImageBatch
+from mask2former.structures import Categories, ImageBatch, ModelInfo
 
 SLUGS = recipes.recipe_names()
 
@@ -32,7 +32,7 @@ def test_every_recipe_builds_and_predicts_shapes(slug: str) -> None:
             assert isinstance(model.pixel_decoder, MSDeformAttnPixelDecoder)
             features = model.pixel_decoder._decode(maps)  # without autocast, which has no meta device
             output = model.transformer_decoder(features, frames)
-    assert model.config == recipe.model
+    assert model.info == ModelInfo.of(recipe.model)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert output.class_logits.shape == (2, decoder.num_queries, num_classes + 1)
     assert output.mask_logits.shape == (2, decoder.num_queries, frames, 16, 24)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -28,7 +28,6 @@ from mask2former.structures import Sample
 SIDES = st.integers(1, 24)
 SIZES = st.tuples(SIDES, SIDES)
 FLIPS: Any = st.sampled_from(["none", "horizontal", "vertical", "both"])
-FEW = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 COLOR = 30  # grey of object 0; each next one is as much brighter
 
 
@@ -86,7 +85,6 @@ def check_colors(sample: Sample) -> None:
         assert (np.abs(sample.image[0, 0].numpy()[inside].astype(int) - COLOR * (label + 1)) <= 1).all()
 
 
-@FEW
 @given(annotated(), augmentations(), st.integers(0, 1 << 32))
 def test_recipes_keep_everything_aligned(original: Annotated, augmentation: Augmentation, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -101,7 +99,6 @@ def test_recipes_keep_everything_aligned(original: Annotated, augmentation: Augm
         assert sample.target.labels.tolist() == original.labels.tolist()
 
 
-@FEW
 @given(annotated(), st.lists(st.sampled_from(["horizontal", "vertical", "crop", "pad"]), max_size=6), st.data())
 def test_steps_without_resizing_keep_every_pixel(original: Annotated, names: list[str], data: st.DataObject) -> None:
     size, steps, canvas = original.size_hw, [], None
@@ -128,7 +125,6 @@ def test_steps_without_resizing_keep_every_pixel(original: Annotated, names: lis
     assert not owner[:, geometry.stepped_hw[1] :].any()
 
 
-@FEW
 @given(SIZES, SIZES)
 def test_resizing_gives_the_size_and_invents_no_id(old: tuple[int, int], new: tuple[int, int]) -> None:
     ids = np.arange(old[0] * old[1]).reshape(old)
@@ -140,7 +136,6 @@ def test_resizing_gives_the_size_and_invents_no_id(old: tuple[int, int], new: tu
         assert (np.diff(resized, axis=1) >= 0).all()
 
 
-@FEW
 @given(st.lists(st.tuples(st.floats(-60, 60), st.floats(-60, 60)), min_size=3, max_size=12), SIZES)
 def test_clipped_polygons_lie_in_the_image(corners: list[tuple[float, float]], size: tuple[int, int]) -> None:
     clipped = clip_polygon(np.array(corners), size)

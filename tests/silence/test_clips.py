@@ -15,8 +15,8 @@ from PIL import Image
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.build import build_clips
+from mask2former.dataset_tools.check import DataReport, check_dataset
 from mask2former.errors import UserError
-from mask2former.dataset_tools.check import DataReport, check_data
 from mask2former.training.datamodule import DataModule
 
 H, W, FRAMES = 48, 64, 3
@@ -85,7 +85,7 @@ def started(run: RunConfig) -> str:
 
 
 def checked(run: RunConfig) -> tuple[DataReport, str]:
-    report = check_data(run.data.dataset, run=run, num_queries=run.model.transformer_decoder.num_queries)
+    report = check_dataset(run.data.dataset, run=run, num_queries=run.model.transformer_decoder.num_queries)
     return report, "\n".join(finding.sentence() for finding in report.findings)
 
 
@@ -272,7 +272,7 @@ def test_check_data_reads_every_frame(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "(9 frames could be read)" in text
     assert "0/1.png" in text
     assert "1/0.png' is 40x64 (height x width), but the annotation file of video 2 says 48x64" in text
-    assert main([*command, "--propose", str(tmp_path / "new.yaml")]) == 2
+    assert main([*command, "--suggest", str(tmp_path / "new.yaml")]) == 2
     assert "for clips start from" in capsys.readouterr().err
     assert (tmp_path / "sheet.png").exists()
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from mask2former.data.build import build_images
 from mask2former.data.datasets.reader import notes_of_some
 from mask2former.data.frames import open_frames
 from mask2former.data.images import read_image
+from mask2former.dataset_tools.check import check_dataset
 from mask2former.errors import UserError
-from mask2former.dataset_tools.check import check_data
 from mask2former.inference.predictor import Predictor
 
 H, W = 32, 48
@@ -91,7 +92,7 @@ def test_predict_gives_the_same_for_8_bits_and_10_in_16(tmp_path: Path) -> None:
 
 def test_check_data_counts_what_is_read_in_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = coco(tmp_path)
-    report = check_data(coco_config(path))
+    report = check_dataset(coco_config(path))
     found = "\n".join(finding.sentence() for finding in report.findings)
     for part in PARTS:
         assert re.search(part, found), (part, found)
@@ -120,9 +121,8 @@ def test_evaluate_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     for part in PARTS:
         assert re.search(f"^note: .*{part}", printed, re.MULTILINE), printed
-    assert predictor.model.config is not None
-    inference = predictor.model.config.inference.model_copy(update={"value_range": (0.0, 4095.0)})
-    predictor.model.config = predictor.model.config.model_copy(update={"inference": inference})
+    info = predictor.model.info
+    predictor.model.info = replace(info, inference=info.inference.model_copy(update={"value_range": (0.0, 4095.0)}))
     checkpoints.save(predictor.model, tmp_path / "ranged.safetensors")
     assert main([*command, str(tmp_path / "ranged.safetensors")]) == 0
     assert "10 bits" not in capsys.readouterr().out
@@ -171,7 +171,7 @@ def yolo(root: Path) -> Path:
 def test_yolo_notes_other_formats_and_exif(tmp_path: Path) -> None:
     """The format gives no sizes, so nothing tells what the corners are shares of."""
     path = yolo(tmp_path)
-    report = check_data(parse(YoloConfig, {"data": str(path)}, "test"))
+    report = check_dataset(parse(YoloConfig, {"data": str(path)}, "test"))
     found = "\n".join(finding.sentence() for finding in report.findings)
     assert re.search(PASSED_OVER, found), found
     assert re.search(r"EXIF mirrors or turns.*exif=ignore.*\(1\): '.*plain\.png' \(orientation 8\)", found), found

@@ -21,9 +21,9 @@ from mask2former.data.build import build_images
 from mask2former.data.checks import require, split_findings
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.mask_folders import MaskFolders
-from mask2former.errors import UserError
-from mask2former.dataset_tools.check import check_data
+from mask2former.dataset_tools.check import check_dataset
 from mask2former.dataset_tools.requirements import data_notes
+from mask2former.errors import UserError
 
 H, W = 32, 40
 BLOB = np.zeros((H, W), dtype=bool)
@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[Callable[[Path], LabelFolderConfig], str]] = {
 def test_check_data_training_and_evaluation_refuse(tmp_path: Path, case: str) -> None:
     make, words = REFUSED[case]
     config = make(tmp_path)
-    report = check_data(config)
+    report = check_dataset(config)
     assert report.is_broken
     said = [finding.sentence() for finding in report.findings if finding.broken]
     with pytest.raises(UserError, match=words):
@@ -256,17 +256,17 @@ ACCEPTED: dict[str, tuple[Callable[[Path], LabelFolderConfig], list[int], str]] 
 
 def test_what_follows_from_a_fault_is_no_fault_of_its_own(tmp_path: Path) -> None:
     config = folder(tmp_path, [mask(0, 1).T.copy()] * 3)  # no map has the size of its image
-    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    broken = [finding.sentence(1) for finding in check_dataset(config).findings if finding.broken]
     assert len(broken) == 2, broken  # one in each split
     config = folder(tmp_path, [np.stack([mask(0, 200)] * 3, axis=-1)] * 3)
-    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    broken = [finding.sentence(1) for finding in check_dataset(config).findings if finding.broken]
     assert len(broken) == 2, broken
 
     config = folder(tmp_path, [mask(1, 2)] * 3, names="a, b, c\n")  # one class, and none of its pixels
-    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    broken = [finding.sentence(1) for finding in check_dataset(config).findings if finding.broken]
     assert len(broken) == 2, broken
     config = folder(tmp_path, [mask(0, 1)], names="; classes\na\nb\n")  # one file for both splits
-    broken = [finding.sentence(1) for finding in check_data(config).findings if finding.broken]
+    broken = [finding.sentence(1) for finding in check_dataset(config).findings if finding.broken]
     assert len(broken) == 1, broken
 
 
@@ -282,7 +282,7 @@ def test_palettes_of_both_splits_are_compared(tmp_path: Path, val: Image.Image, 
     config = folder(tmp_path, [palette(HALF, BLACK, RED)] * 2)
     for number in range(2):
         val.save(tmp_path / "labels" / "val" / f"{number}.png")
-    broken = [finding.sentence() for finding in check_data(config).findings if finding.broken]
+    broken = [finding.sentence() for finding in check_dataset(config).findings if finding.broken]
     samples = build_images(config, "train"), build_images(config, "validation")
     if words is None:
         assert not broken
@@ -298,7 +298,7 @@ def test_palettes_of_both_splits_are_compared(tmp_path: Path, val: Image.Image, 
 def test_what_is_right_is_read(tmp_path: Path, case: str) -> None:
     make, pixels, note = ACCEPTED[case]
     config = make(tmp_path)
-    report = check_data(config)
+    report = check_dataset(config)
     said = [finding.sentence() for finding in report.findings]
     assert not report.is_broken, said
     if pixels:
@@ -315,12 +315,12 @@ def test_a_validation_set_may_lack_what_is_rare_but_not_all_but_one_class(tmp_pa
     config = folder(tmp_path, [mask(0, 1), mask(0, 2)], "background\nnucleus\nmitosis\n")
     for number in range(2):
         Image.fromarray(border(mask(0, 1))).save(tmp_path / "labels" / "val" / f"{number}.png")
-    report = check_data(config)
+    report = check_dataset(config)
     assert not report.is_broken
     assert any("validation: classes without any pixel" in finding.sentence() for finding in report.findings)
     for number in range(2):
         Image.fromarray(mask(0, 255)).save(tmp_path / "labels" / "val" / f"{number}.png")
-    assert check_data(config).is_broken
+    assert check_dataset(config).is_broken
     with pytest.raises(UserError, match="validation: 'background' is the only class with pixels"):
         require(split_findings(build_images(config, "validation"), "validation"))
 
@@ -445,9 +445,9 @@ def test_names_in_another_encoding_are_refused(tmp_path: Path) -> None:
 
 def test_comment_lines_are_told_by_check_data(tmp_path: Path) -> None:
     config = folder(tmp_path, [mask(0, 1)], "# classes\nbackground\nnucleus\n")
-    (finding,) = [finding for finding in check_data(config).findings if "comment" in finding.message][:1]
+    (finding,) = [finding for finding in check_dataset(config).findings if "comment" in finding.message][:1]
     assert "passed over comment lines: 1 (# classes); the first class is 0 'background'" in finding.message
-    assert json.loads(json.dumps(check_data(config).to_dict()))["broken"] is False
+    assert json.loads(json.dumps(check_dataset(config).to_dict()))["broken"] is False
 
 
 # --- id maps of clips ------------------------------------------------------------------------------------------------

@@ -100,10 +100,10 @@ def image(tmp_path: Path) -> Path:
 
 
 def damage(path: Path, value: float) -> None:
-    checkpoint = checkpoints.load(path)
+    info = checkpoints.load(path).info.to_dict()
     state = load_file(path)
     state["transformer_decoder.class_head.bias"][0] = value
-    facts = {"config": checkpoint.config.model_dump_json(), "categories": json.dumps(checkpoint.categories.to_dict())}
+    facts = {key: json.dumps(info[key]) for key in ("config", "categories")}
     save_file(state, path, {"format": "mask2former", "format_version": "1", **facts})
 
 
@@ -188,10 +188,10 @@ def test_folders_of_transformers(
         return
     assert code == 0
     if words.startswith("short_edge"):
-        inference = checkpoints.load(f"{out}.safetensors").config.inference
+        inference = checkpoints.load(f"{out}.safetensors").info.inference
         assert f"short_edge {inference.short_edge}" == words
         assert "note:" not in printed.out
     else:
         assert words in printed.out
     tasks: tuple[Task, ...] = (task,)
-    assert checkpoints.load(f"{out}.safetensors").config.inference.tasks == tasks
+    assert checkpoints.load(f"{out}.safetensors").info.inference.tasks == tasks

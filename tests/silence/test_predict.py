@@ -269,12 +269,12 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
         lambda p: (p.out / "a.png").exists(),
     ),
     "first without overlays": (
-        lambda p: _then(p.predict("--overwrite", "--no-images"), p.predict),
+        lambda p: _then(p.predict("--overwrite", "--no-overlays"), p.predict),
         "2 images segmented",
         lambda p: (p.out / "a.png").exists(),
     ),
     "anew without overlays": (
-        lambda p: p.predict("--overwrite", "--no-images", "--score-threshold", 0.09),
+        lambda p: p.predict("--overwrite", "--no-overlays", "--score-threshold", 0.09),
         "2 images segmented",
         lambda p: not (p.out / "a.png").exists(),  # it would show an earlier result
     ),

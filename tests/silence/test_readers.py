@@ -295,7 +295,7 @@ def _legal_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray | None:
             return mask if mask.any() else None
         try:
             mask = mask_ops.decode(segmentation)[0] if isinstance(counts, str) else mask
-            return mask if mask.any() and mask_ops.encoded_area(segmentation) == mask.sum() else None
+            return mask if mask.any() and mask_ops.encoded_extent(segmentation)[0] == mask.sum() else None
         except (UserError, ValueError):
             return None
     if not isinstance(segmentation, list):
@@ -586,7 +586,9 @@ def read_panoptic(folder: Path) -> tuple[Any, list[str]]:
     for index in range(len(samples)):
         ground_truth = samples.ground_truths(index, ["panoptic"])["panoptic"]
         assert isinstance(ground_truth, PanopticGroundTruth)
-        found = [(label, crowd, (ground_truth.ids == number).tobytes()) for number, label, crowd in ground_truth.segments]
+        found = [
+            (label, crowd, (ground_truth.ids == number).tobytes()) for number, label, crowd in ground_truth.segments
+        ]
         segments.append((samples.image_id(index), samples.file(index).name, sorted(found)))
     return ([(item.name, item.is_thing) for item in samples.categories], segments), samples.notes
 
@@ -730,7 +732,13 @@ def read_clips(folder: Path) -> tuple[Any, list[str]]:
     for index in range(len(samples)):
         ground_truth = samples.ground_truth(index)
         assert ground_truth.areas is not None
-        rows = zip(ground_truth.labels.tolist(), ground_truth.iscrowd.tolist(), ground_truth.areas.tolist(), ground_truth.masks, strict=True)
+        rows = zip(
+            ground_truth.labels.tolist(),
+            ground_truth.iscrowd.tolist(),
+            ground_truth.areas.tolist(),
+            ground_truth.masks,
+            strict=True,
+        )
         found = sorted((label, crowd, area, masks.tobytes()) for label, crowd, area, masks in rows)
         names = [_FRAMES[int(image[0, 0, 0]) // 9] for image in samples.images(index)]
         videos.append((samples.clip_id(index), names, found))

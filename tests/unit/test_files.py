@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mask2former.files import TEMPORARY, remove_leftovers, take_lock, whole_file, whole_folder, write_whole
 from mask2former.errors import UserError
+from mask2former.files import TEMPORARY, remove_leftovers, take_lock, whole_file, whole_folder, write_whole
 
 
 def _text(text: str):

@@ -11,7 +11,7 @@ import torch
 from mask2former import limits, memory
 from mask2former.data.transforms import Geometry, Resize, shortest_edge_size
 from mask2former.errors import UserError
-from mask2former.inference import predictor as predicting
+from mask2former.inference import network
 from mask2former.inference.predictor import Predictor
 
 
@@ -85,11 +85,9 @@ def test_thin_images_are_refused(predictor: Predictor) -> None:
 def test_images_that_the_model_has_no_memory_for_are_refused(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predicting, "_SURELY_FITS", 0)
-    monkeypatch.setattr(predicting, "available_memory", lambda: 300 << 20)
+    monkeypatch.setattr(network, "_SURELY_FITS", 0)
+    monkeypatch.setattr(network, "available_memory", lambda: 300 << 20)
     monkeypatch.setattr(memory, "available_memory", lambda: 300 << 20)
     assert predictor(np.zeros((64, 64, 3), np.uint8)).size_hw == (64, 64)
-    with pytest.raises(
-        UserError, match=r"the model on an image of 3000x4000 .* GiB of memory, and 0\.3 GiB are left"
-    ):
+    with pytest.raises(UserError, match=r"the model on an image of 3000x4000 .* GiB of memory, and 0\.3 GiB are left"):
         predictor(np.zeros((3000, 4000, 3), np.uint8), short_edge=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.text import printable, quoted, shortened
+from mask2former.text import listed, printable, quoted, shortened, terminal_line
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,21 @@ def test_lines_are_cut() -> None:
     assert printable(" " * 1_000_000 + "a", 10) == ""
     assert shortened("abc", 3) == "abc"
     assert shortened("abcd", 3) == "ab\N{HORIZONTAL ELLIPSIS}"
+
+
+def test_names_are_listed() -> None:
+    assert listed(["a", "b\n", "\x1b"], 3) == "a, b, \ufffd"
+    assert listed(("a", "b", 3), 2) == "a, b and 1 more"
+    assert listed({"a": 1, "b": 2}, 0) == " and 2 more"
+    assert listed([1, 2.5, ["c"]], None) == "1, 2.5, ['c']"
+    assert listed([], 3) == ""
+    assert listed(["a"], show=quoted) == "'a'"
+    assert len(listed(["x" * 1_000_000] * 1000)) < 3000
+
+
+def test_lines_for_a_terminal_are_short_and_plain() -> None:
+    assert terminal_line("a  b\x1b[31m") == "a  b\ufffd[31m"
+    assert len(terminal_line("w" * 1_000_000)) == 501
 
 
 @pytest.mark.parametrize("value", [None, True, 7, -3, 1.5, "it's", b"x", [1, "a"], (1, 2), {"a": [1]}, [], {}, set()])

@@ -28,6 +28,7 @@ from mask2former.checkpoints.instantiate import instantiate
 from mask2former.checkpoints.io import (
     FORMAT_VERSION,
     Checkpoint,
+    format_version,
     load,
     load_into,
     save,
@@ -46,6 +47,7 @@ __all__ = [
     "ZooModel",
     "current_zoo",
     "fetch",
+    "format_version",
     "from_pretrained",
     "instantiate",
     "load",
@@ -137,7 +139,7 @@ def _open_published(model: ZooModel) -> Checkpoint:
         checkpoint = load(file, model.name if model.name in recipes.recipe_names() else None)
     except UserError as error:  # the hash was right when it was downloaded, but files can be put there by hand
         raise UserError(f"{error}; if it is not {model.url}, delete it and it is downloaded again") from error
-    return replace(checkpoint, license=license.name)
+    return replace(checkpoint, info=replace(checkpoint.info, license=license.name))
 
 
 def _is_meant_as_published(name: str) -> bool:
@@ -159,19 +161,20 @@ def _hint(source: str) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def from_pretrained(source: str | Path, recipe: str | None = None) -> Mask2Former:
-    """A model in evaluation mode on the CPU, float32, with ``config``, ``categories`` and, if known, ``license``.
+def from_pretrained(source: str | Path, recipe: str | None = None, model: Mask2Former | None = None) -> Mask2Former:
+    """A model in evaluation mode on the CPU, float32, that knows what it is (``model.info``).
 
     Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
 
     Args:
         source: as of :func:`open_checkpoint`.
         recipe: as of :func:`open_checkpoint`.
+        model: gets the weights, where it is, instead of one that is built; for models with parts of one's own.
 
     Raises:
-        UserError: as :func:`open_checkpoint`, or the weights do not fit the configuration.
+        UserError: as :func:`open_checkpoint`, or the weights do not fit the configuration or ``model``.
     """
-    return instantiate(open_checkpoint(source, recipe))
+    return instantiate(open_checkpoint(source, recipe), model)
 
 
 def save_pretrained(model: Mask2Former, path: str | Path) -> None:

@@ -1,23 +1,48 @@
 """The mean of trainings that started from the same weights: one model, as fast as each (Wortsman et al., ICML 2022).
 
 Trainings of one start, with other seeds or rates, end in the same valley, and the middle of it is often better than its
-rim. Knows no files.
+rim.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from mask2former.checkpoints import from_pretrained
+from mask2former.checkpoints.convert.writing import check_place, write
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
-from mask2former.text import printable
+from mask2former.text import listed
 
-__all__ = ["average", "check", "likeness"]
+__all__ = ["average", "average_files", "check", "likeness"]
+
+
+def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
+    """Write the mean of several models; what ``mask2former average`` does.
+
+    Args:
+        sources: names, files or folders of at least two models.
+        path: what to write: a ``.safetensors`` file or a folder; must not be there yet.
+
+    Returns:
+        The least cosine of the weights of two of them; below 0.9 they hardly come from one start (:func:`likeness`).
+
+    Raises:
+        UserError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
+    """
+    check_place(Path(path), "ours")
+    models, names = [from_pretrained(source) for source in sources], [str(source) for source in sources]
+    check(models, names)
+    alike = likeness(models)
+    write(average(models, names), Path(path), "ours")
+    return alike
 
 
 def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
@@ -35,11 +60,9 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
     """
     check(models, names)
     first = models[0]
-    licenses = {model.license for model in models if model.license is not None}
+    licenses = {model.info.license for model in models if model.info.license is not None}
     if len(licenses) > 1:
-        raise UserError(
-            f"the models have different licenses: {', '.join(printable(name, 80) for name in sorted(licenses))}"
-        )
+        raise UserError(f"the models have different licenses: {listed(sorted(licenses))}")
     states = [model.state_dict() for model in models]
     floating = [key for key, value in states[0].items() if value.is_floating_point()]
     for state, name in zip(states, names, strict=True):  # all before anything is changed
@@ -50,7 +73,7 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
             mean = sum(state[key].to(torch.float64) for state in states) / len(states)
             assert isinstance(mean, Tensor)
             states[0][key].copy_(mean)
-    first.license = next(iter(licenses), None)
+    first.info = replace(first.info, license=next(iter(licenses), None), metrics={})
     return first
 
 
@@ -91,6 +114,7 @@ def _kernels(model: Mask2Former) -> Float64[Tensor, " P"]:
 
 
 def _architecture(model: Mask2Former) -> dict[str, object]:
-    if model.config is None:
-        raise UserError("a model without configuration cannot be averaged; load it with from_pretrained")
-    return model.config.model_dump(exclude={"inference", "init", "init_partial"})
+    """What has to be equal: the configuration, or of parts of one's own the shapes."""
+    if model.info.architecture is None:
+        return {name: value.shape for name, value in model.state_dict().items()}
+    return model.info.architecture.model_dump()

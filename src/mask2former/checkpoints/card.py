@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from mask2former.config import ModelConfig
-from mask2former.structures import Categories
+from mask2former.config import ArchitectureConfig
+from mask2former.structures import ModelInfo
 from mask2former.text import printable
 
 __all__ = ["model_card"]
@@ -16,41 +15,32 @@ _SHOWN = 20  # class names
 _LETTERS = 200  # of one name
 
 
-def model_card(
-    config: ModelConfig,
-    categories: Categories,
-    num_parameters: int,
-    address: str,
-    license: str | None,
-    metrics: Mapping[str, float],
-) -> str:
+def model_card(info: ModelInfo, num_parameters: int, address: str) -> str:
     """Markdown with the hub's metadata on top.
 
     Args:
-        config: architecture and inference settings.
-        categories: the classes.
+        info: what the model is, with its classes.
         num_parameters: of the model.
         address: what the model is loaded by.
-        license: of the weights, if it is known.
-        metrics: measured numbers in percent; may be empty.
     """
-    settings = config.inference
+    settings, categories = info.inference, info.known_categories
     things, stuff = len(categories.thing_indices), len(categories.stuff_indices)
     names = [_plain(name.split(",")[0]) for name in categories.names[:_SHOWN]]
     names += ["..."] if len(categories) > _SHOWN else []
     edges = f"short edge {settings.short_edge}, long edge at most {settings.long_edge} pixels"
     rows = [
-        ("backbone", _backbone(config)),
-        ("queries", f"{config.transformer_decoder.num_queries}"),
+        *_parts(info.architecture),
         ("parameters", f"{num_parameters:,}"),
         ("tasks", ", ".join(settings.tasks)),
         ("classes", f"{len(categories)} ({things} things, {stuff} stuff): {', '.join(names)}"),
         ("image size", edges if settings.short_edge else "as it is"),
-        *((_plain(name), f"{value:.1f}") for name, value in metrics.items()),
+        *((_plain(name), f"{value:.1f}") for name, value in info.metrics.items()),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     address = printable(address)
-    license_line = f"license: {_HUB_LICENSES[license]}\n" if license in _HUB_LICENSES else ""
+    license_line = f"license: {_HUB_LICENSES[info.license]}\n" if info.license in _HUB_LICENSES else ""
+    own = "" if info.architecture is not None else ", model=model"
+    needed = "  # model: made by the code that it was trained with" if own else ""
     return f"""---
 library_name: mask2former
 pipeline_tag: image-segmentation
@@ -69,22 +59,26 @@ pipeline_tag: image-segmentation
 from PIL import Image
 from mask2former import Predictor
 
-predictor = Predictor.from_pretrained("{address}")
+predictor = Predictor.from_pretrained("{address}"{own}){needed}
 result = predictor("image.jpg")
 result.plot(Image.open("image.jpg")).save("overlay.png")
 ```
 
 `model.safetensors` carries weights, configuration and categories.
-{_license_note(license)}
+{_license_note(info.license)}
 """
 
 
-def _backbone(config: ModelConfig) -> str:
-    backbone = config.backbone
+def _parts(architecture: ArchitectureConfig | None) -> list[tuple[str, str]]:
+    if architecture is None:
+        return [("architecture", "its own")]
+    backbone = architecture.backbone
     if backbone.name == "timm":
-        return _plain(backbone.model)
-    blocks = "-".join(map(str, backbone.depths))
-    return f"Swin, width {backbone.embed_dim}, blocks {blocks}, window {backbone.window_size}"
+        name = _plain(backbone.model)
+    else:
+        blocks = "-".join(map(str, backbone.depths))
+        name = f"Swin, width {backbone.embed_dim}, blocks {blocks}, window {backbone.window_size}"
+    return [("backbone", name), ("queries", f"{architecture.transformer_decoder.num_queries}")]
 
 
 def _license_note(license: str | None) -> str:

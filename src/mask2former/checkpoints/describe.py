@@ -1,25 +1,35 @@
-"""What a checkpoint is, in words: for people who have a file and want to know what it can do."""
+"""What a checkpoint is, and which there are: for people who want to know what they can do."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints import original, pickles
 from mask2former.checkpoints.instantiate import skeleton_of
-from mask2former.config import ModelConfig
+from mask2former.config import ArchitectureConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Categories
-from mask2former.text import printable
+from mask2former.structures import ModelInfo
+from mask2former.text import listed, printable
 
-__all__ = ["checkpoint_facts"]
+__all__ = ["describe_checkpoint", "known_models"]
+
+_LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those that started from drawn scenes
+
+_OWN = "parts of its own, made in Python: from_pretrained(..., model=model)"
 
 
-def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str, str]:
+def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[str, str]:
     """Format, architecture, settings, classes, parameter counts and fitting recipes of a checkpoint.
 
     An original file that more than one recipe fits is described as far as it goes.
@@ -38,15 +48,13 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
         if undecided is None:
             raise
         return undecided
-    skeleton = skeleton_of(opened)
     packaged = str(source) in checkpoints.packaged_names()
     ours = _is_ours(Path(opened.source))
-    form = (
-        f"mask2former, version {checkpoints.FORMAT_VERSION}{', packaged' if packaged else ''}" if ours else "original"
-    )
+    version = checkpoints.format_version(opened.info)
+    form = f"mask2former, version {version}{', packaged' if packaged else ''}" if ours else "original"
     known = map(recipes.recipe, recipes.recipe_names())
-    fitting = [entry.slug for entry in known if _same(entry, opened.config, opened.categories)]
-    inference = opened.config.inference
+    fitting = [entry.slug for entry in known if _same(entry, opened.info)]
+    inference, architecture = opened.info.inference, opened.info.architecture
     edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
     if not inference.short_edge:
         edges = "no resizing"
@@ -58,27 +66,24 @@ def checkpoint_facts(source: str | Path, recipe: str | None = None) -> dict[str,
     shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
     thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
+    classes = f"{things} things, {stuff} stuff"
     summary = {
         "format": form,
-        **_architecture(opened.config),
+        **({"architecture": _OWN} if architecture is None else _architecture(architecture)),
         "tasks": ", ".join(inference.tasks),
         "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
-        **_sizes(skeleton),
-        "classes": f"{len(opened.categories)} ({things} things, {stuff} stuff): {_listed(opened.categories.names)}",
+        **(_sizes_of(opened.state) if architecture is None else _sizes(skeleton_of(opened))),
+        "classes": f"{len(opened.categories)} ({classes}): {listed(opened.categories.names, None)}",
         "recipes that fit": ", ".join(fitting) or "none; an architecture or class list of its own",
         **_origin(opened),
     }
     return {name: printable(value) for name, value in summary.items()}
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(printable(name, 80) for name in names)
-
-
 def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
     """What only some files say."""
-    measured = ", ".join(f"{printable(name, 40)} {value:.1f}" for name, value in opened.metrics.items())
-    summary = {"measured": measured, "license of the weights": opened.license or ""}
+    measured = ", ".join(f"{printable(name, 40)} {value:.1f}" for name, value in opened.info.metrics.items())
+    summary = {"measured": measured, "license of the weights": opened.info.license or ""}
     return {name: value for name, value in summary.items() if value}
 
 
@@ -108,7 +113,7 @@ def _is_ours(path: Path) -> bool:
         return stream.read(9)[8:] == b"{"  # a safetensors header begins after eight bytes of length
 
 
-def _architecture(config: ModelConfig) -> dict[str, str]:
+def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     backbone, pixels, decoder = config.backbone, config.pixel_decoder, config.transformer_decoder
     if backbone.name == "timm":
         name = f"{backbone.model} (timm), {backbone.norm} norm"
@@ -125,16 +130,98 @@ def _architecture(config: ModelConfig) -> dict[str, str]:
 
 
 def _sizes(model: Mask2Former) -> dict[str, str]:
-    parts = {name: sum(value.numel() for value in part.parameters()) for name, part in model.named_children()}
+    return _listed_sizes(
+        {name: sum(value.numel() for value in part.parameters()) for name, part in model.named_children()}
+    )
+
+
+def _sizes_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of a model that cannot be made here; buffers count, too."""
+    parts: Counter[str] = Counter()
+    for name, value in state.items():
+        parts[name.partition(".")[0]] += value.numel()
+    return _listed_sizes(parts)
+
+
+def _listed_sizes(parts: Mapping[str, int]) -> dict[str, str]:
     listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     return {"parameters": f"{sum(parts.values()):,} ({listed})"}
 
 
-def _same(recipe: recipes.Recipe, config: ModelConfig, categories: Categories) -> bool:
-    summary = {"init", "inference"}
-    same_model = recipe.model.model_dump(exclude=summary) == config.model_dump(exclude=summary)
+def _same(recipe: recipes.Recipe, info: ModelInfo) -> bool:
     return (
-        same_model
-        and recipe.model.inference.tasks == config.inference.tasks
-        and original.recipe_categories(recipe.slug).names == categories.names
+        recipe.model.architecture == info.architecture
+        and recipe.model.inference.tasks == info.tasks
+        and original.recipe_categories(recipe.slug).names == info.known_categories.names
     )
+
+
+# --- all models ------------------------------------------------------------------------------------------------------
+
+
+def known_models(
+    task: str | None = None, data: str | None = None, *, commercial: bool = False, cached: bool = False
+) -> list[dict[str, Any]]:
+    """Facts of the models that load by name: packaged ones first, then published ones; ready for JSON.
+
+    Args:
+        task: only those trained for it; ``video`` is one, too.
+        data: only those trained on it, for instance ``coco``.
+        commercial: only those whose license permits commercial use.
+        cached: only those that need no download.
+
+    Raises:
+        UserError: no model was trained on such data.
+    """
+    known = _packaged() + _published()
+    families = sorted({_family(entry) for entry in known})
+    if data is not None and data not in families:
+        raise UserError(f"no models of data '{data}'; there are: {', '.join(families)}")
+    return [
+        entry
+        for entry in known
+        if (task is None or entry["task"].startswith(task))
+        and data in (None, _family(entry))
+        and (entry["license"]["commercial"] or not commercial)
+        and (entry["path"] is not None or not cached)
+    ]
+
+
+def _family(entry: dict[str, Any]) -> str:
+    """``coco`` of ``coco-panoptic/r50``."""
+    return re.split("[-/]", entry["name"])[0]
+
+
+def _packaged() -> list[dict[str, Any]]:
+    """Facts of the models that come with the package, under its own license."""
+    rows = []
+    for name in checkpoints.packaged_names():
+        opened = checkpoints.open_checkpoint(name)
+        architecture = opened.info.known_architecture
+        backbone = architecture.backbone
+        rows.append(
+            {
+                "name": name,
+                "task": opened.info.inference.default_task,
+                "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
+                "backbone": backbone.model if backbone.name == "timm" else "Swin",
+                "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
+                "queries": architecture.transformer_decoder.num_queries,
+                "metrics": dict(opened.info.metrics),
+                "license": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
+                "num_bytes": Path(opened.source).stat().st_size,
+                "path": opened.source,
+                "url": None,
+            }
+        )
+    return rows
+
+
+def _published() -> list[dict[str, Any]]:
+    rows = []
+    for entry in checkpoints.current_zoo().values():
+        row = {key: value for key, value in asdict(entry).items() if key not in ("file", "md5_prefix")}
+        is_here = entry.path.is_file()
+        size = entry.path.stat().st_size if is_here else entry.num_bytes
+        rows.append({**row, "num_bytes": size, "path": str(entry.path) if is_here else None})
+    return rows

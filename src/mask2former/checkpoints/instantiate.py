@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from mask2former.checkpoints.io import Checkpoint, load_into
+from mask2former.config import ArchitectureConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_checked, build_skeleton
 from mask2former.models.mask2former import Mask2Former
@@ -19,13 +21,23 @@ from mask2former.models.mask2former import Mask2Former
 __all__ = ["instantiate", "skeleton_of"]
 
 
-def instantiate(checkpoint: Checkpoint) -> Mask2Former:
-    """The model with its weights, categories and license, in evaluation mode on the CPU.
+def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mask2Former:
+    """The model with its weights and its info, in evaluation mode on the CPU.
+
+    Args:
+        checkpoint: that was read.
+        model: gets the weights where it is, instead of one that is built.
 
     Raises:
-        UserError: the weights do not fit the configuration, or it asks for what no checkpoint may.
+        UserError: the weights do not fit the configuration, or it asks for what no checkpoint may; or the model has
+            parts of its own and was not given.
     """
-    config, num_classes, source = checkpoint.config, len(checkpoint.categories), checkpoint.source
+    source = checkpoint.source
+    if model is not None:
+        load_into(model, checkpoint.state, source)
+        model.info = replace(checkpoint.info, architecture=model.info.architecture)
+        return model.eval()
+    config, num_classes = _architecture(checkpoint), len(checkpoint.categories)
     with _naming(source):
         skeleton = build_skeleton(config, num_classes)
     if skeleton is not None:
@@ -33,8 +45,7 @@ def instantiate(checkpoint: Checkpoint) -> Mask2Former:
     with _naming(source), torch.random.fork_rng(devices=[]):  # initial values are overwritten, the caller's state not
         model = build_checked(config, num_classes)
     load_into(model, checkpoint.state, source)
-    model.categories = checkpoint.categories
-    model.license = checkpoint.license
+    model.info = checkpoint.info
     return model.eval()
 
 
@@ -44,9 +55,18 @@ def skeleton_of(checkpoint: Checkpoint) -> Mask2Former:
     Raises:
         UserError: the configuration makes no model, or one larger than any, or reads a backbone from elsewhere.
     """
-    config, num_classes = checkpoint.config, len(checkpoint.categories)
+    config, num_classes = _architecture(checkpoint), len(checkpoint.categories)
     with _naming(checkpoint.source):
         return build_skeleton(config, num_classes) or build_checked(config, num_classes)
+
+
+def _architecture(checkpoint: Checkpoint) -> ArchitectureConfig:
+    if checkpoint.info.architecture is None:
+        raise UserError(
+            f"{checkpoint.source}: the weights of a model with parts of its own, which the file does not describe; "
+            "make the model in Python and give it: from_pretrained(..., model=model)"
+        )
+    return checkpoint.info.architecture
 
 
 @contextlib.contextmanager

@@ -11,30 +11,31 @@ import json
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mask2former import recipes
-from mask2former.files import write_whole
 from mask2former.checkpoints import original, pickles
 from mask2former.checkpoints.card import model_card
 from mask2former.checkpoints.entries import check_entry
 from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
-from mask2former.config import ModelConfig, RunConfig, parse
+from mask2former.config import RunConfig, parse
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
+from mask2former.files import write_whole
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Categories
-from mask2former.text import printable, quoted, shortened
+from mask2former.structures import Categories, ModelInfo
+from mask2former.text import listed, printable, quoted
 
 __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
     "check_finite",
     "dump_original",
+    "format_version",
     "load",
     "load_into",
     "save",
@@ -43,13 +44,11 @@ __all__ = [
     "write_original",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _WEIGHTS = "model.safetensors"  # inside a folder
 _HALVES = (torch.float16, torch.bfloat16)
 _SHOWN = 10  # entries of each kind in a report
 _FIRST = 3  # entries with values that are not finite
-_LICENSE = 200  # characters
-_LARGEST_METRIC = 1e6
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,21 @@ class Checkpoint:
     """What a file held.
 
     Attributes:
-        config: architecture and inference settings.
-        categories: the classes, in the order of the class head.
+        info: what the model is, classes included.
         state: our names to tensors; half precision already promoted to float32.
         source: where it came from, for messages.
         run: settings of the training run, if the file has them.
-        license: of the weights, if it is known, for instance ``CC BY-NC 4.0``.
-        metrics: measured numbers in percent, if the file has them.
     """
 
-    config: ModelConfig
-    categories: Categories
+    info: ModelInfo
     state: dict[str, Tensor]
     source: str
     run: RunConfig | None = None
-    license: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def categories(self) -> Categories:
+        """The classes, in the order of the class head."""
+        return self.info.known_categories
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -94,7 +92,7 @@ def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
     path = Path(path)
     if os.path.isdir(path):
         if not (path / _WEIGHTS).is_file():
-            found = ", ".join(printable(name, 80) for name in sorted(os.listdir(path))[:5]) or "nothing"
+            found = listed(sorted(os.listdir(path)), 5) or "nothing"
             raise UserError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
         path = path / _WEIGHTS
     head = head_of(path)
@@ -134,16 +132,12 @@ def _load_ours(path: Path) -> Checkpoint:
         metadata: dict[str, str] = file.metadata() or {}
         _check_format(path, metadata)
         state = {name: promoted(value) for name, value in entries_of(file, path).items()}
-    config = parse(ModelConfig, metadata_value(metadata, "config", path), f"{path}: config")
-    try:
-        categories = Categories.from_dict(metadata_value(metadata, "categories", path))
-    except UserError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path}: categories: {shortened(printable(reason), 300)}") from error
+    keys = [key for key in ("config", "categories", "metrics") if key in metadata or key != "metrics"]
+    values = {key: metadata_value(metadata, key, path) for key in keys}
+    license = metadata.get("license", metadata.get("licence"))  # as 0.1.0 wrote it
+    info = ModelInfo.from_dict({**values, "license": license}, str(path))
     run = parse(RunConfig, metadata_value(metadata, "run", path), f"{path}: run") if "run" in metadata else None
-    metrics = _metrics(path, metadata) if "metrics" in metadata else {}
-    license = printable(metadata["license"], _LICENSE) if "license" in metadata else None
-    return Checkpoint(config, categories, state, str(path), run, license, metrics)
+    return Checkpoint(info, state, str(path), run)
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
@@ -161,18 +155,6 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
             f"{path}: format version {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install a "
             "newer one"
         )
-
-
-def _metrics(path: Path, metadata: Mapping[str, str]) -> dict[str, float]:
-    values = metadata_value(metadata, "metrics", path)
-    if not isinstance(values, dict) or not all(map(_is_metric, values.values())):
-        raise UserError(f"{path}: the 'metrics' of its header are no numbers by name; save the model again")
-    return values
-
-
-def _is_metric(value: object) -> bool:
-    """A number as metrics are, or NaN where there was nothing to measure; JSON may hold some of thousands of digits."""
-    return isinstance(value, int | float) and (value != value or abs(value) <= _LARGEST_METRIC)
 
 
 def promoted(value: Tensor) -> Tensor:
@@ -195,7 +177,7 @@ def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> 
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     renamed = {name: promoted(value) for name, value in renamed.items()}
-    return Checkpoint(config, original.recipe_categories(slug), renamed, str(path))
+    return Checkpoint(ModelInfo.of(config, original.recipe_categories(slug)), renamed, str(path))
 
 
 def _agreed_recipe(state: dict[str, Tensor], recipe: str | None) -> str:
@@ -245,13 +227,13 @@ def load_into(
     shared = sorted(own.keys() & state.keys())
     misshaped = [name for name in shared if own[name].shape != state[name].shape]
     texts = {
-        name: f"{printable(name, 120)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        name: f"{printable(name, 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in misshaped
     }
     groups = [("missing", missing), ("unexpected", unexpected)]
     if not drop_misshaped:
         groups.append(("mis-shaped", [texts[name] for name in misshaped]))
-    faults = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in groups if names]
+    faults = [f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups if names]
     if faults:
         raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
     if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
@@ -271,11 +253,9 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
-        some = ", ".join(printable(name, 120) for name in broken[:_FIRST])
-        more = f" and {len(broken) - _FIRST} more" if len(broken) > _FIRST else ""
         raise UserError(
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
-            f"({some}{more}); its training went astray, or the file is damaged: take an earlier "
+            f"({listed(broken, _FIRST)}); its training went astray, or the file is damaged: take an earlier "
             "checkpoint, or fetch it again"
         )
 
@@ -288,24 +268,33 @@ def _is_finite(value: Tensor) -> bool:
     return bool(low.isfinite() and high.isfinite())
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name, 200) for name in names[:_SHOWN]) + more
-
-
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _facts(model: Mask2Former) -> tuple[ModelConfig, Categories]:
-    if model.config is None or model.categories is None:
-        lacking = "config" if model.config is None else "categories"
-        raise UserError(f"the model has no {lacking}, which its checkpoint must carry; set model.{lacking} first")
-    _check_preparation(model)
+def format_version(info: ModelInfo) -> int:
+    """That of the file of such a model: 0.1.0 reads the first, and knows no parts of one's own."""
+    return FORMAT_VERSION if info.architecture is None else 1
+
+
+def _metadata_of(info: ModelInfo) -> dict[str, str]:
+    values = info.to_dict()
+    metadata = {key: json.dumps(values[key]) for key in ("config", "categories")}
+    if info.license is not None:
+        metadata["license"] = info.license
+    if info.metrics:
+        metadata["metrics"] = json.dumps(values["metrics"])
+    return metadata
+
+
+def _check(model: Mask2Former) -> None:
+    """Refuse to write what could not be read, or not as it was."""
+    _ = model.info.known_categories
+    if model.info.architecture is not None:  # else who loads it makes the model
+        _check_preparation(model)
     state = model.state_dict()
     for name, value in state.items():
         check_entry(name, value)
     check_finite(state, "the model")
-    return model.config, model.categories
 
 
 def _check_preparation(model: Mask2Former) -> None:
@@ -330,30 +319,22 @@ def save(
     """Write one safetensors file of ours.
 
     Args:
-        model: with ``config`` and ``categories``.
+        model: with its classes.
         path: the file.
         dtype: storage type of floating-point entries, for instance ``torch.float16``; None keeps theirs.
         run: settings of the training run, stored along.
-        metrics: measured numbers of these weights in percent, stored along.
+        metrics: measured numbers of these weights in percent, stored along; None: those of ``model.info``.
 
     Raises:
-        UserError: the model lacks its facts or has others than a checkpoint can carry, a value is not finite or does
-            not fit ``dtype``, or the file cannot be written.
+        UserError: the model has no classes, or a mean, deviation or divisibility that no file carries; a value is
+            not finite or does not fit ``dtype``; or the file cannot be written.
     """
     path = Path(path)
-    config, categories = _facts(model)
-    metadata = {
-        "format": "mask2former",
-        "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(config.model_dump(mode="json", exclude={"init", "init_partial"})),
-        "categories": json.dumps(categories.to_dict()),
-    }
+    _check(model)
+    info = model.info if metrics is None else replace(model.info, metrics=metrics)
+    metadata = {"format": "mask2former", "format_version": str(format_version(info)), **_metadata_of(info)}
     if run is not None:
         metadata["run"] = run.model_dump_json()
-    if model.license is not None:
-        metadata["license"] = model.license
-    if metrics:
-        metadata["metrics"] = json.dumps(dict(metrics))
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         stored = value.detach().cpu()
@@ -375,7 +356,7 @@ def save_folder(
     """Write the layout of model hubs: ``model.safetensors`` and a ``README.md``.
 
     Args:
-        model: with ``config`` and ``categories``.
+        model: with its classes.
         path: the folder.
         dtype: as of :func:`save`.
         metrics: as of :func:`save`; also listed in the model card.
@@ -385,9 +366,9 @@ def save_folder(
         UserError: as :func:`save`.
     """
     path = Path(path)
-    config, categories = _facts(model)
-    parameters = sum(value.numel() for value in model.parameters())
-    card = model_card(config, categories, parameters, address or str(path), model.license, metrics or {})
+    _check(model)
+    info = model.info if metrics is None else replace(model.info, metrics=metrics)
+    card = model_card(info, sum(value.numel() for value in model.parameters()), address or str(path))
     save(model, path / _WEIGHTS, dtype, metrics=metrics)
     write_whole(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
@@ -401,6 +382,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".pkl", ".pth"):
         raise UserError(f"{path}: the original layout is written as .pkl or .pth")
+    _ = model.info.known_architecture
     _check_preparation(model)
     state = original.to_original(model)
     check_finite(state, "the model")

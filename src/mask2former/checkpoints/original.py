@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mask2former import recipes
-from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
+from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
+from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories
 from mask2former.text import printable, quoted
 
@@ -63,7 +64,7 @@ _Count = Callable[[str], int]
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def original_names(config: ModelConfig) -> list[Pair]:
+def original_names(config: ArchitectureConfig) -> list[Pair]:
     """``(original name, our name)`` of every entry, in the published order.
 
     Our name is None for what we regenerate: window indices and the class weights of the loss.
@@ -234,9 +235,7 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = _PIXEL + rest if is_old else _HEAD + rest
         name = name.replace(f"{_PREDICTOR}static_query.", f"{_PREDICTOR}query_feat.")
         if name in renamed:
-            raise UserError(
-                f"two entries mean {quoted(name)} (one of them is spelled {quoted(stored)}); expected one"
-            )
+            raise UserError(f"two entries mean {quoted(name)} (one of them is spelled {quoted(stored)}); expected one")
         renamed[name] = value
     return renamed
 
@@ -252,7 +251,7 @@ def _check_pixels(name: str, value: Tensor) -> None:
     )
 
 
-def from_original(state: Mapping[str, Tensor], config: ModelConfig | None = None) -> dict[str, Tensor]:
+def from_original(state: Mapping[str, Tensor], config: ArchitectureConfig | None = None) -> dict[str, Tensor]:
     """Entries of an original checkpoint under our names, values untouched.
 
     Entries that the architecture does not know keep their original names, so that loading reports them.
@@ -284,7 +283,7 @@ def backbone_title(backbone: SwinConfig | TimmConfig) -> str:
 class Architecture:
     """What names and shapes tell about a model; inference settings of ``model`` are defaults."""
 
-    model: ModelConfig
+    model: ArchitectureConfig
     num_classes: int
 
     def __str__(self) -> str:
@@ -343,7 +342,7 @@ def infer_architecture(
     try:
         backbone = infer_backbone(current, spelled=spelled, layout=layout)
         offsets = shape(f"{encoder}.0.self_attn.sampling_offsets.weight", 2)[0]
-        model = ModelConfig(
+        model = ArchitectureConfig(
             backbone=backbone,
             pixel_decoder=MSDeformAttnConfig(
                 dim=shape(f"{_PIXEL}input_proj.0.0.weight", 4)[0],
@@ -478,19 +477,17 @@ def relative_position_index(window: int) -> Tensor:
     return rows * (2 * window - 1) + columns
 
 
-def to_original(model: nn.Module, no_object_weight: float = 0.1) -> OrderedDict[str, Tensor]:
+def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDict[str, Tensor]:
     """The model's entries under the original names in the published order, regenerated ones included.
 
     Args:
-        model: with its ``config``.
+        model: as built from a configuration.
         no_object_weight: last of the class weights; the only one that is not 1.
 
     Raises:
         UserError: the model was built by hand, or its backbone has no place in the original layout.
     """
-    config = getattr(model, "config", None)
-    if config is None:
-        raise UserError("a model without configuration cannot be written; build it from a ModelConfig")
+    config = model.info.known_architecture
     values = model.state_dict()
     state: OrderedDict[str, Tensor] = OrderedDict()
     for original, ours in original_names(config):

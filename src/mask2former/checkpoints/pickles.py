@@ -46,9 +46,6 @@ _STORAGES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-_SHARING = 8  # entries may share their numbers (tied weights), and texts may be copied, within reason
-_KEY = 1 << 60  # numbers from here on as keys could all be made to collide
-_DIMENSIONS = 64  # of an array, as numpy has them
 _DTYPE = re.compile(r"[<>|=]?[biufc?]\d{0,2}|[<>|=]?[SU]\d+")
 
 
@@ -159,7 +156,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 def _sizes(values: Any) -> tuple[int, ...]:
     """Sizes or strides, of which numpy and torch would otherwise try to make something."""
-    if not isinstance(values, tuple | list) or len(values) > _DIMENSIONS:
+    if not isinstance(values, tuple | list) or len(values) > limits.ARRAY_DIMENSIONS:
         raise pickle.UnpicklingError("an array of a shape that is none")
     if not all(type(value) is int and 0 <= value < 1 << 62 for value in values):
         raise pickle.UnpicklingError("an array of sizes that are none")
@@ -220,7 +217,7 @@ def _key(value: Any) -> Any:
 
     Tuples in tuples, each of which repeats the last one, would be hashed for ever, deep ones until the stack is full.
     """
-    if isinstance(value, int) and not -_KEY < value < _KEY:
+    if isinstance(value, int) and not -limits.PICKLE_KEY < value < limits.PICKLE_KEY:
         raise pickle.UnpicklingError("a number of too many digits as a key")
     if value is not None and not isinstance(value, str | bytes | int | float):
         raise pickle.UnpicklingError(f"a {type(value).__name__} as a key or in a set; expected names and numbers")
@@ -309,11 +306,13 @@ class _Budget:
                 f"its pickle takes more than {limits.PICKLE_STEPS:,} steps; expected weights, which take some thousands"
             )
         if self.bytes < 0:
-            raise UserError(f"copies texts to over {_SHARING} times its size; expected entries with their own")
+            raise UserError(
+                f"copies texts to over {limits.PICKLE_SHARING} times its size; expected entries with their own"
+            )
 
 
 def _room(size: int) -> int:
-    return _SHARING * size + (1 << 20)
+    return limits.PICKLE_SHARING * size + (1 << 20)
 
 
 # The one written in Python: in the C one a damaged memo index of four bytes asks for gigabytes.
@@ -634,7 +633,9 @@ def _tensors(values: dict[Any, Any], file_size: int) -> dict[str, torch.Tensor]:
         check_entry(name, tensor)
         room -= tensor.nbytes
         if room < 0:
-            raise UserError(f"unfolds to over {_SHARING} times its size; expected entries with their own numbers")
+            raise UserError(
+                f"unfolds to over {limits.PICKLE_SHARING} times its size; expected entries with their own numbers"
+            )
         state[name] = tensor
     if not state:
         raise UserError("holds no entries; expected named numeric arrays")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mask2former.checkpoints.io import load_into
+from mask2former.checkpoints.io import Checkpoint, load_into
 from mask2former.config import ModelConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
-from mask2former.text import printable, quoted
+from mask2former.structures.model_info import ModelInfo
+from mask2former.text import listed, quoted
 
 __all__ = [
     "check_settings",
@@ -45,14 +47,14 @@ _SHAPES = frozenset(
 )
 
 
-def with_settings_of(model: ModelConfig, source: ModelConfig, name: str) -> ModelConfig:
+def with_settings_of(model: ModelConfig, source: ModelInfo, name: str) -> ModelConfig:
     """The settings of a model that starts from another: its own where it sets them, else those of the other.
 
     How the model is asked is taken over only where it answers the same tasks; otherwise the sizes alone are.
 
     Args:
         model: what was set; what was left out is not in ``model_fields_set``.
-        source: the settings of the other model.
+        source: what the other model is.
         name: what the other is called in messages.
 
     Raises:
@@ -66,11 +68,11 @@ def with_settings_of(model: ModelConfig, source: ModelConfig, name: str) -> Mode
     return parse(ModelConfig, filled_in(values, source), f"the run with what {name} sets, model")
 
 
-def filled_in(values: Mapping[str, Any], source: ModelConfig) -> dict[str, Any]:
+def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
     """As :func:`with_settings_of`, for settings as a run file has them, which may make sense only with the others."""
     result = dict(values)
-    for part in _PARTS:
-        own, theirs = values.get(part, {}), getattr(source, part).model_dump()
+    for part in _PARTS if source.architecture is not None else ():
+        own, theirs = values.get(part, {}), getattr(source.architecture, part).model_dump()
         if isinstance(own, dict) and own.get("name", theirs["name"]) == theirs["name"]:
             result[part] = theirs | own
     own, theirs = values.get("inference", {}), source.inference.model_dump()
@@ -86,12 +88,12 @@ def filled_in(values: Mapping[str, Any], source: ModelConfig) -> dict[str, Any]:
     return result
 
 
-def check_settings(model: ModelConfig, source: ModelConfig, name: str, *, partial: bool) -> None:
+def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial: bool) -> None:
     """Refuse settings that the weights of another model contradict; loading them would list entries instead.
 
     Args:
         model: what was set, as of :func:`with_settings_of`.
-        source: the settings that the weights were trained with.
+        source: the model that the weights are of; nothing is known of the settings of parts of its own.
         name: what they are called in messages.
         partial: other numbers of queries, channels and windows are allowed.
 
@@ -100,8 +102,8 @@ def check_settings(model: ModelConfig, source: ModelConfig, name: str, *, partia
     """
     allowed = _WITHOUT_WEIGHTS | _SHAPES if partial else _WITHOUT_WEIGHTS
     faults = []
-    for part in _PARTS:
-        own, theirs, explicit = getattr(model, part), getattr(source, part), _explicit(model, part)
+    for part in _PARTS if source.architecture is not None else ():
+        own, theirs, explicit = getattr(model, part), getattr(source.architecture, part), _explicit(model, part)
         if explicit and type(own) is not type(theirs):
             explicit = {"name": own.name}
         faults += [
@@ -137,11 +139,11 @@ def _fits_by_position(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
     return len(here) == len(there) and not moved
 
 
-def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: bool) -> list[str]:
-    """Fill ``model`` with the weights of ``source``.
+def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bool) -> list[str]:
+    """Fill ``model`` with the weights of another one.
 
     Args:
-        model: freshly initialised, with ``categories``; gets the weights and the license.
+        model: freshly initialised, with its classes; gets the weights and the license.
         source: the trained one.
         name: what ``source`` is called in messages.
         partial: without it, all must fit. With it, the class head starts afresh if the class names differ; of the
@@ -154,30 +156,28 @@ def start_from(model: Mask2Former, source: Mask2Former, name: str, *, partial: b
     Raises:
         UserError: the weights do not fit; the message lists what.
     """
-    own, state = model.state_dict(), dict(source.state_dict())
+    own, state = model.state_dict(), dict(source.state)
     notes = _with_own_classes(model, source, own, state, name, partial=partial)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
     left_out = load_into(model, state, name, drop_misshaped=partial)
     if left_out:
-        notes.append(f"starts afresh, being of another shape: {', '.join(printable(name, 120) for name in left_out)}")
-    model.license = source.license
+        notes.append(f"starts afresh, being of another shape: {listed(left_out, None)}")
+    model.info = replace(model.info, license=source.info.license)
     return notes
 
 
 def _with_own_classes(
     model: Mask2Former,
-    source: Mask2Former,
+    source: Checkpoint,
     own: dict[str, Tensor],
     state: dict[str, Tensor],
     name: str,
     *,
     partial: bool,
 ) -> list[str]:
-    assert model.categories is not None
-    assert source.categories is not None
-    here, there = model.categories.names, source.categories.names
+    here, there = model.info.known_categories.names, source.categories.names
     if here == there:
         return []
     if sorted(here) == sorted(there) and len(set(here)) == len(here):
@@ -188,7 +188,7 @@ def _with_own_classes(
         return [f"its one class, {quoted(there[0])}, is {quoted(here[0])} here"]
     if not partial and _fits_by_position(here, there):  # the user says that they are the same
         renamed = [f"{quoted(old)} is {quoted(new)}" for old, new in zip(there, here, strict=True) if old != new]
-        return [f"classes by position: {', '.join(renamed[:4])}{', ...' if len(renamed) > 4 else ''} here"]
+        return [f"classes by position: {listed(renamed, 4)} here"]
     if not partial:
         raise UserError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
@@ -199,7 +199,7 @@ def _with_own_classes(
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return f"{len(names)}: {', '.join(printable(name, 80) for name in names[:4])}{', ...' if len(names) > 4 else ''}"
+    return f"{len(names)}: {listed(names, 4)}"
 
 
 def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

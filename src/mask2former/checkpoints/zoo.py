@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from mask2former import limits
 from mask2former.checkpoints.download import Progress, cache_folder, download, is_offline
 from mask2former.documents import read_json
 from mask2former.errors import UserError
@@ -24,8 +25,6 @@ from mask2former.text import quoted
 __all__ = ["License", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
 
 _logger = logging.getLogger(__name__)
-
-_SPARE = 64 << 20  # bytes of a file beside its arrays
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class ZooModel:
         """
         if not self.path.is_file() and not is_offline():
             _logger.warning("downloading %s (%.0f MB) to %s", self.name, self.num_bytes / 1e6, self.path.parent)
-        most = 4 * self.num_bytes + _SPARE  # room for optimizers and averages, which some files hold
+        most = 4 * self.num_bytes + limits.ZOO_SPARE_BYTES  # room for optimizers and averages, which some files hold
         return download(self.url, self.path, self.md5_prefix, progress, most=most)
 
 
@@ -138,7 +137,7 @@ def _model(entry: dict[str, Any], licenses: dict[str, License]) -> ZooModel:
             raise ValueError(f"'{field.name}' of a model is {quoted(value)}; expected {kind}")
     if not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in model.metrics.values()):
         raise ValueError(f"metrics of '{model.name}' must be numbers")
-    if not (0 <= model.num_bytes <= 1 << 50 and 0 <= model.queries <= 1 << 20):
+    if not (0 <= model.num_bytes <= limits.ZOO_BYTES and 0 <= model.queries <= limits.ZOO_QUERIES):
         raise ValueError(f"num_bytes or queries of '{model.name}' is no size of a model")
     if not re.fullmatch(r"https?://[^\s]+", model.url):
         raise ValueError(f"'{model.name}' has no address of the web: {quoted(model.url)}")

@@ -4,6 +4,9 @@ Exit codes: 0 done, 1 failed while running, 2 the request is wrong, 130 stopped 
 standard error; ``--debug`` adds the traceback. Everything a verb does can be done from Python without it.
 """
 
+import inspect
+from collections.abc import Callable
+
 from mask2former.cli.app import app, main
 from mask2former.cli.average import average
 from mask2former.cli.convert import convert
@@ -18,6 +21,13 @@ from mask2former.cli.train import recipe, train
 
 __all__ = ["app", "main"]
 
+
+def _help(command: Callable[..., None]) -> str:
+    """Its documentation, one line for each paragraph: the terminal breaks them at its own width."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+
+
 # In the order of --help.
 for _name, _command, _example in (
     ("demo", demo, "demo --seed 7"),
@@ -31,7 +41,7 @@ for _name, _command, _example in (
     ("average", average, "average runs/a/model.safetensors runs/b/model.safetensors -o mean.safetensors"),
     ("evaluate", evaluate, "evaluate runs/mine/model.safetensors --tasks instance --boundary"),
     ("plot", plot, "plot runs/mine runs/other -o curves.png"),
-    ("check-data", check_data, "check-data photos/annotations.json --propose run.yaml"),
+    ("check-data", check_data, "check-data photos/annotations.json --suggest run.yaml"),
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
 ):
-    app.command(_name, epilog=f"Example: mask2former {_example}")(_command)
+    app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)

@@ -14,7 +14,7 @@ import typer
 from mask2former import interrupts
 from mask2former.cli.shared import FailedError, StoppedError
 from mask2former.cli.terminal import filtered, say, silence_stdout
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable, quoted, shortened
 
@@ -26,6 +26,12 @@ assert _CommandLineError.__name__ == "ClickException"
 
 _STOPPED = 130  # exit code
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+_FLAGS = {  # that are not called as the argument of the library
+    "pooled_threshold": "--pooled",
+    "root": "--data-root",
+    "tasks": "--task",
+    "views": "--tta",
+}
 _OUT_OF_MEMORY = (
     "the memory is not enough; what helps: smaller images or a smaller --short-edge, fewer --max-instances, a smaller "
     "model"
@@ -33,7 +39,7 @@ _OUT_OF_MEMORY = (
 
 app = typer.Typer(
     name="mask2former",
-    help="Panoptic, instance and semantic segmentation of images with Mask2Former.",
+    help="Panoptic, instance and semantic segmentation of images and video with Mask2Former.",
     epilog="Start with: mask2former demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -114,6 +120,8 @@ def _outcome(error: Exception) -> tuple[int, str]:
         return _STOPPED, f"stopped: {error}" if is_told else "stopped"
     if isinstance(error, _CommandLineError):
         return 2, f"error: {error.format_message()}"  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(error, OptionError):
+        return 2, f"error: {error.sentence(_flag)}"
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     # Up to Python 3.12 a loop of links is a RuntimeError.
@@ -122,6 +130,11 @@ def _outcome(error: Exception) -> tuple[int, str]:
         reason = getattr(error, "strerror", None) or "Too many levels of symbolic links"
         return 2, f"error: '{shortened(str(name), 100)}' cannot be a path here ({reason}); check it"
     return 1, f"error: {error if isinstance(error, FailedError) else _unexpected(error)}"
+
+
+def _flag(argument: str) -> str:
+    """The flag of an argument of the library."""
+    return _FLAGS.get(argument, f"--{argument.replace('_', '-')}")
 
 
 def _unexpected(error: Exception) -> str:
@@ -157,6 +170,6 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     del version, debug  # handled by the callback and by main

@@ -19,25 +19,16 @@ def average(
     sources: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Two or more models trained from the same initial weights.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="What to write: a .safetensors file or a folder; not there yet.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new .safetensors file or folder.")],
 ) -> None:
-    """Write the mean of several trainings from the same weights: one model, as fast as each, often better."""
-    from mask2former import checkpoints
-    from mask2former.checkpoints import average as averaging
-    from mask2former.checkpoints.convert.writing import check_place, write
+    """Average the weights of several trainings that started from the same weights."""
+    from mask2former.checkpoints.average import average_files
 
     with stoppable(lambda: "nothing was written"):
-        check_place(output, "ours")
-        models = [checkpoints.from_pretrained(source) for source in sources]
-        averaging.check(models, sources)
-        alike = averaging.likeness(models)
-        mean = averaging.average(models, sources)
-        write(mean, output, "ours")
+        alike = average_files(sources, output)
     if alike < _ALIKE:
         say(
             f"note: the weights have little in common (cosine {alike:.2f}); the mean of models that started from "
             "different weights is of no use, measure it"
         )
-    say(f"{output} written: the mean of {len(models)} models (cosine of their weights at least {alike:.3f})")
+    say(f"{output} written: the mean of {len(sources)} models (cosine of their weights at least {alike:.3f})")

@@ -18,40 +18,33 @@ def convert(
         str,
         typer.Argument(
             metavar="IN",
-            help="A file or folder: ours, original, transformers, mmdetection, mmsegmentation, sssegmentation, or a "
-            "backbone of torchvision, timm, Swin, MoCo, DINO or detectron2. Or the name of a model.",
+            help="A checkpoint of this package, the original code, transformers, mmdetection, mmsegmentation or "
+            "sssegmentation; a backbone of torchvision, timm, Swin, MoCo, DINO or detectron2; or the name of a model.",
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="What to write; must not be there yet.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new file or folder.")],
     to: Annotated[
-        str, typer.Option("--to", help="ours, original, huggingface, mmdet, mmseg or ssseg.", metavar="LAYOUT")
+        str,
+        typer.Option(
+            "--to", help="Format to write: ours, original, huggingface, mmdet, mmseg or ssseg.", metavar="LAYOUT"
+        ),
     ] = "ours",
     recipe: Recipe = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="What it was trained for, if no recipe fits; can be repeated."),
+        typer.Option("--task", "-t", help="Tasks of the model, if no recipe matches; can be repeated."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare logits with transformers, where it is involved.")
+        bool,
+        typer.Option("--verify/--no-verify", help="Compare the logits with those of transformers, if it is involved."),
     ] = True,
 ) -> None:
-    """Convert a checkpoint: say what it is, write it in another layout, and verify it."""
-    from typing import get_args
+    """Convert a checkpoint to another format and verify the result."""
+    from mask2former.checkpoints.convert import convert as convert_checkpoint
 
-    from mask2former.checkpoints import convert as conversion
-    from mask2former.config import Task
-    from mask2former.errors import UserError
-
-    targets: dict[str, conversion.Target] = {name: name for name in conversion.TARGETS}
-    target = targets.get(to)
-    if target is None:
-        raise UserError(f"--to {to}: no such layout; expected one of {', '.join(targets)}")
-    asked = [name for entry in task or () for name in entry.split(",")]
-    tasks = [name for name in get_args(Task) if name in asked]
-    if unknown := sorted(set(asked) - set(tasks)):
-        raise UserError(f"--task {unknown[0]}: no such task; expected {', '.join(get_args(Task))}")
+    tasks = [name for entry in task or () for name in entry.split(",")]
     with stoppable(lambda: "nothing was written"):
-        done = conversion.convert(source, output, target, recipe, tasks, verify=verify)
+        done = convert_checkpoint(source, output, to, recipe, tasks, verify=verify)  # pyright: ignore[reportArgumentType]  (checked there)
     say(f"Found: {done.source}")
     for note in done.notes:
         say(f"note: {note}")

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import FailedError, count, stoppable
-from mask2former.cli.terminal import make_console, progress_bar, say
-from mask2former.errors import UserError
+from mask2former.cli.shared import FailedError, count, working
+from mask2former.cli.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mask2former.config import RunConfig
     from mask2former.dataset_tools.check import DataReport, SplitSummary
 
 __all__ = ["check_data", "prepare"]
@@ -33,128 +31,93 @@ def check_data(
             "a published data set (ade20k, coco:instance, ...).",
         ),
     ],
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are.")] = None,
-    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Where label maps or panoptic PNGs are.")] = None,
-    names: Annotated[Path | None, typer.Option(metavar="FILE", help="The class names of label maps.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the label maps or panoptic PNG files.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the class names of label maps.")] = None,
     validation: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Validation data, of the same kind as DATA.")
+        Path | None, typer.Option(metavar="DATA", help="Validation data, in the same format as DATA.")
     ] = None,
     allow_outside: Annotated[
         bool,
         typer.Option(
             "--allow-outside",
-            help="Also read images outside their folder that annotations name (../a.jpg, /data/a.jpg).",
+            help="Also read images that annotations name outside their folder (../a.jpg, /data/a.jpg).",
         ),
     ] = False,
     data_root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where published data sets are, by name.")
+        Path | None, typer.Option(metavar="DIR", help="Folder that contains the published data sets.")
     ] = None,
     queries: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=limits.INTEGER,
-            help="Number of queries of the model to be trained.",
+            help="Number of queries of the model to train.",
             show_default="of the run file, or 100",
         ),
     ] = None,
-    sheet: Annotated[Path, typer.Option(metavar="FILE.png", help="The contact sheet of annotated images.")] = Path(
-        "contact-sheet.png"
-    ),
+    sheet: Annotated[
+        Path, typer.Option(metavar="FILE.png", help="Where to write the contact sheet of annotated images.")
+    ] = Path("contact-sheet.png"),
+    suggest: Annotated[Path | None, typer.Option(metavar="RUN.yaml", help="Also write a suggested run file.")] = None,
     suggest_config: Annotated[
-        Path | None, typer.Option(metavar="RUN.yaml", help="Also write a run file to start from.")
+        Path | None, typer.Option(metavar="RUN.yaml", help="The former name of --suggest.", hidden=True)
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures here.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write all statistics and findings as JSON.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, max=limits.WORKERS, help="Processes that read.", show_default="by machine")
+        int | None,
+        typer.Option(
+            min=0,
+            max=limits.WORKERS,
+            help="Number of reading processes.",
+            show_default="all processors but one, at most 8",
+        ),
     ] = None,
 ) -> None:
-    """Read a data set completely: say what is in it and what is wrong with it, and draw some of it.
+    """Check a data set before training: statistics, faults, and a contact sheet.
 
-    Exit code 1 if something is broken.
+    Every image and annotation is read. The exit code is 1 if something is broken.
     """
-    from mask2former.inference import files
+    from mask2former.dataset_tools.check_data import check_data as check
+    from mask2former.dataset_tools.infer_format import Places
 
-    for path in (sheet, suggest_config, json):
-        if path is not None:
-            files.check_file(path)
-    if suggest_config is not None and suggest_config.exists() and suggest_config.resolve() == Path(source).resolve():
-        raise UserError(f"--propose would overwrite '{source}', which is to be checked; name another file")
-
-    from mask2former.files import write_whole
-    from mask2former.cli.data_sets import dataset_by_name
-    from mask2former.config import ClipSampling, NamedFilesConfig, RunConfig
-    from mask2former.dataset_tools import check as checking
-    from mask2former.dataset_tools.suggest import suggest_config as suggest_run
-    from mask2former.dataset_tools.suggest import run_file
-    from mask2former.dataset_tools.infer_format import Indices, infer_format
-    from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
-    from mask2former.notes import collect_notes
-
-    remarks: list[str] = []
-    value_range = None
-    inferred = None
-    if Path(source).exists() or Path(source).suffix:
-        inferred, remarks = infer_format(Path(source), Indices(images, labels, names, validation))
-        dataset = inferred.data.dataset if isinstance(inferred, RunConfig) else inferred
-        if isinstance(inferred, RunConfig):
-            inferred, told = _with_start(inferred)
-            remarks += told
-        if isinstance(inferred, RunConfig) and queries is None:
-            queries = inferred.model.transformer_decoder.num_queries
-        if isinstance(inferred, RunConfig):
-            value_range = inferred.model.inference.value_range
-    else:
-        dataset = dataset_by_name(source, data_root, "panoptic")
-
-    if suggest_config is not None and isinstance(dataset, ClipSampling):
-        raise UserError(
-            "--propose makes run files for images; for clips start from 'mask2former recipe ytvis2019-instance/r50'"
-        )
-
-    if allow_outside:
-        if not isinstance(dataset, NamedFilesConfig):
-            raise UserError(f"--allow-outside is for annotations and lists that name files; {source} has none")
-        dataset = dataset.model_copy(update={"allow_outside": True})
-
+    if suggest_config is not None:
+        say("note: --propose is called --suggest now", error=True)
+    suggest = suggest or suggest_config
     console = make_console()
-    # What is noticed is among the findings; reading a second time, to draw, would say it again.
-    with stoppable(lambda: "nothing was written"), collect_notes(), progress_bar(console) as progress:
-        bar = progress.add_task("reading annotations", total=None)
-        report = checking.check_data(
-            dataset,
-            run=inferred if isinstance(inferred, RunConfig) else None,
-            num_queries=queries or 100,
-            num_workers=checking.default_workers() if workers is None else workers,
-            value_range=value_range,
-            progress=lambda split, done, total: progress.update(bar, description=split, completed=done, total=total),
+    with working(console, lambda: "nothing was written") as tell:
+        checked = check(
+            source,
+            Places(images, labels, names, validation),
+            allow_outside=allow_outside,
+            root=data_root,
+            num_queries=queries,
+            sheet=sheet,
+            suggest=suggest,
+            json=json,
+            num_workers=workers,
+            progress=tell,
         )
-        progress.update(bar, description="drawing", total=None)
-        title = Path(source).stem if Path(source).exists() else source
-        image = draw_sheet(dataset, title, value_range=value_range)
-    if image is not None:
-        write_whole(sheet, lambda temporary: image.save(temporary, format="PNG"))
-    if json is not None:
-        files.write_json(json, {"data": source, "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
-
+    report = checked.report
     for split, facts in report.splits.items():
         console.print(_class_table(split, facts, report))
         for line in _lines(facts, report):
             say(f"  {line}")
-    for remark in remarks:
+    for remark in checked.notes:
         say(f"note: {remark}")
     for finding in report.findings:
         kind = "broken" if finding.broken else "note"
         say(f"{kind}: {finding.sentence(20 if finding.broken else _MOST_OFFENDERS)}")
-    if image is not None:
-        say(f"Contact sheet: {sheet}")
-    if suggest_config is not None:
-        run, reasons = suggest_run(dataset, report)
-        text = run_file(run, reasons, source)
-        write_whole(suggest_config, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        for reason in reasons:
-            say(f"proposed: {reason}")
-        say(f"Run file: {suggest_config}   (mask2former train {suggest_config})")
+    if checked.sheet is not None:
+        say(f"Contact sheet: {checked.sheet}")
+    if checked.suggested is not None:
+        for reason in checked.reasons:
+            say(f"suggested: {reason}")
+        say(f"Run file: {checked.suggested}   (mask2former train {checked.suggested})")
     image_files = sum(facts.num_images for facts in report.splits.values())
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
@@ -166,24 +129,6 @@ def check_data(
             "is called broken above and run this again"
         )
     say(f"{count(image_files, report.unit)} read, nothing is broken")
-
-
-def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
-    """The run with the settings of the model that it starts from, as ``train`` takes them, and what to say of it."""
-    from mask2former import checkpoints, recipes
-    from mask2former.checkpoints.convert.backbones import is_backbone_file
-    from mask2former.checkpoints.start import with_settings_of
-
-    init = run.model.init
-    if init is None or is_backbone_file(init):
-        return run, []
-    try:
-        # The settings of a published model are known without its weights, which may have to be downloaded.
-        is_published = init in recipes.recipe_names()
-        source = recipes.recipe(init).model if is_published else checkpoints.open_checkpoint(init).config
-        return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
-    except UserError as error:
-        return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]
 
 
 def _class_table(split: str, facts: SplitSummary, report: DataReport) -> Table:
@@ -239,44 +184,41 @@ def _lines(facts: SplitSummary, report: DataReport) -> list[str]:
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="coco, ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
+        str, typer.Argument(metavar="DATASET", help="ade20k, ade20k-full, cityscapes or coco-stuff-10k.")
     ],
     data_root: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where the data sets are.",
-            show_default="$MASK2FORMER_DATA, $DETECTRON2_DATASETS, datasets",
+            help="Folder that contains the data sets.",
+            show_default="$MASK2FORMER_DATA or ./datasets",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, max=limits.WORKERS, help="Processes.", show_default="all processors")
+        int | None,
+        typer.Option(min=0, max=limits.WORKERS, help="Number of processes.", show_default="one per processor"),
     ] = None,
 ) -> None:
-    """Convert a published data set, once, into what training and evaluation read.
+    """Convert a published data set into the files that training and evaluation read.
 
-    What is done and whole is skipped, so a stopped conversion goes on where it was.
+    Files that are complete are skipped, so that an interrupted conversion can be resumed. Of Cityscapes, which is
+    otherwise read as downloaded, it makes the panoptic files for the official evaluation.
     """
-    from mask2former.data.datasets.official import data_root as find_root
-    from mask2former.data.parallel import num_processors
     from mask2former.dataset_tools.prepare import prepare as run
 
-    root = find_root(None if data_root is None else str(data_root))
-    console = make_console()
-    done_so_far = {"": 0}
+    made: dict[str, int] = {}
 
     def so_far() -> str:
-        made = ", ".join(f"{title}: {done}" for title, done in done_so_far.items() if title)
-        return f"{made or 'nothing was written'}; the same command goes on from there"
+        listed = ", ".join(f"{title}: {done}" for title, done in made.items())
+        return f"{listed or 'nothing was written'}; the same command goes on from there"
 
-    with stoppable(so_far), progress_bar(console) as progress:
-        bar = progress.add_task("looking for files", total=None)
+    with working(make_console(), so_far) as tell:
 
-        def tell(title: str, done: int, total: int) -> None:
-            done_so_far[title] = done
-            progress.update(bar, description=title, completed=done, total=total)
+        def tell_and_remember(title: str, done: int, total: int | None) -> None:
+            made[title] = done
+            tell(title, done, total)
 
-        outcomes, notes = run(dataset, root, num_processors() if workers is None else workers, tell)
+        outcomes, notes = run(dataset, data_root, workers, tell_and_remember)
     for outcome in outcomes:
         line = f"{outcome.title}: {outcome.made} made, {outcome.there} already there"
         say(f"{line}; {outcome.note}" if outcome.note else f"{line}: all {outcome.official} of the official set")

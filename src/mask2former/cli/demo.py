@@ -2,71 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mask2former import limits
-from mask2former.cli.shared import DEFAULT_MODEL, Device, show_file, stoppable
-from mask2former.cli.terminal import make_console, progress_bar, say
+from mask2former.cli.shared import DEFAULT_MODEL, Device, show_file, working
+from mask2former.cli.terminal import make_console, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
 __all__ = ["demo"]
 
+_OF_IMAGES = {
+    "panoptic/PQ": "panoptic quality: every pixel in the right segment",
+    "instance/AP": "average precision of object masks",
+    "semantic/mIoU": "mean overlap of classes",
+}
+_OF_TRACKS = {
+    "instance/AP": "average precision of whole tracks",
+    "instance/AP50": "the same, with half of the mask",
+    "instance/AR10": "objects found by the ten best tracks",
+}
+
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the result.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Other numbers draw other scenes.")] = 0,
-    scenes: Annotated[int, typer.Option(min=1, max=10_000, help="How many scenes are measured.")] = 50,
-    video: Annotated[bool, typer.Option("--video", help="Follow things through a clip instead.")] = False,
-    clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: how many clips are measured.")] = 20,
-    model: Annotated[str, typer.Option(help="A model trained on scenes: packaged name or file.")] = DEFAULT_MODEL,
-    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the image when done.")] = True,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, max=limits.SEED, help="Random seed: which scenes are drawn.")] = 0,
+    scenes: Annotated[int, typer.Option(min=1, max=10_000, help="Number of scenes to measure.")] = 50,
+    video: Annotated[bool, typer.Option("--video", help="Track objects through a video instead.")] = False,
+    clips: Annotated[int, typer.Option(min=1, max=10_000, help="With --video: number of clips to measure.")] = 20,
+    model: Annotated[str, typer.Option(help="A model trained on drawn scenes: its name or file.")] = DEFAULT_MODEL,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the result when done.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Draw scenes that the packaged model has never seen, segment and measure them, and show the result."""
+    """Segment freshly drawn scenes with a packaged model, measure the predictions and show them."""
     from mask2former import demo as demonstration
 
     console = make_console()
-    if video:
-        _video(console, output, seed, clips, model, show, device)
-        return
-    with stoppable(lambda: "nothing was written"), progress_bar(console) as progress:
-        bar = progress.add_task("loading the model", total=None)
-        report = demonstration.run(
-            model,
-            output,
-            seed=seed,
-            num_scenes=scenes,
-            device=device,
-            progress=lambda step, done, total: progress.update(bar, description=step, completed=done, total=total),
-        )
-    console.print(demonstration.table(report))
-    say(f"Contact sheet: {report.sheet}")
-    say("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")
-    say("(photographs; --model nuclei: cells under microscopes; all: mask2former models)")
+    with working(console, lambda: "nothing was written") as progress:
+        if video:
+            report = demonstration.run_video(
+                model, output, seed=seed, num_clips=clips, device=device, progress=progress
+            )
+        else:
+            report = demonstration.run(model, output, seed=seed, num_scenes=scenes, device=device, progress=progress)
+    if isinstance(report, demonstration.VideoDemoReport):
+        title, made = f"{report.num_clips} fresh clips, {report.seconds_per_frame:.2f} s a frame", report.video
+        console.print(_table(title, report.metrics, _OF_TRACKS))
+        say(f"Video: {made}   ({report.num_tracks} tracks; the clip on the left, predictions on the right)")
+        say("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
+    else:
+        title, made = f"{report.num_scenes} fresh scenes, {report.seconds_per_scene:.2f} s each", report.sheet
+        console.print(_table(title, report.metrics, _OF_IMAGES))
+        say(f"Contact sheet: {made}")
+        say("Next, your own images: mask2former predict IMAGES --output results --model coco-panoptic/swin-t")
+        say("(photographs; --model nuclei: cells under microscopes; all: mask2former models)")
     if show:
-        show_file(report.sheet)
+        show_file(made)
 
 
-def _video(console: Console, output: Path, seed: int, clips: int, model: str, show: bool, device: str) -> None:
-    from mask2former import demo as demonstration
+def _table(title: str, metrics: Mapping[str, float], meanings: Mapping[str, str]) -> Table:
+    """The metrics that are looked at first, with what they say."""
+    from rich.table import Table
 
-    with stoppable(lambda: "nothing was measured to the end"), progress_bar(console) as progress:
-        bar = progress.add_task("loading the model", total=None)
-        report = demonstration.run_video(
-            model,
-            output,
-            seed=seed,
-            num_clips=clips,
-            device=device,
-            progress=lambda step, done, total: progress.update(bar, description=step, completed=done, total=total),
-        )
-    console.print(demonstration.video_table(report))
-    say(f"Video: {report.video}   ({report.num_tracks} tracks; the clip on the left, what was found on the right)")
-    say("Next, your own: mask2former track CLIP.mp4 --output results --model coco-panoptic/swin-t")
-    if show:
-        show_file(report.video)
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("%", justify="right")
+    table.add_column("what it says")
+    for name, meaning in meanings.items():
+        table.add_row(name.split("/")[1], f"{metrics[name]:.1f}", meaning)
+    return table

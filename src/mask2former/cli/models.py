@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,44 +9,33 @@ import typer
 from mask2former.cli.names import complete_model
 from mask2former.cli.shared import Recipe, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
-from mask2former.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["inspect_checkpoint", "models"]
 
-_LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those that started from drawn scenes
 _WIDE = 130  # columns of a terminal from which on all facts are shown; also where the output is none
 
 
 def models(
     task: Annotated[
         Literal["panoptic", "instance", "semantic", "video"] | None,
-        typer.Option("--task", "-t", help="What it was trained for."),
+        typer.Option("--task", "-t", help="Only models for this task."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What it was trained on: coco, cityscapes, ade20k, ...")
+        str | None, typer.Option(metavar="NAME", help="Only models trained on this data: coco, cityscapes, ade20k, ...")
     ] = None,
     commercial: Annotated[
-        bool, typer.Option("--commercial", help="Only weights that may be used commercially.")
+        bool, typer.Option("--commercial", help="Only models whose license permits commercial use.")
     ] = False,
-    cached: Annotated[bool, typer.Option("--cached", help="Only what needs no download.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="All facts, as JSON.")] = False,
+    cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
 ) -> None:
-    """List the models that load by name: tasks, scores, size, and whether they are cached."""
-    known = _packaged() + _published()
-    families = sorted({_family(entry) for entry in known})
-    if data is not None and data not in families:
-        raise UserError(f"no models of data '{data}'; there are: {', '.join(families)}")
-    rows = [
-        entry
-        for entry in known
-        if (task is None or entry["task"].startswith(task))
-        and data in (None, _family(entry))
-        and (entry["license"]["commercial"] or not commercial)
-        and (entry["path"] is not None or not cached)
-    ]
+    """List the models that can be loaded by name: tasks, published metrics, size, and whether they are cached."""
+    from mask2former.checkpoints.describe import known_models
+
+    rows = known_models(task, data, commercial=commercial, cached=cached)
     if as_json:
         import json
 
@@ -65,51 +52,6 @@ def models(
         say(f"{license['name']}: {terms} ({license['url']})", console=console, style="bold")
     say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
     say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
-
-
-def _family(entry: dict[str, Any]) -> str:
-    """``coco`` of ``coco-panoptic/r50``."""
-    return re.split("[-/]", entry["name"])[0]
-
-
-def _packaged() -> list[dict[str, Any]]:
-    """Facts of the models that come with the package, under its own license."""
-    from mask2former import checkpoints
-
-    rows = []
-    for name in checkpoints.packaged_names():
-        opened = checkpoints.open_checkpoint(name)
-        backbone = opened.config.backbone
-        rows.append(
-            {
-                "name": name,
-                "task": opened.config.inference.default_task,
-                "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
-                "backbone": backbone.model if backbone.name == "timm" else "Swin",
-                "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
-                "queries": opened.config.transformer_decoder.num_queries,
-                "metrics": dict(opened.metrics),
-                "license": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
-                "num_bytes": Path(opened.source).stat().st_size,
-                "path": opened.source,
-                "url": None,
-            }
-        )
-    return rows
-
-
-def _published() -> list[dict[str, Any]]:
-    from dataclasses import asdict
-
-    from mask2former import checkpoints
-
-    rows = []
-    for entry in checkpoints.current_zoo().values():
-        row = {key: value for key, value in asdict(entry).items() if key not in ("file", "md5_prefix")}
-        is_here = entry.path.is_file()
-        size = entry.path.stat().st_size if is_here else entry.num_bytes
-        rows.append({**row, "num_bytes": size, "path": str(entry.path) if is_here else None})
-    return rows
 
 
 def _table(rows: list[dict[str, Any]], *, is_wide: bool) -> Table:
@@ -139,17 +81,18 @@ def inspect_checkpoint(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="Name (see: mask2former models), file, folder, or hf://owner/name.", autocompletion=complete_model
+            help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
+            autocompletion=complete_model,
         ),
     ],
     recipe: Recipe = None,
 ) -> None:
-    """Say what a checkpoint is: format, architecture, settings, classes, size, and the recipes it fits."""
-    from mask2former.checkpoints.describe import checkpoint_facts
+    """Describe a checkpoint: format, architecture, settings, classes, size, and matching recipes."""
+    from mask2former.checkpoints.describe import describe_checkpoint
 
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):
-        facts = checkpoint_facts(checkpoint, recipe)
+        facts = describe_checkpoint(checkpoint, recipe)
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")

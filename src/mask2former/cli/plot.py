@@ -14,15 +14,17 @@ __all__ = ["plot"]
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of training, also unfinished.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories of finished or running trainings.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The image file: .png, .svg or .pdf.")] = Path(
         "runs.png"
     ),
-    over: Annotated[Literal["steps", "hours"], typer.Option(help="Quantity on the horizontal axis.")] = "steps",
+    over: Annotated[Literal["steps", "hours"], typer.Option(help="What the horizontal axis shows.")] = "steps",
 ) -> None:
-    """Draw losses, learning rate and metrics over steps or hours, several runs on top of each other."""
+    """Plot losses, learning rate and metrics of one or more training runs."""
     from mask2former.evaluation.curves import plot_runs
-    from mask2former.inference.files import check_file
+    from mask2former.files import check_file
 
     check_file(output)
     plot_runs(runs, output, over)

@@ -1,10 +1,10 @@
-"""What an evaluation found, in a terminal. Knows numbers and names of classes; not what was measured."""
+"""What an evaluation found, in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mask2former.cli.shared import count
 from mask2former.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from mask2former.evaluation.evaluate import EvaluationReport
 
-__all__ = ["class_table", "print_scores"]
+__all__ = ["class_table", "headline", "print_scores"]
+
+_HEADLINES = ("panoptic/PQ", "instance/AP", "instance/boundary_AP", "instance/pooled_AP", "semantic/mIoU")
 
 _GROUP_METRICS = {
     "panoptic": ("PQ",),
@@ -22,9 +24,30 @@ _GROUP_METRICS = {
 }
 
 
-def print_scores(console: Console, report: EvaluationReport, remarks: Iterable[str]) -> None:
-    """Remarks, a table of classes for each task, and a line for each metric."""
-    for remark in [*remarks, *_beyond_limit(report)]:
+def headline(model: str, report: EvaluationReport) -> str:
+    """One line: what was measured, how fast, and the metrics that are looked at first."""
+    metrics, number = report.metrics, max(report.num_images, 1)
+    if report.unit == "clip":
+        line = f"{count(report.num_images, 'clip')} done ({model}), {report.seconds / number:.1f} s each"
+        if "instance/AP" in metrics:
+            line += f": AP {metrics['instance/AP']:.2f}"
+        if "panoptic/VPQ" in metrics:
+            switches = metrics["panoptic/id_switches"]
+            line += f": VPQ {metrics['panoptic/VPQ']:.2f}, identity switches {switches:.0f}"
+    else:
+        rate = report.num_images / max(report.seconds, 1e-9)
+        numbers = ", ".join(f"{name.split('/')[1]} {metrics[name]:.2f}" for name in _HEADLINES if name in metrics)
+        line = f"{count(report.num_images, 'picture')} measured ({model}), {rate:.1f} per second: {numbers}"
+    return line
+
+
+def print_scores(console: Console, report: EvaluationReport) -> None:
+    """Notes, a table of classes for each task, and a line for each metric."""
+    limited = []
+    if report.num_images < report.num_available:
+        unit = f"{report.unit}s"
+        limited = [f"only the first {report.num_images} of {report.num_available} {unit} are measured (--limit)"]
+    for remark in [*report.notes, *limited, *_beyond_limit(report)]:
         say(f"note: {remark}")
     for task, rows in report.per_class.items():
         console.print(class_table(task, rows))

@@ -6,13 +6,14 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
 from mask2former.errors import FailedError, UserError
+from mask2former.progress import DOWNLOADING, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,10 +31,9 @@ __all__ = [
     "count",
     "fetch_weights",
     "named_model",
-    "need_lightning",
-    "read_run_file",
     "show_file",
     "stoppable",
+    "working",
 ]
 
 DEFAULT_MODEL = "scenes-tiny"
@@ -43,24 +43,24 @@ _NO_MODEL = (
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Precision of the whole model; default: as stored.", rich_help_panel="Machine"),
+    typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        help="Name (see: mask2former models), file, folder, or hf://owner/name.",
+        help="Model: a name (see: mask2former models), file, folder, or hf://owner/name.",
         autocompletion=complete_model,
     ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="What an original .pkl or .pth is, for instance coco-panoptic/r50; see: mask2former models.",
+        help="The published model of an original .pkl or .pth file, for example coco-panoptic/r50.",
         autocompletion=complete_recipe,
     ),
 ]
@@ -70,8 +70,8 @@ ValueRange = Annotated[
     typer.Option(
         "--value-range",
         metavar="BLACK WHITE",
-        help="The values that become black and white in images that are not 8-bit, for instance 0 4095.",
-        show_default="as the model was trained, else by file",
+        help="For images that are not 8-bit: the values of black and white, for example 0 4095.",
+        show_default="as in training, or per file",
         rich_help_panel="Settings",
     ),
 ]
@@ -79,35 +79,6 @@ ValueRange = Annotated[
 
 class StoppedError(Exception):
     """The user pressed Ctrl-C; the message says what was done. Exit code 130."""
-
-
-def read_run_file(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of a run file, with overrides.
-
-    Raises:
-        UserError: the file cannot be read as YAML, or an override has the wrong form.
-    """
-    from mask2former.config import apply_overrides
-    from mask2former.documents import read_yaml
-
-    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
-    if not isinstance(values, dict):
-        raise UserError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
-    return apply_overrides(values, overrides)
-
-
-def need_lightning() -> None:
-    """Refuse where the extra ``train`` is missing, before anything is done.
-
-    Raises:
-        MissingExtraError: with the ``pip install`` that brings it.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("lightning") is None:
-        from mask2former.errors import MissingExtraError
-
-        raise MissingExtraError("lightning", "train")
 
 
 def named_model(model: str | None) -> str:
@@ -134,10 +105,29 @@ def fetch_weights(console: Console, model: str) -> None:
     """
     from mask2former import checkpoints
 
-    bars = progress_bar(console, of_bytes=True)
-    with stoppable(lambda: "what was downloaded so far is kept; the same command goes on from there"), bars:
-        bar = bars.add_task(model, total=None, visible=False)
-        checkpoints.fetch(model, lambda done, total: bars.update(bar, completed=done, total=total, visible=True))
+    with working(console, lambda: "nothing was changed") as tell:
+        checkpoints.fetch(model, lambda done, total: tell(f"{DOWNLOADING} {model}", done, total))
+
+
+@contextlib.contextmanager
+def working(console: Console, what_was_done: Callable[[], str]) -> Iterator[Progress]:
+    """Show the steps of a library call as a bar; Ctrl-C ends the verb with what was done so far."""
+    current = ""
+    with progress_bar(console) as bars:
+        bar = bars.add_task("", total=None, visible=False)
+
+        def tell(step: str, done: int, total: int | None) -> None:
+            nonlocal current
+            if step != current:
+                bars.reset(bar, total=total, description=step, visible=True, of_bytes=step.startswith(DOWNLOADING))
+                current = step
+            bars.update(bar, completed=done, total=total)
+
+        try:
+            yield tell
+        except KeyboardInterrupt as interrupt:
+            kept = "what was downloaded so far is kept; the same command goes on from there"
+            raise StoppedError(kept if current.startswith(DOWNLOADING) else what_was_done()) from interrupt
 
 
 @contextlib.contextmanager

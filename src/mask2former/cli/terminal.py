@@ -10,22 +10,19 @@ import contextlib
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mask2former.text import printable
+from mask2former.text import printable, terminal_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress
 
 __all__ = ["filtered", "make_console", "progress_bar", "say", "say_document", "silence_stdout"]
 
-_LINE = 10_000  # characters of a line; the longest of ours lists ten paths
-_LONG_WORD = re.compile(r"(\S{500})\S+")  # no path, or none that anybody reads to its end
 _COLUMNS = 2000  # that a terminal may have
 _CELL = 200  # characters of a cell of a table, and of what a bar is about
 
@@ -39,7 +36,7 @@ def say(line: str, *, error: bool = False, console: Console | None = None, style
         console: above its progress bar, in ``style``.
         style: in rich's words, for instance ``bold``; where it is no terminal it does not count.
     """
-    line = _LONG_WORD.sub("\\1\N{HORIZONTAL ELLIPSIS}", printable(line, _LINE, spaces=True))
+    line = terminal_line(line)
     if console is None:
         print(line, file=sys.stderr if error else sys.stdout)
         return
@@ -68,13 +65,17 @@ def make_console() -> Console:
     return Plain()
 
 
-def progress_bar(console: Console, *, of_bytes: bool = False) -> Progress:
-    """A bar that vanishes when done; nothing where the output is no terminal."""
+def progress_bar(console: Console) -> Progress:
+    """A bar that vanishes when done; nothing where the output is no terminal.
+
+    Tasks with the field ``of_bytes`` show bytes and their rate, others a count.
+    """
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         Task,
         TextColumn,
         TimeRemainingColumn,
@@ -86,8 +87,15 @@ def progress_bar(console: Console, *, of_bytes: bool = False) -> Progress:
         def render(self, task: Task) -> Text:
             return Text(printable(task.description, _CELL))
 
-    amounts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [MofNCompleteColumn()]
-    columns = [Description(""), BarColumn(), *amounts, TimeRemainingColumn()]
+    class Amount(ProgressColumn):
+        counted, loaded, rate = MofNCompleteColumn(), DownloadColumn(), TransferSpeedColumn()
+
+        def render(self, task: Task) -> Text:
+            if not task.fields.get("of_bytes"):
+                return self.counted.render(task)
+            return Text(" ").join([self.loaded.render(task), self.rate.render(task)])
+
+    columns = [Description(""), BarColumn(), Amount(), TimeRemainingColumn()]
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 

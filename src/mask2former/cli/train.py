@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mask2former.cli.names import complete_run_recipe
-from mask2former.cli.shared import FailedError, fetch_weights, need_lightning, read_run_file, stoppable
+from mask2former.cli.shared import FailedError, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import UserError
+from mask2former.training import need_lightning
 
 if TYPE_CHECKING:
     from mask2former.config import RunConfig
@@ -22,30 +23,32 @@ __all__ = ["recipe", "train"]
 def train(
     run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run file; mask2former recipe NAME prints one.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that replace those of the file.")
+        list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that override those of the file.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on from the last checkpoint in this run directory.")
+        Path | None, typer.Option(metavar="DIR", help="Continue from the last checkpoint in this run directory.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that is in the output directory.")
+        bool, typer.Option("--overwrite", help="Replace an existing run in the output directory.")
     ] = False,
 ) -> None:
-    """Train a model as a run file says."""
+    """Train a model from a run file."""
+    from mask2former.config import read_run_file
+
     values = read_run_file(run, overrides or [])
     if resume is not None:
         values["output"] = str(resume)
 
     config = _config(values, run, resume)
     need_lightning()
-    from mask2former.inference.files import check_folder
+    from mask2former.files import check_folder
 
     check_folder(Path(config.output))
     if config.model.init is not None and resume is None:
         fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
 
-    # Ours is the process here: its tips and device lists would bury what we say. Importing it has set its levels.
+    # Lightning sets its log levels when it is imported; its tips and device lists would bury our messages.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -81,10 +84,13 @@ def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig
 
 def recipe(
     name: Annotated[
-        str | None, typer.Argument(help="Without it, the names are listed.", autocompletion=complete_run_recipe)
+        str | None,
+        typer.Argument(
+            help="Name of the recipe; without it, all names are listed.", autocompletion=complete_run_recipe
+        ),
     ] = None,
 ) -> None:
-    """Print the complete run file of a recipe, to be redirected into a file and edited."""
+    """Print the complete run file of a recipe, to redirect into a file and edit."""
     if name is None:
         from mask2former.recipes import run_recipes
 

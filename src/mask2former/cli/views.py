@@ -11,36 +11,38 @@ from mask2former.errors import UserError
 from mask2former.text import quoted
 
 if TYPE_CHECKING:
-    from mask2former.inference.predictor import Predictor
+    from mask2former.inference.tta import MultiScaleFlip
 
-__all__ = ["Tta", "TtaSizes", "augmented"]
+__all__ = ["Tta", "TtaSizes", "parse_views"]
 
 Tta = Annotated[
     bool,
     typer.Option(
-        "--tta", help="Predict each image at several sizes, also mirrored; slower.", rich_help_panel="Settings"
+        "--tta",
+        help="Test-time augmentation: average over sizes and mirrored images; slower.",
+        rich_help_panel="Settings",
     ),
 ]
 TtaSizes = Annotated[
     str | None,
     typer.Option(
         metavar="PX,PX,...",
-        help="The same with these shorter sides.",
-        show_default="semantic: those published, or 0.5 to 1.75 of its own; else its own",
+        help="Shorter sides for --tta, which it implies.",
+        show_default="semantic: as published, or 0.5 to 1.75 times the model's; others: the model's",
         rich_help_panel="Settings",
     ),
 ]
 
 
-def augmented(predictor: Predictor, tta: bool, sizes: str | None) -> Predictor:
-    """The predictor, with more views of each image where they are asked for; sizes imply them.
+def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
+    """The views that are asked for; sizes imply them.
 
     Raises:
         UserError: sizes that are no numbers of pixels.
     """
     if not tta and sizes is None:
-        return predictor
-    from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+        return None
+    from mask2former.inference.tta import MultiScaleFlip
 
     try:
         edges = None if sizes is None else tuple(int(part) for part in sizes.split(",", limits.TTA_SIZES))
@@ -50,4 +52,4 @@ def augmented(predictor: Predictor, tta: bool, sizes: str | None) -> Predictor:
         ) from None
     for edge in edges or ():
         limits.check_limit("--tta-sizes has a shorter side, in pixels, of", edge, limits.TTA_EDGE, "choose less")
-    return AugmentedPredictor(predictor, MultiScaleFlip(edges))
+    return MultiScaleFlip(edges)

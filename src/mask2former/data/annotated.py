@@ -12,11 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
 
+from mask2former import limits
 from mask2former.config import MetricStyle, Task
+from mask2former.limits import check_limit
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample, Target
-from mask2former.structures.ground_truth import GroundTruth, instance_ground_truth, panoptic_ground_truth, semantic_ground_truth
+from mask2former.structures.ground_truth import GroundTruth
+from mask2former.structures.samples import Sample
 
 __all__ = [
     "Annotated",
@@ -25,7 +27,6 @@ __all__ = [
     "cover",
     "num_without_pixel",
     "place_patches",
-    "ground_truths_of_target",
 ]
 
 Polygons = Sequence[Float64[np.ndarray, "P 2"]]
@@ -57,6 +58,11 @@ class Annotated:
     info: dict[str, Any] = field(default_factory=dict)
     semantic: bool = False
     ignored: Bool[np.ndarray, "H W"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse more objects than can be read each time in reasonable time and memory."""
+        count = 0 if self.semantic else len(self.labels)
+        check_limit(f"'{self.name}' has objects:", count, limits.OBJECTS, "cut the image into tiles")
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -168,19 +174,3 @@ class AnnotatedSet(Protocol):
             UserError: a file that is missing or broken, or images and labels of different sizes.
         """
         ...
-
-
-def ground_truths_of_target(target: Target, tasks: Sequence[Task], categories: Categories) -> dict[Task, GroundTruth]:
-    """Truths of the first frame of a target, which has no crowds; what no mask covers is void.
-
-    Where masks overlap the earlier one lies on top in maps. Instances are the things that have pixels.
-    """
-    ground_truths: dict[Task, GroundTruth] = {}
-    for task in tasks:
-        if task == "panoptic":
-            ground_truths[task] = panoptic_ground_truth(target)
-        elif task == "semantic":
-            ground_truths[task] = semantic_ground_truth(target, categories.ignore_label)
-        else:
-            ground_truths[task] = instance_ground_truth(target, categories)
-    return ground_truths

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from mask2former import limits
+from mask2former.data.folders import list_folder, walk_folder
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
@@ -295,7 +296,7 @@ class Folder:
         # Where each folder really is, after those that lead to it from the top.
         real: dict[str, tuple[str, ...]] = {str(self.path): (os.path.realpath(self.path),)}
         through_links = 0
-        for parent, folders, leaves in os.walk(self.path, followlinks=True, onerror=note_unreadable):
+        for parent, folders, leaves in walk_folder(self.path, follow_links=True):
             above, inner = real.pop(parent), []
             for name in folders:
                 target = os.path.join(above[-1], name)
@@ -314,11 +315,6 @@ class Folder:
             yield from (leaf if below == "." else f"{below}/{leaf}" for leaf in leaves)
 
 
-def note_unreadable(error: OSError) -> None:
-    """What ``os.walk`` tells of a folder that it passes over."""
-    note("folders that cannot be read", f"'{error.filename}' ({error.strerror})")
-
-
 def _archives_beside(path: Path, root: Path | None) -> Iterator[tuple[Archive, str]]:
     """Archives in which a path may lie, nearest first, with the name it would have there."""
     for parent in path.parents:
@@ -326,7 +322,8 @@ def _archives_beside(path: Path, root: Path | None) -> Iterator[tuple[Archive, s
         if parent.suffix.lower() == ".zip" and parent.is_file():
             yield _open_archive(parent), inner
         elif parent.is_dir():
-            zips = sorted(parent.glob("*.zip"), key=lambda file: (not file.stem.startswith(path.stem), file.name))
+            zips = [file for file in list_folder(parent, skip_unreadable=True) if file.name.endswith(".zip")]
+            zips.sort(key=lambda file: (not file.stem.startswith(path.stem), file.name))
             yield from ((_open_archive(file), inner) for file in zips if file.is_file())
         if parent == root or (root is None and parent.exists()):
             return

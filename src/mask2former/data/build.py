@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
-from jaxtyping import Bool
+from collections.abc import Callable
+from typing import Any
 
 from mask2former.config import (
     Ade20kConfig,
@@ -26,90 +23,57 @@ from mask2former.config import (
     MaskFoldersConfig,
     SceneClipsConfig,
     ScenesConfig,
-    Task,
     YoloConfig,
     YouTubeVISConfig,
 )
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet, ClipTrainingSet
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets import official
 from mask2former.data.datasets.class_names import read_names
-from mask2former.data.datasets.coco import CocoInstances, read_categories
-from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles, read_panoptic_categories
+from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.label_folder import LabelFolder
-from mask2former.data.datasets.mask_folders import OBJECT_CATEGORIES, MaskFolders
+from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.official import Split
 from mask2former.data.datasets.reader import ImageReader
-from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
-from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
-from mask2former.data.images import ValueRange
-from mask2former.data.loading.packed import PackedSample
-from mask2former.data.loading.sampling import Draw
 from mask2former.data.datasets.scenes import SceneClips, Scenes
-from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.images import ValueRange
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.transforms import (
     Augmentation,
-    Geometry,
     LargeScaleJitter,
-    Plan,
     ResizeCropFlip,
-    class_map,
-    object_areas,
 )
 from mask2former.errors import UserError
-from mask2former.notes import Note, collect_notes, sentences
-from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample
+from mask2former.notes import collect_notes, sentences
 
 __all__ = [
-    "TrainingSet",
     "build_augmentation",
     "build_clips",
     "build_images",
+    "build_samples",
     "build_training_set",
-    "categories_of",
 ]
 
-SetT = TypeVar("SetT", bound=AnnotatedSet | ClipSet)
 
-
-def categories_of(config: DatasetConfig) -> Categories:
-    """The class list of a data set, without reading its images.
-
-    Raises:
-        UserError: the annotation file that has it cannot be read.
-    """
-    if isinstance(config, SceneClipsConfig):
-        return SCENE_CATEGORIES
-    if isinstance(config, YouTubeVISConfig):
-        return Categories.load(f"ytvis_{config.year}")
-    if isinstance(config, ClipsConfig):
-        return read_clip_categories(config.train[0].annotations)
-    if isinstance(config, MaskFoldersConfig):
-        return OBJECT_CATEGORIES
-    return _IMAGES[type(config)].categories(config)
-
-
-def build_images(
+def build_samples(
     config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
-) -> AnnotatedSet:
-    """A data set of images, by index, as they are.
+) -> AnnotatedSet | ClipSet:
+    """A data set of images or clips, by index, as they are.
 
-    With ``filter_empty`` images without objects are left out (scenes and label maps always have some).
-    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
+    Args:
+        config: which one, and where it is.
+        split: the part of it.
+        filter_empty: leaves out images and clips without objects (scenes and label maps always have some).
+        value_range: that of the model, see :func:`~mask2former.data.images.read_image`.
 
     Raises:
-        UserError: files that are missing or broken, or a data set of clips.
+        UserError: files that are missing or broken.
     """
-    if isinstance(config, ClipSampling):
-        raise UserError(f"the data set '{config.name}' has clips; expected one of images")  # pyright: ignore
     with collect_notes() as found:
-        samples = _IMAGES[type(config)].build(config, split, filter_empty)
-    return _read_as(samples, config, value_range, found)
-
-
-def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | None, found: Sequence[Note]) -> SetT:
-    """A data set with how its images are read, and what was noticed while it was opened."""
+        samples = _OPENERS[type(config)](config, split, filter_empty)
     if isinstance(samples, ImageReader):
         samples.exif, samples.value_range = getattr(config, "exif", "apply"), value_range
     if found:
@@ -118,11 +82,36 @@ def _read_as(samples: SetT, config: DatasetConfig, value_range: ValueRange | Non
     return samples
 
 
-class _Images(NamedTuple):
-    """How the configuration of a data set of images is answered."""
+def build_images(
+    config: DatasetConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+) -> AnnotatedSet:
+    """:func:`build_samples` where images are expected.
 
-    categories: Callable[[Any], Categories]
-    build: Callable[[Any, Split, bool], AnnotatedSet]  # configuration, split, whether to keep images without objects
+    Raises:
+        UserError: as there, or a data set of clips.
+    """
+    if isinstance(config, ClipSampling):
+        raise UserError(f"the data set '{config.name}' has clips; expected one of images")  # pyright: ignore
+    samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
+    assert not isinstance(samples, ClipSet)
+    return samples
+
+
+def build_clips(
+    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
+    split: Split,
+    *,
+    filter_empty: bool = False,
+    value_range: ValueRange | None = None,
+) -> ClipSet:
+    """:func:`build_samples` where clips are expected.
+
+    Raises:
+        UserError: as there.
+    """
+    samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
+    assert isinstance(samples, ClipSet)
+    return samples
 
 
 def _scenes(config: ScenesConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
@@ -176,80 +165,47 @@ def _yolo(config: YoloConfig, split: Split, filter_empty: bool) -> AnnotatedSet:
     )
 
 
-def _of_task(categories: Categories, task: Task) -> Categories:
-    return categories.things() if task == "instance" else categories
-
-
-_IMAGES: dict[type, _Images] = {
-    ScenesConfig: _Images(lambda config: SCENE_CATEGORIES, _scenes),
-    CocoInstanceConfig: _Images(lambda config: read_categories(config.train[0].annotations), _coco_instances),
-    CocoPanopticConfig: _Images(
-        lambda config: _of_task(read_panoptic_categories(config.train[0].annotations), config.task), _coco_panoptic
-    ),
-    LabelFolderConfig: _Images(lambda config: read_names(config.names), _label_folder),
-    YoloConfig: _Images(lambda config: read_yolo(config.data).categories, _yolo),
-    CocoConfig: _Images(
-        lambda config: Categories.load("coco_instance" if config.task == "instance" else "coco_panoptic"),
-        lambda config, split, filter_empty: official.coco(config.root, split, config.task, filter_empty=filter_empty),
-    ),
-    CocoStuff10kConfig: _Images(
-        lambda config: Categories.load("coco_stuff_10k_171"),
-        lambda config, split, filter_empty: official.coco_stuff_10k(config.root, split),
-    ),
-    Ade20kConfig: _Images(
-        lambda config: Categories.load("ade20k_instance_100" if config.task == "instance" else "ade20k_150"),
-        lambda config, split, filter_empty: official.ade20k(config.root, split, config.task, filter_empty=filter_empty),
-    ),
-    Ade20kFullConfig: _Images(
-        lambda config: Categories.load("ade20k_full_847"),
-        lambda config, split, filter_empty: official.ade20k_full(config.root, split),
-    ),
-    CityscapesConfig: _Images(
-        lambda config: _of_task(Categories.load("cityscapes"), config.task),
-        lambda config, split, filter_empty: official.cityscapes(config.root, split, config.task, filter_empty=filter_empty),
-    ),
-    MapillaryVistasConfig: _Images(
-        lambda config: Categories.load("mapillary_vistas_v1.2"),
-        lambda config, split, filter_empty: official.mapillary_vistas(
-            config.root, split, config.task, filter_empty=filter_empty
-        ),
-    ),
-}
-
-
-def build_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig,
-    split: Split,
-    *,
-    filter_empty: bool = False,
-    value_range: ValueRange | None = None,
-) -> SceneClips | YouTubeVIS | MaskFolders:
-    """Whole clips, by index; with ``filter_empty`` those without tracks are left out.
-
-    Raises:
-        UserError: files that are missing or broken.
-    """
-    with collect_notes() as found:
-        clips = _open_clips(config, split, filter_empty)
-    return _read_as(clips, config, value_range, found)
-
-
-def _open_clips(
-    config: SceneClipsConfig | YouTubeVISConfig | ClipsConfig | MaskFoldersConfig, split: Split, filter_empty: bool
-) -> SceneClips | YouTubeVIS | MaskFolders:
+def _scene_clips(config: SceneClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
     training = split == "train"
-    if isinstance(config, YouTubeVISConfig):
-        return official.youtube_vis(config.root, split, config.year, filter_empty=filter_empty)
-    if isinstance(config, ClipsConfig):
-        files = config.train if training else config.validation
-        sources = [(entry.annotations, entry.frames) for entry in files]
-        return YouTubeVIS(sources, filter_empty=filter_empty, allow_outside=config.allow_outside)
-    if isinstance(config, MaskFoldersConfig):
-        folders = config.train if training else config.validation
-        return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
     seed = config.train_seed if training else config.validation_seed
     count = config.num_training if training else config.num_validation
     return SceneClips(config.image_size, config.clip_length, seed, count)
+
+
+def _clips(config: ClipsConfig, split: Split, filter_empty: bool) -> ClipSet:
+    sources = [(entry.annotations, entry.frames) for entry in getattr(config, split)]
+    return YouTubeVIS(sources, filter_empty=filter_empty, allow_outside=config.allow_outside)
+
+
+def _mask_folders(config: MaskFoldersConfig, split: Split, filter_empty: bool) -> ClipSet:
+    folders = config.train if split == "train" else config.validation
+    return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
+
+
+# What opens a data set: from its configuration, the split, and whether to keep images and clips without objects.
+_OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
+    ScenesConfig: _scenes,
+    CocoInstanceConfig: _coco_instances,
+    CocoPanopticConfig: _coco_panoptic,
+    LabelFolderConfig: _label_folder,
+    YoloConfig: _yolo,
+    CocoConfig: lambda config, split, keep: official.coco(config.root, split, config.task, filter_empty=keep),
+    CocoStuff10kConfig: lambda config, split, keep: official.coco_stuff_10k(config.root, split),
+    Ade20kConfig: lambda config, split, keep: official.ade20k(config.root, split, config.task, filter_empty=keep),
+    Ade20kFullConfig: lambda config, split, keep: official.ade20k_full(config.root, split),
+    CityscapesConfig: lambda config, split, keep: official.cityscapes(
+        config.root, split, config.task, filter_empty=keep
+    ),
+    MapillaryVistasConfig: lambda config, split, keep: official.mapillary_vistas(
+        config.root, split, config.task, filter_empty=keep
+    ),
+    SceneClipsConfig: _scene_clips,
+    YouTubeVISConfig: lambda config, split, keep: official.youtube_vis(
+        config.root, split, config.year, filter_empty=keep
+    ),
+    ClipsConfig: _clips,
+    MaskFoldersConfig: _mask_folders,
+}
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
@@ -274,67 +230,33 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
     )
 
 
-class TrainingSet:
-    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
-
-    ``with_ignored`` makes targets say where the ground truth is not known.
-    """
-
-    def __init__(
-        self, samples: AnnotatedSet, augmentation: Augmentation | None = None, *, with_ignored: bool = False
-    ) -> None:
-        self.samples = samples
-        self.augmentation = augmentation
-        self.with_ignored = with_ignored
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        return self.packed(draw).unpack()
-
-    @property
-    def categories(self) -> Categories:
-        """The classes, as already read."""
-        return self.samples.categories
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which images are wider than high."""
-        return self.samples.wide()
-
-    def packed(self, draw: Draw) -> PackedSample:
-        """The sample before its masks are expanded: what loaders hand over."""
-        annotated = self.samples.annotated(draw.index, with_ignored=self.with_ignored)
-        if self.augmentation is None:
-            return Plan(Geometry(annotated.size_hw)).packed(annotated)
-        rng = np.random.default_rng(draw.seed)
-        plan = self.augmentation.draw(
-            annotated.size_hw, rng, lambda: class_map(annotated), lambda: object_areas(annotated)
-        )
-        return plan.packed(annotated)
-
-
 def build_training_set(
-    config: DataConfig, *, with_ignored: bool = False, value_range: ValueRange | None = None
-) -> TrainingSet | ClipTrainingSet:
-    """What a run is trained on; ``with_ignored`` makes targets say where the ground truth is not known.
+    config: DataConfig,
+    samples: AnnotatedSet | ClipSet | None = None,
+    augmentation: Augmentation | None = None,
+    *,
+    with_ignored: bool = False,
+    value_range: ValueRange | None = None,
+) -> TrainingSet:
+    """What a run is trained on.
 
-    ``value_range`` is that of the model, see :func:`~mask2former.data.images.read_image`.
+    Args:
+        config: the data of the run.
+        samples: instead of the data set in ``config``.
+        augmentation: instead of the one in ``config``.
+        with_ignored: whether targets say where the ground truth is not known.
+        value_range: of the model, see :func:`~mask2former.data.images.read_image`; for ``samples``, who makes them
+            says it.
 
     Raises:
         UserError: files that are missing or broken, or that have no annotations.
     """
-    if isinstance(config.dataset, ClipSampling):
-        clips: ClipSet = build_clips(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
-        if not clips.has_ground_truth:
-            raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
-        return ClipTrainingSet(
-            clips,
-            build_augmentation(config.augmentation),
-            num_frames=config.dataset.num_frames,
-            frame_range=config.dataset.frame_range,
-            labels_from=config.dataset.labels_from,
-            with_ignored=with_ignored,
-        )
-    samples = build_images(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
-    return TrainingSet(samples, build_augmentation(config.augmentation), with_ignored=with_ignored)
+    if samples is None:
+        found = build_samples(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
+    else:
+        found = samples
+    if isinstance(found, ClipSet) and not found.has_ground_truth:
+        raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
+    sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
+    augmentation = augmentation or build_augmentation(config.augmentation)
+    return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored)

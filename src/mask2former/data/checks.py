@@ -23,6 +23,7 @@ from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.mask_folders import MaskFolders
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.data.label_maps import LabelCounts, Palettes
 from mask2former.errors import UserError
@@ -384,7 +385,7 @@ def unlisted_findings(splits: Mapping[Split, AnnotatedSet | ClipSet]) -> list[Fi
         beside = sorted(
             str(path)
             for folder in folders[split] - others
-            for path in folder.iterdir()
+            for path in list_folder(folder)
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path not in paths
         )
         if beside:

@@ -14,14 +14,12 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 
 from mask2former.data.annotated import Annotated
-from mask2former.data.loading.packed import PackedSample, pack_sample
-from mask2former.data.loading.sampling import Draw
-from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
+from mask2former.data.transforms import Geometry, Plan
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample, Target
 from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth
+from mask2former.structures.samples import Sample, Target
 
-__all__ = ["AnnotatedClip", "ClipSet", "ClipTrainingSet", "PanopticClips", "assemble_clip", "draw_frames", "whole_clip"]
+__all__ = ["AnnotatedClip", "ClipSet", "PanopticClips", "assemble_clip", "draw_frames", "whole_clip"]
 
 LabelsFrom = Literal["last-frame", "any-frame"]
 
@@ -133,7 +131,7 @@ class PanopticClips(Protocol):
 
 
 def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.Generator) -> list[int]:
-    """Indices of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
+    """Places of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
 
     One is drawn from all, the others from those within ``frame_range`` of it, itself excluded; they may repeat one
     another. A clip of a single frame gives that frame every time.
@@ -173,69 +171,6 @@ def assemble_clip(
         ignored = torch.cat([nothing if target.ignored is None else target.ignored for target in targets])
     image = torch.cat([frame.image for frame in frames])
     return Sample(image, Target(labels[kept], masks[kept], ignored), frames[0].name, dict(frames[0].info))
-
-
-class ClipTrainingSet:
-    """Training clips by :class:`Draw`: the same index and seed give the same frames, changed alike.
-
-    Args:
-        samples: where the frames come from.
-        augmentation: drawn once for all frames of a clip; None: frames as they are.
-        num_frames: of every clip.
-        frame_range: see :func:`draw_frames`.
-        labels_from: see :func:`assemble_clip`.
-        with_ignored: whether targets say where the ground truth is not known.
-    """
-
-    def __init__(
-        self,
-        samples: ClipSet,
-        augmentation: Augmentation | None = None,
-        *,
-        num_frames: int = 2,
-        frame_range: int = 20,
-        labels_from: LabelsFrom = "last-frame",
-        with_ignored: bool = False,
-    ) -> None:
-        self.samples = samples
-        self.augmentation = augmentation
-        self.num_frames = num_frames
-        self.frame_range = frame_range
-        self.labels_from: LabelsFrom = labels_from
-        self.with_ignored = with_ignored
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        rng = np.random.default_rng(draw.seed)
-        indices = draw_frames(self.samples.clip_length(draw.index), self.num_frames, self.frame_range, rng)
-        clip = self.samples.annotated(draw.index, indices, with_ignored=self.with_ignored)
-        size = clip.frames[0].size_hw
-        plan = (
-            Plan(Geometry(size))
-            if self.augmentation is None
-            else self.augmentation.draw(
-                size, rng, lambda: class_map(clip.frames[0]), lambda: object_areas(clip.frames[0])
-            )
-        )
-        plan = replace(plan, keep_lost=True)  # objects keep their numbers until the frames are joined
-        frames = [plan(frame) for frame in clip.frames]
-        return assemble_clip(frames, clip.annotated, len(self.samples.categories), self.labels_from)
-
-    def packed(self, draw: Draw) -> PackedSample:
-        """The clip with its masks packed: what loaders hand over."""
-        return pack_sample(self[draw])
-
-    @property
-    def categories(self) -> Categories:
-        """The classes, as already read."""
-        return self.samples.categories
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which clips are wider than high."""
-        sizes = [self.samples.clip_size(index) for index in range(len(self))]
-        return np.array([width > height for height, width in sizes], dtype=bool)
 
 
 def whole_clip(samples: ClipSet, index: int) -> Sample:

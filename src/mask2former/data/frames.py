@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mask2former.data.archives import Folder
+from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, ValueRange, note_passed_over, read_image
 from mask2former.data.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.documents import check_regular
@@ -168,7 +169,7 @@ def open_frames(
     path = Path(source)
     if path.is_dir():
         with collect_notes() as passed_over:
-            note_passed_over(Folder(path), sorted(entry.name for entry in path.iterdir() if entry.is_file()))
+            note_passed_over(Folder(path), [entry.name for entry in list_folder(path) if entry.is_file()])
         return Frames(_Images(_images_of(path), f"the folder '{path}'", rate, start, end, passed_over))
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"'{path}' is an image; expected a video or a folder of frames (images: predict)")
@@ -178,9 +179,9 @@ def open_frames(
 
 def _images_of(folder: Path) -> list[ImageSource]:
     """The images of a folder: frame 2 before frame 10."""
-    names = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
+    names = [entry.name for entry in list_folder(folder) if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()]
     if not names:
-        inside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        inside = [entry.name for entry in list_folder(folder) if entry.is_dir()]
         hint = f"; it has folders, give one of them ('{inside[0]}')" if inside else ""
         raise UserError(f"the folder '{folder}' holds no images{hint or '; expected the frames of a clip'}")
     return [folder / name for name in sorted(names, key=by_number)]

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from mask2former.data.archives import ArchivedFile, File, Folder, note_unreadable
+from mask2former.data.archives import ArchivedFile, File, Folder
+from mask2former.data.folders import walk_folder
 from mask2former.data.image_files import open_image
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
@@ -28,10 +29,10 @@ __all__ = [
     "ImageSource",
     "ValueRange",
     "check_size",
+    "image_size",
     "is_image_name",
     "list_images",
     "note_passed_over",
-    "image_size",
     "read_image",
 ]
 
@@ -158,9 +159,7 @@ def check_size(
         )
     else:
         hint = f"; EXIF would turn the image (orientation {turn}), which exif=ignore prevents: set exif=apply"
-    raise UserError(
-        f"'{file}' is {size[0]}x{size[1]} (height x width), but {what} {expected[0]}x{expected[1]}{hint}"
-    )
+    raise UserError(f"'{file}' is {size[0]}x{size[1]} (height x width), but {what} {expected[0]}x{expected[1]}{hint}")
 
 
 def _orientation_of(file: File) -> int:
@@ -254,8 +253,7 @@ def list_images(
 def _images_below(folder: Path) -> list[Path]:
     """Images in a folder and its folders, sorted by path; hidden names are passed over."""
     images = []
-    for parent, folders, leaves in os.walk(folder, onerror=note_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):
         for name in folders:
             if os.path.islink(os.path.join(parent, name)):
                 note("links to folders, which are not searched", f"'{os.path.join(parent, name)}'")

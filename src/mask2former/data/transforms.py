@@ -40,6 +40,7 @@ __all__ = [
     "clip_polygon",
     "object_areas",
     "resize_clip",
+    "resize_image",
     "resize_shortest_edge",
     "shortest_edge_size",
 ]
@@ -91,16 +92,20 @@ def _checked(size_hw: Size) -> Size:
     return size_hw
 
 
+def resize_image(image: UInt8[np.ndarray, "H W 3"], size_hw: Size) -> UInt8[np.ndarray, "h w 3"]:
+    """The image at another size, resized as the published models expect it."""
+    if image.shape[:2] == tuple(size_hw):
+        return image
+    # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
+    height, width = size_hw
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def resize_shortest_edge(
     image: UInt8[np.ndarray, "H W 3"], short_edge: int, long_edge: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image at :func:`shortest_edge_size`, resized as the published models expect it."""
-    height, width = shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge)
-    if (height, width) == image.shape[:2]:
-        return image
-    # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(resized)
+    """The image at :func:`shortest_edge_size`."""
+    return resize_image(image, shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge))
 
 
 def resize_clip(

@@ -445,9 +445,7 @@ def _upright(frame: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
     except (_av().FFmpegError, ValueError, MemoryError) as error:
         size = f"{frame.width}x{frame.height}"
         reason = printable(str(error), 200) or "no memory"
-        raise UserError(
-            f"a frame of {name} ({size}, width x height) cannot be converted to RGB: {reason}"
-        ) from error
+        raise UserError(f"a frame of {name} ({size}, width x height) cannot be converted to RGB: {reason}") from error
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
         a, b, u, c, d, v, *_ = struct.unpack("=9i", bytes(matrix)[:36])

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig, SceneClipsConfig, ScenesConfig, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet
-from mask2former.data.build import build_clips, build_images
+from mask2former.data.build import build_samples
 from mask2former.data.checks import (
     Finding,
     Named,
@@ -39,10 +39,10 @@ from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.faults import Fault, collected_faults
 from mask2former.data.images import ValueRange
 from mask2former.data.label_maps import LabelCounts
-from mask2former.errors import UserError
 from mask2former.dataset_tools.requirements import class_map_findings, run_findings
+from mask2former.errors import UserError
 from mask2former.notes import Note, collect_notes, counted
-from mask2former.ops.masks import Patch, polygons_to_patch
+from mask2former.ops.masks import Patch, iou, polygons_to_patch
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "Split",
     "SplitSummary",
     "area_shares",
-    "check_data",
+    "check_dataset",
     "default_workers",
     "open_split",
     "quantiles",
@@ -203,7 +203,7 @@ class DataReport:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def check_data(
+def check_dataset(
     config: DatasetConfig,
     *,
     run: RunConfig | None = None,
@@ -280,8 +280,7 @@ def open_split(
     samples: AnnotatedSet | ClipSet | None = None
     with collected_faults() as faults:
         try:
-            build: Callable[..., Any] = build_clips if isinstance(config, ClipSampling) else build_images
-            samples = build(config, split, filter_empty=filter_empty, value_range=value_range)
+            samples = build_samples(config, split, filter_empty=filter_empty, value_range=value_range)
         except UserError as error:
             faults.append(Fault(str(error)))
     findings = []
@@ -424,7 +423,9 @@ def _facts(annotated: Annotated) -> _Summary:
     image = annotated.image
     digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
     name = annotated.name or str(annotated.info.get("image_id", ""))
-    return _Summary(name, None, annotated.size_hw, annotated.labels, areas, _num_twice(annotated.labels, patches), digest)
+    return _Summary(
+        name, None, annotated.size_hw, annotated.labels, areas, _num_twice(annotated.labels, patches), digest
+    )
 
 
 def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
@@ -453,23 +454,9 @@ def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> in
         near = common >= _ALIKE * (areas[first] + areas[others] - common)
         for other in indices[others][near].tolist():
             later = max(index, other)
-            if later not in twice and _overlap(patches[index], patches[other]) >= _TWICE:
+            if later not in twice and iou(patches[index], patches[other]) >= _TWICE:
                 twice.add(later)
     return len(twice)
-
-
-def _overlap(first: Patch, second: Patch) -> float:
-    """Intersection over union."""
-    top, left = max(first.top, second.top), max(first.left, second.left)
-    bottom = min(first.top + first.mask.shape[0], second.top + second.mask.shape[0])
-    right = min(first.left + first.mask.shape[1], second.left + second.mask.shape[1])
-    cuts = [
-        patch.mask[top - patch.top : bottom - patch.top, left - patch.left : right - patch.left]
-        for patch in (first, second)
-    ]
-    common = np.count_nonzero(cuts[0] & cuts[1])
-    union = np.count_nonzero(first.mask) + np.count_nonzero(second.mask) - common
-    return common / union if union else 0.0
 
 
 # --- what follows ----------------------------------------------------------------------------------------------------
@@ -520,7 +507,9 @@ def _findings(
         [f"{summary.name}: {np.count_nonzero(summary.areas == 0)}" for summary in whole if (summary.areas == 0).any()],
     )
     add(f"{unit}s with objects that are annotated twice", [f"{f.name}: {f.twice}" for f in whole if f.twice])
-    crowded = sorted((summary for summary in whole if len(summary.labels) > num_queries), key=lambda summary: -len(summary.labels))
+    crowded = sorted(
+        (summary for summary in whole if len(summary.labels) > num_queries), key=lambda summary: -len(summary.labels)
+    )
     add(
         f"{unit}s with more objects than the model has queries ({num_queries})",
         [f"{summary.name}: {len(summary.labels)}" for summary in crowded],

@@ -14,8 +14,8 @@ from mask2former.data.annotated import Annotated
 from mask2former.data.clips import ClipSet
 from mask2former.data.images import ValueRange
 from mask2former.data.transforms import Geometry, Plan, Resize
-from mask2former.errors import UserError
 from mask2former.dataset_tools.check import Split, open_split
+from mask2former.errors import UserError
 from mask2former.evaluation.comparison import comparison_row
 from mask2former.structures.categories import Categories
 

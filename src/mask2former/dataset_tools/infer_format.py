@@ -15,12 +15,13 @@ from typing import Any
 from mask2former.config import DatasetConfig, RunConfig, YoloConfig, parse
 from mask2former.data.archives import Folder
 from mask2former.data.datasets.file_names import find_name, is_file_name
+from mask2former.data.folders import walk_folder
 from mask2former.data.images import IMAGE_SUFFIXES
 from mask2former.documents import read_json, read_yaml
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["Indices", "infer_format"]
+__all__ = ["Places", "infer_format"]
 
 _NAMES_FILES = ("names", "classes", "labels", "categories", "labelmap", "class_names")
 _NAMES_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv")
@@ -39,7 +40,7 @@ _VALIDATION = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True, slots=True)
-class Indices:
+class Places:
     """Where things are that a path does not tell; None where it does.
 
     Attributes:
@@ -55,7 +56,7 @@ class Indices:
     validation: Path | None = None
 
 
-def infer_format(path: Path, indices: Indices | None = None) -> tuple[DatasetConfig | RunConfig, list[str]]:
+def infer_format(path: Path, indices: Places | None = None) -> tuple[DatasetConfig | RunConfig, list[str]]:
     """The configuration of a data set, or of the run whose file this is, and sentences about what was assumed.
 
     Args:
@@ -66,7 +67,12 @@ def infer_format(path: Path, indices: Indices | None = None) -> tuple[DatasetCon
     Raises:
         UserError: nothing of this kind; the message says what is missing and how to name it.
     """
-    known = indices or Indices()
+    known = indices or Places()
+    if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
+        raise UserError(
+            f"'{path}' is in an archive, of which only images and label maps are read here; unpack the annotations and "
+            "name them (the images may stay where they are: --images ARCHIVE.zip)"
+        )
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'; check the path")
     if path.is_dir():
@@ -92,7 +98,7 @@ def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def _coco(path: Path, indices: Indices) -> tuple[DatasetConfig, list[str]]:
+def _coco(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
     first, images, segments = _coco_files(path, indices)
     train = {"annotations": str(path), "images": str(images)}
     if segments is not None:
@@ -129,7 +135,7 @@ def _parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
     return parse(DataConfig, {"dataset": values}, str(path)).dataset
 
 
-def _coco_files(path: Path, indices: Indices) -> tuple[str, Path, Path | None]:
+def _coco_files(path: Path, indices: Places) -> tuple[str, Path, Path | None]:
     """The kind of a file, its folder of images, and its folder of PNGs if it is panoptic."""
     content = read_json(path, "annotation file")
     try:
@@ -192,7 +198,7 @@ def _sibling(folder: Path | None, path: Path, found: Path) -> Path | None:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, indices: Indices) -> tuple[DatasetConfig, list[str]]:
+def _folder(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
     for name in ("data.yaml", "dataset.yaml"):
         if (path / name).is_file():
             config, notes = _yaml(path / name)
@@ -206,7 +212,7 @@ def _folder(path: Path, indices: Indices) -> tuple[DatasetConfig, list[str]]:
     return _label_folders(path, indices)
 
 
-def _label_folders(path: Path, indices: Indices) -> tuple[DatasetConfig, list[str]]:
+def _label_folders(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
     if indices.images is not None and indices.labels is not None:
         train = indices.images, indices.labels
     else:
@@ -233,7 +239,7 @@ def _label_folders(path: Path, indices: Indices) -> tuple[DatasetConfig, list[st
     return _parsed(values, path), notes
 
 
-def _validation_pair(path: Path, train: tuple[Path, Path], indices: Indices) -> tuple[Path, Path] | None:
+def _validation_pair(path: Path, train: tuple[Path, Path], indices: Places) -> tuple[Path, Path] | None:
     if indices.validation is not None:
         found = next((pair for split in _VALIDATION if (pair := _pair(indices.validation, split))), None)
         found = found or _pair(indices.validation)
@@ -258,7 +264,8 @@ def _pair(path: Path, split: str = "") -> tuple[Path, Path] | None:
 
 
 def _has_label_maps(folder: Path) -> bool:
-    return any(path.suffix.lower() in (".png", ".tif", ".tiff", ".bmp") for path in folder.rglob("*"))
+    suffixes = (".png", ".tif", ".tiff", ".bmp")
+    return any(name.lower().endswith(suffixes) for _, _, names in walk_folder(folder) for name in names)
 
 
 def _names_files(path: Path) -> Iterator[Path]:

@@ -58,18 +58,14 @@ def check_run(config: RunConfig) -> None:
     batch_size_per_device(config)
     inference, evaluation = config.model.inference, config.evaluation
     if evaluation.monitor.split("/")[0] not in evaluation.tasks:
-        raise UserError(
-            f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}"
-        )
+        raise UserError(f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}")
     if inference.tile and evaluation.tasks != ("instance",):
         raise UserError(
             f"model.inference.tile is for instances, and evaluation.tasks are {', '.join(evaluation.tasks)}; set "
             "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
         )
     if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
-        raise UserError(
-            "model.inference.tile and exclusive are for images, and the data are clips; leave them out"
-        )
+        raise UserError("model.inference.tile and exclusive are for images, and the data are clips; leave them out")
 
 
 def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
@@ -81,9 +77,7 @@ def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:
     for task in config.evaluation.tasks:
         if task not in measured:
             known = ", ".join(measured)
-            raise UserError(
-                f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only"
-            )
+            raise UserError(f"evaluation.tasks has {task}, but the validation data have ground truth for {known} only")
 
 
 def check_monitor(config: RunConfig, categories: Categories, style: MetricStyle) -> None:

@@ -26,11 +26,11 @@ from mask2former.config import (
     Task,
     TrainerConfig,
 )
-from mask2former.errors import UserError
 from mask2former.dataset_tools.check import DataReport, SplitSummary, area_shares
+from mask2former.errors import UserError
 from mask2former.text import printable
 
-__all__ = ["suggest_config", "run_file"]
+__all__ = ["run_file", "suggest_config"]
 
 _EPOCHS = 50
 _BATCH = 16
@@ -44,7 +44,9 @@ _CELLS_PER_IMAGE = 5
 _CELL_BATCH, _CELL_EPOCHS = 4, 20
 
 
-def suggest_config(dataset: DatasetConfig, report: DataReport, output: str = "runs/mine") -> tuple[RunConfig, list[str]]:
+def suggest_config(
+    dataset: DatasetConfig, report: DataReport, output: str = "runs/mine"
+) -> tuple[RunConfig, list[str]]:
     """A run on the data set that was checked, and one sentence for each choice that comes from its figures.
 
     Args:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from mask2former import limits
-from mask2former.files import write_whole
 from mask2former.documents import read_rows, read_text
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.files import write_whole
 from mask2former.text import shortened
 
 if TYPE_CHECKING:

@@ -1,36 +1,54 @@
-"""The evaluation loop: images and clips through a predictor, its results and their ground truth through the evaluators.
+"""Measuring a model: images and clips through a predictor, its results and their ground truth through the evaluators.
 
-One image or clip at a time and no masks kept, so that the state of a whole data set stays small. Draws no progress and
-prints nothing.
+:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. One image or clip at a time and no masks kept, so
+that the state of a whole data set stays small. Draws no progress and prints nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mask2former.config import EvaluationConfig, MetricStyle, Task
+import mask2former
+from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.checks import Finding, Split, class_findings, id_findings, require, split_findings
 from mask2former.data.clips import ClipSet, PanopticClips
-from mask2former.errors import FailedError, UserError
-from mask2former.metrics.build import Evaluator, evaluators
-from mask2former.metrics.instance import InstanceEvaluator, OperatingPoints
+from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.sample_sets import SampleSet, as_reader
+from mask2former.data.sources import DataSource, OpenedData
+from mask2former.errors import FailedError, OptionError, UserError
+from mask2former.files import check_apart, check_file, check_folder
 from mask2former.inference import failures
-from mask2former.inference.results import ALL_CANDIDATES, predicted
-from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import ResultWriter
+from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
+from mask2former.metrics.average_precision import InstanceEvaluator, OperatingPoints
+from mask2former.metrics.build import Evaluator, evaluators
+from mask2former.notes import collect_notes, sentences
+from mask2former.progress import Progress, silent
+from mask2former.results_io import ResultWriter, result_writer
+from mask2former.results_io.json import write_json
 from mask2former.structures.categories import Categories
 from mask2former.structures.clips import VideoInstances
-from mask2former.structures.results import PanopticSegmentation, Segmentation
 from mask2former.structures.ground_truth import with_classes
-from mask2former.text import quoted
+from mask2former.structures.results import PanopticSegmentation, Segmentation
+from mask2former.text import listed, quoted
+
+if TYPE_CHECKING:
+    from mask2former.evaluation.gallery import Gallery
+    from mask2former.inference.tta import MultiScaleFlip
 
 __all__ = [
     "Case",
@@ -39,6 +57,7 @@ __all__ = [
     "Evaluation",
     "EvaluationReport",
     "ImageCases",
+    "evaluate",
     "evaluate_predictor",
     "match_classes",
     "predict_case",
@@ -80,10 +99,15 @@ class EvaluationReport:
     Attributes:
         metrics: percent, keyed ``task/name``; NaN where undefined.
         per_class: task, class name and metric to percent.
-        num_images: how many images were measured.
+        num_images: how many images or clips were measured.
         seconds: of reading, model, post-processing and metrics together.
         evaluators: by task, for what is more than numbers: curves, confusions.
         groups: name to metrics and number of images, of the groups that were asked for.
+        unit: what was measured.
+        num_available: how many the data have.
+        request: model, data, tasks and options, as files of metrics have them.
+        notes: what a user should know, one sentence each.
+        results: the writer of the results, if they were written.
     """
 
     metrics: dict[str, float]
@@ -92,6 +116,11 @@ class EvaluationReport:
     seconds: float
     evaluators: Mapping[Task, Evaluator] = field(default_factory=dict)
     groups: Mapping[str, tuple[dict[str, float], int]] = field(default_factory=dict)
+    unit: Literal["image", "clip"] = "image"
+    num_available: int = 0
+    request: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    results: ResultWriter | None = None
 
     def operating_points(self) -> OperatingPoints | None:
         """What instances above a score are worth; None where none were measured or there were no true ones."""
@@ -138,6 +167,7 @@ class Evaluation:
         categories: the classes of the model.
         metrics: the options of the metrics; its tasks are not looked at.
         style: whose rules count; ground truth must have the form that these expect.
+        others: evaluators beside these, with the task of each.
     """
 
     def __init__(
@@ -146,7 +176,9 @@ class Evaluation:
         categories: Categories,
         metrics: EvaluationConfig | None = None,
         style: MetricStyle = "coco",
+        others: Sequence[tuple[Task, Evaluator]] = (),
     ) -> None:
+        self.others: list[tuple[Task, Evaluator]] = [(task, copy.deepcopy(evaluator)) for task, evaluator in others]
         options = metrics or EvaluationConfig()
         self.evaluators = evaluators(
             tasks,
@@ -161,17 +193,17 @@ class Evaluation:
 
     def add(self, predictions: Predictions, ground_truths: Mapping[Task, Any]) -> None:
         """Results of one image or clip and its ground truth, for every task at least."""
-        for task, evaluator in self.evaluators.items():
+        for task, evaluator in self._all():
             evaluator.update(predictions[task], ground_truths[task])
 
     def merge(self, other: Evaluation) -> None:
         """Add what another process has seen."""
-        for task, evaluator in self.evaluators.items():
-            evaluator.merge(other.evaluators[task])
+        for (_, evaluator), (_, seen) in zip(self._all(), other._all(), strict=True):
+            evaluator.merge(seen)
 
     def compute(self) -> dict[str, float]:
         """All metrics in percent, keyed ``task/name``."""
-        return {name: value for evaluator in self.evaluators.values() for name, value in evaluator.compute().items()}
+        return {name: value for _, evaluator in self._all() for name, value in evaluator.compute().items()}
 
     def best_threshold(self) -> float | None:
         """The score at which instances have the highest F1, rounded to 0.01; None where none was found."""
@@ -180,7 +212,15 @@ class Evaluation:
 
     def per_class(self) -> dict[Task, dict[str, dict[str, float]]]:
         """Task, class name and metric to percent."""
-        return {task: evaluator.per_class() for task, evaluator in self.evaluators.items()}
+        rows: dict[Task, dict[str, dict[str, float]]] = {task: {} for task, _ in self._all()}
+        for task, evaluator in self._all():
+            for name, values in evaluator.per_class().items():
+                rows[task].setdefault(name, {}).update(values)
+        return rows
+
+    def _all(self) -> Iterator[tuple[Task, Evaluator]]:
+        yield from self.evaluators.items()
+        yield from self.others
 
 
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
@@ -224,6 +264,7 @@ def evaluate_predictor(
     results: ResultWriter | None = None,
     observe: Callable[[Case, Mapping[Task, Segmentation]], None] | None = None,
     group_of: Mapping[int | str, str] | None = None,
+    others: Sequence[tuple[Task, Evaluator]] = (),
     progress: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> EvaluationReport:
@@ -239,6 +280,7 @@ def evaluate_predictor(
         results: also gets the results of its task, which must be among ``tasks``.
         observe: shown every image with what a user gets of its results, for instance :meth:`Gallery.add`.
         group_of: a name for every image id; images of one name are also measured by themselves.
+        others: further evaluators, with the task of each; they are copied, not filled.
         progress: told how many are done.
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
@@ -249,7 +291,7 @@ def evaluate_predictor(
     chosen = predictor.choose_tasks(tasks)
 
     def empty() -> Evaluation:
-        return Evaluation(chosen, predictor.categories, metrics, style)
+        return Evaluation(chosen, predictor.categories, metrics, style, others)
 
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done, measured = time.perf_counter(), 0, 0
@@ -271,6 +313,308 @@ def evaluate_predictor(
     found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
     return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
+
+
+# --- the call --------------------------------------------------------------------------------------------------------
+
+Samples = AnnotatedSet | ClipSet | PanopticClips
+
+# Options of the metrics; the others of EvaluationConfig are about training.
+_MEASURES = ("max_detections", "area_limits", "boundary", "pooled_threshold", "semantic_segments")
+_OF_CLIPS = ("max_detections", "area_limits")
+
+
+def evaluate(
+    model: ModelSource,
+    data: DataSource | DatasetConfig | Samples | SampleSet | str | Path = "scenes",
+    tasks: Task | Sequence[Task] = (),
+    metrics: EvaluationConfig | None = None,
+    *,
+    evaluators: Sequence[tuple[Task, Evaluator]] = (),
+    views: MultiScaleFlip | None = None,
+    results: ResultWriter | str | os.PathLike[str] | None = None,
+    json: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Measure a model on images or clips; what ``mask2former evaluate`` does.
+
+        report = evaluate("scenes-tiny", DataSource(annotations="val.json", images="val"), "instance")
+        print(report.metrics["instance/AP"])
+
+    Args:
+        model: a name, file or folder, a model, or a predictor.
+        data: a data set, its name or configuration, or a :class:`~mask2former.data.sources.DataSource`.
+        tasks: what is measured; none: of images all that the model and the data both have, of clips ``instance`` or
+            else ``panoptic``.
+        metrics: options of the metrics. What is not set in it is as the run file says that names the data, else as by
+            default, so that a model is measured as it was during its training.
+        evaluators: further ones, with the task of each, for metrics of one's own; they are copied, not filled.
+        views: test-time augmentation.
+        results: also write the results: a writer, or the file or folder of one that test servers take; of several
+            tasks the instances.
+        json: also write the metrics here.
+        report: also write a page with numbers, charts and images here: an ``.html`` file.
+        device: see :class:`Predictor`.
+        dtype: see :class:`Predictor`.
+        progress: told the step, and how many images or clips of how many are done.
+
+    Returns:
+        Metrics in percent, and what they were measured on.
+
+    Raises:
+        UserError: data, model, tasks and options do not fit together, or a file cannot be written; nothing is
+            written then.
+        FailedError: an image or clip could not be predicted, for instance for want of memory.
+    """
+    data = str(data) if isinstance(data, Path) else data
+    source = data if isinstance(data, DataSource) else DataSource(data) if _is_named(data) else DataSource()
+    _check_outputs(json, results, report, [*source.files(), *([model] if isinstance(model, str | Path) else [])])
+
+    @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
+    def predictor() -> Predictor:
+        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress)
+
+    asked = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
+    group_of = None
+    with collect_notes() as found, contextlib.ExitStack() as stack:
+        if data is source or _is_named(data):
+            opened = source.open(lambda: predictor().settings.default_task)
+        else:
+            opened = OpenedData(samples=as_reader(cast("SampleSet", data)), record={"data": type(data).__name__})
+        samples, options = opened.samples, _options(metrics, given, opened.evaluation)
+        if is_clip := isinstance(samples, ClipSet | PanopticClips):
+            chosen = _clip_tasks(samples, asked)
+            _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
+        else:
+            group_of = source.groups()
+            chosen = _image_tasks(predictor(), samples, asked)
+            if results is not None and (shared := id_findings(samples, source.split, source.limit)):
+                raise _shared_ids(shared[0])
+            if "instance" not in chosen:
+                subject = f"instances; add the task instance (got {', '.join(chosen)})"
+                _refuse(given & {"pooled_threshold", "max_detections"}, subject)
+        if strange := [task for task, _ in evaluators if task not in chosen]:
+            raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
+        if isinstance(samples, ImageReader):
+            samples.value_range = predictor().settings.value_range
+        class_map, notes = _matched_classes(predictor(), samples, source.split)
+        overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
+        writer = None
+        if results is not None:
+            writer = _writer(results, chosen, predictor(), samples, class_map)
+            stack.enter_context(writer)
+        cases = _cases(samples, chosen, predictor().categories, class_map, source.limit)
+        gallery = _gallery(predictor()) if report is not None else None
+        measured = evaluate_predictor(
+            predictor(),
+            cases,
+            chosen,
+            options,
+            style=cases.style,
+            results=writer,
+            observe=None if gallery is None else gallery.add,
+            group_of=group_of,
+            others=evaluators,
+            progress=lambda done: progress("evaluating", done, len(cases)),
+            **overrides,
+        )
+    request = {
+        "model": model_name(model),
+        **opened.record,
+        "tasks": list(chosen),
+        "settings": _recorded_options(options, chosen, is_clip=is_clip),
+        **({} if source.by is None else {"by": source.by}),
+        **{name: value for name, value in predictor().recorded_settings.items() if name == "tta"},
+        **({} if dtype is None else {"dtype": dtype}),
+    }
+    measured = replace(
+        measured,
+        unit="clip" if is_clip else "image",
+        num_available=len(samples),
+        request=request,
+        notes=(*samples.notes, *notes, *sentences(found)),
+        results=writer,
+    )
+    if report is not None:
+        from mask2former.evaluation.report import write_report
+
+        how = {
+            "inference": predictor().recorded_settings | overrides,
+            "device": predictor().device,
+            "version": f"mask2former {mask2former.__version__}",
+        }
+        title, classes = request["model"], predictor().categories
+        write_report(Path(report), measured, classes, gallery, title=title, settings=request | how)
+    if json is not None:
+        write_json(json, {**request, **measured.to_dict()})
+    return measured
+
+
+def _is_named(data: object) -> TypeGuard[str | DatasetConfig]:
+    """Whether data are named or configured, and not there yet."""
+    kinds, _ = get_args(DatasetConfig)  # a union that is annotated
+    return isinstance(data, (str, *get_args(kinds)))
+
+
+def _check_outputs(
+    json: str | os.PathLike[str] | None,
+    results: ResultWriter | str | os.PathLike[str] | None,
+    report: str | os.PathLike[str] | None,
+    inputs: Sequence[str | Path],
+) -> None:
+    """Refuse places that cannot be written or that are read, before anything is measured."""
+    files = [Path(path) for path in (json, report) if path is not None]
+    for path in files:
+        check_file(path)
+    if isinstance(results, str | os.PathLike):
+        target = Path(results)
+        (check_folder if target.suffix != ".json" else check_file)(target)
+        files.append(target)
+        if target.name:  # beside X.json panoptic results have a folder X of images
+            files.append(target.with_suffix(""))
+        if json is not None and Path(json).resolve() == target.resolve():
+            raise OptionError(
+                lambda name: f"{name('json')} and {name('results')} would both write '{json}'; name two files"
+            )
+    for path in files:
+        check_apart(path, inputs)
+
+
+def _options(
+    metrics: EvaluationConfig | None, given: Collection[str], of_run: EvaluationConfig | None
+) -> EvaluationConfig:
+    """What is given, else as the run file says, else the defaults."""
+    values = {} if of_run is None else {name: getattr(of_run, name) for name in _MEASURES}
+    return EvaluationConfig(**values | {name: getattr(metrics, name) for name in given})
+
+
+def _recorded_options(options: EvaluationConfig, tasks: Sequence[Task], *, is_clip: bool) -> dict[str, Any]:
+    if is_clip:
+        return options.model_dump(mode="json", include=set(_OF_CLIPS)) if "instance" in tasks else {}
+    return options.model_dump(mode="json", include={*_MEASURES, "choose_threshold"})
+
+
+def _refuse(names: Iterable[str], subject: str) -> None:
+    """Refuse arguments that are about something else."""
+    for argument in names:
+        raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
+
+
+def _image_tasks(predictor: Predictor, samples: AnnotatedSet, asked: Sequence[Task]) -> tuple[Task, ...]:
+    """What was asked for, else what the model and the data both have."""
+    both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
+    chosen = predictor.choose_tasks(asked or both or samples.tasks)
+    if others := [task for task in chosen if task not in samples.tasks]:
+        raise UserError(f"the data have ground truths for {', '.join(samples.tasks)}, not {others[0]}")
+    return chosen
+
+
+def _clip_tasks(samples: ClipSet | PanopticClips, asked: Sequence[Task]) -> tuple[Task]:
+    """The task that was asked for, else ``instance`` where the clips have tracks."""
+    kinds: tuple[tuple[Task, type], ...] = (("instance", ClipSet), ("panoptic", PanopticClips))
+    known: list[Task] = [task for task, kind in kinds if isinstance(samples, kind)]
+    chosen: list[Task] = sorted(set(asked)) or known[:1]
+    for task in chosen:
+        if task not in known:
+            raise UserError(f"these clips are measured by the task {' or '.join(known)}, not by {task}")
+    if len(chosen) > 1:
+        raise UserError("clips are measured by one task at a time, since tracks are made differently; got two")
+    return (chosen[0],)
+
+
+def _check_clips(
+    samples: ClipSet | PanopticClips,
+    tasks: Sequence[Task],
+    given: Collection[str],
+    others: Mapping[str, object],
+    results: object,
+) -> None:
+    about_images = [*(name for name in _MEASURES if name in given and name not in _OF_CLIPS)]
+    _refuse([*about_images, *(name for name, value in others.items() if value is not None)], "images, not about clips")
+    if "panoptic" in tasks:
+        about_tracks = [name for name in _OF_CLIPS if name in given] + (["results"] if results is not None else [])
+        _refuse(about_tracks, "the task instance, not about panoptic")
+    if not samples.has_ground_truth and results is None:
+        raise OptionError(
+            lambda name: (
+                f"these clips have no annotations to measure with; {name('results')} FILE.json writes the results"
+            )
+        )
+
+
+def _shared_ids(shared: Finding) -> UserError:
+    return OptionError(
+        lambda name: (
+            f"{name('results')} needs an id of its own for every image, and {shared.count} ids are of several (such as "
+            f"'{shared.offenders[0]}'), as where several annotation files number theirs from 1; renumber them, or "
+            "evaluate one file at a time"
+        )
+    )
+
+
+def _matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
+    """The model's index of every class of the data, and what is to be said of the data."""
+    findings = (
+        split_findings(samples, split, measured_only=True)
+        if isinstance(samples, ClipSet) or not isinstance(samples, PanopticClips)
+        else class_findings(samples.categories, split)
+    )
+    notes = require(findings)
+    things_only = all(item.is_thing for item in samples.categories)
+    return match_classes(predictor.categories, samples.categories, things_only=things_only, notes=notes), notes
+
+
+def _overrides(
+    predictor: Predictor, opened: OpenedData, options: EvaluationConfig, given: Collection[str], *, is_clip: bool
+) -> dict[str, Any]:
+    """Settings of the predictor for this evaluation."""
+    overrides: dict[str, Any] = {}
+    if opened.as_drawn and (is_clip or not predictor.settings.tile):  # tiles are resized as they were in training
+        overrides["short_edge"] = 0
+    if "max_detections" in given:  # or the model would not give as many
+        overrides["max_instances"] = max(options.max_detections, predictor.settings.max_instances)
+        overrides["things_first"] = predictor.settings.things_first  # the choice is as published
+    return overrides
+
+
+def _writer(
+    results: ResultWriter | str | os.PathLike[str],
+    tasks: Sequence[Task],
+    predictor: Predictor,
+    samples: Samples,
+    class_map: Int64[np.ndarray, " K"],
+) -> ResultWriter:
+    if not isinstance(results, str | os.PathLike):
+        if results.task not in tasks:
+            raise UserError(f"the writer takes results of the task {results.task}; measured is {', '.join(tasks)}")
+        return results
+    ids = {int(index): samples.categories[number].id for number, index in enumerate(class_map)}
+    is_clip = isinstance(samples, ClipSet | PanopticClips)
+    style = "youtube-vis" if is_clip else samples.metric_style
+    kind = "instance" if "instance" in tasks else tasks[0]
+    return result_writer(kind, results, predictor.categories, category_ids=ids, style=style)
+
+
+def _cases(
+    samples: Samples,
+    tasks: Sequence[Task],
+    categories: Categories,
+    class_map: Int64[np.ndarray, " K"],
+    limit: int | None,
+) -> Cases:
+    if isinstance(samples, ClipSet | PanopticClips):
+        return ClipCases(samples, class_map, limit, task="panoptic" if "panoptic" in tasks else "instance")
+    return ImageCases(samples, tasks, categories, class_map, limit)
+
+
+def _gallery(predictor: Predictor) -> Gallery:
+    from mask2former.evaluation.gallery import Gallery
+
+    return Gallery(predictor.categories)
 
 
 # --- images, clips and their ground truth ----------------------------------------------------------------------------
@@ -373,7 +717,9 @@ class ClipCases(Cases):
             if self.task == "panoptic":
                 assert isinstance(self.samples, PanopticClips)
                 frames = self.samples.panoptic_ground_truths(index)
-                ground_truths["panoptic"] = [with_classes(ground_truth, self.class_map, _UNUSED) for ground_truth in frames]
+                ground_truths["panoptic"] = [
+                    with_classes(ground_truth, self.class_map, _UNUSED) for ground_truth in frames
+                ]
             else:
                 assert isinstance(self.samples, ClipSet)
                 ground_truths["instance"] = with_classes(self.samples.ground_truth(index), self.class_map, _UNUSED)
@@ -398,14 +744,16 @@ def match_classes(
     for side, names in (("model", [name for _, name in items]), ("data", list(data.names))):
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
-            raise UserError(f"the {side} has several classes of one name: {_listed(twice)}; give each its own")
+            raise UserError(
+                f"the {side} has several classes of one name: {listed(twice, 5, show=quoted)}; give each its own"
+            )
     known = {name: index for index, name in items}
     in_data = frozenset(data.names)
     only_model = [name for name in known if name not in in_data]
     only_data = [name for name in data.names if name not in known]
     if only_data or (only_model and notes is None):
-        sides = [f"only the model has {_listed(only_model)}"] if only_model else []
-        sides += [f"only the data has {_listed(only_data)}"] if only_data else []
+        sides = [f"only the model has {listed(only_model, 5, show=quoted)}"] if only_model else []
+        sides += [f"only the data has {listed(only_data, 5, show=quoted)}"] if only_data else []
         raise UserError(
             f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
             "evaluate on data with the classes that the model was trained for"
@@ -413,11 +761,6 @@ def match_classes(
     if only_model and notes is not None:
         notes.append(
             f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
-            f"{_listed(only_model)}; predictions of them count as wrong in PQ and mIoU"
+            f"{listed(only_model, 5, show=quoted)}; predictions of them count as wrong in PQ and mIoU"
         )
     return np.array([known[name] for name in data.names], dtype=np.int64)
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(quoted(name) for name in names[:most]) + more

@@ -19,10 +19,10 @@ from scipy import ndimage
 
 from mask2former import visualization
 from mask2former.config import Task
+from mask2former.evaluation.evaluate import Case
 from mask2former.metrics.cityscapes import plain_ground_truth
 from mask2former.metrics.panoptic import count_matches
 from mask2former.metrics.semantic import confusion_matrix
-from mask2former.evaluation.evaluate import Case
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks, common_pixels
 from mask2former.structures import (
     Categories,
@@ -32,9 +32,14 @@ from mask2former.structures import (
     SemanticSegmentation,
     VideoInstances,
 )
-from mask2former.structures.ground_truth import CityscapesGroundTruth, ClipGroundTruth, InstanceGroundTruth, PanopticGroundTruth
+from mask2former.structures.ground_truth import (
+    CityscapesGroundTruth,
+    ClipGroundTruth,
+    InstanceGroundTruth,
+    PanopticGroundTruth,
+)
 
-__all__ = ["GalleryEntry", "Gallery", "Comparison", "Kind", "case_rows", "compare"]
+__all__ = ["Comparison", "Gallery", "GalleryEntry", "Kind", "case_rows", "compare"]
 
 Kind = Literal["best", "worst", "surprising"]
 
@@ -87,7 +92,9 @@ def compare(prediction: Segmentation, ground_truth: object, categories: Categori
     return _compare_semantic(prediction, ground_truth, categories)
 
 
-def _compare_panoptic(prediction: PanopticSegmentation, ground_truth: PanopticGroundTruth, categories: Categories) -> Comparison:
+def _compare_panoptic(
+    prediction: PanopticSegmentation, ground_truth: PanopticGroundTruth, categories: Categories
+) -> Comparison:
     listed = [(segment.id, segment.label) for segment in prediction.segments]
     counts = count_matches(prediction.ids, listed, ground_truth, len(categories))
     matches, wrong, missed = (int(column.sum()) for column in counts[:3])
@@ -95,11 +102,15 @@ def _compare_panoptic(prediction: PanopticSegmentation, ground_truth: PanopticGr
     quality = float(counts.iou_sums.sum()) / weight if weight else float("nan")
     true_labels = _looked_up(ground_truth.ids, [(number, label) for number, label, _ in ground_truth.segments])
     labels = _looked_up(prediction.ids, listed)
-    scores = np.array([0.0, *prediction.scores])[1 + _looked_up(prediction.ids, [(n, k) for k, (n, _) in enumerate(listed)])]
+    scores = np.array([0.0, *prediction.scores])[
+        1 + _looked_up(prediction.ids, [(n, k) for k, (n, _) in enumerate(listed)])
+    ]
     return Comparison(quality, *_largest_confusion(labels, true_labels, scores, categories))
 
 
-def _compare_semantic(prediction: SemanticSegmentation, ground_truth: Int[np.ndarray, "H W"], categories: Categories) -> Comparison:
+def _compare_semantic(
+    prediction: SemanticSegmentation, ground_truth: Int[np.ndarray, "H W"], categories: Categories
+) -> Comparison:
     counts = confusion_matrix(prediction.labels, ground_truth, len(categories))[:, :-1]
     unions = counts.sum(axis=0) + counts[:-1].sum(axis=1) - np.diagonal(counts)
     present = unions > 0
@@ -279,7 +290,9 @@ def _layers(
 
     def panoptic(ids: np.ndarray, segments: Sequence[tuple[int, visualization.Region]]) -> _Draw:
         numbers, regions = [number for number, _ in segments], [entry for _, entry in segments]
-        return lambda image, scale: visualization.overlay_panoptic(image, ids[::step, ::step], numbers, regions, scale=scale)
+        return lambda image, scale: visualization.overlay_panoptic(
+            image, ids[::step, ::step], numbers, regions, scale=scale
+        )
 
     def instances(masks: AnyMasks, labels: np.ndarray, scores: Sequence[float | None]) -> _Draw:
         classes = labels.tolist()

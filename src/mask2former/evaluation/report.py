@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from mask2former.files import write_whole
-from mask2former.metrics.instance import InstanceEvaluator, PrecisionRecall
-from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.evaluation.evaluate import EvaluationReport
 from mask2former.evaluation.gallery import Gallery, Kind
+from mask2former.files import write_whole
+from mask2former.metrics.average_precision import InstanceEvaluator, PrecisionRecall
+from mask2former.metrics.semantic import SemanticEvaluator
 from mask2former.structures import Categories
+from mask2former.text import shortened
 
 __all__ = ["write_report"]
 
@@ -59,6 +60,7 @@ _QUALITIES = {
     "semantic": "Quality is the mean IoU of one image. Surprise is the share of the image that is wrong well "
     "inside a region of the answer: at borders models hesitate, inside they are sure.",
 }
+_NAME = 200  # characters of a class or group; each is written several times
 _MATRIX = 24  # classes; of more, those that are confused most
 _CONFUSIONS = 15
 _CURVES = 36
@@ -89,6 +91,7 @@ def write_report(
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["short"] = lambda name: shortened(str(name), _NAME)
     environment.filters["percent"] = lambda value: "-" if not math.isfinite(value) else f"{value:.1f}"
     template = environment.from_string(
         resources.files("mask2former.evaluation").joinpath("report.html.j2").read_text("utf-8")

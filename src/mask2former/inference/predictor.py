@@ -1,4 +1,4 @@
-"""From an image of any kind to its segmentation: read, resize, model, post-processing at the original size.
+"""Preprocess, network, postprocess: from images of any kind to their segmentation at their own size.
 
 The path of the published test-time code, one image at a time, because results depend on padding. Knows no files
 but the images it is given, and no metrics.
@@ -7,54 +7,50 @@ but the images it is given, and no metrics.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from mask2former import checkpoints, limits
+from mask2former import checkpoints, limits, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
-from mask2former.scenes.classes import SCENE_CATEGORIES
-from mask2former.data.transforms import resize_clip, resize_shortest_edge
+from mask2former.data.transforms import resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import UserError
-from mask2former.inference.results import check_finite, clip_result_of, result_of
-from mask2former.inference.tiling import answer_in_tiles
+from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
+from mask2former.inference.network import ModelNetwork, Network, hash_weights
+from mask2former.inference.tiling import Results, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
-from mask2former.memory import available_memory, check_memory, refusing_lack_of_memory
+from mask2former.memory import refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
-from mask2former.ops.peak_memory import peak_memory
+from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
     Categories,
     Instances,
-    MaskOutput,
     PanopticSegmentation,
+    Prediction,
     Segmentation,
     SemanticSegmentation,
     VideoInstances,
 )
 from mask2former.structures.tracks import TrackedFrame
 
-__all__ = ["Predictor", "choose_device", "choose_dtype", "with_room"]
+__all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
 
 _logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_T = TypeVar("_T")
+# Settings with which results hold all instances, as metrics and files of results for them need it.
+ALL_CANDIDATES = {"instance_threshold": 0.0}
 
-_MOST_BYTES = 640  # for each pixel shown, of published models on a CPU; those with ResNet-50 take 490
-_SURELY_FITS = 1 << 30
-
-Results = dict[Task, Segmentation]
+_ResultT = TypeVar("_ResultT")
 
 
 class Predictor:
@@ -64,40 +60,64 @@ class Predictor:
         result = predictor("street.jpg")
         result.plot(Image.open("street.jpg")).save("overlay.png")
 
+    Everything that it does is three steps: images are read and resized, the network says what it sees, and
+    post-processing makes results of that at the size of the images.
+
     Args:
-        model: a model with ``categories``; it is not copied, but moved to the device, laid out for it and set to
-            evaluation.
+        network: a :class:`~mask2former.Mask2Former` with categories, or any other callable from images to predictions,
+            see :class:`~mask2former.inference.network.Network`. A model is not copied, but moved to the device, laid
+            out for it and set to evaluation.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a CUDA device where there is one, else the CPU.
-        dtype: ``float32``, ``bfloat16`` or ``float16`` for the whole model; by default its parameters stay as they
+        dtype: ``float32``, ``bfloat16`` or ``float16`` for a whole model; by default its parameters stay as they
             are. Half precision is faster on hardware made for it and changes masks slightly.
-        settings: how the model is asked; by default what it was stored with.
+        settings: the inference settings; by default those that a model was stored with.
+        categories: the classes of the network; by default those of a model.
 
     Attributes:
-        model, categories, settings, device: what is used.
+        network, categories, settings, device: what is used.
 
     Raises:
-        UserError: the model has no categories, or there is no such device or dtype.
+        UserError: there are no categories, or no such device or dtype.
     """
 
     def __init__(
         self,
-        model: Mask2Former,
+        network: Mask2Former | Network,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         settings: InferenceConfig | None = None,
+        categories: Categories | None = None,
     ) -> None:
-        if model.categories is None:
-            raise UserError(
-                "the model has no class names: set model.categories = Categories.from_names([...]) first"
-            )
-        stored = model.config.inference if model.config else InferenceConfig()
-        self.categories: Categories = model.categories
-        self.settings = settings or stored
         self.device = choose_device(device)
-        self._bytes_per_pixel: float | None = None  # that the model takes on a CPU; measured when it matters
-        self.model = model.to(device=self.device, dtype=choose_dtype(dtype)).eval()
-        if self.device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
-            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
+        if isinstance(network, Mask2Former):
+            categories = categories or network.info.known_categories
+            settings = settings or network.info.inference
+        elif dtype is not None:
+            raise UserError(f"dtype {dtype} is for models of this package; any other network has its own")
+        if categories is None:
+            raise UserError(
+                "a network that is no Mask2Former says nothing of its classes; pass "
+                "categories=Categories.from_names([...])"
+            )
+        self.categories = categories
+        self.settings = settings or InferenceConfig()
+        self.network: Network = (
+            ModelNetwork(network, self.device, choose_dtype(dtype)) if isinstance(network, Mask2Former) else network
+        )
+        self._unknown_weights = secrets.token_hex(32)
+
+    @property
+    def model(self) -> Mask2Former:
+        """The model behind the network.
+
+        Raises:
+            UserError: the network is something else.
+        """
+        if not isinstance(self.network, ModelNetwork):
+            raise UserError(
+                f"the network of this predictor is no Mask2Former but a {type(self.network).__name__}; see .network"
+            )
+        return self.network.model
 
     @classmethod
     def from_pretrained(
@@ -107,6 +127,7 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         *,
+        model: Mask2Former | None = None,
         quiet: bool = False,
         **overrides: Any,
     ) -> Predictor:
@@ -119,6 +140,7 @@ class Predictor:
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             device: see the class.
             dtype: see the class.
+            model: gets the weights instead of one that is built; for models with parts of one's own.
             quiet: for drawn scenes, where that needs no saying.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks.
@@ -128,10 +150,10 @@ class Predictor:
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-        windows = bool(overrides.get("tile") or overrides.get("diameter"))  # those of the model are not known yet
-        known = InferenceConfig(tasks=("instance",), tile=64) if windows else InferenceConfig(tasks=("panoptic",))
+        tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
+        known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
         _override(known, overrides)
-        predictor = cls(checkpoints.from_pretrained(source, recipe), chosen_device, chosen_dtype)
+        predictor = cls(checkpoints.from_pretrained(source, recipe, model), chosen_device, chosen_dtype)
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
@@ -181,10 +203,10 @@ class Predictor:
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
         try:
             with _work_on(image):
-                predictions = self._segment(image, tasks, settings)
+                results = self._results(image, tasks, settings)
         except UserError as error:
             raise UserError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
-        return predictions[task] if isinstance(task, str) else predictions if task else predictions[tasks[0]]
+        return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
     def stream(
         self, sources: Iterable[ImageSource], task: Task | Sequence[Task] | None = None, **overrides: Any
@@ -198,16 +220,21 @@ class Predictor:
     @property
     def recorded_settings(self) -> dict[str, Any]:
         """What results depend on beside the model, for the files they are written to."""
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        return {**self.settings.model_dump(mode="json", exclude={"tasks"}), "dtype": dtype}
+        return self._recorded(self.settings)
+
+    def _recorded(self, *settings: InferenceConfig | TrackingConfig) -> dict[str, Any]:
+        values = {name: value for part in settings for name, value in part.model_dump(mode="json").items()}
+        values.pop("tasks")
+        dtype = getattr(self.network, "dtype", None)
+        return values if dtype is None else {**values, "dtype": str(dtype).removeprefix("torch.")}
 
     def weights_sha256(self) -> str:
-        """Which weights are asked, whatever file they come from: a hash of all of them as they are used."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """Which network this is, whatever file it comes from: a hash of all weights as they are used."""
+        if hasattr(self.network, "weights_sha256"):
+            return self.network.weights_sha256()  # pyright: ignore[reportAttributeAccessIssue]  (optional)
+        if isinstance(self.network, nn.Module):
+            return hash_weights(self.network.state_dict())
+        return self._unknown_weights
 
     def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
         """What will be answered for ``task``.
@@ -224,29 +251,63 @@ class Predictor:
                 raise UserError(f"this model does not answer the task '{name}'; it was trained for: {known}")
         return tasks
 
-    def _segment(
-        self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
-    ) -> Results:
+    def _results(self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig) -> Results:
         if settings.tile:
-            look = partial(self._segment_windows, settings=settings)
-            return {"instance": answer_in_tiles(image, look, self.categories, settings)}
-        resized = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
-        output = self._run(resized)
-        sizes = ((resized.shape[0], resized.shape[1]), (image.shape[0], image.shape[1]))
-        return {task: self._predict(output, task, *sizes, settings) for task in tasks}
+            return {"instance": segment_in_tiles(image, self.segment, self.categories, settings)}
+        size = shortest_edge_size((image.shape[0], image.shape[1]), settings.short_edge, settings.long_edge)
+        return self.segment([image], size, tasks, settings)[0]
 
-    def _segment_windows(
-        self, parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int], settings: InferenceConfig
-    ) -> list[Instances]:
-        """The instances of windows of one size, resized for the model, at ``size_hw``."""
-        pixels = [torch.from_numpy(part).permute(2, 0, 1).to(self.device) for part in parts]
-        output = self._logits(pixels)
-        found = []
-        for index, part in enumerate(parts):
-            instances = self._predict(output, "instance", part.shape[:2], size_hw, settings, index)
-            assert isinstance(instances, Instances)
-            found.append(instances)
+    def segment(
+        self,
+        images: Sequence[UInt8[np.ndarray, "H W 3"]],
+        input_size: tuple[int, int],
+        tasks: Sequence[Task],
+        settings: InferenceConfig,
+    ) -> list[Results]:
+        """The results of images, each at its own size: resized, through the network in one call, post-processed.
+
+        What tiling does with every tile, and what test-time augmentation does differently.
+
+        Args:
+            images: RGB.
+            input_size: height and width that the network sees.
+            tasks: what is answered.
+            settings: of which those of post-processing count; tiles do not.
+        """
+        pixels = [to_pixels(resize_image(image, input_size)) for image in images]
+        return [
+            {task: self._read(prediction, (image.shape[0], image.shape[1]), task, settings) for task in tasks}
+            for image, prediction in zip(images, self.predictions(pixels), strict=True)
+        ]
+
+    def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
+        """What the network says about images or clips that have their size for it. All results come from here.
+
+        Raises:
+            UserError: the network gives too many or too few predictions, other classes, or logits that are NaN or
+                infinite, from which results would come that look like results.
+        """
+        with torch.inference_mode():
+            here = [image.to(self.device) for image in images]
+            found = list(retried(lambda: self.network(here)))
+            if len(found) != len(images):
+                raise UserError(f"the network gives {len(found)} predictions for {len(images)} images")
+            for prediction in found:
+                if (count := prediction.class_logits.shape[1]) != len(self.categories) + 1:
+                    raise UserError(
+                        f"the network gives {count} class logits, expected {len(self.categories) + 1}: one for each of "
+                        "the classes, then one for 'no object'; pass the categories that it was trained on"
+                    )
+                _check_finite(prediction)
         return found
+
+    def _read(
+        self, prediction: Prediction, size: tuple[int, int], task: Task, settings: InferenceConfig
+    ) -> Segmentation:
+        with torch.inference_mode():
+            return with_room(
+                lambda found: postprocessing.segmentation(found, size, self.categories, settings, task), prediction
+            )
 
     def clip(self, frames: Sequence[ImageSource], **overrides: Any) -> VideoInstances:
         """The tracks of a clip, at its own size: the task instance over all frames at once, as published.
@@ -265,16 +326,11 @@ class Predictor:
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         with _work_on(*images):
-            clip = resize_clip(images, settings.short_edge, settings.long_edge)
-            output = self.forward(clip)
-            sizes = ((clip.shape[2], clip.shape[3]), (images[0].shape[0], images[0].shape[1]))
-            masks = min(settings.max_instances, output.class_logits.shape[1] * len(self.categories))
-            check_memory(
-                f"the result of {len(images)} frames of {sizes[1][0]}x{sizes[1][1]} pixels (height x width)",
-                masks * len(images) * sizes[1][0] * sizes[1][1],
-                "ask for fewer frames or a smaller max_instances, or use track, which holds one window of frames",
+            [prediction] = self.predictions([resize_clip(images, settings.short_edge, settings.long_edge)])
+            size = (images[0].shape[0], images[0].shape[1])
+            return with_room(
+                lambda found: postprocessing.video_instance(found, size, self.categories, settings), prediction
             )
-            return with_room(lambda found: clip_result_of(found, 0, *sizes, self.categories, settings), output)
 
     def track(
         self,
@@ -321,71 +377,10 @@ class Predictor:
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         frames.value_range = settings.value_range
         asked = parse(TrackingConfig, mine, "tracking settings")
-        chosen, tracking = choose_tracking(self, task, asked, settings)
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        recorded = {**settings.model_dump(mode="json", exclude={"tasks"}), **tracking.model_dump(), "dtype": dtype}
-        return track_frames(self, frames, chosen, settings, tracking), recorded
-
-    def _run(self, image: UInt8[np.ndarray, "h w 3"]) -> MaskOutput:
-        """What the model says about an image that has its size already."""
-        return self.forward(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
-
-    def forward(self, pixels: UInt8[Tensor, "*frames 3 h w"]) -> MaskOutput:
-        """What the model says about one image or one clip that has its size already.
-
-        Raises:
-            UserError: logits are not finite.
-        """
-        return self._logits([pixels.to(self.device)])  # bytes; the model converts
-
-    def _logits(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> MaskOutput:
-        """All logits that results are made of come from here, so that none is NaN or infinite."""
-        with torch.inference_mode():
-            if self.device.type == "cpu":  # others say it themselves, and survive it
-                self._check_room(images)
-            output = _retried(lambda: self.model(images, aux_outputs=False))
-            check_finite(output)
-        return output
-
-    def _check_room(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> None:
-        """Refuse what would not fit the memory, before the kernel ends the process.
-
-        Raises:
-            UserError: naming the size.
-        """
-        pixels = sum(image.numel() // 3 for image in images)
-        available = available_memory() if pixels * _MOST_BYTES > _SURELY_FITS else None
-        if available is None or pixels * _MOST_BYTES < available:
-            return
-        if self._bytes_per_pixel is None:  # of this model, on a small image
-            side = 256
-            small = torch.zeros((3, side, side), dtype=torch.uint8)
-            self._bytes_per_pixel = peak_memory(lambda: self.model([small], aux_outputs=False)) / side**2
-        height, width = images[0].shape[-2:]
-        what = f"{len(images)} images of" if len(images) > 1 else "an image of"
-        what = f"a clip of {len(images[0])} frames of" if images[0].ndim > 3 else what
-        check_memory(
-            f"the model on {what} {height}x{width} pixels (height x width, as it is shown them)",
-            int(pixels * self._bytes_per_pixel),
-            "set a smaller short_edge, take fewer frames, cut the image into parts, or use a GPU",
-        )
-
-    def _predict(
-        self,
-        output: MaskOutput,
-        task: Task,
-        input_hw: tuple[int, int],
-        size_hw: tuple[int, int],
-        settings: InferenceConfig,
-        index: int = 0,
-    ) -> Segmentation:
-        """The result of a task at ``size_hw``, from the output for an image of ``input_hw``, the one of that index."""
-
-        def step(predictions: MaskOutput) -> Segmentation:
-            return result_of(task, predictions, index, input_hw, size_hw, self.categories, settings)
-
-        with torch.inference_mode():
-            return with_room(step, output)
+        chosen, tracking = choose_tracking(task, asked, settings, getattr(self.network, "window", 1))
+        self.choose_tasks(chosen)
+        results = track_frames(self.predictions, frames, chosen, self.categories, settings, tracking)
+        return results, self._recorded(settings, tracking)
 
 
 @contextlib.contextmanager
@@ -409,46 +404,34 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
         yield
 
 
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device of that name; by default (``None`` or ``auto``) a CUDA device where there is one, else the CPU.
+def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
+    """What a user is shown of a result that was asked for with all candidates (``instance_threshold=0``)."""
+    if isinstance(result, Instances | VideoInstances):
+        return result.at_least(settings.instance_threshold)  # pyright: ignore[reportReturnType]  (of the same type)
+    return result
+
+
+def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
+    """An image as the network takes it."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def _check_finite(prediction: Prediction) -> None:
+    """Costs two passes over the logits, which is well below 1 % of the model.
 
     Raises:
-        UserError: no such device here.
+        UserError: some are NaN or infinite; with float16 that is nearly always its range.
     """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"no device '{device}'; expected auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"device '{device}' is not here: PyTorch sees {count} CUDA device(s); try cpu")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device 'mps' is not here; try cpu")
-    if chosen.type == "xpu" and not torch.xpu.is_available():
-        raise UserError("device 'xpu' is not here; try cpu")
-    if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
-        raise UserError(f"device '{device}' cannot run this model; expected auto, cpu, cuda or cuda:N")
-    return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype | type | None = None) -> torch.dtype | None:
-    """The floating-point type of that name, or None for "as stored"; a type of numpy counts as its name.
-
-    Raises:
-        UserError: another name or type.
-    """
-    if dtype is None:
-        return None
-    name = dtype
-    if not isinstance(dtype, str | torch.dtype):
-        with contextlib.suppress(TypeError):  # what numpy does not know has no name
-            name = np.dtype(dtype).name
-    chosen = _DTYPES.get(name) if isinstance(name, str) else name
-    if chosen not in (*_DTYPES.values(), torch.float64):
-        raise UserError(f"no dtype '{dtype}'; expected {', '.join(_DTYPES)}")
-    return chosen
+    dtype = str(prediction.mask_logits.dtype).removeprefix("torch.")
+    for name, logits in (("class", prediction.class_logits), ("mask", prediction.mask_logits)):
+        low, high = torch.aminmax(logits)  # NaN passes through
+        if not (low.isfinite() and high.isfinite()):
+            cause = (
+                "values went beyond the range of float16: use bfloat16 or float32"
+                if prediction.mask_logits.dtype == torch.float16
+                else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
+            )
+            raise UserError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")
 
 
 def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
@@ -456,7 +439,7 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
         return settings
     if "tasks" in overrides:
         raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
-    if "tile" in overrides:  # who chooses windows gets those
+    if "tile" in overrides:  # who chooses tiles gets those
         overrides = {"diameter": 0.0} | overrides
     if "max_instances" in overrides:  # who asks for a number of things gets that many; as published, stuff takes some
         overrides = {"things_first": True} | overrides
@@ -469,38 +452,12 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
 
 
 def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
-    """Settings for clips and tracks, which know neither windows nor the parting of overlaps."""
+    """Settings for clips and tracks, which know neither tiles nor the removal of overlaps."""
     if settings.tile:
         raise UserError(
-            f"this model looks at images through windows of {settings.tile} pixels, which clips and tracks do not "
-            "have; from Python, ask it with tile=0 and a short_edge that suits whole frames"
+            f"this model looks at images in tiles of {settings.tile} pixels, which clips and tracks do not have; from "
+            "Python, ask it with tile=0 and a short_edge that suits whole frames"
         )
     if overrides.get("non_overlapping"):
         raise UserError("exclusive is for images; tracks that cannot overlap are those of the task panoptic")
     return settings.model_copy(update={"non_overlapping": False})
-
-
-def _retried(step: Callable[[], _T]) -> _T:
-    """The result of ``step``, tried a second time with an empty cache when the device runs out of memory."""
-    try:
-        return step()
-    except torch.OutOfMemoryError:
-        pass  # retried outside, where the traceback no longer holds the tensors of the first attempt
-    torch.cuda.empty_cache()
-    return step()
-
-
-def with_room(step: Callable[[MaskOutput], _T], output: MaskOutput) -> _T:
-    """``step`` of the output: on its device, again with an empty cache, and in the end on the CPU (as published)."""
-    try:
-        return _retried(lambda: step(output))
-    except torch.OutOfMemoryError:
-        _logger.warning("post-processing does not fit the memory of %s; doing it on the CPU", output.mask_logits.device)
-    torch.cuda.empty_cache()
-    return step(
-        MaskOutput(
-            output.class_logits.cpu().to(torch.promote_types(output.class_logits.dtype, torch.float32)),
-            output.mask_logits.cpu().to(torch.promote_types(output.mask_logits.dtype, torch.float32)),
-            output.query_features.cpu(),
-        )
-    )

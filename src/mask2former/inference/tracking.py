@@ -1,56 +1,51 @@
 """Clips of any length: windows of frames through the model, objects linked from one window to the next.
 
-Memory does not grow with the length: a window of frames, the model's answer for it, and the tracks that were seen not
-long ago. Writes nothing.
+Memory does not grow with the length: a window of frames, what the network says about it, and the tracks that were
+seen not long ago. Writes nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mask2former import postprocessing
-from mask2former.config import InferenceConfig, Task, TrackingConfig
+from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frame
-from mask2former.data.transforms import resize_shortest_edge
+from mask2former.data.transforms import resize_clip
 from mask2former.errors import UserError
 from mask2former.inference.association import Candidates, TrackLinker
-from mask2former.structures import Categories, MaskOutput, PanopticSegmentation, Segment, VideoInstances
+from mask2former.ops.masks import Patch
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.structures import Categories, PanopticSegmentation, Prediction, Segment, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
-
-if TYPE_CHECKING:
-    from mask2former.inference.predictor import Predictor
 
 __all__ = ["TrackingTask", "choose_tracking", "join_frames", "track_frames"]
 
 TrackingTask = Literal["panoptic", "instance"]
-
-_CLIP_WINDOW = 8  # frames, for models of clips
+Predict = Callable[[Sequence[Tensor]], Sequence[Prediction]]
 
 
 def choose_tracking(
-    predictor: Predictor, task: Task | None, tracking: TrackingConfig, settings: InferenceConfig
+    task: Task | None, tracking: TrackingConfig, settings: InferenceConfig, default_window: int
 ) -> tuple[TrackingTask, TrackingConfig]:
-    """The task, by default instance where the model answers it, and the settings with their defaults filled in.
+    """The task, by default instance where it is shown, and the settings with their defaults filled in.
 
     Raises:
-        UserError: a task that has no tracks or that the model does not answer, or a stride above the window.
+        UserError: a task that has no tracks, or a stride above the window.
     """
-    only_panoptic = "panoptic" in predictor.settings.tasks and "instance" not in predictor.settings.tasks
+    only_panoptic = "panoptic" in settings.tasks and "instance" not in settings.tasks
     chosen: Task = task or ("panoptic" if only_panoptic else "instance")
     if chosen not in get_args(TrackingTask):
         raise UserError(f"the task '{chosen}' has no tracks; expected {' or '.join(get_args(TrackingTask))}")
-    predictor.choose_tasks(chosen)
-    config = predictor.model.config
-    is_clip_model = config is not None and config.transformer_decoder.position_encoding == "3d"
-    window = tracking.window or (_CLIP_WINDOW if is_clip_model else 1)
+    window = tracking.window or default_window
     stride = tracking.stride or max(1, 3 * window // 4)
     if stride > window:
         raise UserError(f"stride {stride} must not be above window {window}, or frames would be skipped")
@@ -60,32 +55,38 @@ def choose_tracking(
 
 
 def track_frames(
-    predictor: Predictor,
+    predictions: Predict,
     frames: Iterable[Frame],
     task: TrackingTask,
+    categories: Categories,
     settings: InferenceConfig,
     tracking: TrackingConfig,
 ) -> Iterator[TrackedFrame]:
     """One result per frame, each as soon as no later window can change it.
 
-    A clip that fits in one window is answered as the published code does it: no object is taken for another one.
+    A clip that fits in one window is segmented as the published code does it: no object is taken for another one.
 
     Args:
-        predictor: whose model is asked.
+        predictions: of a network, see :meth:`~mask2former.inference.predictor.Predictor.predictions`; shown one window
+            at a time.
         frames: of one size.
         task: ``instance`` follows objects that may overlap, ``panoptic`` gives every pixel a thing's track or a class
             of stuff.
-        settings: how outputs become results.
+        categories: the classes of the network.
+        settings: of post-processing, and the size for the network.
         tracking: with window, stride and threshold, see :func:`choose_tracking`.
+
+    Raises:
+        UserError: the network says nothing by which objects could be followed.
     """
     window, stride = tracking.window, tracking.stride
     assert window is not None
     assert stride is not None
     assert tracking.threshold is not None
     linker = TrackLinker(tracking)
-    reader = _Reader(predictor, task, settings, tracking.threshold)
+    reader = _Reader(predictions, task, categories, settings, tracking.threshold)
     buffer: deque[Frame] = deque(maxlen=window)
-    answered = given = 0  # frames that the model has seen; frames that were given out
+    shown = given = 0  # frames that the network has seen; frames that were given out
     last: _Window | None = None
     source = iter(frames)
     upcoming = next(source, None)
@@ -94,14 +95,16 @@ def track_frames(
         upcoming = next(source, None)
         seen = buffer[-1].index + 1
         ends = upcoming is None
-        if not ends and (len(buffer) < window or seen - answered < stride):
+        if not ends and (len(buffer) < window or seen - shown < stride):
             continue
         last = None  # before the next one is made
         last = reader.read(list(buffer))
-        is_whole = ends and answered == 0
-        numbers = _by_certainty(last.found) if is_whole else linker.update(last.found, non_overlapping=task == "panoptic")
+        is_whole = ends and shown == 0
+        numbers = (
+            _by_certainty(last.found) if is_whole else linker.update(last.found, non_overlapping=task == "panoptic")
+        )
         means = _means(last.found, numbers, None if is_whole else linker)
-        answered = seen
+        shown = seen
         final = seen if ends else seen - window + stride
         for index in range(given, final):
             yield reader.frame(last, index - last.frames[0].index, numbers, means)
@@ -125,16 +128,23 @@ def join_frames(
     assert results, "a clip has at least one frame"
     categories = results[0].categories
     numbers = np.unique(np.concatenate([frame.track_ids for frame in results]))
-    masks = np.zeros((len(numbers), len(results), *results[0].size_hw), dtype=bool)
     sums = np.zeros((len(numbers), len(categories)))
+    empty = SparseMasks([Patch(0, 0, np.zeros((0, 0), dtype=bool))], results[0].size_hw)
+    row_of_track = np.zeros((len(results), len(numbers)), dtype=np.int64)  # by frame; after the last where it is not
     for index, frame in enumerate(results):
-        rows = np.searchsorted(numbers, frame.track_ids)
-        masks[rows, index] = frame.masks
-        sums[rows] += frame.probabilities
-    scores, tracks, labels = postprocessing.best_pairs(
-        torch.from_numpy(sums / len(results)), categories, max_instances, things_only=things_only
+        tracks = np.searchsorted(numbers, frame.track_ids)
+        row_of_track[index] = len(frame)
+        row_of_track[index, tracks] = np.arange(len(frame))
+        sums[tracks] += frame.probabilities
+    chosen = parse(
+        InferenceConfig, {"things_only": things_only, "max_instances": max_instances}, "settings of join_frames"
     )
-    return VideoInstances(masks[tracks.numpy()], labels.numpy(), scores.numpy(), categories)
+    scores, best, labels = postprocessing.best_pairs(torch.from_numpy(sums / len(results)), categories, chosen)
+    masks = [
+        SparseMasks([*frame.sparse, *empty], frame.size_hw).take(rows[best.numpy()])
+        for frame, rows in zip(results, row_of_track, strict=True)
+    ]
+    return VideoInstances(masks, labels.numpy(), scores.numpy(), categories)
 
 
 # --- one window ------------------------------------------------------------------------------------------------------
@@ -142,20 +152,18 @@ def join_frames(
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What the model says about some frames, and the objects that were read from it.
+    """What the network says about some frames, and the objects that were read from it.
 
     Attributes:
         frames: as they came.
-        input_hw: their size for the model.
-        output: of the model, for one clip.
+        prediction: for all of them, as one clip.
         queries: of the objects.
         found: the objects.
         segmentations: for video panoptic, one per frame, with the query of every thing segment by its id.
     """
 
     frames: list[Frame]
-    input_hw: tuple[int, int]
-    output: MaskOutput
+    prediction: Prediction
     queries: Int64[Tensor, " N"]
     found: Candidates
     segmentations: list[tuple[PanopticSegmentation, dict[int, int]]]
@@ -164,52 +172,50 @@ class _Window:
 class _Reader:
     """Windows of frames to the objects in them, and those to results."""
 
-    def __init__(self, predictor: Predictor, task: TrackingTask, settings: InferenceConfig, threshold: float) -> None:
-        self.predictor = predictor
+    def __init__(
+        self,
+        predictions: Predict,
+        task: TrackingTask,
+        categories: Categories,
+        settings: InferenceConfig,
+        threshold: float,
+    ) -> None:
+        self.predictions = predictions
         self.task = task
         self.settings = settings
         self.threshold = threshold
-        self.categories: Categories = predictor.categories
+        self.categories = categories
         only_things = task == "panoptic" or settings.things_only
-        self.allowed = np.array([item.is_thing or not only_things for item in self.categories])
+        self.allowed = np.array([item.is_thing or not only_things for item in categories])
 
     def read(self, frames: list[Frame]) -> _Window:
-        resized = [
-            resize_shortest_edge(frame.image, self.settings.short_edge, self.settings.long_edge) for frame in frames
-        ]
-        input_hw = (resized[0].shape[0], resized[0].shape[1])
-        output = self.predictor.forward(torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2))
-        logits = output.class_logits[0].to(torch.promote_types(output.class_logits.dtype, torch.float32))
-        probabilities = logits.softmax(dim=-1)[:, :-1].float().cpu().numpy()
+        images = [frame.image for frame in frames]
+        [prediction] = self.predictions([resize_clip(images, self.settings.short_edge, self.settings.long_edge)])
+        if prediction.query_features is None:
+            raise UserError(
+                "the network gives no query_features, by which objects are followed from one window to the next; see "
+                "mask2former.structures.Prediction"
+            )
+        probabilities = prediction.probabilities[:, :-1].float().cpu().numpy()
         segmentations: list[tuple[PanopticSegmentation, dict[int, int]]] = []
         if self.task == "panoptic":
-            segmentations = [self._panoptic(output, index, frames, input_hw) for index in range(len(frames))]
+            size = (images[0].shape[0], images[0].shape[1])
+            segmentations = [
+                postprocessing.panoptic_with_queries(prediction.frame(index), size, self.categories, self.settings)
+                for index in range(len(frames))
+            ]
             kept = np.array(sorted({query for _, queries in segmentations for query in queries.values()}), dtype=int)
         else:
             likely = np.where(self.allowed, probabilities, 0.0).max(axis=1)
             kept = np.flatnonzero(likely >= self.threshold)
-        queries = torch.from_numpy(kept).to(output.mask_logits.device)
+        queries = torch.from_numpy(kept).to(prediction.device)
         found = Candidates(
             first_frame=frames[0].index,
-            masks=(output.mask_logits[0, queries] > 0).cpu().numpy(),
-            features=output.query_features[0, queries].float().cpu().numpy(),
+            masks=(prediction.masks_of(queries) > 0).cpu().numpy(),
+            features=prediction.query_features[queries].float().cpu().numpy(),
             probabilities=probabilities[kept],
         )
-        return _Window(frames, input_hw, output, queries, found, segmentations)
-
-    def _panoptic(
-        self, output: MaskOutput, index: int, frames: list[Frame], input_hw: tuple[int, int]
-    ) -> tuple[PanopticSegmentation, dict[int, int]]:
-        image = frames[index].image
-        return postprocessing.panoptic_of_queries(
-            MaskOutput(output.class_logits, output.mask_logits[:, :, index : index + 1], output.query_features),
-            0,
-            input_hw,
-            (image.shape[0], image.shape[1]),
-            self.categories,
-            score_threshold=self.settings.score_threshold,
-            overlap_threshold=self.settings.overlap_threshold,
-        )
+        return _Window(frames, prediction, queries, found, segmentations)
 
     def frame(
         self, window: _Window, index: int, numbers: Int64[np.ndarray, " N"], means: Float64[np.ndarray, "N K"]
@@ -226,7 +232,7 @@ class _Reader:
         else:
             queries = window.queries[torch.from_numpy(order).to(window.queries.device)]
             size_hw = (frame.image.shape[0], frame.image.shape[1])
-            masks = postprocessing.clip_masks(window.output, 0, queries, index, window.input_hw, size_hw)
+            masks = postprocessing.frame_masks(window.prediction.frame(index), size_hw, queries)
         return TrackedFrame(
             image=frame.image,
             index=frame.index,
@@ -247,7 +253,7 @@ class _Reader:
         numbers: Int64[np.ndarray, " N"],
         order: Int64[np.ndarray, " M"],
         labels: Int64[np.ndarray, " M"],
-    ) -> tuple[PanopticSegmentation, Bool[np.ndarray, "M H W"]]:
+    ) -> tuple[PanopticSegmentation, SparseMasks]:
         """The panoptic result of a frame with ids that stay, and the masks of its things in the order of their ids."""
         segmentation, query_of_segment = window.segmentations[index]
         row_of_query = {query: row for row, query in enumerate(window.queries.tolist())}
@@ -262,7 +268,7 @@ class _Reader:
             table[segment.id] = number
             segments.append(Segment(number, label, segment.is_thing, segment.score, segment.area))
         ids = table[segmentation.ids]
-        masks = ids[None] == (len(self.categories) + numbers[order])[:, None, None]
+        masks = SparseMasks.of_ids(ids, (len(self.categories) + numbers[order]).tolist())
         return PanopticSegmentation(ids, tuple(segments), self.categories), masks
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one image at several sizes, plain and mirrored, answered together.
+"""Test-time augmentation: one image at several sizes, plain and mirrored, for one result.
 
 Semantic segmentation adds up class scores, as published. Panoptic and instance segmentation have no published rule;
 ours (:func:`consensus`) finds the same query in all views and averages it. Knows no files and no metrics.
@@ -6,7 +6,7 @@ ours (:func:`consensus`) finds the same query in all views and averages it. Know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.frames import Frames
 from mask2former.data.images import ImageSource
-from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
+from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
-from mask2former.inference.predictor import Results, Predictor, with_room
+from mask2former.inference.devices import with_room
+from mask2former.inference.predictor import Predictor, to_pixels
+from mask2former.inference.tiling import Results
 from mask2former.postprocessing import semantic_scores
-from mask2former.structures import Instances, MaskOutput, Segmentation, SemanticSegmentation, VideoInstances
+from mask2former.structures import Prediction, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 
-__all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus"]
+__all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus", "through_views"]
 
 Size = tuple[int, int]
 
@@ -49,18 +50,15 @@ _SAME_OBJECT = 0.5  # IoU above which masks of two views can be one, as in panop
 
 
 class View(NamedTuple):
-    """One way to look at an image: its size for the network, and whether it is mirrored."""
+    """One way to see an image: its size for the network, and whether it is mirrored."""
 
     size_hw: Size
     mirrored: bool
 
-    def image(self, plain: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    def of(self, plain: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """The image, resized as the published models expect it, then mirrored."""
-        height, width = self.size_hw
-        if plain.shape[:2] != self.size_hw:
-            # Parity: Pillow's bilinear filter on bytes, as for the plain size.
-            plain = np.array(Image.fromarray(plain).resize((width, height), Image.Resampling.BILINEAR))
-        return np.ascontiguousarray(plain[:, ::-1]) if self.mirrored else plain
+        resized = resize_image(plain, self.size_hw)
+        return np.ascontiguousarray(resized[:, ::-1]) if self.mirrored else resized
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +109,16 @@ class MultiScaleFlip:
 
 
 class AugmentedPredictor(Predictor):
-    """A predictor that looks at every image several times; it is called and asked like the one it is made from.
+    """A predictor that sees every image several times; it is called like the one it is made from.
 
         predictor = AugmentedPredictor(Predictor.from_pretrained("cityscapes-semantic/swin-t"))
         result = predictor("street.jpg", "semantic")
 
     Time grows with the number of pixels of all views: twice for one size and its mirror image, about seventeen times
-    for the six sizes of semantic segmentation. A single view at the plain size gives the plain answer, bit for bit.
+    for the six sizes of semantic segmentation. A single view at the plain size gives the plain result, bit for bit.
 
     Args:
-        predictor: whose model, device and settings are used.
+        predictor: whose network, device and settings are used.
         augmentation: the views.
 
     Attributes:
@@ -128,7 +126,9 @@ class AugmentedPredictor(Predictor):
     """
 
     def __init__(self, predictor: Predictor, augmentation: MultiScaleFlip | None = None) -> None:
-        super().__init__(predictor.model, predictor.device, settings=predictor.settings)
+        super().__init__(
+            predictor.network, predictor.device, settings=predictor.settings, categories=predictor.categories
+        )
         self.augmentation = augmentation or MultiScaleFlip()
 
     @classmethod
@@ -171,77 +171,71 @@ class AugmentedPredictor(Predictor):
     def recorded_settings(self) -> dict[str, Any]:
         return {**super().recorded_settings, "tta": asdict(self.augmentation)}
 
-    def _segment(
-        self, image: UInt8[np.ndarray, "H W 3"], tasks: tuple[Task, ...], settings: InferenceConfig
+    def segment(
+        self,
+        images: Sequence[UInt8[np.ndarray, "H W 3"]],
+        input_size: Size,
+        tasks: Sequence[Task],
+        settings: InferenceConfig,
+    ) -> list[Results]:
+        """As :meth:`Predictor.segment`, each image through its views, one after the other."""
+        return [self._through_views(image, input_size, tasks, settings) for image in images]
+
+    def _through_views(
+        self, image: UInt8[np.ndarray, "H W 3"], input_size: Size, tasks: Sequence[Task], settings: InferenceConfig
     ) -> Results:
-        if settings.tile:
-            return super()._segment(image, tasks, settings)  # every window is looked at several times
-        size_hw = (image.shape[0], image.shape[1])
-        views, outputs, scores = self._look(image, tasks, settings)
-        predictions: Results = {}
+        # Parity: the views are made from the image that was resized for the model, so it is resampled twice.
+        plain, size = resize_image(image, input_size), (image.shape[0], image.shape[1])
+        views: dict[Task, list[View]] = {task: self.augmentation.views(input_size, settings, task) for task in tasks}
+        found, scores = through_views(self.predictions, plain, size, views, settings)
+        results: Results = {}
         for task in tasks:
             if task == "semantic":
                 assert scores is not None
-                predictions[task] = SemanticSegmentation(scores.argmax(0).to(torch.int32).cpu().numpy(), self.categories)
+                results[task] = SemanticSegmentation(scores.argmax(0).to(torch.int32).cpu().numpy(), self.categories)
             else:
-                found = [outputs[view] for view in views[task]]
-                predictions[task] = self._agreed(found, views[task], task, size_hw, settings)
-        return predictions
-
-    def _segment_windows(
-        self, parts: Sequence[UInt8[np.ndarray, "h w 3"]], size_hw: tuple[int, int], settings: InferenceConfig
-    ) -> list[Instances]:
-        sized = settings.model_copy(update={"short_edge": 0})  # they have the size of the plain view already
-        found = []
-        for part in parts:
-            views, outputs, _ = self._look(part, ("instance",), sized)
-            seen = [outputs[view] for view in views["instance"]]
-            instances = self._agreed(seen, views["instance"], "instance", size_hw, settings)
-            assert isinstance(instances, Instances)
-            found.append(instances)
-        return found
-
-    def _look(
-        self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig
-    ) -> tuple[dict[Task, list[View]], dict[View, MaskOutput], Float[Tensor, "K H W"] | None]:
-        """The views of each task, what the model says about those of segments and instances, and mean class scores."""
-        # Parity: the views are made from the image that was resized for the model, so it is resampled twice.
-        plain = resize_shortest_edge(image, settings.short_edge, settings.long_edge)
-        views: dict[Task, list[View]] = {
-            task: self.augmentation.views((plain.shape[0], plain.shape[1]), settings, task) for task in tasks
-        }
-        outputs: dict[View, MaskOutput] = {}
-        scores: Float[Tensor, "K H W"] | None = None
-        for view in dict.fromkeys(view for listed in views.values() for view in listed):
-            output = self._run(view.image(plain))
-            if any(view in listed for task, listed in views.items() if task != "semantic"):
-                outputs[view] = output
-            if times := views.get("semantic", []).count(view):
-                found = times * self._scores(output, view, (image.shape[0], image.shape[1]), settings)
-                scores = found if scores is None else scores.to(found.device).add_(found)
-        return views, outputs, None if scores is None else scores.div_(len(views["semantic"]))
-
-    def _scores(
-        self, output: MaskOutput, view: View, size_hw: Size, settings: InferenceConfig
-    ) -> Float[Tensor, "K H W"]:
-        """Class scores of one view at the size of the image, mirrored back."""
-
-        def step(predictions: MaskOutput) -> Float[Tensor, "K H W"]:
-            return semantic_scores(
-                predictions, 0, view.size_hw, size_hw, resize_masks_first=settings.resize_masks_first
-            )
-
-        found = with_room(step, output)
-        return found.flip(-1) if view.mirrored else found
-
-    def _agreed(
-        self, outputs: Sequence[MaskOutput], views: Sequence[View], task: Task, size_hw: Size, settings: InferenceConfig
-    ) -> Segmentation:
-        output = with_room(lambda first: consensus([first, *outputs[1:]], views), outputs[0])
-        return self._predict(output, task, views[0].size_hw, size_hw, settings)
+                seen = [found[view] for view in views[task]]
+                agreed = with_room(
+                    lambda first, seen=seen, task=task: consensus([first, *seen[1:]], views[task]), seen[0]
+                )
+                results[task] = self._read(agreed, size, task, settings)
+        return results
 
 
-# --- one answer from several -----------------------------------------------------------------------------------------
+def through_views(
+    predictions: Callable[[Sequence[Tensor]], Sequence[Prediction]],
+    plain: UInt8[np.ndarray, "H W 3"],
+    output_size: Size,
+    views: Mapping[Task, Sequence[View]],
+    settings: InferenceConfig,
+) -> tuple[dict[View, Prediction], Float[Tensor, "K H W"] | None]:
+    """What a network says about the views of an image, each of which it is shown once.
+
+    Args:
+        predictions: of a network, see :meth:`Predictor.predictions`.
+        plain: the image as it was resized for the network.
+        output_size: height and width of class scores.
+        views: of each task.
+        settings: of which ``resize_masks_first`` counts.
+
+    Returns:
+        The predictions that panoptic and instance segmentation need, by view; for semantic segmentation the mean class
+        scores of its views, mirrored back, at the output size.
+    """
+    found: dict[View, Prediction] = {}
+    scores: Float[Tensor, "K H W"] | None = None
+    for view in dict.fromkeys(view for listed in views.values() for view in listed):
+        [prediction] = predictions([to_pixels(view.of(plain))])
+        if any(view in listed for task, listed in views.items() if task != "semantic"):
+            found[view] = prediction
+        if times := list(views.get("semantic", ())).count(view):
+            seen = times * with_room(lambda said: semantic_scores(said, output_size, settings), prediction)
+            seen = seen.flip(-1) if view.mirrored else seen
+            scores = seen if scores is None else scores.to(seen.device).add_(seen)
+    return found, None if scores is None else scores.div_(len(views["semantic"]))
+
+
+# --- one prediction from several -------------------------------------------------------------------------------------
 
 
 class _Found(NamedTuple):
@@ -257,7 +251,7 @@ class _Found(NamedTuple):
     num_views: int
 
 
-def consensus(outputs: Sequence[MaskOutput], views: Sequence[View]) -> MaskOutput:
+def consensus(predictions: Sequence[Prediction], views: Sequence[View]) -> Prediction:
     """What several views of one image say together, on the grid of the first.
 
     Query n of one view has nothing to do with query n of another, and their order means nothing. Hence the views are
@@ -265,62 +259,77 @@ def consensus(outputs: Sequence[MaskOutput], views: Sequence[View]) -> MaskOutpu
     Bhattacharyya coefficient of the class probabilities, "no object" included) is largest, and a pair whose masks have
     an IoU above 0.5 becomes one query. Its class probabilities and its mask probabilities are averaged, every view
     counting once. A query without partner stays, but the other views count as having said "no object": one view alone
-    convinces nobody. First each size is merged with its mirror image, which makes the answer to a mirrored image the
-    mirrored answer (exactly so where there is no padding), then the sizes are merged in the order given.
+    convinces nobody. First each size is merged with its mirror image, which makes the result of a mirrored image the
+    mirrored result (exactly so where there is no padding), then the sizes are merged in the order given.
 
     Args:
-        outputs: of a batch of one image each.
+        predictions: of the views.
         views: how each was made; a mirrored view follows the plain one of its size.
 
     Returns:
-        At most twice as many queries, those with the most probable classes, best first; for a single plain view its
-        output as it is.
+        At most twice as many queries, those with the most probable classes, best first, without query features; for a
+        single plain view its prediction as it is.
     """
-    if len(outputs) == 1 and not views[0].mirrored:
-        return outputs[0]
-    grid, num_queries = outputs[0], outputs[0].class_logits.shape[1]
+    grid = predictions[0]
+    if len(predictions) == 1 and not views[0].mirrored:
+        return grid
+    most = 2 * len(grid)
     agreed: _Found | None = None
     group: _Found | None = None
-    with torch.inference_mode(), torch.autocast(grid.mask_logits.device.type, enabled=False):
-        for number, (output, view) in enumerate(zip(outputs, views, strict=True)):
-            found = _on_grid(output, view, grid, views[0].size_hw)
-            group = found if group is None else _merge(group, found, 2 * num_queries)
+    with torch.inference_mode(), torch.autocast(grid.device.type, enabled=False):
+        for number, (prediction, view) in enumerate(zip(predictions, views, strict=True)):
+            found = _on_grid(prediction, view.mirrored, grid)
+            group = found if group is None else _merge(group, found, most)
             if number + 1 == len(views) or views[number + 1].size_hw != view.size_hw:
-                agreed = group if agreed is None else _merge(agreed, group, 2 * num_queries)
+                agreed = group if agreed is None else _merge(agreed, group, most)
                 group = None
         assert agreed is not None
         smallest = torch.finfo(agreed.masks.dtype).eps
-        return MaskOutput(
-            agreed.probabilities.clamp_min(torch.finfo(agreed.masks.dtype).tiny).log()[None],
-            agreed.masks.clamp(smallest, 1 - smallest).logit()[None, :, None],
-            grid.query_features.new_zeros((1, len(agreed.seen), grid.query_features.shape[2])),
+        return Prediction(
+            agreed.probabilities.clamp_min(torch.finfo(agreed.masks.dtype).tiny).log(),
+            agreed.masks.clamp(smallest, 1 - smallest).logit()[:, None],
+            grid.image_size,
+            grid.padded_size,
         )
 
 
-def _on_grid(output: MaskOutput, view: View, grid: MaskOutput, grid_hw: Size) -> _Found:
+def _on_grid(prediction: Prediction, mirrored: bool, grid: Prediction) -> _Found:
     """Probabilities of a view, its masks mirrored back and resampled to the mask cells of another."""
-    wide = torch.promote_types(grid.mask_logits.dtype, torch.float32)
-    masks = output.mask_logits[0, :, 0].to(grid.mask_logits.device, wide)
-    rows = _resampling(masks.shape[1], view.size_hw[0], grid.mask_logits.shape[3], grid_hw[0], False)
-    columns = _resampling(masks.shape[2], view.size_hw[1], grid.mask_logits.shape[4], grid_hw[1], view.mirrored)
+    masks = prediction.masks_of()[:, 0].to(grid.device, grid.dtype)
+    rows, columns = (
+        _resampling(_Side.of(prediction, axis), _Side.of(grid, axis), mirrored=mirrored and axis == 1)
+        for axis in (0, 1)
+    )
     masks = rows.to(masks) @ masks @ columns.to(masks).T
-    probabilities = output.class_logits[0].to(masks).softmax(dim=-1)
-    return _Found(probabilities, masks.sigmoid(), masks.new_ones(len(masks)), 1)
+    return _Found(prediction.probabilities.to(masks), masks.sigmoid(), masks.new_ones(len(masks)), 1)
 
 
-def _resampling(cells: int, size: int, grid_cells: int, grid_size: int, mirrored: bool) -> Float[Tensor, "grid cells"]:
-    """Weights of linear interpolation from the cells of one side (4 pixels each, padding included) to those of another.
+class _Side(NamedTuple):
+    """Height or width: the cells of a mask, and the pixels of each."""
 
-    ``size`` and ``grid_size`` are the pixels of the side without padding, which show the same part of the image.
+    cells: int
+    pixels_per_cell: float
+    size: int  # pixels without padding
+
+    @classmethod
+    def of(cls, prediction: Prediction, axis: int) -> _Side:
+        cells = prediction.mask_logits.shape[2 + axis]
+        return cls(cells, prediction.padded_size[axis] / cells, prediction.image_size[axis])
+
+
+def _resampling(side: _Side, grid: _Side, *, mirrored: bool) -> Float[Tensor, "grid cells"]:
+    """Weights of linear interpolation from the cells of one side, padding included, to those of another.
+
+    Both sides show the same part of the image without padding.
     """
-    indices = (torch.arange(grid_cells, dtype=torch.float64) + 0.5) * 4 / grid_size  # share of the side; > 1: padding
+    indices = (torch.arange(grid.cells, dtype=torch.float64) + 0.5) * grid.pixels_per_cell / grid.size  # > 1: padding
     if mirrored:
         indices = 1 - indices
-    positions = (indices * size / 4 - 0.5).clamp(0, cells - 1)
-    lower = positions.floor().clamp(max=max(0, cells - 2)).long()
-    weights = torch.zeros(grid_cells, cells, dtype=torch.float64)
+    positions = (indices * side.size / side.pixels_per_cell - 0.5).clamp(0, side.cells - 1)
+    lower = positions.floor().clamp(max=max(0, side.cells - 2)).long()
+    weights = torch.zeros(grid.cells, side.cells, dtype=torch.float64)
     weights.scatter_(1, lower[:, None], (1 - (positions - lower))[:, None])
-    return weights.scatter_add_(1, (lower + 1).clamp(max=cells - 1)[:, None], (positions - lower)[:, None])
+    return weights.scatter_add_(1, (lower + 1).clamp(max=side.cells - 1)[:, None], (positions - lower)[:, None])
 
 
 def _merge(one: _Found, other: _Found, most: int) -> _Found:

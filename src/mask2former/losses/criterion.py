@@ -1,18 +1,23 @@
-"""The set criterion: classification of every query, masks of the matched ones, at every decoder depth.
+"""The set criterion: a list of weighted terms, each of them computed at every decoder depth.
 
-Mask losses are computed on sampled points (Mask2Former, Sec. 3.3). Random numbers come from the caller.
+The published ones (Mask2Former, Sec. 3.3) classify every query, and compare the masks of matched ones on sampled
+points. Random numbers come from the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mask2former.config import CriterionConfig
+from mask2former.errors import UserError
 from mask2former.losses.functional import binary_cross_entropy, dice
 from mask2former.losses.matcher import HungarianMatcher, Match
 from mask2former.ops.points import (
@@ -26,18 +31,78 @@ from mask2former.ops.points import (
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Target
 
-__all__ = ["Criterion", "Losses"]
+__all__ = ["Criterion", "LossTerm", "Losses", "MatchedDepth", "SampledMasks"]
+
+_DEFAULT = CriterionConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Weighted total, and the unweighted terms by their published names.
+    """Weighted total, and the unweighted terms by their names.
 
     ``loss_ce``, ``loss_mask``, ``loss_dice`` belong to the last layer, ``..._0`` to ``..._8`` to the auxiliary ones.
     """
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
+
+
+class SampledMasks(NamedTuple):
+    """Matched masks at the points where they are compared; one row for each mask and frame.
+
+    ``counts`` is 1 for points of known ground truth and 0 for the others; None: all of them are known.
+    """
+
+    logits: Float[Tensor, "N P"]
+    targets: Float[Tensor, "N P"]
+    counts: Float[Tensor, "N P"] | None
+
+
+@dataclass(frozen=True)
+class MatchedDepth:
+    """One decoder depth with the assignment of its queries: what a term of the loss sees.
+
+    Attributes:
+        output: of this depth.
+        targets: one per clip.
+        masks: of the targets, at the padded size.
+        matches: of each clip, indices of queries and of their targets.
+        num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
+    """
+
+    output: MaskOutput
+    targets: Sequence[Target]
+    masks: Sequence[Bool[Tensor, "_N T H W"]]
+    matches: Sequence[Match]
+    num_masks: float
+    _sample: Callable[[MatchedDepth], SampledMasks]
+
+    @cached_property
+    def mask_logits(self) -> Float[Tensor, "N h w"]:
+        """Of the matched queries of all clips, one row for each frame."""
+        logits = self.output.mask_logits
+        chosen = [logits[row, queries.to(logits.device)] for row, (queries, _) in enumerate(self.matches)]
+        return torch.cat(chosen).flatten(0, 1)
+
+    @cached_property
+    def sampled(self) -> SampledMasks:
+        """The matched masks at points where the prediction is uncertain; drawn once for all terms."""
+        return self._sample(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """A term of the loss.
+
+    Attributes:
+        name: that it is logged by; that of earlier layers gets their number.
+        weight: in the total.
+        loss: one number for one depth, in at least float32.
+    """
+
+    name: str
+    weight: float
+    loss: Callable[[MatchedDepth], Float[Tensor, ""]]
 
 
 class Criterion(nn.Module):
@@ -48,37 +113,61 @@ class Criterion(nn.Module):
 
     Args:
         num_classes: K; targets are in 0..K-1, K stands for "no object".
-        class_weight, mask_weight, dice_weight: of the loss terms, and of the matching costs.
+        class_weight, mask_weight, dice_weight: of the published terms, and of the matching costs.
         no_object_weight: of queries without a target in the class loss.
         num_points: sampled per mask.
         oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
+        terms: further ones.
+
+    Attributes:
+        terms: all of them, the published ones first.
+
+    Raises:
+        UserError: two terms have one name, or a name ends in a number.
     """
 
     def __init__(
         self,
         num_classes: int,
-        class_weight: float = 2.0,
-        mask_weight: float = 5.0,
-        dice_weight: float = 5.0,
-        no_object_weight: float = 0.1,
-        num_points: int = 12544,
-        oversample_ratio: float = 3.0,
-        importance_sample_ratio: float = 0.75,
+        class_weight: float = _DEFAULT.class_weight,
+        mask_weight: float = _DEFAULT.mask_weight,
+        dice_weight: float = _DEFAULT.dice_weight,
+        no_object_weight: float = _DEFAULT.no_object_weight,
+        num_points: int = _DEFAULT.num_points,
+        oversample_ratio: float = _DEFAULT.oversample_ratio,
+        importance_sample_ratio: float = _DEFAULT.importance_sample_ratio,
+        terms: Sequence[LossTerm] = (),
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
         self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight)
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.no_object_weight = no_object_weight
+        self.terms = (
+            LossTerm("loss_ce", class_weight, self.class_loss),
+            LossTerm("loss_mask", mask_weight, mask_loss),
+            LossTerm("loss_dice", dice_weight, dice_loss),
+            *terms,
+        )
+        names = [term.name for term in self.terms]
+        if len(set(names)) < len(names) or any(name.rpartition("_")[2].isdecimal() for name in names):
+            raise UserError(
+                f"the terms of the loss are called {', '.join(names)}; expected names of their own, none of which ends "
+                "in _ and a number, as those of the earlier layers do"
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms, by name."""
+        return {term.name: term.weight for term in self.terms}
 
     def forward(
         self,
         output: MaskOutput,
         targets: Sequence[Target],
-        uniform: UniformPoints,
+        uniform: UniformPoints | None = None,
         num_masks: float | None = None,
     ) -> Losses:
         """Losses of all depths.
@@ -86,14 +175,23 @@ class Criterion(nn.Module):
         Args:
             output: of the model, with its auxiliary outputs.
             targets: one per clip; masks have the padded size. They may be empty.
-            uniform: gives uniform numbers of a shape. Called per depth (last layer first, then auxiliary ones): once
-                with ``(1, P, 2)`` per clip, then for the candidates and for the random share of all matched masks.
+            uniform: gives uniform numbers of a shape, by default those of torch on the device of ``output``. Called per
+                depth (last layer first, then auxiliary ones): once with ``(1, P, 2)`` per clip, then for the candidates
+                and for the random share of all matched masks.
             num_masks: normaliser of the mask losses, by default the number of targets here; at least 1. Training
                 passes the mean over ranks and accumulated batches.
 
         Raises:
+            UserError: the output has scores of another number of classes.
             FloatingPointError: a logit is not finite; the message names the depth.
         """
+        if output.class_logits.shape[2] != self.num_classes + 1:
+            raise UserError(
+                f"the model gives {output.class_logits.shape[2]} class scores for each query; expected "
+                f"{self.num_classes + 1}, for {self.num_classes} classes and no object"
+            )
+        if uniform is None:
+            uniform = partial(torch.rand, device=output.mask_logits.device)
         if num_masks is None:
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
@@ -118,55 +216,54 @@ class Criterion(nn.Module):
         matches = self.matcher.assign(costs)
 
         terms: dict[str, Tensor] = {}
+        weighted: list[Tensor] = []
         for position, ((suffix, depth), draw) in enumerate(zip(depths.items(), draws, strict=True)):
-            matched = matches[position * len(targets) : (position + 1) * len(targets)]
-            terms[f"loss_ce{suffix}"] = self._class_loss(depth, targets, matched)
-            mask_loss, dice_loss = self._mask_losses(depth, targets, masks, matched, draw)
-            terms[f"loss_mask{suffix}"] = mask_loss / num_masks
-            terms[f"loss_dice{suffix}"] = dice_loss / num_masks
-        total = torch.stack([self.weights["_".join(name.split("_")[:2])] * term for name, term in terms.items()]).sum()
-        return Losses(total, terms)
+            chosen = matches[position * len(targets) : (position + 1) * len(targets)]
+            matched = MatchedDepth(depth, targets, masks, chosen, num_masks, partial(self._sample, draw=draw))
+            for term in self.terms:
+                terms[term.name + suffix] = loss = term.loss(matched)
+                weighted.append(term.weight * loss)
+        return Losses(torch.stack(weighted).sum(), terms)
 
-    def _class_loss(self, depth: MaskOutput, targets: Sequence[Target], matches: Sequence[Match]) -> Tensor:
+    def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
         """Weighted cross-entropy over all queries, divided by the sum of the weights of this batch."""
-        logits = depth.class_logits.to(torch.promote_types(depth.class_logits.dtype, torch.float32))
+        logits = matched.output.class_logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
-        for row, (target, (queries, chosen)) in enumerate(zip(targets, matches, strict=True)):
+        for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries.to(logits.device)] = target.labels[chosen.to(logits.device)]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
         return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
 
-    def _mask_losses(
-        self,
-        depth: MaskOutput,
-        targets: Sequence[Target],
-        masks: Sequence[Tensor],
-        matches: Sequence[Match],
-        draw: _Draws,
-    ) -> tuple[Tensor, Tensor]:
-        """Sums of cross-entropy and dice over matched masks; every frame of a pair counts as a mask."""
-        device = depth.mask_logits.device
-        predicted = torch.cat(
-            [depth.mask_logits[row, queries.to(device)] for row, (queries, _) in enumerate(matches)]
-        ).flatten(0, 1)  # (N*T, h, w)
+    def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
+        predicted, matches, targets = matched.mask_logits.unsqueeze(1), matched.matches, matched.targets
         if not len(predicted):
-            nothing = depth.mask_logits.flatten()[:0].sum()
-            return nothing, nothing
-        predicted = predicted.unsqueeze(1)
+            nothing = predicted.flatten(1)  # its sums have a gradient, which is zero
+            return SampledMasks(nothing, nothing.detach(), None)
+        device = predicted.device
         known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
         with torch.no_grad():
             points = uncertain_points(
                 predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio, draw.replay(), known
             )
-            num_frames = depth.mask_logits.shape[2]
+            num_frames = matched.output.mask_logits.shape[2]
             frames = torch.arange(num_frames, device=device)
             rows = [(chosen.to(device)[:, None] * num_frames + frames).flatten() for _, chosen in matches]
-            pieces = zip(masks, rows, points.split([len(piece) for piece in rows]), strict=True)
+            pieces = zip(matched.masks, rows, points.split([len(piece) for piece in rows]), strict=True)
             target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
-        counts = None if known is None else known(points).to(logits.dtype)
-        return binary_cross_entropy(logits, target, counts).sum(), dice(logits, target, counts).sum()
+        return SampledMasks(logits, target, None if known is None else known(points).to(logits.dtype))
+
+
+def mask_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
+    """Binary cross-entropy at the sampled points; every frame of a matched pair counts as a mask."""
+    return binary_cross_entropy(*matched.sampled).sum() / matched.num_masks
+
+
+def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
+    """Dice loss at the sampled points; every frame of a matched pair counts as a mask."""
+    return dice(*matched.sampled).sum() / matched.num_masks
 
 
 def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:

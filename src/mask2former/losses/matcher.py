@@ -9,10 +9,13 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from mask2former.config import CriterionConfig
 from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice
 from mask2former.ops.points import reads_mask, sample_masks, sample_points
 
 __all__ = ["HungarianMatcher", "Match"]
+
+_DEFAULT = CriterionConfig()
 
 Match = tuple[Int64[Tensor, " _n"], Int64[Tensor, " _n"]]
 """Matched query and target indices, queries ascending, on the host."""
@@ -21,7 +24,12 @@ Match = tuple[Int64[Tensor, " _n"], Int64[Tensor, " _n"]]
 class HungarianMatcher:
     """Matching costs on sampled points, and the assignment that minimises their sum."""
 
-    def __init__(self, class_weight: float = 2.0, mask_weight: float = 5.0, dice_weight: float = 5.0) -> None:
+    def __init__(
+        self,
+        class_weight: float = _DEFAULT.class_weight,
+        mask_weight: float = _DEFAULT.mask_weight,
+        dice_weight: float = _DEFAULT.dice_weight,
+    ) -> None:
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight

@@ -11,9 +11,9 @@ import math
 import numpy as np
 from jaxtyping import UInt
 
-from mask2former.ops.masks import Patch, overlap, tight
+from mask2former.ops.masks import Patch, tight
 
-__all__ = ["BOUNDARY_DILATION", "boundary", "boundary_iou", "boundary_width", "eroded"]
+__all__ = ["BOUNDARY_DILATION", "boundary", "boundary_width", "eroded"]
 
 BOUNDARY_DILATION = 0.02  # width of the boundary, in image diagonals
 
@@ -54,10 +54,3 @@ def boundary(mask: Patch, distance: int) -> Patch:
     if min(inner.shape) <= 2 * distance:
         return Patch(top, left, inner)
     return Patch(top, left, inner & (eroded(inner.view(np.uint8), distance) == 0))
-
-
-def boundary_iou(first: Patch, second: Patch, off: int = 0) -> float:
-    """IoU of two boundaries of one image, ``off`` pixels taken off the union; 0 where nothing is left of it."""
-    common = overlap(first, second)
-    union = int(np.count_nonzero(first.mask)) + int(np.count_nonzero(second.mask)) - common - off
-    return common / union if union else 0.0

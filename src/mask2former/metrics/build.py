@@ -7,23 +7,18 @@ from typing import Any, Protocol
 
 from mask2former.config import MetricStyle, Task
 from mask2former.errors import UserError
+from mask2former.metrics.average_precision import InstanceEvaluator, VideoInstanceEvaluator
 from mask2former.metrics.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator
-from mask2former.metrics.instance import InstanceEvaluator
 from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.metrics.semantic import SemanticEvaluator
-from mask2former.metrics.video import VideoInstanceEvaluator
 from mask2former.metrics.video_panoptic import VideoPanopticEvaluator
-from mask2former.structures import Categories, Target
+from mask2former.structures import Categories
 
 __all__ = ["Evaluator", "evaluators"]
 
 
 class Evaluator(Protocol):
     """What all evaluators offer. They can be pickled, so processes can exchange and merge them."""
-
-    def ground_truth_of_target(self, target: Target) -> Any:
-        """The ground truth of one image in the form that ``update`` expects."""
-        ...
 
     def update(self, prediction: Any, ground_truth: Any) -> None:
         """Add one image."""

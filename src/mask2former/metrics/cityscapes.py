@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 
 from mask2former.config import Task
 from mask2former.errors import UserError
+from mask2former.metrics.overlaps import defined_mean
 from mask2former.metrics.semantic import SemanticEvaluator
-from mask2former.structures import Categories, Instances, SemanticSegmentation, Target
-from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth, SemanticGroundTruth, id_map
+from mask2former.structures import Categories, Instances, SemanticSegmentation
+from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth, SemanticGroundTruth
 
 __all__ = ["CityscapesInstanceEvaluator", "CityscapesPixelEvaluator", "plain_ground_truth"]
 
@@ -77,17 +78,9 @@ def _regions(ground_truth: CityscapesGroundTruth, size_hw: tuple[int, int]) -> _
     return _Regions(table[ids], present, labels, counts[present])
 
 
-def _ground_truth_of_target(target: Target, categories: Categories) -> CityscapesGroundTruth:
-    """The first frame of a target; void where no mask is; earlier segments lie on top. Things are objects."""
-    assert len(target.labels) <= FIRST_OBJECT, len(target.labels)
-    values = [0]
-    for number, label in enumerate(target.labels.tolist()):
-        category = categories[label]
-        values.append(category.id * FIRST_OBJECT + number if category.is_thing else category.id)
-    return CityscapesGroundTruth(np.array(values, dtype=np.int32)[id_map(target)])
-
-
-def plain_ground_truth(ground_truth: CityscapesGroundTruth, task: Task, categories: Categories) -> InstanceGroundTruth | SemanticGroundTruth:
+def plain_ground_truth(
+    ground_truth: CityscapesGroundTruth, task: Task, categories: Categories
+) -> InstanceGroundTruth | SemanticGroundTruth:
     """What is annotated with the class indices of ``categories``, as other data sets have it: to draw and to judge.
 
     Semantic: a label map, ``categories.ignore_label`` where the label is none of the classes. Instance: the objects;
@@ -143,10 +136,6 @@ class CityscapesInstanceEvaluator:
         self._num_true = np.zeros(len(categories), dtype=np.int64)
         self._missed = np.zeros((len(categories), len(OVERLAPS)), dtype=np.int64)
         self._images: list[_Matched] = []
-
-    def ground_truth_of_target(self, target: Target) -> CityscapesGroundTruth:
-        """The first frame of a target; void where no mask is; earlier segments lie on top. Things are objects."""
-        return _ground_truth_of_target(target, self.categories)
 
     def update(self, prediction: Instances, ground_truth: CityscapesGroundTruth) -> None:
         """Add one image.
@@ -273,10 +262,6 @@ class CityscapesPixelEvaluator:
         """As :attr:`SemanticEvaluator.confusion`."""
         return self._pixels.confusion
 
-    def ground_truth_of_target(self, target: Target) -> CityscapesGroundTruth:
-        """The first frame of a target; void where no mask is; earlier segments lie on top. Things are objects."""
-        return _ground_truth_of_target(target, self.categories)
-
     def update(self, prediction: SemanticSegmentation, ground_truth: CityscapesGroundTruth) -> None:
         """Add one image.
 
@@ -324,7 +309,7 @@ class CityscapesPixelEvaluator:
         ious, weighted_ious = self._class_scores()
         groups = np.array([self._group_scores(group) for group in GROUPS if self._members(group)])
         means = {"IoU": ious, "iIoU": weighted_ious, "IoU_sup": groups[:, 0], "iIoU_sup": groups[:, 1]}
-        return self._pixels.compute() | {f"semantic/{name}": _mean(values) for name, values in means.items()}
+        return self._pixels.compute() | {f"semantic/{name}": defined_mean(values) for name, values in means.items()}
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """As :meth:`SemanticEvaluator.per_class`, with ``IoU`` as of :meth:`compute` and with ``iIoU``; percent."""
@@ -359,8 +344,3 @@ def _share(parts: ArrayLike, wholes: ArrayLike) -> Float64[np.ndarray, "*shape"]
     """Percent; NaN of nothing."""
     some, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
     return np.where(whole > 0, 100.0 * some / np.where(whole > 0, whole, 1), np.nan)
-
-
-def _mean(values: Float64[np.ndarray, " N"]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64, Integer
 from scipy.optimize import linear_sum_assignment
 
 from mask2former.metrics.overlaps import common_runs, count_pairs
-from mask2former.metrics.video import track_ious
+from mask2former.ops.sparse_masks import SparseMasks, pairwise_iou
 from mask2former.structures import PanopticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
@@ -47,7 +47,8 @@ def add_identities(one: IdentityCounts, other: IdentityCounts) -> IdentityCounts
 
 
 def count_identities(
-    frames: Iterable[tuple[Integer[np.ndarray, " N"], Bool[np.ndarray, "N H W"]]], ground_truth: Bool[np.ndarray, "G T H W"]
+    frames: Iterable[tuple[Integer[np.ndarray, " N"], Bool[np.ndarray, "N H W"]]],
+    ground_truth: Bool[np.ndarray, "G T H W"],
 ) -> IdentityCounts:
     """Identity switches of one clip.
 
@@ -65,7 +66,8 @@ def count_identities(
         for index, (numbers, masks) in enumerate(frames):
             true = ground_truth[:, index]
             seen = np.flatnonzero(true.any(axis=(1, 2)))
-            yield _Frame(seen.tolist(), numbers.tolist(), track_ious(true[seen, None], masks[:, None]))
+            ious = pairwise_iou([SparseMasks.of(true[seen])], [SparseMasks.of(masks)])
+            yield _Frame(seen.tolist(), numbers.tolist(), ious)
 
     return _count(overlaps())
 

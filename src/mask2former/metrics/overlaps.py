@@ -1,4 +1,4 @@
-"""How often two maps of one image have which pair of values, the sum that all metrics of maps begin with.
+"""What all metrics begin and end with: how often two maps have which pair of values, and means over classes.
 
 Knows nothing of what the values mean.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Float64, Int64, Integer
 
-__all__ = ["Runs", "common_runs", "count_pairs"]
+__all__ = ["Runs", "common_runs", "count_pairs", "defined_mean"]
 
 
 class Runs(NamedTuple):
@@ -41,3 +41,9 @@ def count_pairs(
     # Sums of integers far below 2**53, so float64 is exact.
     counts = np.bincount(codes, weights=lengths, minlength=height * width)
     return counts.astype(np.int64).reshape(shape)
+
+
+def defined_mean(values: Float64[np.ndarray, "*shape"]) -> float:
+    """The mean of what is not NaN; NaN where nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")

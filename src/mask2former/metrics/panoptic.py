@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer
 
 from mask2former.errors import UserError
-from mask2former.metrics.boundary import boundary, boundary_iou, boundary_width
-from mask2former.metrics.overlaps import common_runs, count_pairs
-from mask2former.ops.masks import Patch
-from mask2former.structures import Categories, PanopticSegmentation, Target
-from mask2former.structures.ground_truth import PanopticGroundTruth, panoptic_ground_truth
+from mask2former.metrics.boundary import boundary, boundary_width
+from mask2former.metrics.overlaps import common_runs, count_pairs, defined_mean
+from mask2former.ops.masks import Patch, iou
+from mask2former.structures import Categories, PanopticSegmentation
+from mask2former.structures.ground_truth import PanopticGroundTruth
 
 __all__ = [
     "PanopticCounts",
@@ -109,12 +109,14 @@ def count_boundary_matches(
         theirs = boundary(Patch(0, 0, ground_truth.ids == ground_truth.segments[row][0]), width)
         around = is_void[mine.top : mine.top + mine.mask.shape[0], mine.left : mine.left + mine.mask.shape[1]]
         off = int(np.count_nonzero(mine.mask & around))
-        lesser[row, column] = min(lesser[row, column], boundary_iou(mine, theirs, off=off))
+        lesser[row, column] = min(lesser[row, column], iou(mine, theirs, off))
     return _count(found, found.ious, num_classes), _count(found, lesser, num_classes)
 
 
 def _overlaps(
-    predicted_ids: Integer[np.ndarray, "H W"], predicted_segments: Sequence[tuple[int, int]], ground_truth: PanopticGroundTruth
+    predicted_ids: Integer[np.ndarray, "H W"],
+    predicted_segments: Sequence[tuple[int, int]],
+    ground_truth: PanopticGroundTruth,
 ) -> _Overlaps:
     true_ids, true_segments, true_areas = ground_truth
     if predicted_ids.shape != true_ids.shape:
@@ -198,10 +200,6 @@ class PanopticEvaluator:
         self.counts = no_counts(len(categories))
         self.boundary_counts = no_counts(len(categories)) if boundary else None
 
-    def ground_truth_of_target(self, target: Target) -> PanopticGroundTruth:
-        """The first frame of a target as an id map (1, 2, ...), void where no mask is; earlier segments lie on top."""
-        return panoptic_ground_truth(target)
-
     def update(
         self,
         prediction: PanopticSegmentation,
@@ -238,7 +236,7 @@ class PanopticEvaluator:
         everything = range(len(self.categories))
         groups = {"": everything, "_things": self.categories.thing_indices, "_stuff": self.categories.stuff_indices}
         return {
-            f"panoptic/{name}{suffix}": _mean(column[list(group)])
+            f"panoptic/{name}{suffix}": defined_mean(column[list(group)])
             for suffix, group in groups.items()
             for name, column in self._qualities().items()
         }
@@ -282,8 +280,3 @@ def qualities(counts: PanopticCounts) -> dict[str, Float64[np.ndarray, " K"]]:
         "SQ": 100.0 * seen * iou_sums / np.maximum(matches, 1),
         "RQ": 100.0 * seen * matches / np.where(weight > 0, weight, 1),
     }
-
-
-def _mean(values: Float64[np.ndarray, " N"]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")

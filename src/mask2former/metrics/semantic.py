@@ -11,10 +11,9 @@ from jaxtyping import Float64, Int64, Integer
 from mask2former import limits
 from mask2former.errors import UserError
 from mask2former.metrics.boundary import boundary_width, eroded
-from mask2former.metrics.overlaps import common_runs, count_pairs
+from mask2former.metrics.overlaps import common_runs, count_pairs, defined_mean
 from mask2former.metrics.panoptic import PanopticCounts, add_counts, no_counts, qualities
-from mask2former.structures import Categories, SemanticSegmentation, Target
-from mask2former.structures.ground_truth import semantic_ground_truth
+from mask2former.structures import Categories, SemanticSegmentation
 
 __all__ = ["SemanticEvaluator", "boundary_confusion", "confusion_matrix", "segment_counts"]
 
@@ -105,10 +104,6 @@ class SemanticEvaluator:
         self.boundary_confusion = np.zeros((side, side), dtype=np.int64) if boundary else None
         self.segment_counts = no_counts(len(categories)) if segments else None
 
-    def ground_truth_of_target(self, target: Target) -> Int64[np.ndarray, "H W"]:
-        """Label map of the first frame of a target, ``ignore_label`` where no mask is; earlier segments lie on top."""
-        return semantic_ground_truth(target, self.categories.ignore_label)
-
     def update(self, prediction: SemanticSegmentation, ground_truth: Integer[np.ndarray, "H W"]) -> None:
         """Add one image.
 
@@ -144,12 +139,12 @@ class SemanticEvaluator:
         ious, accuracies, true_pixels = self._per_class()
         present = true_pixels > 0
         weights = true_pixels / max(int(true_pixels.sum()), 1)
-        values = {"mIoU": _mean(ious), "fwIoU": _sum(ious * weights)}
-        values |= {"mACC": _mean(accuracies), "pACC": _sum(accuracies * weights)}
+        values = {"mIoU": defined_mean(ious), "fwIoU": _sum(ious * weights)}
+        values |= {"mACC": defined_mean(accuracies), "pACC": _sum(accuracies * weights)}
         if self.boundary_confusion is not None:
-            values["boundary_mIoU"] = _mean(_boundary_ious(self.boundary_confusion)[present])
+            values["boundary_mIoU"] = defined_mean(_boundary_ious(self.boundary_confusion)[present])
         if self.segment_counts is not None:
-            values |= {name: _mean(column) for name, column in qualities(self.segment_counts).items()}
+            values |= {name: defined_mean(column) for name, column in qualities(self.segment_counts).items()}
             seen = present | (self.confusion[:-1, :-1].sum(axis=1) > 0)
             values["mIoU_seen"] = _sum(ious) / max(int(seen.sum()), 1)
         return {f"semantic/{name}": value for name, value in values.items()}
@@ -188,11 +183,6 @@ def _boundary_ious(confusion: Int64[np.ndarray, "K1 K1"]) -> Float64[np.ndarray,
     hits = np.diagonal(confusion)[:-1]
     unions = confusion[:-1, :-1].sum(axis=0) + confusion[:-1, :-1].sum(axis=1) - hits
     return np.where(unions > 0, 100.0 * hits / np.maximum(unions, 1), np.nan)
-
-
-def _mean(values: Float64[np.ndarray, " N"]) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
 
 
 def _sum(values: Float64[np.ndarray, " N"]) -> float:

@@ -12,9 +12,10 @@ from jaxtyping import Int64, Integer
 
 from mask2former.errors import UserError
 from mask2former.metrics.identity import add_identities, count_panoptic_identities, no_identities
+from mask2former.metrics.overlaps import defined_mean
 from mask2former.metrics.panoptic import PanopticCounts, add_counts, count_matches, no_counts, qualities
-from mask2former.structures import Categories, PanopticSegmentation, Target
-from mask2former.structures.ground_truth import PanopticGroundTruth, panoptic_ground_truth
+from mask2former.structures import Categories, PanopticSegmentation
+from mask2former.structures.ground_truth import PanopticGroundTruth
 
 __all__ = ["VideoPanopticEvaluator", "count_tubes"]
 
@@ -22,7 +23,10 @@ _Tubes = tuple[Int64[np.ndarray, "T H W"], list[tuple[int, int, bool]]]
 
 
 def count_tubes(
-    predictions: Sequence[PanopticSegmentation], ground_truths: Sequence[PanopticGroundTruth], length: int, num_classes: int
+    predictions: Sequence[PanopticSegmentation],
+    ground_truths: Sequence[PanopticGroundTruth],
+    length: int,
+    num_classes: int,
 ) -> PanopticCounts:
     """Matches of tubes in all windows of ``length`` successive frames of one clip; a shorter clip is one window.
 
@@ -40,7 +44,9 @@ def count_tubes(
         UserError: different numbers or sizes of frames, or ids that do not fit their lists.
     """
     if len(predictions) != len(ground_truths) or not ground_truths:
-        raise UserError(f"got {len(predictions)} predicted and {len(ground_truths)} true frames; expected as many, and one")
+        raise UserError(
+            f"got {len(predictions)} predicted and {len(ground_truths)} true frames; expected as many, and one"
+        )
     predicted = _tubes(
         [frame.ids for frame in predictions],
         [[(segment.id, segment.label, False) for segment in frame.segments] for frame in predictions],
@@ -101,11 +107,6 @@ class VideoPanopticEvaluator:
         self.counts = {length: no_counts(len(categories)) for length in lengths}
         self.identities = no_identities()
 
-    def ground_truth_of_target(self, target: Target) -> list[PanopticGroundTruth]:
-        """The frames of a target, as :func:`~mask2former.structures.ground_truth.panoptic_ground_truth`."""
-        frames = range(target.masks.shape[1])
-        return [panoptic_ground_truth(Target(target.labels, target.masks[:, index : index + 1])) for index in frames]
-
     def update(self, prediction: Sequence[PanopticSegmentation], ground_truth: Sequence[PanopticGroundTruth]) -> None:
         """Add one clip, frame by frame.
 
@@ -136,8 +137,8 @@ class VideoPanopticEvaluator:
         columns = {length: qualities(counts)["PQ"] for length, counts in self.counts.items()}
         values = {}
         for suffix, group in groups.items():
-            means = {length: _mean(column[list(group)]) for length, column in columns.items()}
-            values[f"panoptic/VPQ{suffix}"] = _mean(np.array(list(means.values())))
+            means = {length: defined_mean(column[list(group)]) for length, column in columns.items()}
+            values[f"panoptic/VPQ{suffix}"] = defined_mean(np.array(list(means.values())))
             values |= {f"panoptic/VPQ{length}{suffix}": mean for length, mean in means.items()}
         switches, found, present = self.identities
         values["panoptic/id_switches"] = float(switches) if present else float("nan")
@@ -147,9 +148,4 @@ class VideoPanopticEvaluator:
     def per_class(self) -> dict[str, dict[str, float]]:
         """``VPQ`` of every class by name; percent, NaN for classes neither present nor predicted."""
         columns = np.stack([qualities(counts)["PQ"] for counts in self.counts.values()])
-        return {category.name: {"VPQ": _mean(columns[:, index])} for index, category in enumerate(self.categories)}
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+        return {item.name: {"VPQ": defined_mean(columns[:, index])} for index, item in enumerate(self.categories)}

@@ -14,13 +14,21 @@ from torch.nn.modules.module import (
 )
 
 from mask2former import limits
-from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
+from mask2former.config import (
+    ArchitectureConfig,
+    MaskedDecoderConfig,
+    ModelConfig,
+    MSDeformAttnConfig,
+    SwinConfig,
+    TimmConfig,
+)
 from mask2former.errors import UserError
 from mask2former.memory import available_memory, is_lack_of_memory
 from mask2former.models.backbones import SwinTransformer, TimmBackbone
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.structures.model_info import ModelInfo
 from mask2former.text import printable, quoted
 
 __all__ = ["build_checked", "build_model", "build_skeleton"]
@@ -36,8 +44,10 @@ _PIXEL_DECODERS: dict[str, type[nn.Module]] = {"msdeformattn": MSDeformAttnPixel
 _TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {"masked": MaskedTransformerDecoder}
 
 
-def build_model(config: ModelConfig, num_classes: int) -> Mask2Former:
+def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     """A freshly initialised model; ``num_classes`` is the length of the class list.
+
+    A :class:`~mask2former.config.ModelConfig` also says how it is used (``model.info.inference``).
 
     Sizes are looked at in a skeleton first, so that a configuration of some bytes cannot fill the memory.
 
@@ -52,7 +62,7 @@ def build_model(config: ModelConfig, num_classes: int) -> Mask2Former:
     return build_checked(config, num_classes)
 
 
-def build_skeleton(config: ModelConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former | None:
+def build_skeleton(config: ArchitectureConfig, num_classes: int, most: int = limits.PARAMETERS) -> Mask2Former | None:
     """The model without memory, on the ``meta`` device: names and shapes.
 
     Returns:
@@ -74,7 +84,7 @@ def build_skeleton(config: ModelConfig, num_classes: int, most: int = limits.PAR
         raise UserError(f"the configuration makes no model ({printable(str(error), 150)})") from error
 
 
-def build_checked(config: ModelConfig, num_classes: int) -> Mask2Former:
+def build_checked(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     """As :func:`build_model`, of a configuration of which :func:`build_skeleton` was made.
 
     Raises:
@@ -133,7 +143,7 @@ def _counted(most: int) -> Iterator[None]:
             hook.remove()
 
 
-def _check_layers(config: ModelConfig) -> None:
+def _check_layers(config: ArchitectureConfig) -> None:
     counts = {
         "pixel_decoder.num_layers": config.pixel_decoder.num_layers,
         "transformer_decoder.num_layers": config.transformer_decoder.num_layers,
@@ -147,7 +157,7 @@ def _check_layers(config: ModelConfig) -> None:
             )
 
 
-def _build(config: ModelConfig, num_classes: int) -> Mask2Former:
+def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     _check_layers(config)
     backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone))
     pixel_decoder = _PIXEL_DECODERS[config.pixel_decoder.name](backbone.channels, **_settings(config.pixel_decoder))
@@ -160,6 +170,5 @@ def _build(config: ModelConfig, num_classes: int) -> Mask2Former:
         temporal=temporal,
         **decoder,
     )
-    model = Mask2Former(backbone, pixel_decoder, transformer_decoder)
-    model.config = config
-    return model
+    info = ModelInfo.of(config) if isinstance(config, ModelConfig) else ModelInfo(config)
+    return Mask2Former(backbone, pixel_decoder, transformer_decoder, info=info)

@@ -6,21 +6,20 @@ Knows no task, loss or result; those take its :class:`MaskOutput`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.models.parts import set_gradient_checkpointing
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.structures.categories import Categories
+from mask2former.structures.model_info import ModelInfo
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import ImageBatch
-
-if TYPE_CHECKING:
-    from mask2former.config import ModelConfig
 
 __all__ = ["Mask2Former"]
 
@@ -31,18 +30,19 @@ _STD = (58.395, 57.120, 57.375)
 class Mask2Former(nn.Module):
     """Masked-attention mask transformer for images and clips.
 
-    The parts are plain modules, so any of them can be replaced:
-
-        backbone ``(N, 3, H, W) -> list`` of four maps, finest first; pixel decoder ``list -> PixelFeatures``;
-        transformer decoder ``(PixelFeatures, num_frames) -> MaskOutput``.
+    The parts are plain modules, so any of them can be replaced by one's own; what they take and give is in
+    ``models/parts.py``.
 
     Args:
+        backbone: images to four maps.
+        pixel_decoder: these to :class:`PixelFeatures`.
+        transformer_decoder: these to :class:`MaskOutput`.
         size_divisibility: heights and widths are padded to its multiples.
         mean, std: of R, G, B in 0..255; inputs are normalised with them here and nowhere else.
+        info: what the model is; stored in checkpoints. By default that of a model with parts of one's own.
 
     Attributes:
-        config, categories: what the model was built from, if it was; stored in checkpoints.
-        license: of the weights, if it is known, for instance ``CC BY-NC 4.0``; stored in checkpoints.
+        info: as above; see :class:`ModelInfo`.
     """
 
     def __init__(
@@ -53,18 +53,26 @@ class Mask2Former(nn.Module):
         size_divisibility: int = 32,
         mean: Sequence[float] = _MEAN,
         std: Sequence[float] = _STD,
+        info: ModelInfo | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.transformer_decoder = transformer_decoder
         self.size_divisibility = size_divisibility
-        self.config: ModelConfig | None = None
-        self.categories: Categories | None = None
-        self.license: str | None = None
+        self.info = info or ModelInfo()
         # Numbers and not buffers: a float64 model shall not see values that were once rounded to float32.
         self.mean = tuple(mean)
         self.std = tuple(std)
+
+    @property
+    def categories(self) -> Categories | None:
+        """The classes of :attr:`info`, in the order of the class head; can be set."""
+        return self.info.categories
+
+    @categories.setter
+    def categories(self, categories: Categories | None) -> None:
+        self.info = replace(self.info, categories=categories)
 
     @property
     def device(self) -> torch.device:
@@ -107,25 +115,33 @@ class Mask2Former(nn.Module):
         return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Less memory for more time in training: backbone and pixel decoder forget what they can compute again."""
-        for part in (self.backbone, self.pixel_decoder):
-            part.set_gradient_checkpointing(enable)  # pyright: ignore[reportCallIssue]
+        """Less memory for more time in training: backbone and pixel decoder forget what they can compute again.
+
+        Raises:
+            UserError: it is to be on, and one of them cannot.
+        """
+        set_gradient_checkpointing("backbone", self.backbone, enable)
+        set_gradient_checkpointing("pixel decoder", self.pixel_decoder, enable)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, recipe: str | None = None) -> Mask2Former:
+    def from_pretrained(
+        cls, source: str | Path, recipe: str | None = None, *, model: Mask2Former | None = None
+    ) -> Mask2Former:
         """A model by its name in the zoo, from a file or folder, or from the Hugging Face hub.
 
         Args:
             source: ``scenes-tiny`` (packaged), ``coco-panoptic/r50`` (published; downloaded once), our
                 ``.safetensors``, a folder, an original ``.pkl`` or ``.pth``, or ``hf://owner/name`` (hub).
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+            model: gets the weights instead of one that is built; for models with parts of one's own, which their files
+                do not describe.
 
         Raises:
             UserError: the file cannot be had, cannot be read or does not fit; the message says what was expected.
         """
         from mask2former import checkpoints
 
-        return checkpoints.from_pretrained(source, recipe)
+        return checkpoints.from_pretrained(source, recipe, model)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write weights, configuration and categories: a ``.safetensors`` file, or a folder with a model card."""

@@ -19,7 +19,6 @@ from mask2former.errors import UserError
 from mask2former.text import quoted
 
 __all__ = [
-    "FARTHEST_CORNER",
     "Patch",
     "areas",
     "boxes_xyxy",
@@ -30,16 +29,14 @@ __all__ = [
     "decode_patch",
     "encode",
     "encode_patch",
-    "encoded_area",
     "encoded_extent",
+    "iou",
     "merged",
     "overlap",
     "polygons_to_patch",
     "tight",
     "typical_diameter",
 ]
-
-FARTHEST_CORNER = 1 << 20  # pixels from the origin; the rasteriser's memory grows with the length of edges
 
 
 class Patch(NamedTuple):
@@ -75,9 +72,7 @@ def decode(rles: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Bool[np.nda
     compressed = [_compressed(entry) for entry in entries]
     sizes = sorted({tuple(entry["size"]) for entry in compressed})
     if len(sizes) > 1:
-        raise UserError(
-            f"run-length encodings of one image differ in size (height, width): {sizes[0]}, {sizes[1]}"
-        )
+        raise UserError(f"run-length encodings of one image differ in size (height, width): {sizes[0]}, {sizes[1]}")
     check_dense_size(len(compressed), sizes[0])
     masks = np.zeros((len(compressed), *sizes[0]), dtype=bool)
     for mask, entry in zip(masks, compressed, strict=True):
@@ -181,16 +176,6 @@ def _foreground(rle: Mapping[str, Any]) -> tuple[Int64[np.ndarray, " R"], Int64[
     return starts[some], ends[some], height
 
 
-def encoded_area(rle: Mapping[str, Any]) -> int:
-    """Pixels of a run-length encoding, without decoding it.
-
-    Raises:
-        UserError: something that is no run-length encoding.
-    """
-    starts, ends, _ = _foreground(rle)
-    return int((ends - starts).sum())
-
-
 def encoded_extent(rle: Mapping[str, Any]) -> tuple[int, tuple[int, int, int, int]]:
     """Pixels of a run-length encoding and its tight box (x1, y1, x2, y2), without decoding it; zeros for no pixel.
 
@@ -277,13 +262,13 @@ def polygons_to_patch(polygons: Sequence[Num[np.ndarray, "_P 2"]], size_hw: tupl
         size_hw: height and width of the whole mask in pixels.
 
     Raises:
-        UserError: a polygon with less than three corners, a corner that is NaN or farther than ``FARTHEST_CORNER``,
+        UserError: a polygon with less than three corners, a corner that is NaN or farther than ``limits.CORNER``,
             or outlines that are together longer than ``limits.OUTLINE``.
     """
     if not polygons:
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
     farthest = [float(np.abs(polygon).max(initial=0)) for polygon in polygons]
-    if min(map(len, polygons)) < 3 or not all(corner <= FARTHEST_CORNER for corner in farthest):  # NaN too
+    if min(map(len, polygons)) < 3 or not all(corner <= limits.CORNER for corner in farthest):  # NaN too
         raise UserError("a polygon needs three corners (x, y) or more, in pixels")
     # Hardly ever needs looking at each edge.
     if sum(2 * far * len(polygon) for far, polygon in zip(farthest, polygons, strict=True)) > limits.OUTLINE:
@@ -334,6 +319,13 @@ def overlap(first: Patch, second: Patch) -> int:
         for patch in (first, second)
     ]
     return int(np.count_nonzero(parts[0] & parts[1]))
+
+
+def iou(first: Patch, second: Patch, off: int = 0) -> float:
+    """Intersection over union of two cut masks of one image, ``off`` pixels taken off the union; 0 of nothing."""
+    common = overlap(first, second)
+    union = int(np.count_nonzero(first.mask)) + int(np.count_nonzero(second.mask)) - common - off
+    return common / union if union else 0.0
 
 
 def _outline(polygon: Num[np.ndarray, "P 2"]) -> float:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 
 from mask2former.ops.masks import Patch, encode_patch, overlap, tight
 
-__all__ = ["AnyMasks", "SparseMasks", "common_pixels"]
+__all__ = ["AnyMasks", "AnyTracks", "SparseMasks", "common_pixels", "frames_of", "pairwise_iou"]
 
 
 class SparseMasks:
@@ -42,6 +42,16 @@ class SparseMasks:
             (Patch(top, left, mask.copy()) for top, left, mask in (tight(Patch(0, 0, mask)) for mask in masks)),
             (masks.shape[1], masks.shape[2]),
         )
+
+    @classmethod
+    def of_ids(cls, ids: Int[np.ndarray, "H W"], wanted: Iterable[int]) -> SparseMasks:
+        """The pixels of some ids of an id map or label map, in the order of the ids."""
+        height, width = ids.shape
+        patches = []
+        for number in wanted:
+            top, left, mask = tight(Patch(0, 0, ids == number))
+            patches.append(Patch(top, left, mask.copy()))  # a view would keep the whole mask
+        return cls(patches, (height, width))
 
     def __len__(self) -> int:
         return len(self._patches)
@@ -106,6 +116,16 @@ class SparseMasks:
 
 
 AnyMasks = SparseMasks | Bool[np.ndarray, "N H W"]
+AnyTracks = Sequence[SparseMasks] | Bool[np.ndarray, "N T H W"]  # sparse: the masks of all tracks in each frame
+
+
+def frames_of(tracks: AnyTracks) -> tuple[SparseMasks, ...]:
+    """The masks of all tracks, frame by frame; what is sparse already is not copied."""
+    if isinstance(tracks, np.ndarray):
+        assert tracks.ndim == 4, tracks.shape
+        return tuple(SparseMasks.of(tracks[:, index]) for index in range(tracks.shape[1]))
+    assert len({masks.shape for masks in tracks}) <= 1, [masks.shape for masks in tracks]
+    return tuple(tracks)
 
 
 def common_pixels(one: SparseMasks, other: SparseMasks) -> Int64[np.ndarray, "N M"]:
@@ -118,3 +138,22 @@ def common_pixels(one: SparseMasks, other: SparseMasks) -> Int64[np.ndarray, "N 
     for row, column in np.argwhere((x1 < right) & (left < x2) & (y1 < bottom) & (top < y2)).tolist():
         common[row, column] = overlap(one[row], other[column])
     return common
+
+
+def pairwise_iou(
+    one: Sequence[SparseMasks], other: Sequence[SparseMasks], *, shares: Bool[np.ndarray, " M"] | None = None
+) -> Float64[np.ndarray, "N M"]:
+    """Intersection over union of each mask with each of the others; 0 where both are empty.
+
+    Args:
+        one: of every frame of a clip, which count together; an image is a clip of one frame.
+        other: likewise.
+        shares: with which of the others it is the share of the first mask that lies on the second, as crowd regions
+            are measured; None: with none.
+    """
+    common = np.sum([common_pixels(*frame) for frame in zip(one, other, strict=True)], axis=0)
+    sizes, others = (np.sum([masks.areas for masks in frames], axis=0) for frames in (one, other))
+    unions = sizes[:, None] + others - common
+    if shares is not None:
+        unions = np.where(shares, sizes[:, None], unions)
+    return common / np.maximum(unions, 1)

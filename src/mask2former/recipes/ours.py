@@ -147,7 +147,12 @@ def _small_run(model: ModelConfig, data: DataConfig, output: str, max_steps: int
 
 
 def _nuclei_run(
-    augmentation: ResizeCropFlipConfig, inference: InferenceConfig, init: str, output: str, max_steps: int, interval: int
+    augmentation: ResizeCropFlipConfig,
+    inference: InferenceConfig,
+    init: str,
+    output: str,
+    max_steps: int,
+    interval: int,
 ) -> RunConfig:
     """What all parts of the packaged model's training share.
 
@@ -232,7 +237,7 @@ def nuclei_end() -> RunConfig:
 def nuclei() -> RunConfig:
     """Goes on with the packaged model ``nuclei`` on the same data, or on cells of your own: edit data.dataset.
 
-    The rate is low enough to keep what the model knows; ``mask2former check-data DATA --suggest_config RUN.yaml`` also fits
+    The rate is low enough to keep what the model knows; ``mask2former check-data DATA --suggest RUN.yaml`` also fits
     the length to the data. How the packaged model itself was trained: ``nuclei-start``, ``nuclei-middle``, then
     ``nuclei-end``.
     """

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
+from mask2former.errors import UserError
 from mask2former.scenes.brush import Array, Raster, mix
 from mask2former.scenes.classes import SCENE_CATEGORIES, THINGS
 from mask2former.scenes.composition import MIN_THINGS, Scene, compose
 from mask2former.scenes.stuff import coverage, paint_stuff
 from mask2former.scenes.things import KINDS, Local
-from mask2former.errors import UserError
 
 __all__ = ["SceneFrame", "check_request", "draw_clip", "draw_scene"]
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mask2former.structures.categories import Categories, Category
     from mask2former.structures.clips import VideoInstances
+    from mask2former.structures.model_info import ModelInfo
     from mask2former.structures.outputs import MaskOutput
+    from mask2former.structures.predictions import Prediction
     from mask2former.structures.results import (
         Instances,
         PanopticSegmentation,
@@ -29,7 +31,9 @@ __all__ = [
     "ImageBatch",
     "Instances",
     "MaskOutput",
+    "ModelInfo",
     "PanopticSegmentation",
+    "Prediction",
     "Sample",
     "Segment",
     "Segmentation",
@@ -45,7 +49,9 @@ _HOME = {
     "ImageBatch": "samples",
     "Instances": "results",
     "MaskOutput": "outputs",
+    "ModelInfo": "model_info",
     "PanopticSegmentation": "results",
+    "Prediction": "predictions",
     "Sample": "samples",
     "Segment": "results",
     "Segmentation": "results",

@@ -14,50 +14,66 @@ from jaxtyping import Bool, Float64, Int64
 from PIL import Image
 
 from mask2former import visualization
-from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import AnyTracks, SparseMasks, frames_of
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import SCHEMA_VERSION, Instances
 
 __all__ = ["VideoInstances"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class VideoInstances:
     """Objects followed through a clip, the most certain first; they may overlap and be out of sight in frames.
 
     Attributes:
-        masks: one binary mask per object and frame.
+        sparse: for each frame one binary mask per object, as its box and the pixels inside; memory follows the objects,
+            not the frames.
         labels: class indices; an object has one class for the whole clip.
         scores: class probability in 0..1, descending.
         categories: the classes that ``labels`` count.
     """
 
-    masks: Bool[np.ndarray, "N T H W"]
+    sparse: tuple[SparseMasks, ...]
     labels: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     categories: Categories
 
     task: ClassVar[str] = "instance"
 
-    def __post_init__(self) -> None:
-        count = len(self.masks)
-        assert (self.masks.ndim, self.masks.dtype) == (4, bool), (self.masks.shape, self.masks.dtype)
-        assert (self.labels.shape, self.labels.dtype) == ((count,), np.int64), (self.labels.shape, self.labels.dtype)
-        assert (self.scores.shape, self.scores.dtype) == ((count,), np.float64), (self.scores.shape, self.scores.dtype)
-        assert bool((self.scores[1:] <= self.scores[:-1]).all()), "tracks are sorted by score, descending"
-        assert not count or 0 <= self.labels.min() <= self.labels.max() < len(self.categories)
+    def __init__(
+        self,
+        masks: AnyTracks,
+        labels: Int64[np.ndarray, " N"],
+        scores: Float64[np.ndarray, " N"],
+        categories: Categories,
+    ) -> None:
+        frames = frames_of(masks)
+        assert frames, "a clip has at least one frame"
+        count = len(frames[0])
+        assert (labels.shape, labels.dtype) == ((count,), np.int64), (labels.shape, labels.dtype)
+        assert (scores.shape, scores.dtype) == ((count,), np.float64), (scores.shape, scores.dtype)
+        assert bool((scores[1:] <= scores[:-1]).all()), "tracks are sorted by score, descending"
+        assert not count or 0 <= labels.min() <= labels.max() < len(categories)
+        values = (frames, labels, scores, categories)
+        for name, value in zip(("sparse", "labels", "scores", "categories"), values, strict=True):
+            object.__setattr__(self, name, value)  # it is frozen
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "N T H W"]:
+        """One binary mask per object and frame: an array that is made anew, and large, each time."""
+        return np.stack([masks.dense() for masks in self.sparse], axis=1)
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.labels)
 
     @property
     def num_frames(self) -> int:
-        return self.masks.shape[1]
+        return len(self.sparse)
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.masks.shape[2], self.masks.shape[3]
+        return self.sparse[0].size_hw
 
     def above(self, threshold: float) -> VideoInstances:
         """Only the tracks whose score is greater than ``threshold``."""
@@ -69,12 +85,13 @@ class VideoInstances:
 
     def _best(self, count: int) -> VideoInstances:
         """The first ones: they are sorted."""
-        return VideoInstances(self.masks[:count], self.labels[:count], self.scores[:count], self.categories)
+        frames = [masks.take(slice(count)) for masks in self.sparse]
+        return VideoInstances(frames, self.labels[:count], self.scores[:count], self.categories)
 
     def frame(self, index: int) -> Instances:
         """All tracks in one frame, in the same order; where one is out of sight its mask is empty."""
-        masks = self.masks[:, index]
-        return Instances(masks, self.labels, self.scores, mask_ops.boxes_xyxy(masks), self.categories)
+        masks = self.sparse[index]
+        return Instances(masks, self.labels, self.scores, masks.boxes, self.categories)
 
     def plot(
         self,
@@ -100,7 +117,7 @@ class VideoInstances:
         for label, score, rank in zip(classes, shown.scores.tolist(), visualization.ranks(classes), strict=True):
             item = self.categories[label]
             regions.append(visualization.Region(item.name, item.color, score, label, variant=rank))
-        for masks, image in zip(shown.masks.swapaxes(0, 1), frames, strict=True):
+        for masks, image in zip(shown.sparse, frames, strict=True):
             yield visualization.overlay_instances(image, masks, regions, scale=scale, labels=labels)
 
     def to_ytvis(self, video_id: int | str) -> list[dict[str, Any]]:
@@ -108,15 +125,21 @@ class VideoInstances:
 
         Category ids are those of the data set.
         """
+        rows = zip(self.labels, self.scores, self._encoded(), strict=True)
         return [
             {
                 "video_id": video_id,
                 "score": float(score),
                 "category_id": self.categories[label].id,
-                "segmentations": mask_ops.encode(masks),
+                "segmentations": rles,
             }
-            for label, score, masks in zip(self.labels, self.scores, self.masks, strict=True)
+            for label, score, rles in rows
         ]
+
+    def _encoded(self) -> list[list[dict[str, Any]]]:
+        """One encoding per frame of each track."""
+        frames = [masks.encode() for masks in self.sparse]
+        return [[frame[row] for frame in frames] for row in range(len(self))]
 
     def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The result as plain values for JSON; masks are COCO run-length encodings, None where a track is not.
@@ -126,9 +149,9 @@ class VideoInstances:
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
         tracks = []
-        for label, score, masks in zip(self.labels, self.scores, self.masks, strict=True):
-            areas = mask_ops.areas(masks).tolist()
-            rles = [rle if area else None for rle, area in zip(mask_ops.encode(masks), areas, strict=True)]
+        every = np.stack([masks.areas for masks in self.sparse], axis=1).tolist()
+        for label, score, areas, encoded in zip(self.labels, self.scores, every, self._encoded(), strict=True):
+            rles = [rle if area else None for rle, area in zip(encoded, areas, strict=True)]
             item = self.categories[label]
             tracks.append(
                 {

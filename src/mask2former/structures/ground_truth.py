@@ -1,7 +1,6 @@
-"""What is true about one image, as the metrics expect it: made by data sets, read by evaluators.
+"""What is true about one image or clip, as the metrics expect it: made by data sets, read by evaluators.
 
-Void and ignored pixels are explicit in each form. Of a training target three of them can be made; it has no crowds, and
-what no mask covers is void. Knows neither files nor predictions.
+Void and ignored pixels are explicit in each form. Knows neither files nor predictions.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
+from mask2former.config import Task
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Target
@@ -19,18 +19,17 @@ from mask2former.structures.samples import Target
 __all__ = [
     "CityscapesGroundTruth",
     "ClipGroundTruth",
+    "GroundTruth",
     "InstanceGroundTruth",
     "PanopticGroundTruth",
     "SemanticGroundTruth",
-    "GroundTruth",
-    "id_map",
-    "instance_ground_truth",
-    "panoptic_ground_truth",
-    "semantic_ground_truth",
+    "ground_truths_of_target",
     "with_classes",
 ]
 
-SemanticGroundTruth = Int[np.ndarray, "H W"]  # class indices; every other value (``Categories.ignore_label``) is ignored
+SemanticGroundTruth = Int[
+    np.ndarray, "H W"
+]  # class indices; every other value (``Categories.ignore_label``) is ignored
 
 
 class PanopticGroundTruth(NamedTuple):
@@ -81,19 +80,29 @@ class ClipGroundTruth(NamedTuple):
     areas: Float64[np.ndarray, " N"] | None = None
 
 
-GroundTruth = PanopticGroundTruth | InstanceGroundTruth | CityscapesGroundTruth | ClipGroundTruth | np.ndarray
+# Of an image, the last being a SemanticTruth; or of a clip, whose panoptic ground truth is that of every frame.
+GroundTruth = (
+    PanopticGroundTruth
+    | InstanceGroundTruth
+    | CityscapesGroundTruth
+    | np.ndarray
+    | ClipGroundTruth
+    | list[PanopticGroundTruth]
+)
 
 
 def with_classes(ground_truth: GroundTruth, class_map: Int64[np.ndarray, " K"], ignore_label: int) -> GroundTruth:
     """The same ground truth with other class indices.
 
     Args:
-        ground_truth: of images; that of Cityscapes has label ids, which stay.
+        ground_truth: that of Cityscapes has label ids, which stay.
         class_map: new class index by old one.
         ignore_label: for pixels of label maps that are no class.
     """
+    if isinstance(ground_truth, list):
+        return [frame._replace(segments=_with_classes(frame.segments, class_map)) for frame in ground_truth]
     if isinstance(ground_truth, PanopticGroundTruth):
-        return ground_truth._replace(segments=[(n, int(class_map[label]), crowd) for n, label, crowd in ground_truth.segments])
+        return ground_truth._replace(segments=_with_classes(ground_truth.segments, class_map))
     if isinstance(ground_truth, InstanceGroundTruth | ClipGroundTruth):
         return ground_truth._replace(labels=class_map[ground_truth.labels])
     if isinstance(ground_truth, CityscapesGroundTruth):
@@ -102,29 +111,61 @@ def with_classes(ground_truth: GroundTruth, class_map: Int64[np.ndarray, " K"], 
     return np.where(known, class_map[np.where(known, ground_truth, 0)], ignore_label)
 
 
-def panoptic_ground_truth(target: Target) -> PanopticGroundTruth:
-    """The first frame of a target as an id map (1, 2, ...); earlier segments lie on top, those without a pixel fall."""
-    ids = id_map(target)
+def _with_classes(
+    segments: Sequence[tuple[int, int, bool]], class_map: Int64[np.ndarray, " K"]
+) -> list[tuple[int, int, bool]]:
+    return [(number, int(class_map[label]), crowd) for number, label, crowd in segments]
+
+
+def ground_truths_of_target(
+    target: Target, tasks: Sequence[Task], categories: Categories, *, is_clip: bool = False
+) -> dict[Task, GroundTruth]:
+    """What the target of an image or a clip says, by task; it has no crowds, and what no mask covers is void.
+
+    Where masks overlap the earlier one lies on top in maps. Instances are the things that have pixels.
+
+    Args:
+        target: an image has one frame.
+        tasks: of a clip ``instance`` and ``panoptic``.
+        categories: the classes that its labels count.
+        is_clip: gives tracks, and id maps of all frames, also where there is but one.
+    """
+    assert is_clip or target.masks.shape[1] == 1, target.masks.shape
+    ground_truths: dict[Task, GroundTruth] = {}
+    for task in tasks:
+        if task == "panoptic":
+            frames = [_panoptic(target, frame) for frame in range(target.masks.shape[1])]
+            ground_truths[task] = frames if is_clip else frames[0]
+        elif task == "instance":
+            tracks = _tracks(target, categories)
+            masks = SparseMasks.of(tracks.masks[:, 0])
+            ground_truths[task] = tracks if is_clip else InstanceGroundTruth(masks, tracks.labels, tracks.iscrowd)
+        else:
+            assert not is_clip, "clips have no label maps"
+            ground_truths[task] = np.append(categories.ignore_label, target.labels.cpu().numpy())[_id_map(target, 0)]
+    return ground_truths
+
+
+def _panoptic(target: Target, frame: int) -> PanopticGroundTruth:
+    """An id map (1, 2, ...) and the segments that have pixels on it."""
+    ids = _id_map(target, frame)
     visible = set(np.unique(ids).tolist())
-    return PanopticGroundTruth(ids, [(n, label, False) for n, label in enumerate(target.labels.tolist(), 1) if n in visible])
+    return PanopticGroundTruth(
+        ids, [(n, label, False) for n, label in enumerate(target.labels.tolist(), 1) if n in visible]
+    )
 
 
-def semantic_ground_truth(target: Target, ignore_label: int) -> Int64[np.ndarray, "H W"]:
-    """The first frame of a target as a label map, ``ignore_label`` where no mask is; earlier segments lie on top."""
-    return np.append(ignore_label, target.labels.cpu().numpy())[id_map(target)]
-
-
-def instance_ground_truth(target: Target, categories: Categories) -> InstanceGroundTruth:
-    """The things of the first frame of a target that have pixels there."""
+def _tracks(target: Target, categories: Categories) -> ClipGroundTruth:
+    """The things that have pixels in some frame."""
     is_thing = np.array([category.is_thing for category in categories])
-    labels, masks = target.labels.cpu().numpy(), target.masks[:, 0].cpu().numpy()
-    chosen = is_thing[labels] & masks.any(axis=(1, 2))
-    return InstanceGroundTruth(SparseMasks.of(masks[chosen]), labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
+    labels, masks = target.labels.cpu().numpy(), target.masks.cpu().numpy()
+    chosen = is_thing[labels] & masks.any(axis=(1, 2, 3))
+    return ClipGroundTruth(masks[chosen], labels[chosen], np.zeros(np.count_nonzero(chosen), dtype=bool))
 
 
-def id_map(target: Target) -> Int32[np.ndarray, "H W"]:
-    """Object k of the first frame as the value k + 1; the first of those that overlap."""
-    masks = target.masks[:, 0].cpu().numpy()
+def _id_map(target: Target, frame: int) -> Int32[np.ndarray, "H W"]:
+    """Object k as the value k + 1; the first of those that overlap."""
+    masks = target.masks[:, frame].cpu().numpy()
     ids = np.zeros(masks.shape[1:], dtype=np.int32)
     for number in range(len(masks), 0, -1):
         ids[masks[number - 1]] = number

@@ -1,11 +1,14 @@
-"""What a model answers: class and mask logits per query."""
+"""What a model says about a batch: class and mask logits per query, of every decoder depth where a loss needs them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
+
+from mask2former.structures.predictions import Prediction
 
 __all__ = ["MaskOutput"]
 
@@ -31,3 +34,15 @@ class MaskOutput:
     def padded_size(self) -> tuple[int, int]:
         """(height, width) of the network input in pixels: four times the mask size."""
         return 4 * self.mask_logits.shape[-2], 4 * self.mask_logits.shape[-1]
+
+    def predictions(self, image_sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """One prediction per image or clip of the batch.
+
+        Args:
+            image_sizes: (height, width) of each in pixels, before it was padded.
+        """
+        rows = zip(self.class_logits, self.mask_logits, self.query_features, image_sizes, strict=True)
+        return [
+            Prediction(class_logits, mask_logits, size, self.padded_size, query_features)
+            for class_logits, mask_logits, query_features, size in rows
+        ]

@@ -18,9 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mask2former import visualization
-from mask2former.files import write_whole
 from mask2former.errors import UserError
-from mask2former.ops import masks as mask_ops
+from mask2former.files import write_whole
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 
@@ -155,8 +154,12 @@ class PanopticSegmentation(_Result):
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
         """One mask per segment, in the order of ``segments``."""
-        numbers = np.asarray([segment.id for segment in self.segments], dtype=np.int32)
-        return self.ids[None] == numbers[:, None, None]
+        return self.sparse.dense()
+
+    @property
+    def sparse(self) -> SparseMasks:
+        """The same, as boxes and the pixels inside."""
+        return SparseMasks.of_ids(self.ids, (segment.id for segment in self.segments))
 
     @property
     def labels(self) -> Int64[np.ndarray, " N"]:
@@ -171,7 +174,7 @@ class PanopticSegmentation(_Result):
     @property
     def boxes(self) -> Float64[np.ndarray, "N 4"]:
         """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel."""
-        return mask_ops.boxes_xyxy(self.masks)
+        return self.sparse.boxes
 
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         """The image with all segments drawn on it.
@@ -204,8 +207,8 @@ class PanopticSegmentation(_Result):
         return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
 
     def _records(self) -> dict[str, Any]:
-        masks = self.masks
-        rows = zip(self.segments, mask_ops.boxes_xyxy(masks), mask_ops.encode(masks), strict=True)
+        masks = self.sparse
+        rows = zip(self.segments, masks.boxes, masks.encode(), strict=True)
         return {
             "segments": [
                 {
@@ -380,10 +383,10 @@ class SemanticSegmentation(_Result):
         """Height and width in pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
-    def _present(self) -> tuple[list[int], Bool[np.ndarray, "N H W"]]:
+    def _present(self) -> tuple[list[int], SparseMasks]:
         """Class indices that occur, ascending, and their masks."""
         present = [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
-        return present, self.labels[None] == np.asarray(present, dtype=self.labels.dtype)[:, None, None]
+        return present, SparseMasks.of_ids(self.labels, present)
 
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         """The image with all classes drawn on it.
@@ -411,12 +414,12 @@ class SemanticSegmentation(_Result):
             head["file_name"] = file_name
         return [
             {**head, "category_id": self.categories[label].id, "segmentation": rle}
-            for label, rle in zip(present, mask_ops.encode(masks), strict=True)
+            for label, rle in zip(present, masks.encode(), strict=True)
         ]
 
     def _records(self) -> dict[str, Any]:
         present, masks = self._present()
-        rows = zip(present, mask_ops.areas(masks), mask_ops.encode(masks), strict=True)
+        rows = zip(present, masks.areas, masks.encode(), strict=True)
         return {
             "classes": [
                 {

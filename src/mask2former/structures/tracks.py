@@ -6,7 +6,7 @@ tracks were made nor where the frames come from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +15,14 @@ from PIL import Image
 
 from mask2former import visualization
 from mask2former.ops import masks as mask_ops
+from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.structures.results import PanopticSegmentation
 
 __all__ = ["TrackedFrame"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class TrackedFrame:
     """The tracks of one frame, by rising id.
 
@@ -30,7 +31,7 @@ class TrackedFrame:
         index: its place among the frames that were read, from 0.
         seconds: its time in the source.
         track_ids: from 1; an object has the same id in all frames.
-        masks: empty where a track is out of sight or hidden.
+        sparse: masks, each as its box and the pixels inside; empty where a track is out of sight or hidden.
         labels: class indices, from what was seen of the track so far.
         scores: class probability in 0..1, the mean over what was seen of the track so far.
         probabilities: of the classes, from this frame's window alone; what is missing to 1 is "no object".
@@ -43,22 +44,41 @@ class TrackedFrame:
     index: int
     seconds: float
     track_ids: Int64[np.ndarray, " N"]
-    masks: Bool[np.ndarray, "N H W"]
+    sparse: SparseMasks
     labels: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     probabilities: Float32[np.ndarray, "N K"]
     categories: Categories
-    panoptic: PanopticSegmentation | None = None
+    panoptic: PanopticSegmentation | None
 
-    def __post_init__(self) -> None:
-        count = len(self.track_ids)
-        assert self.index >= 0
-        assert (self.masks.ndim, self.masks.dtype) == (3, bool), (self.masks.shape, self.masks.dtype)
-        assert self.masks.shape[1:] == self.image.shape[:2], (self.masks.shape, self.image.shape)
-        assert len(self.masks) == len(self.labels) == len(self.scores) == len(self.probabilities) == count
-        assert self.probabilities.shape[1] == len(self.categories)
-        assert count == 0 or self.track_ids[0] >= 1
-        assert bool((np.diff(self.track_ids) > 0).all()), "track ids rise"
+    def __init__(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        index: int,
+        seconds: float,
+        track_ids: Int64[np.ndarray, " N"],
+        masks: AnyMasks,
+        labels: Int64[np.ndarray, " N"],
+        scores: Float64[np.ndarray, " N"],
+        probabilities: Float32[np.ndarray, "N K"],
+        categories: Categories,
+        panoptic: PanopticSegmentation | None = None,
+    ) -> None:
+        count, sparse = len(track_ids), SparseMasks.of(masks)
+        assert index >= 0
+        assert sparse.size_hw == image.shape[:2], (sparse.size_hw, image.shape)
+        assert len(sparse) == len(labels) == len(scores) == len(probabilities) == count
+        assert probabilities.shape[1] == len(categories)
+        assert count == 0 or track_ids[0] >= 1
+        assert bool((np.diff(track_ids) > 0).all()), "track ids rise"
+        values = (image, index, seconds, track_ids, sparse, labels, scores, probabilities, categories, panoptic)
+        for item, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, item.name, value)  # it is frozen
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "N H W"]:
+        """One binary mask per track: an array that is made anew each time."""
+        return self.sparse.dense()
 
     def __len__(self) -> int:
         return len(self.track_ids)
@@ -70,7 +90,7 @@ class TrackedFrame:
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.masks.shape[1], self.masks.shape[2]
+        return self.sparse.size_hw
 
     def plot(self, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         """The frame with everything drawn on it; a track has the colour of its id in every frame.
@@ -81,14 +101,16 @@ class TrackedFrame:
         """
         if self.panoptic is None:
             regions = [self._region(*row) for row in zip(self.track_ids.tolist(), self.labels.tolist(), strict=True)]
-            return visualization.overlay_instances(self.image, self.masks, regions, scale=scale, labels=labels)
+            return visualization.overlay_instances(self.image, self.sparse, regions, scale=scale, labels=labels)
         offset = len(self.categories)
         regions = [
             self._region(segment.id - offset if segment.is_thing else None, segment.label)
             for segment in self.panoptic.segments
         ]
         numbers = [segment.id for segment in self.panoptic.segments]
-        return visualization.overlay_panoptic(self.image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels)
+        return visualization.overlay_panoptic(
+            self.image, self.panoptic.ids, numbers, regions, scale=scale, labels=labels
+        )
 
     def _region(self, track: int | None, label: int) -> visualization.Region:
         item = self.categories[label]
@@ -100,28 +122,22 @@ class TrackedFrame:
 
         Masks are COCO run-length encodings, boxes are (x, y, w, h) in pixels; stuff has the ``track_id`` None.
         """
-        seen = np.flatnonzero(self.masks.any(axis=(1, 2)))
-        objects = [
-            self._record(int(self.track_ids[row]), int(self.labels[row]), float(self.scores[row]), self.masks[row])
-            for row in seen
-        ]
+        rows = zip(self.track_ids.tolist(), self.labels.tolist(), self.scores.tolist(), self.sparse, strict=True)
+        objects = [self._record(*row) for row in rows if row[-1].mask.size]
         if self.panoptic is not None:
-            objects += [
-                self._record(None, segment.label, segment.score, self.panoptic.ids == segment.id)
-                for segment in self.panoptic.segments
-                if not segment.is_thing
-            ]
+            both = zip(self.panoptic.segments, self.panoptic.sparse, strict=True)
+            objects += [self._record(None, item.label, item.score, patch) for item, patch in both if not item.is_thing]
         return {"index": self.index, "seconds": round(self.seconds, 6), "objects": objects}
 
-    def _record(self, track: int | None, label: int, score: float, mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
-        left, top, right, bottom = mask_ops.boxes_xyxy(mask[None])[0].tolist()
+    def _record(self, track: int | None, label: int, score: float, patch: mask_ops.Patch) -> dict[str, Any]:
+        height, width = patch.mask.shape
         item = self.categories[label]
         return {
             "track_id": track,
             "category_id": item.id,
             "category_name": item.name,
             "score": float(score),
-            "area": int(np.count_nonzero(mask)),
-            "bbox": [left, top, right - left, bottom - top],
-            "segmentation": mask_ops.encode(mask[None])[0],
+            "area": int(np.count_nonzero(patch.mask)),
+            "bbox": [float(side) for side in (patch.left, patch.top, width, height)],
+            "segmentation": mask_ops.encode_patch(patch, self.size_hw),
         }

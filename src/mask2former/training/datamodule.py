@@ -12,15 +12,18 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from mask2former.config import ClipSampling, NoAugmentationConfig, RunConfig
-from mask2former.data.build import TrainingSet, build_clips, build_images, build_training_set
-from mask2former.data.clips import ClipSet, ClipTrainingSet
-from mask2former.data.loading.collate import PackedBatch, pack
+from mask2former.config import NoAugmentationConfig, RunConfig
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.build import build_samples, build_training_set
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import notes_of_some
-from mask2former.data.loading.packed import PackedSample
-from mask2former.data.loading.sampling import Draw, StepSampler
+from mask2former.data.loading.collate import pack
+from mask2former.data.loading.loader import training_loader
+from mask2former.data.loading.sampling import StepSampler
+from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import (
     CLIP_TASKS,
     batch_size_per_device,
@@ -42,39 +45,36 @@ def _as_it_is(sample: Any) -> Any:
     return sample
 
 
-class _Packed(Dataset[PackedSample]):
-    def __init__(self, samples: TrainingSet | ClipTrainingSet) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> PackedSample:
-        return self.samples.packed(draw)
-
-
-class _Accumulation:
-    """Packs the samples of one step into micro-batches of equal count."""
-
-    def __init__(self, micro: int) -> None:
-        self.micro = micro
-
-    def __call__(self, samples: list[PackedSample]) -> list[PackedBatch]:
-        return [pack(samples[start : start + self.micro]) for start in range(0, len(samples), self.micro)]
-
-
 class DataModule(lightning.LightningDataModule):
-    """Loaders of a run."""
+    """Loaders of a run.
 
-    def __init__(self, config: RunConfig) -> None:
+    Args:
+        config: the whole run.
+        training, validation, augmentation: instead of what ``config`` says.
+
+    Attributes:
+        num_queries: of the model; None where it does not say how many.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        training: AnnotatedSet | ClipSet | None = None,
+        validation: AnnotatedSet | ClipSet | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.notes: list[str] = []
+        self.num_queries: int | None = config.model.transformer_decoder.num_queries
+        self._training, self._validation, self._augmentation = training, validation, augmentation
 
     @cached_property
-    def training_set(self) -> TrainingSet | ClipTrainingSet:
+    def training_set(self) -> TrainingSet:
         return build_training_set(
             self.config.data,
+            self._training,
+            self._augmentation,
             with_ignored=self.config.criterion.void == "ignored",
             value_range=self.config.model.inference.value_range,
         )
@@ -88,11 +88,12 @@ class DataModule(lightning.LightningDataModule):
         """
         config, tasks = self.config.data.dataset, self.config.evaluation.tasks
         value_range = self.config.model.inference.value_range
-        if isinstance(config, ClipSampling):
-            clips = build_clips(config, "validation", value_range=value_range)
+        samples = self._validation
+        if samples is None:
+            samples = build_samples(config, "validation", value_range=value_range)
+        if isinstance(samples, ClipSet):
             check_tasks(self.config, CLIP_TASKS)
-            return ClipCases(clips, self._class_map(clips.categories), None if clips.has_ground_truth else 0)
-        samples = build_images(config, "validation", value_range=value_range)
+            return ClipCases(samples, self._class_map(samples.categories), None if samples.has_ground_truth else 0)
         check_tasks(self.config, samples.tasks)
         return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
 
@@ -131,7 +132,11 @@ class DataModule(lightning.LightningDataModule):
 
     def batching(self) -> str:
         """How the images of a step are divided, in one line."""
-        total, devices, micro = self.config.data.batch_size, self.config.trainer.devices, batch_size_per_device(self.config)
+        total, devices, micro = (
+            self.config.data.batch_size,
+            self.config.trainer.devices,
+            batch_size_per_device(self.config),
+        )
         images, kind = "image" if total == 1 else "images", "device" if devices == 1 else "devices"
         text = f"{total} {images} per step = {devices} {kind} x {micro}"
         accumulations = total // (devices * micro)
@@ -144,9 +149,9 @@ class DataModule(lightning.LightningDataModule):
         remarks = [*samples.notes, *self.notes, *seen]
         remarks += [f"validation: {line}" for line in notes_of_some(self.validation_set.samples) if line not in seen]
         counts = samples.num_objects
-        queries = self.config.model.transformer_decoder.num_queries
-        if counts is not None and (counts > queries).any():
-            is_clips = isinstance(self.training_set, ClipTrainingSet)
+        queries = self.num_queries
+        if queries is not None and counts is not None and (counts > queries).any():
+            is_clips = isinstance(samples, ClipSet)
             what, hold = ("clips", "tracks") if is_clips else ("images", "objects")
             remarks.append(
                 f"{int((counts > queries).sum())} of {len(samples)} training {what} hold more {hold} than the model "
@@ -155,7 +160,8 @@ class DataModule(lightning.LightningDataModule):
             )
         inference = self.config.model.inference
         if (
-            isinstance(self.config.data.augmentation, NoAugmentationConfig)
+            self._augmentation is None
+            and isinstance(self.config.data.augmentation, NoAugmentationConfig)
             and inference.short_edge
             and not inference.tile
         ):
@@ -176,14 +182,9 @@ class DataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         data = self.config.data
         sampler = self._sampler(self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step)
-        return DataLoader(
-            _Packed(self.training_set),
-            batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
-            collate_fn=_Accumulation(batch_size_per_device(self.config)),
-            num_workers=data.num_workers,
-            persistent_workers=data.num_workers > 0,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-        )
+        is_cuda = self.trainer.strategy.root_device.type == "cuda"
+        micro = batch_size_per_device(self.config)
+        return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Training windows with their masks, which are made on the device; validation cases as they are."""

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2former.config import OptimConfig
-from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures.samples import Batch
@@ -47,7 +46,7 @@ class MemoryEstimate:
 
 def estimate_memory(
     model: Mask2Former,
-    criterion: Criterion,
+    criterion: nn.Module,
     batch: Batch,
     images: int,
     optim: OptimConfig,

@@ -18,9 +18,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mask2former import limits
-from mask2former.files import write_whole
 from mask2former.documents import read_rows, read_text
 from mask2former.evaluation.curves import is_step
+from mask2former.files import write_whole
 
 __all__ = ["MetricsLog", "validations"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,29 @@ import lightning
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from mask2former.files import write_whole
 from mask2former.config import OptimConfig, RunConfig, Task
-from mask2former.visualization import contact_sheet
-from mask2former.inference.results import predicted
 from mask2former.evaluation.evaluate import Case, Cases, Evaluation, Predictions, predict_case
 from mask2former.evaluation.gallery import case_rows
-from mask2former.inference.predictor import Predictor
+from mask2former.files import write_whole
+from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import Criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
+from mask2former.text import terminal_line
 from mask2former.training.checkpointing import at_step, plain
 from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor, regrouped
+from mask2former.visualization import contact_sheet
 
 __all__ = ["TrainingModule"]
 
 
+_OF_EARLIER_LAYERS = re.compile(r"_\d+$")  # names of loss terms
 _SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it is not for want of range
 
 
@@ -52,14 +54,13 @@ class TrainingModule(lightning.LightningModule):
     stored_optim: OptimConfig | None = None
     validation_due: bool = False
 
-    def __init__(self, model: Mask2Former, config: RunConfig) -> None:
+    def __init__(self, model: Mask2Former, config: RunConfig, criterion: nn.Module | None = None) -> None:
         super().__init__()
-        assert model.categories is not None
         self.automatic_optimization = False
         self.model = model
         self.config = config
         weights = config.criterion.model_dump(exclude={"void"})  # it says what targets tell the criterion
-        self.criterion = Criterion(len(model.categories), **weights)
+        self.criterion = criterion or Criterion(len(model.info.known_categories), **weights)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._predictor: Predictor | None = None
@@ -76,10 +77,10 @@ class TrainingModule(lightning.LightningModule):
         # On every rank: synchronised norms wait for the others in each forward pass.
         memory = estimate_memory(self.model, self.criterion, batch, images, self.config.optim, validate)
         if self.trainer.is_global_zero:
-            print(data.batching())
+            print(terminal_line(data.batching()))
             print(memory)
             for remark in data.remarks():
-                print(f"note: {remark}")
+                print(terminal_line(f"note: {remark}"))
         if self.validation_due:
             self._repeat_validation()
 
@@ -128,7 +129,7 @@ class TrainingModule(lightning.LightningModule):
         if self.average is not None and finite:
             self.average.update(self.model)
         self.log("loss", total, prog_bar=True)
-        shown = {name: terms.pop(name) for name in ("loss_ce", "loss_mask", "loss_dice")}  # of the last layer
+        shown = {name: terms.pop(name) for name in list(terms) if not _OF_EARLIER_LAYERS.search(name)}
         self.log_dict(shown, prog_bar=True)
         self.log_dict({**terms, "gradient_norm": norm, "learning_rate": self.config.optim.lr * factor})
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mask2former.config import OptimConfig
+from mask2former.models.parts import ChoosesDecay, ChoosesRates
 
 __all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups", "regrouped"]
 
@@ -21,12 +22,26 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     """Parameters with equal settings share a group.
 
     The backbone learns at ``backbone_multiplier`` times the rate. Norms, embeddings and relative position tables do
-    not decay; everything else does, biases included. Each group also holds ``lr_multiplier`` and ``names``.
+    not decay; everything else does, biases included. Parts of the model can choose further (:class:`ChoosesDecay`,
+    :class:`ChoosesRates`). Each group also holds ``lr_multiplier`` and ``names``.
 
     Reference: Mask2Former, Sec. 4.1, and the values of the published optimizer.
     """
     groups: dict[tuple[float, float], tuple[list[str], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     seen: set[nn.Parameter] = set()
+    parts = dict(model.named_children())
+    exempt = {
+        f"{part}.{name}"
+        for part, module in parts.items()
+        if isinstance(module, ChoosesDecay)
+        for name in module.no_weight_decay()
+    }
+    rates = {
+        f"{part}.{name}": factor
+        for part, module in parts.items()
+        if isinstance(module, ChoosesRates)
+        for name, factor in module.learning_rate_multipliers().items()
+    }
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
@@ -34,7 +49,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
             seen.add(parameter)
             name = f"{module_name}.{leaf}" if module_name else leaf
             multiplier = config.backbone_multiplier if name.startswith("backbone.") else 1.0
+            multiplier *= (
+                rates[max(fitting, key=len)] if (fitting := [one for one in rates if name.startswith(one)]) else 1
+            )
             undecayed = isinstance(module, (*_NORMS, nn.Embedding)) or any(part in name for part in _UNDECAYED_NAMES)
+            undecayed = undecayed or name in exempt
             names, parameters = groups[multiplier, 0.0 if undecayed else config.weight_decay]
             names.append(name)
             parameters.append(parameter)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from mask2former.documents import read_yaml
 from mask2former.errors import UserError
 from mask2former.evaluation.evaluate import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
-from mask2former.text import quoted
+from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded
 from mask2former.training.optim import learning_rate_factor
 
-__all__ = ["FIXED", "FREE", "LastState", "compare", "digest_of", "record_of", "setting_of"]
+__all__ = ["FIXED", "FREE", "LastState", "check_objects", "compare", "digest_of", "record_of", "setting_of"]
 
 
 def _settings(groups: Mapping[str, str]) -> frozenset[str]:
@@ -94,6 +94,7 @@ class LastState:
         has_best: whether there was a best validation.
         validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
         num_rows: of the table of metrics; None in checkpoints of 0.1.0.
+        objects: names of what was given in Python in place of settings.
     """
 
     path: Path
@@ -110,6 +111,7 @@ class LastState:
     has_best: bool = False
     validation_due: bool = False
     num_rows: int | None = None
+    objects: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> LastState:
@@ -126,7 +128,6 @@ class LastState:
         step, weights = _whole(state["global_step"]), state["state_dict"]
         if not state["optimizer_states"]:
             raise ValueError("it has no state of the optimizer")
-        num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
         callbacks = state.get("callbacks", {})
         stopping = [value for name, value in callbacks.items() if name.startswith("EarlyStopping")]
         waited = _whole(stopping[0]["wait_count"]) if stopping else 0
@@ -147,6 +148,7 @@ class LastState:
                 f"{path.name} has no record of its settings and classes (version 0.1.0 wrote none): compared with "
                 f"{file}; that the classes are in the same order cannot be checked"
             )
+            num_classes = len(weights["model.transformer_decoder.class_head.bias"]) - 1
             return cls(path, step, config, num_classes, None, None, None, waited, (note,), None, start, has_best)
         config = parse(RunConfig, record["config"], f"{path}: settings of the run")
         categories = Categories.from_dict(record["categories"])
@@ -155,10 +157,10 @@ class LastState:
             path,
             step,
             config,
-            num_classes,
+            len(categories),
             categories,
             (_whole(training), _whole(validation)),
-            _text(record["license"]),
+            _text(record.get("license", record.get("licence"))),
             waited,
             (),
             _text(record.get("validation")),
@@ -166,6 +168,7 @@ class LastState:
             has_best,
             due,
             None if rows is None else _whole(rows),
+            tuple(str(_text(name)) for name in record.get("objects", ())),
         )
 
     def is_comparable(
@@ -221,15 +224,34 @@ def record_of(
     num_samples: tuple[int, int],
     license: str | None,
     validation: str | None = None,
+    objects: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
+    given = {"objects": list(objects)} if objects else {}
     return {
+        **given,
         "config": config.model_dump(mode="json"),
         "categories": categories.to_dict(),
         "num_samples": list(num_samples),
         "license": license,
         "validation": validation,
     }
+
+
+def check_objects(last: LastState, objects: Sequence[str]) -> None:
+    """A run that had objects in place of settings goes on with them.
+
+    Raises:
+        UserError: one was not given again, or was not given before.
+    """
+    if list(last.objects) == list(objects):
+        return
+    if last.objects:
+        again = ", ".join(f"{name}=..." for name in last.objects)
+        what = f"it was started in Python with {', '.join(last.objects)}; give the same again: train(config, {again}, "
+    else:
+        what = f"it was started without {', '.join(objects)}; leave it out: train(config, "
+    raise UserError(f"cannot resume {last.path.parents[1]}: {what}resume=True)")
 
 
 def setting_of(leaf: str) -> str:
@@ -298,7 +320,7 @@ def compare(
             )
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
-        notes.append(f"from step {last.step} on with other settings: {_listed(changes)}")
+        notes.append(f"from step {last.step} on with other settings: {listed(changes, _SHOWN)}")
     if last.num_samples is not None and num_samples[0] != last.num_samples[0]:
         notes.append(
             f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: which sample comes "
@@ -376,7 +398,7 @@ def _check_classes(last: LastState, categories: Categories) -> None:
             f"is '{now[first]}' now; {what_to_do}"
         )
     gone, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
-    parts = [f"{kind} {_listed(names)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
+    parts = [f"{kind} {listed(names, _SHOWN)}" for kind, names in (("gone:", gone), ("new:", new)) if names]
     raise UserError(
         f"{where}: the training data have other classes ({'; '.join(parts)}): {len(before)} then, {len(now)} now; "
         f"{what_to_do}"
@@ -400,8 +422,3 @@ def _about_rate(last: LastState, config: RunConfig) -> list[str]:
 def _shown(value: Any) -> str:
     text = str(value) if not isinstance(value, Mapping) else str(dict(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,25 @@ import yaml
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
 
 from mask2former import checkpoints, recipes
-from mask2former.files import leftovers_note, write_whole
 from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
-from mask2former.config import RunConfig
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.config import InferenceConfig, RunConfig, parse
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.sample_sets import SampleSet, as_reader
+from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.files import leftovers_note, write_whole
 from mask2former.memory import is_lack_of_memory
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures.categories import Categories
-from mask2former.text import printable
+from mask2former.models.parts import set_precision
+from mask2former.structures import Categories, ModelInfo
+from mask2former.text import printable, terminal_line
 from mask2former.training.checkpointing import (
     Best,
     KeepCheckpoints,
@@ -43,7 +48,7 @@ from mask2former.training.lock import check_links, locked
 from mask2former.training.metrics_log import MetricsLog, validations
 from mask2former.training.module import TrainingModule
 from mask2former.training.progress import StepProgressBar
-from mask2former.training.resume import Comparison, LastState, compare, digest_of, record_of
+from mask2former.training.resume import Comparison, LastState, check_objects, compare, digest_of, record_of
 from mask2former.training.stopping import Stopping, died_reading
 
 __all__ = ["TrainingResult", "completed", "train"]
@@ -84,8 +89,7 @@ class TrainingResult:
 
     def __str__(self) -> str:
         lines = [
-            f"Model: {self.model} ({self._of_model()}). "
-            f"Checkpoints, metrics.csv, images and run.yaml: {self.directory}"
+            f"Model: {self.model} ({self._of_model()}). Checkpoints, metrics.csv, images and run.yaml: {self.directory}"
         ]
         last = self.metrics.get(self.monitor)
         if self.best is not None and last is not None:
@@ -112,14 +116,67 @@ class TrainingResult:
         return f"{self.monitor} {'not measured' if last is None else f'{last:.1f}'}"
 
 
-def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -> TrainingResult:
-    """Train as configured.
+@dataclass(frozen=True)
+class _Objects:
+    """What was given instead of being built from the configuration."""
+
+    model: Mask2Former | None = None
+    train_data: AnnotatedSet | ClipSet | None = None
+    validation_data: AnnotatedSet | ClipSet | None = None
+    augmentation: Augmentation | None = None
+    criterion: nn.Module | None = None
+
+    def check(self) -> None:
+        """Refuse what could not be trained with.
+
+        Raises:
+            UserError: naming it.
+        """
+        if (self.train_data is None) != (self.validation_data is None):
+            given, missing = ("train", "validation") if self.validation_data is None else ("validation", "train")
+            raise UserError(f"{given}_data was given without {missing}_data; give both, or neither")
+        if self.criterion is not None and any(value.requires_grad for value in self.criterion.parameters()):
+            raise UserError(
+                f"the criterion {type(self.criterion).__name__} has parameters, but those of the model alone are "
+                "learned; put them into the model"
+            )
+
+    def names(self) -> list[str]:
+        """Of those that no configuration describes: who goes on with the run has to give them again."""
+        names = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        if self.model is not None and self.model.info.architecture is not None:
+            names.remove("model")
+        return names
+
+
+def train(
+    config: RunConfig,
+    *,
+    model: Mask2Former | None = None,
+    train_data: SampleSet | AnnotatedSet | ClipSet | None = None,
+    validation_data: SampleSet | AnnotatedSet | ClipSet | None = None,
+    augmentation: Augmentation | None = None,
+    criterion: nn.Module | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    loggers: Sequence[Logger] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainingResult:
+    """Train as configured, or with objects in place of what the configuration describes.
 
     The directory ``config.output`` gets ``run.yaml``, ``checkpoints/last.ckpt`` and ``best.ckpt``, ``metrics.csv`` and
     ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
 
     Args:
         config: the whole run.
+        model: is trained in place, instead of one that is built, and ends with the weights of the file. How it is used
+            is what ``config.model.inference`` sets, and what that leaves out is what ``model.info.inference`` says.
+        train_data: images or clips to learn from; any :class:`~mask2former.data.sample_sets.SampleSet` will do.
+        validation_data: what is measured; has to be given with ``train_data``, and only then.
+        augmentation: of training images and clips.
+        criterion: as :class:`~mask2former.losses.Criterion` is called, without parameters to learn.
+        callbacks: of Lightning, beside our own.
+        loggers: of Lightning, beside our own.
         resume: go on from ``checkpoints/last.ckpt``.
         overwrite: use a directory that holds another run.
 
@@ -131,6 +188,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
         ChildProcessError: a process that reads samples died of something else.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
+    objects = _Objects(model, _reader(train_data), _reader(validation_data), augmentation, criterion)
+    objects.check()
     directory = Path(config.output)
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
@@ -138,27 +197,51 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False) -
     check_links(directory)
     stopping = Stopping()
     with locked(directory) as notes, stopping.listening():
-        return _train(config, last, stopping, notes, resume=resume, overwrite=overwrite)
+        extra = (list(callbacks), list(loggers))
+        return _train(config, objects, extra, last, stopping, notes, resume=resume, overwrite=overwrite)
+
+
+def _reader(data: SampleSet | AnnotatedSet | ClipSet | None) -> AnnotatedSet | ClipSet | None:
+    reader = None if data is None else as_reader(data)
+    if isinstance(reader, PanopticClips):
+        raise UserError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
+    return reader
 
 
 def _train(
-    config: RunConfig, last: Path, stopping: Stopping, notes: list[str], *, resume: bool, overwrite: bool
+    config: RunConfig,
+    objects: _Objects,
+    extra: tuple[list[lightning.Callback], list[Logger]],
+    last: Path,
+    stopping: Stopping,
+    notes: list[str],
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> TrainingResult:
     directory = Path(config.output)
     if not resume and last.exists() and not overwrite:
         raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
     past = LastState.read(last) if resume else None
+    if past is not None:
+        check_objects(past, objects.names())
+    if objects.model is not None:
+        config = _with_model(config, objects.model.info)
     begins = past is None or past.categories is None  # without a record the initial model tells the license
     start = _start_of(config) if begins else None
-    if start is not None and config.model.init is not None and past is None:
-        check_settings(config.model, start.config, config.model.init, partial=config.model.init_partial)
-    known = past.config.model if past is not None else start.config if start is not None else None
+    known = start.info if start is not None else None
+    if known is not None and "model" in objects.names():
+        known = replace(known, architecture=None)  # whether the weights fit parts of one's own, loading tells
+    if known is not None and config.model.init is not None and past is None:
+        check_settings(config.model, known, config.model.init, partial=config.model.init_partial)
+    if past is not None:
+        known = ModelInfo.of(past.config.model)
     if config.model.init is not None and known is not None:
         model_config = with_settings_of(config.model, known, config.model.init)
         config = config.model_copy(update={"model": model_config})
     check_run(config)
     lightning.seed_everything(config.seed, verbose=False)
-    data = DataModule(config)
+    data = DataModule(config, objects.train_data, objects.validation_data, objects.augmentation)
     data.check()
     num_samples = (len(data.training_set), data.num_validation)
     digest = digest_of(data.validation_set)
@@ -168,28 +251,31 @@ def _train(
     ended_with = None if past is None else _best_at_the_end(past)
     is_newer = past is not None and ended_with is not None and ended_with.step > past.step  # of a run that went on
     if past is not None and not is_newer and (end := _how_it_ended(past, config, path)):
-        print(f"{directory} is finished: {end}; nothing was changed")
+        print(terminal_line(f"{directory} is finished: {end}; nothing was changed"))
         if change is not None and change.changes:
-            print(f"note: since it is finished, these other settings were ignored: {', '.join(change.changes)}")
+            ignored = ", ".join(change.changes)
+            print(terminal_line(f"note: since it is finished, these other settings were ignored: {ignored}"))
         return _result_of(past, ended_with, path)
     best = None
     if past is not None:
         best = best_of(last.parent, lambda state: past.is_comparable(state, config, num_samples[1], digest))
-    model, is_measurable = _initial_model(config, data.categories, start, begins=begins)
+    model, is_measurable = _initial_model(config, objects.model, data.categories, start, begins=begins)
+    data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
+    set_precision(model.pixel_decoder, full=not config.trainer.half_pixel_decoder)
+    model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
     if past is not None and past.license is not None:
-        model.license = past.license
+        model.info = replace(model.info, license=past.license)
     directory.mkdir(parents=True, exist_ok=True)
     notes += leftovers_note((directory, directory / "checkpoints", directory / "images"))
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    text = _about_objects(objects.names()) + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
 
     if not resume:
         _clear(directory, config.model.init)
-    model.pixel_decoder.full_precision = not config.trainer.half_pixel_decoder  # pyright: ignore[reportArgumentType]
     if config.trainer.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
-    module = TrainingModule(model, config)
-    module.record = record_of(config, data.categories, num_samples, model.license, digest)
+    module = TrainingModule(model, config, objects.criterion)
+    module.record = record_of(config, data.categories, num_samples, model.info.license, digest, objects=objects.names())
     module.stored_optim = past.config.optim if past is not None else None
     afresh = change is not None and change.measured_anew
     monitor, start_value = config.evaluation.monitor, None
@@ -213,7 +299,6 @@ def _train(
         step=step,
         is_due=is_due,
     )
-    module.model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
     callbacks: list[lightning.Callback] = [
         stopping,
         keep,
@@ -225,7 +310,8 @@ def _train(
         if afresh and best is not None:
             patience.begin_at(best.value)
         callbacks.append(patience)
-    loggers: list[Logger] = [metrics_log]
+    callbacks += extra[0]
+    loggers: list[Logger] = [metrics_log, *extra[1]]
     if config.trainer.tensorboard:
         loggers.append(_tensorboard(directory))
     trainer = lightning.Trainer(
@@ -252,8 +338,7 @@ def _train(
         notes.append(f"all {step} steps were taken before; only {path.name} was missing")
     if trainer.is_global_zero:
         for note in notes:
-            print(f"note: {note}")
-    on_interrupt = signal.getsignal(signal.SIGINT)
+            print(terminal_line(f"note: {note}"))
     try:
         if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
             with isolate_rng():
@@ -261,11 +346,9 @@ def _train(
             if patience is not None and keep.start_value is not None:
                 patience.begin_at(keep.start_value)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit and ignores the next one
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit, and ignores the next one until Stopping ends
         if not trainer.interrupted:
             raise
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_interrupt)
         raise KeyboardInterrupt from stop
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if (how := died_reading(error)) is not None:
@@ -289,8 +372,8 @@ def _train(
         _restore(module, keep.best)
     threshold = module.instance_threshold if config.evaluation.choose_threshold else None
     if threshold is not None:
-        inference = config.model.inference.model_copy(update={"instance_threshold": threshold})
-        model.config = config.model.model_copy(update={"inference": inference})
+        inference = model.info.inference.model_copy(update={"instance_threshold": threshold})
+        model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -343,7 +426,7 @@ def _result_of(past: LastState, best: Best | None, model: Path) -> TrainingResul
         past.start,
         None if best is None else (best.value, best.step),
         is_average=config.optim.ema_decay > 0,
-        instance_threshold=checkpoints.open_checkpoint(model).config.inference.instance_threshold if chosen else None,
+        instance_threshold=checkpoints.open_checkpoint(model).info.inference.instance_threshold if chosen else None,
     )
 
 
@@ -402,8 +485,8 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
         return values
     last = None if resume is None else resume / "checkpoints" / "last.ckpt"
     if last is not None and last.is_file():
-        return {**values, "model": filled_in(model, LastState.read(last).config.model)}
-    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).config)}
+        return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
+    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).info)}
 
 
 def _clear(directory: Path, init: str | None) -> None:
@@ -431,25 +514,59 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
     return checkpoints.open_checkpoint(init)
 
 
+def _with_model(config: RunConfig, info: ModelInfo) -> RunConfig:
+    """The run of a model that was given: its architecture, and its inference settings where the run sets none."""
+    model = config.model
+    settings = filled_in(
+        {"inference": model.inference.model_dump(exclude_unset=True)}, replace(info, architecture=None)
+    )
+    inference = parse(InferenceConfig, settings["inference"], "model.inference, with the settings of the model")
+    parts = {} if info.architecture is None else dict(info.architecture)
+    return config.model_copy(update={"model": model.model_copy(update={**parts, "inference": inference})})
+
+
+def _about_objects(names: list[str]) -> str:
+    """The head of a run file that does not say all."""
+    if not names:
+        return ""
+    return f"# Given in Python, whatever stands below: {', '.join(names)}\n"
+
+
 def _initial_model(
-    config: RunConfig, categories: Categories, start: checkpoints.Checkpoint | None, *, begins: bool
+    config: RunConfig,
+    given: Mask2Former | None,
+    categories: Categories,
+    start: checkpoints.Checkpoint | None,
+    *,
+    begins: bool,
 ) -> tuple[Mask2Former, bool]:
     """The model, and whether it is whole already, so that validation before the first step says something."""
-    model = build_model(config.model, len(categories))
-    model.categories = categories
+    model, is_whole = given or build_model(config.model, len(categories)), False
+    if given is not None:
+        is_whole = begins and given.categories is not None
+        if given.categories is not None and given.categories.names != categories.names:
+            raise UserError(
+                f"the model has other classes ({_some(given.categories)}) than the training data "
+                f"({_some(categories)}); start from the file of its weights instead (model.init, model.init_partial)"
+            )
+        given.train()
+    model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})
     init = config.model.init
     if init is None or not begins:  # a checkpoint brings the weights
-        return model, False
+        return model, is_whole
     if start is None:
-        print(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}")
+        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}"))
         return model, False
-    source = checkpoints.instantiate(start)
-    notes = checkpoints.start_from(model, source, init, partial=config.model.init_partial)
-    print(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
+    notes = checkpoints.start_from(model, start, init, partial=config.model.init_partial)
+    print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
     is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
     if not is_whole:
         print("Not measured before the first step, since the class head starts afresh")
     return model, is_whole
+
+
+def _some(categories: Categories) -> str:
+    return f"{len(categories)}: {', '.join(printable(name, 80) for name in categories.names[:4])}"
 
 
 def _death(how: str) -> BaseException:

@@ -15,16 +15,15 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from PIL import Image, ImageFilter
-from scipy import ndimage
 
-from mask2former.visualization.colors import line_color, spread_colors
-from mask2former.visualization.labels import INK, Anchor, distance, draw_labels
-from mask2former.visualization.regions import Color, Crop, Region, ranks
-from mask2former.visualization.sheets import contact_sheet
 from mask2former.errors import UserError
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.pixels import rgb_of_array, rgb_of_pillow
+from mask2former.visualization.colors import line_color, spread_colors
+from mask2former.visualization.labels import INK, Anchor, distance, draw_labels
+from mask2former.visualization.regions import Color, Crop, Region, ranks
+from mask2former.visualization.sheets import contact_sheet
 
 __all__ = [
     "Color",
@@ -140,6 +139,8 @@ def _overlay_map(
     labels: bool,
 ) -> Image.Image:
     """``image`` with an index map (-1: nothing)."""
+    from scipy import ndimage  # half a second, for those who draw
+
     scale = readable_scale(index_map.shape) if scale is None else scale
     canvas = _canvas(image, (index_map.shape[0], index_map.shape[1]), scale)
     if scale > 1:
@@ -274,6 +275,8 @@ def _mix(pixels: UInt8[np.ndarray, "P 3"], color: Color, alpha: float) -> UInt8[
 
 def _interior_points(index_map: Int[np.ndarray, "H W"], count: int) -> dict[int, tuple[int, int]]:
     """Row and column of the deepest pixel of each index, by one distance transform of the whole map."""
+    from scipy import ndimage  # half a second, for those who draw
+
     step = 1 + max(index_map.shape) // 400
     coarse = index_map[step // 2 :: step, step // 2 :: step]
     inside = np.zeros((coarse.shape[0] + 2, coarse.shape[1] + 2), dtype=bool)  # the border counts as an edge

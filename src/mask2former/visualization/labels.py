@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from mask2former.visualization.colors import line_color
 from mask2former.visualization.fonts import Lettering, readable
@@ -42,6 +41,8 @@ class Anchor:
 
 def distance(inside: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """How far each pixel of a mask is from its edge."""
+    from scipy import ndimage  # half a second, for those who draw
+
     distance = ndimage.distance_transform_edt(inside)
     assert isinstance(distance, np.ndarray)
     return distance.astype(np.float32)
@@ -160,7 +161,9 @@ def _emptiest(size: tuple[int, int], anchors: Sequence[Anchor], limits_hw: tuple
     along += [(left, top) for left in (gap, right) for top in range(gap, bottom, max(1, height // 2))]
 
     def hidden(position: tuple[int, int]) -> int:
-        top, left, low, far = (-(-value // step) for value in (position[1], position[0], position[1] + height, position[0] + width))
+        top, left, low, far = (
+            -(-value // step) for value in (position[1], position[0], position[1] + height, position[0] + width)
+        )
         return int(filled[low, far] - filled[top, far] - filled[low, left] + filled[top, left])
 
     return min([*corners, *along], key=hidden)  # of equals the first
@@ -196,7 +199,7 @@ class Plate:
 
 
 def _places(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]) -> Iterable[tuple[int, int]]:
-    """Indices (left, top) for a label, best first: the deepest point and above and below it; beside small things."""
+    """Places (left, top) for a label, best first: the deepest point and above and below it; beside small things."""
     label_width, label_height = size
     crop = anchor.crop
     rows, columns = crop.window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,9 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
     with pytest.raises(UserError, match="at least two models, got 1"):
         average([tiny_model], ["a"])
     deeper = moved(tiny_model, 1, 0.1)
-    assert deeper.config is not None
-    decoder = deeper.config.transformer_decoder.model_copy(update={"num_queries": 3})
-    deeper.config = deeper.config.model_copy(update={"transformer_decoder": decoder})
+    architecture = deeper.info.known_architecture
+    decoder = architecture.transformer_decoder.model_copy(update={"num_queries": 3})
+    deeper.info = replace(deeper.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
     refused(deeper, r"b\.safetensors has another architecture than a\.safetensors")
     assert tiny_model.categories is not None
     renamed = moved(tiny_model, 1, 0.1)
@@ -74,9 +75,9 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
 
 def test_a_license_is_kept_and_two_are_refused(tiny_model: Mask2Former) -> None:
     one, other, third = (moved(tiny_model, seed, 0.1) for seed in range(3))
-    other.license = "CC BY-NC 4.0"
-    assert average([one, other], ["a", "b"]).license == "CC BY-NC 4.0"
-    third.license = "CC BY-SA 4.0"
+    other.info = replace(other.info, license="CC BY-NC 4.0")
+    assert average([one, other], ["a", "b"]).info.license == "CC BY-NC 4.0"
+    third.info = replace(third.info, license="CC BY-SA 4.0")
     with pytest.raises(UserError, match=r"different licenses: CC BY-NC 4.0, CC BY-SA 4.0"):
         average([other, third], ["b", "c"])
 

@@ -6,15 +6,15 @@ import pytest
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints import original
+from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.errors import UserError
-from mask2former.checkpoints.describe import checkpoint_facts
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 
 
 def test_a_file_of_ours_says_all_about_itself(tiny_model: Mask2Former, tmp_path: Path) -> None:
     checkpoints.save(tiny_model, tmp_path / "m.safetensors")
-    facts = checkpoint_facts(tmp_path / "m.safetensors")
+    facts = describe_checkpoint(tmp_path / "m.safetensors")
     assert facts["format"] == "mask2former, version 1"
     assert facts["classes"] == "4 (2 things, 2 stuff): cat, dog, sky, sea"
     assert facts["tasks"] == "panoptic, instance, semantic"
@@ -26,10 +26,10 @@ def test_an_original_file_lists_the_recipes_that_fit(tmp_path: Path) -> None:
     slug = "ytvis2019-instance/r50"
     model = build_model(recipes.recipe(slug).model, len(original.recipe_categories(slug)))
     checkpoints.write_original(model, tmp_path / "model.pth")
-    undecided = checkpoint_facts(tmp_path / "model.pth")
+    undecided = describe_checkpoint(tmp_path / "model.pth")
     assert undecided["format"] == "original"
     assert undecided["recipes that fit"] == "ytvis2019-instance/r50, ytvis2021-instance/r50"
-    decided = checkpoint_facts(tmp_path / "model.pth", slug)
+    decided = describe_checkpoint(tmp_path / "model.pth", slug)
     assert decided["recipes that fit"] == slug
     assert decided["backbone"] == undecided["backbone"] == "resnet50 (timm), frozen norm"
     assert decided["parameters"] == undecided["parameters"]
@@ -38,4 +38,4 @@ def test_an_original_file_lists_the_recipes_that_fit(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.pkl").write_text("<html>")
     with pytest.raises(UserError, match="web page"):
-        checkpoint_facts(tmp_path / "page.pkl")
+        describe_checkpoint(tmp_path / "page.pkl")

@@ -204,9 +204,7 @@ def test_a_server_that_sends_too_slowly(folder: Path, tmp_path: Path, where: str
     path = tmp_path / "cache" / "model.pkl"
     patience = Patience(timeout=5, attempts=2, pause=0.01, least_rate=100_000, window=0.1)
     with serve(folder, lambda n: TRICKLES[where]) as server:
-        with pytest.raises(
-            UserError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"
-        ):
+        with pytest.raises(UserError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"):
             download(f"{server.url}/model.pkl", path, MD5, patience=patience)
         assert len(server.requests) == 2
         assert download(f"{server.url}/model.pkl", folder / "model.pkl", MD5).is_file()  # there: nobody is asked

@@ -32,9 +32,7 @@ def test_saved_models_return_exactly(tiny_model: Mask2Former, tmp_path: Path, na
     tiny_model.save_pretrained(tmp_path / name)
     again = Mask2Former.from_pretrained(str(tmp_path / name))
     assert equal(tiny_model, again)
-    assert tiny_model.config is not None
-    assert again.config == tiny_model.config.model_copy(update={"init": None})
-    assert again.categories == tiny_model.categories
+    assert again.info == tiny_model.info
     assert not again.training
 
 
@@ -183,7 +181,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge header": (lambda path: path.write_bytes((1 << 39).to_bytes(8, "little") + b"{" + bytes(200)), "damaged"),
     "other safetensors": (lambda path: save_file({"a": torch.zeros(2)}, path, {"format": "pt"}), "of something else"),
     "no metadata": (lambda path: save_file({"a": torch.zeros(2)}, path), "of something else"),
-    "newer": (changed("format_version", "99"), "format version '99'; this library reads up to 1"),
+    "newer": (changed("format_version", "99"), "format version '99'; this library reads up to 2"),
     "no version": (changed("format_version", None), "format version ''"),
     "no config": (changed("config", None), "the 'config' of its header is missing"),
     "broken config": (changed("config", "{"), "the 'config' of its header is damaged"),
@@ -234,10 +232,9 @@ def test_packaged_models_are_found_by_name(
         Mask2Former.from_pretrained("scenes-nano", recipe="coco-panoptic/r50")
 
 
-@pytest.mark.parametrize("lacking", ["config", "categories"])
-def test_models_without_facts_cannot_be_saved(tiny_model: Mask2Former, tmp_path: Path, lacking: str) -> None:
-    setattr(tiny_model, lacking, None)
-    with pytest.raises(UserError, match=f"the model has no {lacking}"):
+def test_models_without_classes_cannot_be_saved(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    tiny_model.categories = None
+    with pytest.raises(UserError, match="the model has no class names"):
         tiny_model.save_pretrained(tmp_path / "m.safetensors")
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -141,7 +141,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 def test_a_model_goes_to_the_hub_and_comes_back(
     fake: FakeHub, tiny_model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny_model.license = "CC BY-NC 4.0"
+    tiny_model.info = replace(tiny_model.info, license="CC BY-NC 4.0")
     page = tiny_model.push_to_hub("me/pets", private=True, metrics={"PQ": 51.94}, message="First")
     assert page == f"{huggingface_hub.constants.ENDPOINT}/me/pets"
     assert set(fake.repositories["me/pets"]) == {"model.safetensors", "README.md"}
@@ -159,17 +159,17 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     for name in ("me/pets", "hf://me/pets", "hf://me/pets@v1", "me/pets@v1"):
         again = Mask2Former.from_pretrained(name)
         assert again.categories == tiny_model.categories
-        assert again.license == "CC BY-NC 4.0"
+        assert again.info.license == "CC BY-NC 4.0"
         assert all(torch.equal(value, again.state_dict()[key]) for key, value in tiny_model.state_dict().items())
-    assert checkpoints.open_checkpoint("me/pets").metrics == {"PQ": 51.94}
+    assert checkpoints.open_checkpoint("me/pets").info.metrics == {"PQ": 51.94}
 
     with monkeypatch.context() as no_answer:  # what was fetched before is used
         point_to("http://127.0.0.1:9", Path(huggingface_hub.constants.HF_HUB_CACHE), no_answer)
-        assert Mask2Former.from_pretrained("me/pets").license == "CC BY-NC 4.0"
+        assert Mask2Former.from_pretrained("me/pets").info.license == "CC BY-NC 4.0"
 
     fake.requests.clear()
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
-    assert Mask2Former.from_pretrained("hf://me/pets").license == "CC BY-NC 4.0"
+    assert Mask2Former.from_pretrained("hf://me/pets").info.license == "CC BY-NC 4.0"
     with pytest.raises(UserError, match="not in the hub's cache and offline mode is on"):
         Mask2Former.from_pretrained("hf://me/dogs")
     with pytest.raises(UserError, match="cannot upload 'me/pets': offline mode is on"):

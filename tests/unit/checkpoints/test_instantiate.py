@@ -12,22 +12,24 @@ import torch
 from conversions import RESNET, small_model
 
 from mask2former import checkpoints
+from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.checkpoints.io import Checkpoint
 from mask2former.config import BackboneConfig, TimmConfig
 from mask2former.errors import UserError
-from mask2former.checkpoints.describe import checkpoint_facts
 
 
 def checkpoint_of(backbone: BackboneConfig | None = None) -> Checkpoint:
     model = small_model() if backbone is None else small_model(backbone)
-    assert model.config is not None
-    assert model.categories is not None
-    return Checkpoint(model.config, model.categories, model.state_dict(), "file")
+    return Checkpoint(model.info, model.state_dict(), "file")
 
 
 def changed(checkpoint: Checkpoint, part: str, **values: Any) -> Checkpoint:
-    inner = getattr(checkpoint.config, part).model_copy(update=values)
-    return dataclasses.replace(checkpoint, config=checkpoint.config.model_copy(update={part: inner}))
+    return with_part(checkpoint, part, getattr(checkpoint.info.architecture, part).model_copy(update=values))
+
+
+def with_part(checkpoint: Checkpoint, part: str, value: Any) -> Checkpoint:
+    architecture = checkpoint.info.known_architecture.model_copy(update={part: value})
+    return dataclasses.replace(checkpoint, info=dataclasses.replace(checkpoint.info, architecture=architecture))
 
 
 def test_what_was_saved_is_made() -> None:
@@ -80,30 +82,30 @@ def test_a_checkpoint_cannot_make_timm_read_other_files(backbone: TimmConfig, mo
         raise AssertionError("timm was asked")
 
     checkpoint = checkpoint_of()
-    config = checkpoint.config.model_copy(update={"backbone": backbone})
     monkeypatch.setattr(timm, "create_model", asked)
     with pytest.raises(
         UserError, match=r"file: backbone '.*(expected the name of an architecture|out of its arguments)"
     ):
-        checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
+        checkpoints.instantiate(with_part(checkpoint, "backbone", backbone))
 
 
 @pytest.mark.parametrize("kwargs", [{"layers": [10**9] * 4}, {"channels": [1 << 30] * 4}, {"base_width": 10**9}])
 def test_arguments_of_timm_are_held_to_the_weights(kwargs: dict[str, Any]) -> None:
     checkpoint = checkpoint_of(RESNET)
     backbone = TimmConfig(model="resnet18", kwargs=kwargs)
-    config = checkpoint.config.model_copy(update={"backbone": backbone})
     with pytest.raises(UserError, match=r"expected a number of at most 65,536"):
-        checkpoints.instantiate(dataclasses.replace(checkpoint, config=config))
+        checkpoints.instantiate(with_part(checkpoint, "backbone", backbone))
 
 
 def test_a_file_with_such_a_claim(tmp_path: Path) -> None:
     model = small_model()
-    assert model.config is not None
-    decoder = model.config.transformer_decoder.model_copy(update={"num_layers": 10**9})
-    model.config = model.config.model_copy(update={"transformer_decoder": decoder})
+    architecture = model.info.known_architecture
+    decoder = architecture.transformer_decoder.model_copy(update={"num_layers": 10**9})
+    model.info = dataclasses.replace(
+        model.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder})
+    )
     checkpoints.save(model, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
         checkpoints.from_pretrained(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors: transformer_decoder\.num_layers of the model is"):
-        checkpoint_facts(tmp_path / "model.safetensors")
+        describe_checkpoint(tmp_path / "model.safetensors")

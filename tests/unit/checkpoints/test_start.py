@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from mask2former import checkpoints
+from mask2former.checkpoints import Checkpoint
 from mask2former.checkpoints.start import (
     check_settings,
     filled_in,
@@ -19,7 +21,7 @@ from mask2former.config import ModelConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Categories
+from mask2former.structures import Categories, ModelInfo
 
 CLASS_HEAD = ("transformer_decoder.class_head.weight", "transformer_decoder.class_head.bias")
 QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
@@ -27,14 +29,18 @@ QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.que
 
 def another(model: Mask2Former, names: list[str], seed: int = 1, **changes: dict[str, Any]) -> Mask2Former:
     """A freshly initialised model with the settings of ``model``, some of them changed."""
-    assert model.config is not None
-    values = model.config.model_dump()
+    values = {**model.info.known_architecture.model_dump(), "inference": model.info.inference.model_dump()}
     for part, settings in changes.items():
         values[part] |= settings
     torch.manual_seed(seed)
     made = build_model(ModelConfig.model_validate(values), len(names))
     made.categories = Categories.from_names(names)
     return made
+
+
+def read(model: Mask2Former) -> Checkpoint:
+    """As it comes out of a file."""
+    return Checkpoint(model.info, model.state_dict(), "source")
 
 
 def names_of(model: Mask2Former) -> list[str]:
@@ -49,19 +55,19 @@ def changed(model: Mask2Former, source: Mask2Former) -> set[str]:
 
 
 def test_all_of_it_where_all_fits(tiny_model: Mask2Former) -> None:
-    tiny_model.license = "CC BY-NC 4.0"
+    tiny_model.info = replace(tiny_model.info, license="CC BY-NC 4.0")
     for partial in (False, True):
         model = another(tiny_model, names_of(tiny_model))
-        assert checkpoints.start_from(model, tiny_model, "source", partial=partial) == []
+        assert checkpoints.start_from(model, read(tiny_model), "source", partial=partial) == []
         assert changed(model, tiny_model) == set()
-        assert model.license == "CC BY-NC 4.0"
+        assert model.info.license == "CC BY-NC 4.0"
 
 
 def test_other_classes_start_afresh_also_if_they_are_as_many(tiny_model: Mask2Former) -> None:
     for names in (["tree", "bee", "fox"], ["cat", "dog"]):
         model = another(tiny_model, names)
         fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
-        notes = checkpoints.start_from(model, tiny_model, "source", partial=True)
+        notes = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
         assert notes == [f"class head starts afresh (3 classes there, {len(names)} here)"]
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
         if len(names) == 3:
@@ -70,12 +76,10 @@ def test_other_classes_start_afresh_also_if_they_are_as_many(tiny_model: Mask2Fo
 
 def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:
     for names in (["cat"], ["cat", "sky", "bee"]):  # another number; another meaning at the same index
-        with pytest.raises(
-            UserError, match=r"source: its classes are not those .* \(3: sky, cat, dog there, .* here"
-        ):
-            checkpoints.start_from(another(tiny_model, names), tiny_model, "source", partial=False)
+        with pytest.raises(UserError, match=r"source: its classes are not those .* \(3: sky, cat, dog there, .* here"):
+            checkpoints.start_from(another(tiny_model, names), read(tiny_model), "source", partial=False)
     model = another(tiny_model, ["sky", "bee", "fox"])
-    notes = checkpoints.start_from(model, tiny_model, "source", partial=False)  # the user says they are the same
+    notes = checkpoints.start_from(model, read(tiny_model), "source", partial=False)  # the user says they are the same
     assert notes == ["classes by position: 'cat' is 'bee', 'dog' is 'fox' here"]
     assert changed(model, tiny_model) == set()
 
@@ -84,7 +88,7 @@ def test_on_no_request_nothing_is_left_out(tiny_model: Mask2Former) -> None:
 def test_classes_in_another_order_keep_their_meaning(tiny_model: Mask2Former, partial: bool) -> None:
     assert names_of(tiny_model) == ["sky", "cat", "dog"]
     model = another(tiny_model, ["dog", "sky", "cat"])
-    notes = checkpoints.start_from(model, tiny_model, "source", partial=partial)
+    notes = checkpoints.start_from(model, read(tiny_model), "source", partial=partial)
     assert notes == ["its classes in the order of the training data"]
     for name in CLASS_HEAD:
         assert torch.equal(model.state_dict()[name], tiny_model.state_dict()[name][[2, 0, 1, 3]])
@@ -93,26 +97,39 @@ def test_classes_in_another_order_keep_their_meaning(tiny_model: Mask2Former, pa
 @pytest.mark.parametrize("partial", [False, True])
 def test_one_class_is_one_class_whatever_its_name(tiny_model: Mask2Former, partial: bool) -> None:
     source, model = another(tiny_model, ["nucleus"], seed=2), another(tiny_model, ["cell"])
-    notes = checkpoints.start_from(model, source, "source", partial=partial)
+    notes = checkpoints.start_from(model, read(source), "source", partial=partial)
     assert notes == ["its one class, 'nucleus', is 'cell' here"]
     assert changed(model, source) == set()
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
 
-SOURCE = ModelConfig.model_validate(
-    {
-        "backbone": {"name": "timm", "model": "resnet10t", "norm": "batch", "kwargs": {"channels": [8, 8, 8, 8]}},
-        "pixel_decoder": {"dim": 64, "num_heads": 4},
-        "transformer_decoder": {"dim": 64, "num_queries": 30, "num_heads": 4},
-        "inference": {"tasks": ["instance"], "tile": 128, "short_edge": 256, "diameter": 48.0, "score_threshold": 0.85},
-    }
+SOURCE = ModelInfo.of(
+    ModelConfig.model_validate(
+        {
+            "backbone": {
+                "name": "timm",
+                "model": "resnet10t",
+                "norm": "batch",
+                "kwargs": {"channels": [8, 8, 8, 8]},
+            },
+            "pixel_decoder": {"dim": 64, "num_heads": 4},
+            "transformer_decoder": {"dim": 64, "num_queries": 30, "num_heads": 4},
+            "inference": {
+                "tasks": ["instance"],
+                "tile": 128,
+                "short_edge": 256,
+                "diameter": 48.0,
+                "score_threshold": 0.85,
+            },
+        }
+    )
 )
 
 
 def test_what_is_not_set_comes_from_the_start() -> None:
     bare = with_settings_of(ModelConfig(init="cells"), SOURCE, "cells")
-    assert bare == SOURCE.model_copy(update={"init": "cells"})
+    assert ModelInfo.of(bare) == SOURCE
     model = ModelConfig.model_validate(
         {"init": "cells", "transformer_decoder": {"num_queries": 50}, "inference": {"score_threshold": 0.5}}
     )
@@ -140,7 +157,7 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
         ModelConfig.model_validate({"inference": {"diameter": 20.0}})
     fitted = ModelConfig.model_validate(filled_in({"init": "cells", "inference": {"diameter": 20.0}}, SOURCE))
     assert fitted.inference == SOURCE.inference.model_copy(update={"diameter": 20.0})
-    assert fitted.backbone == SOURCE.backbone
+    assert fitted.architecture == SOURCE.architecture
     with pytest.raises(ValueError, match="inference"):  # what is no group of settings stays, and is refused
         ModelConfig.model_validate(filled_in({"inference": 3}, SOURCE))
 
@@ -180,7 +197,7 @@ def test_settings_that_no_weight_depends_on_may_differ() -> None:
 def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: str) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"num_queries": count})
     fresh = {name: model.state_dict()[name].clone() for name in QUERIES}
-    (said,) = checkpoints.start_from(model, tiny_model, "source", partial=True)
+    (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
     assert said.startswith(note)
     for name in QUERIES:
         assert torch.equal(model.state_dict()[name][:5], tiny_model.state_dict()[name][:count])
@@ -189,7 +206,7 @@ def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: s
 
 def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"feedforward_dim": 16})
-    (said,) = checkpoints.start_from(model, tiny_model, "source", partial=True)
+    (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
     assert said.startswith("starts afresh, being of another shape: transformer_decoder.layers.0.linear1.bias")
     assert said.count("linear") == 6
 
@@ -197,12 +214,12 @@ def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
 def test_another_backbone_is_refused(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), backbone={"depths": (1, 1, 2, 1)})
     with pytest.raises(UserError, match=r"source: .* missing: backbone\.layers\.2\.blocks\.1"):
-        checkpoints.start_from(model, tiny_model, "source", partial=True)
+        checkpoints.start_from(model, read(tiny_model), "source", partial=True)
 
 
 def test_windows_of_another_size(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), backbone={"window_size": 5})
-    assert checkpoints.start_from(model, tiny_model, "source", partial=True) == [
+    assert checkpoints.start_from(model, read(tiny_model), "source", partial=True) == [
         "position biases resized from windows of 3 to 5"
     ]
     name = "backbone.layers.2.blocks.0.attn.relative_position_bias_table"

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mask2former.checkpoints.zoo import Zoo, current_zoo
 from mask2former.config import SwinConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Categories
+from mask2former.structures import Categories, ModelInfo
 
 FAMILIES = {  # of the names: data set as published, and the class table of its recipes
     "coco": ("COCO", "coco_"),
@@ -83,10 +84,12 @@ def test_a_name_means_architecture_classes_and_settings(
     monkeypatch.setattr(io.pickles, "read_state", lambda path: read.append(path) or state)
     opened = checkpoints.open_checkpoint(name)
     assert read == [tmp_path / row.file]
-    assert opened.config == recipes.recipe(name).model
-    assert opened.categories == original.recipe_categories(name)
-    assert opened.license == "CC BY-NC 4.0"
-    assert opened.state.keys() == {ours for _, ours in original.original_names(opened.config) if ours is not None}
+    assert opened.info == replace(
+        ModelInfo.of(recipes.recipe(name).model, original.recipe_categories(name)), license="CC BY-NC 4.0"
+    )
+    assert opened.state.keys() == {
+        ours for _, ours in original.original_names(opened.info.known_architecture) if ours is not None
+    }
 
 
 def test_the_numbers_are_those_that_were_published() -> None:
@@ -140,7 +143,7 @@ def test_another_table_replaces_the_packaged_one(
     checkpoints.save(tiny_model, file)
     with caplog.at_level(logging.WARNING):
         model = Mask2Former.from_pretrained("lab/pets")
-    assert model.license == "MIT"
+    assert model.info.license == "MIT"
     assert caplog.messages == ["weights of lab/pets are licensed MIT (https://opensource.org/license/mit)"]
     with pytest.raises(UserError, match="'coco-panoptic/r50' is neither"):
         Mask2Former.from_pretrained("coco-panoptic/r50")
@@ -239,12 +242,12 @@ def test_unknown_names_say_what_there_is(source: str, message: str, monkeypatch:
 
 
 def test_the_license_travels_with_the_weights(tiny_model: Mask2Former, tmp_path: Path) -> None:
-    tiny_model.license = "CC BY-NC 4.0"
+    tiny_model.info = replace(tiny_model.info, license="CC BY-NC 4.0")
     tiny_model.save_pretrained(tmp_path / "m.safetensors")
-    assert Mask2Former.from_pretrained(tmp_path / "m.safetensors").license == "CC BY-NC 4.0"
-    tiny_model.license = None
+    assert Mask2Former.from_pretrained(tmp_path / "m.safetensors").info.license == "CC BY-NC 4.0"
+    tiny_model.info = replace(tiny_model.info, license=None)
     tiny_model.save_pretrained(tmp_path / "folder")
-    assert Mask2Former.from_pretrained(tmp_path / "folder").license is None
+    assert Mask2Former.from_pretrained(tmp_path / "folder").info.license is None
     assert "The file states no license" in (tmp_path / "folder" / "README.md").read_text()
 
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from mask2former.config import CocoInstanceConfig, DataConfig, ScenesConfig, parse
-from mask2former.data.build import build_images, build_training_set, categories_of
-from mask2former.data.loading.collate import collate
-from mask2former.data.loading.sampling import Draw
+from mask2former.data.build import build_images, build_training_set
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.loading.collate import pack
+from mask2former.data.loading.sampling import Draw
 from mask2former.errors import UserError
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Sample
 
 JITTER = {"name": "large-scale-jitter", "image_size": [64, 64]}
@@ -60,8 +60,8 @@ def equal(first: Sample, second: Sample) -> bool:
 
 def test_scenes_are_the_default_and_stay_as_they_are() -> None:
     config = DataConfig(dataset=ScenesConfig(image_size=(32, 48)))
-    assert categories_of(config.dataset) is SCENE_CATEGORIES
     training = build_training_set(config)
+    assert training.categories is SCENE_CATEGORIES
     assert len(training) == 1_000_000
     assert equal(training[Draw(3, 1)], Scenes((32, 48))[3])
     assert equal(training[Draw(3, 1)], training[Draw(3, 2)])
@@ -70,8 +70,8 @@ def test_scenes_are_the_default_and_stay_as_they_are() -> None:
 def test_coco_files_by_configuration(coco: dict[str, object]) -> None:
     config = settings({"dataset": coco})
     assert isinstance(config.dataset, CocoInstanceConfig)
-    assert categories_of(config.dataset).names == ("cell",)
-    assert len(build_images(config.dataset, "train")) == 2
+    samples = build_images(config.dataset, "train")
+    assert (samples.categories.names, len(samples)) == (("cell",), 2)
     assert len(build_images(config.dataset, "validation")) == 2
     assert len(build_training_set(config)) == 2
     assert len(build_training_set(settings({"dataset": coco, "filter_empty": True}))) == 1
@@ -93,7 +93,7 @@ def test_augmented_samples_depend_on_their_draw_only(
     assert all(equal(sample, again[Draw(1, seed)]) for seed, sample in reversed(list(enumerate(samples))))
     assert sum(equal(samples[0], other) for other in samples) < 3
     assert {tuple(sample.image.shape) for sample in samples} == {(1, 3, 64, 64)}
-    assert collate([*samples, training[Draw(0, 3)]]).images.pixels.shape == (7, 1, 3, 64, 64)
+    assert pack([*samples, training[Draw(0, 3)]]).pixels.shape == (7, 1, 3, 64, 64)
 
 
 @pytest.mark.parametrize(

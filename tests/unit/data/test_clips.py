@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from mask2former.config import ClipSampling
 from mask2former.data.annotated import Annotated
-from mask2former.data.clips import AnnotatedClip, ClipTrainingSet, assemble_clip, draw_frames, whole_clip
-from mask2former.data.loading.sampling import Draw
+from mask2former.data.clips import AnnotatedClip, assemble_clip, draw_frames, whole_clip
 from mask2former.data.datasets.scenes import SceneClips
-from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.data.transforms import LargeScaleJitter, ResizeCropFlip
+from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.structures import Categories, Sample, Target
 from mask2former.structures.ground_truth import ClipGroundTruth
 
@@ -90,7 +92,7 @@ def test_frames_other_than_the_first_can_repeat() -> None:
 
 
 def test_a_clip_is_a_pure_function_of_index_and_seed() -> None:
-    samples = ClipTrainingSet(Blocks(), ResizeCropFlip((30, 50), 90, None, None, color_jitter=True))
+    samples = TrainingSet(Blocks(), ResizeCropFlip((30, 50), 90, None, None, color_jitter=True))
     for seed in range(5):
         one, other = samples[Draw(0, seed)], samples[Draw(0, seed)]
         assert torch.equal(one.image, other.image)
@@ -105,7 +107,7 @@ def test_all_frames_are_changed_alike() -> None:
     windows, sides = set(), set()
     for seed in range(30):
         for augmentation in (crops, flips):
-            clip = ClipTrainingSet(Blocks(), augmentation, num_frames=3)[Draw(0, seed)]
+            clip = TrainingSet(Blocks(), augmentation, sampling=ClipSampling(num_frames=3))[Draw(0, seed)]
             assert clip.target is not None
             assert clip.image.shape[0] == clip.target.masks.shape[1] == 3
             for always in clip.target.masks[clip.target.labels == 0]:  # the object that stands still
@@ -122,7 +124,7 @@ def test_all_frames_are_changed_alike() -> None:
 def test_labels_come_from_the_last_frame_as_published_or_are_corrected() -> None:
     kinds: tuple[tuple[Literal["last-frame", "any-frame"], int], ...] = (("last-frame", 2), ("any-frame", 1))
     for labels_from, wanted in kinds:
-        samples = ClipTrainingSet(Blocks(), labels_from=labels_from)
+        samples = TrainingSet(Blocks(), sampling=ClipSampling(labels_from=labels_from))
         mixed = 0
         for seed in range(20):
             clip = samples[Draw(0, seed)]
@@ -152,7 +154,9 @@ def test_an_object_that_a_crop_takes_away_keeps_its_class() -> None:
 
 
 def test_objects_without_a_pixel_stay_out_whatever_the_recipe_keeps() -> None:
-    samples = ClipTrainingSet(Blocks(), LargeScaleJitter((32, 32), 1.5, 2.0), num_frames=2, labels_from="any-frame")
+    samples = TrainingSet(
+        Blocks(), LargeScaleJitter((32, 32), 1.5, 2.0), sampling=ClipSampling(num_frames=2, labels_from="any-frame")
+    )
     counts = set()
     for seed in range(30):
         clip = samples[Draw(0, seed)]
@@ -189,10 +193,10 @@ def test_scenes_draw_only_the_frames_that_are_asked_for(indices: list[int]) -> N
 
 def test_scene_clips_are_a_source_of_clips() -> None:
     clips = SceneClips(64, num_frames=6, seed=3, length=4)
-    sample = ClipTrainingSet(clips, None, num_frames=2)[Draw(2, 9)]
+    sample = TrainingSet(clips, sampling=ClipSampling(num_frames=2))[Draw(2, 9)]
     assert sample.image.shape == (2, 3, 64, 64)
     ground_truth = clips.ground_truth(2)
     assert ground_truth.masks.shape[1:] == (6, 64, 64)
     assert all(SCENE_CATEGORIES[label].is_thing for label in ground_truth.labels)
     assert (clips.clip_id(2), clips.clip_length(2), clips.clip_size(2)) == (5, 6, (64, 64))
-    assert not ClipTrainingSet(clips).wide().any()
+    assert not TrainingSet(clips).wide().any()

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.build import TrainingSet
-from mask2former.data.datasets import CocoInstances, read_categories
+from mask2former.data.datasets import CocoInstances
 from mask2former.data.loading.sampling import Draw
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
@@ -600,10 +600,10 @@ def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"a\.json"):
         CocoInstances([(tmp_path / "a.json", tmp_path)])
     with pytest.raises(UserError, match="no annotation file"):
-        read_categories(tmp_path / "b.json")
+        CocoInstances([(tmp_path / "b.json", tmp_path)])
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match=r"c\.json"):
-        read_categories(tmp_path / "c.json")
+        CocoInstances([(tmp_path / "c.json", tmp_path)])
     with pytest.raises(UserError, match="no annotation files given"):
         CocoInstances([])
 

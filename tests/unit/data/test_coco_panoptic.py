@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles, read_panoptic_categories
+from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth
@@ -60,7 +60,6 @@ def write(folder: Path, values: Any, segments: np.ndarray | None = None) -> Pano
 def test_the_three_tasks_of_one_file(tmp_path: Path) -> None:
     files = write(tmp_path, content())
     panoptic = CocoPanoptic([files])
-    assert panoptic.categories == read_panoptic_categories(files.annotations)
     assert panoptic.categories.names == ("cell", "glass")
     assert panoptic.tasks == ("panoptic", "instance", "semantic")
     assert (panoptic.num_objects.tolist(), panoptic.wide().tolist(), panoptic.image_id(0)) == ([2], [True], 1)
@@ -271,7 +270,7 @@ def test_class_lists_without_things_are_refused(tmp_path: Path, absent: Any) -> 
         with pytest.raises(UserError, match=r"categories 1 \(cell\) have no 'isthing'; expected 1 .* 0 for stuff"):
             CocoPanoptic([files], task)  # pyright: ignore[reportArgumentType]
     assert CocoPanoptic([files], "semantic").categories.names == ("cell", "glass")
-    table = read_panoptic_categories(write(tmp_path, content()).annotations)
+    table = CocoPanoptic([write(tmp_path, content())]).categories
     assert CocoPanoptic([write(tmp_path, values)], categories=table).categories == table  # a published data set
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mask2former.config import DataConfig, DatasetConfig, LabelFolderConfig, parse
-from mask2former.data.build import build_images, build_training_set, categories_of
+from mask2former.data.build import build_images, build_training_set
 from mask2former.data.datasets.class_names import read_names
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.loading.sampling import Draw
@@ -178,8 +178,8 @@ def test_by_configuration(folders: tuple[Path, Path], tmp_path: Path) -> None:
     values = {"name": "label-folder", "train": files, "validation": files, "names": str(tmp_path / "names.csv")}
     config: DatasetConfig = parse(DataConfig, {"dataset": values}, "test").dataset
     assert isinstance(config, LabelFolderConfig)
-    assert categories_of(config).names == ("road", "car", "sky")
-    assert len(build_images(config, "validation")) == 2
+    samples = build_images(config, "validation")
+    assert (samples.categories.names, len(samples)) == (("road", "car", "sky"), 2)
 
 
 def test_files_without_the_suffix_of_label_maps_are_told(tmp_path: Path) -> None:
@@ -196,7 +196,10 @@ def test_255_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:
     save(tmp_path / "y" / "a.png", np.array([[0, 255], [255, 0]], dtype=np.uint8))
     classes = Categories.from_dict({"categories": [{"id": 0, "name": "back"}, {"id": 255, "name": "cell"}]})
     assert ground_truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], classes)).tolist() == [[0, 1], [1, 0]]
-    assert ground_truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, ignore=[0, 255])).tolist() == [[255] * 2] * 2
+    assert (
+        ground_truth(LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES, ignore=[0, 255])).tolist()
+        == [[255] * 2] * 2
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,9 @@ def _is_running(pid: int) -> bool:
 
 def test_workers_of_conversions_do_without_torch() -> None:
     """Each would take half a gigabyte more."""
-    code = "import sys; from mask2former.dataset_tools.prepare import ade20k, datasets; from mask2former.ops import masks"
+    code = (
+        "import sys; from mask2former.dataset_tools.prepare import ade20k, datasets; from mask2former.ops import masks"
+    )
     code += "; print([name for name in ('torch', 'pydantic', 'matplotlib') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

@@ -328,13 +328,17 @@ def test_without_crop_and_padding_the_size_follows_the_short_edge() -> None:
 
 
 def test_a_diameter_brings_median_objects_of_all_images_to_one_size() -> None:
-    recipe = ResizeCropFlip((9999,), 1, None, None, scale_range=(0.5, 2.0), diameter=16, flip="none", color_jitter=False)
+    recipe = ResizeCropFlip(
+        (9999,), 1, None, None, scale_range=(0.5, 2.0), diameter=16, flip="none", color_jitter=False
+    )
     rng, diameters = np.random.default_rng(0), []
     for side in [5, 9, 14] * 60:  # squares; the large one is not the median
         objects = [rectangle(0, 0, 38, 30), rectangle(1, 1, 1 + side, 1 + side), rectangle(20, 20, 21, 21)]
         ground_truth = annotated(objects)
         assert object_areas(ground_truth).tolist() == [38 * 30, side * side, 1]
-        height, _ = recipe.draw((H, W), rng, None, lambda ground_truth=ground_truth: object_areas(ground_truth)).geometry.output_hw
+        height, _ = recipe.draw(
+            (H, W), rng, None, lambda ground_truth=ground_truth: object_areas(ground_truth)
+        ).geometry.output_hw
         diameters.append(2 * side / np.sqrt(np.pi) * height / H)
     assert 8 * 0.95 < min(diameters) < 9
     assert 29 < max(diameters) < 32 * 1.05

@@ -13,8 +13,8 @@ from layouts import write_vipseg
 from PIL import Image
 
 from mask2former.data.clips import PanopticClips
-from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.data.datasets.scenes import SceneClips
+from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.errors import UserError
 
 

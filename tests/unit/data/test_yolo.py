@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former import limits
 from mask2former.config import DataConfig, parse
-from mask2former.data.build import build_images, categories_of
+from mask2former.data.build import build_images
 from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
@@ -129,8 +130,17 @@ def test_no_text_file_at_all_is_refused(tmp_path: Path) -> None:
 def test_by_configuration(tmp_path: Path) -> None:
     values = {"name": "yolo", "data": str(write(tmp_path))}
     config = parse(DataConfig, {"dataset": values}, "test").dataset
-    assert categories_of(config).names == ("cell", "dirt")
-    assert len(build_images(config, "train", filter_empty=True)) == 1
+    samples = build_images(config, "train", filter_empty=True)
+    assert (samples.categories.names, len(samples)) == (("cell", "dirt"), 1)
+
+
+def test_more_objects_than_can_be_read_in_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OBJECTS", 2)
+    write(tmp_path, SQUARE * 2)
+    assert len(samples_of(tmp_path).annotated(0).labels) == 2
+    write(tmp_path, SQUARE * 3)
+    with pytest.raises(UserError, match=r"'a\.jpg' has objects: 3; at most 2 are supported; cut the image into tiles"):
+        samples_of(tmp_path).annotated(0)
 
 
 def test_hidden_images_are_passed_over(tmp_path: Path) -> None:
@@ -224,8 +234,10 @@ def test_files_that_do_not_pair_are_named(tmp_path: Path) -> None:
     (tmp_path / "images" / "train.txt").write_text("train/a.jpg\ntrain/b.jpg\ntrain/a.jpg\n")
     for name in ("b", "c", "classes"):
         (tmp_path / "labels" / "train" / f"{name}.txt").write_text("")
-    notes = "; ".join(samples_of(tmp_path).notes)
-    assert re.search(r"images are listed more than once: 1 \(.*a\.jpg\)", notes)
+    samples = samples_of(tmp_path)
+    notes = "; ".join(samples.notes)
+    assert len(samples) == 2
+    assert re.search(r"images are listed more than once, and read once: 1 \(.*a\.jpg\)", notes)
     assert re.search(r"text files without an image in this split: 1 \(.*c\.txt\)", notes)
     write(tmp_path)
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "train" / "a.png")

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.config import ClipsConfig, DataConfig, YouTubeVISConfig, parse
-from mask2former.data.build import build_clips, build_training_set, categories_of
-from mask2former.data.clips import ClipTrainingSet
-from mask2former.data.datasets.youtube_vis import YouTubeVIS, read_clip_categories
+from mask2former.config import ClipSampling, ClipsConfig, DataConfig, YouTubeVISConfig, parse
+from mask2former.data.build import build_clips, build_training_set
+from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.loading.sampling import Draw
+from mask2former.data.loading.training_set import TrainingSet
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 
@@ -121,7 +121,7 @@ def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
         DataConfig, {"dataset": {"name": "clips", "train": entry, "validation": entry, "labels_from": "any-frame"}}, ""
     )
     samples = build_training_set(config)
-    assert isinstance(samples, ClipTrainingSet)
+    assert isinstance(samples, TrainingSet)
     assert samples.wide().all()
     clip = samples[Draw(0, 3)]
     assert clip.target is not None
@@ -129,12 +129,13 @@ def test_training_clips_are_made_of_it(tmp_path: Path) -> None:
     assert clip.target.labels.tolist() == [1, 0]
     still = samples[Draw(1, 3)]
     assert still.image[:, 0, 0, 0].tolist() == [30, 30]
-    assert [item.name for item in categories_of(config.dataset)] == ["cat", "dog"]
-    assert read_clip_categories(file).names == ("cat", "dog")
+    assert samples.categories.names == ("cat", "dog")
 
 
 def test_crowds_are_ignored_in_the_frames_that_have_them(tmp_path: Path) -> None:
-    samples = ClipTrainingSet(YouTubeVIS([write(tmp_path, content())]), labels_from="any-frame", with_ignored=True)
+    samples = TrainingSet(
+        YouTubeVIS([write(tmp_path, content())]), sampling=ClipSampling(labels_from="any-frame"), with_ignored=True
+    )
     target, without = samples[Draw(0, 3)].target, samples[Draw(1, 3)].target
     assert target is not None
     assert target.ignored is not None
@@ -180,7 +181,6 @@ def test_the_official_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in
     clips = build_clips(config, "validation")
     assert len(clips) == 2
     assert clips.images(0)[1][0, 0, 0] == 20
-    assert clips.categories == categories_of(config)
     assert len(clips.categories) == 40  # those of the packaged table, whatever the file lists
     with pytest.raises(UserError, match=r"train\.json"):
         build_clips(config, "train")

@@ -16,7 +16,12 @@ from mask2former.structures import (
     SemanticSegmentation,
     VideoInstances,
 )
-from mask2former.structures.ground_truth import CityscapesGroundTruth, ClipGroundTruth, InstanceGroundTruth, PanopticGroundTruth
+from mask2former.structures.ground_truth import (
+    CityscapesGroundTruth,
+    ClipGroundTruth,
+    InstanceGroundTruth,
+    PanopticGroundTruth,
+)
 
 CLASSES = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
 CAT, DOG, SKY, SEA = range(4)
@@ -154,7 +159,9 @@ def test_label_ids_of_cityscapes_are_judged_and_drawn_as_classes() -> None:
     gallery = Gallery(city)
     gallery.add(case, {"semantic": SemanticSegmentation(labels, city)})
     assert gallery.of("semantic", "best")[0].comparison.quality == 1.0
-    ((image, ground_truth, prediction),) = case_rows(case, SemanticSegmentation(labels, city), case.ground_truths["semantic"], city)
+    ((image, ground_truth, prediction),) = case_rows(
+        case, SemanticSegmentation(labels, city), case.ground_truths["semantic"], city
+    )
     assert image.size == ground_truth.size == (320, 320)
     assert np.array_equal(np.asarray(ground_truth), np.asarray(prediction))
 

@@ -15,12 +15,12 @@ from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
 from mask2former.errors import UserError
-from mask2former.metrics.video import VideoInstanceEvaluator
 from mask2former.evaluation.evaluate import ClipCases, evaluate_predictor, match_classes
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.result_files import TracksFile, result_writer
+from mask2former.metrics.average_precision import VideoInstanceEvaluator
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops import masks as mask_ops
+from mask2former.results_io import TracksFile, result_writer
 from mask2former.structures import Categories, VideoInstances
 from mask2former.structures.ground_truth import ClipGroundTruth
 
@@ -44,18 +44,16 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     with torch.inference_mode():
         output = predictor.model([clip], aux_outputs=False)
     assert output.mask_logits.shape[2] == 3
-    expected = postprocessing.video_instance(
-        output, 0, (57, 96), (50, 84), predictor.categories, things_only=True, max_instances=40
-    )
+    [prediction] = output.predictions([(57, 96)])
+    settings = predictor.settings.model_copy(update={"max_instances": 40, "instance_threshold": 0})
+    expected = postprocessing.video_instance(prediction, (50, 84), predictor.categories, settings)
     assert result.to_dict() == expected.to_dict()
     assert len(result) == 20  # the things
     alone = predictor.clip(frames[:1], max_instances=40)
     assert abs(alone.scores - result.scores).max() > 1e-6  # frames see one another
 
 
-def test_sources_of_frames_are_those_of_images(
-    predictor: Predictor, frames: list[np.ndarray], tmp_path: Path
-) -> None:
+def test_sources_of_frames_are_those_of_images(predictor: Predictor, frames: list[np.ndarray], tmp_path: Path) -> None:
     Image.fromarray(frames[1]).save(tmp_path / "1.png")
     mixed = [Image.fromarray(frames[0]), tmp_path / "1.png", torch.from_numpy(frames[2]).permute(2, 0, 1)]
     assert predictor.clip(mixed).to_dict() == predictor.clip(frames).to_dict()

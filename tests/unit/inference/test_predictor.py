@@ -13,9 +13,10 @@ from mask2former import checkpoints, postprocessing
 from mask2former.config import InferenceConfig
 from mask2former.data.transforms import resize_shortest_edge
 from mask2former.errors import UserError
-from mask2former.inference.predictor import Predictor, choose_device, choose_dtype
+from mask2former.inference.devices import choose_device, choose_dtype
+from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Instances, MaskOutput, PanopticSegmentation, SemanticSegmentation
+from mask2former.structures import Instances, PanopticSegmentation, Prediction, Segmentation, SemanticSegmentation
 
 TASKS = ("panoptic", "instance", "semantic")
 
@@ -93,16 +94,15 @@ def test_equals_the_parts_composed_by_hand(
     resized = resize_shortest_edge(image, short_edge, 96)
     with torch.inference_mode():
         output = tiny_model([torch.from_numpy(resized).permute(2, 0, 1).float()], aux_outputs=False)
-    sizes = (resized.shape[:2], (50, 84))
+    [prediction] = output.predictions([resized.shape[:2]])
     categories = tiny_model.categories
     assert categories is not None
     predictions = predictor(
         image, TASKS, short_edge=short_edge, score_threshold=0.1, overlap_threshold=0.3, instance_threshold=0
     )
-    manual = postprocessing.panoptic(output, 0, *sizes, categories, score_threshold=0.1, overlap_threshold=0.3)
-    assert _same(predictions["panoptic"], manual)
-    assert _same(predictions["instance"], postprocessing.instance(output, 0, *sizes, categories, things_only=True))
-    assert _same(predictions["semantic"], postprocessing.semantic(output, 0, *sizes, categories))
+    settings = InferenceConfig(score_threshold=0.1, overlap_threshold=0.3, instance_threshold=0)
+    for task in TASKS:
+        assert _same(predictions[task], getattr(postprocessing, task)(prediction, (50, 84), categories, settings))
 
 
 def test_settings_can_be_replaced_for_a_call_and_are_checked(predictor: Predictor, image: np.ndarray) -> None:
@@ -232,15 +232,15 @@ def test_other_precisions_are_close(
 def test_images_too_large_for_the_device_are_finished_on_the_cpu(
     predictor: Predictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected, attempts, real = predictor(image, "panoptic"), [], postprocessing.panoptic
+    expected, attempts, real = predictor(image, "panoptic"), [], postprocessing.segmentation
 
-    def panoptic(output: MaskOutput, *kwargs: Any, **settings: Any) -> PanopticSegmentation:
-        attempts.append(output)
+    def segmentation(prediction: Prediction, *kwargs: Any) -> Segmentation:
+        attempts.append(prediction)
         if len(attempts) < 3:
             raise torch.OutOfMemoryError("too large")
-        return real(output, *kwargs, **settings)
+        return real(prediction, *kwargs)
 
-    monkeypatch.setattr(postprocessing, "panoptic", panoptic)
+    monkeypatch.setattr(postprocessing, "segmentation", segmentation)
     assert _same(predictor(image, "panoptic"), expected)
     assert len(attempts) == 3
     assert "on the CPU" in caplog.text
@@ -301,7 +301,7 @@ def test_a_file_is_named_where_its_logits_are_not_finite(
         Predictor(model, device="cpu")(tmp_path / "x.png")
 
 
-def test_windows_give_no_result_either(tiny_model: Mask2Former, image: np.ndarray) -> None:
+def test_tiles_give_no_result_either(tiny_model: Mask2Former, image: np.ndarray) -> None:
     model = deepcopy(tiny_model)
     with torch.no_grad():
         model.get_parameter("transformer_decoder.class_head.bias")[0] = float("nan")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from mask2former.checkpoints.convert.writing import write
 from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tiling import Window, answer_in_tiles, join, windows
+from mask2former.inference.tiling import SegmentImages, Tile, join, segment_in_tiles, tiles
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
 from mask2former.postprocessing import remove_overlaps
-from mask2former.structures import Categories, Instances
+from mask2former.structures import Categories, Instances, Prediction
 
 CATEGORIES = Categories.from_names(["nucleus", "cell"])
 TILES = InferenceConfig(
@@ -43,7 +44,9 @@ def instances(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray | None =
     return Instances(masks[order], kinds[order], scores[order].astype(np.float64), boxes, CATEGORIES)
 
 
-def seen_through(masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None) -> Callable:
+def seen_through(
+    masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None
+) -> Callable[[np.ndarray], Instances]:
     """What a faultless model says about any window; windows hold the number of their pixel in the image."""
 
     def one(part: np.ndarray) -> Instances:
@@ -52,13 +55,12 @@ def seen_through(masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray
         cut = masks[:, rows[:, None], columns[None]]
         return instances(cut, rng.uniform(0.2, 1.0, len(cut)), labels)
 
-    return lambda parts, size_hw: [one(part) for part in parts]
+    return one
 
 
-def unresized(part: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """A window as it was before it was resized for the model."""
-    rows, columns = (np.linspace(0, n - 1, m).round().astype(int) for n, m in zip(part.shape, size_hw))  # noqa: B905
-    return part[rows[:, None], columns[None]]
+def answering(one: Callable[[np.ndarray], Instances]) -> SegmentImages:
+    """What tiling asks, of a function of one tile."""
+    return lambda images, *_: [{"instance": one(image)} for image in images]
 
 
 def numbered(size: tuple[int, int]) -> np.ndarray:
@@ -69,8 +71,8 @@ def numbered(size: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("size", "side", "overlap"), [((256, 256), 160, 32), ((40, 300), 64, 20), ((64, 65), 64, 32)])
-def test_windows_cover_the_image_and_one_another(size: tuple[int, int], side: int, overlap: int) -> None:
-    found = windows(size, side, overlap)
+def test_tiles_cover_the_image_and_one_another(size: tuple[int, int], side: int, overlap: int) -> None:
+    found = tiles(size, side, overlap)
     count = np.zeros(size, int)
     for window in found:
         assert window.of(count).shape == (min(side, size[0]), min(side, size[1]))
@@ -78,7 +80,7 @@ def test_windows_cover_the_image_and_one_another(size: tuple[int, int], side: in
     assert count.min() >= 1
     starts = sorted({window.left for window in found})
     assert all(after - before <= side - overlap for before, after in itertools.pairwise(starts))
-    assert len(windows((64, 64), 64, 32)) == 1
+    assert len(tiles((64, 64), 64, 32)) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -91,7 +93,7 @@ def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
     for number, mask in enumerate(disks(size, indices), start=1):
         ids[mask] = number
     masks = np.stack([ids == number for number in range(1, len(indices) + 1) if (ids == number).sum() > 8])
-    prediction = answer_in_tiles(numbered(size), seen_through(masks, rng), CATEGORIES, TILES)
+    prediction = segment_in_tiles(numbered(size), answering(seen_through(masks, rng)), CATEGORIES, TILES)
     assert len(prediction) == len(masks)
     matched = (prediction.masks[:, None] & masks[None]).sum((2, 3)) == masks.sum((1, 2))
     assert matched.any(0).all()
@@ -102,13 +104,13 @@ def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
         assert mask[y2 - 1, x1:x2].any()
 
 
-def test_guesses_of_one_window_and_of_other_classes_are_never_joined() -> None:
+def test_candidates_of_one_tile_and_of_other_classes_are_never_joined() -> None:
     masks = disks((40, 40), [(20, 20, 10), (20, 20, 10)])
     one = instances(masks, np.array([0.9, 0.8]))
-    window = Window(0, 0, 40, 40)
+    window = Tile(0, 0, 40, 40)
     assert len(join([(window, one)], (40, 40), CATEGORIES, 10)) == 2  # as in whole images
     cell = instances(masks[:1], np.array([0.7]), np.array([1]))
-    other = Window(0, 0, 40, 41)
+    other = Tile(0, 0, 40, 41)
     assert len(join([(window, one), (other, cell)], (40, 41), CATEGORIES, 10)) == 3
     twice = instances(masks[:1], np.array([0.95]))
     joined = join([(window, one), (other, twice)], (40, 41), CATEGORIES, 10)
@@ -116,13 +118,13 @@ def test_guesses_of_one_window_and_of_other_classes_are_never_joined() -> None:
     assert len(join([(window, one), (other, twice)], (40, 41), CATEGORIES, 1)) == 1
 
 
-def test_the_lesser_part_of_an_object_that_another_window_knows_is_dropped() -> None:
+def test_the_lesser_part_of_an_object_that_another_tile_knows_is_dropped() -> None:
     whole = instances(disks((40, 60), [(20, 30, 12)])[:, :, :48], np.array([0.9]))
     part = instances(disks((40, 60), [(20, 30, 5)])[:, :, 12:], np.array([0.5]))
-    found = join([(Window(0, 0, 40, 48), whole), (Window(0, 12, 40, 60), part)], (40, 60), CATEGORIES, 10)
+    found = join([(Tile(0, 0, 40, 48), whole), (Tile(0, 12, 40, 60), part)], (40, 60), CATEGORIES, 10)
     assert found.scores.tolist() == [0.9]
     weak = instances(disks((40, 48), [(10, 10, 5)]), np.array([0.01]))
-    assert len(join([(Window(0, 0, 40, 48), weak)], (40, 60), CATEGORIES, 10)) == 0
+    assert len(join([(Tile(0, 0, 40, 48), weak)], (40, 60), CATEGORIES, 10)) == 0
     assert join([], (4, 6), CATEGORIES, 10).masks.shape == (0, 4, 6)
 
 
@@ -137,7 +139,7 @@ def test_the_lesser_part_of_an_object_that_another_window_knows_is_dropped() -> 
         ([(30, 60, 0.9), (41, 60, 0.8)], [(41, 61, 0.7)], [(30, 60), (41, 60)]),
     ],
 )
-def test_a_few_common_pixels_at_the_edge_of_a_window_drop_no_object(
+def test_a_few_common_pixels_at_the_edge_of_a_tile_drop_no_object(
     first: list[tuple[int, int, float]], second: list[tuple[int, int, float]], expected: list[tuple[int, int]]
 ) -> None:
     spans = spans_through(first, second)
@@ -148,7 +150,7 @@ def test_a_few_common_pixels_at_the_edge_of_a_window_drop_no_object(
 def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, int, float]]) -> dict:
     """What joins from bars (start, end, score) of two windows, columns 0 to 60 and 40 to 100 of an image."""
     found = []
-    for window, bars in ((Window(0, 0, 20, 60), first), (Window(0, 40, 20, 100), second)):
+    for window, bars in ((Tile(0, 0, 20, 60), first), (Tile(0, 40, 20, 100), second)):
         masks = np.zeros((len(bars), 20, 60), dtype=bool)
         for mask, (start, end, _) in zip(masks, bars, strict=True):
             mask[5:15, start - window.left : end - window.left] = True
@@ -157,7 +159,7 @@ def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, i
     return {(int(x1), int(x2)): score for (x1, _, x2, _), score in zip(joined.boxes, joined.scores, strict=True)}
 
 
-def test_what_a_window_cuts_off_is_left_to_the_one_that_shows_it() -> None:
+def test_what_a_tile_cuts_off_is_left_to_the_one_that_shows_it() -> None:
     assert spans_through([(57, 60, 0.9)], []) == {}  # the other window sees the place, and nothing there
     assert spans_through([(57, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.8}  # a sliver is no better guess
     assert spans_through([(50, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.9}  # the same: its score, but not its mask
@@ -173,7 +175,7 @@ def test_what_a_window_cuts_off_is_left_to_the_one_that_shows_it() -> None:
 def test_an_object_as_large_as_the_image_stays_one() -> None:
     size, rng = (240, 240), np.random.default_rng(0)
     masks = disks(size, [(120, 120, 100), (10, 10, 4), (230, 12, 5)])
-    prediction = answer_in_tiles(numbered(size), seen_through(masks, rng), CATEGORIES, TILES)  # 49 windows
+    prediction = segment_in_tiles(numbered(size), answering(seen_through(masks, rng)), CATEGORIES, TILES)  # 49 windows
     assert sorted(prediction.masks.sum((1, 2)).tolist()) == sorted(masks.sum((1, 2)).tolist())
 
 
@@ -192,16 +194,16 @@ def test_exclusive_answers_share_no_pixel_and_drop_what_keeps_little() -> None:
     assert len(remove_overlaps(instances(np.zeros((1, 4, 4), bool), np.array([0.5])), 0.0)) == 0
 
 
-def test_windows_are_joined_before_answers_are_parted() -> None:
+def test_tiles_are_joined_before_answers_are_parted() -> None:
     # The better guess of the second window is a part of what the first one shows whole.
     whole = disks((48, 80), [(24, 30, 14)])
     scores = iter([np.array([0.6]), np.array([0.9])])
 
-    def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
-        return [instances(whole[:, :, part[0, :, 2]], next(scores)) for part in parts]
+    def one(tile: np.ndarray) -> Instances:
+        return instances(whole[:, :, tile[0, :, 2]], next(scores))
 
     settings = TILES.model_copy(update={"non_overlapping": True, "overlap_threshold": 0.7})
-    prediction = answer_in_tiles(numbered((48, 80)), segment, CATEGORIES, settings)
+    prediction = segment_in_tiles(numbered((48, 80)), answering(one), CATEGORIES, settings)
     assert prediction.scores.tolist() == [0.9]
     assert np.array_equal(prediction.masks, whole)
 
@@ -223,16 +225,13 @@ def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radi
     rng, asked = np.random.default_rng(0), set()
     predictions = seen_through(masks.reshape(-1, *size), rng)
 
-    def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
-        asked.add(size_hw)
-        found = []
-        for part in parts:
-            [seen] = predictions([unresized(part, size_hw)], size_hw)
-            found.append(instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks))))
-        return found
+    def one(tile: np.ndarray) -> Instances:
+        asked.add(tile.shape[:2])
+        seen = predictions(tile)
+        return instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks)))
 
     settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
-    answer_in_tiles(numbered(size), segment, CATEGORIES, settings)
+    segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
     assert asked == {(min(side, size[0]), side) for side in sides}
 
 
@@ -255,39 +254,39 @@ def test_parts_of_large_images_tell_the_diameter(
     size, asked = (256, 256), []
     masks = disks(size, indices) if indices else np.zeros((0, *size), bool)
 
-    def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
-        asked.extend([size_hw[0]] * len(parts))
-        predictions = seen_through(masks, np.random.default_rng(0))([unresized(part, size_hw) for part in parts], size_hw)
-        return [instances(prediction.masks, np.full(len(prediction), 0.95)) for prediction in predictions]
+    def one(tile: np.ndarray) -> Instances:
+        asked.append(tile.shape[0])
+        prediction = seen_through(masks, np.random.default_rng(0))(tile)
+        return instances(prediction.masks, np.full(len(prediction), 0.95))
 
     settings = InferenceConfig(
         tasks=("instance",), tile=32, tile_overlap=8, short_edge=32, diameter=16, max_instances=200
     )
-    prediction = answer_in_tiles(numbered(size), segment, CATEGORIES, settings)
+    prediction = segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
     first, then = sides
-    assert asked == [first] * sample + [then] * len(windows(size, then, then // 4))
+    assert asked == [first] * sample + [then] * len(tiles(size, then, then // 4))
     assert len(prediction) == len(indices)
 
 
-def test_noise_does_not_shrink_windows_again_and_again() -> None:
+def test_noise_does_not_shrink_tiles_again_and_again() -> None:
     size, asked = (128, 160), []
     indices = [(y, x, 15) for y in (30, 90) for x in (30, 80, 130)]
     specks = disks(size, [(y, x, 2) for y in range(4, 128, 24) for x in range(4, 160, 24)])
 
-    def segment_with(scores: float) -> Callable:
-        def segment(parts: Sequence[np.ndarray], size_hw: tuple[int, int]) -> list[Instances]:
-            asked.append(size_hw[0])
+    def segment_with(scores: float) -> SegmentImages:
+        def one(tile: np.ndarray) -> Instances:
+            asked.append(tile.shape[0])
             masks = np.concatenate([disks(size, indices), specks])
             both = np.concatenate([np.full(len(indices), 0.95), np.full(len(specks), scores)])
-            return [instances(masks[:, : size_hw[0], : size_hw[1]], both) for _ in parts]
+            return instances(masks[:, : tile.shape[0], : tile.shape[1]], both)
 
-        return segment
+        return answering(one)
 
     settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
-    answer_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
+    segment_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
     assert asked == [128]  # less sure than of the objects, however many
     asked.clear()
-    answer_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
+    segment_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
     assert set(asked) == {128, 40}  # as small as windows get, and no third time
 
 
@@ -302,16 +301,16 @@ def predictor(tiny_model: Mask2Former) -> Predictor:
     return Predictor(tiny_model, device="cpu", settings=settings)
 
 
-def test_who_chooses_windows_gets_those(tiny_model: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_chooses_tiles_gets_those(tiny_model: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=64, diameter=20)
     predictor = Predictor(tiny_model, device="cpu", settings=settings)
     seen: list[float] = []
 
     def answered(image: np.ndarray, segment: Callable, categories: Categories, chosen: InferenceConfig) -> Instances:
         seen.append(chosen.diameter)
-        return answer_in_tiles(image, segment, categories, chosen)
+        return segment_in_tiles(image, segment, categories, chosen)
 
-    monkeypatch.setattr("mask2former.inference.predictor.answer_in_tiles", answered)
+    monkeypatch.setattr("mask2former.inference.predictor.segment_in_tiles", answered)
     image = np.zeros((40, 40, 3), np.uint8)
     predictor(image, "instance")
     predictor(image, "instance", tile=40)
@@ -320,7 +319,7 @@ def test_who_chooses_windows_gets_those(tiny_model: Mask2Former, monkeypatch: py
     assert predictor(image, "instance", tile=0).size_hw == (40, 40)
 
 
-def test_a_image_of_one_window_is_answered_as_a_whole(predictor: Predictor) -> None:
+def test_a_image_of_one_tile_is_answered_as_a_whole(predictor: Predictor) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     tiled, whole = predictor(image, "instance"), predictor(image, "instance", tile=0)
     kept = (whole.scores >= 0.05) & whole.masks.any((1, 2))
@@ -330,13 +329,12 @@ def test_a_image_of_one_window_is_answered_as_a_whole(predictor: Predictor) -> N
     assert np.array_equal(tiled.boxes, whole.boxes[kept])
 
 
-def test_windows_are_a_setting_of_a_call_and_of_loading(
+def test_tiles_are_a_setting_of_a_call_and_of_loading(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = predictor.model.config  # of all tests of this folder
-    assert config is not None
+    info = predictor.model.info  # of all tests of this folder
     settings = InferenceConfig(tasks=("instance",), short_edge=64, instance_threshold=0)
-    monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": settings}))
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=settings))
     checkpoints.save(predictor.model, tmp_path / "m.safetensors")
     loaded = Predictor.from_pretrained(tmp_path / "m.safetensors", device="cpu", tile=48, tile_overlap=16)
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -345,18 +343,18 @@ def test_windows_are_a_setting_of_a_call_and_of_loading(
     assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
     with pytest.raises(UserError, match="instances alone"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
-    with pytest.raises(UserError, match=r"diameter 30.0 is for windows"):
+    with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
     with pytest.raises(UserError, match="exclusive is for images"):
         loaded.track([image], tile=0, non_overlapping=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
-    monkeypatch.setattr(predictor.model, "config", config.model_copy(update={"inference": through}))
+    monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))
     with pytest.raises(UserError, match="transformers cannot look"):
         write(predictor.model, tmp_path / "folder", "huggingface")
 
 
 @pytest.mark.parametrize("tile", [0, 48])
-def test_exclusive_is_a_setting_of_whole_images_and_of_windows(predictor: Predictor, tile: int) -> None:
+def test_exclusive_is_a_setting_of_whole_images_and_of_tiles(predictor: Predictor, tile: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     plain = predictor(image, "instance", tile=tile, overlap_threshold=0.3)
     assert plain.masks.sum(0).max() > 1
@@ -365,26 +363,24 @@ def test_exclusive_is_a_setting_of_whole_images_and_of_windows(predictor: Predic
     assert np.array_equal(parted.masks, remove_overlaps(plain, 0.3).masks)
 
 
-def test_windows_have_one_scale_whatever_the_size_of_the_image(
+def test_tiles_have_one_scale_whatever_the_size_of_the_image(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    model = predictor.model
+    network = predictor.network
 
-    def watched(pixels: list[torch.Tensor], aux_outputs: bool) -> object:
-        seen.extend(tuple(window.shape) for window in pixels)
-        return model(pixels, aux_outputs=aux_outputs)
+    def watched(pixels: Sequence[torch.Tensor]) -> Sequence[Prediction]:
+        seen.extend(tuple(tile.shape) for tile in pixels)
+        return network(pixels)
 
-    monkeypatch.setattr(predictor, "model", watched)
+    monkeypatch.setattr(predictor, "network", watched)
     prediction = predictor(np.zeros((30, 96, 3), np.uint8), "instance")
     assert prediction.size_hw == (30, 96)
     assert set(seen) == {(3, 40, 64)}  # 30 x 48, times 64 / 48
     assert len(seen) == 3
 
 
-def test_windows_asked_together_are_answered_as_one_by_one(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_asked_together_are_answered_as_one_by_one(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
     predictor = Predictor(
         copy.deepcopy(predictor.model).double(), "cpu", settings=predictor.settings
@@ -400,7 +396,7 @@ def test_windows_asked_together_are_answered_as_one_by_one(
     assert np.allclose(together.scores, some.scores, rtol=0, atol=1e-9)
 
 
-def test_test_time_augmentation_looks_at_every_window_several_times(predictor: Predictor) -> None:
+def test_test_time_augmentation_looks_at_every_tile_several_times(predictor: Predictor) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 112, 3), dtype=np.uint8)
     alone = AugmentedPredictor(predictor, MultiScaleFlip(flip=False))(image, "instance")
     plain = predictor(image, "instance")
@@ -413,13 +409,13 @@ def test_test_time_augmentation_looks_at_every_window_several_times(predictor: P
     assert np.mean(found.masks[:20] == mirrored.masks[:20, :, ::-1]) > 0.999
 
 
-def test_what_knows_no_windows_says_so(predictor: Predictor) -> None:
+def test_what_knows_no_tiles_says_so(predictor: Predictor) -> None:
     image = np.zeros((48, 48, 3), np.uint8)
     for ask in (
         lambda: predictor.clip([image]),
         lambda: list(predictor.track([image])),
     ):
-        with pytest.raises(UserError, match=r"windows of 48 pixels.*tile=0"):
+        with pytest.raises(UserError, match=r"tiles of 48 pixels.*tile=0"):
             ask()
     assert len(list(predictor.track([image], tile=0))) == 1
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tracking import join_frames
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import MaskOutput
+from mask2former.structures import Prediction
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,18 +32,6 @@ def predictor(tiny_model: Mask2Former) -> Predictor:
 @pytest.fixture(scope="module")
 def frames() -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (11, 50, 84, 3), dtype=np.uint8))
-
-
-class Watched(Predictor):
-    """Notes which windows are read and when."""
-
-    def __init__(self, model: Mask2Former) -> None:
-        super().__init__(model, device="cpu")
-        self.events: list[str] = []
-
-    def forward(self, pixels: torch.Tensor) -> MaskOutput:
-        self.events.append(f"window of {pixels.shape[0]}")
-        return super().forward(pixels)
 
 
 @pytest.mark.parametrize("most", [10, 25, 40])
@@ -84,22 +72,28 @@ def test_every_frame_comes_once_and_in_order(
     assert all((frame.image == image).all() for frame, image in zip(results, frames, strict=True))
 
 
-def test_results_come_as_soon_as_they_are_final(tiny_model: Mask2Former, frames: list[np.ndarray]) -> None:
-    predictor = Watched(tiny_model)
+def test_results_come_as_soon_as_they_are_final(predictor: Predictor, frames: list[np.ndarray]) -> None:
+    events: list[str] = []
+
+    def network(clips: Sequence[torch.Tensor]) -> Sequence[Prediction]:
+        events.append(f"window of {len(clips[0])}")
+        return predictor.network(clips)
+
+    watched = Predictor(network, "cpu", settings=predictor.settings, categories=predictor.categories)
 
     def source() -> Iterator[np.ndarray]:
         for index, frame in enumerate(frames):
-            predictor.events.append(f"read {index}")
+            events.append(f"read {index}")
             yield frame
 
-    for frame in predictor.track(source(), window=4, stride=3):
-        predictor.events.append(f"final {frame.index}")
+    for frame in watched.track(source(), window=4, stride=3):
+        events.append(f"final {frame.index}")
     # One frame is read ahead, to know whether the clip ends. The last window is moved back to be full.
     expected = [*(f"read {n}" for n in range(5)), "window of 4", *(f"final {n}" for n in range(3))]
     expected += ["read 5", "read 6", "read 7", "window of 4", *(f"final {n}" for n in range(3, 6))]
     expected += ["read 8", "read 9", "read 10", "window of 4", *(f"final {n}" for n in range(6, 9))]
     expected += ["window of 4", "final 9", "final 10"]
-    assert predictor.events == expected
+    assert events == expected
 
 
 def test_windows_of_one_frame_are_the_results_of_images(predictor: Predictor, frames: list[np.ndarray]) -> None:

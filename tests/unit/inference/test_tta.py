@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 import torch
 
 from mask2former import checkpoints
-from mask2former.config import InferenceConfig
+from mask2former.config import InferenceConfig, Task
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip, View, consensus
+from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip, View, consensus, through_views
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import MaskOutput
+from mask2former.structures import Prediction
 
 TASKS = ("panoptic", "instance", "semantic")
 
@@ -113,42 +114,43 @@ def test_the_answer_to_a_mirrored_image_is_the_mirrored_answer(
     assert _rows(predictor(mirror, task), -1) != _rows(predictor(image, task))
 
 
+def _scores(predictor: Predictor, image: np.ndarray, augmentation: MultiScaleFlip) -> torch.Tensor:
+    size = (image.shape[0], image.shape[1])
+    views: dict[Task, list[View]] = {"semantic": augmentation.views(size, predictor.settings)}
+    found, scores = through_views(predictor.predictions, image, size, views, predictor.settings)
+    assert not found
+    assert scores is not None
+    return scores
+
+
 def test_the_scores_of_a_mirrored_image_are_the_mirrored_scores(predictor: Predictor, image: np.ndarray) -> None:
     mirror = np.ascontiguousarray(image[:, ::-1])
     for flip in (True, False):
-        augmented = AugmentedPredictor(predictor, MultiScaleFlip((64, 32), flip=flip))
-        one, other = (augmented._look(random_image, ("semantic",), predictor.settings)[2] for random_image in (image, mirror))
-        assert one is not None
-        assert other is not None
+        one, other = (
+            _scores(predictor, random_image, MultiScaleFlip((64, 32), flip=flip)) for random_image in (image, mirror)
+        )
         assert torch.allclose(one, other.flip(-1), atol=1e-5) == flip
 
 
 def test_semantic_scores_are_the_mean_of_the_views_mirrored_back(predictor: Predictor, image: np.ndarray) -> None:
     augmentation = MultiScaleFlip((64, 48))
-    augmented = AugmentedPredictor(predictor, augmentation)
-    views, _, together = augmented._look(image, ("semantic",), predictor.settings)
-    assert len(views["semantic"]) == 4
-    assert together is not None
+    together = _scores(predictor, image, augmentation)
     alone = []
     for size, mirrored in ((64, False), (64, True), (48, False), (48, True)):
-        single = AugmentedPredictor(predictor, MultiScaleFlip((size,), flip=False))
         random_image = np.ascontiguousarray(image[:, ::-1]) if mirrored else image
-        scores = single._look(random_image, ("semantic",), predictor.settings)[2]
-        assert scores is not None
+        scores = _scores(predictor, random_image, MultiScaleFlip((size,), flip=False))
         alone.append(scores.flip(-1) if mirrored else scores)
     torch.testing.assert_close(together, torch.stack(alone).mean(0))
-    np.testing.assert_array_equal(augmented(image, "semantic").labels, together.argmax(0))
+    labels = AugmentedPredictor(predictor, augmentation)(image, "semantic").labels
+    np.testing.assert_array_equal(labels, together.argmax(0))
 
 
 def test_views_that_turn_out_equal_all_count(predictor: Predictor, image: np.ndarray) -> None:
-    # The cap makes one size of three.
-    views, _, capped = AugmentedPredictor(predictor, MultiScaleFlip((60, 70, 80), long_edge=60))._look(
-        image, ("semantic",), predictor.settings
-    )
-    assert views["semantic"] == 3 * [View((40, 60), False), View((40, 60), True)]
-    alone = AugmentedPredictor(predictor, MultiScaleFlip((40,)))._look(image, ("semantic",), predictor.settings)[2]
-    assert capped is not None
-    torch.testing.assert_close(capped, alone)
+    augmentation = MultiScaleFlip((60, 70, 80), long_edge=60)  # the cap makes one size of three
+    views = augmentation.views((64, 96), predictor.settings)
+    assert views == 3 * [View((40, 60), False), View((40, 60), True)]
+    alone = _scores(predictor, image, MultiScaleFlip((40,)))
+    torch.testing.assert_close(_scores(predictor, image, augmentation), alone)
 
 
 def test_several_tasks_come_from_one_round_of_views(predictor: Predictor, image: np.ndarray) -> None:
@@ -183,23 +185,23 @@ def test_views_are_recorded_beside_the_results(predictor: Predictor) -> None:
     assert augmented.recorded_settings == {**predictor.recorded_settings, **added}
 
 
-# --- one answer from several -----------------------------------------------------------------------------------------
+# --- one prediction from several --------------------------------------------------------------------------------------
 
 PLAIN, MIRRORED = View((32, 64), False), View((32, 64), True)
 LEFT, RIGHT, TOP = (slice(0, 8), slice(0, 6)), (slice(0, 8), slice(10, 16)), (slice(0, 3), slice(0, 16))
 
 
-def _output(*queries: tuple[tuple[slice, slice], Sequence[float]]) -> MaskOutput:
+def _prediction(*queries: tuple[tuple[slice, slice], Sequence[float]]) -> Prediction:
     """One query per (region of the 8x16 cells, class probabilities)."""
-    masks = torch.full((1, len(queries), 1, 8, 16), -4.0)
+    masks = torch.full((len(queries), 1, 8, 16), -4.0)
     for number, (region, _) in enumerate(queries):
-        masks[0, number, 0][region] = 4.0
-    logits = torch.tensor([probabilities for _, probabilities in queries]).log()[None]
-    return MaskOutput(logits, masks, torch.zeros(1, len(queries), 4))
+        masks[number, 0][region] = 4.0
+    logits = torch.tensor([probabilities for _, probabilities in queries]).log()
+    return Prediction(logits, masks, (32, 64), (32, 64))
 
 
-def _content(output: MaskOutput) -> list[tuple[list[float], bytes]]:
-    probabilities, masks = output.class_logits[0].softmax(-1), output.mask_logits[0, :, 0] > 0
+def _content(prediction: Prediction) -> list[tuple[list[float], bytes]]:
+    probabilities, masks = prediction.probabilities, prediction.mask_logits[:, 0] > 0
     return [
         ([round(value, 5) for value in row], mask.numpy().tobytes())
         for row, mask in zip(probabilities.tolist(), masks, strict=True)
@@ -207,30 +209,31 @@ def _content(output: MaskOutput) -> list[tuple[list[float], bytes]]:
 
 
 def test_a_view_that_says_the_same_changes_nothing() -> None:
-    output = _output((LEFT, [0.9, 0.04, 0.06]), (RIGHT, [0.1, 0.7, 0.2]))
-    shuffled = _output((RIGHT, [0.1, 0.7, 0.2]), (LEFT, [0.9, 0.04, 0.06]))
+    output = _prediction((LEFT, [0.9, 0.04, 0.06]), (RIGHT, [0.1, 0.7, 0.2]))
+    shuffled = _prediction((RIGHT, [0.1, 0.7, 0.2]), (LEFT, [0.9, 0.04, 0.06]))
     merged = consensus([output, shuffled], [PLAIN, PLAIN])
     assert _content(merged) == _content(output)
     torch.testing.assert_close(merged.mask_logits, output.mask_logits, atol=1e-4, rtol=1e-4)
 
 
 def test_a_mirrored_view_is_mirrored_back() -> None:
-    output = _output((LEFT, [0.9, 0.04, 0.06]))
-    mirror = MaskOutput(output.class_logits, output.mask_logits.flip(-1), output.query_features)
+    output = _prediction((LEFT, [0.9, 0.04, 0.06]))
+    mirror = replace(output, mask_logits=output.mask_logits.flip(-1))
     assert _content(consensus([output, mirror], [PLAIN, MIRRORED])) == _content(output)
     # Without its turn it is another object.
     assert len(_content(consensus([output, mirror], [PLAIN, PLAIN]))) == 2
 
 
 def test_what_two_views_see_differently_is_averaged() -> None:
-    one, other = _output((LEFT, [0.8, 0.1, 0.1])), _output((LEFT, [0.2, 0.5, 0.3]))
+    one, other = _prediction((LEFT, [0.8, 0.1, 0.1])), _prediction((LEFT, [0.2, 0.5, 0.3]))
     (probabilities, _), *rest = _content(consensus([one, other], [PLAIN, PLAIN]))
     assert probabilities == pytest.approx([0.5, 0.3, 0.2])
     assert not rest
 
 
 def test_every_view_counts_once_however_they_are_grouped() -> None:
-    outputs = [_output((LEFT, [p, 0.1, 0.9 - p])) for p in (0.8, 0.4, 0.3)]
+    outputs = [_prediction((LEFT, [p, 0.1, 0.9 - p])) for p in (0.8, 0.4, 0.3)]
+    outputs[2] = replace(outputs[2], image_size=(32, 60))
     smaller = View((32, 60), False)
     (probabilities, _), *rest = _content(consensus(outputs, [PLAIN, PLAIN, smaller]))
     assert probabilities == pytest.approx([0.5, 0.1, 0.4])
@@ -238,8 +241,8 @@ def test_every_view_counts_once_however_they_are_grouped() -> None:
 
 
 def test_a_view_that_misses_an_object_says_no_object() -> None:
-    one = _output((LEFT, [0.9, 0.04, 0.06]), (TOP, [0.1, 0.8, 0.1]))
-    other = _output((LEFT, [0.9, 0.04, 0.06]), (RIGHT, [0.02, 0.6, 0.38]))
+    one = _prediction((LEFT, [0.9, 0.04, 0.06]), (TOP, [0.1, 0.8, 0.1]))
+    other = _prediction((LEFT, [0.9, 0.04, 0.06]), (RIGHT, [0.02, 0.6, 0.38]))
     found = dict((mask, row) for row, mask in _content(consensus([one, other], [PLAIN, PLAIN])))
     for region, expected in ((LEFT, [0.9, 0.04, 0.06]), (TOP, [0.05, 0.4, 0.55]), (RIGHT, [0.01, 0.3, 0.69])):
         mask = np.zeros((8, 16), dtype=bool)
@@ -251,8 +254,8 @@ def test_a_view_that_misses_an_object_says_no_object() -> None:
 def test_overlapping_objects_of_different_classes_find_their_own_partners() -> None:
     # Both masks overlap by more than half with both of the other view: the classes decide.
     wide, narrow = (slice(0, 8), slice(0, 10)), (slice(0, 8), slice(0, 8))
-    one = _output((wide, [0.9, 0.05, 0.05]), (narrow, [0.05, 0.9, 0.05]))
-    other = _output((narrow, [0.05, 0.9, 0.05]), (wide, [0.9, 0.05, 0.05]))
+    one = _prediction((wide, [0.9, 0.05, 0.05]), (narrow, [0.05, 0.9, 0.05]))
+    other = _prediction((narrow, [0.05, 0.9, 0.05]), (wide, [0.9, 0.05, 0.05]))
     assert sorted(row for row, _ in _content(consensus([one, other], [PLAIN, PLAIN]))) == [
         pytest.approx([0.05, 0.9, 0.05]),
         pytest.approx([0.9, 0.05, 0.05]),
@@ -267,7 +270,7 @@ def test_the_number_of_queries_stays_bounded_and_the_likely_stay() -> None:
         for _ in range(3):
             top, left = int(rng.integers(3, 7)), int(rng.integers(0, 15))
             queries.append(((slice(top, top + 1), slice(left, left + 1)), [0.01, 0.01, 0.98]))
-        outputs.append(_output(*queries))
+        outputs.append(_prediction(*queries))
     merged = consensus(outputs, [PLAIN] * 6)
     assert len(_content(merged)) <= 8
     assert _content(merged)[0][0] == pytest.approx([0.9, 0.05, 0.05])
@@ -275,10 +278,10 @@ def test_the_number_of_queries_stays_bounded_and_the_likely_stay() -> None:
 
 def test_masks_of_another_size_are_resampled_to_the_first_grid() -> None:
     # A soft edge at the same share of the width in both, although padding and cells differ.
-    def ramp(cells: int, size: int) -> MaskOutput:
+    def ramp(cells: int, size: int) -> Prediction:
         indices = (torch.arange(cells) + 0.5) * 4 / size
-        masks = (6 - 12 * indices).clamp(-6, 6).expand(1, 1, 1, 8, cells)
-        return MaskOutput(torch.tensor([[[2.0, 0.0]]]), masks, torch.zeros(1, 1, 4))
+        masks = (6 - 12 * indices).clamp(-6, 6).expand(1, 1, 8, cells)
+        return Prediction(torch.tensor([[2.0, 0.0]]), masks, (32, size), (32, 4 * cells))
 
     first, second = ramp(16, 64), ramp(24, 90)  # 96 pixels with padding
     merged = consensus([first, second], [PLAIN, View((32, 90), False)])

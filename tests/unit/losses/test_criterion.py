@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mask2former.losses import Criterion
+from mask2former.errors import UserError
+from mask2former.losses import Criterion, LossTerm, MatchedDepth
 from mask2former.losses.functional import (
     binary_cross_entropy,
     dice,
     pairwise_binary_cross_entropy,
     pairwise_dice,
 )
+from mask2former.ops.points import UniformPoints
 from mask2former.structures import MaskOutput, Target
 
 
@@ -66,3 +68,44 @@ def test_non_finite_logits_are_named(broken: str) -> None:
     (logits if broken == "class" else masks)[0, 1] = float("nan")
     with pytest.raises(FloatingPointError, match=f"{broken} logits of the last layer"):
         Criterion(3, num_points=32)(output_of(logits, masks), random_targets([2]), torch.rand)
+
+
+def test_a_term_is_added_without_changing_the_others() -> None:
+    """It sees the sampled masks that the published terms see, at every depth, and adds its weighted value."""
+    torch.manual_seed(0)
+    logits, masks, targets = (
+        torch.randn(2, 5, 4),
+        torch.randn(2, 5, 1, 8, 8),
+        random_targets([2, 3]),
+    )
+    output = MaskOutput(logits, masks, torch.zeros(2, 5, 1), [output_of(logits, masks + 1)])
+    seen: list[MatchedDepth] = []
+
+    def term(matched: MatchedDepth) -> Tensor:
+        seen.append(matched)
+        return matched.sampled.logits.mean()
+
+    def draws(seed: int = 1) -> UniformPoints:
+        generator = torch.Generator().manual_seed(seed)
+        return lambda shape: torch.rand(shape, generator=generator)
+
+    before = Criterion(3, num_points=32)(output, targets, draws())
+    after = Criterion(3, num_points=32, terms=[LossTerm("loss_level", 3.0, term)])(output, targets, draws())
+    assert {name: after.terms[name] for name in before.terms} == before.terms
+    assert after.terms.keys() - before.terms.keys() == {"loss_level", "loss_level_0"}
+    added = 3.0 * (after.terms["loss_level"] + after.terms["loss_level_0"])
+    torch.testing.assert_close(after.total, before.total + added)
+    assert [matched.sampled.logits.shape for matched in seen] == [(5, 32), (5, 32)]
+    assert seen[0].mask_logits.shape == (5, 8, 8)
+    assert len(seen[0].matches) == 2
+
+
+@pytest.mark.parametrize("names", [["loss_ce"], ["one", "one"], ["loss_area_2"]])
+def test_terms_need_names_of_their_own(names: list[str]) -> None:
+    with pytest.raises(UserError, match="expected names of their own"):
+        Criterion(3, terms=[LossTerm(name, 1.0, lambda matched: matched.mask_logits.sum()) for name in names])
+
+
+def test_another_number_of_classes_is_told() -> None:
+    with pytest.raises(UserError, match="the model gives 6 class scores for each query; expected 4, for 3 classes"):
+        Criterion(3, num_points=8)(output_of(torch.zeros(1, 2, 6), torch.zeros(1, 2, 1, 4, 4)), random_targets([1]))

@@ -80,7 +80,12 @@ def test_matching_and_loss_do_not_depend_on_what_is_said_there(frames: int, valu
     for index, target in enumerate(targets):
         first, second, published = (
             matcher.cost(
-                prediction.class_logits[index], prediction.mask_logits[index], target.labels, target.masks, points, ignored
+                prediction.class_logits[index],
+                prediction.mask_logits[index],
+                target.labels,
+                target.masks,
+                points,
+                ignored,
             )
             for prediction, ignored in ((output, target.ignored), (other, target.ignored), (other, None))
         )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mask2former.metrics.boundary import boundary, boundary_iou, boundary_width, eroded
-from mask2former.ops.masks import Patch, overlap
+from mask2former.metrics.boundary import boundary, boundary_width, eroded
+from mask2former.ops.masks import Patch, iou, overlap
 
 
 def _dense(patch: Patch, size_hw: tuple[int, int]) -> np.ndarray:
@@ -57,13 +57,11 @@ def test_shared_pixels_are_those_of_whole_masks(seed: int) -> None:
     patches = [Patch(top, left, generator.random((9, 11)) < 0.6) for top, left in indices]
     first, second = (_dense(patch, (30, 30)) for patch in patches)
     assert overlap(patches[0], patches[1]) == (first & second).sum()
-    assert boundary_iou(patches[0], patches[1], off=3) == pytest.approx(
-        (first & second).sum() / ((first | second).sum() - 3)
-    )
+    assert iou(patches[0], patches[1], off=3) == pytest.approx((first & second).sum() / ((first | second).sum() - 3))
 
 
 def test_nothing_shares_nothing() -> None:
     empty, some = Patch(0, 0, np.zeros((0, 0), dtype=bool)), Patch(2, 2, np.ones((2, 2), dtype=bool))
     assert overlap(empty, some) == 0
-    assert boundary_iou(empty, empty) == 0.0
+    assert iou(empty, empty) == 0.0
     assert overlap(some, Patch(4, 4, np.ones((2, 2), dtype=bool))) == 0

@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import UserError
 from mask2former.metrics.cityscapes import CityscapesInstanceEvaluator, CityscapesPixelEvaluator, plain_ground_truth
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures import Categories, Instances, SemanticSegmentation, Target
+from mask2former.structures import Categories, Instances, SemanticSegmentation
 from mask2former.structures.ground_truth import CityscapesGroundTruth, InstanceGroundTruth
 
 CATEGORIES = Categories.load("cityscapes")
@@ -124,14 +123,6 @@ def test_void_does_not_count() -> None:
     assert _pixels(_ground_truth((4, 0, 50)), labels).compute()["semantic/IoU"] == 100.0
     nothing = _pixels(_ground_truth((4, 0, 60)), labels).compute()
     assert all(math.isnan(value) for value in nothing.values())
-
-
-@pytest.mark.parametrize("kind", [CityscapesInstanceEvaluator, CityscapesPixelEvaluator])
-def test_a_target_becomes_an_instance_map(kind: type[CityscapesInstanceEvaluator]) -> None:
-    masks = torch.zeros(3, 1, 1, 6, dtype=torch.bool)
-    masks[0, ..., :3] = masks[1, ..., 1:4] = masks[2, ..., 3:5] = True
-    ground_truth = kind(CATEGORIES).ground_truth_of_target(Target(torch.tensor([CAR, PERSON, SKY]), masks))
-    assert ground_truth.instance_ids.tolist() == [[26000, 26000, 26000, 24001, 23, 0]]
 
 
 def test_an_instance_map_as_other_data_sets_have_it() -> None:

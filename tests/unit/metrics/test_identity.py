@@ -68,7 +68,9 @@ def test_of_two_tracks_that_cover_an_object_alternately_the_first_is_kept() -> N
 def test_a_pair_is_kept_only_as_long_as_it_is_valid() -> None:
     ground_truth = np.stack([[LEFT] * 4])
     worse, invalid = square(0, 5), square(0, 3)
-    found = count_identities(frames({1: LEFT}, {1: worse, 2: LEFT}, {1: invalid, 2: LEFT}, {1: LEFT, 2: worse}), ground_truth)
+    found = count_identities(
+        frames({1: LEFT}, {1: worse, 2: LEFT}, {1: invalid, 2: LEFT}, {1: LEFT, 2: worse}), ground_truth
+    )
     assert found == IdentityCounts(switches=1, found=4, present=4)  # to 2, which is then kept
 
 

@@ -5,12 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import UserError
-from mask2former.metrics.instance import InstanceEvaluator, match
-from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures import Categories, Instances, Target
+from mask2former.metrics.average_precision import InstanceEvaluator, match
+from mask2former.structures import Categories, Instances
 from mask2former.structures.ground_truth import InstanceGroundTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
@@ -28,12 +26,16 @@ def _instances(masks: np.ndarray, labels: list[int], scores: list[float]) -> Ins
 
 
 def _ground_truth(masks: np.ndarray, labels: list[int], crowd: list[bool] | None = None) -> InstanceGroundTruth:
-    return InstanceGroundTruth(masks, np.array(labels, dtype=np.int64), np.array(crowd or [False] * len(labels), dtype=bool))
+    return InstanceGroundTruth(
+        masks, np.array(labels, dtype=np.int64), np.array(crowd or [False] * len(labels), dtype=bool)
+    )
 
 
 def test_the_ground_truth_itself_scores_100(capsys: pytest.CaptureFixture[str]) -> None:
     evaluator = InstanceEvaluator(CATEGORIES)
-    evaluator.update(_instances(_masks((0, 9), (10, 30)), [0, 1], [0.9, 0.8]), _ground_truth(_masks((0, 9), (10, 30)), [0, 1]))
+    evaluator.update(
+        _instances(_masks((0, 9), (10, 30)), [0, 1], [0.9, 0.8]), _ground_truth(_masks((0, 9), (10, 30)), [0, 1])
+    )
     got = evaluator.compute()
     assert got["instance/AP"] == pytest.approx(100.0)
     assert got["instance/AR1"] == pytest.approx(100.0)
@@ -118,15 +120,6 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
         whole.update(*image)
     parts[0].merge(pickle.loads(pickle.dumps(parts[1])))
     assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
-
-
-def test_a_target_becomes_its_visible_things() -> None:
-    masks = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
-    masks[0] = masks[1] = True
-    ground_truth = InstanceEvaluator(CATEGORIES).ground_truth_of_target(Target(torch.tensor([2, 1, 0]), masks))
-    assert ground_truth.labels.tolist() == [1]
-    assert SparseMasks.of(ground_truth.masks).dense().all()
-    assert not ground_truth.iscrowd.any()
 
 
 def test_requests_that_do_not_fit_are_refused() -> None:

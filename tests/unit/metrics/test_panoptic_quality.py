@@ -5,12 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from mask2former.errors import UserError
 from mask2former.metrics.panoptic import PanopticEvaluator, PanopticGroundTruth, count_boundary_matches, count_matches
-from mask2former.structures import Categories, PanopticSegmentation, Segment, Target
+from mask2former.structures import Categories, PanopticSegmentation, Segment
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
 
@@ -34,7 +33,10 @@ def _boundary(mask: np.ndarray, distance: int) -> np.ndarray:
 
 
 def _counts_slowly(
-    predicted: np.ndarray, predicted_segments: list[tuple[int, int]], ground_truth: PanopticGroundTruth, distance: int | None = None
+    predicted: np.ndarray,
+    predicted_segments: list[tuple[int, int]],
+    ground_truth: PanopticGroundTruth,
+    distance: int | None = None,
 ) -> dict[str, list[float]]:
     """The published rules, one pair of segments after the other."""
     values: dict[str, list[float]] = {name: [0.0] * 3 for name in ("tp", "fp", "fn", "iou")}
@@ -150,14 +152,6 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
     assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
 
 
-def test_a_target_becomes_an_id_map_whose_earlier_segments_lie_on_top() -> None:
-    masks = torch.zeros(3, 1, 1, 6, dtype=torch.bool)
-    masks[0, ..., :3] = masks[1, ..., 1:3] = masks[2, ..., 2:5] = True
-    ground_truth = PanopticEvaluator(CATEGORIES).ground_truth_of_target(Target(torch.tensor([1, 0, 2]), masks))
-    assert ground_truth.ids.tolist() == [[1, 1, 1, 3, 3, 0]]
-    assert ground_truth.segments == [(1, 1, False), (3, 2, False)]  # the hidden one is no segment
-
-
 def test_no_segments_on_either_side() -> None:
     empty = PanopticGroundTruth(np.zeros((3, 4), dtype=np.uint8), [])
     assert sum(counts.sum() for counts in count_matches(np.zeros((3, 4), dtype=np.int32), [], empty, 3)) == 0
@@ -168,7 +162,12 @@ def test_no_segments_on_either_side() -> None:
     [
         (_line((1, 4)), [(1, 0)], PanopticGroundTruth(_line((1, 5)), [(1, 0, False)]), "resize the prediction"),
         (_line((1, 4)), [], PanopticGroundTruth(_line((1, 4)), [(1, 0, False)]), "list of segments differ"),
-        (_line((1, 4)), [(1, 0), (2, 0)], PanopticGroundTruth(_line((1, 4)), [(1, 0, False)]), "list of segments differ"),
+        (
+            _line((1, 4)),
+            [(1, 0), (2, 0)],
+            PanopticGroundTruth(_line((1, 4)), [(1, 0, False)]),
+            "list of segments differ",
+        ),
         (_line((1, 4)), [(1, 0)], PanopticGroundTruth(_line((1, 4)), [(1, 0, False), (1, 1, False)]), "must be unique"),
         (_line((1, 4)), [(1, 0)], PanopticGroundTruth(_line((-1, 4)), []), "must be in 0"),
     ],

@@ -28,10 +28,14 @@ def _instances(masks: np.ndarray, labels: list[int], scores: list[float]) -> Ins
 
 
 def _ground_truth(masks: np.ndarray, labels: list[int], crowd: list[bool] | None = None) -> InstanceGroundTruth:
-    return InstanceGroundTruth(masks, np.array(labels, dtype=np.int64), np.array(crowd or [False] * len(labels), dtype=bool))
+    return InstanceGroundTruth(
+        masks, np.array(labels, dtype=np.int64), np.array(crowd or [False] * len(labels), dtype=bool)
+    )
 
 
-def _slow_counts(masks: np.ndarray, labels: np.ndarray, ground_truth: InstanceGroundTruth) -> dict[tuple[float, int], list[int]]:
+def _slow_counts(
+    masks: np.ndarray, labels: np.ndarray, ground_truth: InstanceGroundTruth
+) -> dict[tuple[float, int], list[int]]:
     """The definition, pixel set by pixel set: TP, FP and FN by threshold and class."""
 
     def visible(layers: list[np.ndarray]) -> list[np.ndarray]:
@@ -41,9 +45,15 @@ def _slow_counts(masks: np.ndarray, labels: np.ndarray, ground_truth: InstanceGr
             taken |= layer
         return left
 
-    order = [n for n, crowd in enumerate(ground_truth.iscrowd) if not crowd] + np.flatnonzero(ground_truth.iscrowd).tolist()
+    order = [n for n, crowd in enumerate(ground_truth.iscrowd) if not crowd] + np.flatnonzero(
+        ground_truth.iscrowd
+    ).tolist()
     shown = visible(list(SparseMasks.of(ground_truth.masks).take(order).dense()))
-    true = [(mask, ground_truth.labels[n], ground_truth.iscrowd[n]) for mask, n in zip(shown, order, strict=True) if mask.any()]
+    true = [
+        (mask, ground_truth.labels[n], ground_truth.iscrowd[n])
+        for mask, n in zip(shown, order, strict=True)
+        if mask.any()
+    ]
     found = [(mask, label) for mask, label in zip(visible(list(masks)), labels, strict=True) if mask.any()]
     counts = {}
     for threshold in POOLED_THRESHOLDS:

@@ -5,12 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import UserError
 from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.metrics.semantic import SemanticEvaluator, boundary_confusion, confusion_matrix
-from mask2former.structures import Categories, PanopticSegmentation, Segment, SemanticSegmentation, Target
+from mask2former.structures import Categories, PanopticSegmentation, Segment, SemanticSegmentation
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"])
@@ -54,7 +53,9 @@ def test_panoptic_quality_of_label_maps_is_that_of_maps_with_a_segment_of_stuff_
     by_segment = PanopticEvaluator(categories)
     for _ in range(3):
         ground_truth = np.kron(generator.integers(0, 6, (4, 5)), np.ones((6, 6), dtype=np.int64))
-        predicted = np.where(generator.random(ground_truth.shape) < 0.3, generator.integers(0, 6, ground_truth.shape), ground_truth)
+        predicted = np.where(
+            generator.random(ground_truth.shape) < 0.3, generator.integers(0, 6, ground_truth.shape), ground_truth
+        )
         ground_truth, predicted = (np.where(labels == 5, 255, labels) for labels in (ground_truth, predicted))
         by_pixel.update(SemanticSegmentation(predicted, categories), ground_truth)
         maps = [np.where(labels == 255, 0, labels + 1).astype(np.int32) for labels in (predicted, ground_truth)]
@@ -104,13 +105,6 @@ def test_parts_that_travelled_between_processes_add_up() -> None:
     first, second = _evaluated([0, 1, 2], [0, 1, 1]), _evaluated([2, 2, 1], [2, 0, 1])
     first.merge(pickle.loads(pickle.dumps(second)))
     assert first.compute() == _evaluated([0, 1, 2, 2, 2, 1], [0, 1, 1, 2, 0, 1]).compute()
-
-
-def test_a_target_becomes_a_label_map() -> None:
-    masks = torch.zeros(2, 1, 1, 4, dtype=torch.bool)
-    masks[0, ..., :2] = masks[1, ..., 1:3] = True
-    ground_truth = SemanticEvaluator(CATEGORIES).ground_truth_of_target(Target(torch.tensor([2, 0]), masks))
-    assert ground_truth.tolist() == [[2, 2, 0, 255]]
 
 
 def test_sizes_must_agree() -> None:

@@ -7,13 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 
 from mask2former.errors import UserError
 from mask2former.metrics.identity import IdentityCounts, count_identities, count_panoptic_identities
 from mask2former.metrics.panoptic import PanopticEvaluator
 from mask2former.metrics.video_panoptic import VideoPanopticEvaluator, count_tubes
-from mask2former.structures import Categories, PanopticSegmentation, Segment, Target
+from mask2former.structures import Categories, PanopticSegmentation, Segment
 from mask2former.structures.ground_truth import PanopticGroundTruth
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], things=["cat", "dog"])
@@ -187,7 +186,9 @@ def test_identities_leave_out_crowds_and_take_void_off_the_union() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_identities_of_maps_are_those_of_masks(seed: int) -> None:
     predictions, ground_truths = random_clip(seed, num_frames=8)
-    ground_truths = [PanopticGroundTruth(np.where(frame.ids == 0, 4, frame.ids), frame.segments) for frame in ground_truths]  # no void
+    ground_truths = [
+        PanopticGroundTruth(np.where(frame.ids == 0, 4, frame.ids), frame.segments) for frame in ground_truths
+    ]  # no void
     numbers = [1, 2, 3]  # those of things that are no crowds
     masks = np.stack([np.stack([frame.ids == number for frame in ground_truths]) for number in numbers])
     rows = [
@@ -201,11 +202,6 @@ def test_identities_of_maps_are_those_of_masks(seed: int) -> None:
         (ids, np.array([frame.ids == number for number in listed], dtype=bool).reshape(-1, *frame.ids.shape))
         for (ids, listed), frame in zip(rows, predictions, strict=True)
     ]
-    assert count_panoptic_identities(predictions, ground_truths, CATEGORIES.thing_indices) == count_identities(frames, masks)
-
-
-def test_the_frames_of_a_target_are_its_ground_truth() -> None:
-    masks = torch.zeros((2, 3, 4, 4), dtype=torch.bool)
-    masks[0, :2, :2], masks[1, :, 2:] = True, True
-    ground_truths = VideoPanopticEvaluator(CATEGORIES).ground_truth_of_target(Target(torch.tensor([0, 2]), masks))
-    assert [ground_truth.segments for ground_truth in ground_truths] == [[(1, 0, False), (2, 2, False)]] * 2 + [[(2, 2, False)]]
+    assert count_panoptic_identities(predictions, ground_truths, CATEGORIES.thing_indices) == count_identities(
+        frames, masks
+    )

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from mask2former.errors import UserError
+from mask2former.metrics.average_precision import InstanceEvaluator, VideoInstanceEvaluator, track_areas
 from mask2former.metrics.build import evaluators
-from mask2former.metrics.instance import InstanceEvaluator
-from mask2former.metrics.video import VideoInstanceEvaluator, track_areas, track_ious
 from mask2former.metrics.video_panoptic import VideoPanopticEvaluator
 from mask2former.ops.masks import boxes_xyxy
+from mask2former.ops.sparse_masks import frames_of, pairwise_iou
 from mask2former.structures import Categories, Instances, VideoInstances
 from mask2former.structures.ground_truth import ClipGroundTruth, InstanceGroundTruth
 
@@ -48,12 +48,15 @@ def score(prediction: VideoInstances, true: ClipGroundTruth, **options: object) 
 def test_the_iou_of_tracks_is_summed_over_frames() -> None:
     first = np.stack([track((0, 0), (0, 0)), track(None, (0, 0)), track(None, None)])
     second = np.stack([track((0, 0), (0, 5)), track(None, None)])
-    np.testing.assert_allclose(track_ious(first, second), [[150 / 250, 0], [50 / 250, 0], [0, 0]])
+    ious = pairwise_iou(frames_of(first), frames_of(second))
+    np.testing.assert_allclose(ious, [[150 / 250, 0], [50 / 250, 0], [0, 0]])
+    of_crowd = pairwise_iou(frames_of(first), frames_of(second), shares=np.array([True, False]))
+    np.testing.assert_allclose(of_crowd, [[150 / 200, 0], [50 / 100, 0], [0, 0]])
 
 
 def test_areas_are_means_over_the_frames_where_a_track_is() -> None:
     masks = np.stack([track((0, 0), None, (0, 35)), track(None, None, None)])
-    np.testing.assert_allclose(track_areas(masks), [(100 + 50) / 2, 0])
+    np.testing.assert_allclose(track_areas(frames_of(masks)), [(100 + 50) / 2, 0])
 
 
 def test_an_identity_switch_costs_what_a_frame_by_frame_metric_does_not_see() -> None:
@@ -78,10 +81,12 @@ def test_a_clip_of_one_frame_is_measured_as_a_image() -> None:
         labels, scores = rng.integers(0, 2, 5), np.sort(rng.random(5))[::-1].copy()
         crowds = np.zeros(5, dtype=bool)
         clips.update(
-            VideoInstances(shifted[:, None], labels, scores, CATEGORIES), ClipGroundTruth(masks[:, None], labels, crowds)
+            VideoInstances(shifted[:, None], labels, scores, CATEGORIES),
+            ClipGroundTruth(masks[:, None], labels, crowds),
         )
         images.update(
-            Instances(shifted, labels, scores, boxes_xyxy(shifted), CATEGORIES), InstanceGroundTruth(masks, labels, crowds)
+            Instances(shifted, labels, scores, boxes_xyxy(shifted), CATEGORIES),
+            InstanceGroundTruth(masks, labels, crowds),
         )
     got, expected = clips.compute(), images.compute()
     assert got == pytest.approx(expected, nan_ok=True)
@@ -94,7 +99,9 @@ def test_a_clip_of_one_frame_is_measured_as_a_image() -> None:
 def test_crowds_take_detections_without_counting() -> None:
     thing, crowd = track((0, 0), (0, 0)), track((20, 20), (20, 20))
     prediction = tracks((crowd, 0, 0.9), (thing, 0, 0.8), (crowd, 0, 0.7))
-    assert score(prediction, ground_truth((thing, 0), (crowd, 0), crowds=(False, True)))["instance/AP"] == pytest.approx(100)
+    assert score(prediction, ground_truth((thing, 0), (crowd, 0), crowds=(False, True)))[
+        "instance/AP"
+    ] == pytest.approx(100)
     assert score(prediction, ground_truth((thing, 0)))["instance/AP"] == pytest.approx(50)
 
 
@@ -130,17 +137,6 @@ def test_processes_can_share_the_clips() -> None:
     parts[0].merge(pickle.loads(pickle.dumps(parts[1])))
     assert parts[0].compute() == pytest.approx(whole.compute(), nan_ok=True)
     assert len(pickle.dumps(parts[0])) < 5000  # numbers only, however large the masks are
-
-
-def test_the_things_of_a_target_are_its_tracks() -> None:
-    from torch import from_numpy, tensor
-
-    from mask2former.structures import Target
-
-    masks = from_numpy(np.stack([track((0, 0), None), track((5, 5), (5, 5)), track(None, None)]))
-    found = VideoInstanceEvaluator(CATEGORIES).ground_truth_of_target(Target(tensor([1, 2, 0]), masks))
-    assert found.labels.tolist() == [1]  # no stuff, and nothing that is nowhere
-    assert found.masks.shape == (1, 2, 40, 40)
 
 
 def test_clips_are_measured_by_the_tasks_instance_and_panoptic() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import ImageBatch
+from mask2former.structures import ImageBatch, ModelInfo
 
 BACKBONES = {
     "timm": TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
@@ -142,5 +142,4 @@ def test_a_model_can_be_made_of_parts() -> None:
     batch = ImageBatch(torch.zeros(1, 1, 3, 64, 64), ((40, 33),))
     with torch.inference_mode():
         assert model(batch).padded_size == (64, 64)
-    assert model.config is None
-    assert model.categories is None
+    assert model.info == ModelInfo()

@@ -20,9 +20,9 @@ def decoder(
 ) -> MaskedTransformerDecoder:
     torch.manual_seed(0)
     return MaskedTransformerDecoder(
+        5,
         channels,
         mask_dim=16,
-        num_classes=5,
         dim=32,
         num_queries=9,
         num_layers=num_layers,
@@ -193,7 +193,7 @@ def test_a_projection_is_there_only_for_other_channels() -> None:
 
 def test_initial_values() -> None:
     torch.manual_seed(0)
-    model = MaskedTransformerDecoder(256, 256, num_classes=133)
+    model = MaskedTransformerDecoder(133)
     assert len(model.layers) == 9
 
     def assert_uniform(values: Tensor, bound: float) -> None:

@@ -62,7 +62,7 @@ def test_broken_encodings_are_refused(rle: object) -> None:
     with pytest.raises(UserError, match="run-length encoding"):
         mask_ops.decode_patch(rle)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="run-length encoding"):
-        mask_ops.encoded_area(rle)  # type: ignore[arg-type]
+        mask_ops.encoded_extent(rle)  # type: ignore[arg-type]
 
 
 def test_encodings_of_two_sizes_are_refused() -> None:
@@ -91,7 +91,7 @@ def test_a_patch_is_the_mask_around_its_pixels(share: float, size: tuple[int, in
         whole = np.zeros(size, dtype=bool)
         whole[top : top + part.shape[0], left : left + part.shape[1]] = part
         np.testing.assert_array_equal(whole, mask)
-        assert mask_ops.encoded_area(rle) == mask.sum()
+        assert mask_ops.encoded_extent(rle)[0] == mask.sum()
         counts, shape = mask_ops.compress(rle)
         assert (counts.decode(), shape) == (rle["counts"], size)
 
@@ -100,7 +100,7 @@ def test_plain_runs_are_compressed() -> None:
     plain = {"size": [2, 3], "counts": [1, 2, 3]}
     counts, size = mask_ops.compress(plain)
     np.testing.assert_array_equal(mask_ops.decode({"size": size, "counts": counts}), mask_ops.decode(plain))
-    assert mask_ops.encoded_area(plain) == 2
+    assert mask_ops.encoded_extent(plain)[0] == 2
 
 
 def test_polygons_are_united_and_may_leave_the_image() -> None:

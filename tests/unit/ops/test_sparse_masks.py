@@ -7,7 +7,7 @@ import pytest
 from faster_coco_eval.core import mask as coco_mask
 
 from mask2former.ops.masks import Patch, areas, boxes_xyxy, decode, encode
-from mask2former.ops.sparse_masks import SparseMasks, common_pixels
+from mask2former.ops.sparse_masks import SparseMasks, common_pixels, frames_of
 
 
 def _random(seed: int) -> np.ndarray:
@@ -81,3 +81,18 @@ def test_a_crop_does_not_keep_the_whole_array() -> None:
     ((top, left, part),) = SparseMasks.of(masks)
     assert (top, left, part.shape) == (5, 7, (1, 1))
     assert part.base is None
+
+
+def test_ids_of_a_map_become_masks_in_the_order_asked_for() -> None:
+    ids = np.random.default_rng(0).integers(0, 4, (7, 9)).astype(np.int32)
+    np.testing.assert_array_equal(SparseMasks.of_ids(ids, [3, 9, 1]).dense(), [ids == 3, ids == 9, ids == 1])
+    assert SparseMasks.of_ids(ids, []).shape == (0, 7, 9)
+
+
+def test_tracks_are_cut_frame_by_frame() -> None:
+    masks = np.random.default_rng(0).random((3, 2, 7, 9)) < 0.2
+    frames = frames_of(masks)
+    np.testing.assert_array_equal(np.stack([frame.dense() for frame in frames], axis=1), masks)
+    assert frames_of(frames) == frames
+    with pytest.raises(AssertionError):
+        frames_of([frames[0], frames[1].take([0])])

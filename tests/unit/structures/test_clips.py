@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from mask2former.visualization.labels import Plate
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, VideoInstances
+from mask2former.visualization.labels import Plate
 
 CATEGORIES = Categories.from_dict({"categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]})
 
@@ -30,6 +30,15 @@ def test_a_frame_has_all_tracks_in_their_order(tracks: VideoInstances) -> None:
         np.testing.assert_array_equal(frame.masks, tracks.masks[:, index])
         assert frame.labels.tolist() == [1, 0]
     np.testing.assert_array_equal(tracks.frame(2).boxes, [[0, 0, 0, 0], [10, 10, 25, 15]])
+
+
+def test_only_boxes_are_kept_and_sparse_frames_give_the_same(tracks: VideoInstances) -> None:
+    assert [[patch.mask.size for patch in frame] for frame in tracks.sparse] == [[36, 0], [36, 75], [0, 75]]
+    same = VideoInstances(tracks.sparse, tracks.labels, tracks.scores, CATEGORIES)
+    assert same.to_dict() == tracks.to_dict()
+    np.testing.assert_array_equal(same.masks, tracks.masks)
+    with pytest.raises(AssertionError, match="at least one frame"):
+        VideoInstances((), tracks.labels, tracks.scores, CATEGORIES)
 
 
 def test_a_threshold_keeps_whole_tracks(tracks: VideoInstances) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mask2former.config import RunConfig, parse
-from mask2former.data.loading.collate import PackedBatch, collate
+from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.errors import UserError
 from mask2former.structures import Batch
 from mask2former.training.datamodule import DataModule, batch_size_per_device
@@ -90,7 +90,7 @@ def test_a_loss_gets_the_batches_that_collating_the_samples_gives(shapes: dict[s
     window: list[Batch] = module.on_after_batch_transfer(packed, 0)
     draws = module._sampler().draws(0)
     for index, batch in enumerate(window):
-        expected = collate([module.training_set[draw] for draw in draws[2 * index : 2 * index + 2]])
+        expected = pack([module.training_set[draw] for draw in draws[2 * index : 2 * index + 2]]).unpack()
         assert torch.equal(batch.images.pixels, expected.images.pixels)
         assert batch.names == expected.names
         for ours, theirs in zip(batch.targets, expected.targets, strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,14 @@ import pytest
 from mask2former.errors import UserError
 from mask2former.training.lock import LOCK, locked
 
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from mask2former.training.lock import locked
-with locked(Path(sys.argv[1])):
-    child = os.fork()  # as a process that reads samples
-    print(os.getpid(), flush=True)
-    time.sleep(100)
-"""
+
+def hold(run: Path, writing: int) -> None:
+    """What a training does in a process of its own."""
+    os.setsid()
+    with locked(run):
+        os.fork()  # as a process that reads samples
+        os.write(writing, b"!")
+        time.sleep(100)
 
 
 def test_a_second_one_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
@@ -38,20 +37,23 @@ def test_a_second_one_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_is_named_and_its_processes_do_not_hold_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as holder:
-        assert holder.stdout is not None
-        try:
-            holder.stdout.readline()
-            with pytest.raises(UserError, match=f"process {holder.pid} "):
-                locked(tmp_path).__enter__()
-            holder.kill()
-            holder.wait()
-            with locked(tmp_path) as notes:
-                assert f"(process {holder.pid} on " in notes[0]
-                assert "was killed; its lock" in notes[0]
-        finally:
-            os.killpg(holder.pid, 9)
+    reading, writing = os.pipe()
+    holder = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, writing))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons, about threads
+        holder.start()
+    assert holder.pid is not None
+    try:
+        os.read(reading, 1)
+        with pytest.raises(UserError, match=f"process {holder.pid} "):
+            locked(tmp_path).__enter__()
+        holder.kill()
+        holder.join()
+        with locked(tmp_path) as notes:
+            assert f"(process {holder.pid} on " in notes[0]
+            assert "was killed; its lock" in notes[0]
+    finally:
+        os.killpg(holder.pid, 9)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mask2former import visualization
+from mask2former.errors import UserError
 from mask2former.visualization import Region
 from mask2former.visualization.colors import luminance
-from mask2former.errors import UserError
 
 GREY = np.full((240, 320, 3), 120, dtype=np.uint8)
 
@@ -40,7 +40,9 @@ def test_pixels_far_from_masks_stay_and_inside_is_tinted() -> None:
 def test_no_outline_where_the_image_ends() -> None:
     masks = np.zeros((1, 60, 80), dtype=bool)
     masks[0, :, :40] = True
-    drawn = np.asarray(visualization.overlay_instances(GREY[:60, :80], masks, [Region("a", (230, 30, 30))], labels=False))
+    drawn = np.asarray(
+        visualization.overlay_instances(GREY[:60, :80], masks, [Region("a", (230, 30, 30))], labels=False)
+    )
     np.testing.assert_array_equal(drawn[0, 10], drawn[30, 10])
     np.testing.assert_array_equal(drawn[30, 0], drawn[30, 10])
 
@@ -169,7 +171,9 @@ def test_small_images_are_enlarged_by_a_whole_number(size_hw: tuple[int, int], s
         visualization.overlay_semantic(image, masks[0].astype(int) - 1, regions, scale=None),
     ):
         assert drawn.size == (scale * size_hw[1], scale * size_hw[0])
-    assert visualization.overlay_instances(image, masks, regions).size == size_hw[::-1]  # as large as the image by default
+    assert (
+        visualization.overlay_instances(image, masks, regions).size == size_hw[::-1]
+    )  # as large as the image by default
 
 
 def test_class_maps_of_bytes_leave_unknown_values_alone() -> None:

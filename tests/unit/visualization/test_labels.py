@@ -66,7 +66,9 @@ def test_labels_never_overlap(boxes: Drawn) -> None:
 def test_one_class_is_counted_in_a_plate_that_hides_nothing(boxes: Drawn, count: int, panoptic: bool) -> None:
     size_hw = (480, 640)
     rng = np.random.default_rng(5)
-    indices = [(int(y), int(x)) for y, x in zip(rng.integers(10, 400, count), rng.integers(10, 630, count), strict=True)]
+    indices = [
+        (int(y), int(x)) for y, x in zip(rng.integers(10, 400, count), rng.integers(10, 630, count), strict=True)
+    ]
     masks = discs(indices, 6, size_hw)
     regions = [Region("nucleus", (80, 160, 230), 0.9)] * count
     image = np.full((*size_hw, 3), 200, np.uint8)
@@ -91,7 +93,9 @@ def test_a_plate_in_a_crowd_lies_where_it_hides_least(boxes: Drawn) -> None:
         9,
         (480, 640),
     )
-    visualization.overlay_instances(np.zeros((480, 640, 3), np.uint8), masks, [Region("cell", (200, 80, 40))] * len(masks))
+    visualization.overlay_instances(
+        np.zeros((480, 640, 3), np.uint8), masks, [Region("cell", (200, 80, 40))] * len(masks)
+    )
     ((left, top, right, bottom),) = boxes.plates
     assert top > 400
     assert not masks[:, top:bottom, left:right].any()
@@ -158,7 +162,9 @@ def test_what_a_reduced_image_has_no_pixel_for_is_counted(boxes: Drawn) -> None:
     masks[4:6] = False
     visualization.overlay_instances(np.zeros((480, 640, 3), np.uint8), masks, [Region("cell", (200, 80, 40))] * 9)
     ids = (masks * np.arange(1, 10)[:, None, None]).max(axis=0)
-    visualization.overlay_panoptic(np.zeros((480, 640, 3), np.uint8), ids, range(1, 10), [Region("cell", (2, 8, 4))] * 9)
+    visualization.overlay_panoptic(
+        np.zeros((480, 640, 3), np.uint8), ids, range(1, 10), [Region("cell", (2, 8, 4))] * 9
+    )
     assert boxes.lines == [["cell: 9"], ["cell: 9"]]
     visualization.overlay_instances(GREY, np.zeros((2, 240, 320), bool), [Region("cell", (200, 80, 40))] * 2)
     assert len(boxes.lines) == 2  # where nothing is drawn nothing is written

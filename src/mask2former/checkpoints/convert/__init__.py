@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from mask2former import checkpoints
 from mask2former.checkpoints.convert.backbones import Backbone, save_backbone
@@ -18,7 +19,7 @@ from mask2former.checkpoints.convert.reading import Found, architecture_of, read
 from mask2former.checkpoints.convert.verify import compare_with_transformers
 from mask2former.checkpoints.convert.writing import TARGETS, Target, check_place, write
 from mask2former.config import Task
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 
 __all__ = ["TARGETS", "Conversion", "Found", "Target", "convert", "read"]
 
@@ -64,8 +65,14 @@ def convert(
             cannot be written, or a check fails; nothing is written then.
     """
     path = Path(path)
+    if to not in TARGETS:
+        raise OptionError(lambda name: f"{name('to')} {to}: no such layout; expected one of {', '.join(TARGETS)}")
+    if unknown := sorted(set(tasks) - set(get_args(Task))):
+        raise OptionError(
+            lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(get_args(Task))}"
+        )
     check_place(path, to)
-    found = _found(source, recipe, tasks)
+    found = _found(source, recipe, [task for task in get_args(Task) if task in tasks])
     if isinstance(found.content, Backbone):
         if to != "ours" or path.suffix != ".safetensors":
             raise UserError(f"{source}: {found.title}, which is written as ours only, as a .safetensors file")

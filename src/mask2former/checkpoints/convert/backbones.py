@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.files import write_whole
 from mask2former.checkpoints import original
 from mask2former.checkpoints.convert.resnet import BLOCKS, DEEP_STEM, STEM
 from mask2former.checkpoints.convert.rules import Layout, rules, their_name, to_original
@@ -22,8 +21,10 @@ from mask2former.checkpoints.safetensors_files import entries_of, metadata_value
 from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import UserError
+from mask2former.files import write_whole
 from mask2former.models.mask2former import Mask2Former
-from mask2former.text import printable
+from mask2former.models.parts import StartsFromBackbone
+from mask2former.text import listed
 
 __all__ = [
     "BACKBONES",
@@ -199,8 +200,7 @@ def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
                if ours is not None and name not in published and not _may_miss(name)]  # fmt: skip
     for faults, what in ((unexpected, "unexpected"), (missing, "missing")):
         if faults:
-            some = ", ".join(printable(name, 120) for name in faults[:8])
-            raise UserError(f"{len(faults)} entries are {what} for a {layout.title}: {some}")
+            raise UserError(f"{len(faults)} entries are {what} for a {layout.title}: {listed(faults)}")
     renamed = {ours: published[name] for name, ours in names.items() if ours is not None and name in published}
     return Backbone(config, renamed, tuple(notes))
 
@@ -303,6 +303,10 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     notes = ["all but the backbone starts afresh"]
     state = dict(backbone.state)
+    if isinstance(model.backbone, StartsFromBackbone):
+        check_finite(state, str(path))
+        inner = {name.removeprefix("backbone."): value for name, value in state.items()}
+        return [*notes, *model.backbone.start_from_backbone(inner)]
     try:
         notes += with_own_windows(own, state)
     except UserError as error:
@@ -315,5 +319,10 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     try:
         load_into(model, {**outside, **kept, **state}, str(path))
     except UserError as error:
-        raise UserError(f"{error}. The file is of {backbone}; set model.backbone to that") from error
+        way_out = "set model.backbone to that"
+        if model.info.architecture is None:
+            way_out = (
+                f"a backbone of one's own ({type(model.backbone).__name__}) needs a method start_from_backbone(state)"
+            )
+        raise UserError(f"{error}. The file is of {backbone}; {way_out}") from error
     return notes

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mask2former import limits
 from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
 from mask2former.checkpoints.convert.rules import Layout, Rule, rules
 from mask2former.checkpoints.original import Architecture
-from mask2former.config import InferenceConfig, ModelConfig, SwinConfig, TimmConfig
+from mask2former.config import InferenceConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
-from mask2former.structures import Categories
+from mask2former.structures import ModelInfo
 from mask2former.text import quoted
 
 __all__ = [
@@ -165,7 +166,6 @@ _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
 _POINTS = 4  # of deformable attention, fixed there
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BILINEAR = 2  # of Pillow's filters
-_MOST = 1e9  # of numbers that are computed with; JSON has larger ones than a float
 _LONG_EDGE = 1333  # pixels, theirs and ours where nothing is said
 _OURS = "mask2former"  # of config.json: what it has no other place for
 
@@ -173,13 +173,14 @@ _OURS = "mask2former"  # of config.json: what it has no other place for
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
+def config_of(info: ModelInfo) -> dict[str, Any]:
     """``config.json`` for a model of ours.
 
     Raises:
         UserError: the model has something that ``transformers`` cannot do; the message names it.
     """
-    pixel, decoder = config.pixel_decoder, config.transformer_decoder
+    architecture, categories, facts = info.known_architecture, info.known_categories, info.to_dict()
+    pixel, decoder = architecture.pixel_decoder, architecture.transformer_decoder
     if decoder.position_encoding != "2d":
         raise UserError("transformers has image models only, and this one is for clips; choose another layout")
     if pixel.num_heads != decoder.num_heads or pixel.num_points != _POINTS:
@@ -191,7 +192,7 @@ def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
     return {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         "model_type": "mask2former",
-        "backbone_config": _backbone_config(config.backbone),
+        "backbone_config": _backbone_config(architecture.backbone),
         "feature_size": pixel.dim,
         "mask_feature_size": pixel.mask_dim,
         "hidden_dim": decoder.dim,
@@ -211,10 +212,7 @@ def config_of(config: ModelConfig, categories: Categories) -> dict[str, Any]:
         "ignore_value": categories.ignore_label,
         "id2label": names,
         "label2id": {name: int(index) for index, name in names.items()},
-        _OURS: {
-            "config": config.model_dump(mode="json", exclude={"init", "init_partial"}),
-            "categories": categories.to_dict(),
-        },
+        _OURS: {key: facts[key] for key in ("config", "categories")},
     }
 
 
@@ -414,7 +412,7 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
 def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
     """Our models subtract one mean and divide by one deviation; what else comes to the same is fine."""
     factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1.0
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < _MOST:
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < limits.CONFIG_NUMBER:
         raise UserError(
             f"preprocessor_config.json: 'rescale_factor' is {quoted(factor, 60)}; expected a positive number"
         )
@@ -429,7 +427,7 @@ def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
         if not is_listed or any(
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not abs(value) < _MOST
+            or not abs(value) < limits.CONFIG_NUMBER
             or abs(value / (255 * factor) - wanted) > 1e-4
             for value, wanted in zip(values, expected, strict=True)
         ):

@@ -231,7 +231,7 @@ def _check_normalisation(values: dict[str, Any]) -> None:
         given = values.get(key, expected)
         is_listed = isinstance(given, list | tuple) and len(given) == 3
         if not is_listed or any(
-            not isinstance(value, int | float) or not abs(value) < 1e9 or abs(value - wanted) > 1e-2
+            not isinstance(value, int | float) or not abs(value) < limits.CONFIG_NUMBER or abs(value - wanted) > 1e-2
             for value, wanted in zip(given, expected, strict=True)
         ):
             raise UserError(

@@ -30,8 +30,8 @@ from mask2former.checkpoints.safetensors_files import entries_of, open_safetenso
 from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, parse
 from mask2former.documents import parse_json, read_bytes
 from mask2former.errors import UserError
-from mask2former.structures import Categories
-from mask2former.text import printable, quoted
+from mask2former.structures import Categories, ModelInfo
+from mask2former.text import listed, printable, quoted
 
 __all__ = ["MODELS", "Found", "architecture_of", "folder_of_transformers", "published_state", "read"]
 
@@ -100,7 +100,7 @@ def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> F
 
 def architecture_of(checkpoint: Checkpoint) -> Architecture:
     """What a checkpoint is, for its one-line title."""
-    return Architecture(checkpoint.config, len(checkpoint.categories))
+    return Architecture(checkpoint.info.known_architecture, len(checkpoint.categories))
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -237,7 +237,7 @@ def _inferred(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task])
         known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
         raise UserError(
             f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
-            f"{', '.join(quoted(name) for name in list(raw.state)[:3])}"
+            f"{listed(raw.state, 3)}"
         )
     if recipe is not None or tasks:
         raise UserError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
@@ -290,10 +290,9 @@ def _whole(
     unexpected = sorted(spelled(name) for name in published.keys() - dict(original.original_names(config)).keys())
     for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
         if faults:
-            more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-            raise UserError(f"{title}, {found}: {len(faults)} entries are {what}: {_listed(faults[:8])}{more}")
+            raise UserError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
     state = {name: io.promoted(value) for name, value in original.from_original(published, config).items()}
-    checkpoint = Checkpoint(config, categories, state, source)
+    checkpoint = Checkpoint(ModelInfo.of(config, categories), state, source)
     key = "original" if layout is None else layout.key
     return Found(f"{title}, {Architecture(config, found.num_classes)}", checkpoint, key, tuple(notes))
 
@@ -345,7 +344,7 @@ def _settled(
             },
             "tasks",
         )
-        return found.model.model_copy(update={"inference": inference}), categories
+        return ModelConfig(**dict(found.model), inference=inference), categories
     if names is not None:
         fitting = [slug for slug in fitting if _same_names(original.recipe_categories(slug).names, names)]
     choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
@@ -390,8 +389,8 @@ def _notes(
         notes += preparation.notes
     if names is not None and is_own and names != categories.names:
         raise UserError(
-            f"config.json: 'id2label' names other classes ({_listed(names[:3])}, ...) than 'mask2former' "
-            f"({_listed(categories.names[:3])}, ...), so the model was trained further; take 'mask2former' out of "
+            f"config.json: 'id2label' names other classes ({listed(names, 3)}) than 'mask2former' "
+            f"({listed(categories.names, 3)}), so the model was trained further; take 'mask2former' out of "
             "config.json and give --task"
         )
     if preparation.ignore_label not in (None, categories.ignore_label):
@@ -400,10 +399,6 @@ def _notes(
     if twice:
         notes.append(f"several classes are called '{printable(twice[0], 80)}'; evaluate needs names of their own")
     return notes
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(printable(name, 120) for name in names)
 
 
 def _fits(slug: str, found: Architecture, norms_are_open: bool) -> bool:

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from mask2former.errors import UserError
-from mask2former.text import printable, quoted
+from mask2former.text import listed, quoted
 
 __all__ = ["Change", "Layout", "Rule", "from_original", "rules", "their_name", "to_original"]
-
-_SHOWN = 8  # names in a message
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,7 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
             continue
         original, part, rule = found
         if (original, part) in spelled:
-            raise UserError(
-                f"{quoted(spelled[original, part])} and {quoted(name)} mean the same; expected one of them"
-            )
+            raise UserError(f"{quoted(spelled[original, part])} and {quoted(name)} mean the same; expected one of them")
         spelled[original, part] = name
         if len(rule.theirs) > 1:
             parts.setdefault(original, (rule, {}))[1][part] = value
@@ -166,7 +162,7 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
         else:
             renamed[original] = _changed(rule, value, name)
     if unknown:
-        raise UserError(f"{len(unknown)} entries that {layout.title} does not have: {_listed(unknown)}")
+        raise UserError(f"{len(unknown)} entries that {layout.title} does not have: {listed(unknown)}")
     for original, (rule, values) in parts.items():
         renamed[original] = _joined(layout, original, len(rule.theirs), values)
     return renamed
@@ -213,9 +209,7 @@ def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[st
         blocks = changed.chunk(len(names)) if len(names) > 1 else (changed,)
         renamed.update((name, block.contiguous().clone()) for name, block in zip(names, blocks, strict=True))
     if homeless:
-        raise UserError(
-            f"the model has {len(homeless)} entries without a place in {layout.title}: {_listed(homeless)}"
-        )
+        raise UserError(f"the model has {len(homeless)} entries without a place in {layout.title}: {listed(homeless)}")
     return renamed
 
 
@@ -225,8 +219,3 @@ def _with_counters(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         counter = f"{name.removesuffix('.running_var')}.num_batches_tracked"
         if name.endswith(".running_var") and counter not in state:
             yield counter, torch.zeros((), dtype=torch.int64, device=value.device)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name, 120) for name in names[:_SHOWN]) + more

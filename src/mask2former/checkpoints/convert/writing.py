@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mask2former.files import whole_folder, write_whole
 from mask2former.checkpoints import io, original
 from mask2former.checkpoints.convert import huggingface
 from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
@@ -21,6 +20,7 @@ from mask2former.checkpoints.convert.rules import Layout, from_original
 from mask2former.checkpoints.convert.sssegmentation import SSSEG
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.errors import UserError
+from mask2former.files import whole_folder, write_whole
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = ["TARGETS", "Target", "check_place", "write"]
@@ -55,7 +55,7 @@ def check_place(path: Path, target: Target) -> None:
 
 
 def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None = None) -> None:
-    """Write ``model``, which has its ``config`` and ``categories``.
+    """Write ``model``, which has its classes.
 
     Args:
         model: on the CPU.
@@ -66,12 +66,10 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
     Raises:
         UserError: the model has no place in the layout, or it cannot be written.
     """
-    assert model.config is not None
-    assert model.categories is not None
     check_place(path, target)
-    if target != "ours" and not model.config.transformer_decoder.masked_attention:
+    if target != "ours" and not model.info.known_architecture.transformer_decoder.masked_attention:
         raise UserError("only our own format can say that the queries of a model look everywhere; choose ours")
-    inference = model.config.inference
+    inference = model.info.inference
     if target == "huggingface" and (inference.tile or inference.non_overlapping):
         raise UserError(
             "transformers cannot look at images through windows or part answers that overlap (inference.tile, "
@@ -101,10 +99,10 @@ def _is_folder(path: Path, target: Target) -> bool:
 
 
 def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:
-    assert model.categories is not None
     if target == "ssseg":
         return {"model": _renamed(model, SSSEG)}
-    facts = {"classes": model.categories.names, "palette": [item.color for item in model.categories]}
+    categories = model.info.known_categories
+    facts = {"classes": categories.names, "palette": [item.color for item in categories]}
     return {
         "meta": {"dataset_meta": facts},
         "state_dict": _renamed(model, MMDET if target == "mmdet" else MMSEG),
@@ -127,11 +125,10 @@ def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callabl
 
 
 def _write_huggingface(model: Mask2Former, folder: Path) -> None:
-    assert model.config is not None
-    assert model.categories is not None
+    categories = model.info.known_categories
     tables = {
-        "config.json": huggingface.config_of(model.config, model.categories),
-        "preprocessor_config.json": huggingface.preprocessor_of(model.config.inference, model.categories.ignore_label),
+        "config.json": huggingface.config_of(model.info),
+        "preprocessor_config.json": huggingface.preprocessor_of(model.info.inference, categories.ignore_label),
     }
     for name, values in tables.items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

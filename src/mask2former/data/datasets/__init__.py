@@ -1,5 +1,5 @@
 """Annotation files of the world as samples; one file per format."""
 
-from mask2former.data.datasets.coco import CocoInstances, read_categories
+from mask2former.data.datasets.coco import CocoInstances
 
-__all__ = ["CocoInstances", "read_categories"]
+__all__ = ["CocoInstances"]

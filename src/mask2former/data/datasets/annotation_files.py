@@ -15,9 +15,8 @@ from mask2former.data.archives import File
 from mask2former.data.faults import fault
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import UserError
-from mask2former.ops.masks import FARTHEST_CORNER
 from mask2former.structures.categories import Categories, check_count
-from mask2former.text import printable, quoted
+from mask2former.text import listed, quoted
 
 __all__ = [
     "categories_in",
@@ -32,14 +31,12 @@ __all__ = [
     "polygons_of",
     "read_annotations",
     "same_categories",
-    "shown",
     "sides",
     "some",
     "stuff_remark",
 ]
 
 _NAMED = 5  # how many offenders a message lists
-_LONGEST = 300  # characters of each
 _NUMBERS = frozenset((int, float))
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
@@ -222,7 +219,7 @@ def polygons_of(segmentation: list[Any]) -> tuple[list[list[float]], bool]:
             raise UserError(f"expected pixels x, y, x, y, ... for each polygon, got {quoted(other, 60)} among them")
         if len(polygon) % 2:
             raise UserError(f"expected pixels x, y, x, y, ... for each polygon, got {len(polygon)} numbers")
-        if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > FARTHEST_CORNER:
+        if not math.isfinite(sum(polygon)) or max(map(abs, polygon), default=0) > limits.CORNER:
             raise UserError(
                 f"expected pixels x, y, x, y, ... for each polygon, got {max(polygon, key=_oddness):.6g} among them"
             )
@@ -250,13 +247,7 @@ def sides(entry: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def some(offenders: Sequence[Any]) -> str:
     """``3 (a, b, c)``: how many and the first of them."""
-    first = ", ".join(map(shown, offenders[:_NAMED]))
-    return f"{len(offenders)} ({first}{', ...' if len(offenders) > _NAMED else ''})"
-
-
-def shown(value: Any) -> str:
-    """A name or an id in a message: text without quotes, short whatever it is."""
-    return printable(value, _LONGEST) if isinstance(value, str) else quoted(value)
+    return f"{len(offenders)} ({listed(offenders, _NAMED)})"
 
 
 def groups_in(file: File, key: str) -> dict[int | str, str]:
@@ -275,6 +266,6 @@ def groups_in(file: File, key: str) -> dict[int | str, str]:
         names = sorted({name for entry in images for name in entry} - {"id", "file_name", "height", "width", key})
         raise UserError(
             f"'{file}': {len(without)} of {len(images)} images have no '{key}' that is a name or a number; "
-            f"their other keys: {', '.join(printable(name, 40) for name in names[:20]) or 'none'}"
+            f"their other keys: {listed(names, 20) or 'none'}"
         )
     return {number: str(entry[key]) for number, entry in zip(ids, images, strict=True) if number is not None}

@@ -33,7 +33,6 @@ from mask2former.data.datasets.annotation_files import (
     polygons_of,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
     stuff_remark,
@@ -48,10 +47,10 @@ from mask2former.notes import is_collecting, note
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.ground_truth import InstanceGroundTruth, GroundTruth
-from mask2former.text import quoted
+from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth
+from mask2former.text import quoted, shown
 
-__all__ = ["CocoInstances", "read_categories"]
+__all__ = ["CocoInstances"]
 
 Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 
@@ -69,18 +68,6 @@ def _found(path: str | os.PathLike[str] | File) -> File:
     if isinstance(path, (str, os.PathLike)):
         return find_file(path) or Path(path)
     return path
-
-
-def read_categories(path: str | os.PathLike[str] | File) -> Categories:
-    """The class list of a file, in its order; ids may have gaps and be of any size.
-
-    Classes are things unless ``isthing`` says otherwise; colours are made up where the file has none.
-
-    Raises:
-        UserError: no such file, another format, no categories, or ids that are no numbers or are given twice.
-    """
-    file = _found(path)
-    return categories_in(read_annotations(file, _KEYS, _FORM), file)
 
 
 # --- the index -------------------------------------------------------------------------------------------------------
@@ -508,9 +495,7 @@ class CocoInstances(Reader):
                 same_categories(first, found, sources[0][0], file)
             first = first or found
             if categories is not None and (unknown := {item.id for item in found} - set(categories.index_of_id())):
-                raise UserError(
-                    f"'{file}' has category ids that its data set does not have: {some(sorted(unknown))}"
-                )
+                raise UserError(f"'{file}' has category ids that its data set does not have: {some(sorted(unknown))}")
             reader = reader or _Reader(
                 categories or first, missing_images, missing_masks, heed_crowds=crowds == "regions"
             )
@@ -543,7 +528,8 @@ class CocoInstances(Reader):
         self.notes = reader.notes
         if not len(self._rows):
             raise UserError(
-                f"'{sources[0][0]}' has no images" + ("" if not filter_empty else " with objects; set filter_empty: false")
+                f"'{sources[0][0]}' has no images"
+                + ("" if not filter_empty else " with objects; set filter_empty: false")
             )
 
     def __len__(self) -> int:
@@ -617,7 +603,9 @@ class CocoInstances(Reader):
         unknown = np.isnan(areas)
         areas[unknown] = pixels[unknown]
         labels = self._index.labels[annotations].astype(np.int64)
-        ground_truth = InstanceGroundTruth(masks, labels, np.repeat([False, True], [len(kind) for kind in kinds]), areas)
+        ground_truth = InstanceGroundTruth(
+            masks, labels, np.repeat([False, True], [len(kind) for kind in kinds]), areas
+        )
         return {task: ground_truth for task in tasks if task == "instance"}
 
     def _file(self, row: int) -> File:

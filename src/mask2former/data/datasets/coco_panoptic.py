@@ -28,7 +28,6 @@ from mask2former.data.datasets.annotation_files import (
     number,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
 )
@@ -41,10 +40,10 @@ from mask2former.data.label_maps import read_id_colors, runs_of
 from mask2former.errors import UserError
 from mask2former.notes import is_collecting, note
 from mask2former.structures.categories import Categories
-from mask2former.structures.ground_truth import PanopticGroundTruth, GroundTruth
-from mask2former.text import quoted
+from mask2former.structures.ground_truth import GroundTruth, PanopticGroundTruth
+from mask2former.text import quoted, shown
 
-__all__ = ["CocoPanoptic", "PanopticFiles", "read_panoptic_categories"]
+__all__ = ["CocoPanoptic", "PanopticFiles"]
 
 _KEYS = ("annotations", "categories")
 _FORM = "COCO's panoptic"
@@ -79,16 +78,6 @@ def _found(path: Location | File) -> File:
     if file is None:
         raise UserError(f"there is no annotation file '{os.fspath(path)}'; check the path")
     return file
-
-
-def read_panoptic_categories(path: Location | File) -> Categories:
-    """The class list of an annotation file, in its order.
-
-    Raises:
-        UserError: no such file, another format, no categories, or ids that are no numbers or are given twice.
-    """
-    file = _found(path)
-    return categories_in(read_annotations(file, _KEYS, _FORM), file)
 
 
 class CocoPanoptic(SegmentReader):
@@ -176,7 +165,8 @@ class CocoPanoptic(SegmentReader):
         self._rows = np.arange(len(self._images)) if not filter_empty else np.flatnonzero(self._counts > 0)
         if not len(self._rows):
             raise UserError(
-                f"'{sources[0].annotations}' has no images" + ("" if not filter_empty else " with objects; set filter_empty: false")
+                f"'{sources[0].annotations}' has no images"
+                + ("" if not filter_empty else " with objects; set filter_empty: false")
             )
 
     # --- reading the annotation file ---

@@ -48,8 +48,8 @@ def tell_outside(names: Sequence[str], folder: Folder, file: object) -> None:
     if names:
         fault(
             f"'{file}' names files that are not in its folder '{folder}': {some(names)}; move them into it or, if you "
-            "trust who made the annotations, set allow_outside=true in 'dataset' of the run file (for check-data: "
-            "--allow-outside)",
+            "trust who made the annotations, set allow_outside=true in 'dataset' of the run file (for check-data "
+            "and evaluate: --allow-outside)",
             len(names),
         )
 

@@ -17,7 +17,7 @@ from jaxtyping import Int32
 from mask2former.config import Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File, Folder, open_folder
-from mask2former.data.datasets.annotation_files import shown, some
+from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.reader import Reader, annotated_labels
 from mask2former.data.faults import fault
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
@@ -25,7 +25,7 @@ from mask2former.data.label_maps import LabelCounts, count_labels, read_label_ma
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import GroundTruth
-from mask2former.text import quoted
+from mask2former.text import listed, quoted
 
 __all__ = ["LabelFolder"]
 
@@ -80,7 +80,7 @@ class LabelFolder(Reader):
         if both := sorted(set(ignore) & set(numbers)):
             names = [categories[numbers[number]].name for number in both]
             raise UserError(
-                f"the label numbers {quoted(both)} are classes ({', '.join(map(shown, names[:5]))}) and ignored; "
+                f"the label numbers {quoted(both)} are classes ({listed(names, 5)}) and ignored; "
                 "take them out of one of both (dataset.ignore, or the names file, whose lines may say number and name: "
                 f"{quoted(f'{both[0] + 1} {names[0]}')})"
             )

@@ -19,6 +19,7 @@ from mask2former.data.clips import AnnotatedClip, whole_clip
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.folders import list_folder
 from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
 from mask2former.data.label_maps import Palettes, read_with_palette
@@ -26,13 +27,11 @@ from mask2former.documents import read_text
 from mask2former.errors import UserError
 from mask2former.ops.masks import check_dense_size
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample
 from mask2former.structures.ground_truth import ClipGroundTruth
+from mask2former.structures.samples import Sample
 from mask2former.text import quoted
 
-__all__ = ["OBJECT_CATEGORIES", "MaskFolders"]
-
-OBJECT_CATEGORIES = Categories.from_names(["object"])
+__all__ = ["MaskFolders"]
 
 _LOOKED_AT = 20  # clips of which some id maps are read at once
 _VOID = 255  # what some data sets have where nothing is annotated; far above the ids of the objects
@@ -61,7 +60,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         UserError: something is missing, or one of some id maps that are read is broken.
     """
 
-    categories = OBJECT_CATEGORIES
+    categories = Categories.from_names(["object"])
     has_ground_truth = True
     num_objects = None  # only reading all id maps would tell
 
@@ -101,7 +100,9 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         for index in np.unique(np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().astype(int)).tolist():
             frames = self._frames[index]
             palettes = Palettes()
-            found = [_read_ids(frames[position][1], palettes) for position in sorted({0, len(frames) // 2, len(frames) - 1})]
+            found = [
+                _read_ids(frames[position][1], palettes) for position in sorted({0, len(frames) // 2, len(frames) - 1})
+            ]
             looked_at += len(found)
             below = max(int(ids[ids != _VOID].max(initial=0)) for ids in found)
             if 0 < below < _FAR_BELOW and (count := sum(bool((ids == _VOID).any()) for ids in found)):
@@ -193,13 +194,10 @@ def _read_ids(path: Path, palettes: Palettes) -> Int32[np.ndarray, "H W"]:
 
 
 def _clip_names(masks: Path, clips: str | os.PathLike[str] | None) -> list[str]:
-    try:
-        if clips is None:
-            names = sorted(entry.name for entry in masks.iterdir() if entry.is_dir())
-        else:
-            names = read_text(Path(clips), "list of clips").split()
-    except OSError as error:
-        raise UserError(f"'{clips or masks}' cannot be read: {error}; check the path") from error
+    if clips is None:
+        names = [entry.name for entry in list_folder(masks) if entry.is_dir()]
+    else:
+        names = read_text(Path(clips), "list of clips").split()
     if not names:
         raise UserError(f"'{clips or masks}' names no clips; expected one folder per clip")
     return names
@@ -224,4 +222,4 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 def _folders(parent: Path) -> list[str]:
     """Names of the folders in a folder; none where it is missing, which is reported when clips are read."""
-    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    return [entry.name for entry in list_folder(parent) if entry.is_dir()] if parent.is_dir() else []

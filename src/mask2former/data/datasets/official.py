@@ -162,7 +162,11 @@ def ade20k(root: str | None, split: Split, task: Task, *, filter_empty: bool = F
     }
     table = Categories.load("ade20k_150")
     return CocoPanoptic(
-        [source], categories=table, ground_truths_from=ground_truths_from, filter_empty=filter_empty, areas_from_file=True
+        [source],
+        categories=table,
+        ground_truths_from=ground_truths_from,
+        filter_empty=filter_empty,
+        areas_from_file=True,
     )
 
 

@@ -26,8 +26,8 @@ from mask2former.notes import collect_notes, note, sentences
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
+from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth, PanopticGroundTruth, with_classes
 from mask2former.structures.samples import Sample
-from mask2former.structures.ground_truth import InstanceGroundTruth, PanopticGroundTruth, GroundTruth, with_classes
 from mask2former.text import quoted
 
 __all__ = ["ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
@@ -156,7 +156,9 @@ def annotated_labels(
     runs, lengths = runs_of(classes)
     values, indices = np.unique(runs, return_inverse=True)
     is_class = (values >= 0) & (values < num_classes)
-    ids = np.repeat(np.where(is_class, np.cumsum(is_class), 0).astype(np.int32)[indices], lengths).reshape(classes.shape)
+    ids = np.repeat(np.where(is_class, np.cumsum(is_class), 0).astype(np.int32)[indices], lengths).reshape(
+        classes.shape
+    )
     present = values[is_class].astype(np.int64)
     ignored = ids == 0 if with_ignored else None
     return Annotated(image, present, ids=ids, name=name, info={"image_id": image_id}, semantic=True, ignored=ignored)
@@ -236,7 +238,9 @@ class SegmentReader(Reader):
         if len(ground_truths) < len(tasks):
             segments = self.segments(index, "evaluation")
             self.check_size(index, segments[0].shape)
-            ground_truths.update({task: self._ground_truth(task, *segments) for task in tasks if task not in ground_truths})
+            ground_truths.update(
+                {task: self._ground_truth(task, *segments) for task in tasks if task not in ground_truths}
+            )
         return ground_truths
 
     def _other(self, task: Task) -> _Other | None:

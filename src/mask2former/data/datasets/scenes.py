@@ -13,14 +13,19 @@ import torch
 from jaxtyping import Bool, UInt8
 
 from mask2former.config import MetricStyle, Task
-from mask2former.data.annotated import Annotated, ground_truths_of_target
+from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.label_maps import remap
+from mask2former.errors import UserError
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
-from mask2former.errors import UserError
 from mask2former.structures import Sample, Target
-from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth, GroundTruth
+from mask2former.structures.ground_truth import (
+    ClipGroundTruth,
+    GroundTruth,
+    PanopticGroundTruth,
+    ground_truths_of_target,
+)
 
 __all__ = ["SceneClips", "Scenes"]
 
@@ -175,5 +180,7 @@ class SceneClips(_Drawings):
         ground_truths = []
         for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames):
             seen = set(np.unique(frame.ids).tolist())
-            ground_truths.append(PanopticGroundTruth(frame.ids, [(n, label, False) for n, label in frame.segments if n in seen]))
+            ground_truths.append(
+                PanopticGroundTruth(frame.ids, [(n, label, False) for n, label in frame.segments if n in seen])
+            )
         return ground_truths

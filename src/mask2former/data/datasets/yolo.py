@@ -19,19 +19,20 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from mask2former.config import Task
-from mask2former.data.annotated import Annotated, ground_truths_of_target
+from mask2former.data.annotated import Annotated
 from mask2former.data.archives import File, Folder, leads_outside
 from mask2former.data.datasets.annotation_files import is_name, some
 from mask2former.data.datasets.file_names import tell_outside
 from mask2former.data.datasets.mask_checks import PolygonFigures
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.faults import fault
+from mask2former.data.folders import list_folder
 from mask2former.data.images import IMAGE_SUFFIXES, note_passed_over
 from mask2former.documents import read_text, read_yaml
 from mask2former.errors import UserError
 from mask2former.notes import note
 from mask2former.structures.categories import Categories
-from mask2former.structures.ground_truth import GroundTruth
+from mask2former.structures.ground_truth import GroundTruth, ground_truths_of_target
 from mask2former.text import printable, quoted
 
 __all__ = ["YoloPolygons", "YoloSet", "read_yolo"]
@@ -192,7 +193,8 @@ class YoloPolygons(Reader):
         self.categories = dataset.categories
         self.notes: list[str] = []
         indices = dataset.train if split == "train" else dataset.validation
-        images = [path for index in indices for path in _images(index, dataset.roots, allow_outside=allow_outside)]
+        listed = [path for index in indices for path in _images(index, dataset.roots, allow_outside=allow_outside)]
+        images = list(dict.fromkeys(listed))
         if not images:
             raise UserError(f"'{indices[0]}' has no images")
         lines = _Lines(dataset.categories.index_of_id())
@@ -201,7 +203,7 @@ class YoloPolygons(Reader):
             lines.add(path)
         lines.drop_flat()
         self._tell(lines, missing_masks)
-        self.notes += _strays(images, files)
+        self.notes += _strays(listed, images, files)
         if len(lines.without_file) == len(images):
             raise UserError(
                 f"none of the {len(images)} images has a text file, for instance there is no "
@@ -428,7 +430,7 @@ def _has_visibility(values: Float64[np.ndarray, " N"]) -> bool:
     return bool(np.isin(points[:, 2], (0, 1, 2)).all()) and _is_box_of(values[:4], points[points[:, 2] > 0, :2])
 
 
-def _strays(image_files: Sequence[Path], files: Sequence[Path]) -> list[str]:
+def _strays(listed: Sequence[Path], image_files: Sequence[Path], files: Sequence[Path]) -> list[str]:
     """What the lists of images and text files say that does not fit together.
 
     Raises:
@@ -438,18 +440,18 @@ def _strays(image_files: Sequence[Path], files: Sequence[Path]) -> list[str]:
     for image, file in zip(image_files, files, strict=True):
         if images.setdefault(file, image) != image:
             raise UserError(f"'{images[file]}' and '{image}' have one text file, '{file}'; keep one of them")
-    again = [str(image) for image, count in Counter(image_files).items() if count > 1]
+    again = [str(image) for image, count in Counter(listed).items() if count > 1]
     beside = sorted(
         str(path)
         for folder in {file.parent for file in files}
         if folder.is_dir()
-        for path in folder.glob("*.txt")
-        if path not in images and path.name != "classes.txt"
+        for path in list_folder(folder)
+        if path.suffix == ".txt" and path not in images and path.name != "classes.txt"
     )
     return [
         f"{what}: {some(offenders)}"
         for offenders, what in (
-            (again, "images are listed more than once"),
+            (again, "images are listed more than once, and read once"),
             (beside, "left out text files without an image in this split"),
         )
         if offenders

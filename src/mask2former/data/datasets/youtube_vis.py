@@ -32,7 +32,6 @@ from mask2former.data.datasets.annotation_files import (
     polygons_of,
     read_annotations,
     same_categories,
-    shown,
     sides,
     some,
     stuff_remark,
@@ -47,11 +46,11 @@ from mask2former.data.video import VideoFile
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
-from mask2former.structures.samples import Sample
 from mask2former.structures.ground_truth import ClipGroundTruth
-from mask2former.text import quoted
+from mask2former.structures.samples import Sample
+from mask2former.text import quoted, shown
 
-__all__ = ["YouTubeVIS", "is_youtube_vis", "read_clip_categories"]
+__all__ = ["YouTubeVIS", "is_youtube_vis"]
 
 Source = tuple[str | os.PathLike[str] | File, str | os.PathLike[str] | Folder]
 
@@ -106,16 +105,6 @@ def _categories(content: dict[str, Any], file: File) -> Categories:
     read = categories_in(content, file)
     # Parity: class indices follow the ids, whatever the order of the file.
     return Categories(tuple(sorted(read, key=lambda item: item.id)), read.ignore_label)
-
-
-def read_clip_categories(path: str | os.PathLike[str] | File) -> Categories:
-    """The class list of a file, by rising id; colours are made up where the file has none.
-
-    Raises:
-        UserError: no such file, another format, or categories that are incomplete or given twice.
-    """
-    file = _found(path)
-    return _categories(_read(file), file)
 
 
 def _whole(value: Any) -> bool:
@@ -228,9 +217,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
     assert segmentations is not None
     crowd = flag(entry.get("iscrowd"))
     if crowd is None:
-        raise UserError(
-            f"'iscrowd' is {quoted(entry['iscrowd'], 40)}; expected 0 (an object) or 1 (a region of many)"
-        )
+        raise UserError(f"'iscrowd' is {quoted(entry['iscrowd'], 40)}; expected 0 (an object) or 1 (a region of many)")
     pieces, seen = [], False
     for index, segmentation in enumerate(segmentations):
         where = f"{name} in frame {index}"
@@ -375,7 +362,9 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
         frames = []
         for position, image in zip(indices, self._images(video, indices), strict=True):
             patches = {
-                number: _patch(track, position, video) for number, track in enumerate(tracks) if track.annotated[position]
+                number: _patch(track, position, video)
+                for number, track in enumerate(tracks)
+                if track.annotated[position]
             }
             ids, masks = place_patches(patches, video.size_hw)
             ignored = None

@@ -1,7 +1,6 @@
 """Samples to padded batches; sizes are remembered, targets are padded alike.
 
-Batches come dense, or packed for the way from a loader's process to the device, where :meth:`PackedBatch.unpack` gives
-the same batch bit for bit.
+A batch is packed for the way from a loader's process to the device, where :meth:`PackedBatch.unpack` makes its masks.
 """
 
 from __future__ import annotations
@@ -12,40 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Int, Int64, UInt8
-from torch import Tensor, stack
+from jaxtyping import Int, Int64, Num, UInt8
+from torch import Tensor
 
-from mask2former.data.loading.packed import PackedSample, expand, expand_ignored
+from mask2former.data.loading.packed import PackedSample, expand, expand_ignored, pack_sample
 from mask2former.structures.samples import Batch, ImageBatch, Sample, Target
 
-__all__ = ["PackedBatch", "collate", "pack"]
-
-
-def _padded_size(sizes: Sequence[tuple[int, int]], step: int) -> tuple[int, int]:
-    return -(-max(height for height, _ in sizes) // step) * step, -(-max(width for _, width in sizes) // step) * step
-
-
-def collate(samples: Sequence[Sample], size_divisibility: int = 32) -> Batch:
-    """Pad bottom and right to the largest height and width, rounded up to ``size_divisibility``.
-
-    Masks and ignored pixels are padded with False: that nothing is in the padding is known. All samples have the same
-    number of frames; samples without a target get none.
-    """
-    sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in samples)
-    height, width = _padded_size(sizes, size_divisibility)
-    pads = [(0, width - w, 0, height - h) for h, w in sizes]
-    pixels = stack([F.pad(sample.image, pad) for sample, pad in zip(samples, pads, strict=True)])
-    targets = tuple(
-        Target(
-            sample.target.labels,
-            F.pad(sample.target.masks, pad),
-            None if sample.target.ignored is None else F.pad(sample.target.ignored, pad),
-        )
-        for sample, pad in zip(samples, pads, strict=True)
-        if sample.target is not None
-    )
-    return Batch(ImageBatch(pixels, sizes), targets, tuple(sample.name for sample in samples))
+__all__ = ["PackedBatch", "pack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +38,7 @@ class PackedBatch:
         names: of the samples.
     """
 
-    pixels: UInt8[Tensor, "B T 3 H W"]
+    pixels: Num[Tensor, "B T 3 H W"]
     planes: UInt8[Tensor, " V"] | Int[Tensor, " V"]
     sizes: tuple[tuple[int, int], ...]
     num_planes: tuple[int, ...]
@@ -86,7 +58,7 @@ class PackedBatch:
         return replace(self, pixels=pixels, planes=planes)
 
     def unpack(self) -> Batch:
-        """What :func:`collate` makes of the unpacked samples, on the device of the tensors."""
+        """The batch with dense masks, padded as the images are, on the device of the tensors."""
         _, frames, _, *padded = self.pixels.shape
         targets, start = [], 0
         for index, (height, width) in enumerate(self.sizes):
@@ -99,22 +71,28 @@ class PackedBatch:
         return Batch(ImageBatch(self.pixels, self.sizes), tuple(targets), self.names)
 
 
-def pack(samples: Sequence[PackedSample], size_divisibility: int = 32) -> PackedBatch:
-    """Images padded as by :func:`collate`, and the planes of all of them in one piece."""
-    sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in samples)
-    frames, padded = samples[0].image.shape[0], _padded_size(sizes, size_divisibility)
-    pixels = torch.zeros((len(samples), frames, 3, *padded), dtype=torch.uint8)
-    for canvas, sample, (height, width) in zip(pixels, samples, sizes, strict=True):
-        canvas[..., :height, :width] = sample.image
-    planes = [plane.ravel() for sample in samples for plane in sample.target.planes]
+def pack(samples: Sequence[Sample | PackedSample], size_divisibility: int = 32) -> PackedBatch:
+    """Samples padded at the bottom and right to the largest height and width, rounded up to ``size_divisibility``.
+
+    Masks and ignored pixels are padded with False: that nothing is in the padding is known. All samples have a target
+    and the same number of frames; :meth:`PackedBatch.unpack` gives what the model and the criterion take.
+    """
+    ready = [sample if isinstance(sample, PackedSample) else pack_sample(sample) for sample in samples]
+    sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in ready)
+    frames = ready[0].image.shape[0]
+    height, width = (-(-max(lengths) // size_divisibility) * size_divisibility for lengths in zip(*sizes, strict=True))
+    pixels = torch.zeros((len(ready), frames, 3, height, width), dtype=ready[0].image.dtype)
+    for canvas, sample, (rows, columns) in zip(pixels, ready, sizes, strict=True):
+        canvas[..., :rows, :columns] = sample.image
+    planes = [plane.ravel() for sample in ready for plane in sample.target.planes]
     return PackedBatch(
         pixels,
         torch.from_numpy(np.concatenate(planes)),  # the widest type of all
         sizes,
-        tuple(len(sample.target.planes) for sample in samples),
-        tuple(sample.target.labels for sample in samples),
-        tuple(sample.target.layers for sample in samples),
-        tuple(sample.target.values for sample in samples),
-        tuple(sample.target.ignored for sample in samples),
-        tuple(sample.name for sample in samples),
+        tuple(len(sample.target.planes) for sample in ready),
+        tuple(sample.target.labels for sample in ready),
+        tuple(sample.target.layers for sample in ready),
+        tuple(sample.target.values for sample in ready),
+        tuple(sample.target.ignored for sample in ready),
+        tuple(sample.name for sample in ready),
     )

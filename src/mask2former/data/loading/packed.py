@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int64, UInt8
+from jaxtyping import Bool, Int, Int64, Num, UInt8
 from torch import Tensor
 
 from mask2former.ops.masks import Patch, check_dense_size
@@ -63,7 +63,7 @@ class PackedTarget:
 class PackedSample:
     """A :class:`Sample` with its target packed."""
 
-    image: UInt8[Tensor, "T 3 H W"]
+    image: Num[Tensor, "T 3 H W"]
     target: PackedTarget
     name: str = ""
     info: dict[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Cityscapes: label maps of training classes and panoptic files, as the data set's own tools make them.
+"""Cityscapes: panoptic files, which nothing here reads but its official tool of panoptic quality needs.
 
-Reads ``*_labelIds.png`` and ``*_instanceIds.png`` of ``cityscapes/gtFine/{split}/{city}``; writes
-``*_labelTrainIds.png`` beside them, and ``cityscapes/gtFine/cityscapes_panoptic_{split}`` as ``.json`` and as a folder.
+Reads ``*_instanceIds.png`` of ``cityscapes/gtFine/{split}/{city}``. Writes ``cityscapes_panoptic_{split}`` in
+``cityscapes/gtFine``, as ``.json`` and as a folder, as the data set's own ``createPanopticImgs`` does.
 """
 
 from __future__ import annotations
@@ -16,55 +16,42 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mask2former.data.label_maps import colors_of_ids, read_label_map, remap
+from mask2former.data.label_maps import colors_of_ids, read_label_map
 from mask2former.dataset_tools.prepare.stages import Index, Job, Plan, Stage, images_in, save_image
 from mask2former.errors import UserError
 
 __all__ = ["plan"]
 
 _OFFICIAL = {"train": 2_975, "val": 500}
-_OFFICIAL_TEST = 1_525  # its files hold nothing but the border, and no panoptic files are made of them
+_SUFFIX = "_gtFine_instanceIds.png"
 
 
 def plan(root: Path) -> Plan:
-    """Label maps of all splits, panoptic files of those with annotations.
+    """Panoptic files of the splits with public annotations.
 
     Raises:
         UserError: no split is there.
     """
     folder = root / "cityscapes" / "gtFine"
     stages, notes = [], []
-    for split, official in {**_OFFICIAL, "test": _OFFICIAL_TEST}.items():
-        labels = list(images_in(folder / split, "_gtFine_labelIds.png"))
-        if not labels:
-            notes.append(f"{split} is not there: '{folder / split}' has no _gtFine_labelIds.png")
-            continue
-        jobs = [Job(_key(path), (path,), (_beside(path, "labelTrainIds"),)) for path in labels]
-        stages.append(Stage(f"label maps of training classes, {split}", jobs, _convert_labels, official))
-        if split == "test":
+    for split, official in _OFFICIAL.items():
+        sources = list(images_in(folder / split, _SUFFIX))
+        if not sources:
+            notes.append(f"{split} is not there: '{folder / split}' has no {_SUFFIX}")
             continue
         maps = folder / f"cityscapes_panoptic_{split}"
+        keys = [path.name.removesuffix(_SUFFIX) for path in sources]  # city, sequence and frame
         jobs = [
-            Job(_key(path), (_beside(path, "instanceIds"),), (maps / f"{_key(path)}_gtFine_panoptic.png",))
-            for path in labels
+            Job(key, (path,), (maps / f"{key}_gtFine_panoptic.png",)) for key, path in zip(keys, sources, strict=True)
         ]
         index = Index(folder / f"cityscapes_panoptic_{split}.json", _panoptic_index)
-        stages.append(Stage(f"panoptic maps, {split}", jobs, _convert_panoptic, official, index))
+        stages.append(Stage(f"panoptic maps, {split}", jobs, _convert, official, index))
     if not stages:
         raise UserError(
             f"there are no annotations of Cityscapes in '{folder}': {'; '.join(notes)}; unpack gtFine_trainvaltest.zip "
             f"into '{root / 'cityscapes'}', or give another --data-root"
         )
     return Plan(tuple(stages), tuple(notes))
-
-
-def _key(path: Path) -> str:
-    """City, sequence and frame."""
-    return path.name.removesuffix("_gtFine_labelIds.png")
-
-
-def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f"{_key(path)}_gtFine_{kind}.png")
 
 
 @cache
@@ -74,15 +61,7 @@ def _labels() -> dict[int, dict[str, Any]]:
     return {entry["id"]: entry for entry in json.loads(table.read_text("utf-8"))["all_labels"]}
 
 
-def _convert_labels(job: Job) -> None:
-    classes = {number: entry["trainId"] for number, entry in _labels().items() if number >= 0}
-    labels = read_label_map(job.sources[0])
-    if unknown := set(np.unique(labels).tolist()) - set(classes):
-        raise UserError(f"'{job.sources[0]}' has the labels {sorted(unknown)[:5]}, which Cityscapes does not have")
-    save_image(job.outputs[0], Image.fromarray(remap(labels, classes, otherwise=255).astype(np.uint8)))
-
-
-def _convert_panoptic(job: Job) -> dict[str, Any]:
+def _convert(job: Job) -> dict[str, Any]:
     values = read_label_map(job.sources[0])
     ids = np.zeros(values.shape, dtype=np.int32)
     segments = []

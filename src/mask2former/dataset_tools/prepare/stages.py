@@ -19,10 +19,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mask2former import documents, limits
-from mask2former.files import write_whole
+from mask2former.data.folders import walk_folder
 from mask2former.data.image_files import open_image
 from mask2former.data.parallel import map_in_processes
 from mask2former.errors import UserError
+from mask2former.files import write_whole
 from mask2former.pixels import load
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "Plan",
     "Stage",
     "images_in",
-    "read_json",
     "read_rgb",
     "run_stage",
     "save_image",
@@ -227,18 +227,12 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         return np.asarray(image.convert("RGB"))
 
 
-def read_json(path: Path, key: str) -> list[Any]:
-    """One list of a JSON file.
+def images_in(folder: Path, ending: str) -> Iterator[Path]:
+    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over.
 
     Raises:
-        UserError: the file is broken or has no such list.
+        UserError: one of the folders cannot be read.
     """
-    content = documents.read_json(path, "annotation file")
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise UserError(f"'{path}': expected an object with the list '{key}'")
-    return content[key]
-
-
-def images_in(folder: Path, ending: str) -> Iterator[Path]:
-    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over."""
-    yield from sorted(path for path in folder.rglob(f"*{ending}") if not path.name.startswith("."))
+    if folder.is_dir():
+        paths = (Path(parent, name) for parent, _, names in walk_folder(folder) for name in names)
+        yield from sorted(path for path in paths if path.name.endswith(ending) and not path.name.startswith("."))

@@ -14,8 +14,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mask2former.config import SwinConfig
+
 __all__ = ["SwinTransformer"]
 
+_DEFAULT = SwinConfig()
 _PATCH = 4
 _BLOCKED = -100.0  # added to attention logits between regions that the shift brought together
 
@@ -199,11 +202,11 @@ class SwinTransformer(nn.Module):
 
     def __init__(
         self,
-        embed_dim: int = 96,
-        depths: Sequence[int] = (2, 2, 6, 2),
-        num_heads: Sequence[int] = (3, 6, 12, 24),
-        window_size: int = 7,
-        drop_path_rate: float = 0.3,
+        embed_dim: int = _DEFAULT.embed_dim,
+        depths: Sequence[int] = _DEFAULT.depths,
+        num_heads: Sequence[int] = _DEFAULT.num_heads,
+        window_size: int = _DEFAULT.window_size,
+        drop_path_rate: float = _DEFAULT.drop_path_rate,
     ) -> None:
         super().__init__()
         self.channels = tuple(embed_dim * 2**stage for stage in range(4))

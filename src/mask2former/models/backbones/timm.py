@@ -14,11 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former import limits
+from mask2former.config import TimmConfig
 from mask2former.errors import UserError
 from mask2former.text import printable, quoted
 
 __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
 
+_DEFAULT = TimmConfig()
 _STRIDES = (4, 8, 16, 32)
 _PROBE = (32, 1056)  # height, width: the least height, no grid is square, and wider than what tables are made for
 # What lets some of timm's models take images of any size.
@@ -108,8 +110,8 @@ class TimmBackbone(nn.Module):
 
     def __init__(
         self,
-        model: str = "resnet50",
-        norm: Literal["frozen", "sync", "batch"] = "frozen",
+        model: str = _DEFAULT.model,
+        norm: Literal["frozen", "sync", "batch"] = _DEFAULT.norm,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()

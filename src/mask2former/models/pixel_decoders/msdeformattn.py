@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mask2former.config import MSDeformAttnConfig
 from mask2former.errors import UserError
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
@@ -23,6 +24,7 @@ from mask2former.ops.deform_attn import deformable_sampling
 
 __all__ = ["DeformableAttention", "MSDeformAttnPixelDecoder"]
 
+_DEFAULT = MSDeformAttnConfig()
 _NUM_LEVELS = 3
 _NORM_GROUPS = 32
 
@@ -104,13 +106,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def __init__(
         self,
         channels: Sequence[int],
-        dim: int = 256,
-        mask_dim: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        num_points: int = 4,
-        feedforward_dim: int = 1024,
-        dropout: float = 0.0,
+        dim: int = _DEFAULT.dim,
+        mask_dim: int = _DEFAULT.mask_dim,
+        num_layers: int = _DEFAULT.num_layers,
+        num_heads: int = _DEFAULT.num_heads,
+        num_points: int = _DEFAULT.num_points,
+        feedforward_dim: int = _DEFAULT.feedforward_dim,
+        dropout: float = _DEFAULT.dropout,
     ) -> None:
         super().__init__()
         self.dim = dim

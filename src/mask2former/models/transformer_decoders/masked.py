@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
@@ -23,6 +24,7 @@ from mask2former.structures.outputs import MaskOutput
 
 __all__ = ["MaskedTransformerDecoder"]
 
+_DEFAULT, _PIXELS = MaskedDecoderConfig(), MSDeformAttnConfig()
 _NUM_LEVELS = 3
 
 
@@ -62,9 +64,9 @@ class MaskedTransformerDecoder(nn.Module):
     """:class:`PixelFeatures` to :class:`MaskOutput`.
 
     Args:
+        num_classes: K; the head has one more row for "no object".
         channels: of the multi-scale features; a projection is added only where they differ from ``dim``.
         mask_dim: channels of the per-pixel embeddings.
-        num_classes: K; the head has one more row for "no object".
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
         masked_attention: False lets queries look everywhere, which is what the method is compared with.
@@ -72,20 +74,21 @@ class MaskedTransformerDecoder(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        mask_dim: int,
         num_classes: int,
-        dim: int = 256,
-        num_queries: int = 100,
-        num_layers: int = 9,
-        num_heads: int = 8,
-        feedforward_dim: int = 2048,
+        channels: int = _PIXELS.dim,
+        mask_dim: int = _PIXELS.mask_dim,
+        dim: int = _DEFAULT.dim,
+        num_queries: int = _DEFAULT.num_queries,
+        num_layers: int = _DEFAULT.num_layers,
+        num_heads: int = _DEFAULT.num_heads,
+        feedforward_dim: int = _DEFAULT.feedforward_dim,
         *,
-        temporal: bool = False,
-        masked_attention: bool = True,
+        temporal: bool = _DEFAULT.position_encoding == "3d",
+        masked_attention: bool = _DEFAULT.masked_attention,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.num_queries = num_queries
         self.masked_attention = masked_attention
         self.temporal = temporal
         self.input_projections = nn.ModuleList(

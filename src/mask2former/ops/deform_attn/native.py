@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["available", "deformable_sampling_native", "instruction_sets", "supports", "why_unavailable"]
+__all__ = ["available", "deformable_sampling_native", "supports", "why_unavailable"]
 
 _ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _BEST = -1  # instruction set
@@ -54,12 +54,6 @@ def why_unavailable() -> str:
 def supports(value: Tensor) -> bool:
     """Whether the kernel, where available, takes this tensor's device and dtype."""
     return value.device.type == "cpu" and value.dtype in _ELEMENTS
-
-
-def instruction_sets() -> int:
-    """How many variants of the kernel this processor can run, counted from the baseline of its architecture."""
-    assert _LIBRARY is not None
-    return _LIBRARY.deform_attn_levels()
 
 
 def deformable_sampling_native(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mask2former.data.datasets.scenes import SceneClips, Scenes
-from mask2former.scenes import SCENE_CATEGORIES, SceneFrame, draw_clip, draw_scene
 from mask2former.errors import UserError
+from mask2former.scenes import SCENE_CATEGORIES, SceneFrame, draw_clip, draw_scene
 from mask2former.structures import Sample
 
 THINGS = set(SCENE_CATEGORIES.thing_indices)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mask2former.data.annotated import Annotated, place_patches
-from mask2former.data.loading.collate import PackedBatch, collate, pack
+from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.data.loading.packed import PackedSample, pack_sample
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.ops.masks import Patch
-from mask2former.structures import Batch, Sample, Target
+from mask2former.structures import Batch, ImageBatch, Sample, Target
 
 
 def random_sample(
@@ -37,6 +39,24 @@ def random_sample(
         ignored = torch.zeros((frames, *size), dtype=torch.bool)
         ignored[-1, :3, :5] = True
     return Sample(image, Target(labels, torch.from_numpy(masks), ignored), f"{seed}", {"seed": seed})
+
+
+def padded(samples: Sequence[Sample]) -> Batch:
+    """Dense masks one by one, as a batch is defined."""
+    sizes = tuple((sample.image.shape[2], sample.image.shape[3]) for sample in samples)
+    height, width = (-(-max(lengths) // 32) * 32 for lengths in zip(*sizes, strict=True))
+    fill = [(0, width - w, 0, height - h) for h, w in sizes]
+    pixels = torch.stack([F.pad(sample.image, pad) for sample, pad in zip(samples, fill, strict=True)])
+    targets = [
+        Target(
+            sample.target.labels,
+            F.pad(sample.target.masks, pad),
+            None if sample.target.ignored is None else F.pad(sample.target.ignored, pad),
+        )
+        for sample, pad in zip(samples, fill, strict=True)
+        if sample.target is not None
+    ]
+    return Batch(ImageBatch(pixels, sizes), tuple(targets), tuple(sample.name for sample in samples))
 
 
 def same_batches(first: Batch, second: Batch) -> None:
@@ -76,18 +96,19 @@ def test_packing_and_unpacking_changes_nothing(count: int, frames: int, with_ign
 
 @pytest.mark.parametrize("with_ignored", [False, True])
 @pytest.mark.parametrize("counts", [(3, 0, 7), (2, 400, 1), (0, 0)])
-def test_a_packed_batch_is_the_collated_one(counts: tuple[int, ...], with_ignored: bool) -> None:
+def test_a_packed_batch_is_the_padded_samples(counts: tuple[int, ...], with_ignored: bool) -> None:
     """Also with images of several sizes, where one has more objects than fit a byte, and where one ignores pixels."""
     ignoring = [with_ignored and k != 1 for k in range(len(counts))]
     samples = [
         random_sample(k, count, (20 + 13 * k, 45 - 11 * k), with_ignored=ignoring[k]) for k, count in enumerate(counts)
     ]
     batch = pack([pack_sample(sample) for sample in samples]).unpack()
-    same_batches(batch, collate(samples))
+    same_batches(batch, padded(samples))
+    same_batches(pack(samples).unpack(), batch)
     assert [target.ignored is not None for target in batch.targets] == ignoring
     same_batches(batch.to("cpu"), batch)
     clips = [random_sample(k, count, frames=2, with_ignored=ignoring[k]) for k, count in enumerate(counts)]
-    same_batches(pack([pack_sample(clip) for clip in clips]).unpack(), collate(clips))
+    same_batches(pack([pack_sample(clip) for clip in clips]).unpack(), padded(clips))
 
 
 def test_ignored_pixels_cost_no_plane() -> None:
@@ -105,7 +126,7 @@ def test_a_packed_batch_survives_the_way_between_processes() -> None:
     ForkingPickler(buffer).dump(pack([pack_sample(sample) for sample in samples]))
     assert len(buffer.getvalue()) < 4000  # pixels and planes go through shared memory
     received: PackedBatch = pickle.loads(buffer.getvalue())
-    same_batches(received.to("cpu").unpack(), collate(samples))
+    same_batches(received.to("cpu").unpack(), padded(samples))
 
 
 def test_objects_that_do_not_overlap_share_a_plane() -> None:
@@ -148,4 +169,4 @@ def test_masks_made_on_the_gpu_are_the_same() -> None:
     samples = [random_sample(k, count, (20 + 13 * k, 45), with_ignored=k > 0) for k, count in enumerate((3, 0, 400))]
     batch = pack([pack_sample(sample) for sample in samples]).pin_memory().to("cuda").unpack()
     assert all(target.masks.is_cuda and target.labels.is_cuda for target in batch.targets)
-    same_batches(batch.to("cpu"), collate(samples))
+    same_batches(batch.to("cpu"), padded(samples))

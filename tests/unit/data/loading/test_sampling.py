@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.data.loading.collate import collate
+from mask2former.data.loading.collate import pack
 from mask2former.data.loading.sampling import StepSampler
 from mask2former.structures import Sample, Target
 
@@ -34,12 +34,12 @@ def test_ranks_share_the_draws_of_one_process(world_size: int) -> None:
         assert sorted(alone, key=repr) == sorted((draw for part in parts for draw in part), key=repr)
 
 
-def test_collate_pads_images_and_targets_alike() -> None:
+def test_a_batch_pads_images_and_targets_alike() -> None:
     def sample(height: int, width: int, count: int) -> Sample:
         target = Target(torch.arange(count), torch.ones(count, 1, height, width, dtype=torch.bool))
         return Sample(torch.full((1, 3, height, width), 7, dtype=torch.uint8), target, f"{height}")
 
-    batch = collate([sample(33, 20, 2), sample(10, 65, 0)])
+    batch = pack([sample(33, 20, 2), sample(10, 65, 0)]).unpack()
     assert batch.images.pixels.shape == (2, 1, 3, 64, 96)
     assert batch.images.sizes == ((33, 20), (10, 65))
     assert [tuple(target.masks.shape) for target in batch.targets] == [(2, 1, 64, 96), (0, 1, 64, 96)]

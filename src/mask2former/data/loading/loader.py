@@ -1,0 +1,64 @@
+"""Training samples to windows of batches: what one optimizer step sees, read by several processes.
+
+A window is a list of micro-batches, fetched together so that the number of targets is known before the first backward
+pass; without accumulation it has one.
+"""
+
+from __future__ import annotations
+
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former.data.loading.collate import PackedBatch, pack
+from mask2former.data.loading.packed import PackedSample
+from mask2former.data.loading.sampling import Draw, StepSampler
+from mask2former.data.loading.training_set import TrainingSet
+
+__all__ = ["training_loader"]
+
+
+def training_loader(
+    samples: TrainingSet,
+    sampler: StepSampler,
+    batch_size: int,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[list[PackedBatch]]:
+    """Windows without end; ``batch.to(device).unpack()`` makes of each of its parts what the loss takes.
+
+    Args:
+        samples: images or clips.
+        sampler: says which of them a step sees.
+        batch_size: of a micro-batch.
+        num_workers: processes that read; 0: this one.
+        pin_memory: for a faster way to a CUDA device.
+    """
+    return DataLoader(  # pyright: ignore[reportReturnType]  (of what the function for windows makes of samples)
+        _Packed(samples),
+        batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
+        collate_fn=_Window(batch_size),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+class _Packed(Dataset[PackedSample]):
+    def __init__(self, samples: TrainingSet) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> PackedSample:
+        return self.samples.packed(draw)
+
+
+class _Window:
+    """Packs the samples of one step into micro-batches of equal count."""
+
+    def __init__(self, micro: int) -> None:
+        self.micro = micro
+
+    def __call__(self, samples: list[PackedSample]) -> list[PackedBatch]:
+        return [pack(samples[start : start + self.micro]) for start in range(0, len(samples), self.micro)]

@@ -1,0 +1,80 @@
+"""From a data set to training samples: images or clips, drawn and changed at random, the same for the same draw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool
+
+from mask2former.config import ClipSampling
+from mask2former.data.annotated import Annotated, AnnotatedSet
+from mask2former.data.clips import ClipSet, assemble_clip, draw_frames
+from mask2former.data.loading.packed import PackedSample, pack_sample
+from mask2former.data.loading.sampling import Draw
+from mask2former.data.transforms import Augmentation, Geometry, Plan, class_map, object_areas
+from mask2former.structures.categories import Categories
+from mask2former.structures.samples import Sample
+
+__all__ = ["TrainingSet"]
+
+
+class TrainingSet:
+    """Samples by :class:`Draw`: the same index and seed give the same sample, whoever asks and when.
+
+    Args:
+        samples: images, of which a sample has one, or clips, of which it has some frames, changed alike.
+        augmentation: drawn once for a sample; None: images and frames as they are.
+        sampling: how frames are taken from clips.
+        with_ignored: whether targets say where the ground truth is not known.
+    """
+
+    def __init__(
+        self,
+        samples: AnnotatedSet | ClipSet,
+        augmentation: Augmentation | None = None,
+        *,
+        sampling: ClipSampling | None = None,
+        with_ignored: bool = False,
+    ) -> None:
+        self.samples = samples
+        self.augmentation = augmentation
+        self.sampling = sampling or ClipSampling()
+        self.with_ignored = with_ignored
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        return self.packed(draw).unpack()
+
+    @property
+    def categories(self) -> Categories:
+        """The classes, as already read."""
+        return self.samples.categories
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which images or clips are wider than high."""
+        if not isinstance(self.samples, ClipSet):
+            return self.samples.wide()
+        sizes = [self.samples.clip_size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
+    def packed(self, draw: Draw) -> PackedSample:
+        """The sample before its masks are expanded: what loaders hand over."""
+        rng = np.random.default_rng(draw.seed)
+        if not isinstance(self.samples, ClipSet):
+            image = self.samples.annotated(draw.index, with_ignored=self.with_ignored)
+            return self._plan(image, rng).packed(image)
+        sampling, length = self.sampling, self.samples.clip_length(draw.index)
+        indices = draw_frames(length, sampling.num_frames, sampling.frame_range, rng)
+        clip = self.samples.annotated(draw.index, indices, with_ignored=self.with_ignored)
+        # Objects keep their numbers until the frames are joined.
+        plan = replace(self._plan(clip.frames[0], rng), keep_lost=True)
+        frames = [plan(frame) for frame in clip.frames]
+        return pack_sample(assemble_clip(frames, clip.annotated, len(self.categories), sampling.labels_from))
+
+    def _plan(self, frame: Annotated, rng: np.random.Generator) -> Plan:
+        if self.augmentation is None:
+            return Plan(Geometry(frame.size_hw))
+        return self.augmentation.draw(frame.size_hw, rng, lambda: class_map(frame), lambda: object_areas(frame))

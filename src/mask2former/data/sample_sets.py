@@ -1,0 +1,250 @@
+"""A data set of one's own: a small class whose items are samples, as a reader that trains and measures.
+
+Knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, overload
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+
+from mask2former.config import MetricStyle, Task
+from mask2former.data.annotated import Annotated, AnnotatedSet, place_patches
+from mask2former.data.clips import AnnotatedClip, ClipSet, PanopticClips
+from mask2former.errors import UserError
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.structures.categories import Categories
+from mask2former.structures.ground_truth import (
+    ClipGroundTruth,
+    GroundTruth,
+    PanopticGroundTruth,
+    ground_truths_of_target,
+)
+from mask2former.structures.samples import Sample, Target
+
+__all__ = ["SampleSet", "as_reader"]
+
+
+class SampleSet(Protocol):
+    """What a data set of one's own is: samples by index from 0, the same sample for the same index every time.
+
+    A sample is a clip of T frames, an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)``; ``target.labels`` are
+    indices of ``categories``, int64 ``(N,)``; ``target.masks`` are bool ``(N, T, H, W)``, empty where an object is out
+    of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the ground truth is not known.
+
+    May also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (what files of
+    results call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
+    ``data.group_by_aspect`` needs).
+    """
+
+    @property
+    def categories(self) -> Categories: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@overload
+def as_reader(samples: AnnotatedSet) -> AnnotatedSet: ...
+@overload
+def as_reader(samples: ClipSet) -> ClipSet: ...
+@overload
+def as_reader(samples: PanopticClips) -> PanopticClips: ...
+@overload
+def as_reader(samples: SampleSet) -> AnnotatedSet | ClipSet: ...
+def as_reader(
+    samples: SampleSet | AnnotatedSet | ClipSet | PanopticClips,
+) -> AnnotatedSet | ClipSet | PanopticClips:
+    """A data set of one's own as training and evaluation read it; a reader is returned as it is.
+
+    Whether it has images or clips is told by its first sample: one frame, or several.
+
+    Raises:
+        UserError: no length, samples or classes, none at all, or a first sample that is none.
+    """
+    if isinstance(samples, ClipSet | PanopticClips) or hasattr(samples, "annotated"):
+        return samples  # pyright: ignore[reportReturnType]  (it is no mere set of samples)
+    lacking = [name for name in ("__len__", "__getitem__", "categories") if not hasattr(samples, name)]
+    if lacking or not isinstance(samples.categories, Categories):
+        what = f"no {' and no '.join(lacking)}" if lacking else f"{type(samples.categories).__name__} as categories"
+        raise UserError(
+            f"a data set has a length, a Sample for every index and Categories; {type(samples).__name__} has {what}"
+        )
+    if not len(samples):
+        raise UserError(f"the data set {type(samples).__name__} is empty; expected one sample at least")
+    first = _Samples(samples)[0]
+    return _Images(samples) if first.image.shape[0] == 1 else _Clips(samples)
+
+
+class _Samples(Sequence[Sample]):
+    """Samples, checked; the last one is kept, since it is asked for in several forms."""
+
+    metric_style: MetricStyle = "coco"
+    num_objects = None  # reading all of them would tell
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+    num_frames: int | None = None  # of every sample; None: any number
+
+    def __init__(self, samples: SampleSet) -> None:
+        self.samples = samples
+        self.categories = samples.categories
+        self.notes: list[str] = []
+        self._last: tuple[int, Sample] | None = None
+        self.tasks = tuple(task for task in self.tasks if task in getattr(samples, "tasks", self.tasks))
+        if not self.tasks:
+            raise UserError(
+                f"the data set {type(samples).__name__} has the tasks {list(samples.tasks)}; expected some of "  # pyright: ignore
+                f"{list(type(self).tasks)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        index = index + len(self) if index < 0 else index
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        if self._last is None or self._last[0] != index:
+            sample = self.samples[index]
+            self._check(sample, f"sample {index} of {type(self.samples).__name__}")
+            self._last = index, sample
+        return self._last[1]
+
+    def _check(self, sample: Sample, subject: str) -> None:
+        """Refuse what would fail later, or train something else.
+
+        Raises:
+            UserError: naming the sample.
+        """
+        if not isinstance(sample, Sample):
+            raise UserError(f"{subject} is a {type(sample).__name__}; expected a Sample")
+        image, target = sample.image, sample.target
+        if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+            raise UserError(
+                f"the image of {subject} is {_described(image)}; expected RGB as uint8 (frames, 3, height, width), an "
+                "image being a clip of one frame"
+            )
+        if self.num_frames not in (None, image.shape[0]):
+            raise UserError(
+                f"{subject} has {image.shape[0]} frames, and the first sample has one; a data set has images or clips"
+            )
+        if target is None:
+            raise UserError(f"{subject} has no target, so that nothing can be learned from it or measured on it")
+        count, size = len(target.labels), (image.shape[0], *image.shape[2:])
+        if target.masks.dtype != torch.bool or target.masks.shape != (count, *size):
+            raise UserError(
+                f"the masks of {subject} are {_described(target.masks)}; expected bool {(count, *size)}: its labels, "
+                "frames, height and width"
+            )
+        if target.labels.dtype != torch.int64 or not bool(
+            ((target.labels >= 0) & (target.labels < len(self.categories))).all()
+        ):
+            raise UserError(
+                f"the labels of {subject} are {target.labels.tolist()[:10]} ({target.labels.dtype}); expected int64 "
+                f"indices of its {len(self.categories)} classes, from 0"
+            )
+        ignored = target.ignored
+        if ignored is not None and (ignored.dtype != torch.bool or ignored.shape != size):
+            raise UserError(f"the ignored pixels of {subject} are {_described(ignored)}; expected bool {size}")
+
+    def _target(self, index: int) -> Target:
+        target = self[index].target
+        assert target is not None
+        return target
+
+    def image_id(self, index: int) -> int | str:
+        return self.samples.image_id(index) if hasattr(self.samples, "image_id") else index  # pyright: ignore
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+        """All frames."""
+        return [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in self[index].image]
+
+    def frame(self, index: int, position: int, *, with_ignored: bool) -> Annotated:
+        """One frame with all objects of the sample."""
+        sample, target = self[index], self._target(index)
+        size = (sample.image.shape[2], sample.image.shape[3])
+        patches = SparseMasks.of(target.masks[:, position].numpy())
+        ids, masks = place_patches(dict(enumerate(patches)), size)
+        ignored = None
+        if with_ignored:
+            ignored = np.zeros(size, dtype=bool) if target.ignored is None else target.ignored[position].numpy()
+        image = np.ascontiguousarray(sample.image[position].permute(1, 2, 0).numpy())
+        name = sample.name or str(self.image_id(index))
+        return Annotated(image, target.labels.numpy(), {}, ids, masks, name, dict(sample.info), ignored=ignored)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width, without reading the sample.
+
+        Raises:
+            UserError: the data set does not tell.
+        """
+        if not hasattr(self.samples, "size"):
+            raise UserError(
+                f"data.group_by_aspect needs the sizes of all samples; give {type(self.samples).__name__} a method "
+                "size(index) -> (height, width), or set data.group_by_aspect=false"
+            )
+        return self.samples.size(index)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Images(_Samples):
+    """Images: see :class:`~mask2former.data.annotated.AnnotatedSet`."""
+
+    num_frames = 1
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        sizes = [self.size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return self.images(index)[0]
+
+    def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
+        return self.frame(index, 0, with_ignored=with_ignored)
+
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
+        return ground_truths_of_target(self._target(index), tasks, self.categories)
+
+
+class _Clips(_Samples):
+    """Clips: see :class:`~mask2former.data.clips.ClipSet` and :class:`~mask2former.data.clips.PanopticClips`."""
+
+    metric_style: MetricStyle = "youtube-vis"
+    tasks: tuple[Task, ...] = ("instance", "panoptic")
+    has_ground_truth = True
+
+    def clip_length(self, index: int) -> int:
+        return self[index].image.shape[0]
+
+    def clip_size(self, index: int) -> tuple[int, int]:
+        return self.size(index)
+
+    def clip_id(self, index: int) -> int | str:
+        return self.image_id(index)
+
+    def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
+        frames = [self.frame(index, position, with_ignored=with_ignored) for position in indices]
+        return AnnotatedClip(frames, self._target(index).masks[:, list(indices)].flatten(2).any(dim=2).numpy())
+
+    def ground_truth(self, index: int) -> ClipGroundTruth:
+        found = ground_truths_of_target(self._target(index), ["instance"], self.categories, is_clip=True)["instance"]
+        assert isinstance(found, ClipGroundTruth)
+        return found
+
+    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
+        found = ground_truths_of_target(self._target(index), ["panoptic"], self.categories, is_clip=True)["panoptic"]
+        assert isinstance(found, list)
+        return found
+
+
+def _described(values: torch.Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"

@@ -1,0 +1,280 @@
+"""Data by what a user calls them: the name of a data set, a run file, or annotations and images of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mask2former.config import (
+    ClipSampling,
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    NamedFilesConfig,
+    OfficialConfig,
+    RunConfig,
+    Task,
+    parse,
+    read_run_file,
+)
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.archives import find_file
+from mask2former.data.build import build_clips, build_images
+from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.datasets.annotation_files import groups_in
+from mask2former.data.datasets.coco import CocoInstances
+from mask2former.data.datasets.mask_folders import MaskFolders
+from mask2former.data.datasets.official import Split
+from mask2former.data.datasets.scenes import SceneClips, Scenes
+from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
+from mask2former.data.datasets.youtube_vis import YouTubeVIS, is_youtube_vis
+from mask2former.errors import OptionError, UserError
+
+__all__ = ["DataSource", "OpenedData", "dataset_by_name", "reading_outside"]
+
+ConfigT = TypeVar("ConfigT", bound=DatasetConfig)
+
+_FIRST_SCENE = 1_000_000  # of those for validation
+_SCENE_SIDE = 128  # pixels
+_SCENES, _SCENE_CLIPS, _CLIP_FRAMES = 50, 20, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedData:
+    """A data set of images or clips.
+
+    Attributes:
+        samples: the data set.
+        record: what it is, for files of metrics and results.
+        evaluation: how its run file measures it, if it has one.
+        as_drawn: images that models take at the size they have.
+    """
+
+    samples: AnnotatedSet | ClipSet | PanopticClips
+    record: dict[str, Any]
+    evaluation: EvaluationConfig | None = None
+    as_drawn: bool = False
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Which images or clips are meant: those of ``annotations``, else those of ``data``.
+
+        DataSource("cityscapes:panoptic")
+        DataSource(annotations="val.json", images="val", by="modality")
+
+    Args:
+        data: ``scenes`` (the default) or ``scene-clips``, which are drawn; a published data set, as ``NAME`` or
+            ``NAME:TASK``; ``youtube-vis:2019`` or ``:2021``; ``RUN.yaml``, the data of a run file; or a configuration.
+        root: the folder that holds the published data sets.
+        annotations: a file in COCO's or YouTube-VIS format, or a folder of id maps; with ``images``.
+        images: the folder of its images or frames.
+        segments: the folder of PNG files of video panoptic ground truth (VIPSeg's format).
+        split: which part of the data.
+        seed: of the first scene.
+        size: side of scenes in pixels.
+        limit: only the first so many images or clips.
+        allow_outside: also read images outside their folder that annotations or lists name.
+        by: a key of the images of ``annotations`` whose values make groups, for instance ``modality``.
+    """
+
+    data: str | DatasetConfig | None = None
+    root: str | Path | None = None
+    annotations: str | Path | None = None
+    images: str | Path | None = None
+    segments: str | Path | None = None
+    split: Split = "validation"
+    seed: int | None = None
+    size: int | None = None
+    limit: int | None = None
+    by: str | None = None
+    allow_outside: bool = False
+
+    def check(self) -> None:
+        """Refuse two names for the data, and half of one.
+
+        Raises:
+            UserError: naming the arguments.
+        """
+        if (self.annotations is None) != (self.images is None):
+            raise OptionError(
+                lambda name: (
+                    f"{name('annotations')} FILE.json and {name('images')} DIR belong together; give both, or neither "
+                    "for scenes"
+                )
+            )
+        for needy, what in (("segments", "is the folder of PNGs of an annotation file"), ("by", "is a key of images")):
+            if getattr(self, needy) is not None and self.annotations is None:
+                raise OptionError(
+                    lambda name, needy=needy, what=what: (
+                        f"{name(needy)} {what}; give {name('annotations')} FILE.json with it"
+                    )
+                )
+        for other in ("data", "root"):
+            if getattr(self, other) is not None and self.annotations is not None:
+                raise OptionError(
+                    lambda name, other=other: (
+                        f"{name(other)} and {name('annotations')} name different data; give one of the two"
+                    )
+                )
+        is_drawn = self.annotations is None and self.data in (None, "scenes", "scene-clips")
+        subject = self.annotations or self.data
+        if self.allow_outside and (is_drawn or (self.annotations is not None and Path(self.annotations).is_dir())):
+            raise _no_names_of_files(str(subject or "scenes"))
+        for about in ("seed", "size"):
+            if getattr(self, about) is not None and not is_drawn:
+                raise OptionError(lambda name, about=about: f"{name(about)} is about scenes, not about {subject}")
+
+        names_files = not os.path.isdir(self.annotations) if self.annotations is not None else not is_drawn
+        if self.allow_outside and not names_files:
+            raise OptionError(
+                lambda name: (
+                    f"{name('allow_outside')} is for annotations that name files; {subject or 'scenes'} has none"
+                )
+            )
+
+    def files(self) -> list[str | Path]:
+        """What is read, as far as it is named: nothing of it may be written."""
+        named = (self.data, self.annotations, self.images, self.segments)
+        return [entry for entry in named if isinstance(entry, str | Path)]
+
+    def open(self, default_task: Callable[[], Task]) -> OpenedData:
+        """Read what is needed to know how many there are.
+
+        Args:
+            default_task: asked where a published data set has several tasks and none is named.
+
+        Raises:
+            UserError: no such data, files that are missing or broken, or arguments that do not go together.
+        """
+        self.check()
+        if self.annotations is not None and self.images is not None:
+            return self._open_files(Path(self.annotations), Path(self.images))
+        if self.data is None or self.data == "scenes":
+            first, side = _FIRST_SCENE if self.seed is None else self.seed, self.size or _SCENE_SIDE
+            scenes = Scenes((side, side), seed=first, length=self.limit or _SCENES)
+            return OpenedData(samples=scenes, record={"data": "scenes", "seed": first, "size": side}, as_drawn=True)
+        record = {"data": self.data, "split": self.split, "images": None}  # of clips
+        if self.data == "scene-clips":
+            first = _FIRST_SCENE if self.seed is None else self.seed
+            clips = SceneClips(self.size or _SCENE_SIDE, _CLIP_FRAMES, first, self.limit or _SCENE_CLIPS)
+            return OpenedData(samples=clips, record=record, as_drawn=True)
+        config, evaluation = self._configuration(default_task)
+        if self.allow_outside:
+            config = reading_outside(config, self.data if isinstance(self.data, str) else config.name)
+        if isinstance(config, ClipSampling):
+            clips = build_clips(config, self.split)  # pyright: ignore[reportArgumentType]  (all kinds but its base)
+            return OpenedData(samples=clips, record=record, evaluation=evaluation)
+        samples = build_images(config, self.split)
+        record = {"data": config.model_dump(mode="json"), "split": self.split}
+        return OpenedData(samples=samples, record=record, evaluation=evaluation)
+
+    def groups(self) -> dict[int | str, str] | None:
+        """The group of every image by its id, if there are groups.
+
+        Raises:
+            UserError: the file cannot be read, or its images have no such key.
+        """
+        if self.by is None or self.annotations is None:
+            return None
+        path = Path(self.annotations)
+        return groups_in(find_file(path) or path, self.by)
+
+    def _open_files(self, annotations: Path, images: Path) -> OpenedData:
+        record: dict[str, Any] = {"data": str(annotations), "split": self.split, "images": str(images)}
+        outside = self.allow_outside
+        if self.segments is not None:
+            record["segments"] = str(self.segments)
+            samples = VideoPanoptic(annotations, Path(self.segments), images, allow_outside=outside)
+        elif is_video_panoptic(annotations):
+            raise OptionError(
+                lambda name: (
+                    f"'{annotations}' lists segments of videos; give the folder of their PNGs as {name('segments')} DIR"
+                )
+            )
+        elif annotations.is_dir():
+            samples = MaskFolders(images, annotations)
+        elif is_youtube_vis(annotations):
+            samples = YouTubeVIS([(annotations, images)], allow_outside=outside)
+        else:
+            record = {"data": "coco", "annotations": str(annotations), "images": str(images)}
+            samples = CocoInstances([(annotations, images)], allow_outside=outside)
+        return OpenedData(samples=samples, record=record)
+
+    def _configuration(self, default_task: Callable[[], Task]) -> tuple[DatasetConfig, EvaluationConfig | None]:
+        if not isinstance(self.data, str):
+            assert self.data is not None
+            return self.data, None
+        root = None if self.root is None else Path(self.root)
+        name, _, year = self.data.partition(":")
+        if name == "youtube-vis":
+            if year not in ("2019", "2021"):
+                raise OptionError(
+                    lambda named: f"{named('data')} {self.data}: expected youtube-vis:2019 or youtube-vis:2021"
+                )
+            values = {"dataset": {"name": name, "year": int(year), "root": None if root is None else str(root)}}
+            return parse(DataConfig, values, f"data {self.data}").dataset, None
+        if _is_run_file(self.data):
+            _refuse_root(self.data, root)
+            run = parse(RunConfig, read_run_file(Path(self.data)), self.data)
+            return run.data.dataset, run.evaluation
+        return dataset_by_name(self.data, root, default_task), None
+
+
+def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Task]) -> DatasetConfig:
+    """The configuration of ``NAME``, of ``NAME:TASK``, or of the data of ``RUN.yaml``.
+
+    Args:
+        name: of a published data set of images, or a run file.
+        root: the folder of the published data sets, if it was given.
+        default_task: asked where none was named and the data set has several.
+
+    Raises:
+        UserError: no such name or run file, or a task that the data set does not have.
+    """
+    if _is_run_file(name):
+        _refuse_root(name, root)
+        return parse(RunConfig, read_run_file(Path(name)), name).data.dataset
+    images = (kind for kind in OfficialConfig.__subclasses__() if not issubclass(kind, ClipSampling))
+    kinds = {kind.model_fields["name"].default: kind for kind in images}
+    typed, _, task = name.partition(":")
+    if typed not in kinds:
+        known = ", ".join(sorted(kinds))
+        raise UserError(f"no data set '{typed}'; there are scenes, {known}, and the data of a run file (RUN.yaml)")
+    values: dict[str, Any] = {"name": typed, "root": None if root is None else str(root)}
+    if "task" in kinds[typed].model_fields:
+        values["task"] = task or default_task()
+    elif task not in ("", "semantic"):
+        raise UserError(f"{typed} has labels for the task semantic only, not for {task}")
+    return parse(DataConfig, {"dataset": values}, f"data {name}").dataset
+
+
+def reading_outside(dataset: ConfigT, source: str) -> ConfigT:
+    """The data set whose files may name others outside of its folders.
+
+    Raises:
+        UserError: nothing in it names files.
+    """
+    if not isinstance(dataset, NamedFilesConfig):
+        raise _no_names_of_files(source)
+    return dataset.model_copy(update={"allow_outside": True})
+
+
+def _no_names_of_files(source: str) -> OptionError:
+    return OptionError(
+        lambda name: f"{name('allow_outside')} is for annotations and lists that name files; {source} has none"
+    )
+
+
+def _refuse_root(name: str, root: Path | None) -> None:
+    if root is not None:
+        raise OptionError(
+            lambda named: f"{named('root')} is about published data sets by name; '{name}' says where its data are"
+        )
+
+
+def _is_run_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))

@@ -1,0 +1,161 @@
+"""One's own data before training, in one call: recognised, read completely, drawn, and a run suggested for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mask2former import checkpoints, recipes
+from mask2former.checkpoints.convert.backbones import is_backbone_file
+from mask2former.checkpoints.start import with_settings_of
+from mask2former.config import ClipSampling, DatasetConfig, RunConfig
+from mask2former.data.sources import dataset_by_name, reading_outside
+from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
+from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
+from mask2former.dataset_tools.infer_format import Places, infer_format
+from mask2former.dataset_tools.suggest import run_file as run_file_of
+from mask2former.dataset_tools.suggest import suggest_config as suggest_run
+from mask2former.errors import OptionError, UserError
+from mask2former.files import check_file, write_whole
+from mask2former.notes import collect_notes
+from mask2former.progress import Progress, silent
+from mask2former.results_io.json import write_json
+from mask2former.structures import ModelInfo
+
+__all__ = ["DataCheck", "check_data"]
+
+_QUERIES = 100  # of published models
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What was found, and what was written.
+
+    Attributes:
+        dataset: the data set, as a run file names it.
+        report: figures and findings.
+        notes: what was assumed, one sentence each.
+        sheet: the contact sheet; None where it was not asked for, or nothing could be drawn.
+        suggested: the suggested run file; None where it was not asked for, or the data are beyond use.
+        reasons: for what it says, one sentence each.
+    """
+
+    dataset: DatasetConfig
+    report: DataReport
+    notes: tuple[str, ...]
+    sheet: Path | None
+    suggested: Path | None = None
+    reasons: tuple[str, ...] = ()
+
+
+def check_data(
+    data: str | Path | DatasetConfig | RunConfig,
+    indices: Places | None = None,
+    *,
+    allow_outside: bool = False,
+    root: str | Path | None = None,
+    num_queries: int | None = None,
+    sheet: str | Path | None = None,
+    suggest: str | Path | None = None,
+    json: str | Path | None = None,
+    num_workers: int | None = None,
+    progress: Progress = silent,
+) -> DataCheck:
+    """Read a data set completely; what ``mask2former check-data`` does.
+
+    Args:
+        data: a run file, a COCO file, YOLO's ``data.yaml``, a folder of images and label maps, the name of a published
+            data set, or a configuration.
+        places: what cannot be found from the path.
+        allow_outside: also read images outside their folder that annotations name.
+        root: the folder that holds the published data sets.
+        num_queries: of the model to be trained; by default that of the run, or 100.
+        sheet: draw annotated images on a contact sheet, a PNG file.
+        suggest: also write a run file to start from.
+        json: also write all figures here.
+        num_workers: processes that read; by default as the machine has processors.
+        progress: told the split, and how many images of how many are read.
+
+    Raises:
+        UserError: nothing of this kind, arguments that do not go together, or a file that cannot be written. What is
+            wrong with the data is no error, but among the findings of the report.
+    """
+    for path in (sheet, suggest, json):
+        if path is not None:
+            check_file(Path(path))
+    source = data if isinstance(data, str | Path) else type(data).__name__
+    if suggest is not None and os.path.exists(suggest) and Path(suggest).resolve() == Path(source).resolve():
+        raise OptionError(
+            lambda name: f"{name('suggest')} would overwrite '{source}', which is to be checked; name another file"
+        )
+    dataset, run, notes = _inferred(data, indices, root)
+    if suggest is not None and isinstance(dataset, ClipSampling):
+        raise OptionError(
+            lambda name: (
+                f"{name('suggest')} makes run files for images; for clips start from 'mask2former recipe "
+                "ytvis2019-instance/r50'"
+            )
+        )
+    if allow_outside:
+        dataset = reading_outside(dataset, str(source))
+    value_range = None if run is None else run.model.inference.value_range
+    queries = _QUERIES if run is None else run.model.transformer_decoder.num_queries
+    with collect_notes():  # these are findings; reading a second time, to draw, would say them again
+        report = check_dataset(
+            dataset,
+            run=run,
+            num_queries=num_queries or queries,
+            num_workers=default_workers() if num_workers is None else num_workers,
+            value_range=value_range,
+            progress=progress,
+        )
+        drawn = None
+        if sheet is not None:
+            progress("drawing", 0, None)
+            title = Path(source).stem if os.path.exists(source) else str(source)
+            drawn = draw_sheet(dataset, title, value_range=value_range)
+    if sheet is not None and drawn is not None:
+        write_whole(Path(sheet), lambda temporary: drawn.save(temporary, format="PNG"))
+    if json is not None:
+        write_json(json, {"data": str(source), "dataset": dataset.model_dump(mode="json"), **report.to_dict()})
+    done = DataCheck(dataset, report, tuple(notes), Path(sheet) if sheet is not None and drawn is not None else None)
+    train = report.splits.get("train")
+    is_beyond_use = report.is_broken and (train is None or not train.objects.any())  # the findings are the last word
+    if suggest is None or is_beyond_use:
+        return done
+    proposed, reasons = suggest_run(dataset, report)
+    text = run_file_of(proposed, reasons, str(source))
+    write_whole(Path(suggest), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return replace(done, suggested=Path(suggest), reasons=tuple(reasons))
+
+
+def _inferred(
+    data: str | Path | DatasetConfig | RunConfig, indices: Places | None, root: str | Path | None
+) -> tuple[DatasetConfig, RunConfig | None, list[str]]:
+    """The data set, its run if it is that of one, and what was assumed."""
+    notes: list[str] = []
+    if not isinstance(data, str | Path):
+        found = data
+    elif isinstance(data, Path) or os.path.exists(data) or Path(data).suffix:
+        found, notes = infer_format(Path(data), indices or Places())
+    else:
+        found = dataset_by_name(data, None if root is None else Path(root), lambda: "panoptic")
+    if not isinstance(found, RunConfig):
+        return found, None, notes
+    run, told = _with_start(found)
+    return found.data.dataset, run, notes + told
+
+
+def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The run with the settings of the model that it starts from, as ``train`` takes them, and what to say of it."""
+    init = run.model.init
+    if init is None or is_backbone_file(init):
+        return run, []
+    try:
+        # The settings of a published model are known without its weights, which may have to be downloaded.
+        is_published = init in recipes.recipe_names()
+        source = ModelInfo.of(recipes.recipe(init).model) if is_published else checkpoints.open_checkpoint(init).info
+        return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
+    except UserError as error:
+        return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]

@@ -1,0 +1,62 @@
+"""From whatever names a model to a predictor, with its download told as a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mask2former import checkpoints
+from mask2former.errors import UserError
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
+from mask2former.models.mask2former import Mask2Former
+from mask2former.progress import DOWNLOADING, Progress, silent
+
+__all__ = ["ModelSource", "model_name", "open_predictor"]
+
+ModelSource = Predictor | Mask2Former | str | Path
+
+
+def open_predictor(
+    model: ModelSource,
+    *,
+    recipe: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    views: MultiScaleFlip | None = None,
+    quiet: bool = False,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Predictor:
+    """A predictor as it is, or of a model, or of the name or file of one.
+
+    Args:
+        model: what is asked; a predictor keeps its device, type and settings.
+        recipe: for files without configuration.
+        device: see :class:`Predictor`.
+        dtype: see :class:`Predictor`.
+        views: test-time augmentation.
+        quiet: see :meth:`Predictor.from_pretrained`.
+        progress: told how much has been downloaded.
+        settings: inference settings that replace the stored ones of a model that is loaded here.
+
+    Raises:
+        UserError: the model cannot be had, or the arguments are about loading, and it is loaded already.
+    """
+    if isinstance(model, Predictor | Mask2Former):
+        given = {"recipe": recipe, **settings}
+        if isinstance(model, Predictor):
+            given |= {"device": None if device == "auto" else device, "dtype": dtype}
+        if taken := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
+        predictor = model if isinstance(model, Predictor) else Predictor(model, device, dtype)
+    else:
+        checkpoints.fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
+        progress("loading the model", 0, None)
+        predictor = Predictor.from_pretrained(model, recipe, device, dtype, quiet=quiet, **settings)
+    return predictor if views is None else AugmentedPredictor(predictor, views)
+
+
+def model_name(model: ModelSource) -> str:
+    """What files of results call it: its name or path; of an object its class."""
+    return str(model) if isinstance(model, str | Path) else type(model).__name__

@@ -1,0 +1,654 @@
+"""Images in folders to results in a folder: what goes where, what is there already, and one file for the whole run.
+
+:func:`predict_files` is the call, :func:`segment_files` its loop. Draws no progress and ends no program; each image
+is one :class:`Outcome`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import struct
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+import mask2former
+from mask2former import documents, limits
+from mask2former.config import InferenceConfig, Task
+from mask2former.data.image_files import open_image
+from mask2former.data.images import list_images, read_image
+from mask2former.errors import FailedError, UserError
+from mask2former.files import check_apart, check_file, check_folder, folder_lock, index_of, leftovers_note, reserved
+from mask2former.inference import failures
+from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
+from mask2former.notes import collect_notes, note, sentences
+from mask2former.progress import Progress, silent
+from mask2former.results_io.coco import is_coco_results, write_coco_results
+from mask2former.results_io.json import RECORDS, read_result
+from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
+from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
+
+if TYPE_CHECKING:
+    from mask2former.inference.tta import MultiScaleFlip
+
+__all__ = [
+    "FilesReport",
+    "Job",
+    "Outcome",
+    "check_coco_file",
+    "plan",
+    "predict_files",
+    "segment_files",
+]
+
+_MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
+_ENDINGS = (".png", ".json", *_MAPS.values())
+_HEAD = b'{"schema_version": '  # of JSON files of results
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TRACED = 6  # calls of a trace that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
+
+    source: Path
+    output: Path
+    stem: Path
+
+    @property
+    def document(self) -> Path:
+        """The JSON file, which says of what and by what it was made; written last."""
+        return self.file(".json")
+
+    def file(self, ending: str) -> Path:
+        return self.output / f"{self.stem}{ending}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        job: the image.
+        status: ``skipped`` means that its results were there; ``refused`` that the image cannot be read or its
+            results cannot be written; ``failed`` that something else went wrong, for instance for want of memory.
+        reason: why there is no result, one sentence.
+        trace: where it happened, if nobody expected it.
+        differs: skipped although what is there was made by another model, with other classes or settings, or by a
+            version that recorded something else.
+        crowded: done, but there may be more instances than ``max_instances`` lets through.
+        found: how many segments, instances or classes were predicted; 0 where ``differs``.
+        candidates: how many instances there were of any score.
+    """
+
+    job: Job
+    status: Literal["done", "skipped", "refused", "failed"]
+    reason: str = ""
+    trace: str = ""
+    differs: bool = False
+    crowded: bool = False
+    found: int = 0
+    candidates: int = 0
+
+
+@dataclass(frozen=True)
+class FilesReport:
+    """What became of the images of a call.
+
+    Attributes:
+        task: of the results.
+        settings: how the model was asked.
+        outcomes: how many images ended how, by :attr:`Outcome.status`.
+        num_different: skipped, since another model or other settings made what is there.
+        num_crowded: done, but there may be more instances than ``max_instances`` lets through.
+        num_found: segments, instances or classes in all results that are of this model.
+        num_candidates: instances of any score in them.
+        failed: the outcomes of the first ten images without a result.
+        notes: what a user should know, one sentence each.
+    """
+
+    task: Task
+    settings: InferenceConfig
+    outcomes: Mapping[str, int]
+    num_different: int
+    num_crowded: int
+    num_found: int
+    num_candidates: int
+    failed: tuple[Outcome, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """All that were named."""
+        return sum(self.outcomes.values())
+
+
+_LISTED = 10  # failures that a report has
+
+
+def predict_files(
+    model: ModelSource,
+    sources: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    task: Task | None = None,
+    *,
+    recipe: str | None = None,
+    overlays: bool = True,
+    coco: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    views: MultiScaleFlip | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress = silent,
+    observe: Callable[[Outcome], None] = lambda outcome: None,
+    **settings: Any,
+) -> FilesReport:
+    """Segment images and folders of images into a folder; what ``mask2former predict`` does.
+
+    For every image X there are an overlay X.png, exact maps, and X.json, which is written last. What is done is skipped
+    by the next call, see :func:`segment_files`.
+
+    Args:
+        model: a name, file or folder, a model, or a predictor.
+        sources: images, and folders that are searched to any depth.
+        output: the folder of results, with the folder structure of the sources.
+        task: see :class:`Predictor`.
+        recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        overlays: whether X.png is drawn.
+        coco: also write one COCO results file; instances of any score are in it.
+        overwrite: segment also what has results, and write over files that are no results.
+        views: test-time augmentation.
+        device: see :class:`Predictor`.
+        dtype: see :class:`Predictor`.
+        progress: told the step, and how many images of how many are done.
+        observe: told what became of each image.
+        settings: inference settings that replace the stored ones, for instance ``score_threshold=0.5``. With ``tile``
+            alone tiles overlap by a quarter.
+
+    Raises:
+        UserError: no images, a model or setting that is wrong, or files in the way; before anything is written.
+        FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
+    """
+    file = None if coco is None else Path(coco)
+    with collect_notes() as planned:
+        jobs = plan(sources, output)
+    if file is not None:
+        check_apart(file, [model] if isinstance(model, str | Path) else [])
+        check_coco_file(file, jobs, overwrite=overwrite)
+    if settings.get("tile") is not None:
+        settings = {"tile_overlap": settings["tile"] // 4} | settings
+    loading = {"recipe": recipe, "device": device, "dtype": dtype, "views": views, "progress": progress}
+    predictor = open_predictor(model, **loading, **settings)
+    chosen = predictor.choose_tasks(task)[0]
+    removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
+    outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)
+    sums: dict[str, int] = dict.fromkeys(("differs", "crowded", "found", "candidates"), 0)
+    failed: list[Outcome] = []
+    usable: list[Job] = []
+    # A pipe is held open, so that whoever reads it waits for the file.
+    with contextlib.nullcontext() if file is None else reserved(file), collect_notes() as found:
+        progress(chosen, 0, len(jobs))
+        options = {"model": model_name(model), "overlay": overlays, "candidates": coco is not None}
+        for outcome in segment_files(predictor, jobs, chosen, overwrite=overwrite, **options):
+            outcomes[outcome.status] += 1
+            for name in sums:
+                sums[name] += getattr(outcome, name)
+            if not outcome.reason and not outcome.differs:
+                usable.append(outcome.job)
+            if outcome.reason and len(failed) < _LISTED:
+                failed.append(outcome)
+            observe(outcome)
+            progress(chosen, sum(outcomes.values()), len(jobs))
+        if file is not None and usable:
+            write_coco_results(file, usable, chosen, predictor.categories)
+    notes = (*removed, *sentences([*planned, *found]))
+    return FilesReport(
+        chosen,
+        predictor.settings,
+        outcomes,
+        num_different=sums["differs"],
+        num_crowded=sums["crowded"],
+        num_found=sums["found"],
+        num_candidates=sums["candidates"],
+        failed=tuple(failed),
+        notes=notes,
+    )
+
+
+def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
+    """The images of files and folders, and where their results go; touches nothing.
+
+    An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
+    passed over wherever they lie, with a note.
+
+    Raises:
+        UserError: no images, an output that is no folder or cannot be written, or results that would overwrite
+            an image or each other, also through links.
+    """
+    folder = Path(output)
+    check_folder(folder)
+    resolved = folder.resolve()
+    roots = {Path(source).resolve() for source in sources if Path(source).is_dir()}
+    if resolved in roots:
+        raise UserError(f"the output folder '{folder}' is one of the sources; choose another")
+    inside = any(resolved.is_relative_to(root) for root in roots)
+
+    def skip(path: Path) -> bool:
+        if inside and path.resolve().is_relative_to(resolved):
+            return True
+        if is_ours := _is_own_image(path):
+            note("overlays and maps of earlier results, not taken as images", f"'{path}'")
+        return is_ours
+
+    jobs = [Job(path, folder, stem) for path, stem in list_images(sources, skip)]
+    if not jobs:
+        raise UserError(
+            f"the sources hold no images but results of mask2former predict or what is in the output folder "
+            f"'{folder}'; name the images themselves"
+        )
+    images = {_identity(job.source): job.source for job in jobs}
+    real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
+    owners: dict[str, Job] = {}
+    for job in jobs:
+        for ending in _ENDINGS:
+            path = job.file(ending)
+            target = os.path.join(real_folder(path.parent), path.name)
+            if os.path.islink(target):
+                target = os.path.realpath(target)
+            identity = _identity(target)
+            if identity is not None and identity in images:
+                raise UserError(f"'{path}' would overwrite an image, '{images[identity]}'; choose another output")
+            if owners.setdefault(target, job) is not job:
+                raise UserError(
+                    f"the results of '{owners[target].source}' and '{job.source}' would both be written to '{path}'; "
+                    "run them apart"
+                )
+    return jobs
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells one file from another, however it is spelled or linked; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def segment_files(
+    predictor: Predictor,
+    jobs: Iterable[Job],
+    task: Task | None = None,
+    *,
+    model: str = "",
+    overlay: bool = True,
+    candidates: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Outcome]:
+    """Segment and save one image after the other; one that fails, for whatever reason, does not stop the others.
+
+    An image is skipped where all files that are asked for are there, undamaged, and were made of this image, by these
+    weights, classes and settings. Where the image has changed or files are missing or damaged they are made anew; where
+    another model or other settings made them, they are kept and said to differ. Results of an earlier image of the same
+    name are removed where the new one cannot be segmented. Several runs may write into one folder at once.
+
+    Args:
+        predictor: its settings are used and recorded.
+        jobs: from :func:`plan`.
+        task: see :class:`Predictor`.
+        model: name of the model, recorded.
+        overlay: write the image with the segments drawn on it.
+        candidates: write instances below the threshold too, as :func:`coco_results` needs them.
+        overwrite: segment also what has results, and write over files that are no results.
+
+    Raises:
+        UserError: a file is in the way that is no result of ours, or with ``candidates`` there are results of
+            another model or other settings; before anything is written.
+        FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
+    """
+    task = predictor.choose_tasks(task)[0]
+    jobs = list(jobs)
+    asked = _Asked(
+        task,
+        predictor.recorded_settings,
+        predictor.weights_sha256(),
+        _categories_sha256(predictor.categories),
+        (".json", *((".png",) if overlay else ()), *((_MAPS[task],) if task in _MAPS else ())),
+        candidates and task == "instance",
+    )
+    if not overwrite:
+        _check_in_the_way(jobs, asked)
+        if candidates:
+            _check_alike(jobs, asked)
+    for job in jobs:
+        try:
+            outcome = _segment_file(predictor, job, asked, model=model, overlay=overlay, overwrite=overwrite)
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                _remove_incomplete(job)
+            reason = failures.reason(error, f"'{job.source}'", predictor.device)
+            if failures.ends_run(error, predictor.device):
+                raise FailedError(reason) from error
+            with contextlib.suppress(OSError):
+                _drop_stale(job)
+            if isinstance(error, UserError):
+                outcome = Outcome(job, "refused", reason)
+            else:
+                outcome = Outcome(job, "failed", reason, traceback.format_exc(limit=-_TRACED))
+        yield outcome
+
+
+def _segment_file(
+    predictor: Predictor, job: Job, asked: _Asked, *, model: str, overlay: bool, overwrite: bool
+) -> Outcome:
+    before = _state(job.source)
+    sha256 = _sha256(job.source)
+    there = None if overwrite else read_result(job.document)
+    if there is not None and (outcome := asked.skips(job, there, sha256)):
+        return outcome
+    image = read_image(job.source, value_range=predictor.settings.value_range)
+    if _state(job.source) != before:
+        raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
+    everything = predictor(image, asked.task, **ALL_CANDIDATES)
+    result = predicted(everything, predictor.settings)
+    with folder_lock(job.document.parent):
+        there = None if overwrite else read_result(job.document)  # meanwhile another run may have made it
+        if there is not None and (outcome := asked.skips(job, there, sha256)):
+            return outcome
+        is_stale = there is not None and _is_of_another_image(there, sha256)
+        _remove_old(job)
+        result.save(
+            job.document,
+            image if overlay else None,
+            model=model,
+            settings=asked.settings,
+            extra=asked.extra(everything, predictor.settings, job.source, sha256),
+        )
+    if is_stale:
+        note("results of other images of the same name, made anew", f"'{job.document}'")
+    crowded = _is_crowded(everything, predictor.settings)
+    return Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What results must have been made by, and which files belong to them.
+
+    Attributes:
+        task: of the results.
+        settings: recorded ones.
+        weights_sha256: of the model.
+        categories_sha256: of its classes: :func:`_categories_sha256`.
+        endings: of the files.
+        candidates: whether instances below the threshold are written too.
+    """
+
+    task: Task
+    settings: Mapping[str, Any]
+    weights_sha256: str
+    categories_sha256: str
+    endings: tuple[str, ...]
+    candidates: bool
+
+    def skips(self, job: Job, document: Mapping[str, Any], image_sha256: str) -> Outcome | None:
+        """What becomes of an image with results; None where they are to be made anew."""
+        if not self.made(document):
+            return Outcome(job, "skipped", differs=True)
+        if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
+            return None
+        found = len(document[RECORDS[self.task]])
+        return Outcome(job, "skipped", found=found, candidates=document.get("num_candidates", found))
+
+    def made(self, document: Mapping[str, Any]) -> bool:
+        """Whether these weights made it, with these classes and settings."""
+        provenance = document.get("provenance")
+        return isinstance(provenance, dict) and (
+            document["schema_version"],
+            document["task"],
+            document.get("settings"),
+            provenance.get("weights_sha256"),
+            provenance.get("categories_sha256"),
+        ) == (SCHEMA_VERSION, self.task, self.settings, self.weights_sha256, self.categories_sha256)
+
+    def is_complete(self, job: Job, document: Mapping[str, Any]) -> bool:
+        if self.candidates and "candidates" not in document:
+            return False
+        width_height = tuple(document["size"][::-1])
+        for ending in self.endings[1:]:
+            found = _whole_png(job.file(ending))
+            if found is None or (ending != ".png" and found != width_height):  # overlays may be enlarged
+                return False
+        return True
+
+    def extra(
+        self, everything: Segmentation, settings: InferenceConfig, source: Path, image_sha256: str
+    ) -> dict[str, Any]:
+        """What the JSON file says beside the result: what it was made of, and candidates."""
+        values: dict[str, Any] = {
+            "provenance": {
+                "version": mask2former.__version__,
+                "image": source.name,
+                "image_sha256": image_sha256,
+                "weights_sha256": self.weights_sha256,
+                "categories_sha256": self.categories_sha256,
+            }
+        }
+        if isinstance(everything, Instances):
+            values["num_candidates"] = len(everything)
+            if self.candidates:
+                values["candidates"] = everything.below(settings.instance_threshold).to_dict()["instances"]
+        return values
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced; nothing where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _whole_png(path: Path) -> tuple[int, int] | None:
+    """Width and height of a PNG file, all of whose chunks are there as their checksums say; None of anything else."""
+    try:
+        documents.check_regular(path, "result")
+        content = memoryview(path.read_bytes())
+    except (OSError, UserError):
+        return None
+    start = len(_PNG)
+    if content[:start] != _PNG:
+        return None
+    while start + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 12 + length
+        if end > len(content) or zlib.crc32(content[start + 4 : end - 4]) != int.from_bytes(content[end - 4 : end]):
+            return None
+        if kind == b"IEND":
+            return struct.unpack_from(">II", content, 16)
+        start = end
+    return None
+
+
+def _sha256(path: Path) -> str:
+    """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
+    try:
+        if documents.check_regular(path, "image") > limits.IMAGE_BYTES:
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, UserError):
+        return ""
+
+
+def _categories_sha256(categories: Categories) -> str:
+    """Of what results say of the classes: ids, names, and which are things."""
+    classes = [[item.id, item.name, item.is_thing] for item in categories]
+    return hashlib.sha256(json.dumps(classes).encode()).hexdigest()
+
+
+def _is_of_another_image(document: Mapping[str, Any], image_sha256: str) -> bool:
+    """Whether results are known to be of another image; False where one of the two is unknown."""
+    provenance = document.get("provenance")
+    recorded = provenance.get("image_sha256") if isinstance(provenance, dict) else None
+    return bool(recorded and image_sha256) and recorded != image_sha256
+
+
+def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
+    """Refuse to write over what is no result of ours.
+
+    Raises:
+        UserError: naming a file.
+    """
+    others = [
+        path
+        for job in jobs
+        for ending in asked.endings
+        if (path := job.file(ending)).exists()
+        and not (_is_own_document(path) if ending == ".json" else _is_own_image(path) or _is_damaged(path, job))
+    ]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise UserError(
+            f"'{others[0]}'{more} is there and is no result of mask2former predict; choose another output, or "
+            "--overwrite to lose it"
+        )
+
+
+def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
+    """Refuse to mix results of several models, settings or tasks in one file.
+
+    Raises:
+        UserError: naming a file.
+    """
+    others = [
+        job.document for job in jobs if (document := read_result(job.document)) is not None and not asked.made(document)
+    ]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise UserError(
+            f"'{others[0]}'{more} was made by another model, with other classes or settings, or by another version, "
+            "and one COCO file must not mix them; use --overwrite or another output"
+        )
+
+
+def _remove_old(job: Job) -> None:
+    """Remove an earlier result, its JSON file first: from here on it is not complete."""
+    if read_result(job.document) is None:
+        return
+    ours = [path for ending in (".png", *_MAPS.values()) if _is_own_image(path := job.file(ending))]
+    for path in (job.document, *ours):
+        path.unlink(missing_ok=True)
+
+
+def _remove_incomplete(job: Job) -> None:
+    """Remove the overlay and maps of a result whose JSON file, which is written last, is not there."""
+    if not job.document.parent.is_dir():
+        return
+    with folder_lock(job.document.parent):
+        if not job.document.exists():
+            for ending in (".png", *_MAPS.values()):
+                if _is_own_image(path := job.file(ending)):
+                    path.unlink(missing_ok=True)
+
+
+def _drop_stale(job: Job) -> None:
+    """Remove the results of another image, which nothing replaces: by their name they would be taken for this one's."""
+    there = read_result(job.document)
+    if there is not None and _is_of_another_image(there, _sha256(job.source)):
+        _remove_old(job)
+        message = "results of earlier images of the same name, removed because the new images could not be segmented"
+        note(message, f"'{job.document}'")
+
+
+def _is_own_image(path: Path) -> bool:
+    """Whether a file is an overlay or a map of a result: it says so, or (of 0.1.0) the JSON file beside it does."""
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return False
+    try:
+        with open_image(path) as image:
+            if image.info.get("Software") == SOFTWARE:
+                return True
+    except UserError:  # whatever is wrong with it, reading it says
+        return False
+    for task, ending in (*_MAPS.items(), ("", ".png")):
+        document = read_result(path.with_name(path.name.removesuffix(ending) + ".json"))
+        if path.name.endswith(ending) and document is not None and "provenance" not in document:
+            return document["task"] == task if task else document.get("model") is not None
+    return False
+
+
+def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
+    """Whether the last answer that was let through would still be shown.
+
+    Where answers are exclusive some of those that were let through are dropped later, hence half of them suffice.
+    """
+    if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
+        return False
+    return bool(result.scores.min() >= settings.instance_threshold)
+
+
+def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+    """That the file for the COCO results of a run can be written later and destroys nothing.
+
+    Raises:
+        UserError: it is an image or one of the results, or lies where results go, or something else is there.
+    """
+    check_file(path)
+    check_apart(path, [job.source for job in jobs])
+    target = index_of(path)
+    results = {index_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
+    folders = {folder for index in results for folder in Path(index).parents}
+    if target in results or any(str(folder) in results for folder in Path(target).parents):
+        raise UserError(f"'{path}' is one of the results of this run; name another file for --coco")
+    if Path(target) in folders:
+        raise UserError(f"'{path}' is a folder of the results of this run; name another file for --coco")
+    if path.is_file() and not overwrite and not is_coco_results(path):  # reading a pipe would wait for its writer
+        raise UserError(
+            f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
+            "or --overwrite to lose it"
+        )
+
+
+def _count(result: Segmentation) -> int:
+    """How many records its JSON file has."""
+    if isinstance(result, SemanticSegmentation):
+        return int((np.unique(result.labels) < len(result.categories)).sum())
+    return len(result)
+
+
+def _is_damaged(path: Path, job: Job) -> bool:
+    """Whether an overlay or map is empty, as after a power cut, or a cut PNG file beside the results it belongs to."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_PNG))
+    return not start or (start == _PNG and _whole_png(path) is None and read_result(job.document) is not None)
+
+
+def _is_own_document(path: Path) -> bool:
+    """Whether a JSON file is a result of ours, or what is left of one: empty or cut short after a power cut."""
+    if read_result(path) is not None:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_HEAD))
+    if start and start != _HEAD:
+        return False
+    try:
+        documents.read_json(path, "result")
+    except UserError:
+        return True
+    return False

@@ -1,0 +1,179 @@
+"""A video, a folder of frames or a camera to files of tracks, in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mask2former import interrupts
+from mask2former.data.frames import open_frames
+from mask2former.errors import FailedError, OptionError, UserError
+from mask2former.files import check_file, leftovers_note
+from mask2former.inference import failures
+from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.progress import Progress, silent
+from mask2former.results_io.growing import FrameWriter
+from mask2former.results_io.json import TrackDocument
+from mask2former.results_io.video import VideoWriter
+from mask2former.results_io.youtube_vis import TrackResults
+
+__all__ = ["TrackReport", "track_files"]
+
+
+@dataclass(frozen=True)
+class TrackReport:
+    """What was made of a clip.
+
+    Attributes:
+        task: of the tracks.
+        num_frames, num_tracks: how many there are; tracks without a pixel do not count.
+        files: what was written, by what it is.
+        complete: False where the call was stopped.
+        notes: what a user should know, one sentence each.
+    """
+
+    task: str
+    num_frames: int
+    num_tracks: int
+    files: dict[str, Path]
+    complete: bool
+    notes: tuple[str, ...]
+
+
+def track_files(
+    model: ModelSource,
+    source: str | Path | int,
+    output: str | Path,
+    task: Literal["panoptic", "instance"] | None = None,
+    *,
+    recipe: str | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    rate: float | None = None,
+    video: bool = True,
+    ytvis: str | Path | None = None,
+    video_id: int = 1,
+    writers: Sequence[FrameWriter] = (),
+    overwrite: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda note: None,
+    **settings: Any,
+) -> TrackReport:
+    """Follow objects through a clip of any length; what ``mask2former track`` does.
+
+    Writes X.json with all masks, and X.mp4 with the tracks drawn on it. Ctrl-C ends it after the frame in work; what is
+    done can be read. Both files grow under names of their own, see :mod:`mask2former.results_io.partial`.
+
+    Args:
+        model: a name, file or folder, a model, or a predictor.
+        source: a video, a folder of frames, or the number of a camera.
+        output: the folder of results.
+        task: see :meth:`Predictor.track`.
+        recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        start: seconds that are left out.
+        end: seconds, excluded; None: to the end.
+        rate: frames per second of a folder of frames, 30 by default.
+        video: whether X.mp4 is drawn.
+        ytvis: also write the tracks as a YouTube-VIS results file.
+        video_id: of the clip in that file.
+        writers: also get every frame, for formats of one's own.
+        overwrite: replace existing results.
+        device: see :class:`Predictor`.
+        dtype: see :class:`Predictor`.
+        progress: told the step, and how many frames of how many are done.
+        tell: told at once what a user should know before the first frame.
+        settings: see :meth:`Predictor.track`.
+
+    Raises:
+        UserError: the clip cannot be read, a file is in the way, or a setting is wrong; before anything is written.
+        MissingExtraError: a video without PyAV.
+        FailedError: a frame could not be read, predicted or written; what is done before it stays.
+    """
+    where, name = _source(source)
+    folder = Path(output)
+    indices = {"results": folder / f"{name}.json"}
+    if video:
+        indices["video"] = folder / f"{name}.mp4"
+    if ytvis is not None:
+        indices["YouTube-VIS results"] = Path(ytvis)
+    _check_places(indices, where, overwrite)
+    frames = open_frames(where, start=start, end=end, rate=rate)
+    drawing = VideoWriter(indices["video"], frames.rate) if video else None
+    predictor = open_predictor(model, recipe=recipe, device=device, dtype=dtype, progress=progress)
+    results, recorded = predictor.track_opened(frames, task, **settings)
+
+    head = {"model": model_name(model), "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
+    document = TrackDocument(indices["results"], head)
+    growing: list[TrackDocument | VideoWriter] = [document] if drawing is None else [document, drawing]
+    for note in _leftovers(indices.values(), growing):
+        tell(note)
+    stopped = False
+    try:
+        with contextlib.ExitStack() as stack:
+            ends = stack.enter_context(interrupts.postponed())
+            opened: list[FrameWriter] = [stack.enter_context(writer) for writer in (*growing, *writers)]
+            if ytvis is not None:
+                things = predictor.settings.things_only
+                tracks = TrackResults(ytvis, video_id, predictor.categories, things_only=things)
+                opened.append(stack.enter_context(tracks))
+            progress("tracking", 0, frames.num_frames)
+            for number, frame in enumerate(results, start=1):
+                for writer in opened:
+                    writer.add(frame)
+                progress("tracking", number, frames.num_frames)
+                if ends():
+                    stopped = True
+                    break
+            document.notes += frames.notes
+            for writer in growing:
+                writer.complete = not stopped
+    except Exception as error:  # whatever it is, what was done before is said with it
+        if not document.count:
+            raise
+        kept = [f"'{next(filter(Path.exists, (w.working.path, w.path)), w.path)}'" for w in growing]
+        most = f" (and played up to the last seconds in {kept[1]})" if len(kept) > 1 else ""
+        reason = str(error)  # which names the frame
+        if not isinstance(error, UserError):
+            reason = failures.reason(error, f"frame {document.count + 1} of {frames.name}", predictor.device)
+        frame_word = "frame" if document.count == 1 else "frames"
+        done = f"{reason}; {document.count} finished {frame_word} can be read in {kept[0]}{most}"
+        raise FailedError(done) from error
+    return TrackReport(document.task, document.count, document.num_tracks, indices, not stopped, tuple(frames.notes))
+
+
+def _source(source: str | Path | int) -> tuple[Path | int, str]:
+    """What is read, and how its results are called."""
+    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal() and not os.path.exists(source)):
+        return int(source), f"camera-{int(source)}"
+    path = Path(source)
+    return path, path.resolve().name if path.is_dir() else path.stem
+
+
+def _check_places(indices: dict[str, Path], source: Path | int, overwrite: bool) -> None:
+    if len({index.resolve() for index in indices.values()}) < len(indices):
+        raise UserError(f"two results would be written to one file; got {', '.join(map(str, indices.values()))}")
+    for index in indices.values():
+        if isinstance(source, Path) and index.resolve() == source.resolve():
+            raise UserError(f"'{index}' would overwrite the video itself; choose another output")
+        if index.is_file() and not overwrite:  # into a device or a pipe it is written
+            raise OptionError(
+                lambda name, index=index: f"'{index}' is there already; use {name('overwrite')} or another output"
+            )
+        check_file(index)
+
+
+def _leftovers(indices: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:
+    """Sentences about what killed runs have left."""
+    notes = leftovers_note(index.parent for index in indices)
+    if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
+        notes.append(
+            f"a run that was killed has left its finished frames in {' and '.join(left)}; this run begins with the "
+            "first frame, and removes them when it is complete"
+        )
+    return notes

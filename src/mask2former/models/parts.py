@@ -1,0 +1,126 @@
+"""What a model is made of: three parts that it needs, and abilities that a part may have.
+
+Any ``nn.Module`` of these shapes is a part; nothing has to be derived from here. A setting that needs an ability which
+a part lacks is refused in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mask2former.errors import UserError
+from mask2former.models.pixel_decoders.features import PixelFeatures
+from mask2former.structures.outputs import MaskOutput
+
+__all__ = [
+    "Backbone",
+    "ChoosesDecay",
+    "ChoosesRates",
+    "GradientCheckpointing",
+    "PixelDecoder",
+    "Precision",
+    "StartsFromBackbone",
+    "TransformerDecoder",
+    "set_gradient_checkpointing",
+    "set_precision",
+]
+
+
+class Backbone(Protocol):
+    """Images to four maps."""
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"], /) -> Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]:
+        """Maps of strides 4, 8, 16 and 32, finest first; ``images`` are normalised, their sides multiples of 32."""
+        ...
+
+
+class PixelDecoder(Protocol):
+    """Four maps to embeddings of pixels and three maps of one width."""
+
+    def __call__(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]], /) -> PixelFeatures: ...
+
+
+class TransformerDecoder(Protocol):
+    """Pixel features to the class and mask logits of each query."""
+
+    def __call__(self, features: PixelFeatures, num_frames: int, /, *, aux_outputs: bool = True) -> MaskOutput:
+        """Frames are folded clip-major into the first axis of ``features``; an image is a clip of one frame.
+
+        With ``aux_outputs`` the output also holds the predictions of earlier layers, if there are some.
+        """
+        ...
+
+
+@runtime_checkable
+class GradientCheckpointing(Protocol):
+    """A part that can compute its activations again in the backward pass (``trainer.gradient_checkpointing``)."""
+
+    def set_gradient_checkpointing(self, enable: bool) -> None: ...
+
+
+@runtime_checkable
+class Precision(Protocol):
+    """A pixel decoder that can compute in float32 under autocast (``trainer.half_pixel_decoder`` turns it off)."""
+
+    full_precision: bool
+
+
+@runtime_checkable
+class ChoosesDecay(Protocol):
+    """A part with parameters that do not decay, beside those of norms and embeddings."""
+
+    def no_weight_decay(self) -> Collection[str]:
+        """Their names within the part."""
+        ...
+
+
+@runtime_checkable
+class ChoosesRates(Protocol):
+    """A part with parameters that learn faster or slower than the rest of it."""
+
+    def learning_rate_multipliers(self) -> Mapping[str, float]:
+        """By name within the part, or by the beginning of names; of several that fit, the longest counts."""
+        ...
+
+
+@runtime_checkable
+class StartsFromBackbone(Protocol):
+    """A backbone that takes weights of a backbone alone (``model.init``) under other names than its own."""
+
+    def start_from_backbone(self, state: Mapping[str, Tensor]) -> Sequence[str]:
+        """Take what fits from entries named as in our backbones; a phrase for each thing that does not."""
+        ...
+
+
+def set_gradient_checkpointing(name: str, part: nn.Module, enable: bool) -> None:
+    """Switch it on or off.
+
+    Raises:
+        UserError: it is to be on, and the part cannot.
+    """
+    if isinstance(part, GradientCheckpointing):
+        part.set_gradient_checkpointing(enable)
+    elif enable:
+        raise UserError(
+            f"the {name} {type(part).__name__} has no method set_gradient_checkpointing(enable); add one, or leave "
+            "gradient checkpointing out (trainer.gradient_checkpointing=false)"
+        )
+
+
+def set_precision(part: nn.Module, *, full: bool) -> None:
+    """Whether a pixel decoder computes in float32 under autocast, if it can choose.
+
+    Raises:
+        UserError: it is to be in half precision on purpose, and the part has no choice.
+    """
+    if isinstance(part, Precision):
+        part.full_precision = full
+    elif not full:
+        raise UserError(
+            f"the pixel decoder {type(part).__name__} has no attribute full_precision, so it always computes in the "
+            "precision of the run; leave trainer.half_pixel_decoder out"
+        )

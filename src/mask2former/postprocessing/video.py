@@ -1,0 +1,71 @@
+"""Tracks of a clip."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from mask2former.config import InferenceConfig
+from mask2former.memory import check_memory
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.postprocessing.binary_masks import MaskBands
+from mask2former.postprocessing.instances import best_pairs
+from mask2former.postprocessing.resampling import Size, full_precision, strips
+from mask2former.structures import Categories, Prediction, VideoInstances
+
+__all__ = ["frame_masks", "video_instance"]
+
+
+def video_instance(
+    prediction: Prediction, output_size: Size, categories: Categories, settings: InferenceConfig
+) -> VideoInstances:
+    """The most certain (query, class) pairs of a whole clip as tracks, sorted by falling score.
+
+    As for images a query can appear with several classes, and masks may overlap or be empty. The score is the class
+    probability alone (Mask2Former for Video Instance Segmentation, Sec. 3).
+
+    Args:
+        prediction: of a clip.
+        output_size: height and width of the result.
+        categories: the classes of the model.
+        settings: of which ``max_instances``, ``things_only``, ``things_first`` and ``instance_threshold`` count; with a
+            threshold of 0 all candidates are kept, as published.
+
+    Raises:
+        UserError: the masks of all frames would not fit the memory, as far as those of the first frame tell.
+    """
+    with torch.inference_mode(), full_precision(prediction):
+        scores, queries, labels = best_pairs(prediction.probabilities[:, :-1], categories, settings)
+    certain = scores.cpu().double().numpy()
+    kept = int((certain >= settings.instance_threshold).sum())  # they are sorted
+    unique, mask_of_pair = torch.unique(queries[:kept], return_inverse=True)
+    rows = mask_of_pair.cpu().numpy()
+    frames: list[SparseMasks] = []
+    for index in range(prediction.num_frames):
+        masks = frame_masks(prediction.frame(index), output_size, unique)
+        if not frames:
+            height, width = output_size
+            check_memory(
+                f"the result of {prediction.num_frames} frames of {height}x{width} pixels (height x width)",
+                sum(patch.mask.nbytes for patch in masks) * prediction.num_frames,
+                "ask for fewer frames or a smaller max_instances, or use track, which holds one window of frames",
+            )
+        frames.append(masks.take(rows))  # a query with several classes has one mask, which is not copied
+    return VideoInstances(frames, labels[:kept].cpu().numpy(), certain[:kept], categories)
+
+
+def frame_masks(prediction: Prediction, output_size: Size, queries: Int64[Tensor, " N"]) -> SparseMasks:
+    """Binary masks of some queries in one frame, in the order of the queries.
+
+    Args:
+        prediction: of an image, or of one frame of a clip.
+        output_size: height and width of the masks.
+        queries: which ones.
+    """
+    assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
+    bands = MaskBands(len(queries), output_size, prediction.device)
+    with torch.inference_mode(), full_precision(prediction):
+        for rows, logits in strips(prediction.masks_of(queries)[:, 0], prediction, output_size):
+            bands.add(rows, logits)
+    return bands.masks()

@@ -1,0 +1,44 @@
+"""Cityscapes' files of results."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from mask2former.config import Task
+from mask2former.files import write_whole
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.results_io.writing import ResultFolder, file_stem, png_of
+from mask2former.structures.results import Instances
+
+__all__ = ["CityscapesInstanceFiles"]
+
+
+class CityscapesInstanceFiles(ResultFolder):
+    """Cityscapes instance results: ``NAME_pred.txt`` per image, and a black and white PNG file per object beside it.
+
+    Each line is the name of the PNG file, the label id and the score. Empty masks are left out. The text file comes
+    last. ``NAME`` is the id of the image, which for Cityscapes is ``city_sequence_frame``.
+
+    Args:
+        path: the folder; it is made.
+        category_ids: label ids by class index of the model; classes that are missing here are left out.
+    """
+
+    task: ClassVar[Task] = "instance"
+
+    def add(self, image_id: int | str, result: Instances) -> None:
+        """Write the instances of one image."""
+        self.once(image_id)
+        stem = file_stem(image_id)
+        lines = []
+        for patch, label, score in zip(result.sparse, result.labels.tolist(), result.scores.tolist(), strict=True):
+            if label in self.category_ids and patch.mask.size:
+                image = self.path / f"{stem}_{len(lines):03d}_{self.category_ids[label]}.png"
+                (mask,) = SparseMasks([patch], result.size_hw).dense()
+                write_whole(image, png_of(mask.astype(np.uint8) * np.uint8(255)))
+                lines.append(f"{image.name} {self.category_ids[label]} {score!r}\n")
+        text = "".join(lines)
+        write_whole(self.path / f"{stem}_pred.txt", lambda file: file.write_text(text, encoding="utf-8"))
+        self.count += len(lines)

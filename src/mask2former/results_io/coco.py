@@ -1,0 +1,235 @@
+"""COCO's files of results: as test servers take them, result by result, and one file from saved results.
+
+Saved results (``X.json`` of images) are what ``mask2former predict`` leaves; one image at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from mask2former.config import Task
+from mask2former.errors import UserError
+from mask2former.files import check_file, folder_lock, whole_file, write_whole
+from mask2former.notes import note
+from mask2former.results_io.json import read_result
+from mask2former.results_io.writing import JsonList, file_stem, png_of
+from mask2former.structures.categories import Categories
+from mask2former.structures.results import SCHEMA_VERSION, Instances, PanopticSegmentation, SemanticSegmentation
+
+__all__ = [
+    "PanopticFiles",
+    "ResultsFile",
+    "SavedResult",
+    "SemanticFile",
+    "coco_results",
+    "is_coco_results",
+    "write_coco_results",
+]
+
+_PANOPTIC_INFO = {"description": "results of mask2former predict"}
+
+
+class ResultsFile(JsonList):
+    """A COCO instance results file, as test servers take it, written image by image.
+
+    A list of ``image_id``, ``category_id`` (of the data set), ``segmentation`` (compressed run-length encoding) and
+    ``score``. There are no boxes: the official tool would take the areas of objects from them. Empty masks are left
+    out. The file appears whole when the ``with`` block ends well, else not at all.
+
+    Args:
+        path: where it goes; missing folders are made.
+        category_ids: of the data set, by class index of the model; classes that are missing here are left out.
+    """
+
+    task: ClassVar[Task] = "instance"
+
+    def add(self, image_id: int | str, result: Instances) -> None:
+        """Append the instances of one image."""
+        assert self._file is not None, "used outside its with block"
+        self.once(image_id)
+        filled = [bool(mask.size) for _, _, mask in result.sparse]
+        rows = zip(result.labels.tolist(), result.to_coco(image_id), filled, strict=True)
+        for label, record, has_pixels in rows:
+            if label in self.category_ids and has_pixels:
+                record["category_id"] = self.category_ids[label]
+                del record["bbox"]
+                self.append(record)
+
+
+class SemanticFile(JsonList):
+    """Run lengths of label maps, as COCO-Stuff's tools take them: one entry for each class in an image.
+
+    A list of ``image_id``, ``category_id`` (of the data set) and ``segmentation``; where the id of an image is text,
+    it is ``file_name`` too, by which published files tell images apart.
+
+    Args:
+        path: where it goes; missing folders are made. The usual name is ``sem_seg_predictions.json``.
+        category_ids: of the data set, by class index of the model; classes that are missing here are left out.
+    """
+
+    task: ClassVar[Task] = "semantic"
+
+    def add(self, image_id: int | str, result: SemanticSegmentation) -> None:
+        """Append the classes of one image."""
+        self.once(image_id)
+        index_of_id = result.categories.index_of_id()
+        for record in result.to_coco(image_id, image_id if isinstance(image_id, str) else None):
+            label = index_of_id[record["category_id"]]
+            if label in self.category_ids:
+                record["category_id"] = self.category_ids[label]
+                self.append(record)
+
+
+class PanopticFiles(JsonList):
+    """COCO panoptic results: ``X.json`` and the folder ``X`` beside it, with a PNG file of segment ids per image.
+
+    The id of a segment is R + 256 G + 65536 B. The PNG files come first, and ``X.json`` lists them when all are there.
+
+    Args:
+        path: of the JSON file; missing folders are made.
+        category_ids: of the data set, by class index of the model; segments of classes that are missing here become
+            void.
+    """
+
+    task: ClassVar[Task] = "panoptic"
+    opening, closing = '{"annotations": [', "\n]}\n"
+
+    def add(self, image_id: int | str, result: PanopticSegmentation) -> None:
+        """Write the segments of one image."""
+        self.once(image_id)
+        name = f"{file_stem(image_id)}.png"
+        kept = [segment for segment in result.segments if segment.label in self.category_ids]
+        numbers = [segment.id for segment in kept]
+        ids = np.where(np.isin(result.ids, numbers), result.ids, 0)
+        channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+        write_whole(self.path.with_suffix("") / name, png_of(channels))
+        info = [{"id": segment.id, "category_id": self.category_ids[segment.label]} for segment in kept]
+        self.append({"image_id": image_id, "file_name": name, "segments_info": info})
+
+
+# --- from saved results ----------------------------------------------------------------------------------------------
+
+
+class SavedResult(Protocol):
+    """The result of one image on disk.
+
+    Attributes:
+        stem: name without an ending, below the folder of results.
+        document: its JSON file.
+    """
+
+    @property
+    def stem(self) -> Path: ...
+
+    @property
+    def document(self) -> Path: ...
+
+
+def coco_results(saved: Iterable[SavedResult], task: Task, categories: Categories) -> Any:
+    """The COCO results of images, from their JSON files: a list of records, or for panoptic a dictionary.
+
+    Image ids are the numbers in the file names where every name is a number (as in COCO), else the names with their
+    folders. Images without results are left out.
+
+    Args:
+        saved: those that are done or skipped; what lies there for others may be of another image.
+        task: of the results.
+        categories: of the model.
+
+    Raises:
+        UserError: results that were there are of another task.
+    """
+    return json.loads("".join(_coco_text([job for job in saved if job.document.exists()], task, categories)))
+
+
+def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, categories: Categories) -> None:
+    """Write :func:`coco_results` whole or not at all, one image in memory at a time.
+
+    Images whose results have gone meanwhile are left out with a note.
+
+    Raises:
+        UserError: as :func:`coco_results`, or the place cannot be written.
+    """
+    check_file(path)
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(_coco_text(list(saved), task, categories))
+
+
+def _coco_text(saved: Sequence[SavedResult], task: Task, categories: Categories) -> Iterator[str]:
+    """:func:`coco_results` as JSON, in pieces."""
+    stems = [job.stem.as_posix() for job in saved]
+    names = [stem.rsplit("/", 1)[-1] for stem in stems]
+    # Of at most 18 digits: more do not fit the integers of most readers.
+    numbered = all(name.isdecimal() and len(name) < 19 for name in names)
+    numbered = numbered and len({int(name) for name in names}) == len(names)
+    ids: list[Any] = [int(name) for name in names] if numbered else stems
+    identified = list(zip(ids, saved, strict=True))
+    if task == "panoptic":
+        yield f'{{"info": {json.dumps(_PANOPTIC_INFO)}, "images": ['
+        yield from _listed(_panoptic_image(*entry) for entry in _documents(identified, task))
+        yield '], "annotations": ['
+        yield from _listed(_panoptic_annotation(*entry) for entry in _documents(identified, task))
+        classes = [{"id": item.id, "name": item.name, "isthing": int(item.is_thing)} for item in categories]
+        yield f'], "categories": {json.dumps(classes)}}}\n'
+        return
+    keys, fields = {
+        "instance": (("instances", "candidates"), ("category_id", "bbox", "score", "segmentation")),
+        "semantic": (("classes",), ("category_id", "segmentation")),
+    }[task]
+    yield "["
+    yield from _listed(
+        {"image_id": identifier, **{field: record[field] for field in fields}}
+        for identifier, _, document in _documents(identified, task)
+        for key in keys
+        for record in document.get(key, ())
+    )
+    yield "]\n"
+
+
+def _listed(values: Iterable[Any]) -> Iterator[str]:
+    """The entries of a JSON list."""
+    for number, value in enumerate(values):
+        yield f"{', ' if number else ''}{json.dumps(value, allow_nan=False)}"
+
+
+def _documents(identified: Iterable[tuple[Any, SavedResult]], task: Task) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """The id, the stem and the results of images, one in memory at a time."""
+    for identifier, job in identified:
+        document = read_result(job.document)
+        if document is None:
+            with contextlib.suppress(OSError), folder_lock(job.document.parent):  # another run may be replacing it
+                document = read_result(job.document)
+        if document is None or document["schema_version"] != SCHEMA_VERSION:
+            note("images whose results were gone when the COCO file was written, left out", f"'{job.document}'")
+        elif document["task"] != task:
+            raise UserError(
+                f"'{job.document}' holds results of the task '{document['task']}', not '{task}'; "
+                "use --overwrite or another output"
+            )
+        else:
+            yield identifier, job.stem.as_posix(), document
+
+
+def _panoptic_image(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
+    height, width = document["size"]
+    return {"id": identifier, "file_name": f"{stem}.png", "height": height, "width": width}
+
+
+def _panoptic_annotation(identifier: Any, stem: str, document: dict[str, Any]) -> dict[str, Any]:
+    info = [{key: segment[key] for key in ("id", "category_id", "area", "bbox")} for segment in document["segments"]]
+    return {"image_id": identifier, "file_name": f"{stem}_ids.png", "segments_info": info}
+
+
+def is_coco_results(path: Path) -> bool:
+    """Whether :func:`coco_results` made a file, from its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(200)
+    return head.strip() == b"[]" or head.startswith(
+        (b'[{"image_id": ', b'{"info": ' + json.dumps(_PANOPTIC_INFO).encode())
+    )

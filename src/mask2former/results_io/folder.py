@@ -1,0 +1,55 @@
+"""A folder of label maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from mask2former.config import Task
+from mask2former.errors import UserError
+from mask2former.files import write_whole
+from mask2former.results_io.writing import ResultFolder, file_stem, png_of
+from mask2former.structures.results import SemanticSegmentation
+
+__all__ = ["LARGEST_LABEL", "LabelMapFiles"]
+
+LARGEST_LABEL = 65535
+"""What 16 bits hold."""
+
+
+class LabelMapFiles(ResultFolder):
+    """A PNG file of data-set ids per image; 8 bits, or 16 where an id needs them.
+
+    For Cityscapes these are label ids, not train ids.
+
+    Args:
+        path: the folder; it is made.
+        category_ids: of the data set, by class index of the model.
+        no_class: the value of pixels without a class, and of classes that are missing in ``category_ids``.
+
+    Raises:
+        UserError: an id that 16 bits do not hold.
+    """
+
+    task: ClassVar[Task] = "semantic"
+
+    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int], no_class: int) -> None:
+        super().__init__(path, category_ids)
+        if wrong := [number for number in (*category_ids.values(), no_class) if not 0 <= number <= LARGEST_LABEL]:
+            raise UserError(
+                f"label maps hold numbers from 0 to {LARGEST_LABEL}, got the class id {wrong[0]}; write run lengths "
+                "instead (a name that ends in .json)"
+            )
+        self.no_class = no_class
+
+    def add(self, image_id: int | str, result: SemanticSegmentation) -> None:
+        """Write the label map of one image."""
+        self.once(image_id)
+        table = self.table(self.no_class)
+        ids = table[np.minimum(result.labels, len(table) - 1)]
+        kind = np.uint16 if table.max() > 255 else np.uint8
+        write_whole(self.path / f"{file_stem(image_id)}.png", png_of(ids.astype(kind)))
+        self.count += 1

@@ -1,0 +1,191 @@
+"""Our own JSON: results of images as they are saved, and tracks of a clip."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from mask2former import documents
+from mask2former.errors import UserError
+from mask2former.files import check_file, discard, write_whole
+from mask2former.results_io.growing import GrowingDocument, finishing, naming
+from mask2former.results_io.partial import WorkingFile
+from mask2former.structures.results import SCHEMA_VERSION
+from mask2former.structures.tracks import TrackedFrame
+
+__all__ = ["RECORDS", "TrackDocument", "read_result", "write_json"]
+
+RECORDS: Mapping[str, str] = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
+"""The key of the records by the task."""
+
+_FIELDS: Mapping[str, tuple[str, ...]] = {  # of records, which the COCO file takes over
+    "panoptic": ("id", "category_id", "area", "bbox"),
+    "instance": ("category_id", "bbox", "score", "segmentation"),
+    "semantic": ("category_id", "segmentation"),
+}
+
+
+def write_json(path: str | os.PathLike[str], values: Any) -> None:
+    """Write a JSON file whole or not at all, with its folder.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    target = Path(path)
+    check_file(target)
+    text = json.dumps(values, allow_nan=False) + "\n"
+    write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Results of an earlier run; None where there are none, they are damaged, or not of our kind.
+
+    Those of a newer version have other keys, perhaps, so their records are not looked at.
+    """
+    try:
+        document = documents.read_json(path, "result")
+    except UserError:
+        return None
+    if not isinstance(document, dict) or not {"task", "schema_version", "size"} <= document.keys():
+        return None
+    version, task, size = document["schema_version"], document["task"], document["size"]
+    if not isinstance(version, int) or not isinstance(task, str) or task not in RECORDS:
+        return None
+    if version > SCHEMA_VERSION:
+        return document
+    if not (isinstance(size, list) and len(size) == 2 and all(_is_number(side) for side in size)):
+        return None
+    if not _is_number(document.get("num_candidates", 0)):
+        return None
+    lists = [document.get(RECORDS[task]), *([document["candidates"]] if "candidates" in document else [])]
+    good = all(isinstance(rows, list) and all(_is_record(row, task) for row in rows) for rows in lists)
+    return document if good else None
+
+
+def _is_record(value: Any, task: str) -> bool:
+    if not isinstance(value, dict):
+        return False
+    for name in _FIELDS[task]:
+        entry = value.get(name)
+        if name == "bbox":
+            good = isinstance(entry, list) and len(entry) == 4 and all(map(_is_number, entry))
+        elif name == "segmentation":
+            good = isinstance(entry, dict) and isinstance(entry.get("counts"), str) and "size" in entry
+        else:
+            good = _is_number(entry)
+        if not good:
+            return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+class TrackDocument(GrowingDocument):
+    """All tracks of a clip as JSON: per frame the objects with their masks as COCO run lengths, then a list of tracks.
+
+    Keys: ``schema_version``, ``task``, ``model``, ``settings``, ``source``, ``size`` (height, width), ``rate``,
+    ``frames`` (see :meth:`~mask2former.structures.tracks.TrackedFrame.to_dict`), ``tracks`` (``track_id``,
+    ``category_id``, ``category_name``, ``score``, ``first_frame``, ``last_frame``, ``num_frames`` with a pixel),
+    ``num_frames``, ``complete`` (False after Ctrl-C or an error) and ``notes``.
+
+    Until the block ends there is ``X.partial.jsonl``: one line with the keys before ``frames``, then one for each
+    finished frame. Where the JSON file cannot be made of it, for instance on a full disk, it stays.
+
+    Args:
+        path: where it goes; missing folders are made.
+        head: model, settings, source and rate, passed through.
+
+    Attributes:
+        notes: written at the end.
+        complete: whether all frames are there, if no error says otherwise.
+        task: of the frames.
+        working: the file that grows.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any]) -> None:
+        super().__init__(path)
+        self.head = dict(head)
+        self.notes: list[str] = []
+        self.complete = True
+        self.task = ""  # of the frames
+        self.working = WorkingFile(self.path, ".jsonl")
+        self._lines: IO[bytes] | None = None
+        self._tracks: dict[int, dict[str, Any]] = {}
+
+    @property
+    def num_tracks(self) -> int:
+        """Tracks with a pixel so far."""
+        return len(self._tracks)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.working.open()
+            self._lines = self.working.path.open("r+b", buffering=0)
+        except BaseException:
+            discard(self._stack)
+            raise
+        return self
+
+    def add(self, frame: TrackedFrame) -> None:
+        """Append a frame."""
+        if not self.count:
+            self.task = frame.task
+            head = {"schema_version": SCHEMA_VERSION, "task": frame.task, **self.head, "size": list(frame.size_hw)}
+            self._append(json.dumps(head, allow_nan=False))
+        record = frame.to_dict()
+        self._append(json.dumps(record, allow_nan=False, separators=(",", ":")))
+        self.count += 1
+        for item in record["objects"]:
+            if item["track_id"] is None:
+                continue
+            track = self._tracks.setdefault(
+                item["track_id"], {"track_id": item["track_id"], "first_frame": frame.index, "num_frames": 0}
+            )
+            # The latest are the best founded.
+            track |= {name: item[name] for name in ("category_id", "category_name", "score")}
+            track["last_frame"] = frame.index
+            track["num_frames"] += 1
+
+    def _append(self, line: str) -> None:
+        """Write a line, or nothing of it."""
+        assert self._lines is not None, "used outside its with block"
+        start, left = self._lines.tell(), memoryview(f"{line}\n".encode())
+        with naming(self.working.path):
+            try:
+                while left:
+                    left = left[self._lines.write(left) :]
+            except BaseException:  # also Ctrl-C
+                self._lines.truncate(start)
+                self._lines.seek(start)
+                raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lines is not None
+        self._lines.close()
+        if not self.count:
+            self.working.release()
+            discard(self._stack)
+            assert kind is not None, "a clip has at least one frame"
+            return
+        with finishing(self.working, self._stack, kind, self.complete), naming(self.path):
+            self._end(kind is None)
+
+    def _end(self, finished: bool) -> None:
+        assert self._file is not None
+        tracks = [self._tracks[number] for number in sorted(self._tracks)]
+        tail = {"tracks": tracks, "num_frames": self.count, "complete": finished and self.complete, "notes": self.notes}
+        with self.working.path.open("rb") as lines:
+            self._write(next(lines).decode()[:-2] + ', "frames": [')
+            for number, line in enumerate(lines):
+                self._file.write((b",\n" if number else b"\n") + line[:-1])
+        self._write("\n], " + json.dumps(tail, allow_nan=False)[1:] + "\n")
+        self._file.flush()

@@ -1,0 +1,135 @@
+"""What writers of results share: one result after the other, files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, ClassVar, Protocol, Self
+
+import numpy as np
+from PIL import Image
+
+from mask2former.config import Task
+from mask2former.errors import UserError
+from mask2former.files import discard, whole_file
+
+__all__ = ["JsonList", "ResultFolder", "ResultWriter", "Writer", "file_stem", "png_of"]
+
+
+class ResultWriter(Protocol):
+    """What all writers offer."""
+
+    task: ClassVar[Task]
+    path: Path
+    count: int  # what has been written: objects, segments, classes or images
+
+    def __enter__(self) -> Self: ...
+
+    def add(self, image_id: int | str, result: Any, /) -> None:
+        """Append the result of one image.
+
+        Raises:
+            UserError: there is a result of this image already, or its id is no file name.
+        """
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> bool | None: ...
+
+
+def file_stem(image_id: int | str) -> str:
+    """The name of an image's files: numbers as COCO writes them, with 12 digits."""
+    if isinstance(image_id, int):
+        return f"{image_id:012d}"
+    parts = image_id.replace("\\", "/").split("/")
+    if not image_id or any(part in ("", ".", "..") for part in parts) or "\0" in image_id or ":" in parts[0]:
+        raise UserError(f"the id of an image must do as a file name below the folder of results, got '{image_id}'")
+    return image_id
+
+
+def png_of(values: np.ndarray) -> Callable[[Path], None]:
+    """What writes an array as a PNG file."""
+    image = Image.fromarray(values)
+    return lambda file: image.save(file, format="PNG", compress_level=4)
+
+
+class Writer:
+    """What all writers share: an image comes once."""
+
+    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
+        self.path = Path(path)
+        self.category_ids = dict(category_ids)
+        self.count = 0
+        self._seen: set[int | str] = set()
+
+    def once(self, image_id: int | str) -> None:
+        if image_id in self._seen:
+            raise UserError(f"image '{image_id}' has a result already; give each image once")
+        self._seen.add(image_id)
+
+    def table(self, no_class: int) -> np.ndarray:
+        """Ids by class index; the last entry is for no class."""
+        table = np.full(max(self.category_ids, default=-1) + 2, no_class, dtype=np.int64)
+        table[list(self.category_ids)] = list(self.category_ids.values())
+        return table
+
+
+class JsonList(Writer):
+    """A JSON list that grows entry by entry in a temporary file."""
+
+    opening, closing = "[", "\n]\n"
+
+    def __init__(self, path: str | os.PathLike[str], category_ids: Mapping[int, int]) -> None:
+        super().__init__(path, category_ids)
+        self._stack = contextlib.ExitStack()
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        if self.path.is_dir():
+            raise UserError(f"'{self.path}' is a folder; expected the name of a file to write")
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(self.path))
+            self._file = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self._stack = stack.pop_all()
+        self._file.write(self.opening)
+        return self
+
+    def append(self, record: dict[str, Any]) -> None:
+        assert self._file is not None, "used outside its with block"
+        self._file.write(",\n" if self.count else "\n")
+        self._file.write(json.dumps(record, allow_nan=False, separators=(",", ":")))
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        file, self._file = self._file, None
+        assert file is not None
+        if kind is not None:
+            discard(self._stack)
+            return
+        with self._stack:
+            file.write(self.closing)
+
+
+class ResultFolder(Writer):
+    """A folder whose files are whole one by one."""
+
+    def __enter__(self) -> Self:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"'{self.path}' is a file; expected a folder for results")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

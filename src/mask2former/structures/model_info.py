@@ -1,0 +1,117 @@
+"""What a model is, beside its weights: one object that the model carries and its files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig, OwnPartsConfig, Task, parse
+from mask2former.errors import UserError
+from mask2former.structures.categories import Categories
+from mask2former.text import printable, shortened
+
+__all__ = ["ModelInfo"]
+
+_LICENSE = 200  # characters
+_LARGEST_METRIC = 1e6
+
+
+def _is_metric(value: object) -> bool:
+    """A number as metrics are, or NaN where there was nothing to measure; JSON may hold some of thousands of digits."""
+    return isinstance(value, int | float) and (value != value or abs(value) <= _LARGEST_METRIC)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Architecture, inference settings, classes, license and measured numbers.
+
+    Attributes:
+        architecture: what the model is built from; None for a model with parts of one's own, which only the code that
+            made it can build.
+        inference: settings, with the tasks that the model was trained for.
+        categories: the classes, in the order of the class head; None where nobody has said them yet.
+        license: of the weights, if it is known, for instance ``CC BY-NC 4.0``.
+        metrics: measured numbers of these weights in percent.
+    """
+
+    architecture: ArchitectureConfig | None = None
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    categories: Categories | None = None
+    license: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: ModelConfig, categories: Categories | None = None) -> ModelInfo:
+        """What a configuration says of the model that is built from it."""
+        return cls(config.architecture, config.inference, categories)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, with the classes; :meth:`from_dict` reads it back."""
+        parts = {"architecture": None} if self.architecture is None else self.architecture.model_dump(mode="json")
+        return {
+            "config": {**parts, "inference": self.inference.model_dump(mode="json")},
+            "categories": self.known_categories.to_dict(),
+            "license": self.license,
+            "metrics": dict(self.metrics),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> ModelInfo:
+        """What :meth:`to_dict` made; license and metrics may be missing.
+
+        Args:
+            values: from a file.
+            source: named in messages.
+
+        Raises:
+            UserError: they are something else.
+        """
+        config = values.get("config")
+        architecture = None
+        if isinstance(config, dict) and "architecture" in config:
+            inference = parse(OwnPartsConfig, config, f"{source}: config").inference
+        else:
+            model = parse(ModelConfig, config, f"{source}: config")
+            architecture, inference = model.architecture, model.inference
+        try:
+            categories = Categories.from_dict(values.get("categories"))
+        except UserError as error:
+            reason = shortened(printable(str(error).removeprefix(f"{source}: ")), 300)
+            raise UserError(f"{source}: categories: {reason}") from error
+        license, metrics = values.get("license"), values.get("metrics", {})
+        if not isinstance(metrics, dict) or not all(map(_is_metric, metrics.values())):
+            raise UserError(f"{source}: the 'metrics' of its header are no numbers by name; save the model again")
+        return cls(
+            architecture, inference, categories, None if license is None else printable(license, _LICENSE), metrics
+        )
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the model was trained for."""
+        return self.inference.tasks
+
+    @property
+    def known_categories(self) -> Categories:
+        """The classes.
+
+        Raises:
+            UserError: nobody has said them.
+        """
+        if self.categories is None:
+            raise UserError("the model has no class names: set model.categories = Categories.from_names([...]) first")
+        return self.categories
+
+    @property
+    def known_architecture(self) -> ArchitectureConfig:
+        """What the model is built from.
+
+        Raises:
+            UserError: it has parts of one's own.
+        """
+        if self.architecture is None:
+            raise UserError(
+                "the model has parts of its own, which no configuration describes; this needs a model that was built "
+                "from a ModelConfig"
+            )
+        return self.architecture

@@ -1,0 +1,84 @@
+"""What a network says about one image or clip, with what is needed to read it.
+
+Post-processing, test-time augmentation and tracking take it from here, whatever network made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+__all__ = ["Prediction"]
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Class and mask logits per query of one image or clip (Mask2Former, Sec. 3.1).
+
+    Attributes:
+        class_logits: one score per class and query; the last of the K1 = K + 1 columns is "no object".
+        mask_logits: binary mask logits, which cover the padded input at whatever resolution; T is 1 for images.
+        image_size: (height, width) of the network input in pixels, without padding at the bottom and on the right.
+        padded_size: the same with padding.
+        query_features: the decoder state behind the predictions, by which objects are followed from one window of a
+            clip to the next; None where the network does not say.
+    """
+
+    class_logits: Float[Tensor, "Q K1"]
+    mask_logits: Float[Tensor, "Q T h w"]
+    image_size: Size
+    padded_size: Size
+    query_features: Float[Tensor, "Q C"] | None = None
+
+    def __post_init__(self) -> None:
+        assert all(side <= padded for side, padded in zip(self.image_size, self.padded_size, strict=True)), (
+            self.image_size,
+            self.padded_size,
+        )
+
+    def __len__(self) -> int:
+        """The number of queries."""
+        return len(self.class_logits)
+
+    @property
+    def num_frames(self) -> int:
+        """1 for images."""
+        return self.mask_logits.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks are."""
+        return self.mask_logits.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What results are computed in: that of the masks, at least float32."""
+        return torch.promote_types(self.mask_logits.dtype, torch.float32)
+
+    @property
+    def probabilities(self) -> Float[Tensor, "Q K1"]:
+        """Class probabilities in 0..1, "no object" last, at least float32."""
+        return self.class_logits.detach().to(self.device, self.dtype).softmax(dim=-1)
+
+    def masks_of(self, queries: Int64[Tensor, " N"] | None = None) -> Float[Tensor, "N T h w"]:
+        """Mask logits of some queries, or of all, at least float32. Results are made of these and of no others."""
+        masks = self.mask_logits.detach()
+        return (masks if queries is None else masks[queries]).to(self.dtype)
+
+    def frame(self, index: int) -> Prediction:
+        """What is said about one frame of a clip, which is then an image."""
+        return replace(self, mask_logits=self.mask_logits[:, index : index + 1])
+
+    def on_host(self) -> Prediction:
+        """The same in main memory, at least float32."""
+        return replace(
+            self,
+            class_logits=self.class_logits.cpu().to(torch.promote_types(self.class_logits.dtype, torch.float32)),
+            mask_logits=self.mask_logits.cpu().to(self.dtype),
+            query_features=None if self.query_features is None else self.query_features.cpu(),
+        )

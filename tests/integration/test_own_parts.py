@@ -1,0 +1,206 @@
+"""A model of parts that are defined here trains, goes on, is saved, loaded, measured and asked like any other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from runs import config_of, table
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from mask2former import Criterion, LossTerm, Mask2Former, Predictor, RunConfig, checkpoints, train
+from mask2former.checkpoints.describe import describe_checkpoint
+from mask2former.cli import main
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.losses import MatchedDepth
+from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.scenes import SCENE_CATEGORIES
+from mask2former.structures import MaskOutput
+from mask2former.training.optim import parameter_groups
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+DIM, QUERIES, CLASSES = 16, 6, len(SCENE_CATEGORIES)
+
+
+class Pyramid(nn.Module):
+    """A backbone: convolutions of stride 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, DIM, 4, 4)
+        self.steps = nn.ModuleList(nn.Conv2d(DIM, DIM, 2, 2) for _ in range(3))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [self.stem(images)]
+        for step in self.steps:
+            maps.append(step(F.relu(maps[-1])))
+        return maps
+
+    def no_weight_decay(self) -> list[str]:
+        return ["stem.weight"]
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        return {"steps": 0.5, "steps.2": 0.25}
+
+
+class Sums(nn.Module):
+    """A pixel decoder: from the top down."""
+
+    def forward(self, maps: list[Tensor]) -> PixelFeatures:
+        found = [maps[3]]
+        for finer in maps[2::-1]:
+            found.append(finer + F.interpolate(found[-1], size=finer.shape[2:]))
+        return PixelFeatures(found[3], found[:3])
+
+
+class Pooled(nn.Module):
+    """A transformer decoder with an attention of its own: each query looks at the mean of the coarsest map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(QUERIES, DIM))
+        self.classes = nn.Linear(DIM, CLASSES + 1)
+
+    def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> MaskOutput:
+        assert num_frames == 1
+        queries = self.queries + features.multi_scale[0].mean((2, 3)).unsqueeze(1)
+        masks = torch.einsum("bqc,bchw->bqhw", queries, features.mask_features).unsqueeze(2)
+        return MaskOutput(self.classes(queries), masks, queries)
+
+
+def area(matched: MatchedDepth) -> Tensor:
+    """A loss term: masks of the right size."""
+    logits, targets, _ = matched.sampled
+    return (logits.sigmoid().mean(1) - targets.mean(1)).abs().sum() / matched.num_masks
+
+
+def own_model(seed: int = 0) -> Mask2Former:
+    torch.manual_seed(seed)
+    return Mask2Former(Pyramid(), Sums(), Pooled())
+
+
+def own_criterion() -> Criterion:
+    return Criterion(CLASSES, num_points=64, terms=[LossTerm("loss_area", 2.0, area)])
+
+
+def run_of(folder: Path, **changes: Any) -> RunConfig:
+    return config_of(folder, **{"trainer__max_steps": 2, "evaluation__num_images": 1, **changes})
+
+
+def own_data() -> dict[str, Any]:
+    return {"train_data": Scenes(64, 5, 8), "validation_data": Scenes(64, 6_000_000, 2)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own") / "run"
+    with torch.random.fork_rng():
+        train(run_of(folder), model=own_model(), criterion=own_criterion(), **own_data())
+    return folder
+
+
+def test_it_trains_and_goes_on(finished: Path, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    model, start = own_model(), own_model()
+    train(run_of(longer, trainer__max_steps=3), model=model, criterion=own_criterion(), **own_data())
+    rows = table(longer)
+    assert {"loss_area", "loss_ce"} <= rows[0].keys()
+    assert rows[0]["loss"] == table(finished)[0]["loss"]
+    assert not torch.equal(model.state_dict()["backbone.stem.weight"], start.state_dict()["backbone.stem.weight"])
+
+
+def test_it_goes_on_with_the_same_objects_alone(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    assert (folder / "run.yaml").read_text().startswith("# Given in Python, whatever stands below: model, ")
+    with pytest.raises(ValueError, match=r"started in Python with model, train_data, validation_data, criterion; give"):
+        train(run_of(folder, trainer__max_steps=4), resume=True)
+    assert main(["train", str(folder / "run.yaml"), "--resume", str(folder)]) == 2
+    model = own_model(1)
+    train(run_of(folder, trainer__max_steps=3), model=model, criterion=own_criterion(), **own_data(), resume=True)
+    assert table(folder)[-1]["step"] == "2"
+    again = Mask2Former.from_pretrained(folder / "model.safetensors", model=own_model(2))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_its_file_says_that_it_has_parts_of_its_own(finished: Path, tmp_path: Path) -> None:
+    file = finished / "model.safetensors"
+    with safe_open(file, framework="pt") as stream:
+        assert '"architecture": null' in stream.metadata()["config"]
+    with pytest.raises(ValueError, match=r"model with parts of its own, which the file does not describe; make the"):
+        Mask2Former.from_pretrained(file)
+    model = Mask2Former.from_pretrained(file, model=own_model(3))
+    assert model.info.architecture is None
+    assert model.categories == SCENE_CATEGORIES
+    assert model.info.inference.short_edge == 0
+    model.save_pretrained(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+    model.save_pretrained(tmp_path / "folder")
+    assert "model=model" in (tmp_path / "folder" / "README.md").read_text()
+    assert describe_checkpoint(file)["architecture"].startswith("parts of its own")
+    for name in ("model.pkl", "model.pth"):
+        with pytest.raises(ValueError, match="no configuration describes"):
+            checkpoints.save_pretrained(model, tmp_path / name)
+
+
+def test_it_is_measured_and_asked(finished: Path) -> None:
+    predictor = Predictor.from_pretrained(finished / "model.safetensors", device="cpu", model=own_model(3), quiet=True)
+    samples = Scenes(64, 6_000_000, 2)
+    cases = ImageCases(
+        samples, ("panoptic",), predictor.categories, match_classes(predictor.categories, samples.categories)
+    )
+    report = evaluate_predictor(predictor, cases, ("panoptic",))
+    measured = [row for row in table(finished) if row["panoptic/PQ"]]
+    assert report.metrics["panoptic/PQ"] in [pytest.approx(float(row["panoptic/PQ"])) for row in measured]
+    assert predictor(samples.image(0), "instance").masks.shape[1:] == (64, 64)
+    assert len(list(predictor.track([samples.image(0)] * 2))) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient_checkpointing": True}, r"the backbone Pyramid has no method set_gradient_checkpointing"),
+        ({"precision": "bf16", "half_pixel_decoder": True}, r"pixel decoder Sums has no attribute full_precision"),
+    ],
+)
+def test_abilities_that_a_part_lacks_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    trainer = {"max_steps": 1, "accelerator": "cpu", **settings}
+    with pytest.raises(ValueError, match=message):
+        train(run_of(tmp_path / "run", trainer=trainer), model=own_model())
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        ({"train_data": Scenes(64, 5, 8)}, "train_data was given without validation_data"),
+        ({"criterion": nn.Linear(1, 1)}, "the criterion Linear has parameters"),
+    ],
+)
+def test_objects_that_cannot_be_trained_with(tmp_path: Path, objects: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(run_of(tmp_path / "run"), **objects)
+
+
+def test_parts_choose_decay_and_rates() -> None:
+    config = run_of(Path("run")).optim
+    settings = {
+        name: (group["weight_decay"], group["lr_multiplier"])
+        for group in parameter_groups(own_model(), config)
+        for name in group["names"]
+    }
+    assert settings["backbone.stem.weight"] == (0.0, 1.0)
+    assert settings["backbone.stem.bias"] == (config.weight_decay, 1.0)
+    assert settings["backbone.steps.0.weight"] == (config.weight_decay, 0.5)
+    assert settings["backbone.steps.2.weight"] == (config.weight_decay, 0.25)
+    assert settings["transformer_decoder.queries"] == (config.weight_decay, 1.0)

@@ -1,0 +1,46 @@
+"""Which data are meant."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from mask2former.data.sources import DataSource
+from mask2former.errors import OptionError, UserError
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (DataSource(annotations="a.json"), "annotations FILE.json and images DIR belong together"),
+        (DataSource("scenes", segments="s"), "segments is the folder of PNGs of an annotation file"),
+        (DataSource(by="place"), "by is a key of images; give annotations FILE.json with it"),
+        (DataSource("coco", annotations="a.json", images="a"), "data and annotations name different data"),
+        (DataSource(root="x", annotations="a.json", images="a"), "root and annotations name different data"),
+        (DataSource(annotations="a.json", images="a", size=64), "size is about scenes, not about a.json"),
+        (DataSource("run.yaml", root="x"), "root is about published data sets by name"),
+        (DataSource("youtube-vis:2020"), "data youtube-vis:2020: expected youtube-vis:2019"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(source: DataSource, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{message}"):
+        source.open(lambda: "panoptic")
+
+
+def test_the_default_task_is_asked_for_where_it_matters() -> None:
+    def unasked() -> str:
+        raise AssertionError
+
+    for name in ("scenes", "ade20k-full", "coco:instance"):
+        with contextlib.suppress(UserError):  # there are no files
+            DataSource(name, root="nowhere").open(unasked)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(AssertionError):
+        DataSource("coco").open(unasked)  # pyright: ignore[reportArgumentType]
+
+
+def test_scenes_are_drawn_as_asked() -> None:
+    opened = DataSource(seed=5, size=64, limit=3).open(lambda: "panoptic")
+    assert (len(opened.samples), opened.record, opened.as_drawn) == (3, {"data": "scenes", "seed": 5, "size": 64}, True)
+    clips = DataSource("scene-clips", limit=2).open(lambda: "panoptic")
+    assert (len(clips.samples), clips.record["data"]) == (2, "scene-clips")

@@ -1,0 +1,137 @@
+"""Any callable from images to predictions is a network: a function, an exported program, a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mask2former.config import InferenceConfig
+from mask2former.errors import UserError
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.tta import AugmentedPredictor
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories, Prediction
+
+TASKS = ("panoptic", "instance", "semantic")
+PAGE = Path(__file__).parents[3] / "docs" / "extend" / "network.md"
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    return Predictor(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+
+
+def test_everything_goes_through_the_network(predictor: Predictor, image: np.ndarray) -> None:
+    shapes: list[list[tuple[int, ...]]] = []
+
+    def network(images: Sequence[Tensor]) -> Sequence[Prediction]:
+        assert all(pixels.dtype == torch.uint8 for pixels in images)
+        shapes.append([tuple(pixels.shape) for pixels in images])
+        return predictor.network(images)
+
+    def seen() -> list[list[tuple[int, ...]]]:
+        found = shapes.copy()
+        shapes.clear()
+        return found
+
+    other = Predictor(network, "cpu", settings=predictor.settings, categories=predictor.categories)
+    for task, result in other(image, TASKS).items():
+        assert result.to_dict() == predictor(image, task).to_dict()
+    assert seen() == [[(3, 64, 96)]]
+    assert other.clip([image, image]).to_dict() == predictor.clip([image, image]).to_dict()
+    assert seen() == [[(2, 3, 64, 96)]]
+    expected = [frame.to_dict() for frame in predictor.track([image, image])]
+    assert [frame.to_dict() for frame in other.track([image, image])] == expected
+    assert seen() == [[(1, 3, 64, 96)]] * 2
+    expected = AugmentedPredictor(predictor)(image, "instance")
+    assert AugmentedPredictor(other)(image, "instance").to_dict() == expected.to_dict()
+    assert seen() == [[(3, 64, 96)]] * 2
+    other.settings = InferenceConfig(tasks=("instance",), tile=48, tile_overlap=16, short_edge=48)
+    other(image)
+    assert seen() == [[(3, 48, 48)] * 6]
+
+
+@pytest.mark.slow  # seconds of tracing
+def test_an_exported_program_gives_the_results_of_its_model(
+    tiny_model: Mask2Former, predictor: Predictor, image: np.ndarray
+) -> None:
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tiny_model
+
+        def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+            output = self.model([pixels], aux_outputs=False)
+            return output.class_logits[0], output.mask_logits[0]
+
+    with torch.no_grad():
+        program = torch.export.export(Logits(), (torch.zeros((3, 64, 96), dtype=torch.uint8),)).module()
+
+    def network(images: Sequence[Tensor]) -> list[Prediction]:
+        logits = [program(pixels) for pixels in images]
+        return [Prediction(classes, masks, (64, 96), (64, 96)) for classes, masks in logits]
+
+    other = Predictor(network, "cpu", settings=predictor.settings, categories=predictor.categories)
+    np.testing.assert_array_equal(other(image, "semantic").labels, predictor(image, "semantic").labels)
+    np.testing.assert_array_equal(other(image, "panoptic").ids, predictor(image, "panoptic").ids)
+    found, expected = other(image, "instance"), predictor(image, "instance")
+    np.testing.assert_array_equal(found.masks, expected.masks)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+
+
+def _alike(count: int = 3, classes: int = 5) -> Prediction:
+    return Prediction(torch.zeros(count, classes), torch.zeros(count, 1, 16, 24), (64, 96), (64, 96))
+
+
+def test_what_a_network_must_not_say_is_refused(predictor: Predictor, image: np.ndarray) -> None:
+    def of(*found: Prediction) -> Predictor:
+        return Predictor(lambda _: found, "cpu", settings=predictor.settings, categories=predictor.categories)
+
+    assert of(_alike())(image, "semantic").size_hw == (64, 96)
+    with pytest.raises(UserError, match="gives 2 predictions for 1 image"):
+        of(_alike(), _alike())(image)
+    with pytest.raises(UserError, match="gives 4 class logits, expected 5"):
+        of(_alike(classes=4))(image)
+    with pytest.raises(UserError, match="not finite"):
+        of(replace(_alike(), mask_logits=torch.full((3, 1, 16, 24), torch.nan)))(image)
+    with pytest.raises(UserError, match="query_features"):
+        list(of(_alike()).track([image]))
+
+
+def test_a_network_needs_categories_and_has_a_dtype_of_its_own() -> None:
+    with pytest.raises(UserError, match="pass categories="):
+        Predictor(lambda images: [_alike() for _ in images], "cpu")
+    with pytest.raises(UserError, match="float16 is for models of this package"):
+        Predictor(lambda images: [_alike() for _ in images], "cpu", "float16", categories=Categories.from_names(["a"]))
+
+
+def test_weights_tell_networks_apart(tiny_model: Mask2Former, predictor: Predictor) -> None:
+    names = Categories.from_names(["a"])
+    assert Predictor(tiny_model, "cpu").weights_sha256() == predictor.weights_sha256()
+    one, two = (Predictor(lambda images: [], "cpu", categories=names) for _ in range(2))
+    assert one.weights_sha256() == one.weights_sha256() != two.weights_sha256()  # nothing says that they are the same
+    layers = [nn.Linear(2, 2) for _ in range(2)]
+    first, second, again = (Predictor(layers[index], "cpu", categories=names) for index in (0, 1, 0))
+    assert first.weights_sha256() == again.weights_sha256() != second.weights_sha256()
+    assert "dtype" not in one.recorded_settings
+    with pytest.raises(UserError, match="no Mask2Former but a function"):
+        _ = one.model
+
+
+def test_the_python_of_the_page_runs() -> None:
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE):
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert len(names["result"].segments) == 3  # pyright: ignore[reportAttributeAccessIssue]

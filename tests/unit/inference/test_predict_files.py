@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mask2former
+from mask2former.data.images import read_image
+from mask2former.errors import UserError
+from mask2former.inference.predict_files import Outcome, plan, segment_files
+from mask2former.inference.predictor import Predictor
+from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
+from mask2former.ops import masks as mask_ops
+from mask2former.results_io.coco import coco_results
+from mask2former.results_io.json import write_json
+
+TASKS = ("panoptic", "instance", "semantic")
+
+
+@pytest.fixture
+def predictor(tiny_model: Mask2Former) -> Predictor:
+    return Predictor(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three images: 000001.jpg, deep/000002.png, and one that is none."""
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "000001.jpg")
+    Image.fromarray(pixels).save(folder / "deep" / "000002.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _run(predictor: Predictor, images: Path, output: Path, **kwargs: Any) -> dict[str, Outcome]:
+    outcomes = segment_files(predictor, plan([images], output), **kwargs)
+    return {outcome.job.stem.as_posix(): outcome for outcome in outcomes}
+
+
+@pytest.mark.parametrize(("task", "map_ending"), [("panoptic", "_ids"), ("instance", None), ("semantic", "_labels")])
+def test_the_folder_structure_is_kept_and_a_broken_image_stops_nothing(
+    predictor: Predictor, images: Path, tmp_path: Path, task: Any, map_ending: str | None
+) -> None:
+    outcomes = _run(predictor, images, tmp_path / "out", task=task, model="tiny")
+    assert {stem: outcome.status for stem, outcome in outcomes.items()} == {
+        "000001": "done",
+        "broken": "refused",
+        "deep/000002": "done",
+    }
+    assert "broken.png" in outcomes["broken"].reason
+    endings = [".png", ".json"] + ([f"{map_ending}.png"] if map_ending else [])
+    assert _files(tmp_path / "out") == {stem + ending for stem in ("000001", "deep/000002") for ending in endings}
+    document = json.loads((tmp_path / "out/000001.json").read_text())
+    assert (document["task"], document["model"], document["size"]) == (task, "tiny", [40, 60])
+    assert document["schema_version"] == 1
+    assert document["settings"] == {
+        **predictor.settings.model_dump(mode="json", exclude={"tasks"}),
+        "dtype": "float32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "threshold", "limit", "crowded"),
+    [
+        ("instance", 0.0, 3, True),  # each of the three would be shown, and so might a fourth
+        ("instance", 0.99, 3, False),  # the last is too poor to be shown: nothing was lost
+        ("instance", 0.0, 1000, False),  # the model has fewer answers
+        ("semantic", 0.0, 3, False),
+    ],
+)
+def test_more_instances_than_are_let_through_are_told(
+    predictor: Predictor, images: Path, tmp_path: Path, task: Any, threshold: float, limit: int, crowded: bool
+) -> None:
+    predictor.settings = predictor.settings.model_copy(
+        update={"instance_threshold": threshold, "max_instances": limit, "things_only": False}
+    )
+    outcomes = _run(predictor, images, tmp_path / "out", task=task)
+    assert {stem: outcome.crowded for stem, outcome in outcomes.items()} == {
+        "000001": crowded,
+        "broken": False,
+        "deep/000002": crowded,
+    }
+
+
+def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    _run(predictor, images, output, task="semantic", model="tiny")
+    again = _run(predictor, images, output, task="semantic", model="the same by another name")
+    assert (again["000001"].status, again["000001"].differs) == ("skipped", False)
+    assert again["000001"].found > 0
+    other = _run(predictor, images, output, task="panoptic", model="tiny")["000001"]
+    assert (other.status, other.differs, other.found) == ("skipped", True, 0)
+    assert not (output / "000001_ids.png").exists()
+    forced = _run(predictor, images, output, task="panoptic", model="tiny", overwrite=True, overlay=False)
+    assert forced["000001"].status == "done"
+    # Nothing of the earlier result is left beside the new one.
+    assert _files(output) == {
+        f"{stem}{ending}" for stem in ("000001", "deep/000002") for ending in (".json", "_ids.png")
+    }
+
+
+@pytest.mark.parametrize("missing", ["000001.png", "000001_labels.png", "000001.json"])
+def test_files_that_are_missing_are_made(predictor: Predictor, images: Path, tmp_path: Path, missing: str) -> None:
+    output = tmp_path / "out"
+    _run(predictor, images, output, task="semantic")
+    (output / missing).unlink()
+    again = _run(predictor, images, output, task="semantic")
+    assert {stem: outcome.status for stem, outcome in again.items()} == {
+        "000001": "done",
+        "broken": "refused",
+        "deep/000002": "skipped",
+    }
+    assert (output / missing).is_file()
+
+
+def test_overlays_that_were_not_drawn_are_drawn_when_asked_for(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    _run(predictor, images, output, task="instance", overlay=False)
+    assert _run(predictor, images, output, task="instance", overlay=False)["000001"].status == "skipped"
+    assert not (output / "000001.png").exists()
+    assert _run(predictor, images, output, task="instance")["000001"].status == "done"
+    assert (output / "000001.png").exists()
+    assert _run(predictor, images, output, task="instance", overlay=False)["000001"].status == "skipped"
+
+
+def test_another_image_of_the_same_name_is_segmented(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    old = images / "deep" / "000002.png"
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(old.with_suffix(".bmp"))
+    old.unlink()
+    image, times = old.with_suffix(".bmp"), old.with_suffix(".bmp").stat()
+    _run(predictor, images, output, task="semantic")
+    Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(image)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))  # of the same size and time, as from an archive
+    with collect_notes() as notes:
+        again = _run(predictor, images, output, task="semantic")
+    assert (again["000001"].status, again["deep/000002"].status) == ("skipped", "done")
+    assert [(message, "000002.json" in example) for message, example in notes] == [
+        ("results of other images of the same name, made anew", True)
+    ]
+    image.touch()
+    assert _run(predictor, images, output, task="semantic")["deep/000002"].status == "skipped"
+
+
+def test_other_weights_under_the_same_name_are_noticed(tiny_model: Mask2Former, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    trained_on = deepcopy(tiny_model)
+    with torch.no_grad():
+        next(trained_on.parameters()).mul_(1.5)
+    _run(Predictor(tiny_model, device="cpu"), images, output, model="m.safetensors")
+    assert _run(Predictor(trained_on, device="cpu"), images, output, model="m.safetensors")["000001"].differs
+
+
+def test_results_without_a_record_of_what_they_were_made_of_are_kept_and_told(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    _run(predictor, images, output, task="instance", model="tiny")
+    path = output / "000001.json"
+    document = json.loads(path.read_text())
+    del document["provenance"]  # as 0.1.0 wrote them
+    path.write_text(json.dumps(document))
+    again = _run(predictor, images, output, task="instance", model="tiny")
+    assert (again["000001"].status, again["000001"].differs) == ("skipped", True)
+    assert not again["deep/000002"].differs
+
+
+@pytest.mark.parametrize("name", ["000001.json", "000001.png", "000001_ids.png", "deep/000002.json"])
+def test_a_file_of_something_else_is_not_lost(predictor: Predictor, images: Path, tmp_path: Path, name: str) -> None:
+    output = tmp_path / "out"
+    other = output / name
+    other.parent.mkdir(parents=True)
+    if other.suffix == ".json":  # of a labelling tool, or the tracks of a video
+        other.write_text(json.dumps({"schema_version": 1, "task": "instance", "size": [4, 4], "frames": []}))
+    else:
+        Image.new("RGB", (4, 4)).save(other)
+    with pytest.raises(UserError, match="is no result of mask2former predict") as refused:
+        _run(predictor, images, output, task="panoptic")
+    assert str(other) in str(refused.value)
+    assert _files(output) == {name}
+    assert _run(predictor, images, output, task="panoptic", overwrite=True)["000001"].status == "done"
+
+
+def test_json_files_say_what_they_were_made_of(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    _run(predictor, images, tmp_path / "out", task="instance")
+    provenance = json.loads((tmp_path / "out/000001.json").read_text())["provenance"]
+    assert provenance == {
+        "version": mask2former.__version__,
+        "image": "000001.jpg",
+        "image_sha256": hashlib.sha256((images / "000001.jpg").read_bytes()).hexdigest(),
+        "weights_sha256": predictor.weights_sha256(),
+        "categories_sha256": hashlib.sha256(
+            json.dumps([[item.id, item.name, item.is_thing] for item in predictor.categories]).encode()
+        ).hexdigest(),
+    }
+
+
+def test_instances_below_the_threshold_are_in_the_coco_file_alone(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    output, jobs = tmp_path / "out", plan([images / "000001.jpg"], tmp_path / "out")
+    everything = predictor(images / "000001.jpg", "instance")
+    threshold = float(everything.scores[2])
+    predictor.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
+    (outcome,) = segment_files(predictor, jobs, "instance")
+    assert (outcome.found, outcome.candidates) == (3, len(everything))
+    document = json.loads((output / "000001.json").read_text())
+    assert [record["score"] for record in document["instances"]] == everything.scores[:3].tolist()
+    assert "candidates" not in document
+    (outcome,) = segment_files(predictor, jobs, "instance", candidates=True)
+    assert (outcome.status, outcome.found, outcome.candidates) == ("done", 3, len(everything))
+    (outcome,) = segment_files(predictor, jobs, "instance", candidates=True)
+    assert (outcome.status, outcome.found, outcome.candidates) == ("skipped", 3, len(everything))
+    assert coco_results(jobs, "instance", predictor.categories) == json.loads(json.dumps(everything.to_coco(1)))
+    drawn = np.asarray(Image.open(output / "000001.png"))
+    image = read_image(images / "000001.jpg")
+    assert np.array_equal(drawn, np.asarray(everything.at_least(threshold).plot(image, scale=None)))
+
+
+def test_one_coco_file_does_not_mix_models(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    _run(predictor, images, output, task="instance")
+    before = {name: (output / name).read_bytes() for name in _files(output)}
+    predictor.settings = predictor.settings.model_copy(update={"instance_threshold": 0.3})
+    Image.new("RGB", (9, 9)).save(images / "new.png")
+    with pytest.raises(UserError, match=r"\(and 1 more\) was made by another model"):
+        _run(predictor, images, output, task="instance", candidates=True)
+    assert {name: (output / name).read_bytes() for name in _files(output)} == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_own_overlays_and_maps_are_not_taken_for_images(
+    predictor: Predictor, images: Path, tmp_path: Path, task: Any
+) -> None:
+    first = _run(predictor, images, tmp_path / "out", task=task)
+    beside = list(segment_files(predictor, plan([images / "000001.jpg"], images), task))
+    assert beside[0].status == "done"
+    assert (images / "000001.png").is_file()
+    with collect_notes() as notes:
+        assert {job.stem.as_posix() for job in plan([images], tmp_path / "out")} == first.keys()
+    assert {message for message, _ in notes} == {"overlays and maps of earlier results, not taken as images"}
+    assert len(notes) == (1 if task == "instance" else 2)
+    for sources in ([tmp_path / "out"], sorted((tmp_path / "out").rglob("*.png"))):
+        with pytest.raises(UserError, match="no images but results of mask2former predict"):
+            plan(sources, tmp_path / "again")
+
+
+def test_overlays_of_older_versions_are_known_by_the_json_file_beside_them(
+    predictor: Predictor, images: Path, tmp_path: Path
+) -> None:
+    (job,) = plan([images / "000001.jpg"], images)
+    list(segment_files(predictor, [job], "panoptic", model="tiny"))
+    document = json.loads(job.document.read_text())
+    del document["provenance"]
+    for ending in (".png", "_ids.png"):
+        with Image.open(job.file(ending)) as drawn:
+            Image.fromarray(np.asarray(drawn)).save(job.file(ending))  # without our mark
+    for model, known in (("tiny", {"000001"}), (None, {"000001.jpg", "000001.png"})):  # None: of save() in Python
+        job.document.write_text(json.dumps({**document, "model": model}))
+        assert {job.stem.name for job in plan([images], tmp_path / "out")} == {*known, "broken", "000002"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_coco_file_says_what_the_results_say(predictor: Predictor, images: Path, tmp_path: Path, task: Any) -> None:
+    output = tmp_path / "out"
+    _run(predictor, images, output, task=task, model="tiny")
+    values: Any = coco_results(plan([images], output), task, predictor.categories)
+    result: Any = predictor(images / "000001.jpg", task)
+    if task == "panoptic":
+        expected = result.to_coco(1, "000001_ids.png")
+        found = values["annotations"][0]
+        assert found["file_name"] == expected["file_name"]
+        for one, other in zip(found["segments_info"], expected["segments_info"], strict=True):
+            assert other.items() <= one.items()
+        assert [image["id"] for image in values["images"]] == [1, 2]
+        assert (output / values["annotations"][1]["file_name"]).is_file()
+    else:
+        assert [record for record in values if record["image_id"] == 1] == json.loads(json.dumps(result.to_coco(1)))
+        assert mask_ops.decode([values[0]["segmentation"]]).shape[-2:] == (40, 60)
+    other: Any = "semantic" if task == "panoptic" else "panoptic"
+    with pytest.raises(UserError, match="overwrite"):
+        coco_results(plan([images], output), other, predictor.categories)
+
+
+def test_image_ids_are_names_unless_all_are_numbers(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    (images / "000001.jpg").rename(images / "first.jpg")
+    _run(predictor, images, tmp_path / "out", task="semantic")
+    values = coco_results(plan([images], tmp_path / "out"), "semantic", predictor.categories)
+    assert {record["image_id"] for record in values} == {"first", "deep/000002"}
+
+
+def test_equal_stems_keep_their_suffix(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(images / "000001.png")
+    _run(predictor, images, tmp_path / "out", task="instance")
+    assert {"000001.jpg.json", "000001.png.json", "000001.png.png"} <= _files(tmp_path / "out")
+
+
+def test_an_output_inside_the_sources_is_not_read_again(predictor: Predictor, images: Path) -> None:
+    output = images / "results"
+    first = _run(predictor, images, output, task="panoptic")
+    assert _run(predictor, images, output, task="panoptic").keys() == first.keys()
+
+
+def test_images_and_results_are_never_overwritten_by_others(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one of the sources"):
+        plan([images], images)
+    with pytest.raises(UserError, match="overwrite an image"):
+        plan([images / "deep" / "000002.png"], images / "deep")
+    Image.new("RGB", (9, 9)).save(images / "000001_ids.png")
+    with pytest.raises(UserError, match=r"both be written to '.*000001_ids\.png'"):
+        plan([images], tmp_path / "out")
+
+
+def test_an_output_that_is_a_file_is_refused_and_nothing_is_made(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="is a file"):
+            plan([images], output)
+        with pytest.raises(UserError, match=r"is a file|expected the name"):
+            write_json(output / "x.json", {})
+    plan([images], tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_json_files_appear_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "a" / "b.json", {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a" / "c.json", {"x": float("nan")})
+    assert _files(tmp_path) == {"a/b.json"}

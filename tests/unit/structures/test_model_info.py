@@ -1,0 +1,55 @@
+"""What a model is, as it is written to files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig
+from mask2former.errors import UserError
+from mask2former.structures import Categories, ModelInfo
+
+INFO = ModelInfo(
+    ArchitectureConfig(),
+    InferenceConfig(tasks=("instance",), short_edge=256),
+    Categories.from_names(["cat", "sky"], things=["cat"]),
+    "CC BY 4.0",
+    {"instance/AP": 12.5},
+)
+
+
+@pytest.mark.parametrize("info", [INFO, replace(INFO, architecture=None), replace(INFO, license=None, metrics={})])
+def test_it_comes_back_from_json(info: ModelInfo) -> None:
+    values = json.loads(json.dumps(info.to_dict()))
+    assert ModelInfo.from_dict(values, "file") == info
+    assert info.tasks == ("instance",)
+
+
+def test_it_is_the_part_of_a_configuration_that_is_no_training() -> None:
+    config = ModelConfig(init="somewhere.pkl", init_partial=True, inference=INFO.inference)
+    assert ModelInfo.of(config, INFO.categories) == replace(INFO, license=None, metrics={})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": 3}, "file: config: expected a mapping"),
+        ({"config": {"architecture": {}, "inference": {}}}, "file: config: 'architecture'"),
+        ({"config": {"architecture": None}}, "file: config: 'inference'"),
+        ({"categories": {}}, "file: categories: "),
+        ({"metrics": {"PQ": 1e9}}, "file: the 'metrics' of its header are no numbers"),
+    ],
+)
+def test_something_else_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ModelInfo.from_dict({**INFO.to_dict(), **changes}, "file")
+
+
+def test_what_is_missing_is_told() -> None:
+    with pytest.raises(UserError, match="no class names"):
+        _ = ModelInfo().known_categories
+    with pytest.raises(UserError, match="parts of its own, which no configuration describes"):
+        _ = ModelInfo().known_architecture
