@@ -28,7 +28,7 @@ __all__ = [
     "discard",
     "folder_lock",
     "leftovers_note",
-    "place_of",
+    "location_of",
     "remove_leftovers",
     "reserved",
     "take_lock",
@@ -296,13 +296,13 @@ def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
     Raises:
         UserError: it is, however it is spelled.
     """
-    target = place_of(path)
+    target = location_of(path)
     for entry in inputs:
-        if os.path.exists(entry) and place_of(Path(entry)) == target:
+        if os.path.exists(entry) and location_of(Path(entry)) == target:
             raise UserError(f"'{path}' is read here and would be overwritten; name another file to write")
 
 
-def place_of(path: Path) -> str:
+def location_of(path: Path) -> str:
     """Where a file is; names that differ in case only are one file on some systems."""
     return str(path.resolve()).casefold()
 

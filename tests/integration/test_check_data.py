@@ -18,7 +18,7 @@ from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.dataset_tools.check import DataReport, check_dataset
 from mask2former.dataset_tools.contact_sheet import sheet
-from mask2former.dataset_tools.infer_format import Places, infer_format
+from mask2former.dataset_tools.infer_format import DataPaths, infer_format
 from mask2former.dataset_tools.prepare import dataset_names
 from mask2former.dataset_tools.suggest import run_file, suggest_config
 from mask2former.errors import UserError
@@ -478,14 +478,14 @@ def test_layouts_of_label_maps(tmp_path: Path) -> None:
         for kind, name in (("images", "imgs"), ("labels", "masks")):
             (tmp_path / "b" / split).mkdir(parents=True, exist_ok=True)
             (source / kind / split).rename(tmp_path / "b" / split / name)
-    config, notes = infer_format(tmp_path / "b", Places(names=source / "names.txt"))
+    config, notes = infer_format(tmp_path / "b", DataPaths(names=source / "names.txt"))
     assert not isinstance(config, RunConfig)
     assert (config.train[0].labels, config.validation[0].images) == (  # type: ignore[union-attr]
         str(tmp_path / "b" / "train" / "masks"),
         str(tmp_path / "b" / "val" / "imgs"),
     )
     assert notes == []
-    given = Places(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
+    given = DataPaths(tmp_path / "b" / "train" / "imgs", tmp_path / "b" / "train" / "masks", source / "names.txt")
     assert infer_format(tmp_path / "b" / "train", given)[0] == config
 
 

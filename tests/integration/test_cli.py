@@ -93,7 +93,7 @@ def test_predict_answers_other_tasks_without_images(
     images: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
 ) -> None:
     kwargs = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
-    assert main([*arguments, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
+    assert main([*kwargs, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
     assert _files(tmp_path / "out") == {"a.json", *([f"a{ending}"] if ending else [])}
     settings = json.loads((tmp_path / "out/a.json").read_text())["settings"]
     assert (settings["short_edge"], settings["dtype"]) == (32, "bfloat16")

@@ -13,8 +13,8 @@ from runs import table
 
 from mask2former import Predictor, checkpoints
 from mask2former.cli import main
-from mask2former.data.scenes import SCENE_CATEGORIES
 from mask2former.models.mask2former import Mask2Former
+from mask2former.scenes import SCENE_CATEGORIES
 
 FILES = Path(__file__).parents[1] / "data" / "v0_1"
 

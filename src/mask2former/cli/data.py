@@ -83,7 +83,7 @@ def check_data(
     Every image and annotation is read. The exit code is 1 if something is broken.
     """
     from mask2former.dataset_tools.check_data import check_data as check
-    from mask2former.dataset_tools.infer_format import Places
+    from mask2former.dataset_tools.infer_format import DataPaths
 
     if suggest_config is not None:
         say("note: --propose is called --suggest now", error=True)
@@ -92,7 +92,7 @@ def check_data(
     with working(console, lambda: "nothing was written") as tell:
         checked = check(
             source,
-            Places(images, labels, names, validation),
+            DataPaths(images, labels, names, validation),
             allow_outside=allow_outside,
             root=data_root,
             num_queries=queries,

@@ -229,10 +229,10 @@ def leads_outside(name: str, folder: str | os.PathLike[str]) -> bool:
     if not (".." in name or ":" in name or name.startswith(("/", "\\"))):
         return False  # most names; asking for the folder of the process takes longer than all else
     top = os.path.abspath(folder)
-    index = os.path.normpath(os.path.join(top, name))
-    if index.startswith(os.path.join(top, "")):
+    target = os.path.normpath(os.path.join(top, name))
+    if target.startswith(os.path.join(top, "")):
         return False
-    parent = os.path.join(os.path.realpath(os.path.dirname(index)), "")
+    parent = os.path.join(os.path.realpath(os.path.dirname(target)), "")
     return not (os.path.isabs(name) and parent.startswith(os.path.join(os.path.realpath(top), "")))
 
 
@@ -336,26 +336,26 @@ def find_folder(path: str | os.PathLike[str], root: str | os.PathLike[str] | Non
         path: of the folder; ``photos.zip`` and ``photos.zip/train`` are folders in an archive.
         root: archives are looked for in the folders from ``path`` up to this one; None: in the nearest one only.
     """
-    index = Path(path)
-    if index.is_dir():
-        return Folder(index)
-    if index.suffix.lower() == ".zip" and index.is_file():
-        archive = _open_archive(index)
+    given = Path(path)
+    if given.is_dir():
+        return Folder(given)
+    if given.suffix.lower() == ".zip" and given.is_file():
+        archive = _open_archive(given)
         tops = {name.split("/", 1)[0] for name in archive.names if not name.startswith(("__MACOSX/", "."))}
         only = tops.pop() if len(tops) == 1 else ""
-        return Folder(index, archive, only if only in archive.folders else "")
-    for archive, inner in _archives_beside(index, None if root is None else Path(root)):
+        return Folder(given, archive, only if only in archive.folders else "")
+    for archive, inner in _archives_beside(given, None if root is None else Path(root)):
         if inner in archive.folders:
-            return Folder(index, archive, inner)
+            return Folder(given, archive, inner)
     return None
 
 
 def find_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> File | None:
     """The file, also if it lies in an archive; see :func:`find_folder`."""
-    index = Path(path)
-    if index.is_file():
-        return index
-    for archive, inner in _archives_beside(index, None if root is None else Path(root)):
+    given = Path(path)
+    if given.is_file():
+        return given
+    for archive, inner in _archives_beside(given, None if root is None else Path(root)):
         if inner in archive.names:
             return ArchivedFile(archive, inner)
     return None

@@ -182,26 +182,26 @@ def _mask_folders(config: MaskFoldersConfig, split: Split, filter_empty: bool) -
     return MaskFolders(folders.images, folders.masks, folders.clips, allow_outside=config.allow_outside)
 
 
-# What opens a data set: from its configuration, the split, and whether to keep images and clips without objects.
+# What opens a data set: from its configuration, the split, and whether to leave out images and clips without objects.
 _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
     ScenesConfig: _scenes,
     CocoInstanceConfig: _coco_instances,
     CocoPanopticConfig: _coco_panoptic,
     LabelFolderConfig: _label_folder,
     YoloConfig: _yolo,
-    CocoConfig: lambda config, split, keep: official.coco(config.root, split, config.task, filter_empty=keep),
-    CocoStuff10kConfig: lambda config, split, keep: official.coco_stuff_10k(config.root, split),
-    Ade20kConfig: lambda config, split, keep: official.ade20k(config.root, split, config.task, filter_empty=keep),
-    Ade20kFullConfig: lambda config, split, keep: official.ade20k_full(config.root, split),
-    CityscapesConfig: lambda config, split, keep: official.cityscapes(
-        config.root, split, config.task, filter_empty=keep
+    CocoConfig: lambda config, split, drop: official.coco(config.root, split, config.task, filter_empty=drop),
+    CocoStuff10kConfig: lambda config, split, drop: official.coco_stuff_10k(config.root, split),
+    Ade20kConfig: lambda config, split, drop: official.ade20k(config.root, split, config.task, filter_empty=drop),
+    Ade20kFullConfig: lambda config, split, drop: official.ade20k_full(config.root, split),
+    CityscapesConfig: lambda config, split, drop: official.cityscapes(
+        config.root, split, config.task, filter_empty=drop
     ),
-    MapillaryVistasConfig: lambda config, split, keep: official.mapillary_vistas(
-        config.root, split, config.task, filter_empty=keep
+    MapillaryVistasConfig: lambda config, split, drop: official.mapillary_vistas(
+        config.root, split, config.task, filter_empty=drop
     ),
     SceneClipsConfig: _scene_clips,
-    YouTubeVISConfig: lambda config, split, keep: official.youtube_vis(
-        config.root, split, config.year, filter_empty=keep
+    YouTubeVISConfig: lambda config, split, drop: official.youtube_vis(
+        config.root, split, config.year, filter_empty=drop
     ),
     ClipsConfig: _clips,
     MaskFoldersConfig: _mask_folders,

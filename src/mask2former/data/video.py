@@ -50,7 +50,7 @@ def _av() -> Any:
     return av
 
 
-def _open(index: str, options: dict[str, Any], name: str) -> tuple[Any, Any, list[str]]:
+def _open(address: str, options: dict[str, Any], name: str) -> tuple[Any, Any, list[str]]:
     """The container, its first video stream, and what is to be said about the others.
 
     Raises:
@@ -59,7 +59,7 @@ def _open(index: str, options: dict[str, Any], name: str) -> tuple[Any, Any, lis
     av = _av()
     try:
         # Of damaged metadata nothing is used. Options that a container does not know are those of its streams.
-        container = av.open(index, metadata_errors="replace", **options)
+        container = av.open(address, metadata_errors="replace", **options)
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = printable(str(getattr(error, "strerror", None) or error), 200)
         hint = "" if options.get("format") else "; expected MP4, MOV, MKV, WebM, AVI or the like (no playlist)"
@@ -177,8 +177,8 @@ class VideoFile:
         Raises:
             UserError: the file is no video.
         """
-        index, options = _of_file(self.path)
-        return VideoStream(index, f"the video '{self.path}'", options, start, end)
+        address, options = _of_file(self.path)
+        return VideoStream(address, f"the video '{self.path}'", options, start, end)
 
 
 def _of_file(path: Path) -> tuple[str, dict[str, Any]]:
@@ -229,7 +229,7 @@ class VideoStream:
 
     def __init__(
         self,
-        index: str,
+        address: str,
         name: str,
         options: dict[str, Any],
         start: float = 0.0,
@@ -238,7 +238,7 @@ class VideoStream:
         live: bool = False,
     ) -> None:
         self.name, self.start, self.end, self.live = name, start, end, live
-        self._container, self._stream, self.notes = _open(index, options, name)
+        self._container, self._stream, self.notes = _open(address, options, name)
         stream = self._stream
         # Threads by frame would be faster, but what they make of damaged data differs from run to run.
         stream.thread_type = "SLICE"

@@ -13,7 +13,7 @@ from mask2former.config import ClipSampling, DatasetConfig, RunConfig
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers
 from mask2former.dataset_tools.contact_sheet import sheet as draw_sheet
-from mask2former.dataset_tools.infer_format import Places, infer_format
+from mask2former.dataset_tools.infer_format import DataPaths, infer_format
 from mask2former.dataset_tools.suggest import run_file as run_file_of
 from mask2former.dataset_tools.suggest import suggest_config as suggest_run
 from mask2former.errors import OptionError, UserError
@@ -51,7 +51,7 @@ class DataCheck:
 
 def check_data(
     data: str | Path | DatasetConfig | RunConfig,
-    indices: Places | None = None,
+    paths: DataPaths | None = None,
     *,
     allow_outside: bool = False,
     root: str | Path | None = None,
@@ -89,7 +89,7 @@ def check_data(
         raise OptionError(
             lambda name: f"{name('suggest')} would overwrite '{source}', which is to be checked; name another file"
         )
-    dataset, run, notes = _inferred(data, indices, root)
+    dataset, run, notes = _inferred(data, paths, root)
     if suggest is not None and isinstance(dataset, ClipSampling):
         raise OptionError(
             lambda name: (
@@ -131,14 +131,14 @@ def check_data(
 
 
 def _inferred(
-    data: str | Path | DatasetConfig | RunConfig, indices: Places | None, root: str | Path | None
+    data: str | Path | DatasetConfig | RunConfig, paths: DataPaths | None, root: str | Path | None
 ) -> tuple[DatasetConfig, RunConfig | None, list[str]]:
     """The data set, its run if it is that of one, and what was assumed."""
     notes: list[str] = []
     if not isinstance(data, str | Path):
         found = data
     elif isinstance(data, Path) or os.path.exists(data) or Path(data).suffix:
-        found, notes = infer_format(Path(data), indices or Places())
+        found, notes = infer_format(Path(data), paths or DataPaths())
     else:
         found = dataset_by_name(data, None if root is None else Path(root), lambda: "panoptic")
     if not isinstance(found, RunConfig):

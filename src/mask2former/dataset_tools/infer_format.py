@@ -21,7 +21,7 @@ from mask2former.documents import read_json, read_yaml
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["Places", "infer_format"]
+__all__ = ["DataPaths", "infer_format"]
 
 _NAMES_FILES = ("names", "classes", "labels", "categories", "labelmap", "class_names")
 _NAMES_SUFFIXES = (".txt", ".json", ".yaml", ".yml", ".csv")
@@ -40,7 +40,7 @@ _VALIDATION = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class DataPaths:
     """Where things are that a path does not tell; None where it does.
 
     Attributes:
@@ -56,7 +56,7 @@ class Places:
     validation: Path | None = None
 
 
-def infer_format(path: Path, indices: Places | None = None) -> tuple[DatasetConfig | RunConfig, list[str]]:
+def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetConfig | RunConfig, list[str]]:
     """The configuration of a data set, or of the run whose file this is, and sentences about what was assumed.
 
     Args:
@@ -67,7 +67,7 @@ def infer_format(path: Path, indices: Places | None = None) -> tuple[DatasetConf
     Raises:
         UserError: nothing of this kind; the message says what is missing and how to name it.
     """
-    known = indices or Places()
+    known = paths or DataPaths()
     if any(part.suffix.lower() == ".zip" and part.is_file() for part in (path, *path.parents)):
         raise UserError(
             f"'{path}' is in an archive, of which only images and label maps are read here; unpack the annotations and "
@@ -98,27 +98,25 @@ def _yaml(path: Path) -> tuple[DatasetConfig | RunConfig, list[str]]:
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def _coco(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
-    first, images, segments = _coco_files(path, indices)
+def _coco(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    first, images, segments = _coco_files(path, paths)
     train = {"annotations": str(path), "images": str(images)}
     if segments is not None:
         train["segments"] = str(segments)
     validation, notes = train, []
-    found = indices.validation or next((other for other in _others(path) if other.is_file()), None)
+    found = paths.validation or next((other for other in _others(path) if other.is_file()), None)
     if found is None:
         notes.append(_NO_VALIDATION)
     else:
         # Folders that were named are those of the training data; others are looked for beside the file.
-        beside = replace(
-            indices, images=_sibling(indices.images, path, found), labels=_sibling(indices.labels, path, found)
-        )
+        beside = replace(paths, images=_sibling(paths.images, path, found), labels=_sibling(paths.labels, path, found))
         second, images, segments = _coco_files(found, beside)
         if second != first:
             raise UserError(f"'{path}' is in {first} format, '{found}' in {second} format; give two of one kind")
         validation = {"annotations": str(found), "images": str(images)}
         if segments is not None:
             validation["segments"] = str(segments)
-        if indices.validation is None:
+        if paths.validation is None:
             notes.append(f"taken for validation: '{found}'")
     return _parsed({"name": first, "train": [train], "validation": [validation]}, path), notes
 
@@ -135,7 +133,7 @@ def _parsed(values: dict[str, Any], path: Path) -> DatasetConfig:
     return parse(DataConfig, {"dataset": values}, str(path)).dataset
 
 
-def _coco_files(path: Path, indices: Places) -> tuple[str, Path, Path | None]:
+def _coco_files(path: Path, paths: DataPaths) -> tuple[str, Path, Path | None]:
     """The kind of a file, its folder of images, and its folder of PNGs if it is panoptic."""
     content = read_json(path, "annotation file")
     try:
@@ -149,14 +147,14 @@ def _coco_files(path: Path, indices: Places) -> tuple[str, Path, Path | None]:
         raise UserError(f"'{path}' is no COCO file: expected 'images', 'annotations' and 'categories'") from error
     if not is_panoptic and not image_files:
         raise UserError(f"'{path}' lists no images")
-    segments = indices.labels or _folder_with(maps[0], path) if is_panoptic else None
+    segments = paths.labels or _folder_with(maps[0], path) if is_panoptic else None
     if is_panoptic and segments is None:
         raise UserError(
             f"the PNGs of '{path}', for instance {quoted(maps[0])}, are not beside it; name their folder with --labels"
         )
     # A file without a list of images leaves open which ending they have.
     wanted = names or [f"{Path(maps[0]).with_suffix('')}{suffix}" for suffix in IMAGE_SUFFIXES]
-    images = indices.images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
+    images = paths.images or next((folder for name in wanted if (folder := _folder_with(name, path, segments))), None)
     if images is None:
         raise UserError(
             f"the images of '{path}', for instance {quoted(wanted[0])}, are not beside it; name their folder with "
@@ -198,7 +196,7 @@ def _sibling(folder: Path | None, path: Path, found: Path) -> Path | None:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
+def _folder(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
     for name in ("data.yaml", "dataset.yaml"):
         if (path / name).is_file():
             config, notes = _yaml(path / name)
@@ -206,15 +204,15 @@ def _folder(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
                 return config, notes
     found = [name for name in _COCO_FILES if (path / name).is_file()]
     if found:
-        config, notes = _coco(path / found[0], indices)
+        config, notes = _coco(path / found[0], paths)
         others = ", ".join(found[1:])
         return config, [*notes, f"taken for the data: '{path / found[0]}', not {others}"] if others else notes
-    return _label_folders(path, indices)
+    return _label_folders(path, paths)
 
 
-def _label_folders(path: Path, indices: Places) -> tuple[DatasetConfig, list[str]]:
-    if indices.images is not None and indices.labels is not None:
-        train = indices.images, indices.labels
+def _label_folders(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
+    if paths.images is not None and paths.labels is not None:
+        train = paths.images, paths.labels
     else:
         train = _pair(path, "train") or _pair(path, "training") or _pair(path)
     if train is None:
@@ -222,9 +220,9 @@ def _label_folders(path: Path, indices: Places) -> tuple[DatasetConfig, list[str
             f"'{path}' holds no data set that is known: expected data.yaml (YOLO), COCO files, or the folders "
             "'images' and 'labels' with images and label maps; name the latter with --images and --labels"
         )
-    validation = _validation_pair(path, train, indices)
+    validation = _validation_pair(path, train, paths)
     notes = [] if validation else [_NO_VALIDATION]
-    found = [indices.names] if indices.names is not None else list(_names_files(path))
+    found = [paths.names] if paths.names is not None else list(_names_files(path))
     names = next(iter(found), None)
     if len(found) > 1:
         others = ", ".join(f"'{other.name}'" for other in found[1:])
@@ -239,12 +237,12 @@ def _label_folders(path: Path, indices: Places) -> tuple[DatasetConfig, list[str
     return _parsed(values, path), notes
 
 
-def _validation_pair(path: Path, train: tuple[Path, Path], indices: Places) -> tuple[Path, Path] | None:
-    if indices.validation is not None:
-        found = next((pair for split in _VALIDATION if (pair := _pair(indices.validation, split))), None)
-        found = found or _pair(indices.validation)
+def _validation_pair(path: Path, train: tuple[Path, Path], paths: DataPaths) -> tuple[Path, Path] | None:
+    if paths.validation is not None:
+        found = next((pair for split in _VALIDATION if (pair := _pair(paths.validation, split))), None)
+        found = found or _pair(paths.validation)
         if found is None:
-            raise UserError(f"'{indices.validation}' has no folders 'images' and 'labels' with label maps")
+            raise UserError(f"'{paths.validation}' has no folders 'images' and 'labels' with label maps")
         return found
     images, labels = (next((other for other in _others(folder) if other.is_dir()), None) for folder in train)
     return (images, labels) if images is not None and labels is not None else None

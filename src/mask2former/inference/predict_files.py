@@ -27,7 +27,7 @@ from mask2former.config import InferenceConfig, Task
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import FailedError, UserError
-from mask2former.files import check_apart, check_file, check_folder, folder_lock, index_of, leftovers_note, reserved
+from mask2former.files import check_apart, check_file, check_folder, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
@@ -607,8 +607,8 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
     """
     check_file(path)
     check_apart(path, [job.source for job in jobs])
-    target = index_of(path)
-    results = {index_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
+    target = location_of(path)
+    results = {location_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}
     if target in results or any(str(folder) in results for folder in Path(target).parents):
         raise UserError(f"'{path}' is one of the results of this run; name another file for --coco")

@@ -97,21 +97,21 @@ def track_files(
     """
     where, name = _source(source)
     folder = Path(output)
-    indices = {"results": folder / f"{name}.json"}
+    outputs = {"results": folder / f"{name}.json"}
     if video:
-        indices["video"] = folder / f"{name}.mp4"
+        outputs["video"] = folder / f"{name}.mp4"
     if ytvis is not None:
-        indices["YouTube-VIS results"] = Path(ytvis)
-    _check_places(indices, where, overwrite)
+        outputs["YouTube-VIS results"] = Path(ytvis)
+    _check_outputs(outputs, where, overwrite)
     frames = open_frames(where, start=start, end=end, rate=rate)
-    drawing = VideoWriter(indices["video"], frames.rate) if video else None
+    drawing = VideoWriter(outputs["video"], frames.rate) if video else None
     predictor = open_predictor(model, recipe=recipe, device=device, dtype=dtype, progress=progress)
     results, recorded = predictor.track_opened(frames, task, **settings)
 
     head = {"model": model_name(model), "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}
-    document = TrackDocument(indices["results"], head)
+    document = TrackDocument(outputs["results"], head)
     growing: list[TrackDocument | VideoWriter] = [document] if drawing is None else [document, drawing]
-    for note in _leftovers(indices.values(), growing):
+    for note in _leftovers(outputs.values(), growing):
         tell(note)
     stopped = False
     try:
@@ -144,7 +144,7 @@ def track_files(
         frame_word = "frame" if document.count == 1 else "frames"
         done = f"{reason}; {document.count} finished {frame_word} can be read in {kept[0]}{most}"
         raise FailedError(done) from error
-    return TrackReport(document.task, document.count, document.num_tracks, indices, not stopped, tuple(frames.notes))
+    return TrackReport(document.task, document.count, document.num_tracks, outputs, not stopped, tuple(frames.notes))
 
 
 def _source(source: str | Path | int) -> tuple[Path | int, str]:
@@ -155,22 +155,22 @@ def _source(source: str | Path | int) -> tuple[Path | int, str]:
     return path, path.resolve().name if path.is_dir() else path.stem
 
 
-def _check_places(indices: dict[str, Path], source: Path | int, overwrite: bool) -> None:
-    if len({index.resolve() for index in indices.values()}) < len(indices):
-        raise UserError(f"two results would be written to one file; got {', '.join(map(str, indices.values()))}")
-    for index in indices.values():
-        if isinstance(source, Path) and index.resolve() == source.resolve():
-            raise UserError(f"'{index}' would overwrite the video itself; choose another output")
-        if index.is_file() and not overwrite:  # into a device or a pipe it is written
+def _check_outputs(outputs: dict[str, Path], source: Path | int, overwrite: bool) -> None:
+    if len({output.resolve() for output in outputs.values()}) < len(outputs):
+        raise UserError(f"two results would be written to one file; got {', '.join(map(str, outputs.values()))}")
+    for output in outputs.values():
+        if isinstance(source, Path) and output.resolve() == source.resolve():
+            raise UserError(f"'{output}' would overwrite the video itself; choose another output")
+        if output.is_file() and not overwrite:  # into a device or a pipe it is written
             raise OptionError(
-                lambda name, index=index: f"'{index}' is there already; use {name('overwrite')} or another output"
+                lambda name, output=output: f"'{output}' is there already; use {name('overwrite')} or another output"
             )
-        check_file(index)
+        check_file(output)
 
 
-def _leftovers(indices: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:
+def _leftovers(outputs: Iterable[Path], growing: Sequence[TrackDocument | VideoWriter]) -> list[str]:
     """Sentences about what killed runs have left."""
-    notes = leftovers_note(index.parent for index in indices)
+    notes = leftovers_note(output.parent for output in outputs)
     if left := [f"'{path}'" for writer in growing if (path := writer.working.left())]:
         notes.append(
             f"a run that was killed has left its finished frames in {' and '.join(left)}; this run begins with the "

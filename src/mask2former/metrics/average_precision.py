@@ -72,7 +72,7 @@ class OperatingPoints(NamedTuple):
 class _Case(NamedTuple):
     """What is left of the predictions of one image or clip, best first within each class."""
 
-    index: int  # among those of the evaluator that saw it
+    position: int  # among those of the evaluator that saw it
     labels: Int64[np.ndarray, " N"]
     scores: Float64[np.ndarray, " N"]
     ranks: Int64[np.ndarray, " N"]  # within the class, from 0
@@ -305,7 +305,7 @@ class _AveragePrecision:
         found.recall[self._num_true > 0] = 0.0
         for entries in found.limited_recall.values():
             entries[self._num_true[:, 0] > 0] = 0.0
-        cases = sorted(self._cases, key=lambda case: case.index)
+        cases = sorted(self._cases, key=lambda case: case.position)
         if not any(len(case.labels) for case in cases):
             return found
         labels, scores, ranks = (

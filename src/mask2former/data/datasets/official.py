@@ -52,36 +52,36 @@ class _Layout:
         self.name = name
         self.root = data_root(root)
 
-    def folder(self, *indices: str, hint: str = "") -> Folder:
+    def folder(self, *names: str, hint: str = "") -> Folder:
         """The first of these that exists.
 
         Raises:
             UserError: none does.
         """
-        for index in indices:
-            if (found := find_folder(self.root / index, self.root)) is not None:
+        for name in names:
+            if (found := find_folder(self.root / name, self.root)) is not None:
                 return found
-        raise self._missing("folder", indices, hint)
+        raise self._missing("folder", names, hint)
 
-    def file(self, *indices: str, hint: str = "") -> File:
+    def file(self, *names: str, hint: str = "") -> File:
         """The first of these that exists.
 
         Raises:
             UserError: none does.
         """
-        for index in indices:
-            if (found := find_file(self.root / index, self.root)) is not None:
+        for name in names:
+            if (found := find_file(self.root / name, self.root)) is not None:
                 return found
-        raise self._missing("file", indices, hint)
+        raise self._missing("file", names, hint)
 
-    def has_file(self, index: str) -> bool:
-        return find_file(self.root / index, self.root) is not None
+    def has_file(self, name: str) -> bool:
+        return find_file(self.root / name, self.root) is not None
 
-    def has_folder(self, index: str) -> bool:
-        return find_folder(self.root / index, self.root) is not None
+    def has_folder(self, name: str) -> bool:
+        return find_folder(self.root / name, self.root) is not None
 
-    def _missing(self, kind: str, indices: Sequence[str], hint: str) -> UserError:
-        where = " or ".join(f"'{self.root / index}'" for index in indices)
+    def _missing(self, kind: str, names: Sequence[str], hint: str) -> UserError:
+        where = " or ".join(f"'{self.root / name}'" for name in names)
         advice = f"; {hint}" if hint else ""
         return UserError(
             f"{self.name}: there is no {kind} {where}, nor a zip archive with it{advice}; is '{self.root}' the folder "

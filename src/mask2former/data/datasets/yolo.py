@@ -116,35 +116,35 @@ def _roots(file: Path, declared: Any) -> list[Path]:
 
 def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
     entries = value if isinstance(value, list) else [value]
-    indices = []
+    found_paths = []
     for entry in entries:
         if not isinstance(entry, str) or not entry:
             raise UserError(f"'{file}': {quoted(entry)} is no path of images")
         # Some tools write ../train/images for what lies in train/images beside the file.
         candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
-        found = next((index for index in candidates if os.path.exists(index)), None)
+        found = next((listed for listed in candidates if os.path.exists(listed)), None)
         if found is None:
             places_tried = printable(" or ".join(dict.fromkeys(map(str, roots))), 300)
             raise UserError(
                 f"'{file}': there is no {quoted(entry)} in {places_tried}; correct it, or the 'path' of the file"
             )
-        indices.append(found)
-    return tuple(indices)
+        found_paths.append(found)
+    return tuple(found_paths)
 
 
-def _images(index: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
+def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
     """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
-    if index.is_dir():
-        folder = Folder(index)
+    if listed.is_dir():
+        folder = Folder(listed)
         note_passed_over(folder)
-        return [index / name for name in folder.names(IMAGE_SUFFIXES)]
-    lines = read_text(index, "list of images").splitlines()
+        return [listed / name for name in folder.names(IMAGE_SUFFIXES)]
+    lines = read_text(listed, "list of images").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not allow_outside:
-        outside = {name: None for name in names if _is_outside(name, index.parent, roots)}
-        tell_outside(list(outside), Folder(index.parent), index)
+        outside = {name: None for name in names if _is_outside(name, listed.parent, roots)}
+        tell_outside(list(outside), Folder(listed.parent), listed)
         names = [name for name in names if name not in outside]
-    return [index.parent / name for name in names]
+    return [listed.parent / name for name in names]
 
 
 def _is_outside(name: str, folder: Path, roots: Sequence[Path]) -> bool:
@@ -192,11 +192,11 @@ class YoloPolygons(Reader):
     ) -> None:
         self.categories = dataset.categories
         self.notes: list[str] = []
-        indices = dataset.train if split == "train" else dataset.validation
-        listed = [path for index in indices for path in _images(index, dataset.roots, allow_outside=allow_outside)]
+        sources = dataset.train if split == "train" else dataset.validation
+        listed = [path for source in sources for path in _images(source, dataset.roots, allow_outside=allow_outside)]
         images = list(dict.fromkeys(listed))
         if not images:
-            raise UserError(f"'{indices[0]}' has no images")
+            raise UserError(f"'{sources[0]}' has no images")
         lines = _Lines(dataset.categories.index_of_id())
         files = [_label_file(path) for path in images]
         for path in files:
@@ -216,7 +216,7 @@ class YoloPolygons(Reader):
         counts = np.diff(self._starts)
         rows = np.arange(len(images)) if not filter_empty else np.flatnonzero(counts > 0)
         if not len(rows):
-            raise UserError(f"'{indices[0]}' has no images with objects; set filter_empty: false")
+            raise UserError(f"'{sources[0]}' has no images with objects; set filter_empty: false")
         self._rows, self._counts, self._images = rows, counts[rows], images
         # Names may repeat from folder to folder, but files of results tell images apart by their ids.
         self._ids = [path.stem for path in images]
@@ -231,7 +231,7 @@ class YoloPolygons(Reader):
                 f"lines hold a box and keypoints x, y, visibility (pose): {some(lines.keypoints)}; {_EXPORT}"
             )
         tight = lines.with_tight_box
-        if len(tight) >= max(_FEW, _NEARLY_ALL * len(lines.indices)):
+        if len(tight) >= max(_FEW, _NEARLY_ALL * len(lines.objects)):
             raise UserError(
                 f"lines begin with a box (centre, width and height) that just fits around their other points: "
                 f"{some(tight)}; expected the class and the corners of one polygon: take the box out, or if the points "
@@ -306,7 +306,7 @@ class _Lines:
     def __init__(self, class_of_id: dict[int, int]) -> None:
         self.class_of_id = class_of_id
         self.labels, self.starts = array("q"), array("q", [0])  # starts: of the objects of each image
-        self.indices: list[str] = []  # of the objects
+        self.objects: list[str] = []  # of the objects
         self.corners, self.ends = array("d"), array("q", [0])  # x, y, x, y, ...; ends in corners
         self.broken: list[str] = []
         self.count = 0  # lines
@@ -334,37 +334,37 @@ class _Lines:
                 self._add_object(words, f"'{file}', line {number}")
         self.starts.append(len(self.labels))
 
-    def _add_object(self, words: list[str], index: str) -> None:
+    def _add_object(self, words: list[str], line: str) -> None:
         try:
             values = [float(word) for word in words]
         except ValueError:
             values = [math.nan]
         self.count += 1
         if np.isfinite(values).all() and _has_visibility(np.array(values[1:])):
-            self.keypoints.append(index)
+            self.keypoints.append(line)
         label = self.class_of_id.get(int(values[0]), -1) if values[0] % 1 == 0 else -1
         corners = np.array(values[1:])
         if not np.isfinite(values).all() or not len(corners):
             self.broken.append(
-                f"{index}: expected a class number and corners x y x y ..., got {quoted(' '.join(words), 40)}"
+                f"{line}: expected a class number and corners x y x y ..., got {quoted(' '.join(words), 40)}"
             )
         elif label < 0:
             self.broken.append(
-                f"{index}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
+                f"{line}: class {printable(words[0], 40)} is not among the {len(self.class_of_id)} names of data.yaml"
             )
         elif len(corners) % 2:
-            self.broken.append(f"{index}: {len(corners)} coordinates, which are no pairs")
+            self.broken.append(f"{line}: {len(corners)} coordinates, which are no pairs")
         elif corners.min() < -_TOLERANCE or corners.max() > 1 + _TOLERANCE:
             self.broken.append(
-                f"{index}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "
+                f"{line}: coordinates from {corners.min():.6g} to {corners.max():.6g}; expected shares of width and "
                 "height, 0 to 1"
             )
         elif len(corners) == 4:
-            self.boxes.append(index)
+            self.boxes.append(line)
         else:
-            self.indices.append(index)
+            self.objects.append(line)
             if corners.min() < -_ROUNDING or corners.max() > 1 + _ROUNDING:
-                self.clipped.append(index)
+                self.clipped.append(line)
             points = corners[4:].reshape(-1, 2)
             if _is_box_of(corners[:4], points):
                 spans = _spans(points)
@@ -384,7 +384,7 @@ class _Lines:
         flat = PolygonFigures.of(corners, counts).flat
         if not flat.any():
             return
-        self.flat = [self.indices[index] for index in np.flatnonzero(flat).tolist()]
+        self.flat = [self.objects[index] for index in np.flatnonzero(flat).tolist()]
         self.labels = array("q", np.array(self.labels)[~flat].tolist())
         self.starts = array("q", np.concatenate([[0], np.cumsum(~flat)])[np.array(self.starts)].tolist())
         self.corners = array("d", corners[np.repeat(~flat, counts)].ravel().tolist())
@@ -392,7 +392,7 @@ class _Lines:
 
     def remarks(self) -> list[str]:
         """What all lines together look like but a polygon of each, which other lines of this kind cannot tell."""
-        count = len(self.indices)
+        count = len(self.objects)
         if count < _FEW:
             return []
         if len(self.with_box) >= max(_FEW, _NEARLY_ALL * count):
