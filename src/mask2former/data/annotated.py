@@ -45,8 +45,8 @@ class Annotated:
         semantic: ``ids`` is a label map: object k is all that is of class ``labels[k]``. It is resized as the published
             semantic training does (see :class:`~mask2former.data.transforms.Nearest`), and classes without a pixel
             in the result are no targets.
-        ignored: where the ground truth is not known; what objects cover is known all the same. None: it is everywhere, or
-            nobody asked.
+        ignored: where the ground truth is not known; what objects cover is known all the same. None: it is known
+            everywhere, or nobody asked.
     """
 
     image: UInt8[np.ndarray, "H W 3"]

@@ -36,8 +36,8 @@ class SampleSet(Protocol):
     indices of ``categories``, int64 ``(N,)``; ``target.masks`` are bool ``(N, T, H, W)``, empty where an object is out
     of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the ground truth is not known.
 
-    May also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (what files of
-    results call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
+    May also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (what
+    files of results call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
     ``data.group_by_aspect`` needs).
     """
 

@@ -67,7 +67,7 @@ def check_data(
     Args:
         data: a run file, a COCO file, YOLO's ``data.yaml``, a folder of images and label maps, the name of a published
             data set, or a configuration.
-        places: what cannot be found from the path.
+        paths: what cannot be found from the path.
         allow_outside: also read images outside their folder that annotations name.
         root: the folder that holds the published data sets.
         num_queries: of the model to be trained; by default that of the run, or 100.

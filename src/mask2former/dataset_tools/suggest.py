@@ -213,7 +213,8 @@ def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
         f"Proposed by mask2former check-data for {source}; change what you know better.",
         *(f"- {reason}" for reason in reasons),
         *_ABOUT_START[run.model.init == _CELLS],
-        "- memory short: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, a smaller augmentation.",
+        "- memory short: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, smaller images in "
+        "data.augmentation.",
     ]
     values = run.model_dump(mode="json")
     values["model"] = run.model.model_dump(mode="json", exclude_unset=True)  # the rest comes from the initial model

@@ -70,8 +70,8 @@ class Case:
 
     Attributes:
         image: RGB at its own size, which is also that of the ground truth; of a clip its frames, all of one size.
-        ground_truths: by task, in the form that the evaluator of the task expects; class indices are those of the model.
-            Empty where there are no annotations.
+        ground_truths: by task, in the form that the evaluator of the task expects; class indices are those of the
+            model. Empty where there are no annotations.
         image_id: of the data set, for files of results.
     """
 

@@ -445,8 +445,8 @@ class VideoInstanceEvaluator(_AveragePrecision):
         shape = (prediction.num_frames, *prediction.size_hw)
         if shape != ground_truth.masks.shape[1:]:
             raise UserError(
-                f"the prediction has {shape} (frames, height, width) and the ground truth {ground_truth.masks.shape[1:]}; "
-                "predict all frames of the clip at the size of the annotation"
+                f"the prediction has {shape} (frames, height, width) and the ground truth "
+                f"{ground_truth.masks.shape[1:]}; predict all frames of the clip at the size of the annotation"
             )
         found, true = prediction.sparse, frames_of(ground_truth.masks)
         areas = track_areas(true) if ground_truth.areas is None else ground_truth.areas
@@ -466,8 +466,8 @@ def _true_objects(
     """Ground truth and its crowd flags, checked for lengths; ``what`` is a mask or a track."""
     if not len(ground_truth.labels) == len(ground_truth.iscrowd) == len(areas) == len(ground_truth.masks):
         raise UserError(
-            f"ground truth has {len(ground_truth.masks)} {what}s, but {len(ground_truth.labels)} labels, {len(ground_truth.iscrowd)} crowd "
-            f"flags and {len(areas)} areas; give one of each per {what}"
+            f"ground truth has {len(ground_truth.masks)} {what}s, but {len(ground_truth.labels)} labels, "
+            f"{len(ground_truth.iscrowd)} crowd flags and {len(areas)} areas; give one of each per {what}"
         )
     labels, areas = np.asarray(ground_truth.labels, dtype=np.int64), np.asarray(areas, dtype=np.float64)
     return _Objects(frames, labels, areas), np.asarray(ground_truth.iscrowd, dtype=bool)

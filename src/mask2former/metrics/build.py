@@ -59,7 +59,8 @@ def evaluators(
         pooled_threshold: also pooled average precision of instances, above this score.
         semantic_segments: also panoptic quality of label maps.
         style: whose rules count. ``cityscapes`` has its own metric of instances, without options, and its own of
-            pixels; both expect :class:`~mask2former.structures.ground_truth.CityscapesGroundTruth`. Panoptic quality is the same.
+            pixels; both expect :class:`~mask2former.structures.ground_truth.CityscapesGroundTruth`. Panoptic quality
+            is the same.
             ``youtube-vis`` is about clips: ``instance`` counts tracks, with the options ``max_detections`` and
             ``area_limits`` alone; ``panoptic`` is video panoptic quality, without options.
 

@@ -1,4 +1,4 @@
-"""From a composition to frames: which things can be found, light and shadow, and the ground truth that agrees with the pixels.
+"""From a composition to frames: which things can be found, light and shadow, and ground truth that agrees with it.
 
 What is too hidden or too small is not painted at all. Frames are numpy arrays; samples and data sets are not known
 here.

@@ -16,8 +16,8 @@ class Target:
     """The objects and stuff regions of one clip; an image is a clip of one frame.
 
     ``labels`` are class indices; ``masks`` are binary, at the size of the image, and may be empty where a segment
-    has no pixel in a frame. ``ignored`` is where the ground truth is not known (void, ignored labels, crowd regions), never on
-    a mask; None: what is on no mask is background.
+    has no pixel in a frame. ``ignored`` is where the ground truth is not known (void, ignored labels, crowd regions),
+    never on a mask; None: what is on no mask is background.
     """
 
     labels: Int64[Tensor, " N"]

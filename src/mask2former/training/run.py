@@ -362,8 +362,8 @@ def _train(
             raise
         raise MemoryError(
             f"out of memory with {batch_size_per_device(config)} images in one pass; what helps: a smaller "
-            "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images in "
-            "data.dataset"
+            "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images "
+            "in data.dataset"
         ) from error
 
     if module.average is not None:

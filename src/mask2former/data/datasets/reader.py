@@ -57,8 +57,8 @@ class ImageReader:
 class Reader(ImageReader, Sequence[Sample]):
     """Images by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
 
-    A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``, which all
-    take an index from 0.
+    A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``, which
+    all take an index from 0.
     """
 
     categories: Categories
@@ -183,8 +183,8 @@ class SegmentReader(Reader):
     Args:
         categories: of the segments.
         task: what targets are made for.
-        ground_truths_from: data sets of the same images, found by image id, that have the ground truth of a task; opened when it
-            is asked for. Where one lacks images, the segments are the ground truth, and ``notes`` say so.
+        ground_truths_from: data sets of the same images, found by image id, that have the ground truth of a task;
+            opened when it is needed. Where one lacks images, the segments are the ground truth, and ``notes`` say so.
     """
 
     def __init__(

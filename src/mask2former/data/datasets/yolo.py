@@ -370,9 +370,9 @@ class _Lines:
                 spans = _spans(points)
                 # The second corner of a small polygon is a box around it, too, but one of several times its size.
                 if (spans >= corners[2:4] / 2).any():
-                    self.with_box.append(index)
+                    self.with_box.append(line)
                 if len(points) >= 3 and np.abs(spans - corners[2:4]).max() < _SAME_SIDE:
-                    self.with_tight_box.append(index)
+                    self.with_tight_box.append(line)
             self.labels.append(label)
             self.corners.extend(corners.clip(0, 1).tolist())
             self.ends.append(len(self.corners) // 2)
