@@ -1,8 +1,9 @@
 """What ``criterion.void: ignored`` changes: panoptic quality after short trainings on ground truth with holes.
 
 Scenes are written in COCO's panoptic format. On 30 % of every training image, in random blobs, the ground
-truth is painted over as void; validation scenes are complete. Each seed trains the same small model three times, with the same weights,
-images and random points: on the complete ground truth, and on the one with holes with either setting.
+truth is painted over as void; validation scenes are complete. Each seed trains the same small model three times,
+with the same weights, images and random points: on the complete ground truth, and on the one with holes with either
+setting.
 
     python benchmarks/void.py --steps 500 --seeds 2 --output benchmarks/results/void.json
 """

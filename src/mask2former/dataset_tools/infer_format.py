@@ -62,7 +62,7 @@ def infer_format(path: Path, paths: DataPaths | None = None) -> tuple[DatasetCon
     Args:
         path: a run file; a COCO file (instances or panoptic); a YOLO ``data.yaml`` or its folder; a folder of images
             with label maps, or of COCO files as tools export them.
-        places: what cannot be found from the path.
+        paths: what cannot be found from the path.
 
     Raises:
         UserError: nothing of this kind; the message says what is missing and how to name it.

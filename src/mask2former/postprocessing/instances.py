@@ -21,8 +21,8 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
     """The most certain (query, class) pairs as instances, sorted by falling score.
 
     A query can appear with several classes, and masks may overlap or be empty (score 0), unless ``non_overlapping`` is
-    set. The score is the class probability times the mean probability inside the binary mask (logit above 0). Boxes are the
-    real boxes of the masks, (x1, y1, x2, y2) in pixels with x2 and y2 one past the last pixel.
+    set. The score is the class probability times the mean probability inside the binary mask (logit above 0). Boxes are
+    the real boxes of the masks, (x1, y1, x2, y2) in pixels with x2 and y2 one past the last pixel.
 
     Args:
         prediction: of an image (T = 1).

@@ -91,8 +91,8 @@ class CocoPanoptic(SegmentReader):
         filter_empty: leaves out images without targets.
         missing_images: what to do about images that are annotated but not there.
         areas_from_file: the ground truth has the areas of the file, where they are larger than what is seen of a
-            segment, and a segment without pixels is one that is missed, as the official tool has it. Otherwise pixels are counted,
-            and such a segment is an error.
+            segment, and a segment without pixels is one that is missed, as the official tool has it. Otherwise pixels
+            are counted, and such a segment is an error.
         allow_outside: whether the names of files may lead out of their folders.
 
     Attributes:

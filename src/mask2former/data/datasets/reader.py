@@ -57,8 +57,8 @@ class ImageReader:
 class Reader(ImageReader, Sequence[Sample]):
     """Images by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
 
-    A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``, which
-    all take an index from 0.
+    A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``,
+    which all take an index from 0.
     """
 
     categories: Categories
