@@ -105,9 +105,9 @@ def segment_in_tiles(
         image: RGB, at its own size.
         segment: asked for the instances of some tiles at once.
         categories: the classes of the model.
-        settings: with ``tile``, ``non_overlapping`` and ``instance_threshold``. Tiles are resized by
-            ``short_edge / tile`` (0: not at all), so that objects have one scale in images of any size;
-            ``max_instances`` counts for the whole image. With ``diameter`` the results, of parts where there are many tiles, tell how large the
+        settings: with ``tile``, ``non_overlapping`` and ``instance_threshold``. Tiles are resized by ``short_edge /
+            tile`` (0: not at all), so that objects have one scale in images of any size; ``max_instances`` counts for
+            the whole image. With ``diameter`` the results, of parts where there are many tiles, tell how large the
             objects are, and the image is cut again into tiles that show them at that diameter, up to twice.
     """
     assert settings.tile

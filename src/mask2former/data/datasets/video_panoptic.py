@@ -209,7 +209,7 @@ class VideoPanoptic:
         shown = [numbers for numbers in things if numbers]
         if len(shown) > 1 and sum(map(len, shown)) == len(set().union(*shown)):
             self._remark(
-                f"in clip {quoted(self._ids[index])} no object has the same id in two of its {len(ground_truths)} frames"
+                f"in clip {quoted(self._ids[index])} no object has the same id in 2 of its {len(ground_truths)} frames"
                 "; ids must stay the same over time, or every frame counts as new objects"
             )
 
