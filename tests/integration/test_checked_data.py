@@ -139,7 +139,7 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
         {},
         "classes that the data do not list are not measured (1 of 2): 'dirt'",
     ),
-    "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|stands in for it"),
+    "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|is used for it"),
     "ignored regions": (coco, {"criterion__void": "ignored"}, ""),
     "label maps": (labels, {}, ""),
     "label maps of 0 and 255": (lambda root: labels(root, 0, 255, "0 background\n255 cell\n"), {}, ""),

@@ -21,7 +21,7 @@ FEWER = {
     r"RunConfig\(": "RunConfig(criterion=CriterionConfig(num_points=64), ",
     r"Criterion\(len\(([\w.]+)\)": r"Criterion(len(\1), num_points=64",
     r"range\(1000\)": "range(1)",
-    r"DataConfig\(total_batch=8\)": "DataConfig(dataset=SMALL, batch_size=2, num_workers=0)",
+    r"DataConfig\(batch_size=8\)": "DataConfig(dataset=SMALL, batch_size=2, num_workers=0)",
     r"batch_size=8, seed=0\), batch_size=8": "batch_size=2, seed=0), batch_size=2",
     r"Scenes\(96": "Scenes(64",
     r"length=20": "length=1",

@@ -133,7 +133,7 @@ def test_training_looks_at_some_and_reads_as_its_model(tmp_path: Path) -> None:
     samples = build_images(coco_config(path), "train")
     found = "\n".join(notes_of_some(samples))
     for part in PARTS:
-        assert re.search(f"of 4 looked at .*{part}", found), found
+        assert re.search(f"of 4 read .*{part}", found), found
     assert "10 bits" not in "\n".join(notes_of_some(samples, most=1))
     ranged = build_images(coco_config(path), "train", value_range=(0, 4095))
     np.testing.assert_array_equal(

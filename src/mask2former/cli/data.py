@@ -125,8 +125,8 @@ def check_data(
         could = f"{count(image_files, report.unit)} could be read"
         several = "" if len(kinds) == 1 else f", of {len(kinds)} kinds"
         raise FailedError(
-            f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
-            "is called broken above and run this again"
+            f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; fix what "
+            "is reported as broken above, then run this again"
         )
     say(f"{count(image_files, report.unit)} read, nothing is broken")
 

@@ -245,7 +245,7 @@ def list_images(
             stem = relative
         owner = owners.setdefault(str(stem).casefold(), path)
         if owner is not path:
-            raise UserError(f"the results of '{owner}' and '{path}' would have one name; run them apart")
+            raise UserError(f"the results of '{owner}' and '{path}' would have one name; run them separately")
         result.append((path, stem))
     return result
 

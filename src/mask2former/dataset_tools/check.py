@@ -262,7 +262,7 @@ def check_dataset(
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
         if same:
-            message = "the training data stands in for it, so what is measured is no forecast"
+            message = "the training data is used for it, so the metrics say nothing about other images"
             findings.append(Finding("validation", False, message))
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)

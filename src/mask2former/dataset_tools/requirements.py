@@ -65,7 +65,9 @@ def check_run(config: RunConfig) -> None:
             "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
         )
     if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
-        raise UserError("model.inference.tile and exclusive are for images, and the data are clips; leave them out")
+        raise UserError(
+            "model.inference.tile and non_overlapping are for images, and the data are clips; leave them out"
+        )
 
 
 def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:

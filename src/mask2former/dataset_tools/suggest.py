@@ -1,6 +1,6 @@
 """From the figures of a data set to a run file to start from, with the reason for every choice.
 
-A proposal is a :class:`RunConfig` like any other; what it cannot know (the machine, the patience) has common values.
+A suggestion is a :class:`RunConfig` like any other; what it cannot know (the machine, the patience) has common values.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def suggest_config(
     """
     facts = report.splits.get("train")
     if facts is None or not facts.objects.sum():
-        raise UserError("no run can be proposed: the training data has no image with an annotation")
+        raise UserError("no run can be suggested: the training data has no image with an annotation")
     task = report.task
     if task == "instance" and (diameter := _cell_diameter(facts)) is not None:
         return _cells(dataset, report, facts, diameter, output)
@@ -89,7 +89,7 @@ def suggest_config(
     interval = max(1, steps // 20)
     reasons.append(f"{facts.num_images} training images: {steps} steps of {_BATCH}")
     monitor = {"panoptic": "panoptic/PQ", "instance": "instance/AP", "semantic": "semantic/mIoU"}[task]
-    reasons.append(f"the best model is told by {monitor}")
+    reasons.append(f"the best model is chosen by {monitor}")
 
     tasks: tuple[Task, ...] = (task,) if task != "panoptic" else ("panoptic", "instance", "semantic")
     model = ModelConfig(
@@ -140,11 +140,11 @@ def _cells(
         f"one class, '{name}', of many small objects (diameter {diameter:.0f} pixels in the median): training starts "
         f"from the packaged model '{_CELLS}', which knows such objects, and finds them tile by tile",
         "every image is resized so that its objects have about the diameter that the model was trained on",
-        "objects are taken not to overlap; if yours do: model.inference.exclusive=false",
+        "objects are assumed not to overlap; if yours do: model.inference.non_overlapping=false",
         f"{facts.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a rate that keeps what the "
         "model knows; if the figure at step 0 is poor, your objects look different: optim.lr=1.0e-4 and more "
         "trainer.max_steps",
-        "the best model is told by instance/AP, which is also measured before the first step",
+        "the best model is chosen by instance/AP, which is also measured before the first step",
     ]
     if most > 400:
         reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, not 400")
@@ -188,7 +188,7 @@ def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     if small >= large:
         return _COCO_AREAS
     reasons.append(
-        f"nine of ten objects would be of one size by COCO's limits: small and large are told apart at {small} and "
+        f"nine of ten objects would be of one size by COCO's limits: small and large are therefore divided at {small} and "
         f"{large} pixels (AP itself does not change)"
     )
     return small, large
@@ -196,7 +196,7 @@ def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
 
 _ABOUT_START = {
     True: (
-        "- init: comes with this package (MIT). Faster where the processor or GPU can: trainer.precision=bf16",
+        "- init: comes with this package (MIT). Faster if the processor or GPU supports it: trainer.precision=bf16",
         "  trainer.half_pixel_decoder=true trainer.channels_last=true.",
     ),
     False: (
@@ -208,9 +208,9 @@ _ABOUT_START = {
 
 
 def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
-    """The proposal as YAML, with its reasons on top; complete but for what comes from the model that it starts from."""
+    """The suggestion as YAML, with its reasons on top; complete but for what comes from the model that it starts from."""
     comments = [
-        f"Proposed by mask2former check-data for {source}; change what you know better.",
+        f"Suggested by mask2former check-data for {source}; change what you know better.",
         *(f"- {reason}" for reason in reasons),
         *_ABOUT_START[run.model.init == _CELLS],
         "- memory short: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, smaller images in "

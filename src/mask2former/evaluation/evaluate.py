@@ -509,7 +509,7 @@ def _image_tasks(predictor: Predictor, samples: AnnotatedSet, asked: Sequence[Ta
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(asked or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
-        raise UserError(f"the data have ground truths for {', '.join(samples.tasks)}, not {others[0]}")
+        raise UserError(f"the data have ground truth for {', '.join(samples.tasks)}, not {others[0]}")
     return chosen
 
 

@@ -58,7 +58,7 @@ _QUALITIES = {
     "instance": "Quality is the mean of best IoUs, over true and predicted objects. Surprise "
     "is the largest product of the score of a prediction and what its best IoU lacks to 100 %.",
     "semantic": "Quality is the mean IoU of one image. Surprise is the share of the image that is wrong well "
-    "inside a region of the answer: at borders models hesitate, inside they are sure.",
+    "inside a predicted region: at borders models hesitate, inside they are sure.",
 }
 _NAME = 200  # characters of a class or group; each is written several times
 _MATRIX = 24  # classes; of more, those that are confused most

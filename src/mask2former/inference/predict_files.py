@@ -272,7 +272,7 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
             if owners.setdefault(target, job) is not job:
                 raise UserError(
                     f"the results of '{owners[target].source}' and '{job.source}' would both be written to '{path}'; "
-                    "run them apart"
+                    "run them separately"
                 )
     return jobs
 
@@ -376,7 +376,7 @@ def _segment_file(
             extra=asked.extra(everything, predictor.settings, job.source, sha256),
         )
     if is_stale:
-        note("results of other images of the same name, made anew", f"'{job.document}'")
+        note("results of other images of the same name, replaced", f"'{job.document}'")
     crowded = _is_crowded(everything, predictor.settings)
     return Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 

@@ -248,7 +248,7 @@ class Predictor:
                 raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
             if name not in self.settings.tasks:
                 known = ", ".join(self.settings.tasks)
-                raise UserError(f"this model does not answer the task '{name}'; it was trained for: {known}")
+                raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
         return tasks
 
     def _results(self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig) -> Results:
@@ -399,7 +399,7 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
             "cut it into parts",
         )
     height, width = images[0].shape[:2] if images else (0, 0)
-    advice = "make it smaller, cut it into parts, or ask for fewer instances (max_instances)"
+    advice = "make it smaller, cut it into parts, or lower max_instances"
     with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
         yield
 
@@ -455,9 +455,9 @@ def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> In
     """Settings for clips and tracks, which know neither tiles nor the removal of overlaps."""
     if settings.tile:
         raise UserError(
-            f"this model looks at images in tiles of {settings.tile} pixels, which clips and tracks do not have; from "
-            "Python, ask it with tile=0 and a short_edge that suits whole frames"
+            f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks cannot have; in "
+            "Python, set tile=0 and a short_edge that suits whole frames"
         )
     if overrides.get("non_overlapping"):
-        raise UserError("exclusive is for images; tracks that cannot overlap are those of the task panoptic")
+        raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
     return settings.model_copy(update={"non_overlapping": False})

@@ -109,7 +109,7 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
     for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
         if not path.is_file():
             continue
-        advice = "delete it, and the best validation is sought afresh, or put back a copy of the file"
+        advice = "put back a copy of the file, or delete it: the search for the best validation then starts over"
         with loaded(path, advice) as state:
             kept = state["callbacks"]["KeepCheckpoints"]
             value, step, start = float(kept["best_value"]), int(state["global_step"]), figure(kept.get("start_value"))
@@ -304,19 +304,19 @@ class Patience(EarlyStopping):
     Args:
         monitor: name of the metric; larger is better.
         patience: the number.
-        afresh: where a run goes on, count from here.
+        starts_over: where a run goes on, count from here.
     """
 
-    def __init__(self, monitor: str, patience: int, *, afresh: bool = False) -> None:
+    def __init__(self, monitor: str, patience: int, *, starts_over: bool = False) -> None:
         super().__init__(monitor, mode="max", patience=patience, check_finite=False)
-        self._afresh = afresh
+        self._starts_over = starts_over
 
     @property
     def state_key(self) -> str:
         return super().state_key.replace(type(self).__name__, "EarlyStopping")  # as 0.1.0 wrote it
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._afresh:
+        if not self._starts_over:
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -553,7 +553,7 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     deep = small_model(TimmConfig(model="resnet50s"))
     with pytest.raises(UserError, match="not backbone 'resnet50s'"):
         writing.write(deep, tmp_path / "deep", "huggingface")
-    with pytest.raises(UserError, match=r"without a place in mmdet 3\.x: backbone\.stem\.conv2"):
+    with pytest.raises(UserError, match=r"that do not exist in mmdet 3\.x: backbone\.stem\.conv2"):
         writing.write(deep, tmp_path / "deep.pth", "mmdet")
     assert list(tmp_path.iterdir()) == []
 

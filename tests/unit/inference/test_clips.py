@@ -67,7 +67,7 @@ def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray],
     with pytest.raises(UserError, match="no_such"):
         predictor.clip(frames, no_such=1)
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
-    with pytest.raises(UserError, match="does not answer the task 'instance'"):
+    with pytest.raises(UserError, match="does not support the task 'instance'"):
         other.clip(frames)
 
 

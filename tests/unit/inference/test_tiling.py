@@ -345,7 +345,7 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
     with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
-    with pytest.raises(UserError, match="exclusive is for images"):
+    with pytest.raises(UserError, match="non_overlapping is for images"):
         loaded.track([image], tile=0, non_overlapping=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
     monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))

@@ -209,7 +209,9 @@ def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[st
         blocks = changed.chunk(len(names)) if len(names) > 1 else (changed,)
         renamed.update((name, block.contiguous().clone()) for name, block in zip(names, blocks, strict=True))
     if homeless:
-        raise UserError(f"the model has {len(homeless)} entries without a place in {layout.title}: {listed(homeless)}")
+        raise UserError(
+            f"the model has {len(homeless)} entries that do not exist in {layout.title}: {listed(homeless)}"
+        )
     return renamed
 
 

@@ -110,7 +110,7 @@ class MaskFolders(ImageReader, Sequence[Sample]):
                 highest = max(highest, below)
         if marked:
             self.notes.append(
-                f"{_VOID} is on {len(marked)} of {looked_at} id maps that were looked at (clips "
+                f"{_VOID} is on {len(marked)} of {looked_at} id maps that were read (clips "
                 f"{some(list(dict.fromkeys(marked)))}), whose other ids end at {highest}; it is read as one more "
                 "object: where it marks what is not annotated, write 0 instead"
             )

@@ -140,7 +140,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
                         note(message, f"'{samples.file(index)}' ({lost} of {len(annotated.labels)} objects)")
                 else:  # of a clip, the first frame
                     samples.annotated(index, [0])  # pyright: ignore[reportAttributeAccessIssue]
-    return [f"of {len(indices)} looked at (check-data reads all): {line}" for line in sentences(found)]
+    return [f"of {len(indices)} read (check-data reads all): {line}" for line in sentences(found)]
 
 
 def annotated_labels(

@@ -189,7 +189,7 @@ class _Journal:
             self._file = self.path.open("ab")
             self._file.truncate(len(whole))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"cannot use '{self.path}': {error}; remove it to start the conversion anew") from error
+            raise UserError(f"cannot use '{self.path}': {error}; remove it to start the conversion again") from error
         return self
 
     def add(self, key: str, record: Record) -> None:
