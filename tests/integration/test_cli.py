@@ -154,7 +154,7 @@ def test_an_unexpected_failure_is_one_line_too(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("mask2former.checkpoints.describe.checkpoint_facts", broken)
+    monkeypatch.setattr("mask2former.checkpoints.describe.describe_checkpoint", broken)
     assert main(["inspect", str(tiny_file)]) == 1
     error = capsys.readouterr().err
     assert error == "error: ZeroDivisionError: division by zero (the same command with --debug shows where)\n"

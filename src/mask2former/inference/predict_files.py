@@ -23,7 +23,7 @@ import numpy as np
 
 import mask2former
 from mask2former import documents, limits
-from mask2former.config import InferenceConfig, Task
+from mask2former.config import InferenceConfig, Task, with_new_names
 from mask2former.data.image_files import open_image
 from mask2former.data.images import list_images, read_image
 from mask2former.errors import FailedError, UserError
@@ -412,11 +412,14 @@ class _Asked:
 
     def made(self, document: Mapping[str, Any]) -> bool:
         """Whether these weights made it, with these classes and settings."""
-        provenance = document.get("provenance")
+        provenance, settings = document.get("provenance"), document.get("settings")
+        if isinstance(settings, dict):
+            with contextlib.suppress(ValueError):  # of a setting under two names, which is nobody's
+                settings = with_new_names(settings)
         return isinstance(provenance, dict) and (
             document["schema_version"],
             document["task"],
-            document.get("settings"),
+            settings,
             provenance.get("weights_sha256"),
             provenance.get("categories_sha256"),
         ) == (SCHEMA_VERSION, self.task, self.settings, self.weights_sha256, self.categories_sha256)
