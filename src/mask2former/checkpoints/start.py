@@ -125,7 +125,7 @@ def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
 
 
 def takes_class_head(own: Categories, theirs: Categories, *, partial: bool) -> bool:
-    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; without it, it is newly initialised.
+    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; if not, a new one is initialised.
 
     It does with the same names, with one class each and, unless the start is ``partial``, by position.
     """
@@ -146,9 +146,9 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         model: freshly initialised, with its classes; gets the weights and the license.
         source: the trained one.
         name: what ``source`` is called in messages.
-        partial: without it, all must fit. With it, the class head is newly initialised if the class names differ; of the
-            queries the first ones are taken over; position biases of Swin are resized to another window; and what
-            else has another shape is newly initialised.
+        partial: without it, all must fit. With it, the first queries are taken over; position biases of Swin are
+            resized to another window; and the class head, if the class names differ, and what else has another shape
+            are newly initialised.
 
     Returns:
         One phrase for each thing that was not simply taken over; empty if everything was.

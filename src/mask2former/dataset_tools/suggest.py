@@ -188,8 +188,8 @@ def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     if small >= large:
         return _COCO_AREAS
     reasons.append(
-        f"nine of ten objects would be of one size by COCO's limits: small and large are therefore divided at {small} and "
-        f"{large} pixels (AP itself does not change)"
+        f"nine of ten objects would be of one size by COCO's limits: small and large are therefore divided at "
+        f"{small} and {large} pixels (AP itself does not change)"
     )
     return small, large
 
@@ -208,7 +208,7 @@ _ABOUT_START = {
 
 
 def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
-    """The suggestion as YAML, with its reasons on top; complete but for what comes from the model that it starts from."""
+    """The suggestion as YAML, with its reasons on top; complete but for what comes from the initial model."""
     comments = [
         f"Suggested by mask2former check-data for {source}; change what you know better.",
         *(f"- {reason}" for reason in reasons),
