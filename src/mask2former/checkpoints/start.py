@@ -125,7 +125,7 @@ def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
 
 
 def takes_class_head(own: Categories, theirs: Categories, *, partial: bool) -> bool:
-    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; if not, a new one is initialised.
+    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; if not, it gets a new one.
 
     It does with the same names, with one class each and, unless the start is ``partial``, by position.
     """
