@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import functools
-import os
-import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-import mask2former
-from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
+from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.checks import Finding, Split, class_findings, id_findings, require, split_findings
 from mask2former.data.clips import ClipSet, PanopticClips
-from mask2former.data.datasets.reader import ImageReader
-from mask2former.data.sample_sets import SampleSet, as_reader
-from mask2former.data.sources import DataSource, OpenedData
-from mask2former.errors import FailedError, OptionError, UserError
-from mask2former.files import check_apart, check_file, check_folder
-from mask2former.inference import failures
-from mask2former.inference.opening import ModelSource, model_name, open_predictor
-from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
-from mask2former.metrics.average_precision import InstanceEvaluator, OperatingPoints
-from mask2former.metrics.build import Evaluator, evaluators
-from mask2former.notes import collect_notes, sentences
-from mask2former.progress import Progress, silent
-from mask2former.results_io import ResultWriter, result_writer
-from mask2former.results_io.json import write_json
+from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
-from mask2former.structures.clips import VideoInstances
 from mask2former.structures.ground_truth import with_classes
-from mask2former.structures.results import PanopticSegmentation, Segmentation
 from mask2former.text import listed, quoted
-
 
 __all__ = ["Case", "Cases", "ClipCases", "ImageCases", "match_classes"]
 
@@ -69,7 +45,6 @@ class Case:
     def size_hw(self) -> tuple[int, int]:
         first = self.image if isinstance(self.image, np.ndarray) else self.image[0]
         return first.shape[0], first.shape[1]
-
 
 
 class Cases(ABC):

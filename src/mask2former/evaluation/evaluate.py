@@ -7,19 +7,17 @@ that the state of a whole data set stays small. Draws no progress and prints not
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import os
 import time
-from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeGuard, cast, get_args
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 import mask2former
 from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
@@ -36,17 +34,13 @@ from mask2former.files import check_apart, check_file, check_folder
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
-from mask2former.metrics.average_precision import InstanceEvaluator, OperatingPoints
-from mask2former.metrics.build import Evaluator, evaluators
+from mask2former.metrics.build import Evaluator
 from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io import ResultWriter, result_writer
 from mask2former.results_io.json import write_json
 from mask2former.structures.categories import Categories
-from mask2former.structures.clips import VideoInstances
-from mask2former.structures.ground_truth import with_classes
-from mask2former.structures.results import PanopticSegmentation, Segmentation
-from mask2former.text import listed, quoted
+from mask2former.structures.results import Segmentation
 
 if TYPE_CHECKING:
     from mask2former.evaluation.gallery import Gallery
@@ -447,5 +441,3 @@ def _gallery(predictor: Predictor) -> Gallery:
     from mask2former.evaluation.gallery import Gallery
 
     return Gallery(predictor.categories)
-
-
