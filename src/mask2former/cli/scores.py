@@ -37,7 +37,7 @@ def headline(model: str, report: EvaluationReport) -> str:
     else:
         rate = report.num_images / max(report.seconds, 1e-9)
         numbers = ", ".join(f"{name.split('/')[1]} {metrics[name]:.2f}" for name in _HEADLINES if name in metrics)
-        line = f"{count(report.num_images, 'picture')} measured ({model}), {rate:.1f} per second: {numbers}"
+        line = f"{count(report.num_images, 'image')} measured ({model}), {rate:.1f} per second: {numbers}"
     return line
 
 

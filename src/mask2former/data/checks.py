@@ -355,7 +355,7 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
     """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
     used = set(_files(training))
     both = [name for name in _files(validation) if name in used]
-    message = f"{'frames' if isinstance(validation, ClipSet) else 'pictures'} that are also trained on"
+    message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also trained on"
     return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []
 
 
