@@ -13,7 +13,16 @@ from mask2former.config import CriterionConfig, ScenesConfig
 SMALL = ScenesConfig(image_size=(64, 64), num_validation=1)
 FOLDER = Path(__file__).parents[2] / "docs" / "extend"
 PAGES = [
-    FOLDER / f"{name}.md" for name in ("backbone", "loss_term", "pixel_decoder", "plain_loop", "train_from_python")
+    FOLDER / f"{name}.md"
+    for name in (
+        "attention",
+        "augmentation",
+        "backbone",
+        "loss_term",
+        "pixel_decoder",
+        "plain_loop",
+        "train_from_python",
+    )
 ]
 FEWER = {
     r"max_steps=1000": "max_steps=1, accelerator='cpu'",

@@ -17,7 +17,8 @@ from mask2former import Criterion, LossTerm, Mask2Former, Predictor, RunConfig, 
 from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.evaluation.cases import ImageCases, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.losses import MatchedDepth
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.scenes import SCENE_CATEGORIES

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mask2former.evaluation.evaluate import EvaluationReport
+    from mask2former.evaluation.scores import EvaluationReport
 
 __all__ = ["class_table", "headline", "print_scores"]
 

@@ -13,7 +13,8 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.checks import Finding, between_findings, require, split_findings
 from mask2former.data.clips import ClipSet
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import Evaluation, match_classes
+from mask2former.evaluation.cases import match_classes
+from mask2former.evaluation.scores import Evaluation
 from mask2former.structures.categories import Categories
 
 __all__ = [

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mask2former import visualization
 from mask2former.config import Task
-from mask2former.evaluation.evaluate import Case
+from mask2former.evaluation.cases import Case
 from mask2former.metrics.cityscapes import plain_ground_truth
 from mask2former.metrics.panoptic import count_matches
 from mask2former.metrics.semantic import confusion_matrix

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from mask2former.evaluation.evaluate import EvaluationReport
 from mask2former.evaluation.gallery import Gallery, Kind
+from mask2former.evaluation.scores import EvaluationReport
 from mask2former.files import write_whole
 from mask2former.metrics.average_precision import InstanceEvaluator, PrecisionRecall
 from mask2former.metrics.semantic import SemanticEvaluator

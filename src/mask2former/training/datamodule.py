@@ -31,7 +31,7 @@ from mask2former.dataset_tools.requirements import (
     check_tasks,
     data_notes,
 )
-from mask2former.evaluation.evaluate import Case, ClipCases, ImageCases, match_classes
+from mask2former.evaluation.cases import Case, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 

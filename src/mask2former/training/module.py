@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2former.config import OptimConfig, RunConfig, Task
-from mask2former.evaluation.evaluate import Case, Cases, Evaluation, Predictions, predict_case
+from mask2former.evaluation.cases import Case, Cases
+from mask2former.evaluation.evaluate import predict_case
 from mask2former.evaluation.gallery import case_rows
+from mask2former.evaluation.scores import Evaluation, Predictions
 from mask2former.files import write_whole
 from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import Criterion

@@ -21,7 +21,7 @@ from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import Reader
 from mask2former.documents import read_yaml
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import Cases, ClipCases, ImageCases
+from mask2former.evaluation.cases import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded

@@ -15,7 +15,8 @@ from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import ClipCases, evaluate_predictor, match_classes
+from mask2former.evaluation.cases import ClipCases, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.inference.predictor import Predictor
 from mask2former.metrics.average_precision import VideoInstanceEvaluator
 from mask2former.models.mask2former import Mask2Former
