@@ -220,9 +220,9 @@ class MaskedDecoderConfig(_Strict):
 
 
 class InferenceConfig(_Strict):
-    """How a trained model is asked; stored in the checkpoint."""
+    """Inference settings; stored in the checkpoint."""
 
-    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained to answer
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained for
     short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
     long_edge: PositiveInt = 1333  # cap, pixels
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
@@ -235,7 +235,7 @@ class InferenceConfig(_Strict):
     instance_threshold: Probability = 0.5
     overlap_threshold: Probability = 0.8
     max_instances: Detections = 100
-    # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
+    # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     non_overlapping: bool = False
     # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is

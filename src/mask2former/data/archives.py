@@ -181,10 +181,10 @@ def _archive(path: Path, modified: int, size: int) -> Archive:
 def _open_archive(path: Path) -> Archive:
     """The archive at a path; one object however often it is asked for, until the file changes."""
     try:
-        facts = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"the archive '{path}' cannot be read: {error.strerror}") from error
-    return _archive(path, facts.st_mtime_ns, facts.st_size)
+    return _archive(path, status.st_mtime_ns, status.st_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def evaluate_predictor(
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
     Raises:
-        UserError: a task that the model does not answer, a wrong setting, or ground truth that does not fit.
+        UserError: a task that the model does not support, a wrong setting, or ground truth that does not fit.
         FailedError: an image or clip could not be predicted, for instance for want of memory.
     """
     chosen = predictor.choose_tasks(tasks)
@@ -203,7 +203,7 @@ def evaluate(
     def predictor() -> Predictor:
         return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress)
 
-    asked = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
     group_of = None
     with collect_notes() as found, contextlib.ExitStack() as stack:
@@ -213,11 +213,11 @@ def evaluate(
             opened = OpenedData(samples=as_reader(cast("SampleSet", data)), record={"data": type(data).__name__})
         samples, options = opened.samples, _options(metrics, given, opened.evaluation)
         if is_clip := isinstance(samples, ClipSet | PanopticClips):
-            chosen = _clip_tasks(samples, asked)
+            chosen = _clip_tasks(samples, requested)
             _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
         else:
             group_of = source.groups()
-            chosen = _image_tasks(predictor(), samples, asked)
+            chosen = _image_tasks(predictor(), samples, requested)
             if results is not None and (shared := id_findings(samples, source.split, source.limit)):
                 raise _shared_ids(shared[0])
             if "instance" not in chosen:
@@ -292,7 +292,7 @@ def _check_outputs(
     report: str | os.PathLike[str] | None,
     inputs: Sequence[str | Path],
 ) -> None:
-    """Refuse places that cannot be written or that are read, before anything is measured."""
+    """Refuse paths that cannot be written or that are read, before anything is measured."""
     files = [Path(path) for path in (json, report) if path is not None]
     for path in files:
         check_file(path)
@@ -330,20 +330,20 @@ def _refuse(names: Iterable[str], subject: str) -> None:
         raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
 
 
-def _image_tasks(predictor: Predictor, samples: AnnotatedSet, asked: Sequence[Task]) -> tuple[Task, ...]:
-    """What was asked for, else what the model and the data both have."""
+def _image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
+    """What was requested, else what the model and the data both have."""
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
-    chosen = predictor.choose_tasks(asked or both or samples.tasks)
+    chosen = predictor.choose_tasks(requested or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
         raise UserError(f"the data have ground truth for {', '.join(samples.tasks)}, not {others[0]}")
     return chosen
 
 
-def _clip_tasks(samples: ClipSet | PanopticClips, asked: Sequence[Task]) -> tuple[Task]:
-    """The task that was asked for, else ``instance`` where the clips have tracks."""
+def _clip_tasks(samples: ClipSet | PanopticClips, requested: Sequence[Task]) -> tuple[Task]:
+    """The requested task, else ``instance`` where the clips have tracks."""
     kinds: tuple[tuple[Task, type], ...] = (("instance", ClipSet), ("panoptic", PanopticClips))
     known: list[Task] = [task for task, kind in kinds if isinstance(samples, kind)]
-    chosen: list[Task] = sorted(set(asked)) or known[:1]
+    chosen: list[Task] = sorted(set(requested)) or known[:1]
     for task in chosen:
         if task not in known:
             raise UserError(f"these clips are measured by the task {' or '.join(known)}, not by {task}")

@@ -30,7 +30,7 @@ class EvaluationReport:
         num_images: how many images or clips were measured.
         seconds: of reading, model, post-processing and metrics together.
         evaluators: by task, for what is more than numbers: curves, confusions.
-        groups: name to metrics and number of images, of the groups that were asked for.
+        groups: name to metrics and number of images, of the groups that were requested.
         unit: what was measured.
         num_available: how many the data have.
         request: model, data, tasks and options, as files of metrics have them.
@@ -93,7 +93,7 @@ class Evaluation:
     Args:
         tasks: what is measured.
         categories: the classes of the model.
-        metrics: the options of the metrics; its tasks are not looked at.
+        metrics: the options of the metrics; its tasks are ignored.
         style: whose rules count; ground truth must have the form that these expect.
         others: evaluators beside these, with the task of each.
     """

@@ -49,7 +49,7 @@ def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
 
     A :class:`~mask2former.config.ModelConfig` also says how it is used (``model.info.inference``).
 
-    Sizes are looked at in a skeleton first, so that a configuration of some bytes cannot fill the memory.
+    Sizes are checked in a skeleton first, so that a configuration of some bytes cannot fill the memory.
 
     Raises:
         UserError: the backbone does not exist or cannot serve, or the model is larger than ``limits.PARAMETERS``,

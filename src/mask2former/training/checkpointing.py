@@ -287,7 +287,7 @@ def _is_count(value: Any) -> bool:
 def plain(value: Any) -> Any:
     """Containers made anew and equal words one object, so that equal content is written as equal bytes.
 
-    Pickle writes what is the same object once; what was read from a file is the same object in other places.
+    Pickle writes what is the same object once; what was read from a file is the same object elsewhere.
     """
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}

@@ -65,7 +65,7 @@ def _precision(config: RunConfig) -> Precision:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run has put its results, and what it was judged by.
+    """Where a run has put its results, and its validation figures.
 
     Attributes:
         directory: of the run.

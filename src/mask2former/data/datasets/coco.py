@@ -292,7 +292,7 @@ class _Reader:
         empty |= long
         kept = np.flatnonzero(~empty)
         sizes = np.stack([np.array(out.heights, np.int64), np.array(out.widths, np.int64)], axis=1)
-        facts = MaskSummary(
+        summary = MaskSummary(
             extents[kept],
             is_polygon[kept],
             pixels[kept],
@@ -301,7 +301,7 @@ class _Reader:
             np.array(wrong_areas, dtype=bool)[kept],
             sizes[rows[kept]],
         )
-        found = check_masks(facts)
+        found = check_masks(summary)
         self.notes += found.notes([names[index] for index in kept.tolist()], file)
         np.frombuffer(out.areas, dtype=np.float64)[start + kept] = found.areas
         self.empty.append(empty)

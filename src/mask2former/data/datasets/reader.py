@@ -1,4 +1,4 @@
-"""What all readers share: places in a sequence, samples made of annotated images, and what follows from segments.
+"""What all readers share: indices in a sequence, samples made of annotated images, and what follows from segments.
 
 A reader of one format says where an image is and what its segments or labels are; the forms in which training and
 evaluation want that are made here. Knows no file format.

@@ -48,7 +48,7 @@ RESERVED_ARGUMENTS: Mapping[str, str] = {
 
 
 def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuse names and arguments with which timm would look beyond the architecture; runs and checkpoints alike.
+    """Refuse names and arguments with which timm would reach beyond the architecture; runs and checkpoints alike.
 
     What is left is plain: numbers, and words that name a layer. No address, path or function is among them, whatever
     arguments other versions of timm have.
