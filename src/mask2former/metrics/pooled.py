@@ -85,7 +85,8 @@ class PooledEvaluator:
     """Adds up TP, FP and FN over all images; the metric is TP / (TP + FP + FN) and its mean over nine thresholds.
 
     Unlike COCO's average precision it measures one operating point: only instances whose score exceeds
-    ``score_threshold`` count, without overlaps (see :func:`count_pooled`). Images are pooled, so an image with many objects weighs more. Classes with true objects are averaged; for one class there is nothing to average.
+    ``score_threshold`` count, without overlaps (see :func:`count_pooled`). Images are pooled, so an image with
+    many objects weighs more. Classes with true objects are averaged; for one class there is nothing to average.
 
     Args:
         categories: the classes of the model.

@@ -43,8 +43,8 @@ _SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it 
 class TrainingModule(lightning.LightningModule):
     """Trains a :class:`Mask2Former`.
 
-    A training batch is an *accumulation*: the micro-batches of one optimizer step on this rank, fetched together so that
-    the number of targets is known before the first backward pass.
+    A training batch is an *accumulation*: the micro-batches of one optimizer step on this rank, fetched together so
+    that the number of targets is known before the first backward pass.
 
     Attributes:
         record: what checkpoints carry of the run, of plain values alone.
