@@ -237,7 +237,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         "train: images with objects that are annotated twice (1): 1.png: 1",
         "train: images with objects that have no pixel (1): 2.png: 1",
         "train: images with more objects than the model has queries (2) (1): 1.png: 3",
-        "train: images that are there several times (1): 0.png = 2.png",
+        "train: images that occur several times (1): 0.png = 2.png",
         "validation: images that are also trained on (1): 0.png = 1.png",
     }
 

@@ -517,7 +517,7 @@ def _findings(
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for summary in whole:
         by_digest[summary.digest].append(summary.name)
-    add(f"{unit}s that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    add(f"{unit}s that occur several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
     for message, examples in counted(note for summary in summaries for note in summary.notes).items():
         add(message, examples)
     used = {label for summary in whole for label in np.unique(summary.labels).tolist()}

@@ -71,8 +71,7 @@ def suggest_config(
     typical = _multiple(median_long * scale, short, 1024)
     longest = _multiple(float(np.quantile(summary.long_sides(), 0.95)) * scale, short, 2048)
     reasons.append(
-        f"images have a median shorter side of {median_short:.0f} pixels: they are shown to the "
-        f"model with a shorter side of {short}"
+        f"images have a median shorter side of {median_short:.0f} pixels: they are resized to {short} pixels"
     )
 
     most = max(int(split.objects.max(initial=0)) for split in report.splits.values())

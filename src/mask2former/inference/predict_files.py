@@ -230,7 +230,7 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     """The images of files and folders, and where their results go; touches nothing.
 
     An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
-    passed over wherever they lie, with a note.
+    skipped wherever they lie, with a note.
 
     Raises:
         UserError: no images, an output that is no folder or cannot be written, or results that would overwrite

@@ -89,7 +89,7 @@ def figure(value: Any) -> float | None:
         ValueError: it is something else.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"{quoted(value)} stands where a figure was expected")
+        raise ValueError(f"{quoted(value)} was found where a figure was expected")
     return value
 
 

@@ -164,7 +164,7 @@ class HistoryBuffer:
 def test_training_checkpoints_of_mmengine_are_read(
     model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold objects of mmengine with methods, which are passed over."""
+    """They hold objects of mmengine with methods, which are skipped."""
     module = ModuleType("mmengine.logging.history_buffer")
     exec(HISTORY, module.__dict__)
     for name in ("mmengine", "mmengine.logging"):

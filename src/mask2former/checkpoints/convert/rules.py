@@ -57,7 +57,7 @@ class Layout:
         signature: templates that all have an entry in a file of this layout, and in no other.
         rules: the table; the first line that fits counts, both ways.
         also_read: further spellings that files of this layout have; never written.
-        unused: entries that mean nothing here, or that are made anew; passed over when reading.
+        unused: entries that mean nothing here, or that are made anew; skipped when reading.
         not_written: original entries that this layout does not have.
         is_backbone: a backbone alone.
         has_counters: its batch norms are ordinary ones. Their counters say nothing about whether the norms were

@@ -647,7 +647,7 @@ class CocoInstances(Reader):
         extents = np.array([[*corners.min(axis=0), *corners.max(axis=0)] for corners in outlines])
         if outside := np.count_nonzero(lies_outside(extents, np.array(size_hw))):
             note(
-                "images that objects lie outside of, wholly or for the most; their file declares no 'height' and "
+                "images with objects that lie wholly or mostly outside; their file declares no 'height' and "
                 "'width', so check that they still have the size at which they were annotated",
                 f"'{self._file(row)}' ({outside} of {len(outlines)} objects; it is {size_hw[0]}x{size_hw[1]}, height x "
                 f"width, and polygons reach to y {extents[:, 3].max():g}, x {extents[:, 2].max():g})",

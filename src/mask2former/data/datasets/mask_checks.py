@@ -224,13 +224,13 @@ def _outside(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list
     known = summary.is_polygon & (summary.sizes_hw > 0).all(axis=1)
     gone = known & ~shares & (_seen(summary.extents, summary.sizes_hw) == 0)
     if _are_nearly_all(gone, known):
-        what = "polygons lie outside of their image; expected pixels of the image, x before y, from its top left corner"
+        what = "polygons lie outside their image; expected pixels of the image, x before y, from its top left corner"
         return Remark(what, np.flatnonzero(gone))
     for where, message in (
-        (gone, "polygons lie outside of their image, so that nothing of them is seen"),
+        (gone, "polygons lie outside their image, so that nothing of them is seen"),
         (
             known & ~gone & lies_outside(summary.extents, summary.sizes_hw),
-            "polygons lie outside of their image for the most",
+            "polygons lie mostly outside their image",
         ),
     ):
         if where.any():
@@ -245,7 +245,7 @@ def _seen(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2
 
 
 def lies_outside(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2"]) -> Bool[np.ndarray, " M"]:
-    """Whether boxes x1, y1, x2, y2 in pixels lie outside of their image, which may be one for all, for the most."""
+    """Whether boxes x1, y1, x2, y2 in pixels lie outside their image, which may be one for all, for the most."""
     return _seen(extents, sizes_hw) < (extents[:, 2:] - extents[:, :2]).prod(axis=1) / 2
 
 

@@ -133,7 +133,7 @@ def _paths(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
 
 
 def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
-    """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
+    """Of a folder, sorted, hidden ones skipped; or as a text file lists them, relative to itself."""
     if listed.is_dir():
         folder = Folder(listed)
         note_passed_over(folder)

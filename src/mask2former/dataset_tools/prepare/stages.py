@@ -228,7 +228,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def images_in(folder: Path, ending: str) -> Iterator[Path]:
-    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over.
+    """Files of a folder and its folders whose names end so, sorted; hidden ones are skipped.
 
     Raises:
         UserError: one of the folders cannot be read.
