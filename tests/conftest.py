@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import os
 from collections.abc import Generator
 from typing import Any
@@ -32,25 +29,6 @@ def _fail_for_want_of_a_package(call: pytest.CallInfo[Any], report: pytest.TestR
     if any(entry.name == "importorskip" for entry in call.excinfo.traceback):
         report.outcome = "failed"
         report.longrepr = f"{call.excinfo.value}: would be skipped, but {COMPLETE} says that every package is there"
-
-
-def pytest_collection_finish() -> None:
-    """What imports have made stays, so that the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or extensions take what is left at the end for leaks
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nothing_left_behind() -> Generator[None]:
-    """Models and trainings that hold themselves are let go of with the file that made them."""
-    yield
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # of other systems than Linux
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.hookimpl(wrapper=True)
