@@ -156,12 +156,12 @@ def test_what_check_data_passes_trains_and_is_measured(
     path = run_file(tmp_path, make(tmp_path), **changes)
     monkeypatch.chdir(tmp_path)
     said = []
-    for kwargs in (
+    for args in (
         ["check-data", str(path), "--workers", "0"],
         ["train", str(path)],
         ["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", str(path), "--device", "cpu"],
     ):
-        code = main(kwargs)
+        code = main(args)
         shown = capsys.readouterr()
         assert code == 0, shown.err
         said.append(" ".join(shown.out.split()))
