@@ -22,7 +22,7 @@ from mask2former.training.run import train
 STEPS = int(sys.argv[3])
 values = yaml.safe_load(run_file(Path(sys.argv[1]) / "run.yaml", Path(sys.argv[1]) / "run").read_text())
 values["trainer"].update(max_steps=STEPS, checkpoint_interval=100, log_interval=20)
-values["evaluation"].update(every=100, num_images=2)
+values["evaluation"].update(interval=100, num_images=2)
 values["data"].update(num_workers=0)
 resident, step = [], TrainingModule.training_step
 

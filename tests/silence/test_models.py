@@ -40,7 +40,7 @@ RESNET = TIMM | {"model": "test_resnet"}
 
 
 def train(folder: Path, **changes: Any) -> int:
-    values = run_values(folder / "run", trainer__max_steps=1, evaluation__every=1, **changes)
+    values = run_values(folder / "run", trainer__max_steps=1, evaluation__interval=1, **changes)
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     return main(["train", str(folder / "run.yaml")])
 
