@@ -13,7 +13,9 @@ from pathlib import Path
 from mask2former.errors import UserError
 from mask2former.notes import note
 
-__all__ = ["is_passed_over", "list_folder", "walk_folder"]
+__all__ = ["data_root", "is_passed_over", "list_folder", "walk_folder"]
+
+_VARIABLES = ("MASK2FORMER_DATA", "DETECTRON2_DATASETS")
 
 
 def list_folder(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
@@ -70,3 +72,9 @@ def _refuse(error: OSError) -> None:
         f"the folder '{error.filename}' cannot be read ({error.strerror}), so that files would be left out; make it "
         "readable, or move it elsewhere"
     ) from error
+
+
+def data_root(root: str | None) -> Path:
+    """``root``, else what the environment names (``MASK2FORMER_DATA``, ``DETECTRON2_DATASETS``), else ``datasets``."""
+    given = root or next((value for name in _VARIABLES if (value := os.environ.get(name))), "datasets")
+    return Path(given).expanduser()

@@ -110,7 +110,7 @@ def test_ids_that_change_from_frame_to_frame_are_noted(tmp_path: Path, clips: Sc
     (tmp_path / "clips.json").write_text(json.dumps(content))
     read = opened(tmp_path)
     read.panoptic_ground_truths(0)
-    assert any("in clip 'clip0' no object has the same id in two of its 3 frames" in note for note in read.notes)
+    assert any("in clip 'clip0' no object has the same id in 2 of its 3 frames" in note for note in read.notes)
 
 
 def lose_video(content: dict[str, Any]) -> None:

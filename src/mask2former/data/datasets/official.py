@@ -6,10 +6,8 @@ Each function gives a reader for one split. Folders may lie in zip archives wher
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from mask2former.config import Task
@@ -20,6 +18,7 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.reader import Reader
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
+from mask2former.data.folders import data_root
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 
@@ -29,20 +28,11 @@ __all__ = [
     "cityscapes",
     "coco",
     "coco_stuff_10k",
-    "data_root",
     "mapillary_vistas",
     "youtube_vis",
 ]
 
 Split = Literal["train", "validation"]
-
-_VARIABLES = ("MASK2FORMER_DATA", "DETECTRON2_DATASETS")
-
-
-def data_root(root: str | None) -> Path:
-    """``root``, else what the environment names (``MASK2FORMER_DATA``, ``DETECTRON2_DATASETS``), else ``datasets``."""
-    given = root or next((value for name in _VARIABLES if (value := os.environ.get(name))), "datasets")
-    return Path(given).expanduser()
 
 
 class _Layout:

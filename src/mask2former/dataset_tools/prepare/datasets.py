@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mask2former.data.datasets.official import data_root
+from mask2former.data.folders import data_root
 from mask2former.data.parallel import num_processors
 from mask2former.dataset_tools.prepare import ade20k, ade20k_full, cityscapes, coco_stuff_10k
 from mask2former.dataset_tools.prepare.stages import Outcome, Plan, run_stage
