@@ -12,7 +12,7 @@ __all__ = ["FailedError", "MissingExtraError", "OptionError", "UserError"]
 
 
 class UserError(ValueError):
-    """A request that cannot be served; the message says what was got, what was expected and what to do."""
+    """A request that cannot be served; the message says what was given, what was expected and what to do."""
 
 
 class OptionError(UserError):

@@ -30,7 +30,7 @@ class Started:
     It returns when the frame around the command line is in force, which handles signals.
     """
 
-    def __init__(self, kwargs: Sequence[str], log: Path) -> None:
+    def __init__(self, args: Sequence[str], log: Path) -> None:
         self.exitcode: int | None = None
         reading, writing = os.pipe()
         self.pid = os.fork()
@@ -50,7 +50,7 @@ class Started:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
             sys.stdout = sys.stderr = stream
-            sys.argv[1:] = kwargs
+            sys.argv[1:] = args
             run = cli.main
 
             def begin() -> int:
@@ -111,7 +111,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def kill_again_and_again(
-    kwargs: Sequence[str],
+    args: Sequence[str],
     output: Path,
     log: Path,
     *,
@@ -127,7 +127,7 @@ def kill_again_and_again(
     After each kill what is there under its final name is already what an uninterrupted run writes there.
 
     Args:
-        arguments: of the command line.
+        args: of the command line.
         output: the folder in which it writes everything; must not exist.
         log: collects the output.
         kills: how many.
@@ -146,7 +146,7 @@ def kill_again_and_again(
 
     def run() -> float:
         begin = time.monotonic()
-        process = Started(kwargs, log)
+        process = Started(args, log)
         assert process.end() == 0, log.read_text()[-3000:]
         end_of_group(process.pid)
         return time.monotonic() - begin
@@ -155,7 +155,7 @@ def kill_again_and_again(
     fresh()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert cli.main(list(kwargs)) == 0  # here, so that all is imported before the forks
+    assert cli.main(list(args)) == 0  # here, so that all is imported before the forks
     torch.set_num_threads(threads)
     expected = found()
     fresh()
@@ -169,7 +169,7 @@ def kill_again_and_again(
     while sum(codes.values()) < kills:
         starts += 1
         assert starts < 10 * kills, codes
-        process = Started(kwargs, log)
+        process = Started(args, log)
         time.sleep(choice.uniform(0.0, length))
         number, is_group = random_signal(choice)
         if process.is_alive():

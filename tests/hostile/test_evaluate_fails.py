@@ -23,7 +23,7 @@ from mask2former.structures import Categories
     ],
 )
 def test_an_image_that_fails_is_named(error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*kwargs: Any, **options: Any) -> Any:
+    def failing(*args: Any, **options: Any) -> Any:
         raise error
 
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)

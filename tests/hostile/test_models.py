@@ -165,11 +165,11 @@ def without_files(action: Callable[[], object]) -> list[str]:
     forbidden = ("subprocess.Popen", "os.system", "socket.connect", "socket.getaddrinfo", "os.posix_spawn")
     is_over = False
 
-    def hook(event: str, kwargs: tuple[Any, ...]) -> None:
+    def hook(event: str, args: tuple[Any, ...]) -> None:
         if is_over:
             return
-        if event in forbidden or (event == "open" and "evil" in str(kwargs[0])):
-            seen.append(f"{event} {kwargs}")
+        if event in forbidden or (event == "open" and "evil" in str(args[0])):
+            seen.append(f"{event} {args}")
 
     sys.addaudithook(hook)  # for good; this is a process of its own
     try:

@@ -186,7 +186,7 @@ def test_an_image_fails_alone(
 def test_what_concerns_all_ends_the_run(
     predictor: Predictor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def full(*kwargs: Any, **options: Any) -> Any:
+    def full(*args: Any, **options: Any) -> Any:
         raise OSError(number, os.strerror(number), "place")
 
     output = tmp_path / "out"
@@ -206,7 +206,7 @@ def test_only_what_all_would_meet_ends_the_run() -> None:
 def test_a_full_disk_is_one_sentence(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*kwargs: Any, **options: Any) -> Any:
+    def full(*args: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "0.png"))
 
     monkeypatch.setattr("mask2former.structures.results.write_whole", full)

@@ -243,7 +243,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("args", "message"),
     [
         (["nowhere.json"], "no file or folder 'nowhere.json'"),
         (["empty"], "holds no data set that is known"),
@@ -256,7 +256,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         (["labels"], "names.txt"),
     ],
 )
-def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], kwargs: list[str], message: str) -> None:
+def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
     Path("empty").mkdir()
     Path("text.txt").write_text("")
     Path("other.json").write_text("[]")
@@ -264,7 +264,7 @@ def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], kwargs: l
     alone = {"images": [{"id": 1, "file_name": "gone.png"}], "annotations": [], "categories": []}
     Path("alone.json").write_text(json.dumps(alone))
     (label_folder(Path("labels")) / "names.txt").unlink()
-    assert main(["check-data", *kwargs]) == 2
+    assert main(["check-data", *args]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert not Path("contact-sheet.png").exists()

@@ -156,12 +156,12 @@ def test_what_check_data_passes_trains_and_is_measured(
     path = run_file(tmp_path, make(tmp_path), **changes)
     monkeypatch.chdir(tmp_path)
     said = []
-    for kwargs in (
+    for args in (
         ["check-data", str(path), "--workers", "0"],
         ["train", str(path)],
         ["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", str(path), "--device", "cpu"],
     ):
-        code = main(kwargs)
+        code = main(args)
         shown = capsys.readouterr()
         assert code == 0, shown.err
         said.append(" ".join(shown.out.split()))
@@ -261,7 +261,7 @@ def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
     assert main(["check-data", str(path), "--workers", "0", "--json", "facts.json"]) == 1
     shown = capsys.readouterr()
     broken = [finding for finding in json.loads(Path("facts.json").read_text())["findings"] if finding["broken"]]
-    said = [f"{finding['split']}: {finding['message']} {finding['culprits']}" for finding in broken]
+    said = [f"{finding['split']}: {finding['message']} {finding['offenders']}" for finding in broken]
     for words in ("segmentation of annotation 1", "categories of annotations 1 (3)"):
         assert any(words in text for text in said), said
     for words in ("lacks images", "an empty file", "says 48x64", "run: data.batch_size"):

@@ -92,8 +92,8 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
 def test_predict_answers_other_tasks_without_images(
     images: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
 ) -> None:
-    kwargs = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
-    assert main([*kwargs, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
+    args = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
+    assert main([*args, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
     assert _files(tmp_path / "out") == {"a.json", *([f"a{ending}"] if ending else [])}
     settings = json.loads((tmp_path / "out/a.json").read_text())["settings"]
     assert (settings["short_edge"], settings["dtype"]) == (32, "bfloat16")
@@ -102,11 +102,11 @@ def test_predict_answers_other_tasks_without_images(
 def test_predict_says_when_instances_may_be_missing(
     tiny_file: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kwargs = ["predict", str(images / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
+    args = ["predict", str(images / "a.jpg"), "-m", str(tiny_file), "-t", "instance", "--device", "cpu"]
     told = "in 1 there may be more than the 3 best instances: raise --max-instances"
     for threshold, expected in (("0", True), ("0.99", False)):
         output = ["-o", str(tmp_path / threshold), "--score-threshold", threshold, "--max-instances", "3"]
-        assert main([*kwargs, *output]) == 0
+        assert main([*args, *output]) == 0
         assert (told in capsys.readouterr().out) is expected
 
 
@@ -115,8 +115,8 @@ def test_predict_can_be_stopped(
 ) -> None:
     real = predict_files.segment_files
 
-    def interrupted(*kwargs: Any, **settings: Any) -> Iterator[Any]:
-        yield next(real(*kwargs, **settings))
+    def interrupted(*args: Any, **settings: Any) -> Iterator[Any]:
+        yield next(real(*args, **settings))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict_files, "segment_files", interrupted)
@@ -190,8 +190,8 @@ def test_inspect_says_what_a_file_is(tiny_file: Path, capsys: pytest.CaptureFixt
 
 def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "metrics.json"
-    kwargs = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--output", str(output)]
-    assert main([*kwargs, "--task", "panoptic", "--task", "semantic"]) == 0
+    args = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--output", str(output)]
+    assert main([*args, "--task", "panoptic", "--task", "semantic"]) == 0
     metrics = json.loads(output.read_text())["metrics"]
     assert {"panoptic/PQ", "semantic/mIoU"} <= metrics.keys()
     assert not any(name.startswith("instance") for name in metrics)
@@ -199,8 +199,8 @@ def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
 
 
 def test_demo_measures_and_draws(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kwargs = ["demo", "--model", str(tiny_file), "--output", str(tmp_path / "demo"), "--no-open"]
-    assert main([*kwargs, "--scenes", "3"]) == 0
+    args = ["demo", "--model", str(tiny_file), "--output", str(tmp_path / "demo"), "--no-open"]
+    assert main([*args, "--scenes", "3"]) == 0
     captured = capsys.readouterr()
     for word in ("PQ", "AP", "mIoU", "3 fresh scenes", "mask2former predict", "contact-sheet.png"):
         assert word in captured.out

@@ -253,7 +253,7 @@ def test_the_page_about_clips_tells_the_ground_truth() -> None:
     names: dict[str, object] = {}
     for block in page.split("```python\n")[1:]:
         exec(block.partition("```")[0], names)
-    assert len(names["images"]) == 6  # pyright: ignore[reportArgumentType]
+    assert len(names["overlays"]) == 6  # pyright: ignore[reportArgumentType]
     assert names["records"]
     assert names["whole"].num_frames == 6  # pyright: ignore[reportAttributeAccessIssue]
     assert main(["recipe", "ytvis2019-instance/r50"]) == 0

@@ -92,7 +92,7 @@ def test_every_command_runs(
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("args", "message"),
     [
         (["--data", "kitti"], "no data set 'kitti'; there are scenes, ade20k, ade20k-full, cityscapes, coco"),
         (["--data", "coco:depth"], "coco.task"),
@@ -110,11 +110,11 @@ def test_every_command_runs(
     ],
 )
 def test_wrong_requests_are_one_sentence(
-    kwargs: list[str], message: str, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str], message: str, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     LAYOUTS["cityscapes"](tmp_path)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path / "run")), encoding="utf-8")
-    words = [word.replace("{root}", str(tmp_path)) for word in kwargs]
+    words = [word.replace("{root}", str(tmp_path)) for word in args]
     assert main(["evaluate", str(tiny_file), *words]) == 2
     shown = capsys.readouterr().err
     assert message in shown

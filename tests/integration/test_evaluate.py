@@ -232,9 +232,9 @@ def test_classes_that_differ_are_named() -> None:
 
 def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics, results = tmp_path / "deep" / "metrics.json", tmp_path / "results.json"
-    kwargs = ["evaluate", str(tiny_file), "--data", "scenes", "--limit", "2", "--size", "64", "--boundary"]
-    kwargs += ["--tasks", "instance,semantic", "--max-detections", "120", "--pooled", "0.2"]
-    assert main([*kwargs, "--json", str(metrics), "--results", str(results), "--device", "cpu"]) == 0
+    args = ["evaluate", str(tiny_file), "--data", "scenes", "--limit", "2", "--size", "64", "--boundary"]
+    args += ["--tasks", "instance,semantic", "--max-detections", "120", "--pooled", "0.2"]
+    assert main([*args, "--json", str(metrics), "--results", str(results), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     document = json.loads(metrics.read_text())
     found = document["metrics"]
@@ -262,8 +262,8 @@ def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
 def test_results_of_every_task_are_written_as_test_servers_take_them(
     tiny_file: Path, tmp_path: Path, task: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kwargs = ["evaluate", str(tiny_file), "--limit", "2", "--size", "64", "--tasks", task, "--device", "cpu"]
-    assert main([*kwargs, "--boundary", "--results", str(tmp_path / name)]) == 0
+    args = ["evaluate", str(tiny_file), "--limit", "2", "--size", "64", "--tasks", task, "--device", "cpu"]
+    assert main([*args, "--boundary", "--results", str(tmp_path / name)]) == 0
     assert f"({task}): {tmp_path / name}" in capsys.readouterr().out.splitlines()[-1]
     if name == "maps":
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["000000000000.png", "000000000001.png"]
@@ -278,8 +278,8 @@ def test_more_detections_than_the_model_is_set_to_give_are_asked_for(tiny_file: 
     counts = []
     for limit in ("50", "140"):
         results = tmp_path / f"{limit}.json"
-        kwargs = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
-        assert main([*kwargs, "--max-detections", limit, "--results", str(results), "--device", "cpu"]) == 0
+        args = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
+        assert main([*args, "--max-detections", limit, "--results", str(results), "--device", "cpu"]) == 0
         counts.append(len(json.loads(results.read_text())))
     assert counts[0] < counts[1]
 
@@ -288,9 +288,9 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
     scores = []
     for dtype in ("float32", "bfloat16"):
         metrics, results = tmp_path / f"{dtype}.json", tmp_path / f"{dtype}-results.json"
-        kwargs = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
-        kwargs += ["--json", str(metrics), "--results", str(results), "--device", "cpu"]
-        assert main([*kwargs, "--dtype", dtype]) == 0
+        args = ["evaluate", str(tiny_file), "--limit", "1", "--size", "64", "--tasks", "instance"]
+        args += ["--json", str(metrics), "--results", str(results), "--device", "cpu"]
+        assert main([*args, "--dtype", dtype]) == 0
         assert json.loads(metrics.read_text())["dtype"] == dtype
         scores.append([record["score"] for record in json.loads(results.read_text())])
     assert scores[0] != scores[1]
@@ -299,7 +299,7 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("args", "message"),
     [
         (["--tasks", "depth"], "no task 'depth'"),
         (["--tasks", "panoptic", "--results", "folder"], "expected a name that ends in .json"),
@@ -310,7 +310,7 @@ def test_what_half_precision_costs_can_be_measured(tiny_file: Path, tmp_path: Pa
     ],
 )
 def test_wrong_requests_are_one_sentence(
-    kwargs: list[str],
+    args: list[str],
     message: str,
     tiny_file: Path,
     tmp_path: Path,
@@ -318,7 +318,7 @@ def test_wrong_requests_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["evaluate", str(tiny_file), *kwargs]) == 2
+    assert main(["evaluate", str(tiny_file), *args]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -398,8 +398,8 @@ def test_own_data_is_measured_as_the_official_tool_does(
 ) -> None:
     file, folder, contents = own_data
     metrics, results = tmp_path / "metrics.json", tmp_path / "results.json"
-    kwargs = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
-    assert main([*kwargs, "--json", str(metrics), "--results", str(results), "--pooled", "0.1"]) == 0
+    args = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
+    assert main([*args, "--json", str(metrics), "--results", str(results), "--pooled", "0.1"]) == 0
     document = json.loads(metrics.read_text())
     assert (document["num_images"], document["tasks"], document["data"]) == (4, ["instance"], "coco")
     records = json.loads(results.read_text())
@@ -410,7 +410,7 @@ def test_own_data_is_measured_as_the_official_tool_does(
     official = _official(contents, results)
     assert {name: got[f"instance/{name}"] for name in official} == pytest.approx(official, nan_ok=True)
     capsys.readouterr()
-    assert main([*kwargs, "--limit", "2"]) == 0
+    assert main([*args, "--limit", "2"]) == 0
     assert "2 images" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -421,8 +421,8 @@ def test_groups_of_images_are_measured_as_if_they_were_alone(
     for index, image in enumerate(contents["images"]):
         image["camera"] = ("north", "south", "north", 7)[index]
     file.write_text(json.dumps(contents))
-    kwargs = ["evaluate", str(tiny_file), "--images", str(folder), "--device", "cpu", "--pooled", "0.01"]
-    assert main([*kwargs, "--annotations", str(file), "--by", "camera", "--json", str(tmp_path / "all.json")]) == 0
+    args = ["evaluate", str(tiny_file), "--images", str(folder), "--device", "cpu", "--pooled", "0.01"]
+    assert main([*args, "--annotations", str(file), "--by", "camera", "--json", str(tmp_path / "all.json")]) == 0
     assert "groups of images" in capsys.readouterr().out
     groups = json.loads((tmp_path / "all.json").read_text())["groups"]
     assert {name: group["num_images"] for name, group in groups.items()} == {"7": 1, "north": 2, "south": 1}
@@ -431,22 +431,22 @@ def test_groups_of_images_are_measured_as_if_they_were_alone(
     rows = [entry for entry in contents["annotations"] if entry["image_id"] in ids]
     alone = tmp_path / "north.json"
     alone.write_text(json.dumps({**contents, "images": north, "annotations": rows}))
-    assert main([*kwargs, "--annotations", str(alone), "--json", str(tmp_path / "north-metrics.json")]) == 0
+    assert main([*args, "--annotations", str(alone), "--json", str(tmp_path / "north-metrics.json")]) == 0
     assert json.loads((tmp_path / "north-metrics.json").read_text())["metrics"] == groups["north"]["metrics"]
 
     for image, name in zip(contents["images"], ("[/raw] x", "a\x1b[31m", "b", 2.5), strict=True):
         image["camera"] = name
     file.write_text(json.dumps(contents))
-    assert main([*kwargs, "--annotations", str(file), "--by", "camera"]) == 0
+    assert main([*args, "--annotations", str(file), "--by", "camera"]) == 0
     shown = capsys.readouterr().out
     assert "[/raw] x" in shown
     assert "\x1b" not in shown
     contents["images"][0]["id"] = [1]
     (tmp_path / "odd.json").write_text(json.dumps(contents))
-    assert main([*kwargs, "--annotations", str(tmp_path / "odd.json"), "--by", "camera"]) == 2
+    assert main([*args, "--annotations", str(tmp_path / "odd.json"), "--by", "camera"]) == 2
     assert "neither a number nor text" in capsys.readouterr().err
 
-    assert main([*kwargs, "--annotations", str(file), "--by", "place"]) == 2
+    assert main([*args, "--annotations", str(file), "--by", "place"]) == 2
     assert "4 of 4 images have no 'place'" in capsys.readouterr().err
     assert main(["evaluate", str(tiny_file), "--by", "camera"]) == 2
     assert "--annotations" in capsys.readouterr().err
@@ -479,7 +479,7 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("args", "message"),
     [
         (["--images", "x"], "belong together"),
         (["--annotations", "x", "--images", "x", "--data", "scenes"], "--data and --annotations name different data"),
@@ -488,9 +488,9 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     ],
 )
 def test_wrong_requests_about_own_data_are_one_sentence(
-    kwargs: list[str], message: str, tiny_file: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str], message: str, tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(tiny_file), *kwargs]) == 2
+    assert main(["evaluate", str(tiny_file), *args]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -498,13 +498,13 @@ def test_own_data_answers_one_task_and_needs_the_classes_of_the_model(
     own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder, contents = own_data
-    kwargs = ["evaluate", str(tiny_file), "--images", str(folder), "--annotations"]
-    assert main([*kwargs, str(file), "--tasks", "semantic"]) == 2
+    args = ["evaluate", str(tiny_file), "--images", str(folder), "--annotations"]
+    assert main([*args, str(file), "--tasks", "semantic"]) == 2
     assert "not semantic" in capsys.readouterr().err
     other = tmp_path / "other.json"
     contents["categories"][0]["name"] = "zebra"
     other.write_text(json.dumps(contents))
-    assert main([*kwargs, str(other)]) == 2
+    assert main([*args, str(other)]) == 2
     assert "only the data has 'zebra'" in capsys.readouterr().err
 
 
@@ -512,8 +512,8 @@ def test_objects_beyond_the_limit_are_told(
     own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder, _ = own_data
-    kwargs = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
-    assert main([*kwargs, "--max-detections", "1"]) == 0
+    args = ["evaluate", str(tiny_file), "--annotations", str(file), "--images", str(folder), "--device", "cpu"]
+    assert main([*args, "--max-detections", "1"]) == 0
     assert "note: there are up to" in capsys.readouterr().out
 
 

@@ -85,11 +85,11 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, number: i
     """End the run at the ``number``-th call of a method, before it or after it."""
     original, calls = getattr(owner, method), iter(range(1, 1000))
 
-    def dying(self: Any, *kwargs: Any, **options: Any) -> Any:
+    def dying(self: Any, *args: Any, **options: Any) -> Any:
         is_last = next(calls) == number
         if is_last and not after:
             raise KilledError
-        result = original(self, *kwargs, **options)
+        result = original(self, *args, **options)
         if is_last:
             raise KilledError
         return result

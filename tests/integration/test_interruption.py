@@ -22,11 +22,11 @@ from mask2former.training.run import train as _train  # noqa: F401  (before the 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start(run_file: Path, *kwargs: str, code: str = "") -> subprocess.Popen[str]:
+def start(run_file: Path, *args: str, code: str = "") -> subprocess.Popen[str]:
     program = f"{code}\nfrom mask2former.cli import main\nif __name__ == '__main__': raise SystemExit(main())\n"
     script = run_file.with_name("program.py")
     script.write_text(program)
-    command = [sys.executable, str(script), "train", str(run_file), *kwargs]
+    command = [sys.executable, str(script), "train", str(run_file), *args]
     return subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -60,9 +60,9 @@ def web(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield server
 
 
-def listed(capsys: pytest.CaptureFixture[str], *kwargs: str) -> list[dict]:
+def listed(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict]:
     capsys.readouterr()
-    assert main(["models", "--json", *kwargs]) == 0
+    assert main(["models", "--json", *args]) == 0
     return json.loads(capsys.readouterr().out)
 
 

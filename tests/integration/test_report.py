@@ -370,8 +370,8 @@ def test_every_command_of_the_guide_is_understood() -> None:
     assert {line.split()[1] for line in lines} == {"evaluate", "predict", "plot"}
     verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
     for line in lines:
-        _, verb, *kwargs = shlex.split(line)
-        verbs[verb].make_context(verb, kwargs)  # fails on options and values that it does not know
+        _, verb, *args = shlex.split(line)
+        verbs[verb].make_context(verb, args)  # fails on options and values that it does not know
 
 
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

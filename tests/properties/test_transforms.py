@@ -54,9 +54,9 @@ def augmentations(draw: st.DrawFn) -> Augmentation:
     crop = draw(st.none() | SIZES)
     pad = draw(st.none() | SIZES)
     short_edges = draw(st.lists(SIDES, min_size=1, max_size=3))
-    kwargs: Any = (tuple(short_edges), draw(st.integers(1, 40)), crop, pad, flip)
+    args: Any = (tuple(short_edges), draw(st.integers(1, 40)), crop, pad, flip)
     return ResizeCropFlip(
-        *kwargs,
+        *args,
         scale_range=draw(st.none() | st.just((0.5, 2.0))),
         max_category_share=draw(st.sampled_from([1.0, 0.75])),
         color_jitter=False,

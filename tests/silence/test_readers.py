@@ -395,7 +395,7 @@ def read_coco(file: Path, images: Path) -> tuple[Truths, list[str]]:
     return (list(samples.categories.names), ground_truths), samples.notes
 
 
-def _culprits(values: Mapping[Any, Any], index: Place) -> tuple[str, ...]:
+def _offenders(values: Mapping[Any, Any], index: Place) -> tuple[str, ...]:
     """How a note would name what was changed: by its id, or the name of an image."""
     if len(index) < 2 or not isinstance(entry := values[index[0]][index[1]], dict):
         return (".json",)
@@ -450,7 +450,7 @@ def coco_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         index,
         what,
         lambda: judge(
-            lambda: read_coco(folder / "coco.json", folder), legal, legal_coco(coco()), _culprits(coco(), index), off
+            lambda: read_coco(folder / "coco.json", folder), legal, legal_coco(coco()), _offenders(coco(), index), off
         ),
     )
 
@@ -598,7 +598,7 @@ def panoptic_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         panoptic(), random.Random(seed), ("images", "annotations", "annotations", "categories")
     )
     (folder / "panoptic.json").write_text(json.dumps(values))
-    offenders = tuple(name.removesuffix("png") for name in _culprits(panoptic(), index))
+    offenders = tuple(name.removesuffix("png") for name in _offenders(panoptic(), index))
     return _case(
         seed,
         index,
@@ -748,7 +748,7 @@ def read_clips(folder: Path) -> tuple[Any, list[str]]:
 def clips_case(seed: int, folder: Path) -> tuple[Outcome, str]:
     values, index, what = changed(clips(), random.Random(seed), ("videos", *["annotations"] * 4, "categories"))
     (folder / "clips.json").write_text(json.dumps(values))
-    offenders = (*_culprits(clips(), index), "frames are listed")
+    offenders = (*_offenders(clips(), index), "frames are listed")
     return _case(
         seed,
         index,

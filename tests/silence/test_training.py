@@ -544,7 +544,7 @@ def test_a_damaged_best_checkpoint_is_refused_untouched(finished: dict[str, Any]
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:100])
     before = snapshot(tmp_path / "run")
-    with pytest.raises(UserError, match=r"best\.ckpt is damaged .*; delete it"):
+    with pytest.raises(UserError, match=r"best\.ckpt is damaged .*; put back a copy of the file, or delete it"):
         train(parse(RunConfig, values, "test"), resume=True)
     assert snapshot(tmp_path / "run") == before
 

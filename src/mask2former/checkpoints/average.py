@@ -114,7 +114,7 @@ def _kernels(model: Mask2Former) -> Float64[Tensor, " P"]:
 
 
 def _architecture(model: Mask2Former) -> dict[str, object]:
-    """What has to be equal: the configuration, or of parts of one's own the shapes."""
+    """What has to be equal: the configuration, or the shapes, for parts that it does not describe."""
     if model.info.architecture is None:
         return {name: value.shape for name, value in model.state_dict().items()}
     return model.info.architecture.model_dump()

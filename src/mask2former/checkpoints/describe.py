@@ -162,7 +162,7 @@ def _same(recipe: recipes.Recipe, info: ModelInfo) -> bool:
 def known_models(
     task: str | None = None, data: str | None = None, *, commercial: bool = False, cached: bool = False
 ) -> list[dict[str, Any]]:
-    """Facts of the models that load by name: packaged ones first, then published ones; ready for JSON.
+    """Descriptions of the models that load by name: packaged ones first, then published ones; ready for JSON.
 
     Args:
         task: only those trained for it; ``video`` is one, too.

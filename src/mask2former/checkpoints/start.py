@@ -1,6 +1,6 @@
 """Training starts from another model: what is taken over, what is fitted, and what is newly initialised.
 
-For official weights on one's own classes. Must not know where the other model came from.
+For official weights on your own classes. Must not know where the other model came from.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SHAPES = frozenset(
 def with_settings_of(model: ModelConfig, source: ModelInfo, name: str) -> ModelConfig:
     """The settings of a model that starts from another: its own where it sets them, else those of the other.
 
-    How the model is asked is taken over only where it answers the same tasks; otherwise the sizes alone are.
+    The inference settings are taken over if the tasks are the same; otherwise only the sizes are.
 
     Args:
         model: what was set; what was left out is not in ``model_fields_set``.

@@ -62,8 +62,8 @@ def check_data(
         Path, typer.Option(metavar="FILE.png", help="Where to write the contact sheet of annotated images.")
     ] = Path("contact-sheet.png"),
     suggest: Annotated[Path | None, typer.Option(metavar="RUN.yaml", help="Also write a suggested run file.")] = None,
-    suggest_config: Annotated[
-        Path | None, typer.Option(metavar="RUN.yaml", help="The former name of --suggest.", hidden=True)
+    propose: Annotated[
+        Path | None, typer.Option("--propose", metavar="RUN.yaml", help="The former name of --suggest.", hidden=True)
     ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write all statistics and findings as JSON.")
@@ -85,9 +85,9 @@ def check_data(
     from mask2former.dataset_tools.check_data import check_data as check
     from mask2former.dataset_tools.infer_format import DataPaths
 
-    if suggest_config is not None:
+    if propose is not None:
         say("note: --propose is called --suggest now", error=True)
-    suggest = suggest or suggest_config
+    suggest = suggest or propose
     console = make_console()
     with working(console, lambda: "nothing was written") as tell:
         checked = check(

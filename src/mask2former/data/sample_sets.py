@@ -1,4 +1,4 @@
-"""A data set of one's own: a small class whose items are samples, as a reader that trains and measures.
+"""Your own data set: a small class whose items are samples, as a reader that trains and measures.
 
 Knows no files.
 """
@@ -30,14 +30,14 @@ __all__ = ["SampleSet", "as_reader"]
 
 
 class SampleSet(Protocol):
-    """What a data set of one's own is: samples by index from 0, the same sample for the same index every time.
+    """What your own data set must be: samples by index from 0, always the same sample for the same index.
 
     A sample is a clip of T frames, an image has T = 1. ``image`` is RGB, uint8 ``(T, 3, H, W)``; ``target.labels`` are
     indices of ``categories``, int64 ``(N,)``; ``target.masks`` are bool ``(N, T, H, W)``, empty where an object is out
     of sight; ``target.ignored``, bool ``(T, H, W)`` or None, is where the ground truth is not known.
 
     May also have ``tasks`` (those for which its masks are a ground truth; by default all), ``image_id(index)`` (what
-    files of results call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
+    result files call a sample; by default the index), and ``size(index)`` (height and width of a sample, which
     ``data.group_by_aspect`` needs).
     """
 
@@ -60,7 +60,7 @@ def as_reader(samples: SampleSet) -> AnnotatedSet | ClipSet: ...
 def as_reader(
     samples: SampleSet | AnnotatedSet | ClipSet | PanopticClips,
 ) -> AnnotatedSet | ClipSet | PanopticClips:
-    """A data set of one's own as training and evaluation read it; a reader is returned as it is.
+    """Your own data set as training and evaluation read it; a reader is returned as it is.
 
     Whether it has images or clips is told by its first sample: one frame, or several.
 

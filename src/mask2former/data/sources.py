@@ -1,4 +1,4 @@
-"""Data by what a user calls them: the name of a data set, a run file, or annotations and images of one's own."""
+"""Data by what a user calls them: the name of a data set, a run file, or your own annotations and images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class OpenedData:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Which images or clips are meant: those of ``annotations``, else those of ``data``.
+    """The images or clips to use: those of ``annotations``, else those of ``data``.
 
         DataSource("cityscapes:panoptic")
         DataSource(annotations="val.json", images="val", by="modality")
@@ -94,10 +94,10 @@ class DataSource:
     allow_outside: bool = False
 
     def check(self) -> None:
-        """Refuse two names for the data, and half of one.
+        """Refuse arguments that name two sources of data, or only half of one.
 
         Raises:
-            UserError: naming the arguments.
+            UserError: the message names the arguments.
         """
         if (self.annotations is None) != (self.images is None):
             raise OptionError(
@@ -145,7 +145,7 @@ class DataSource:
         """Read what is needed to know how many there are.
 
         Args:
-            default_task: asked where a published data set has several tasks and none is named.
+            default_task: gives the task if a published data set has several tasks and none is named.
 
         Raises:
             UserError: no such data, files that are missing or broken, or arguments that do not go together.
@@ -230,7 +230,7 @@ def dataset_by_name(name: str, root: Path | None, default_task: Callable[[], Tas
     Args:
         name: of a published data set of images, or a run file.
         root: the folder of the published data sets, if it was given.
-        default_task: asked where none was named and the data set has several.
+        default_task: gives the task if none is named and the data set has several.
 
     Raises:
         UserError: no such name or run file, or a task that the data set does not have.

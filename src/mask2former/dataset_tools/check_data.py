@@ -36,8 +36,8 @@ class DataCheck:
         dataset: the data set, as a run file names it.
         report: figures and findings.
         notes: what was assumed, one sentence each.
-        sheet: the contact sheet; None where it was not asked for, or nothing could be drawn.
-        suggested: the suggested run file; None where it was not asked for, or the data are beyond use.
+        sheet: the contact sheet; None if it was not requested, or nothing could be drawn.
+        suggested: the suggested run file; None if it was not requested, or the data cannot be used.
         reasons: for what it says, one sentence each.
     """
 
@@ -67,19 +67,19 @@ def check_data(
     Args:
         data: a run file, a COCO file, YOLO's ``data.yaml``, a folder of images and label maps, the name of a published
             data set, or a configuration.
-        paths: what cannot be found from the path.
+        paths: parts that cannot be found from the path alone.
         allow_outside: also read images outside their folder that annotations name.
         root: the folder that holds the published data sets.
         num_queries: of the model to be trained; by default that of the run, or 100.
         sheet: draw annotated images on a contact sheet, a PNG file.
         suggest: also write a run file to start from.
         json: also write all figures here.
-        num_workers: processes that read; by default as the machine has processors.
+        num_workers: processes that read; the default depends on the processors of the machine.
         progress: told the split, and how many images of how many are read.
 
     Raises:
-        UserError: nothing of this kind, arguments that do not go together, or a file that cannot be written. What is
-            wrong with the data is no error, but among the findings of the report.
+        UserError: nothing of this kind, arguments that do not go together, or a file that cannot be written. Faults
+            of the data are no errors, but findings of the report.
     """
     for path in (sheet, suggest, json):
         if path is not None:

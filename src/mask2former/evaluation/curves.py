@@ -95,12 +95,12 @@ def _over_hours(directory: Path, series: Series) -> Series:
 
 
 def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
-    """Draw the curves of one or several runs, each in a colour of its own, and write the image.
+    """Draw the curves of one or several runs, each in its own colour, and write the image.
 
     Args:
         runs: run directories.
         path: PNG, SVG or PDF, by its suffix.
-        over: what is to the right; hours are those of the machine that trained.
+        over: the horizontal axis; hours are those of the machine that trained.
 
     Raises:
         UserError: a run without values, or without times for hours, or a file of another kind or at a path that

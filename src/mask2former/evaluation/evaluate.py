@@ -112,7 +112,7 @@ def evaluate_predictor(
 
     Raises:
         UserError: a task that the model does not support, a wrong setting, or ground truth that does not fit.
-        FailedError: an image or clip could not be predicted, for instance for want of memory.
+        FailedError: an image or clip could not be predicted, for instance for lack of memory.
     """
     chosen = predictor.choose_tasks(tasks)
 
@@ -175,11 +175,11 @@ def evaluate(
         data: a data set, its name or configuration, or a :class:`~mask2former.data.sources.DataSource`.
         tasks: what is measured; none: of images all that the model and the data both have, of clips ``instance`` or
             else ``panoptic``.
-        metrics: options of the metrics. What is not set in it is as the run file says that names the data, else as by
+        metrics: options of the metrics. What is not set in it comes from the run file that names the data, or is the
             default, so that a model is measured as it was during its training.
-        evaluators: further ones, with the task of each, for metrics of one's own; they are copied, not filled.
+        evaluators: for your own metrics, each with its task; they are copied, not filled.
         views: test-time augmentation.
-        results: also write the results: a writer, or the file or folder of one that test servers take; of several
+        results: also write the results: a writer, or a file or folder for the format of test servers; of several
             tasks the instances.
         json: also write the metrics here.
         report: also write a page with numbers, charts and images here: an ``.html`` file.
@@ -193,7 +193,7 @@ def evaluate(
     Raises:
         UserError: data, model, tasks and options do not fit together, or a file cannot be written; nothing is
             written then.
-        FailedError: an image or clip could not be predicted, for instance for want of memory.
+        FailedError: an image or clip could not be predicted, for instance for lack of memory.
     """
     data = str(data) if isinstance(data, Path) else data
     source = data if isinstance(data, DataSource) else DataSource(data) if _is_named(data) else DataSource()

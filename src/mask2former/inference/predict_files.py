@@ -156,8 +156,8 @@ def predict_files(
 ) -> FilesReport:
     """Segment images and folders of images into a folder; what ``mask2former predict`` does.
 
-    For every image X there are an overlay X.png, exact maps, and X.json, which is written last. What is done is skipped
-    by the next call, see :func:`segment_files`.
+    For every image X there are an overlay X.png, exact maps, and X.json, which is written last. The next
+    call skips what is done, see :func:`segment_files`.
 
     Args:
         model: a name, file or folder, a model, or a predictor.
@@ -167,7 +167,7 @@ def predict_files(
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         overlays: whether X.png is drawn.
         coco: also write one COCO results file; instances of any score are in it.
-        overwrite: segment also what has results, and write over files that are no results.
+        overwrite: also process images that have results, and overwrite other files of the same names.
         views: test-time augmentation.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
@@ -177,7 +177,7 @@ def predict_files(
             alone tiles overlap by a quarter.
 
     Raises:
-        UserError: no images, a model or setting that is wrong, or files in the way; before anything is written.
+        UserError: no images, a wrong model or setting, or files in the way; nothing has been written then.
         FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
     """
     file = None if coco is None else Path(coco)
@@ -298,10 +298,10 @@ def segment_files(
 ) -> Iterator[Outcome]:
     """Segment and save one image after the other; one that fails, for whatever reason, does not stop the others.
 
-    An image is skipped if all its files are there, undamaged, and were made of this image, by these
-    weights, classes and settings. Where the image has changed or files are missing or damaged they are made anew; where
-    another model or other settings made them, they are kept and said to differ. Results of an earlier image of the same
-    name are removed where the new one cannot be segmented. Several runs may write into one folder at once.
+    An image is skipped if all its files are there, undamaged, and were made from this image with these weights, classes
+    and settings. If the image has changed, or files are missing or damaged, they are replaced; if another model or
+    other settings made them, they are kept and reported as different. Results of an earlier image of the same name are
+    removed if the new one cannot be segmented. Several runs may write into one folder at once.
 
     Args:
         predictor: its settings are used and recorded.
@@ -310,7 +310,7 @@ def segment_files(
         model: name of the model, recorded.
         overlay: write the image with the segments drawn on it.
         candidates: write instances below the threshold too, as :func:`coco_results` needs them.
-        overwrite: segment also what has results, and write over files that are no results.
+        overwrite: also process images that have results, and overwrite other files of the same names.
 
     Raises:
         UserError: a file is in the way that is no result of ours, or with ``candidates`` there are results of

@@ -60,8 +60,8 @@ class Predictor:
         result = predictor("street.jpg")
         result.plot(Image.open("street.jpg")).save("overlay.png")
 
-    Everything that it does is three steps: images are read and resized, the network says what it sees, and
-    post-processing makes results of that at the size of the images.
+    It works in three steps: images are read and resized, the network predicts, and post-processing turns the
+    predictions into results at the size of the images.
 
     Args:
         network: a :class:`~mask2former.Mask2Former` with categories, or any other callable from images to predictions,
@@ -133,15 +133,15 @@ class Predictor:
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder.
 
-        A model that knows nothing but drawn scenes says so in the log, since on photographs its results are nonsense.
+        A log message says if the model was trained on drawn scenes only, since it is useless on photographs.
 
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             device: see the class.
             dtype: see the class.
-            model: gets the weights instead of one that is built; for models with parts of one's own.
-            quiet: for drawn scenes, where that needs no saying.
+            model: gets the weights instead of one that is built; for models with your own parts.
+            quiet: without that message.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks.
 
@@ -219,7 +219,7 @@ class Predictor:
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
-        """What results depend on beside the model, for the files they are written to."""
+        """What results depend on besides the model, for the files they are written to."""
         return self._recorded(self.settings)
 
     def _recorded(self, *settings: InferenceConfig | TrackingConfig) -> dict[str, Any]:
@@ -266,13 +266,13 @@ class Predictor:
     ) -> list[Results]:
         """The results of images, each at its own size: resized, through the network in one call, post-processed.
 
-        What tiling does with every tile, and what test-time augmentation does differently.
+        Tiling calls it for every tile; test-time augmentation overrides it.
 
         Args:
             images: RGB.
             input_size: height and width that the network sees.
             tasks: the tasks of the results.
-            settings: of which those of post-processing count; tiles do not.
+            settings: those of post-processing count; tiles do not.
         """
         pixels = [to_pixels(resize_image(image, input_size)) for image in images]
         return [
@@ -281,11 +281,11 @@ class Predictor:
         ]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
-        """What the network says about images or clips that have their size for it. All results come from here.
+        """The predictions of the network for images or clips that are resized already. All results come from here.
 
         Raises:
             UserError: the network gives too many or too few predictions, other classes, or logits that are NaN or
-                infinite, from which results would come that look like results.
+                infinite, which would give results that look valid.
         """
         with torch.inference_mode():
             here = [image.to(self.device) for image in images]
@@ -342,7 +342,7 @@ class Predictor:
         rate: float | None = None,
         **overrides: Any,
     ) -> Iterator[TrackedFrame]:
-        """Objects followed through a clip of any length, one result per frame as soon as it is final.
+        """Track objects through a clip of any length; one result per frame, as soon as it is final.
 
             for frame in predictor.track("street.mp4"):
                 print(frame.seconds, frame.track_ids, frame.labels)
@@ -353,7 +353,7 @@ class Predictor:
             task: ``instance``, which is the default where the model supports it, or ``panoptic``.
             start: seconds that are left out.
             end: seconds, excluded; None: to the end.
-            rate: frames per second of what is no video, 30 by default.
+            rate: frames per second of anything but a video, 30 by default.
             overrides: settings for this call, those of images and those of
                 :class:`~mask2former.config.TrackingConfig`, for instance ``window=16``, ``threshold=0.3`` or
                 ``short_edge=360``.

@@ -65,9 +65,9 @@ def track_files(
     tell: Callable[[str], None] = lambda note: None,
     **settings: Any,
 ) -> TrackReport:
-    """Follow objects through a clip of any length; what ``mask2former track`` does.
+    """Track objects through a clip of any length; what ``mask2former track`` does.
 
-    Writes X.json with all masks, and X.mp4 with the tracks drawn on it. Ctrl-C ends it after the frame in work; what is
+    Writes X.json with all masks, and X.mp4 with the tracks drawn on it. Ctrl-C ends it after the current frame; what is
     done can be read. Both files grow under names of their own, see :mod:`mask2former.results_io.partial`.
 
     Args:
@@ -82,7 +82,7 @@ def track_files(
         video: whether X.mp4 is drawn.
         ytvis: also write the tracks as a YouTube-VIS results file.
         video_id: of the clip in that file.
-        writers: also get every frame, for formats of one's own.
+        writers: also get every frame, for your own formats.
         overwrite: replace existing results.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
@@ -91,7 +91,7 @@ def track_files(
         settings: see :meth:`Predictor.track`.
 
     Raises:
-        UserError: the clip cannot be read, a file is in the way, or a setting is wrong; before anything is written.
+        UserError: the clip cannot be read, a file is in the way, or a setting is wrong; nothing has been written then.
         MissingExtraError: a video without PyAV.
         FailedError: a frame could not be read, predicted or written; what is done before it stays.
     """

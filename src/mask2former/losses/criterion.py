@@ -95,7 +95,7 @@ class LossTerm:
     """A term of the loss.
 
     Attributes:
-        name: that it is logged by; that of earlier layers gets their number.
+        name: for the log; for earlier layers their number is appended.
         weight: in the total.
         loss: one number for one depth, in at least float32.
     """
@@ -108,8 +108,8 @@ class LossTerm:
 class Criterion(nn.Module):
     """Loss of :class:`MaskOutput` against targets.
 
-    What a target says to be ignored is in no mask loss and in no matching cost: a point counts only where none of the
-    pixels that its ground truth is read from is ignored. The class loss is over queries and knows no pixels.
+    Ignored pixels of a target are in no mask loss and in no matching cost: a point counts only if none of the pixels
+    that its ground truth is read from is ignored. The class loss is over queries, so it has no pixels.
 
     Args:
         num_classes: K; targets are in 0..K-1, K stands for "no object".
@@ -117,7 +117,7 @@ class Criterion(nn.Module):
         no_object_weight: of queries without a target in the class loss.
         num_points: sampled per mask.
         oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
-        terms: further ones.
+        terms: additional terms.
 
     Attributes:
         terms: all of them, the published ones first.

@@ -81,7 +81,7 @@ def _regions(ground_truth: CityscapesGroundTruth, size_hw: tuple[int, int]) -> _
 def plain_ground_truth(
     ground_truth: CityscapesGroundTruth, task: Task, categories: Categories
 ) -> InstanceGroundTruth | SemanticGroundTruth:
-    """What is annotated with the class indices of ``categories``, as other data sets have it: to draw and to judge.
+    """What is annotated with the class indices of ``categories``, as other data sets have it: to draw and to compare.
 
     Semantic: a label map, ``categories.ignore_label`` where the label is none of the classes. Instance: the objects;
     groups that nobody told apart are crowd regions.

@@ -30,8 +30,8 @@ _STD = (58.395, 57.120, 57.375)
 class Mask2Former(nn.Module):
     """Masked-attention mask transformer for images and clips.
 
-    The parts are plain modules, so any of them can be replaced by one's own; what they take and give is in
-    ``models/parts.py``.
+    The parts are plain modules, so you can replace any of them by your own; ``models/parts.py`` says what they take and
+    return.
 
     Args:
         backbone: images to four maps.
@@ -39,7 +39,7 @@ class Mask2Former(nn.Module):
         transformer_decoder: these to :class:`MaskOutput`.
         size_divisibility: heights and widths are padded to its multiples.
         mean, std: of R, G, B in 0..255; inputs are normalised with them here and nowhere else.
-        info: what the model is; stored in checkpoints. By default that of a model with parts of one's own.
+        info: what the model is; stored in checkpoints. By default that of a model with your own parts.
 
     Attributes:
         info: as above; see :class:`ModelInfo`.
@@ -133,11 +133,11 @@ class Mask2Former(nn.Module):
             source: ``scenes-tiny`` (packaged), ``coco-panoptic/r50`` (published; downloaded once), our
                 ``.safetensors``, a folder, an original ``.pkl`` or ``.pth``, or ``hf://owner/name`` (hub).
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-            model: gets the weights instead of one that is built; for models with parts of one's own, which their files
-                do not describe.
+            model: gets the weights instead of one that is built; for models with your own parts, which files do not
+                describe.
 
         Raises:
-            UserError: the file cannot be had, cannot be read or does not fit; the message says what was expected.
+            UserError: the file cannot be found or read, or does not fit; the message says what was expected.
         """
         from mask2former import checkpoints
 

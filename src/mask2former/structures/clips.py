@@ -60,7 +60,7 @@ class VideoInstances:
 
     @property
     def masks(self) -> Bool[np.ndarray, "N T H W"]:
-        """One binary mask per object and frame: an array that is made anew, and large, each time."""
+        """One binary mask per object and frame: a large array, which is made at every access."""
         return np.stack([masks.dense() for masks in self.sparse], axis=1)
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class VideoInstances:
         return [[frame[row] for frame in frames] for row in range(len(self))]
 
     def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The result as plain values for JSON; masks are COCO run-length encodings, None where a track is not.
+        """The result as plain values for JSON; masks are COCO run-length encodings, None where a track is out of sight.
 
         ``model`` and ``settings`` say what made it and are passed through.
         """

@@ -27,10 +27,10 @@ class ModelInfo:
     """Architecture, inference settings, classes, license and measured numbers.
 
     Attributes:
-        architecture: what the model is built from; None for a model with parts of one's own, which only the code that
-            made it can build.
+        architecture: what the model is built from; None for a model with your own parts, which only your code
+            can build.
         inference: settings, with the tasks that the model was trained for.
-        categories: the classes, in the order of the class head; None where nobody has said them yet.
+        categories: the classes, in the order of the class head; None if they are not known yet.
         license: of the weights, if it is known, for instance ``CC BY-NC 4.0``.
         metrics: measured numbers of these weights in percent.
     """
@@ -96,7 +96,7 @@ class ModelInfo:
         """The classes.
 
         Raises:
-            UserError: nobody has said them.
+            UserError: they are not known.
         """
         if self.categories is None:
             raise UserError("the model has no class names: set model.categories = Categories.from_names([...]) first")
@@ -107,7 +107,7 @@ class ModelInfo:
         """What the model is built from.
 
         Raises:
-            UserError: it has parts of one's own.
+            UserError: it has parts that are not described.
         """
         if self.architecture is None:
             raise UserError(

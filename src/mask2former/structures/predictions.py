@@ -26,7 +26,7 @@ class Prediction:
         image_size: (height, width) of the network input in pixels, without padding at the bottom and on the right.
         padded_size: the same with padding.
         query_features: the decoder state behind the predictions, by which objects are followed from one window of a
-            clip to the next; None where the network does not say.
+            clip to the next; None if the network does not give it.
     """
 
     class_logits: Float[Tensor, "Q K1"]
@@ -71,7 +71,7 @@ class Prediction:
         return (masks if queries is None else masks[queries]).to(self.dtype)
 
     def frame(self, index: int) -> Prediction:
-        """What is said about one frame of a clip, which is then an image."""
+        """The prediction for one frame of a clip, as for an image."""
         return replace(self, mask_logits=self.mask_logits[:, index : index + 1])
 
     def on_host(self) -> Prediction:

@@ -270,7 +270,7 @@ class Instances(_Result):
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
-        """One binary mask per object: an array that is made anew, and large, each time."""
+        """One binary mask per object: a large array, which is made at every access."""
         return self.sparse.dense()
 
     def __len__(self) -> int:

@@ -162,30 +162,30 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
 ) -> TrainingResult:
-    """Train as configured, or with objects in place of what the configuration describes.
+    """Train as configured, or with objects instead of what the configuration describes.
 
     The directory ``config.output`` gets ``run.yaml``, ``checkpoints/last.ckpt`` and ``best.ckpt``, ``metrics.csv`` and
     ``model.safetensors``: the averaged weights if they are on, else those of the best validation.
 
     Args:
         config: the whole run.
-        model: is trained in place, instead of one that is built, and ends with the weights of the file. How it is used
-            is what ``config.model.inference`` sets, and what that leaves out is what ``model.info.inference`` says.
+        model: is trained in place, instead of one that is built, and ends with the weights of the file. Inference
+            settings come from ``config.model.inference``; those that it leaves out, from ``model.info.inference``.
         train_data: images or clips to learn from; any :class:`~mask2former.data.sample_sets.SampleSet` will do.
-        validation_data: what is measured; has to be given with ``train_data``, and only then.
+        validation_data: images or clips to validate on; give it together with ``train_data``, and only then.
         augmentation: of training images and clips.
-        criterion: as :class:`~mask2former.losses.Criterion` is called, without parameters to learn.
-        callbacks: of Lightning, beside our own.
-        loggers: of Lightning, beside our own.
+        criterion: is called like :class:`~mask2former.losses.Criterion`; without parameters to learn.
+        callbacks: of Lightning, in addition to ours.
+        loggers: of Lightning, in addition to ours.
         resume: go on from ``checkpoints/last.ckpt``.
         overwrite: use a directory that holds another run.
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
-        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint is what it was.
+        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was.
         MemoryError: the device or the machine is too small; the message names the settings that help.
-        ChildProcessError: a process that reads samples died of something else.
+        ChildProcessError: a process that reads samples died of another cause.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
     objects = _Objects(model, _reader(train_data), _reader(validation_data), augmentation, criterion)

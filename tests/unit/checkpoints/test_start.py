@@ -193,7 +193,7 @@ def test_settings_that_no_weight_depends_on_may_differ() -> None:
     check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
 
 
-@pytest.mark.parametrize(("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that start")])
+@pytest.mark.parametrize(("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that are")])
 def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: str) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"num_queries": count})
     fresh = {name: model.state_dict()[name].clone() for name in QUERIES}

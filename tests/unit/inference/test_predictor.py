@@ -234,11 +234,11 @@ def test_images_too_large_for_the_device_are_finished_on_the_cpu(
 ) -> None:
     expected, attempts, real = predictor(image, "panoptic"), [], postprocessing.segmentation
 
-    def segmentation(prediction: Prediction, *kwargs: Any) -> Segmentation:
+    def segmentation(prediction: Prediction, *args: Any) -> Segmentation:
         attempts.append(prediction)
         if len(attempts) < 3:
             raise torch.OutOfMemoryError("too large")
-        return real(prediction, *kwargs)
+        return real(prediction, *args)
 
     monkeypatch.setattr(postprocessing, "segmentation", segmentation)
     assert _same(predictor(image, "panoptic"), expected)

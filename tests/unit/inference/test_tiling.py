@@ -341,7 +341,7 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
     assert np.array_equal(loaded(image, "instance").masks, predictor(image, "instance", max_instances=100).masks)
     assert Predictor.from_pretrained("nuclei", device="cpu", diameter=30).settings.diameter == 30
     assert Predictor.from_pretrained("nuclei", device="cpu", tile=100).settings.diameter == 0
-    with pytest.raises(UserError, match="instances alone"):
+    with pytest.raises(UserError, match="instance models only"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
     with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
@@ -349,7 +349,7 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
         loaded.track([image], tile=0, non_overlapping=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
     monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))
-    with pytest.raises(UserError, match="transformers cannot look"):
+    with pytest.raises(UserError, match="transformers can neither"):
         write(predictor.model, tmp_path / "folder", "huggingface")
 
 
@@ -423,7 +423,7 @@ def test_what_knows_no_tiles_says_so(predictor: Predictor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tile": 64}, "instances alone"),
+        ({"tile": 64}, "instance models only"),
         ({"tasks": ("instance",), "tile": 1, "tile_overlap": 0}, "at least 16"),
         ({"tasks": ("instance",), "tile": 64, "tile_overlap": 33}, "at most half"),
         ({"tasks": ("instance",), "diameter": 32}, "set tile and short_edge"),

@@ -360,7 +360,7 @@ def own_facts(config: Mapping[str, Any]) -> tuple[Any, Any] | None:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What ``preprocessor_config.json`` says about images, as far as a model of ours can be asked so.
+    """What ``preprocessor_config.json`` says about images, as far as our inference settings can express it.
 
     Attributes:
         edges: short and long edge in pixels; None if it does not say them.
