@@ -22,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 
 from mask2former import recipes
+from mask2former.checkpoints.convert.reading import load
 from mask2former.checkpoints.download import Progress
 from mask2former.checkpoints.hub import fetch_folder, parse_hub_name, push_folder
 from mask2former.checkpoints.instantiate import instantiate
@@ -29,7 +30,6 @@ from mask2former.checkpoints.io import (
     FORMAT_VERSION,
     Checkpoint,
     format_version,
-    load,
     load_into,
     save,
     save_folder,

@@ -1,14 +1,13 @@
-"""Checkpoint files: reading any that we know, writing ours and the original layout, and filling a model.
+"""Checkpoint files: writing ours and the original layout, and filling a model.
 
-Ours is one safetensors file that carries weights, configuration and categories. The content decides what a file is,
-never its name. Must not know where files come from (names, downloads).
+Ours is one safetensors file that carries weights, configuration and categories. Must not know how files are read, nor
+where they come from (names, downloads).
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,26 +16,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former import recipes
-from mask2former.checkpoints import original, pickles
+from mask2former.checkpoints import original
 from mask2former.checkpoints.card import model_card
 from mask2former.checkpoints.entries import check_entry
-from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
-from mask2former.config import RunConfig, parse
-from mask2former.documents import check_regular
+from mask2former.checkpoints.safetensors_files import write_safetensors
+from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Categories, ModelInfo
-from mask2former.text import listed, printable, quoted
+from mask2former.text import listed, printable
 
 __all__ = [
     "FORMAT_VERSION",
+    "WEIGHTS",
     "Checkpoint",
     "check_finite",
     "dump_original",
     "format_version",
-    "load",
     "load_into",
     "save",
     "save_folder",
@@ -45,8 +42,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
-_WEIGHTS = "model.safetensors"  # inside a folder
-_HALVES = (torch.float16, torch.bfloat16)
+WEIGHTS = "model.safetensors"  # inside a folder
 _SHOWN = 10  # entries of each kind in a report
 _FIRST = 3  # entries with values that are not finite
 
@@ -60,12 +56,14 @@ class Checkpoint:
         state: our names to tensors; half precision already promoted to float32.
         source: where it came from, for messages.
         run: settings of the training run, if the file has them.
+        layout: how the file names its entries: ``ours``, ``original``, or the key of a layout of another code base.
     """
 
     info: ModelInfo
     state: dict[str, Tensor]
     source: str
     run: RunConfig | None = None
+    layout: str = "ours"
 
     @property
     def categories(self) -> Categories:
@@ -73,133 +71,7 @@ class Checkpoint:
         return self.info.known_categories
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
-    """Read our ``.safetensors``, a folder with one, or an original ``.pkl`` or ``.pth``.
-
-    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
-
-    Args:
-        path: a file or folder.
-        recipe: name of the published model, for original files, which carry no configuration. None reads the
-            architecture from names and shapes and works where that leaves one choice.
-
-    Raises:
-        UserError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
-    """
-    path = Path(path)
-    if os.path.isdir(path):
-        if not (path / _WEIGHTS).is_file():
-            found = listed(sorted(os.listdir(path)), 5) or "nothing"
-            raise UserError(f"{path}: a folder must hold {_WEIGHTS}; it holds {found}")
-        path = path / _WEIGHTS
-    head = head_of(path)
-    if is_safetensors(head, path.stat().st_size):
-        if recipe is not None:
-            raise UserError(f"{path}: carries its own configuration; leave out recipe '{recipe}'")
-        return _load_ours(path)
-    if recipe is not None:
-        recipes.recipe(recipe)  # a misspelt name before reading gigabytes
-    return _from_original(path, pickles.read_state(path), recipe)
-
-
-def head_of(path: Path) -> bytes:
-    """The first bytes, after refusing what certainly is no checkpoint."""
-    check_regular(path, "checkpoint")
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(512)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not head:
-        raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
-    if head.lstrip()[:1] == b"<":
-        raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
-    return head
-
-
-def is_safetensors(head: bytes, size: int) -> bool:
-    """Eight bytes of header length, then JSON."""
-    return size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
-
-
-def _load_ours(path: Path) -> Checkpoint:
-    with open_safetensors(path) as file:
-        metadata: dict[str, str] = file.metadata() or {}
-        _check_format(path, metadata)
-        state = {name: promoted(value) for name, value in entries_of(file, path).items()}
-    keys = [key for key in ("config", "categories", "metrics") if key in metadata or key != "metrics"]
-    values = {key: metadata_value(metadata, key, path) for key in keys}
-    license = metadata.get("license", metadata.get("licence"))  # as 0.1.0 wrote it
-    info = ModelInfo.from_dict({**values, "license": license}, str(path))
-    run = parse(RunConfig, metadata_value(metadata, "run", path), f"{path}: run") if "run" in metadata else None
-    return Checkpoint(info, state, str(path), run)
-
-
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") == "mask2former-backbone":
-        raise UserError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
-    if metadata.get("format") != "mask2former":
-        source = path.parent if (path.parent / "config.json").is_file() else path
-        raise UserError(
-            f"{path}: a safetensors file of something else (format {quoted(metadata.get('format'))}); expected one "
-            f"that mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
-        )
-    version = metadata.get("format_version", "")
-    if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install a "
-            "newer one"
-        )
-
-
-def promoted(value: Tensor) -> Tensor:
-    """Half precision as float32; everything else as it is."""
-    return value.float() if value.dtype in _HALVES else value
-
-
-def _from_original(path: Path, state: dict[str, Tensor], recipe: str | None) -> Checkpoint:
-    if not original.is_original(state):
-        raise UserError(
-            f"{path}: not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
-            f"{len(state)} entries such as {quoted(next(iter(state)))}. If it is of another code base: "
-            f"mask2former convert {path} NEW.safetensors"
-        )
-    try:
-        state = original.current_spelling(state)
-        slug = _agreed_recipe(state, recipe)
-        config = recipes.recipe(slug).model
-        renamed = original.from_original(state, config)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    renamed = {name: promoted(value) for name, value in renamed.items()}
-    return Checkpoint(ModelInfo.of(config, original.recipe_categories(slug)), renamed, str(path))
-
-
-def _agreed_recipe(state: dict[str, Tensor], recipe: str | None) -> str:
-    """The recipe that was asked for if it fits, or the only one that does."""
-    found = original.infer_architecture(state)
-    if recipe is not None:
-        expected = original.recipe_architecture(recipe)
-        if expected.shape_summary() != found.shape_summary():
-            fitting = original.matching_recipes(state)
-            hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else ""
-            raise UserError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
-        return recipe
-    fitting = original.matching_recipes(state)
-    if not fitting:
-        raise UserError(f"holds {found}, which is no published model")
-    choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
-    if any(choice != choices[0] for choice in choices):
-        raise UserError(
-            f"holds {found} but no settings; more than one recipe fits, name yours: recipe='...' with one of "
-            f"{', '.join(fitting)}"
-        )
-    return fitting[0]
+# --- filling ---------------------------------------------------------------------------------------------------------
 
 
 def load_into(
@@ -369,7 +241,7 @@ def save_folder(
     _check(model)
     info = model.info if metrics is None else replace(model.info, metrics=metrics)
     card = model_card(info, sum(value.numel() for value in model.parameters()), address or str(path))
-    save(model, path / _WEIGHTS, dtype, metrics=metrics)
+    save(model, path / WEIGHTS, dtype, metrics=metrics)
     write_whole(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
 

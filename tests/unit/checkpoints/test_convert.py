@@ -22,7 +22,7 @@ from mask2former.checkpoints import convert as conversion
 from mask2former.checkpoints import original
 from mask2former.checkpoints.convert import Target, convert, writing
 from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
-from mask2former.checkpoints.convert.reading import read
+from mask2former.checkpoints.convert.reading import Raw, Request, read, recognised
 from mask2former.checkpoints.convert.rules import Layout, from_original
 from mask2former.checkpoints.io import Checkpoint
 from mask2former.cli import main
@@ -196,7 +196,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_folders_without_our_facts(model: Mask2Former, folder: Path) -> None:
     rewrite(folder / "config.json", mask2former=None)
-    with pytest.raises(UserError, match=r"does not say what it was trained for, and no published.*give --task"):
+    with pytest.raises(UserError, match=r"does not say what it was trained for, and no published.*give tasks"):
         read(folder)
     found = whole(read(folder, tasks=("instance", "semantic")))
     assert found.categories.names == ("sky", "cat", "dog")
@@ -446,7 +446,9 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
     with pytest.raises(UserError, match=r"expected model\.safetensors or pytorch_model\.bin"):
         read(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"expected model\.safetensors in the folder"):
+    with pytest.raises(
+        UserError, match=r"must hold model\.safetensors, or config\.json beside weights; it holds preprocessor"
+    ):
         read(folder)
 
 
@@ -455,27 +457,25 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("with_names", [True, False])
 def test_recipes_and_class_names_decide(published: Any, with_names: bool) -> None:
-    from mask2former.checkpoints.convert.reading import _inferred, _Raw
-
-    def raw(slug: str) -> _Raw:
+    def raw(slug: str) -> Raw:
         state = {
             name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
             for name, entry in published.table(slug).items()
         }
         names = original.recipe_categories(slug).names if with_names else None
-        return _Raw(dict(from_original(MMDET, state)), names)
+        return Raw(Path("file"), dict(from_original(MMDET, state)), class_names=names)
 
-    found = whole(_inferred(raw("coco-instance/swin-t"), "file", None, ()))
+    found = whole(recognised(raw("coco-instance/swin-t"), Request("file")))
     assert found.categories.names[:2] == ("person", "bicycle")
     assert found.info.inference.tasks == ("instance",)
     with pytest.raises(UserError, match="more than one recipe fits: ade20k-panoptic/r50, ade20k-semantic/r50"):
-        _inferred(raw("ade20k-semantic/r50"), "file", None, ())
-    chosen = whole(_inferred(raw("cityscapes-semantic/r50"), "file", "cityscapes-semantic/r50", ()))
+        recognised(raw("ade20k-semantic/r50"), Request("file"))
+    chosen = whole(recognised(raw("cityscapes-semantic/r50"), Request("file", "cityscapes-semantic/r50")))
     backbone = chosen.info.known_architecture.backbone
     assert isinstance(backbone, TimmConfig)
     assert backbone.norm == "sync"  # of the recipe; the names do not tell
     with pytest.raises(UserError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"):
-        _inferred(raw("ade20k-semantic/r50"), "file", "coco-instance/r50", ())
+        recognised(raw("ade20k-semantic/r50"), Request("file", "coco-instance/r50"))
 
 
 def test_heads_are_not_guessed(tiny_model: Mask2Former, tmp_path: Path) -> None:
