@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mask2former import recipes
-from mask2former.checkpoints import load_into, original
+from mask2former.checkpoints import load_into
+from mask2former.checkpoints.formats import original
 from mask2former.models.build import build_model
 
 TABLES: dict[str, Any] = json.loads(

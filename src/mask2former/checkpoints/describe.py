@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import original
-from mask2former.checkpoints.convert.reading import UndecidedError
+from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.instantiate import skeleton_of
+from mask2former.checkpoints.load import UndecidedError
 from mask2former.config import ArchitectureConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from mask2former import limits, recipes
-from mask2former.checkpoints import original, pickles
-from mask2former.checkpoints.convert import huggingface
-from mask2former.checkpoints.convert.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE, Preparation
-from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
-from mask2former.checkpoints.convert.rules import Layout, their_name, to_original
-from mask2former.checkpoints.convert.sssegmentation import SSSEG
-from mask2former.checkpoints.io import FORMAT_VERSION, WEIGHTS, Checkpoint
-from mask2former.checkpoints.original import Architecture
+from mask2former.checkpoints import restricted_pickle
+from mask2former.checkpoints.formats import huggingface, original
+from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
+from mask2former.checkpoints.formats.original import Architecture
+from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.rules import Layout, their_name, to_original
 from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors
+from mask2former.checkpoints.save import FORMAT_VERSION, WEIGHTS, Checkpoint
 from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import OptionError, UserError
@@ -225,7 +225,9 @@ def _opened(path: Path, request: Request) -> Raw:
             _check_nothing_given(request)
             return Raw(path, entries_of(file, path), metadata)
     raw = Raw(path, {})
-    raw.state = pickles.read_state(path, (lambda payload: _select(payload, raw)) if request.converts else None)
+    raw.state = restricted_pickle.read_state(
+        path, (lambda payload: _select(payload, raw)) if request.converts else None
+    )
     return raw
 
 
@@ -300,7 +302,7 @@ def _opened_folder(path: Path) -> Raw:
     for part in _weight_files(path):
         if not part.is_file():
             raise UserError(f"{part}: no such file; the folder is incomplete, fetch it again")
-        found = _entries(part) if part.suffix == ".safetensors" else pickles.read_state(part)
+        found = _entries(part) if part.suffix == ".safetensors" else restricted_pickle.read_state(part)
         if twice := state.keys() & found.keys():
             raise UserError(f"{part}: {quoted(min(twice))} is in another file of the folder too")
         state.update(found)

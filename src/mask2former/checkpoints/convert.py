@@ -1,7 +1,7 @@
 """Checkpoints of other code bases to ours and back: recognised by their names, converted by tables, verified.
 
-Each code base is one module with a table of names; ``rules`` reads the tables both ways, with the original names in
-the middle. ``reading`` and ``writing`` deal with files.
+Each code base is one module of ``formats`` with a table of names; ``rules`` reads the tables both ways, with the
+original names in the middle.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import get_args
 
 from mask2former import checkpoints
-from mask2former.checkpoints.convert.backbones import Backbone, save_backbone
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
-from mask2former.checkpoints.convert.reading import Found, read
-from mask2former.checkpoints.convert.verify import compare_with_transformers
-from mask2former.checkpoints.convert.writing import TARGETS, Target, check_place, write
+from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
+from mask2former.checkpoints.load import Found, read
+from mask2former.checkpoints.save_as import TARGETS, Target, check_place, write
+from mask2former.checkpoints.verify import compare_with_transformers
 from mask2former.config import Task
 from mask2former.errors import OptionError, UserError
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.checkpoints import original
 from mask2former.checkpoints.card import model_card
 from mask2former.checkpoints.entries import check_entry
+from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
