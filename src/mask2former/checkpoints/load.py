@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mask2former import limits, recipes
 from mask2former.checkpoints import restricted_pickle
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, Checkpoint
 from mask2former.checkpoints.formats import huggingface, original
 from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
@@ -25,8 +26,7 @@ from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMS
 from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
 from mask2former.checkpoints.rules import Layout, their_name, to_original
-from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors
-from mask2former.checkpoints.save import FORMAT_VERSION, WEIGHTS, Checkpoint
+from mask2former.checkpoints.safetensors_files import entries_of, is_safetensors, metadata_value, open_safetensors
 from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import OptionError, UserError
@@ -216,7 +216,7 @@ def _opened(path: Path, request: Request) -> Raw:
             raise UserError(f"{path}: a folder must hold {expected}; it holds {found}")
         path = path / WEIGHTS
     head = _head_of(path)
-    if _is_safetensors(head, path.stat().st_size):
+    if is_safetensors(head, path.stat().st_size):
         with open_safetensors(path) as file:
             metadata: dict[str, str] = file.metadata() or {}
             if request.converts and not metadata.get("format", "").startswith("mask2former"):
@@ -246,11 +246,6 @@ def _head_of(path: Path) -> bytes:
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
     return head
-
-
-def _is_safetensors(head: bytes, size: int) -> bool:
-    """Eight bytes of header length, then JSON."""
-    return size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoint files: writing ours and the original layout, and filling a model.
+"""Writing checkpoint files: ours, and those of the original layout.
 
 Ours is one safetensors file that carries weights, configuration and categories. Must not know how files are read, nor
 where they come from (names, downloads).
@@ -10,13 +10,14 @@ import inspect
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mask2former.checkpoints.card import model_card
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, check_finite
 from mask2former.checkpoints.entries import check_entry
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.safetensors_files import write_safetensors
@@ -24,123 +25,9 @@ from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Categories, ModelInfo
-from mask2former.text import listed, printable
+from mask2former.structures import ModelInfo
 
-__all__ = [
-    "FORMAT_VERSION",
-    "WEIGHTS",
-    "Checkpoint",
-    "check_finite",
-    "dump_original",
-    "format_version",
-    "load_into",
-    "save",
-    "save_folder",
-    "save_torch",
-    "write_original",
-]
-
-FORMAT_VERSION = 2
-WEIGHTS = "model.safetensors"  # inside a folder
-_SHOWN = 10  # entries of each kind in a report
-_FIRST = 3  # entries with values that are not finite
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a file held.
-
-    Attributes:
-        info: what the model is, classes included.
-        state: our names to tensors; half precision already promoted to float32.
-        source: where it came from, for messages.
-        run: settings of the training run, if the file has them.
-        layout: how the file names its entries: ``ours``, ``original``, or the key of a layout of another code base.
-    """
-
-    info: ModelInfo
-    state: dict[str, Tensor]
-    source: str
-    run: RunConfig | None = None
-    layout: str = "ours"
-
-    @property
-    def categories(self) -> Categories:
-        """The classes, in the order of the class head."""
-        return self.info.known_categories
-
-
-# --- filling ---------------------------------------------------------------------------------------------------------
-
-
-def load_into(
-    model: torch.nn.Module, state: Mapping[str, Tensor], source: str, *, drop_misshaped: bool = False
-) -> list[str]:
-    """Fill ``model`` with ``state``, all of it.
-
-    Args:
-        model: any of ours.
-        state: our names to tensors.
-        source: named in messages.
-        drop_misshaped: leave entries of another shape as they are in the model, for instance a class head when
-            training starts from another data set.
-
-    Returns:
-        Names of the entries that were left out, sorted; empty unless asked for.
-
-    Raises:
-        UserError: entries are missing, unexpected or mis-shaped, or values are not finite; one message lists them
-            all.
-    """
-    own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    shared = sorted(own.keys() & state.keys())
-    misshaped = [name for name in shared if own[name].shape != state[name].shape]
-    texts = {
-        name: f"{printable(name, 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in misshaped
-    }
-    groups = [("missing", missing), ("unexpected", unexpected)]
-    if not drop_misshaped:
-        groups.append(("mis-shaped", [texts[name] for name in misshaped]))
-    faults = [f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups if names]
-    if faults:
-        raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
-    if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
-        check_finite(state, source)
-    with torch.no_grad():
-        for name in shared:
-            if name not in texts:
-                own[name].copy_(state[name])  # state_dict shares memory with the model
-    return misshaped
-
-
-def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are NaN or infinite, from which results would come that look like results.
-
-    Raises:
-        UserError: some are; the message counts the entries and names the first.
-    """
-    broken = [name for name, value in state.items() if not _is_finite(value)]
-    if broken:
-        raise UserError(
-            f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
-            f"({listed(broken, _FIRST)}); its training went astray, or the file is damaged: take an earlier "
-            "checkpoint, or fetch it again"
-        )
-
-
-def _is_finite(value: Tensor) -> bool:
-    if not value.is_floating_point() or value.is_meta or not value.numel():
-        return True
-    value = value.detach().float() if value.dtype.itemsize == 1 else value.detach()  # few operations know eight bits
-    low, high = torch.aminmax(value)  # a sixth of the time of isfinite().all(), and NaN passes through
-    return bool(low.isfinite() and high.isfinite())
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
+__all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch", "write_original"]
 
 
 def format_version(info: ModelInfo) -> int:

@@ -20,12 +20,12 @@ from torch import Tensor
 from mask2former import checkpoints
 from mask2former.checkpoints import convert as conversion
 from mask2former.checkpoints import save_as
+from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
 from mask2former.checkpoints.load import Raw, Request, read, recognised
 from mask2former.checkpoints.rules import Layout, from_original
-from mask2former.checkpoints.save import Checkpoint
 from mask2former.cli import main
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError

@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mask2former import checkpoints
+from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.backbones import load_backbone
 from mask2former.checkpoints.load import UndecidedError, read
-from mask2former.checkpoints.save import Checkpoint
 from mask2former.config import (
     InferenceConfig,
     MaskedDecoderConfig,

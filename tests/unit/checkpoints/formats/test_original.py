@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mask2former import checkpoints, recipes
+from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.load import Raw, Request, recognised
-from mask2former.checkpoints.save import Checkpoint
 from mask2former.config import ModelConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
