@@ -220,9 +220,9 @@ class MaskedDecoderConfig(_Strict):
 
 
 class InferenceConfig(_Strict):
-    """How a trained model is asked; stored in the checkpoint."""
+    """Inference settings; stored in the checkpoint."""
 
-    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained to answer
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained for
     short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
     long_edge: PositiveInt = 1333  # cap, pixels
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
@@ -235,7 +235,7 @@ class InferenceConfig(_Strict):
     instance_threshold: Probability = 0.5
     overlap_threshold: Probability = 0.8
     max_instances: Detections = 100
-    # instances: a pixel belongs to the best answer alone, and what keeps less than overlap_threshold of its mask is
+    # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     non_overlapping: bool = False
     # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
@@ -285,8 +285,8 @@ class InferenceConfig(_Strict):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
         if self.tile and self.tasks != ("instance",):
             raise ValueError(
-                f"tile {self.tile} is for models of instances alone, and this one answers {', '.join(self.tasks)}; "
-                "leave it out (0), or take such a model, for instance nuclei"
+                f"tile {self.tile} is for instance models only, and this one has the tasks {', '.join(self.tasks)}; "
+                "leave it out (0), or use an instance model such as nuclei"
             )
         if 0 < self.tile < 16:
             raise ValueError(f"tile must be 0, for whole images, or at least 16 pixels, got {self.tile}")
@@ -330,7 +330,9 @@ class ModelConfig(ArchitectureConfig):
 
     inference: InferenceConfig = InferenceConfig()
     init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
-    init_partial: bool = False  # take what fits: other classes, queries and windows; the run says what starts afresh
+    init_partial: bool = (
+        False  # take what fits: other classes, queries and windows; the run says what is newly initialised
+    )
 
     @property
     def architecture(self) -> ArchitectureConfig:
@@ -612,7 +614,7 @@ class ResizeCropFlipConfig(_Strict):
     long_edge: PositiveInt = 2560  # cap, pixels
     # instead of short edges: a factor between these two for images of any size, where objects have one scale
     scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
-    # pixels: with it, factors count from the size at which the image's median object has this diameter
+    # pixels: with it, factors are relative to the size at which the image's median object has this diameter
     diameter: PositiveFloat | None = None
     crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images stay
     max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
@@ -624,9 +626,11 @@ class ResizeCropFlipConfig(_Strict):
     @model_validator(mode="after")
     def _rising(self) -> ResizeCropFlipConfig:
         if self.scale_range is not None and not self.scale_range[0] <= self.scale_range[1] <= 100:
-            raise ValueError(f"factors must rise, to 100 at most, got {self.scale_range}")
+            raise ValueError(f"scale_range must rise, to 100 at most, got {self.scale_range}")
         if self.diameter is not None and self.scale_range is None:
-            raise ValueError("diameter says what factors count from; set factors too, for instance [0.7, 1.4]")
+            raise ValueError(
+                "diameter is the size that scale_range is relative to; set scale_range too, for instance [0.7, 1.4]"
+            )
         return self
 
 

@@ -17,8 +17,9 @@ from mask2former import visualization
 from mask2former.config import Task
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.errors import MissingExtraError, UserError
+from mask2former.evaluation.cases import ImageCases, match_classes
 from mask2former.evaluation.comparison import comparison_row
-from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.files import check_folder, write_whole
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tracking import join_frames

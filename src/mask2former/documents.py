@@ -56,15 +56,15 @@ def check_regular(path: Path, what: str, *, hint: str = "check the path") -> int
         UserError: there is no such file, or it is a folder, a pipe, a device or a link in a circle.
     """
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UserError(f"there is no {what} '{path}'; {hint}") from error
     except OSError as error:
         raise UserError(f"the {what} '{path}' cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(facts.st_mode):
-        kind = "folder" if stat.S_ISDIR(facts.st_mode) else "pipe" if stat.S_ISFIFO(facts.st_mode) else "device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe" if stat.S_ISFIFO(status.st_mode) else "device"
         raise UserError(f"'{path}' is a {kind}; expected a regular file ({what})")
-    return facts.st_size
+    return status.st_size
 
 
 def read_bytes(file: Readable, what: str, most: int, *, hint: str = "check the path") -> bytes:

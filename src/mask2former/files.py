@@ -47,7 +47,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
     """Let ``write`` fill a temporary file, then put it where ``path`` says; see :func:`whole_file`.
 
     Raises:
-        UserError: the place cannot be written; an old file there is as it was.
+        UserError: the path cannot be written; an old file there is as it was.
         OSError: something else went wrong, for instance a full disk; likewise.
     """
     with whole_file(path, durable=durable) as temporary:
@@ -68,7 +68,7 @@ def whole_file(path: Path, *, suffix: str = ".tmp", durable: bool = False) -> It
         durable: also survives a power cut: the bytes are on the disk before the name is. Costs milliseconds.
 
     Raises:
-        UserError: the place cannot be written; an old file there is as it was.
+        UserError: the path cannot be written; an old file there is as it was.
         OSError: something else went wrong, for instance a full disk; the error names ``path``.
     """
     with contextlib.ExitStack() as stack:
@@ -119,7 +119,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         path: where it goes; an empty folder may be there.
 
     Raises:
-        UserError: the place cannot be written, or there is something else.
+        UserError: the path cannot be written, or there is something else.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def _remove(name: str | os.PathLike[str]) -> None:
 
 
 def _refusal(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write '{path}': {error.strerror or error}; choose another place")
+    return UserError(f"cannot write '{path}': {error.strerror or error}; choose another path")
 
 
 @contextlib.contextmanager
@@ -272,7 +272,7 @@ def reserved(path: Path) -> Iterator[IO[bytes] | None]:
     except OSError as error:
         if error.errno == errno.ENXIO:
             what = "pipe that nobody reads" if stat.S_ISFIFO(path.stat().st_mode) else "socket or absent device"
-            raise UserError(f"cannot write '{path}': it is a {what}; choose another place") from error
+            raise UserError(f"cannot write '{path}': it is a {what}; choose another path") from error
         raise _refusal(path, error) from error
     os.set_blocking(descriptor, True)
     with open(descriptor, "wb") as stream:
@@ -287,7 +287,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+# --- paths -----------------------------------------------------------------------------------------------------------
 
 
 def check_apart(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -318,7 +318,7 @@ def check_file(path: Path) -> None:
     if not path.exists() or path.is_file():
         check_folder(Path(os.path.realpath(path)).parent)  # links are followed
     elif not os.access(path, os.W_OK):
-        raise UserError(f"cannot write to '{path}': no permission; choose another place")
+        raise UserError(f"cannot write to '{path}': no permission; choose another path")
 
 
 def check_folder(folder: Path) -> None:

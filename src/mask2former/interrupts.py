@@ -1,6 +1,6 @@
 """Being asked to stop: Ctrl-C, a closed terminal, and the signal that service managers and job queues send first.
 
-All of them raise ``KeyboardInterrupt`` in the main thread, so that every verb ends alike. Light, since it must be in
+All of them raise ``KeyboardInterrupt`` in the main thread, so that every command ends alike. Light, since it must be in
 force before anything slow is imported.
 """
 

@@ -318,7 +318,7 @@ def _significant_bits(image: Image.Image) -> int | None:
     file = getattr(image, "fp", None)
     if file is None or file.closed:
         return image.info.get(_KEPT)
-    place = file.tell()
+    position = file.tell()
     try:
         for kind, start in _png_chunks(file):
             if kind == b"sBIT":
@@ -331,7 +331,7 @@ def _significant_bits(image: Image.Image) -> int | None:
     except (OSError, ValueError, IndexError, struct.error):  # decoding tells what is damaged
         return None
     finally:
-        file.seek(place)
+        file.seek(position)
     return None
 
 

@@ -197,7 +197,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "nested": lambda path: path.write_text("[" * 100_000),
     "empty": lambda path: path.write_text(""),
 }
-PLACES: dict[str, Callable[[Path], object]] = {
+READERS: dict[str, Callable[[Path], object]] = {
     "COCO": lambda path: CocoInstances([(path, path.parent)]),
     "panoptic": lambda path: CocoPanoptic([PanopticFiles(path, path.parent, path.parent)]),
     "YouTube-VIS": lambda path: YouTubeVIS([(path, path.parent)]),
@@ -211,12 +211,12 @@ PLACES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", READERS)
 @pytest.mark.parametrize("name", FILES)
-def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, name: str, index: str, limited: Limited) -> None:
-    path = tmp_path / (index if "." in index else "x.txt" if index == "names" else "x.json")
+def test_annotations_that_are_no_documents_are_refused(tmp_path: Path, name: str, kind: str, limited: Limited) -> None:
+    path = tmp_path / (kind if "." in kind else "x.txt" if kind == "names" else "x.json")
     FILES[name](path)
-    assert limited(lambda: PLACES[index](path), seconds=SECONDS).kind == "UserError"
+    assert limited(lambda: READERS[kind](path), seconds=SECONDS).kind == "UserError"
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "empty"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mask2former.errors import FailedError
-from mask2former.evaluation.evaluate import Case, evaluate_predictor, match_classes
+from mask2former.evaluation.cases import Case, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.evaluation.gallery import _largest_confusion
 from mask2former.inference.predictor import Predictor
 from mask2former.structures import Categories

@@ -237,7 +237,7 @@ def test_what_is_odd_but_not_broken(tmp_path: Path) -> None:
         "train: images with objects that are annotated twice (1): 1.png: 1",
         "train: images with objects that have no pixel (1): 2.png: 1",
         "train: images with more objects than the model has queries (2) (1): 1.png: 3",
-        "train: images that are there several times (1): 0.png = 2.png",
+        "train: images that occur several times (1): 0.png = 2.png",
         "validation: images that are also trained on (1): 0.png = 1.png",
     }
 
@@ -493,7 +493,7 @@ def test_without_validation_data_the_user_is_told(tmp_path: Path) -> None:
     path = coco(tmp_path)
     (tmp_path / "annotations" / "instances_val.json").unlink()
     config, (note,) = infer_format(path)
-    assert "stands in for it" in note
+    assert "is used for it" in note
     assert not isinstance(config, RunConfig)
     assert list(check_dataset(config).splits) == ["train"]
 
@@ -598,8 +598,8 @@ def test_where_nothing_can_be_proposed_the_faults_are_summed_up(
     words = ["--images", str(tmp_path / "train"), "--propose", str(tmp_path / "run.yaml")]
     assert main(["check-data", str(file), *words]) == 1
     err = capsys.readouterr().err
-    assert "mend what is called broken above" in err
-    assert "no run can be proposed" not in err
+    assert "fix what is reported as broken above" in err
+    assert "no run can be suggested" not in err
 
 
 def test_annotations_in_an_archive_are_to_be_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,11 +115,11 @@ def run_file(tmp_path: Path, dataset: dict[str, Any], **changes: Any) -> Path:
     values = run_values(
         tmp_path / "run",
         data__dataset=dataset,
-        data__total_batch=2,
+        data__batch_size=2,
         data__augmentation={"name": "large-scale-jitter", "image_size": [64, 64]},
         model__inference={"tasks": [task], "short_edge": 48, "long_edge": 64, "things_only": False},
         trainer__max_steps=1,
-        trainer__checkpoint_every=1,
+        trainer__checkpoint_interval=1,
         evaluation={"interval": 1, "tasks": [task], "monitor": monitor, "num_images": 0},
     )
     for name, value in changes.items():
@@ -139,7 +139,7 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
         {},
         "classes that the data do not list are not measured (1 of 2): 'dirt'",
     ),
-    "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|stands in for it"),
+    "validation on the training data": (lambda root: same(coco(root)), {}, "also trained on|is used for it"),
     "ignored regions": (coco, {"criterion__void": "ignored"}, ""),
     "label maps": (labels, {}, ""),
     "label maps of 0 and 255": (lambda root: labels(root, 0, 255, "0 background\n255 cell\n"), {}, ""),
@@ -256,7 +256,7 @@ def test_all_faults_are_read_and_counted_and_the_last_line_names_the_first(
     (tmp_path / "val" / "0.png").write_bytes(b"")
     (tmp_path / "val" / "1.png").write_bytes(b"")
     Image.new("RGB", (W, H + 1)).save(tmp_path / "val" / "2.png")
-    path = run_file(tmp_path, dataset, data__batch_per_device=3)
+    path = run_file(tmp_path, dataset, data__batch_size_per_device=3)
     monkeypatch.chdir(tmp_path)
     assert main(["check-data", str(path), "--workers", "0", "--json", "facts.json"]) == 1
     shown = capsys.readouterr()

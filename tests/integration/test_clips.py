@@ -116,7 +116,7 @@ def test_a_model_of_images_is_where_clips_start_from(
     )
     run = run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 1e-12, "weight_decay": 0.0})})
     result = train(run)
-    assert "class head starts afresh" in capsys.readouterr().out
+    assert "class head newly initialised" in capsys.readouterr().out
     trained, before = checkpoints.from_pretrained(result.model).state_dict(), opened.state
     name = "transformer_decoder.query_features.weight"
     torch.testing.assert_close(trained[name], before[name], rtol=0, atol=1e-6)

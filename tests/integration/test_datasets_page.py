@@ -105,7 +105,7 @@ def test_every_command_runs(
         (["--data", "cityscapes", "--data-root", "{root}"], "the classes of the model"),
         (
             ["--data", "cityscapes:semantic", "--data-root", "{root}", "--task", "panoptic"],
-            "ground truths for semantic, not",
+            "ground truth for semantic, not",
         ),
     ],
 )

@@ -24,14 +24,9 @@ from mask2former.config import EvaluationConfig, Task
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import (
-    Case,
-    Evaluation,
-    ImageCases,
-    evaluate_predictor,
-    match_classes,
-    predict_case,
-)
+from mask2former.evaluation.cases import Case, ImageCases, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor, predict_case
+from mask2former.evaluation.scores import Evaluation
 from mask2former.inference.predictor import Predictor
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import SparseMasks

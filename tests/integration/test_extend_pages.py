@@ -13,7 +13,16 @@ from mask2former.config import CriterionConfig, ScenesConfig
 SMALL = ScenesConfig(image_size=(64, 64), num_validation=1)
 FOLDER = Path(__file__).parents[2] / "docs" / "extend"
 PAGES = [
-    FOLDER / f"{name}.md" for name in ("backbone", "loss_term", "pixel_decoder", "plain_loop", "train_from_python")
+    FOLDER / f"{name}.md"
+    for name in (
+        "attention",
+        "augmentation",
+        "backbone",
+        "loss_term",
+        "pixel_decoder",
+        "plain_loop",
+        "train_from_python",
+    )
 ]
 FEWER = {
     r"max_steps=1000": "max_steps=1, accelerator='cpu'",
@@ -21,7 +30,7 @@ FEWER = {
     r"RunConfig\(": "RunConfig(criterion=CriterionConfig(num_points=64), ",
     r"Criterion\(len\(([\w.]+)\)": r"Criterion(len(\1), num_points=64",
     r"range\(1000\)": "range(1)",
-    r"DataConfig\(total_batch=8\)": "DataConfig(dataset=SMALL, batch_size=2, num_workers=0)",
+    r"DataConfig\(batch_size=8\)": "DataConfig(dataset=SMALL, batch_size=2, num_workers=0)",
     r"batch_size=8, seed=0\), batch_size=8": "batch_size=2, seed=0), batch_size=2",
     r"Scenes\(96": "Scenes(64",
     r"length=20": "length=1",

@@ -44,7 +44,7 @@ def config_of(output: Path, kind: str) -> RunConfig:
         output,
         trainer={"max_steps": 6, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2},
         evaluation={"interval": 2, "tasks": ["semantic"], "monitor": "semantic/mIoU", "num_images": 1},
-        data__total_batch=2,
+        data__batch_size=2,
     )
     for path, value in KINDS[kind].items():
         group, _, name = path.partition("__")

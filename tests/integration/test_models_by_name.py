@@ -176,7 +176,7 @@ def test_an_interrupted_download_is_kept_and_goes_on(
 def test_training_starts_from_a_name(
     web: Server, tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Other classes, more queries: the run says what starts afresh, and the license travels into the result."""
+    """Other classes, more queries: the run says what is newly initialised, and the license travels into the result."""
     pytest.importorskip("lightning")
     values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
     config = checkpoints.open_checkpoint(tiny_file).info.to_dict()["config"]
@@ -187,7 +187,10 @@ def test_training_starts_from_a_name(
     assert main(command) == 2
     assert "num_queries is 12 in the run and 10 in the weights" in capsys.readouterr().err
     assert main([*command, "model.init_partial=true"]) == 0
-    assert "Starts from lab/tiny: all that fits; 10 queries, and 2 more that start afresh" in capsys.readouterr().out
+    assert (
+        "Starts from lab/tiny: all that fits; 10 queries, and 2 more that are newly initialised"
+        in capsys.readouterr().out
+    )
     assert len(web.requests) == 1
     before, after = load_file(tiny_file), load_file(tmp_path / "run" / "model.safetensors")
     torch.testing.assert_close(after[QUERIES][:10], before[QUERIES])

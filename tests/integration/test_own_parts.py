@@ -17,7 +17,8 @@ from mask2former import Criterion, LossTerm, Mask2Former, Predictor, RunConfig, 
 from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.evaluation.evaluate import ImageCases, evaluate_predictor, match_classes
+from mask2former.evaluation.cases import ImageCases, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.losses import MatchedDepth
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.scenes import SCENE_CATEGORIES
@@ -122,7 +123,7 @@ def test_it_trains_and_goes_on(finished: Path, tmp_path: Path) -> None:
 
 def test_it_goes_on_with_the_same_objects_alone(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    assert (folder / "run.yaml").read_text().startswith("# Given in Python, whatever stands below: model, ")
+    assert (folder / "run.yaml").read_text().startswith("# Given in Python, whatever is below: model, ")
     with pytest.raises(ValueError, match=r"started in Python with model, train_data, validation_data, criterion; give"):
         train(run_of(folder, trainer__max_steps=4), resume=True)
     assert main(["train", str(folder / "run.yaml"), "--resume", str(folder)]) == 2

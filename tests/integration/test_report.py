@@ -21,9 +21,11 @@ from mask2former.cli import app, main
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.transforms import shortest_edge_size
-from mask2former.evaluation.evaluate import EvaluationReport, ImageCases, evaluate_predictor, match_classes
+from mask2former.evaluation.cases import ImageCases, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.evaluation.gallery import Gallery
 from mask2former.evaluation.report import write_report
+from mask2former.evaluation.scores import EvaluationReport
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import MultiScaleFlip
 from mask2former.metrics.semantic import SemanticEvaluator

@@ -33,7 +33,7 @@ def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureF
     values["model"]["backbone"] = {"name": "timm", "model": "resnet18"}
     values["model"]["init"] = str(path)
     result = train(parse(RunConfig, values, "test"))
-    assert f"Starts from {path}: all but the backbone starts afresh" in capsys.readouterr().out
+    assert f"Starts from {path}: all but the backbone is newly initialised" in capsys.readouterr().out
     trained = Mask2Former.from_pretrained(result.model).state_dict()
     name = "layer3.1.conv2.weight"
     torch.testing.assert_close(trained[f"backbone.body.{name}"], source.state_dict()[name])

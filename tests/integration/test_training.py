@@ -184,7 +184,7 @@ def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypat
     monkeypatch.setattr(TrainingModule, "_points", same_for_every_mask)
     rows = []
     for micro in (None, 1):
-        values = run_values(tmp_path / f"{micro}", data__batch_per_device=micro, trainer={**SHORT, "max_steps": 1})
+        values = run_values(tmp_path / f"{micro}", data__batch_size_per_device=micro, trainer={**SHORT, "max_steps": 1})
         values["model"]["backbone"]["norm"] = "frozen"  # batch statistics would differ
         train(parse(RunConfig, values, "test"))
         rows.append(table(tmp_path / f"{micro}")[0])

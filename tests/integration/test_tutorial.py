@@ -42,7 +42,7 @@ def test_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         shorter = [*SHORTER, f"trainer.max_steps={3 + index}"] if command[0] == "train" else []
         assert main([*command, *shorter]) == 0, capsys.readouterr().err
     assert (
-        parse(RunConfig, yaml.safe_load(Path("proposal.yaml").read_text()), "proposal").data.dataset.name
+        parse(RunConfig, yaml.safe_load(Path("suggested.yaml").read_text()), "suggested").data.dataset.name
         == "coco-instance"
     )
     assert Path("contact-sheet.png").is_file()

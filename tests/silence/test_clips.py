@@ -140,7 +140,7 @@ REFUSED = {
     "no annotations to train on": Row(lambda c, f: c.pop("annotations"), ("train",), ("have no 'annotations'",)),
     "shares of the sides": Row(each(shares), ("train",), ("polygons have coordinates from 0 to 1",)),
     "shares in validation": Row(each(shares), ("validation",), ("polygons have coordinates from 0 to 1",)),
-    "far outside": Row(each(moved), ("train",), ("polygons lie outside of their image; expected pixels",)),
+    "far outside": Row(each(moved), ("train",), ("polygons lie outside their image; expected pixels",)),
     "class given twice": Row(
         lambda c, f: c["categories"].append({"id": 9, "name": "cell"}), ("train",), ("several classes", "one name")
     ),
@@ -201,7 +201,7 @@ NOTED = {
         lambda c, f: moved(c["annotations"][0]), ("train",), ("so that nothing of them is seen: annotations 3",)
     ),
     "mostly outside": Row(
-        lambda c, f: moved(c["annotations"][1], 15), ("train",), ("polygons lie outside of their image for the most",)
+        lambda c, f: moved(c["annotations"][1], 15), ("train",), ("polygons lie mostly outside their image",)
     ),
     "some crowds": Row(lambda c, f: crowds(c["annotations"][0]), (), ()),
     "validation alone": Row(
@@ -247,7 +247,7 @@ def test_a_frame_of_both_splits_is_told(tmp_path: Path) -> None:
     assert "validation: frames that are also trained on (1): clip 1, frame 0 = clip 1, frame 0" in checked(run)[1]
     same = run_on(tmp_path, {"name": "clips", "train": [entry], "validation": [entry]})
     assert "validation: frames that are also trained on (6)" in started(same)
-    assert "the training data stands in for it" in checked(same)[1]
+    assert "the training data is used for it" in checked(same)[1]
 
 
 def test_more_tracks_than_queries_are_told(tmp_path: Path) -> None:

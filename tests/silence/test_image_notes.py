@@ -29,7 +29,7 @@ BYTES = (VALUES // 4).astype(np.uint8)
 
 
 def images(folder: Path) -> Path:
-    """A plain image, a 10-bit one, one of two pages, a transparent one and one that is passed over."""
+    """A plain image, a 10-bit one, one of two pages, a transparent one and one that is skipped."""
     folder.mkdir(parents=True)
     Image.fromarray(BYTES).save(folder / "plain.png")
     Image.fromarray(VALUES).save(folder / "deep.png")
@@ -44,7 +44,7 @@ PARTS = (
     r"several pages.* \(1\): '.*pages\.tif' \(2\)",
     r"alpha channel.* \(1\): '.*clear\.png'",
 )
-PASSED_OVER = r"other formats, passed over .*\(1\): '.*other\.gif'"
+SKIPPED = r"other formats, skipped .*\(1\): '.*other\.gif'"
 
 
 def coco(root: Path) -> Path:
@@ -71,7 +71,7 @@ def test_predict_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captur
     command = ["predict", str(folder), "-o", str(tmp_path / "out"), "-m", "scenes-tiny", "--short-edge", "64"]
     assert main(command) == 0
     printed = capsys.readouterr().err
-    for part in (*PARTS, PASSED_OVER):
+    for part in (*PARTS, SKIPPED):
         assert re.search(f"^note: .*{part}", printed, re.MULTILINE), (part, printed)
     assert main([*command, "--value-range", "0", "1023", "--overwrite"]) == 0
     assert "10 bits" not in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_training_looks_at_some_and_reads_as_its_model(tmp_path: Path) -> None:
     samples = build_images(coco_config(path), "train")
     found = "\n".join(notes_of_some(samples))
     for part in PARTS:
-        assert re.search(f"of 4 looked at .*{part}", found), found
+        assert re.search(f"of 4 read .*{part}", found), found
     assert "10 bits" not in "\n".join(notes_of_some(samples, most=1))
     ranged = build_images(coco_config(path), "train", value_range=(0, 4095))
     np.testing.assert_array_equal(
@@ -152,7 +152,7 @@ def test_label_folders_note_images_of_other_formats(tmp_path: Path) -> None:
     split = [{"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}]
     values = {"train": split, "validation": split, "names": str(tmp_path / "names.txt")}
     samples = build_images(parse(LabelFolderConfig, values, "test"), "train")
-    assert re.search(PASSED_OVER, "\n".join(samples.notes))
+    assert re.search(SKIPPED, "\n".join(samples.notes))
 
 
 def yolo(root: Path) -> Path:
@@ -173,7 +173,7 @@ def test_yolo_notes_other_formats_and_exif(tmp_path: Path) -> None:
     path = yolo(tmp_path)
     report = check_dataset(parse(YoloConfig, {"data": str(path)}, "test"))
     found = "\n".join(finding.sentence() for finding in report.findings)
-    assert re.search(PASSED_OVER, found), found
+    assert re.search(SKIPPED, found), found
     assert re.search(r"EXIF mirrors or turns.*exif=ignore.*\(1\): '.*plain\.png' \(orientation 8\)", found), found
     ignoring = build_images(parse(YoloConfig, {"data": str(path), "exif": "ignore"}, "test"), "train")
     assert {ignoring.image(index).shape for index in range(4)} == {(H, W, 3)}
@@ -185,7 +185,7 @@ def test_frames_of_a_folder_are_read_likewise(tmp_path: Path) -> None:
     for _ in frames:
         pass
     found = "\n".join(frames.notes)
-    for part in (*PARTS, PASSED_OVER):
+    for part in (*PARTS, SKIPPED):
         assert re.search(part, found), found
     frames = open_frames(folder)
     frames.value_range = (0, 4095)

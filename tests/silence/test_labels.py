@@ -446,7 +446,7 @@ def test_names_in_another_encoding_are_refused(tmp_path: Path) -> None:
 def test_comment_lines_are_told_by_check_data(tmp_path: Path) -> None:
     config = folder(tmp_path, [mask(0, 1)], "# classes\nbackground\nnucleus\n")
     (finding,) = [finding for finding in check_dataset(config).findings if "comment" in finding.message][:1]
-    assert "passed over comment lines: 1 (# classes); the first class is 0 'background'" in finding.message
+    assert "skipped comment lines: 1 (# classes); the first class is 0 'background'" in finding.message
     assert json.loads(json.dumps(check_dataset(config).to_dict()))["broken"] is False
 
 

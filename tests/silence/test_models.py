@@ -40,7 +40,7 @@ RESNET = TIMM | {"model": "test_resnet"}
 
 
 def train(folder: Path, **changes: Any) -> int:
-    values = run_values(folder / "run", trainer__max_steps=1, evaluation__every=1, **changes)
+    values = run_values(folder / "run", trainer__max_steps=1, evaluation__interval=1, **changes)
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     return main(["train", str(folder / "run.yaml")])
 
@@ -48,7 +48,7 @@ def train(folder: Path, **changes: Any) -> int:
 @pytest.mark.parametrize(
     ("backbone", "words"),
     [
-        (TIMM | {"model": "swin_tiny_patch4_window7_224", "kwargs": SWIN}, "arguments={strict_img_size: false}"),
+        (TIMM | {"model": "swin_tiny_patch4_window7_224", "kwargs": SWIN}, "kwargs={strict_img_size: false}"),
         (TIMM | {"model": "test_coatnet"}, "'test_coatnet' does not take images of any size"),
         (TIMM | {"model": "mobilevitv2_050"}, "'mobilevitv2_050' gives maps of"),
         (TIMM | {"model": "test_vit"}, "maps of strides [4, 8, 16, 32] are needed"),

@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
     ),
     "windows of a panoptic model": (
         lambda p: p.predict("--tile", 64),
-        "tile 64 is for models of instances alone, and this one answers panoptic, instance, semantic",
+        "tile 64 is for instance models only, and this one has the tasks panoptic, instance, semantic",
     ),
     "a threshold out of range": (lambda p: p.predict("--score-threshold", 1.5), "score_threshold"),
     "metrics over the annotations": (
@@ -254,12 +254,12 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
     "nothing has changed": (lambda p: p.predict(), "2 skipped", lambda p: True),
     "another image of the same name": (
         lambda p: _then(p.draw("b.bmp", seed=99), p.predict),
-        "results of other images of the same name, made anew (1): ",
+        "results of other images of the same name, replaced (1): ",
         lambda p: p.document("b")["instances"] == _fresh(p, "b.bmp"),
     ),
     "another image under another suffix": (
         lambda p: _then(p.draw("b.jpg", seed=99) and (p.photos / "b.bmp").unlink(), p.predict),
-        "made anew (1): ",
+        "replaced (1): ",
         lambda p: p.document("b")["provenance"]["image"] == "b.jpg",
     ),
     "the same image, touched": (lambda p: _then((p.photos / "a.png").touch(), p.predict), "2 skipped", lambda p: True),
@@ -446,7 +446,7 @@ def test_old_results_are_not_those_of_an_image_that_cannot_be_read(
     assert index.predict("--coco", index.coco, *words) == 1
     notes = capsys.readouterr().err
     assert "removed because the new images could not be segmented (1): " in notes
-    assert "made anew" not in notes
+    assert "same name, replaced" not in notes
     assert {record["image_id"] for record in json.loads(index.coco.read_text())} == {"b"}
     assert not list(index.out.glob("a*"))
 

@@ -943,13 +943,13 @@ _GOOD, _FAR, _TINY = _rectangle(3, 3, 20, 20), _rectangle(500, 500, 520, 520), _
         ),
         (
             _polygons_of_all(_GOOD, _FAR, sizes=False),
-            ("no pixel; these count as missed", "lie outside of", "a.png' (1 of 2 objects; it is 40x64"),
-            ("no pixel, and so no mask to learn (3): ", "lie outside of", "y 520, x 520"),
+            ("no pixel; these count as missed", "mostly outside", "a.png' (1 of 2 objects; it is 40x64"),
+            ("no pixel, and so no mask to learn (3): ", "mostly outside", "y 520, x 520"),
         ),
         # As when images were shrunk after they were annotated: partly inside.
         (
             _polygons_of_all(_rectangle(25, 15, 200, 200), sizes=False),
-            ("lie outside of",),
+            ("mostly outside",),
             ("no 'height' and 'width'",),
         ),
     ],

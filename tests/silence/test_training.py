@@ -183,8 +183,8 @@ EFFECTS: dict[str, tuple[dict[str, Any], Check, str]] = {
         lambda module, _: module.trainer.max_steps == 5,
         "the learning rate at step 2 goes from 0 to 0.00063",
     ),
-    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "which sample comes when is drawn anew"),
-    "batch": ({"data.batch_size": 2}, lambda module, _: True, "which sample comes when is drawn anew from step 2 on"),
+    "seed": ({"seed": 6}, lambda module, _: module.config.seed == 6, "the order of samples is drawn anew"),
+    "batch": ({"data.batch_size": 2}, lambda module, _: True, "the order of samples is drawn anew from step 2 on"),
     "dropout": (
         {"model.pixel_decoder.dropout": 0.3},
         lambda module, _: 0.3 in {getattr(part, "p", None) for part in module.model.pixel_decoder.modules()},
@@ -233,7 +233,7 @@ def test_what_is_measured_otherwise_is_not_compared_with_the_best(
     assert result.best is not None
     assert result.best[0] == pytest.approx(result.metrics["instance/AR100"])  # not AP of step 2, whatever it was
     assert (tmp_path / "run" / "checkpoints" / "best-before-step-2.ckpt").is_file()
-    assert "the best validation and patience start afresh" in capsys.readouterr().out
+    assert "the best validation and patience start over" in capsys.readouterr().out
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
@@ -532,7 +532,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(
     torch.save(state, last)
     (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
     result = train(parse(RunConfig, values, "test"), resume=True)
-    assert "no checkpoint of the best instance/AP is left: the best validation is sought afresh" in (
+    assert "no checkpoint of the best instance/AP is left: the search for the best validation starts over" in (
         capsys.readouterr().out
     )
     assert result.best is not None
@@ -623,7 +623,7 @@ def test_a_start_is_measured_or_it_is_said(
         file.write_text(text)
     values["trainer"]["max_steps"] = 1
     result = train(parse(RunConfig, values, "test"))
-    said = "Not measured before the first step, since the class head starts afresh" in capsys.readouterr().out
+    said = "Not measured before the first step, since the class head is newly initialised" in capsys.readouterr().out
     assert (result.start is not None, said) == (measured, not measured)
 
 

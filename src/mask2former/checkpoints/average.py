@@ -67,7 +67,7 @@ def average(models: Sequence[Mask2Former], names: Sequence[str]) -> Mask2Former:
     floating = [key for key, value in states[0].items() if value.is_floating_point()]
     for state, name in zip(states, names, strict=True):  # all before anything is changed
         if broken := next((key for key in floating if not state[key].isfinite().all()), None):
-            raise UserError(f"{name} has weights that are not finite ('{broken}'); its training went astray")
+            raise UserError(f"{name} has weights that are not finite ('{broken}'); its training diverged")
     with torch.no_grad():
         for key in floating:
             mean = sum(state[key].to(torch.float64) for state in states) / len(states)

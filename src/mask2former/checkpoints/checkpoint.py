@@ -101,7 +101,7 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     if broken:
         raise UserError(
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
-            f"({listed(broken, _FIRST)}); its training went astray, or the file is damaged: take an earlier "
+            f"({listed(broken, _FIRST)}); its training diverged, or the file is damaged: take an earlier "
             "checkpoint, or fetch it again"
         )
 

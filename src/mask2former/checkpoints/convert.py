@@ -88,7 +88,7 @@ def convert(
     if found.content.layout == HUGGINGFACE.key and Path(source).is_dir():
         check(Path(source))
     write(model, path, to, check if to == HUGGINGFACE.key else None)
-    checks.append("every entry has its place" if to == "ours" else "read back, every value is the same")
+    checks.append("every entry was converted" if to == "ours" else "read back, every value is the same")
     return Conversion(found.title, path, found.notes, tuple(checks))
 
 

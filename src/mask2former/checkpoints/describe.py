@@ -57,7 +57,7 @@ def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[s
     if not inference.short_edge:
         edges = "no resizing"
     if inference.tile:
-        edges = f"windows of {inference.tile} pixels, each seen at {inference.short_edge or inference.tile}"
+        edges = f"tiles of {inference.tile} pixels, each resized to {inference.short_edge or inference.tile}"
         if inference.diameter:
             edges += f", then again so that objects have a diameter of {inference.diameter:g}"
     scores = {"panoptic": inference.score_threshold, "instance": inference.instance_threshold}

@@ -57,7 +57,7 @@ class Layout:
         signature: templates that all have an entry in a file of this layout, and in no other.
         rules: the table; the first line that fits counts, both ways.
         also_read: further spellings that files of this layout have; never written.
-        unused: entries that mean nothing here, or that are made anew; passed over when reading.
+        unused: entries that mean nothing here, or that are made anew; skipped when reading.
         not_written: original entries that this layout does not have.
         is_backbone: a backbone alone.
         has_counters: its batch norms are ordinary ones. Their counters say nothing about whether the norms were
@@ -209,7 +209,9 @@ def from_original(layout: Layout, state: Mapping[str, Tensor]) -> OrderedDict[st
         blocks = changed.chunk(len(names)) if len(names) > 1 else (changed,)
         renamed.update((name, block.contiguous().clone()) for name, block in zip(names, blocks, strict=True))
     if homeless:
-        raise UserError(f"the model has {len(homeless)} entries without a place in {layout.title}: {listed(homeless)}")
+        raise UserError(
+            f"the model has {len(homeless)} entries that do not exist in {layout.title}: {listed(homeless)}"
+        )
     return renamed
 
 

@@ -68,12 +68,12 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
     """
     check_place(path, target)
     if target != "ours" and not model.info.known_architecture.transformer_decoder.masked_attention:
-        raise UserError("only our own format can say that the queries of a model look everywhere; choose ours")
+        raise UserError("only our own format can store masked_attention=false; choose ours")
     inference = model.info.inference
     if target == "huggingface" and (inference.tile or inference.non_overlapping):
         raise UserError(
-            "transformers cannot look at images through windows or part answers that overlap (inference.tile, "
-            "inference.exclusive), which this model is made for; choose ours, or a layout without such settings"
+            "transformers can neither process images in tiles nor remove overlaps (inference.tile, "
+            "inference.non_overlapping), as this model does; choose ours, or a layout without such settings"
         )
     if _is_folder(path, target):
         _write_folder(model, path, target, check)

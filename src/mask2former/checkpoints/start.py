@@ -1,4 +1,4 @@
-"""Training starts from another model: what is taken over, what is fitted, and what starts afresh.
+"""Training starts from another model: what is taken over, what is fitted, and what is newly initialised.
 
 For official weights on one's own classes. Must not know where the other model came from.
 """
@@ -112,7 +112,7 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             if key not in allowed and value != getattr(theirs, key)
         ]
     if faults:
-        partly = "" if partial else "; with model.init_partial=true other queries and sizes start afresh"
+        partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
         raise UserError(
             f"{name} does not fit: {'; '.join(faults)}; leave these settings out, and they come from {name}{partly}"
         )
@@ -125,7 +125,7 @@ def _explicit(model: ModelConfig, part: str) -> dict[str, Any]:
 
 
 def takes_class_head(own: Categories, theirs: Categories, *, partial: bool) -> bool:
-    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; without it, it starts afresh.
+    """Whether a model with classes ``own`` gets the class head of one with ``theirs``; if not, it gets a new one.
 
     It does with the same names, with one class each and, unless the start is ``partial``, by position.
     """
@@ -146,9 +146,9 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         model: freshly initialised, with its classes; gets the weights and the license.
         source: the trained one.
         name: what ``source`` is called in messages.
-        partial: without it, all must fit. With it, the class head starts afresh if the class names differ; of the
-            queries the first ones are taken over; position biases of Swin are resized to another window; and what
-            else has another shape starts afresh.
+        partial: without it, all must fit. With it, the first queries are taken over; position biases of Swin are
+            resized to another window; and the class head, if the class names differ, and what else has another shape
+            are newly initialised.
 
     Returns:
         One phrase for each thing that was not simply taken over; empty if everything was.
@@ -163,7 +163,7 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         notes += with_own_windows(own, state)
     left_out = load_into(model, state, name, drop_misshaped=partial)
     if left_out:
-        notes.append(f"starts afresh, being of another shape: {listed(left_out, None)}")
+        notes.append(f"newly initialised, since the shapes differ: {listed(left_out, None)}")
     model.info = replace(model.info, license=source.info.license)
     return notes
 
@@ -192,10 +192,10 @@ def _with_own_classes(
     if not partial:
         raise UserError(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
-            "model.init_partial=true the class head starts afresh"
+            "model.init_partial=true the class head is newly initialised"
         )
     state.update({key: value for key, value in own.items() if key.startswith(_CLASS_HEAD)})
-    return [f"class head starts afresh ({len(there)} classes there, {len(here)} here)"]
+    return [f"class head newly initialised ({len(there)} classes there, {len(here)} here)"]
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -212,7 +212,7 @@ def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[
         state[name] = torch.cat((state[name][:here], own[name][there:]))
     if there > here:
         return [f"the first {here} of {there} queries"]
-    return [f"{there} queries, and {here - there} more that start afresh"]
+    return [f"{there} queries, and {here - there} more that are newly initialised"]
 
 
 def with_own_windows(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> list[str]:

@@ -1,7 +1,7 @@
-"""The command line: verbs are functions, and what is heavy is imported inside them so that ``--help`` is immediate.
+"""The command line: commands are functions, and what is heavy is imported inside them so that ``--help`` is immediate.
 
 Exit codes: 0 done, 1 failed while running, 2 the request is wrong, 130 stopped by the user. Errors are one sentence on
-standard error; ``--debug`` adds the traceback. Everything a verb does can be done from Python without it.
+standard error; ``--debug`` adds the traceback. Everything a command does can be done from Python without it.
 """
 
 import inspect

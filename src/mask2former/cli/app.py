@@ -1,4 +1,4 @@
-"""The program itself: global options, exit codes, one sentence for what went wrong. Knows no verb."""
+"""The program itself: global options, exit codes, one sentence for what went wrong. Knows no command."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with ``arguments`` (by default those of the process) and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
-    debug = "--debug" in words[:end]  # anywhere, although it belongs to no verb
+    debug = "--debug" in words[:end]  # anywhere, although it belongs to no command
     words = [word for word in words[:end] if word != "--debug"] + words[end:]
     with filtered():
         try:
@@ -96,7 +96,7 @@ def _run(words: list[str]) -> tuple[int, str]:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse what no verb has a meaning for; an empty path would be the working directory.
+    """Refuse what no command has a meaning for; an empty path would be the working directory.
 
     Raises:
         UserError: an empty argument or value, or one with a zero byte.

@@ -103,9 +103,9 @@ def check_data(
             progress=tell,
         )
     report = checked.report
-    for split, facts in report.splits.items():
-        console.print(_class_table(split, facts, report))
-        for line in _lines(facts, report):
+    for split, summary in report.splits.items():
+        console.print(_class_table(split, summary, report))
+        for line in _lines(summary, report):
             say(f"  {line}")
     for remark in checked.notes:
         say(f"note: {remark}")
@@ -118,61 +118,61 @@ def check_data(
         for reason in checked.reasons:
             say(f"suggested: {reason}")
         say(f"Run file: {checked.suggested}   (mask2former train {checked.suggested})")
-    image_files = sum(facts.num_images for facts in report.splits.values())
+    image_files = sum(summary.num_images for summary in report.splits.values())
     if report.is_broken:
         kinds = [finding for finding in report.findings if finding.broken]
         faults = sum(max(1, finding.count) for finding in kinds)
         could = f"{count(image_files, report.unit)} could be read"
         several = "" if len(kinds) == 1 else f", of {len(kinds)} kinds"
         raise FailedError(
-            f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; mend what "
-            "is called broken above and run this again"
+            f"{count(faults, 'fault')} in '{source}'{several} ({could}); the first: {kinds[0].sentence(1)}; fix what "
+            "is reported as broken above, then run this again"
         )
     say(f"{count(image_files, report.unit)} read, nothing is broken")
 
 
-def _class_table(split: str, facts: SplitSummary, report: DataReport) -> Table:
+def _class_table(split: str, summary: SplitSummary, report: DataReport) -> Table:
     """Counts by class, in the order of the classes; of many only the most frequent ones."""
     from rich.table import Table
 
     is_semantic = report.task == "semantic"
-    rows = list(range(len(facts.categories)))
+    rows = list(range(len(summary.categories)))
     if len(rows) > _MOST_CLASSES:
-        rows = sorted(rows, key=lambda row: -int(facts.images_of[row]))[:_MOST_CLASSES]
-    hidden = len(facts.categories) - len(rows)
+        rows = sorted(rows, key=lambda row: -int(summary.images_of[row]))[:_MOST_CLASSES]
+    hidden = len(summary.categories) - len(rows)
     table = Table(title=split, caption=f"{hidden} more classes" if hidden else None)
     table.add_column("id", justify="right")
     table.add_column("class")
     for name in (f"{report.unit}s", *(() if is_semantic else ("objects",)), "% of pixels"):
         table.add_column(name, justify="right")
     for row in rows:
-        item = facts.categories[row]
-        objects = () if is_semantic else (str(facts.objects_of[row]),)
-        share = 100 * float(facts.pixels_of[row]) / max(facts.num_pixels, 1)
-        table.add_row(str(item.id), item.name, str(facts.images_of[row]), *objects, f"{share:.2f}")
+        item = summary.categories[row]
+        objects = () if is_semantic else (str(summary.objects_of[row]),)
+        share = 100 * float(summary.pixels_of[row]) / max(summary.num_pixels, 1)
+        table.add_row(str(item.id), item.name, str(summary.images_of[row]), *objects, f"{share:.2f}")
     return table
 
 
-def _lines(facts: SplitSummary, report: DataReport) -> list[str]:
+def _lines(summary: SplitSummary, report: DataReport) -> list[str]:
     from mask2former.dataset_tools.check import quantiles
 
-    if not facts.num_images:
+    if not summary.num_images:
         return [f"no {report.unit} could be read"]
-    sizes = [f"{width}x{height} ({number})" for (height, width), number in facts.sizes_hw[:4]]
-    more = len(facts.sizes_hw) - len(sizes)
+    sizes = [f"{width}x{height} ({number})" for (height, width), number in summary.sizes_hw[:4]]
+    more = len(summary.sizes_hw) - len(sizes)
     lines = [
-        f"{count(facts.num_images, report.unit)}, width x height: {', '.join(sizes)}"
+        f"{count(summary.num_images, report.unit)}, width x height: {', '.join(sizes)}"
         + (f" and {count(more, 'more size')}" if more else "")
     ]
-    per_image = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.objects).items())
+    per_image = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(summary.objects).items())
     if report.task == "semantic":
-        void = 100 * (1 - float(facts.pixels_of.sum()) / max(facts.num_pixels, 1))
+        void = 100 * (1 - float(summary.pixels_of.sum()) / max(summary.num_pixels, 1))
         return [*lines, f"classes per image: {per_image}", f"ignored: {void:.2f} % of the pixels"]
-    most = int(facts.objects.max())
+    most = int(summary.objects.max())
     lines.append(f"objects per {report.unit}: {per_image}; the model has {report.num_queries} queries")
-    if len(facts.areas):
-        areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(facts.areas).items())
-        small, medium, large = (100 * share for share in facts.size_shares)
+    if len(summary.areas):
+        areas = ", ".join(f"{name} {value:.0f}" for name, value in quantiles(summary.areas).items())
+        small, medium, large = (100 * share for share in summary.size_shares)
         lines.append(f"area in pixels: {areas}; small {small:.0f} %, medium {medium:.0f} %, large {large:.0f} % (COCO)")
     if most > report.num_queries:
         lines.append(

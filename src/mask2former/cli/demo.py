@@ -66,7 +66,7 @@ def demo(
 
 
 def _table(title: str, metrics: Mapping[str, float], meanings: Mapping[str, str]) -> Table:
-    """The metrics that are looked at first, with what they say."""
+    """The main metrics, with their meaning."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect_checkpoint", "models"]
 
-_WIDE = 130  # columns of a terminal from which on all facts are shown; also where the output is none
+_WIDE = 130  # columns of a terminal from which on all columns are shown; also where the output is none
 
 
 def models(
@@ -71,9 +71,9 @@ def _table(rows: list[dict[str, Any]], *, is_wide: bool) -> Table:
     for row in rows:
         metrics = {name: value for name, value in row["metrics"].items() if is_wide or "(" not in name}
         numbers = (", " if is_wide else " ").join(f"{name} {value:.1f}" for name, value in metrics.items())
-        facts = (row["dataset"], row["backbone"], str(row["queries"])) if is_wide else ()
+        details = (row["dataset"], row["backbone"], str(row["queries"])) if is_wide else ()
         size, is_here = f"{row['num_bytes'] / 1e6:.0f}", "" if row["path"] is None else "x"
-        table.add_row(row["name"], row["task"].partition(" ")[0], *facts, numbers, size, is_here)
+        table.add_row(row["name"], row["task"].partition(" ")[0], *details, numbers, size, is_here)
     return table
 
 
@@ -92,7 +92,7 @@ def inspect_checkpoint(
 
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):
-        facts = describe_checkpoint(checkpoint, recipe)
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
+        details = describe_checkpoint(checkpoint, recipe)
+    width = max(len(name) for name in details)
+    for name, value in details.items():
         say(f"{name:<{width}}  {value}")

@@ -1,4 +1,4 @@
-"""Progress people can look at: ``mask2former plot``."""
+"""Curves of training: ``mask2former plot``."""
 
 from __future__ import annotations
 

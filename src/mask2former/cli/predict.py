@@ -194,7 +194,7 @@ def _summary(report: FilesReport, model: str, output: Path, coco: Path | None) -
     if report.num_different:
         line += (
             f"; {report.num_different} skipped and not counted, whose results were made by another model, with other "
-            "classes or settings, or by another version (--overwrite makes them anew)"
+            "classes or settings, or by another version (--overwrite replaces them)"
         )
     if report.num_crowded:
         limit = report.settings.max_instances

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from mask2former.evaluation.evaluate import EvaluationReport
+    from mask2former.evaluation.scores import EvaluationReport
 
 __all__ = ["class_table", "headline", "print_scores"]
 
@@ -25,7 +25,7 @@ _GROUP_METRICS = {
 
 
 def headline(model: str, report: EvaluationReport) -> str:
-    """One line: what was measured, how fast, and the metrics that are looked at first."""
+    """One line: what was measured, how fast, and the main metrics."""
     metrics, number = report.metrics, max(report.num_images, 1)
     if report.unit == "clip":
         line = f"{count(report.num_images, 'clip')} done ({model}), {report.seconds / number:.1f} s each"
@@ -37,7 +37,7 @@ def headline(model: str, report: EvaluationReport) -> str:
     else:
         rate = report.num_images / max(report.seconds, 1e-9)
         numbers = ", ".join(f"{name.split('/')[1]} {metrics[name]:.2f}" for name in _HEADLINES if name in metrics)
-        line = f"{count(report.num_images, 'picture')} measured ({model}), {rate:.1f} per second: {numbers}"
+        line = f"{count(report.num_images, 'image')} measured ({model}), {rate:.1f} per second: {numbers}"
     return line
 
 

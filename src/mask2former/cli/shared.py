@@ -1,4 +1,4 @@
-"""What several verbs share: options, run files, progress, ways to stop. Knows no verb."""
+"""What several commands share: options, run files, progress, ways to stop. Knows no command."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def fetch_weights(console: Console, model: str) -> None:
 
 @contextlib.contextmanager
 def working(console: Console, what_was_done: Callable[[], str]) -> Iterator[Progress]:
-    """Show the steps of a library call as a bar; Ctrl-C ends the verb with what was done so far."""
+    """Show the steps of a library call as a bar; Ctrl-C ends the command with what was done so far."""
     current = ""
     with progress_bar(console) as bars:
         bar = bars.add_task("", total=None, visible=False)
@@ -132,7 +132,7 @@ def working(console: Console, what_was_done: Callable[[], str]) -> Iterator[Prog
 
 @contextlib.contextmanager
 def stoppable(what_was_done: Callable[[], str]) -> Iterator[None]:
-    """Being asked to stop (see :mod:`mask2former.interrupts`) ends the verb with what was done so far."""
+    """Being asked to stop (see :mod:`mask2former.interrupts`) ends the command with what was done so far."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

@@ -1,7 +1,7 @@
 """The one way out to the terminal: lines, tables, bars, logs and warnings, none of which a stranger's word can break.
 
 Names of classes and files, licenses and what a server says may hold control characters, terminal markup, letters that
-the terminal cannot show, or a megabyte of text. Knows no verb.
+the terminal cannot show, or a megabyte of text. Knows no command.
 """
 
 from __future__ import annotations

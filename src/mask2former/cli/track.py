@@ -127,7 +127,7 @@ def track(
     for note in report.notes:
         say(f"note: {note}")
     what = f"{count(report.num_frames, 'frame')} tracked ({report.task}, {weights})"
-    made = "; ".join(f"{kind}: {place}" for kind, place in report.files.items())
+    made = "; ".join(f"{kind}: {path}" for kind, path in report.files.items())
     done = f"{what}, {count(report.num_tracks, 'track')}; {made}"
     if not report.complete:
         raise StoppedError(done)

@@ -1,4 +1,4 @@
-"""More views of each image, as the options ``--tta`` and ``--tta-sizes`` of several verbs ask for them."""
+"""Test-time augmentation, as the options ``--tta`` and ``--tta-sizes`` of several commands ask for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TtaSizes = Annotated[
 
 
 def parse_views(tta: bool, sizes: str | None) -> MultiScaleFlip | None:
-    """The views that are asked for; sizes imply them.
+    """The requested views; sizes imply them.
 
     Raises:
         UserError: sizes that are no numbers of pixels.

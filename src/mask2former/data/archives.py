@@ -102,13 +102,13 @@ class Archive:
         """Files in it, with ``/`` between folders.
 
         Names that lead out of the folder that it would be unpacked to, and those that cannot be shown or cannot be a
-        path, are no files of a data set: they are passed over, which is noted.
+        path, are no files of a data set: they are skipped, which is noted.
         """
         names = [name for name in self._zip().namelist() if not name.endswith("/")]
         kept = frozenset(name for name in names if _is_inside(name))
         if len(kept) < len(names) and (left := [name for name in names if name not in kept]):
             example = f"'{self.path}' ({len(left)}, for instance '{printable(left[0], 80)}')"
-            note("archives with files whose names lead out of them or cannot be shown, passed over", example)
+            note("archives with files whose names lead out of them or cannot be shown, skipped", example)
         return kept
 
     @cached_property
@@ -181,10 +181,10 @@ def _archive(path: Path, modified: int, size: int) -> Archive:
 def _open_archive(path: Path) -> Archive:
     """The archive at a path; one object however often it is asked for, until the file changes."""
     try:
-        facts = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"the archive '{path}' cannot be read: {error.strerror}") from error
-    return _archive(path, facts.st_mtime_ns, facts.st_size)
+    return _archive(path, status.st_mtime_ns, status.st_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ class Folder:
         return leaf in self._listed[parent] or os.path.isfile(os.path.join(parent, leaf))
 
     def names(self, suffixes: Sequence[str]) -> list[str]:
-        """Files below it at any depth that end so, sorted, with ``/`` between folders; hidden ones are passed over."""
+        """Files below it at any depth that end so, sorted, with ``/`` between folders; hidden ones are skipped."""
         return sorted(
             name
             for name in self._all()

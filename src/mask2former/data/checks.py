@@ -1,7 +1,7 @@
 """What a data set must be like so that training learns and an evaluation measures what was meant.
 
-One list for ``check-data``, ``train`` and ``evaluate``: the first looks at all images, the others at what can be told
-without reading them, and at some label maps. Reads no images. Clips are asked the same as images.
+One list for ``check-data``, ``train`` and ``evaluate``: the first reads all images, the others check what can be told
+without reading them, and at some label maps. Reads no images. Clips are checked as images are.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Named = tuple[str, LabelCounts]  # a label map and what is on it
 
 _NAMED = 20  # offenders that are listed; more are counted
 _MUCH = 0.05  # share of pixels from which an ignored number may well be a class that is missed
-_LOOKED_AT = 100  # label maps at most, where not all are read
+_SAMPLED_MAPS = 100  # label maps at most, where not all are read
 _PIXELS = 50_000_000  # of them
 _STRAY = 0.01  # of the pixels of an ignored number; a class of fewer, all of them single, may be a slip
 _THIN = 50  # pixels; a class of fewer may be nothing but edges
@@ -95,7 +95,7 @@ def split_findings(samples: AnnotatedSet | ClipSet, split: Split, *, measured_on
     """What can be told of a split without reading it: classes, objects, and some of its label maps.
 
     Args:
-        samples: its images or clips; those of test sets, which have no annotations, are not asked for objects.
+        samples: its images or clips; those of test sets, which have no annotations, need no objects.
         split: which it is.
         measured_only: no model is trained: data without objects have no metrics, but may have results.
 
@@ -223,7 +223,7 @@ def _unseen_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) 
 def _never_beside_findings(maps: Sequence[Named], samples: LabelFolder, split: Split) -> list[Finding]:
     """Of two classes, one that is never on a map with an ignored number: some maps may have that number instead of it.
 
-    What is void, as borders and doubtful places, is beside what is annotated.
+    What is void, as borders and doubtful regions, is beside what is annotated.
     """
     if len(samples.categories) != 2 or samples.unseen_classes == "keep":
         return []
@@ -314,7 +314,7 @@ def _unknown_findings(maps: Sequence[Named], samples: LabelFolder, split: Split)
 def _some_maps(samples: LabelFolder, split: Split) -> list[Named]:
     """Some label maps of a split; all, up to those that tell, where they look as if a class were missed."""
     maps = [_read_map(samples, 0)]
-    count = min(_LOOKED_AT, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
+    count = min(_SAMPLED_MAPS, max(2, _PIXELS // sum(maps[0][1].pixels.values())))
     chosen = _spread(samples, count)
     maps += [_read_map(samples, index) for index in chosen if index]
     rest = sorted(set(range(len(samples))) - {0, *chosen})
@@ -355,7 +355,7 @@ def _leak_findings(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | 
     """Files that are both trained on and measured on; copies under other names are found by ``check-data`` alone."""
     used = set(_files(training))
     both = [name for name in _files(validation) if name in used]
-    message = f"{'frames' if isinstance(validation, ClipSet) else 'pictures'} that are also trained on"
+    message = f"{'frames' if isinstance(validation, ClipSet) else 'images'} that are also trained on"
     return [Finding("validation", False, message, tuple(both[:_NAMED]), len(both))] if both else []
 
 

@@ -84,7 +84,7 @@ class ClipSet(Protocol):
         ...
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
-        """The frames at these places with the objects that are to be learned, without crowds.
+        """The frames at these indices with the objects that are to be learned, without crowds.
 
         ``with_ignored`` asks where the ground truth is not known: crowds, for instance.
 
@@ -131,7 +131,7 @@ class PanopticClips(Protocol):
 
 
 def draw_frames(length: int, num_frames: int, frame_range: int, rng: np.random.Generator) -> list[int]:
-    """Places of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
+    """Indices of ``num_frames`` frames out of ``length``, rising (published training, ``SAMPLING_FRAME_*``).
 
     One is drawn from all, the others from those within ``frame_range`` of it, itself excluded; they may repeat one
     another. A clip of a single frame gives that frame every time.

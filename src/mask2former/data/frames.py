@@ -32,7 +32,7 @@ _RATE = 30.0  # frames per second where nothing says it
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: its place among those that are read, from 0, and its time in the source."""
+    """One frame: its index among those that are read, from 0, and its time in the source."""
 
     image: UInt8[np.ndarray, "H W 3"]
     index: int

@@ -200,8 +200,8 @@ def list_images(
     The stem is relative to the output folder: it keeps the folders below a source folder and drops the suffix. Where
     two images would share a stem, each keeps its suffix (``a/X.jpg`` gives ``a/X.jpg``, so results are
     ``a/X.jpg.png`` and so on). An image reached twice is listed once. A file given by name is taken whatever its
-    suffix; hidden files and folders are passed over, and so is what ``skip`` says of an image file. What else is
-    passed over is noted: images in other formats, links to folders, links to an image that is listed already, folders
+    suffix; hidden files and folders are skipped, and so is what ``skip`` says of an image file. What else is
+    skipped is noted: images in other formats, links to folders, links to an image that is listed already, folders
     that cannot be read.
 
     Raises:
@@ -245,13 +245,13 @@ def list_images(
             stem = relative
         owner = owners.setdefault(str(stem).casefold(), path)
         if owner is not path:
-            raise UserError(f"the results of '{owner}' and '{path}' would have one name; run them apart")
+            raise UserError(f"the results of '{owner}' and '{path}' would have one name; run them separately")
         result.append((path, stem))
     return result
 
 
 def _images_below(folder: Path) -> list[Path]:
-    """Images in a folder and its folders, sorted by path; hidden names are passed over."""
+    """Images in a folder and its folders, sorted by path; hidden names are skipped."""
     images = []
     for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):
         for name in folders:
@@ -287,9 +287,9 @@ def note_passed_over(folder: Folder, names: Iterable[str] | None = None) -> None
 def _note_other_image(file: File, name: str) -> None:
     suffix = PurePosixPath(name).suffix
     if _OTHER_SUFFIXES.fullmatch(suffix):
-        note(f"images of other formats, passed over (read are {' '.join(IMAGE_SUFFIXES)})", f"'{file}'")
+        note(f"images of other formats, skipped (read are {' '.join(IMAGE_SUFFIXES)})", f"'{file}'")
     elif not suffix and isinstance(file, Path) and _is_image(file):
-        note("images without a suffix in their name, passed over", f"'{file}'")
+        note("images without a suffix in their name, skipped", f"'{file}'")
 
 
 def _is_image(path: Path) -> bool:

@@ -76,7 +76,7 @@ def as_reader(
             f"a data set has a length, a Sample for every index and Categories; {type(samples).__name__} has {what}"
         )
     if not len(samples):
-        raise UserError(f"the data set {type(samples).__name__} is empty; expected one sample at least")
+        raise UserError(f"the data set {type(samples).__name__} is empty; expected at least one sample")
     first = _Samples(samples)[0]
     return _Images(samples) if first.image.shape[0] == 1 else _Clips(samples)
 

@@ -495,7 +495,7 @@ class ResizeCropFlip:
         crop_size: height and width of the window, limited to the image; None: no crop.
         pad_size: height and width of the results; None: no padding. What is larger is cut, as published.
         scale_range: smallest and largest factor; given, images are resized by one in between (its logarithm is uniform)
-            and ``short_edges`` and ``long_edge`` are not looked at.
+            and ``short_edges`` and ``long_edge`` are ignored.
         diameter: pixels; given, ``scale_range`` counts from the size at which the image's median object has the area of
             a disc of this diameter, which is at most 8 times the size of the image, and at least an eighth. Images
             without objects are resized by the factors alone.

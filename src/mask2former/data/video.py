@@ -116,7 +116,7 @@ class VideoFile:
         return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
     def read(self, indices: Sequence[int], length: int | None = None) -> list[UInt8[np.ndarray, "H W 3"]]:
-        """The frames at these places, RGB and upright, in the order asked for.
+        """The frames at these indices, RGB and upright, in their order.
 
         Decoding starts at the key frame before the first of them. Frames are counted without decoding the others, so a
         file of which frames are lost, or have no times, is refused: annotations would move to other frames. So is one

@@ -196,7 +196,7 @@ class DataReport:
                 }
                 for finding in self.findings
             ],
-            "splits": {split: facts.to_dict() for split, facts in self.splits.items()},
+            "splits": {split: summary.to_dict() for split, summary in self.splits.items()},
         }
 
 
@@ -246,15 +246,15 @@ def check_dataset(
         if samples is None:
             continue
         task = "instance" if isinstance(samples, ClipSet) else samples.tasks[0]
-        facts = _read(samples, split, same or split == "validation", num_workers, progress)
-        maps[split] = [(summary.name, summary.counts) for summary in facts if summary.counts is not None]
-        findings += _findings(facts, samples, maps[split], split, num_queries, task, unit)
+        summaries = _read(samples, split, same or split == "validation", num_workers, progress)
+        maps[split] = [(summary.name, summary.counts) for summary in summaries if summary.counts is not None]
+        findings += _findings(summaries, samples, maps[split], split, num_queries, task, unit)
         if all(samples.categories.names != other.categories.names for other in opened.values()):
             findings += class_findings(samples.categories, split)
         if (same or split == "validation") and not isinstance(samples, ClipSet):
             findings += id_findings(samples, split)
-        opened[split], splits[split] = samples, _summary(facts, samples.categories)
-        digests[split] = {summary.digest: summary.name for summary in facts if summary.problem is None}
+        opened[split], splits[split] = samples, _summary(summaries, samples.categories)
+        digests[split] = {summary.digest: summary.name for summary in summaries if summary.problem is None}
     validation = opened.get("train" if same else "validation")
     if len(maps) == 2:
         findings += palette_findings(maps["validation"], "validation", maps["train"])
@@ -262,7 +262,7 @@ def check_dataset(
         findings += class_map_findings(opened["train"].categories, validation.categories)
     if run is not None:
         if same:
-            message = "the training data stands in for it, so what is measured is no forecast"
+            message = "the training data is used for it, so the metrics say nothing about other images"
             findings.append(Finding("validation", False, message))
         known = opened.get("train", validation)
         findings += run_findings(run, None if known is None else known.categories, validation)
@@ -303,7 +303,7 @@ def _kinds(messages: Sequence[str]) -> list[list[str]]:
 
 
 class _Images(Dataset[list[_Summary]]):
-    """Facts by index; ``as_evaluated`` also makes the ground truth."""
+    """Summaries by index; ``as_evaluated`` also makes the ground truth."""
 
     def __init__(self, samples: AnnotatedSet, as_evaluated: bool) -> None:
         self.samples = samples
@@ -327,11 +327,11 @@ class _Images(Dataset[list[_Summary]]):
                 counts = self.samples.counts(index)
         if annotated is None:
             return [_Summary(str(self.samples.image_id(index)), problem=problem, notes=tuple(notes), counts=counts)]
-        return [replace(_facts(annotated), notes=tuple(notes), counts=counts)]
+        return [replace(_summarized(annotated), notes=tuple(notes), counts=counts)]
 
 
 class _Clips(Dataset[list[_Summary]]):
-    """Facts of all frames of a clip by index; ``as_evaluated`` also makes the ground truth."""
+    """Summaries of all frames of a clip by index; ``as_evaluated`` also makes the ground truth."""
 
     def __init__(self, clips: ClipSet, as_evaluated: bool) -> None:
         self.clips = clips
@@ -344,30 +344,30 @@ class _Clips(Dataset[list[_Summary]]):
         frames = range(self.clips.clip_length(index))
         with collect_notes() as notes:
             try:
-                facts = self._facts(index, frames)
+                summaries = self._summaries(index, frames)
                 if self.as_evaluated:
                     self.clips.ground_truth(index)
             except UserError as error:
                 # Which of its frames are broken, and how the others are; or what is wrong with them together.
-                facts = [summary for frame in frames for summary in self._alone(index, frame)]
-                if all(summary.problem is None for summary in facts):
-                    facts = [_Summary(self._name(index), problem=str(error))]
-        return [replace(facts[0], notes=tuple(notes)), *facts[1:]]
+                summaries = [summary for frame in frames for summary in self._alone(index, frame)]
+                if all(summary.problem is None for summary in summaries):
+                    summaries = [_Summary(self._name(index), problem=str(error))]
+        return [replace(summaries[0], notes=tuple(notes)), *summaries[1:]]
 
     def _alone(self, index: int, frame: int) -> list[_Summary]:
         try:
-            return self._facts(index, [frame])
+            return self._summaries(index, [frame])
         except UserError as error:
             return [_Summary(self._name(index, frame), problem=str(error))]
 
-    def _facts(self, index: int, frames: Sequence[int]) -> list[_Summary]:
+    def _summaries(self, index: int, frames: Sequence[int]) -> list[_Summary]:
         clip = self.clips.annotated(index, frames, with_ignored=True)
-        facts = []
+        summaries = []
         for frame, annotated, present in zip(frames, clip.frames, clip.annotated.T, strict=True):
-            summary = _facts(annotated)
+            summary = _summarized(annotated)
             labels, areas = summary.labels[present], summary.areas[present]
-            facts.append(replace(summary, name=self._name(index, frame), labels=labels, areas=areas))
-        return facts
+            summaries.append(replace(summary, name=self._name(index, frame), labels=labels, areas=areas))
+        return summaries
 
     def _name(self, index: int, frame: int | None = None) -> str:
         return f"clip {self.clips.clip_id(index)}" + ("" if frame is None else f", frame {frame}")
@@ -389,18 +389,18 @@ def _read(
         num_workers=min(num_workers, total),
         collate_fn=_as_it_is,
     )
-    facts = []
+    summaries = []
     for done, found in enumerate(loader, start=1):
-        facts += found
+        summaries += found
         progress(split, done, total)
-    return facts
+    return summaries
 
 
 def _as_it_is(found: list[_Summary]) -> list[_Summary]:
     return found
 
 
-def _facts(annotated: Annotated) -> _Summary:
+def _summarized(annotated: Annotated) -> _Summary:
     count = len(annotated.labels)
     areas = np.zeros(count, dtype=np.int64)
     patches: dict[int, Patch] = {}
@@ -462,8 +462,8 @@ def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> in
 # --- what follows ----------------------------------------------------------------------------------------------------
 
 
-def _summary(facts: Sequence[_Summary], categories: Categories) -> SplitSummary:
-    whole = [summary for summary in facts if summary.problem is None]
+def _summary(summaries: Sequence[_Summary], categories: Categories) -> SplitSummary:
+    whole = [summary for summary in summaries if summary.problem is None]
     labels = np.concatenate([summary.labels for summary in whole] or [np.zeros(0, np.int64)])
     areas = np.concatenate([summary.areas for summary in whole] or [np.zeros(0, np.int64)])
     present = np.concatenate([np.unique(summary.labels) for summary in whole] or [np.zeros(0, np.int64)])
@@ -481,7 +481,7 @@ def _summary(facts: Sequence[_Summary], categories: Categories) -> SplitSummary:
 
 
 def _findings(
-    facts: Sequence[_Summary],
+    summaries: Sequence[_Summary],
     samples: AnnotatedSet | ClipSet,
     maps: Sequence[Named],
     split: Split,
@@ -489,7 +489,7 @@ def _findings(
     task: Task,
     unit: Unit,
 ) -> list[Finding]:
-    whole = [summary for summary in facts if summary.problem is None]
+    whole = [summary for summary in summaries if summary.problem is None]
     things = "class" if task == "semantic" else "object"
     found = []
 
@@ -497,7 +497,7 @@ def _findings(
         if offenders:
             found.append(Finding(split, broken, message, tuple(offenders[:_NAMED]), len(offenders)))
 
-    for problems in _kinds([summary.problem for summary in facts if summary.problem is not None]):
+    for problems in _kinds([summary.problem for summary in summaries if summary.problem is not None]):
         add(f"{unit}s that cannot be used", problems, broken=True)
     if isinstance(samples, ClipSet):
         found += _clip_findings(samples, split, num_queries)
@@ -517,8 +517,8 @@ def _findings(
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for summary in whole:
         by_digest[summary.digest].append(summary.name)
-    add(f"{unit}s that are there several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
-    for message, examples in counted(note for summary in facts for note in summary.notes).items():
+    add(f"{unit}s that occur several times", [" = ".join(names) for names in by_digest.values() if len(names) > 1])
+    for message, examples in counted(note for summary in summaries for note in summary.notes).items():
         add(message, examples)
     used = {label for summary in whole for label in np.unique(summary.labels).tolist()}
     if isinstance(samples, LabelFolder):

@@ -124,8 +124,8 @@ def check_data(
     is_beyond_use = report.is_broken and (train is None or not train.objects.any())  # the findings are the last word
     if suggest is None or is_beyond_use:
         return done
-    proposed, reasons = suggest_run(dataset, report)
-    text = run_file_of(proposed, reasons, str(source))
+    suggested, reasons = suggest_run(dataset, report)
+    text = run_file_of(suggested, reasons, str(source))
     write_whole(Path(suggest), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return replace(done, suggested=Path(suggest), reasons=tuple(reasons))
 

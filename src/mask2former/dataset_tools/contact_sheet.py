@@ -1,4 +1,4 @@
-"""How a data set looks: some of its images with their annotations on one sheet. Judges nothing."""
+"""How a data set looks: some of its images with their annotations on one sheet. Checks nothing."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def _coco(path: Path, paths: DataPaths) -> tuple[DatasetConfig, list[str]]:
 
 
 _NO_VALIDATION = (
-    "there is no validation data beside it, so the training data stands in for it: what is measured is then no "
-    "forecast; name some with --validation"
+    "there is no validation data beside it, so the training data is used for it, and metrics say nothing about other "
+    "images; name some with --validation"
 )
 
 

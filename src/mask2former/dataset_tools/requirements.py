@@ -13,7 +13,8 @@ from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.checks import Finding, between_findings, require, split_findings
 from mask2former.data.clips import ClipSet
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import Evaluation, match_classes
+from mask2former.evaluation.cases import match_classes
+from mask2former.evaluation.scores import Evaluation
 from mask2former.structures.categories import Categories
 
 __all__ = [
@@ -65,7 +66,9 @@ def check_run(config: RunConfig) -> None:
             "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
         )
     if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
-        raise UserError("model.inference.tile and exclusive are for images, and the data are clips; leave them out")
+        raise UserError(
+            "model.inference.tile and non_overlapping are for images, and the data are clips; leave them out"
+        )
 
 
 def check_tasks(config: RunConfig, measured: Sequence[Task]) -> None:

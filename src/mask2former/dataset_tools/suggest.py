@@ -1,6 +1,6 @@
 """From the figures of a data set to a run file to start from, with the reason for every choice.
 
-A proposal is a :class:`RunConfig` like any other; what it cannot know (the machine, the patience) has common values.
+A suggestion is a :class:`RunConfig` like any other; what it cannot know (the machine, the patience) has common values.
 """
 
 from __future__ import annotations
@@ -57,22 +57,21 @@ def suggest_config(
     Raises:
         UserError: there is no training image with an annotation.
     """
-    facts = report.splits.get("train")
-    if facts is None or not facts.objects.sum():
-        raise UserError("no run can be proposed: the training data has no image with an annotation")
+    summary = report.splits.get("train")
+    if summary is None or not summary.objects.sum():
+        raise UserError("no run can be suggested: the training data has no image with an annotation")
     task = report.task
-    if task == "instance" and (diameter := _cell_diameter(facts)) is not None:
-        return _cells(dataset, report, facts, diameter, output)
+    if task == "instance" and (diameter := _cell_diameter(summary)) is not None:
+        return _cells(dataset, report, summary, diameter, output)
     reasons = []
 
-    median_short, median_long = float(np.median(facts.short_sides())), float(np.median(facts.long_sides()))
+    median_short, median_long = float(np.median(summary.short_sides())), float(np.median(summary.long_sides()))
     short = _multiple(median_short, 256, 1024)
     scale = short / median_short
     typical = _multiple(median_long * scale, short, 1024)
-    longest = _multiple(float(np.quantile(facts.long_sides(), 0.95)) * scale, short, 2048)
+    longest = _multiple(float(np.quantile(summary.long_sides(), 0.95)) * scale, short, 2048)
     reasons.append(
-        f"images have a median shorter side of {median_short:.0f} pixels: they are shown to the "
-        f"model with a shorter side of {short}"
+        f"images have a median shorter side of {median_short:.0f} pixels: they are resized to {short} pixels"
     )
 
     most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
@@ -85,11 +84,11 @@ def suggest_config(
         reasons.append(f"so {detections} objects of an image are kept and measured, not 100")
 
     limits = _area_limits(report, reasons) if task == "instance" else _COCO_AREAS
-    steps = _steps(facts.num_images)
+    steps = _steps(summary.num_images)
     interval = max(1, steps // 20)
-    reasons.append(f"{facts.num_images} training images: {steps} steps of {_BATCH}")
+    reasons.append(f"{summary.num_images} training images: {steps} steps of {_BATCH}")
     monitor = {"panoptic": "panoptic/PQ", "instance": "instance/AP", "semantic": "semantic/mIoU"}[task]
-    reasons.append(f"the best model is told by {monitor}")
+    reasons.append(f"the best model is chosen by {monitor}")
 
     tasks: tuple[Task, ...] = (task,) if task != "panoptic" else ("panoptic", "instance", "semantic")
     model = ModelConfig(
@@ -119,38 +118,38 @@ def suggest_config(
     return run, reasons
 
 
-def _cell_diameter(facts: SplitSummary) -> float | None:
+def _cell_diameter(summary: SplitSummary) -> float | None:
     """The diameter of a disc with the median area of the objects, in pixels; None unless they are many and small."""
-    diameter = math.sqrt(4 * float(np.median(facts.areas)) / math.pi)
-    is_small = diameter <= _CELL_SHARE * float(np.median(facts.short_sides()))
-    is_many = float(np.median(facts.objects)) >= _CELLS_PER_IMAGE
-    return diameter if len(facts.categories) == 1 and is_small and is_many else None
+    diameter = math.sqrt(4 * float(np.median(summary.areas)) / math.pi)
+    is_small = diameter <= _CELL_SHARE * float(np.median(summary.short_sides()))
+    is_many = float(np.median(summary.objects)) >= _CELLS_PER_IMAGE
+    return diameter if len(summary.categories) == 1 and is_small and is_many else None
 
 
 def _cells(
-    dataset: DatasetConfig, report: DataReport, facts: SplitSummary, diameter: float, output: str
+    dataset: DatasetConfig, report: DataReport, summary: SplitSummary, diameter: float, output: str
 ) -> tuple[RunConfig, list[str]]:
-    """Goes on with the packaged model of nuclei, whose architecture and windows the run takes over."""
-    steps = _two_digits(min(5_000, max(200, _CELL_EPOCHS * facts.num_images / _CELL_BATCH)))
+    """Goes on with the packaged model of nuclei, whose architecture and tiles the run takes over."""
+    steps = _two_digits(min(5_000, max(200, _CELL_EPOCHS * summary.num_images / _CELL_BATCH)))
     interval = max(1, steps // 10)
     most = max(int(split.objects.max(initial=0)) for split in report.splits.values())
     detections = max(400, 50 * math.ceil(1.2 * most / 50))
-    name = facts.categories[0].name
+    name = summary.categories[0].name
     reasons = [
         f"one class, '{name}', of many small objects (diameter {diameter:.0f} pixels in the median): training starts "
         f"from the packaged model '{_CELLS}', which knows such objects, and finds them tile by tile",
         "every image is resized so that its objects have about the diameter that the model was trained on",
-        "objects are taken not to overlap; if yours do: model.inference.exclusive=false",
-        f"{facts.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a rate that keeps what the "
+        "objects are assumed not to overlap; if yours do: model.inference.non_overlapping=false",
+        f"{summary.num_images} training images: {steps} steps of {_CELL_BATCH} crops, at a rate that keeps what the "
         "model knows; if the figure at step 0 is poor, your objects look different: optim.lr=1.0e-4 and more "
         "trainer.max_steps",
-        "the best model is told by instance/AP, which is also measured before the first step",
+        "the best model is chosen by instance/AP, which is also measured before the first step",
     ]
     if most > 400:
         reasons.append(f"up to {most} objects in an image: {detections} are kept and measured, not 400")
     limits = _area_limits(report, reasons)
     model = ModelConfig(init=_CELLS)
-    if detections > 400:  # else as many as the packaged model is asked for
+    if detections > 400:  # else as many as the packaged model keeps
         model = ModelConfig(init=_CELLS, inference=InferenceConfig(max_instances=detections))
     run = RunConfig(
         model=model,
@@ -188,15 +187,15 @@ def _area_limits(report: DataReport, reasons: list[str]) -> tuple[int, int]:
     if small >= large:
         return _COCO_AREAS
     reasons.append(
-        f"nine of ten objects would be of one size by COCO's limits: small and large are told apart at {small} and "
-        f"{large} pixels (AP itself does not change)"
+        f"nine of ten objects would be of one size by COCO's limits: small and large are therefore divided at "
+        f"{small} and {large} pixels (AP itself does not change)"
     )
     return small, large
 
 
 _ABOUT_START = {
     True: (
-        "- init: comes with this package (MIT). Faster where the processor or GPU can: trainer.precision=bf16",
+        "- init: comes with this package (MIT). Faster if the processor or GPU supports it: trainer.precision=bf16",
         "  trainer.half_pixel_decoder=true trainer.channels_last=true.",
     ),
     False: (
@@ -208,9 +207,9 @@ _ABOUT_START = {
 
 
 def run_file(run: RunConfig, reasons: list[str], source: str) -> str:
-    """The proposal as YAML, with its reasons on top; complete but for what comes from the model that it starts from."""
+    """The suggestion as YAML, with its reasons on top; complete but for what comes from the initial model."""
     comments = [
-        f"Proposed by mask2former check-data for {source}; change what you know better.",
+        f"Suggested by mask2former check-data for {source}; change what you know better.",
         *(f"- {reason}" for reason in reasons),
         *_ABOUT_START[run.model.init == _CELLS],
         "- memory short: data.batch_size_per_device=2 (or 1), trainer.gradient_checkpointing=true, smaller images in "
@@ -232,7 +231,7 @@ def _augmentation(task: Task, short: int, typical: int) -> AugmentationConfig:
             max_category_share=0.75,
             pad_size=(short, short),
         )
-    # An image at scale 1 is as large as when the model is asked.
+    # An image at scale 1 is as large as at inference.
     return LargeScaleJitterConfig(
         image_size=(typical, typical), min_scale=0.5, max_scale=2.0, keep_lost=task == "panoptic"
     )

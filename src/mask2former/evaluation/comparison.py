@@ -18,7 +18,7 @@ __all__ = ["comparison_row"]
 def comparison_row(
     sample: Sample, predictions: Mapping[Task, Segmentation], categories: Categories, scale: int | None = None
 ) -> list[Image.Image]:
-    """The image, its ground truth, then one overlay per answer, all ``scale`` times as large as the sample.
+    """The image, its ground truth, then one overlay per prediction, all ``scale`` times as large as the sample.
 
     None: large enough for names to be read (:func:`mask2former.visualization.readable_scale`).
     """

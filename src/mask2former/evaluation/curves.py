@@ -103,7 +103,7 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
         over: what is to the right; hours are those of the machine that trained.
 
     Raises:
-        UserError: a run without values, or without times for hours, or a file of another kind or at a place that
+        UserError: a run without values, or without times for hours, or a file of another kind or at a path that
             cannot be written.
         MissingExtraError: matplotlib is not installed.
     """

@@ -7,19 +7,17 @@ that the state of a whole data set stays small. Draws no progress and prints not
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import os
 import time
-from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeGuard, cast, get_args
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 import mask2former
 from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
@@ -30,197 +28,25 @@ from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import FailedError, OptionError, UserError
+from mask2former.evaluation.cases import Case, Cases, ClipCases, ImageCases, match_classes
+from mask2former.evaluation.scores import Evaluation, EvaluationReport, Predictions
 from mask2former.files import check_apart, check_file, check_folder
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
-from mask2former.metrics.average_precision import InstanceEvaluator, OperatingPoints
-from mask2former.metrics.build import Evaluator, evaluators
+from mask2former.metrics.build import Evaluator
 from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io import ResultWriter, result_writer
 from mask2former.results_io.json import write_json
 from mask2former.structures.categories import Categories
-from mask2former.structures.clips import VideoInstances
-from mask2former.structures.ground_truth import with_classes
-from mask2former.structures.results import PanopticSegmentation, Segmentation
-from mask2former.text import listed, quoted
+from mask2former.structures.results import Segmentation
 
 if TYPE_CHECKING:
     from mask2former.evaluation.gallery import Gallery
     from mask2former.inference.tta import MultiScaleFlip
 
-__all__ = [
-    "Case",
-    "Cases",
-    "ClipCases",
-    "Evaluation",
-    "EvaluationReport",
-    "ImageCases",
-    "evaluate",
-    "evaluate_predictor",
-    "match_classes",
-    "predict_case",
-]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """One image or clip and its ground truth.
-
-    Attributes:
-        image: RGB at its own size, which is also that of the ground truth; of a clip its frames, all of one size.
-        ground_truths: by task, in the form that the evaluator of the task expects; class indices are those of the
-            model. Empty where there are no annotations.
-        image_id: of the data set, for files of results.
-    """
-
-    image: UInt8[np.ndarray, "H W 3"] | Sequence[UInt8[np.ndarray, "H W 3"]]
-    ground_truths: Mapping[Task, Any]
-    image_id: int | str
-
-    @property
-    def is_clip(self) -> bool:
-        return not isinstance(self.image, np.ndarray)
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        first = self.image if isinstance(self.image, np.ndarray) else self.image[0]
-        return first.shape[0], first.shape[1]
-
-
-Predictions = Mapping[Task, Segmentation | VideoInstances | Sequence[PanopticSegmentation]]
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: percent, keyed ``task/name``; NaN where undefined.
-        per_class: task, class name and metric to percent.
-        num_images: how many images or clips were measured.
-        seconds: of reading, model, post-processing and metrics together.
-        evaluators: by task, for what is more than numbers: curves, confusions.
-        groups: name to metrics and number of images, of the groups that were asked for.
-        unit: what was measured.
-        num_available: how many the data have.
-        request: model, data, tasks and options, as files of metrics have them.
-        notes: what a user should know, one sentence each.
-        results: the writer of the results, if they were written.
-    """
-
-    metrics: dict[str, float]
-    per_class: dict[Task, dict[str, dict[str, float]]]
-    num_images: int
-    seconds: float
-    evaluators: Mapping[Task, Evaluator] = field(default_factory=dict)
-    groups: Mapping[str, tuple[dict[str, float], int]] = field(default_factory=dict)
-    unit: Literal["image", "clip"] = "image"
-    num_available: int = 0
-    request: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    results: ResultWriter | None = None
-
-    def operating_points(self) -> OperatingPoints | None:
-        """What instances above a score are worth; None where none were measured or there were no true ones."""
-        return _operating_points(self.evaluators)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; what is undefined is None."""
-        groups = {name: {"metrics": _defined(values), "num_images": n} for name, (values, n) in self.groups.items()}
-        return {
-            **({"groups": groups} if groups else {}),
-            **({"score_thresholds": _points(points)} if (points := self.operating_points()) else {}),
-            "metrics": _defined(self.metrics),
-            "per_class": {
-                task: {name: _defined(values) for name, values in rows.items()} for task, rows in self.per_class.items()
-            },
-            "num_images": self.num_images,
-            "seconds": round(self.seconds, 3),
-        }
-
-
-def _operating_points(evaluators: Mapping[Task, Evaluator]) -> OperatingPoints | None:
-    evaluator = evaluators.get("instance")
-    return evaluator.operating_points() if isinstance(evaluator, InstanceEvaluator) else None
-
-
-def _points(points: OperatingPoints) -> list[dict[str, float | None]]:
-    """One entry per threshold, percent but for the score."""
-    return [
-        {"score": round(float(score), 2), **_defined({name: 100 * float(value) for name, value in values.items()})}
-        for score, *rest in zip(*points, strict=True)
-        for values in [dict(zip(("precision", "recall", "F1"), rest, strict=True))]
-    ]
-
-
-def _defined(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if value != value else value for name, value in values.items()}
-
-
-class Evaluation:
-    """The evaluators of some tasks.
-
-    Args:
-        tasks: what is measured.
-        categories: the classes of the model.
-        metrics: the options of the metrics; its tasks are not looked at.
-        style: whose rules count; ground truth must have the form that these expect.
-        others: evaluators beside these, with the task of each.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        categories: Categories,
-        metrics: EvaluationConfig | None = None,
-        style: MetricStyle = "coco",
-        others: Sequence[tuple[Task, Evaluator]] = (),
-    ) -> None:
-        self.others: list[tuple[Task, Evaluator]] = [(task, copy.deepcopy(evaluator)) for task, evaluator in others]
-        options = metrics or EvaluationConfig()
-        self.evaluators = evaluators(
-            tasks,
-            categories,
-            max_detections=options.max_detections,
-            area_limits=options.area_limits,
-            boundary=options.boundary,
-            pooled_threshold=options.pooled_threshold,
-            semantic_segments=options.semantic_segments,
-            style=style,
-        )
-
-    def add(self, predictions: Predictions, ground_truths: Mapping[Task, Any]) -> None:
-        """Results of one image or clip and its ground truth, for every task at least."""
-        for task, evaluator in self._all():
-            evaluator.update(predictions[task], ground_truths[task])
-
-    def merge(self, other: Evaluation) -> None:
-        """Add what another process has seen."""
-        for (_, evaluator), (_, seen) in zip(self._all(), other._all(), strict=True):
-            evaluator.merge(seen)
-
-    def compute(self) -> dict[str, float]:
-        """All metrics in percent, keyed ``task/name``."""
-        return {name: value for _, evaluator in self._all() for name, value in evaluator.compute().items()}
-
-    def best_threshold(self) -> float | None:
-        """The score at which instances have the highest F1, rounded to 0.01; None where none was found."""
-        points = _operating_points(self.evaluators)
-        return None if points is None or not points.f1.max() > 0 else round(float(points.scores[points.best]), 2)
-
-    def per_class(self) -> dict[Task, dict[str, dict[str, float]]]:
-        """Task, class name and metric to percent."""
-        rows: dict[Task, dict[str, dict[str, float]]] = {task: {} for task, _ in self._all()}
-        for task, evaluator in self._all():
-            for name, values in evaluator.per_class().items():
-                rows[task].setdefault(name, {}).update(values)
-        return rows
-
-    def _all(self) -> Iterator[tuple[Task, Evaluator]]:
-        yield from self.evaluators.items()
-        yield from self.others
+__all__ = ["evaluate", "evaluate_predictor", "predict_case"]
 
 
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
@@ -285,7 +111,7 @@ def evaluate_predictor(
         overrides: settings of the predictor, for instance ``short_edge=0``.
 
     Raises:
-        UserError: a task that the model does not answer, a wrong setting, or ground truth that does not fit.
+        UserError: a task that the model does not support, a wrong setting, or ground truth that does not fit.
         FailedError: an image or clip could not be predicted, for instance for want of memory.
     """
     chosen = predictor.choose_tasks(tasks)
@@ -377,7 +203,7 @@ def evaluate(
     def predictor() -> Predictor:
         return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress)
 
-    asked = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
     group_of = None
     with collect_notes() as found, contextlib.ExitStack() as stack:
@@ -387,11 +213,11 @@ def evaluate(
             opened = OpenedData(samples=as_reader(cast("SampleSet", data)), record={"data": type(data).__name__})
         samples, options = opened.samples, _options(metrics, given, opened.evaluation)
         if is_clip := isinstance(samples, ClipSet | PanopticClips):
-            chosen = _clip_tasks(samples, asked)
+            chosen = _clip_tasks(samples, requested)
             _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
         else:
             group_of = source.groups()
-            chosen = _image_tasks(predictor(), samples, asked)
+            chosen = _image_tasks(predictor(), samples, requested)
             if results is not None and (shared := id_findings(samples, source.split, source.limit)):
                 raise _shared_ids(shared[0])
             if "instance" not in chosen:
@@ -466,7 +292,7 @@ def _check_outputs(
     report: str | os.PathLike[str] | None,
     inputs: Sequence[str | Path],
 ) -> None:
-    """Refuse places that cannot be written or that are read, before anything is measured."""
+    """Refuse paths that cannot be written or that are read, before anything is measured."""
     files = [Path(path) for path in (json, report) if path is not None]
     for path in files:
         check_file(path)
@@ -504,20 +330,20 @@ def _refuse(names: Iterable[str], subject: str) -> None:
         raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
 
 
-def _image_tasks(predictor: Predictor, samples: AnnotatedSet, asked: Sequence[Task]) -> tuple[Task, ...]:
-    """What was asked for, else what the model and the data both have."""
+def _image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
+    """What was requested, else what the model and the data both have."""
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
-    chosen = predictor.choose_tasks(asked or both or samples.tasks)
+    chosen = predictor.choose_tasks(requested or both or samples.tasks)
     if others := [task for task in chosen if task not in samples.tasks]:
-        raise UserError(f"the data have ground truths for {', '.join(samples.tasks)}, not {others[0]}")
+        raise UserError(f"the data have ground truth for {', '.join(samples.tasks)}, not {others[0]}")
     return chosen
 
 
-def _clip_tasks(samples: ClipSet | PanopticClips, asked: Sequence[Task]) -> tuple[Task]:
-    """The task that was asked for, else ``instance`` where the clips have tracks."""
+def _clip_tasks(samples: ClipSet | PanopticClips, requested: Sequence[Task]) -> tuple[Task]:
+    """The requested task, else ``instance`` where the clips have tracks."""
     kinds: tuple[tuple[Task, type], ...] = (("instance", ClipSet), ("panoptic", PanopticClips))
     known: list[Task] = [task for task, kind in kinds if isinstance(samples, kind)]
-    chosen: list[Task] = sorted(set(asked)) or known[:1]
+    chosen: list[Task] = sorted(set(requested)) or known[:1]
     for task in chosen:
         if task not in known:
             raise UserError(f"these clips are measured by the task {' or '.join(known)}, not by {task}")
@@ -615,152 +441,3 @@ def _gallery(predictor: Predictor) -> Gallery:
     from mask2former.evaluation.gallery import Gallery
 
     return Gallery(predictor.categories)
-
-
-# --- images, clips and their ground truth ----------------------------------------------------------------------------
-
-
-class Cases(ABC):
-    """The images or clips of a data set with their ground truth, read when they are taken.
-
-    Args:
-        samples: the data set.
-        style: whose rules measure it.
-        limit: only the first so many.
-    """
-
-    def __init__(self, samples: AnnotatedSet | ClipSet | PanopticClips, style: MetricStyle, limit: int | None) -> None:
-        self.notes = samples.notes
-        self.style: MetricStyle = style
-        self._count = len(samples) if limit is None else min(limit, len(samples))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Case]:
-        return (self[index] for index in range(len(self)))
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Case: ...
-
-
-class ImageCases(Cases):
-    """The images of a data set at their own size with their ground truth, read when they are taken.
-
-    Args:
-        samples: the data set; it has ground truth for all ``tasks``.
-        tasks: for which ground truth is read.
-        categories: the classes of the model.
-        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
-        limit: only the first so many images.
-    """
-
-    def __init__(
-        self,
-        samples: AnnotatedSet,
-        tasks: Sequence[Task],
-        categories: Categories,
-        class_map: Int64[np.ndarray, " K"],
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(samples, samples.metric_style, limit)
-        self.samples = samples
-        self.tasks = tuple(tasks)
-        self.categories = categories
-        self.class_map = class_map
-
-    def __getitem__(self, index: int) -> Case:
-        ground_truths = self.samples.ground_truths(index, self.tasks)
-        ignored = self.categories.ignore_label
-        return Case(
-            self.samples.image(index),
-            {task: with_classes(ground_truths[task], self.class_map, ignored) for task in self.tasks},
-            self.samples.image_id(index),
-        )
-
-
-_UNUSED = -1  # label of pixels that are no class, which only label maps have
-
-
-class ClipCases(Cases):
-    """The clips of a data set, all frames at their own size, read when they are taken.
-
-    Args:
-        clips: the data set; without annotations its cases have no ground truth.
-        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
-        limit: only the first so many clips.
-        task: ``instance`` (all frames at once, as published), or ``panoptic``, for which objects are followed from
-            frame to frame and the clips must be :class:`~mask2former.data.clips.PanopticClips`.
-
-    Raises:
-        UserError: clips without ground truth for the task.
-    """
-
-    def __init__(
-        self,
-        clips: ClipSet | PanopticClips,
-        class_map: Int64[np.ndarray, " K"],
-        limit: int | None = None,
-        *,
-        task: Literal["instance", "panoptic"] = "instance",
-    ) -> None:
-        super().__init__(clips, "youtube-vis", limit)
-        if not isinstance(clips, PanopticClips if task == "panoptic" else ClipSet):
-            raise UserError(f"these clips have no ground truth for the task {task}")
-        self.samples = clips
-        self.class_map = class_map
-        self.task: Task = task
-
-    def __getitem__(self, index: int) -> Case:
-        ground_truths: dict[Task, Any] = {}
-        if self.samples.has_ground_truth:
-            if self.task == "panoptic":
-                assert isinstance(self.samples, PanopticClips)
-                frames = self.samples.panoptic_ground_truths(index)
-                ground_truths["panoptic"] = [
-                    with_classes(ground_truth, self.class_map, _UNUSED) for ground_truth in frames
-                ]
-            else:
-                assert isinstance(self.samples, ClipSet)
-                ground_truths["instance"] = with_classes(self.samples.ground_truth(index), self.class_map, _UNUSED)
-        return Case(self.samples.images(index), ground_truths, self.samples.clip_id(index))
-
-
-def match_classes(
-    model: Categories, data: Categories, *, things_only: bool = False, notes: list[str] | None = None
-) -> Int64[np.ndarray, " K"]:
-    """The model's class index of every class of the data, by name, in whatever order.
-
-    Args:
-        model: what the model knows.
-        data: what is annotated.
-        things_only: the data has objects alone, so stuff that the model knows is not missed there.
-        notes: gets a sentence about classes that only the model has, which are not measured; None refuses them.
-
-    Raises:
-        UserError: a class that only one side has, or two classes of one name.
-    """
-    items = [(index, item.name) for index, item in enumerate(model) if item.is_thing or not things_only]
-    for side, names in (("model", [name for _, name in items]), ("data", list(data.names))):
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            raise UserError(
-                f"the {side} has several classes of one name: {listed(twice, 5, show=quoted)}; give each its own"
-            )
-    known = {name: index for index, name in items}
-    in_data = frozenset(data.names)
-    only_model = [name for name in known if name not in in_data]
-    only_data = [name for name in data.names if name not in known]
-    if only_data or (only_model and notes is None):
-        sides = [f"only the model has {listed(only_model, 5, show=quoted)}"] if only_model else []
-        sides += [f"only the data has {listed(only_data, 5, show=quoted)}"] if only_data else []
-        raise UserError(
-            f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
-            "evaluate on data with the classes that the model was trained for"
-        )
-    if only_model and notes is not None:
-        notes.append(
-            f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
-            f"{listed(only_model, 5, show=quoted)}; predictions of them count as wrong in PQ and mIoU"
-        )
-    return np.array([known[name] for name in data.names], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which images of an evaluation are worth a look: the best, the worst, and those the model was sure about and wrong.
+"""Which images of an evaluation are worth showing: the best, the worst, and those the model was sure about and wrong.
 
 Judges one image at a time and keeps small drawings of a few, so memory does not grow with the data set. Knows no
 page and no files.
@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from mask2former import visualization
 from mask2former.config import Task
-from mask2former.evaluation.evaluate import Case
+from mask2former.evaluation.cases import Case
 from mask2former.metrics.cityscapes import plain_ground_truth
 from mask2former.metrics.panoptic import count_matches
 from mask2former.metrics.semantic import confusion_matrix
@@ -49,9 +49,9 @@ _SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whol
 
 
 class Comparison(NamedTuple):
-    """How good the answer to one image is, 0..1, how surprising its errors are, 0..1, and the largest in words.
+    """How good the prediction of one image is, 0..1, how surprising its errors are, 0..1, and the largest in words.
 
-    ``quality`` is NaN where nothing is true and nothing was answered.
+    ``quality`` is NaN where nothing is true and nothing was predicted.
     """
 
     quality: float
@@ -61,7 +61,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GalleryEntry:
-    """One image that was kept: its judgement and WebP drawings of itself, its ground truth and the answer."""
+    """One image that was kept: its comparison and WebP drawings of itself, its ground truth and the prediction."""
 
     image_id: int | str
     comparison: Comparison
@@ -72,15 +72,15 @@ class GalleryEntry:
 
 
 def compare(prediction: Segmentation, ground_truth: object, categories: Categories) -> Comparison:
-    """Quality and surprise of one answer.
+    """Quality and surprise of one prediction.
 
     Quality: panoptic quality of the image over all classes at once; the mean IoU of the classes that are true or
     predicted there; for instances the mean, over true objects and predicted ones, of the best IoU with something of
     the same class on the other side.
 
     Surprise: the share of the labelled image with a wrong class times the score of its segment; for instances the
-    largest product of the score of an answer and what its best IoU lacks to 1. Label maps have no scores, so wrong
-    pixels count that lie well inside a region of the answer, where models are sure, unlike at borders.
+    largest product of the score of an instance and 1 minus its best IoU. Label maps have no scores, so wrong
+    pixels count that lie well inside a predicted region, where models are sure, unlike at borders.
     """
     if isinstance(prediction, PanopticSegmentation):
         assert isinstance(ground_truth, tuple)
@@ -195,7 +195,7 @@ class Gallery:
         self._count = 0
 
     def add(self, case: Case, predictions: Mapping[Task, Segmentation]) -> None:
-        """Judge the answers to one image and keep those that belong to the few."""
+        """Compare the predictions of one image and keep those that belong to the few."""
         self._count += 1
         for task, prediction in predictions.items():
             ground_truth = case.ground_truths[task]
@@ -282,7 +282,7 @@ _Draw = Callable[[UInt8[np.ndarray, "H W 3"], int], Image.Image]
 def _layers(
     ground_truth: object, prediction: Segmentation, categories: Categories, step: int, of_clip: bool = False
 ) -> tuple[_Draw, _Draw]:
-    """Drawings of ground truth and answer, with every ``step``-th pixel of them."""
+    """Drawings of ground truth and prediction, with every ``step``-th pixel of them."""
 
     def region(label: int, score: float | None = None, variant: int | None = None) -> visualization.Region:
         item = categories[label]

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from mask2former.evaluation.evaluate import EvaluationReport
 from mask2former.evaluation.gallery import Gallery, Kind
+from mask2former.evaluation.scores import EvaluationReport
 from mask2former.files import write_whole
 from mask2former.metrics.average_precision import InstanceEvaluator, PrecisionRecall
 from mask2former.metrics.semantic import SemanticEvaluator
@@ -58,7 +58,7 @@ _QUALITIES = {
     "instance": "Quality is the mean of best IoUs, over true and predicted objects. Surprise "
     "is the largest product of the score of a prediction and what its best IoU lacks to 100 %.",
     "semantic": "Quality is the mean IoU of one image. Surprise is the share of the image that is wrong well "
-    "inside a region of the answer: at borders models hesitate, inside they are sure.",
+    "inside a predicted region: at borders models hesitate, inside they are sure.",
 }
 _NAME = 200  # characters of a class or group; each is written several times
 _MATRIX = 24  # classes; of more, those that are confused most
@@ -81,12 +81,12 @@ def write_report(
         path: of the HTML file; missing folders are made.
         report: the numbers, and the evaluators for curves and confusions.
         categories: the classes of the model.
-        gallery: images; their :meth:`~Gallery.add` must have been told of the answers.
+        gallery: images; their :meth:`~Gallery.add` must have got the predictions.
         title: of the page, for instance the name of the model.
         settings: what was measured how, shown as a table.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the path cannot be written.
     """
     import jinja2
 
@@ -135,12 +135,12 @@ def _task_values(
         "thresholds": _thresholds(report) if task == "instance" else None,
         "confusion": _confusion(evaluator.confusion, categories) if isinstance(evaluator, SemanticEvaluator) else None,
         "explanation": _QUALITIES[task],
-        "highlights": _gallery_groups(task, gallery),
+        "gallery": _gallery_groups(task, gallery),
     }
 
 
 def _group_bars(shown: list[str], report: EvaluationReport) -> dict[str, Any] | None:
-    """The groups that were asked for, in their order, with what stands at the top."""
+    """The requested groups, in their order, with the overall value at the top."""
     if not report.groups:
         return None
     bars = [
@@ -253,7 +253,7 @@ def _gallery_groups(task: Any, gallery: Gallery | None) -> list[dict[str, Any]]:
                     "remark": entry.comparison.remark,
                     "images": [
                         {"name": name, "data": base64.b64encode(data).decode("ascii")}
-                        for name, data in zip(("image", "ground_truth", "answer"), entry.images, strict=True)
+                        for name, data in zip(("image", "ground truth", "prediction"), entry.images, strict=True)
                     ],
                 }
                 for entry in gallery.of(task, kind)

@@ -24,7 +24,7 @@ class Candidates:
     """The objects that a model found in one window.
 
     Attributes:
-        first_frame: place of the window in the clip.
+        first_frame: index of the first frame of the window in the clip.
         masks: at the resolution of the network.
         features: states of the queries.
         probabilities: of the classes.
@@ -49,7 +49,7 @@ class _Track:
         feature: mean state of its queries, of length 1.
         probability_sum: of the classes, over windows.
         num_windows: how many those are.
-        first_frame: place in the clip of ``masks``, those of the window where it was found last.
+        first_frame: index in the clip of the first of ``masks``, those of the window where it was found last.
         masks: at the resolution of the network.
         velocity: of its centre (down, right), in pixels of the masks per frame.
     """
@@ -77,7 +77,7 @@ class TrackLinker:
     Its memory is bounded: a track that was not found for ``max_lost`` frames is forgotten.
 
     Args:
-        settings: see :class:`~mask2former.config.TrackingConfig`; the window is not looked at.
+        settings: see :class:`~mask2former.config.TrackingConfig`; the window is ignored.
     """
 
     def __init__(self, settings: TrackingConfig) -> None:

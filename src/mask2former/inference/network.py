@@ -95,7 +95,7 @@ class ModelNetwork:
         what = f"{len(images)} images of" if len(images) > 1 else "an image of"
         what = f"a clip of {len(images[0])} frames of" if images[0].ndim > 3 else what
         check_memory(
-            f"the model on {what} {height}x{width} pixels (height x width, as it is shown them)",
+            f"the model on {what} {height}x{width} pixels (height x width, after resizing)",
             int(pixels * self._bytes_per_pixel),
             "set a smaller short_edge, take fewer frames, cut the image into parts, or use a GPU",
         )

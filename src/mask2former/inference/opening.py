@@ -31,7 +31,7 @@ def open_predictor(
     """A predictor as it is, or of a model, or of the name or file of one.
 
     Args:
-        model: what is asked; a predictor keeps its device, type and settings.
+        model: what predicts; a predictor keeps its device, type and settings.
         recipe: for files without configuration.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.

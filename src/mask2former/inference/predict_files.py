@@ -108,7 +108,7 @@ class FilesReport:
 
     Attributes:
         task: of the results.
-        settings: how the model was asked.
+        settings: the inference settings.
         outcomes: how many images ended how, by :attr:`Outcome.status`.
         num_different: skipped, since another model or other settings made what is there.
         num_crowded: done, but there may be more instances than ``max_instances`` lets through.
@@ -230,7 +230,7 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     """The images of files and folders, and where their results go; touches nothing.
 
     An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
-    passed over wherever they lie, with a note.
+    skipped wherever they lie, with a note.
 
     Raises:
         UserError: no images, an output that is no folder or cannot be written, or results that would overwrite
@@ -272,7 +272,7 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
             if owners.setdefault(target, job) is not job:
                 raise UserError(
                     f"the results of '{owners[target].source}' and '{job.source}' would both be written to '{path}'; "
-                    "run them apart"
+                    "run them separately"
                 )
     return jobs
 
@@ -298,7 +298,7 @@ def segment_files(
 ) -> Iterator[Outcome]:
     """Segment and save one image after the other; one that fails, for whatever reason, does not stop the others.
 
-    An image is skipped where all files that are asked for are there, undamaged, and were made of this image, by these
+    An image is skipped if all its files are there, undamaged, and were made of this image, by these
     weights, classes and settings. Where the image has changed or files are missing or damaged they are made anew; where
     another model or other settings made them, they are kept and said to differ. Results of an earlier image of the same
     name are removed where the new one cannot be segmented. Several runs may write into one folder at once.
@@ -319,7 +319,7 @@ def segment_files(
     """
     task = predictor.choose_tasks(task)[0]
     jobs = list(jobs)
-    asked = _Asked(
+    request = _Request(
         task,
         predictor.recorded_settings,
         predictor.weights_sha256(),
@@ -328,12 +328,12 @@ def segment_files(
         candidates and task == "instance",
     )
     if not overwrite:
-        _check_in_the_way(jobs, asked)
+        _check_in_the_way(jobs, request)
         if candidates:
-            _check_alike(jobs, asked)
+            _check_alike(jobs, request)
     for job in jobs:
         try:
-            outcome = _segment_file(predictor, job, asked, model=model, overlay=overlay, overwrite=overwrite)
+            outcome = _segment_file(predictor, job, request, model=model, overlay=overlay, overwrite=overwrite)
         except Exception as error:
             with contextlib.suppress(OSError):
                 _remove_incomplete(job)
@@ -350,21 +350,21 @@ def segment_files(
 
 
 def _segment_file(
-    predictor: Predictor, job: Job, asked: _Asked, *, model: str, overlay: bool, overwrite: bool
+    predictor: Predictor, job: Job, request: _Request, *, model: str, overlay: bool, overwrite: bool
 ) -> Outcome:
     before = _state(job.source)
     sha256 = _sha256(job.source)
     there = None if overwrite else read_result(job.document)
-    if there is not None and (outcome := asked.skips(job, there, sha256)):
+    if there is not None and (outcome := request.skips(job, there, sha256)):
         return outcome
     image = read_image(job.source, value_range=predictor.settings.value_range)
     if _state(job.source) != before:
         raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
-    everything = predictor(image, asked.task, **ALL_CANDIDATES)
+    everything = predictor(image, request.task, **ALL_CANDIDATES)
     result = predicted(everything, predictor.settings)
     with folder_lock(job.document.parent):
         there = None if overwrite else read_result(job.document)  # meanwhile another run may have made it
-        if there is not None and (outcome := asked.skips(job, there, sha256)):
+        if there is not None and (outcome := request.skips(job, there, sha256)):
             return outcome
         is_stale = there is not None and _is_of_another_image(there, sha256)
         _remove_old(job)
@@ -372,17 +372,17 @@ def _segment_file(
             job.document,
             image if overlay else None,
             model=model,
-            settings=asked.settings,
-            extra=asked.extra(everything, predictor.settings, job.source, sha256),
+            settings=request.settings,
+            extra=request.extra(everything, predictor.settings, job.source, sha256),
         )
     if is_stale:
-        note("results of other images of the same name, made anew", f"'{job.document}'")
+        note("results of other images of the same name, replaced", f"'{job.document}'")
     crowded = _is_crowded(everything, predictor.settings)
     return Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     """What results must have been made by, and which files belong to them.
 
     Attributes:
@@ -402,7 +402,7 @@ class _Asked:
     candidates: bool
 
     def skips(self, job: Job, document: Mapping[str, Any], image_sha256: str) -> Outcome | None:
-        """What becomes of an image with results; None where they are to be made anew."""
+        """What becomes of an image with results; None where they are to be replaced."""
         if not self.made(document):
             return Outcome(job, "skipped", differs=True)
         if document["provenance"].get("image_sha256") != image_sha256 or not self.is_complete(job, document):
@@ -508,7 +508,7 @@ def _is_of_another_image(document: Mapping[str, Any], image_sha256: str) -> bool
     return bool(recorded and image_sha256) and recorded != image_sha256
 
 
-def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
+def _check_in_the_way(jobs: Sequence[Job], request: _Request) -> None:
     """Refuse to write over what is no result of ours.
 
     Raises:
@@ -517,7 +517,7 @@ def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
     others = [
         path
         for job in jobs
-        for ending in asked.endings
+        for ending in request.endings
         if (path := job.file(ending)).exists()
         and not (_is_own_document(path) if ending == ".json" else _is_own_image(path) or _is_damaged(path, job))
     ]
@@ -529,14 +529,16 @@ def _check_in_the_way(jobs: Sequence[Job], asked: _Asked) -> None:
         )
 
 
-def _check_alike(jobs: Sequence[Job], asked: _Asked) -> None:
+def _check_alike(jobs: Sequence[Job], request: _Request) -> None:
     """Refuse to mix results of several models, settings or tasks in one file.
 
     Raises:
         UserError: naming a file.
     """
     others = [
-        job.document for job in jobs if (document := read_result(job.document)) is not None and not asked.made(document)
+        job.document
+        for job in jobs
+        if (document := read_result(job.document)) is not None and not request.made(document)
     ]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
@@ -593,9 +595,9 @@ def _is_own_image(path: Path) -> bool:
 
 
 def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
-    """Whether the last answer that was let through would still be shown.
+    """Whether the last of ``max_instances`` instances would still be shown.
 
-    Where answers are exclusive some of those that were let through are dropped later, hence half of them suffice.
+    Where overlaps are removed, some of these are dropped later, hence half of them suffice.
     """
     if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
         return False

@@ -190,12 +190,12 @@ class Predictor:
             source: a path, a PIL image, an array or tensor (see :func:`mask2former.data.images.read_image`), or a list
                 or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
-                trained for. Several tasks are answered from one pass, as a dictionary.
+                trained for. Several tasks share one pass, as a dictionary.
             overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
                 threshold of all tasks. ``instance_threshold=0`` keeps all candidates, as average precision needs them.
 
         Raises:
-            UserError: an image cannot be read, the model does not answer the task, or a setting is wrong.
+            UserError: an image cannot be read, the model does not support the task, or a setting is wrong.
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
@@ -212,7 +212,7 @@ class Predictor:
         self, sources: Iterable[ImageSource], task: Task | Sequence[Task] | None = None, **overrides: Any
     ) -> Iterator[Any]:
         """Like a call with a list, one result at a time, so that no more than one is in memory."""
-        # The request is checked now, not when the first result is asked for.
+        # The request is checked now, not when the first result is read.
         self.choose_tasks(task)
         _override(self.settings, overrides)
         return (self(source, task, **overrides) for source in sources)
@@ -237,7 +237,7 @@ class Predictor:
         return self._unknown_weights
 
     def choose_tasks(self, task: Task | Sequence[Task] | None = None) -> tuple[Task, ...]:
-        """What will be answered for ``task``.
+        """The tasks that ``task`` stands for.
 
         Raises:
             UserError: a task that does not exist or that the model was not trained for.
@@ -248,7 +248,7 @@ class Predictor:
                 raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
             if name not in self.settings.tasks:
                 known = ", ".join(self.settings.tasks)
-                raise UserError(f"this model does not answer the task '{name}'; it was trained for: {known}")
+                raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
         return tasks
 
     def _results(self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig) -> Results:
@@ -271,7 +271,7 @@ class Predictor:
         Args:
             images: RGB.
             input_size: height and width that the network sees.
-            tasks: what is answered.
+            tasks: the tasks of the results.
             settings: of which those of post-processing count; tiles do not.
         """
         pixels = [to_pixels(resize_image(image, input_size)) for image in images]
@@ -319,7 +319,7 @@ class Predictor:
             overrides: settings for this call, for instance ``max_instances=20``.
 
         Raises:
-            UserError: a frame cannot be read or has another size, the model does not answer the task instance, or a
+            UserError: a frame cannot be read or has another size, the model does not support the task instance, or a
                 setting is wrong.
         """
         self.choose_tasks("instance")
@@ -350,7 +350,7 @@ class Predictor:
         Args:
             source: a video, a folder of frames, the number of a camera, or frames of any kind that a call takes, one
                 after the other.
-            task: ``instance``, which is the default where the model answers it, or ``panoptic``.
+            task: ``instance``, which is the default where the model supports it, or ``panoptic``.
             start: seconds that are left out.
             end: seconds, excluded; None: to the end.
             rate: frames per second of what is no video, 30 by default.
@@ -359,10 +359,10 @@ class Predictor:
                 ``short_edge=360``.
 
         Raises:
-            UserError: the source cannot be read, a setting is wrong, or the model does not answer the task.
+            UserError: the source cannot be read, a setting is wrong, or the model does not support the task.
             MissingExtraError: a video without PyAV.
         """
-        # The request is checked now, not when the first result is asked for.
+        # The request is checked now, not when the first result is read.
         return self.track_opened(open_frames(source, start=start, end=end, rate=rate), task, **overrides)[0]
 
     def track_opened(
@@ -371,13 +371,13 @@ class Predictor:
         """Like :meth:`track`, of frames that are open, with all settings for the files that results are written to.
 
         Raises:
-            UserError: a setting is wrong, or the model does not answer the task.
+            UserError: a setting is wrong, or the model does not support the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         frames.value_range = settings.value_range
-        asked = parse(TrackingConfig, mine, "tracking settings")
-        chosen, tracking = choose_tracking(task, asked, settings, getattr(self.network, "window", 1))
+        requested = parse(TrackingConfig, mine, "tracking settings")
+        chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
         self.choose_tasks(chosen)
         results = track_frames(self.predictions, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)
@@ -399,13 +399,13 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
             "cut it into parts",
         )
     height, width = images[0].shape[:2] if images else (0, 0)
-    advice = "make it smaller, cut it into parts, or ask for fewer instances (max_instances)"
+    advice = "make it smaller, cut it into parts, or lower max_instances"
     with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
         yield
 
 
 def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
-    """What a user is shown of a result that was asked for with all candidates (``instance_threshold=0``)."""
+    """What a user is shown of a result with all candidates (``instance_threshold=0``)."""
     if isinstance(result, Instances | VideoInstances):
         return result.at_least(settings.instance_threshold)  # pyright: ignore[reportReturnType]  (of the same type)
     return result
@@ -441,7 +441,7 @@ def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> Inference
         raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses tiles gets those
         overrides = {"diameter": 0.0} | overrides
-    if "max_instances" in overrides:  # who asks for a number of things gets that many; as published, stuff takes some
+    if "max_instances" in overrides:  # whoever sets a number of things gets that many; as published, stuff takes some
         overrides = {"things_first": True} | overrides
     if "score_threshold" in overrides:  # one word for the threshold of every task
         threshold = overrides["score_threshold"]
@@ -455,9 +455,9 @@ def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> In
     """Settings for clips and tracks, which know neither tiles nor the removal of overlaps."""
     if settings.tile:
         raise UserError(
-            f"this model looks at images in tiles of {settings.tile} pixels, which clips and tracks do not have; from "
-            "Python, ask it with tile=0 and a short_edge that suits whole frames"
+            f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks cannot have; in "
+            "Python, set tile=0 and a short_edge that suits whole frames"
         )
     if overrides.get("non_overlapping"):
-        raise UserError("exclusive is for images; tracks that cannot overlap are those of the task panoptic")
+        raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
     return settings.model_copy(update={"non_overlapping": False})

@@ -2,7 +2,7 @@
 
 A model of 100 queries cannot find 400 objects, and one that learned objects of 40 pixels does not know those of 10.
 So the image is cut into overlapping tiles; objects that two tiles show are found again by their masks where both do.
-Ours; the published model looks at whole images. Knows no model: it asks for results of tiles.
+Ours; the published model takes whole images. Knows no model: it is given a function that segments tiles.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SegmentImages(Protocol):
 
 
 _LEAST_SCORE = 0.05  # every tile offers as many candidates as there are queries; those below are not considered
-_SAME_OBJECT = 0.5  # IoU, where both tiles look, above which two masks are one object
+_SAME_OBJECT = 0.5  # IoU, where two tiles overlap, above which two masks are one object
 _PART_OF = 0.7  # share of a whole candidate, there, above which it is a lesser one at an object that is known
 _MANY = 16  # pieces of one object, which are then made one
 _SURE = 0.9  # score from which results tell the diameter of objects; with 0.5, candidates at noise misled it
@@ -60,7 +60,7 @@ _MANY_TILES = 48  # above which a part of the image tells the diameter
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of a image, in pixels; bottom and right are excluded."""
+    """A part of an image, in pixels; bottom and right are excluded."""
 
     top: int
     left: int
@@ -72,14 +72,14 @@ class Tile:
         return image[self.top : self.bottom, self.left : self.right]
 
     def common(self, other: Tile) -> Tile | None:
-        """Where both look, if anywhere."""
+        """What both show, if anything."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Tile(top, left, bottom, right) if top < bottom and left < right else None
 
 
 def tiles(size_hw: Size, side: int, overlap: int) -> list[Tile]:
-    """Squares of ``side`` pixels that cover a image, row by row.
+    """Squares of ``side`` pixels that cover an image, row by row.
 
     They are evenly spread, each over its neighbours by at least ``overlap`` pixels, and as high or wide as the image
     where that is smaller.
@@ -103,7 +103,7 @@ def segment_in_tiles(
 
     Args:
         image: RGB, at its own size.
-        segment: asked for the instances of some tiles at once.
+        segment: gives the instances of some tiles at once.
         categories: the classes of the model.
         settings: with ``tile``, ``non_overlapping`` and ``instance_threshold``. Tiles are resized by ``short_edge /
             tile`` (0: not at all), so that objects have one scale in images of any size; ``max_instances`` counts for
@@ -148,7 +148,7 @@ def _sample(
 
 
 def _diameter(results: Sequence[Instances]) -> float | None:
-    """The typical diameter of what the model is surest of, in a image or parts; None where it is sure of nothing."""
+    """The typical diameter of what the model is surest of, in an image or parts; None where it is sure of nothing."""
     best = max((result.scores[0] for result in results if len(result)), default=0.0)
     if best < _LEAST_SURE:
         return None
@@ -158,7 +158,7 @@ def _diameter(results: Sequence[Instances]) -> float | None:
 
 
 def _inside(result: Instances) -> Bool[np.ndarray, " N"]:
-    """Which instances do not touch the rim, where a part of a image would cut them off."""
+    """Which instances do not touch the rim, where a part of an image would cut them off."""
     height, width = result.size_hw
     x1, y1, x2, y2 = result.boxes.T
     return (x1 > 0) & (y1 > 0) & (x2 < width) & (y2 < height)
@@ -215,7 +215,7 @@ class _Object:
     label: int
     score: float
     box: Tile  # of the whole mask
-    seen: list[tuple[Tile, Bool[np.ndarray, "h w"]]]  # masks cut to their boxes, with the place of these
+    seen: list[tuple[Tile, Bool[np.ndarray, "h w"]]]  # masks cut to their boxes, with the position of these
     tiles: list[Tile]  # the tiles that they were seen through
     cut: bool = False  # its tile cuts it off, and another one shows all of it
 
@@ -353,7 +353,7 @@ def _corners(box: Tile) -> tuple[int, int, int, int]:
 
 
 class _Alike(NamedTuple):
-    """How much of two objects is common where the tiles of both look."""
+    """How much of two objects is common where the tiles of both overlap."""
 
     iou: float
     part: float  # share of all of the later one

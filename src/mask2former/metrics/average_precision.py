@@ -399,7 +399,7 @@ class InstanceEvaluator(_AveragePrecision):
         return super().compute() | (self.pooled.compute() if self.pooled else {})
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """As for clips; with ``boundary_AP`` and ``pooled_AP`` where they were asked for."""
+        """As for clips; with ``boundary_AP`` and ``pooled_AP`` where they were requested."""
         rows = super().per_class()
         if self.boundary:
             precision = self._accumulate("boundary_").precision

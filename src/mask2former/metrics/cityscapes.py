@@ -52,7 +52,7 @@ MEAN_SIZES = {
 class _Regions(NamedTuple):
     """The regions of one image: objects, groups, stuff and void."""
 
-    codes: Int64[np.ndarray, "H W"]  # place in the others
+    codes: Int64[np.ndarray, "H W"]  # index in the others
     ids: Int64[np.ndarray, " R"]
     labels: Int64[np.ndarray, " R"]  # label ids
     sizes: Int64[np.ndarray, " R"]  # pixels

@@ -115,7 +115,7 @@ class _Frame(NamedTuple):
 
 
 def _codes(values: Integer[np.ndarray, " R"], listed: list[int]) -> Int64[np.ndarray, " R"]:
-    """The place of every value in the list, and the length of the list for all others."""
+    """The index of every value in the list, and the length of the list for all others."""
     unique, inverse = np.unique(values, return_inverse=True)
     index_of = {number: index for index, number in enumerate(listed)}
     return np.array([index_of.get(number, len(listed)) for number in unique.tolist()], dtype=np.int64)[inverse]

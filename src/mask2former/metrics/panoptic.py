@@ -244,7 +244,7 @@ class PanopticEvaluator:
     def per_class(self) -> dict[str, dict[str, float]]:
         """``PQ``, ``SQ`` and ``RQ`` of every class by name; percent, NaN for classes neither present nor predicted.
 
-        ``boundary_PQ`` and so on are there when they were asked for.
+        ``boundary_PQ`` and so on are there when they were requested.
         """
         values = self._qualities()
         return {

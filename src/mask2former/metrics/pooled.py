@@ -84,13 +84,13 @@ def count_pooled(
 class PooledEvaluator:
     """Adds up TP, FP and FN over all images; the metric is TP / (TP + FP + FN) and its mean over nine thresholds.
 
-    Unlike COCO's average precision it looks at one operating point: only instances whose score exceeds
-    ``score_threshold`` count, as an answer without overlaps (see :func:`count_pooled`). Images are pooled, so an image
-    with many objects weighs more. Classes with true objects are averaged; for one class there is nothing to average.
+    Unlike COCO's average precision it measures one operating point: only instances whose score exceeds
+    ``score_threshold`` count, without overlaps (see :func:`count_pooled`). Images are pooled, so an image with
+    many objects weighs more. Classes with true objects are averaged; for one class there is nothing to average.
 
     Args:
         categories: the classes of the model.
-        score_threshold: instances at or below it are not part of the answer, 0..1.
+        score_threshold: instances at or below it do not count, 0..1.
 
     Raises:
         UserError: a threshold out of range.

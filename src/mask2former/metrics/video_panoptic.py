@@ -72,7 +72,7 @@ def _tubes(maps: Sequence[Integer[np.ndarray, "H W"]], lists: Sequence[Sequence[
         listed = np.array([number for number, _, _ in segments], dtype=np.int64)
         unknown = np.setdiff1d(ids, np.append(listed, 0))
         if unknown.size:
-            raise UserError(f"the id map of frame {index} has the id {unknown[0]}, which its list has not")
+            raise UserError(f"the id map of frame {index} has the id {unknown[0]}, which its list lacks")
         table = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int64)
         for segment in segments:
             tube = numbers.setdefault(segment, len(numbers) + 1)

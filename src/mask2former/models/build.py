@@ -49,7 +49,7 @@ def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
 
     A :class:`~mask2former.config.ModelConfig` also says how it is used (``model.info.inference``).
 
-    Sizes are looked at in a skeleton first, so that a configuration of some bytes cannot fill the memory.
+    Sizes are checked in a skeleton first, so that a configuration of some bytes cannot fill the memory.
 
     Raises:
         UserError: the backbone does not exist or cannot serve, or the model is larger than ``limits.PARAMETERS``,
@@ -96,7 +96,7 @@ def build_checked(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     except (MemoryError, RuntimeError) as error:
         if is_lack_of_memory(error):
             raise UserError(
-                "there is not enough memory for the parameters of this model alone; look at the sizes in its "
+                "there is not enough memory for the parameters of this model alone; reduce the sizes in its "
                 f"configuration (num_queries, dim, feedforward_dim, window_size): {printable(str(error), 120)}"
             ) from error
         raise
@@ -126,13 +126,13 @@ def _counted(most: int) -> Iterator[None]:
         if numbers > most:
             raise _TooLargeError(
                 f"a model of this configuration has more than {most:,} numbers, which is more than "
-                f"{'any known' if most == limits.PARAMETERS else 'fits the memory'}; look at its sizes (backbone, dim, "
+                f"{'any known' if most == limits.PARAMETERS else 'fits the memory'}; reduce its sizes (backbone, dim, "
                 "num_queries, feedforward_dim, window_size)"
             )
         if entries > limits.PARAMETER_ENTRIES:
             raise _TooLargeError(
                 f"a model of this configuration has more than {limits.PARAMETER_ENTRIES:,} parameters and buffers, "
-                "which is more than any known; look at its numbers of layers"
+                "which is more than any known; reduce its numbers of layers"
             )
 
     hooks = (register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count))

@@ -35,7 +35,7 @@ class MultiHeadAttention(nn.Module):
         value: Float[Tensor, "B S C"],
         blocked: Bool[Tensor, "B Q S"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
-        """``blocked``: True where a query must not look, the same for all heads."""
+        """``blocked``: True where a query must not attend, the same for all heads."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C/heads)

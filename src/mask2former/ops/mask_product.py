@@ -1,6 +1,6 @@
 """Mask logits as products of query and pixel embeddings, with a backward pass that leaves out unmatched queries.
 
-The loss looks at the masks of matched queries only, often a tenth of them, at every decoder depth. Knows neither
+The loss reads the masks of matched queries only, often a tenth of them, at every decoder depth. Knows neither
 queries' meaning nor losses: which rows have a gradient is read from the gradient itself.
 """
 

@@ -150,10 +150,10 @@ def _runs(counts: str | bytes) -> Int64[np.ndarray, " R"]:
     if not groups.size or last.size == 0 or last[-1] != groups.size - 1 or groups.min() < 0 or groups.max() > 63:
         raise ValueError("the counts are malformed")
     first = np.concatenate([[0], last[:-1] + 1])
-    places = np.arange(groups.size) - np.repeat(first, last - first + 1)
-    if places.max() > 11:
+    positions = np.arange(groups.size) - np.repeat(first, last - first + 1)
+    if positions.max() > 11:
         raise ValueError("the counts are malformed")
-    numbers = np.add.reduceat((groups & 31) << (5 * places), first)
+    numbers = np.add.reduceat((groups & 31) << (5 * positions), first)
     numbers -= np.where(groups[last] & 16, np.int64(1) << (5 * (last - first + 1)), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])  # the first number is no base of differences

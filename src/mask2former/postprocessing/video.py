@@ -49,7 +49,7 @@ def video_instance(
             check_memory(
                 f"the result of {prediction.num_frames} frames of {height}x{width} pixels (height x width)",
                 sum(patch.mask.nbytes for patch in masks) * prediction.num_frames,
-                "ask for fewer frames or a smaller max_instances, or use track, which holds one window of frames",
+                "use fewer frames or a smaller max_instances, or use track, which holds one window of frames",
             )
         frames.append(masks.take(rows))  # a query with several classes has one mask, which is not copied
     return VideoInstances(frames, labels[:kept].cpu().numpy(), certain[:kept], categories)

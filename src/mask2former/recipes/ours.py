@@ -186,7 +186,7 @@ _NUCLEI_WINDOWS = InferenceConfig(
 
 
 def nuclei_start() -> RunConfig:
-    """First part of ``nuclei``: 5,000 steps of four windows at factors of 1.1 to 2.4, from ``scenes-tiny``.
+    """First part of ``nuclei``: 5,000 steps of four crops at factors of 1.1 to 2.4, from ``scenes-tiny``.
 
     Nuclei under microscopes (2018 Data Science Bowl), instances. Measured: AP 48.5, AP50 77.5, pooled AP 65.9 at IoU
     0.5 on 71 validation images, after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated windows of
@@ -219,7 +219,7 @@ def nuclei_end() -> RunConfig:
     """Last part of the packaged model ``nuclei``: 5,500 steps with sizes that differ less, from ``nuclei-middle``.
 
     Measured: AP 55.2, AP50 83.2, pooled AP 74.0 at IoU 0.5 on 71 validation images, after 83 minutes on one core (AMD
-    Zen 4, bf16). The score threshold and the diameter that the model is asked with were chosen on training images
+    Zen 4, bf16). The score threshold and the diameter in its inference settings were chosen on training images
     afterwards: the recorded run validated with 40, the diameter of its training.
     """
     run = _nuclei_run(
@@ -261,7 +261,7 @@ def _nuclei_crops(least: float, most: float) -> ResizeCropFlipConfig:
 
 
 def camvid() -> RunConfig:
-    """Streets from a car (CamVid, 11 classes, 360x480), semantic: 4,200 steps of four windows, from ``scenes-tiny``.
+    """Streets from a car (CamVid, 11 classes, 360x480), semantic: 4,200 steps of four crops, from ``scenes-tiny``.
 
     Measured: mIoU 69.3, with ``seed=1`` 70.4, on 101 validation images, after 71 minutes on a core (AMD Zen 4, bf16).
 

@@ -113,7 +113,7 @@ class _Training:
 
 
 def _crops(height: int, width: int, *, pad: bool) -> Callable[[int], AugmentationConfig]:
-    """Half to double the base size, then windows of this size."""
+    """Half to double the base size, then crops of this size."""
 
     def augmentation(base: int) -> AugmentationConfig:
         return ResizeCropFlipConfig(
@@ -127,7 +127,7 @@ def _crops(height: int, width: int, *, pad: bool) -> Callable[[int], Augmentatio
 
 
 def _base_crops(base: int) -> AugmentationConfig:
-    """Windows of the base size."""
+    """Crops of the base size."""
     return _crops(base, base, pad=True)(base)
 
 

@@ -154,7 +154,7 @@ def write_coco_results(path: Path, saved: Iterable[SavedResult], task: Task, cat
     Images whose results have gone meanwhile are left out with a note.
 
     Raises:
-        UserError: as :func:`coco_results`, or the place cannot be written.
+        UserError: as :func:`coco_results`, or the path cannot be written.
     """
     check_file(path)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:

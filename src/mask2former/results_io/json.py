@@ -33,7 +33,7 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write a JSON file whole or not at all, with its folder.
 
     Raises:
-        UserError: the place cannot be written.
+        UserError: the path cannot be written.
     """
     target = Path(path)
     check_file(target)
@@ -44,7 +44,7 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
 def read_result(path: Path) -> dict[str, Any] | None:
     """Results of an earlier run; None where there are none, they are damaged, or not of our kind.
 
-    Those of a newer version have other keys, perhaps, so their records are not looked at.
+    Those of a newer version have other keys, perhaps, so their records are not read.
     """
     try:
         document = documents.read_json(path, "result")

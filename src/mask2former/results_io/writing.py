@@ -126,7 +126,7 @@ class ResultFolder(Writer):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"cannot write '{self.path}': {error.strerror}; choose another place") from error
+            raise UserError(f"cannot write '{self.path}': {error.strerror}; choose another path") from error
         return self
 
     def __exit__(

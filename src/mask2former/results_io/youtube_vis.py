@@ -67,10 +67,10 @@ class TrackResults(GrowingDocument):
 
     def add(self, frame: TrackedFrame) -> None:
         """Remember a frame."""
-        place, self.count = self.count, self.count + 1
+        index, self.count = self.count, self.count + 1
         for item in frame.to_dict()["objects"]:
             if item["track_id"] is not None:
-                self._encodings.setdefault(item["track_id"], {})[place] = item["segmentation"]
+                self._encodings.setdefault(item["track_id"], {})[index] = item["segmentation"]
         for number, row in zip(frame.track_ids.tolist(), frame.probabilities.astype(np.float64), strict=True):
             self._sums[number] = self._sums.get(number, 0.0) + row
 
@@ -84,7 +84,7 @@ class TrackResults(GrowingDocument):
                     "video_id": self.video_id,
                     "score": float(means[label]),
                     "category_id": self.categories[label].id,
-                    "segmentations": [encodings.get(place) for place in range(self.count)],
+                    "segmentations": [encodings.get(index) for index in range(self.count)],
                 }
             )
             assert math.isfinite(records[-1]["score"])

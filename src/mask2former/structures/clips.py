@@ -1,4 +1,4 @@
-"""What a model answers for a whole clip: tracks, each one object with a mask per frame.
+"""What a model predicts for a whole clip: tracks, each one object with a mask per frame.
 
 Knows neither how the tracks were made nor where the frames come from.
 """

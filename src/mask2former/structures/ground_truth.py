@@ -80,7 +80,7 @@ class ClipGroundTruth(NamedTuple):
     areas: Float64[np.ndarray, " N"] | None = None
 
 
-# Of an image, the last being a SemanticTruth; or of a clip, whose panoptic ground truth is that of every frame.
+# Of an image, the last being a SemanticGroundTruth; or of a clip, whose panoptic ground truth is that of every frame.
 GroundTruth = (
     PanopticGroundTruth
     | InstanceGroundTruth

@@ -89,7 +89,7 @@ class _Result:
         It has the keys of ``extra`` too. Missing folders are made; every file appears whole.
 
         Raises:
-            UserError: the image has another size than the result, or the place cannot be written.
+            UserError: the image has another size than the result, or the path cannot be written.
         """
         stem = os.fspath(path)
         for suffix in (".json", ".png"):

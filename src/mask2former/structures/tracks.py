@@ -28,7 +28,7 @@ class TrackedFrame:
 
     Attributes:
         image: the frame itself.
-        index: its place among the frames that were read, from 0.
+        index: its index among the frames that were read, from 0.
         seconds: its time in the source.
         track_ids: from 1; an object has the same id in all frames.
         sparse: masks, each as its box and the pixels inside; empty where a track is out of sight or hidden.

@@ -89,7 +89,7 @@ def figure(value: Any) -> float | None:
         ValueError: it is something else.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"{quoted(value)} stands where a figure was expected")
+        raise ValueError(f"{quoted(value)} was found where a figure was expected")
     return value
 
 
@@ -109,7 +109,7 @@ def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Be
     for path in (folder / "best.ckpt", *sorted(folder.glob(f"{_ASIDE}*.ckpt"))):
         if not path.is_file():
             continue
-        advice = "delete it, and the best validation is sought afresh, or put back a copy of the file"
+        advice = "put back a copy of the file, or delete it: the search for the best validation then starts over"
         with loaded(path, advice) as state:
             kept = state["callbacks"]["KeepCheckpoints"]
             value, step, start = float(kept["best_value"]), int(state["global_step"]), figure(kept.get("start_value"))
@@ -287,7 +287,7 @@ def _is_count(value: Any) -> bool:
 def plain(value: Any) -> Any:
     """Containers made anew and equal words one object, so that equal content is written as equal bytes.
 
-    Pickle writes what is the same object once; what was read from a file is the same object in other places.
+    Pickle writes what is the same object once; what was read from a file is the same object elsewhere.
     """
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -304,19 +304,19 @@ class Patience(EarlyStopping):
     Args:
         monitor: name of the metric; larger is better.
         patience: the number.
-        afresh: where a run goes on, count from here.
+        starts_over: where a run goes on, count from here.
     """
 
-    def __init__(self, monitor: str, patience: int, *, afresh: bool = False) -> None:
+    def __init__(self, monitor: str, patience: int, *, starts_over: bool = False) -> None:
         super().__init__(monitor, mode="max", patience=patience, check_finite=False)
-        self._afresh = afresh
+        self._starts_over = starts_over
 
     @property
     def state_key(self) -> str:
         return super().state_key.replace(type(self).__name__, "EarlyStopping")  # as 0.1.0 wrote it
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._afresh:
+        if not self._starts_over:
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Data sets to loaders: windows of micro-batches for training, single cases for validation.
+"""Data sets to loaders: accumulations of micro-batches for training, single cases for validation.
 
 Annotation files are read once per run, however often a loader is made.
 """
@@ -31,7 +31,7 @@ from mask2former.dataset_tools.requirements import (
     check_tasks,
     data_notes,
 )
-from mask2former.evaluation.evaluate import Case, ClipCases, ImageCases, match_classes
+from mask2former.evaluation.cases import Case, ClipCases, ImageCases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 
@@ -187,7 +187,7 @@ class DataModule(lightning.LightningDataModule):
         return training_loader(self.training_set, sampler, micro, num_workers=data.num_workers, pin_memory=is_cuda)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Training windows with their masks, which are made on the device; validation cases as they are."""
+        """Training accumulations with their masks, which are made on the device; validation cases as they are."""
         return [part.unpack() for part in batch] if isinstance(batch, list) else batch
 
     def sample_batch(self) -> Batch:

@@ -68,7 +68,7 @@ def locked(directory: Path) -> Iterator[list[str]]:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK
     stream = _taken(path)
-    if stream is None:  # a place that cannot be written can be read, for instance by a run that is finished
+    if stream is None:  # a path that cannot be written can be read, for instance by a run that is finished
         yield []
         return
     _held.add(stream)
@@ -141,8 +141,8 @@ def _owner(stream: IO[str]) -> str:
     """Who has written the file, in words; empty where nobody has."""
     stream.seek(0)
     try:
-        facts = json.loads(stream.read(4096) or "null")
-        return "" if facts is None else printable("process {process} on {host}, since {since}".format(**facts), 200)
+        holder = json.loads(stream.read(4096) or "null")
+        return "" if holder is None else printable("process {process} on {host}, since {since}".format(**holder), 200)
     except (ValueError, LookupError, TypeError, OSError):
         return "an unknown process"
 

@@ -1,4 +1,4 @@
-"""The LightningModule: forward, loss, backward and step of one window of batches. It only calls; it knows no masks."""
+"""The LightningModule: forward, loss, backward and step of accumulated batches. It only calls; it knows no masks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mask2former.config import OptimConfig, RunConfig, Task
-from mask2former.evaluation.evaluate import Case, Cases, Evaluation, Predictions, predict_case
+from mask2former.evaluation.cases import Case, Cases
+from mask2former.evaluation.evaluate import predict_case
 from mask2former.evaluation.gallery import case_rows
+from mask2former.evaluation.scores import Evaluation, Predictions
 from mask2former.files import write_whole
 from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import Criterion
@@ -41,8 +43,8 @@ _SMALLEST_SCALE = 2.0**-10  # of the loss; where gradients overflow even so, it 
 class TrainingModule(lightning.LightningModule):
     """Trains a :class:`Mask2Former`.
 
-    A training batch is a *window*: the micro-batches of one optimizer step on this rank, fetched together so that the
-    number of targets is known before the first backward pass.
+    A training batch is an *accumulation*: the micro-batches of one optimizer step on this rank, fetched together so
+    that the number of targets is known before the first backward pass.
 
     Attributes:
         record: what checkpoints carry of the run, of plain values alone.
@@ -139,7 +141,7 @@ class TrainingModule(lightning.LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _num_masks(self, accumulation: Sequence[Batch]) -> float:
-        """Targets per micro-batch, averaged over ranks and the window (training specification, section 1.3)."""
+        """Targets per micro-batch, averaged over ranks and the accumulation (training specification, section 1.3)."""
         count = torch.tensor(float(sum(len(target.labels) for batch in accumulation for target in batch.targets)))
         if self.trainer.world_size > 1:
             reduced = self.trainer.strategy.reduce(count.to(self.device), reduce_op="sum")

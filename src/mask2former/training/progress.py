@@ -16,7 +16,7 @@ class StepProgressBar(TQDMProgressBar):
 
     Args:
         steps: of the run.
-        refresh_rate: steps between two looks of the bar.
+        refresh_rate: steps between two updates of the bar.
     """
 
     def __init__(self, steps: int, refresh_rate: int) -> None:

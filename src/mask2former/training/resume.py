@@ -21,7 +21,7 @@ from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import Reader
 from mask2former.documents import read_yaml
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import Cases, ClipCases, ImageCases
+from mask2former.evaluation.cases import Cases, ClipCases, ImageCases
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded
@@ -37,7 +37,7 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
 # What the weights in the checkpoint are the weights of.
 FIXED = _settings(
     {
-        "model.backbone": "name model norm arguments embed_dim depths num_heads window_size",
+        "model.backbone": "name model norm kwargs embed_dim depths num_heads window_size",
         "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim",
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding",
         "model": "init init_partial",
@@ -52,8 +52,8 @@ FREE = _settings(
         "model.pixel_decoder": "dropout",
         "model.transformer_decoder": "masked_attention",
         "model.inference": "tasks short_edge long_edge resize_masks_first things_only score_threshold "
-        "instance_threshold overlap_threshold max_instances things_first exclusive tile tile_overlap diameter "
-        "value_range",
+        "instance_threshold overlap_threshold max_instances things_first non_overlapping tile tile_overlap "
+        "diameter value_range",
         "criterion": "class_weight mask_weight dice_weight no_object_weight num_points oversample_ratio "
         "importance_sample_ratio void",
         "data": "dataset augmentation filter_empty group_by_aspect batch_size batch_size_per_device num_workers",
@@ -61,7 +61,7 @@ FREE = _settings(
         "poly_power warmup_steps warmup_factor ema_decay",
         "trainer": "max_steps precision accelerator devices half_pixel_decoder channels_last gradient_checkpointing "
         "log_interval checkpoint_interval tensorboard",
-        "evaluation": "every patience num_images tasks monitor choose_threshold max_detections area_limits boundary "
+        "evaluation": "interval patience num_images tasks monitor choose_threshold max_detections area_limits boundary "
         "pooled_threshold semantic_segments",
     }
 ) | {"output", "seed"}
@@ -193,13 +193,13 @@ class LastState:
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limits.INTEGER:
-        raise ValueError(f"{quoted(value)} stands where a number of steps, rows or samples was expected")
+        raise ValueError(f"{quoted(value)} was found where a number of steps, rows or samples was expected")
     return value
 
 
 def _text(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{quoted(value)} stands where text was expected")
+        raise ValueError(f"{quoted(value)} was found where text was expected")
     return value
 
 
@@ -323,18 +323,18 @@ def compare(
         notes.append(f"from step {last.step} on with other settings: {listed(changes, _SHOWN)}")
     if last.num_samples is not None and num_samples[0] != last.num_samples[0]:
         notes.append(
-            f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: which sample comes "
-            f"when is drawn anew from step {last.step} on"
+            f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: the order of "
+            f"samples is drawn anew from step {last.step} on"
         )
     elif {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"} & different.keys():
-        notes.append(f"which sample comes when is drawn anew from step {last.step} on")
+        notes.append(f"the order of samples is drawn anew from step {last.step} on")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]
     anew = _measured_otherwise(last.config, count, last.validation, config, num_samples[1], validation)
     if anew:
         notes.append(
             f"figures before and after step {last.step} cannot be compared ({', '.join(anew[:_SHOWN])}): the best "
-            "validation and patience start afresh"
+            "validation and patience start over"
         )
     return Comparison(tuple(notes), tuple(changes), tuple(anew))
 

@@ -65,7 +65,7 @@ def _precision(config: RunConfig) -> Precision:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run has put its results, and what it was judged by.
+    """Where a run has put its results, and its validation figures.
 
     Attributes:
         directory: of the run.
@@ -277,7 +277,7 @@ def _train(
     module = TrainingModule(model, config, objects.criterion)
     module.record = record_of(config, data.categories, num_samples, model.info.license, digest, objects=objects.names())
     module.stored_optim = past.config.optim if past is not None else None
-    afresh = change is not None and change.measured_anew
+    starts_over = change is not None and change.measured_anew
     monitor, start_value = config.evaluation.monitor, None
     if past is not None and change is not None:
         start_value = _start_value(past, change, monitor, directory / "metrics.csv")
@@ -306,8 +306,8 @@ def _train(
     ]
     patience = None
     if config.evaluation.patience is not None:
-        patience = Patience(monitor, config.evaluation.patience, afresh=afresh)
-        if afresh and best is not None:
+        patience = Patience(monitor, config.evaluation.patience, starts_over=starts_over)
+        if starts_over and best is not None:
             patience.begin_at(best.value)
         callbacks.append(patience)
     callbacks += extra[0]
@@ -450,7 +450,7 @@ def _about_best(
             f"{best.path.name} was measured as now: {monitor} {best.value:.1f} at step {best.step} is the best"
         )
     if best is None and past.has_best and not change.measured_anew:
-        notes.append(f"no checkpoint of the best {monitor} is left: the best validation is sought afresh")
+        notes.append(f"no checkpoint of the best {monitor} is left: the search for the best validation starts over")
     if past.start is not None and start is None:
         notes.append("the figure before the first step was measured otherwise and is not reported any more")
     return notes
@@ -529,7 +529,7 @@ def _about_objects(names: list[str]) -> str:
     """The head of a run file that does not say all."""
     if not names:
         return ""
-    return f"# Given in Python, whatever stands below: {', '.join(names)}\n"
+    return f"# Given in Python, whatever is below: {', '.join(names)}\n"
 
 
 def _initial_model(
@@ -561,7 +561,7 @@ def _initial_model(
     print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
     is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
     if not is_whole:
-        print("Not measured before the first step, since the class head starts afresh")
+        print("Not measured before the first step, since the class head is newly initialised")
     return model, is_whole
 
 

@@ -48,20 +48,22 @@ def run_file(name: str) -> str:
 
 
 def _published(name: str) -> Iterator[str]:
-    recipe, facts = recipes.recipe(name), packaged_zoo()[name]
+    recipe, published = recipes.recipe(name), packaged_zoo()[name]
     data = recipe.run.data
     images = data.batch_size // recipe.num_gpus
-    numbers = ", ".join(f"{metric} {value}" for metric, value in facts.metrics.items())
-    yield f"{name}: Mask2Former with {facts.backbone} on {facts.dataset}, {facts.task}."
+    numbers = ", ".join(f"{metric} {value}" for metric, value in published.metrics.items())
+    yield f"{name}: Mask2Former with {published.backbone} on {published.dataset}, {published.task}."
     yield f"Reproduces {recipe.reproduces} of the published code, which reached {numbers} (validation, percent)."
-    if facts.task == "panoptic":
+    if published.task == "panoptic":
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
         f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
         "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
         "memory allows): the images per step stay."
     )
-    start = f"Published initial weights: {recipe.init_weights} ({facts.pretraining}). Training starts from random ones "
+    start = (
+        f"Published initial weights: {recipe.init_weights} ({published.pretraining}). Training starts from random ones "
+    )
     if recipe.is_video:
         yield start + f"unless they are given: model.init={recipe.init_weights} model.init_partial=true."
     else:

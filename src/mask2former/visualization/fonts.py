@@ -24,7 +24,7 @@ __all__ = ["Lettering", "readable"]
 
 _logger = logging.getLogger(__name__)
 
-_LONGEST = 200  # characters of a name that are looked at; labels show fewer
+_LONGEST = 200  # characters of a name that are read; labels show fewer
 _PILLOW = ""  # names Pillow's own font among the paths
 _PACKAGED = ("DejaVuSans", "NotoSansDevanagari", "NotoSansThai", "DroidSansFallback")
 _SUFFIXES = (".ttf", ".otf", ".ttc")
@@ -161,7 +161,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     if path:
         return ImageFont.truetype(path, size)
     font = ImageFont.load_default(size=size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # a Pillow built without FreeType answers a bitmap font
+    if not isinstance(font, ImageFont.FreeTypeFont):  # a Pillow built without FreeType gives a bitmap font
         raise UserError("this Pillow was built without FreeType, which labels need; install the wheel from PyPI")
     return font
 

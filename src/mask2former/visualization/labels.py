@@ -102,7 +102,7 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
             continue
         if anchor.crop.area < least * size[0] * size[1]:
             continue
-        for left, top in _places(anchor, size, (height, width)):
+        for left, top in _positions(anchor, size, (height, width)):
             box = (left, top, left + size[0], top + size[1])
             if not any(_touch(box, other) for other in taken):
                 tag.paste(canvas, left, top)
@@ -198,8 +198,8 @@ class Plate:
 # --- tags ------------------------------------------------------------------------------------------------------------
 
 
-def _places(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]) -> Iterable[tuple[int, int]]:
-    """Places (left, top) for a label, best first: the deepest point and above and below it; beside small things."""
+def _positions(anchor: Anchor, size: tuple[int, int], limits_hw: tuple[int, int]) -> Iterable[tuple[int, int]]:
+    """Positions (left, top) for a label, best first: the deepest point and above and below it; beside small things."""
     label_width, label_height = size
     crop = anchor.crop
     rows, columns = crop.window

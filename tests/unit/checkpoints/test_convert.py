@@ -165,7 +165,7 @@ class HistoryBuffer:
 def test_training_checkpoints_of_mmengine_are_read(
     model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold objects of mmengine with methods, which are passed over."""
+    """They hold objects of mmengine with methods, which are skipped."""
     module = ModuleType("mmengine.logging.history_buffer")
     exec(HISTORY, module.__dict__)
     for name in ("mmengine", "mmengine.logging"):
@@ -554,7 +554,7 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     deep = small_model(TimmConfig(model="resnet50s"))
     with pytest.raises(UserError, match="not backbone 'resnet50s'"):
         save_as.write(deep, tmp_path / "deep", "huggingface")
-    with pytest.raises(UserError, match=r"without a place in mmdet 3\.x: backbone\.stem\.conv2"):
+    with pytest.raises(UserError, match=r"that do not exist in mmdet 3\.x: backbone\.stem\.conv2"):
         save_as.write(deep, tmp_path / "deep.pth", "mmdet")
     assert list(tmp_path.iterdir()) == []
 

@@ -92,7 +92,7 @@ def test_every_published_model_there_and_back(slug: str) -> None:
     is_swin = config.backbone.name == "swin"
     for layout in MODELS:
         if layout is SSSEG and not is_swin:
-            with pytest.raises(UserError, match=r"place in sssegmentation: backbone\.stem\.conv1\.weight"):
+            with pytest.raises(UserError, match=r"do not exist in sssegmentation: backbone\.stem\.conv1\.weight"):
                 from_original(layout, state)
             continue
         theirs = from_original(layout, state)

@@ -1,4 +1,4 @@
-"""Training starts from another model: what is taken over, what is fitted, what starts afresh and is named."""
+"""Training starts from another model: what is taken over, what is fitted, what is newly initialised and named."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_all_of_it_where_all_fits(tiny_model: Mask2Former) -> None:
         assert model.info.license == "CC BY-NC 4.0"
 
 
-def test_other_classes_start_afresh_also_if_they_are_as_many(tiny_model: Mask2Former) -> None:
+def test_other_classes_are_newly_initialised_also_if_they_are_as_many(tiny_model: Mask2Former) -> None:
     for names in (["tree", "bee", "fox"], ["cat", "dog"]):
         model = another(tiny_model, names)
         fresh = {name: model.state_dict()[name].clone() for name in CLASS_HEAD}
         notes = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
-        assert notes == [f"class head starts afresh (3 classes there, {len(names)} here)"]
+        assert notes == [f"class head newly initialised (3 classes there, {len(names)} here)"]
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.items())
         if len(names) == 3:
             assert changed(model, tiny_model) == set(CLASS_HEAD)
@@ -193,7 +193,9 @@ def test_settings_that_no_weight_depends_on_may_differ() -> None:
     check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
 
 
-@pytest.mark.parametrize(("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that start")])
+@pytest.mark.parametrize(
+    ("count", "note"), [(3, "the first 3 of 5 queries"), (8, "5 queries, and 3 more that are newly initialised")]
+)
 def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: str) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"num_queries": count})
     fresh = {name: model.state_dict()[name].clone() for name in QUERIES}
@@ -207,7 +209,7 @@ def test_the_first_queries_are_kept(tiny_model: Mask2Former, count: int, note: s
 def test_what_has_another_shape_is_named(tiny_model: Mask2Former) -> None:
     model = another(tiny_model, names_of(tiny_model), transformer_decoder={"feedforward_dim": 16})
     (said,) = checkpoints.start_from(model, read(tiny_model), "source", partial=True)
-    assert said.startswith("starts afresh, being of another shape: transformer_decoder.layers.0.linear1.bias")
+    assert said.startswith("newly initialised, since the shapes differ: transformer_decoder.layers.0.linear1.bias")
     assert said.count("linear") == 6
 
 

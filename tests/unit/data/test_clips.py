@@ -176,7 +176,7 @@ def test_a_whole_clip_has_the_true_classes() -> None:
     assert clip.info["clip_id"] == 5
 
 
-@pytest.mark.parametrize("places", [[0, 7], [3]])
+@pytest.mark.parametrize("indices", [[0, 7], [3]])
 def test_scenes_draw_only_the_frames_that_are_asked_for(indices: list[int]) -> None:
     clips = SceneClips(64, num_frames=8, seed=11, length=3)
     clip = clips.annotated(1, indices)

@@ -414,10 +414,10 @@ def test_polygons_beyond_the_image_are_noted_or_refused(tmp_path: Path) -> None:
     notes = CocoInstances([write(tmp_path, values)]).notes
     assert len(notes) == 2
     assert "nothing of them is seen: annotations 1 (5)" in notes[0]
-    assert "for the most: annotations 1 (6)" in notes[1]
+    assert "mostly outside their image: annotations 1 (6)" in notes[1]
     for entry in values["annotations"]:
         entry["segmentation"] = [[value + 1000 for value in entry["segmentation"][0]]]
-    with pytest.raises(UserError, match=r"outside of their image; expected pixels.*annotations 20 "):
+    with pytest.raises(UserError, match=r"outside their image; expected pixels.*annotations 20 "):
         CocoInstances([write(tmp_path, values)])
 
 

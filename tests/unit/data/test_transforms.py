@@ -349,7 +349,7 @@ def test_a_diameter_brings_median_objects_of_all_images_to_one_size() -> None:
     assert even.draw((H, W), rng).geometry.output_hw == (H, W)
     speck = annotated([rectangle(3, 3, 4, 4)])
     assert even.draw((H, W), rng, None, lambda: object_areas(speck)).geometry.output_hw == (8 * H, 8 * W)
-    with pytest.raises(ValueError, match="set factors too"):
+    with pytest.raises(ValueError, match="set scale_range too"):
         ResizeCropFlipConfig(diameter=16)
     built = build_augmentation(ResizeCropFlipConfig(scale_range=(1.0, 2.0), diameter=16))
     assert isinstance(built, ResizeCropFlip)
@@ -377,7 +377,7 @@ def test_factors_scale_images_of_any_size_alike() -> None:
     assert 0.5 <= min(shares) < 0.55
     assert 1.8 < max(shares) <= 2.0
     assert 0.9 < np.exp(np.log(shares).mean()) < 1.1  # halved as often as doubled
-    with pytest.raises(ValueError, match="factors must rise"):
+    with pytest.raises(ValueError, match="scale_range must rise"):
         ResizeCropFlipConfig(scale_range=(2.0, 1.0))
     built = build_augmentation(ResizeCropFlipConfig(scale_range=(1.0, 2.0)))
     assert isinstance(built, ResizeCropFlip)

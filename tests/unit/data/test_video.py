@@ -34,7 +34,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("places", [[0], [39], [3, 17], [17, 3, 17], [11, 12, 13], list(range(FRAMES)), []])
+@pytest.mark.parametrize("indices", [[0], [39], [3, 17], [17, 3, 17], [11, 12, 13], list(range(FRAMES)), []])
 def test_frames_are_those_asked_for(video: Path, indices: list[int]) -> None:
     images = VideoFile(video).read(indices)
     assert [image.shape for image in images] == [(48, 64, 3)] * len(indices)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former.evaluation.evaluate import Case
+from mask2former.evaluation.cases import Case
 from mask2former.evaluation.gallery import Gallery, case_rows, compare
 from mask2former.structures import (
     Categories,

@@ -15,7 +15,8 @@ from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
 from mask2former.errors import UserError
-from mask2former.evaluation.evaluate import ClipCases, evaluate_predictor, match_classes
+from mask2former.evaluation.cases import ClipCases, match_classes
+from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.inference.predictor import Predictor
 from mask2former.metrics.average_precision import VideoInstanceEvaluator
 from mask2former.models.mask2former import Mask2Former
@@ -67,7 +68,7 @@ def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray],
     with pytest.raises(UserError, match="no_such"):
         predictor.clip(frames, no_such=1)
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
-    with pytest.raises(UserError, match="does not answer the task 'instance'"):
+    with pytest.raises(UserError, match="does not support the task 'instance'"):
         other.clip(frames)
 
 

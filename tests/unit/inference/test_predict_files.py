@@ -153,7 +153,7 @@ def test_another_image_of_the_same_name_is_segmented(predictor: Predictor, image
         again = _run(predictor, images, output, task="semantic")
     assert (again["000001"].status, again["deep/000002"].status) == ("skipped", "done")
     assert [(message, "000002.json" in example) for message, example in notes] == [
-        ("results of other images of the same name, made anew", True)
+        ("results of other images of the same name, replaced", True)
     ]
     image.touch()
     assert _run(predictor, images, output, task="semantic")["deep/000002"].status == "skipped"

@@ -163,7 +163,7 @@ def test_the_number_of_things_that_was_asked_for_comes(predictor: Predictor, ima
 def test_a_model_answers_only_what_it_was_trained_for(tiny_model: Mask2Former, image: np.ndarray) -> None:
     predictor = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",), short_edge=0))
     assert isinstance(predictor(image), SemanticSegmentation)
-    with pytest.raises(UserError, match="does not answer the task 'panoptic'; it was trained for: semantic"):
+    with pytest.raises(UserError, match="does not support the task 'panoptic'; it was trained for: semantic"):
         predictor(image, "panoptic")
     with pytest.raises(UserError, match="no task 'depth'"):
         predictor.stream([image], "depth")  # pyright: ignore[reportArgumentType]

@@ -211,7 +211,7 @@ def test_tiles_are_joined_before_answers_are_parted() -> None:
 @pytest.mark.parametrize(
     ("radius", "sides"),
     [
-        (8, [64, 32]),  # diameter 16: windows of half the side show them at 32
+        (8, [64, 32]),  # diameter 16: tiles of half the side show them at 32
         (15, [64]),  # 30 is near enough
         (24, [64, 96]),
         (0, [64]),  # nothing found
@@ -236,13 +236,13 @@ def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radi
 
 
 @pytest.mark.parametrize(
-    ("places", "sample", "sides"),
+    ("indices", "sample", "sides"),
     [
-        # four parts of four windows tell that objects have half the diameter of training
+        # four parts of four tiles tell that objects have half the diameter of training
         ([(y, x, 4) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 16]),
-        # as large as expected: the whole image is looked at once
+        # as large as expected: the whole image is read once
         ([(y, x, 8) for y in range(16, 256, 32) for x in range(16, 256, 32)], 16, [32, 32]),
-        # nothing there: the whole image tells, and its answer is the answer or asks for smaller windows
+        # nothing there: the whole image tells, and its result stands or needs smaller tiles
         ([(8, 8, 8), (8, 248, 8)], 16, [32, 32]),
         ([(8, 8, 4), (8, 248, 4)], 16 + 121, [32, 16]),
         ([], 16, [32, 32]),
@@ -345,7 +345,7 @@ def test_tiles_are_a_setting_of_a_call_and_of_loading(
         Predictor.from_pretrained("scenes-tiny", device="cpu", tile=48, tile_overlap=16)
     with pytest.raises(UserError, match=r"diameter 30.0 is for tiles"):
         Predictor.from_pretrained("scenes-tiny", device="cpu", diameter=30)
-    with pytest.raises(UserError, match="exclusive is for images"):
+    with pytest.raises(UserError, match="non_overlapping is for images"):
         loaded.track([image], tile=0, non_overlapping=True)
     through = settings.model_copy(update={"tile": 48, "tile_overlap": 16})
     monkeypatch.setattr(predictor.model, "info", replace(info, inference=through))

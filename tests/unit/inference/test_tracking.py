@@ -149,7 +149,7 @@ def test_wrong_requests_are_refused_at_once(
     with pytest.raises(UserError, match="window"):
         predictor.track(frames, window=0)
     other = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",)))
-    with pytest.raises(UserError, match="does not answer the task 'instance'"):
+    with pytest.raises(UserError, match="does not support the task 'instance'"):
         other.track(frames)
     with pytest.raises(UserError, match="has no frame"):
         list(predictor.track([]))

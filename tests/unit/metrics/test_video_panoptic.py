@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused() -> None:
         evaluator.update([], [])
     with pytest.raises(UserError, match="frames of a clip have one size"):
         evaluator.update(predictions, [*ground_truths[:5], ground_truth(np.ones((4, 4), int), {1: 0})])
-    with pytest.raises(UserError, match="the id 9, which its list has not"):
+    with pytest.raises(UserError, match="the id 9, which its list lacks"):
         evaluator.update(predictions, [*ground_truths[:5], PanopticGroundTruth(np.full((12, 12), 9), [])])
     with pytest.raises(UserError, match="lengths of windows must be at least 1 and differ"):
         VideoPanopticEvaluator(CATEGORIES, lengths=(0, 1))

@@ -210,7 +210,7 @@ def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_measured(tm
         pass
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match="choose another place"),
+        pytest.raises(UserError, match="choose another path"),
         result_writer(task, tmp_path / "file" / "val.json", CATEGORIES),
     ):
         pass

@@ -194,10 +194,10 @@ def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], w
         ("optim.lr", 1e-3, False),
     ],
 )
-def test_figures_that_cannot_be_compared_begin_afresh(path: str, value: Any, anew: bool) -> None:
+def test_figures_that_cannot_be_compared_start_over(path: str, value: Any, anew: bool) -> None:
     change = compare(last_state(), changed(RunConfig(), path, value), CLASSES, (8, 2))
     assert change.measured_anew is anew
-    assert any("the best validation and patience start afresh" in note for note in change.notes) is anew
+    assert any("the best validation and patience start over" in note for note in change.notes) is anew
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:

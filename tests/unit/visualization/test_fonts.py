@@ -149,7 +149,7 @@ def test_overlays_and_sheets_draw_no_boxes(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_fonts_of_the_system_are_searched_for_what_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the packaged fonts moved into a folder of the system, all is found there; broken files are passed over."""
+    """With the packaged fonts moved into a folder of the system, all is found there; broken files are skipped."""
     own = [Path(path) for path in fonts._own_fonts() if path]
     for path in own:
         (tmp_path / path.name).write_bytes(path.read_bytes())

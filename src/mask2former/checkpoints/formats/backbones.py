@@ -307,7 +307,7 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
     """
     backbone = load_backbone(Path(path))
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
-    notes = ["all but the backbone starts afresh"]
+    notes = ["all but the backbone is newly initialised"]
     state = dict(backbone.state)
     if isinstance(model.backbone, StartsFromBackbone):
         check_finite(state, str(path))
@@ -319,7 +319,7 @@ def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
         raise UserError(f"{path}: {error}; convert it again") from error
     fresh = sorted(name for name in own.keys() - state.keys() if ".norms." in name)
     if fresh:
-        notes.append("the norms of the backbone's outputs start afresh")
+        notes.append("the norms of the backbone's outputs are newly initialised")
     kept = {name: own[name] for name in own.keys() - state.keys() if name in fresh or name.endswith(_COUNTER)}
     outside = {name: value for name, value in model.state_dict().items() if name not in own}
     try:

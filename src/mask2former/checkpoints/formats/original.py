@@ -99,8 +99,8 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     if name.removesuffix("s") not in _RESNETS or config.kwargs:
         known = ", ".join(_RESNETS)
         raise UserError(
-            f"backbone '{config.model}' has no place in the original layout; it knows Swin and {known} (and "
-            "their deep stems, with an s) without further arguments. Save as .safetensors instead"
+            f"backbone '{config.model}' does not exist in the original layout; it knows Swin and {known} (and "
+            "their deep stems, with an s) without kwargs. Save as .safetensors instead"
         )
     blocks, convolutions = _RESNETS[name.removesuffix("s")]
     leaves = ("weight", "bias", "running_mean", "running_var")
@@ -513,7 +513,7 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
             state[original] = relative_position_index(config.backbone.window_size)
     if values:
         raise UserError(
-            f"{len(values)} entries have no place in the original layout, for instance '{next(iter(values))}'; "
+            f"{len(values)} entries do not exist in the original layout, for instance '{next(iter(values))}'; "
             "save as .safetensors instead"
         )
     return state

@@ -51,7 +51,7 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
 
     Args:
         path: the file.
-        notes: gets a sentence about what was passed over.
+        notes: gets a sentence about what was skipped.
 
     Raises:
         UserError: the file is missing, in no such form, gives a number or a name twice, or can be read in two ways.
@@ -59,8 +59,8 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
     file = Path(path)
     text = read_text(file, "names file", limits.YAML_BYTES, hint="check the path")
     try:
-        passed_over: list[str] = []
-        entries = _entries(text, file.suffix.lower(), passed_over)
+        skipped: list[str] = []
+        entries = _entries(text, file.suffix.lower(), skipped)
         if any(not 0 <= entry["id"] <= _LARGEST for entry in entries):
             raise ValueError(f"class numbers must be 0 to {_LARGEST}")
         counts = Counter(entry["name"] for entry in entries)
@@ -73,16 +73,15 @@ def read_names(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
             f"'{file}' is no list of class names: {printable(str(error), 400)}; expected a name per line (.txt), or "
             "number and name (.txt, .json, .yaml, .csv)"
         ) from error
-    if passed_over and notes is not None:
+    if skipped and notes is not None:
         first = categories[0]
         notes.append(
-            f"'{file}': passed over comment lines: {some(passed_over)}; the first class is {first.id} "
-            f"{quoted(first.name)}"
+            f"'{file}': skipped comment lines: {some(skipped)}; the first class is {first.id} {quoted(first.name)}"
         )
     return categories
 
 
-def _entries(text: str, suffix: str, passed_over: list[str]) -> list[dict[str, Any]]:
+def _entries(text: str, suffix: str, skipped: list[str]) -> list[dict[str, Any]]:
     """Mappings with ``id`` and ``name``."""
     if suffix == ".csv":
         pairs = _from_csv(text)
@@ -91,7 +90,7 @@ def _entries(text: str, suffix: str, passed_over: list[str]) -> list[dict[str, A
     else:
         lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
         comments = [line for _, line in lines if line.startswith("#")]
-        passed_over += comments
+        skipped += comments
         given = _names_in([(number, line) for number, line in lines if line and not line.startswith("#")])
         fields = [match for _, line in given if (match := _COLOURED.fullmatch(line))]
         if given and len(fields) == len(given):

@@ -292,7 +292,7 @@ class _Reader:
         empty |= long
         kept = np.flatnonzero(~empty)
         sizes = np.stack([np.array(out.heights, np.int64), np.array(out.widths, np.int64)], axis=1)
-        facts = MaskSummary(
+        summary = MaskSummary(
             extents[kept],
             is_polygon[kept],
             pixels[kept],
@@ -301,7 +301,7 @@ class _Reader:
             np.array(wrong_areas, dtype=bool)[kept],
             sizes[rows[kept]],
         )
-        found = check_masks(facts)
+        found = check_masks(summary)
         self.notes += found.notes([names[index] for index in kept.tolist()], file)
         np.frombuffer(out.areas, dtype=np.float64)[start + kept] = found.areas
         self.empty.append(empty)
@@ -647,7 +647,7 @@ class CocoInstances(Reader):
         extents = np.array([[*corners.min(axis=0), *corners.max(axis=0)] for corners in outlines])
         if outside := np.count_nonzero(lies_outside(extents, np.array(size_hw))):
             note(
-                "images that objects lie outside of, wholly or for the most; their file declares no 'height' and "
+                "images with objects that lie wholly or mostly outside; their file declares no 'height' and "
                 "'width', so check that they still have the size at which they were annotated",
                 f"'{self._file(row)}' ({outside} of {len(outlines)} objects; it is {size_hw[0]}x{size_hw[1]}, height x "
                 f"width, and polygons reach to y {extents[:, 3].max():g}, x {extents[:, 2].max():g})",

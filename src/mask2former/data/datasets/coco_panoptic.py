@@ -197,11 +197,11 @@ class CocoPanoptic(SegmentReader):
                     "'segments_info'"
                 )
                 continue
-            facts = by_id.get(image_id, {})
-            if listed and not facts:
+            record = by_id.get(image_id, {})
+            if listed and not record:
                 fault(f"'{file}': the image {quoted(image_id)} of {quoted(name)} is not listed in 'images'")
                 continue
-            declared = facts.get("file_name")
+            declared = record.get("file_name")
             image = _image_name(declared, name, images)
             if image is None:
                 is_outside = is_file_name(declared) and leads_to_file(declared, images)
@@ -219,7 +219,7 @@ class CocoPanoptic(SegmentReader):
             if not segments.exists(name):
                 (maps_outside if leads_to_file(name, segments) else without_map).append(name)
                 continue
-            size = sides(facts)
+            size = sides(record)
             if size is None:
                 fault(
                     f"'{file}': the image {quoted(image)} has no whole numbers as 'height' and 'width', or too "

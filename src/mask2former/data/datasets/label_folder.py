@@ -95,9 +95,7 @@ class LabelFolder(Reader):
         if label_suffix and str(images) != str(labels):
             kept = set(maps.values())
             if others := [name for name in labels.names(_LABEL_SUFFIXES) if name not in kept]:
-                self.notes.append(
-                    f"'{labels}': passed over files whose names do not end in {label_suffix}: {some(others)}"
-                )
+                self.notes.append(f"'{labels}': skipped files whose names do not end in {label_suffix}: {some(others)}")
         # X.jpg and X.png, or X_mask.png, may lie side by side.
         image_files = _by_stem(images, IMAGE_SUFFIXES, "", set(maps.values()) if str(images) == str(labels) else ())
         common = [stem for stem in image_files if stem in maps]

@@ -136,26 +136,26 @@ def box_of(value: Any) -> Sequence[float]:
         return _NO_BOX
 
 
-def check_masks(facts: MaskSummary) -> Findings:
+def check_masks(summary: MaskSummary) -> Findings:
     """Compare masks with their boxes, areas and images."""
     remarks: list[Remark] = []
-    shares, refusal = _shares(facts, remarks)
-    compared = _boxes(facts, shares, remarks)
-    outside = _outside(facts, shares, remarks)
-    return Findings(_areas(facts, remarks), remarks, refusal or compared or outside)
+    shares, refusal = _shares(summary, remarks)
+    compared = _boxes(summary, shares, remarks)
+    outside = _outside(summary, shares, remarks)
+    return Findings(_areas(summary, remarks), remarks, refusal or compared or outside)
 
 
 def _are_nearly_all(part: Bool[np.ndarray, " M"], of: Bool[np.ndarray, " M"]) -> bool:
     return int(np.count_nonzero(part)) >= max(_FEW, _NEARLY_ALL * int(np.count_nonzero(of)))
 
 
-def _shares(facts: MaskSummary, remarks: list[Remark]) -> tuple[Bool[np.ndarray, " M"], Remark | None]:
+def _shares(summary: MaskSummary, remarks: list[Remark]) -> tuple[Bool[np.ndarray, " M"], Remark | None]:
     """Polygons in 0..1, which are a pixel at most."""
-    low, high = facts.extents[:, :2], facts.extents[:, 2:]
-    small = ((low >= 1 - _SHARE) & (high <= _SHARE)).all(axis=1) & (facts.extents % 1 != 0).any(axis=1)
-    found = facts.is_polygon & small & ((facts.sizes_hw == 0) | (facts.sizes_hw > 2)).all(axis=1)
+    low, high = summary.extents[:, :2], summary.extents[:, 2:]
+    small = ((low >= 1 - _SHARE) & (high <= _SHARE)).all(axis=1) & (summary.extents % 1 != 0).any(axis=1)
+    found = summary.is_polygon & small & ((summary.sizes_hw == 0) | (summary.sizes_hw > 2)).all(axis=1)
     where = np.flatnonzero(found)
-    if _are_nearly_all(found, facts.is_polygon):
+    if _are_nearly_all(found, summary.is_polygon):
         what = (
             "polygons have coordinates from 0 to 1, as shares of width and height; expected pixels: multiply x by the "
             "width of the image and y by its height"
@@ -166,19 +166,19 @@ def _shares(facts: MaskSummary, remarks: list[Remark]) -> tuple[Bool[np.ndarray,
     return found, None
 
 
-def _boxes(facts: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
+def _boxes(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
     """Masks that do not lie in their boxes."""
-    x, y, width, height = facts.boxes.T
+    x, y, width, height = summary.boxes.T
     # Copies of one object agree in what is inside the image.
-    high = np.where(facts.sizes_hw > 0, facts.sizes_hw, np.inf)[:, [1, 0, 1, 0]].astype(np.float64)
-    extents = np.clip(facts.extents, 0, high)
-    is_box = np.isfinite(facts.boxes).all(axis=1) & (width > 0) & (height > 0)
+    high = np.where(summary.sizes_hw > 0, summary.sizes_hw, np.inf)[:, [1, 0, 1, 0]].astype(np.float64)
+    extents = np.clip(summary.extents, 0, high)
+    is_box = np.isfinite(summary.boxes).all(axis=1) & (width > 0) & (height > 0)
     off = is_box & ~shares & ~boxes_agree(extents, np.clip(np.stack([x, y, x + width, y + height], axis=1), 0, high))
     where = np.flatnonzero(off)
     if not len(where):
         return None
     # Boxes in another convention: they are not used, so nothing is lost.
-    scale = facts.sizes_hw[:, [1, 0, 1, 0]]
+    scale = summary.sizes_hw[:, [1, 0, 1, 0]]
     others = {
         "x1, y1, x2, y2": np.stack([x, y, width, height], axis=1),
         "centre x, centre y, width, height": np.stack(
@@ -191,7 +191,7 @@ def _boxes(facts: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Rem
             remarks.append(Remark(f"'bbox' is {name} instead of x, y, width, height; it is not used", where))
             return None
     swapped = np.stack([y, x, y + height, x + width], axis=1)
-    if _are_nearly_all(off & boxes_agree(facts.extents, swapped), off) and _are_nearly_all(off, is_box):
+    if _are_nearly_all(off & boxes_agree(summary.extents, swapped), off) and _are_nearly_all(off, is_box):
         what = (
             "masks fit their 'bbox' with x and y swapped; expected x, y, x, y, ... in polygons and x, y, width, height "
             "in boxes: swap them, or if the boxes are wrong take 'bbox' out of the file"
@@ -219,18 +219,18 @@ def boxes_agree(found: Float64[np.ndarray, "M 4"], given: Float64[np.ndarray, "M
         return (np.abs(found - given) <= _SLACK).all(axis=1) | (same & (common > 0))
 
 
-def _outside(facts: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
+def _outside(summary: MaskSummary, shares: Bool[np.ndarray, " M"], remarks: list[Remark]) -> Remark | None:
     """Polygons beyond their image."""
-    known = facts.is_polygon & (facts.sizes_hw > 0).all(axis=1)
-    gone = known & ~shares & (_seen(facts.extents, facts.sizes_hw) == 0)
+    known = summary.is_polygon & (summary.sizes_hw > 0).all(axis=1)
+    gone = known & ~shares & (_seen(summary.extents, summary.sizes_hw) == 0)
     if _are_nearly_all(gone, known):
-        what = "polygons lie outside of their image; expected pixels of the image, x before y, from its top left corner"
+        what = "polygons lie outside their image; expected pixels of the image, x before y, from its top left corner"
         return Remark(what, np.flatnonzero(gone))
     for where, message in (
-        (gone, "polygons lie outside of their image, so that nothing of them is seen"),
+        (gone, "polygons lie outside their image, so that nothing of them is seen"),
         (
-            known & ~gone & lies_outside(facts.extents, facts.sizes_hw),
-            "polygons lie outside of their image for the most",
+            known & ~gone & lies_outside(summary.extents, summary.sizes_hw),
+            "polygons lie mostly outside their image",
         ),
     ):
         if where.any():
@@ -245,24 +245,24 @@ def _seen(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2
 
 
 def lies_outside(extents: Float64[np.ndarray, "M 4"], sizes_hw: Int64[np.ndarray, "*M 2"]) -> Bool[np.ndarray, " M"]:
-    """Whether boxes x1, y1, x2, y2 in pixels lie outside of their image, which may be one for all, for the most."""
+    """Whether boxes x1, y1, x2, y2 in pixels lie outside their image, which may be one for all, for the most."""
     return _seen(extents, sizes_hw) < (extents[:, 2:] - extents[:, :2]).prod(axis=1) / 2
 
 
-def _areas(facts: MaskSummary, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:
+def _areas(summary: MaskSummary, remarks: list[Remark]) -> Float64[np.ndarray, " M"]:
     """The areas of the file that can be areas; those decide what is small, medium and large, as published."""
-    whole = facts.sizes_hw.prod(axis=1)
+    whole = summary.sizes_hw.prod(axis=1)
     most = np.where(whole > 0, whole, _LARGEST_AREA)
-    given = ~np.isnan(facts.areas)
-    wrong = facts.wrong_areas | (given & ~((facts.areas > 0) & (facts.areas <= most)))
+    given = ~np.isnan(summary.areas)
+    wrong = summary.wrong_areas | (given & ~((summary.areas > 0) & (summary.areas <= most)))
     # Polygons may reach beyond the image.
-    wrong &= ~(given & (facts.areas <= 2 * facts.pixels) & (facts.areas > 0))
+    wrong &= ~(given & (summary.areas <= 2 * summary.pixels) & (summary.areas > 0))
     if wrong.any():
         what = "'area' is no number above 0 that the image has room for; pixels are counted instead"
         remarks.append(Remark(what, np.flatnonzero(wrong)))
-    box = (facts.extents[:, 2:] - facts.extents[:, :2]).prod(axis=1)
-    off = given & ~wrong & ((facts.areas > 1.1 * box + 16) | (facts.areas < facts.pixels / 2 - 16))
+    box = (summary.extents[:, 2:] - summary.extents[:, :2]).prod(axis=1)
+    off = given & ~wrong & ((summary.areas > 1.1 * box + 16) | (summary.areas < summary.pixels / 2 - 16))
     if off.any():
         what = "'area' is not that of the mask; it decides all the same what counts as small, medium and large"
         remarks.append(Remark(what, np.flatnonzero(off)))
-    return np.where(wrong, np.nan, facts.areas)
+    return np.where(wrong, np.nan, summary.areas)

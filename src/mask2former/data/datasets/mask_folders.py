@@ -33,7 +33,7 @@ from mask2former.text import quoted
 
 __all__ = ["MaskFolders"]
 
-_LOOKED_AT = 20  # clips of which some id maps are read at once
+_SAMPLED_CLIPS = 20  # clips of which some id maps are read at once
 _VOID = 255  # what some data sets have where nothing is annotated; far above the ids of the objects
 _FAR_BELOW = 128
 
@@ -92,25 +92,27 @@ class MaskFolders(ImageReader, Sequence[Sample]):
                 self.notes.append(f"clip '{name}': left out {extra} of {len(image_files)} images, which have no id map")
             self._frames.append([(image_files[stem], maps[stem]) for stem in sorted(maps, key=by_number)])
 
-        self._look()
+        self._check_some()
 
-    def _look(self) -> None:
+    def _check_some(self) -> None:
         """Read a few id maps of some clips, to refuse or to note at the start what all of them have."""
-        marked, looked_at, highest = [], 0, 0
-        for index in np.unique(np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().astype(int)).tolist():
+        marked, num_read, highest = [], 0, 0
+        for index in np.unique(
+            np.linspace(0, len(self) - 1, min(_SAMPLED_CLIPS, len(self))).round().astype(int)
+        ).tolist():
             frames = self._frames[index]
             palettes = Palettes()
             found = [
                 _read_ids(frames[position][1], palettes) for position in sorted({0, len(frames) // 2, len(frames) - 1})
             ]
-            looked_at += len(found)
+            num_read += len(found)
             below = max(int(ids[ids != _VOID].max(initial=0)) for ids in found)
             if 0 < below < _FAR_BELOW and (count := sum(bool((ids == _VOID).any()) for ids in found)):
                 marked += [self._names[index]] * count
                 highest = max(highest, below)
         if marked:
             self.notes.append(
-                f"{_VOID} is on {len(marked)} of {looked_at} id maps that were looked at (clips "
+                f"{_VOID} is on {len(marked)} of {num_read} id maps that were read (clips "
                 f"{some(list(dict.fromkeys(marked)))}), whose other ids end at {highest}; it is read as one more "
                 "object: where it marks what is not annotated, write 0 instead"
             )

@@ -1,4 +1,4 @@
-"""What all readers share: places in a sequence, samples made of annotated images, and what follows from segments.
+"""What all readers share: indices in a sequence, samples made of annotated images, and what follows from segments.
 
 A reader of one format says where an image is and what its segments or labels are; the forms in which training and
 evaluation want that are made here. Knows no file format.
@@ -140,7 +140,7 @@ def notes_of_some(samples: object, most: int = 32) -> list[str]:
                         note(message, f"'{samples.file(index)}' ({lost} of {len(annotated.labels)} objects)")
                 else:  # of a clip, the first frame
                     samples.annotated(index, [0])  # pyright: ignore[reportAttributeAccessIssue]
-    return [f"of {len(indices)} looked at (check-data reads all): {line}" for line in sentences(found)]
+    return [f"of {len(indices)} read (check-data reads all): {line}" for line in sentences(found)]
 
 
 def annotated_labels(

@@ -188,10 +188,10 @@ class VideoPanoptic:
             listed = self._frames.segment_ids(row)
             segments = [(int(listed[number - 1]), label, crowd) for number, label, crowd in ground_truth.segments]
             ground_truths.append(PanopticGroundTruth(np.append(0, listed)[ground_truth.ids], segments))
-        self._look_at_ids(index, ground_truths)
+        self._check_ids(index, ground_truths)
         return ground_truths
 
-    def _look_at_ids(self, index: int, ground_truths: Sequence[PanopticGroundTruth]) -> None:
+    def _check_ids(self, index: int, ground_truths: Sequence[PanopticGroundTruth]) -> None:
         """Say where ids are not those of a whole clip."""
         label_of: dict[int, set[int]] = {}
         things = []

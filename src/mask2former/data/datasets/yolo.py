@@ -89,8 +89,8 @@ def read_yolo(path: Location) -> YoloSet:
     return YoloSet(
         file,
         categories,
-        _places(content["train"], roots, file),
-        _places(validation, roots, file),
+        _paths(content["train"], roots, file),
+        _paths(validation, roots, file),
         tuple(roots),
     )
 
@@ -114,7 +114,7 @@ def _roots(file: Path, declared: Any) -> list[Path]:
     return [*roots, file.parent]
 
 
-def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
+def _paths(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
     entries = value if isinstance(value, list) else [value]
     found_paths = []
     for entry in entries:
@@ -124,16 +124,16 @@ def _places(value: Any, roots: Sequence[Path], file: Path) -> tuple[Path, ...]:
         candidates = [root / name for root in roots for name in (entry, entry.removeprefix("../"))]
         found = next((listed for listed in candidates if os.path.exists(listed)), None)
         if found is None:
-            places_tried = printable(" or ".join(dict.fromkeys(map(str, roots))), 300)
+            roots_tried = printable(" or ".join(dict.fromkeys(map(str, roots))), 300)
             raise UserError(
-                f"'{file}': there is no {quoted(entry)} in {places_tried}; correct it, or the 'path' of the file"
+                f"'{file}': there is no {quoted(entry)} in {roots_tried}; correct it, or the 'path' of the file"
             )
         found_paths.append(found)
     return tuple(found_paths)
 
 
 def _images(listed: Path, roots: Sequence[Path], *, allow_outside: bool) -> list[Path]:
-    """Of a folder, sorted, hidden ones passed over; or as a text file lists them, relative to itself."""
+    """Of a folder, sorted, hidden ones skipped; or as a text file lists them, relative to itself."""
     if listed.is_dir():
         folder = Folder(listed)
         note_passed_over(folder)

@@ -158,7 +158,7 @@ class _Masks:
             UserError: nearly no mask lies in its box, or nearly no polygon can be in pixels of its video.
         """
         table = np.array(self.figures, dtype=np.float64).reshape(-1, 15)
-        facts = MaskSummary(
+        summary = MaskSummary(
             extents=table[:, :4],
             is_polygon=table[:, 4] > 0,
             pixels=table[:, 5],
@@ -167,7 +167,7 @@ class _Masks:
             wrong_areas=table[:, 12] > 0,
             sizes_hw=table[:, 13:].astype(np.int64),
         )
-        found = check_masks(facts)
+        found = check_masks(summary)
         notes = [f"'{file}': {what}: annotations {some(names)}" for what, names in self.left_out.items()]
         return np.where(np.isnan(found.areas), table[:, 6], found.areas), [*notes, *found.notes(self.names, file)]
 

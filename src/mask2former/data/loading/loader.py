@@ -1,7 +1,7 @@
-"""Training samples to windows of batches: what one optimizer step sees, read by several processes.
+"""Training samples to accumulations of batches: what one optimizer step sees, read by several processes.
 
-A window is a list of micro-batches, fetched together so that the number of targets is known before the first backward
-pass; without accumulation it has one.
+An accumulation is a list of micro-batches, fetched together so that the number of targets is known before the first
+backward pass; where nothing is accumulated it has one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def training_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[list[PackedBatch]]:
-    """Windows without end; ``batch.to(device).unpack()`` makes of each of its parts what the loss takes.
+    """Accumulations without end; ``batch.to(device).unpack()`` makes of each of its parts what the loss takes.
 
     Args:
         samples: images or clips.
@@ -33,10 +33,10 @@ def training_loader(
         num_workers: processes that read; 0: this one.
         pin_memory: for a faster way to a CUDA device.
     """
-    return DataLoader(  # pyright: ignore[reportReturnType]  (of what the function for windows makes of samples)
+    return DataLoader(  # pyright: ignore[reportReturnType]  (of what the function for accumulations makes of samples)
         _Packed(samples),
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  (any iterable of index lists works)
-        collate_fn=_Window(batch_size),
+        collate_fn=_Accumulation(batch_size),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -54,7 +54,7 @@ class _Packed(Dataset[PackedSample]):
         return self.samples.packed(draw)
 
 
-class _Window:
+class _Accumulation:
     """Packs the samples of one step into micro-batches of equal count."""
 
     def __init__(self, micro: int) -> None:

@@ -85,7 +85,7 @@ class StepSampler:
         return int(members[self._order(len(members), epoch, kind)[index]])
 
     def _unit(self, unit: int, members: list[Int64[np.ndarray, " _"]]) -> tuple[int, int]:
-        """Group and place in it of one unit of the run."""
+        """Group and index in it of one unit of the run."""
 
         def full(epochs: int) -> list[int]:
             """Units of each group that are full after so many epochs."""

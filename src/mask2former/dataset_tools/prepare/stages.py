@@ -189,7 +189,7 @@ class _Journal:
             self._file = self.path.open("ab")
             self._file.truncate(len(whole))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"cannot use '{self.path}': {error}; remove it to start the conversion anew") from error
+            raise UserError(f"cannot use '{self.path}': {error}; remove it to start the conversion again") from error
         return self
 
     def add(self, key: str, record: Record) -> None:
@@ -228,7 +228,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def images_in(folder: Path, ending: str) -> Iterator[Path]:
-    """Files of a folder and its folders whose names end so, sorted; hidden ones are passed over.
+    """Files of a folder and its folders whose names end so, sorted; hidden ones are skipped.
 
     Raises:
         UserError: one of the folders cannot be read.

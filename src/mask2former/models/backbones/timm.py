@@ -48,7 +48,7 @@ RESERVED_ARGUMENTS: Mapping[str, str] = {
 
 
 def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
-    """Refuse names and arguments with which timm would look beyond the architecture; runs and checkpoints alike.
+    """Refuse names and arguments with which timm would reach beyond the architecture; runs and checkpoints alike.
 
     What is left is plain: numbers, and words that name a layer. No address, path or function is among them, whatever
     arguments other versions of timm have.
@@ -68,12 +68,12 @@ def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
     while waiting:
         name, value, depth = waiting.pop()
         count += 1
-        limits.check_limit(f"{shown} has arguments:", count, limits.ARGUMENTS, "leave some out")
+        limits.check_limit(f"{shown} has kwargs:", count, limits.ARGUMENTS, "leave some out")
         where = f"{shown}: argument {quoted(name, 40)}"
         if not isinstance(name, str):
             raise UserError(f"{where} is no name; expected one of timm's")
         if name in RESERVED_ARGUMENTS:
-            raise UserError(f"{shown}: leave '{name}' out of its arguments: {RESERVED_ARGUMENTS[name]}")
+            raise UserError(f"{shown}: leave '{name}' out of its kwargs: {RESERVED_ARGUMENTS[name]}")
         if isinstance(value, dict | list | tuple):
             if depth == _DEPTH:
                 raise UserError(f"{where} is nested more than {_DEPTH} times; expected numbers, words, or lists")
@@ -101,7 +101,7 @@ class TimmBackbone(nn.Module):
         model: timm's name, for instance ``resnet50``.
         norm: what becomes of batch norms. ``frozen``: fixed scale and shift, no training; ``sync``: statistics over
             all ranks; ``batch``: as timm made them.
-        arguments: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
+        kwargs: more keyword arguments of ``timm.create_model``; see :func:`check_arguments`.
 
     Raises:
         UserError: timm does not know the model or an argument, or it does not give the four strides for images of

@@ -30,7 +30,7 @@ _NORM_GROUPS = 32
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at ``num_points`` learned places per level and head (Deformable DETR, Eq. 3)."""
+    """Each query samples ``num_points`` learned points per level and head (Deformable DETR, Eq. 3)."""
 
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class DeformableAttention(nn.Module):
         self.output_projection = nn.Linear(dim, dim)
 
     def reset_parameters(self) -> None:
-        """Head h looks in direction h (of the heads spread over a circle), point p at p + 1 pixels."""
+        """Head h points in direction h (of the heads spread over a circle), point p at p + 1 pixels."""
         heads, levels, points = self.shape
         angle = torch.arange(heads, dtype=torch.float32) * (2.0 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=1)

@@ -1,6 +1,6 @@
 """Masked-attention transformer decoder (Mask2Former, Sec. 3.2), for clips; an image is a clip of one frame.
 
-Queries look at one resolution per layer (strides 32, 16, 8, round robin), each only where the previous prediction
+Queries attend to one resolution per layer (strides 32, 16, 8, round robin), each only where the previous prediction
 put its mask. The same head reads classes and masks before the first and after every layer.
 """
 
@@ -69,7 +69,7 @@ class MaskedTransformerDecoder(nn.Module):
         mask_dim: channels of the per-pixel embeddings.
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
-        masked_attention: False lets queries look everywhere, which is what the method is compared with.
+        masked_attention: False lets queries attend everywhere, which is what the method is compared with.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class MaskedTransformerDecoder(nn.Module):
         return _Depth(self.class_head(normed), mask_logits, normed, embeddings)
 
     def _blocked(self, mask_logits: Tensor, size_hw: tuple[int, int]) -> Bool[Tensor, "B Q S"]:
-        """Where each query must not look: outside its mask resized to the level, unless that is everywhere (Eq. 3)."""
+        """Where each query must not attend: outside its mask, resized to the level, unless that is all (Eq. 3)."""
         resized = resize_masks(mask_logits.detach().flatten(0, 1), size_hw).unflatten(0, mask_logits.shape[:2])
         blocked = (resized.sigmoid() < 0.5).flatten(2)
         return blocked & ~blocked.all(dim=2, keepdim=True)

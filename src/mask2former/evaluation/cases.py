@@ -1,0 +1,193 @@
+"""What is measured: the images or clips of a data set with their ground truth, read when they are taken."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from mask2former.config import MetricStyle, Task
+from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.errors import UserError
+from mask2former.structures.categories import Categories
+from mask2former.structures.ground_truth import with_classes
+from mask2former.text import listed, quoted
+
+__all__ = ["Case", "Cases", "ClipCases", "ImageCases", "match_classes"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One image or clip and its ground truth.
+
+    Attributes:
+        image: RGB at its own size, which is also that of the ground truth; of a clip its frames, all of one size.
+        ground_truths: by task, in the form that the evaluator of the task expects; class indices are those of the
+            model. Empty where there are no annotations.
+        image_id: of the data set, for files of results.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"] | Sequence[UInt8[np.ndarray, "H W 3"]]
+    ground_truths: Mapping[Task, Any]
+    image_id: int | str
+
+    @property
+    def is_clip(self) -> bool:
+        return not isinstance(self.image, np.ndarray)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        first = self.image if isinstance(self.image, np.ndarray) else self.image[0]
+        return first.shape[0], first.shape[1]
+
+
+class Cases(ABC):
+    """The images or clips of a data set with their ground truth, read when they are taken.
+
+    Args:
+        samples: the data set.
+        style: whose rules measure it.
+        limit: only the first so many.
+    """
+
+    def __init__(self, samples: AnnotatedSet | ClipSet | PanopticClips, style: MetricStyle, limit: int | None) -> None:
+        self.notes = samples.notes
+        self.style: MetricStyle = style
+        self._count = len(samples) if limit is None else min(limit, len(samples))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Case: ...
+
+
+class ImageCases(Cases):
+    """The images of a data set at their own size with their ground truth, read when they are taken.
+
+    Args:
+        samples: the data set; it has ground truth for all ``tasks``.
+        tasks: for which ground truth is read.
+        categories: the classes of the model.
+        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
+        limit: only the first so many images.
+    """
+
+    def __init__(
+        self,
+        samples: AnnotatedSet,
+        tasks: Sequence[Task],
+        categories: Categories,
+        class_map: Int64[np.ndarray, " K"],
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(samples, samples.metric_style, limit)
+        self.samples = samples
+        self.tasks = tuple(tasks)
+        self.categories = categories
+        self.class_map = class_map
+
+    def __getitem__(self, index: int) -> Case:
+        ground_truths = self.samples.ground_truths(index, self.tasks)
+        ignored = self.categories.ignore_label
+        return Case(
+            self.samples.image(index),
+            {task: with_classes(ground_truths[task], self.class_map, ignored) for task in self.tasks},
+            self.samples.image_id(index),
+        )
+
+
+_UNUSED = -1  # label of pixels that are no class, which only label maps have
+
+
+class ClipCases(Cases):
+    """The clips of a data set, all frames at their own size, read when they are taken.
+
+    Args:
+        clips: the data set; without annotations its cases have no ground truth.
+        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
+        limit: only the first so many clips.
+        task: ``instance`` (all frames at once, as published), or ``panoptic``, for which objects are followed from
+            frame to frame and the clips must be :class:`~mask2former.data.clips.PanopticClips`.
+
+    Raises:
+        UserError: clips without ground truth for the task.
+    """
+
+    def __init__(
+        self,
+        clips: ClipSet | PanopticClips,
+        class_map: Int64[np.ndarray, " K"],
+        limit: int | None = None,
+        *,
+        task: Literal["instance", "panoptic"] = "instance",
+    ) -> None:
+        super().__init__(clips, "youtube-vis", limit)
+        if not isinstance(clips, PanopticClips if task == "panoptic" else ClipSet):
+            raise UserError(f"these clips have no ground truth for the task {task}")
+        self.samples = clips
+        self.class_map = class_map
+        self.task: Task = task
+
+    def __getitem__(self, index: int) -> Case:
+        ground_truths: dict[Task, Any] = {}
+        if self.samples.has_ground_truth:
+            if self.task == "panoptic":
+                assert isinstance(self.samples, PanopticClips)
+                frames = self.samples.panoptic_ground_truths(index)
+                ground_truths["panoptic"] = [
+                    with_classes(ground_truth, self.class_map, _UNUSED) for ground_truth in frames
+                ]
+            else:
+                assert isinstance(self.samples, ClipSet)
+                ground_truths["instance"] = with_classes(self.samples.ground_truth(index), self.class_map, _UNUSED)
+        return Case(self.samples.images(index), ground_truths, self.samples.clip_id(index))
+
+
+def match_classes(
+    model: Categories, data: Categories, *, things_only: bool = False, notes: list[str] | None = None
+) -> Int64[np.ndarray, " K"]:
+    """The model's class index of every class of the data, by name, in whatever order.
+
+    Args:
+        model: what the model knows.
+        data: what is annotated.
+        things_only: the data has objects alone, so stuff that the model knows is not missed there.
+        notes: gets a sentence about classes that only the model has, which are not measured; None refuses them.
+
+    Raises:
+        UserError: a class that only one side has, or two classes of one name.
+    """
+    items = [(index, item.name) for index, item in enumerate(model) if item.is_thing or not things_only]
+    for side, names in (("model", [name for _, name in items]), ("data", list(data.names))):
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise UserError(
+                f"the {side} has several classes of one name: {listed(twice, 5, show=quoted)}; give each its own"
+            )
+    known = {name: index for index, name in items}
+    in_data = frozenset(data.names)
+    only_model = [name for name in known if name not in in_data]
+    only_data = [name for name in data.names if name not in known]
+    if only_data or (only_model and notes is None):
+        sides = [f"only the model has {listed(only_model, 5, show=quoted)}"] if only_model else []
+        sides += [f"only the data has {listed(only_data, 5, show=quoted)}"] if only_data else []
+        raise UserError(
+            f"the classes of the model ({len(known)}) and of the data ({len(data)}) differ: {', '.join(sides)}; "
+            "evaluate on data with the classes that the model was trained for"
+        )
+    if only_model and notes is not None:
+        notes.append(
+            f"classes that the data do not list are not measured ({len(only_model)} of {len(known)}): "
+            f"{listed(only_model, 5, show=quoted)}; predictions of them count as wrong in PQ and mIoU"
+        )
+    return np.array([known[name] for name in data.names], dtype=np.int64)

@@ -1,0 +1,151 @@
+"""What an evaluation found: the evaluators of some tasks, and their numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mask2former.config import EvaluationConfig, MetricStyle, Task
+from mask2former.metrics.average_precision import InstanceEvaluator, OperatingPoints
+from mask2former.metrics.build import Evaluator, evaluators
+from mask2former.results_io import ResultWriter
+from mask2former.structures.categories import Categories
+from mask2former.structures.clips import VideoInstances
+from mask2former.structures.results import PanopticSegmentation, Segmentation
+
+__all__ = ["Evaluation", "EvaluationReport", "Predictions"]
+
+Predictions = Mapping[Task, Segmentation | VideoInstances | Sequence[PanopticSegmentation]]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: percent, keyed ``task/name``; NaN where undefined.
+        per_class: task, class name and metric to percent.
+        num_images: how many images or clips were measured.
+        seconds: of reading, model, post-processing and metrics together.
+        evaluators: by task, for what is more than numbers: curves, confusions.
+        groups: name to metrics and number of images, of the groups that were requested.
+        unit: what was measured.
+        num_available: how many the data have.
+        request: model, data, tasks and options, as files of metrics have them.
+        notes: what a user should know, one sentence each.
+        results: the writer of the results, if they were written.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[Task, dict[str, dict[str, float]]]
+    num_images: int
+    seconds: float
+    evaluators: Mapping[Task, Evaluator] = field(default_factory=dict)
+    groups: Mapping[str, tuple[dict[str, float], int]] = field(default_factory=dict)
+    unit: Literal["image", "clip"] = "image"
+    num_available: int = 0
+    request: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    results: ResultWriter | None = None
+
+    def operating_points(self) -> OperatingPoints | None:
+        """What instances above a score are worth; None where none were measured or there were no true ones."""
+        return _operating_points(self.evaluators)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; what is undefined is None."""
+        groups = {name: {"metrics": _defined(values), "num_images": n} for name, (values, n) in self.groups.items()}
+        return {
+            **({"groups": groups} if groups else {}),
+            **({"score_thresholds": _points(points)} if (points := self.operating_points()) else {}),
+            "metrics": _defined(self.metrics),
+            "per_class": {
+                task: {name: _defined(values) for name, values in rows.items()} for task, rows in self.per_class.items()
+            },
+            "num_images": self.num_images,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _operating_points(evaluators: Mapping[Task, Evaluator]) -> OperatingPoints | None:
+    evaluator = evaluators.get("instance")
+    return evaluator.operating_points() if isinstance(evaluator, InstanceEvaluator) else None
+
+
+def _points(points: OperatingPoints) -> list[dict[str, float | None]]:
+    """One entry per threshold, percent but for the score."""
+    return [
+        {"score": round(float(score), 2), **_defined({name: 100 * float(value) for name, value in values.items()})}
+        for score, *rest in zip(*points, strict=True)
+        for values in [dict(zip(("precision", "recall", "F1"), rest, strict=True))]
+    ]
+
+
+def _defined(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if value != value else value for name, value in values.items()}
+
+
+class Evaluation:
+    """The evaluators of some tasks.
+
+    Args:
+        tasks: what is measured.
+        categories: the classes of the model.
+        metrics: the options of the metrics; its tasks are ignored.
+        style: whose rules count; ground truth must have the form that these expect.
+        others: evaluators beside these, with the task of each.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        categories: Categories,
+        metrics: EvaluationConfig | None = None,
+        style: MetricStyle = "coco",
+        others: Sequence[tuple[Task, Evaluator]] = (),
+    ) -> None:
+        self.others: list[tuple[Task, Evaluator]] = [(task, copy.deepcopy(evaluator)) for task, evaluator in others]
+        options = metrics or EvaluationConfig()
+        self.evaluators = evaluators(
+            tasks,
+            categories,
+            max_detections=options.max_detections,
+            area_limits=options.area_limits,
+            boundary=options.boundary,
+            pooled_threshold=options.pooled_threshold,
+            semantic_segments=options.semantic_segments,
+            style=style,
+        )
+
+    def add(self, predictions: Predictions, ground_truths: Mapping[Task, Any]) -> None:
+        """Results of one image or clip and its ground truth, for every task at least."""
+        for task, evaluator in self._all():
+            evaluator.update(predictions[task], ground_truths[task])
+
+    def merge(self, other: Evaluation) -> None:
+        """Add what another process has seen."""
+        for (_, evaluator), (_, seen) in zip(self._all(), other._all(), strict=True):
+            evaluator.merge(seen)
+
+    def compute(self) -> dict[str, float]:
+        """All metrics in percent, keyed ``task/name``."""
+        return {name: value for _, evaluator in self._all() for name, value in evaluator.compute().items()}
+
+    def best_threshold(self) -> float | None:
+        """The score at which instances have the highest F1, rounded to 0.01; None where none was found."""
+        points = _operating_points(self.evaluators)
+        return None if points is None or not points.f1.max() > 0 else round(float(points.scores[points.best]), 2)
+
+    def per_class(self) -> dict[Task, dict[str, dict[str, float]]]:
+        """Task, class name and metric to percent."""
+        rows: dict[Task, dict[str, dict[str, float]]] = {task: {} for task, _ in self._all()}
+        for task, evaluator in self._all():
+            for name, values in evaluator.per_class().items():
+                rows[task].setdefault(name, {}).update(values)
+        return rows
+
+    def _all(self) -> Iterator[tuple[Task, Evaluator]]:
+        yield from self.evaluators.items()
+        yield from self.others
