@@ -19,10 +19,10 @@ with atheris.instrument_imports(include=["mask2former.checkpoints", "mask2former
     import torch
 
     from mask2former import checkpoints
-    from mask2former.checkpoints import original
-    from mask2former.checkpoints.convert.reading import read
     from mask2former.checkpoints.describe import describe_checkpoint
-    from mask2former.checkpoints.pickles import read_state
+    from mask2former.checkpoints.formats import original
+    from mask2former.checkpoints.load import read
+    from mask2former.checkpoints.restricted_pickle import read_state
     from mask2former.config import ModelConfig, parse
     from mask2former.errors import UserError
     from mask2former.models.build import build_model

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from mask2former import checkpoints
 from mask2former.checkpoints import average as averaging
 from mask2former.checkpoints.convert import convert
-from mask2former.checkpoints.convert.backbones import load_backbone
-from mask2former.checkpoints.convert.openmmlab import edges_of
-from mask2former.checkpoints.convert.reading import read
 from mask2former.checkpoints.describe import describe_checkpoint
+from mask2former.checkpoints.formats.backbones import load_backbone
+from mask2former.checkpoints.formats.openmmlab import edges_of
+from mask2former.checkpoints.load import read
 from mask2former.config import ModelConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.build import build_model

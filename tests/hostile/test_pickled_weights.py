@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.checkpoints.convert.reading import read
-from mask2former.checkpoints.pickles import TORCH_LEGACY_MAGIC, read_state
+from mask2former.checkpoints.load import read
+from mask2former.checkpoints.restricted_pickle import TORCH_LEGACY_MAGIC, read_state
 from mask2former.errors import UserError
 
 HEAD = b"\x80\x04"

@@ -32,7 +32,7 @@ HOMES = {
     "safetensors": ("checkpoints/",),
     "tensorboard": ("training/",),
     "timm": ("models/backbones/",),
-    "transformers": ("checkpoints/convert/verify.py",),  # compared with where it is installed
+    "transformers": ("checkpoints/verify.py",),  # compared with where it is installed
     "typer": ("cli/",),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.

@@ -26,7 +26,7 @@ from torch import Tensor
 from web import Server, serve
 
 from mask2former import Predictor, checkpoints, recipes
-from mask2former.checkpoints.original import original_names, recipe_categories, relative_position_index
+from mask2former.checkpoints.formats.original import original_names, recipe_categories, relative_position_index
 from mask2former.models.mask2former import Mask2Former
 
 TABLES: dict[str, Any] = json.loads(

@@ -18,7 +18,7 @@ import torch
 from fill import fill
 
 from mask2former import recipes
-from mask2former.checkpoints.original import original_names, recipe_categories
+from mask2former.checkpoints.formats.original import original_names, recipe_categories
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 

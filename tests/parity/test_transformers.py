@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mask2former.checkpoints import load_into
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
-from mask2former.checkpoints.convert.rules import to_original
-from mask2former.checkpoints.original import from_original, original_names
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
+from mask2former.checkpoints.formats.original import from_original, original_names
+from mask2former.checkpoints.rules import to_original
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former

@@ -5,9 +5,11 @@ or drawing. What lies where:
 
 - where a file comes from: ``zoo`` (the table of published models), ``download`` (one file from the web), ``hub``
   (Hugging Face), ``card`` (a model's page there);
-- what is in it: ``io`` (our format, and telling formats apart), ``original`` (names of the published layout),
-  ``pickles`` (reading without running anything), ``convert`` (other code bases);
-- what becomes of it: ``instantiate`` (a model, after its claims were checked), ``start`` (the start of a training).
+- what is in it: ``load`` (the one way from a file to a ``checkpoint``), by way of ``safetensors_files`` and
+  ``restricted_pickle`` (reading without running anything), ``formats`` (one module for each code base) and ``rules``
+  (tables of names, read both ways);
+- what becomes of it: ``instantiate`` (a model, after its claims were checked), ``start`` (the start of a training),
+  ``save`` (our format and the original one), ``save_as`` (any layout), ``convert`` (from one to another).
 """
 
 from __future__ import annotations
@@ -22,19 +24,12 @@ from importlib import resources
 from pathlib import Path
 
 from mask2former import recipes
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, Checkpoint, load_into
 from mask2former.checkpoints.download import Progress
 from mask2former.checkpoints.hub import fetch_folder, parse_hub_name, push_folder
 from mask2former.checkpoints.instantiate import instantiate
-from mask2former.checkpoints.io import (
-    FORMAT_VERSION,
-    Checkpoint,
-    format_version,
-    load,
-    load_into,
-    save,
-    save_folder,
-    write_original,
-)
+from mask2former.checkpoints.load import load
+from mask2former.checkpoints.save import format_version, save, save_folder, write_original
 from mask2former.checkpoints.start import start_from
 from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo
 from mask2former.errors import UserError

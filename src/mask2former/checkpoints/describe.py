@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import original, pickles
+from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.instantiate import skeleton_of
+from mask2former.checkpoints.load import UndecidedError
 from mask2former.config import ArchitectureConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
@@ -43,15 +43,13 @@ def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[s
     """
     try:
         opened = checkpoints.open_checkpoint(source, recipe)
-    except UserError:
-        undecided = None if recipe else _undecided_facts(Path(source))
-        if undecided is None:
+    except UndecidedError as error:
+        if not error.recipes:
             raise
-        return undecided
+        return _undecided_facts(error.recipes)
     packaged = str(source) in checkpoints.packaged_names()
-    ours = _is_ours(Path(opened.source))
     version = checkpoints.format_version(opened.info)
-    form = f"mask2former, version {version}{', packaged' if packaged else ''}" if ours else "original"
+    form = f"mask2former, version {version}{', packaged' if packaged else ''}"
     known = map(recipes.recipe, recipes.recipe_names())
     fitting = [entry.slug for entry in known if _same(entry, opened.info)]
     inference, architecture = opened.info.inference, opened.info.architecture
@@ -68,7 +66,7 @@ def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[s
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
     classes = f"{things} things, {stuff} stuff"
     summary = {
-        "format": form,
+        "format": form if opened.layout == "ours" else opened.layout,
         **({"architecture": _OWN} if architecture is None else _architecture(architecture)),
         "tasks": ", ".join(inference.tasks),
         "settings": f"{edges}; {thresholds}; at most {inference.max_instances} instances",
@@ -87,17 +85,8 @@ def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
     return {name: value for name, value in summary.items() if value}
 
 
-def _undecided_facts(path: Path) -> dict[str, str] | None:
-    """What is known of an original file that several recipes fit; None for everything else."""
-    if not os.path.isfile(path) or _is_ours(path):
-        return None
-    try:
-        state = pickles.read_state(path)
-        fitting = original.matching_recipes(original.current_spelling(state)) if original.is_original(state) else []
-    except UserError:
-        return None
-    if not fitting:
-        return None
+def _undecided_facts(fitting: Sequence[str]) -> dict[str, str]:
+    """What is known of an original file that several recipes fit."""
     config, num_classes = recipes.recipe(fitting[0]).model, len(original.recipe_categories(fitting[0]))
     return {
         "format": "original",
@@ -106,11 +95,6 @@ def _undecided_facts(path: Path) -> dict[str, str] | None:
         "classes": f"{num_classes}; names and settings depend on the recipe",
         "recipes that fit": ", ".join(fitting),
     }
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(9)[8:] == b"{"  # a safetensors header begins after eight bytes of length
 
 
 def _architecture(config: ArchitectureConfig) -> dict[str, str]:

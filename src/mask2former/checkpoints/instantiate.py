@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from mask2former.checkpoints.io import Checkpoint, load_into
+from mask2former.checkpoints.checkpoint import Checkpoint, load_into
 from mask2former.config import ArchitectureConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_checked, build_skeleton

@@ -21,7 +21,17 @@ from mask2former.documents import check_regular, parse_json
 from mask2former.errors import UserError
 from mask2former.text import printable
 
-__all__ = ["entries_of", "metadata_value", "open_safetensors", "write_safetensors"]
+__all__ = ["entries_of", "is_safetensors", "metadata_value", "open_safetensors", "write_safetensors"]
+
+
+def is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file is meant as one: eight bytes of header length, then JSON.
+
+    Args:
+        head: at least its first nine bytes, if it has as many.
+        size: of the file, in bytes.
+    """
+    return size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
 
 @contextlib.contextmanager

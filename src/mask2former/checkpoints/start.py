@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mask2former.checkpoints.io import Checkpoint, load_into
+from mask2former.checkpoints.checkpoint import Checkpoint, load_into
 from mask2former.config import ModelConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former

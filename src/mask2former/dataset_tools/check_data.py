@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints.convert.backbones import is_backbone_file
+from mask2former.checkpoints.formats.backbones import is_backbone_file
 from mask2former.checkpoints.start import with_settings_of
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig
 from mask2former.data.sources import dataset_by_name, reading_outside

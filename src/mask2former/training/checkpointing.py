@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mask2former.checkpoints.pickles import check_archive
+from mask2former.checkpoints.restricted_pickle import check_archive
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.files import write_whole

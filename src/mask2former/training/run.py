@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints.convert.backbones import is_backbone_file, start_from_backbone
+from mask2former.checkpoints.formats.backbones import is_backbone_file, start_from_backbone
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import InferenceConfig, RunConfig, parse
 from mask2former.data.annotated import AnnotatedSet

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mask2former import recipes
-from mask2former.checkpoints.original import relative_position_index
+from mask2former.checkpoints.formats.original import relative_position_index
 from mask2former.config import (
     InferenceConfig,
     MaskedDecoderConfig,

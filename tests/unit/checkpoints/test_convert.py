@@ -19,12 +19,13 @@ from torch import Tensor
 
 from mask2former import checkpoints
 from mask2former.checkpoints import convert as conversion
-from mask2former.checkpoints import original
-from mask2former.checkpoints.convert import Target, convert, writing
-from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
-from mask2former.checkpoints.convert.reading import read
-from mask2former.checkpoints.convert.rules import Layout, from_original
-from mask2former.checkpoints.io import Checkpoint
+from mask2former.checkpoints import save_as
+from mask2former.checkpoints.checkpoint import Checkpoint
+from mask2former.checkpoints.convert import Target, convert
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
+from mask2former.checkpoints.load import Raw, Request, read, recognised
+from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.cli import main
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
@@ -196,7 +197,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_folders_without_our_facts(model: Mask2Former, folder: Path) -> None:
     rewrite(folder / "config.json", mask2former=None)
-    with pytest.raises(UserError, match=r"does not say what it was trained for, and no published.*give --task"):
+    with pytest.raises(UserError, match=r"does not say what it was trained for, and no published.*give tasks"):
         read(folder)
     found = whole(read(folder, tasks=("instance", "semantic")))
     assert found.categories.names == ("sky", "cat", "dog")
@@ -446,7 +447,9 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
     with pytest.raises(UserError, match=r"expected model\.safetensors or pytorch_model\.bin"):
         read(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"expected model\.safetensors in the folder"):
+    with pytest.raises(
+        UserError, match=r"must hold model\.safetensors, or config\.json beside weights; it holds preprocessor"
+    ):
         read(folder)
 
 
@@ -455,27 +458,25 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("with_names", [True, False])
 def test_recipes_and_class_names_decide(published: Any, with_names: bool) -> None:
-    from mask2former.checkpoints.convert.reading import _inferred, _Raw
-
-    def raw(slug: str) -> _Raw:
+    def raw(slug: str) -> Raw:
         state = {
             name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
             for name, entry in published.table(slug).items()
         }
         names = original.recipe_categories(slug).names if with_names else None
-        return _Raw(dict(from_original(MMDET, state)), names)
+        return Raw(Path("file"), dict(from_original(MMDET, state)), class_names=names)
 
-    found = whole(_inferred(raw("coco-instance/swin-t"), "file", None, ()))
+    found = whole(recognised(raw("coco-instance/swin-t"), Request("file")))
     assert found.categories.names[:2] == ("person", "bicycle")
     assert found.info.inference.tasks == ("instance",)
     with pytest.raises(UserError, match="more than one recipe fits: ade20k-panoptic/r50, ade20k-semantic/r50"):
-        _inferred(raw("ade20k-semantic/r50"), "file", None, ())
-    chosen = whole(_inferred(raw("cityscapes-semantic/r50"), "file", "cityscapes-semantic/r50", ()))
+        recognised(raw("ade20k-semantic/r50"), Request("file"))
+    chosen = whole(recognised(raw("cityscapes-semantic/r50"), Request("file", "cityscapes-semantic/r50")))
     backbone = chosen.info.known_architecture.backbone
     assert isinstance(backbone, TimmConfig)
     assert backbone.norm == "sync"  # of the recipe; the names do not tell
     with pytest.raises(UserError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"):
-        _inferred(raw("ade20k-semantic/r50"), "file", "coco-instance/r50", ())
+        recognised(raw("ade20k-semantic/r50"), Request("file", "coco-instance/r50"))
 
 
 def test_heads_are_not_guessed(tiny_model: Mask2Former, tmp_path: Path) -> None:
@@ -505,7 +506,7 @@ def test_unknown_files_are_told(tmp_path: Path) -> None:
         read(tmp_path / "other.pth")
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- save_as ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -537,9 +538,9 @@ def test_a_failed_check_leaves_nothing(
         state["backbone.norm0.bias"] = state["backbone.norm0.bias"] + 1
         return state
 
-    monkeypatch.setattr(writing, "published_state", damaged)
+    monkeypatch.setattr(save_as, "published_state", damaged)
     with pytest.raises(AssertionError):
-        writing.write(model, tmp_path / FILES[target], target)
+        save_as.write(model, tmp_path / FILES[target], target)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -549,12 +550,12 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     decoder = architecture.transformer_decoder.model_copy(update={"position_encoding": "3d"})
     clips.info = replace(clips.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
     with pytest.raises(UserError, match="transformers has image models only"):
-        writing.write(clips, tmp_path / "clips", "huggingface")
+        save_as.write(clips, tmp_path / "clips", "huggingface")
     deep = small_model(TimmConfig(model="resnet50s"))
     with pytest.raises(UserError, match="not backbone 'resnet50s'"):
-        writing.write(deep, tmp_path / "deep", "huggingface")
+        save_as.write(deep, tmp_path / "deep", "huggingface")
     with pytest.raises(UserError, match=r"that do not exist in mmdet 3\.x: backbone\.stem\.conv2"):
-        writing.write(deep, tmp_path / "deep.pth", "mmdet")
+        save_as.write(deep, tmp_path / "deep.pth", "mmdet")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -576,7 +577,7 @@ def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     ("target", "writer"),
-    [("mmdet", f"{writing.__name__}.io.save_torch"), ("huggingface", f"{writing.__name__}.write_safetensors")],
+    [("mmdet", f"{save_as.__name__}.save_torch"), ("huggingface", f"{save_as.__name__}.write_safetensors")],
 )
 def test_an_interrupt_while_writing_leaves_nothing(
     ours: Path, tmp_path: Path, target: Target, writer: str, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -13,7 +13,7 @@ import torch
 
 from mask2former import recipes
 from mask2former.checkpoints.convert import Target, convert
-from mask2former.checkpoints.pickles import read_state
+from mask2former.checkpoints.restricted_pickle import read_state
 
 
 @pytest.mark.slow

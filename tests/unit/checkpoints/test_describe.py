@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import original
 from mask2former.checkpoints.describe import describe_checkpoint
+from mask2former.checkpoints.formats import original
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former

@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mask2former import checkpoints
-from mask2former.checkpoints import original
+from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
-from mask2former.checkpoints.convert.backbones import load_backbone
-from mask2former.checkpoints.convert.reading import read
-from mask2former.checkpoints.io import Checkpoint
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.backbones import load_backbone
+from mask2former.checkpoints.load import UndecidedError, read
 from mask2former.config import (
     InferenceConfig,
     MaskedDecoderConfig,
@@ -214,8 +214,8 @@ def load_all_of_it(path: Path) -> None:
             found = read(path, tasks=tasks)
             break
         except UserError as error:
-            if "--task" not in str(error) or "take 'mask2former' out of config.json" in str(error):
-                raise  # the second asks for more than a task
+            if not isinstance(error, UndecidedError):
+                raise
     assert found is not None
     if isinstance(found.content, Checkpoint):
         checkpoints.instantiate(found.content)

@@ -12,8 +12,8 @@ import torch
 from conversions import RESNET, small_model
 
 from mask2former import checkpoints
+from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.describe import describe_checkpoint
-from mask2former.checkpoints.io import Checkpoint
 from mask2former.config import BackboneConfig, TimmConfig
 from mask2former.errors import UserError
 

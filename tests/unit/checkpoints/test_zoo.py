@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import io, original
+from mask2former.checkpoints import restricted_pickle
+from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.zoo import Zoo, current_zoo
 from mask2former.config import SwinConfig
 from mask2former.errors import UserError
@@ -81,7 +82,7 @@ def test_a_name_means_architecture_classes_and_settings(
         for key, entry in published.table(name).items()
     }
     read: list[Path] = []
-    monkeypatch.setattr(io.pickles, "read_state", lambda path: read.append(path) or state)
+    monkeypatch.setattr(restricted_pickle, "read_state", lambda path, select: read.append(path) or state)
     opened = checkpoints.open_checkpoint(name)
     assert read == [tmp_path / row.file]
     assert opened.info == replace(

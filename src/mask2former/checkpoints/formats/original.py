@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -315,6 +315,19 @@ class Architecture:
             self.num_classes,
         )
 
+    def fits(self, other: Architecture, norms_are_open: bool = False) -> bool:
+        """Whether names and shapes agree; with open norms, whether they were trained does not count."""
+        one, other = (_with_frozen_norms(each) if norms_are_open else each for each in (self, other))
+        return one.shape_summary() == other.shape_summary()
+
+
+def _with_frozen_norms(architecture: Architecture) -> Architecture:
+    backbone = architecture.model.backbone
+    if not isinstance(backbone, TimmConfig):
+        return architecture
+    frozen = backbone.model_copy(update={"norm": "frozen"})
+    return replace(architecture, model=architecture.model.model_copy(update={"backbone": frozen}))
+
 
 def infer_architecture(
     state: Mapping[str, Tensor],
@@ -453,16 +466,14 @@ def recipe_architecture(slug: str) -> Architecture:
     return Architecture(recipes.recipe(slug).model, len(recipe_categories(slug)))
 
 
-def matching_recipes(state: Mapping[str, Tensor]) -> list[str]:
-    """Recipes whose names and shapes are those of an original checkpoint.
+def matching_recipes(found: Architecture, *, norms_are_open: bool = False) -> list[str]:
+    """Recipes whose names and shapes are those of a model; those that differ in their pre-training only are all listed.
 
-    Models that differ in their pre-training only are all listed.
-
-    Raises:
-        UserError: as :func:`infer_architecture`.
+    Args:
+        found: what names and shapes tell.
+        norms_are_open: they do not tell whether the norms were trained, so that either fits.
     """
-    facts = infer_architecture(state).shape_summary()
-    return [slug for slug in recipes.recipe_names() if recipe_architecture(slug).shape_summary() == facts]
+    return [slug for slug in recipes.recipe_names() if recipe_architecture(slug).fits(found, norms_are_open)]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mask2former.checkpoints.convert.openmmlab import swin_rules
-from mask2former.checkpoints.convert.rules import Layout, rules
+from mask2former.checkpoints.formats.openmmlab import swin_rules
+from mask2former.checkpoints.rules import Layout, rules
 
 __all__ = ["SSSEG"]
 

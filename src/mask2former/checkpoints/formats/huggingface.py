@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mask2former import limits
-from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
-from mask2former.checkpoints.convert.rules import Layout, Rule, rules
-from mask2former.checkpoints.original import Architecture
+from mask2former.checkpoints.formats.original import Architecture
+from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
+from mask2former.checkpoints.rules import Layout, Rule, rules
 from mask2former.config import InferenceConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.structures import ModelInfo

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mask2former.checkpoints.convert.reading import folder_of_transformers
+from mask2former.checkpoints.load import folder_of_transformers
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import printable

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from mask2former import limits
-from mask2former.checkpoints.convert.resnet import BLOCKS, STEM
-from mask2former.checkpoints.convert.rules import Change, Layout, Rule, rules
+from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
+from mask2former.checkpoints.rules import Change, Layout, Rule, rules
 from mask2former.errors import UserError
 from mask2former.text import quoted
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mask2former import checkpoints
-from mask2former.checkpoints import io
+from mask2former.checkpoints import safetensors_files
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -112,7 +112,7 @@ def test_failed_write_keeps_the_old_file(
         name.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io, "write_safetensors", fail)
+    monkeypatch.setattr(safetensors_files, "save_file", fail)
     with pytest.raises(OSError, match="No space left on device"):  # no fault of the request
         tiny_model.save_pretrained(path)
     assert path.read_bytes() == before

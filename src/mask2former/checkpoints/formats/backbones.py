@@ -13,11 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.checkpoints import original
-from mask2former.checkpoints.convert.resnet import BLOCKS, DEEP_STEM, STEM
-from mask2former.checkpoints.convert.rules import Layout, rules, their_name, to_original
-from mask2former.checkpoints.io import check_finite, load_into
-from mask2former.checkpoints.safetensors_files import entries_of, metadata_value, open_safetensors, write_safetensors
+from mask2former.checkpoints.checkpoint import check_finite, load_into
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.resnet import BLOCKS, DEEP_STEM, STEM
+from mask2former.checkpoints.rules import Layout, rules, their_name, to_original
+from mask2former.checkpoints.safetensors_files import (
+    entries_of,
+    is_safetensors,
+    metadata_value,
+    open_safetensors,
+    write_safetensors,
+)
 from mask2former.checkpoints.start import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import UserError
@@ -257,7 +263,7 @@ def is_backbone_file(source: str | Path) -> bool:
             return False
         with path.open("rb") as stream:
             head = stream.read(9)
-        if head[8:] != b"{":
+        if not is_safetensors(head, path.stat().st_size):
             return False
         with open_safetensors(path) as file:
             return (file.metadata() or {}).get("format") == _FORMAT

@@ -1,4 +1,4 @@
-"""Any checkpoint of a known code base to ours: what it is, told by its names, and what its model is, told by all of it.
+"""The one way from a file to a checkpoint: what it is, told by its names, and what its model is, told by all of it.
 
 Nothing is guessed: names that are unknown or missing, and settings that a file does not carry and no recipe gives, end
 in a message that says so. Must not know how checkpoints are written.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,53 @@ import torch
 from torch import Tensor
 
 from mask2former import limits, recipes
-from mask2former.checkpoints import io, original, pickles
-from mask2former.checkpoints.convert import huggingface
-from mask2former.checkpoints.convert.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE, Preparation
-from mask2former.checkpoints.convert.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
-from mask2former.checkpoints.convert.rules import Layout, their_name, to_original
-from mask2former.checkpoints.convert.sssegmentation import SSSEG
-from mask2former.checkpoints.io import Checkpoint
-from mask2former.checkpoints.original import Architecture
-from mask2former.checkpoints.safetensors_files import entries_of, open_safetensors
-from mask2former.config import InferenceConfig, ModelConfig, Task, TimmConfig, parse
-from mask2former.documents import parse_json, read_bytes
-from mask2former.errors import UserError
+from mask2former.checkpoints import restricted_pickle
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, Checkpoint
+from mask2former.checkpoints.formats import huggingface, original
+from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
+from mask2former.checkpoints.formats.original import Architecture
+from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.rules import Layout, their_name, to_original
+from mask2former.checkpoints.safetensors_files import entries_of, is_safetensors, metadata_value, open_safetensors
+from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
+from mask2former.documents import check_regular, parse_json, read_bytes
+from mask2former.errors import OptionError, UserError
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable, quoted
 
-__all__ = ["MODELS", "Found", "architecture_of", "folder_of_transformers", "published_state", "read"]
+__all__ = [
+    "MODELS",
+    "Found",
+    "Raw",
+    "Request",
+    "UndecidedError",
+    "folder_of_transformers",
+    "load",
+    "published_state",
+    "read",
+    "recognised",
+]
 
 MODELS = (HUGGINGFACE, MMDET, MMDET_2, MMSEG, MMSEG_2, SSSEG)
+_HALVES = (torch.float16, torch.bfloat16)
 _COUNTER = ".num_batches_tracked"
 _POINTS = 4  # of deformable attention, everywhere
 _TABLES = ("coco_panoptic", "coco_instance", "ade20k_150", "ade20k_instance_100", "cityscapes", "mapillary_vistas_v1.2",
            "coco_stuff_10k_171", "ade20k_full_847", "ytvis_2019", "ytvis_2021")  # fmt: skip
+
+
+class UndecidedError(OptionError):
+    """A file holds a model, but does not say which of several it is.
+
+    Attributes:
+        recipes: the published models that fit; none of them if empty.
+    """
+
+    def __init__(self, sentence: Callable[[Callable[[str], str]], str], fitting: Sequence[str]) -> None:
+        super().__init__(sentence)
+        self.recipes = tuple(fitting)
 
 
 @dataclass(frozen=True)
@@ -47,27 +71,80 @@ class Found:
     """What a file or folder turned out to be.
 
     Attributes:
-        title: code base and architecture, in words.
+        kind: the code base.
         content: a whole model, or a backbone alone.
-        layout: key of the layout: ``ours``, ``original``, or that of a :class:`Layout`.
         notes: what a user should know, one phrase each.
     """
 
-    title: str
+    kind: str
     content: Checkpoint | Backbone
-    layout: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Code base and architecture, in words."""
+        if isinstance(self.content, Backbone):
+            return f"{self.kind}, {self.content}, a backbone alone"
+        return f"{self.kind}, {Architecture(self.content.info.known_architecture, len(self.content.categories))}"
 
 
 @dataclass
-class _Raw:
-    """Names and tensors as stored, and what lies beside them."""
+class Raw:
+    """Names and tensors as stored, and what lies beside them.
 
+    Attributes:
+        path: the file that was read, or the folder.
+        state: the entries.
+        metadata: of the header, where it is a file of ours.
+        class_names: as OpenMMLab stores them.
+        text: configuration as text, as OpenMMLab stores it.
+        config: ``config.json`` of a folder.
+        preprocessor: ``preprocessor_config.json`` of a folder.
+    """
+
+    path: Path
     state: dict[str, Tensor]
+    metadata: dict[str, str] | None = None
     class_names: tuple[str, ...] | None = None
-    text: str | None = None  # configuration as text, as OpenMMLab stores it
-    config: dict[str, Any] | None = None  # config.json of a folder
+    text: str | None = None
+    config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants to read.
+
+    Attributes:
+        source: the file or folder, for messages.
+        recipe: the published model that it is, or is made like.
+        tasks: what the model was trained for.
+        converts: whether files of other code bases are wanted, too. They are not where a model is loaded: a conversion
+            says what it found and assumed, and that has to be read once.
+    """
+
+    source: str
+    recipe: str | None = None
+    tasks: Sequence[Task] = ()
+    converts: bool = True
+
+
+def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
+    """Read our ``.safetensors``, a folder with one, or an original ``.pkl`` or ``.pth``.
+
+    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
+
+    Args:
+        path: a file or folder.
+        recipe: name of the published model, for original files, which carry no configuration. None reads the
+            architecture from names and shapes and works where that leaves one choice.
+
+    Raises:
+        UserError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
+    """
+    found = _read(Path(path), Request(str(path), recipe, converts=False)).content
+    assert isinstance(found, Checkpoint), "backbones are of other code bases"
+    return found
 
 
 def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> Found:
@@ -81,26 +158,21 @@ def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> F
     Raises:
         UserError: it cannot be read, is none of these, is incomplete, or does not say enough; the message tells.
     """
-    if recipe is not None:
-        recipes.recipe(recipe)  # a misspelt name before reading gigabytes
-        if tasks:
-            raise UserError(f"recipe '{recipe}' says what the model is for; leave out either it or the tasks")
+    return _read(path, Request(str(path), recipe, tasks))
+
+
+def _read(path: Path, request: Request) -> Found:
+    """The one way from a file to what it holds: open it, recognise it, rename its entries, settle what it is for."""
+    if request.recipe is not None:
+        recipes.recipe(request.recipe)  # a misspelt name before reading gigabytes
+        if request.tasks:
+            raise UserError(f"recipe '{request.recipe}' says what the model is for; leave out either it or the tasks")
     try:
-        raw = _read_folder(path) if os.path.isdir(path) else _read_file(path)
-        if raw is None:
-            if tasks:
-                raise UserError("carries its own configuration; leave out the tasks")
-            checkpoint = io.load(path, recipe)
-            return Found(f"mask2former, {architecture_of(checkpoint)}", checkpoint, "ours")
-        return _inferred(raw, str(path), recipe, tasks)
+        return recognised(_opened(path, request), request)
     except UserError as error:
-        text = str(error)
-        raise UserError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-
-
-def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """What a checkpoint is, for its one-line title."""
-    return Architecture(checkpoint.info.known_architecture, len(checkpoint.categories))
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(f"{path}: {error}") from error
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -109,14 +181,13 @@ def published_state(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it cannot be read, or is nothing of that kind.
     """
-    raw = _read_folder(path) if os.path.isdir(path) else _read_file(path)
-    assert raw is not None
-    if original.is_original(raw.state):
-        return original.current_spelling(raw.state)
-    layout = next((layout for layout in MODELS if layout.fits(raw.state)), None)
+    state = _opened(path, Request(str(path))).state
+    if original.is_original(state):
+        return original.current_spelling(state)
+    layout = next((layout for layout in MODELS if layout.fits(state)), None)
     if layout is None:
         raise UserError(f"{path}: no model of another code base that we know")
-    return to_original(layout, raw.state)
+    return to_original(layout, state)
 
 
 def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -125,8 +196,8 @@ def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor
     Raises:
         UserError: files are missing or broken.
     """
-    raw = _read_folder(path)
-    if raw is None or raw.config is None:
+    raw = _opened(path, Request(str(path)))
+    if raw.config is None:
         raise UserError(f"{path}: expected config.json beside weights")
     return raw.config, raw.state
 
@@ -134,26 +205,73 @@ def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor
 # --- files and folders -----------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path) -> _Raw | None:
-    """None for a file of ours."""
-    head = io.head_of(path)
-    if io.is_safetensors(head, path.stat().st_size):
-        state, metadata = _safetensors(path)
-        return None if metadata.get("format", "").startswith("mask2former") else _Raw(state)
-    raw = _Raw({})
-    raw.state = pickles.read_state(path, lambda payload: _select(payload, raw))
+def _opened(path: Path, request: Request) -> Raw:
+    """What lies there; the content decides what a file is, never its name."""
+    if os.path.isdir(path):
+        if request.converts and (path / "config.json").is_file():
+            return _opened_folder(path)
+        if not (path / WEIGHTS).is_file():
+            expected = f"{WEIGHTS}, or config.json beside weights" if request.converts else WEIGHTS
+            found = listed(sorted(os.listdir(path)), 5) or "nothing"
+            raise UserError(f"{path}: a folder must hold {expected}; it holds {found}")
+        path = path / WEIGHTS
+    head = _head_of(path)
+    if is_safetensors(head, path.stat().st_size):
+        with open_safetensors(path) as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            if request.converts and not metadata.get("format", "").startswith("mask2former"):
+                return Raw(path, entries_of(file, path))
+            _check_format(path, metadata)
+            _check_nothing_given(request)
+            return Raw(path, entries_of(file, path), metadata)
+    raw = Raw(path, {})
+    raw.state = restricted_pickle.read_state(
+        path, (lambda payload: _select(payload, raw)) if request.converts else None
+    )
     return raw
 
 
-def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with open_safetensors(path) as file:
-        metadata: dict[str, str] = file.metadata() or {}
-        if metadata.get("format", "").startswith("mask2former"):
-            return {}, metadata
-        return entries_of(file, path), metadata
+def _head_of(path: Path) -> bytes:
+    """The first bytes, after refusing what certainly is no checkpoint."""
+    check_regular(path, "checkpoint")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
+    if head.lstrip()[:1] == b"<":
+        raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
+    return head
 
 
-def _select(payload: Any, raw: _Raw) -> dict[Any, Any]:
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") == "mask2former-backbone":
+        raise UserError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
+    if metadata.get("format") != "mask2former":
+        source = path.parent if (path.parent / "config.json").is_file() else path
+        raise UserError(
+            f"{path}: a safetensors file of something else (format {quoted(metadata.get('format'))}); expected one "
+            f"that mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {quoted(version, 20)}; this library reads up to {FORMAT_VERSION}, so install a "
+            "newer one"
+        )
+
+
+def _check_nothing_given(request: Request) -> None:
+    given = "the tasks" if request.tasks else None if request.recipe is None else f"recipe '{request.recipe}'"
+    if given is not None:
+        raise UserError(f"carries its own configuration; leave out {given}")
+
+
+def _select(payload: Any, raw: Raw) -> dict[Any, Any]:
     """The mapping of names to arrays, wherever a code base puts it; what lies beside it is left in ``raw``."""
     if isinstance(payload, dict):
         meta = payload.get("meta")
@@ -171,23 +289,24 @@ def _select(payload: Any, raw: _Raw) -> dict[Any, Any]:
     raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
 
 
-def _read_folder(path: Path) -> _Raw | None:
-    """None for a folder of ours."""
-    if not (path / "config.json").is_file():
-        if (path / "model.safetensors").is_file():
-            return _read_file(path / "model.safetensors")
-        raise UserError(f"{path}: expected model.safetensors in the folder, of ours, or config.json beside weights")
+def _opened_folder(path: Path) -> Raw:
+    """A folder of transformers."""
     config = _json(path / "config.json")
     preprocessor = path / "preprocessor_config.json"
     state: dict[str, Tensor] = {}
     for part in _weight_files(path):
         if not part.is_file():
             raise UserError(f"{part}: no such file; the folder is incomplete, fetch it again")
-        found = _safetensors(part)[0] if part.suffix == ".safetensors" else pickles.read_state(part)
+        found = _entries(part) if part.suffix == ".safetensors" else restricted_pickle.read_state(part)
         if twice := state.keys() & found.keys():
             raise UserError(f"{part}: {quoted(min(twice))} is in another file of the folder too")
         state.update(found)
-    return _Raw(state, config=config, preprocessor=_json(preprocessor) if preprocessor.is_file() else {})
+    return Raw(path, state, config=config, preprocessor=_json(preprocessor) if preprocessor.is_file() else {})
+
+
+def _entries(path: Path) -> dict[str, Tensor]:
+    with open_safetensors(path) as file:
+        return entries_of(file, path)
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -220,17 +339,29 @@ def _json(path: Path) -> dict[str, Any]:
 # --- what it is ------------------------------------------------------------------------------------------------------
 
 
-def _inferred(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task]) -> Found:
+def recognised(raw: Raw, request: Request) -> Found:
+    """What was opened, told by its names.
+
+    Raises:
+        UserError: as of :func:`read`.
+    """
+    if raw.metadata is not None:
+        return Found("mask2former", _ours(raw, raw.metadata))
     if raw.state and all(name.startswith("module.") for name in raw.state):
         inner = {name.removeprefix("module."): value for name, value in raw.state.items()}
         if original.is_original(inner) or any(layout.fits(inner) for layout in (*MODELS, *BACKBONES)):
             raw.state = inner
     if original.is_original(raw.state):
-        published = original.current_spelling(raw.state)
-        return _whole(raw, None, published, source, recipe, tasks)
+        return _whole(raw, None, original.current_spelling(raw.state), request)
+    if not request.converts:
+        raise UserError(
+            f"not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
+            f"{len(raw.state)} entries such as {quoted(next(iter(raw.state)))}. If it is of another code base: "
+            f"mask2former convert {raw.path} NEW.safetensors"
+        )
     layout = next((layout for layout in MODELS if layout.fits(raw.state)), None)
     if layout is not None:
-        return _whole(raw, layout, to_original(layout, raw.state), source, recipe, tasks)
+        return _whole(raw, layout, to_original(layout, raw.state), request)
     state, wrapping = without_wrapping(raw.state)
     layout = next((layout for layout in BACKBONES if layout.fits(state)), None)
     if layout is None:
@@ -239,21 +370,28 @@ def _inferred(raw: _Raw, source: str, recipe: str | None, tasks: Sequence[Task])
             f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
             f"{listed(raw.state, 3)}"
         )
-    if recipe is not None or tasks:
+    if request.recipe is not None or request.tasks:
         raise UserError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
     backbone = read_backbone(layout, state)
-    title = f"{wrapping or layout.title}, {backbone}, a backbone alone"
-    return Found(title, backbone, layout.key, backbone.notes)
+    return Found(wrapping or layout.title, backbone, backbone.notes)
 
 
-def _whole(
-    raw: _Raw,
-    layout: Layout | None,
-    published: dict[str, Tensor],
-    source: str,
-    recipe: str | None,
-    tasks: Sequence[Task],
-) -> Found:
+def _ours(raw: Raw, metadata: Mapping[str, str]) -> Checkpoint:
+    path = raw.path
+    keys = [key for key in ("config", "categories", "metrics") if key in metadata or key != "metrics"]
+    values = {key: metadata_value(metadata, key, path) for key in keys}
+    license = metadata.get("license", metadata.get("licence"))  # as 0.1.0 wrote it
+    info = ModelInfo.from_dict({**values, "license": license}, str(path))
+    run = parse(RunConfig, metadata_value(metadata, "run", path), f"{path}: run") if "run" in metadata else None
+    return Checkpoint(info, _promoted(raw.state), str(path), run)
+
+
+def _promoted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Half precision as float32; everything else as it is."""
+    return {name: value.float() if value.dtype in _HALVES else value for name, value in state.items()}
+
+
+def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], request: Request) -> Found:
     title = "original" if layout is None else layout.title
     counters: dict[str, Tensor] = {}
     if layout is not None and layout.has_counters:
@@ -280,21 +418,21 @@ def _whole(
         notes.append(f"the file names {len(names)} classes for {found.num_classes} rows of the class head; not used")
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
-    config, categories = _settled(found, bool(counters) or layout is not None, names, preparation, own, recipe, tasks)
-    notes += _notes(config, categories, preparation, names, own is not None and recipe is None, bool(tasks))
+    config, categories = _settled(found, layout is not None, names, preparation, own, request)
+    notes += _notes(config, categories, preparation, names, own is not None, request)
     expected = [name for name, ours in original.original_names(config) if ours is not None]
     for name in expected:
         if name.endswith(_COUNTER) and name not in published and layout is not None:
             published[name] = counters.get(name, torch.zeros((), dtype=torch.int64))
-    missing = [spelled(name) for name in expected if name not in published]
-    unexpected = sorted(spelled(name) for name in published.keys() - dict(original.original_names(config)).keys())
-    for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
-        if faults:
-            raise UserError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
-    state = {name: io.promoted(value) for name, value in original.from_original(published, config).items()}
-    checkpoint = Checkpoint(ModelInfo.of(config, categories), state, source)
+    if request.converts:  # else the report of what does not fit the model says it, shapes included
+        missing = [spelled(name) for name in expected if name not in published]
+        unexpected = sorted(spelled(name) for name in published.keys() - dict(original.original_names(config)).keys())
+        for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
+            if faults:
+                raise UserError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
+    state = _promoted(original.from_original(published, config))
     key = "original" if layout is None else layout.key
-    return Found(f"{title}, {Architecture(config, found.num_classes)}", checkpoint, key, tuple(notes))
+    return Found(title, Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=key), tuple(notes))
 
 
 # --- what it is for --------------------------------------------------------------------------------------------------
@@ -306,11 +444,11 @@ def _settled(
     names: tuple[str, ...] | None,
     preparation: Preparation,
     own: tuple[Any, Any] | None,
-    recipe: str | None,
-    tasks: Sequence[Task],
+    request: Request,
 ) -> tuple[ModelConfig, Categories]:
     """Configuration and classes: from the recipe, from what we wrote there, from the tasks, or by exclusion."""
-    fitting = [slug for slug in recipes.recipe_names() if _fits(slug, found, norms_are_open)]
+    fitting = original.matching_recipes(found, norms_are_open=norms_are_open)
+    recipe, tasks = request.recipe, request.tasks
     if recipe is not None:
         if recipe not in fitting:
             hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else "; no recipe fits"
@@ -320,7 +458,7 @@ def _settled(
     if own is not None:
         config = parse(ModelConfig, own[0], "config.json: mask2former.config")
         categories = Categories.from_dict(own[1])
-        if not _same_shape(Architecture(config, len(categories)), found, norms_are_open):
+        if not Architecture(config, len(categories)).fits(found, norms_are_open):
             raise UserError(f"config.json: 'mask2former' is of another model than the weights ({found})")
         return config, categories
     if tasks:
@@ -350,11 +488,23 @@ def _settled(
     choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
     if choices and all(choice == choices[0] for choice in choices):
         return choices[0]
-    which = f"more than one recipe fits: {', '.join(fitting)}" if choices else "no published model fits"
-    raise UserError(
-        f"holds {found} but does not say what it was trained for, and {which}; give "
-        f"{'--recipe with one of them, or ' if choices else ''}--task (panoptic, instance or semantic)"
-    )
+    raise _undecided(found, fitting, request)
+
+
+def _undecided(found: Architecture, fitting: Sequence[str], request: Request) -> UndecidedError:
+    which = f"more than one recipe fits: {', '.join(fitting)}" if fitting else "no published model fits"
+    known = "panoptic, instance or semantic"
+
+    def sentence(name: Callable[[str], str]) -> str:
+        ways = [f"give {name('recipe')} with one of them"] if fitting else []
+        if request.converts:
+            ways.append(f"{'' if fitting else 'give '}{name('tasks')} ({known})")
+        elif not fitting:
+            ways.append(f"convert it: mask2former convert {request.source} NEW.safetensors --task TASK ({known})")
+        what = f"holds {found} but does not say what it was trained for, and {which}"
+        return f"{request.source}: {what}; {', or '.join(ways)}"
+
+    return UndecidedError(sentence, fitting)
 
 
 def _notes(
@@ -363,7 +513,7 @@ def _notes(
     preparation: Preparation,
     names: tuple[str, ...] | None,
     is_own: bool,
-    from_tasks: bool,
+    request: Request,
 ) -> list[str]:
     """Where the settings are others than those that the source was used with, or nothing said them.
 
@@ -371,6 +521,7 @@ def _notes(
         UserError: a folder that we wrote has other class names now.
     """
     notes: list[str] = []
+    from_tasks = bool(request.tasks)
     ours = f"a short edge of {config.inference.short_edge}, at most {config.inference.long_edge}"
     if not config.inference.short_edge:
         ours = "no other size"
@@ -387,11 +538,13 @@ def _notes(
             notes.append(f"images were not resized there; here they get {ours}")
     if from_tasks:
         notes += preparation.notes
-    if names is not None and is_own and names != categories.names:
-        raise UserError(
-            f"config.json: 'id2label' names other classes ({listed(names, 3)}) than 'mask2former' "
-            f"({listed(categories.names, 3)}), so the model was trained further; take 'mask2former' out of "
-            "config.json and give --task"
+    if names is not None and is_own and request.recipe is None and names != categories.names:
+        raise OptionError(
+            lambda name: (
+                f"{request.source}: config.json: 'id2label' names other classes ({listed(names, 3)}) than "
+                f"'mask2former' ({listed(categories.names, 3)}), so the model was trained further; take "
+                f"'mask2former' out of config.json and give {name('tasks')}"
+            )
         )
     if preparation.ignore_label not in (None, categories.ignore_label):
         notes.append(f"label maps had {preparation.ignore_label} for no class; here it is {categories.ignore_label}")
@@ -399,25 +552,6 @@ def _notes(
     if twice:
         notes.append(f"several classes are called '{printable(twice[0], 80)}'; evaluate needs names of their own")
     return notes
-
-
-def _fits(slug: str, found: Architecture, norms_are_open: bool) -> bool:
-    return _same_shape(original.recipe_architecture(slug), found, norms_are_open)
-
-
-def _same_shape(one: Architecture, other: Architecture, norms_are_open: bool) -> bool:
-    """Whether names and shapes agree; with open norms, whether they were trained does not count."""
-    if norms_are_open:
-        one, other = (_with_frozen_norms(architecture) for architecture in (one, other))
-    return one.shape_summary() == other.shape_summary()
-
-
-def _with_frozen_norms(architecture: Architecture) -> Architecture:
-    backbone = architecture.model.backbone
-    if not isinstance(backbone, TimmConfig):
-        return architecture
-    frozen = backbone.model_copy(update={"norm": "frozen"})
-    return replace(architecture, model=architecture.model.model_copy(update={"backbone": frozen}))
 
 
 def _same_names(ours: Iterable[str], theirs: Iterable[str]) -> bool:

@@ -11,14 +11,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mask2former.checkpoints import io, original
-from mask2former.checkpoints.convert import huggingface
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
-from mask2former.checkpoints.convert.openmmlab import MMDET, MMSEG
-from mask2former.checkpoints.convert.reading import published_state
-from mask2former.checkpoints.convert.rules import Layout, from_original
-from mask2former.checkpoints.convert.sssegmentation import SSSEG
+from mask2former.checkpoints.formats import huggingface, original
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG
+from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.load import published_state
+from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.safetensors_files import write_safetensors
+from mask2former.checkpoints.save import dump_original, save, save_folder, save_torch
 from mask2former.errors import UserError
 from mask2former.files import whole_folder, write_whole
 from mask2former.models.mask2former import Mask2Former
@@ -81,11 +81,11 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
 
     def into(temporary: Path) -> None:
         if target == "ours":
-            io.save(model, temporary)
+            save(model, temporary)
         elif target == "original":
-            io.dump_original(original.to_original(model), temporary, path.suffix)
+            dump_original(original.to_original(model), temporary, path.suffix)
         else:
-            io.save_torch(_payload(model, target), temporary)
+            save_torch(_payload(model, target), temporary)
         if target != "ours":
             _read_back(model, temporary)
         if check is not None:
@@ -116,7 +116,7 @@ def _renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
 def _write_folder(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None) -> None:
     with whole_folder(path) as temporary:
         if target == "ours":
-            io.save_folder(model, temporary, address=str(path))
+            save_folder(model, temporary, address=str(path))
         else:
             _write_huggingface(model, temporary)
             _read_back(model, temporary)

@@ -1,7 +1,7 @@
 """Checkpoints of other code bases to ours and back: recognised by their names, converted by tables, verified.
 
-Each code base is one module with a table of names; ``rules`` reads the tables both ways, with the original names in
-the middle. ``reading`` and ``writing`` deal with files.
+Each code base is one module of ``formats`` with a table of names; ``rules`` reads the tables both ways, with the
+original names in the middle.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import get_args
 
 from mask2former import checkpoints
-from mask2former.checkpoints.convert.backbones import Backbone, save_backbone
-from mask2former.checkpoints.convert.huggingface import HUGGINGFACE
-from mask2former.checkpoints.convert.reading import Found, architecture_of, read
-from mask2former.checkpoints.convert.verify import compare_with_transformers
-from mask2former.checkpoints.convert.writing import TARGETS, Target, check_place, write
+from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
+from mask2former.checkpoints.load import Found, read
+from mask2former.checkpoints.save_as import TARGETS, Target, check_place, write
+from mask2former.checkpoints.verify import compare_with_transformers
 from mask2former.config import Task
 from mask2former.errors import OptionError, UserError
 
@@ -85,7 +85,7 @@ def convert(
         if verify and (agreed := compare_with_transformers(model, folder)):
             checks.append(agreed)
 
-    if found.layout == HUGGINGFACE.key and Path(source).is_dir():
+    if found.content.layout == HUGGINGFACE.key and Path(source).is_dir():
         check(Path(source))
     write(model, path, to, check if to == HUGGINGFACE.key else None)
     checks.append("every entry was converted" if to == "ours" else "read back, every value is the same")
@@ -98,5 +98,4 @@ def _found(source: str | Path, recipe: str | None, tasks: Sequence[Task]) -> Fou
         return read(Path(source), recipe, tasks)
     if tasks:
         raise UserError(f"'{source}' carries its own configuration; leave out the tasks")
-    checkpoint = checkpoints.open_checkpoint(source, recipe)
-    return Found(f"mask2former, {architecture_of(checkpoint)}", checkpoint, "ours")
+    return Found("mask2former", checkpoints.open_checkpoint(source, recipe))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.checkpoints.pickles import read_state
+from mask2former.checkpoints.restricted_pickle import read_state
 from mask2former.errors import UserError
 
 ARRAYS = {

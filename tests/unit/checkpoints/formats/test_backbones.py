@@ -15,9 +15,9 @@ import torchvision
 from conversions import SWIN, small_model
 from torch import Tensor
 
-from mask2former.checkpoints import original
 from mask2former.checkpoints.convert import convert
-from mask2former.checkpoints.convert.backbones import (
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.backbones import (
     BACKBONES,
     CAFFE2,
     DETECTRON2,
@@ -28,8 +28,8 @@ from mask2former.checkpoints.convert.backbones import (
     read_backbone,
     start_from_backbone,
 )
-from mask2former.checkpoints.convert.reading import read
-from mask2former.checkpoints.convert.rules import from_original
+from mask2former.checkpoints.load import read
+from mask2former.checkpoints.rules import from_original
 from mask2former.checkpoints.start import resized_bias_table
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError

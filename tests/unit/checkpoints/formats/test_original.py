@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints import original
-from mask2former.checkpoints.io import _agreed_recipe
+from mask2former.checkpoints.checkpoint import Checkpoint
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.load import Raw, Request, recognised
 from mask2former.config import ModelConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.structures import Categories
+from mask2former.structures import Categories, ModelInfo
 
 REAL = [
     ("coco-panoptic/r50", False),
@@ -27,6 +28,17 @@ REAL = [
     ("ade20k-semantic/swin-t", False),
     ("cityscapes-instance/r50", False),
 ]
+
+
+def loaded(state: dict[str, Tensor], recipe: str | None = None) -> ModelInfo:
+    """What the model is that loads from a file with these entries, of which shapes are enough."""
+    content = recognised(Raw(Path("file"), state), Request("file", recipe, converts=False)).content
+    assert isinstance(content, Checkpoint)
+    return content.info
+
+
+def of_recipe(slug: str) -> ModelInfo:
+    return ModelInfo.of(recipes.recipe(slug).model, original.recipe_categories(slug))
 
 
 def taken(path: Path) -> dict[str, Any]:
@@ -134,8 +146,11 @@ def test_other_resnets_have_places_too(backbone: str, norm: Any) -> None:
     assert found.num_classes == 7
     assert found.model.backbone == config.backbone.model_copy(update={"norm": "frozen" if norm == "frozen" else "sync"})
     assert original.from_original(state, config).keys() == model.state_dict().keys()
-    with pytest.raises(UserError, match="7 classes, which is no published model"):
-        _agreed_recipe(dict(state), None)
+    with pytest.raises(
+        UserError,
+        match=r"7 classes but does not say .* no published model fits; convert it: mask2former convert file NEW",
+    ):
+        loaded(dict(state))
 
 
 @pytest.mark.parametrize("backbone", [TimmConfig(model="convnext_tiny"), TimmConfig(kwargs={"in_chans": 3})])
@@ -146,8 +161,9 @@ def test_backbones_without_a_place_are_told(backbone: TimmConfig) -> None:
 
 def test_recipes_that_differ_in_pretraining_only_are_one_choice(published: Any) -> None:
     state = meta_state(published, "coco-panoptic/swin-b")
-    assert original.matching_recipes(state) == ["coco-panoptic/swin-b", "coco-panoptic/swin-b-in21k"]
-    assert _agreed_recipe(state, None) == "coco-panoptic/swin-b"
+    found = original.infer_architecture(state)
+    assert original.matching_recipes(found) == ["coco-panoptic/swin-b", "coco-panoptic/swin-b-in21k"]
+    assert loaded(state) == of_recipe("coco-panoptic/swin-b")
 
 
 @pytest.mark.parametrize(
@@ -160,9 +176,9 @@ def test_recipes_that_differ_in_pretraining_only_are_one_choice(published: Any) 
 )
 def test_ambiguous_files_list_the_recipes(published: Any, slug: str, candidates: str) -> None:
     state = meta_state(published, slug)
-    with pytest.raises(UserError, match=f"more than one recipe fits.*one of {candidates}$"):
-        _agreed_recipe(state, None)
-    assert _agreed_recipe(state, slug) == slug
+    with pytest.raises(UserError, match=f"more than one recipe fits: {candidates}; give recipe with one of them$"):
+        loaded(state)
+    assert loaded(state, slug) == of_recipe(slug)
 
 
 def test_wrong_recipe_says_what_the_file_holds(r50_file: Path) -> None:

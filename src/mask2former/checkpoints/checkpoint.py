@@ -1,0 +1,114 @@
+"""What a file of weights holds, and a model that is filled with it.
+
+Must not know how files are read or written, nor where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mask2former.config import RunConfig
+from mask2former.errors import UserError
+from mask2former.structures import Categories, ModelInfo
+from mask2former.text import listed, printable
+
+__all__ = ["FORMAT_VERSION", "WEIGHTS", "Checkpoint", "check_finite", "load_into"]
+
+FORMAT_VERSION = 2
+WEIGHTS = "model.safetensors"  # inside a folder
+_SHOWN = 10  # entries of each kind in a report
+_FIRST = 3  # entries with values that are not finite
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held.
+
+    Attributes:
+        info: what the model is, classes included.
+        state: our names to tensors; half precision already promoted to float32.
+        source: where it came from, for messages.
+        run: settings of the training run, if the file has them.
+        layout: how the file names its entries: ``ours``, ``original``, or the key of a layout of another code base.
+    """
+
+    info: ModelInfo
+    state: dict[str, Tensor]
+    source: str
+    run: RunConfig | None = None
+    layout: str = "ours"
+
+    @property
+    def categories(self) -> Categories:
+        """The classes, in the order of the class head."""
+        return self.info.known_categories
+
+
+def load_into(
+    model: torch.nn.Module, state: Mapping[str, Tensor], source: str, *, drop_misshaped: bool = False
+) -> list[str]:
+    """Fill ``model`` with ``state``, all of it.
+
+    Args:
+        model: any of ours.
+        state: our names to tensors.
+        source: named in messages.
+        drop_misshaped: leave entries of another shape as they are in the model, for instance a class head when
+            training starts from another data set.
+
+    Returns:
+        Names of the entries that were left out, sorted; empty unless asked for.
+
+    Raises:
+        UserError: entries are missing, unexpected or mis-shaped, or values are not finite; one message lists them
+            all.
+    """
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    shared = sorted(own.keys() & state.keys())
+    misshaped = [name for name in shared if own[name].shape != state[name].shape]
+    texts = {
+        name: f"{printable(name, 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in misshaped
+    }
+    groups = [("missing", missing), ("unexpected", unexpected)]
+    if not drop_misshaped:
+        groups.append(("mis-shaped", [texts[name] for name in misshaped]))
+    faults = [f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups if names]
+    if faults:
+        raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
+    if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
+        check_finite(state, source)
+    with torch.no_grad():
+        for name in shared:
+            if name not in texts:
+                own[name].copy_(state[name])  # state_dict shares memory with the model
+    return misshaped
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are NaN or infinite, from which results would come that look like results.
+
+    Raises:
+        UserError: some are; the message counts the entries and names the first.
+    """
+    broken = [name for name, value in state.items() if not _is_finite(value)]
+    if broken:
+        raise UserError(
+            f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
+            f"({listed(broken, _FIRST)}); its training diverged, or the file is damaged: take an earlier "
+            "checkpoint, or fetch it again"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not value.is_floating_point() or value.is_meta or not value.numel():
+        return True
+    value = value.detach().float() if value.dtype.itemsize == 1 else value.detach()  # few operations know eight bits
+    low, high = torch.aminmax(value)  # a sixth of the time of isfinite().all(), and NaN passes through
+    return bool(low.isfinite() and high.isfinite())

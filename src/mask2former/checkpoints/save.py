@@ -1,0 +1,165 @@
+"""Writing checkpoint files: ours, and those of the original layout.
+
+Ours is one safetensors file that carries weights, configuration and categories. Must not know how files are read, nor
+where they come from (names, downloads).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mask2former.checkpoints.card import model_card
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, check_finite
+from mask2former.checkpoints.entries import check_entry
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.safetensors_files import write_safetensors
+from mask2former.config import RunConfig
+from mask2former.errors import UserError
+from mask2former.files import write_whole
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import ModelInfo
+
+__all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch", "write_original"]
+
+
+def format_version(info: ModelInfo) -> int:
+    """That of the file of such a model: 0.1.0 reads the first, and knows no parts of one's own."""
+    return FORMAT_VERSION if info.architecture is None else 1
+
+
+def _metadata_of(info: ModelInfo) -> dict[str, str]:
+    values = info.to_dict()
+    metadata = {key: json.dumps(values[key]) for key in ("config", "categories")}
+    if info.license is not None:
+        metadata["license"] = info.license
+    if info.metrics:
+        metadata["metrics"] = json.dumps(values["metrics"])
+    return metadata
+
+
+def _check(model: Mask2Former) -> None:
+    """Refuse to write what could not be read, or not as it was."""
+    _ = model.info.known_categories
+    if model.info.architecture is not None:  # else who loads it makes the model
+        _check_preparation(model)
+    state = model.state_dict()
+    for name, value in state.items():
+        check_entry(name, value)
+    check_finite(state, "the model")
+
+
+def _check_preparation(model: Mask2Former) -> None:
+    """Refuse what no checkpoint carries, and a model that is loaded would not have."""
+    usual = inspect.signature(Mask2Former).parameters
+    for name in ("mean", "std", "size_divisibility"):
+        value, expected = getattr(model, name), usual[name].default
+        if value != expected:
+            raise UserError(
+                f"the model has {name} {value}, which a checkpoint does not carry (models that are loaded have "
+                f"{expected}); train with that, or keep the state_dict yourself"
+            )
+
+
+def save(
+    model: Mask2Former,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    run: RunConfig | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write one safetensors file of ours.
+
+    Args:
+        model: with its classes.
+        path: the file.
+        dtype: storage type of floating-point entries, for instance ``torch.float16``; None keeps theirs.
+        run: settings of the training run, stored along.
+        metrics: measured numbers of these weights in percent, stored along; None: those of ``model.info``.
+
+    Raises:
+        UserError: the model has no classes, or a mean, deviation or divisibility that no file carries; a value is
+            not finite or does not fit ``dtype``; or the file cannot be written.
+    """
+    path = Path(path)
+    _check(model)
+    info = model.info if metrics is None else replace(model.info, metrics=metrics)
+    metadata = {"format": "mask2former", "format_version": str(format_version(info)), **_metadata_of(info)}
+    if run is not None:
+        metadata["run"] = run.model_dump_json()
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        stored = value.detach().cpu()
+        if dtype is not None and stored.is_floating_point():
+            stored = stored.to(dtype)
+            if not torch.equal(stored.isfinite(), value.detach().cpu().isfinite()):
+                raise UserError(f"entry '{name}' has values beyond {dtype}; save it without dtype")
+        tensors[name] = stored.contiguous()
+    write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata), durable=True)
+
+
+def save_folder(
+    model: Mask2Former,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    metrics: Mapping[str, float] | None = None,
+    address: str | None = None,
+) -> None:
+    """Write the layout of model hubs: ``model.safetensors`` and a ``README.md``.
+
+    Args:
+        model: with its classes.
+        path: the folder.
+        dtype: as of :func:`save`.
+        metrics: as of :func:`save`; also listed in the model card.
+        address: what the card says the model is loaded by; by default the folder.
+
+    Raises:
+        UserError: as :func:`save`.
+    """
+    path = Path(path)
+    _check(model)
+    info = model.info if metrics is None else replace(model.info, metrics=metrics)
+    card = model_card(info, sum(value.numel() for value in model.parameters()), address or str(path))
+    save(model, path / WEIGHTS, dtype, metrics=metrics)
+    write_whole(path / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+
+
+def write_original(model: Mask2Former, path: str | Path) -> None:
+    """Write the layout of the published files: ``.pkl`` (arrays) or ``.pth`` (tensors).
+
+    Raises:
+        UserError: another suffix, the model has no place in that layout, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".pkl", ".pth"):
+        raise UserError(f"{path}: the original layout is written as .pkl or .pth")
+    _ = model.info.known_architecture
+    _check_preparation(model)
+    state = original.to_original(model)
+    check_finite(state, "the model")
+    write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
+
+
+def dump_original(state: Mapping[str, Tensor], path: Path, suffix: str) -> None:
+    """Write entries under original names into ``path``, as a file that will end in ``suffix`` is written."""
+    values = {name: value.cpu() for name, value in state.items()}
+    if suffix == ".pth":
+        save_torch({"model": values}, path)
+        return
+    payload = {"model": {name: value.numpy() for name, value in values.items()}, "__author__": "mask2former"}
+    with path.open("wb") as stream:
+        pickle.dump(payload, stream, protocol=4)
+
+
+def save_torch(payload: object, path: Path) -> None:
+    """``torch.save``, without the name of the file in the file, so that equal content is equal byte for byte."""
+    with path.open("wb") as stream:
+        torch.save(payload, stream)
