@@ -31,7 +31,7 @@ def resident_now():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-segment, resident, done = files._segment_file, [], []
+segment, resident, done = predict_files._segment_file, [], []
 
 
 def measured(*arguments, **options):
@@ -41,7 +41,7 @@ def measured(*arguments, **options):
     return outcome
 
 
-files._segment_file = measured
+predict_files._segment_file = measured
 common = ["-m", "scenes-tiny", "-t", "instance", "--device", "cpu"]
 code = main(["predict", str(folder / "images"), "-o", str(folder / "out"), "--coco", str(folder / "r.json"), *common])
 assert code == 0 and done == ["done"] * count, (code, len(done))

@@ -211,7 +211,7 @@ class VideoStream:
     hole. What is missing, may show something else or had no time is told by :attr:`notes`.
 
     Args:
-        place: what PyAV opens.
+        address: what PyAV opens.
         name: for messages.
         options: for PyAV's ``open``.
         start: seconds.
