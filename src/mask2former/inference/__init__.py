@@ -1,1 +1,1 @@
-"""Using a model: predictor and evaluation loop."""
+"""Using a model: predictor, networks, tiles, test-time augmentation, tracking, and the loops over files."""
