@@ -122,7 +122,7 @@ def test_the_model_of_nuclei_is_small_and_its_recipe_is_known() -> None:
     assert info.known_categories.names == ("nucleus",)
 
 
-def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiles_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, _ = _fluorescence(seed=1)
     Image.fromarray(image).save(tmp_path / "a.png")
     common = ["predict", str(tmp_path / "a.png"), "--device", "cpu", "--no-overlays"]
@@ -137,4 +137,4 @@ def test_windows_can_be_chosen_on_the_command_line(tmp_path: Path, capsys: pytes
         "none": (0, 0),
     }
     assert main([*common, "-m", "scenes-tiny", "-o", str(tmp_path / "scenes"), "--tile", "64"]) == 2
-    assert "instances alone" in capsys.readouterr().err
+    assert "use an instance model such as nuclei" in capsys.readouterr().err

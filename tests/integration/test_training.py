@@ -80,9 +80,9 @@ def test_a_run_leaves_what_the_contract_says(finished: Finished) -> None:
     run, result = finished.folder, finished.result
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
+        "images",
         "metrics.csv",
         "model.safetensors",
-        "images",
         "run.yaml",
         "times.csv",
     ]
