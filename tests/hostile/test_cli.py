@@ -264,10 +264,11 @@ def test_a_library_that_does_not_start(tmp_path: Path) -> None:
 def test_terminals_of_any_width(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    assert main(["--help"]) == 0
-    assert len(capsys.readouterr().out) < 100_000
-    assert os.environ["COLUMNS"] == columns
+    with monkeypatch.context() as patch:  # pytest itself reads it when the test is over
+        patch.setenv("COLUMNS", columns)
+        assert main(["--help"]) == 0
+        assert len(capsys.readouterr().out) < 100_000
+        assert os.environ["COLUMNS"] == columns
 
 
 # --- streams and signals ---------------------------------------------------------------------------------------------
