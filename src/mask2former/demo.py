@@ -109,7 +109,7 @@ def run(
     figures = "   ".join(f"{key.split('/')[1]} {metrics[key]:.1f}" for key in _HEADLINES)
     sheet = visualization.contact_sheet(
         rows,
-        ("image", "ground_truth", "panoptic", "instance", "semantic"),
+        ("image", "ground truth", "panoptic", "instance", "semantic"),
         title="Mask2Former on scenes it has never seen",
         subtitle=f"{figures}   over {num_scenes} scenes",
         legend=[(item.name, item.color) for item in predictor.categories],

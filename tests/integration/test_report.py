@@ -153,7 +153,7 @@ def test_the_page_needs_nothing_but_itself(source: str) -> None:
 
 def test_the_images_are_image_ground_truth_and_answer(source: str, measured: tuple[EvaluationReport, Gallery]) -> None:
     images = list(Page(source).named("img"))
-    kept = [measured[1].of(task, kind) for task in TASKS for kind in ("best", "worst", "surprising")]
+    kept = [measured[1].of(task, kind) for task in TASKS for kind in ("best", "worst", "confident")]
     assert len(images) == 3 * sum(map(len, kept)) >= 3 * 3 * 2 * 2
     for attributes in images:
         assert attributes["alt"]

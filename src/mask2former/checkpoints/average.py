@@ -21,7 +21,7 @@ from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import listed
 
-__all__ = ["average", "average_files", "check", "likeness"]
+__all__ = ["average", "average_files", "check", "least_cosine"]
 
 
 def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
@@ -32,7 +32,7 @@ def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
         path: what to write: a ``.safetensors`` file or a folder; must not be there yet.
 
     Returns:
-        The least cosine of the weights of two of them; below 0.9 they hardly come from one start (:func:`likeness`).
+        The :func:`least_cosine` of the weights of two of them; below 0.9 they hardly come from one start.
 
     Raises:
         UserError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
@@ -40,7 +40,7 @@ def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
     check_place(Path(path), "ours")
     models, names = [from_pretrained(source) for source in sources], [str(source) for source in sources]
     check(models, names)
-    alike = likeness(models)
+    alike = least_cosine(models)
     write(average(models, names), Path(path), "ours")
     return alike
 
@@ -96,7 +96,7 @@ def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
             raise UserError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
 
 
-def likeness(models: Sequence[Mask2Former]) -> float:
+def least_cosine(models: Sequence[Mask2Former]) -> float:
     """The smallest cosine between the kernels and matrices of two of the models, which :func:`check` accepts.
 
     1 is the same direction. Where it was measured, trainings of one start were above 0.98, of different starts below

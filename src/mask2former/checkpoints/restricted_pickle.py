@@ -141,7 +141,7 @@ class _Door:
 
 
 class _Refused(Exception):  # noqa: N818 (never leaves this file)
-    """What the pickle asked for; turned into a UserError that names the file."""
+    """What the pickle requests; turned into a UserError that names the file."""
 
 
 def _refusal(what: str) -> _Refused:

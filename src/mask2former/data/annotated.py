@@ -46,7 +46,7 @@ class Annotated:
             semantic training does (see :class:`~mask2former.data.transforms.Nearest`), and classes without a pixel
             in the result are no targets.
         ignored: where the ground truth is not known; what objects cover is known all the same. None: it is known
-            everywhere, or nobody asked.
+            everywhere, or was not requested.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -166,7 +166,7 @@ class AnnotatedSet(Protocol):
         ...
 
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        """What is true about the image at its own size, for those of its :attr:`tasks` that are asked for.
+        """What is true about the image at its own size, for those of its :attr:`tasks` that are requested.
 
         Crowd regions, void and ignored pixels are in it, as the evaluators expect them.
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, UInt8
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet, place_patches
 from mask2former.data.clips import AnnotatedClip, ClipSet, PanopticClips
+from mask2former.data.sequence import SampleSequence
 from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
@@ -81,8 +82,8 @@ def as_reader(
     return _Images(samples) if first.image.shape[0] == 1 else _Clips(samples)
 
 
-class _Samples(Sequence[Sample]):
-    """Samples, checked; the last one is kept, since it is asked for in several forms."""
+class _Samples(SampleSequence):
+    """Samples, checked; the last one is kept, since it is read in several forms."""
 
     metric_style: MetricStyle = "coco"
     num_objects = None  # reading all of them would tell
@@ -104,20 +105,11 @@ class _Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        index = index + len(self) if index < 0 else index
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        if self._last is None or self._last[0] != index:
-            sample = self.samples[index]
-            self._check(sample, f"sample {index} of {type(self.samples).__name__}")
-            self._last = index, sample
+    def sample(self, position: int) -> Sample:
+        if self._last is None or self._last[0] != position:
+            sample = self.samples[position]
+            self._check(sample, f"sample {position} of {type(self.samples).__name__}")
+            self._last = position, sample
         return self._last[1]
 
     def _check(self, sample: Sample, subject: str) -> None:

@@ -155,7 +155,7 @@ class VideoFile:
                         "not the video that was annotated"
                     )
                 if indices and max(indices) >= len(times):
-                    raise UserError(f"'{self.path}' has {len(times)} frames; frame {max(indices)} was asked for")
+                    raise UserError(f"'{self.path}' has {len(times)} frames; frame {max(indices)} was requested")
                 wanted = {times[index]: index for index in indices}
                 if wanted:
                     container.seek(min(wanted), stream=stream, backward=True)
@@ -289,7 +289,7 @@ class VideoStream:
                 kinds["interlaced"] += bool(frame.interlaced_frame)
                 yield _upright(frame, self.name), seconds
         if not times:
-            reason = "there is none in the time asked for"
+            reason = "there is none in the requested time"
             if self._broken or self.start < self._seconds:
                 reason = f"it is damaged: {self._reasons() or 'nothing in it can be decoded'}"
             raise UserError(f"{self.name} gives no frame; {reason}")

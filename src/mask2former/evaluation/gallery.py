@@ -41,7 +41,7 @@ from mask2former.structures.ground_truth import (
 
 __all__ = ["Comparison", "Gallery", "GalleryEntry", "Kind", "case_rows", "compare"]
 
-Kind = Literal["best", "worst", "surprising"]
+Kind = Literal["best", "worst", "confident"]
 
 _MASKS_AT_ONCE = 64
 _INSIDE = 0.01  # of the diagonal: so far from a border a pixel of a label map is inside its region
@@ -49,13 +49,13 @@ _SIDES = (320, 480)  # pixels: drawings of smaller images are enlarged by a whol
 
 
 class Comparison(NamedTuple):
-    """How good the prediction of one image is, 0..1, how surprising its errors are, 0..1, and the largest in words.
+    """How good the prediction of one image is, 0..1, how confident its errors are, 0..1, and the largest in words.
 
     ``quality`` is NaN where nothing is true and nothing was predicted.
     """
 
     quality: float
-    surprise: float
+    confidence: float
     remark: str
 
 
@@ -72,15 +72,15 @@ class GalleryEntry:
 
 
 def compare(prediction: Segmentation, ground_truth: object, categories: Categories) -> Comparison:
-    """Quality and surprise of one prediction.
+    """Quality, and confidence of the errors, of one prediction.
 
     Quality: panoptic quality of the image over all classes at once; the mean IoU of the classes that are true or
     predicted there; for instances the mean, over true objects and predicted ones, of the best IoU with something of
     the same class on the other side.
 
-    Surprise: the share of the labelled image with a wrong class times the score of its segment; for instances the
-    largest product of the score of an instance and 1 minus its best IoU. Label maps have no scores, so wrong
-    pixels count that lie well inside a predicted region, where models are sure, unlike at borders.
+    Confidence of errors: the share of the labelled image with a wrong class times the score of its segment; for
+    instances the largest product of the score of an instance and 1 minus its best IoU. Label maps have no scores, so
+    wrong pixels count that lie well inside a predicted region, where models are sure, unlike at borders.
     """
     if isinstance(prediction, PanopticSegmentation):
         assert isinstance(ground_truth, tuple)
@@ -181,7 +181,7 @@ def _largest_confusion(
 
 
 class Gallery:
-    """Keeps the best, the worst and the most surprising images of each task, drawn; pass :meth:`add` to the loop.
+    """Keeps the best images, the worst and the most confident errors of each task, drawn; pass :meth:`add` to the loop.
 
     Args:
         categories: the classes of the model.
@@ -202,7 +202,7 @@ class Gallery:
             if isinstance(ground_truth, CityscapesGroundTruth):
                 ground_truth = plain_ground_truth(ground_truth, task, self.categories)
             comparison = compare(prediction, ground_truth, self.categories)
-            ranks: dict[Kind, float] = {"surprising": comparison.surprise} if comparison.surprise > 0 else {}
+            ranks: dict[Kind, float] = {"confident": comparison.confidence} if comparison.confidence > 0 else {}
             if comparison.quality == comparison.quality:
                 ranks |= {"best": comparison.quality, "worst": -comparison.quality}
             entry: GalleryEntry | None = None

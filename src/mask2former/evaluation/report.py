@@ -49,16 +49,16 @@ _MEANINGS = {  # of what stands at the top, in this order
 }
 _KINDS: tuple[tuple[Kind, str, str], ...] = (
     ("worst", "Worst", "lowest quality"),
-    ("surprising", "Most surprising", "sure, and wrong"),
+    ("confident", "Most confident errors", "high scores, and wrong"),
     ("best", "Best", "highest quality"),
 )
 _QUALITIES = {
-    "panoptic": "Quality is the panoptic quality of one image, all its classes together. Surprise is the share of "
-    "the image that got a wrong class, times how sure the model was of it.",
-    "instance": "Quality is the mean of best IoUs, over true and predicted objects. Surprise "
-    "is the largest product of the score of a prediction and what its best IoU lacks to 100 %.",
-    "semantic": "Quality is the mean IoU of one image. Surprise is the share of the image that is wrong well "
-    "inside a predicted region: at borders models hesitate, inside they are sure.",
+    "panoptic": "Quality is the panoptic quality of one image, all its classes together. The confidence of "
+    "errors is the share of the image that got a wrong class, times how sure the model was of it.",
+    "instance": "Quality is the mean of best IoUs, over true and predicted objects. The confidence of "
+    "errors is the largest product of the score of a prediction and what its best IoU lacks to 100 %.",
+    "semantic": "Quality is the mean IoU of one image. The confidence of errors is the share of the image that is "
+    "wrong well inside a predicted region: at borders models hesitate, inside they are sure.",
 }
 _NAME = 200  # characters of a class or group; each is written several times
 _MATRIX = 24  # classes; of more, those that are confused most
@@ -249,7 +249,7 @@ def _gallery_groups(task: Any, gallery: Gallery | None) -> list[dict[str, Any]]:
                 {
                     "image_id": entry.image_id,
                     "quality": 100 * entry.comparison.quality,
-                    "surprise": 100 * entry.comparison.surprise,
+                    "confidence": 100 * entry.comparison.confidence,
                     "remark": entry.comparison.remark,
                     "images": [
                         {"name": name, "data": base64.b64encode(data).decode("ascii")}

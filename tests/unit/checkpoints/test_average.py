@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mask2former import checkpoints
-from mask2former.checkpoints.average import average, likeness
+from mask2former.checkpoints.average import average, least_cosine
 from mask2former.cli import main
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -44,11 +44,13 @@ def test_every_value_is_the_mean(tiny_model: Mask2Former) -> None:
     assert all(torch.equal(models[1].state_dict()[name], value) for name, value in before[1].items())
 
 
-def test_likeness_is_the_smallest_cosine(tiny_model: Mask2Former) -> None:
+def test_the_least_cosine_is_that_of_the_farthest_two(tiny_model: Mask2Former) -> None:
     near, far = moved(tiny_model, 1, 0.01), moved(tiny_model, 2, 3.0)
-    assert likeness([tiny_model, tiny_model]) == pytest.approx(1.0)
-    assert 0.9 < likeness([tiny_model, near]) < 1
-    assert likeness([tiny_model, near, far]) == min(likeness([tiny_model, far]), likeness([near, far])) < 0.5
+    assert least_cosine([tiny_model, tiny_model]) == pytest.approx(1.0)
+    assert 0.9 < least_cosine([tiny_model, near]) < 1
+    assert (
+        least_cosine([tiny_model, near, far]) == min(least_cosine([tiny_model, far]), least_cosine([near, far])) < 0.5
+    )
 
 
 def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:

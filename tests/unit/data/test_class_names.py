@@ -58,7 +58,7 @@ def test_broken_names_files_are_named(tmp_path: Path, name: str, text: str, mess
 
 
 @pytest.mark.parametrize("text", ["- no\n- yes\n", "0: no\n"])
-def test_names_that_yaml_takes_for_ground_truth_values_are_asked_for_in_quotes(tmp_path: Path, text: str) -> None:
+def test_names_that_yaml_takes_for_truth_values_are_asked_for_in_quotes(tmp_path: Path, text: str) -> None:
     (tmp_path / "names.yaml").write_text(text)
     with pytest.raises(UserError, match="put such names in quotes"):
         read_names(tmp_path / "names.yaml")

@@ -127,7 +127,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             open_frames(source)  # pyright: ignore[reportArgumentType]
     video = write_video(tmp_path / "clip.mp4", STEADY)
-    with pytest.raises(UserError, match="gives no frame; there is none in the time asked for"):
+    with pytest.raises(UserError, match="gives no frame; there is none in the requested time"):
         list(open_frames(video, start=50))
     with pytest.raises(UserError, match="0 <= start < end"):
         open_frames(video, start=2, end=1)

@@ -43,7 +43,7 @@ def test_frames_are_those_asked_for(video: Path, indices: list[int]) -> None:
 
 
 def test_faults_are_one_sentence(video: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has 40 frames; frame 40 was asked for"):
+    with pytest.raises(UserError, match="has 40 frames; frame 40 was requested"):
         VideoFile(video).read([40])
     with pytest.raises(UserError, match="there is no video"):
         VideoFile(tmp_path / "none.mp4")

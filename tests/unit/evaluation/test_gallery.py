@@ -56,7 +56,7 @@ def _box(top: int, bottom: int, left: int = 0, right: int = 10) -> np.ndarray:
 # --- one image -----------------------------------------------------------------------------------------------------
 
 
-def test_panoptic_quality_and_surprise_of_one_image() -> None:
+def test_panoptic_quality_and_confident_errors_of_one_image() -> None:
     true = np.full((10, 10), 3)
     true[:4] = 7
     true[9] = 0  # void
@@ -65,37 +65,37 @@ def test_panoptic_quality_and_surprise_of_one_image() -> None:
     # Rows 0-1 are right, 2-3 are sky taken for sea by a segment that is 90 % sure, 4-8 are right.
     prediction = _panoptic(ids, [(1, SEA, 0.9), (2, SKY, 0.6)])
     ground_truth = PanopticGroundTruth(true, [(3, SEA, False), (7, SKY, False)])
-    quality, surprise, remark = compare(prediction, ground_truth, CLASSES)
+    quality, confidence, remark = compare(prediction, ground_truth, CLASSES)
     assert quality == pytest.approx((50 / 70 + 0) / (1 + 0.5 + 0.5))  # the IoU of sky is 0.5: no match
-    assert surprise == pytest.approx(20 / 90 * 0.9)
+    assert confidence == pytest.approx(20 / 90 * 0.9)
     assert remark == "sky taken for sea: 22 % of the image"
 
 
 def test_instances_count_the_best_partner_on_both_sides() -> None:
     prediction = _instances((_box(0, 4), CAT, 0.9), (_box(6, 8), DOG, 0.8))
     ground_truth = _ground_truth((_box(0, 5), CAT, False), (_box(6, 8), CAT, False))
-    quality, surprise, remark = compare(prediction, ground_truth, CLASSES)
+    quality, confidence, remark = compare(prediction, ground_truth, CLASSES)
     # The dog is no cat.
     assert quality == pytest.approx((0.8 + 0 + 0.8 + 0) / 4)
-    assert surprise == pytest.approx(0.8)
+    assert confidence == pytest.approx(0.8)
     assert remark == "dog, 80 % sure, best IoU with a true one 0 %"
 
 
 def test_an_answer_on_a_crowd_of_its_class_is_neither_right_nor_wrong() -> None:
     prediction = _instances((_box(0, 2), CAT, 0.9))
-    quality, surprise, remark = compare(prediction, _ground_truth((_box(0, 8), CAT, True)), CLASSES)
-    assert (np.isnan(quality), surprise, remark) == (True, 0.0, "")
+    quality, confidence, remark = compare(prediction, _ground_truth((_box(0, 8), CAT, True)), CLASSES)
+    assert (np.isnan(quality), confidence, remark) == (True, 0.0, "")
     assert compare(prediction, _ground_truth((_box(0, 8), DOG, True)), CLASSES)[:2] == pytest.approx((0.0, 0.9))
 
 
-def test_label_maps_surprise_inside_regions_and_not_at_borders() -> None:
+def test_errors_of_label_maps_count_inside_regions_and_not_at_borders() -> None:
     true = np.full((60, 60), SKY)
     labels = np.full((60, 60), SKY)
     labels[30:] = SEA
     ground_truth, shifted = true.copy(), true.copy()
     shifted[31:] = SEA  # one row differs, at the border of the answer
     prediction = SemanticSegmentation(labels, CLASSES)
-    assert compare(prediction, ground_truth, CLASSES).surprise == pytest.approx(29 / 60, abs=1e-9)
+    assert compare(prediction, ground_truth, CLASSES).confidence == pytest.approx(29 / 60, abs=1e-9)
     assert compare(prediction, ground_truth, CLASSES).remark == "sky taken for sea: 50 % of the image"
     assert compare(prediction, shifted, CLASSES)[1:] == (0.0, "")
     assert compare(prediction, shifted, CLASSES).quality == pytest.approx((30 / 31 + 29 / 30) / 2)
@@ -112,8 +112,8 @@ def test_nothing_true_and_nothing_answered_has_no_quality() -> None:
         (_instances(), _ground_truth()),
         (SemanticSegmentation(ignored, CLASSES), ignored),
     ):
-        quality, surprise, remark = compare(prediction, ground_truth, CLASSES)
-        assert (np.isnan(quality), surprise, remark) == (True, 0.0, "")
+        quality, confidence, remark = compare(prediction, ground_truth, CLASSES)
+        assert (np.isnan(quality), confidence, remark) == (True, 0.0, "")
     assert compare(_instances(), _ground_truth((_box(0, 2), CAT, False)), CLASSES) == (0.0, 0.0, "")
     assert compare(_instances((_box(0, 2), CAT, 0.7)), _ground_truth(), CLASSES)[:2] == pytest.approx((0.0, 0.7))
 
@@ -136,7 +136,7 @@ def test_only_the_extremes_are_kept_the_first_of_equals() -> None:
         _shown(rows, f"{number}: {rows}", gallery)
     assert [entry.image_id for entry in gallery.of("semantic", "best")] == ["1: 9", "3: 9"]
     assert [entry.image_id for entry in gallery.of("semantic", "worst")] == ["2: 1", "7: 1"]
-    assert [entry.image_id for entry in gallery.of("semantic", "surprising")] == ["2: 1", "7: 1"]
+    assert [entry.image_id for entry in gallery.of("semantic", "confident")] == ["2: 1", "7: 1"]
     assert gallery.of("panoptic", "best") == []
 
 

@@ -222,17 +222,17 @@ def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radi
     size = (128, 160)
     indices = [(y, x, radius) for y in (30, 90) for x in (30, 80, 130)] if radius else []
     masks = disks(size, [*indices, (64, 55, 1)])[: len(indices) + bool(indices)]  # and a speck, which is not the median
-    rng, asked = np.random.default_rng(0), set()
+    rng, requested = np.random.default_rng(0), set()
     predictions = seen_through(masks.reshape(-1, *size), rng)
 
     def one(tile: np.ndarray) -> Instances:
-        asked.add(tile.shape[:2])
+        requested.add(tile.shape[:2])
         seen = predictions(tile)
         return instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks)))
 
     settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
     segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
-    assert asked == {(min(side, size[0]), side) for side in sides}
+    assert requested == {(min(side, size[0]), side) for side in sides}
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,11 @@ def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radi
 def test_parts_of_large_images_tell_the_diameter(
     indices: list[tuple[int, int, int]], sample: int, sides: list[int]
 ) -> None:
-    size, asked = (256, 256), []
+    size, requested = (256, 256), []
     masks = disks(size, indices) if indices else np.zeros((0, *size), bool)
 
     def one(tile: np.ndarray) -> Instances:
-        asked.append(tile.shape[0])
+        requested.append(tile.shape[0])
         prediction = seen_through(masks, np.random.default_rng(0))(tile)
         return instances(prediction.masks, np.full(len(prediction), 0.95))
 
@@ -264,18 +264,18 @@ def test_parts_of_large_images_tell_the_diameter(
     )
     prediction = segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
     first, then = sides
-    assert asked == [first] * sample + [then] * len(tiles(size, then, then // 4))
+    assert requested == [first] * sample + [then] * len(tiles(size, then, then // 4))
     assert len(prediction) == len(indices)
 
 
 def test_noise_does_not_shrink_tiles_again_and_again() -> None:
-    size, asked = (128, 160), []
+    size, requested = (128, 160), []
     indices = [(y, x, 15) for y in (30, 90) for x in (30, 80, 130)]
     specks = disks(size, [(y, x, 2) for y in range(4, 128, 24) for x in range(4, 160, 24)])
 
     def segment_with(scores: float) -> SegmentImages:
         def one(tile: np.ndarray) -> Instances:
-            asked.append(tile.shape[0])
+            requested.append(tile.shape[0])
             masks = np.concatenate([disks(size, indices), specks])
             both = np.concatenate([np.full(len(indices), 0.95), np.full(len(specks), scores)])
             return instances(masks[:, : tile.shape[0], : tile.shape[1]], both)
@@ -284,10 +284,10 @@ def test_noise_does_not_shrink_tiles_again_and_again() -> None:
 
     settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
     segment_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
-    assert asked == [128]  # less sure than of the objects, however many
-    asked.clear()
+    assert requested == [128]  # less sure than of the objects, however many
+    requested.clear()
     segment_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
-    assert set(asked) == {128, 40}  # as small as windows get, and no third time
+    assert set(requested) == {128, 40}  # as small as windows get, and no third time
 
 
 # --- with a model ----------------------------------------------------------------------------------------------------
@@ -385,12 +385,12 @@ def test_tiles_asked_together_are_answered_as_one_by_one(predictor: Predictor, m
     predictor = Predictor(
         copy.deepcopy(predictor.model).double(), "cpu", settings=predictor.settings
     )  # that one is shared
-    asked: list[int] = []
-    predictor.model.register_forward_pre_hook(lambda _module, inputs: asked.append(len(inputs[0])))
+    requested: list[int] = []
+    predictor.model.register_forward_pre_hook(lambda _module, inputs: requested.append(len(inputs[0])))
     together = predictor(image, "instance")
     monkeypatch.setattr("mask2former.inference.tiling._PIXELS_AT_ONCE", 3 * 64 * 64)
     some = predictor(image, "instance")
-    assert asked == [8, 3, 3, 2]
+    assert requested == [8, 3, 3, 2]
     assert len(together) > 5
     assert np.array_equal(together.masks, some.masks)
     assert np.allclose(together.scores, some.scores, rtol=0, atol=1e-9)

@@ -1,7 +1,7 @@
 """Objects in COCO's instance format (Lin et al., ECCV 2014), official or anybody's own.
 
-The files are read once into flat arrays; polygons and run-length encodings stay as they are until an image is asked
-for. Everything that is wrong with a file ends in one :class:`UserError` that names the file. Knows no augmentation
+The files are read once into flat arrays; polygons and run-length encodings stay as they are until an image is
+read. Everything that is wrong with a file ends in one :class:`UserError` that names the file. Knows no augmentation
 but the forms that survive it.
 """
 

@@ -1,6 +1,6 @@
 """Segments in COCO's panoptic format (Kirillov et al., CVPR 2019): a JSON file and a folder of PNGs, anybody's.
 
-The JSON is read once into flat arrays, PNGs when an image is asked for. What is wrong with a file ends in one
+The JSON is read once into flat arrays, PNGs when an image is read. What is wrong with a file ends in one
 :class:`UserError` that names it.
 """
 

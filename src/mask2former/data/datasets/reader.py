@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
@@ -20,6 +20,7 @@ from mask2former.data.annotated import Annotated, num_without_pixel
 from mask2former.data.archives import File
 from mask2former.data.images import Exif, ValueRange, check_size, image_size, read_image
 from mask2former.data.label_maps import runs_of
+from mask2former.data.sequence import SampleSequence
 from mask2former.data.transforms import Geometry, Plan
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, note, sentences
@@ -54,7 +55,7 @@ class ImageReader:
         return image_size(file, exif=self.exif)
 
 
-class Reader(ImageReader, Sequence[Sample]):
+class Reader(ImageReader, SampleSequence):
     """Images by index; see :class:`~mask2former.data.annotated.AnnotatedSet`.
 
     A subclass sets the attributes and has ``__len__``, ``annotated``, ``ground_truths``, ``image_id`` and ``file``,
@@ -96,16 +97,9 @@ class Reader(ImageReader, Sequence[Sample]):
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return self.read(self.file(index))
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+    counted = "image"
+
+    def sample(self, position: int) -> Sample:
         annotated = self.annotated(position)
         return Plan(Geometry(annotated.size_hw))(annotated)
 

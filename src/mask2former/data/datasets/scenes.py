@@ -6,7 +6,6 @@ Here frames become tensors with one mask per segment; how a frame is drawn is no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip
 from mask2former.data.label_maps import remap
+from mask2former.data.sequence import SampleSequence
 from mask2former.errors import UserError
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
@@ -40,10 +40,11 @@ def _sample(frames: Sequence[SceneFrame], name: str) -> Sample:
     return Sample(image, Target(labels, ids[None] == numbers[:, None, None, None]), name, {"ids": ids})
 
 
-class _Drawings(Sequence[Sample]):
+class _Drawings(SampleSequence):
     """Samples made on demand; sample i has the seed ``seed + i``."""
 
     categories = SCENE_CATEGORIES
+    counted = "scene"
 
     def __init__(self, image_size: int | tuple[int, int], seed: int = 0, length: int = 1000) -> None:
         self.size_hw = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
@@ -56,16 +57,7 @@ class _Drawings(Sequence[Sample]):
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self._draw(self.seed + position) for position in range(*index.indices(self.length))]
-        position = index + self.length if index < 0 else index
-        if not 0 <= position < self.length:
-            raise IndexError(f"scene {index} of {self.length}")
+    def sample(self, position: int) -> Sample:
         return self._draw(self.seed + position)
 
     def _draw(self, seed: int) -> Sample:
