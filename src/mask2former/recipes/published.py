@@ -1,6 +1,6 @@
 """The published models by the names of the zoo (``coco-panoptic/r50``): architecture, inference and training.
 
-Tables of what the published configurations differ in; what they share are the defaults of ``config.py``. Knows settings
+Tables of what the published configurations differ in; what they share are the defaults of ``config/``. Knows settings
 only: no weights, no class tables, no torch.
 """
 

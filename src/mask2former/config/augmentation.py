@@ -1,0 +1,69 @@
+"""How training images and clips are augmented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mask2former.config.fields import PositiveFloat, PositiveInt, Strict
+
+__all__ = ["AugmentationConfig", "Flip", "LargeScaleJitterConfig", "NoAugmentationConfig", "ResizeCropFlipConfig"]
+
+Flip = Literal["horizontal", "vertical", "both", "none"]  # both: each with its own draw; for views from above
+
+
+class NoAugmentationConfig(Strict):
+    """Images as they are."""
+
+    name: Literal["none"] = "none"
+
+
+class LargeScaleJitterConfig(Strict):
+    """Flip, resize by a random factor, cut or pad to a fixed size (Mask2Former, Sec. 4.1: COCO)."""
+
+    name: Literal["large-scale-jitter"] = "large-scale-jitter"
+    image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every result
+    min_scale: PositiveFloat = 0.1  # of the box that the image is fitted into
+    max_scale: PositiveFloat = 2.0
+    flip: Flip = "horizontal"  # with probability 0.5
+    keep_lost: bool = False  # objects that were cut away stay as empty masks (published for panoptic)
+
+    @model_validator(mode="after")
+    def _rising(self) -> LargeScaleJitterConfig:
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale} must not be above max_scale {self.max_scale}")
+        return self
+
+
+class ResizeCropFlipConfig(Strict):
+    """Resize to a random short edge, random crop, colour jitter, flip, pad; the defaults are ADE20K instance's."""
+
+    name: Literal["resize-crop-flip"] = "resize-crop-flip"
+    short_edges: tuple[PositiveInt, ...] = Field(default=tuple(range(320, 1281, 64)), min_length=1)  # pixels
+    long_edge: PositiveInt = 2560  # cap, pixels
+    # instead of short edges: a factor between these two for images of any size, where objects have one scale
+    scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
+    # pixels: with it, factors are relative to the size at which the image's median object has this diameter
+    diameter: PositiveFloat | None = None
+    crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images stay
+    max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
+    color_jitter: bool = True
+    flip: Flip = "horizontal"  # with probability 0.5
+    pad_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width of every result; None: no padding
+    keep_lost: bool = True  # objects that were cut away stay as empty masks
+
+    @model_validator(mode="after")
+    def _rising(self) -> ResizeCropFlipConfig:
+        if self.scale_range is not None and not self.scale_range[0] <= self.scale_range[1] <= 100:
+            raise ValueError(f"scale_range must rise, to 100 at most, got {self.scale_range}")
+        if self.diameter is not None and self.scale_range is None:
+            raise ValueError(
+                "diameter is the size that scale_range is relative to; set scale_range too, for instance [0.7, 1.4]"
+            )
+        return self
+
+
+AugmentationConfig = Annotated[
+    NoAugmentationConfig | LargeScaleJitterConfig | ResizeCropFlipConfig, Field(discriminator="name")
+]

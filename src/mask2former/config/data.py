@@ -1,0 +1,270 @@
+"""What is read, and how it is batched."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mask2former import limits
+from mask2former.config.augmentation import AugmentationConfig, NoAugmentationConfig
+from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, SceneNumber, Strict, Task
+
+__all__ = [
+    "Ade20kConfig",
+    "Ade20kFullConfig",
+    "CityscapesConfig",
+    "ClipFiles",
+    "ClipFolders",
+    "ClipSampling",
+    "ClipsConfig",
+    "CocoConfig",
+    "CocoFiles",
+    "CocoInstanceConfig",
+    "CocoPanopticConfig",
+    "CocoStuff10kConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "FilesConfig",
+    "LabelFolderConfig",
+    "LabelFolders",
+    "MapillaryVistasConfig",
+    "MaskFoldersConfig",
+    "MetricStyle",
+    "NamedFilesConfig",
+    "OfficialConfig",
+    "PanopticFiles",
+    "SceneClipsConfig",
+    "ScenesConfig",
+    "YoloConfig",
+    "YouTubeVISConfig",
+]
+
+MetricStyle = Literal["coco", "cityscapes", "youtube-vis"]  # whose official tools measure a data set
+
+
+class ScenesConfig(Strict):
+    """The built-in procedural data set; no files needed."""
+
+    name: Literal["scenes"] = "scenes"
+    image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
+    train_seed: SceneNumber = 0
+    num_training: PositiveInt = 1_000_000  # every scene is drawn when it is its turn
+    validation_seed: SceneNumber = 1_000_000  # behind the training scenes
+    num_validation: PositiveInt = 50
+
+
+class FilesConfig(Strict):
+    """A data set of image files that anybody made."""
+
+    # whether annotations were made on images as EXIF turns them (all viewers do), or on the stored pixels: ignore
+    exif: Literal["apply", "ignore"] = "apply"
+
+
+class NamedFilesConfig(FilesConfig):
+    """Such a data set whose annotations or lists name the files."""
+
+    # whether they may lead out of the folder that they are relative to (/data/a.jpg, ../a.jpg); links in it always may
+    allow_outside: bool = False
+
+
+class CocoFiles(Strict):
+    """One annotation file and the folder that its ``file_name`` entries are relative to."""
+
+    annotations: str
+    images: str
+
+
+class CocoInstanceConfig(NamedFilesConfig):
+    """Objects in COCO's instance format, anybody's; several files of one split must have the same categories."""
+
+    name: Literal["coco-instance"] = "coco-instance"
+    train: tuple[CocoFiles, ...] = Field(min_length=1)
+    validation: tuple[CocoFiles, ...] = Field(min_length=1)
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+    missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a segmentation
+    crowds: Literal["regions", "objects"] = "regions"  # objects: iscrowd is not heeded (CVAT sets it on painted masks)
+
+
+class PanopticFiles(Strict):
+    """One annotation file, the folder of its PNGs and the folder of its images."""
+
+    annotations: str
+    segments: str
+    images: str
+
+
+class CocoPanopticConfig(NamedFilesConfig):
+    """Segments in COCO's panoptic format, anybody's; several files of one split must have the same categories."""
+
+    name: Literal["coco-panoptic"] = "coco-panoptic"
+    train: tuple[PanopticFiles, ...] = Field(min_length=1)
+    validation: tuple[PanopticFiles, ...] = Field(min_length=1)
+    task: Task = "panoptic"  # what is learned; instance: things alone, semantic: classes alone
+    missing_images: Literal["error", "skip"] = "error"  # annotated images whose file is not there
+
+
+class LabelFolders(Strict):
+    """Two trees of folders: the label map of ``a/X.jpg`` is ``a/X.png``."""
+
+    images: str
+    labels: str
+
+
+class LabelFolderConfig(FilesConfig):
+    """Images with label maps, whose pixels are class numbers."""
+
+    name: Literal["label-folder"] = "label-folder"
+    train: tuple[LabelFolders, ...] = Field(min_length=1)
+    validation: tuple[LabelFolders, ...] = Field(min_length=1)
+    names: str  # file with the classes: .txt (a name per line, from 0), or number and name (.txt, .json, .yaml, .csv)
+    # numbers that are neither learned nor measured; None: 255, unless the names file gives it to a class
+    ignore: tuple[NonNegativeInt, ...] | None = None
+    label_suffix: str = ""  # of label maps before the ending, for instance _mask in X_mask.png
+    unpaired: Literal["error", "skip"] = "error"  # images without a label map, and the other way round
+    # classes without a pixel beside an ignored number that covers much: it is probably theirs, or they are absent
+    unseen_classes: Literal["error", "keep"] = "error"
+
+
+class YoloConfig(NamedFilesConfig):
+    """Polygons in YOLO's segmentation format; the splits are those of its file."""
+
+    name: Literal["yolo"] = "yolo"
+    data: str  # its data.yaml
+    missing_masks: Literal["error", "skip"] = "error"  # objects with a box but without a polygon
+
+
+class OfficialConfig(Strict):
+    """A published data set in the layout of its download."""
+
+    root: str | None = None  # holds the data sets; None: MASK2FORMER_DATA, else DETECTRON2_DATASETS, else ./datasets
+
+
+class CocoConfig(OfficialConfig):
+    """COCO 2017: 133 classes, 80 of them things; instance has these alone."""
+
+    name: Literal["coco"] = "coco"
+    task: Task
+
+
+class CocoStuff10kConfig(OfficialConfig):
+    """COCO-Stuff 10k, semantic: 171 classes."""
+
+    name: Literal["coco-stuff-10k"] = "coco-stuff-10k"
+
+
+class Ade20kConfig(OfficialConfig):
+    """ADE20K: 150 classes, 100 of them things; instance has these alone."""
+
+    name: Literal["ade20k"] = "ade20k"
+    task: Task
+
+
+class Ade20kFullConfig(OfficialConfig):
+    """ADE20K, semantic: the 847 classes of the release of 2021."""
+
+    name: Literal["ade20k-full"] = "ade20k-full"
+
+
+class CityscapesConfig(OfficialConfig):
+    """Cityscapes, fine annotations: 19 classes, 8 of them things; instance has these alone."""
+
+    name: Literal["cityscapes"] = "cityscapes"
+    task: Task
+
+
+class MapillaryVistasConfig(OfficialConfig):
+    """Mapillary Vistas 1.2: 65 classes, 37 of them things."""
+
+    name: Literal["mapillary-vistas"] = "mapillary-vistas"
+    task: Literal["panoptic", "semantic"]
+
+
+class ClipSampling(Strict):
+    """How training clips are taken from longer ones; validation sees whole clips."""
+
+    num_frames: Frames = 2  # of a training clip
+    frame_range: PositiveInt = 20  # frames that the others may lie before or behind the first one drawn
+    labels_from: Literal["last-frame", "any-frame"] = "last-frame"  # "any-frame" corrects the published one
+
+
+class SceneClipsConfig(ClipSampling):
+    """Moving scenes; no files needed."""
+
+    name: Literal["scene-clips"] = "scene-clips"
+    image_size: tuple[PositiveInt, PositiveInt] = (128, 128)  # height, width
+    clip_length: Frames = 20  # frames
+    train_seed: SceneNumber = 0
+    num_training: PositiveInt = 1_000_000
+    validation_seed: SceneNumber = 1_000_000
+    num_validation: PositiveInt = 20
+
+
+class YouTubeVISConfig(ClipSampling, OfficialConfig):
+    """YouTube-VIS: tracks of 40 classes."""
+
+    name: Literal["youtube-vis"] = "youtube-vis"
+    year: Literal[2019, 2021]
+
+
+class ClipFiles(Strict):
+    """One annotation file and the folder that its ``file_names`` entries are relative to."""
+
+    annotations: str
+    frames: str
+
+
+class ClipsConfig(ClipSampling, NamedFilesConfig):
+    """Tracks in YouTube-VIS format: OVIS and anybody's, of frames or of video files."""
+
+    name: Literal["clips"] = "clips"
+    train: tuple[ClipFiles, ...] = Field(min_length=1)
+    validation: tuple[ClipFiles, ...] = Field(min_length=1)
+
+
+class ClipFolders(Strict):
+    """Two folders that have one folder per clip each, as DAVIS has them."""
+
+    images: str  # images, for instance DAVIS/JPEGImages/480p
+    masks: str  # id maps of the same names, for instance DAVIS/Annotations/480p
+    clips: str | None = None  # file with the names of the clips, for instance DAVIS/ImageSets/2017/train.txt
+
+
+class MaskFoldersConfig(ClipSampling, NamedFilesConfig):
+    """Clips with an id map per frame, of one class: DAVIS, YouTube-VOS, MOSE and alike."""
+
+    name: Literal["mask-folders"] = "mask-folders"
+    train: ClipFolders
+    validation: ClipFolders
+
+
+DatasetConfig = Annotated[
+    ScenesConfig
+    | CocoInstanceConfig
+    | CocoPanopticConfig
+    | CocoConfig
+    | CocoStuff10kConfig
+    | Ade20kConfig
+    | Ade20kFullConfig
+    | CityscapesConfig
+    | MapillaryVistasConfig
+    | LabelFolderConfig
+    | YoloConfig
+    | SceneClipsConfig
+    | YouTubeVISConfig
+    | ClipsConfig
+    | MaskFoldersConfig,
+    Field(discriminator="name"),
+]
+
+
+class DataConfig(Strict):
+    """What is read and how it is batched."""
+
+    dataset: DatasetConfig = ScenesConfig()
+    augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
+    filter_empty: bool = False  # train on images without objects too; the published recipes drop them
+    group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
+    batch_size: Batch = 16  # images per optimizer step over all devices
+    batch_size_per_device: Batch | None = None  # None: batch_size over the devices; smaller values accumulate
+    num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)

@@ -1,0 +1,51 @@
+"""What settings are made of: strict, frozen models, and numbers with their ranges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mask2former import limits
+from mask2former.config.old_names import with_new_names
+
+__all__ = [
+    "Batch",
+    "ConfigT",
+    "Decay",
+    "Detections",
+    "Frames",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Probability",
+    "SceneNumber",
+    "Strict",
+    "Task",
+]
+
+Task = Literal["panoptic", "instance", "semantic"]
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+# What no run needs, and what would fill the memory or the day, is refused before anything is begun: see limits.py.
+PositiveInt = Annotated[int, Field(gt=0, le=limits.INTEGER)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=limits.INTEGER)]
+Batch = Annotated[int, Field(gt=0, le=limits.BATCH)]
+Frames = Annotated[int, Field(gt=0, le=limits.CLIP_FRAMES)]
+Detections = Annotated[int, Field(gt=0, le=limits.DETECTIONS)]
+SceneNumber = Annotated[int, Field(ge=0, le=limits.SCENE)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Strict(BaseModel):
+    """Settings that never change, without others than its own; names of before 0.1.0 are read as those of now."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        return with_new_names(values, cls.model_fields) if isinstance(values, dict) else values

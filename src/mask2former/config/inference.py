@@ -1,0 +1,129 @@
+"""How a model is used: inference settings, which are stored with it, and tracking."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import model_validator
+
+from mask2former import limits
+from mask2former.config.fields import (
+    Detections,
+    Frames,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+    Strict,
+    Task,
+)
+
+__all__ = ["InferenceConfig", "TrackingConfig"]
+
+
+class InferenceConfig(Strict):
+    """Inference settings; stored in the checkpoint."""
+
+    tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained for
+    short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
+    long_edge: PositiveInt = 1333  # cap, pixels
+    resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
+    things_only: bool = True  # instances: drop stuff classes (panoptic models)
+    # instances: choose max_instances among things; False, as published: stuff is chosen too and dropped afterwards
+    things_first: bool = False
+    score_threshold: Probability = 0.8  # panoptic: the class probability of a segment is above it
+    # instances and tracks: those of at least this score are predicted, the others are candidates. Ours; nothing is
+    # published, since average precision counts all candidates
+    instance_threshold: Probability = 0.5
+    overlap_threshold: Probability = 0.8
+    max_instances: Detections = 100
+    # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is
+    # dropped; for objects that cannot overlap. Published: they may
+    non_overlapping: bool = False
+    # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
+    # resized by short_edge / tile. 0: the whole image at once, as published
+    tile: NonNegativeInt = 0
+    tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
+    # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
+    # another side, where the median of its objects has another one. 0: tiles of one side for all images
+    diameter: NonNegativeFloat = 0.0
+    # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
+    # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
+    value_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> InferenceConfig:
+        if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
+            raise ValueError(f"value_range must be two rising numbers, black and white, got {self.value_range}")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_threshold(cls, values: Any) -> Any:
+        """A model of instances without panoptic has one threshold, which until 0.1.0 was called score_threshold."""
+        if not isinstance(values, dict) or "score_threshold" not in values or not cls._lacks_panoptic(values):
+            return values
+        values = dict(values)
+        if "instance_threshold" not in values:
+            values["instance_threshold"] = values.pop("score_threshold")
+        elif values["score_threshold"] not in (
+            values["instance_threshold"],
+            cls.model_fields["score_threshold"].default,
+        ):
+            raise ValueError(
+                f"score_threshold {values['score_threshold']} is for panoptic segments, which this model does not "
+                "predict; set instance_threshold"
+            )
+        return values
+
+    @staticmethod
+    def _lacks_panoptic(values: dict[str, Any]) -> bool:
+        tasks = values.get("tasks")
+        return isinstance(tasks, list | tuple) and "instance" in tasks and "panoptic" not in tasks
+
+    @model_validator(mode="after")
+    def _some_task(self) -> InferenceConfig:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
+        if self.tile and self.tasks != ("instance",):
+            raise ValueError(
+                f"tile {self.tile} is for instance models only, and this one has the tasks {', '.join(self.tasks)}; "
+                "leave it out (0), or use an instance model such as nuclei"
+            )
+        if 0 < self.tile < 16:
+            raise ValueError(f"tile must be 0, for whole images, or at least 16 pixels, got {self.tile}")
+        if self.tile and self.tile_overlap > self.tile // 2:
+            raise ValueError(f"tile_overlap {self.tile_overlap} must be at most half of tile {self.tile}")
+        if self.tile and self.short_edge > limits.TILE_SCALE * self.tile:  # each tile would be an image of its own
+            raise ValueError(
+                f"short_edge {self.short_edge} must be at most {limits.TILE_SCALE} times tile {self.tile}; set a "
+                "larger tile, or a smaller short_edge"
+            )
+        if self.diameter and not (self.tile and self.short_edge):
+            raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
+        return self
+
+    @property
+    def default_task(self) -> Task:
+        """Panoptic, else instance, else semantic: whichever the model was trained for."""
+        order: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+        return next(task for task in order if task in self.tasks)
+
+
+class TrackingConfig(Strict):
+    """How a clip of any length is cut into windows, and when two windows show the same object."""
+
+    window: Frames | None = None  # frames that the model sees at once; None: 1, or 8 for models of clips
+    stride: PositiveInt | None = None  # frames from one window to the next; None: three quarters of the window
+    # instance: least class probability of an object; None: the instance_threshold of the inference settings
+    threshold: Probability | None = None
+    max_lost: NonNegativeInt = 60  # frames after which a track that is not seen is forgotten
+    min_match: NonNegativeFloat = 1.2  # least sum of mask IoU, similarity and class agreement, to go on with a track
+    min_similarity: Probability = 0.5  # least similarity times class agreement, to find a lost track again
+
+    @model_validator(mode="after")
+    def _within(self) -> TrackingConfig:
+        if self.stride is not None and self.stride > (self.window or self.stride):
+            raise ValueError(f"stride {self.stride} must not be above window {self.window}, or frames would be skipped")
+        return self

@@ -1,0 +1,134 @@
+"""What a model is built from, and what training starts from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mask2former.config.fields import PositiveInt, Probability, Strict
+from mask2former.config.inference import InferenceConfig
+
+__all__ = [
+    "ArchitectureConfig",
+    "BackboneConfig",
+    "MSDeformAttnConfig",
+    "MaskedDecoderConfig",
+    "ModelConfig",
+    "OwnPartsConfig",
+    "SwinConfig",
+    "TimmConfig",
+]
+
+
+class TimmConfig(Strict):
+    """Any timm model with ``features_only`` support."""
+
+    name: Literal["timm"] = "timm"
+    model: str = "resnet50"
+    norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
+    # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
+    kwargs: dict[str, Any] = Field(default={})
+
+
+class SwinConfig(Strict):
+    """Swin Transformer; the defaults are Swin-T."""
+
+    name: Literal["swin"] = "swin"
+    embed_dim: PositiveInt = 96
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 6, 2)
+    num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
+    window_size: PositiveInt = 7
+    drop_path_rate: Probability = 0.3
+
+    @model_validator(mode="after")
+    def _divisible(self) -> SwinConfig:
+        for stage, heads in enumerate(self.num_heads):
+            if self.embed_dim * 2**stage % heads:
+                raise ValueError(
+                    f"stage {stage + 1} has {self.embed_dim * 2**stage} channels (embed_dim {self.embed_dim}, doubled "
+                    f"from stage to stage), which must be a multiple of its num_heads {heads}"
+                )
+        return self
+
+
+BackboneConfig = Annotated[TimmConfig | SwinConfig, Field(discriminator="name")]
+
+
+class MSDeformAttnConfig(Strict):
+    """Multi-scale deformable attention pixel decoder."""
+
+    name: Literal["msdeformattn"] = "msdeformattn"
+    dim: PositiveInt = 256
+    mask_dim: PositiveInt = 256
+    num_layers: PositiveInt = 6
+    num_heads: PositiveInt = 8
+    num_points: PositiveInt = 4
+    feedforward_dim: PositiveInt = 1024
+    dropout: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _divisible(self) -> MSDeformAttnConfig:
+        if self.dim % self.num_heads or self.dim % 32:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 32 (norm groups)")
+        return self
+
+
+class MaskedDecoderConfig(Strict):
+    """Masked-attention transformer decoder."""
+
+    name: Literal["masked"] = "masked"
+    dim: PositiveInt = 256
+    num_queries: PositiveInt = 100
+    num_layers: PositiveInt = 9
+    num_heads: PositiveInt = 8
+    feedforward_dim: PositiveInt = 2048
+    position_encoding: Literal["2d", "3d"] = "2d"  # 3d adds the frame index: the published video models
+    masked_attention: bool = True  # False: queries look everywhere (Mask2Former, Table 4a), for comparison
+
+    @model_validator(mode="after")
+    def _divisible(self) -> MaskedDecoderConfig:
+        if self.dim % self.num_heads or self.dim % 4:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        return self
+
+
+class ArchitectureConfig(Strict):
+    """What a model is built from."""
+
+    backbone: BackboneConfig = TimmConfig()
+    pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
+    transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
+
+    @model_validator(mode="after")
+    def _same_dim(self) -> Self:
+        if self.pixel_decoder.dim != self.transformer_decoder.dim:
+            raise ValueError(
+                f"pixel_decoder.dim {self.pixel_decoder.dim} and transformer_decoder.dim "
+                f"{self.transformer_decoder.dim} must be equal"
+            )
+        return self
+
+
+class ModelConfig(ArchitectureConfig):
+    """The model of a run: its architecture, its inference settings, and what its training starts from."""
+
+    inference: InferenceConfig = InferenceConfig()
+    init: str | None = None  # name (coco-instance/r50) or file of the weights that training starts from
+    init_partial: bool = (
+        False  # take what fits: other classes, queries and windows; the run says what is newly initialised
+    )
+
+    @property
+    def architecture(self) -> ArchitectureConfig:
+        """The part of it that weights depend on."""
+        return ArchitectureConfig(
+            backbone=self.backbone, pixel_decoder=self.pixel_decoder, transformer_decoder=self.transformer_decoder
+        )
+
+
+class OwnPartsConfig(Strict):
+    """What a file says of a model with parts that no configuration describes."""
+
+    architecture: None
+    inference: InferenceConfig

@@ -1,0 +1,65 @@
+"""Settings by the names that they had until 0.1.0; files and overrides may still use these."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from mask2former.notes import note
+
+__all__ = ["OLD_NAMES", "forget_old_name", "note_old_names", "with_new_names"]
+
+OLD_NAMES: Mapping[str, str] = {
+    "arguments": "kwargs",
+    "batch_per_device": "batch_size_per_device",
+    "checkpoint_every": "checkpoint_interval",
+    "every": "interval",
+    "exclusive": "non_overlapping",
+    "factors": "scale_range",
+    "keep_empty": "filter_empty",
+    "log_every": "log_interval",
+    "num_pictures": "num_images",
+    "total_batch": "batch_size",
+}
+_TURNED_ROUND = "keep_empty"  # true was what false is now
+
+
+def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
+    """``values`` with the names that settings have now, for those that had another one until 0.1.0.
+
+    Args:
+        values: one group of settings.
+        known: the settings that the group has; by default all that were renamed.
+
+    Raises:
+        ValueError: a setting under both names.
+    """
+    renewed = {}
+    for name, value in values.items():
+        new = OLD_NAMES.get(name, name) if isinstance(name, str) else name
+        if new == name or (known is not None and new not in known):
+            renewed[name] = value
+            continue
+        if new in values:
+            raise ValueError(f"'{name}' is the old name of '{new}', and both are set; leave out '{name}'")
+        renewed[new] = not value if name == _TURNED_ROUND and isinstance(value, bool) else value
+    return renewed
+
+
+def note_old_names(values: Any, source: str) -> None:
+    """Tell of old names, which somebody wrote into a run file or an override."""
+    if not isinstance(values, dict):
+        return
+    for name, value in values.items():
+        if (new := OLD_NAMES.get(name)) is not None:
+            turned = " (true and false exchanged)" if name == _TURNED_ROUND else ""
+            note("settings by the name that they had until 0.1.0", f"'{name}' in {source} is now '{new}'{turned}")
+        elif name != "kwargs":
+            note_old_names(value, source)
+
+
+def forget_old_name(node: dict[str, Any], name: str) -> None:
+    """Move what ``node`` has under the old name of ``name`` to that one, so that an override replaces it."""
+    for old, new in OLD_NAMES.items():
+        if new == name and old in node and new not in node:
+            node[new] = with_new_names({old: node.pop(old)})[new]

@@ -1,0 +1,119 @@
+"""A training run, complete: from files and overrides to settings, and back to names and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from mask2former import limits
+from mask2former.config.data import DataConfig
+from mask2former.config.fields import ConfigT, Strict
+from mask2former.config.model import ModelConfig
+from mask2former.config.old_names import OLD_NAMES, forget_old_name, note_old_names, with_new_names
+from mask2former.config.training import CriterionConfig, EvaluationConfig, OptimConfig, TrainerConfig
+from mask2former.documents import parse_yaml, read_yaml
+from mask2former.errors import UserError
+from mask2former.text import printable, quoted
+
+__all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
+
+_MOST_FAULTS = 10  # that one message lists
+
+
+class RunConfig(Strict):
+    """One training run, complete: what ``mask2former train`` reads."""
+
+    model: ModelConfig = ModelConfig()
+    criterion: CriterionConfig = CriterionConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: str = "runs/run"
+    seed: int = Field(default=0, ge=0, le=limits.SEED)
+
+
+def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
+    """``values`` (from YAML or JSON) as a ``kind``.
+
+    Names that settings had until 0.1.0 are read as the new ones, in a whole run with a note.
+
+    Raises:
+        UserError: one line per fault, each with the dotted key, what was got and what was expected.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: expected a mapping of settings, got {type(values).__name__}")
+    if kind is RunConfig:
+        note_old_names(values, source)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        faults = error.errors(include_url=False)
+        for fault in faults[:_MOST_FAULTS]:
+            key = printable(".".join(str(part) for part in fault["loc"]), 200)
+            if fault["type"] == "extra_forbidden":
+                lines.append(f"unknown key '{key}'")
+            elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
+                lines.append(f"{key}{': ' if key else ''}{printable(fault['msg'].removeprefix('Value error, '), 600)}")
+            else:
+                lines.append(f"'{key}': {printable(fault['msg'], 300)} (got {quoted(fault['input'])})")
+        if len(faults) > _MOST_FAULTS:
+            lines.append(f"and {len(faults) - _MOST_FAULTS} more")
+        raise UserError(f"{source}: " + "; ".join(lines)) from error
+
+
+def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all settings to their values, as JSON has them."""
+    values: dict[str, Any] = {}
+    dumped = config.model_dump(mode="json")
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        values |= leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else {prefix + name: dumped[name]}
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``values`` with ``key.sub=value`` settings replaced; the value is read as YAML.
+
+    Raises:
+        UserError: an override without ``=``, one that goes through something that is no mapping, or a value that is
+            not valid YAML or beyond its limits.
+    """
+    result = {key: value for key, value in values.items()}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        source = f"override '{printable(override, 200)}'"
+        if not equals or not all(path.split(".")):
+            raise UserError(f"{source}: expected key.sub=value")
+        value = parse_yaml(text, f"{source}: the value")
+        node = result
+        *parents, leaf = (OLD_NAMES.get(name, name) for name in path.split("."))
+        if (old := path.rpartition(".")[2]) != leaf:
+            note_old_names({old: value}, source)
+            value = with_new_names({old: value})[leaf]
+        for name in parents:
+            forget_old_name(node, name)
+            child = node.get(name)
+            if child is not None and not isinstance(child, dict):
+                raise UserError(f"{source}: '{printable(name, 80)}' is a value, not a group of settings")
+            node[name] = dict(child or {})
+            node = node[name]
+        forget_old_name(node, leaf)
+        node[leaf] = value
+    return result
+
+
+def read_run_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a run file, with overrides; :func:`parse` makes a :class:`RunConfig` of them.
+
+    Raises:
+        UserError: the file cannot be read as YAML, or an override has the wrong form.
+    """
+    values = read_yaml(path, "run file", hint="mask2former recipe scenes-tiny prints one")
+    if not isinstance(values, dict):
+        raise UserError(f"'{path}': expected a mapping of settings, got {type(values).__name__}")
+    return apply_overrides(values, overrides)
