@@ -22,8 +22,9 @@ from mask2former.cli import main
 from mask2former.config import EvaluationConfig, RunConfig, TrainerConfig, parse
 from mask2former.errors import UserError
 from mask2former.training.module import TrainingModule
+from mask2former.training.result import TrainingResult, how_it_ended
 from mask2former.training.resume import LastState
-from mask2former.training.run import TrainingResult, _how_it_ended, train
+from mask2former.training.run import train
 
 pytestmark = [
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
@@ -329,7 +330,7 @@ def test_validation_at_the_start_changes_no_step(
     values["optim"]["lr"] = 1e-3
     measured = train(parse(RunConfig, values, "test"))
     values["output"] = str(tmp_path / "not")
-    monkeypatch.setattr("mask2former.training.run.takes_class_head", lambda *_, **__: False)
+    monkeypatch.setattr("mask2former.training.start.takes_class_head", lambda *_, **__: False)
     plain = train(parse(RunConfig, values, "test"))
     assert (measured.start is None, plain.start is None) == (False, True)
     states = [torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True) for run in (measured, plain)]
@@ -383,7 +384,7 @@ def test_what_counts_as_finished(tmp_path: Path, step: int, waited: int, model_i
         os.utime(model, (last.stat().st_mtime + shift, last.stat().st_mtime + shift))
     config = RunConfig(trainer=TrainerConfig(max_steps=200), evaluation=EvaluationConfig(patience=3))
     state = LastState(last, step, config, 2, None, None, None, waited, ())
-    end = _how_it_ended(state, config, model)
+    end = how_it_ended(state, config, model)
     assert end is None if words is None else end is not None and end.startswith(words)
 
 

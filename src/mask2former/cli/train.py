@@ -77,7 +77,7 @@ def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig
         if not isinstance(model, dict) or not isinstance(model.get("init"), str):
             raise
     need_lightning()
-    from mask2former.training.run import completed
+    from mask2former.training.start import completed
 
     return parse(RunConfig, completed(values, resume), str(run))
 

@@ -1,0 +1,107 @@
+"""What a run leaves at its end; of a run that is finished, from its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mask2former import checkpoints
+from mask2former.config import RunConfig
+from mask2former.training.checkpointing import Best, best_of
+from mask2former.training.metrics_log import validations
+from mask2former.training.resume import LastState
+
+__all__ = ["TrainingResult", "best_at_the_end", "how_it_ended", "result_of"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where a run has put its results, and its validation figures.
+
+    Attributes:
+        directory: of the run.
+        model: the file of weights.
+        monitor: name of the metric that tells which validation is best.
+        metrics: of the last validation, percent.
+        start: the monitor before the first step; None where it was not measured.
+        best: the best monitor of a validation, and the steps before it; None where nothing was measured.
+        is_average: whether ``model`` holds averaged weights, which are those of the last step, not the best ones.
+        instance_threshold: what was stored with the model, where it was chosen on the validation data.
+    """
+
+    directory: Path
+    model: Path
+    monitor: str
+    metrics: dict[str, float]
+    start: float | None = None
+    best: tuple[float, int] | None = None
+    is_average: bool = False
+    instance_threshold: float | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"Model: {self.model} ({self._of_model()}). Checkpoints, metrics.csv, images and run.yaml: {self.directory}"
+        ]
+        last = self.metrics.get(self.monitor)
+        if self.best is not None and last is not None:
+            value, step = self.best
+            when = f"best {value:.1f} (step {step}), last {last:.1f}"
+            lines.append(f"{self.monitor} " + (when if self.start is None else f"started at {self.start:.1f}, {when}"))
+        if self.instance_threshold is not None:
+            lines.append(
+                f"Instances of a score of {self.instance_threshold:g} or more are predicted, which gave the highest F1 "
+                "on the validation data (evaluation.choose_threshold)"
+            )
+        if self.start is not None and self.best is not None and self.best[1] == 0:
+            holds = "the averaged weights of the last step" if self.is_average else "the weights of the start"
+            lines.append(
+                f"warning: no validation was better than the start, and {self.model.name} holds {holds}; try a lower "
+                "optim.lr, more trainer.max_steps or more training data"
+            )
+        return "\n".join(lines)
+
+    def _of_model(self) -> str:
+        last = self.metrics.get(self.monitor)
+        if self.best is not None and not self.is_average:
+            return f"{self.monitor} {self.best[0]:.1f}"
+        return f"{self.monitor} {'not measured' if last is None else f'{last:.1f}'}"
+
+
+def how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
+    """Why there is nothing left to do; None where there is."""
+    if past.validation_due:
+        return None
+    if not model.is_file() or model.stat().st_mtime < past.path.stat().st_mtime:
+        return None  # interrupted before its end
+    steps, patience = config.trainer.max_steps, config.evaluation.patience
+    if past.step >= steps:
+        return f"it has taken {past.step} steps of {steps} (a larger trainer.max_steps goes on)"
+    if patience is not None and past.waited >= patience:
+        return (
+            f"it was stopped at step {past.step}, since {past.waited} validations had not been better (a larger "
+            "evaluation.patience, or null, goes on)"
+        )
+    return None
+
+
+def best_at_the_end(past: LastState) -> Best | None:
+    """The best validation as the run was measured, whatever is wanted now."""
+    count = None if past.num_samples is None else past.num_samples[1]
+    return best_of(past.path.parent, lambda state: past.is_comparable(state, past.config, count, past.validation))
+
+
+def result_of(past: LastState, best: Best | None, model: Path) -> TrainingResult:
+    """Of a run that is finished, from its files."""
+    config, directory = past.config, past.path.parents[1]
+    measured = validations(directory / "metrics.csv", past.step)
+    chosen = config.evaluation.choose_threshold and best is not None and best.threshold is not None
+    return TrainingResult(
+        directory,
+        model,
+        config.evaluation.monitor,
+        measured[-1] if measured else {},
+        past.start,
+        None if best is None else (best.value, best.step),
+        is_average=config.optim.ema_decay > 0,
+        instance_threshold=checkpoints.open_checkpoint(model).info.inference.instance_threshold if chosen else None,
+    )

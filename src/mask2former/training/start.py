@@ -1,0 +1,105 @@
+"""What a run starts from: its settings with those of the initial model, and the model with its first weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mask2former import checkpoints, recipes
+from mask2former.checkpoints.formats.backbones import is_backbone_file, start_from_backbone
+from mask2former.checkpoints.start import filled_in, takes_class_head
+from mask2former.config import InferenceConfig, RunConfig, parse
+from mask2former.errors import UserError
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Categories, ModelInfo
+from mask2former.text import printable, terminal_line
+from mask2former.training.resume import LastState
+
+__all__ = ["completed", "initial_model", "start_of", "with_model"]
+
+
+def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
+    """The settings of a run file with those of the model that it starts from, where it leaves some out.
+
+    :func:`train` does this by itself; it is for settings that contradict themselves without the others, for instance a
+    diameter where the tiles are those of the initial model.
+
+    Args:
+        values: as they stand in the file.
+        resume: the directory of a run that goes on: its settings are taken then.
+
+    Raises:
+        UserError: the initial model, or the last checkpoint, cannot be read.
+    """
+    model = values.get("model")
+    init = model.get("init") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(init, str) or is_backbone_file(init):
+        return values
+    last = None if resume is None else resume / "checkpoints" / "last.ckpt"
+    if last is not None and last.is_file():
+        return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
+    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).info)}
+
+
+def start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
+    """The model that training starts from; None where it starts from random weights or from a backbone alone."""
+    init = config.model.init
+    if init is None or is_backbone_file(init):
+        return None
+    maker = Path(init).parent.name
+    if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
+        raise UserError(
+            f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
+            "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
+        )
+    return checkpoints.open_checkpoint(init)
+
+
+def with_model(config: RunConfig, info: ModelInfo) -> RunConfig:
+    """The run of a model that was given: its architecture, and its inference settings where the run sets none."""
+    model = config.model
+    settings = filled_in(
+        {"inference": model.inference.model_dump(exclude_unset=True)}, replace(info, architecture=None)
+    )
+    inference = parse(InferenceConfig, settings["inference"], "model.inference, with the settings of the model")
+    parts = {} if info.architecture is None else dict(info.architecture)
+    return config.model_copy(update={"model": model.model_copy(update={**parts, "inference": inference})})
+
+
+def initial_model(
+    config: RunConfig,
+    given: Mask2Former | None,
+    categories: Categories,
+    start: checkpoints.Checkpoint | None,
+    *,
+    begins: bool,
+) -> tuple[Mask2Former, bool]:
+    """The model, and whether it is whole already, so that validation before the first step says something."""
+    model, is_whole = given or build_model(config.model, len(categories)), False
+    if given is not None:
+        is_whole = begins and given.categories is not None
+        if given.categories is not None and given.categories.names != categories.names:
+            raise UserError(
+                f"the model has other classes ({_some(given.categories)}) than the training data "
+                f"({_some(categories)}); start from the file of its weights instead (model.init, model.init_partial)"
+            )
+        given.train()
+    model.info = replace(model.info, inference=config.model.inference, categories=categories, metrics={})
+    init = config.model.init
+    if init is None or not begins:  # a checkpoint brings the weights
+        return model, is_whole
+    if start is None:
+        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}"))
+        return model, False
+    notes = checkpoints.start_from(model, start, init, partial=config.model.init_partial)
+    print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
+    is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
+    if not is_whole:
+        print("Not measured before the first step, since the class head is newly initialised")
+    return model, is_whole
+
+
+def _some(categories: Categories) -> str:
+    return f"{len(categories)}: {', '.join(printable(name, 80) for name in categories.names[:4])}"
