@@ -143,7 +143,7 @@ def test_an_interrupt_outside_of_any_verbs_care_is_told_too(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mask2former.config.read_run_file", interrupted)
+    monkeypatch.setattr("mask2former.training.run_file.read_run_file", interrupted)
     assert main(["train", "x.yaml"]) == 130
     assert capsys.readouterr().err.strip() == "stopped"
 

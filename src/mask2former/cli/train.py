@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mask2former.cli.names import complete_run_recipe
 from mask2former.cli.shared import FailedError, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
-from mask2former.errors import UserError
 from mask2former.training import need_lightning
-
-if TYPE_CHECKING:
-    from mask2former.config import RunConfig
 
 __all__ = ["recipe", "train"]
 
@@ -33,24 +28,15 @@ def train(
     ] = False,
 ) -> None:
     """Train a model from a run file."""
-    from mask2former.config import read_run_file
-
-    values = read_run_file(run, overrides or [])
-    if resume is not None:
-        values["output"] = str(resume)
-
-    config = _config(values, run, resume)
-    need_lightning()
     from mask2former.files import check_folder
+    from mask2former.training.run_file import read_run
 
-    check_folder(Path(config.output))
+    config = read_run(run, overrides or [], resume=resume)
+    need_lightning()
+    check_folder(Path(config.output))  # before a download
     if config.model.init is not None and resume is None:
         fetch_weights(make_console(), config.model.init)
     from mask2former.training.run import train as train_model
-
-    # Lightning sets its log levels when it is imported; its tips and device lists would bury our messages.
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
     def stopped() -> str:
         if (Path(config.output) / "checkpoints" / "last.ckpt").exists():
@@ -64,22 +50,6 @@ def train(
             raise FailedError(str(error)) from error
     for line in str(result).splitlines():
         say(line)
-
-
-def _config(values: dict[str, Any], run: Path, resume: Path | None) -> RunConfig:
-    """The settings; some make sense only with those of the initial model, which is read for these alone."""
-    from mask2former.config import RunConfig, parse
-
-    try:
-        return parse(RunConfig, values, str(run))
-    except UserError:
-        model = values.get("model")
-        if not isinstance(model, dict) or not isinstance(model.get("init"), str):
-            raise
-    need_lightning()
-    from mask2former.training.start import completed
-
-    return parse(RunConfig, completed(values, resume), str(run))
 
 
 def recipe(

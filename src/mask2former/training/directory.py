@@ -1,13 +1,40 @@
-"""The directory of a run when it begins: nothing of another run stays, and ``run.yaml`` says what is done."""
+"""The directory of a run when it begins or goes on: ``run.yaml`` says what is done, nothing of another run stays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["about_objects", "clear"]
+import yaml
+
+from mask2former.config import RunConfig
+from mask2former.files import leftovers_note, write_whole
+
+__all__ = ["prepare_directory"]
 
 
-def clear(directory: Path, init: str | None) -> None:
+def prepare_directory(config: RunConfig, objects: list[str], *, resume: bool) -> list[str]:
+    """Make the directory of a run, write ``run.yaml``, and remove what another run has left unless this one goes on.
+
+    Args:
+        config: the run; it says where.
+        objects: names of what was given in Python in place of settings.
+        resume: whether the run goes on.
+
+    Returns:
+        Sentences for the user.
+    """
+    directory = Path(config.output)
+    directory.mkdir(parents=True, exist_ok=True)
+    notes = leftovers_note((directory, directory / "checkpoints", directory / "images"))
+    head = f"# Given in Python, whatever is below: {', '.join(objects)}\n" if objects else ""
+    text = head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_whole(directory / "run.yaml", lambda file: file.write_text(text, encoding="utf-8"), durable=True)
+    if not resume:
+        _clear(directory, config.model.init)
+    return notes
+
+
+def _clear(directory: Path, init: str | None) -> None:
     """Nothing of another run may pass for a result of this one, should it be stopped; what it starts from stays."""
     checkpoints_of_it = [directory / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
     model = directory / "model.safetensors"
@@ -16,10 +43,3 @@ def clear(directory: Path, init: str | None) -> None:
     stale += (directory / "checkpoints").glob("best-before-step-*.ckpt")
     for path in stale:
         path.unlink(missing_ok=True)
-
-
-def about_objects(names: list[str]) -> str:
-    """The head of a run file that does not say all."""
-    if not names:
-        return ""
-    return f"# Given in Python, whatever is below: {', '.join(names)}\n"

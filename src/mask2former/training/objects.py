@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet
+from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.transforms import Augmentation
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
-__all__ = ["Objects"]
+__all__ = ["Data", "Objects"]
+
+Data = SampleSet | AnnotatedSet | ClipSet
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,29 @@ class Objects:
     augmentation: Augmentation | None = None
     criterion: nn.Module | None = None
 
-    def check(self) -> None:
-        """Refuse what could not be trained with.
+    @classmethod
+    def checked(
+        cls,
+        model: Mask2Former | None,
+        train_data: Data | None,
+        validation_data: Data | None,
+        augmentation: Augmentation | None,
+        criterion: nn.Module | None,
+    ) -> Objects:
+        """What a training can be done with; see :func:`~mask2former.training.run.train`.
 
         Raises:
-            UserError: naming it.
+            UserError: one of them cannot be trained with.
         """
-        if (self.train_data is None) != (self.validation_data is None):
-            given, missing = ("train", "validation") if self.validation_data is None else ("validation", "train")
+        if (train_data is None) != (validation_data is None):
+            given, missing = ("train", "validation") if validation_data is None else ("validation", "train")
             raise UserError(f"{given}_data was given without {missing}_data; give both, or neither")
-        if self.criterion is not None and any(value.requires_grad for value in self.criterion.parameters()):
+        if criterion is not None and any(value.requires_grad for value in criterion.parameters()):
             raise UserError(
-                f"the criterion {type(self.criterion).__name__} has parameters, but those of the model alone are "
+                f"the criterion {type(criterion).__name__} has parameters, but those of the model alone are "
                 "learned; put them into the model"
             )
+        return cls(model, _reader(train_data), _reader(validation_data), augmentation, criterion)
 
     def names(self) -> list[str]:
         """Of those that no configuration describes: who goes on with the run has to give them again."""
@@ -46,3 +58,10 @@ class Objects:
         if self.model is not None and self.model.info.architecture is not None:
             names.remove("model")
         return names
+
+
+def _reader(data: Data | None) -> AnnotatedSet | ClipSet | None:
+    reader = None if data is None else as_reader(data)
+    if isinstance(reader, PanopticClips):
+        raise UserError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
+    return reader

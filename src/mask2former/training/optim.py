@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mask2former.config import OptimConfig
+from mask2former.config import OptimConfig, RunConfig
 from mask2former.models.parts import ChoosesDecay, ChoosesRates
 
-__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups", "regrouped"]
+__all__ = ["build_optimizer", "dead_steps", "learning_rate_factor", "parameter_groups", "regrouped"]
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 _UNDECAYED_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
@@ -107,3 +107,14 @@ def learning_rate_factor(step: int, max_steps: int, config: OptimConfig) -> floa
         share = step / config.warmup_steps
         factor *= config.warmup_factor * (1.0 - share) + share
     return factor
+
+
+def dead_steps(config: RunConfig) -> str | None:
+    """A sentence where the learning rate of a run is 0 before its end."""
+    length, steps = config.optim.schedule_steps, config.trainer.max_steps
+    if config.optim.schedule != "poly" or length is None or length >= steps:
+        return None
+    return (
+        f"optim.schedule_steps {length} is less than trainer.max_steps {steps}: the learning rate is 0 from step "
+        f"{length} on"
+    )

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from mask2former import checkpoints
 from mask2former.config import RunConfig
+from mask2former.text import terminal_line
 from mask2former.training.checkpointing import Best, best_of
 from mask2former.training.metrics_log import validations
-from mask2former.training.resume import LastState
+from mask2former.training.resume import Comparison, LastState
 
-__all__ = ["TrainingResult", "best_at_the_end", "how_it_ended", "result_of"]
+__all__ = ["TrainingResult", "finished", "how_it_ended"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,28 @@ class TrainingResult:
         return f"{self.monitor} {'not measured' if last is None else f'{last:.1f}'}"
 
 
+def finished(past: LastState, change: Comparison, config: RunConfig) -> TrainingResult | None:
+    """The result of a run that has nothing left to do, from its files, with a word about it; None where it goes on.
+
+    Args:
+        past: its last state.
+        change: what is different now.
+        config: the settings that are wanted, complete.
+    """
+    directory = past.path.parents[1]
+    model, best = directory / "model.safetensors", _best_at_the_end(past)
+    if best is not None and best.step > past.step:  # of a run that went on from here
+        return None
+    end = how_it_ended(past, config, model)
+    if end is None:
+        return None
+    print(terminal_line(f"{directory} is finished: {end}; nothing was changed"))
+    if change.changes:
+        ignored = ", ".join(change.changes)
+        print(terminal_line(f"note: since it is finished, these other settings were ignored: {ignored}"))
+    return _result_of(past, best, model)
+
+
 def how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
     """Why there is nothing left to do; None where there is."""
     if past.validation_due:
@@ -84,13 +107,13 @@ def how_it_ended(past: LastState, config: RunConfig, model: Path) -> str | None:
     return None
 
 
-def best_at_the_end(past: LastState) -> Best | None:
+def _best_at_the_end(past: LastState) -> Best | None:
     """The best validation as the run was measured, whatever is wanted now."""
     count = None if past.num_samples is None else past.num_samples[1]
     return best_of(past.path.parent, lambda state: past.is_comparable(state, past.config, count, past.validation))
 
 
-def result_of(past: LastState, best: Best | None, model: Path) -> TrainingResult:
+def _result_of(past: LastState, best: Best | None, model: Path) -> TrainingResult:
     """Of a run that is finished, from its files."""
     config, directory = past.config, past.path.parents[1]
     measured = validations(directory / "metrics.csv", past.step)

@@ -1,20 +1,48 @@
-"""Run files as text: every setting of a recipe, below a comment that says what it reproduces and what to expect."""
+"""Run files: reading one with overrides, and writing that of a recipe with what it reproduces and what to expect."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import yaml
 
 from mask2former import recipes
-from mask2former.checkpoints.zoo import packaged_zoo
+from mask2former.config import RunConfig, parse, read_run_file
 from mask2former.errors import UserError
+from mask2former.training import need_lightning
 
-__all__ = ["run_file"]
+__all__ = ["read_run", "run_file"]
+
+
+def read_run(path: Path, overrides: Sequence[str] = (), *, resume: Path | None = None) -> RunConfig:
+    """The run of a file; some settings make sense only with those of its initial model, which is read for these alone.
+
+    Args:
+        path: of the run file.
+        overrides: ``key.sub=value``, which replace settings of the file.
+        resume: the directory of a run that goes on, which is where this one writes.
+
+    Raises:
+        UserError: the file or an override is wrong, or the initial model cannot be read.
+    """
+    values = read_run_file(path, overrides)
+    if resume is not None:
+        values["output"] = str(resume)
+    try:
+        return parse(RunConfig, values, str(path))
+    except UserError:
+        model = values.get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("init"), str):
+            raise
+    need_lightning()
+    from mask2former.training.start import completed  # brings torch and Lightning
+
+    return parse(RunConfig, completed(values, resume), str(path))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -48,6 +76,8 @@ def run_file(name: str) -> str:
 
 
 def _published(name: str) -> Iterator[str]:
+    from mask2former.checkpoints.zoo import packaged_zoo  # brings torch
+
     recipe, published = recipes.recipe(name), packaged_zoo()[name]
     data = recipe.run.data
     images = data.batch_size // recipe.num_gpus

@@ -6,25 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats.backbones import is_backbone_file, start_from_backbone
-from mask2former.checkpoints.start import filled_in, takes_class_head
+from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import InferenceConfig, RunConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import set_precision
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import printable, terminal_line
 from mask2former.training.resume import LastState
 
-__all__ = ["completed", "initial_model", "start_of", "with_model"]
+__all__ = ["completed", "initial_model", "with_start"]
 
 
 def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, Any]:
     """The settings of a run file with those of the model that it starts from, where it leaves some out.
 
-    :func:`train` does this by itself; it is for settings that contradict themselves without the others, for instance a
-    diameter where the tiles are those of the initial model.
+    :func:`~mask2former.training.run.train` does this by itself; it is for settings that contradict themselves without
+    the others, for instance a diameter where the tiles are those of the initial model.
 
     Args:
         values: as they stand in the file.
@@ -43,7 +46,44 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
     return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).info)}
 
 
-def start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
+def with_start(
+    config: RunConfig, given: Mask2Former | None, past: LastState | None
+) -> tuple[RunConfig, checkpoints.Checkpoint | None]:
+    """The run with what it leaves to the initial model, and that model.
+
+    Args:
+        config: the whole run.
+        given: a model that is trained instead of one that is built.
+        past: the state that the run goes on from, which holds the settings of the initial model, too.
+
+    Returns:
+        The settings, and the model that training starts from; None where it starts from random weights, from a
+        backbone alone or from a checkpoint of the run.
+
+    Raises:
+        UserError: the initial model cannot be read, or the run contradicts it.
+    """
+    if given is not None:
+        config = _with_model(config, given.info)
+    start = _start_of(config) if _begins(past) else None
+    init, known = config.model.init, start.info if start is not None else None
+    if known is not None and given is not None and given.info.architecture is None:
+        known = replace(known, architecture=None)  # whether the weights fit parts of one's own, loading tells
+    if known is not None and init is not None and past is None:
+        check_settings(config.model, known, init, partial=config.model.init_partial)
+    if past is not None:
+        known = ModelInfo.of(past.config.model)
+    if init is not None and known is not None:
+        config = config.model_copy(update={"model": with_settings_of(config.model, known, init)})
+    return config, start
+
+
+def _begins(past: LastState | None) -> bool:
+    """Whether the initial model is read: without a record of the run it tells the license."""
+    return past is None or past.categories is None
+
+
+def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
     """The model that training starts from; None where it starts from random weights or from a backbone alone."""
     init = config.model.init
     if init is None or is_backbone_file(init):
@@ -57,7 +97,7 @@ def start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
     return checkpoints.open_checkpoint(init)
 
 
-def with_model(config: RunConfig, info: ModelInfo) -> RunConfig:
+def _with_model(config: RunConfig, info: ModelInfo) -> RunConfig:
     """The run of a model that was given: its architecture, and its inference settings where the run sets none."""
     model = config.model
     settings = filled_in(
@@ -73,10 +113,38 @@ def initial_model(
     given: Mask2Former | None,
     categories: Categories,
     start: checkpoints.Checkpoint | None,
+    past: LastState | None,
+) -> tuple[Mask2Former, bool]:
+    """The model of a run, and whether it is whole already, so that validation before the first step says something.
+
+    Args:
+        config: the whole run, with the settings of the initial model.
+        given: is taken instead of one that is built.
+        categories: of the training data.
+        start: what it starts from, if that is a model.
+        past: the state that brings its weights, where the run goes on.
+
+    Raises:
+        UserError: the classes, or the initial weights, do not fit.
+    """
+    model, is_whole = _with_weights(config, given, categories, start, begins=_begins(past))
+    set_precision(model.pixel_decoder, full=not config.trainer.half_pixel_decoder)
+    model.set_gradient_checkpointing(config.trainer.gradient_checkpointing)
+    if config.trainer.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
+    if past is not None and past.license is not None:
+        model.info = replace(model.info, license=past.license)
+    return model, is_whole
+
+
+def _with_weights(
+    config: RunConfig,
+    given: Mask2Former | None,
+    categories: Categories,
+    start: checkpoints.Checkpoint | None,
     *,
     begins: bool,
 ) -> tuple[Mask2Former, bool]:
-    """The model, and whether it is whole already, so that validation before the first step says something."""
     model, is_whole = given or build_model(config.model, len(categories)), False
     if given is not None:
         is_whole = begins and given.categories is not None

@@ -8,12 +8,20 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning
+import torch
 
-__all__ = ["Stopping", "died_reading"]
+from mask2former.config import RunConfig
+from mask2former.dataset_tools.requirements import batch_size_per_device
+from mask2former.errors import UserError
+from mask2former.memory import is_lack_of_memory
+from mask2former.text import printable
+
+__all__ = ["Stopping", "died_reading", "explained"]
 
 
 class Stopping(lightning.Callback):
@@ -73,9 +81,66 @@ class Stopping(lightning.Callback):
             raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def explained(trainer: lightning.Trainer, config: RunConfig, last: Path | None) -> Iterator[None]:
+    """What ends a training in the block is raised as an error that says why, and what helps.
+
+    Args:
+        trainer: which runs in the block.
+        config: the whole run.
+        last: the checkpoint that it goes on from.
+
+    Raises:
+        UserError: the weights in the checkpoint are not those of the model.
+        KeyboardInterrupt: somebody stopped it.
+        MemoryError: the device or the machine is too small.
+        ChildProcessError: a process that reads samples died of another cause.
+    """
+    try:
+        yield
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit, and ignores the next one until Stopping ends
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from stop
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if (how := died_reading(error)) is not None:
+            raise _death(how) from error
+        if last is not None and str(error).startswith("Error(s) in loading state_dict"):
+            raise UserError(
+                f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
+                "--overwrite, or put back a copy of the file"
+            ) from error
+        if not is_lack_of_memory(error):
+            raise
+        raise MemoryError(
+            f"out of memory with {batch_size_per_device(config)} images in one pass; what helps: a smaller "
+            "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images "
+            "in data.dataset"
+        ) from error
+
+
 def died_reading(error: BaseException) -> str | None:
     """By which signal a process that reads samples was ended, as torch words it; None for any other error."""
     found = re.match(
         r"DataLoader worker \(pid.*?\) (?:is killed by signal: (\w[\w ]*)|exited unexpectedly(?! with))", str(error)
     )
     return None if found is None else (found[1] or "Killed").strip()
+
+
+def _death(how: str) -> BaseException:
+    """What it means that a process that reads samples was ended by a signal."""
+    if how == "Terminated":
+        return KeyboardInterrupt()  # whoever stops the run has found this process first
+    if how == "Killed":
+        return MemoryError(
+            "a process that reads training samples was killed, most likely because the memory of the machine was full; "
+            "what helps: fewer data.num_workers, smaller images in data.dataset"
+        )
+    if how == "Bus error":
+        return MemoryError(
+            "a process that reads training samples found no more shared memory; what helps: more of it (docker run "
+            "--shm-size), or data.num_workers=0"
+        )
+    return ChildProcessError(
+        f"a process that reads training samples died ({how.lower()}); data.num_workers=0 may show on which file"
+    )

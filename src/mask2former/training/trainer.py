@@ -2,19 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import lightning
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 
 from mask2former.config import RunConfig
 from mask2former.errors import MissingExtraError
+from mask2former.training.checkpointing import WholeFiles
+from mask2former.training.resume_point import ResumePoint
 
-__all__ = ["precision", "tensorboard"]
+__all__ = ["build_trainer", "quiet"]
 
 
-def precision(config: RunConfig) -> Precision:
+def build_trainer(
+    config: RunConfig,
+    point: ResumePoint,
+    callbacks: Sequence[lightning.Callback],
+    loggers: Sequence[Logger],
+    *,
+    is_measured: bool,
+) -> lightning.Trainer:
+    """Lightning's trainer; checkpoints and progress are our callbacks.
+
+    Args:
+        config: the whole run.
+        point: where it goes on.
+        callbacks: all of them.
+        loggers: without that of TensorBoard, which the settings ask for.
+        is_measured: whether there is anything to validate on.
+
+    Raises:
+        MissingExtraError: TensorBoard is wanted and not there.
+    """
+    extra = [_tensorboard(Path(config.output))] if config.trainer.tensorboard else []
+    return lightning.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        plugins=[_precision(config), WholeFiles()],
+        max_steps=max(config.trainer.max_steps, point.step + point.is_due),  # else Lightning would not validate
+        val_check_interval=min(config.evaluation.interval, config.trainer.max_steps),
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if is_measured else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.trainer.log_interval,
+        logger=[*loggers, *extra],
+        enable_checkpointing=False,
+        callbacks=[*callbacks],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out Lightning's tips and lists of devices, which would bury our messages, as long as the block runs.
+
+    Levels that somebody has chosen stay: Lightning itself sets ``INFO``.
+    """
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    talking = [logger for logger in loggers if logger.level == logging.INFO]
+    for logger in talking:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger in talking:
+            logger.setLevel(logging.INFO)
+
+
+def _precision(config: RunConfig) -> Precision:
     """What Lightning calls a precision plugin, made here because by itself it turns fp16 on a CPU into bf16."""
     wanted = config.trainer.precision
     if wanted == "fp32":
@@ -23,7 +85,7 @@ def precision(config: RunConfig) -> Precision:
     return MixedPrecision("16-mixed" if wanted == "fp16" else "bf16-mixed", "cuda" if on_gpu else "cpu")
 
 
-def tensorboard(directory: Path) -> Logger:
+def _tensorboard(directory: Path) -> Logger:
     """Event files, in a folder of the run.
 
     Raises:

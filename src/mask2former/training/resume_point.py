@@ -1,0 +1,88 @@
+"""Where a run goes on, and what becomes of its best validation there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mask2former.config import RunConfig
+from mask2former.training.checkpointing import Best, best_of, put_in_place
+from mask2former.training.metrics_log import validations
+from mask2former.training.resume import Comparison, LastState
+
+__all__ = ["ResumePoint", "put_best_in_place", "resume_point"]
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on; by default at its beginning.
+
+    Attributes:
+        step: optimizer steps that were taken before.
+        num_rows: of the table of metrics, where it is known.
+        is_due: whether the validation of this step was interrupted and is done again.
+        measured_anew: whether figures before and after cannot be compared.
+        best: of the validations that were measured as is wanted now.
+        start_value: the figure before the first step; None where it was not measured, or otherwise than now.
+    """
+
+    step: int = 0
+    num_rows: int | None = None
+    is_due: bool = False
+    measured_anew: bool = False
+    best: Best | None = None
+    start_value: float | None = None
+
+
+def resume_point(
+    past: LastState, change: Comparison, config: RunConfig, num_validation: int, validation: str
+) -> ResumePoint:
+    """Where the run that left ``past`` goes on with ``config``. Reads files, changes none.
+
+    Args:
+        past: the state that it goes on from.
+        change: what is different now.
+        config: the settings that are wanted, complete.
+        num_validation: samples of the validation data as they are now; 0 where nothing is measured.
+        validation: their digest.
+
+    Raises:
+        UserError: a checkpoint of the best validation is damaged.
+    """
+    folder = past.path.parent
+    best = best_of(folder, lambda state: past.is_comparable(state, config, num_validation, validation))
+    start = _start_value(past, change, config.evaluation.monitor, folder.parent / "metrics.csv")
+    if start is None and best is not None:
+        start = best.start
+    is_due = past.validation_due and num_validation > 0
+    return ResumePoint(past.step, past.num_rows, is_due, change.measured_anew, best, start)
+
+
+def put_best_in_place(past: LastState, point: ResumePoint, config: RunConfig) -> list[str]:
+    """Make the best validation of those that count ``best.ckpt``, and say what becomes of the others."""
+    monitor, best = config.evaluation.monitor, point.best
+    aside = put_in_place(past.path.parent, best, point.step)
+    notes = []
+    if aside is not None:
+        notes.append(f"best.ckpt was measured otherwise and is {aside.name} now")
+    if best is not None and (point.measured_anew or best.path.name != "best.ckpt"):
+        notes.append(
+            f"{best.path.name} was measured as now: {monitor} {best.value:.1f} at step {best.step} is the best"
+        )
+    if best is None and past.has_best and not point.measured_anew:
+        notes.append(f"no checkpoint of the best {monitor} is left: the search for the best validation starts over")
+    if past.start is not None and point.start_value is None:
+        notes.append("the figure before the first step was measured otherwise and is not reported any more")
+    if point.is_due:
+        notes.append(f"the validation after step {point.step} was interrupted and is done again")
+    elif point.step >= config.trainer.max_steps:
+        notes.append(f"all {point.step} steps were taken before; only model.safetensors was missing")
+    return notes
+
+
+def _start_value(past: LastState, change: Comparison, monitor: str, table: Path) -> float | None:
+    """The figure before the first step, as it is measured now: with another monitor alone, the table has it, too."""
+    if past.start is None or not change.measured_anew:
+        return past.start
+    measured = validations(table, past.step)
+    return measured[0].get(monitor) if measured and change.measured_otherwise == ("evaluation.monitor",) else None
