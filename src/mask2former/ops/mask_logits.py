@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mask2former.ops.points import sample_points
+from mask2former.ops.points import sample_pixels, sample_points
 
 __all__ = ["DenseMasks", "MaskLogits", "MaskProduct", "as_mask_logits", "masks_of_queries"]
 
@@ -79,7 +79,7 @@ class MaskProduct(MaskLogits):
 
     Attributes:
         embeddings: of the queries.
-        features: of the pixels, best in channels-last layout.
+        features: of the pixels; fast in channels-last layout.
     """
 
     embeddings: Float[Tensor, "*batch Q C"]
@@ -102,8 +102,8 @@ class MaskProduct(MaskLogits):
         return _product(self.embeddings[queries], self.features)
 
     def at_points(self, points: Float[Tensor, "1 P 2"]) -> Float[Tensor, "Q T P"]:
-        sampled = sample_points(self.features, points.expand(len(self.features), -1, -1))  # (T, C, P)
-        return (self.embeddings.to(sampled.dtype) @ sampled).transpose(0, 1)
+        sampled = sample_pixels(self.features, points)  # (T, P, C)
+        return F.linear(sampled, self.embeddings).movedim(2, 0)
 
     def clips(self) -> list[MaskProduct]:
         # unbind and not indices: its gradient is one stack, theirs are as many whole batches.
@@ -181,10 +181,8 @@ def masks_of_queries(
 
 
 def _product(embeddings: Float[Tensor, "N C"], features: Float[Tensor, "T C h w"]) -> Float[Tensor, "N T h w"]:
-    """One logit per query and pixel (Mask2Former, Sec. 3.2), from features of either layout without a copy of them.
+    """One logit per query and pixel (Mask2Former, Sec. 3.2).
 
-    Of channels-last features, pixels are the rows of the product, which is then a view of another layout.
+    Pixels are the rows of the product, as channels-last features have them in memory; the result is a view of it.
     """
-    if features.stride(1) == 1:
-        return F.linear(features.movedim(1, -1), embeddings).movedim(-1, 0)
-    return (embeddings @ features.flatten(2)).unflatten(2, features.shape[2:]).transpose(0, 1)
+    return F.linear(features.movedim(1, -1), embeddings).movedim(-1, 0)

@@ -16,7 +16,6 @@ from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_m
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.mask_logits import MaskLogits, MaskProduct
-from mask2former.ops.resizing import resize_masks
 from mask2former.structures.outputs import MaskOutput
 
 __all__ = ["MaskedTransformerDecoder", "blocked_attention"]
@@ -96,7 +95,9 @@ class MaskedTransformerDecoder(nn.Module):
 
         With ``aux_outputs=False`` only the last prediction is kept.
         """
-        mask_features = features.mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
+        # Pixels are read one by one, so the channels of each lie together.
+        mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
+        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
         sizes = [(level.shape[2], level.shape[3]) for level in features.multi_scale]
         keys, values = self._tokens(features, num_frames)
 
@@ -108,7 +109,11 @@ class MaskedTransformerDecoder(nn.Module):
             mask_features = mask_features.to(torch.get_autocast_dtype(kind))
         # Attention reads masks at the sizes of the levels. Resizing is linear, so the pixel embeddings are resized
         # instead, once for all queries and layers.
-        attended = [resize_masks(mask_features.detach(), size).to(mask_features.dtype) for size in sizes]
+        frames = mask_features.detach().flatten(0, 1)
+        attended = [
+            F.interpolate(frames, size=size, mode="bilinear", align_corners=False).unflatten(0, (-1, num_frames))
+            for size in sizes
+        ]
 
         outputs = []
         for index, layer in enumerate(self.layers):
