@@ -1,11 +1,12 @@
 """Training steps per second and peak memory beside the Mask2Former of ``transformers``, in one run.
 
-Both train ResNet-50, 100 queries, 133 classes, on one 512x512 image with ten objects per step, each with its own
-loss and AdamW, from random weights, in float32 or under bfloat16 autocast. Steps alternate, so a machine that slows
+Both train ResNet-50, 100 queries, 133 classes, on one 512x512 or 1024x1024 image with ten objects per step, each with
+its own loss and AdamW, from random weights, in float32 or under bfloat16 autocast. Steps alternate, so a machine that slows
 down slows both down. Memory is measured in processes of their own.
 
     python benchmarks/training_step.py --steps 10 --output benchmarks/results/training_step.json
     python benchmarks/training_step.py --precision bf16 --output benchmarks/results/training_step_bf16.json
+    python benchmarks/training_step.py --size 1024 --steps 7 --output benchmarks/results/training_step_1024.json
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from typing import Literal
 
 import torch
 
-SIZE, OBJECTS, CLASSES = 512, 10, 133
+OBJECTS, CLASSES = 10, 133
 Step = Callable[[], float]
 Precision = Literal["fp32", "bf16"]
 
 
-def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def scene(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A random image (3, H, W) in 0..255, labels and rectangular masks (N, H, W)."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(3, SIZE, SIZE, generator=generator) * 255
-    masks = torch.zeros(OBJECTS, SIZE, SIZE, dtype=torch.bool)
+    image = torch.rand(3, size, size, generator=generator) * 255
+    masks = torch.zeros(OBJECTS, size, size, dtype=torch.bool)
     for index in range(OBJECTS):
-        y, x, h, w = (int(value) for value in torch.randint(40, 240, (4,), generator=generator))
+        y, x, h, w = (int(value) for value in torch.randint(size * 5 // 64, size * 15 // 32, (4,), generator=generator))
         masks[index, y : y + h, x : x + w] = True
     return image, torch.randint(0, CLASSES, (OBJECTS,), generator=generator), masks
 
 
-def ours(precision: Precision) -> Step:
+def ours(precision: Precision, size: int) -> Step:
     """A step of this library; with bf16 as ``half_pixel_decoder`` and ``channels_last`` do it."""
     from mask2former.config import ModelConfig, OptimConfig
     from mask2former.losses import Criterion
@@ -49,7 +50,7 @@ def ours(precision: Precision) -> Step:
     from mask2former.training.optim import build_optimizer
 
     torch.manual_seed(0)
-    image, labels, masks = scene()
+    image, labels, masks = scene(size)
     model = build_model(ModelConfig(), CLASSES).train()
     if precision == "bf16":
         model.pixel_decoder.full_precision = False  # pyright: ignore[reportArgumentType]
@@ -69,12 +70,12 @@ def ours(precision: Precision) -> Step:
     return step
 
 
-def theirs(precision: Precision) -> Step:
+def theirs(precision: Precision, size: int) -> Step:
     """A step of ``transformers``."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     torch.manual_seed(0)
-    image, labels, masks = scene()
+    image, labels, masks = scene(size)
     backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
     config = Mask2FormerConfig(backbone_config=backbone, num_queries=100)
     config.num_labels = CLASSES
@@ -97,10 +98,10 @@ def theirs(precision: Precision) -> Step:
 SIDES = {"ours": ours, "transformers": theirs}
 
 
-def peak_gib(side: str, precision: Precision) -> float:
+def peak_gib(side: str, precision: Precision, size: int) -> float:
     """Largest resident memory of a process that takes two steps."""
     command = [sys.executable, __file__, "--peak", side, "--threads", str(torch.get_num_threads())]
-    command += ["--precision", precision]
+    command += ["--precision", precision, "--size", str(size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -110,20 +111,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--size", type=int, default=512, help="height and width of the image")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--peak", choices=sorted(SIDES))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.peak:
-        step = SIDES[arguments.peak](arguments.precision)
+        step = SIDES[arguments.peak](arguments.precision, arguments.size)
         step()
         step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
 
     # Before anything large is here: a child's peak starts from its parent's.
-    peaks = {side: round(peak_gib(side, arguments.precision), 2) for side in SIDES}
-    steps = {side: make(arguments.precision) for side, make in SIDES.items()}
+    peaks = {side: round(peak_gib(side, arguments.precision, arguments.size), 2) for side in SIDES}
+    steps = {side: make(arguments.precision, arguments.size) for side, make in SIDES.items()}
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     losses: dict[str, list[float]] = {side: [] for side in SIDES}
     for count in range(arguments.steps + 1):  # the first is not counted
@@ -137,7 +139,7 @@ def main() -> None:
     from importlib.metadata import version
 
     result = {
-        "what": "one training step: R50, batch 1, 512x512, 10 objects, 100 queries, 12544 points, "
+        "what": f"one training step: R50, batch 1, {arguments.size}x{arguments.size}, 10 objects, 100 queries, 12544 points, "
         + {"fp32": "float32", "bf16": "bfloat16 autocast"}[arguments.precision],
         "machine": f"{platform.machine()}, {arguments.threads} threads",
         "versions": {name: version(name) for name in ("torch", "transformers", "mask2former")},

@@ -11,7 +11,8 @@ from torch import Tensor
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.models.transformer_decoders import MaskedTransformerDecoder, masked
+from mask2former.ops.mask_logits import DenseMasks, MaskLogits
 from mask2former.structures import ImageBatch, MaskOutput
 
 _PIXEL_DECODER = MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads=4, feedforward_dim=64)
@@ -160,15 +161,16 @@ def test_a_clip_that_looks_at_one_frame_only_is_that_frame(kind: str, monkeypatc
     assert isinstance(decoder, MaskedTransformerDecoder)
     clip = random_image(0, 64, 96, 3)
     singles = [run(model, [frame]) for frame in clip]
-    of_image = decoder._blocked
+    of_image = masked.blocked_attention
     for index, single in enumerate(singles):
 
-        def of_clip(mask_logits: Tensor, size_hw: tuple[int, int], index: int = index) -> Tensor:
-            blocked = torch.ones(*mask_logits.shape[:3], size_hw[0] * size_hw[1], dtype=torch.bool)
-            blocked[:, :, index] = of_image(mask_logits[:, :, index : index + 1], size_hw)
+        def of_clip(masks: MaskLogits, index: int = index) -> Tensor:
+            logits = masks.all()
+            blocked = torch.ones_like(logits, dtype=torch.bool).flatten(3)
+            blocked[:, :, index] = of_image(DenseMasks(logits[:, :, index : index + 1]))
             return blocked.flatten(2)
 
-        monkeypatch.setattr(decoder, "_blocked", of_clip)
+        monkeypatch.setattr(masked, "blocked_attention", of_clip)
         seen = run(model, [clip])
         monkeypatch.undo()
         frame = MaskOutput(

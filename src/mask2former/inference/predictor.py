@@ -417,18 +417,19 @@ def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
 
 
 def _check_finite(prediction: Prediction) -> None:
-    """Costs two passes over the logits, which is well below 1 % of the model.
+    """One pass over the logits, or over what they are computed from; well below 1 % of the model.
 
     Raises:
         UserError: some are NaN or infinite; with float16 that is nearly always its range.
     """
-    dtype = str(prediction.mask_logits.dtype).removeprefix("torch.")
-    for name, logits in (("class", prediction.class_logits), ("mask", prediction.mask_logits)):
-        low, high = torch.aminmax(logits)  # NaN passes through
+    masks = prediction.masks
+    dtype = str(masks.dtype).removeprefix("torch.")
+    for name, values in (("class", prediction.class_logits), *(("mask", factor) for factor in masks.factors)):
+        low, high = torch.aminmax(values)  # NaN passes through
         if not (low.isfinite() and high.isfinite()):
             cause = (
                 "values went beyond the range of float16: use bfloat16 or float32"
-                if prediction.mask_logits.dtype == torch.float16
+                if masks.dtype == torch.float16
                 else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
             )
             raise UserError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")

@@ -313,7 +313,7 @@ class _Side(NamedTuple):
 
     @classmethod
     def of(cls, prediction: Prediction, axis: int) -> _Side:
-        cells = prediction.mask_logits.shape[2 + axis]
+        cells = prediction.masks.shape[2 + axis]
         return cls(cells, prediction.padded_size[axis] / cells, prediction.image_size[axis])
 
 

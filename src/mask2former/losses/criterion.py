@@ -20,6 +20,7 @@ from mask2former.config import CriterionConfig
 from mask2former.errors import UserError
 from mask2former.losses.functional import binary_cross_entropy, dice
 from mask2former.losses.matcher import HungarianMatcher, Match
+from mask2former.ops.mask_logits import MaskLogits, masks_of_queries
 from mask2former.ops.points import (
     PointsCount,
     UniformPoints,
@@ -67,6 +68,7 @@ class MatchedDepth:
         targets: one per clip.
         masks: of the targets, at the padded size.
         matches: of each clip, indices of queries and of their targets.
+        mask_logits: of the matched queries of all clips, one row for each frame.
         num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
     """
 
@@ -74,15 +76,9 @@ class MatchedDepth:
     targets: Sequence[Target]
     masks: Sequence[Bool[Tensor, "_N T H W"]]
     matches: Sequence[Match]
+    mask_logits: Float[Tensor, "N h w"]
     num_masks: float
     _sample: Callable[[MatchedDepth], SampledMasks]
-
-    @cached_property
-    def mask_logits(self) -> Float[Tensor, "N h w"]:
-        """Of the matched queries of all clips, one row for each frame."""
-        logits = self.output.mask_logits
-        chosen = [logits[row, queries.to(logits.device)] for row, (queries, _) in enumerate(self.matches)]
-        return torch.cat(chosen).flatten(0, 1)
 
     @cached_property
     def sampled(self) -> SampledMasks:
@@ -191,35 +187,38 @@ class Criterion(nn.Module):
                 f"{self.num_classes + 1}, for {self.num_classes} classes and no object"
             )
         if uniform is None:
-            uniform = partial(torch.rand, device=output.mask_logits.device)
+            uniform = partial(torch.rand, device=output.class_logits.device)
         if num_masks is None:
             num_masks = float(sum(len(target.labels) for target in targets))
         num_masks = max(num_masks, 1.0)
         depths = {"": output, **{f"_{index}": aux_outputs for index, aux_outputs in enumerate(output.aux_outputs)}}
         masks = [target.masks.bool() for target in targets]
+        clips = [depth.masks.clips() for depth in depths.values()]  # of each depth
 
         # All draws first, in the published order; then one transfer to the host for all assignments.
         draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
         costs = [
             self.matcher.cost(
                 depth.class_logits[index],
-                depth.mask_logits[index],
+                predicted[index],
                 target.labels,
                 masks[index],
                 draw.match[index],
                 target.ignored,
             )
-            for depth, draw in zip(depths.values(), draws, strict=True)
+            for depth, predicted, draw in zip(depths.values(), clips, draws, strict=True)
             for index, target in enumerate(targets)
         ]
         _check_finite(depths, costs)
-        matches = self.matcher.assign(costs)
+        assigned = iter(self.matcher.assign(costs))
+        matches = [[next(assigned) for _ in targets] for _ in depths]
+        logits = _matched_logits(clips, matches)
 
         terms: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
-        for position, ((suffix, depth), draw) in enumerate(zip(depths.items(), draws, strict=True)):
-            chosen = matches[position * len(targets) : (position + 1) * len(targets)]
-            matched = MatchedDepth(depth, targets, masks, chosen, num_masks, partial(self._sample, draw=draw))
+        for (suffix, depth), chosen, matched_logits, draw in zip(depths.items(), matches, logits, draws, strict=True):
+            sample = partial(self._sample, draw=draw)
+            matched = MatchedDepth(depth, targets, masks, chosen, matched_logits, num_masks, sample)
             for term in self.terms:
                 terms[term.name + suffix] = loss = term.loss(matched)
                 weighted.append(term.weight * loss)
@@ -247,7 +246,7 @@ class Criterion(nn.Module):
             points = uncertain_points(
                 predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio, draw.replay(), known
             )
-            num_frames = matched.output.mask_logits.shape[2]
+            num_frames = matched.output.masks.shape[2]
             frames = torch.arange(num_frames, device=device)
             rows = [(chosen.to(device)[:, None] * num_frames + frames).flatten() for _, chosen in matches]
             pieces = zip(matched.masks, rows, points.split([len(piece) for piece in rows]), strict=True)
@@ -295,7 +294,7 @@ class _Draws:
     @classmethod
     def make(cls, criterion: Criterion, depth: MaskOutput, targets: Sequence[Target], uniform: UniformPoints) -> _Draws:
         points = criterion.num_points
-        num_queries, num_frames = depth.mask_logits.shape[1:3]
+        num_queries, num_frames = depth.masks.shape[1:3]
         pairs = sum(min(len(target.labels), num_queries) for target in targets) * num_frames
         fresh = points - int(criterion.importance_sample_ratio * points)
         match = [uniform((1, points, 2)) for _ in targets]
@@ -314,13 +313,31 @@ class _Draws:
         return uniform
 
 
+def _matched_logits(
+    clips: Sequence[Sequence[MaskLogits]], matches: Sequence[Sequence[Match]]
+) -> list[Float[Tensor, "_N h w"]]:
+    """Of each depth, the mask logits of the matched queries of all clips, one row for each frame."""
+    of_clips = []
+    for depths, matched in zip(zip(*clips, strict=True), zip(*matches, strict=True), strict=True):
+        of_clips.append(masks_of_queries(depths, [queries.to(depths[0].device) for queries, _ in matched]))
+    return [torch.cat(depth).flatten(0, 1) for depth in zip(*of_clips, strict=True)]
+
+
 def _check_finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> None:
-    """One transfer to the host for all checks of a step."""
+    """One transfer to the host for all checks of a step.
+
+    Raises:
+        FloatingPointError: the first that is not finite, by its name.
+    """
+    finite_of: dict[int, Tensor] = {}  # tensors that depths share are read once
     checks = {}
     for name, depth in depths.items():
         where = "the last layer" if not name else f"auxiliary output {name[1:]}"
+        for factor in depth.masks.factors:
+            if id(factor) not in finite_of:
+                finite_of[id(factor)] = _is_finite(factor)
         checks[f"class logits of {where}"] = _is_finite(depth.class_logits)
-        checks[f"mask logits of {where}"] = _is_finite(depth.mask_logits)
+        checks[f"mask logits of {where}"] = torch.stack([finite_of[id(factor)] for factor in depth.masks.factors]).all()
     checks["matching costs"] = torch.stack([_is_finite(cost) for cost in costs]).all()
     for name, finite in zip(checks, torch.stack(list(checks.values())).tolist(), strict=True):
         if not finite:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mask2former.config import CriterionConfig
 from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice
-from mask2former.ops.points import reads_mask, sample_masks, sample_points
+from mask2former.ops.mask_logits import MaskLogits, as_mask_logits
+from mask2former.ops.points import reads_mask, sample_masks
 
 __all__ = ["HungarianMatcher", "Match"]
 
@@ -38,7 +39,7 @@ class HungarianMatcher:
     def cost(
         self,
         class_logits: Float[Tensor, "Q K1"],
-        mask_logits: Float[Tensor, "Q T h w"],
+        mask_logits: MaskLogits | Float[Tensor, "Q T h w"],
         labels: Int64[Tensor, " N"],
         masks: Bool[Tensor, "N T H W"],
         points: Float[Tensor, "1 P 2"],
@@ -48,16 +49,17 @@ class HungarianMatcher:
 
         Points count where their ground truth is known: where no pixel that it is read from is ``ignored``.
         """
-        with torch.autocast(mask_logits.device.type, enabled=False):
+        with torch.autocast(class_logits.device.type, enabled=False):
             wide = torch.promote_types(class_logits.dtype, torch.float32)
             probabilities = class_logits.to(wide).softmax(1)
             if not len(labels):
                 return probabilities.new_zeros((class_logits.shape[0], 0))
-            sampled = sample_points(mask_logits.to(wide).flatten(0, 1).unsqueeze(0), points)[0]
+            logits = as_mask_logits(mask_logits).detach()
+            # The same points in every frame: (Q, T*P), (N, T*P).
+            sampled = logits.to(logits.device, wide).at_points(points).flatten(1)
             every = torch.arange(masks.shape[0] * masks.shape[1], device=masks.device)
             target = sample_masks(masks.flatten(0, 1), every, points.to(sampled.dtype))
-            # The same points in every frame: (Q, T*P), (N, T*P).
-            sampled, target = (x.unflatten(0, (-1, masks.shape[1])).flatten(1) for x in (sampled, target))
+            target = target.unflatten(0, (-1, masks.shape[1])).flatten(1)
             counts = None
             if ignored is not None:
                 counts = (~reads_mask(ignored, every[: len(ignored)], points)).to(sampled).flatten()

@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["PointsCount", "UniformPoints", "reads_mask", "sample_masks", "sample_points", "uncertain_points"]
+__all__ = [
+    "PointsCount",
+    "UniformPoints",
+    "reads_mask",
+    "sample_masks",
+    "sample_pixels",
+    "sample_points",
+    "uncertain_points",
+]
 
 PointsCount = Callable[[Tensor], Tensor]
 """``counts(points)`` says which of ``(N, P, 2)`` points count, as booleans ``(N, P)``."""
@@ -31,6 +39,21 @@ def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]
     return F.grid_sample(maps.to(dtype), grid, align_corners=False).squeeze(3)
 
 
+def sample_pixels(maps: Float[Tensor, "T C H W"], points: Float[Tensor, "1 P 2"]) -> Float[Tensor, "T P C"]:
+    """What :func:`sample_points` gives for the same points of every map, fast for many channels.
+
+    Four rows of C values are gathered per point, best from channels-last maps; on a CPU that takes a fifth of the time of
+    256 sampled planes.
+    """
+    count, channels, height, width = maps.shape
+    index, weight = _corners(points, height, width)  # (1, P, 4)
+    first = torch.arange(count, device=maps.device)[:, None, None] * (height * width)
+    rows = maps.movedim(1, -1).reshape(-1, channels)
+    weights = weight.to(maps.dtype).expand(count, -1, -1).reshape(-1, 4)
+    summed = F.embedding_bag((index + first).flatten(0, 1), rows, mode="sum", per_sample_weights=weights)
+    return summed.unflatten(0, (count, -1))
+
+
 def sample_masks(
     masks: Bool[Tensor, "N H W"], rows: Int64[Tensor, " M"], points: Float[Tensor, "_M P 2"]
 ) -> Float[Tensor, "M P"]:
@@ -45,21 +68,32 @@ def sample_masks(
         points: normalised (x, y) in [0, 1] of every row, or one set (first axis of length 1) for all.
     """
     height, width = masks.shape[1:]
-    position = points.detach() * points.new_tensor([width, height]) - 0.5
+    index, weight = _corners(points.detach(), height, width)
+    flat, first = masks.flatten(), (rows * (height * width))[:, None]
+    total = points.new_zeros(())
+    for corner in range(4):
+        hit = flat.index_select(0, (first + index[..., corner]).flatten()).view(len(rows), points.shape[1])
+        total = total + hit * weight[..., corner]
+    return total
+
+
+def _corners(
+    points: Float[Tensor, "M P 2"], height: int, width: int
+) -> tuple[Int64[Tensor, "M P 4"], Float[Tensor, "M P 4"]]:
+    """The four pixels around each point, as indices row by row, and their bilinear weights, zero outside."""
+    position = points * points.new_tensor([width, height]) - 0.5
     corner = position.floor()
     share = position - corner
     x, y = corner.long().unbind(2)
-    flat, first = masks.flatten(), (rows * (height * width))[:, None]
-    total = points.new_zeros(())
+    indices, weights = [], []
     for right in (0, 1):
         for below in (0, 1):
             column, row = x + right, y + below
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             weight = (share[..., 0] if right else 1 - share[..., 0]) * (share[..., 1] if below else 1 - share[..., 1])
-            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            hit = flat.index_select(0, (first + index).flatten()).view(len(rows), points.shape[1])
-            total = total + hit * (weight * inside)
-    return total
+            indices.append(row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
+            weights.append(weight * inside)
+    return torch.stack(indices, 2), torch.stack(weights, 2)
 
 
 def reads_mask(

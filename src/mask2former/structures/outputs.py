@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mask2former.ops.mask_logits import MaskLogits, as_mask_logits
 from mask2former.structures.predictions import Prediction
 
 __all__ = ["MaskOutput"]
@@ -19,21 +20,39 @@ class MaskOutput:
 
     Attributes:
         class_logits: one score per class and query; the last of the K1 = K + 1 columns is "no object".
-        mask_logits: binary mask logits at stride 4 of the padded input; T is 1 for images.
+        masks: binary mask logits ``(B, Q, T, h, w)`` at stride 4 of the padded input, which are computed as far as
+            they are read; T is 1 for images. A tensor of logits is accepted.
         query_features: the decoder state behind the predictions, after the shared norm (used to link clips).
         aux_outputs: the same from the query features before layer 0, then after each layer but the last; empty in
             evaluation and inside auxiliary outputs.
     """
 
     class_logits: Float[Tensor, "B Q K1"]
-    mask_logits: Float[Tensor, "B Q T h w"]
+    masks: MaskLogits
     query_features: Float[Tensor, "B Q C"]
-    aux_outputs: list[MaskOutput] = field(default_factory=list)
+    aux_outputs: list[MaskOutput]
+
+    def __init__(
+        self,
+        class_logits: Float[Tensor, "B Q K1"],
+        masks: MaskLogits | Float[Tensor, "B Q T h w"],
+        query_features: Float[Tensor, "B Q C"],
+        aux_outputs: list[MaskOutput] | None = None,
+    ) -> None:
+        object.__setattr__(self, "class_logits", class_logits)  # so, because the instance is frozen
+        object.__setattr__(self, "masks", as_mask_logits(masks))
+        object.__setattr__(self, "query_features", query_features)
+        object.__setattr__(self, "aux_outputs", [] if aux_outputs is None else aux_outputs)
+
+    @property
+    def mask_logits(self) -> Float[Tensor, "B Q T h w"]:
+        """All mask logits, which costs their computation each time."""
+        return self.masks.all()
 
     @property
     def padded_size(self) -> tuple[int, int]:
         """(height, width) of the network input in pixels: four times the mask size."""
-        return 4 * self.mask_logits.shape[-2], 4 * self.mask_logits.shape[-1]
+        return 4 * self.masks.shape[-2], 4 * self.masks.shape[-1]
 
     def predictions(self, image_sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """One prediction per image or clip of the batch.
@@ -41,8 +60,8 @@ class MaskOutput:
         Args:
             image_sizes: (height, width) of each in pixels, before it was padded.
         """
-        rows = zip(self.class_logits, self.mask_logits, self.query_features, image_sizes, strict=True)
+        rows = zip(self.class_logits, self.masks.clips(), self.query_features, image_sizes, strict=True)
         return [
-            Prediction(class_logits, mask_logits, size, self.padded_size, query_features)
-            for class_logits, mask_logits, query_features, size in rows
+            Prediction(class_logits, masks, size, self.padded_size, query_features)
+            for class_logits, masks, query_features, size in rows
         ]

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mask2former.ops.mask_logits import MaskLogits, as_mask_logits
+
 __all__ = ["Prediction"]
 
 Size = tuple[int, int]
@@ -22,7 +24,8 @@ class Prediction:
 
     Attributes:
         class_logits: one score per class and query; the last of the K1 = K + 1 columns is "no object".
-        mask_logits: binary mask logits, which cover the padded input at whatever resolution; T is 1 for images.
+        masks: binary mask logits ``(Q, T, h, w)``, which cover the padded input at whatever resolution and are computed
+            as far as they are read; T is 1 for images. A tensor of logits is accepted.
         image_size: (height, width) of the network input in pixels, without padding at the bottom and on the right.
         padded_size: the same with padding.
         query_features: the decoder state behind the predictions, by which objects are followed from one window of a
@@ -30,12 +33,24 @@ class Prediction:
     """
 
     class_logits: Float[Tensor, "Q K1"]
-    mask_logits: Float[Tensor, "Q T h w"]
+    masks: MaskLogits
     image_size: Size
     padded_size: Size
-    query_features: Float[Tensor, "Q C"] | None = None
+    query_features: Float[Tensor, "Q C"] | None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        class_logits: Float[Tensor, "Q K1"],
+        masks: MaskLogits | Float[Tensor, "Q T h w"],
+        image_size: Size,
+        padded_size: Size,
+        query_features: Float[Tensor, "Q C"] | None = None,
+    ) -> None:
+        object.__setattr__(self, "class_logits", class_logits)  # so, because the instance is frozen
+        object.__setattr__(self, "masks", as_mask_logits(masks))
+        object.__setattr__(self, "image_size", image_size)
+        object.__setattr__(self, "padded_size", padded_size)
+        object.__setattr__(self, "query_features", query_features)
         assert all(side <= padded for side, padded in zip(self.image_size, self.padded_size, strict=True)), (
             self.image_size,
             self.padded_size,
@@ -46,19 +61,24 @@ class Prediction:
         return len(self.class_logits)
 
     @property
+    def mask_logits(self) -> Float[Tensor, "Q T h w"]:
+        """All mask logits, which costs their computation each time."""
+        return self.masks.all()
+
+    @property
     def num_frames(self) -> int:
         """1 for images."""
-        return self.mask_logits.shape[1]
+        return self.masks.shape[1]
 
     @property
     def device(self) -> torch.device:
         """Where the masks are."""
-        return self.mask_logits.device
+        return self.masks.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What results are computed in: that of the masks, at least float32."""
-        return torch.promote_types(self.mask_logits.dtype, torch.float32)
+        return torch.promote_types(self.masks.dtype, torch.float32)
 
     @property
     def probabilities(self) -> Float[Tensor, "Q K1"]:
@@ -67,18 +87,21 @@ class Prediction:
 
     def masks_of(self, queries: Int64[Tensor, " N"] | None = None) -> Float[Tensor, "N T h w"]:
         """Mask logits of some queries, or of all, at least float32. Results are made of these and of no others."""
-        masks = self.mask_logits.detach()
-        return (masks if queries is None else masks[queries]).to(self.dtype)
+        masks = self.masks.detach()
+        if masks.dtype == torch.float16:  # in whose range finite factors may have no finite product
+            masks = masks.to(self.device, self.dtype)
+        return (masks.all() if queries is None else masks.of_queries(queries)).to(self.dtype)
 
     def frame(self, index: int) -> Prediction:
         """The prediction for one frame of a clip, as for an image."""
-        return replace(self, mask_logits=self.mask_logits[:, index : index + 1])
+        return replace(self, masks=self.masks.frame(index))
 
     def on_host(self) -> Prediction:
         """The same in main memory, at least float32."""
+        host = torch.device("cpu")
         return replace(
             self,
-            class_logits=self.class_logits.cpu().to(torch.promote_types(self.class_logits.dtype, torch.float32)),
-            mask_logits=self.mask_logits.cpu().to(self.dtype),
+            class_logits=self.class_logits.to(host, torch.promote_types(self.class_logits.dtype, torch.float32)),
+            masks=self.masks.to(host, self.dtype),
             query_features=None if self.query_features is None else self.query_features.cpu(),
         )

@@ -105,7 +105,7 @@ def test_what_a_network_must_not_say_is_refused(predictor: Predictor, image: np.
     with pytest.raises(UserError, match="gives 4 class logits, expected 5"):
         of(_alike(classes=4))(image)
     with pytest.raises(UserError, match="not finite"):
-        of(replace(_alike(), mask_logits=torch.full((3, 1, 16, 24), torch.nan)))(image)
+        of(replace(_alike(), masks=torch.full((3, 1, 16, 24), torch.nan)))(image)
     with pytest.raises(UserError, match="query_features"):
         list(of(_alike()).track([image]))
 

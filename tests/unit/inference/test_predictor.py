@@ -312,8 +312,8 @@ def test_tiles_give_no_result_either(tiny_model: Mask2Former, image: np.ndarray)
 
 def test_what_half_precision_cannot_hold_names_it(tiny_model: Mask2Former, image: np.ndarray) -> None:
     model = deepcopy(tiny_model)
-    with torch.no_grad():  # fine in float32 and bfloat16, beyond the 65504 of float16
-        model.get_parameter("transformer_decoder.mask_head.2.weight").mul_(1e5)
+    with torch.no_grad():  # fine in float32 and bfloat16; its products are beyond the 65504 of float16
+        model.get_parameter("transformer_decoder.mask_head.2.weight").mul_(1e9)
     assert Predictor(deepcopy(model), device="cpu", dtype="bfloat16")(image) is not None
     with pytest.raises(UserError, match=r"\(in float16\); values went beyond the range of float16: use bfloat16 or"):
         Predictor(model, device="cpu", dtype="float16")(image)

@@ -218,7 +218,7 @@ def test_a_view_that_says_the_same_changes_nothing() -> None:
 
 def test_a_mirrored_view_is_mirrored_back() -> None:
     output = _prediction((LEFT, [0.9, 0.04, 0.06]))
-    mirror = replace(output, mask_logits=output.mask_logits.flip(-1))
+    mirror = replace(output, masks=output.mask_logits.flip(-1))
     assert _content(consensus([output, mirror], [PLAIN, MIRRORED])) == _content(output)
     # Without its turn it is another object.
     assert len(_content(consensus([output, mirror], [PLAIN, PLAIN]))) == 2

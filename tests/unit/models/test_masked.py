@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
-from mask2former.models.transformer_decoders.masked import _DecoderLayer
+from mask2former.models.transformer_decoders import masked as masked_attention
+from mask2former.models.transformer_decoders.masked import _DecoderLayer, blocked_attention
+from mask2former.ops.mask_logits import DenseMasks
+from mask2former.ops.resizing import resize_masks
 from mask2former.structures import MaskOutput
 
 SIZES = [(2, 3), (4, 6), (8, 12)]  # strides 32, 16 and 8; masks have (16, 24)
@@ -46,11 +49,12 @@ def same(first: MaskOutput, second: MaskOutput) -> bool:
     )
 
 
-def test_without_masked_attention_queries_look_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_masked_attention_queries_attend_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     masked, features = decoder(), pixel_features(1)
     everywhere = decoder(masked_attention=False)
     everywhere.load_state_dict(masked.state_dict())
-    monkeypatch.setattr(masked, "_blocked", lambda logits, size: torch.zeros(1, 9, size[0] * size[1]).bool())
+    nothing_blocked = lambda masks: torch.zeros_like(masks.all()).bool().flatten(2)  # noqa: E731
+    monkeypatch.setattr(masked_attention, "blocked_attention", nothing_blocked)
     assert same(everywhere(features), masked(features))
     monkeypatch.undo()
     assert not same(everywhere(features), masked(features))
@@ -132,7 +136,7 @@ def test_keys_have_positions_and_both_have_the_level() -> None:
                 torch.testing.assert_close(keys[level][clip, tokens], content + position)
 
 
-def test_time_enters_the_keys_only_if_asked_for() -> None:
+def test_time_enters_the_keys_only_if_requested() -> None:
     features = pixel_features(3)
     (still, *_), (_, *_) = decoder()._tokens(features, 3)
     (moving, *_), (_, *_) = decoder(temporal=True)._tokens(features, 3)
@@ -142,23 +146,21 @@ def test_time_enters_the_keys_only_if_asked_for() -> None:
     assert (change[:, 0] - change[:, 1]).abs().max() > 0.1
 
 
-def test_queries_look_only_where_their_mask_is() -> None:
-    model = decoder()
-    logits = torch.full((1, 9, 1, 16, 24), -3.0)
-    logits[0, 0, 0, :8, :12] = 5.0  # a quarter of the image
+def test_queries_attend_only_where_their_mask_is() -> None:
+    logits = torch.full((1, 9, 1, 8, 12), -3.0)
+    logits[0, 0, 0, :4, :6] = 5.0  # a quarter of the image
     logits[0, 1, 0] = 2.0  # all of it
-    blocked = model._blocked(logits, (8, 12)).view(9, 8, 12)
+    blocked = blocked_attention(DenseMasks(logits)).view(9, 8, 12)
     assert not blocked[0, :4, :6].any()
     assert blocked[0, 4:].all()
     assert blocked[0, :, 6:].all()
     assert not blocked[1].any()
 
 
-def test_a_query_with_an_empty_mask_looks_everywhere() -> None:
-    model = decoder()
-    logits = torch.full((2, 9, 3, 16, 24), -3.0)
-    logits[0, 0, 1, 4:12, 4:12] = 5.0  # in one frame: the other frames stay blocked
-    blocked = model._blocked(logits, (4, 6)).view(2, 9, 3, 24)
+def test_a_query_with_an_empty_mask_attends_everywhere() -> None:
+    logits = torch.full((2, 9, 3, 4, 6), -3.0)
+    logits[0, 0, 1, 1:3, 1:3] = 5.0  # in one frame: the other frames stay blocked
+    blocked = blocked_attention(DenseMasks(logits)).view(2, 9, 3, 24)
     assert blocked[0, 0, [0, 2]].all()
     assert blocked[0, 0, 1].any()
     assert not blocked[0, 0, 1].all()
@@ -167,12 +169,25 @@ def test_a_query_with_an_empty_mask_looks_everywhere() -> None:
 
 
 def test_half_is_not_blocked() -> None:
-    assert not decoder()._blocked(torch.zeros(1, 9, 1, 16, 24), (2, 3)).any()
+    assert not blocked_attention(DenseMasks(torch.zeros(1, 9, 1, 2, 3))).any()
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_attention_reads_masks_resized_to_each_level(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The published way: all masks at full size, then resized. Ours resizes the pixel embeddings.
+    model, features = decoder().double(), pixel_features(2 * frames, dtype=torch.float64)
+    levels: list[Tensor] = []
+    real = blocked_attention
+    monkeypatch.setattr(masked_attention, "blocked_attention", lambda masks: real(levels.append(masks.all()) or masks))
+    output = model(features, frames)
+    assert len(levels) == 7
+    for index, (level, depth) in enumerate(zip(levels, output.aux_outputs, strict=True)):
+        resized = resize_masks(depth.mask_logits, SIZES[index % 3])
+        torch.testing.assert_close(level, resized, rtol=0, atol=1e-12)
+        assert not level.requires_grad
 
 
 def test_masks_steer_attention_without_a_gradient() -> None:
-    logits = torch.randn(1, 9, 1, 16, 24, requires_grad=True)
-    assert not decoder()._blocked(logits, (2, 3)).requires_grad
     # So the mask head learns from the masks it predicts, not from where they made the next layers look.
     model = decoder(num_layers=3)
     model(pixel_features(1)).class_logits.sum().backward()

@@ -6,23 +6,19 @@ put its mask. The same head reads classes and masks before the first and after e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
-from mask2former.ops.mask_product import mask_product, with_gradient
-from mask2former.ops.resizing import resize_masks
+from mask2former.ops.mask_logits import MaskLogits, MaskProduct
 from mask2former.structures.outputs import MaskOutput
 
-__all__ = ["MaskedTransformerDecoder"]
+__all__ = ["MaskedTransformerDecoder", "blocked_attention"]
 
 _DEFAULT, _PIXELS = MaskedDecoderConfig(), MSDeformAttnConfig()
 _NUM_LEVELS = 3
@@ -49,15 +45,6 @@ class _DecoderLayer(nn.Module):
         placed = queries + query_positions
         queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
         return self.feedforward_norm(queries + self.linear2(F.relu(self.linear1(queries))))
-
-
-class _Depth(NamedTuple):
-    """What the head reads after a layer; the mask logits have no gradient yet."""
-
-    class_logits: Tensor
-    mask_logits: Tensor
-    query_features: Tensor
-    embeddings: Tensor  # (B, Q, C_mask)
 
 
 class MaskedTransformerDecoder(nn.Module):
@@ -108,7 +95,9 @@ class MaskedTransformerDecoder(nn.Module):
 
         With ``aux_outputs=False`` only the last prediction is kept.
         """
-        mask_features = features.mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
+        # Pixels are read one by one, so the channels of each lie together.
+        mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
+        mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
         sizes = [(level.shape[2], level.shape[3]) for level in features.multi_scale]
         keys, values = self._tokens(features, num_frames)
 
@@ -118,21 +107,26 @@ class MaskedTransformerDecoder(nn.Module):
         kind = mask_features.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # once, not for every product
             mask_features = mask_features.to(torch.get_autocast_dtype(kind))
-        depths = [self._read(queries, mask_features)]
+        # Attention reads masks at the sizes of the levels. Resizing is linear, so the pixel embeddings are resized
+        # instead, once for all queries and layers.
+        frames = mask_features.detach().flatten(0, 1)
+        attended = [
+            F.interpolate(frames, size=size, mode="bilinear", align_corners=False).unflatten(0, (-1, num_frames))
+            for size in sizes
+        ]
+
+        outputs = []
         for index, layer in enumerate(self.layers):
             level = index % _NUM_LEVELS
-            blocked = self._blocked(depths[-1].mask_logits, sizes[level]) if self.masked_attention else None
+            normed, embeddings = self._read(queries)
+            if aux_outputs:
+                outputs.append(MaskOutput(self.class_head(normed), MaskProduct(embeddings, mask_features), normed))
+            blocked = None
+            if self.masked_attention:
+                blocked = blocked_attention(MaskProduct(embeddings.detach(), attended[level]))
             queries = layer(queries, query_positions, keys[level], values[level], blocked)
-            depths.append(self._read(queries, mask_features))
-        mask_logits: Sequence[Tensor] = [depth.mask_logits for depth in depths]
-        if torch.is_grad_enabled():
-            mask_logits = with_gradient(mask_logits, [depth.embeddings for depth in depths], mask_features)
-        outputs = [
-            MaskOutput(depth.class_logits, logits, depth.query_features)
-            for depth, logits in zip(depths, mask_logits, strict=True)
-        ]
-        last = outputs.pop()
-        return MaskOutput(last.class_logits, last.mask_logits, last.query_features, outputs if aux_outputs else [])
+        normed, embeddings = self._read(queries)
+        return MaskOutput(self.class_head(normed), MaskProduct(embeddings, mask_features), normed, outputs)
 
     def _tokens(self, features: PixelFeatures, num_frames: int) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (B, T*H_l*W_l, C) of each level; the level embedding is in both, the position in keys."""
@@ -154,19 +148,16 @@ class MaskedTransformerDecoder(nn.Module):
             values.append(value)
         return keys, values
 
-    def _read(self, queries: Tensor, mask_features: Tensor) -> _Depth:
-        """The shared head: classes, and masks as products with the per-pixel embeddings."""
+    def _read(self, queries: Tensor) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C_mask"]]:
+        """Queries after the shared norm, and what the shared head makes of them to multiply with pixel embeddings."""
         normed = self.norm(queries)
         embeddings = normed
         for layer in self.mask_head[:-1]:
             embeddings = F.relu(layer(embeddings))
-        embeddings = self.mask_head[-1](embeddings)
-        with torch.no_grad():  # differentiable at the end, all depths together
-            mask_logits = mask_product(embeddings, mask_features)
-        return _Depth(self.class_head(normed), mask_logits, normed, embeddings)
+        return normed, self.mask_head[-1](embeddings)
 
-    def _blocked(self, mask_logits: Tensor, size_hw: tuple[int, int]) -> Bool[Tensor, "B Q S"]:
-        """Where each query must not attend: outside its mask, resized to the level, unless that is all (Eq. 3)."""
-        resized = resize_masks(mask_logits.detach().flatten(0, 1), size_hw).unflatten(0, mask_logits.shape[:2])
-        blocked = (resized.sigmoid() < 0.5).flatten(2)
-        return blocked & ~blocked.all(dim=2, keepdim=True)
+
+def blocked_attention(masks: MaskLogits) -> Bool[Tensor, "B Q S"]:
+    """Where each query must not attend: outside its mask (probability below 0.5), unless that is all (Eq. 3)."""
+    blocked = (masks.all().sigmoid() < 0.5).flatten(2)
+    return blocked & ~blocked.all(dim=2, keepdim=True)
