@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
-from mask2former.models.pixel_decoders.msdeformattn import DeformableAttention, _pixel_centres
+from mask2former.models.pixel_decoders.msdeformattn import DeformableAttention
+from mask2former.ops.deform_attn.projected import pixel_centres
 
 DIRECTIONS = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]  # (x, y) of the 8 heads
 
@@ -53,8 +54,8 @@ def test_fresh_attention_averages_its_samples() -> None:
     shapes = [(3, 4), (6, 8), (12, 16)]
     tokens = sum(h * w for h, w in shapes)
     value = torch.randn(1, tokens, 32, dtype=torch.float64)
-    reference = torch.cat([_pixel_centres(h, w, torch.float64, torch.device("cpu")) for h, w in shapes])
-    got = attention(torch.randn(1, tokens, 32, dtype=torch.float64), value, reference, shapes)
+    reference = torch.cat([pixel_centres(h, w, torch.float64, torch.device("cpu")) for h, w in shapes])
+    got = attention(torch.randn(1, tokens, 32, dtype=torch.float64), value, shapes)
 
     values = attention.value_projection(value)[0].view(tokens, 2, 16)
     expected = torch.zeros(tokens, 2, 16, dtype=torch.float64)
@@ -125,12 +126,6 @@ def test_without_layers_the_maps_are_the_projections() -> None:
     conv, norm, _ = model.output
     expected = model.mask_projection(norm(conv(finest)).relu())
     torch.testing.assert_close(features.mask_features, expected, rtol=0, atol=1e-12)
-
-
-def test_pixel_centres_are_xy_row_by_row() -> None:
-    expected = [[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)]
-    got = _pixel_centres(2, 3, torch.float64, torch.device("cpu"))
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 def test_it_runs_in_float32_under_autocast() -> None:

@@ -1,4 +1,4 @@
-"""Every kernel of deformable sampling against the reference, and the reference against a hand-made case."""
+"""Every kernel of deformable sampling and attention against the reference, and that against cases by hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mask2former.errors import UserError
-from mask2former.ops.deform_attn import api, deformable_sampling, native
+from mask2former.ops.deform_attn import api, deformable_sampling, deformable_self_attention, native
 from mask2former.ops.deform_attn.api import Kernel
+from mask2former.ops.deform_attn.projected import pixel_centres, samples_of
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.why_unavailable())
 KERNELS = [pytest.param("native", marks=needs_native), "portable"]
@@ -272,3 +273,167 @@ def test_path_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 1
     assert "portable" in messages[0]
+
+
+def make_projected(
+    dtype: torch.dtype, batch: int = 2, heads: int = 3, channels: int = 32, points: int = 4, shapes=SHAPES
+) -> tuple[Tensor, Tensor]:
+    """Value and projection; offsets of some three pixels, so that many samples lie outside."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = sum(height * width for height, width in shapes)
+    value = torch.randn((batch, pixels, heads, channels), generator=generator, dtype=torch.float64)
+    numbers = 3 * heads * len(shapes) * points
+    projected = 3 * torch.randn((batch, pixels, numbers), generator=generator, dtype=torch.float64)
+    return value.to(dtype), projected.to(dtype)
+
+
+def attend(kernel: Kernel, inputs: tuple[Tensor, Tensor], shapes=SHAPES) -> list[Tensor]:
+    """Output of self-attention, and gradients by value and projection."""
+    value, projected = (tensor.detach().clone().requires_grad_() for tensor in inputs)
+    out = deformable_self_attention(value, shapes, projected, kernel)
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, (value, projected), grad)]
+
+
+def test_pixel_centres_are_xy_row_by_row() -> None:
+    expected = [[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)]
+    got = pixel_centres(2, 3, torch.float64, torch.device("cpu"))
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+def test_samples_by_hand() -> None:
+    # One head, levels of 1x2 and 1x1 pixels, one point each: offsets (x, y) of both, then two logits.
+    row = torch.tensor([1.0, 0.0, 0.5, -0.5, 0.0, 3.0])
+    locations, weights = samples_of(row.expand(1, 3, -1), [(1, 2), (1, 1)], heads=1)
+    expected = torch.tensor([[[0.75, 0.5], [0.75, 0.0]], [[1.25, 0.5], [1.25, 0.0]], [[1.0, 0.5], [1.0, 0.0]]])
+    torch.testing.assert_close(locations[0, :, 0, :, 0], expected)
+    torch.testing.assert_close(weights[0, 0, 0, :, 0], torch.tensor([0.0, 3.0]).softmax(0))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("channels", "points", "shapes"), [(32, 4, SHAPES), (19, 1, SHAPES), (131, 3, ((7, 23),))])
+def test_self_attention_equals_reference(dtype: torch.dtype, channels: int, points: int, shapes) -> None:
+    inputs = make_projected(dtype, channels=channels, points=points, shapes=shapes)
+    assert_close(attend("native", inputs, shapes), attend("reference", inputs, shapes), 3 * TOLERANCE[dtype])
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("channels", [32, 48, 23])
+def test_self_attention_with_every_instruction_set(dtype: torch.dtype, channels: int) -> None:
+    value, projected = make_projected(dtype, channels=channels)
+    shapes = [side for shape in SHAPES for side in shape]
+    expected = deformable_self_attention(value.double(), SHAPES, projected.double(), "reference")
+    assert native._LIBRARY is not None
+    for level in range(native._LIBRARY.deform_attn_levels()):
+        out = native._run_projected(value, shapes, projected, level)
+        assert_close([out.double()], [expected], TOLERANCE[dtype])
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_self_attention_has_the_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    shapes = ((17, 19), (3, 5))
+    inputs = make_projected(dtype, shapes=shapes)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(deformable_self_attention(inputs[0], shapes, inputs[1], "native"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@needs_native
+def test_gradcheck_of_self_attention() -> None:
+    value, projected = make_projected(torch.float64, batch=1, heads=2, channels=3, points=2, shapes=((1, 3), (2, 1)))
+
+    def attention(*tensors: Tensor) -> Tensor:
+        return deformable_self_attention(tensors[0], ((1, 3), (2, 1)), tensors[1], "native")
+
+    assert torch.autograd.gradcheck(attention, [value.requires_grad_(), projected.requires_grad_()])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_offsets_far_outside_give_zero(kernel: Kernel, dtype: torch.dtype) -> None:
+    value, projected = make_projected(dtype)
+    far = torch.tensor([1e30, -1e30, 3e38, -1e9, 2.0**31, -9.0, float("inf"), -float("inf"), float("nan")])
+    offsets = projected.shape[2] // 3 * 2
+    projected[..., :offsets] = far.repeat(offsets)[:offsets].to(dtype)
+    out = deformable_self_attention(value, SHAPES, projected, kernel)
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_extreme_logits(kernel: Kernel, dtype: torch.dtype) -> None:
+    value, projected = make_projected(dtype)
+    logits = projected[..., projected.shape[2] // 3 * 2 :].unflatten(2, (3, 12))  # a view
+    logits[0, :, 0, ::2] = -float("inf")
+    logits[0, :, 1, 3] = 1e30
+    logits[1, :, 0, 5] = float("nan")
+    logits[1, :, 1] = -float("inf")
+    logits[1, :, 2, 2] = float("inf")
+    logits[0, :, 2] = torch.linspace(-3e4, 3e4, 12)
+    actual, expected = (deformable_self_attention(value, SHAPES, projected, kind) for kind in (kernel, "reference"))
+    assert expected.isnan().any()
+    assert torch.equal(actual.isnan(), expected.isnan())
+    assert_close([actual.nan_to_num()], [expected.nan_to_num()], 3 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_self_attention_of_odd_tensors(kernel: Kernel) -> None:
+    """Empty batches, strides, and dtypes that differ."""
+    value, projected = make_projected(torch.float32)
+    out = deformable_self_attention(value[:0], SHAPES, projected[:0], kernel)
+    assert out.shape == (0, value.shape[1], 96)
+    expected = deformable_self_attention(value, SHAPES, projected, kernel)
+    strided = value.transpose(1, 3).contiguous().transpose(1, 3), projected.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(deformable_self_attention(strided[0], SHAPES, strided[1], kernel), expected)
+    mixed = deformable_self_attention(value.bfloat16(), SHAPES, projected, kernel)
+    assert mixed.dtype == torch.bfloat16
+    assert_close([mixed.float()], [expected], 2 * TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.unchecked
+@needs_native
+def test_self_attention_compiles_into_one_graph_and_exports_without_our_operators() -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, value: Tensor, projected: Tensor) -> Tensor:
+            return deformable_self_attention(value, SHAPES, projected)
+
+    inputs = make_projected(torch.float32)
+    eager, compiled = [
+        [out.detach(), *torch.autograd.grad(out.square().sum(), tensors)]
+        for function in (Attention(), torch.compile(Attention(), fullgraph=True, backend="eager"))
+        for tensors in [[tensor.clone().requires_grad_() for tensor in inputs]]
+        for out in [function(*tensors)]
+    ]
+    assert_close(compiled, eager, 1e-6)
+    program = torch.export.export(Attention(), inputs)
+    assert "mask2former" not in str(program.graph)
+    assert_close([program.module()(*inputs)], [eager[0]], 1e-5)
+
+
+@pytest.mark.unchecked
+@needs_native
+@pytest.mark.parametrize("change", [lambda v, p: (v[:, 1:], p[:, 1:]), lambda v, p: (v, p[..., 1:])])
+def test_projections_that_disagree_are_refused(change) -> None:
+    value, projected = change(*make_projected(torch.float32))
+    with pytest.raises(ValueError, match="sum of the levels"):
+        deformable_self_attention(value, SHAPES, projected, kernel="native")
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own doing
+def test_opcheck_of_self_attention() -> None:
+    value, projected = make_projected(torch.float32, batch=1)
+    shapes = [side for shape in SHAPES for side in shape]
+    operator = torch.ops.mask2former.deform_attn_projected
+    torch.library.opcheck(operator, (value.requires_grad_(), shapes, projected.requires_grad_()))

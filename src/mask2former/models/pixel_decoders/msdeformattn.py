@@ -20,7 +20,7 @@ from mask2former.errors import UserError
 from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
-from mask2former.ops.deform_attn import deformable_sampling
+from mask2former.ops.deform_attn import deformable_self_attention
 
 __all__ = ["DeformableAttention", "MSDeformAttnPixelDecoder"]
 
@@ -58,21 +58,12 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self,
-        query: Float[Tensor, "N S C"],
-        value: Float[Tensor, "N S C"],
-        reference: Float[Tensor, "S 2"],
-        shapes: Sequence[tuple[int, int]],
+        self, query: Float[Tensor, "N S C"], value: Float[Tensor, "N S C"], shapes: Sequence[tuple[int, int]]
     ) -> Float[Tensor, "N S C"]:
-        """``reference`` are the normalised (x, y) of the queries; ``shapes`` the (height, width) of each level."""
-        heads, levels, points = self.shape
-        values = self.value_projection(value).unflatten(2, (heads, -1))
-        offsets = self.sampling_offsets(query).unflatten(2, (heads, levels, points, 2))
-        weights = self.attention_weights(query).unflatten(2, (heads, levels * points)).softmax(3)
-        weights = weights.unflatten(3, (levels, points))
-        size_xy = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype, device=reference.device)
-        locations = reference[None, :, None, None, None, :] + offsets / size_xy[None, None, None, :, None, :]
-        return self.output_projection(deformable_sampling(values, shapes, locations, weights))
+        """Queries and values are of the same pixels; ``shapes`` are the (height, width) of each level."""
+        values = self.value_projection(value).unflatten(2, (self.shape[0], -1))
+        projected = torch.cat((self.sampling_offsets(query), self.attention_weights(query)), dim=2)
+        return self.output_projection(deformable_self_attention(values, shapes, projected))
 
 
 class _EncoderLayer(nn.Module):
@@ -87,8 +78,8 @@ class _EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, source: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        attended = self.attention(source + position, source, reference, shapes)
+    def forward(self, source: Tensor, position: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        attended = self.attention(source + position, source, shapes)
         source = self.norm1(source + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(source)))
         return self.norm2(source + self.dropout(self.linear2(hidden)))
@@ -178,21 +169,20 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         coarse_first = (features[3], features[2], features[1])
         shapes = [(feature.shape[2], feature.shape[3]) for feature in coarse_first]
-        projected, positions, references = [], [], []
+        projected, positions = [], []
         for level, (feature, projection) in enumerate(zip(coarse_first, self.input_projections, strict=True)):
             height, width = shapes[level]
             dtype, device = feature.dtype, feature.device
             projected.append(projection(feature).flatten(2).transpose(1, 2))  # (N, H_l*W_l, C)
             code = sine_encoding(1, height, width, self.dim, temporal=False, dtype=dtype, device=device)
             positions.append(code.flatten(0, 2).to(dtype) + self.level_embedding[level])
-            references.append(_pixel_centres(height, width, torch.promote_types(dtype, torch.float32), device))
         source = torch.cat(projected, dim=1)
-        position, reference = torch.cat(positions), torch.cat(references)
+        position = torch.cat(positions)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
-                source = checkpoint(layer, source, position, reference, shapes, use_reentrant=False)
+                source = checkpoint(layer, source, position, shapes, use_reentrant=False)
             else:
-                source = layer(source, position, reference, shapes)
+                source = layer(source, position, shapes)
         maps = [
             tokens.transpose(1, 2).unflatten(2, shape)
             for tokens, shape in zip(source.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
@@ -200,11 +190,3 @@ class MSDeformAttnPixelDecoder(nn.Module):
         lateral = self.lateral(features[0])
         finest = lateral + F.interpolate(maps[2], size=lateral.shape[2:], mode="bilinear", align_corners=False)
         return PixelFeatures(self.mask_projection(self.output(finest)), maps)
-
-
-def _pixel_centres(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "S 2"]:
-    """Normalised (x, y) of pixel centres, row-major."""
-    y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
-    x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack((grid_x, grid_y), dim=2).flatten(0, 1)

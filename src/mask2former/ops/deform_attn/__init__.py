@@ -1,5 +1,5 @@
-"""Multi-scale deformable sampling: one function, and the kernels it chooses from."""
+"""Multi-scale deformable sampling and attention: two functions, and the kernels they choose from."""
 
-from mask2former.ops.deform_attn.api import deformable_sampling
+from mask2former.ops.deform_attn.api import deformable_sampling, deformable_self_attention
 
-__all__ = ["deformable_sampling"]
+__all__ = ["deformable_sampling", "deformable_self_attention"]

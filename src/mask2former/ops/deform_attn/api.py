@@ -1,6 +1,6 @@
-"""The one entry to multi-scale deformable sampling: picks the kernel, says once which it picked.
+"""The entries to multi-scale deformable sampling and attention: they pick the kernel and say once which they picked.
 
-No arithmetic here. Models call ``deformable_sampling`` and know nothing of the kernels behind it.
+No arithmetic here. Models call these functions and know nothing of the kernels behind them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor
 from mask2former.errors import UserError
 from mask2former.ops.deform_attn import native
 from mask2former.ops.deform_attn.portable import deformable_sampling_portable
+from mask2former.ops.deform_attn.projected import samples_of
 from mask2former.ops.deform_attn.reference import deformable_sampling_reference
 
-__all__ = ["Kernel", "deformable_sampling"]
+__all__ = ["Kernel", "deformable_sampling", "deformable_self_attention"]
 
 Kernel = Literal["auto", "native", "portable", "reference"]
 
@@ -62,6 +63,38 @@ def deformable_sampling(
     if not torch.compiler.is_compiling():  # a logger would break fullgraph=True
         _announce(name, value.device.type)
     return _KERNELS[name](value, shapes, locations, weights)
+
+
+def deformable_self_attention(
+    value: Float[Tensor, "B S M D"],
+    shapes: Sequence[tuple[int, int]],
+    projected: Float[Tensor, "B S MLP3"],
+    kernel: Kernel = "auto",
+) -> Float[Tensor, "B S MD"]:
+    """``deformable_sampling`` where the queries are the pixels themselves, from the projection of each.
+
+    A query samples around its own centre: L * P points for each head, at offsets in pixels of the level that is
+    sampled, weighted with a softmax of logits over levels and points. The compiled kernel does all that in one pass
+    where both tensors have one dtype; elsewhere locations and weights are made first (:func:`samples_of`). In both,
+    arithmetic is in at least float32, and the result has the dtype of ``value``.
+
+    Args:
+        value: As in :func:`deformable_sampling`.
+        shapes: As there.
+        projected: For each pixel its offsets (M, L, P, 2), xy, then its logits (M, L, P); P follows from the size.
+        kernel: As there.
+
+    Raises:
+        UserError: As there.
+
+    Reference: Deformable DETR (Zhu et al., 2021), Sec. 4.1.
+    """
+    if _choose(value, kernel) == "native" and projected.dtype == value.dtype:
+        if not torch.compiler.is_compiling():
+            _announce("native", value.device.type)
+        return native.deformable_self_attention_native(value, shapes, projected)
+    locations, weights = samples_of(projected, shapes, value.shape[2])
+    return deformable_sampling(value, shapes, locations, weights, kernel)
 
 
 def _choose(value: Tensor, kernel: Kernel) -> str:

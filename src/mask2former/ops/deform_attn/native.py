@@ -16,7 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["available", "deformable_sampling_native", "supports", "why_unavailable"]
+from mask2former.ops.deform_attn.projected import samples_of
+
+__all__ = [
+    "available",
+    "deformable_sampling_native",
+    "deformable_self_attention_native",
+    "supports",
+    "why_unavailable",
+]
 
 _ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _BEST = -1  # instruction set
@@ -32,8 +40,12 @@ def _load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
     except OSError as error:
         return None, f"{candidates[0]} cannot be loaded: {error}"
     integers = [ctypes.c_int] * 3
-    library.deform_attn_forward.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 4
-    library.deform_attn_backward.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 7
+    try:
+        library.deform_attn_forward.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 4
+        library.deform_attn_projected.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 3
+        library.deform_attn_backward.argtypes = [ctypes.c_void_p] * 3 + integers + [ctypes.c_void_p] * 7
+    except AttributeError as error:
+        return None, f"{candidates[0]} was built from an older version of mask2former ({error})"
     return library, ""
 
 
@@ -70,6 +82,17 @@ def deformable_sampling_native(
     compute = torch.promote_types(value.dtype, torch.float32)
     flat_shapes = [side for shape in shapes for side in shape]
     return torch.ops.mask2former.deform_attn(value, flat_shapes, locations.to(compute), weights.to(compute))
+
+
+def deformable_self_attention_native(
+    value: Float[Tensor, "B S M D"], shapes: Sequence[tuple[int, int]], projected: Float[Tensor, "B S MLP3"]
+) -> Float[Tensor, "B S MD"]:
+    """Softmax, positions and sums in one pass; arguments as in ``deformable_self_attention``, of one dtype.
+
+    Arithmetic is in float32 at least, and as independent of threads as above.
+    """
+    flat_shapes = [side for shape in shapes for side in shape]
+    return torch.ops.mask2former.deform_attn_projected(value, flat_shapes, projected)
 
 
 @torch.library.custom_op(
@@ -121,6 +144,43 @@ def _autograd(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
+@torch.library.custom_op(
+    "mask2former::deform_attn_projected",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor value, int[] shapes, Tensor projected) -> Tensor",
+)
+def _projected(value: Tensor, shapes: Sequence[int], projected: Tensor) -> Tensor:
+    return _run_projected(value, shapes, projected, _BEST)
+
+
+@_projected.register_fake
+def _(value: Tensor, shapes: Sequence[int], projected: Tensor) -> Tensor:
+    return value.new_empty((value.shape[0], value.shape[1], value.shape[2] * value.shape[3]))
+
+
+def _setup_projected(ctx, inputs: tuple, output: Tensor) -> None:
+    value, ctx.shapes, projected = inputs
+    ctx.save_for_backward(value, projected)
+
+
+def _autograd_projected(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor]:
+    value, projected = ctx.saved_tensors
+    pairs = list(zip(ctx.shapes[0::2], ctx.shapes[1::2], strict=True))
+    locations, weights = samples_of(projected, pairs, value.shape[2])
+    grad_value, grad_locations, grad_weights = torch.ops.mask2former.deform_attn_backward(
+        grad_output, value, ctx.shapes, locations, weights
+    )
+    sizes_xy = locations.new_tensor([(width, height) for height, width in pairs]).view(-1, 1, 2)
+    grad_offsets = grad_locations / sizes_xy
+    grad_weights = grad_weights - (grad_weights * weights).sum((3, 4), keepdim=True)
+    grad_projected = torch.cat((grad_offsets.flatten(2), (grad_weights * weights).flatten(2)), dim=2)
+    return grad_value, None, grad_projected.to(projected.dtype)
+
+
+_projected.register_autograd(_autograd_projected, setup_context=_setup_projected)
+
+
 def _run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int) -> Tensor:
     """Calls the library; ``level`` picks an instruction set, counted from the baseline, -1 the best."""
     assert _LIBRARY is not None
@@ -136,6 +196,46 @@ def _run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weight
         level,
         torch.get_num_threads(),
         *(tensor.data_ptr() for tensor in (value, locations, weights, output)),
+    )
+    _check(code)
+    return output
+
+
+def _run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, level: int) -> Tensor:
+    """As ``_run_forward``, for queries that are the pixels.
+
+    Raises:
+        ValueError: Shapes or dtypes disagree. C would read or write out of bounds.
+    """
+    assert _LIBRARY is not None
+    value, projected = value.contiguous(), projected.contiguous()
+    batch, pixels, heads, channels = value.shape
+    levels = len(shapes) // 2
+    points, rest = divmod(projected.shape[2], 3 * max(heads * levels, 1))
+    consistent = (
+        value.dtype in _ELEMENTS
+        and projected.dtype == value.dtype
+        and projected.shape[:2] == (batch, pixels)
+        and rest == 0
+        and _fill(shapes, pixels)
+    )
+    if not consistent:
+        raise ValueError(
+            "deform_attn: expected value (B, S, M, D) with S the sum of the levels' H * W, and projected"
+            f" (B, S, 3 * M * L * P) in its dtype; got value {tuple(value.shape)} {value.dtype}, levels"
+            f" {list(zip(shapes[0::2], shapes[1::2], strict=False))}, projected {tuple(projected.shape)}"
+            f" {projected.dtype}"
+        )
+    output = value.new_empty((batch, pixels, heads * channels))
+    sizes = (batch, pixels, pixels, heads, channels, levels, points)
+    if 0 in sizes:
+        return output.zero_()
+    code = _LIBRARY.deform_attn_projected(
+        *_arrays(sizes, shapes),
+        _ELEMENTS[value.dtype],
+        level,
+        torch.get_num_threads(),
+        *(tensor.data_ptr() for tensor in (value, projected, output)),
     )
     _check(code)
     return output
@@ -175,24 +275,28 @@ def _sizes(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Ten
     batch, pixels, heads, channels = value.shape
     _, queries, _, levels, points, _ = locations.shape
     compute = torch.promote_types(value.dtype, torch.float32)
-    heights, widths = shapes[0::2], shapes[1::2]
     consistent = (
         value.dtype in _ELEMENTS
         and locations.dtype == weights.dtype == compute
         and locations.shape == (batch, queries, heads, levels, points, 2)
         and weights.shape == locations.shape[:-1]
         and len(shapes) == 2 * levels
-        and min(shapes, default=1) > 0
-        and sum(height * width for height, width in zip(heights, widths, strict=True)) == pixels < 2**31
+        and _fill(shapes, pixels)
     )
     if not consistent:
         raise ValueError(
             "deform_attn: expected value (B, S, M, D) with S the sum of the levels' H * W, locations"
             f" (B, Q, M, L, P, 2) and weights (B, Q, M, L, P) in {compute}; got value {tuple(value.shape)}"
-            f" {value.dtype}, levels {list(zip(heights, widths, strict=False))}, locations {tuple(locations.shape)}"
-            f" {locations.dtype}, weights {tuple(weights.shape)} {weights.dtype}"
+            f" {value.dtype}, levels {list(zip(shapes[0::2], shapes[1::2], strict=False))}, locations"
+            f" {tuple(locations.shape)} {locations.dtype}, weights {tuple(weights.shape)} {weights.dtype}"
         )
     return batch, pixels, queries, heads, channels, levels, points
+
+
+def _fill(shapes: Sequence[int], pixels: int) -> bool:
+    """Whether levels of these heights and widths make up ``pixels``, which C counts in 32 bits."""
+    areas = [height * width for height, width in zip(shapes[0::2], shapes[1::2], strict=False)]
+    return len(shapes) % 2 == 0 and min(shapes, default=1) > 0 and sum(areas) == pixels < 2**31
 
 
 def _arrays(sizes: Sequence[int], shapes: Sequence[int]) -> list[ctypes.Array[ctypes.c_int64]]:

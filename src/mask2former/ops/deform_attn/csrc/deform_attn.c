@@ -6,7 +6,10 @@
  *
  *   value (B, S, M, D)    locations (B, Q, M, L, P, 2)    weights (B, Q, M, L, P)    output (B, Q, M, D)
  *
- * value, output and its gradient are float, double, or bf16 as 16-bit words; locations, weights and all other
+ *   projected (B, S, M*L*P*2 + M*L*P): of a query that is a pixel the offsets (M, L, P, 2) in pixels, and the logits
+ *   (M, L, P) whose softmax over levels and points are the weights
+ *
+ * value, projected, output and its gradient are float, double, or bf16 as 16-bit words; locations, weights and all other
  * gradients are float (double for double).
  */
 
@@ -29,13 +32,13 @@
 #endif
 
 #define QUERIES_PER_BLOCK 32 /* corners of a block of samples stay in the first-level cache */
-#define QUERIES_PER_TASK 512
+#define QUERIES_PER_TASK 128
 
 typedef struct {
     int64_t batch, pixels, queries, heads, channels, levels, points, chunks;
     const int64_t *shapes; /* (levels, 2): height, width */
     const int64_t *starts; /* (levels,): first pixel of each level */
-    const void *value, *locations, *weights, *grad_output;
+    const void *value, *locations, *weights, *projected, *grad_output;
     void *output, *grad_value, *grad_locations, *grad_weights;
 } problem;
 
@@ -73,11 +76,12 @@ typedef struct {
 
 typedef void (*task_function)(const problem *, int64_t task, char *memory);
 
-/* [instruction set][element type: float, double, bf16][forward, backward] */
-#define ROW(isa)                                                                                   \
-    {{forward_f32_##isa, backward_f32_##isa}, {forward_f64_##isa, backward_f64_##isa},             \
-     {forward_bf16_##isa, backward_bf16_##isa}}
-static const task_function functions[][3][2] = {
+enum { FORWARD, PROJECTED, BACKWARD };
+
+/* [instruction set][element type: float, double, bf16][as above] */
+#define ELEMENT_ROW(element, isa) {forward_##element##_##isa, projected_##element##_##isa, backward_##element##_##isa}
+#define ROW(isa) {ELEMENT_ROW(f32, isa), ELEMENT_ROW(f64, isa), ELEMENT_ROW(bf16, isa)}
+static const task_function functions[][3][3] = {
     ROW(baseline),
 #if defined(__x86_64__)
     ROW(avx2), ROW(avx512),
@@ -120,13 +124,12 @@ static void *work(void *argument) {
 
 /* Threads are made for the call and end with it: that costs some 20 us each, and there is no second pool that
  * spins beside torch's, nothing to survive a fork, and no OpenMP runtime to be found at import. */
-static int run(const problem *p, int direction, int element, int level, int64_t tasks, int threads) {
-    const int available = deform_attn_levels();
-    const task_function function = functions[level < 0 || level >= available ? available - 1 : level][element][direction];
-    /* Eleven real and four integer arrays per sample of a level, its four dots, and pixel and weight of four corners
-     * per sample of all levels; 8 bytes each, for double. See divide() in kernel.h. */
+static int run(const problem *p, int function_index, int element, int level, int64_t tasks, int threads) {
+    const int available = deform_attn_levels(), last = available - 1;
+    const task_function function = functions[level < 0 || level > last ? last : level][element][function_index];
+    /* What divide() in kernel.h hands out. */
     const int64_t samples = QUERIES_PER_BLOCK * p->points;
-    const size_t size = (size_t)(samples * (15 * 8 + 32) + samples * p->levels * 64 + 64) / 64 * 64;
+    const size_t size = (size_t)(samples * (10 * 8 + 4 * 4 + 32) + samples * p->levels * 56 + QUERIES_PER_BLOCK * 16);
     int64_t next = 0;
     if (tasks <= 0)
         return 0;
@@ -170,7 +173,15 @@ int deform_attn_forward(const int64_t *sizes, const int64_t *shapes, const int64
                         int threads, const void *value, const void *locations, const void *weights, void *output) {
     problem p = describe(sizes, shapes, starts);
     p.value = value, p.locations = locations, p.weights = weights, p.output = output;
-    return run(&p, 0, element, level, p.batch * p.heads * p.chunks, threads);
+    return run(&p, FORWARD, element, level, p.batch * p.chunks, threads);
+}
+
+/* Queries are the pixels. */
+int deform_attn_projected(const int64_t *sizes, const int64_t *shapes, const int64_t *starts, int element, int level,
+                          int threads, const void *value, const void *projected, void *output) {
+    problem p = describe(sizes, shapes, starts);
+    p.value = value, p.projected = projected, p.output = output;
+    return run(&p, PROJECTED, element, level, p.batch * p.chunks, threads);
 }
 
 /* grad_value must be zero on entry. */
@@ -180,5 +191,5 @@ int deform_attn_backward(const int64_t *sizes, const int64_t *shapes, const int6
     problem p = describe(sizes, shapes, starts);
     p.grad_output = grad_output, p.value = value, p.locations = locations, p.weights = weights;
     p.grad_value = grad_value, p.grad_locations = grad_locations, p.grad_weights = grad_weights;
-    return run(&p, 1, element, level, p.batch * p.heads * p.levels, threads);
+    return run(&p, BACKWARD, element, level, p.batch * p.heads * p.levels, threads);
 }
