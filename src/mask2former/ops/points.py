@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mask2former.ops.filled import filled
+
 __all__ = ["PointsCount", "UniformPoints", "reads_mask", "sample_masks", "sample_points", "uncertain_points"]
 
 PointsCount = Callable[[Tensor], Tensor]
@@ -45,7 +47,7 @@ def sample_masks(
         points: normalised (x, y) in [0, 1] of every row, or one set (first axis of length 1) for all.
     """
     height, width = masks.shape[1:]
-    position = points.detach() * points.new_tensor([width, height]) - 0.5
+    position = points.detach() * filled((width, height), points.dtype, points.device) - 0.5
     corner = position.floor()
     share = position - corner
     x, y = corner.long().unbind(2)
@@ -76,7 +78,7 @@ def reads_mask(
     padded = F.pad(masks, (1, 1, 1, 1))
     below = padded[:, :-1] | padded[:, 1:]
     fours = below[:, :, :-1] | below[:, :, 1:]  # (N, H + 1, W + 1): the four pixels around every corner of pixels
-    x, y = (points.detach() * points.new_tensor([width, height]) + 0.5).long().unbind(2)
+    x, y = (points.detach() * filled((width, height), points.dtype, points.device) + 0.5).long().unbind(2)
     index = y.clamp(0, height) * (width + 1) + x.clamp(0, width)
     first = (rows * ((height + 1) * (width + 1)))[:, None]
     return fours.flatten().index_select(0, (first + index).flatten()).view(len(rows), points.shape[1])

@@ -21,6 +21,7 @@ from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.deform_attn import deformable_sampling
+from mask2former.ops.filled import filled
 
 __all__ = ["DeformableAttention", "MSDeformAttnPixelDecoder"]
 
@@ -70,7 +71,7 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).unflatten(2, (heads, levels, points, 2))
         weights = self.attention_weights(query).unflatten(2, (heads, levels * points)).softmax(3)
         weights = weights.unflatten(3, (levels, points))
-        size_xy = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype, device=reference.device)
+        size_xy = filled([side for h, w in shapes for side in (w, h)], reference.dtype, reference.device).view(-1, 2)
         locations = reference[None, :, None, None, None, :] + offsets / size_xy[None, None, None, :, None, :]
         return self.output_projection(deformable_sampling(values, shapes, locations, weights))
 

@@ -5,6 +5,10 @@ whole rows of ``value``. Sums are in the dtype of the locations, float32 at leas
 an image are ordinary arguments: a program is compiled once for a model and not once for a size.
 """
 
+# Constants of a program are arguments in capitals; the types of its loops are Triton's own.
+# ruff: noqa: N803
+# pyright: reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import triton
