@@ -33,6 +33,7 @@ HOMES = {
     "tensorboard": ("training/",),
     "timm": ("models/backbones/",),
     "transformers": ("checkpoints/verify.py",),  # compared with where it is installed
+    "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
@@ -44,6 +45,7 @@ OPTIONAL = {
     "tensorboard": "train",
     "transformers": "test",
 }
+BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
 WITHOUT_TORCH = (
     "errors.py",
@@ -114,7 +116,7 @@ def test_every_outside_package_is_declared() -> None:
         assert package in declared(extras[extra]), f"the extra '{extra}' does not bring {package}"
         assert package not in core
     for file in files():
-        allowed = core | {package for package in OPTIONAL if file.startswith(HOMES[package])}
+        allowed = core | BROUGHT_BY_TORCH | {package for package in OPTIONAL if file.startswith(HOMES[package])}
         assert packages(file) <= allowed | {"mask2former"} | sys.stdlib_module_names, file
 
 

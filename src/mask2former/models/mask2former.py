@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mask2former.models.parts import set_gradient_checkpointing
 from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.ops.filled import filled
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
 from mask2former.structures.outputs import MaskOutput
@@ -108,9 +109,7 @@ class Mask2Former(nn.Module):
         height = -(-max(clip.shape[2] for clip in clips) // step) * step
         width = -(-max(clip.shape[3] for clip in clips) // step) * step
         wide = torch.promote_types(self.dtype, torch.float32)
-        mean, std = (
-            torch.tensor(values, dtype=wide, device=self.device).view(3, 1, 1) for values in (self.mean, self.std)
-        )
+        mean, std = (filled(values, wide, self.device).view(3, 1, 1) for values in (self.mean, self.std))
         normalized = [((clip.to(wide) - mean) / std).to(self.dtype) for clip in clips]
         return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
 

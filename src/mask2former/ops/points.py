@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mask2former.ops.filled import filled
+
 __all__ = [
     "PointsCount",
     "UniformPoints",
@@ -81,7 +83,7 @@ def _corners(
     points: Float[Tensor, "M P 2"], height: int, width: int
 ) -> tuple[Int64[Tensor, "M P 4"], Float[Tensor, "M P 4"]]:
     """The four pixels around each point, as indices row by row, and their bilinear weights, zero outside."""
-    position = points * points.new_tensor([width, height]) - 0.5
+    position = points * filled((width, height), points.dtype, points.device) - 0.5
     corner = position.floor()
     share = position - corner
     x, y = corner.long().unbind(2)
@@ -110,7 +112,7 @@ def reads_mask(
     padded = F.pad(masks, (1, 1, 1, 1))
     below = padded[:, :-1] | padded[:, 1:]
     fours = below[:, :, :-1] | below[:, :, 1:]  # (N, H + 1, W + 1): the four pixels around every corner of pixels
-    x, y = (points.detach() * points.new_tensor([width, height]) + 0.5).long().unbind(2)
+    x, y = (points.detach() * filled((width, height), points.dtype, points.device) + 0.5).long().unbind(2)
     index = y.clamp(0, height) * (width + 1) + x.clamp(0, width)
     first = (rows * ((height + 1) * (width + 1)))[:, None]
     return fours.flatten().index_select(0, (first + index).flatten()).view(len(rows), points.shape[1])

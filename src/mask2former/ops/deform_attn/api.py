@@ -15,17 +15,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.errors import UserError
-from mask2former.ops.deform_attn import native
+from mask2former.ops.deform_attn import native, triton
 from mask2former.ops.deform_attn.portable import deformable_sampling_portable
 from mask2former.ops.deform_attn.projected import samples_of
 from mask2former.ops.deform_attn.reference import deformable_sampling_reference
 
 __all__ = ["Kernel", "deformable_sampling", "deformable_self_attention"]
 
-Kernel = Literal["auto", "native", "portable", "reference"]
+Kernel = Literal["auto", "native", "triton", "portable", "reference"]
 
 _KERNELS = {
     "native": native.deformable_sampling_native,
+    "triton": triton.deformable_sampling_triton,
     "portable": deformable_sampling_portable,
     "reference": deformable_sampling_reference,
 }
@@ -52,10 +53,12 @@ def deformable_sampling(
         locations: Normalised xy, [0, 1] spans a level. May lie anywhere outside.
         weights: Attention weights, usually a softmax over the last two axes together.
         kernel: ``auto`` takes the compiled kernel on a CPU where it was built, ``portable`` on a CPU otherwise,
-            ``reference`` on other devices and while exporting (exported graphs hold no operators of ours).
+            ``triton`` on a CUDA device where Triton is there, ``reference`` on other devices and while exporting
+            (exported graphs hold no operators of ours). Under ``torch.use_deterministic_algorithms`` CUDA devices take
+            ``portable``, because the backward passes of the other two are not deterministic there.
 
     Raises:
-        UserError: ``kernel`` is unknown, or is ``native`` and cannot run here.
+        UserError: ``kernel`` is unknown, or is ``native`` or ``triton`` and cannot run here.
 
     Reference: Deformable DETR (Zhu et al., 2021), Eq. 3; Mask2Former, Sec. 3.2.1.
     """
@@ -99,7 +102,13 @@ def deformable_self_attention(
 
 def _choose(value: Tensor, kernel: Kernel) -> str:
     if kernel == "auto":
-        if value.device.type != "cpu" or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting():
+            return "reference"
+        if value.device.type == "cuda":
+            if torch.are_deterministic_algorithms_enabled():
+                return "portable"
+            return "triton" if triton.available() and triton.supports(value) else "reference"
+        if value.device.type != "cpu":
             return "reference"
         return "native" if native.available() and native.supports(value) else "portable"
     if kernel not in _KERNELS:
@@ -115,10 +124,24 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
                 f"kernel 'native' takes float32, float64 or bfloat16 on the CPU; got {value.dtype} on {value.device}."
                 " Convert the tensors, or use kernel='auto'"
             )
+    if kernel == "triton":
+        if not triton.available():
+            raise UserError(f"kernel 'triton' was asked for, but {triton.why_unavailable()}; use kernel='auto'")
+        if not triton.supports(value):
+            raise UserError(
+                "kernel 'triton' takes float16, bfloat16, float32 or float64 on a CUDA device of compute capability 8.0"
+                f" or newer; got {value.dtype} on {value.device}. Move the tensors there, or use kernel='auto'"
+            )
+        if torch.are_deterministic_algorithms_enabled():
+            raise UserError(
+                "kernel 'triton' was asked for, but its backward pass is not deterministic and"
+                " torch.use_deterministic_algorithms is on; turn that off, or use kernel='auto'"
+            )
     return kernel
 
 
 @cache
 def _announce(name: str, device_type: str) -> None:
-    reason = f" ({native.why_unavailable()})" if name == "portable" and not native.available() else ""
+    missing = {"portable": native.why_unavailable(), "reference": triton.why_unavailable()}.get(name, "")
+    reason = f" ({missing})" if missing else ""
     _LOGGER.info("deformable sampling on %s uses the %s kernel%s", device_type, name, reason)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mask2former.ops.filled import filled
+
 __all__ = ["pixel_centres", "samples_of"]
 
 
@@ -30,7 +32,7 @@ def samples_of(
     offsets = projected[..., : 2 * samples].unflatten(2, (heads, levels, -1, 2))
     logits = projected[..., 2 * samples :].unflatten(2, (heads, samples // heads))
     weights = logits.softmax(3).unflatten(3, (levels, -1))
-    sizes_xy = torch.tensor([(w, h) for h, w in shapes], dtype=projected.dtype, device=projected.device)
+    sizes_xy = filled([side for h, w in shapes for side in (w, h)], projected.dtype, projected.device).view(-1, 2)
     centres = torch.cat([pixel_centres(h, w, projected.dtype, projected.device) for h, w in shapes])
     return centres[:, None, None, None, :] + offsets / sizes_xy[:, None, :], weights
 
