@@ -13,11 +13,15 @@ from pathlib import Path
 
 from mask2former.errors import UserError
 
-__all__ = ["available_memory", "check_memory", "is_lack_of_memory", "refusing_lack_of_memory"]
+__all__ = ["LackOfMemoryError", "available_memory", "check_memory", "is_lack_of_memory", "refusing_lack_of_memory"]
 
 _GIB = 2**30
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
+
+
+class LackOfMemoryError(UserError):
+    """A request that does not fit the memory that is left, so that it may be possible when other work is done."""
 
 
 def available_memory() -> int | None:
@@ -76,22 +80,22 @@ def check_memory(what: str, needed: int, advice: str) -> None:
         advice: what to do.
 
     Raises:
-        UserError: it would not fit.
+        LackOfMemoryError: it would not fit.
     """
     if needed < _GIB // 4:  # asking costs more than it tells
         return
     available = available_memory()
     if available is not None and needed > available:
-        raise UserError(
+        raise LackOfMemoryError(
             f"{what} needs about {needed / _GIB:.1f} GiB of memory, and {available / _GIB:.1f} GiB are left; {advice}"
         )
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: Python's, numpy's, or PyTorch's of any device."""
+    """Whether an exception says that memory ran out: ours, Python's, numpy's, or PyTorch's of any device."""
     text = str(error)
     return (
-        isinstance(error, MemoryError)
+        isinstance(error, MemoryError | LackOfMemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, which is not imported here
         or (isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text))
     )
@@ -102,11 +106,11 @@ def refusing_lack_of_memory(what: str, advice: str) -> Iterator[None]:
     """Make one sentence of memory that runs out inside, on the CPU; CUDA's own exception stays.
 
     Raises:
-        UserError: it ran out.
+        LackOfMemoryError: it ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError" or not is_lack_of_memory(error):
             raise
-        raise UserError(f"{what} does not fit the memory that is left; {advice}") from error
+        raise LackOfMemoryError(f"{what} does not fit the memory that is left; {advice}") from error

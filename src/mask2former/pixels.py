@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -31,6 +32,7 @@ __all__ = [
     "packing_of",
     "rgb_of_array",
     "rgb_of_pillow",
+    "without_warnings",
 ]
 
 ValueRange = tuple[float, float]  # the values that become 0 and 255
@@ -57,6 +59,17 @@ _BACK = {  # from upright to what was stored, by orientation
 _BAND_TAG, _PHOTOMETRIC, _SUBFILE, _DESCRIPTION, _BITS, _MAXIMUM = 277, 262, 254, 270, 258, (341, 281)
 _SAMPLE_FORMAT = 339
 _KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so that reading an image twice is the same
+
+
+_FILTERS = threading.RLock()  # filters of warnings are the process's: one thread at a time may change them
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """For decoders, which warn of damaged metadata. Threads wait for each other."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -162,8 +175,7 @@ def packing_of(image: Image.Image) -> str:
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; unreadable EXIF data count as none, which is 1."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         try:
             value = image.getexif().get(ExifTags.Base.Orientation)
         except Exception:  # a broken metadata block says nothing about the pixels
@@ -175,8 +187,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """The image with its EXIF orientation applied."""
     if orientation(image) == 1:
         return image  # of which exif_transpose would make a copy
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         try:
             return ImageOps.exif_transpose(image)
         except Exception:  # as in orientation()
@@ -231,8 +242,7 @@ def _tag(image: Image.Image, number: int) -> Any:
 
 def note_pages(image: Image.Image, name: str, what: str = "images") -> bool:
     """Note pages and frames behind the one that is read, and tell whether there are; none if the caller went to one."""
-    with warnings.catch_warnings(), contextlib.suppress(Exception):  # decoding tells what is damaged
-        warnings.simplefilter("ignore")
+    with without_warnings(), contextlib.suppress(Exception):  # decoding tells what is damaged
         if image.format == "MPO" or image.tell():  # MPO: photographs with a preview or a depth map
             return False
         count, is_all = _count_pages(image)

@@ -90,6 +90,15 @@ def predict(
         int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
     value_range: ValueRange = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Process up to this many images together: for GPUs. Only images that are padded to one size share a "
+            "batch, and scores may differ in their last digits.",
+            rich_help_panel="Machine",
+        ),
+    ] = 1,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
     device: Device = "auto",
@@ -149,6 +158,7 @@ def predict(
             overlays=not (no_overlays or no_pictures),
             coco=coco,
             overwrite=overwrite,
+            batch_size=batch_size,
             views=parse_views(tta, tta_sizes),
             device=device,
             dtype=dtype,

@@ -21,6 +21,7 @@ from mask2former.data.archives import File
 from mask2former.documents import check_regular, read_bytes
 from mask2former.errors import UserError
 from mask2former.limits import check_limit
+from mask2former.pixels import without_warnings
 from mask2former.text import printable
 
 __all__ = ["FORMATS", "open_image"]
@@ -49,8 +50,7 @@ def open_image(file: File) -> Iterator[Image.Image]:
     _check_png(str(file), _start_of(content), size)
     _check_pnm(str(file), _start_of(content, limits.PNM_HEADER_BYTES))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is checked here; damaged metadata does not
+        with without_warnings():  # what matters is checked here; damaged metadata does not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(content, formats=FORMATS) as image:
                 check_limit(f"'{file}' has a side of pixels:", max(image.size), limits.IMAGE_SIDE, "cut it into parts")

@@ -29,9 +29,10 @@ class Network(Protocol):
     call may differ in size. It normalises and pads them as it likes, and says so in each prediction
     (``image_size``, ``padded_size``).
 
-    Three attributes are read where there are any: ``dtype``, which is recorded with results; ``window``, the number of
-    frames that tracking shows it at once by default; and ``weights_sha256()``, which says whether results in files are
-    its own. Without the last one, unless it is an ``nn.Module``, every predictor counts as another network.
+    Four attributes are read where there are any: ``dtype``, which is recorded with results; ``window``, the number of
+    frames that tracking shows it at once by default; ``size_divisibility``, where heights and widths are padded to its
+    multiples, so that images of almost one size share a batch; and ``weights_sha256()``, which says whether results in
+    files are its own. Without the last one, unless it is an ``nn.Module``, every predictor counts as another network.
     """
 
     def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction]:
@@ -62,6 +63,10 @@ class ModelNetwork:
     def window(self) -> int:
         """Frames that it is meant to see at once."""
         return _CLIP_WINDOW if getattr(self.model.transformer_decoder, "temporal", False) else 1
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.model.size_divisibility
 
     def weights_sha256(self) -> str:
         return hash_weights(self.model.state_dict())

@@ -20,25 +20,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
 import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
 from mask2former.data.image_files import open_image
-from mask2former.data.images import list_images, read_image
+from mask2former.data.images import image_size, list_images, read_image
 from mask2former.errors import FailedError, UserError
 from mask2former.files import check_apart, check_file, check_folder, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.pipeline import Failure, Ready
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
+from mask2former.inference.tiling import Results
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results
 from mask2former.results_io.json import RECORDS, read_result
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
-from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE
+from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE, write_files
 
 if TYPE_CHECKING:
+    import torch
+
     from mask2former.inference.tta import MultiScaleFlip
 
 __all__ = [
@@ -147,6 +152,7 @@ def predict_files(
     overlays: bool = True,
     coco: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    batch_size: int = 1,
     views: MultiScaleFlip | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -168,6 +174,7 @@ def predict_files(
         overlays: whether X.png is drawn.
         coco: also write one COCO results file; instances of any score are in it.
         overwrite: also process images that have results, and overwrite other files of the same names.
+        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         views: test-time augmentation.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
@@ -200,7 +207,8 @@ def predict_files(
     with contextlib.nullcontext() if file is None else reserved(file), collect_notes() as found:
         progress(chosen, 0, len(jobs))
         options = {"model": model_name(model), "overlay": overlays, "candidates": coco is not None}
-        for outcome in segment_files(predictor, jobs, chosen, overwrite=overwrite, **options):
+        options |= {"overwrite": overwrite, "batch_size": batch_size}
+        for outcome in segment_files(predictor, jobs, chosen, **options):
             outcomes[outcome.status] += 1
             for name in sums:
                 sums[name] += getattr(outcome, name)
@@ -295,8 +303,12 @@ def segment_files(
     overlay: bool = True,
     candidates: bool = False,
     overwrite: bool = False,
+    batch_size: int = 1,
 ) -> Iterator[Outcome]:
-    """Segment and save one image after the other; one that fails, for whatever reason, does not stop the others.
+    """Segment images and save their results; one that fails, for whatever reason, does not stop the others.
+
+    Threads read ahead and write behind the network; outcomes come in the order of the jobs. Which images share a batch
+    does not depend on what is there, so that an interrupted run is completed to the same bytes.
 
     An image is skipped if all its files are there, undamaged, and were made from this image with these weights, classes
     and settings. If the image has changed, or files are missing or damaged, they are replaced; if another model or
@@ -311,10 +323,11 @@ def segment_files(
         overlay: write the image with the segments drawn on it.
         candidates: write instances below the threshold too, as :func:`coco_results` needs them.
         overwrite: also process images that have results, and overwrite other files of the same names.
+        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
 
     Raises:
-        UserError: a file is in the way that is no result of ours, or with ``candidates`` there are results of
-            another model or other settings; before anything is written.
+        UserError: a file is in the way that is no result of ours, with ``candidates`` there are results of another
+            model or other settings, or ``batch_size`` is below 1; before anything is written.
         FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
     """
     task = predictor.choose_tasks(task)[0]
@@ -331,54 +344,103 @@ def segment_files(
         _check_in_the_way(jobs, request)
         if candidates:
             _check_alike(jobs, request)
-    for job in jobs:
-        try:
-            outcome = _segment_file(predictor, job, request, model=model, overlay=overlay, overwrite=overwrite)
-        except Exception as error:
-            with contextlib.suppress(OSError):
-                _remove_incomplete(job)
-            reason = failures.reason(error, f"'{job.source}'", predictor.device)
-            if failures.ends_run(error, predictor.device):
-                raise FailedError(reason) from error
-            with contextlib.suppress(OSError):
-                _drop_stale(job)
-            if isinstance(error, UserError):
-                outcome = Outcome(job, "refused", reason)
-            else:
-                outcome = Outcome(job, "failed", reason, traceback.format_exc(limit=-_TRACED))
-        yield outcome
+    run = _Run(predictor, request, model, overlay, overwrite, batch_size)
+    stages = (run.read, run.encode, run.write)
+    for file, outcome in predictor.in_stages(map(_File, jobs), *stages, (task,), batch_size, **ALL_CANDIDATES):
+        yield _failed(file.job, outcome.error, predictor.device) if isinstance(outcome, Failure) else outcome
 
 
-def _segment_file(
-    predictor: Predictor, job: Job, request: _Request, *, model: str, overlay: bool, overwrite: bool
-) -> Outcome:
-    before = _state(job.source)
-    sha256 = _sha256(job.source)
-    there = None if overwrite else read_result(job.document)
-    if there is not None and (outcome := request.skips(job, there, sha256)):
-        return outcome
-    image = read_image(job.source, value_range=predictor.settings.value_range)
-    if _state(job.source) != before:
-        raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
-    everything = predictor(image, request.task, **ALL_CANDIDATES)
-    result = predicted(everything, predictor.settings)
-    with folder_lock(job.document.parent):
-        there = None if overwrite else read_result(job.document)  # meanwhile another run may have made it
-        if there is not None and (outcome := request.skips(job, there, sha256)):
-            return outcome
-        is_stale = there is not None and _is_of_another_image(there, sha256)
-        _remove_old(job)
-        result.save(
-            job.document,
-            image if overlay else None,
-            model=model,
-            settings=request.settings,
-            extra=request.extra(everything, predictor.settings, job.source, sha256),
+def _failed(job: Job, error: Exception, device: torch.device) -> Outcome:
+    """What becomes of an image that failed.
+
+    Raises:
+        FailedError: the others would fail, too.
+    """
+    with contextlib.suppress(OSError):
+        _remove_incomplete(job)
+    reason = failures.reason(error, f"'{job.source}'", device)
+    if failures.ends_run(error, device):
+        raise FailedError(reason) from error
+    with contextlib.suppress(OSError):
+        _drop_stale(job)
+    if isinstance(error, UserError):
+        return Outcome(job, "refused", reason)
+    return Outcome(job, "failed", reason, "".join(traceback.format_exception(error, limit=-_TRACED)))
+
+
+@dataclass(slots=True)
+class _File:
+    """An image file on its way.
+
+    Attributes:
+        job: where it is and where its results go.
+        sha256: of what was read.
+    """
+
+    job: Job
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Reading and writing of :func:`segment_files`, both in threads."""
+
+    predictor: Predictor
+    request: _Request
+    model: str
+    overlay: bool
+    overwrite: bool
+    batch_size: int
+
+    def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | Ready[Outcome]:
+        """The image, or what becomes of it where its results are there."""
+        job, value_range = file.job, self.predictor.settings.value_range
+        before = _state(job.source)
+        file.sha256 = _sha256(job.source)
+        if (outcome := self._there(file)[1]) is not None:
+            with contextlib.suppress(UserError):  # of an image that cannot be read, which no batch had either
+                key = self.predictor.batch_key(image_size(job.source)) if self.batch_size > 1 else None
+                return Ready(outcome, key, lambda: read_image(job.source, value_range=value_range))
+            return Ready(outcome)
+        image = read_image(job.source, value_range=value_range)
+        if _state(job.source) != before:
+            raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
+        return image
+
+    def encode(
+        self, file: _File, image: UInt8[np.ndarray, "H W 3"], results: Results
+    ) -> tuple[Mapping[str, bytes], Outcome]:
+        """The files of an image, and what becomes of it with them."""
+        job, settings = file.job, self.predictor.settings
+        everything = results[self.request.task]
+        result = predicted(everything, settings)
+        files = result.encoded(
+            image if self.overlay else None,
+            model=self.model,
+            settings=self.request.settings,
+            extra=self.request.extra(everything, settings, job.source, file.sha256),
         )
-    if is_stale:
-        note("results of other images of the same name, replaced", f"'{job.document}'")
-    crowded = _is_crowded(everything, predictor.settings)
-    return Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
+        crowded = _is_crowded(everything, settings)
+        return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
+
+    def write(self, file: _File, made: tuple[Mapping[str, bytes], Outcome]) -> Outcome:
+        """Write the files of an image, unless another run has done so meanwhile."""
+        job, (files, done) = file.job, made
+        with folder_lock(job.document.parent):
+            there, outcome = self._there(file)
+            if outcome is not None:
+                return outcome
+            is_stale = there is not None and _is_of_another_image(there, file.sha256)
+            _remove_old(job)
+            write_files(job.document, files)
+        if is_stale:
+            note("results of other images of the same name, replaced", f"'{job.document}'")
+        return done
+
+    def _there(self, file: _File) -> tuple[dict[str, Any] | None, Outcome | None]:
+        """The results that are there, and what becomes of the image where they stay."""
+        there = None if self.overwrite else read_result(file.job.document)
+        return there, None if there is None else self.request.skips(file.job, there, file.sha256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Preprocess, network, postprocess: from images of any kind to their segmentation at their own size.
 
-The path of the published test-time code, one image at a time, because results depend on padding. Knows no files
-but the images it is given, and no metrics.
+The path of the published test-time code. Results depend on padding, so only images that are padded to the same size
+alone go through the network together. Knows no files but the images it is given, and no metrics.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import Any, ClassVar, Literal, TypeVar, get_args, overload
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from mask2former.data.transforms import resize_clip, resize_image, shortest_edge
 from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
+from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
 from mask2former.inference.tiling import Results, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
@@ -43,7 +46,7 @@ from mask2former.structures import (
 )
 from mask2former.structures.tracks import TrackedFrame
 
-__all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
+__all__ = ["ALL_CANDIDATES", "Predictor", "Shown", "predicted", "to_pixels"]
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +54,26 @@ _logger = logging.getLogger(__name__)
 ALL_CANDIDATES = {"instance_threshold": 0.0}
 
 _ResultT = TypeVar("_ResultT")
+_ItemT = TypeVar("_ItemT")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image, and what the network sees of it.
+
+    Attributes:
+        image: RGB at its own size.
+        resized: RGB at the size for the network; with tiles the image as it is.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    resized: UInt8[np.ndarray, "h w 3"]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.image.shape[0], self.image.shape[1]
 
 
 class Predictor:
@@ -79,6 +102,8 @@ class Predictor:
     Raises:
         UserError: there are no categories, or no such device or dtype.
     """
+
+    shares_batches: ClassVar[bool] = True  # whether :meth:`begin` shows the network all images in one call
 
     def __init__(
         self,
@@ -201,21 +226,106 @@ class Predictor:
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
         tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
-        try:
-            with _work_on(image):
-                results = self._results(image, tasks, settings)
-        except UserError as error:
-            raise UserError(f"'{source}': {error}" if isinstance(source, str | Path) else str(error)) from error
+        with _naming(source):
+            [finish] = self._begin([self._shown(image, settings)], tasks, settings)
+            results = finish()
         return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
     def stream(
-        self, sources: Iterable[ImageSource], task: Task | Sequence[Task] | None = None, **overrides: Any
+        self,
+        sources: Iterable[ImageSource],
+        task: Task | Sequence[Task] | None = None,
+        *,
+        batch_size: int = 1,
+        **overrides: Any,
     ) -> Iterator[Any]:
-        """Like a call with a list, one result at a time, so that no more than one is in memory."""
+        """Like a call with a list, one result at a time, in the order of the sources.
+
+        Threads read ahead and post-process behind the network; about ``3 * batch_size`` images and four more are in
+        memory at most.
+
+            for result in predictor.stream(sorted(Path("photos").glob("*.jpg")), batch_size=8):
+                print(result.size_hw, len(result))
+
+        Args:
+            sources: taken a few ahead.
+            task: as in a call.
+            batch_size: how many images go through the network together at most: a GPU needs several to be busy, a CPU
+                gains nothing. Only images share a batch that would be padded to the same size alone, since padding
+                changes results; the others of a batch then change nothing but rounding, in the last digits of
+                logits. Tiles and test-time augmentation take one image at a time.
+            overrides: as in a call.
+
+        Raises:
+            UserError: as a call; ``batch_size`` is below 1. Results of earlier sources come before it.
+        """
         # The request is checked now, not when the first result is read.
-        self.choose_tasks(task)
-        _override(self.settings, overrides)
-        return (self(source, task, **overrides) for source in sources)
+        tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
+
+        def read(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
+            return read_image(source, value_range=settings.value_range)
+
+        def finish(source: ImageSource, image: UInt8[np.ndarray, "H W 3"], results: Results) -> Segmentation | Results:
+            return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
+
+        found = self.in_stages(sources, read, finish, None, tasks, batch_size, **overrides)
+        return (_result_of(source, result) for source, result in found)
+
+    def in_stages(
+        self,
+        items: Iterable[_ItemT],
+        read: Callable[[_ItemT], UInt8[np.ndarray, "H W 3"] | Ready[_T]],
+        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W 3"], Results], Any],
+        deliver: Callable[[_ItemT, Any], _T] | None,
+        tasks: Sequence[Task],
+        batch_size: int = 1,
+        **overrides: Any,
+    ) -> Iterator[tuple[_ItemT, _T | Failure]]:
+        """Segment what items stand for, with reading and finishing in threads; see :func:`pipelined`.
+
+        Args:
+            items: in any number.
+            read: the image of an item, or :class:`Ready` where there is a result already.
+            finish: makes of an item, its image and its results what is given back, or to ``deliver``.
+            deliver: writes it, when all earlier items are told of.
+            tasks: of the results.
+            batch_size: see :meth:`stream`.
+            overrides: as in a call.
+
+        Returns:
+            Every item with what was made of it, or with the failure of one of these steps.
+
+        Raises:
+            UserError: ``batch_size`` is below 1, or a setting is wrong.
+        """
+        settings = _override(self.settings, overrides)
+
+        def first(item: _ItemT) -> Shown | Ready[_T]:
+            image = read(item)
+            if not isinstance(image, Ready):
+                return self._shown(image, settings)
+            load = image.load
+            return image if load is None else replace(image, load=lambda: self._shown(load(), settings))
+
+        def last(item: _ItemT, shown: Shown, results: Callable[[], Results]) -> Any:
+            return finish(item, shown.image, results())
+
+        stages = Stages(
+            first,
+            lambda shown: self.batch_key(shown.size_hw, settings),
+            lambda several: self._begin(several, tasks, settings),
+            last,
+            deliver,
+        )
+        return pipelined(items, stages, batch_size)
+
+    def batch_key(self, size_hw: tuple[int, int], settings: InferenceConfig | None = None) -> Hashable:
+        """What images of that size have in common that may share a batch: the padded size; None: they go alone."""
+        settings = settings or self.settings
+        if settings.tile or not self.shares_batches:
+            return None
+        step = getattr(self.network, "size_divisibility", 1)
+        return tuple(-(-side // step) for side in shortest_edge_size(size_hw, settings.short_edge, settings.long_edge))
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
@@ -251,11 +361,24 @@ class Predictor:
                 raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
         return tasks
 
-    def _results(self, image: UInt8[np.ndarray, "H W 3"], tasks: Sequence[Task], settings: InferenceConfig) -> Results:
-        if settings.tile:
-            return {"instance": segment_in_tiles(image, self.segment, self.categories, settings)}
-        size = shortest_edge_size((image.shape[0], image.shape[1]), settings.short_edge, settings.long_edge)
-        return self.segment([image], size, tasks, settings)[0]
+    def _shown(self, image: UInt8[np.ndarray, "H W 3"], settings: InferenceConfig) -> Shown:
+        """An image, resized unless tiles of it will be."""
+        with _work_on(image):
+            if settings.tile:
+                return Shown(image, image)
+            size = shortest_edge_size((image.shape[0], image.shape[1]), settings.short_edge, settings.long_edge)
+            return Shown(image, resize_image(image, size))
+
+    def _begin(
+        self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
+    ) -> list[Callable[[], Results]]:
+        """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
+        with _work_on(*(shown.image for shown in images)):
+            if settings.tile:
+                found = [segment_in_tiles(shown.image, self.segment, self.categories, settings) for shown in images]
+                return [partial(_of_instances, instances) for instances in found]
+            unread = self.begin(images, tasks, settings)
+        return [partial(_with_work_on, shown.image, finish) for shown, finish in zip(images, unread, strict=True)]
 
     def segment(
         self,
@@ -266,7 +389,7 @@ class Predictor:
     ) -> list[Results]:
         """The results of images, each at its own size: resized, through the network in one call, post-processed.
 
-        Tiling calls it for every tile; test-time augmentation overrides it.
+        Tiling calls it for every tile.
 
         Args:
             images: RGB.
@@ -274,11 +397,27 @@ class Predictor:
             tasks: the tasks of the results.
             settings: those of post-processing count; tiles do not.
         """
-        pixels = [to_pixels(resize_image(image, input_size)) for image in images]
-        return [
-            {task: self._read(prediction, (image.shape[0], image.shape[1]), task, settings) for task in tasks}
-            for image, prediction in zip(images, self.predictions(pixels), strict=True)
-        ]
+        shown = [Shown(image, resize_image(image, input_size)) for image in images]
+        return [finish() for finish in self.begin(shown, tasks, settings)]
+
+    def begin(
+        self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
+    ) -> list[Callable[[], Results]]:
+        """Images through the network in one call; post-processing, at the size of each, is left to who calls the rest.
+
+        Test-time augmentation overrides it.
+
+        Args:
+            images: that are padded to one size.
+            tasks: the tasks of the results.
+            settings: those of post-processing count; tiles do not.
+        """
+
+        def finish(shown: Shown, prediction: Prediction) -> Results:
+            return {task: self._read(prediction, shown.size_hw, task, settings) for task in tasks}
+
+        found = self.predictions([to_pixels(shown.resized) for shown in images])
+        return [partial(finish, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
@@ -402,6 +541,37 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
     advice = "make it smaller, cut it into parts, or lower max_instances"
     with refusing_lack_of_memory(f"an image of {height}x{width} pixels (height x width)", advice):
         yield
+
+
+def _of_instances(instances: Instances) -> Results:
+    return {"instance": instances}
+
+
+def _with_work_on(image: UInt8[np.ndarray, "H W 3"], step: Callable[[], _T]) -> _T:
+    with _work_on(image):
+        return step()
+
+
+@contextlib.contextmanager
+def _naming(source: object) -> Iterator[None]:
+    """What is wrong with a file says which one.
+
+    Raises:
+        UserError: from inside.
+    """
+    try:
+        yield
+    except UserError as error:
+        if isinstance(source, str | Path) and str(source) not in str(error):
+            raise UserError(f"'{source}': {error}") from error
+        raise
+
+
+def _result_of(source: object, result: _T | Failure) -> _T:
+    if isinstance(result, Failure):
+        with _naming(source):
+            raise result.error
+    return result
 
 
 def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:

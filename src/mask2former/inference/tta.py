@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.inference.devices import with_room
-from mask2former.inference.predictor import Predictor, to_pixels
+from mask2former.inference.predictor import Predictor, Shown, to_pixels
 from mask2former.inference.tiling import Results
 from mask2former.postprocessing import semantic_scores
 from mask2former.structures import Prediction, SemanticSegmentation, VideoInstances
@@ -125,6 +125,8 @@ class AugmentedPredictor(Predictor):
         augmentation: the views.
     """
 
+    shares_batches: ClassVar[bool] = False  # an image is a batch of views
+
     def __init__(self, predictor: Predictor, augmentation: MultiScaleFlip | None = None) -> None:
         super().__init__(
             predictor.network, predictor.device, settings=predictor.settings, categories=predictor.categories
@@ -171,35 +173,36 @@ class AugmentedPredictor(Predictor):
     def recorded_settings(self) -> dict[str, Any]:
         return {**super().recorded_settings, "tta": asdict(self.augmentation)}
 
-    def segment(
-        self,
-        images: Sequence[UInt8[np.ndarray, "H W 3"]],
-        input_size: Size,
-        tasks: Sequence[Task],
-        settings: InferenceConfig,
-    ) -> list[Results]:
-        """As :meth:`Predictor.segment`, each image through its views, one after the other."""
-        return [self._through_views(image, input_size, tasks, settings) for image in images]
+    def begin(
+        self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
+    ) -> list[Callable[[], Results]]:
+        """As :meth:`Predictor.begin`, each image through its views, one after the other."""
+        return [self._through_views(shown, tasks, settings) for shown in images]
 
-    def _through_views(
-        self, image: UInt8[np.ndarray, "H W 3"], input_size: Size, tasks: Sequence[Task], settings: InferenceConfig
-    ) -> Results:
+    def _through_views(self, shown: Shown, tasks: Sequence[Task], settings: InferenceConfig) -> Callable[[], Results]:
         # Parity: the views are made from the image that was resized for the model, so it is resampled twice.
-        plain, size = resize_image(image, input_size), (image.shape[0], image.shape[1])
-        views: dict[Task, list[View]] = {task: self.augmentation.views(input_size, settings, task) for task in tasks}
-        found, scores = through_views(self.predictions, plain, size, views, settings)
-        results: Results = {}
-        for task in tasks:
-            if task == "semantic":
-                assert scores is not None
-                results[task] = SemanticSegmentation(scores.argmax(0).to(torch.int32).cpu().numpy(), self.categories)
-            else:
-                seen = [found[view] for view in views[task]]
-                agreed = with_room(
-                    lambda first, seen=seen, task=task: consensus([first, *seen[1:]], views[task]), seen[0]
-                )
-                results[task] = self._read(agreed, size, task, settings)
-        return results
+        plain = shown.resized
+        views: dict[Task, list[View]] = {
+            task: self.augmentation.views((plain.shape[0], plain.shape[1]), settings, task) for task in tasks
+        }
+        found, scores = through_views(self.predictions, plain, shown.size_hw, views, settings)
+
+        def finish() -> Results:
+            results: Results = {}
+            for task in tasks:
+                if task == "semantic":
+                    assert scores is not None
+                    labels = scores.argmax(0).to(torch.int32).cpu().numpy()
+                    results[task] = SemanticSegmentation(labels, self.categories)
+                else:
+                    seen = [found[view] for view in views[task]]
+                    agreed = with_room(
+                        lambda first, seen=seen, task=task: consensus([first, *seen[1:]], views[task]), seen[0]
+                    )
+                    results[task] = self._read(agreed, shown.size_hw, task, settings)
+            return results
+
+        return finish
 
 
 def through_views(

@@ -5,6 +5,7 @@ Arrays are numpy on the host; :mod:`mask2former.visualization` does the images a
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from mask2former.files import write_whole
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 
-__all__ = ["Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation"]
+__all__ = ["Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation", "write_files"]
 
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
@@ -91,28 +92,60 @@ class _Result:
         Raises:
             UserError: the image has another size than the result, or the path cannot be written.
         """
-        stem = os.fspath(path)
-        for suffix in (".json", ".png"):
-            if stem.lower().endswith(suffix):
-                stem = stem[: -len(suffix)]
-                break
-        if not Path(stem).name or stem.endswith(("/", os.sep)):
-            raise UserError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
-        mark = PngInfo()
-        mark.add_text("Software", SOFTWARE)
+        return write_files(path, self.encoded(image, model=model, settings=settings, extra=extra))
+
+    def encoded(
+        self,
+        image: visualization.ImageLike | None = None,
+        *,
+        model: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> dict[str, bytes]:
+        """The files that :meth:`save` writes, by what their names end in, in the order in which they are written.
+
+        Raises:
+            UserError: the image has another size than the result.
+        """
+        files: dict[str, bytes] = {}
         if image is not None:
             overlay = self.plot(image, scale=None)  # to be looked at; what is exact is in the other files
-            write_whole(
-                Path(f"{stem}.png"), lambda file: overlay.save(file, format="PNG", compress_level=4, pnginfo=mark)
-            )
+            files[".png"] = _png(overlay, compress_level=4)
         label_image = self._label_image()
         if label_image is not None:
-            ending, image_file = label_image
-            write_whole(Path(f"{stem}{ending}.png"), lambda file: image_file.save(file, format="PNG", pnginfo=mark))
+            ending, exact = label_image
+            files[f"{ending}.png"] = _png(exact)
         text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
-        target = Path(f"{stem}.json")
-        write_whole(target, lambda file: file.write_text(text + "\n", encoding="utf-8"))
-        return target
+        files[".json"] = f"{text}\n".encode()
+        return files
+
+
+def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
+    """Write what a result was encoded to and return the last file, the JSON file; see :meth:`_Result.save`.
+
+    Raises:
+        UserError: the path cannot be written.
+    """
+    stem = os.fspath(path)
+    for suffix in (".json", ".png"):
+        if stem.lower().endswith(suffix):
+            stem = stem[: -len(suffix)]
+            break
+    if not Path(stem).name or stem.endswith(("/", os.sep)):
+        raise UserError(f"cannot save to '{os.fspath(path)}': expected a file name, with or without .json")
+    target = Path(stem)
+    for ending, content in files.items():
+        target = Path(f"{stem}{ending}")
+        write_whole(target, lambda file, content=content: file.write_bytes(content))
+    return target
+
+
+def _png(image: Image.Image, **options: Any) -> bytes:
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", pnginfo=mark, **options)
+    return stream.getvalue()
 
 
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:

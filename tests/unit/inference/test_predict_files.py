@@ -114,6 +114,24 @@ def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, image
     }
 
 
+def test_batches_are_completed_to_the_same_bytes(predictor: Predictor, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    (tmp_path / "images").mkdir()
+    for number, size in enumerate([(40, 60), (40, 60), (60, 40), (40, 60), (60, 40), (41, 60), (40, 60)]):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"images/{number}.png")
+    (tmp_path / "images" / "3.png").write_bytes(b"no image")
+    output = tmp_path / "out"
+    options = {"task": "semantic", "batch_size": 3, "overlay": False}
+    first = _run(predictor, tmp_path / "images", output, **options)
+    assert [outcome.status for outcome in first.values()] == ["done"] * 3 + ["refused"] + ["done"] * 3
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    for gone in ("0.json", "4.json", "5.json", "6_labels.png"):
+        (output / gone).unlink()
+    again = _run(predictor, tmp_path / "images", output, **options)
+    assert [number for number, outcome in again.items() if outcome.status == "done"] == ["0", "4", "5", "6"]
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
 @pytest.mark.parametrize("missing", ["000001.png", "000001_labels.png", "000001.json"])
 def test_files_that_are_missing_are_made(predictor: Predictor, images: Path, tmp_path: Path, missing: str) -> None:
     output = tmp_path / "out"
