@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: processes t
 settings.register_profile("few", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("many", settings.get_profile("few"), max_examples=600)
 settings.load_profile("few")  # --hypothesis-profile comes later
+
+
+@pytest.fixture(scope="module")
+def small_overlays() -> Iterator[None]:
+    """Small images are drawn at their own size: enlarged 16 times, each takes ten times as long as its prediction.
+
+    For files that predict dozens of times and do not look at what is drawn.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mask2former.visualization.readable_scale", lambda size_hw: 1)
+        yield
+
 
 COMPLETE = "MASK2FORMER_ALL_PACKAGES"  # set where everything is installed, as in .ci/run
 

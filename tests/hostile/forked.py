@@ -27,10 +27,11 @@ STOPPING = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signa
 class Started:
     """The command line in a process and a group of its own, whose output goes to the end of a file.
 
-    It returns when the frame around the command line is in force, which handles signals.
+    It returns when the frame around the command line is in force, which handles signals. With a ``program``, a script
+    that ends with ``main()``, its other lines are run before, and the ranks of a distributed run are started with it.
     """
 
-    def __init__(self, args: Sequence[str], log: Path) -> None:
+    def __init__(self, args: Sequence[str], log: Path, program: Path | None = None) -> None:
         self.exitcode: int | None = None
         reading, writing = os.pipe()
         self.pid = os.fork()
@@ -58,6 +59,10 @@ class Started:
                 os.close(writing)
                 return run()
 
+            if program is not None:
+                sys.argv[0] = str(program)
+                sys.modules["__main__"].__spec__ = None  # Lightning: a script, no module of python -m
+                exec(compile(program.read_text(), program, "exec"), {"__name__": "program"})
             cli.main = begin
             code = main()
             stream.flush()

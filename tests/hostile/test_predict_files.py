@@ -26,6 +26,7 @@ from mask2former.notes import collect_notes
 from mask2former.results_io.coco import coco_results, write_coco_results
 from mask2former.structures import results
 
+pytestmark = pytest.mark.usefixtures("small_overlays")
 COUNT = 3
 
 

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+import pickle
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from runs import Finished, config_of, finish
 
 from mask2former import checkpoints
 from mask2former.config import (
@@ -54,5 +59,20 @@ def tiny_run(tiny_config: ModelConfig) -> RunConfig:
         model=tiny_config,
         data=DataConfig(dataset=ScenesConfig(image_size=(64, 64), num_validation=2), batch_size=2, num_workers=0),
         trainer=TrainerConfig(max_steps=2, accelerator="cpu", checkpoint_interval=1, log_interval=1),
-        evaluation=EvaluationConfig(interval=2),
+        evaluation=EvaluationConfig(interval=2, num_images=0),
     )
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Four steps as by default, with validation images; made once for all processes, and nobody may change it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    done = folder / "finished.pkl"
+    with FileLock(folder / "finished.lock"):
+        if not done.exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # advice of Lightning
+                run = finish(config_of(folder / "finished", evaluation__num_images=2))
+            done.write_bytes(pickle.dumps(run))
+    return pickle.loads(done.read_bytes())

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from mask2former.config import RunConfig, parse
+
+if TYPE_CHECKING:
+    from mask2former.training.run import TrainingResult
 
 SHORT = {"max_steps": 4, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2}
 
 
 def run_values(output: Path, **changes: object) -> dict:
+    """Settings of a run that takes a second or two; no validation images, whose PNGs take as long as the steps."""
     values = {
         "model": {
             "backbone": {
@@ -36,7 +43,7 @@ def run_values(output: Path, **changes: object) -> dict:
             "num_workers": 0,
         },
         "optim": {"schedule": "step", "backbone_multiplier": 1.0},
-        "trainer": {"max_steps": 4, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2},
+        "trainer": dict(SHORT),
         "evaluation": {"interval": 2},
         "output": str(output),
         "seed": 5,
@@ -44,7 +51,24 @@ def run_values(output: Path, **changes: object) -> dict:
     for path, value in changes.items():
         group, _, name = path.partition("__")
         values[group] = {**values[group], name: value} if name else value
+    values["evaluation"] = {"num_images": 0, **values["evaluation"]}
     return values
+
+
+class Finished(NamedTuple):
+    """A run with what it returned and what it printed."""
+
+    folder: Path
+    result: TrainingResult
+    shown: str
+
+
+def finish(config: RunConfig, *, resume: bool = False) -> Finished:
+    from mask2former.training.run import train
+
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        result = train(config, resume=resume)
+    return Finished(Path(config.output), result, shown.getvalue())
 
 
 def table(run: Path) -> list[dict[str, str]]:

@@ -23,10 +23,12 @@ SHORTER = [
     "trainer.checkpoint_interval=1",
     "trainer.log_interval=1",
     "evaluation.interval=2",
+    "evaluation.num_images=0",
     "data.num_workers=0",
 ]
 
 pytestmark = [
+    pytest.mark.usefixtures("small_overlays"),
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),

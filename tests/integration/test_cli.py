@@ -17,7 +17,8 @@ from mask2former.cli import app, main
 from mask2former.config import RunConfig
 from mask2former.inference import predict_files
 
-VERBS = tuple(command.name for command in app.registered_commands if command.name is not None)
+pytestmark = pytest.mark.usefixtures("small_overlays")
+COMMANDS = tuple(command.name for command in app.registered_commands if command.name is not None)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_help_is_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    assert all(verb in result.stdout for verb in VERBS)
+    assert all(command in result.stdout for command in COMMANDS)
 
 
 def test_the_module_can_be_run() -> None:
@@ -54,10 +55,10 @@ def test_the_module_can_be_run() -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
-    assert verb in capsys.readouterr().out
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert command in capsys.readouterr().out
 
 
 def test_predict_segments_folders_and_goes_on_where_it_was(
@@ -89,7 +90,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(("task", "ending"), [("instance", None), ("semantic", "_labels.png")])
-def test_predict_answers_other_tasks_without_images(
+def test_predict_gives_other_tasks_without_overlays(
     images: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
 ) -> None:
     args = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
@@ -137,7 +138,7 @@ def test_a_traceback_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]
         assert lines[-1].startswith("error: 'nothing-here' is neither")
 
 
-def test_an_interrupt_outside_of_any_verbs_care_is_told_too(
+def test_an_interrupt_outside_of_any_commands_care_is_told_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -220,7 +221,7 @@ def test_train_writes_a_model_that_predicts_and_can_go_on(
     assert str(directory / "model.safetensors") in capsys.readouterr().out
     assert yaml.safe_load((directory / "run.yaml").read_text())["optim"]["lr"] == 3e-4
     model = str(directory / "model.safetensors")
-    assert main(["predict", str(images), "-o", str(tmp_path / "out"), "--model", model]) == 0
+    assert main(["predict", str(images), "-o", str(tmp_path / "out"), "--model", model, "--no-overlays"]) == 0
     assert main(["train", str(run), "--resume", str(directory), "trainer.max_steps=3"]) == 0
     assert yaml.safe_load((directory / "run.yaml").read_text())["trainer"]["max_steps"] == 3
 

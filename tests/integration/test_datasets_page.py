@@ -47,8 +47,8 @@ def _shrunk(values: dict[str, Any], output: Path) -> dict[str, Any]:
             "batch_size_per_device": 1,
             "num_workers": 0,
         },
-        "trainer": {"max_steps": 2, "accelerator": "cpu", "log_interval": 1, "checkpoint_interval": 2},
-        "evaluation": {**values["evaluation"], "interval": 2, "num_images": 1},
+        "trainer": {"max_steps": 1, "accelerator": "cpu", "log_interval": 1},
+        "evaluation": {**values["evaluation"], "interval": 1, "num_images": 0},
     }
 
 

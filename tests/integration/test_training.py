@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import numpy as np
 import pytest
 import torch
 import yaml
-from runs import SHORT, config_of, run_values, table
+from runs import SHORT, Finished, config_of, finish, run_values, table
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,9 +31,10 @@ from mask2former.recipes import scenes_tiny
 from mask2former.structures.samples import Batch
 from mask2former.training.datamodule import DataModule
 from mask2former.training.module import TrainingModule
-from mask2former.training.run import TrainingResult, train
+from mask2former.training.run import train
 
 TASKS = ["panoptic", "instance", "semantic"]
+FEW_SCENES = {"name": "scenes", "image_size": [64, 64], "num_training": 4, "num_validation": 1}  # fp16 is slow here
 SCENE_CLIPS = {"name": "scene-clips", "image_size": [64, 64], "num_validation": 1}
 
 pytestmark = [
@@ -46,18 +45,7 @@ pytestmark = [
 ]
 
 
-class Finished(NamedTuple):
-    """A run that several tests look at and none changes."""
-
-    folder: Path
-    result: TrainingResult
-    shown: str
-
-
-def finish(config: RunConfig, *, resume: bool = False) -> Finished:
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
-        result = train(config, resume=resume)
-    return Finished(Path(config.output), result, shown.getvalue())
+ONE_STEP = {**SHORT, "max_steps": 1}
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -66,18 +54,12 @@ def same_weights(first: Path, second: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Four steps as by default."""
-    return finish(config_of(tmp_path_factory.mktemp("runs") / "finished"))
-
-
-@pytest.fixture(scope="module")
 def one_step(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finish(config_of(tmp_path_factory.mktemp("runs") / "one", trainer={**SHORT, "max_steps": 1}))
+    return finish(config_of(tmp_path_factory.mktemp("runs") / "one", trainer=ONE_STEP))
 
 
-def test_a_run_leaves_what_the_contract_says(finished: Finished) -> None:
-    run, result = finished.folder, finished.result
+def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
+    run, result = finished_run.folder, finished_run.result
     assert sorted(path.name for path in run.iterdir()) == [
         "checkpoints",
         "images",
@@ -87,7 +69,9 @@ def test_a_run_leaves_what_the_contract_says(finished: Finished) -> None:
         "times.csv",
     ]
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert yaml.safe_load((run / "run.yaml").read_text()) == config_of(run).model_dump(mode="json")
+    expected = config_of(run, evaluation__num_images=2).model_dump(mode="json")
+    assert yaml.safe_load((run / "run.yaml").read_text()) == expected
+    assert list((run / "images").glob("*.png"))
     rows = table(run)
     assert {row["step"] for row in rows if row["loss"]} == {"0", "1", "2", "3"}
     assert "panoptic/PQ" in rows[0]
@@ -95,10 +79,10 @@ def test_a_run_leaves_what_the_contract_says(finished: Finished) -> None:
     assert model.categories is not None
     assert "PQ" in str(result)
     assert str(result.model) in str(result)
-    assert "Predicted memory per device: 0.0" in finished.shown
+    assert "Predicted memory per device: 0.0" in finished_run.shown
 
 
-def test_resumed_equals_uninterrupted(tmp_path: Path, finished: Finished) -> None:
+def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) -> None:
     """The best weights; of averaged ones, runs that are killed say the same."""
     begun = finish(config_of(tmp_path, trainer={**SHORT, "max_steps": 2}))
     assert re.search(r"2/2 \[.*, loss=[\d.]+, loss_ce=[\d.]+, loss_mask=[\d.]+, loss_dice=[\d.]+", begun.shown)
@@ -106,7 +90,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, finished: Finished) -> Non
     # Progress counts the steps of all parts, with the time left.
     assert re.search(r"3/4 \[.*<\d\d:\d\d, .*it/s|3/4 \[.*<\d\d:\d\d, .*s/it", resumed.shown)
     assert "1/4" not in resumed.shown
-    assert same_weights(finished.result.model, resumed.result.model)
+    assert same_weights(finished_run.result.model, resumed.result.model)
 
 
 def test_ignoring_void_changes_a_run_only_where_there_is_some(
@@ -114,11 +98,9 @@ def test_ignoring_void_changes_a_run_only_where_there_is_some(
 ) -> None:
     def weights(name: str, void: str) -> dict[str, Tensor]:
         criterion = {"num_points": 128, "void": void}
-        return load_file(
-            train(config_of(tmp_path / name, trainer={**SHORT, "max_steps": 1}, criterion=criterion)).model
-        )
+        return load_file(train(config_of(tmp_path / name, trainer=ONE_STEP, criterion=criterion)).model)
 
-    plain = load_file(one_step.result.model), weights("asked", "ignored")
+    plain = load_file(one_step.result.model), weights("without", "ignored")
     assert all(torch.equal(plain[0][name], plain[1][name]) for name in plain[0])
     annotated = Scenes.annotated
 
@@ -134,17 +116,21 @@ def test_ignoring_void_changes_a_run_only_where_there_is_some(
     assert any(not torch.equal(holes[0][name], holes[1][name]) for name in holes[0])
 
 
-def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly(
-    tmp_path: Path, finished: Finished
-) -> None:
-    short = {**SHORT, "precision": "fp16", "max_steps": 3}
-    half = train(config_of(tmp_path / "whole", trainer=short))
-    exact, close = table(finished.folder), table(tmp_path / "whole")
+def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly(tmp_path: Path) -> None:
+    def config(name: str, steps: int, precision: str = "fp16") -> RunConfig:
+        trainer = {**SHORT, "precision": precision, "max_steps": steps}
+        return config_of(
+            tmp_path / name, trainer=trainer, evaluation={"interval": 1}, data__dataset=FEW_SCENES, data__batch_size=2
+        )
+
+    train(config("exact", 1, "fp32"))
+    half = train(config("whole", 2))
+    exact, close = table(tmp_path / "exact"), table(tmp_path / "whole")
     losses = [[float(row["loss"]) for row in rows if row["loss"]] for rows in (exact, close)]
     assert losses[0] != losses[1]
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)  # later matches may differ
-    train(config_of(tmp_path / "parts", trainer={**short, "max_steps": 2}))
-    parts = train(config_of(tmp_path / "parts", trainer=short), resume=True)
+    train(config("parts", 1))
+    parts = train(config("parts", 2), resume=True)
     assert same_weights(half.model, parts.model)
 
 
@@ -165,7 +151,9 @@ def test_half_precision_leaves_out_steps_whose_gradients_overflow(
         step(self, window, batch_idx)
 
     monkeypatch.setattr(TrainingModule, "training_step", watched)
-    result = train(config_of(tmp_path, trainer={**SHORT, "precision": "fp16", "max_steps": 2}, optim__ema_decay=0.5))
+    trainer = {**SHORT, "precision": "fp16", "max_steps": 2}
+    changes = {"data__dataset": FEW_SCENES, "data__batch_size": 2, "optim__ema_decay": 0.5}
+    result = train(config_of(tmp_path, trainer=trainer, **changes))
     assert scales == [2.0**120, 2.0**119]
     assert all(torch.equal(weights[0], later) for later in weights[1:])
     assert torch.equal(load_file(result.model)["transformer_decoder.class_head.weight"], weights[0])
@@ -184,7 +172,7 @@ def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypat
     monkeypatch.setattr(TrainingModule, "_points", same_for_every_mask)
     rows = []
     for micro in (None, 1):
-        values = run_values(tmp_path / f"{micro}", data__batch_size_per_device=micro, trainer={**SHORT, "max_steps": 1})
+        values = run_values(tmp_path / f"{micro}", data__batch_size_per_device=micro, trainer=ONE_STEP)
         values["model"]["backbone"]["norm"] = "frozen"  # batch statistics would differ
         train(parse(RunConfig, values, "test"))
         rows.append(table(tmp_path / f"{micro}")[0])
@@ -193,10 +181,10 @@ def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypat
 
 
 def test_another_class_list_and_query_count(
-    tmp_path: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, finished_run: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = finished.result
-    values = run_values(tmp_path / "second", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
+    first = finished_run.result
+    values = run_values(tmp_path / "second", trainer=ONE_STEP, optim={"lr": 1e-12})
     values["model"]["init"] = str(first.model)
     values["model"]["transformer_decoder"] |= {"num_queries": 24, "feedforward_dim": 16}
     with pytest.raises(UserError, match=r"num_queries is 24 in the run and 20 in the weights; .*feedforward_dim is 16"):
@@ -211,7 +199,7 @@ def test_another_class_list_and_query_count(
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, one_step: Finished) -> None:
-    saving = train(config_of(tmp_path / "saving", trainer={**SHORT, "max_steps": 1, "gradient_checkpointing": True}))
+    saving = train(config_of(tmp_path / "saving", trainer={**ONE_STEP, "gradient_checkpointing": True}))
     first, second = load_file(one_step.result.model), load_file(saving.model)
     for name in first:
         if "running" not in name and "num_batches" not in name:  # these see each batch twice
@@ -240,25 +228,18 @@ def test_out_of_memory_names_what_helps(tmp_path: Path, monkeypatch: pytest.Monk
         train(config_of(tmp_path / "run"))
 
 
-def test_bf16_and_initial_weights(tmp_path: Path) -> None:
-    first = train(config_of(tmp_path / "first", trainer={**SHORT, "max_steps": 1, "precision": "bf16"}))
-    values = run_values(tmp_path / "second", trainer={**SHORT, "max_steps": 1}, optim={"lr": 1e-12})
-    values["model"]["init"] = str(first.model)
-    second = train(parse(RunConfig, values, "test"))
-    before, after = load_file(first.model), load_file(second.model)
-    name = "transformer_decoder.query_features.weight"
-    torch.testing.assert_close(before[name], after[name])
-
-
 def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resume_exactly(tmp_path: Path) -> None:
-    fast = {**SHORT, "precision": "bf16", "half_pixel_decoder": True, "channels_last": True, "max_steps": 3}
-    train(config_of(tmp_path / "plain", trainer={**SHORT, "precision": "bf16", "max_steps": 1}))
-    whole = train(config_of(tmp_path / "whole", trainer=fast))
+    def config(name: str, steps: int) -> RunConfig:
+        trainer = {**SHORT, "precision": "bf16", "half_pixel_decoder": True, "channels_last": True, "max_steps": steps}
+        return config_of(tmp_path / name, trainer=trainer, evaluation={"interval": 1})
+
+    train(config_of(tmp_path / "plain", trainer={**ONE_STEP, "precision": "bf16"}))
+    whole = train(config("whole", 2))
     losses = [[float(row["loss"]) for row in table(tmp_path / name) if row["loss"]] for name in ("plain", "whole")]
     assert losses[0] != losses[1]
     assert losses[1][0] == pytest.approx(losses[0][0], rel=2e-2)
-    train(config_of(tmp_path / "parts", trainer={**fast, "max_steps": 2}))
-    parts = train(config_of(tmp_path / "parts", trainer=fast), resume=True)
+    train(config("parts", 1))
+    parts = train(config("parts", 2), resume=True)
     assert same_weights(whole.model, parts.model)
     with pytest.raises(UserError, match="half_pixel_decoder needs precision bf16"):
         config_of(tmp_path, trainer={**SHORT, "half_pixel_decoder": True})
@@ -272,10 +253,9 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
 @pytest.mark.parametrize(
     ("tasks", "inference", "dataset", "training"),
     [
-        (TASKS, _OTHER_SIZE, {}, {}),
+        (TASKS, {**_OTHER_SIZE, "resize_masks_first": False}, {}, {"trainer__channels_last": True}),
         (TASKS, _OTHER_SIZE, {}, {"trainer__precision": "bf16", "optim__ema_decay": 0.5}),
-        (TASKS, {"short_edge": 64, "resize_masks_first": False}, {}, {"trainer__channels_last": True}),
-        (["instance"], _TILES, {}, {}),
+        pytest.param(["instance"], _TILES, {}, {}, marks=pytest.mark.slow),  # tiles are in the next one, too
         (["instance"], {**_TILES, "diameter": 20.0, "non_overlapping": True}, {}, {}),
         (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
     ],
@@ -284,8 +264,8 @@ def test_a_run_is_judged_by_what_evaluate_measures(
     tmp_path: Path, tasks: list[str], inference: dict, dataset: dict, training: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = run_values(tmp_path / "run")
-    values["data"]["dataset"] = dataset or {**values["data"]["dataset"], "image_size": [64, 80], "num_validation": 3}
-    values["evaluation"] = {"interval": 1, "tasks": tasks, "monitor": f"{tasks[0]}/{'PQ' if len(tasks) > 1 else 'AP'}"}
+    values["data"]["dataset"] = dataset or {**values["data"]["dataset"], "image_size": [64, 80]}
+    values["evaluation"] |= {"interval": 1, "tasks": tasks, "monitor": f"{tasks[0]}/{'PQ' if len(tasks) > 1 else 'AP'}"}
     values["evaluation"] |= {"max_detections": 20, "area_limits": [50, 400]}
     values["model"] = scenes_tiny().model.model_dump() | {"init": "scenes-tiny", "inference": inference}
     values["optim"] = {"lr": 1e-4}
@@ -310,10 +290,9 @@ def test_a_run_is_judged_by_what_evaluate_measures(
 
 
 def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(tmp_path: Path) -> None:
-    values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
-    values["evaluation"] = {"interval": 1, "tasks": ["instance"], "monitor": "instance/AP"}
+    values = run_values(tmp_path / "run", trainer=ONE_STEP)
+    values["evaluation"] |= {"interval": 1, "tasks": ["instance"], "monitor": "instance/AP"}
     values["model"] = {"init": "scenes-tiny", "inference": {"short_edge": 64, "instance_threshold": 0.33}}
-    values["data"]["dataset"] |= {"num_validation": 3}
     values["optim"] = {"lr": 1e-12}
     result = train(parse(RunConfig, values, "test"))
     predictor = Predictor.from_pretrained(result.model, device="cpu", quiet=True)
@@ -329,15 +308,16 @@ def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(t
     assert Predictor.from_pretrained(kept.model, device="cpu", quiet=True).settings.instance_threshold == 0.33
 
 
+@pytest.mark.parametrize(("short_edge", "expected"), [(192, True), (80, False)])
 def test_a_run_whose_images_are_resized_for_prediction_alone_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short_edge: int, expected: bool
 ) -> None:
-    values = run_values(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
-    values["model"]["inference"] |= {"short_edge": 192}
-    train(parse(RunConfig, values, "test"))
-    assert "objects look 3.0 times as large as in training" in capsys.readouterr().out
-    values["model"]["inference"] |= {"short_edge": 80}
-    assert not any("objects look" in remark for remark in DataModule(parse(RunConfig, values, "test")).remarks())
+    """Among the remarks, which a run prints before its first step."""
+    values = run_values(tmp_path / "run")
+    values["model"]["inference"] |= {"short_edge": short_edge}
+    remarks = DataModule(parse(RunConfig, values, "test")).remarks()
+    assert any("objects look 3.0 times as large as in training" in remark for remark in remarks) is expected
+    assert any("objects look" in remark for remark in remarks) is expected
 
 
 @pytest.mark.parametrize(
@@ -364,7 +344,7 @@ def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str)
 
 
 def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_of(tmp_path / "run", trainer={**SHORT, "max_steps": 1})
+    config = config_of(tmp_path / "run", trainer=ONE_STEP)
     with pytest.raises(UserError, match="nothing to resume"):
         train(config, resume=True)
     shutil.copytree(one_step.folder, tmp_path / "run")
@@ -389,22 +369,16 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
 
 
 def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
-    """The whole chain can learn: on two scenes the panoptic quality passes 95."""
+    """The whole chain can learn: on two scenes the panoptic quality, about 89, passes 80; untrained it is 0."""
     values = run_values(tmp_path / "run")
-    values["model"]["backbone"]["kwargs"] = {"channels": [32, 64, 96, 128]}
+    values["model"]["backbone"]["kwargs"] = {"channels": [16, 32, 64, 128]}
     values["model"]["pixel_decoder"] |= {"dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128}
-    values["model"]["transformer_decoder"] |= {"dim": 64, "num_layers": 3, "num_heads": 4, "feedforward_dim": 128}
-    values["criterion"] = {"num_points": 512}
-    values["data"]["dataset"] = {
-        "name": "scenes",
-        "image_size": [128, 128],
-        "num_training": 2,
-        "validation_seed": 0,
-        "num_validation": 2,
-    }
+    values["model"]["transformer_decoder"] |= {"dim": 64, "num_heads": 4, "feedforward_dim": 128}
+    values["criterion"] = {"num_points": 256}
+    values["data"]["dataset"] |= {"num_training": 2, "validation_seed": 0}
     values["data"]["batch_size"] = 2
-    values["optim"] |= {"lr": 2e-3, "weight_decay": 0.0, "schedule": "poly", "warmup_steps": 20, "warmup_factor": 0.1}
-    values["trainer"] |= {"max_steps": 200, "log_interval": 50, "checkpoint_interval": 200}
-    values["evaluation"] = {"interval": 200}
+    values["optim"] |= {"lr": 4e-3, "weight_decay": 0.0, "schedule": "poly", "warmup_steps": 10, "warmup_factor": 0.1}
+    values["trainer"] |= {"max_steps": 80, "log_interval": 40, "checkpoint_interval": 80}
+    values["evaluation"] |= {"interval": 80}
     result = train(parse(RunConfig, values, "test"))
-    assert result.metrics["panoptic/PQ"] > 95
+    assert result.metrics["panoptic/PQ"] > 80

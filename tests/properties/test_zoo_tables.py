@@ -14,6 +14,7 @@ from mask2former import recipes
 from mask2former.checkpoints import load_into
 from mask2former.checkpoints.formats import original
 from mask2former.models.build import build_model
+from mask2former.structures import ModelInfo
 
 TABLES: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "data" / "state_dicts.json.gz").read_bytes())
@@ -42,6 +43,8 @@ def test_published_table_is_our_model(slug: str) -> None:
     table = TABLES["tables"][TABLES["configs"][recipe.reproduces]]
     with torch.device("meta"):
         model = build_model(recipe.model, len(original.recipe_categories(slug)))
+    assert model.info == ModelInfo.of(recipe.model)
+    assert all(parameter.is_meta for parameter in model.parameters())
     names = original.original_names(recipe.model)
     assert [published for published, _ in names] == list(table)
 

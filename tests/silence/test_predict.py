@@ -1,4 +1,4 @@
-"""Results that are lost, stale or not what was asked for: each is right, or says so, or is refused before it is done.
+"""Results that are lost, stale or not what was wanted: each is right, or says so, or is refused before it is done.
 
 A row is what a user does after a first ``predict``, and the outcome: ``right`` looks at the files, ``note`` is found on
 standard error or in the last line, ``refused`` is the error (exit code 2), which leaves every file as it was.
@@ -31,6 +31,8 @@ from mask2former.config import (
 )
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
+
+pytestmark = pytest.mark.usefixtures("small_overlays")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ REFUSED: dict[str, tuple[Do, str]] = {
         lambda p: main(["track", str(p.photos), "-o", str(p.out)]),
         "coco-panoptic/swin-t for photographs",
     ),
-    "windows of a panoptic model": (
+    "tiles of a panoptic model": (
         lambda p: p.predict("--tile", 64),
         "tile 64 is for instance models only, and this one has the tasks panoptic, instance, semantic",
     ),
@@ -366,7 +368,7 @@ RIGHT: dict[str, tuple[Do, str, Callable[[Place], bool]]] = {
         "40 instances of 40 candidates at or above score 0 in 2 images",
         lambda p: len(json.loads((p.photos.parent / "all" / "a.json").read_text())["instances"]) == 20,
     ),
-    "one instance of a model whose best answers are stuff": (
+    "one instance of a model whose best predictions are stuff": (
         lambda p: p.predict("--max-instances", 1, "-o", p.photos.parent / "one", "--score-threshold", 0),
         "2 instances of 2 candidates",
         lambda p: (

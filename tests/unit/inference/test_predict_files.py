@@ -23,6 +23,7 @@ from mask2former.ops import masks as mask_ops
 from mask2former.results_io.coco import coco_results
 from mask2former.results_io.json import write_json
 
+pytestmark = pytest.mark.usefixtures("small_overlays")
 TASKS = ("panoptic", "instance", "semantic")
 
 

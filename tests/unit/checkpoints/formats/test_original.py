@@ -26,7 +26,7 @@ REAL = [
     ("coco-panoptic/r50", False),
     ("coco-panoptic/r50", True),
     ("ade20k-semantic/swin-t", False),
-    ("cityscapes-instance/r50", False),
+    pytest.param("cityscapes-instance/r50", False, marks=pytest.mark.slow),  # the entries of the first, for 8 classes
 ]
 
 
