@@ -1,8 +1,8 @@
 """Training steps per second and peak memory beside the Mask2Former of ``transformers``, in one run.
 
 Both train ResNet-50, 100 queries, 133 classes, on one 512x512 or 1024x1024 image with ten objects per step, each with
-its own loss and AdamW, from random weights, in float32 or under bfloat16 autocast. Steps alternate, so a machine that slows
-down slows both down. Memory is measured in processes of their own.
+its own loss and AdamW, from random weights, in float32 or under bfloat16 autocast. Steps alternate, so a machine that
+slows down slows both down. Memory is measured in processes of their own.
 
     python benchmarks/training_step.py --steps 10 --output benchmarks/results/training_step.json
     python benchmarks/training_step.py --precision bf16 --output benchmarks/results/training_step_bf16.json
@@ -139,8 +139,8 @@ def main() -> None:
     from importlib.metadata import version
 
     result = {
-        "what": f"one training step: R50, batch 1, {arguments.size}x{arguments.size}, 10 objects, 100 queries, 12544 points, "
-        + {"fp32": "float32", "bf16": "bfloat16 autocast"}[arguments.precision],
+        "what": f"one training step: R50, batch 1, {arguments.size}x{arguments.size}, 10 objects, 100 queries, "
+        "12544 points, " + {"fp32": "float32", "bf16": "bfloat16 autocast"}[arguments.precision],
         "machine": f"{platform.machine()}, {arguments.threads} threads",
         "versions": {name: version(name) for name in ("torch", "transformers", "mask2former")},
         "steps": arguments.steps,

@@ -44,8 +44,8 @@ def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]
 def sample_pixels(maps: Float[Tensor, "T C H W"], points: Float[Tensor, "1 P 2"]) -> Float[Tensor, "T P C"]:
     """What :func:`sample_points` gives for the same points of every map, fast for many channels.
 
-    Four rows of C values are gathered per point, best from channels-last maps; on a CPU that takes a fifth of the time of
-    256 sampled planes.
+    Four rows of C values are gathered per point, best from channels-last maps; on a CPU that takes a fifth of the time
+    of 256 sampled planes.
     """
     count, channels, height, width = maps.shape
     index, weight = _corners(points, height, width)  # (1, P, 4)
