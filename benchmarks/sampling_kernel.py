@@ -14,6 +14,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,16 +28,16 @@ HEADS, CHANNELS, POINTS = 8, 32, 4
 KERNELS: tuple[Kernel, ...] = ("native", "portable", "reference")
 
 
-def inputs() -> list[Tensor]:
+def inputs(shapes: Sequence[tuple[int, int]] = SHAPES) -> list[Tensor]:
     """Values, locations near the queries' own places, and weights that sum to 1."""
     generator = torch.Generator().manual_seed(0)
-    queries = sum(height * width for height, width in SHAPES)
+    queries = sum(height * width for height, width in shapes)
     value = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)
-    centre = torch.cat([_centres(height, width) for height, width in SHAPES])
-    offsets = 0.03 * torch.randn((1, queries, HEADS, len(SHAPES), POINTS, 2), generator=generator)
-    weights = torch.randn((1, queries, HEADS, len(SHAPES) * POINTS), generator=generator).softmax(3)
+    centre = torch.cat([_centres(height, width) for height, width in shapes])
+    offsets = 0.03 * torch.randn((1, queries, HEADS, len(shapes), POINTS, 2), generator=generator)
+    weights = torch.randn((1, queries, HEADS, len(shapes) * POINTS), generator=generator).softmax(3)
     locations = centre[None, :, None, None, None, :] + offsets
-    return [value, locations, weights.unflatten(3, (len(SHAPES), POINTS))]
+    return [value, locations, weights.unflatten(3, (len(shapes), POINTS))]
 
 
 def _centres(height: int, width: int) -> Tensor:

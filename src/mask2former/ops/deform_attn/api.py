@@ -142,6 +142,8 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
 
 @cache
 def _announce(name: str, device_type: str) -> None:
-    missing = {"portable": native.why_unavailable(), "reference": triton.why_unavailable()}.get(name, "")
+    missing = {("portable", "cpu"): native.why_unavailable(), ("reference", "cuda"): triton.why_unavailable()}.get(
+        (name, device_type), ""
+    )
     reason = f" ({missing})" if missing else ""
     _LOGGER.info("deformable sampling on %s uses the %s kernel%s", device_type, name, reason)

@@ -1,0 +1,44 @@
+"""Benchmarks that are made for other machines run here on small sizes; behind the slow mark."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name: str, output: Path, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(BENCHMARKS / name), "--output", str(output), *arguments]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(output.read_text())
+
+
+def failures(figures: Any) -> list[str]:
+    """What could not be measured, at any depth."""
+    if not isinstance(figures, dict):
+        return []
+    return [figures["failed"]] if "failed" in figures else [why for part in figures.values() for why in failures(part)]
+
+
+@pytest.mark.slow
+def test_that_of_gpus_on_a_cpu(tmp_path: Path) -> None:
+    result = run("gpu.py", tmp_path / "gpu.json", "--device", "cpu", "--tiny", "--patience", "8")
+    parts = {name: result[name]["ended"] for name in ("kernels", "parity", "r50", "training", "fixed")}
+    assert parts == dict.fromkeys(parts, "as planned")
+    assert failures(result) == []
+    assert {"ours", "transformers"} <= result["r50"]["bfloat16, batch 2"].keys()
+
+
+@pytest.mark.slow
+def test_that_of_growth(tmp_path: Path) -> None:
+    image = tmp_path / "growth.png"
+    chosen = ("--axes", "queries", "objects", "--points", "10", "20", "--image", str(image))
+    result = run("growth.py", tmp_path / "growth.json", *chosen, "--limit", "600")
+    assert [len(found["points"]) for found in result["axes"].values()] == [2, 2]
+    assert image.stat().st_size > 1000
