@@ -16,9 +16,8 @@ import os, statistics, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from mask2former.cli import main
+from mask2former import predict_files
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.inference import predict_files
 
 folder, count, window = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 (folder / "images").mkdir()
@@ -31,20 +30,17 @@ def resident_now():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-segment, resident, done = predict_files._segment_file, [], []
+resident, done = [], []
 
 
-def measured(*arguments, **options):
-    outcome = segment(*arguments, **options)
+def observe(outcome):
     resident.append(resident_now())
     done.append(outcome.status)
-    return outcome
 
 
-predict_files._segment_file = measured
-common = ["-m", "scenes-tiny", "-t", "instance", "--device", "cpu"]
-code = main(["predict", str(folder / "images"), "-o", str(folder / "out"), "--coco", str(folder / "r.json"), *common])
-assert code == 0 and done == ["done"] * count, (code, len(done))
+options = {"task": "instance", "device": "cpu", "coco": folder / "r.json", "observe": observe}
+predict_files("scenes-tiny", [folder / "images"], folder / "out", **options)
+assert done == ["done"] * count, len(done)
 windows = [statistics.median(resident[at - window : at]) for at in range(window, count + 1, window)]
 print("MiB", *(f"{value / 2**20:.1f}" for value in windows), "after the file of all results", resident_now() >> 20)
 print("change", max(windows[1:]) / windows[0] - 1)
