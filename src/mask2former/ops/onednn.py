@@ -75,16 +75,19 @@ def convolution_add_relu(
     With ``overwrite`` the result may take the memory of ``other``, which saves a pass over it. Fused where both have
     their channels last.
     """
-    last = torch.channels_last
     if (
-        x.ndim == other.ndim == 4
-        and x.is_contiguous(memory_format=last)
-        and other.is_contiguous(memory_format=last)
+        _has_channels_last(x)
+        and _has_channels_last(other)
         and _suits("add_relu", x, weight, bias)
         and other.dtype == x.dtype
     ):
         return _convolution_add_relu(x, weight, bias, other, stride, padding, dilation, overwrite)
     return F.relu(F.conv2d(x, weight, bias, stride, padding, dilation) + other)
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    """Whether it has, and nothing but that: with a side of 1, other layouts have the same memory, and torch errs."""
+    return x.ndim == 4 and min(x.shape[1:]) > 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _activated(y: Tensor, activation: Activation) -> Tensor:
