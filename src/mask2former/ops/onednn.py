@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Activation", "convolution", "convolution_add_relu", "linear"]
+__all__ = ["Activation", "convolution", "convolution_add_relu", "is_plain_inference", "linear"]
 
 Activation = Literal["none", "relu", "gelu"]
 
@@ -26,6 +26,16 @@ _DTYPES = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # and how close the trial
 # oneDNN's relu turns NaN into 0, which would hide damaged weights. Its leaky form keeps NaN and costs the same; what it
 # leaves of negative values is below any rounding, and far from the denormal numbers, which are slow.
 _ATTRIBUTES = {"none": ("none", [], ""), "relu": ("leaky_relu", [1e-30], ""), "gelu": ("gelu", [], "none")}
+
+
+def is_plain_inference() -> bool:
+    """Whether nothing but results is wanted: no gradients, no compiled or exported program, no autocast."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+    )
 
 
 def linear(
@@ -97,16 +107,13 @@ def _activated(y: Tensor, activation: Activation) -> Tensor:
 def _suits(kind: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the fused operator is to compute this call."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
+        is_plain_inference()
         and x.device.type == "cpu"
         and x.dtype in _DTYPES
         and weight.dtype == x.dtype
         and (bias is None or bias.dtype == x.dtype)
         and x.numel() > 0
         and type(x) is Tensor  # others do what they like: they pretend, count or distribute
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled
         and _works(kind, x.dtype)
     )

@@ -62,7 +62,7 @@ class FoldedResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """See the plain backbone."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not onednn.is_plain_inference():
             return self.plain(images)
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         maps: dict[str, Tensor] = {}
