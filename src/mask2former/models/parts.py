@@ -79,7 +79,7 @@ class PreparesForInference(Protocol):
         """A module with the results of this one in evaluation, within rounding; or the part itself.
 
         The part stays as it is. Parameters that the form takes as they are, it shares with the part; what it folds,
-        merges or packs is its own, and is not changed with them: :class:`ModelNetwork` asks for a new form then.
+        merges or packs is its own, and is not changed with them: a predictor asks for a new form then.
         The form is called without gradients, and hands everything else on to the part.
         """
         ...
