@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Activation", "convolution", "convolution_add_relu", "linear"]
+__all__ = ["Activation", "convolution", "convolution_add_relu", "is_plain_inference", "linear"]
 
 Activation = Literal["none", "relu", "gelu"]
 
@@ -26,6 +26,16 @@ _DTYPES = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # and how close the trial
 # oneDNN's relu turns NaN into 0, which would hide damaged weights. Its leaky form keeps NaN and costs the same; what it
 # leaves of negative values is below any rounding, and far from the denormal numbers, which are slow.
 _ATTRIBUTES = {"none": ("none", [], ""), "relu": ("leaky_relu", [1e-30], ""), "gelu": ("gelu", [], "none")}
+
+
+def is_plain_inference() -> bool:
+    """Whether nothing but results is wanted: no gradients, no compiled or exported program, no autocast."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+    )
 
 
 def linear(
@@ -75,16 +85,19 @@ def convolution_add_relu(
     With ``overwrite`` the result may take the memory of ``other``, which saves a pass over it. Fused where both have
     their channels last.
     """
-    last = torch.channels_last
     if (
-        x.ndim == other.ndim == 4
-        and x.is_contiguous(memory_format=last)
-        and other.is_contiguous(memory_format=last)
+        _has_channels_last(x)
+        and _has_channels_last(other)
         and _suits("add_relu", x, weight, bias)
         and other.dtype == x.dtype
     ):
         return _convolution_add_relu(x, weight, bias, other, stride, padding, dilation, overwrite)
     return F.relu(F.conv2d(x, weight, bias, stride, padding, dilation) + other)
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    """Whether it has, and nothing but that: with a side of 1, other layouts have the same memory, and torch errs."""
+    return x.ndim == 4 and min(x.shape[1:]) > 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _activated(y: Tensor, activation: Activation) -> Tensor:
@@ -94,16 +107,13 @@ def _activated(y: Tensor, activation: Activation) -> Tensor:
 def _suits(kind: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the fused operator is to compute this call."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
+        is_plain_inference()
         and x.device.type == "cpu"
         and x.dtype in _DTYPES
         and weight.dtype == x.dtype
         and (bias is None or bias.dtype == x.dtype)
         and x.numel() > 0
         and type(x) is Tensor  # others do what they like: they pretend, count or distribute
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.enabled
         and _works(kind, x.dtype)
     )
