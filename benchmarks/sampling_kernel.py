@@ -2,7 +2,8 @@
 
 The size is that of the pixel decoder for an 800x1216 image: 19,950 queries, 8 heads, 3 levels, 4 points. Kernels
 take turns, so a machine that slows down slows all of them down. The largest difference from the reference, as
-a share of its largest value, stands beside every time.
+a share of its largest value, stands beside every time. Then the same for self-attention in inference, from
+projections on, in float32 and bfloat16: in one pass, and in the steps of its readable form around the same kernel.
 
     python benchmarks/sampling_kernel.py --rounds 9 --output benchmarks/results/sampling_kernel.json
 """
@@ -20,8 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.ops.deform_attn import deformable_sampling
+from mask2former.ops.deform_attn import deformable_sampling, deformable_self_attention
 from mask2former.ops.deform_attn.api import Kernel
+from mask2former.ops.deform_attn.projected import pixel_centres, samples_of
 
 SHAPES = ((25, 38), (50, 76), (100, 152))
 HEADS, CHANNELS, POINTS = 8, 32, 4
@@ -33,16 +35,11 @@ def inputs(shapes: Sequence[tuple[int, int]] = SHAPES) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     queries = sum(height * width for height, width in shapes)
     value = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)
-    centre = torch.cat([_centres(height, width) for height, width in shapes])
+    centre = torch.cat([pixel_centres(*shape, torch.float32, torch.device("cpu")) for shape in shapes])
     offsets = 0.03 * torch.randn((1, queries, HEADS, len(shapes), POINTS, 2), generator=generator)
     weights = torch.randn((1, queries, HEADS, len(shapes) * POINTS), generator=generator).softmax(3)
     locations = centre[None, :, None, None, None, :] + offsets
     return [value, locations, weights.unflatten(3, (len(shapes), POINTS))]
-
-
-def _centres(height: int, width: int) -> Tensor:
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    return torch.stack((x / width, y / height), dim=2).flatten(0, 1)
 
 
 def run(kernel: Kernel, leaves: list[Tensor], upstream: Tensor) -> tuple[float, float, list[Tensor]]:
@@ -52,6 +49,35 @@ def run(kernel: Kernel, leaves: list[Tensor], upstream: Tensor) -> tuple[float, 
     middle = time.perf_counter()
     gradients = torch.autograd.grad(result, leaves, upstream)
     return middle - begin, time.perf_counter() - begin, [result.detach(), *gradients]
+
+
+def self_attention(rounds: int) -> dict[str, dict[str, object]]:
+    """Of each dtype the milliseconds of both ways, the median ratio, and how far apart their results are."""
+    generator = torch.Generator().manual_seed(2)
+    queries = sum(height * width for height, width in SHAPES)
+    wide = torch.randn((1, queries, HEADS, CHANNELS), generator=generator)
+    projections = 3 * torch.randn((1, queries, 3 * HEADS * len(SHAPES) * POINTS), generator=generator)
+    rows: dict[str, dict[str, object]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        value, projected = wide.to(dtype), projections.to(dtype)
+        times, results = [], []
+        for _ in range(rounds + 1):
+            begin = time.perf_counter()
+            one_pass = deformable_self_attention(value, SHAPES, projected, "native")
+            middle = time.perf_counter()
+            steps = deformable_sampling(value, SHAPES, *samples_of(projected, SHAPES, HEADS), "native")
+            times.append((middle - begin, time.perf_counter() - middle))
+            results = [one_pass.double(), steps.double()]
+        fused, readable = (1e3 * statistics.median(column) for column in zip(*times[1:], strict=True))
+        rows[str(dtype)] = {
+            "one_pass_ms": round(fused, 1),
+            "in_steps_ms": round(readable, 1),
+            "times_faster": round(statistics.median(steps / one for one, steps in times[1:]), 2),
+            "largest_difference_by_largest_value": float(
+                f"{(results[0] - results[1]).abs().max() / results[1].abs().max():.1e}"
+            ),
+        }
+    return rows
 
 
 def main() -> None:
@@ -95,6 +121,7 @@ def main() -> None:
         "torch": torch.__version__,
         "rounds": arguments.rounds,
         "kernels": rows,
+        "self_attention": self_attention(arguments.rounds),
     }
     text = json.dumps(result, indent=1)
     print(text)

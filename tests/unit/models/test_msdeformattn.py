@@ -145,3 +145,70 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model(maps).mask_features, model(maps).mask_features)
     model.eval()
     assert torch.equal(model(maps).mask_features, model(maps).mask_features)
+
+
+def perturbed(dtype: torch.dtype) -> MSDeformAttnPixelDecoder:
+    """A decoder of which no weight is zero, in evaluation."""
+    model = decoder()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.02)], ids=str
+)
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 64, 96), (2, 36, 100), (3, 32, 160)])
+@torch.no_grad()
+def test_the_form_for_inference_gives_the_same(
+    dtype: torch.dtype, tolerance: float, batch: int, height: int, width: int
+) -> None:
+    model = perturbed(dtype)
+    maps = [level[:1].expand(batch, -1, -1, -1).clone() for level in backbone_maps(height, width, dtype)]
+    for level in maps:
+        level[-1] *= -0.5
+    expected = model(maps)
+    prepared = model.for_inference()
+    strided = [level.transpose(2, 3).contiguous().transpose(2, 3) for level in maps]
+    last = [level.to(memory_format=torch.channels_last) for level in maps]
+    for given in (maps, strided, last):
+        copies = [level.clone() for level in given]
+        got = prepared(given)
+        assert all(torch.equal(level, copy) for level, copy in zip(given, copies, strict=True))  # not written to
+        pairs = zip((got.mask_features, *got.multi_scale), (expected.mask_features, *expected.multi_scale), strict=True)
+        for one, other in pairs:
+            assert (one.dtype, one.shape) == (dtype, other.shape)
+            torch.testing.assert_close(one, other, rtol=0, atol=tolerance * other.abs().max().item())
+
+
+def test_the_form_for_inference_hands_gradients_and_autocast_to_the_plain_decoder() -> None:
+    model = perturbed(torch.float32)
+    prepared = model.for_inference()
+    maps = [level.requires_grad_() for level in backbone_maps(32, 64)]
+    assert torch.equal(prepared(maps).mask_features, model(maps).mask_features)
+    assert prepared(maps).mask_features.requires_grad
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert prepared(maps).mask_features.dtype == torch.float32  # full precision
+        model.full_precision = False
+        assert torch.equal(prepared(maps).mask_features, model(maps).mask_features)
+
+
+def test_the_form_for_inference_shares_parameters_and_copies_what_it_merges() -> None:
+    model = perturbed(torch.float32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared = model.for_inference()
+    assert {id(parameter) for parameter in prepared.parameters()} == {id(parameter) for parameter in model.parameters()}
+    with torch.no_grad():
+        prepared(backbone_maps(32, 32))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.unchecked
+@torch.no_grad()
+def test_the_form_for_inference_compiles_into_one_graph() -> None:
+    model, maps = perturbed(torch.float32), backbone_maps(32, 64)
+    prepared, expected = model.for_inference(), model(maps).mask_features
+    compiled = torch.compile(prepared, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(maps).mask_features, expected, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import logging
 
 import pytest
@@ -262,6 +263,11 @@ def test_missing_and_broken_libraries_are_explained(tmp_path) -> None:
     library, reason = native._load(tmp_path)
     assert library is None
     assert "cannot be loaded" in reason
+    (tmp_path / "_deform_attn.so").unlink()
+    (tmp_path / "_deform_attn.so").symlink_to(_ctypes.__file__)  # a library without our functions
+    library, reason = native._load(tmp_path)
+    assert library is None
+    assert "built from an older version" in reason
 
 
 def test_path_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ independent here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.deform_attn import deformable_self_attention
+from mask2former.ops.onednn import linear
 
 __all__ = ["DeformableAttention", "MSDeformAttnPixelDecoder"]
 
@@ -153,6 +154,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
         Raises:
             UserError: the norm of the coarsest map has a single value to take statistics of.
         """
+        return self._in_its_precision(self._decode, features)
+
+    def _in_its_precision(
+        self, decode: Callable[[Sequence[Tensor]], PixelFeatures], features: Sequence[Tensor]
+    ) -> PixelFeatures:
         device_type = features[0].device.type
         count, _, height, width = features[3].shape
         if self.dim // _NORM_GROUPS * count * height * width == 1:
@@ -161,23 +167,17 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"norms have one value each there; use larger images, or dim {2 * self.dim}"
             )
         if not self.full_precision:
-            return self._decode(features)
+            return decode(features)
         with torch.autocast(device_type, enabled=False):
             dtype = self.level_embedding.dtype  # float32 under autocast; bfloat16 if the whole model was cast
-            return self._decode([feature.to(dtype) for feature in features])
+            return decode([feature.to(dtype) for feature in features])
+
+    def for_inference(self) -> nn.Module:
+        """On a CPU, see :class:`_PreparedDecoder`; elsewhere this decoder."""
+        return _PreparedDecoder(self) if self.level_embedding.device.type == "cpu" else self
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
-        coarse_first = (features[3], features[2], features[1])
-        shapes = [(feature.shape[2], feature.shape[3]) for feature in coarse_first]
-        projected, positions = [], []
-        for level, (feature, projection) in enumerate(zip(coarse_first, self.input_projections, strict=True)):
-            height, width = shapes[level]
-            dtype, device = feature.dtype, feature.device
-            projected.append(projection(feature).flatten(2).transpose(1, 2))  # (N, H_l*W_l, C)
-            code = sine_encoding(1, height, width, self.dim, temporal=False, dtype=dtype, device=device)
-            positions.append(code.flatten(0, 2).to(dtype) + self.level_embedding[level])
-        source = torch.cat(projected, dim=1)
-        position = torch.cat(positions)
+        source, position, shapes = self._tokens(features)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 source = checkpoint(layer, source, position, shapes, use_reentrant=False)
@@ -190,3 +190,82 @@ class MSDeformAttnPixelDecoder(nn.Module):
         lateral = self.lateral(features[0])
         finest = lateral + F.interpolate(maps[2], size=lateral.shape[2:], mode="bilinear", align_corners=False)
         return PixelFeatures(self.mask_projection(self.output(finest)), maps)
+
+    def _tokens(
+        self, features: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, "N S C"], Float[Tensor, "S C"], list[tuple[int, int]]]:
+        """The pixels of the three coarse maps, projected; their position codes; and the sizes of the maps."""
+        coarse_first = (features[3], features[2], features[1])
+        shapes = [(feature.shape[2], feature.shape[3]) for feature in coarse_first]
+        projected, positions = [], []
+        for level, (feature, projection) in enumerate(zip(coarse_first, self.input_projections, strict=True)):
+            height, width = shapes[level]
+            dtype, device = feature.dtype, feature.device
+            projected.append(projection(feature).flatten(2).transpose(1, 2))  # (N, H_l*W_l, C)
+            code = sine_encoding(1, height, width, self.dim, temporal=False, dtype=dtype, device=device)
+            positions.append(code.flatten(0, 2).to(dtype) + self.level_embedding[level])
+        return torch.cat(projected, dim=1), torch.cat(positions), shapes
+
+
+class _PreparedLayer(nn.Module):
+    """An encoder layer with one product for offsets and logits, fused activations, and sums in place."""
+
+    projection: Tensor
+    projection_bias: Tensor
+
+    def __init__(self, plain: _EncoderLayer) -> None:
+        super().__init__()
+        self.plain = plain
+        parts = (plain.attention.sampling_offsets, plain.attention.attention_weights)
+        self.register_buffer("projection", torch.cat([part.weight.detach() for part in parts]), persistent=False)
+        self.register_buffer("projection_bias", torch.cat([part.bias.detach() for part in parts]), persistent=False)
+
+    def forward(self, source: Tensor, position: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        plain, attention = self.plain, self.plain.attention
+        values = _linear(source, attention.value_projection).unflatten(2, (attention.shape[0], -1))
+        projected = linear(source + position, self.projection, self.projection_bias)
+        attended = _linear(deformable_self_attention(values, shapes, projected), attention.output_projection)
+        source = plain.norm1(attended.add_(source))
+        hidden = linear(source, plain.linear1.weight, plain.linear1.bias, "relu")
+        return plain.norm2(_linear(hidden, plain.linear2).add_(source))
+
+
+class _PreparedDecoder(nn.Module):
+    """A decoder for inference on a CPU: :class:`_PreparedLayer`, and maps whose channels come last throughout.
+
+    Tokens (N, H*W, C) are such maps without a copy. What has gradients, or is in half precision under autocast, goes to
+    the plain decoder.
+    """
+
+    def __init__(self, plain: MSDeformAttnPixelDecoder) -> None:
+        super().__init__()
+        self.plain = plain
+        self.layers = nn.ModuleList(_PreparedLayer(layer) for layer in plain.layers if isinstance(layer, _EncoderLayer))
+
+    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
+        """As the plain decoder."""
+        half = not self.plain.full_precision and torch.is_autocast_enabled(features[0].device.type)
+        if torch.is_grad_enabled() or half:
+            return self.plain(features)
+        return self.plain._in_its_precision(self._decode, features)
+
+    def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
+        plain = self.plain
+        features = [feature.contiguous(memory_format=torch.channels_last) for feature in features]
+        source, position, shapes = plain._tokens(features)
+        for layer in self.layers:
+            source = layer(source, position, shapes)
+        # Not transpose(1, 2).unflatten(2, shape), which for one image gives the first axis the stride of a pixel:
+        # interpolate goes by strides, and would copy and return the other layout, five times as slowly.
+        maps = [
+            tokens.unflatten(1, shape).permute(0, 3, 1, 2)
+            for tokens, shape in zip(source.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
+        ]
+        finest = plain.lateral(features[0])
+        finest += F.interpolate(maps[2], size=finest.shape[2:], mode="bilinear", align_corners=False)
+        convolution, norm, _ = plain.output
+        return PixelFeatures(plain.mask_projection(F.relu_(norm(convolution(finest)))), maps)
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return linear(x, layer.weight, layer.bias)
