@@ -77,7 +77,7 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     by_hand = Evaluation(TASKS, predictor.categories, metrics)
     with torch.inference_mode():
         for index in range(len(samples)):
-            output = predictor.model([samples[index].image], aux_outputs=False)
+            output = predictor.model.prepare_for_inference()([samples[index].image], aux_outputs=False)
             [prediction] = output.predictions([(64, 80)])
             found: dict[Task, Segmentation] = {
                 task: segmentation(prediction, (64, 80), predictor.categories, predictor.settings, task)

@@ -126,6 +126,14 @@ def test_float32_on_an_accelerator(case: str) -> None:
     check_output(moved, case, "image0.", TOLERANCES[torch.float32])
 
 
+@pytest.mark.parametrize("case", IMAGE_CASES)
+def test_the_prepared_model_gives_the_published_logits(case: str) -> None:
+    with torch.inference_mode():
+        prepared = model_of(case).prepare_for_inference()
+        assert prepared.backbone is not model_of(case).backbone
+        check_output(prepared([image(case, 0)], aux_outputs=False), case, "image0.", TOLERANCES[torch.float64])
+
+
 def test_a_batch_of_different_sizes_is_padded_as_published() -> None:
     case = "r50_coco_panoptic"
     with torch.no_grad():

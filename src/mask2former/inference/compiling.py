@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import UInt8
@@ -27,16 +27,17 @@ _MOST_SIZES = 8  # each takes a minute or more; the compiler keeps no more by de
 
 
 class CompiledModel:
-    """A model, compiled as one graph for each of the first eight kinds of input; others run as they are.
+    """A model, compiled as one graph for each of the first eight kinds of input.
 
     Results are those of the model but for rounding.
 
     Args:
         model: whose weights are used as they are at each call.
+        otherwise: gives what other kinds of input are shown to.
     """
 
-    def __init__(self, model: Mask2Former) -> None:
-        self.model = model
+    def __init__(self, model: Mask2Former, otherwise: Callable[[], Mask2Former]) -> None:
+        self._otherwise = otherwise
         self._compiled = torch.compile(model, fullgraph=True, dynamic=False)
         self._sizes: set[tuple[tuple[int, ...], ...]] = set()
         self._refusal = ""  # of the compiler, which takes its time for every image
@@ -53,7 +54,7 @@ class CompiledModel:
         if self._refusal:
             raise UserError(self._refusal)
         if len(self._sizes) == _MOST_SIZES:
-            return self.model(images, aux_outputs=aux_outputs)
+            return self._otherwise()(images, aux_outputs=aux_outputs)
         start = time.perf_counter()
         try:
             output = self._compiled(list(images), aux_outputs=aux_outputs)

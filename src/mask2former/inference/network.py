@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -21,6 +22,8 @@ __all__ = ["ModelNetwork", "Network", "hash_weights"]
 _CLIP_WINDOW = 8  # frames, for models of clips
 _MOST_BYTES = 640  # for each pixel shown, of published models on a CPU; those with ResNet-50 take 490
 _SURELY_FITS = 1 << 30
+_SAMPLES = 16  # values of each parameter and buffer
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Network(Protocol):
@@ -49,13 +52,17 @@ class ModelNetwork:
         device: where it runs.
         dtype: of all its parameters; None leaves them as they are.
         compile: compile it for every size, of the first eight that it is shown; see :class:`Predictor`.
+
+    Attributes:
+        model: the model. It can be changed at any time: predictions are always those of its weights of now.
     """
 
     def __init__(
         self, model: Mask2Former, device: torch.device, dtype: torch.dtype | None = None, *, compile: bool = False
     ) -> None:
         self.model = model.to(device=device, dtype=dtype).eval()
-        self._compiled = CompiledModel(self.model) if compile else None
+        self._compiled = CompiledModel(self.model, self.prepared) if compile else None
+        self._prepared: tuple[_Snapshot, Mask2Former] | None = None
         self._bytes_per_pixel: float | None = None  # that the model takes on a CPU; measured when it matters
         if device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
@@ -84,9 +91,25 @@ class ModelNetwork:
         """
         if self.model.device.type == "cpu":  # others say it themselves, and survive it
             self._check_room(images)
-        forward = self.model if self._compiled is None else self._compiled
+        forward = self.prepared() if self._compiled is None else self._compiled
         output = forward(images, aux_outputs=False)  # bytes; the model converts
         return output.predictions([(image.shape[-2], image.shape[-1]) for image in images])
+
+    def prepared(self) -> Mask2Former:
+        """What is called: the prepared form of the model, or, with gradients, the model itself.
+
+        The form is made anew when the model was changed. What PyTorch counts as a change is seen, of weights, modules,
+        modes and hooks. What goes past its count (``weight.data.mul_(2)``) is seen in 16 values of each parameter; a
+        change that leaves those alone needs a new network.
+        """
+        if torch.is_grad_enabled():
+            return self.model
+        current = self._prepared
+        if current is None or not current[0].is_of(self.model):
+            self._prepared = None  # its copies go before new ones are made
+            prepared = self.model.prepare_for_inference()
+            self._prepared = current = (_Snapshot(self.model, prepared), prepared)
+        return current[1]
 
     def _check_room(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> None:
         """Refuse what would not fit the memory, before the kernel ends the process.
@@ -101,7 +124,8 @@ class ModelNetwork:
         if self._bytes_per_pixel is None:  # of this model, on a small image
             side = 256
             small = torch.zeros((3, side, side), dtype=torch.uint8)
-            self._bytes_per_pixel = peak_memory(lambda: self.model([small], aux_outputs=False)) / side**2
+            model = self.prepared()
+            self._bytes_per_pixel = peak_memory(lambda: model([small], aux_outputs=False)) / side**2
         height, width = images[0].shape[-2:]
         what = f"{len(images)} images of" if len(images) > 1 else "an image of"
         what = f"a clip of {len(images[0])} frames of" if images[0].ndim > 3 else what
@@ -110,6 +134,67 @@ class ModelNetwork:
             int(pixels * self._bytes_per_pixel),
             "set a smaller short_edge, take fewer frames, cut the image into parts, or use a GPU",
         )
+
+
+class _Snapshot:
+    """What a model was when it was prepared, so that a change is seen in half a millisecond.
+
+    Everything is held, so that no other object gets the address of one.
+
+    Args:
+        model: it.
+        prepared: its prepared form, which says what there are copies of.
+    """
+
+    def __init__(self, model: Mask2Former, prepared: Mask2Former) -> None:
+        self._modules = list(model.modules())
+        self._entries = [
+            entries for module in self._modules for entries in (module._parameters, module._buffers) if entries
+        ]
+        self._tensors = [tensor for entries in self._entries for tensor in entries.values()]
+        held = [tensor for tensor in self._tensors if tensor is not None]
+        self._held, self._with_version = held, [tensor for tensor in held if not tensor.is_inference()]
+        copied = [part for name, part in model.named_children() if getattr(prepared, name) is not part]
+        copies = [tensor for part in copied for tensor in (*part.parameters(), *part.buffers())]
+        self._samples = [_sample(tensor) for tensor in copies if tensor.is_cpu and _has_bits(tensor)]
+        self._children, self._modes, self._marks = self._look(model)
+        self._values = self._read()
+
+    def is_of(self, model: Mask2Former) -> bool:
+        """Whether the model is as it was."""
+        tensors = [tensor for entries in self._entries for tensor in entries.values()]
+        return (
+            list(map(id, tensors)) == list(map(id, self._tensors))
+            and self._look(model) == (self._children, self._modes, self._marks)
+            and np.array_equal(self._read(), self._values)
+        )
+
+    def _look(self, model: Mask2Former) -> tuple[list[object], list[object], list[object]]:
+        children: list[object] = [child for module in self._modules for child in module._modules.values()]
+        modes: list[object] = [
+            (module.training, len(module._forward_hooks), len(module._forward_pre_hooks), "forward" in module.__dict__)
+            for module in self._modules
+        ]
+        marks: list[object] = [model, model.mean, model.std, model.size_divisibility]
+        marks += [tensor.data_ptr() for tensor in self._held]
+        marks += [tensor.stride() for tensor in self._held]
+        marks += [tensor._version for tensor in self._with_version]
+        return children, modes, marks
+
+    def _read(self) -> np.ndarray:
+        return np.concatenate(self._samples) if self._samples else np.zeros(0)
+
+
+def _has_bits(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and tensor.element_size() in _BITS
+
+
+def _sample(tensor: Tensor) -> np.ndarray:
+    """The bits of some values, spread over the whole; of the first where there are holes between them; a view."""
+    dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    count = min(_SAMPLES, tensor.numel()) if dense else 1
+    values = tensor.detach().as_strided((count,), (max(1, tensor.numel() // _SAMPLES),))
+    return values.view(_BITS[tensor.element_size()]).numpy()
 
 
 def hash_weights(weights: Mapping[str, object]) -> str:

@@ -23,8 +23,10 @@ __all__ = [
     "GradientCheckpointing",
     "PixelDecoder",
     "Precision",
+    "PreparesForInference",
     "StartsFromBackbone",
     "TransformerDecoder",
+    "for_inference",
     "set_gradient_checkpointing",
     "set_precision",
 ]
@@ -70,6 +72,20 @@ class Precision(Protocol):
 
 
 @runtime_checkable
+class PreparesForInference(Protocol):
+    """A part with a faster form for inference, for the device and the dtype that it has now."""
+
+    def for_inference(self) -> nn.Module:
+        """A module with the results of this one in evaluation, within rounding; or the part itself.
+
+        The part stays as it is. Parameters that the form takes as they are, it shares with the part; what it folds,
+        merges or packs is its own, and is not changed with them: :class:`ModelNetwork` asks for a new form then.
+        The form is called without gradients, and hands everything else on to the part.
+        """
+        ...
+
+
+@runtime_checkable
 class ChoosesDecay(Protocol):
     """A part with parameters that do not decay, beside those of norms and embeddings."""
 
@@ -94,6 +110,22 @@ class StartsFromBackbone(Protocol):
     def start_from_backbone(self, state: Mapping[str, Tensor]) -> Sequence[str]:
         """Take what fits from entries named as in our backbones; a phrase for each thing that does not."""
         ...
+
+
+def for_inference(part: nn.Module) -> nn.Module:
+    """The form of a part for inference; the part itself where it has none.
+
+    Also where the part, or a module within it, is in training mode or was altered, since what a user attached to
+    it (hooks, another ``forward``) would not be called.
+    """
+    if not isinstance(part, PreparesForInference) or any(map(_is_altered, part.modules())):
+        return part
+    return part.for_inference()
+
+
+def _is_altered(module: nn.Module) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks  # what register_forward_hook and its like add to
+    return module.training or bool(hooks) or "forward" in vars(module)
 
 
 def set_gradient_checkpointing(name: str, part: nn.Module, enable: bool) -> None:

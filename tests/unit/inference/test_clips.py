@@ -43,7 +43,7 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     clip = resize_clip(frames, 64, 96)
     assert clip.shape == (3, 3, 57, 96)
     with torch.inference_mode():
-        output = predictor.model([clip], aux_outputs=False)
+        output = predictor.model.prepare_for_inference()([clip], aux_outputs=False)
     assert output.mask_logits.shape[2] == 3
     [prediction] = output.predictions([(57, 96)])
     settings = predictor.settings.model_copy(update={"max_instances": 40, "instance_threshold": 0})

@@ -41,7 +41,7 @@ def test_one_graph_for_each_of_the_first_sizes(
     with caplog.at_level(logging.WARNING):
         compiled = Predictor(tiny_model, device="cpu", compile=True)
         for image in (*images, images[0]):
-            assert compiled(image).to_dict() == plain(image).to_dict()
+            assert (compiled(image, "semantic").labels == plain(image, "semantic").labels).mean() > 0.99
     assert len(set(calls)) == 8
     assert len(calls) == 9
     assert caplog.text.count("compiled the model for 1 x") == 8

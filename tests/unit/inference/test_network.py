@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
+from mask2former.inference.network import ModelNetwork
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import AugmentedPredictor
 from mask2former.models.mask2former import Mask2Former
@@ -128,6 +131,103 @@ def test_weights_tell_networks_apart(tiny_model: Mask2Former, predictor: Predict
     assert "dtype" not in one.recorded_settings
     with pytest.raises(UserError, match="no Mask2Former but a function"):
         _ = one.model
+
+
+def _changes() -> dict[str, Callable[[Mask2Former], object]]:
+    def weight(model: Mask2Former) -> nn.Parameter:
+        return model.get_parameter("backbone.body.layer1.0.conv1.weight")
+
+    def norm(model: Mask2Former) -> Tensor:
+        return model.get_buffer("backbone.body.bn1.running_var")
+
+    def exchanged(model: Mask2Former) -> None:
+        model.get_submodule("backbone.body.layer1.0").conv1 = nn.Conv2d(64, 16, 3, padding=1, bias=False).to(
+            model.dtype
+        )
+
+    def optimised(model: Mask2Former) -> None:
+        parameter = weight(model)
+        parameter.grad = torch.ones_like(parameter)
+        torch.optim.SGD([parameter], 0.1).step()
+
+    def assigned(model: Mask2Former) -> None:
+        weight(model).data = weight(model).data * 2
+
+    return {
+        "loaded": lambda model: model.load_state_dict({n: v * 2 for n, v in model.state_dict().items()}),
+        "loaded by assignment": lambda model: model.load_state_dict(
+            {n: v * 2 for n, v in model.state_dict().items()}, assign=True
+        ),
+        "in place": lambda model: weight(model).mul_(2),
+        "in place, one value": lambda model: weight(model)[3, 2, 1].fill_(9.0),
+        "in place, past the count": lambda model: weight(model).data.mul_(2),
+        "data assigned": assigned,
+        "a buffer": lambda model: norm(model).mul_(2),
+        "a buffer, past the count": lambda model: norm(model).data.mul_(2),
+        "by numpy": lambda model: weight(model).detach().numpy().__imul__(2),
+        "by an optimiser": optimised,
+        "a module exchanged": exchanged,
+        "a part exchanged": lambda model: setattr(model, "backbone", _doubled(model.backbone)),
+        "transposed": lambda model: setattr(weight(model), "data", weight(model).data.transpose(2, 3)),
+        "another dtype": lambda model: model.float(),
+        "there and back": lambda model: model.bfloat16().double(),
+        "training mode": lambda model: model.get_submodule("backbone.body.bn1").train(),
+        "another mean": lambda model: setattr(model, "mean", (0.0, 0.0, 0.0)),
+        "another module's forward": lambda model: setattr(
+            model.backbone, "forward", lambda x: _forward_doubled(model, x)
+        ),
+        "nothing": lambda model: None,
+    }
+
+
+def _doubled(part: nn.Module) -> nn.Module:
+    copied = deepcopy(part)
+    copied.load_state_dict({name: value * 2 for name, value in part.state_dict().items()})
+    return copied
+
+
+def _forward_doubled(model: Mask2Former, images: Tensor) -> list[Tensor]:
+    return [2 * level for level in type(model.backbone).forward(model.backbone, images)]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("change", _changes())
+def test_predictions_follow_every_change_of_the_model(tiny_model: Mask2Former, change: str, mode: Any) -> None:
+    network = ModelNetwork(deepcopy(tiny_model), torch.device("cpu"), torch.float64)
+    images = [torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)] * 2
+
+    def results(model: Mask2Former) -> list[Tensor]:
+        output = model(images, aux_outputs=False)
+        return [*model.backbone(model.normalize(images).flatten(0, 1)), output.class_logits, output.mask_logits]
+
+    with torch.no_grad():
+        before = results(network.prepared())
+        with torch.enable_grad() if change == "by an optimiser" else mode():
+            _changes()[change](network.model)
+        got, expected = results(network.prepared()), results(network.model)
+        tolerance = 1e-3 if network.dtype == torch.float32 else 1e-9
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+        if change not in {"nothing", "another dtype"}:
+            assert not torch.allclose(got[3].double(), before[3], rtol=1e-6, atol=1e-6)
+    assert network.prepared() is network.model  # where there are gradients
+
+
+def test_a_model_is_prepared_once_and_shares_what_it_does_not_fold(tiny_model: Mask2Former) -> None:
+    network = ModelNetwork(deepcopy(tiny_model), torch.device("cpu"))
+    plain = network.weights_sha256()
+    with torch.inference_mode():
+        prepared = network.prepared()
+        network([torch.zeros(3, 32, 32, dtype=torch.uint8)])
+        assert network.prepared() is prepared is not network.model
+    assert prepared.backbone is not network.model.backbone
+    assert {id(p) for p in prepared.parameters()} == {id(p) for p in network.model.parameters()}
+    assert network.weights_sha256() == plain
+    copied = deepcopy(network)
+    with torch.no_grad():
+        copied.model.backbone.get_parameter("body.conv1.0.weight").mul_(2)
+        images = [torch.zeros(3, 32, 32, dtype=torch.uint8)]
+        assert not torch.equal(copied(images)[0].class_logits, network(images)[0].class_logits)
 
 
 def test_the_python_of_the_page_runs() -> None:

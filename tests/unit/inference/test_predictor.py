@@ -144,7 +144,9 @@ def test_equals_the_parts_composed_by_hand(
 ) -> None:
     resized = resize_shortest_edge(image, short_edge, 96)
     with torch.inference_mode():
-        output = tiny_model([torch.from_numpy(resized).permute(2, 0, 1).float()], aux_outputs=False)
+        output = tiny_model.prepare_for_inference()(
+            [torch.from_numpy(resized).permute(2, 0, 1).float()], aux_outputs=False
+        )
     [prediction] = output.predictions([resized.shape[:2]])
     categories = tiny_model.categories
     assert categories is not None

@@ -143,3 +143,23 @@ def test_a_model_can_be_made_of_parts() -> None:
     with torch.inference_mode():
         assert model(batch).padded_size == (64, 64)
     assert model.info == ModelInfo()
+
+
+@pytest.mark.parametrize("backbone", ["frozen", "swin"])
+def test_a_prepared_model_gives_the_same_and_leaves_the_model_as_it_is(backbone: str) -> None:
+    model = small(backbone).double().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    parts = list(model.children())
+    prepared = model.prepare_for_inference()
+    assert type(prepared) is type(model)
+    assert (prepared.info, prepared.mean, prepared.std) == (model.info, model.mean, model.std)
+    assert prepared.backbone is not model.backbone
+    assert list(model.children()) == parts
+    images = [random_image(50, 70), random_image(64, 33)]
+    with torch.inference_mode():
+        got, expected = prepared(images), model(images)
+    torch.testing.assert_close(got.class_logits, expected.class_logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(got.mask_logits, expected.mask_logits, rtol=0, atol=1e-9)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert before.keys() == model.state_dict().keys()
+    assert model.train().prepare_for_inference().backbone is model.backbone

@@ -7,6 +7,7 @@ a single window, and norm each stage's output; timm's numbers differ wherever th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mask2former.config import SwinConfig
+from mask2former.ops import onednn
 
 __all__ = ["SwinTransformer"]
 
@@ -232,6 +234,12 @@ class SwinTransformer(nn.Module):
             assert isinstance(stage, _Stage)
             stage.checkpointing = enable
 
+    def for_inference(self) -> nn.Module:
+        """On a CPU, a form that gathers windows by an index; with modules of your own inside, or elsewhere, itself."""
+        known = type(self) is SwinTransformer and all(map(_is_known, self.layers))
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        return _GatheredSwin(self) if known and on_cpu else self
+
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised."""
         grid = self.patch_embed(images)
@@ -243,3 +251,116 @@ class SwinTransformer(nn.Module):
             if stage.downsample is not None:
                 grid = stage.downsample(grid)
         return maps
+
+
+def _is_known(stage: nn.Module) -> bool:
+    """Whether it consists of what :class:`_GatheredSwin` computes in its place."""
+    return type(stage) is _Stage and all(
+        type(block) is _Block
+        and type(block.attn) is _WindowAttention
+        and type(block.drop_path) is _DropPath
+        and type(block.mlp) is _Mlp
+        and {type(layer) for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)} == {nn.Linear}
+        for block in stage.blocks
+    )
+
+
+class _GatheredSwin(nn.Module):
+    """A Swin for inference on a CPU. All parameters are those of ``plain``, which computes what is no inference.
+
+    An index takes tokens to windows and back, instead of padding, rolling and two permutations. It puts windows of one
+    mask side by side, so that masks and biases of one window serve all, whatever the size of the image and the batch.
+    """
+
+    def __init__(self, plain: SwinTransformer) -> None:
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
+        """See the plain backbone; maps are views with channels last."""
+        if not onednn.is_plain_inference() or images.numel() == 0:
+            return self.plain(images)
+        grid = self.plain.patch_embed(images.contiguous(memory_format=torch.channels_last)).contiguous()
+        maps = []
+        for stage, norm in zip(self.plain.layers, self.plain.norms, strict=True):
+            assert isinstance(stage, _Stage)
+            windows: dict[int, _Windows] = {}
+            for block in stage.blocks:
+                assert isinstance(block, _Block)
+                if block.shift not in windows:
+                    windows[block.shift] = _Windows.of(grid, block.window, block.shift)
+                grid = _compute(block, grid, windows[block.shift])
+            maps.append(norm(grid).permute(0, 3, 1, 2))
+            if stage.downsample is not None:
+                grid = stage.downsample(grid)
+        return maps
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the tokens of windows are in a grid.
+
+    Attributes:
+        gather: the token of each position of each window.
+        holes: positions that have none, since they are padding.
+        scatter: the position of each token.
+        counts: how many windows have each mask.
+        masks: added to attention logits; None: none.
+    """
+
+    gather: Int64[Tensor, " positions"]
+    holes: Int64[Tensor, " holes"]
+    scatter: Int64[Tensor, " tokens"]
+    counts: Sequence[int]
+    masks: Sequence[Float[Tensor, "N N"] | None]
+
+    @classmethod
+    def of(cls, grid: Float[Tensor, "B H W C"], window: int, shift: int) -> _Windows:
+        """Those of the padded grid that was rolled by ``shift`` against both axes."""
+        batch, height, width = grid.shape[:3]
+        tokens = torch.arange(1, batch * height * width + 1).view(batch, height, width, 1)
+        padded = F.pad(tokens, (0, 0, 0, -width % window, 0, -height % window))  # 0: no token
+        if shift:
+            padded = padded.roll((-shift, -shift), (1, 2))
+        rows, columns = padded.shape[1] // window, padded.shape[2] // window
+        tiles = _to_windows(padded, window).view(batch, rows, columns, window**2)
+        if shift:  # only the last row and column of windows hold more than one region
+            kinds = [tiles[:, :-1, :-1], tiles[:, -1:, :-1], tiles[:, :-1, -1:], tiles[:, -1:, -1:]]
+            of_one = _shift_mask(
+                2 * window, 2 * window, window, shift, tokens.device
+            )  # of windows of each kind, in rows
+            masks = [None, of_one[2], of_one[1], of_one[3]]
+        else:
+            kinds, masks = [tiles], [None]
+        positions = torch.cat([kind.flatten() for kind in kinds])
+        real = positions > 0
+        scatter = torch.empty(batch * height * width, dtype=torch.int64)
+        scatter[positions[real] - 1] = real.nonzero().squeeze(1)
+        counts = [kind.numel() // window**2 for kind in kinds]
+        return cls((positions - 1).clamp_(min=0), (~real).nonzero().squeeze(1), scatter, counts, masks)
+
+
+def _compute(block: _Block, grid: Float[Tensor, "B H W C"], windows: _Windows) -> Float[Tensor, "B H W C"]:
+    """What the block does, in evaluation."""
+    attention, mlp = block.attn, block.mlp
+    channels, positions = grid.shape[3], block.window**2
+    tiles = block.norm1(grid).view(-1, channels).index_select(0, windows.gather)
+    tiles.index_fill_(0, windows.holes, 0.0)
+    projected = onednn.linear(tiles, attention.qkv.weight, attention.qkv.bias)
+    q, k, v = projected.view(-1, positions, 3, attention.num_heads, channels // attention.num_heads).permute(
+        2, 0, 3, 1, 4
+    )
+    bias = attention.relative_position_bias_table[attention.relative_position_index].permute(2, 0, 1).contiguous()
+    attended, start = [], 0
+    for count, mask in zip(windows.counts, windows.masks, strict=True):
+        if count:
+            of_kind = slice(start, start + count)
+            added = bias if mask is None else bias + mask.to(bias.dtype)
+            found = F.scaled_dot_product_attention(q[of_kind], k[of_kind], v[of_kind], attn_mask=added.unsqueeze(0))
+            attended.append(found.transpose(1, 2).reshape(-1, channels))
+            start += count
+    joined = attended[0] if len(attended) == 1 else torch.cat(attended)
+    projected = onednn.linear(joined, attention.proj.weight, attention.proj.bias)
+    grid = projected.index_select(0, windows.scatter).view(grid.shape).add_(grid)
+    hidden = onednn.linear(block.norm2(grid), mlp.fc1.weight, mlp.fc1.bias, "gelu")
+    return onednn.linear(hidden, mlp.fc2.weight, mlp.fc2.bias).add_(grid)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mask2former import limits
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
+from mask2former.models.backbones.resnet_inference import FoldedResNet
 from mask2former.text import printable, quoted
 
 __all__ = ["RESERVED_ARGUMENTS", "TimmBackbone", "check_arguments"]
@@ -152,6 +153,13 @@ class TimmBackbone(nn.Module):
                     f"backbone '{self._model}' of timm has no gradient checkpointing; leave it out "
                     "(trainer.gradient_checkpointing=false)"
                 ) from error
+
+    def for_inference(self) -> nn.Module:
+        """On a CPU, plain ResNets with norms of fixed statistics folded; any other model as it is."""
+        weight = next(self.parameters())
+        if weight.device.type != "cpu" or weight.dtype == torch.float16:
+            return self
+        return FoldedResNet.of(self, self.body, self._chosen) or self
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> list[Float[Tensor, "N _C_l _H_l _W_l"]]:
         """Maps of ``channels`` at ``strides``, finest first; ``images`` are normalised.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mask2former.models.backbones import SwinTransformer, swin
+from mask2former.models.parts import for_inference
 
 WINDOW, HEADS, DIM = 4, 2, 6
 GRIDS = [(8, 8), (5, 9), (3, 2), (4, 4), (1, 11)]  # multiples of the window, not, smaller than it, and one window
@@ -217,3 +218,56 @@ def test_bias_tables_start_truncated_normal_and_the_rest_as_torch_starts_it() ->
         assert 0.95 * bound < value.abs().max().item() <= bound
         assert value.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     assert not any(name.endswith("index") for name in model.state_dict())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("window", [3, 4])
+def test_the_form_for_inference_gives_the_same_maps(window: int, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    plain = SwinTransformer(8, (2, 2, 3, 1), (1, 2, 2, 4), window)
+    for made in blocks(plain):  # as large as the logits
+        nn.init.normal_(made.attn.relative_position_bias_table)
+    plain = plain.to(dtype).eval()
+    form = for_inference(plain)
+    assert form is not plain
+    threads = torch.get_num_threads()
+    try:
+        for count, size, height, width in ((1, 1, 64, 96), (2, 2, 37, 50), (3, 1, 5, 131), (1, 2, 1, 1), (0, 1, 8, 8)):
+            torch.set_num_threads(size)
+            images = torch.randn(count, 3, height, width, dtype=dtype)
+            with torch.inference_mode():
+                for found, expected in zip(form(images), plain(images), strict=True):
+                    assert found.is_contiguous(memory_format=torch.channels_last)
+                    assert found.dtype == dtype
+                    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_images_of_a_batch_do_not_see_one_another_in_the_form() -> None:
+    form, images = for_inference(tiny().eval()), torch.randn(3, 3, 37, 50)
+    with torch.inference_mode():
+        together, alone = form(images), [form(image.unsqueeze(0)) for image in images]
+    for index, maps in enumerate(alone):
+        for level, expected in zip(together, maps, strict=True):
+            torch.testing.assert_close(level[index], expected[0], rtol=0, atol=1e-5)
+
+
+def test_the_form_is_for_inference_on_a_cpu_and_for_blocks_as_they_are_here() -> None:
+    plain = tiny()
+    assert for_inference(plain) is plain  # in training
+    form = for_inference(plain.eval())
+    assert {id(value) for value in form.parameters()} == {id(value) for value in plain.parameters()}
+    form(torch.randn(1, 3, 32, 32))[3].sum().backward()
+    assert plain.get_parameter("patch_embed.proj.weight").grad is not None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        images = torch.randn(1, 3, 32, 32)
+        assert all(torch.equal(one, other) for one, other in zip(form(images), plain(images), strict=True))
+
+    class Adapted(nn.Linear):
+        pass
+
+    block = next(blocks(plain))
+    block.mlp.fc1 = Adapted(8, 32)
+    assert for_inference(plain.eval()) is plain
+    assert for_inference(meta := tiny().eval().to("meta")) is meta
