@@ -30,11 +30,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", ["instance", "panoptic"])
-def test_predict(task: str, images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "batch_size"), [("instance", 1), ("panoptic", 1), ("panoptic", 3)])
+def test_predict(task: str, batch_size: int, images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = ["predict", str(images), "-o", str(output / "images"), "--coco", str(output / "coco.json"), "-t", task]
-    print(task, kill_again_and_again([*command, *TINY], output, tmp_path / "log.txt"))
+    command += ["--batch-size", str(batch_size)]
+    print(task, batch_size, kill_again_and_again([*command, *TINY], output, tmp_path / "log.txt"))
 
 
 def test_track(tmp_path: Path) -> None:

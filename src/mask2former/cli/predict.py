@@ -103,6 +103,15 @@ def predict(
     tta_sizes: TtaSizes = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the model for each of the first eight input sizes, a minute or more each: for many images of "
+            "one size. Needs a C++ compiler.",
+            rich_help_panel="Machine",
+        ),
+    ] = False,
 ) -> None:
     """Segment images.
 
@@ -162,6 +171,7 @@ def predict(
             views=parse_views(tta, tta_sizes),
             device=device,
             dtype=dtype,
+            compile=compile,
             progress=tell,
             observe=observe,
             **{setting: value for setting, value in settings.items() if value is not None},

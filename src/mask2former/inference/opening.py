@@ -23,6 +23,7 @@ def open_predictor(
     recipe: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    compile: bool = False,
     views: MultiScaleFlip | None = None,
     quiet: bool = False,
     progress: Progress = silent,
@@ -35,6 +36,7 @@ def open_predictor(
         recipe: for files without configuration.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
+        compile: see :class:`Predictor`.
         views: test-time augmentation.
         quiet: see :meth:`Predictor.from_pretrained`.
         progress: told how much has been downloaded.
@@ -46,14 +48,14 @@ def open_predictor(
     if isinstance(model, Predictor | Mask2Former):
         given = {"recipe": recipe, **settings}
         if isinstance(model, Predictor):
-            given |= {"device": None if device == "auto" else device, "dtype": dtype}
+            given |= {"device": None if device == "auto" else device, "dtype": dtype, "compile": compile or None}
         if taken := [name for name, value in given.items() if value is not None]:
             raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
-        predictor = model if isinstance(model, Predictor) else Predictor(model, device, dtype)
+        predictor = model if isinstance(model, Predictor) else Predictor(model, device, dtype, compile=compile)
     else:
         checkpoints.fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
         progress("loading the model", 0, None)
-        predictor = Predictor.from_pretrained(model, recipe, device, dtype, quiet=quiet, **settings)
+        predictor = Predictor.from_pretrained(model, recipe, device, dtype, quiet=quiet, compile=compile, **settings)
     return predictor if views is None else AugmentedPredictor(predictor, views)
 
 

@@ -156,6 +156,7 @@ def predict_files(
     views: MultiScaleFlip | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    compile: bool = False,
     progress: Progress = silent,
     observe: Callable[[Outcome], None] = lambda outcome: None,
     **settings: Any,
@@ -178,6 +179,7 @@ def predict_files(
         views: test-time augmentation.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
+        compile: see :class:`Predictor`.
         progress: told the step, and how many images of how many are done.
         observe: told what became of each image.
         settings: inference settings that replace the stored ones, for instance ``score_threshold=0.5``. With ``tile``
@@ -196,7 +198,7 @@ def predict_files(
     if settings.get("tile") is not None:
         settings = {"tile_overlap": settings["tile"] // 4} | settings
     loading = {"recipe": recipe, "device": device, "dtype": dtype, "views": views, "progress": progress}
-    predictor = open_predictor(model, **loading, **settings)
+    predictor = open_predictor(model, compile=compile, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]
     removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
     outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)

@@ -93,6 +93,10 @@ class Predictor:
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; by default a CUDA device where there is one, else the CPU.
         dtype: ``float32``, ``bfloat16`` or ``float16`` for a whole model; by default its parameters stay as they
             are. Half precision is faster on hardware made for it and changes masks slightly.
+        compile: compile a model with ``torch.compile``, without graph breaks, for each of the first eight input sizes
+            and batch sizes that it is shown; others run as usual. Compiling takes a minute or more each time and is
+            logged, so it is for many images of one size. Nothing is padded to fewer sizes, because padding changes
+            results; compiled ones differ by rounding only.
         settings: the inference settings; by default those that a model was stored with.
         categories: the classes of the network; by default those of a model.
 
@@ -112,13 +116,16 @@ class Predictor:
         dtype: str | torch.dtype | None = None,
         settings: InferenceConfig | None = None,
         categories: Categories | None = None,
+        *,
+        compile: bool = False,
     ) -> None:
         self.device = choose_device(device)
         if isinstance(network, Mask2Former):
             categories = categories or network.info.known_categories
             settings = settings or network.info.inference
-        elif dtype is not None:
-            raise UserError(f"dtype {dtype} is for models of this package; any other network has its own")
+        elif dtype is not None or compile:
+            what = "compile" if compile else f"dtype {dtype}"
+            raise UserError(f"{what} is for models of this package; any other network has its own")
         if categories is None:
             raise UserError(
                 "a network that is no Mask2Former says nothing of its classes; pass "
@@ -127,7 +134,9 @@ class Predictor:
         self.categories = categories
         self.settings = settings or InferenceConfig()
         self.network: Network = (
-            ModelNetwork(network, self.device, choose_dtype(dtype)) if isinstance(network, Mask2Former) else network
+            ModelNetwork(network, self.device, choose_dtype(dtype), compile=compile)
+            if isinstance(network, Mask2Former)
+            else network
         )
         self._unknown_weights = secrets.token_hex(32)
 
@@ -154,6 +163,7 @@ class Predictor:
         *,
         model: Mask2Former | None = None,
         quiet: bool = False,
+        compile: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder.
@@ -167,6 +177,7 @@ class Predictor:
             dtype: see the class.
             model: gets the weights instead of one that is built; for models with your own parts.
             quiet: without that message.
+            compile: see the class.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks.
 
@@ -178,7 +189,8 @@ class Predictor:
         tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
         known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
         _override(known, overrides)
-        predictor = cls(checkpoints.from_pretrained(source, recipe, model), chosen_device, chosen_dtype)
+        loaded = checkpoints.from_pretrained(source, recipe, model)
+        predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(

@@ -152,12 +152,14 @@ def _overlay_map(
             crops.append(Crop(index, window, mask, int(np.count_nonzero(mask))))
     colors = spread_colors(regions, crops, canvas)
     # The last row of the tables is that of index -1: nothing is painted there.
+    rows = index_map.astype(np.intp)  # what numpy indexes with: converted once, and taken twice as fast
+    rows[rows < 0] = len(regions)
     palette = np.zeros((len(regions) + 1, 3), dtype=np.uint8)
     alpha = np.zeros(len(regions) + 1, dtype=np.uint8)
     for index, (region, color) in enumerate(zip(regions, colors, strict=True)):
         alpha[index] = round(255 * (THING_ALPHA if region.is_thing else STUFF_ALPHA))
         palette[index] = color
-    tint, opacity = Image.fromarray(palette[index_map]), Image.fromarray(alpha[index_map])
+    tint, opacity = Image.fromarray(palette.take(rows, axis=0)), Image.fromarray(alpha.take(rows))
     canvas = np.array(Image.composite(tint, Image.fromarray(canvas), opacity))
     _draw_seams(canvas, index_map)
     for crop in crops:

@@ -1,0 +1,90 @@
+"""A model compiled for fixed input sizes.
+
+Nothing is padded to fewer sizes: padding changes what the model says.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from mask2former.errors import UserError
+from mask2former.memory import is_lack_of_memory
+from mask2former.models.mask2former import Mask2Former
+from mask2former.structures.outputs import MaskOutput
+from mask2former.text import printable
+
+__all__ = ["CompiledModel"]
+
+_logger = logging.getLogger(__name__)
+
+_MOST_SIZES = 8  # each takes a minute or more; the compiler keeps no more by default either
+
+
+class CompiledModel:
+    """A model, compiled as one graph for each of the first eight kinds of input.
+
+    Results are those of the model but for rounding.
+
+    Args:
+        model: whose weights are used as they are at each call.
+        otherwise: gives what other kinds of input are shown to.
+    """
+
+    def __init__(self, model: Mask2Former, otherwise: Callable[[], Mask2Former]) -> None:
+        self._otherwise = otherwise
+        self._compiled = torch.compile(model, fullgraph=True, dynamic=False)
+        self._sizes: set[tuple[tuple[int, ...], ...]] = set()
+        self._refusal = ""  # of the compiler, which takes its time for every image
+
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], *, aux_outputs: bool = False) -> MaskOutput:
+        """As the model.
+
+        Raises:
+            UserError: it cannot be compiled, mostly for want of a C++ compiler.
+        """
+        sizes = tuple(tuple(image.shape) for image in images)
+        if sizes in self._sizes:
+            return self._compiled(list(images), aux_outputs=aux_outputs)
+        if self._refusal:
+            raise UserError(self._refusal)
+        if len(self._sizes) == _MOST_SIZES:
+            return self._otherwise()(images, aux_outputs=aux_outputs)
+        start = time.perf_counter()
+        try:
+            output = self._compiled(list(images), aux_outputs=aux_outputs)
+        except Exception as error:  # of the compiler, which raises what it likes, or of the model
+            if is_lack_of_memory(error):
+                raise
+            self._refusal = _sentence(error)
+            raise UserError(self._refusal) from error
+        self._sizes.add(sizes)
+        height, width = images[0].shape[-2:]
+        _logger.warning(
+            "compiled the model for %d x %dx%d pixels in %.0f s%s",
+            len(images),
+            height,
+            width,
+            time.perf_counter() - start,
+            "; other sizes will run without" if len(self._sizes) == _MOST_SIZES else "",
+        )
+        return output
+
+
+def _sentence(error: BaseException) -> str:
+    causes = list(_causes(error))
+    if any(type(cause).__name__ == "InvalidCxxCompiler" for cause in causes):
+        return "compiling a model needs a C++ compiler, and there is none: install g++ or clang, or do not compile"
+    said = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
+    return f"the model cannot be compiled ({type(causes[-1]).__name__}: {printable(said, 200)}); run it as it is"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__ or getattr(error, "inner_exception", None)
