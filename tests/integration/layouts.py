@@ -287,7 +287,7 @@ def write_vipseg(root: Path, clips: SceneClips) -> dict[str, Any]:
         name, images, annotations = f"clip{index}", [], []
         for folder in ("images", "maps"):
             (root / folder / name).mkdir(parents=True)
-        height, width = clips.clip_size(index)
+        height, width = clips.size_hw
         for position, (image, ground_truth) in enumerate(
             zip(clips.images(index), clips.ground_truths(index, ["panoptic"])["panoptic"], strict=True)
         ):

@@ -52,12 +52,12 @@ class MeasuredClips(DataSet, Protocol):
 class ClipSet(MeasuredClips, Protocol):
     """What every data set of clips offers that is learned from, whatever its files."""
 
-    def clip_length(self, index: int) -> int:
-        """How many frames a clip has."""
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which clips are wider than high, for batches of one shape; from annotations or headers of frames."""
         ...
 
-    def clip_size(self, index: int) -> tuple[int, int]:
-        """Height and width of its frames."""
+    def clip_length(self, index: int) -> int:
+        """How many frames a clip has."""
         ...
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:

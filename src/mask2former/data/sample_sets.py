@@ -187,15 +187,15 @@ class _Samples(SampleSequence):
             )
         return self.samples.size(index)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        sizes = [self.size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
 
 class _Images(_Samples):
     """Images: see :class:`~mask2former.data.annotated.AnnotatedSet`."""
 
     num_frames = 1
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        sizes = [self.size(index) for index in range(len(self))]
-        return np.array([width > height for height, width in sizes], dtype=bool)
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return self.images(index)[0]
@@ -212,9 +212,6 @@ class _Clips(_Samples):
 
     def clip_length(self, index: int) -> int:
         return self[index].image.shape[0]
-
-    def clip_size(self, index: int) -> tuple[int, int]:
-        return self.size(index)
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         frames = [self.frame(index, position, with_ignored=with_ignored) for position in indices]

@@ -39,8 +39,8 @@ class Blocks:
     def clip_length(self, index: int) -> int:
         return 4
 
-    def clip_size(self, index: int) -> tuple[int, int]:
-        return 40, 60
+    def wide(self) -> np.ndarray:
+        return np.array([True])
 
     def image_id(self, index: int) -> int:
         return 5
@@ -200,5 +200,5 @@ def test_scene_clips_are_a_source_of_clips() -> None:
     ground_truth = clips.ground_truths(2, ["instance"])["instance"]
     assert ground_truth.masks.shape[1:] == (6, 64, 64)
     assert all(SCENE_CATEGORIES[label].is_thing for label in ground_truth.labels)
-    assert (clips.image_id(2), clips.clip_length(2), clips.clip_size(2)) == (5, 6, (64, 64))
+    assert (clips.image_id(2), clips.clip_length(2), clips.size_hw) == (5, 6, (64, 64))
     assert not TrainingSet(clips).wide().any()

@@ -133,6 +133,15 @@ class ClipReader(ImageReader, SampleSequence):
 
     counted = "clip"
 
+    def clip_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the frames."""
+        raise NotImplementedError
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which clips are wider than high."""
+        sizes = [self.clip_size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
     def sample(self, position: int) -> Sample:
         return whole_clip(self, position)  # pyright: ignore[reportArgumentType]  (its subclasses are sets of clips)
 

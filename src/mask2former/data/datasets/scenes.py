@@ -66,6 +66,10 @@ class _Drawings(SampleSequence):
     def _draw(self, seed: int) -> Sample:
         raise NotImplementedError
 
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which scenes are wider than high: all or none."""
+        return np.full(len(self), self.size_hw[1] > self.size_hw[0])
+
     def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Any]:
         """Every pixel belongs to a segment, whose id in a clip stays the same; there are no crowds."""
         target = self[index].target
@@ -89,10 +93,6 @@ class Scenes(_Drawings):
 
     def _draw(self, seed: int) -> Sample:
         return _sample([draw_scene(seed, self.size_hw)], f"scene-{seed}")
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which images are wider than high: all or none."""
-        return np.full(len(self), self.size_hw[1] > self.size_hw[0])
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return draw_scene(self.seed + index, self.size_hw).image
@@ -132,9 +132,6 @@ class SceneClips(_Drawings):
 
     def clip_length(self, index: int) -> int:
         return self.num_frames
-
-    def clip_size(self, index: int) -> tuple[int, int]:
-        return self.size_hw
 
     def image_id(self, index: int) -> int:
         """The seed of the clip."""

@@ -90,7 +90,6 @@ class VideoPanoptic:
         frames = open_folder(images, "folder of frames", allow_outside=allow_outside)
         content = read_annotations(file, _KEYS, "VIPSeg's video panoptic")
         self._ids: list[int | str] = []
-        self._sizes: list[tuple[int, int]] = []
         self._ends = [0]
         self._own_notes: list[str] = []
         self._remarked: set[str] = set()
