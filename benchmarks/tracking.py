@@ -123,7 +123,7 @@ def measure(model: str, num_clips: int, out: Path | None) -> None:
     panoptic = VideoPanopticEvaluator(SCENE_CATEGORIES)
     num_objects = 0
     for index in range(num_clips):
-        images, ground_truth = clips.images(index), clips.ground_truth(index)
+        images, ground_truth = clips.images(index), clips.ground_truths(index, ["instance"])["instance"]
         num_objects += len(ground_truth.labels)
         network.known.clear()
         for way in ways:

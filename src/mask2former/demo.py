@@ -17,7 +17,7 @@ from mask2former import visualization
 from mask2former.config import Task
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.evaluation.cases import ImageCases, match_classes
+from mask2former.evaluation.cases import Cases, match_classes
 from mask2former.evaluation.comparison import comparison_row
 from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.files import check_folder, write_whole
@@ -100,7 +100,7 @@ def run(
         rows.append(_row(samples[index], predictor, max(1, _CELL // side)))
 
     class_map = match_classes(predictor.categories, samples.categories)
-    cases = list(ImageCases(samples, _TASKS, predictor.categories, class_map))  # before the clock starts
+    cases = list(Cases(samples, _TASKS, predictor.categories, class_map))  # before the clock starts
     report = evaluate_predictor(
         predictor, cases, _TASKS, progress=lambda done: progress("measuring", done, num_scenes), short_edge=0
     )
@@ -176,7 +176,7 @@ def run_video(
         start = time.perf_counter()
         found = join_frames(predictor.track(images, "instance", short_edge=0), things_only=True)
         seconds += time.perf_counter() - start
-        evaluator.update(found, clips.ground_truth(index))
+        evaluator.update(found, clips.ground_truths(index, ["instance"])["instance"])
 
     numbers: set[int] = set()
 

@@ -68,13 +68,13 @@ def target(data: Provider) -> None:
         for index in range(len(clips)):
             if clips.clip_length(index) <= 10:
                 clips.annotated(index, range(clips.clip_length(index)), with_ignored=True)
-                clips.ground_truth(index)
+                clips.ground_truths(index, ["instance"])
     else:
         content = InMemory(json.dumps(changed(PANOPTIC, data)).encode())
         frames = VideoPanoptic(content, FOLDER, FOLDER)  # pyright: ignore[reportArgumentType]
         for index in range(len(frames)):
             frames.images(index)
-            frames.panoptic_ground_truths(index)
+            frames.ground_truths(index, ["panoptic"])
 
 
 if __name__ == "__main__":

@@ -287,9 +287,9 @@ def write_vipseg(root: Path, clips: SceneClips) -> dict[str, Any]:
         name, images, annotations = f"clip{index}", [], []
         for folder in ("images", "maps"):
             (root / folder / name).mkdir(parents=True)
-        height, width = clips.clip_size(index)
+        height, width = clips.size_hw
         for position, (image, ground_truth) in enumerate(
-            zip(clips.images(index), clips.panoptic_ground_truths(index), strict=True)
+            zip(clips.images(index), clips.ground_truths(index, ["panoptic"])["panoptic"], strict=True)
         ):
             file = f"{position:04}.png"
             Image.fromarray(image).save(root / "images" / name / file)

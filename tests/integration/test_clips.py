@@ -55,7 +55,7 @@ def write_clips(folder: Path, *, annotated: bool = True) -> dict[str, str]:
     clips = SceneClips(48, num_frames=4, seed=50, length=2)
     videos, annotations = [], []
     for index in range(2):
-        ground_truth, names = clips.ground_truth(index), []
+        ground_truth, names = clips.ground_truths(index, ["instance"])["instance"], []
         for position, image in enumerate(clips.images(index)):
             names.append(f"{index}/{position}.png")
             (folder / str(index)).mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def test_evaluate_measures_clips_of_every_kind(
     records = json.loads(results.read_text())
     assert {len(row["segmentations"]) for row in records} == {4}
     assert {row["category_id"] for row in records} <= {item.id for item in SCENE_CATEGORIES if item.is_thing}
-    assert YouTubeVIS([(entry["annotations"], entry["frames"])]).clip_id(0) == records[0]["video_id"]
+    assert YouTubeVIS([(entry["annotations"], entry["frames"])]).image_id(0) == records[0]["video_id"]
     assert main(["evaluate", str(tiny_file), "--data", "scene-clips", "--limit", "1", "--size", "48"]) == 0
     assert "1 clip done" in capsys.readouterr().out
 

@@ -24,7 +24,7 @@ from mask2former.config import EvaluationConfig, Task
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.errors import UserError
-from mask2former.evaluation.cases import Case, ImageCases, match_classes
+from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.evaluation.evaluate import evaluate_predictor, predict_case
 from mask2former.evaluation.scores import Evaluation
 from mask2former.inference.predictor import Predictor
@@ -68,7 +68,7 @@ def test_a_predictor_at_the_size_of_the_samples_measures_what_the_model_does(pre
     seen: list[int] = []
     report = evaluate_predictor(
         predictor,
-        ImageCases(samples, TASKS, predictor.categories, _identity()),
+        Cases(samples, TASKS, predictor.categories, _identity()),
         TASKS,
         metrics,
         progress=seen.append,
@@ -100,7 +100,7 @@ def test_metrics_count_all_candidates_and_observers_see_what_a_user_gets(predict
         asked.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
         report = evaluate_predictor(
             asked,
-            ImageCases(samples, TASKS, predictor.categories, _identity()),
+            Cases(samples, TASKS, predictor.categories, _identity()),
             TASKS,
             observe=lambda case, predictions: shown.extend(predictions["instance"].scores.tolist()),  # pyright: ignore
         )
@@ -114,7 +114,7 @@ def test_metrics_count_all_candidates_and_observers_see_what_a_user_gets(predict
 
 def test_parts_of_an_evaluation_add_up(predictor: Predictor) -> None:
     parts = [Evaluation(TASKS, SCENE_CATEGORIES) for _ in range(3)]
-    cases = list(ImageCases(Scenes((64, 64), seed=1, length=2), TASKS, SCENE_CATEGORIES, _identity()))
+    cases = list(Cases(Scenes((64, 64), seed=1, length=2), TASKS, SCENE_CATEGORIES, _identity()))
     for case, part in zip(cases, parts, strict=False):
         predictions = predict_case(predictor, case, TASKS)
         part.add(predictions, case.ground_truths)
@@ -140,7 +140,7 @@ def test_images_are_resized_for_the_model_and_measured_at_their_own_size(predict
 def test_the_results_file_scores_the_same_with_the_official_tool(predictor: Predictor, tmp_path: Path) -> None:
     ids = {index: 7 * index + 3 for index in range(len(SCENE_CATEGORIES))}  # of a data set that counts otherwise
     samples = Scenes((128, 128), seed=11, length=4)
-    cases = list(ImageCases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
+    cases = list(Cases(samples, ["instance"], SCENE_CATEGORIES, _identity()))
     # Moved ground truths are predictions of middling quality; scores fall.
     path = tmp_path / "new" / "results.json"
     evaluation = Evaluation(["instance"], SCENE_CATEGORIES)
@@ -200,7 +200,7 @@ def test_classes_are_matched_by_name_in_any_order() -> None:
     target = Scenes((64, 64), seed=2, length=1)[0].target
     assert target is not None
     class_map = match_classes(reordered, SCENE_CATEGORIES)
-    (case,) = ImageCases(Scenes((64, 64), seed=2, length=1), ["instance"], reordered, class_map)
+    (case,) = Cases(Scenes((64, 64), seed=2, length=1), ["instance"], reordered, class_map)
     expected = [SCENE_CATEGORIES.names[label] for label in target.labels if SCENE_CATEGORIES[int(label)].is_thing]
     assert [reordered.names[label] for label in case.ground_truths["instance"].labels] == expected
 
@@ -459,7 +459,7 @@ def test_the_annotation_itself_as_prediction_scores_100_with_crowds_and_areas(
     samples = CocoInstances([(file, folder)])
     class_map = match_classes(SCENE_CATEGORIES, samples.categories, things_only=True)
     evaluation = Evaluation(["instance"], SCENE_CATEGORIES, EvaluationConfig(pooled_threshold=0.5))
-    cases = list(ImageCases(samples, ["instance"], SCENE_CATEGORIES, class_map))
+    cases = list(Cases(samples, ["instance"], SCENE_CATEGORIES, class_map))
     assert [case.image_id for case in cases] == [501, 502, 503, 504]
     ground_truths = [case.ground_truths["instance"] for case in cases]
     assert sum(int(ground_truth.iscrowd.sum()) for ground_truth in ground_truths) == 1
@@ -527,7 +527,7 @@ def test_ground_truths_of_real_images_are_those_of_the_official_tool(tmp_path: P
     class_map = match_classes(categories, categories)
     evaluation = Evaluation(["instance"], categories)
     with ResultsFile(tmp_path / "results.json", {index: item.id for index, item in enumerate(categories)}) as results:
-        for case in ImageCases(samples, ["instance"], categories, class_map):
+        for case in Cases(samples, ["instance"], categories, class_map):
             ground_truth = case.ground_truths["instance"]
             masks = np.roll(SparseMasks.of(ground_truth.masks).dense(), 2, axis=2)
             order = np.argsort([-mask.sum() % 97 for mask in masks], kind="stable")

@@ -17,7 +17,7 @@ from mask2former import Criterion, LossTerm, Mask2Former, Predictor, RunConfig, 
 from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.cli import main
 from mask2former.data.datasets.scenes import Scenes
-from mask2former.evaluation.cases import ImageCases, match_classes
+from mask2former.evaluation.cases import Cases, match_classes
 from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.losses import MatchedDepth
 from mask2former.models.pixel_decoders import PixelFeatures
@@ -157,9 +157,7 @@ def test_its_file_says_that_it_has_parts_of_its_own(finished: Path, tmp_path: Pa
 def test_it_is_measured_and_asked(finished: Path) -> None:
     predictor = Predictor.from_pretrained(finished / "model.safetensors", device="cpu", model=own_model(3), quiet=True)
     samples = Scenes(64, 6_000_000, 2)
-    cases = ImageCases(
-        samples, ("panoptic",), predictor.categories, match_classes(predictor.categories, samples.categories)
-    )
+    cases = Cases(samples, ("panoptic",), predictor.categories, match_classes(predictor.categories, samples.categories))
     report = evaluate_predictor(predictor, cases, ("panoptic",))
     measured = [row for row in table(finished) if row["panoptic/PQ"]]
     assert report.metrics["panoptic/PQ"] in [pytest.approx(float(row["panoptic/PQ"])) for row in measured]

@@ -21,7 +21,7 @@ from mask2former.cli import app, main
 from mask2former.config import InferenceConfig, Task
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.transforms import shortest_edge_size
-from mask2former.evaluation.cases import ImageCases, match_classes
+from mask2former.evaluation.cases import Cases, match_classes
 from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.evaluation.gallery import Gallery
 from mask2former.evaluation.report import write_report
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 def _measured(predictor: Predictor, count: int = 4) -> tuple[EvaluationReport, Gallery]:
     gallery = Gallery(predictor.categories, keep=2)
     class_map = match_classes(predictor.categories, predictor.categories)
-    cases = ImageCases(Scenes((96, 96), seed=31, length=count), TASKS, predictor.categories, class_map)
+    cases = Cases(Scenes((96, 96), seed=31, length=count), TASKS, predictor.categories, class_map)
     report = evaluate_predictor(predictor, cases, TASKS, observe=gallery.add, short_edge=0)
     return report, gallery
 

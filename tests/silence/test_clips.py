@@ -229,7 +229,8 @@ def test_what_a_run_notes_check_data_notes(tmp_path: Path, name: str) -> None:
 
 def test_masks_without_area_leave_the_others(tmp_path: Path) -> None:
     run = run_of(tmp_path, first_mask([box(5, 5, 25, 20), [1, 1, 5, 5]]), "train")
-    masks = build_clips(run.data.dataset, "train").ground_truth(0).masks  # pyright: ignore[reportArgumentType]
+    clips: Any = build_clips(run.data.dataset, "train")  # pyright: ignore[reportArgumentType]
+    masks = clips.ground_truths(0, clips.tasks)["instance"].masks
     assert masks.sum(axis=(2, 3)).tolist() == [[300, 300, 300], [414, 414, 414]]
 
 

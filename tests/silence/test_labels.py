@@ -477,7 +477,7 @@ def test_id_maps_of_a_clip_whose_palettes_differ_are_refused(tmp_path: Path, swa
         clip(tmp_path / "last", [first, first, swapped])
     clips = clip(tmp_path / "between", [first, swapped, first, first])  # which is not looked at beforehand
     assert clips.annotated(0, [0, 2]).annotated.tolist() == [[True, True]]
-    for read in (lambda: clips.annotated(0, [0, 1]), lambda: clips.ground_truth(0)):
+    for read in (lambda: clips.annotated(0, [0, 1]), lambda: clips.ground_truths(0, ["instance"])):
         with pytest.raises(UserError, match=words):
             read()
 

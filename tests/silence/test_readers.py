@@ -730,7 +730,7 @@ def read_clips(folder: Path) -> tuple[Any, list[str]]:
     samples = YouTubeVIS([(folder / "clips.json", folder)])
     videos = []
     for index in range(len(samples)):
-        ground_truth = samples.ground_truth(index)
+        ground_truth = samples.ground_truths(index, ["instance"])["instance"]
         assert ground_truth.areas is not None
         rows = zip(
             ground_truth.labels.tolist(),
@@ -741,7 +741,7 @@ def read_clips(folder: Path) -> tuple[Any, list[str]]:
         )
         found = sorted((label, crowd, area, masks.tobytes()) for label, crowd, area, masks in rows)
         names = [_FRAMES[int(image[0, 0, 0]) // 9] for image in samples.images(index)]
-        videos.append((samples.clip_id(index), names, found))
+        videos.append((samples.image_id(index), names, found))
     return (list(samples.categories.names), videos), samples.notes
 
 

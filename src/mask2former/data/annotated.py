@@ -23,6 +23,7 @@ from mask2former.structures.samples import Sample
 __all__ = [
     "Annotated",
     "AnnotatedSet",
+    "DataSet",
     "Polygons",
     "cover",
     "num_without_pixel",
@@ -110,12 +111,13 @@ def num_without_pixel(annotated: Annotated) -> int:
     return count - int(np.count_nonzero(seen))
 
 
-class AnnotatedSet(Protocol):
-    """What every data set offers, whatever its files: images by index, with their annotation in three forms.
+class DataSet(Protocol):
+    """What every data set offers, whatever its files, of images or of clips; both are counted from 0.
 
     Attributes:
         categories: its classes.
         tasks: those for which it has a ground truth.
+        has_ground_truth: whether there are annotations; those of test sets are kept by their servers.
         metric_style: whose evaluation tools the numbers of its papers come from.
         notes: what a user should know, as sentences; reading may add some.
     """
@@ -127,6 +129,9 @@ class AnnotatedSet(Protocol):
     def tasks(self) -> tuple[Task, ...]: ...
 
     @property
+    def has_ground_truth(self) -> bool: ...
+
+    @property
     def metric_style(self) -> MetricStyle: ...
 
     @property
@@ -134,14 +139,32 @@ class AnnotatedSet(Protocol):
 
     @property
     def num_objects(self) -> Int64[np.ndarray, " I"] | None:
-        """Training targets of every image; None where only reading all label maps would tell."""
+        """Training targets of every image or clip; None where only reading all of them would tell."""
         ...
+
+    def __len__(self) -> int: ...
+
+    def image_id(self, index: int) -> int | str:
+        """What files of results call the image or clip."""
+        ...
+
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> Mapping[Task, GroundTruth]:
+        """What is true about the image or clip at its own size, for those of its :attr:`tasks` that are requested.
+
+        Crowd regions, void and ignored pixels are in it, as the evaluators expect them.
+
+        Raises:
+            UserError: a file that is missing or broken, or images and labels of different sizes.
+        """
+        ...
+
+
+class AnnotatedSet(DataSet, Protocol):
+    """What every data set of images offers: the images, with their annotation in three forms."""
 
     def wide(self) -> Bool[np.ndarray, " I"]:
         """Which images are wider than high, for batches of one shape; from annotation files or image headers."""
         ...
-
-    def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample:
         """The image at its own size with the targets of training."""
@@ -151,10 +174,6 @@ class AnnotatedSet(Protocol):
         """The image alone."""
         ...
 
-    def image_id(self, index: int) -> int | str:
-        """What files of results call the image."""
-        ...
-
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         """The image and the targets of training, before anything is rasterised or moved; without crowd regions.
 
@@ -162,15 +181,5 @@ class AnnotatedSet(Protocol):
 
         Raises:
             UserError: a file that is missing or broken.
-        """
-        ...
-
-    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        """What is true about the image at its own size, for those of its :attr:`tasks` that are requested.
-
-        Crowd regions, void and ignored pixels are in it, as the evaluators expect them.
-
-        Raises:
-            UserError: a file that is missing or broken, or images and labels of different sizes.
         """
         ...

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from mask2former.data.annotated import AnnotatedSet
+from mask2former.data.annotated import AnnotatedSet, DataSet
 from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.coco import CocoInstances
@@ -91,7 +91,7 @@ def require(findings: Sequence[Finding]) -> list[str]:
     return [finding.sentence(5) for finding in findings]
 
 
-def split_findings(samples: AnnotatedSet | ClipSet, split: Split, *, measured_only: bool = False) -> list[Finding]:
+def split_findings(samples: DataSet, split: Split, *, measured_only: bool = False) -> list[Finding]:
     """What can be told of a split without reading it: classes, objects, and some of its label maps.
 
     Args:
@@ -103,7 +103,7 @@ def split_findings(samples: AnnotatedSet | ClipSet, split: Split, *, measured_on
         UserError: one of these label maps is missing or broken.
     """
     findings = class_findings(samples.categories, split)
-    counts = samples.num_objects if getattr(samples, "has_ground_truth", True) else None
+    counts = samples.num_objects if samples.has_ground_truth else None
     if counts is not None and not counts.sum():
         message = "; ".join(["nothing is annotated", *samples.notes])  # what was left out may be the reason
         findings.append(Finding(split, not measured_only, message))

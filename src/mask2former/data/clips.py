@@ -11,15 +11,13 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, UInt8
 
-from mask2former.data.annotated import Annotated
+from mask2former.data.annotated import Annotated, DataSet
 from mask2former.data.transforms import Geometry, Plan
-from mask2former.structures.categories import Categories
-from mask2former.structures.ground_truth import ClipGroundTruth, PanopticGroundTruth
 from mask2former.structures.samples import Sample, Target
 
-__all__ = ["AnnotatedClip", "ClipSet", "PanopticClips", "assemble_clip", "draw_frames", "whole_clip"]
+__all__ = ["AnnotatedClip", "ClipSet", "MeasuredClips", "assemble_clip", "draw_frames", "whole_clip"]
 
 LabelsFrom = Literal["last-frame", "any-frame"]
 
@@ -38,42 +36,8 @@ class AnnotatedClip:
 
 
 @runtime_checkable
-class ClipSet(Protocol):
-    """What every data set of clips offers, whatever its files.
-
-    Attributes:
-        categories: its classes.
-        has_ground_truth: whether there are annotations; those of test sets are kept by their servers.
-        notes: what a user should know, as sentences.
-    """
-
-    @property
-    def categories(self) -> Categories: ...
-
-    @property
-    def has_ground_truth(self) -> bool: ...
-
-    @property
-    def notes(self) -> Sequence[str]: ...
-
-    @property
-    def num_objects(self) -> Int64[np.ndarray, " I"] | None:
-        """Tracks of every clip; None where only reading all of them would tell."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def clip_length(self, index: int) -> int:
-        """How many frames a clip has."""
-        ...
-
-    def clip_size(self, index: int) -> tuple[int, int]:
-        """Height and width of its frames."""
-        ...
-
-    def clip_id(self, index: int) -> int | str:
-        """What files of results call the clip."""
-        ...
+class MeasuredClips(DataSet, Protocol):
+    """What a data set of clips offers for an evaluation; ground truths are of all frames of a clip."""
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames of a clip, RGB.
@@ -83,6 +47,19 @@ class ClipSet(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class ClipSet(MeasuredClips, Protocol):
+    """What every data set of clips offers that is learned from, whatever its files."""
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which clips are wider than high, for batches of one shape; from annotations or headers of frames."""
+        ...
+
+    def clip_length(self, index: int) -> int:
+        """How many frames a clip has."""
+        ...
+
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """The frames at these indices with the objects that are to be learned, without crowds.
 
@@ -90,42 +67,6 @@ class ClipSet(Protocol):
 
         Raises:
             UserError: a file that is missing or broken, or frames of different sizes.
-        """
-        ...
-
-    def ground_truth(self, index: int) -> ClipGroundTruth:
-        """What is true about all frames, at their own size, crowds included.
-
-        Raises:
-            UserError: a file that is missing or broken.
-        """
-        ...
-
-
-@runtime_checkable
-class PanopticClips(Protocol):
-    """What a data set of clips with panoptic ground truth offers for an evaluation; see :class:`ClipSet`."""
-
-    @property
-    def categories(self) -> Categories: ...
-
-    @property
-    def has_ground_truth(self) -> bool: ...
-
-    @property
-    def notes(self) -> Sequence[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def clip_id(self, index: int) -> int | str: ...
-
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]: ...
-
-    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
-        """What is true about every frame, at its own size, with ids that stay the same over time.
-
-        Raises:
-            UserError: a file that is missing or broken.
         """
         ...
 
@@ -178,4 +119,4 @@ def whole_clip(samples: ClipSet, index: int) -> Sample:
     clip = samples.annotated(index, range(samples.clip_length(index)))
     plan = Plan(Geometry(clip.frames[0].size_hw))
     sample = assemble_clip([plan(frame) for frame in clip.frames], clip.annotated, len(samples.categories), "any-frame")
-    return replace(sample, info={**sample.info, "clip_id": samples.clip_id(index)})
+    return replace(sample, info={**sample.info, "clip_id": samples.image_id(index)})

@@ -6,7 +6,7 @@ Knows no files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -14,17 +14,12 @@ from jaxtyping import Bool, UInt8
 
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated, AnnotatedSet, place_patches
-from mask2former.data.clips import AnnotatedClip, ClipSet, PanopticClips
+from mask2former.data.clips import AnnotatedClip, ClipSet, MeasuredClips
 from mask2former.data.sequence import SampleSequence
 from mask2former.errors import UserError
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.ground_truth import (
-    ClipGroundTruth,
-    GroundTruth,
-    PanopticGroundTruth,
-    ground_truths_of_target,
-)
+from mask2former.structures.ground_truth import ground_truths_of_target
 from mask2former.structures.samples import Sample, Target
 
 __all__ = ["SampleSet", "as_reader"]
@@ -55,12 +50,12 @@ def as_reader(samples: AnnotatedSet) -> AnnotatedSet: ...
 @overload
 def as_reader(samples: ClipSet) -> ClipSet: ...
 @overload
-def as_reader(samples: PanopticClips) -> PanopticClips: ...
+def as_reader(samples: MeasuredClips) -> MeasuredClips: ...
 @overload
 def as_reader(samples: SampleSet) -> AnnotatedSet | ClipSet: ...
 def as_reader(
-    samples: SampleSet | AnnotatedSet | ClipSet | PanopticClips,
-) -> AnnotatedSet | ClipSet | PanopticClips:
+    samples: SampleSet | AnnotatedSet | MeasuredClips,
+) -> AnnotatedSet | MeasuredClips:
     """Your own data set as training and evaluation read it; a reader is returned as it is.
 
     Whether it has images or clips is told by its first sample: one frame, or several.
@@ -68,7 +63,7 @@ def as_reader(
     Raises:
         UserError: no length, samples or classes, none at all, or a first sample that is none.
     """
-    if isinstance(samples, ClipSet | PanopticClips) or hasattr(samples, "annotated"):
+    if isinstance(samples, MeasuredClips) or hasattr(samples, "annotated"):
         return samples  # pyright: ignore[reportReturnType]  (it is no mere set of samples)
     lacking = [name for name in ("__len__", "__getitem__", "categories") if not hasattr(samples, name)]
     if lacking or not isinstance(samples.categories, Categories):
@@ -85,6 +80,7 @@ def as_reader(
 class _Samples(SampleSequence):
     """Samples, checked; the last one is kept, since it is read in several forms."""
 
+    has_ground_truth = True
     metric_style: MetricStyle = "coco"
     num_objects = None  # reading all of them would tell
     tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
@@ -157,6 +153,10 @@ class _Samples(SampleSequence):
     def image_id(self, index: int) -> int | str:
         return self.samples.image_id(index) if hasattr(self.samples, "image_id") else index  # pyright: ignore
 
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Any]:
+        is_clip = self.num_frames is None
+        return ground_truths_of_target(self._target(index), tasks, self.categories, is_clip=is_clip)
+
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames."""
         return [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in self[index].image]
@@ -187,15 +187,15 @@ class _Samples(SampleSequence):
             )
         return self.samples.size(index)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        sizes = [self.size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
 
 class _Images(_Samples):
     """Images: see :class:`~mask2former.data.annotated.AnnotatedSet`."""
 
     num_frames = 1
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        sizes = [self.size(index) for index in range(len(self))]
-        return np.array([width > height for height, width in sizes], dtype=bool)
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return self.images(index)[0]
@@ -203,39 +203,19 @@ class _Images(_Samples):
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         return self.frame(index, 0, with_ignored=with_ignored)
 
-    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        return ground_truths_of_target(self._target(index), tasks, self.categories)
-
 
 class _Clips(_Samples):
-    """Clips: see :class:`~mask2former.data.clips.ClipSet` and :class:`~mask2former.data.clips.PanopticClips`."""
+    """Clips: see :class:`~mask2former.data.clips.ClipSet`."""
 
     metric_style: MetricStyle = "youtube-vis"
     tasks: tuple[Task, ...] = ("instance", "panoptic")
-    has_ground_truth = True
 
     def clip_length(self, index: int) -> int:
         return self[index].image.shape[0]
 
-    def clip_size(self, index: int) -> tuple[int, int]:
-        return self.size(index)
-
-    def clip_id(self, index: int) -> int | str:
-        return self.image_id(index)
-
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         frames = [self.frame(index, position, with_ignored=with_ignored) for position in indices]
         return AnnotatedClip(frames, self._target(index).masks[:, list(indices)].flatten(2).any(dim=2).numpy())
-
-    def ground_truth(self, index: int) -> ClipGroundTruth:
-        found = ground_truths_of_target(self._target(index), ["instance"], self.categories, is_clip=True)["instance"]
-        assert isinstance(found, ClipGroundTruth)
-        return found
-
-    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
-        found = ground_truths_of_target(self._target(index), ["panoptic"], self.categories, is_clip=True)["panoptic"]
-        assert isinstance(found, list)
-        return found
 
 
 def _described(values: torch.Tensor) -> str:

@@ -23,7 +23,7 @@ from mask2former.config import (
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.archives import find_file
 from mask2former.data.build import build_clips, build_images
-from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.annotation_files import groups_in
 from mask2former.data.datasets.coco import CocoInstances
 from mask2former.data.datasets.mask_folders import MaskFolders
@@ -53,7 +53,7 @@ class OpenedData:
         as_drawn: images that models take at the size they have.
     """
 
-    samples: AnnotatedSet | ClipSet | PanopticClips
+    samples: AnnotatedSet | MeasuredClips
     record: dict[str, Any]
     evaluation: EvaluationConfig | None = None
     as_drawn: bool = False

@@ -346,7 +346,7 @@ class _Clips(Dataset[list[_Summary]]):
             try:
                 summaries = self._summaries(index, frames)
                 if self.as_evaluated:
-                    self.clips.ground_truth(index)
+                    self.clips.ground_truths(index, self.clips.tasks)
             except UserError as error:
                 # Which of its frames are broken, and how the others are; or what is wrong with them together.
                 summaries = [summary for frame in frames for summary in self._alone(index, frame)]
@@ -370,7 +370,7 @@ class _Clips(Dataset[list[_Summary]]):
         return summaries
 
     def _name(self, index: int, frame: int | None = None) -> str:
-        return f"clip {self.clips.clip_id(index)}" + ("" if frame is None else f", frame {frame}")
+        return f"clip {self.clips.image_id(index)}" + ("" if frame is None else f", frame {frame}")
 
 
 def _read(
@@ -527,10 +527,10 @@ def _findings(
         absent = [item.name for index, item in enumerate(samples.categories) if index not in used]
         add(f"classes without any {'pixel' if task == 'semantic' else 'object'}", absent)
     # Where no image can be used, that is the fault, and what is missing is its consequence.
-    has_ground_truth = getattr(samples, "has_ground_truth", True)  # test sets of clips have none, and need none
     counts = samples.num_objects if isinstance(samples, ClipSet) else None
     is_empty = not used or (counts is not None and not counts.any())  # masks of clips may be without a pixel
-    if whole and is_empty and has_ground_truth and not any(finding.message.startswith(_NOTHING) for finding in found):
+    is_said = any(finding.message.startswith(_NOTHING) for finding in found)
+    if whole and is_empty and samples.has_ground_truth and not is_said:
         found.append(Finding(split, True, _NOTHING))
     return found
 
@@ -545,7 +545,7 @@ def _clip_findings(clips: ClipSet, split: Split, num_queries: int) -> list[Findi
     counts = clips.num_objects
     crowded = [] if counts is None else np.flatnonzero(counts > num_queries).tolist()
     if counts is not None and crowded:
-        offenders = tuple(f"{clips.clip_id(index)}: {counts[index]}" for index in crowded[:_NAMED])
+        offenders = tuple(f"{clips.image_id(index)}: {counts[index]}" for index in crowded[:_NAMED])
         message = f"clips with more tracks than the model has queries ({num_queries})"
         found.append(Finding(split, False, message, offenders, len(crowded)))
     return found

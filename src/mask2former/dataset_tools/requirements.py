@@ -101,13 +101,10 @@ def run_findings(
     """What is wrong with the settings of a run, all of it; the data are None where they cannot be read."""
     checks: list[Callable[[], Any]] = [lambda: check_run(config)]
     if validation is not None:
-        classes, has_ground_truth = training or validation.categories, True
-        if isinstance(validation, ClipSet):
-            tasks, style, has_ground_truth = CLIP_TASKS, "youtube-vis", validation.has_ground_truth
-        else:
-            tasks, style = validation.tasks, validation.metric_style
+        classes, style = training or validation.categories, validation.metric_style
+        tasks = CLIP_TASKS if isinstance(validation, ClipSet) else validation.tasks
         checks.append(lambda: check_tasks(config, tasks))
-        if has_ground_truth:  # else nothing is measured
+        if validation.has_ground_truth:  # else nothing is measured
             checks.append(lambda: check_monitor(config, classes, style))
     findings: list[Finding] = []
     for check in checks:

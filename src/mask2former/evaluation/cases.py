@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.clips import MeasuredClips
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import with_classes
 from mask2former.text import listed, quoted
 
-__all__ = ["Case", "Cases", "ClipCases", "ImageCases", "match_classes"]
+__all__ = ["Case", "Cases", "match_classes"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,19 +46,36 @@ class Case:
         return first.shape[0], first.shape[1]
 
 
-class Cases(ABC):
-    """The images or clips of a data set with their ground truth, read when they are taken.
+class Cases:
+    """The images or clips of a data set at their own size with their ground truth, read when they are taken.
 
     Args:
-        samples: the data set.
-        style: whose rules measure it.
+        samples: the data set; without annotations its cases have no ground truth.
+        tasks: for which ground truth is read; clips are measured by one of them at a time.
+        categories: the classes of the model.
+        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
         limit: only the first so many.
     """
 
-    def __init__(self, samples: AnnotatedSet | ClipSet | PanopticClips, style: MetricStyle, limit: int | None) -> None:
-        self.notes = samples.notes
-        self.style: MetricStyle = style
+    def __init__(
+        self,
+        samples: AnnotatedSet | MeasuredClips,
+        tasks: Sequence[Task],
+        categories: Categories,
+        class_map: Int64[np.ndarray, " K"],
+        limit: int | None = None,
+    ) -> None:
+        self.samples = samples
+        self.tasks: tuple[Task, ...] = tuple(tasks) if samples.has_ground_truth else ()
+        self.categories = categories
+        self.class_map = class_map
         self._count = len(samples) if limit is None else min(limit, len(samples))
+        self._image = samples.images if isinstance(samples, MeasuredClips) else samples.image
+
+    @property
+    def style(self) -> MetricStyle:
+        """Whose rules measure them."""
+        return self.samples.metric_style
 
     def __len__(self) -> int:
         return self._count
@@ -67,90 +83,12 @@ class Cases(ABC):
     def __iter__(self) -> Iterator[Case]:
         return (self[index] for index in range(len(self)))
 
-    @abstractmethod
-    def __getitem__(self, index: int) -> Case: ...
-
-
-class ImageCases(Cases):
-    """The images of a data set at their own size with their ground truth, read when they are taken.
-
-    Args:
-        samples: the data set; it has ground truth for all ``tasks``.
-        tasks: for which ground truth is read.
-        categories: the classes of the model.
-        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
-        limit: only the first so many images.
-    """
-
-    def __init__(
-        self,
-        samples: AnnotatedSet,
-        tasks: Sequence[Task],
-        categories: Categories,
-        class_map: Int64[np.ndarray, " K"],
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(samples, samples.metric_style, limit)
-        self.samples = samples
-        self.tasks = tuple(tasks)
-        self.categories = categories
-        self.class_map = class_map
-
-    def __getitem__(self, index: int) -> Case:
-        ground_truths = self.samples.ground_truths(index, self.tasks)
-        ignored = self.categories.ignore_label
-        return Case(
-            self.samples.image(index),
-            {task: with_classes(ground_truths[task], self.class_map, ignored) for task in self.tasks},
-            self.samples.image_id(index),
-        )
-
-
-_UNUSED = -1  # label of pixels that are no class, which only label maps have
-
-
-class ClipCases(Cases):
-    """The clips of a data set, all frames at their own size, read when they are taken.
-
-    Args:
-        clips: the data set; without annotations its cases have no ground truth.
-        class_map: class indices of the data set to those of the model, see :func:`match_classes`.
-        limit: only the first so many clips.
-        task: ``instance`` (all frames at once, as published), or ``panoptic``, for which objects are followed from
-            frame to frame and the clips must be :class:`~mask2former.data.clips.PanopticClips`.
-
-    Raises:
-        UserError: clips without ground truth for the task.
-    """
-
-    def __init__(
-        self,
-        clips: ClipSet | PanopticClips,
-        class_map: Int64[np.ndarray, " K"],
-        limit: int | None = None,
-        *,
-        task: Literal["instance", "panoptic"] = "instance",
-    ) -> None:
-        super().__init__(clips, "youtube-vis", limit)
-        if not isinstance(clips, PanopticClips if task == "panoptic" else ClipSet):
-            raise UserError(f"these clips have no ground truth for the task {task}")
-        self.samples = clips
-        self.class_map = class_map
-        self.task: Task = task
-
     def __getitem__(self, index: int) -> Case:
         ground_truths: dict[Task, Any] = {}
-        if self.samples.has_ground_truth:
-            if self.task == "panoptic":
-                assert isinstance(self.samples, PanopticClips)
-                frames = self.samples.panoptic_ground_truths(index)
-                ground_truths["panoptic"] = [
-                    with_classes(ground_truth, self.class_map, _UNUSED) for ground_truth in frames
-                ]
-            else:
-                assert isinstance(self.samples, ClipSet)
-                ground_truths["instance"] = with_classes(self.samples.ground_truth(index), self.class_map, _UNUSED)
-        return Case(self.samples.images(index), ground_truths, self.samples.clip_id(index))
+        if self.tasks:
+            found, ignored = self.samples.ground_truths(index, self.tasks), self.categories.ignore_label
+            ground_truths = {task: with_classes(found[task], self.class_map, ignored) for task in self.tasks}
+        return Case(self._image(index), ground_truths, self.samples.image_id(index))
 
 
 def match_classes(

@@ -22,13 +22,13 @@ from jaxtyping import Int64
 import mask2former
 from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.checks import Finding, Split, class_findings, id_findings, require, split_findings
-from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.checks import Finding, Split, id_findings, require, split_findings
+from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.reader import ImageReader
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.sources import DataSource, OpenedData
 from mask2former.errors import FailedError, OptionError, UserError
-from mask2former.evaluation.cases import Case, Cases, ClipCases, ImageCases, match_classes
+from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.evaluation.scores import Evaluation, EvaluationReport, Predictions
 from mask2former.files import check_apart, check_file, check_folder
 from mask2former.inference import failures
@@ -39,7 +39,6 @@ from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io import ResultWriter, result_writer
 from mask2former.results_io.json import write_json
-from mask2former.structures.categories import Categories
 from mask2former.structures.results import Segmentation
 
 if TYPE_CHECKING:
@@ -143,11 +142,12 @@ def evaluate_predictor(
 
 # --- the call --------------------------------------------------------------------------------------------------------
 
-Samples = AnnotatedSet | ClipSet | PanopticClips
+Samples = AnnotatedSet | MeasuredClips
 
 # Options of the metrics; the others of EvaluationConfig are about training.
 _MEASURES = ("max_detections", "area_limits", "boundary", "pooled_threshold", "semantic_segments")
 _OF_CLIPS = ("max_detections", "area_limits")
+_CLIP_TASKS: tuple[Task, ...] = ("instance", "panoptic")
 
 
 def evaluate(
@@ -212,7 +212,7 @@ def evaluate(
         else:
             opened = OpenedData(samples=as_reader(cast("SampleSet", data)), record={"data": type(data).__name__})
         samples, options = opened.samples, _options(metrics, given, opened.evaluation)
-        if is_clip := isinstance(samples, ClipSet | PanopticClips):
+        if is_clip := isinstance(samples, MeasuredClips):
             chosen = _clip_tasks(samples, requested)
             _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
         else:
@@ -233,7 +233,7 @@ def evaluate(
         if results is not None:
             writer = _writer(results, chosen, predictor(), samples, class_map)
             stack.enter_context(writer)
-        cases = _cases(samples, chosen, predictor().categories, class_map, source.limit)
+        cases = Cases(samples, chosen, predictor().categories, class_map, source.limit)
         gallery = _gallery(predictor()) if report is not None else None
         measured = evaluate_predictor(
             predictor(),
@@ -339,10 +339,9 @@ def _image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequenc
     return chosen
 
 
-def _clip_tasks(samples: ClipSet | PanopticClips, requested: Sequence[Task]) -> tuple[Task]:
+def _clip_tasks(samples: MeasuredClips, requested: Sequence[Task]) -> tuple[Task]:
     """The requested task, else ``instance`` where the clips have tracks."""
-    kinds: tuple[tuple[Task, type], ...] = (("instance", ClipSet), ("panoptic", PanopticClips))
-    known: list[Task] = [task for task, kind in kinds if isinstance(samples, kind)]
+    known: list[Task] = [task for task in _CLIP_TASKS if task in samples.tasks]
     chosen: list[Task] = sorted(set(requested)) or known[:1]
     for task in chosen:
         if task not in known:
@@ -353,7 +352,7 @@ def _clip_tasks(samples: ClipSet | PanopticClips, requested: Sequence[Task]) -> 
 
 
 def _check_clips(
-    samples: ClipSet | PanopticClips,
+    samples: MeasuredClips,
     tasks: Sequence[Task],
     given: Collection[str],
     others: Mapping[str, object],
@@ -384,12 +383,7 @@ def _shared_ids(shared: Finding) -> UserError:
 
 def _matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
     """The model's index of every class of the data, and what is to be said of the data."""
-    findings = (
-        split_findings(samples, split, measured_only=True)
-        if isinstance(samples, ClipSet) or not isinstance(samples, PanopticClips)
-        else class_findings(samples.categories, split)
-    )
-    notes = require(findings)
+    notes = require(split_findings(samples, split, measured_only=True))
     things_only = all(item.is_thing for item in samples.categories)
     return match_classes(predictor.categories, samples.categories, things_only=things_only, notes=notes), notes
 
@@ -419,22 +413,8 @@ def _writer(
             raise UserError(f"the writer takes results of the task {results.task}; measured is {', '.join(tasks)}")
         return results
     ids = {int(index): samples.categories[number].id for number, index in enumerate(class_map)}
-    is_clip = isinstance(samples, ClipSet | PanopticClips)
-    style = "youtube-vis" if is_clip else samples.metric_style
     kind = "instance" if "instance" in tasks else tasks[0]
-    return result_writer(kind, results, predictor.categories, category_ids=ids, style=style)
-
-
-def _cases(
-    samples: Samples,
-    tasks: Sequence[Task],
-    categories: Categories,
-    class_map: Int64[np.ndarray, " K"],
-    limit: int | None,
-) -> Cases:
-    if isinstance(samples, ClipSet | PanopticClips):
-        return ClipCases(samples, class_map, limit, task="panoptic" if "panoptic" in tasks else "instance")
-    return ImageCases(samples, tasks, categories, class_map, limit)
+    return result_writer(kind, results, predictor.categories, category_ids=ids, style=samples.metric_style)
 
 
 def _gallery(predictor: Predictor) -> Gallery:

@@ -31,7 +31,7 @@ from mask2former.dataset_tools.requirements import (
     check_tasks,
     data_notes,
 )
-from mask2former.evaluation.cases import Case, ClipCases, ImageCases, match_classes
+from mask2former.evaluation.cases import Case, Cases, match_classes
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Batch
 
@@ -80,7 +80,7 @@ class DataModule(lightning.LightningDataModule):
         )
 
     @cached_property
-    def validation_set(self) -> ImageCases | ClipCases:
+    def validation_set(self) -> Cases:
         """Images or clips with ground truth, class indices being those of the training set; empty without annotations.
 
         Raises:
@@ -91,11 +91,9 @@ class DataModule(lightning.LightningDataModule):
         samples = self._validation
         if samples is None:
             samples = build_samples(config, "validation", value_range=value_range)
-        if isinstance(samples, ClipSet):
-            check_tasks(self.config, CLIP_TASKS)
-            return ClipCases(samples, self._class_map(samples.categories), None if samples.has_ground_truth else 0)
-        check_tasks(self.config, samples.tasks)
-        return ImageCases(samples, tasks, self.categories, self._class_map(samples.categories))
+        check_tasks(self.config, CLIP_TASKS if isinstance(samples, ClipSet) else samples.tasks)
+        limit = None if samples.has_ground_truth else 0
+        return Cases(samples, tasks, self.categories, self._class_map(samples.categories), limit)
 
     def _class_map(self, data: Categories) -> Int64[np.ndarray, " K"]:
         """As ``evaluate`` matches the classes of a model with those of its data: by name, in any order."""
@@ -111,9 +109,7 @@ class DataModule(lightning.LightningDataModule):
         cases = self.validation_set
         if self.is_measured:
             check_monitor(self.config, self.categories, cases.style)
-        samples = cases.samples
-        assert isinstance(cases, ImageCases) or isinstance(samples, ClipSet), "runs are not measured on panoptic clips"
-        self.notes += data_notes(self.training_set.samples, samples)  # pyright: ignore[reportArgumentType]
+        self.notes += data_notes(self.training_set.samples, cases.samples)  # pyright: ignore[reportArgumentType]
 
     @property
     def is_measured(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from torch import nn
 
 from mask2former.data.annotated import AnnotatedSet
-from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.clips import ClipSet, MeasuredClips
 from mask2former.data.sample_sets import SampleSet, as_reader
 from mask2former.data.transforms import Augmentation
 from mask2former.errors import UserError
@@ -62,6 +62,6 @@ class Objects:
 
 def _reader(data: Data | None) -> AnnotatedSet | ClipSet | None:
     reader = None if data is None else as_reader(data)
-    if isinstance(reader, PanopticClips):
+    if reader is not None and "instance" not in reader.tasks and isinstance(reader, MeasuredClips):
         raise UserError("clips with panoptic ground truth are for evaluation; training takes tracks (a ClipSet)")
     return reader

@@ -17,11 +17,10 @@ from typing import Any
 
 from mask2former import limits
 from mask2former.config import RunConfig, leaves, parse
-from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.reader import Reader
 from mask2former.documents import read_yaml
 from mask2former.errors import UserError
-from mask2former.evaluation.cases import Cases, ClipCases, ImageCases
+from mask2former.evaluation.cases import Cases
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
 from mask2former.training.checkpointing import figure, loaded
@@ -205,14 +204,8 @@ def _text(value: Any) -> str | None:
 
 def digest_of(cases: Cases) -> str:
     """Tells validation data from others: names, ids and numbers of objects, but not where the files are."""
-    indices, counts = range(len(cases)), None
-    if isinstance(cases, ImageCases):
-        counts, names = cases.samples.num_objects, [cases.samples.image_id(index) for index in indices]
-    else:
-        assert isinstance(cases, ClipCases)
-        names = [cases.samples.clip_id(index) for index in indices]
-        if isinstance(cases.samples, ClipSet):
-            counts = cases.samples.num_objects
+    indices, counts = range(len(cases)), cases.samples.num_objects
+    names = [cases.samples.image_id(index) for index in indices]
     files = [cases.samples.file(index).name for index in indices] if isinstance(cases.samples, Reader) else []
     rows = [names, files, [] if counts is None else counts[: len(cases)].tolist()]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

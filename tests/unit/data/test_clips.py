@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mask2former.config import ClipSampling
+from mask2former.config import ClipSampling, MetricStyle, Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.clips import AnnotatedClip, assemble_clip, draw_frames, whole_clip
 from mask2former.data.datasets.scenes import SceneClips
@@ -27,7 +27,9 @@ class Blocks:
     """Four frames, object 0 in all of them, object 1 in the first two; each frame has its own grey."""
 
     categories = CATEGORIES
+    tasks: tuple[Task, ...] = ("instance",)
     has_ground_truth = True
+    metric_style: MetricStyle = "youtube-vis"
     notes = ()
     num_objects = None
 
@@ -37,10 +39,10 @@ class Blocks:
     def clip_length(self, index: int) -> int:
         return 4
 
-    def clip_size(self, index: int) -> tuple[int, int]:
-        return 40, 60
+    def wide(self) -> np.ndarray:
+        return np.array([True])
 
-    def clip_id(self, index: int) -> int:
+    def image_id(self, index: int) -> int:
         return 5
 
     def images(self, index: int) -> list[np.ndarray]:
@@ -57,7 +59,7 @@ class Blocks:
         present = np.array([[True] * len(frames), [position < 2 for position in indices]])  # pyright: ignore[reportGeneralTypeIssues]
         return AnnotatedClip(frames, present)
 
-    def ground_truth(self, index: int) -> ClipGroundTruth:
+    def ground_truths(self, index: int, tasks: object) -> dict[Task, ClipGroundTruth]:
         raise NotImplementedError
 
 
@@ -195,8 +197,8 @@ def test_scene_clips_are_a_source_of_clips() -> None:
     clips = SceneClips(64, num_frames=6, seed=3, length=4)
     sample = TrainingSet(clips, sampling=ClipSampling(num_frames=2))[Draw(2, 9)]
     assert sample.image.shape == (2, 3, 64, 64)
-    ground_truth = clips.ground_truth(2)
+    ground_truth = clips.ground_truths(2, ["instance"])["instance"]
     assert ground_truth.masks.shape[1:] == (6, 64, 64)
     assert all(SCENE_CATEGORIES[label].is_thing for label in ground_truth.labels)
-    assert (clips.clip_id(2), clips.clip_length(2), clips.clip_size(2)) == (5, 6, (64, 64))
+    assert (clips.image_id(2), clips.clip_length(2), clips.size_hw) == (5, 6, (64, 64))
     assert not TrainingSet(clips).wide().any()

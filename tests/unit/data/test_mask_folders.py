@@ -36,14 +36,14 @@ def davis(tmp_path: Path) -> Path:
 
 def test_every_value_is_one_object_of_the_whole_clip(davis: Path) -> None:
     clips = MaskFolders(davis / "images", davis / "masks")
-    assert [clips.clip_id(index) for index in range(len(clips))] == ["a", "b"]
+    assert [clips.image_id(index) for index in range(len(clips))] == ["a", "b"]
     assert [clips.clip_length(index) for index in range(2)] == [3, 1]
     assert clips.clip_size(0) == (20, 30)
     sample = clips[0]
     assert sample.target is not None
     assert sample.target.labels.tolist() == [0, 0]
     assert sample.target.masks.flatten(2).any(2).tolist() == [[True] * 3, [False, False, True]]
-    ground_truth = clips.ground_truth(0)
+    ground_truth = clips.ground_truths(0, ["instance"])["instance"]
     np.testing.assert_array_equal(ground_truth.masks, sample.target.masks.numpy())
     some = clips.annotated(0, [0, 1])
     assert some.annotated.tolist() == [[True, True]]  # the other object is in none of these
@@ -62,7 +62,7 @@ def test_training_clips_are_made_of_it(davis: Path) -> None:
 
 def test_a_list_of_clips_and_images_without_maps(davis: Path) -> None:
     clips = MaskFolders(davis / "images", davis / "masks", davis / "train.txt")
-    assert [clips.clip_id(index) for index in range(len(clips))] == ["b"]
+    assert [clips.image_id(index) for index in range(len(clips))] == ["b"]
     (davis / "masks" / "a" / "00001.png").unlink()
     clips = MaskFolders(davis / "images", davis / "masks")
     assert clips.clip_length(0) == 2

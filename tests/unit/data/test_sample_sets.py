@@ -12,7 +12,7 @@ import torch
 
 from mask2former.config import ClipSampling, LargeScaleJitterConfig
 from mask2former.data.build import build_augmentation
-from mask2former.data.clips import ClipSet, PanopticClips
+from mask2former.data.clips import ClipSet
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.loading.sampling import Draw
 from mask2former.data.loading.training_set import TrainingSet
@@ -91,17 +91,17 @@ def test_several_frames_make_a_clip() -> None:
     own = Own(sample(3))
     reader: Any = as_reader(own)
     assert isinstance(reader, ClipSet)
-    assert isinstance(reader, PanopticClips)
-    assert (reader.clip_length(0), reader.clip_id(0), reader.has_ground_truth) == (3, 0, True)
+    assert (reader.clip_length(0), reader.image_id(0), reader.has_ground_truth) == (3, 0, True)
     assert [frame.shape for frame in reader.images(0)] == [(20, 30, 3)] * 3
     learned = TrainingSet(reader, sampling=ClipSampling(num_frames=2))[Draw(0, 1)]
     assert learned.image.shape == (2, 3, 20, 30)
     clip = reader.annotated(0, [0, 2])
     assert clip.annotated.tolist() == [[True, True], [True, False], [True, True]]
-    ground_truth = reader.ground_truth(0)
+    ground_truths: Any = reader.ground_truths(0, ["instance", "panoptic"])
+    ground_truth = ground_truths["instance"]
     assert isinstance(ground_truth, ClipGroundTruth)
     assert ground_truth.masks.shape == (2, 3, 20, 30)
-    assert [len(frame.segments) for frame in reader.panoptic_ground_truths(0)] == [3, 2, 2]
+    assert [len(frame.segments) for frame in ground_truths["panoptic"]] == [3, 2, 2]
 
 
 def test_readers_stay_as_they_are() -> None:

@@ -12,7 +12,7 @@ import pytest
 from layouts import write_vipseg
 from PIL import Image
 
-from mask2former.data.clips import PanopticClips
+from mask2former.data.clips import MeasuredClips
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.datasets.video_panoptic import VideoPanoptic, is_video_panoptic
 from mask2former.errors import UserError
@@ -31,13 +31,17 @@ def test_frames_and_ground_truths_are_those_of_the_files(tmp_path: Path, clips: 
     write_vipseg(tmp_path, clips)
     assert is_video_panoptic(tmp_path / "clips.json")
     read = opened(tmp_path)
-    assert isinstance(read, PanopticClips)
-    assert [read.clip_id(index) for index in range(len(read))] == ["clip0", "clip1"]
+    assert isinstance(read, MeasuredClips)
+    assert [read.image_id(index) for index in range(len(read))] == ["clip0", "clip1"]
     assert read.categories.names == clips.categories.names
     for index in range(2):
         assert read.clip_length(index) == 3
         assert np.array_equal(read.images(index), clips.images(index))
-        for one, other in zip(read.panoptic_ground_truths(index), clips.panoptic_ground_truths(index), strict=True):
+        for one, other in zip(
+            read.ground_truths(index, ["panoptic"])["panoptic"],
+            clips.ground_truths(index, ["panoptic"])["panoptic"],
+            strict=True,
+        ):
             assert np.array_equal(one.ids, other.ids)
             assert sorted(one.segments) == sorted(other.segments)
     assert list(read.notes) == []
@@ -54,7 +58,9 @@ def test_images_may_have_another_suffix_and_names_their_folder(tmp_path: Path, c
     (tmp_path / "clips.json").write_text(json.dumps(content))
     read = opened(tmp_path)
     assert np.abs(np.array(read.images(1)).astype(int) - np.array(clips.images(1))).mean() < 6
-    assert np.array_equal(read.panoptic_ground_truths(1)[2].ids, clips.panoptic_ground_truths(1)[2].ids)
+    assert np.array_equal(
+        read.ground_truths(1, ["panoptic"])["panoptic"][2].ids, clips.ground_truths(1, ["panoptic"])["panoptic"][2].ids
+    )
 
 
 def infos(content: dict[str, Any], frame: int) -> list[dict[str, Any]]:
@@ -92,7 +98,7 @@ def test_what_is_doubtful_is_noted(
     read = opened(tmp_path)
     for _ in range(2):  # once, however often they are read
         for index in range(len(read)):
-            read.panoptic_ground_truths(index)
+            read.ground_truths(index, ["panoptic"])
     (note,) = read.notes
     with pytest.raises(UserError, match=words):
         raise UserError(note)
@@ -109,7 +115,7 @@ def test_ids_that_change_from_frame_to_frame_are_noted(tmp_path: Path, clips: Sc
             info["id"] += 256 * (index + 1)
     (tmp_path / "clips.json").write_text(json.dumps(content))
     read = opened(tmp_path)
-    read.panoptic_ground_truths(0)
+    read.ground_truths(0, ["panoptic"])
     assert any("in clip 'clip0' no object has the same id in 2 of its 3 frames" in note for note in read.notes)
 
 
@@ -168,4 +174,4 @@ def test_a_map_with_ids_that_are_not_listed_is_refused(tmp_path: Path, clips: Sc
     infos(content, 1).pop()
     (tmp_path / "clips.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="ids that its 'segments_info' does not list"):
-        opened(tmp_path).panoptic_ground_truths(0)
+        opened(tmp_path).ground_truths(0, ["panoptic"])

@@ -89,7 +89,7 @@ def write(folder: Path, values: dict[str, Any]) -> tuple[Path, Path]:
 
 def test_videos_come_by_rising_id_with_their_tracks(tmp_path: Path) -> None:
     clips = YouTubeVIS([write(tmp_path, content())])
-    assert [clips.clip_id(index) for index in range(len(clips))] == [1, 2]
+    assert [clips.image_id(index) for index in range(len(clips))] == [1, 2]
     assert [clips.clip_length(index) for index in range(len(clips))] == [2, 1]
     assert clips.num_objects.tolist() == [2, 0]
     assert clips.has_ground_truth
@@ -106,7 +106,7 @@ def test_videos_come_by_rising_id_with_their_tracks(tmp_path: Path) -> None:
 
 
 def test_the_ground_truth_has_crowds_and_the_areas_of_the_file(tmp_path: Path) -> None:
-    ground_truth = YouTubeVIS([write(tmp_path, content())]).ground_truth(0)
+    ground_truth = YouTubeVIS([write(tmp_path, content())]).ground_truths(0, ["instance"])["instance"]
     assert ground_truth.labels.tolist() == [1, 0, 1]
     assert ground_truth.iscrowd.tolist() == [False, False, True]
     assert ground_truth.areas is not None
@@ -285,7 +285,7 @@ def noted(tmp_path: Path, change: Callable[[list[dict[str, Any]]], None]) -> tup
 def test_areas_that_cannot_be_are_counted(tmp_path: Path, area: Any) -> None:
     clips, notes = noted(tmp_path, lambda entries: entries[0]["areas"].__setitem__(1, area))
     assert "pixels are counted instead: annotations 1 (1 in frame 1)" in notes
-    areas = clips.ground_truth(0).areas
+    areas = clips.ground_truths(0, ["instance"])["instance"].areas
     assert areas is not None
     assert areas[0] == 80
 
@@ -320,7 +320,7 @@ def test_flags_pairs_and_ids_are_read_or_refused(tmp_path: Path) -> None:
     pairs = [[12, 12], [22, 12], [22, 20], [12, 20]]
     clips, notes = noted(tmp_path, lambda entries: entries[1]["segmentations"].__setitem__(1, pairs))
     assert "lists of pairs [x, y] instead of x, y, x, y, ...: annotations 1 (2 in frame 1)" in notes
-    np.testing.assert_array_equal(clips.ground_truth(0).masks[1, 1], mask(12, 12))
+    np.testing.assert_array_equal(clips.ground_truths(0, ["instance"])["instance"].masks[1, 1], mask(12, 12))
     for key, value, message in (
         ("iscrowd", "no", "'iscrowd' is 'no'"),
         ("video_id", True, "needs a 'video_id' and a 'category_id', .* got True"),

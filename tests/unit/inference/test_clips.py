@@ -15,7 +15,7 @@ from mask2former.config import EvaluationConfig, InferenceConfig
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.transforms import resize_clip
 from mask2former.errors import UserError
-from mask2former.evaluation.cases import ClipCases, match_classes
+from mask2former.evaluation.cases import Cases, match_classes
 from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.inference.predictor import Predictor
 from mask2former.metrics.average_precision import VideoInstanceEvaluator
@@ -77,7 +77,10 @@ class Oracle:
 
     def __init__(self, clips: SceneClips) -> None:
         self.categories, self.settings = clips.categories, InferenceConfig(tasks=("instance",))
-        self.predictions = {clips.images(index)[0].tobytes(): clips.ground_truth(index) for index in range(len(clips))}
+        self.predictions = {
+            clips.images(index)[0].tobytes(): clips.ground_truths(index, ["instance"])["instance"]
+            for index in range(len(clips))
+        }
         self.seen: list[dict[str, object]] = []
 
     def choose_tasks(self, tasks: list[str]) -> tuple[str, ...]:
@@ -99,7 +102,7 @@ def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None
         assert isinstance(writer, TracksFile)
         report = evaluate_predictor(
             oracle,  # pyright: ignore[reportArgumentType]
-            ClipCases(clips, class_map, limit=2),
+            Cases(clips, ["instance"], clips.categories, class_map, limit=2),
             ["instance"],
             EvaluationConfig(max_detections=50),
             style="youtube-vis",
@@ -114,7 +117,7 @@ def test_perfect_tracks_are_measured_as_such_and_written(tmp_path: Path) -> None
     assert oracle.seen == [{"short_edge": 0, "instance_threshold": 0.0}] * 2  # metrics need all candidates
     records = json.loads(path.read_text())
     assert {row["video_id"] for row in records} == {7, 8}
-    first = clips.ground_truth(0)
+    first = clips.ground_truths(0, ["instance"])["instance"]
     assert sum(row["video_id"] == 7 for row in records) == len(first.labels)
     np.testing.assert_array_equal(mask_ops.decode(records[0]["segmentations"]), first.masks[0])
     assert records[0]["category_id"] == clips.categories[first.labels[0]].id
@@ -127,7 +130,7 @@ def test_without_annotations_there_are_results_and_no_metrics(monkeypatch: pytes
     with result_writer("instance", tmp_path / "r.json", clips.categories, style="youtube-vis") as writer:
         report = evaluate_predictor(
             oracle,  # pyright: ignore[reportArgumentType]
-            ClipCases(clips, match_classes(clips.categories, clips.categories)),
+            Cases(clips, ["instance"], clips.categories, match_classes(clips.categories, clips.categories)),
             ["instance"],
             style="youtube-vis",
             results=writer,
@@ -141,11 +144,11 @@ def test_classes_of_the_data_become_those_of_the_model() -> None:
     oracle = Oracle(clips)
     turned = Categories(tuple(reversed(clips.categories.items)))
     oracle.categories = turned
-    ground_truth = clips.ground_truth(0)
+    ground_truth = clips.ground_truths(0, ["instance"])["instance"]
     labels = len(turned) - 1 - ground_truth.labels
     oracle.predictions = {key: ground_truth._replace(labels=labels) for key in oracle.predictions}
     class_map = match_classes(turned, clips.categories)
-    cases = ClipCases(clips, class_map)
+    cases = Cases(clips, ["instance"], clips.categories, class_map)
     report = evaluate_predictor(oracle, cases, ["instance"], style="youtube-vis")  # pyright: ignore[reportArgumentType]
     assert report.metrics["instance/AP"] == pytest.approx(100)
     wrong = VideoInstanceEvaluator(turned)

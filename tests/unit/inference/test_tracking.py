@@ -123,7 +123,7 @@ def test_a_packaged_model_follows_things_through_a_scene() -> None:
     """Two thirds of the things of a clip are found in most of the frames where they are, each under one number."""
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu")
     clips = SceneClips(96, 12, seed=2_500_001, length=1)
-    ground_truth = clips.ground_truth(0)
+    ground_truth = clips.ground_truths(0, ["instance"])["instance"]
     results = list(predictor.track(clips.images(0), "instance", short_edge=0))
     kept = 0
     for masks in ground_truth.masks:

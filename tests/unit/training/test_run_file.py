@@ -10,7 +10,7 @@ import yaml
 from mask2former import recipes
 from mask2former.config import RunConfig, parse
 from mask2former.errors import UserError
-from mask2former.training.run_file import run_file
+from mask2former.training.run_file import read_run, run_file
 
 
 @pytest.mark.parametrize("name", ["coco-panoptic/swin-l", "cityscapes-semantic/r50", "ytvis2021-instance/swin-t"])
@@ -54,3 +54,13 @@ def test_an_unknown_recipe_names_the_closest() -> None:
         run_file("coco-panoptic/r5O")
     with pytest.raises(UserError, match="'mask2former recipe' lists them"):
         run_file("x")
+
+
+def test_a_run_is_read_with_overrides_and_goes_on_where_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("output: runs/a\ntrainer: {max_steps: 7}\n")
+    run = read_run(path, ["optim.lr=0.5"])
+    assert (run.output, run.trainer.max_steps, run.optim.lr) == ("runs/a", 7, 0.5)
+    assert read_run(path, resume=tmp_path / "b").output == str(tmp_path / "b")
+    with pytest.raises(UserError, match=r"run.yaml: unknown key 'trainer.steps'"):
+        read_run(path, ["trainer.steps=8"])

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from mask2former.config import Task
 from mask2former.data.annotated import Annotated
 from mask2former.data.archives import Folder, leads_outside
-from mask2former.data.clips import AnnotatedClip, whole_clip
+from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import some
 from mask2former.data.datasets.file_names import tell_outside
-from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.folders import list_folder
 from mask2former.data.frames import by_number
 from mask2former.data.images import IMAGE_SUFFIXES, check_size
@@ -28,7 +29,6 @@ from mask2former.errors import UserError
 from mask2former.ops.masks import check_dense_size
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import ClipGroundTruth
-from mask2former.structures.samples import Sample
 from mask2former.text import quoted
 
 __all__ = ["MaskFolders"]
@@ -38,7 +38,7 @@ _VOID = 255  # what some data sets have where nothing is annotated; far above th
 _FAR_BELOW = 128
 
 
-class MaskFolders(ImageReader, Sequence[Sample]):
+class MaskFolders(ClipReader):
     """Clips by name; a sample is a whole clip at its own size.
 
     Frames are told by their names: ``images/CLIP/00000.jpg`` belongs to ``masks/CLIP/00000.png``. Images without an
@@ -61,7 +61,6 @@ class MaskFolders(ImageReader, Sequence[Sample]):
     """
 
     categories = Categories.from_names(["object"])
-    has_ground_truth = True
     num_objects = None  # only reading all id maps would tell
 
     def __init__(
@@ -120,16 +119,13 @@ class MaskFolders(ImageReader, Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._frames)
 
-    def __getitem__(self, index: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]  (no slices)
-        return whole_clip(self, index)
-
     def clip_length(self, index: int) -> int:
         return len(self._frames[index])
 
     def clip_size(self, index: int) -> tuple[int, int]:
         return self.size(self._frames[index][0][0])
 
-    def clip_id(self, index: int) -> str:
+    def image_id(self, index: int) -> str:
         return self._names[index]
 
     def files(self, index: int) -> list[str]:
@@ -154,14 +150,15 @@ class MaskFolders(ImageReader, Sequence[Sample]):
         ]
         return AnnotatedClip(frames, np.stack([np.isin(numbers, found) for found in present], axis=1))
 
-    def ground_truth(self, index: int) -> ClipGroundTruth:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, ClipGroundTruth]:
         """All objects of a clip."""
         _, maps = self._read(index, range(self.clip_length(index)))
         stacked = np.stack(maps)
         numbers = np.setdiff1d(stacked, 0)
         check_dense_size(len(numbers), stacked.shape, f"the masks of clip {quoted(self._names[index])}")
         masks = stacked[None] == numbers[:, None, None, None]
-        return ClipGroundTruth(masks, np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool))
+        labels, crowds = np.zeros(len(numbers), dtype=np.int64), np.zeros(len(numbers), dtype=bool)
+        return {"instance": ClipGroundTruth(masks, labels, crowds)}
 
     def _read(
         self, index: int, indices: Sequence[int]

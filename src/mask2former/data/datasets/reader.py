@@ -18,6 +18,7 @@ from scipy import ndimage
 from mask2former.config import MetricStyle, Task
 from mask2former.data.annotated import Annotated, num_without_pixel
 from mask2former.data.archives import File
+from mask2former.data.clips import whole_clip
 from mask2former.data.images import Exif, ValueRange, check_size, image_size, read_image
 from mask2former.data.label_maps import runs_of
 from mask2former.data.sequence import SampleSequence
@@ -31,7 +32,7 @@ from mask2former.structures.ground_truth import GroundTruth, InstanceGroundTruth
 from mask2former.structures.samples import Sample
 from mask2former.text import quoted
 
-__all__ = ["ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
+__all__ = ["ClipReader", "ImageReader", "Reader", "SegmentReader", "annotated_labels", "notes_of_some"]
 
 
 class ImageReader:
@@ -64,6 +65,7 @@ class Reader(ImageReader, SampleSequence):
 
     categories: Categories
     tasks: tuple[Task, ...]
+    has_ground_truth = True
     metric_style: MetricStyle = "coco"
     notes: list[str]
 
@@ -114,6 +116,34 @@ class Reader(ImageReader, SampleSequence):
         file = self.file(index)
         size = image_hw or self.size(file)
         check_size(file, size, labels_hw, what or "its label map is", exif=self.exif)
+
+
+class ClipReader(ImageReader, SampleSequence):
+    """Clips by index; see :class:`~mask2former.data.clips.ClipSet`.
+
+    A subclass sets the attributes and has ``__len__``, ``clip_length``, ``clip_size``, ``image_id``, ``images``,
+    ``annotated`` and ``ground_truths``, which all take an index from 0.
+    """
+
+    categories: Categories
+    tasks: tuple[Task, ...] = ("instance",)
+    has_ground_truth: bool = True
+    metric_style: MetricStyle = "youtube-vis"
+    notes: list[str]
+
+    counted = "clip"
+
+    def clip_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the frames."""
+        raise NotImplementedError
+
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which clips are wider than high."""
+        sizes = [self.clip_size(index) for index in range(len(self))]
+        return np.array([width > height for height, width in sizes], dtype=bool)
+
+    def sample(self, position: int) -> Sample:
+        return whole_clip(self, position)  # pyright: ignore[reportArgumentType]  (its subclasses are sets of clips)
 
 
 def notes_of_some(samples: object, most: int = 32) -> list[str]:

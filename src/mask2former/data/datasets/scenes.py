@@ -6,6 +6,7 @@ Here frames become tensors with one mask per segment; how a frame is drawn is no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,6 @@ from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.scenes.rendering import SceneFrame, check_request, draw_clip, draw_scene
 from mask2former.structures import Sample, Target
 from mask2former.structures.ground_truth import (
-    ClipGroundTruth,
-    GroundTruth,
-    PanopticGroundTruth,
     ground_truths_of_target,
 )
 
@@ -44,7 +42,12 @@ class _Drawings(SampleSequence):
     """Samples made on demand; sample i has the seed ``seed + i``."""
 
     categories = SCENE_CATEGORIES
+    has_ground_truth = True
+    metric_style: MetricStyle = "coco"
+    notes: tuple[str, ...] = ()
+    num_objects = None  # they would have to be drawn
     counted = "scene"
+    is_clip = False
 
     def __init__(self, image_size: int | tuple[int, int], seed: int = 0, length: int = 1000) -> None:
         self.size_hw = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
@@ -63,6 +66,16 @@ class _Drawings(SampleSequence):
     def _draw(self, seed: int) -> Sample:
         raise NotImplementedError
 
+    def wide(self) -> Bool[np.ndarray, " I"]:
+        """Which scenes are wider than high: all or none."""
+        return np.full(len(self), self.size_hw[1] > self.size_hw[0])
+
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, Any]:
+        """Every pixel belongs to a segment, whose id in a clip stays the same; there are no crowds."""
+        target = self[index].target
+        assert target is not None
+        return ground_truths_of_target(target, tasks, self.categories, is_clip=self.is_clip)
+
 
 class Scenes(_Drawings):
     """Endless images, as a map-style data set of ``length`` samples named ``scene-{seed + index}``.
@@ -77,16 +90,9 @@ class Scenes(_Drawings):
     """
 
     tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")
-    metric_style: MetricStyle = "coco"
-    notes: tuple[str, ...] = ()
-    num_objects = None  # they would have to be drawn
 
     def _draw(self, seed: int) -> Sample:
         return _sample([draw_scene(seed, self.size_hw)], f"scene-{seed}")
-
-    def wide(self) -> Bool[np.ndarray, " I"]:
-        """Which images are wider than high: all or none."""
-        return np.full(len(self), self.size_hw[1] > self.size_hw[0])
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return draw_scene(self.seed + index, self.size_hw).image
@@ -101,12 +107,6 @@ class Scenes(_Drawings):
         labels = np.array([label for _, label in frame.segments], dtype=np.int64)
         return Annotated(frame.image, labels, ids=ids, name=f"scene-{self.seed + index}", info={"image_id": index})
 
-    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, GroundTruth]:
-        """What is true about the image; every pixel belongs to a segment, and there are no crowds."""
-        target = self[index].target
-        assert target is not None
-        return ground_truths_of_target(target, tasks, self.categories)
-
 
 class SceneClips(_Drawings):
     """Like :class:`Scenes`, with ``num_frames`` frames each; a thing out of sight has an empty mask in that frame.
@@ -115,9 +115,9 @@ class SceneClips(_Drawings):
     tracks of the ground truth.
     """
 
-    has_ground_truth = True
-    notes = ()
-    num_objects = None  # counted where they are drawn
+    tasks: tuple[Task, ...] = ("instance", "panoptic")
+    metric_style: MetricStyle = "youtube-vis"
+    is_clip = True
 
     def __init__(
         self, image_size: int | tuple[int, int], num_frames: int = 8, seed: int = 0, length: int = 1000
@@ -133,46 +133,23 @@ class SceneClips(_Drawings):
     def clip_length(self, index: int) -> int:
         return self.num_frames
 
-    def clip_size(self, index: int) -> tuple[int, int]:
-        return self.size_hw
-
-    def clip_id(self, index: int) -> int:
+    def image_id(self, index: int) -> int:
         """The seed of the clip."""
         return self.seed + index
 
     def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames of a clip."""
-        return [frame.image for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames)]
+        return [frame.image for frame in draw_clip(self.image_id(index), self.size_hw, self.num_frames)]
 
     def annotated(self, index: int, indices: Sequence[int], *, with_ignored: bool = False) -> AnnotatedClip:
         """Some frames of a clip, drawn alone, with nothing to ignore.
 
         Every segment counts as annotated where it has a pixel.
         """
-        frames = draw_clip(self.clip_id(index), self.size_hw, indices)
+        frames = draw_clip(self.image_id(index), self.size_hw, indices)
         numbers = np.array([number for number, _ in frames[0].segments])
         labels = np.array([label for _, label in frames[0].segments], dtype=np.int64)
         present = np.stack([np.isin(numbers, frame.ids) for frame in frames], axis=1)
-        name = f"scene-clip-{self.clip_id(index)}"
+        name = f"scene-clip-{self.image_id(index)}"
         # Segment ids count from 1 in the order of the list, which is what an id map of objects is.
         return AnnotatedClip([Annotated(frame.image, labels, {}, frame.ids, name=name) for frame in frames], present)
-
-    def ground_truth(self, index: int) -> ClipGroundTruth:
-        """The things of a clip."""
-        frames = draw_clip(self.clip_id(index), self.size_hw, self.num_frames)
-        ids = np.stack([frame.ids for frame in frames])
-        things = [(number, label) for number, label in frames[0].segments if SCENE_CATEGORIES[label].is_thing]
-        masks = np.stack([ids == number for number, _ in things])
-        return ClipGroundTruth(
-            masks, np.array([label for _, label in things], dtype=np.int64), np.zeros(len(things), dtype=bool)
-        )
-
-    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
-        """Every pixel of every frame is of a segment; ids are those of the clip."""
-        ground_truths = []
-        for frame in draw_clip(self.clip_id(index), self.size_hw, self.num_frames):
-            seen = set(np.unique(frame.ids).tolist())
-            ground_truths.append(
-                PanopticGroundTruth(frame.ids, [(n, label, False) for n, label in frame.segments if n in seen])
-            )
-        return ground_truths

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former.config import MetricStyle, Task
 from mask2former.data.archives import File, Folder, find_file, open_folder
 from mask2former.data.datasets.annotation_files import check_unique, entry_id, mentions, read_annotations, sides, some
 from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
@@ -69,7 +70,10 @@ class VideoPanoptic:
         UserError: a file that is missing or broken.
     """
 
+    tasks: tuple[Task, ...] = ("panoptic",)
     has_ground_truth = True
+    metric_style: MetricStyle = "youtube-vis"
+    num_objects = None  # they are not learned
 
     def __init__(
         self,
@@ -86,7 +90,6 @@ class VideoPanoptic:
         frames = open_folder(images, "folder of frames", allow_outside=allow_outside)
         content = read_annotations(file, _KEYS, "VIPSeg's video panoptic")
         self._ids: list[int | str] = []
-        self._sizes: list[tuple[int, int]] = []
         self._ends = [0]
         self._own_notes: list[str] = []
         self._remarked: set[str] = set()
@@ -165,7 +168,7 @@ class VideoPanoptic:
     def clip_length(self, index: int) -> int:
         return self._ends[index + 1] - self._ends[index]
 
-    def clip_id(self, index: int) -> int | str:
+    def image_id(self, index: int) -> int | str:
         return self._ids[index]
 
     def _rows(self, index: int) -> range:
@@ -175,7 +178,7 @@ class VideoPanoptic:
         """All frames of a clip that are annotated, RGB."""
         return [self._frames.image(row) for row in self._rows(index)]
 
-    def panoptic_ground_truths(self, index: int) -> list[PanopticGroundTruth]:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, list[PanopticGroundTruth]]:
         """What is true about every frame, with the ids of the file, which are those of the clip.
 
         Raises:
@@ -189,7 +192,7 @@ class VideoPanoptic:
             segments = [(int(listed[number - 1]), label, crowd) for number, label, crowd in ground_truth.segments]
             ground_truths.append(PanopticGroundTruth(np.append(0, listed)[ground_truth.ids], segments))
         self._check_ids(index, ground_truths)
-        return ground_truths
+        return {"panoptic": ground_truths}
 
     def _check_ids(self, index: int, ground_truths: Sequence[PanopticGroundTruth]) -> None:
         """Say where ids are not those of a whole clip."""

@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from mask2former import limits
+from mask2former.config import Task
 from mask2former.data.annotated import Annotated, cover, place_patches
 from mask2former.data.archives import File, Folder, find_file, open_folder
-from mask2former.data.clips import AnnotatedClip, whole_clip
+from mask2former.data.clips import AnnotatedClip
 from mask2former.data.datasets.annotation_files import (
     categories_in,
     check_unique,
@@ -38,7 +39,7 @@ from mask2former.data.datasets.annotation_files import (
 )
 from mask2former.data.datasets.file_names import is_file_name, leads_to_file, tell_outside
 from mask2former.data.datasets.mask_checks import MaskSummary, PolygonFigures, box_of, check_masks
-from mask2former.data.datasets.reader import ImageReader
+from mask2former.data.datasets.reader import ClipReader
 from mask2former.data.faults import fault
 from mask2former.data.frames import by_number
 from mask2former.data.images import check_size
@@ -47,7 +48,6 @@ from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures.categories import Categories
 from mask2former.structures.ground_truth import ClipGroundTruth
-from mask2former.structures.samples import Sample
 from mask2former.text import quoted, shown
 
 __all__ = ["YouTubeVIS", "is_youtube_vis"]
@@ -258,7 +258,7 @@ def _track(entry: Mapping[str, Any], video: _Video, label: int, masks: _Masks, n
     return _Track(label, crowd, 0.0, b"".join(pieces), np.cumsum([0, *map(len, pieces)]), seen)
 
 
-class YouTubeVIS(ImageReader, Sequence[Sample]):
+class YouTubeVIS(ClipReader):
     """Videos with their tracks, by rising id as published; a sample is a whole clip at its own size.
 
     A video is a list of images in ``file_names``, or one video file (``file_name``, needs the extra ``video``).
@@ -325,16 +325,13 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._videos)
 
-    def __getitem__(self, index: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]  (no slices)
-        return whole_clip(self, index)
-
     def clip_length(self, index: int) -> int:
         return self._videos[index].length
 
     def clip_size(self, index: int) -> tuple[int, int]:
         return self._videos[index].size_hw
 
-    def clip_id(self, index: int) -> int | str:
+    def image_id(self, index: int) -> int | str:
         return self._videos[index].id
 
     def files(self, index: int) -> list[str]:
@@ -377,7 +374,7 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
             row[:] = track.annotated[list(indices)]
         return AnnotatedClip(frames, annotated)
 
-    def ground_truth(self, index: int) -> ClipGroundTruth:
+    def ground_truths(self, index: int, tasks: Sequence[Task]) -> dict[Task, ClipGroundTruth]:
         """All tracks of a video; areas are those of the file."""
         video = self._videos[index]
         shape = video.length, *video.size_hw
@@ -387,12 +384,13 @@ class YouTubeVIS(ImageReader, Sequence[Sample]):
             for position in np.flatnonzero(track.annotated).tolist():
                 top, left, mask = _patch(track, position, video)
                 planes[position, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        return ClipGroundTruth(
+        tracks = ClipGroundTruth(
             masks,
             np.array([track.label for track in video.tracks], dtype=np.int64),
             np.array([track.crowd for track in video.tracks], dtype=bool),
             np.array([track.area for track in video.tracks], dtype=np.float64),
         )
+        return {"instance": tracks}
 
     def _images(self, video: _Video, indices: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
         in_one_file = VideoFile.suits(video.files[0])

@@ -55,10 +55,7 @@ class TrainingSet:
 
     def wide(self) -> Bool[np.ndarray, " I"]:
         """Which images or clips are wider than high."""
-        if not isinstance(self.samples, ClipSet):
-            return self.samples.wide()
-        sizes = [self.samples.clip_size(index) for index in range(len(self))]
-        return np.array([width > height for height, width in sizes], dtype=bool)
+        return self.samples.wide()
 
     def packed(self, draw: Draw) -> PackedSample:
         """The sample before its masks are expanded: what loaders hand over."""
