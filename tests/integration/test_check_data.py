@@ -274,7 +274,7 @@ def test_wrong_requests_end_with_2(capsys: pytest.CaptureFixture[str], args: lis
 
 
 def shorter(tmp_path: Path, monitor: str) -> list[str]:
-    """The proposal with a model of a few layers, for two steps on smaller images."""
+    """The proposal with a model of a few layers, for one step on smaller images."""
     sizes = ["crop_size", "pad_size"] if monitor == "semantic/mIoU" else ["image_size"]
     model = {
         "backbone": {
@@ -294,9 +294,10 @@ def shorter(tmp_path: Path, monitor: str) -> list[str]:
         "criterion.num_points=64",
         "data.batch_size=2",
         "data.num_workers=0",
-        "trainer.max_steps=2",
+        "trainer.max_steps=1",
         "trainer.accelerator=cpu",
-        "evaluation.interval=2",
+        "evaluation.interval=1",
+        "evaluation.num_images=0",
         f"output={tmp_path / 'run'}",
     ]
 

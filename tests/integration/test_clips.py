@@ -25,6 +25,7 @@ from mask2former.scenes import SCENE_CATEGORIES
 from mask2former.training.run import train
 
 pytestmark = [
+    pytest.mark.usefixtures("small_overlays"),
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
@@ -42,7 +43,8 @@ AUGMENTATION = {
 
 
 def clip_run(output: Path, dataset: dict[str, object], **model: object) -> RunConfig:
-    values = run_values(output, evaluation={"interval": 2, "tasks": ["instance"], "monitor": "instance/AP"})
+    values = run_values(output)
+    values["evaluation"] = {"interval": 2, "tasks": ["instance"], "monitor": "instance/AP", "num_images": 1}
     decoder = {**values["model"]["transformer_decoder"], "position_encoding": "3d"}
     values["model"] |= {"inference": INFERENCE, "transformer_decoder": decoder, **model}
     values["data"] = {"dataset": dataset, "augmentation": AUGMENTATION, "batch_size": 2, "num_workers": 0}
@@ -235,7 +237,7 @@ def test_evaluate_measures_panoptic_clips(tmp_path: Path, tiny_file: Path, capsy
     assert "lists segments of videos; give the folder of their PNGs as --segments DIR" in capsys.readouterr().err
 
 
-def test_clips_without_annotations_can_only_be_answered(
+def test_clips_without_annotations_can_only_be_predicted(
     tmp_path: Path, tiny_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = write_clips(tmp_path / "frames", annotated=False)

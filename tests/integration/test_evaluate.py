@@ -230,7 +230,7 @@ def test_classes_that_differ_are_named() -> None:
 # --- the verb --------------------------------------------------------------------------------------------------------
 
 
-def test_the_verb_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics, results = tmp_path / "deep" / "metrics.json", tmp_path / "results.json"
     args = ["evaluate", str(tiny_file), "--data", "scenes", "--limit", "2", "--size", "64", "--boundary"]
     args += ["--tasks", "instance,semantic", "--max-detections", "120", "--pooled", "0.2"]
@@ -494,7 +494,7 @@ def test_wrong_requests_about_own_data_are_one_sentence(
     assert message in capsys.readouterr().err
 
 
-def test_own_data_answers_one_task_and_needs_the_classes_of_the_model(
+def test_own_data_are_for_one_task_and_need_the_classes_of_the_model(
     own_data: tuple[Path, Path, dict[str, Any]], tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder, contents = own_data

@@ -284,7 +284,7 @@ def index(tmp_path: Path, tiny_file: Path, tiny_run: RunConfig) -> Place:
 
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_wrong_request_is_answered_by_one_line(
+def test_a_wrong_request_gets_one_line(
     index: Place, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")

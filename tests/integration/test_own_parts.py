@@ -26,6 +26,7 @@ from mask2former.structures import MaskOutput
 from mask2former.training.optim import parameter_groups
 
 pytestmark = [
+    pytest.mark.usefixtures("small_overlays"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -154,7 +155,7 @@ def test_its_file_says_that_it_has_parts_of_its_own(finished: Path, tmp_path: Pa
             checkpoints.save_pretrained(model, tmp_path / name)
 
 
-def test_it_is_measured_and_asked(finished: Path) -> None:
+def test_it_is_measured_and_predicts(finished: Path) -> None:
     predictor = Predictor.from_pretrained(finished / "model.safetensors", device="cpu", model=own_model(3), quiet=True)
     samples = Scenes(64, 6_000_000, 2)
     cases = Cases(samples, ("panoptic",), predictor.categories, match_classes(predictor.categories, samples.categories))

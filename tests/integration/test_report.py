@@ -1,4 +1,4 @@
-"""What people look at: the page of an evaluation and the curves of training runs, and the verbs that make them."""
+"""What people look at: the page of an evaluation and the curves of training runs, and the commands that make them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import typer.main
 from PIL import Image
+from runs import Finished
 
 from mask2former.cli import app, main
 from mask2former.config import InferenceConfig, Task
@@ -151,7 +152,9 @@ def test_the_page_needs_nothing_but_itself(source: str) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_images_are_image_ground_truth_and_answer(source: str, measured: tuple[EvaluationReport, Gallery]) -> None:
+def test_the_images_are_image_ground_truth_and_prediction(
+    source: str, measured: tuple[EvaluationReport, Gallery]
+) -> None:
     images = list(Page(source).named("img"))
     kept = [measured[1].of(task, kind) for task in TASKS for kind in ("best", "worst", "confident")]
     assert len(images) == 3 * sum(map(len, kept)) >= 3 * 3 * 2 * 2
@@ -252,21 +255,16 @@ def test_plot_draws_several_runs_and_one_that_goes_on(tmp_path: Path, capsys: py
     assert "both.png" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
-def test_plot_reads_what_training_wrote(tmp_path: Path) -> None:
-    from runs import config_of
-
+def test_plot_reads_what_training_wrote(tmp_path: Path, finished_run: Finished) -> None:
     from mask2former.evaluation.curves import plot_runs, read_run
-    from mask2former.training.run import train
 
     pytest.importorskip("matplotlib", reason="needs the extra report")
-    train(config_of(tmp_path / "run"))
-    series = read_run(tmp_path / "run")
+    series = read_run(finished_run.folder)
     assert series["loss"][0] == series["learning_rate"][0] == [0, 1, 2, 3]
     assert series["panoptic/PQ"][0] == [1, 3]
-    plot_runs([tmp_path / "run"], tmp_path / "run.svg")
+    plot_runs([finished_run.folder], tmp_path / "run.svg")
     assert (tmp_path / "run.svg").read_text().startswith("<?xml")
-    plot_runs([tmp_path / "run"], tmp_path / "hours.svg", "hours")
+    plot_runs([finished_run.folder], tmp_path / "hours.svg", "hours")
     assert "<!-- hours -->" in (tmp_path / "hours.svg").read_text()
 
 
@@ -287,6 +285,10 @@ def test_hours_need_the_times_of_every_step(
         (run / "times.csv").write_text(times)
     assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_hours_ignore_times_of_steps_without_metrics(tmp_path: Path) -> None:
+    run = _write_run(tmp_path / "one")
     steps = sorted({int(row.split(",")[0]) for row in (run / "metrics.csv").read_text().splitlines()[1:]})
     (run / "times.csv").write_text("step,seconds\n" + "".join(f"{step},{36 * step}\n" for step in steps) + "99")
     assert main(["plot", str(run), "-o", str(tmp_path / "x.png"), "--over", "hours"]) == 0
@@ -317,13 +319,13 @@ def test_plot_refuses_other_kinds_of_files(tmp_path: Path, capsys: pytest.Captur
     assert ".png, .svg, .pdf" in capsys.readouterr().err
 
 
-# --- verbs -----------------------------------------------------------------------------------------------------------
+# --- commands --------------------------------------------------------------------------------------------------------
 
 
 def test_evaluate_writes_the_page_and_more_views_change_the_numbers(
     tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--device", "cpu"]
+    common = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--task", "semantic", "--device", "cpu"]
     assert main([*common, "--report", str(tmp_path / "plain"), "--json", str(tmp_path / "plain.json")]) == 0
     assert f"report: {tmp_path / 'plain' / 'index.html'}" in capsys.readouterr().out
     more = ["--tta-sizes", "64,96", "--report", str(tmp_path / "tta"), "--json", str(tmp_path / "tta.json")]
@@ -335,7 +337,7 @@ def test_evaluate_writes_the_page_and_more_views_change_the_numbers(
     text = " ".join(Page((tmp_path / "tta" / "index.html").read_text(encoding="utf-8")).text.split())
     assert "short_edges 64, 96" in text
     assert f"mIoU{tta['metrics']['semantic/mIoU']:.1f}" in text
-    assert "short_edge 0" in text  # as it was asked, not as the model has it
+    assert "short_edge 0" in text  # as it was measured, not as the model has it
 
 
 def test_predict_records_its_views(tiny_file: Path, tmp_path: Path) -> None:
@@ -368,10 +370,10 @@ GUIDE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 def test_every_command_of_the_guide_is_understood() -> None:
     lines = [line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("mask2former ")]
     assert {line.split()[1] for line in lines} == {"evaluate", "predict", "plot"}
-    verbs = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
     for line in lines:
-        _, verb, *args = shlex.split(line)
-        verbs[verb].make_context(verb, args)  # fails on options and values that it does not know
+        _, command, *args = shlex.split(line)
+        commands[command].make_context(command, args)  # fails on options and values that it does not know
 
 
 def test_the_python_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

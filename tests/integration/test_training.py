@@ -260,7 +260,7 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
         (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
     ],
 )
-def test_a_run_is_judged_by_what_evaluate_measures(
+def test_a_run_measures_what_evaluate_measures(
     tmp_path: Path, tasks: list[str], inference: dict, dataset: dict, training: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = run_values(tmp_path / "run")

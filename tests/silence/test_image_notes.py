@@ -23,6 +23,7 @@ from mask2former.dataset_tools.check import check_dataset
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("small_overlays")
 H, W = 32, 48
 VALUES = np.rint(np.linspace(0, 1023, H * W)).reshape(H, W).astype(np.uint16)
 BYTES = (VALUES // 4).astype(np.uint8)

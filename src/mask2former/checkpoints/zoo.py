@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -160,6 +161,7 @@ def current_zoo() -> Zoo:
     return packaged_zoo()
 
 
+@cache
 def packaged_zoo() -> Zoo:
     """The published table, whatever stands in for it: what the models scored when they were published."""
     with resources.as_file(resources.files("mask2former").joinpath("assets", "zoo.json")) as file:

@@ -6,10 +6,12 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
+import typer.main
 
 from mask2former import interrupts
 from mask2former.cli.shared import FailedError, StoppedError
@@ -89,10 +91,16 @@ def _run(words: list[str]) -> tuple[int, str]:
         os.getcwd()
     except OSError as error:  # compiled libraries would end the process without a word of ours
         raise UserError("the working directory is gone; change to one that exists (cd) and try again") from error
-    code = int(app(words, prog_name="mask2former", standalone_mode=False) or 0)
+    code = int(_program()(words, prog_name="mask2former", standalone_mode=False) or 0)
     if code == _STOPPED:
         raise KeyboardInterrupt  # what newer versions of typer make an exit code of, without a word
     return code, ""
+
+
+@cache
+def _program() -> Callable[..., int | None]:
+    """All commands, read from their signatures once: that takes longer than many of them."""
+    return typer.main.get_command(app)
 
 
 def _check_words(words: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ def test_a_license_is_kept_and_two_are_refused(tiny_model: Mask2Former) -> None:
         average([other, third], ["b", "c"])
 
 
-def test_the_verb(tiny_model: Mask2Former, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tiny_model: Mask2Former, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(tmp_path / f"{name}.safetensors") for name in "abc"]
     for path, model in zip(paths, (tiny_model, moved(tiny_model, 1, 0.01), moved(tiny_model, 2, 3.0)), strict=True):
         checkpoints.save_pretrained(model, path)

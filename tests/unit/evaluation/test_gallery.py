@@ -81,7 +81,7 @@ def test_instances_count_the_best_partner_on_both_sides() -> None:
     assert remark == "dog, 80 % sure, best IoU with a true one 0 %"
 
 
-def test_an_answer_on_a_crowd_of_its_class_is_neither_right_nor_wrong() -> None:
+def test_a_prediction_on_a_crowd_of_its_class_is_neither_right_nor_wrong() -> None:
     prediction = _instances((_box(0, 2), CAT, 0.9))
     quality, confidence, remark = compare(prediction, _ground_truth((_box(0, 8), CAT, True)), CLASSES)
     assert (np.isnan(quality), confidence, remark) == (True, 0.0, "")
@@ -104,7 +104,7 @@ def test_errors_of_label_maps_count_inside_regions_and_not_at_borders() -> None:
     assert compare(prediction, ignored, CLASSES)[:2] == (1.0, 0.0)
 
 
-def test_nothing_true_and_nothing_answered_has_no_quality() -> None:
+def test_nothing_true_and_nothing_predicted_has_no_quality() -> None:
     empty = np.zeros((10, 10), np.int32)
     ignored = np.full((10, 10), CLASSES.ignore_label)
     for prediction, ground_truth in (
@@ -149,7 +149,7 @@ def test_drawings_are_large_enough_to_read_and_small_enough_to_keep(size: int, d
             assert (image.format, image.size) == ("WEBP", (drawn, drawn))
 
 
-def test_label_ids_of_cityscapes_are_judged_and_drawn_as_classes() -> None:
+def test_label_ids_of_cityscapes_are_measured_and_drawn_as_classes() -> None:
     city = Categories.load("cityscapes")
     road, car = city.names.index("road"), city.names.index("car")
     ids = np.full((10, 10), 7, np.int32)  # road

@@ -115,7 +115,7 @@ def test_images_are_pooled_not_averaged() -> None:
     assert evaluator.compute()["instance/pooled_AP"] == pytest.approx(25.0)
 
 
-def test_uncertain_and_hidden_instances_are_no_part_of_the_answer() -> None:
+def test_uncertain_and_hidden_instances_are_no_part_of_the_prediction() -> None:
     evaluator = PooledEvaluator(CATEGORIES, score_threshold=0.6)
     found = _instances(_masks((0, 9), (2, 8), (30, 40)), [0, 0, 0], [0.9, 0.8, 0.6])
     evaluator.update(found, _ground_truth(_masks((0, 9)), [0]))

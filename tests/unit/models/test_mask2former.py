@@ -17,15 +17,17 @@ BACKBONES = {
 NUM_CLASSES = 4
 
 
-def small(backbone: str, position_encoding: str = "2d") -> Mask2Former:
+def small(backbone: str, position_encoding: str = "2d", num_layers: int = 4) -> Mask2Former:
     config = ModelConfig(
         backbone=BACKBONES[backbone],
-        pixel_decoder=MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads=4, feedforward_dim=64),
+        pixel_decoder=MSDeformAttnConfig(
+            dim=64, mask_dim=48, num_layers=num_layers // 2, num_heads=4, feedforward_dim=64
+        ),
         transformer_decoder=MaskedDecoderConfig.model_validate(
             {
                 "dim": 64,
                 "num_queries": 10,
-                "num_layers": 4,
+                "num_layers": num_layers,
                 "num_heads": 4,
                 "feedforward_dim": 64,
                 "position_encoding": position_encoding,
@@ -102,7 +104,7 @@ def test_every_parameter_gets_a_gradient(backbone: str, position_encoding: str) 
 @pytest.mark.unchecked
 @pytest.mark.parametrize("backbone", ["timm", "swin"])
 def test_evaluation_compiles_without_a_graph_break(backbone: str) -> None:
-    model = small(backbone).eval()
+    model = small(backbone, num_layers=2).eval()  # tracing takes its time for every layer
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     images = [random_image(64, 96)]
     with torch.inference_mode():

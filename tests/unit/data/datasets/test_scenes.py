@@ -245,6 +245,6 @@ def test_things_move_leave_and_return(clips: list[list[SceneFrame]]) -> None:
         (lambda: SceneClips(32, num_frames=0), "at least one frame"),
     ],
 )
-def test_impossible_requests_are_answered_in_one_sentence(call, message: str) -> None:
+def test_impossible_requests_are_refused_in_one_sentence(call, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
