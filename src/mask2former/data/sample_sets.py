@@ -157,7 +157,7 @@ class _Samples(SampleSequence):
         is_clip = self.num_frames is None
         return ground_truths_of_target(self._target(index), tasks, self.categories, is_clip=is_clip)
 
-    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    def frames(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:
         """All frames."""
         return [np.ascontiguousarray(frame.permute(1, 2, 0).numpy()) for frame in self[index].image]
 
@@ -198,7 +198,7 @@ class _Images(_Samples):
     num_frames = 1
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        return self.images(index)[0]
+        return self.frames(index)[0]
 
     def annotated(self, index: int, *, with_ignored: bool = False) -> Annotated:
         return self.frame(index, 0, with_ignored=with_ignored)
@@ -209,6 +209,9 @@ class _Clips(_Samples):
 
     metric_style: MetricStyle = "youtube-vis"
     tasks: tuple[Task, ...] = ("instance", "panoptic")
+
+    def images(self, index: int) -> list[UInt8[np.ndarray, "H W 3"]]:  # by which clips are told from images
+        return self.frames(index)
 
     def clip_length(self, index: int) -> int:
         return self[index].image.shape[0]

@@ -12,7 +12,7 @@ import torch
 
 from mask2former.config import ClipSampling, LargeScaleJitterConfig
 from mask2former.data.build import build_augmentation
-from mask2former.data.clips import ClipSet
+from mask2former.data.clips import ClipSet, MeasuredClips
 from mask2former.data.datasets.scenes import SceneClips, Scenes
 from mask2former.data.loading.sampling import Draw
 from mask2former.data.loading.training_set import TrainingSet
@@ -156,3 +156,8 @@ def test_data_sets_that_are_none_are_refused() -> None:
     mixed: Any = as_reader(Own(sample(), sample(2)))
     with pytest.raises(UserError, match="sample 1 of Own has 2 frames, and the first sample has one"):
         mixed[1]
+
+
+def test_images_are_not_taken_for_clips() -> None:
+    assert not isinstance(as_reader(Own(sample(1))), MeasuredClips)
+    assert isinstance(as_reader(Own(sample(3))), MeasuredClips)
