@@ -97,8 +97,8 @@ def test_the_network_never_waits(backbone: str, monkeypatch: pytest.MonkeyPatch)
     assert copies.found == []
 
 
-def test_the_loss_reads_twice() -> None:
-    """Whether all is finite, and the costs of all assignments."""
+def test_the_loss_waits_once() -> None:
+    """For whether all is finite and the costs of all assignments, together."""
     model = small_model("resnet")
     criterion = Criterion(4, num_points=32)
     images = [torch.zeros(3, 64, 64), torch.ones(3, 64, 64)]
@@ -109,5 +109,5 @@ def test_the_loss_reads_twice() -> None:
     with Reads() as reads, Copies() as copies:
         loss = criterion(model(images), targets).total
     assert isinstance(loss, Tensor)
-    assert sorted(reads.found) == ["cpu", "tolist"]
-    assert len(copies.found) <= 2 * 5 * len(targets)  # the assigned pairs, of each depth and image
+    assert sorted(reads.found) == ["cpu", "tolist"]  # the second of what is on the host then
+    assert copies.found == []  # the assigned pairs are where they are needed

@@ -605,15 +605,18 @@ def _check_finite(prediction: Prediction) -> None:
         UserError: some are NaN or infinite; with float16 that is nearly always its range.
     """
     masks = prediction.masks
-    dtype = str(masks.dtype).removeprefix("torch.")
-    for name, values in (("class", prediction.class_logits), *(("mask", factor) for factor in masks.factors)):
-        low, high = torch.aminmax(values)  # NaN passes through
-        if not (low.isfinite() and high.isfinite()):
+    tensors = {"class": (prediction.class_logits,), "mask": masks.factors}
+    # NaN passes through the extremes. One read for all of them, which on a GPU waits for the model.
+    extremes = [torch.stack([torch.stack(torch.aminmax(each)) for each in some]) for some in tensors.values()]
+    finite = torch.stack([some.isfinite().all() for some in extremes]).tolist()
+    for name, is_finite in zip(tensors, finite, strict=True):
+        if not is_finite:
             cause = (
                 "values went beyond the range of float16: use bfloat16 or float32"
                 if masks.dtype == torch.float16
                 else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
             )
+            dtype = str(masks.dtype).removeprefix("torch.")
             raise UserError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")
 
 

@@ -67,7 +67,7 @@ class MatchedDepth:
         output: of this depth.
         targets: one per clip.
         masks: of the targets, at the padded size.
-        matches: of each clip, indices of queries and of their targets.
+        matches: of each clip, indices of queries and of their targets, on the device of the output.
         mask_logits: of the matched queries of all clips, one row for each frame.
         num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
     """
@@ -195,7 +195,7 @@ class Criterion(nn.Module):
         masks = [target.masks.bool() for target in targets]
         clips = [depth.masks.clips() for depth in depths.values()]  # of each depth
 
-        # All draws first, in the published order; then one transfer to the host for all assignments.
+        # All draws first, in the published order; then one transfer to the host for all checks and assignments.
         draws = [_Draws.make(self, depth, targets, uniform) for depth in depths.values()]
         costs = [
             self.matcher.cost(
@@ -209,8 +209,12 @@ class Criterion(nn.Module):
             for depth, predicted, draw in zip(depths.values(), clips, draws, strict=True)
             for index, target in enumerate(targets)
         ]
-        _check_finite(depths, costs)
-        assigned = iter(self.matcher.assign(costs))
+        names, finite = _finite(depths, costs)
+        finite, *costs = _on_host([finite.to(costs[0].dtype), *costs] if costs else [finite])
+        for name, is_finite in zip(names, finite.tolist(), strict=True):
+            if not is_finite:
+                raise FloatingPointError(f"{name} are not finite")
+        assigned = iter(_on_device(self.matcher.assign(costs), output.class_logits.device))
         matches = [[next(assigned) for _ in targets] for _ in depths]
         logits = _matched_logits(clips, matches)
 
@@ -230,7 +234,7 @@ class Criterion(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
-            wanted[row, queries.to(logits.device)] = target.labels[chosen.to(logits.device)]
+            wanted[row, queries] = target.labels[chosen]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
         return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
@@ -248,7 +252,7 @@ class Criterion(nn.Module):
             )
             num_frames = matched.output.masks.shape[2]
             frames = torch.arange(num_frames, device=device)
-            rows = [(chosen.to(device)[:, None] * num_frames + frames).flatten() for _, chosen in matches]
+            rows = [(chosen[:, None] * num_frames + frames).flatten() for _, chosen in matches]
             pieces = zip(matched.masks, rows, points.split([len(piece) for piece in rows]), strict=True)
             target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
@@ -319,16 +323,12 @@ def _matched_logits(
     """Of each depth, the mask logits of the matched queries of all clips, one row for each frame."""
     of_clips = []
     for depths, matched in zip(zip(*clips, strict=True), zip(*matches, strict=True), strict=True):
-        of_clips.append(masks_of_queries(depths, [queries.to(depths[0].device) for queries, _ in matched]))
+        of_clips.append(masks_of_queries(depths, [queries for queries, _ in matched]))
     return [torch.cat(depth).flatten(0, 1) for depth in zip(*of_clips, strict=True)]
 
 
-def _check_finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> None:
-    """One transfer to the host for all checks of a step.
-
-    Raises:
-        FloatingPointError: the first that is not finite, by its name.
-    """
+def _finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> tuple[list[str], Bool[Tensor, " N"]]:
+    """Names of what a step reads from the model, and whether all values of each are finite."""
     finite_of: dict[int, Tensor] = {}  # tensors that depths share are read once
     checks = {}
     for name, depth in depths.items():
@@ -338,10 +338,25 @@ def _check_finite(depths: dict[str, MaskOutput], costs: Sequence[Tensor]) -> Non
                 finite_of[id(factor)] = _is_finite(factor)
         checks[f"class logits of {where}"] = _is_finite(depth.class_logits)
         checks[f"mask logits of {where}"] = torch.stack([finite_of[id(factor)] for factor in depth.masks.factors]).all()
-    checks["matching costs"] = torch.stack([_is_finite(cost) for cost in costs]).all()
-    for name, finite in zip(checks, torch.stack(list(checks.values())).tolist(), strict=True):
-        if not finite:
-            raise FloatingPointError(f"{name} are not finite")
+    if costs:
+        checks["matching costs"] = torch.stack([_is_finite(cost) for cost in costs]).all()
+    return list(checks), torch.stack(list(checks.values()))
+
+
+def _on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same in main memory, after one transfer."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
+def _on_device(matches: Sequence[Match], device: torch.device) -> list[Match]:
+    """The same on a device, in one transfer that nobody waits for."""
+    if device.type == "cpu" or not matches:
+        return list(matches)
+    flat = torch.cat([index for match in matches for index in match]).pin_memory()
+    pieces = flat.to(device, non_blocking=True).split([len(index) for match in matches for index in match])
+    return list(zip(pieces[::2], pieces[1::2], strict=True))
 
 
 def _is_finite(values: Tensor) -> Tensor:

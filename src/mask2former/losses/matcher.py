@@ -71,13 +71,6 @@ class HungarianMatcher:
 
     @staticmethod
     def assign(costs: Sequence[Float[Tensor, "Q _N"]]) -> list[Match]:
-        """The cheapest assignment of each cost matrix, after one transfer to the host; ``min(Q, N)`` pairs each."""
-        if not costs:
-            return []
-        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
-        pieces = flat.split([cost.numel() for cost in costs])
-        matches = []
-        for piece, cost in zip(pieces, costs, strict=True):
-            queries, targets = linear_sum_assignment(piece.view(cost.shape).numpy())
-            matches.append((torch.as_tensor(queries), torch.as_tensor(targets)))
-        return matches
+        """The cheapest assignment of each cost matrix in main memory; ``min(Q, N)`` pairs each."""
+        pairs = [linear_sum_assignment(cost.numpy()) for cost in costs]
+        return [(torch.as_tensor(queries), torch.as_tensor(targets)) for queries, targets in pairs]
