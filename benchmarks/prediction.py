@@ -5,12 +5,15 @@ drawn image of 480x640, which both enlarge to 800x1067, in float32 or bfloat16. 
 users hold: for us the result of ``mask2former.Predictor``, for them that of the image processor's ``post_process_*``.
 Thresholds are 0 on both sides, because random weights are sure of nothing: all queries are results, more than in
 practice. Calls alternate, so a machine that slows down slows both down. Memory is measured in processes of their own.
+With bfloat16 the other side is measured in float32, too.
 
 How far the same artefact is the same: the largest difference between the logits of both, on the same pixels.
 
     python benchmarks/prediction.py --calls 7 --output benchmarks/results/prediction.json
     python benchmarks/prediction.py --backbone swin-t --output benchmarks/results/prediction_swin_t.json
     python benchmarks/prediction.py --dtype bfloat16 --output benchmarks/results/prediction_bf16.json
+    python benchmarks/prediction.py --backbone swin-t --dtype bfloat16 \\
+        --output benchmarks/results/prediction_swin_t_bf16.json
 """
 
 from __future__ import annotations
@@ -96,6 +99,13 @@ def theirs(folder: Path, dtype: str) -> Call:
 SIDES = {"ours": ours, "transformers": theirs}
 
 
+def processor() -> str:
+    """Its name, where the system says it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def largest_difference(folder: Path) -> dict[str, float]:
     """Between the logits of both, on pixels that are the same; with the size of what differs."""
     from transformers import Mask2FormerForUniversalSegmentation
@@ -121,7 +131,7 @@ def largest_difference(folder: Path) -> dict[str, float]:
 def peak_gib(side: str, folder: Path, arguments: argparse.Namespace) -> float:
     """Largest resident memory of a process that answers one image for all tasks."""
     command = [sys.executable, __file__, "--peak", side, "--folder", str(folder), "--dtype", arguments.dtype]
-    command += ["--threads", str(arguments.threads)]
+    command += ["--threads", str(arguments.threads), "--tasks", *arguments.tasks]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -132,6 +142,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--backbone", choices=("r50", "swin-t"), default="r50")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--peak", choices=sorted(SIDES))
     parser.add_argument("--prepare", action="store_true")
@@ -143,7 +154,7 @@ def main() -> None:
         return
     if arguments.peak:
         call = SIDES[arguments.peak](arguments.folder, arguments.dtype)
-        for task in TASKS:
+        for task in arguments.tasks:
             call(task)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
@@ -155,9 +166,11 @@ def main() -> None:
         subprocess.run(command, check=True)
         peaks = {side: round(peak_gib(side, folder, arguments), 2) for side in SIDES}
         calls = {side: make(folder, arguments.dtype) for side, make in SIDES.items()}
-        times: dict[str, dict[str, list[float]]] = {task: {side: [] for side in SIDES} for task in TASKS}
+        if arguments.dtype != "float32":
+            calls["transformers in float32"] = theirs(folder, "float32")
+        times: dict[str, dict[str, list[float]]] = {task: {side: [] for side in calls} for task in arguments.tasks}
         for count in range(arguments.calls + 1):  # the first is not counted
-            for task in TASKS:
+            for task in arguments.tasks:
                 for side, call in calls.items():
                     begin = time.perf_counter()
                     call(task)
@@ -166,17 +179,23 @@ def main() -> None:
         difference = largest_difference(folder)
 
     def figures(sides: dict[str, list[float]]) -> dict[str, Any]:
-        ratios = [slow / fast for slow, fast in zip(sides["transformers"], sides["ours"], strict=True)]
+        ratios = {
+            side: [slow / fast for slow, fast in zip(values, sides["ours"], strict=True)]
+            for side, values in sides.items()
+            if side != "ours"
+        }
         return {
             "seconds_median": {side: round(statistics.median(values), 3) for side, values in sides.items()},
             "seconds_min_max": {side: [round(min(values), 3), round(max(values), 3)] for side, values in sides.items()},
-            "ratio_median": round(statistics.median(ratios), 2),
-            "ratio_min_max": [round(min(ratios), 2), round(max(ratios), 2)],
+            "times_as_fast_median": {side: round(statistics.median(values), 2) for side, values in ratios.items()},
+            "times_as_fast_min_max": {
+                side: [round(min(values), 2), round(max(values), 2)] for side, values in ratios.items()
+            },
         }
 
     result = {
         "what": f"an image of 480x640 to its result: {arguments.backbone}, 100 queries, {arguments.dtype}, 800x1067",
-        "machine": f"{platform.machine()}, {arguments.threads} threads",
+        "machine": f"{processor()}, {arguments.threads} threads",
         "versions": {name: version(name) for name in ("torch", "transformers", "mask2former")},
         "calls": arguments.calls,
         **{task: figures(sides) for task, sides in times.items()},

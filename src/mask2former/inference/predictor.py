@@ -606,8 +606,11 @@ def _check_finite(prediction: Prediction) -> None:
     """
     masks = prediction.masks
     tensors = {"class": (prediction.class_logits,), "mask": masks.factors}
-    # NaN passes through the extremes. One read for all of them, which on a GPU waits for the model.
-    extremes = [torch.stack([torch.stack(torch.aminmax(each)) for each in some]) for some in tensors.values()]
+    # NaN passes through the extremes; aminmax would copy what has its channels last. One read for all of them, which on a
+    # GPU waits for the model.
+    extremes = [
+        torch.stack([side for each in some for side in (each.amin(), each.amax())]) for some in tensors.values()
+    ]
     finite = torch.stack([some.isfinite().all() for some in extremes]).tolist()
     for name, is_finite in zip(tensors, finite, strict=True):
         if not is_finite:
