@@ -12,8 +12,7 @@ How far the same artefact is the same: the largest difference between the logits
     python benchmarks/prediction.py --calls 7 --output benchmarks/results/prediction.json
     python benchmarks/prediction.py --backbone swin-t --output benchmarks/results/prediction_swin_t.json
     python benchmarks/prediction.py --dtype bfloat16 --output benchmarks/results/prediction_bf16.json
-    python benchmarks/prediction.py --backbone swin-t --dtype bfloat16 \\
-        --output benchmarks/results/prediction_swin_t_bf16.json
+    python benchmarks/prediction.py --backbone swin-t --dtype bfloat16 --output prediction_swin_t_bf16.json
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from prediction import processor  # beside this file
 
 OBJECTS, CLASSES = 10, 133
 Step = Callable[[], float]
@@ -141,7 +141,7 @@ def main() -> None:
     result = {
         "what": f"one training step: R50, batch 1, {arguments.size}x{arguments.size}, 10 objects, 100 queries, "
         "12544 points, " + {"fp32": "float32", "bf16": "bfloat16 autocast"}[arguments.precision],
-        "machine": f"{platform.machine()}, {arguments.threads} threads",
+        "machine": f"{processor()}, {arguments.threads} threads",
         "versions": {name: version(name) for name in ("torch", "transformers", "mask2former")},
         "steps": arguments.steps,
         "seconds_median": {side: round(statistics.median(values), 3) for side, values in times.items()},

@@ -606,8 +606,8 @@ def _check_finite(prediction: Prediction) -> None:
     """
     masks = prediction.masks
     tensors = {"class": (prediction.class_logits,), "mask": masks.factors}
-    # NaN passes through the extremes; aminmax would copy what has its channels last. One read for all of them, which on a
-    # GPU waits for the model.
+    # NaN passes through the extremes; aminmax would copy what has its channels last. One read for all of them, which on
+    # a GPU waits for the model.
     extremes = [
         torch.stack([side for each in some for side in (each.amin(), each.amax())]) for some in tensors.values()
     ]
