@@ -10,6 +10,7 @@ from mask2former import memory, postprocessing
 from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
+from mask2former.postprocessing import resampling
 from mask2former.structures import Categories, MaskOutput, Prediction
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], ["cat", "dog"])
@@ -115,6 +116,23 @@ def test_boxes_are_those_of_the_masks() -> None:
     result = postprocessing.instance(prediction, (77, 81), CATEGORIES, EVERY)
     np.testing.assert_array_equal(result.boxes, mask_ops.boxes_xyxy(result.masks))
     assert (np.diff(result.scores) <= 0).all()
+
+
+def test_queries_are_read_in_parts_to_the_same_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randn(9, 8, 10, generator=generator, dtype=torch.float64)
+    prediction = _read(torch.randn(9, 4, generator=generator, dtype=torch.float64), masks, (30, 38))
+    categories, settings = Categories.from_names(list("abc")), InferenceConfig(max_instances=20, instance_threshold=0)
+    whole = postprocessing.instance(prediction, (45, 57), categories, settings)
+    queries = torch.tensor([4, 0, 7])
+    frame = postprocessing.frame_masks(prediction, (45, 57), queries)
+    for values in (1, 8 * 57 * 2):  # one query at a time, two
+        monkeypatch.setattr(resampling, "_PART_VALUES", values)
+        found = postprocessing.instance(prediction, (45, 57), categories, settings)
+        np.testing.assert_array_equal(found.masks, whole.masks)
+        np.testing.assert_array_equal(found.labels, whole.labels)
+        np.testing.assert_allclose(found.scores, whole.scores, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(postprocessing.frame_masks(prediction, (45, 57), queries).dense(), frame.dense())
 
 
 def test_semantic_labels_are_the_argmax_of_the_scores_and_the_first_of_equals() -> None:

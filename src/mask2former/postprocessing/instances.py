@@ -11,7 +11,7 @@ from mask2former.config import InferenceConfig
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.postprocessing.binary_masks import MaskBands
-from mask2former.postprocessing.resampling import Size, count, full_precision, strips
+from mask2former.postprocessing.resampling import Size, count, full_precision, parts, strips
 from mask2former.structures import Categories, Instances, Prediction
 
 __all__ = ["best_pairs", "instance", "remove_overlaps"]
@@ -36,18 +36,24 @@ def instance(prediction: Prediction, output_size: Size, categories: Categories, 
         scores, queries, labels = best_pairs(prediction.probabilities[:, :-1], categories, settings)
         unique, mask_of_pair = torch.unique(queries, return_inverse=True)
 
-        inside_sum = torch.zeros(len(unique), dtype=prediction.dtype, device=prediction.device)
-        areas = torch.zeros(len(unique), dtype=torch.int64, device=prediction.device)
-        bands = MaskBands(len(unique), output_size, prediction.device)
-        for rows, logits in strips(prediction.masks_of(unique)[:, 0], prediction, output_size):
-            bands.add(rows, logits)
-            inside = torch.gt(logits, 0, out=torch.empty_like(logits))
-            areas += count(inside)
-            inside_sum += logits.sigmoid_().mul_(inside).sum(dim=(0, 2))
+        sums, areas, patches = [], [], []
+        for part in parts(unique, prediction, output_size):
+            inside_sum = torch.zeros(len(part), dtype=prediction.dtype, device=prediction.device)
+            area = torch.zeros(len(part), dtype=torch.int64, device=prediction.device)
+            bands = MaskBands(len(part), output_size, prediction.device)
+            for rows, logits in strips(prediction.masks_of(part)[:, 0], prediction, output_size):
+                bands.add(rows, logits)
+                inside = torch.gt(logits, 0, out=torch.empty_like(logits))
+                area += count(inside)
+                inside_sum += logits.sigmoid_().mul_(inside).sum(dim=(0, 2))
+            sums.append(inside_sum)
+            areas.append(area)
+            patches += bands.masks()
+        inside_sum, areas = torch.cat(sums), torch.cat(areas)
         scores = scores * (inside_sum / (areas.to(inside_sum) + 1e-6))[mask_of_pair]
         order = torch.argsort(scores, descending=True, stable=True)
     # A query with several classes has one mask, which is not copied.
-    sparse = bands.masks().take(mask_of_pair[order].cpu().numpy())
+    sparse = SparseMasks(patches, output_size).take(mask_of_pair[order].cpu().numpy())
     found = Instances(
         masks=sparse,
         labels=labels[order].cpu().numpy(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mask2former.structures import Prediction
 
-__all__ = ["Size", "count", "first_argmax", "full_precision", "resize_last", "row_strips", "strips"]
+__all__ = ["Size", "count", "first_argmax", "full_precision", "parts", "resize_last", "row_strips", "strips"]
 
 Size = tuple[int, int]
 
@@ -19,6 +19,8 @@ Size = tuple[int, int]
 # are equally fast, the whole image at once is five times slower); an accelerator wants few, large kernels.
 _STRIP_VALUES_CPU = 2**20
 _STRIP_VALUES_ACCELERATOR = 2**27
+
+_PART_VALUES = 2**24  # of maps at the width of the result, the height of the network; 130 queries of ordinary images
 
 
 def full_precision(prediction: Prediction) -> torch.autocast:
@@ -57,6 +59,11 @@ def row_strips(
         rows = slice(start, min(start + step, target))
         source = slice(min(first[rows]), max(last[rows]) + 1)
         yield rows, source, weights[rows, source]
+
+
+def parts(queries: Int64[Tensor, " N"], prediction: Prediction, output_size: Size) -> Sequence[Int64[Tensor, " _n"]]:
+    """So many queries at a time that what :func:`strips` holds of them stays small; none are one empty part."""
+    return queries.split(max(1, _PART_VALUES // (prediction.masks.shape[2] * output_size[1])))
 
 
 def strips(

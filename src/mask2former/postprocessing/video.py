@@ -8,10 +8,11 @@ from torch import Tensor
 
 from mask2former.config import InferenceConfig
 from mask2former.memory import check_memory
+from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.postprocessing.binary_masks import MaskBands
 from mask2former.postprocessing.instances import best_pairs
-from mask2former.postprocessing.resampling import Size, full_precision, strips
+from mask2former.postprocessing.resampling import Size, full_precision, parts, strips
 from mask2former.structures import Categories, Prediction, VideoInstances
 
 __all__ = ["frame_masks", "video_instance"]
@@ -64,8 +65,11 @@ def frame_masks(prediction: Prediction, output_size: Size, queries: Int64[Tensor
         queries: which ones.
     """
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
-    bands = MaskBands(len(queries), output_size, prediction.device)
+    patches: list[Patch] = []
     with torch.inference_mode(), full_precision(prediction):
-        for rows, logits in strips(prediction.masks_of(queries)[:, 0], prediction, output_size):
-            bands.add(rows, logits)
-    return bands.masks()
+        for part in parts(queries, prediction, output_size):
+            bands = MaskBands(len(part), output_size, prediction.device)
+            for rows, logits in strips(prediction.masks_of(part)[:, 0], prediction, output_size):
+                bands.add(rows, logits)
+            patches += bands.masks()
+    return SparseMasks(patches, output_size)
