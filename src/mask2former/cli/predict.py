@@ -94,8 +94,8 @@ def predict(
         int,
         typer.Option(
             min=1,
-            help="Process up to this many images together: for GPUs. Only images that are padded to one size share a "
-            "batch, and scores may differ in their last digits.",
+            help="Process up to this many images together: for GPUs, and for small images. Only images that are padded to "
+            "one size share a batch, and scores may differ in their last digits.",
             rich_help_panel="Machine",
         ),
     ] = 1,

@@ -263,7 +263,7 @@ class Predictor:
             sources: taken a few ahead.
             task: as in a call.
             batch_size: how many images go through the network together at most: a GPU needs several to be busy, a CPU
-                gains nothing. Only images share a batch that would be padded to the same size alone, since padding
+                gains where images are small. Only images share a batch that would be padded to the same size alone, since padding
                 changes results; the others of a batch then change nothing but rounding, in the last digits of
                 logits. Tiles and test-time augmentation take one image at a time.
             overrides: as in a call.
