@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["FailedError", "MissingExtraError", "OptionError", "UserError"]
+__all__ = ["FailedError", "MissingExtraError", "NoCompilerError", "OptionError", "UserError"]
 
 
 class UserError(ValueError):
@@ -35,6 +35,10 @@ class MissingExtraError(UserError, ImportError):
         super().__init__(
             f"{module} is not installed; it is needed for this. Install it with: pip install 'mask2former[{extra}]'"
         )
+
+
+class NoCompilerError(UserError):
+    """The model cannot be compiled here, whatever the input."""
 
 
 class FailedError(Exception):

@@ -6,6 +6,7 @@ Opens no files. What is shown differently from what is stored, or only in part, 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 import threading
@@ -62,6 +63,9 @@ _KEPT = "mask2former.bits"  # in Pillow's info: bits per channel in the file, so
 
 
 _FILTERS = threading.RLock()  # filters of warnings are the process's: one thread at a time may change them
+if hasattr(os, "register_at_fork"):
+    # A child has the lock as it was, and not the thread that would release it.
+    os.register_at_fork(before=_FILTERS.acquire, after_in_parent=_FILTERS.release, after_in_child=_FILTERS.release)
 
 
 @contextlib.contextmanager

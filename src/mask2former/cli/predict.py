@@ -94,8 +94,9 @@ def predict(
         int,
         typer.Option(
             min=1,
-            help="Process up to this many images together: for GPUs, and for small images. Only images that are padded to "
-            "one size share a batch, and scores may differ in their last digits.",
+            help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
+            "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
+            "last digits.",
             rich_help_panel="Machine",
         ),
     ] = 1,

@@ -1,8 +1,9 @@
-"""Every knob of the library: frozen, strict pydantic models, no torch.
+"""Every setting of the library: frozen, strict pydantic models, no torch.
 
 Defaults are the published values (Mask2Former, Sec. 4.1) unless a comment says otherwise. Counts of classes, thing
-ids and colours are not settings: they come from the categories of the data or the checkpoint. Modules never see
-these objects; ``models/build.py``, ``data/build.py`` and ``training/`` turn them into plain keyword arguments.
+ids and colours are not settings: they come from the categories of the data or the checkpoint. Modules read
+their defaults from them and are given plain keyword arguments by ``models/build.py``, ``data/build.py`` and
+``training/``.
 """
 
 from __future__ import annotations

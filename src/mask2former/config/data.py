@@ -263,7 +263,7 @@ class DataConfig(Strict):
 
     dataset: DatasetConfig = ScenesConfig()
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
-    filter_empty: bool = False  # train on images without objects too; the published recipes drop them
+    filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
     group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
     batch_size: Batch = 16  # images per optimizer step over all devices
     batch_size_per_device: Batch | None = None  # None: batch_size over the devices; smaller values accumulate

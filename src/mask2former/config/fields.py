@@ -41,7 +41,7 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Strict(BaseModel):
-    """Settings that never change, without others than its own; names of before 0.1.0 are read as those of now."""
+    """Settings that never change, without others than its own; names used up to 0.1.0 are read as those of now."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mask2former.errors import UserError
+from mask2former.errors import NoCompilerError, UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.outputs import MaskOutput
@@ -33,7 +33,7 @@ class CompiledModel:
 
     Args:
         model: whose weights are used as they are at each call.
-        otherwise: gives what other kinds of input are shown to.
+        otherwise: returns the model that handles all other inputs.
     """
 
     def __init__(self, model: Mask2Former, otherwise: Callable[[], Mask2Former]) -> None:
@@ -46,23 +46,23 @@ class CompiledModel:
         """As the model.
 
         Raises:
-            UserError: it cannot be compiled, mostly for want of a C++ compiler.
+            NoCompilerError: it cannot be compiled, mostly for want of a C++ compiler.
         """
         sizes = tuple(tuple(image.shape) for image in images)
         if sizes in self._sizes:
             return self._compiled(list(images), aux_outputs=aux_outputs)
         if self._refusal:
-            raise UserError(self._refusal)
+            raise NoCompilerError(self._refusal)
         if len(self._sizes) == _MOST_SIZES:
             return self._otherwise()(images, aux_outputs=aux_outputs)
         start = time.perf_counter()
         try:
             output = self._compiled(list(images), aux_outputs=aux_outputs)
         except Exception as error:  # of the compiler, which raises what it likes, or of the model
-            if is_lack_of_memory(error):
+            if is_lack_of_memory(error) or isinstance(error, UserError):  # the model's, about this input
                 raise
             self._refusal = _sentence(error)
-            raise UserError(self._refusal) from error
+            raise NoCompilerError(self._refusal) from error
         self._sizes.add(sizes)
         height, width = images[0].shape[-2:]
         _logger.warning(
@@ -71,7 +71,7 @@ class CompiledModel:
             height,
             width,
             time.perf_counter() - start,
-            "; other sizes will run without" if len(self._sizes) == _MOST_SIZES else "",
+            "; other sizes run uncompiled" if len(self._sizes) == _MOST_SIZES else "",
         )
         return output
 
@@ -79,7 +79,7 @@ class CompiledModel:
 def _sentence(error: BaseException) -> str:
     causes = list(_causes(error))
     if any(type(cause).__name__ == "InvalidCxxCompiler" for cause in causes):
-        return "compiling a model needs a C++ compiler, and there is none: install g++ or clang, or do not compile"
+        return "compiling a model needs a C++ compiler, but none was found; install g++ or clang, or leave out compile"
     said = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
     return f"the model cannot be compiled ({type(causes[-1]).__name__}: {printable(said, 200)}); run it as it is"
 

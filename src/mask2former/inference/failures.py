@@ -11,7 +11,7 @@ import errno
 
 import torch
 
-from mask2former.errors import UserError
+from mask2former.errors import NoCompilerError, UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
 
@@ -35,7 +35,7 @@ def ends_run(error: BaseException, device: torch.device) -> bool:
     """
     if not isinstance(error, Exception):  # Ctrl-C, the end of the program
         return True
-    if isinstance(error, OSError) and error.errno in _EVERYWHERE:
+    if isinstance(error, NoCompilerError) or (isinstance(error, OSError) and error.errno in _EVERYWHERE):
         return True
     if isinstance(error, UserError) or device.type == "cpu" or not isinstance(error, RuntimeError):
         return False

@@ -67,6 +67,9 @@ class ModelNetwork:
         if device.type == "cpu":  # spares convolutions their reordering: 4 % of ResNet-50, 17 % of ``nuclei``
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (no overload has it)
 
+    def __getstate__(self) -> Mapping[str, object]:
+        return self.__dict__ | {"_prepared": None}  # which is made anew where it is needed
+
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype

@@ -34,6 +34,7 @@ from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
 from mask2former.memory import refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
+from mask2former.ops.mask_logits import as_mask_logits
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
     Categories,
@@ -257,15 +258,15 @@ class Predictor:
         memory at most.
 
             for result in predictor.stream(sorted(Path("photos").glob("*.jpg")), batch_size=8):
-                print(result.size_hw, len(result))
+                print(result.size_hw)
 
         Args:
-            sources: taken a few ahead.
+            sources: taken a few ahead; arrays and tensors are copied, so that a camera may reuse its buffer.
             task: as in a call.
             batch_size: how many images go through the network together at most: a GPU needs several to be busy, a CPU
-                gains where images are small. Only images share a batch that would be padded to the same size alone, since padding
-                changes results; the others of a batch then change nothing but rounding, in the last digits of
-                logits. Tiles and test-time augmentation take one image at a time.
+                gains where images are small. Only images share a batch that would be padded to the same size alone,
+                since padding changes results; the others of a batch then change nothing but rounding, in the last
+                digits of logits. Tiles and test-time augmentation take one image at a time.
             overrides: as in a call.
 
         Raises:
@@ -280,7 +281,7 @@ class Predictor:
         def finish(source: ImageSource, image: UInt8[np.ndarray, "H W 3"], results: Results) -> Segmentation | Results:
             return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
-        found = self.in_stages(sources, read, finish, None, tasks, batch_size, **overrides)
+        found = self.in_stages(map(_kept, sources), read, finish, None, tasks, batch_size, **overrides)
         return (_result_of(source, result) for source, result in found)
 
     def in_stages(
@@ -388,7 +389,7 @@ class Predictor:
         with _work_on(*(shown.image for shown in images)):
             if settings.tile:
                 found = [segment_in_tiles(shown.image, self.segment, self.categories, settings) for shown in images]
-                return [partial(_of_instances, instances) for instances in found]
+                return [partial(_given, {"instance": instances}) for instances in found]
             unread = self.begin(images, tasks, settings)
         return [partial(_with_work_on, shown.image, finish) for shown, finish in zip(images, unread, strict=True)]
 
@@ -429,7 +430,11 @@ class Predictor:
             return {task: self._read(prediction, shown.size_hw, task, settings) for task in tasks}
 
         found = self.predictions([to_pixels(shown.resized) for shown in images])
-        return [partial(finish, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
+        steps = [partial(finish, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
+        if isinstance(self.network, ModelNetwork):
+            return steps
+        done = [step() for step in steps]  # at once: another network may use its buffers again in the next call
+        return [partial(_given, results) for results in done]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
@@ -448,6 +453,11 @@ class Predictor:
                     raise UserError(
                         f"the network gives {count} class logits, expected {len(self.categories) + 1}: one for each of "
                         "the classes, then one for 'no object'; pass the categories that it was trained on"
+                    )
+                if len(prediction.masks.shape) != 4:
+                    raise UserError(
+                        f"the network gives mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: "
+                        "queries, frames (1 for images), height and width"
                     )
                 _check_finite(prediction)
         return found
@@ -555,8 +565,15 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
         yield
 
 
-def _of_instances(instances: Instances) -> Results:
-    return {"instance": instances}
+def _given(results: Results) -> Results:
+    return results
+
+
+def _kept(source: ImageSource) -> ImageSource:
+    """The same, also when whoever gave it writes into it."""
+    if isinstance(source, np.ndarray):
+        return source.copy()
+    return source.clone() if isinstance(source, Tensor) else source
 
 
 def _with_work_on(image: UInt8[np.ndarray, "H W 3"], step: Callable[[], _T]) -> _T:
@@ -602,17 +619,12 @@ def _check_finite(prediction: Prediction) -> None:
     """One pass over the logits, or over what they are computed from; well below 1 % of the model.
 
     Raises:
-        UserError: some are NaN or infinite; with float16 that is nearly always its range.
+        UserError: some are NaN or infinite, or might be; with float16 that is nearly always its range.
     """
     masks = prediction.masks
-    tensors = {"class": (prediction.class_logits,), "mask": masks.factors}
-    # NaN passes through the extremes; aminmax would copy what has its channels last. One read for all of them, which on
-    # a GPU waits for the model.
-    extremes = [
-        torch.stack([side for each in some for side in (each.amin(), each.amax())]) for some in tensors.values()
-    ]
-    finite = torch.stack([some.isfinite().all() for some in extremes]).tolist()
-    for name, is_finite in zip(tensors, finite, strict=True):
+    bounds = {"class": as_mask_logits(prediction.class_logits).bound, "mask": masks.bound}
+    finite = torch.stack([bound.isfinite() for bound in bounds.values()]).tolist()  # one read: a GPU is waited for
+    for name, is_finite in zip(bounds, finite, strict=True):
         if not is_finite:
             cause = (
                 "values went beyond the range of float16: use bfloat16 or float32"

@@ -19,7 +19,7 @@ __all__ = ["HungarianMatcher", "Match"]
 _DEFAULT = CriterionConfig()
 
 Match = tuple[Int64[Tensor, " _n"], Int64[Tensor, " _n"]]
-"""Matched query and target indices, queries ascending, on the host."""
+"""Matched query and target indices, queries ascending."""
 
 
 class HungarianMatcher:
@@ -71,6 +71,6 @@ class HungarianMatcher:
 
     @staticmethod
     def assign(costs: Sequence[Float[Tensor, "Q _N"]]) -> list[Match]:
-        """The cheapest assignment of each cost matrix in main memory; ``min(Q, N)`` pairs each."""
+        """The cheapest assignment of each cost matrix, both in main memory; ``min(Q, N)`` pairs each."""
         pairs = [linear_sum_assignment(cost.numpy()) for cost in costs]
         return [(torch.as_tensor(queries), torch.as_tensor(targets)) for queries, targets in pairs]

@@ -128,9 +128,12 @@ class Mask2Former(nn.Module):
 
         Results are the same within rounding. This model stays as it is; most parameters are shared with it, folded and
         packed ones are copies. So the prepared model is for calls only, as long as the weights stay the same: to move,
-        train, save or change one, take this model. A predictor does all that by itself.
+        train, save or change one, take this model. A predictor does all that by itself. A subclass, which may hold more
+        than these parts, is returned as it is.
         """
-        prepared = copy.copy(self)  # of a subclass too
+        if type(self) is not Mask2Former:
+            return self
+        prepared = copy.copy(self)
         prepared._modules = dict(self._modules)
         with torch.inference_mode(False), torch.no_grad():  # so that what is made here can be used anywhere
             for name in ("backbone", "pixel_decoder", "transformer_decoder"):

@@ -34,7 +34,12 @@ class MaskLogits(ABC):
     @property
     @abstractmethod
     def factors(self) -> tuple[Tensor, ...]:
-        """The tensors that logits are computed from; if these are finite, so are the logits."""
+        """The tensors that logits are computed from."""
+
+    @property
+    @abstractmethod
+    def bound(self) -> Float[Tensor, ""]:
+        """What no logit exceeds on either side, in at least float32; infinite or NaN if some logit may be."""
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +98,10 @@ class MaskProduct(MaskLogits):
     def factors(self) -> tuple[Tensor, ...]:
         return self.embeddings, self.features
 
+    @property
+    def bound(self) -> Float[Tensor, ""]:
+        return self.embeddings.shape[-1] * _largest(self.embeddings) * _largest(self.features)
+
     def all(self) -> Float[Tensor, "*batch Q T h w"]:
         if self.embeddings.ndim == 2:
             return _product(self.embeddings, self.features)
@@ -132,6 +141,10 @@ class DenseMasks(MaskLogits):
     @property
     def factors(self) -> tuple[Tensor, ...]:
         return (self.logits,)
+
+    @property
+    def bound(self) -> Float[Tensor, ""]:
+        return _largest(self.logits)
 
     def all(self) -> Float[Tensor, "*batch Q T h w"]:
         return self.logits
@@ -178,6 +191,12 @@ def masks_of_queries(
     chosen = [masks.embeddings[some] for masks, some in zip(products, queries, strict=True)]
     logits = _product(torch.cat(chosen), products[0].features)
     return list(logits.split([len(some) for some in chosen]))
+
+
+def _largest(values: Tensor) -> Float[Tensor, ""]:
+    """The largest absolute value in at least float32; NaN passes through. ``aminmax`` would copy channels-last maps."""
+    extremes = torch.stack((values.detach().amin(), values.detach().amax()))
+    return extremes.to(torch.promote_types(values.dtype, torch.float32)).abs().amax()
 
 
 def _product(embeddings: Float[Tensor, "N C"], features: Float[Tensor, "T C h w"]) -> Float[Tensor, "N T h w"]:

@@ -174,7 +174,7 @@ def _nuclei_run(
     return run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 4e-4}), "evaluation": evaluation})
 
 
-_NUCLEI_WINDOWS = InferenceConfig(
+_NUCLEI_TILES = InferenceConfig(
     tasks=("instance",),
     short_edge=256,
     tile=128,
@@ -189,13 +189,13 @@ def nuclei_start() -> RunConfig:
     """First part of ``nuclei``: 5,000 steps of four crops at factors of 1.1 to 2.4, from ``scenes-tiny``.
 
     Nuclei under microscopes (2018 Data Science Bowl), instances. Measured: AP 48.5, AP50 77.5, pooled AP 65.9 at IoU
-    0.5 on 71 validation images, after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated windows of
+    0.5 on 71 validation images, after 81 minutes on one core (AMD Zen 4, bf16). The run itself validated tiles of
     160 pixels, overlaps allowed.
     """
     augmentation = ResizeCropFlipConfig(
         scale_range=(1.1, 2.4), flip="both", crop_size=(256, 256), pad_size=(256, 256), keep_lost=False
     )
-    return _nuclei_run(augmentation, _NUCLEI_WINDOWS, "scenes-tiny", "runs/nuclei-start", 5000, interval=2500)
+    return _nuclei_run(augmentation, _NUCLEI_TILES, "scenes-tiny", "runs/nuclei-start", 5000, interval=2500)
 
 
 def nuclei_middle() -> RunConfig:
@@ -206,7 +206,7 @@ def nuclei_middle() -> RunConfig:
     """
     run = _nuclei_run(
         _nuclei_crops(0.6, 1.8),
-        _NUCLEI_WINDOWS.model_copy(update={"diameter": 40.0}),
+        _NUCLEI_TILES.model_copy(update={"diameter": 40.0}),
         "runs/nuclei-start/model.safetensors",
         "runs/nuclei-middle",
         5500,
@@ -224,7 +224,7 @@ def nuclei_end() -> RunConfig:
     """
     run = _nuclei_run(
         _nuclei_crops(0.7, 1.5),
-        _NUCLEI_WINDOWS.model_copy(update={"diameter": 48.0, "instance_threshold": 0.85}),
+        _NUCLEI_TILES.model_copy(update={"diameter": 48.0, "instance_threshold": 0.85}),
         "runs/nuclei-middle/model.safetensors",
         "runs/nuclei-end",
         5500,

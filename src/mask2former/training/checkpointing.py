@@ -170,7 +170,7 @@ class KeepCheckpoints(lightning.Callback):
 
     Args:
         folder: of both files.
-        every: steps between two writes of ``last.ckpt``.
+        interval: steps between two writes of ``last.ckpt``.
         monitor: name of the metric that decides what is best; larger is better.
         table: of the run; checkpoints say how many rows it had.
         best: where a run goes on, what is in ``best.ckpt``; the figures in ``last.ckpt`` may be of other weights.

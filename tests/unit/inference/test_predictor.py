@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,37 @@ def test_a_list_gives_a_list_and_a_stream_the_same_a_few_ahead(predictor: Predic
     assert _same(next(stream), expected[0])
     assert len(taken) <= 6
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]  (a generator)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_source_may_use_its_buffer_again(predictor: Predictor, image: np.ndarray, batch_size: int) -> None:
+    frames = [image, image[::-1].copy(), image[:, ::-1].copy(), image]
+
+    def camera() -> Iterator[np.ndarray]:
+        buffer = np.empty_like(image)
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    found = list(predictor.stream(camera(), "instance", batch_size=batch_size))
+    for result, frame in zip(found, frames, strict=True):
+        assert _alike(result, predictor(frame, "instance"))
+
+
+def test_a_network_may_use_its_buffers_again(predictor: Predictor) -> None:
+    logits = torch.zeros(3, len(predictor.categories) + 1)
+    logits[:, 0] = 5
+    masks = torch.empty(3, 1, 16, 24)
+
+    def network(images: Sequence[torch.Tensor]) -> list[Prediction]:
+        masks.fill_(1.0 if images[0].float().mean() > 100 else -1.0)
+        return [Prediction(logits, masks, (64, 96), (64, 96))]
+
+    settings = InferenceConfig(tasks=("instance",), short_edge=0)
+    other = Predictor(network, "cpu", settings=settings, categories=predictor.categories)
+    images = [np.full((64, 96, 3), 255 * (index % 2), np.uint8) for index in range(20)]
+    full = [bool(result.masks.any()) for result in other.stream(images, "instance", instance_threshold=0.0)]
+    assert full == [bool(index % 2) for index in range(20)]
 
 
 def _alike(one: Any, other: Any) -> bool:

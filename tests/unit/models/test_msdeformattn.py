@@ -205,6 +205,30 @@ def test_the_form_for_inference_shares_parameters_and_copies_what_it_merges() ->
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+class _OwnLinear(nn.Linear):
+    pass
+
+
+class _OwnDecoder(MSDeformAttnPixelDecoder):
+    pass
+
+
+def test_own_modules_inside_have_no_form_that_would_not_call_them() -> None:
+    changes = {
+        "linear": lambda model: setattr(model.layers[0], "linear1", _OwnLinear(64, 64)),
+        "layer": lambda model: model.layers.insert(0, nn.Identity()),
+        "activation": lambda model: model.output.__setitem__(2, nn.GELU()),
+        "norm": lambda model: setattr(model.layers[0], "norm1", nn.Identity()),
+    }
+    for name, change in changes.items():
+        model = perturbed(torch.float32)
+        assert model.for_inference() is not model
+        change(model)
+        assert model.for_inference() is model, name
+    own = _OwnDecoder([8, 8, 8, 8], dim=32, num_heads=4)
+    assert own.for_inference() is own
+
+
 @pytest.mark.unchecked
 @torch.no_grad()
 def test_the_form_for_inference_compiles_into_one_graph() -> None:

@@ -106,6 +106,15 @@ def test_depths_of_other_kinds_are_read_one_by_one() -> None:
             torch.testing.assert_close(logits, plain(masks)[chosen], rtol=0, atol=1e-12)
 
 
+def test_the_bound_covers_products_that_are_not_finite() -> None:
+    masks = product(2, dtype=torch.float32)
+    assert masks.all().abs().max() <= masks.bound
+    assert torch.equal(DenseMasks(masks.all()).bound, masks.all().abs().max())
+    assert not MaskProduct(masks.embeddings * 1e30, masks.features * 1e30).bound.isfinite()
+    masks.features[0, 1, 2, 3] = torch.nan
+    assert masks.bound.isnan()
+
+
 def test_detached_masks_have_no_gradient() -> None:
     masks = MaskProduct(product().embeddings.requires_grad_(), product().features)
     assert masks.all().requires_grad

@@ -99,7 +99,8 @@ class _Convolution(nn.Module):
     def fold(self, norm: Any) -> None:
         """Take a norm in; in float64, and rounded once."""
         count = len(self.bias)
-        one, zero = torch.ones(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+        one = torch.ones(count, dtype=torch.float64, device="cpu")
+        zero = torch.zeros_like(one)
         gain = one if norm.weight is None else norm.weight.detach().double()
         offset = zero if norm.bias is None else norm.bias.detach().double()
         scale = gain * (norm.running_var.double() + norm.eps).rsqrt()

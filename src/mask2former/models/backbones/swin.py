@@ -318,7 +318,7 @@ class _Windows:
     def of(cls, grid: Float[Tensor, "B H W C"], window: int, shift: int) -> _Windows:
         """Those of the padded grid that was rolled by ``shift`` against both axes."""
         batch, height, width = grid.shape[:3]
-        tokens = torch.arange(1, batch * height * width + 1).view(batch, height, width, 1)
+        tokens = torch.arange(1, batch * height * width + 1, device=grid.device).view(batch, height, width, 1)
         padded = F.pad(tokens, (0, 0, 0, -width % window, 0, -height % window))  # 0: no token
         if shift:
             padded = padded.roll((-shift, -shift), (1, 2))
@@ -334,7 +334,7 @@ class _Windows:
             kinds, masks = [tiles], [None]
         positions = torch.cat([kind.flatten() for kind in kinds])
         real = positions > 0
-        scatter = torch.empty(batch * height * width, dtype=torch.int64)
+        scatter = torch.empty(batch * height * width, dtype=torch.int64, device=grid.device)
         scatter[positions[real] - 1] = real.nonzero().squeeze(1)
         counts = [kind.numel() // window**2 for kind in kinds]
         return cls((positions - 1).clamp_(min=0), (~real).nonzero().squeeze(1), scatter, counts, masks)

@@ -157,7 +157,7 @@ class TimmBackbone(nn.Module):
     def for_inference(self) -> nn.Module:
         """On a CPU, plain ResNets with norms of fixed statistics folded; any other model as it is."""
         weight = next(self.parameters())
-        if weight.device.type != "cpu" or weight.dtype == torch.float16:
+        if type(self) is not TimmBackbone or weight.device.type != "cpu" or weight.dtype == torch.float16:
             return self
         return FoldedResNet.of(self, self.body, self._chosen) or self
 

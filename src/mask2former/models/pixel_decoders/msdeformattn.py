@@ -173,8 +173,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
             return decode([feature.to(dtype) for feature in features])
 
     def for_inference(self) -> nn.Module:
-        """On a CPU, see :class:`_PreparedDecoder`; elsewhere this decoder."""
-        return _PreparedDecoder(self) if self.level_embedding.device.type == "cpu" else self
+        """On a CPU, see :class:`_PreparedDecoder`; elsewhere, or with a user's own modules inside, this decoder."""
+        known = type(self) is MSDeformAttnPixelDecoder and all(type(module) in _KNOWN for module in self.modules())
+        known = (
+            known and type(self.output[-1]) is nn.ReLU and all(type(layer) is _EncoderLayer for layer in self.layers)
+        )
+        return _PreparedDecoder(self) if known and self.level_embedding.device.type == "cpu" else self
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         source, position, shapes = self._tokens(features)
@@ -205,6 +209,17 @@ class MSDeformAttnPixelDecoder(nn.Module):
             code = sine_encoding(1, height, width, self.dim, temporal=False, dtype=dtype, device=device)
             positions.append(code.flatten(0, 2).to(dtype) + self.level_embedding[level])
         return torch.cat(projected, dim=1), torch.cat(positions), shapes
+
+
+# Others, also subclasses and wrappers of these, have a forward of their own, which the form below would not call.
+_KNOWN = frozenset((MSDeformAttnPixelDecoder, _EncoderLayer, DeformableAttention, nn.ModuleList, nn.Sequential)) | {
+    nn.Linear,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.Conv2d,
+    nn.Dropout,
+    nn.ReLU,
+}
 
 
 class _PreparedLayer(nn.Module):

@@ -1,8 +1,8 @@
-"""Multi-scale deformable sampling from ordinary torch operators, for CPUs without the compiled kernel.
+"""Multi-scale deformable sampling from ordinary torch operators, where no kernel can be used.
 
-A sample is a weighted sum of four rows of ``value``, so all samples of a query and head are one bag of
-``embedding_bag``, which never materialises the rows. Two to three times as fast as ``grid_sample`` in the forward
-pass. Must not know which kernel is in use.
+That is on CPUs without the compiled one, and in deterministic runs on CUDA devices. A sample is a weighted sum of four
+rows of ``value``, so all samples of a query and head are one bag of ``embedding_bag``, which never materialises the
+rows. Two to three times as fast as ``grid_sample`` in the forward pass. Must not know which kernel is in use.
 """
 
 from __future__ import annotations
