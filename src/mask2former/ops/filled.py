@@ -11,6 +11,6 @@ from torch import Tensor
 __all__ = ["filled"]
 
 
-def filled(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " N"]:
+def filled(numbers: Sequence[int] | Sequence[float], dtype: torch.dtype, device: torch.device) -> Float[Tensor, " N"]:
     """What ``torch.tensor`` makes of ``numbers``, without a copy from the host, for which it would wait on a GPU."""
     return torch.stack([torch.full((), number, dtype=dtype, device=device) for number in numbers])
