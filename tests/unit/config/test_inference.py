@@ -14,7 +14,7 @@ from mask2former.config import InferenceConfig
     ("values", "panoptic", "instance"),
     [
         ({}, 0.8, 0.5),
-        ({"score_threshold": 0.6}, 0.6, 0.5),  # a panoptic model that is asked for instances
+        ({"score_threshold": 0.6}, 0.6, 0.5),  # a panoptic model that predicts instances
         ({"instance_threshold": 0.6}, 0.8, 0.6),
         ({"tasks": ["instance"]}, 0.8, 0.5),
         ({"tasks": ["instance"], "score_threshold": 0.85}, 0.8, 0.85),  # a file of 0.1.0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampling_cases import assert_close, with_gradients
 from torch import Tensor
 
 from mask2former.errors import UserError
@@ -39,24 +40,6 @@ def make_inputs(size: str, dtype: torch.dtype) -> tuple[Any, list[Tensor]]:
     return shapes, [value.to(dtype), locations.to(compute), weights.to(compute)]
 
 
-def with_gradients(kernel: Any, shapes: Any, inputs: list[Tensor]) -> list[Tensor]:
-    """Output and gradients by value, locations and weights."""
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    out = deformable_sampling(leaves[0], shapes, leaves[1], leaves[2], kernel=kernel)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
-
-
-def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for one, other in zip(actual, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert one.shape == other.shape
-        assert one.isfinite().all()
-        if other.numel():
-            error = (one.double() - other.double()).abs().max()
-            assert error <= tolerance * max(1.0, other.double().abs().max().item())
-
-
 @pytest.mark.parametrize(
     ("size", "dtype"),
     [
@@ -70,10 +53,10 @@ def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float)
 )
 def test_equals_reference(size: str, dtype: torch.dtype) -> None:
     shapes, inputs = make_inputs(size, dtype)
-    actual = with_gradients("triton", shapes, inputs)
-    assert_close(actual, with_gradients("reference", shapes, inputs), TOLERANCE[dtype])
+    actual = with_gradients("triton", inputs, shapes)
+    assert_close(actual, with_gradients("reference", inputs, shapes), TOLERANCE[dtype])
     if dtype != torch.float64:  # nor is it further than that from exact sums
-        exact = with_gradients("reference", shapes, [tensor.double() for tensor in inputs])
+        exact = with_gradients("reference", [tensor.double() for tensor in inputs], shapes)
         assert_close([tensor.double() for tensor in actual], exact, TOLERANCE[dtype])
 
 
@@ -83,7 +66,7 @@ def test_far_outside_is_zero(dtype: torch.dtype) -> None:
     shapes, inputs = make_inputs("one-level", dtype)
     far = torch.tensor([1e30, -1e30, 3e38, -1e9, 2.0**31, -0.5, float("inf"), -float("inf"), float("nan")])
     inputs[1] = far.repeat(inputs[1].numel() // len(far) + 1)[: inputs[1].numel()].view_as(inputs[1])
-    for tensor in with_gradients("triton", shapes, inputs):
+    for tensor in with_gradients("triton", inputs, shapes):
         assert torch.equal(tensor, torch.zeros_like(tensor))
 
 
@@ -93,14 +76,14 @@ def test_at_borders_and_pixel_centres() -> None:
     locations = torch.cartesian_prod(steps, steps).view(1, 49, 1, 1, 1, 2)
     value = torch.arange(16.0, dtype=torch.float64).square().view(1, 8, 1, 2)
     inputs = [value, locations, torch.ones(1, 49, 1, 1, 1, dtype=torch.float64)]
-    assert_close(with_gradients("triton", ((2, 4),), inputs), with_gradients("reference", ((2, 4),), inputs), 1e-13)
+    assert_close(with_gradients("triton", inputs, ((2, 4),)), with_gradients("reference", inputs, ((2, 4),)), 1e-13)
 
 
 @pytest.mark.parametrize(("batch", "queries"), [(0, 3), (2, 0)])
 def test_empty(batch: int, queries: int) -> None:
     shapes, (value, locations, weights) = make_inputs("many-levels", torch.float32)
     inputs = [value[:batch], locations[:batch, :queries], weights[:batch, :queries]]
-    out, *grads = with_gradients("triton", shapes, inputs)
+    out, *grads = with_gradients("triton", inputs, shapes)
     assert out.shape == (batch, queries, 32)
     assert [grad.shape for grad in grads] == [tensor.shape for tensor in inputs]
     assert not grads[0].any()
@@ -115,8 +98,8 @@ def test_non_contiguous() -> None:
         weights.transpose(0, 4).contiguous().transpose(0, 4),
     ]
     assert not any(tensor.is_contiguous() for tensor in strided)
-    expected = with_gradients("reference", shapes, inputs)
-    assert_close(with_gradients("triton", shapes, strided), expected, TOLERANCE[torch.float32])
+    expected = with_gradients("reference", inputs, shapes)
+    assert_close(with_gradients("triton", strided, shapes), expected, TOLERANCE[torch.float32])
     leaves = [tensor.requires_grad_() for tensor in strided]
     # A gradient that is an expanded scalar, as from sum(), has strides of zero.
     grads = torch.autograd.grad(deformable_sampling(leaves[0], shapes, *leaves[1:], kernel="triton").sum(), leaves)
@@ -127,9 +110,9 @@ def test_mixed_dtypes() -> None:
     """As under autocast, with locations in half precision too."""
     shapes, (value, locations, weights) = make_inputs("one-level", torch.bfloat16)
     inputs = [value, locations.bfloat16(), weights.bfloat16()]
-    actual = with_gradients("triton", shapes, inputs)
+    actual = with_gradients("triton", inputs, shapes)
     assert [tensor.dtype for tensor in actual] == [torch.bfloat16] * 4
-    assert_close(actual, with_gradients("reference", shapes, inputs), TOLERANCE[torch.bfloat16])
+    assert_close(actual, with_gradients("reference", inputs, shapes), TOLERANCE[torch.bfloat16])
 
 
 def test_compiles_into_one_graph() -> None:

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from sampling_cases import SHAPES, assert_close, with_gradients
 from torch import Tensor
 
 from mask2former.errors import UserError
@@ -16,7 +17,6 @@ from mask2former.ops.deform_attn.projected import pixel_centres, samples_of
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.why_unavailable())
 KERNELS = [pytest.param("native", marks=needs_native), "portable"]
-SHAPES = ((3, 5), (7, 4), (1, 1))  # odd sides and a level of one pixel
 
 # Largest error of the output and of the gradients by value, locations, weights, as a share of the largest entry.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 8e-3}
@@ -34,25 +34,6 @@ def make_inputs(
     weights = torch.randn(samples, generator=generator, dtype=torch.float64).flatten(3).softmax(-1).view(samples)
     compute = torch.promote_types(dtype, torch.float32)
     return value.to(dtype), locations.to(compute), weights.to(compute)
-
-
-def with_gradients(kernel: Kernel, inputs: tuple[Tensor, ...], shapes=SHAPES) -> list[Tensor]:
-    """Output and gradients by value, locations and weights."""
-    value, locations, weights = (tensor.detach().clone().requires_grad_() for tensor in inputs)
-    out = deformable_sampling(value, shapes, locations, weights, kernel=kernel)
-    generator = torch.Generator().manual_seed(1)
-    grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, (value, locations, weights), grad)]
-
-
-def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for one, other in zip(actual, expected, strict=True):
-        assert one.dtype == other.dtype
-        assert one.shape == other.shape
-        assert one.isfinite().all()
-        if other.numel():
-            error = (one.double() - other.double()).abs().max()
-            assert error <= tolerance * max(1.0, other.double().abs().max().item())
 
 
 def test_reference_by_hand() -> None:

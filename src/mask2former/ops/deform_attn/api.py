@@ -116,7 +116,7 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
     if kernel == "native":
         if not native.available():
             raise UserError(
-                f"kernel 'native' was asked for, but {native.why_unavailable()}. Install a C compiler and reinstall"
+                f"kernel 'native' cannot run: {native.why_unavailable()}. Install a C compiler and reinstall"
                 " mask2former (in a source tree: python setup.py build_ext --inplace), or use kernel='auto'"
             )
         if not native.supports(value):
@@ -126,7 +126,7 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
             )
     if kernel == "triton":
         if not triton.available():
-            raise UserError(f"kernel 'triton' was asked for, but {triton.why_unavailable()}; use kernel='auto'")
+            raise UserError(f"kernel 'triton' cannot run: {triton.why_unavailable()}; use kernel='auto'")
         if not triton.supports(value):
             raise UserError(
                 "kernel 'triton' takes float16, bfloat16, float32 or float64 on a CUDA device of compute capability 8.0"
@@ -134,7 +134,7 @@ def _choose(value: Tensor, kernel: Kernel) -> str:
             )
         if torch.are_deterministic_algorithms_enabled():
             raise UserError(
-                "kernel 'triton' was asked for, but its backward pass is not deterministic and"
+                "kernel 'triton' cannot run: its backward pass is not deterministic and"
                 " torch.use_deterministic_algorithms is on; turn that off, or use kernel='auto'"
             )
     return kernel

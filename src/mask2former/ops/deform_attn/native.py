@@ -8,7 +8,7 @@ The library (``csrc/``) is built at install when a compiler is there; without it
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mask2former.ops.deform_attn.operators import check_sizes, fill, register_sampling
 from mask2former.ops.deform_attn.projected import samples_of
 
 __all__ = [
@@ -95,53 +96,17 @@ def deformable_self_attention_native(
     return torch.ops.mask2former.deform_attn_projected(value, flat_shapes, projected)
 
 
-@torch.library.custom_op(
-    "mask2former::deform_attn",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor value, int[] shapes, Tensor locations, Tensor weights) -> Tensor",
-)
 def _forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     return _run_forward(value, shapes, locations, weights, _BEST)
 
 
-@_forward.register_fake
-def _(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    return value.new_empty((value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]))
-
-
-@torch.library.custom_op(
-    "mask2former::deform_attn_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor grad_output, Tensor value, int[] shapes, Tensor locations, Tensor weights)"
-    " -> (Tensor, Tensor, Tensor)",
-)
 def _backward(
     grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _run_backward(grad_output, value, shapes, locations, weights, _BEST)
 
 
-@_backward.register_fake
-def _(
-    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
-
-
-def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-    value, ctx.shapes, locations, weights = inputs
-    ctx.save_for_backward(value, locations, weights)
-
-
-def _autograd(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-    value, locations, weights = ctx.saved_tensors
-    grads = torch.ops.mask2former.deform_attn_backward(grad_output, value, ctx.shapes, locations, weights)
-    return grads[0], None, grads[1], grads[2]
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+register_sampling("deform_attn", _forward, _backward, "cpu")
 
 
 @torch.library.custom_op(
@@ -185,19 +150,12 @@ def _run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weight
     """Calls the library; ``level`` picks an instruction set, counted from the baseline, -1 the best."""
     assert _LIBRARY is not None
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
-    sizes = _sizes(value, shapes, locations, weights)
+    sizes = check_sizes(value, shapes, locations, weights, _ELEMENTS)
     batch, _, queries, heads, channels, _, _ = sizes
     output = value.new_empty((batch, queries, heads * channels))
     if 0 in sizes:
         return output.zero_()
-    code = _LIBRARY.deform_attn_forward(
-        *_arrays(sizes, shapes),
-        _ELEMENTS[value.dtype],
-        level,
-        torch.get_num_threads(),
-        *(tensor.data_ptr() for tensor in (value, locations, weights, output)),
-    )
-    _check(code)
+    _call(_LIBRARY.deform_attn_forward, sizes, shapes, level, (value, locations, weights, output))
     return output
 
 
@@ -217,7 +175,7 @@ def _run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, leve
         and projected.dtype == value.dtype
         and projected.shape[:2] == (batch, pixels)
         and rest == 0
-        and _fill(shapes, pixels)
+        and fill(shapes, pixels)
     )
     if not consistent:
         raise ValueError(
@@ -230,14 +188,7 @@ def _run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, leve
     sizes = (batch, pixels, pixels, heads, channels, levels, points)
     if 0 in sizes:
         return output.zero_()
-    code = _LIBRARY.deform_attn_projected(
-        *_arrays(sizes, shapes),
-        _ELEMENTS[value.dtype],
-        level,
-        torch.get_num_threads(),
-        *(tensor.data_ptr() for tensor in (value, projected, output)),
-    )
-    _check(code)
+    _call(_LIBRARY.deform_attn_projected, sizes, shapes, level, (value, projected, output))
     return output
 
 
@@ -248,64 +199,28 @@ def _run_backward(
     assert _LIBRARY is not None
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     grad_output = grad_output.to(value.dtype).contiguous()
-    sizes = _sizes(value, shapes, locations, weights)
+    sizes = check_sizes(value, shapes, locations, weights, _ELEMENTS)
     # Sums of many small terms: bf16 gradients are gathered in float32 and rounded once.
     grad_value = torch.zeros_like(value, dtype=locations.dtype)
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
     if 0 in sizes:
         return grad_value.to(value.dtype), grad_locations.zero_(), grad_weights.zero_()
     tensors = (grad_output, value, locations, weights, grad_value, grad_locations, grad_weights)
-    code = _LIBRARY.deform_attn_backward(
-        *_arrays(sizes, shapes),
-        _ELEMENTS[value.dtype],
-        level,
-        torch.get_num_threads(),
-        *(tensor.data_ptr() for tensor in tensors),
-    )
-    _check(code)
+    _call(_LIBRARY.deform_attn_backward, sizes, shapes, level, tensors)
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
-def _sizes(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> tuple[int, ...]:
-    """Batch, pixels, queries, heads, channels, levels, points.
+def _call(
+    function: Callable[..., int], sizes: Sequence[int], shapes: Sequence[int], level: int, tensors: Sequence[Tensor]
+) -> None:
+    """A function of the library; the first tensor says the type of elements.
 
     Raises:
-        ValueError: Shapes or dtypes disagree. C would read or write out of bounds.
+        MemoryError: There is none for the threads' work space.
     """
-    batch, pixels, heads, channels = value.shape
-    _, queries, _, levels, points, _ = locations.shape
-    compute = torch.promote_types(value.dtype, torch.float32)
-    consistent = (
-        value.dtype in _ELEMENTS
-        and locations.dtype == weights.dtype == compute
-        and locations.shape == (batch, queries, heads, levels, points, 2)
-        and weights.shape == locations.shape[:-1]
-        and len(shapes) == 2 * levels
-        and _fill(shapes, pixels)
-    )
-    if not consistent:
-        raise ValueError(
-            "deform_attn: expected value (B, S, M, D) with S the sum of the levels' H * W, locations"
-            f" (B, Q, M, L, P, 2) and weights (B, Q, M, L, P) in {compute}; got value {tuple(value.shape)}"
-            f" {value.dtype}, levels {list(zip(shapes[0::2], shapes[1::2], strict=False))}, locations"
-            f" {tuple(locations.shape)} {locations.dtype}, weights {tuple(weights.shape)} {weights.dtype}"
-        )
-    return batch, pixels, queries, heads, channels, levels, points
-
-
-def _fill(shapes: Sequence[int], pixels: int) -> bool:
-    """Whether levels of these heights and widths make up ``pixels``, which C counts in 32 bits."""
-    areas = [height * width for height, width in zip(shapes[0::2], shapes[1::2], strict=False)]
-    return len(shapes) % 2 == 0 and min(shapes, default=1) > 0 and sum(areas) == pixels < 2**31
-
-
-def _arrays(sizes: Sequence[int], shapes: Sequence[int]) -> list[ctypes.Array[ctypes.c_int64]]:
-    """The library's three arrays of int64: sizes, levels' height and width, first pixel of every level."""
     areas = [height * width for height, width in zip(shapes[0::2], shapes[1::2], strict=True)]
     starts = list(accumulate(areas, initial=0))
-    return [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in (sizes, shapes, starts)]
-
-
-def _check(code: int) -> None:
-    if code:
+    arrays = [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in (sizes, shapes, starts)]
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    if function(*arrays, _ELEMENTS[tensors[0].dtype], level, torch.get_num_threads(), *pointers):
         raise MemoryError("deform_attn: no memory for the threads' work space")

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mask2former.ops.deform_attn.operators import check_sizes, register_sampling
+
 __all__ = ["available", "deformable_sampling_triton", "supports", "why_unavailable"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -77,16 +79,11 @@ def deformable_sampling_triton(
     return torch.ops.mask2former.deform_attn_triton(value, flat_shapes, locations.to(compute), weights.to(compute))
 
 
-@torch.library.custom_op(
-    "mask2former::deform_attn_triton",
-    mutates_args=(),
-    schema="(Tensor value, int[] shapes, Tensor locations, Tensor weights) -> Tensor",
-)
 def _forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     from mask2former.ops.deform_attn import triton_kernels
 
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
-    batch, _, queries, heads, channels, _, _ = _sizes(value, shapes, locations, weights)
+    batch, _, queries, heads, channels, _, _ = check_sizes(value, shapes, locations, weights, _DTYPES)
     output = value.new_empty((batch, queries, heads * channels))
     if 0 in value.shape or 0 in locations.shape:
         return output.zero_()
@@ -94,17 +91,6 @@ def _forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: T
     return output
 
 
-@_forward.register_fake
-def _(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    return value.new_empty((value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]))
-
-
-@torch.library.custom_op(
-    "mask2former::deform_attn_triton_backward",
-    mutates_args=(),
-    schema="(Tensor grad_output, Tensor value, int[] shapes, Tensor locations, Tensor weights)"
-    " -> (Tensor, Tensor, Tensor)",
-)
 def _backward(
     grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +98,7 @@ def _backward(
 
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     grad_output = grad_output.to(value.dtype).contiguous()
-    _sizes(value, shapes, locations, weights)
+    check_sizes(value, shapes, locations, weights, _DTYPES)
     grad_value = torch.zeros_like(value, dtype=locations.dtype)
     grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
     if 0 in value.shape or 0 in locations.shape:
@@ -122,25 +108,7 @@ def _backward(
     return grad_value.to(value.dtype), grad_locations, grad_weights
 
 
-@_backward.register_fake
-def _(
-    grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
-
-
-def _setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-    value, ctx.shapes, locations, weights = inputs
-    ctx.save_for_backward(value, locations, weights)
-
-
-def _autograd(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-    value, locations, weights = ctx.saved_tensors
-    grads = torch.ops.mask2former.deform_attn_triton_backward(grad_output, value, ctx.shapes, locations, weights)
-    return grads[0], None, grads[1], grads[2]
-
-
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+register_sampling("deform_attn_triton", _forward, _backward)
 
 
 def _launch(program, tensors: Sequence[Tensor], value: Tensor, shapes: Sequence[int], locations: Tensor) -> None:
@@ -158,33 +126,3 @@ def _launch(program, tensors: Sequence[Tensor], value: Tensor, shapes: Sequence[
             *tensors, num_rows, queries, pixels, tuple(sizes), heads, channels, levels, points, rows, block,
             num_warps=_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
-
-
-def _sizes(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> tuple[int, ...]:
-    """Batch, pixels, queries, heads, channels, levels, points.
-
-    Raises:
-        ValueError: Shapes or dtypes disagree. The device would read or write out of bounds.
-    """
-    batch, pixels, heads, channels = value.shape
-    _, queries, _, levels, points, _ = locations.shape
-    compute = torch.promote_types(value.dtype, torch.float32)
-    heights, widths = shapes[0::2], shapes[1::2]
-    consistent = (
-        value.dtype in _DTYPES
-        and locations.dtype == weights.dtype == compute
-        and locations.device == weights.device == value.device
-        and locations.shape == (batch, queries, heads, levels, points, 2)
-        and weights.shape == locations.shape[:-1]
-        and len(shapes) == 2 * levels
-        and min(shapes, default=1) > 0
-        and sum(height * width for height, width in zip(heights, widths, strict=True)) == pixels < 2**31
-    )
-    if not consistent:
-        raise ValueError(
-            "deform_attn_triton: expected value (B, S, M, D) with S the sum of the levels' H * W, locations"
-            f" (B, Q, M, L, P, 2) and weights (B, Q, M, L, P) in {compute} on one device; got value"
-            f" {tuple(value.shape)} {value.dtype}, levels {list(zip(heights, widths, strict=False))}, locations"
-            f" {tuple(locations.shape)} {locations.dtype}, weights {tuple(weights.shape)} {weights.dtype}"
-        )
-    return batch, pixels, queries, heads, channels, levels, points
