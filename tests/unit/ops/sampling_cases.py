@@ -13,15 +13,19 @@ from mask2former.ops.deform_attn.api import Kernel
 SHAPES = ((3, 5), (7, 4), (1, 1))  # odd sides and a level of one pixel
 
 
+def upstream(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The gradient of an output; through bfloat16, so that every type has the same numbers to begin with."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).bfloat16().to(dtype)
+
+
 def with_gradients(
     kernel: Kernel, inputs: Sequence[Tensor], shapes: Sequence[tuple[int, int]] = SHAPES
 ) -> list[Tensor]:
     """Output and gradients by value, locations and weights."""
     value, locations, weights = (tensor.detach().clone().requires_grad_() for tensor in inputs)
     out = deformable_sampling(value, shapes, locations, weights, kernel=kernel)
-    generator = torch.Generator().manual_seed(1)
-    # Through bfloat16, so that every type has the same gradient to begin with.
-    grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).bfloat16().to(out.dtype)
+    grad = upstream(out.shape, out.dtype)
     return [out.detach(), *torch.autograd.grad(out, (value, locations, weights), grad)]
 
 
