@@ -37,6 +37,8 @@ def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
     Raises:
         UserError: as :func:`average`, a model cannot be loaded, or the place cannot be written.
     """
+    if isinstance(sources, str | Path):  # a path would be read by its letters
+        raise UserError(f"average needs at least two models, got one name, '{sources}'; pass a list")
     check_place(Path(path), "ours")
     models, names = [from_pretrained(source) for source in sources], [str(source) for source in sources]
     check(models, names)

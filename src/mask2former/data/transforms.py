@@ -1,6 +1,6 @@
-"""Geometry of images before the network, and the random recipes of training.
+"""Geometry of images before the network, and the random augmentations of training.
 
-A recipe draws a :class:`Plan` from a size and a generator; a plan turns annotated images into samples, so that all
+An augmentation draws a :class:`Plan` from a size and a generator; a plan turns annotated images into samples, so that all
 frames of a clip can share one draw. Knows arrays only, no data sets and no models.
 """
 

@@ -144,7 +144,7 @@ _LISTED = 10  # failures that a report has
 
 def predict_files(
     model: ModelSource,
-    sources: Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     task: Task | None = None,
     *,
@@ -168,7 +168,7 @@ def predict_files(
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        sources: images, and folders that are searched to any depth.
+        sources: an image, a folder, which is searched to any depth, or several of them.
         output: the folder of results, with the folder structure of the sources.
         task: see :class:`Predictor`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
@@ -191,7 +191,7 @@ def predict_files(
     """
     file = None if coco is None else Path(coco)
     with collect_notes() as planned:
-        jobs = plan(sources, output)
+        jobs = plan([sources] if isinstance(sources, str | os.PathLike) else sources, output)
     if file is not None:
         check_apart(file, [model] if isinstance(model, str | Path) else [])
         check_coco_file(file, jobs, overwrite=overwrite)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -272,6 +273,11 @@ class Predictor:
         Raises:
             UserError: as a call; ``batch_size`` is below 1. Results of earlier sources come before it.
         """
+        if _is_one_image(sources):
+            raise UserError(
+                f"stream takes several images, got one {type(sources).__name__}; pass a list of images, or call the "
+                "predictor with the image"
+            )
         # The request is checked now, not when the first result is read.
         tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
 
@@ -567,6 +573,13 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
 
 def _given(results: Results) -> Results:
     return results
+
+
+def _is_one_image(sources: object) -> bool:
+    """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
+    if isinstance(sources, np.ndarray | Tensor):
+        return sources.ndim < 4
+    return isinstance(sources, str | os.PathLike) or not isinstance(sources, Iterable)
 
 
 def _kept(source: ImageSource) -> ImageSource:

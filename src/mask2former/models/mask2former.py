@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.errors import UserError
 from mask2former.models.parts import for_inference, set_gradient_checkpointing
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.ops.filled import filled
@@ -95,10 +96,18 @@ class Mask2Former(nn.Module):
         Returns:
             Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
             published model, so results depend on how an image was padded.
+
+        Raises:
+            UserError: a part of your own returns something else than ``models/parts.py`` says.
         """
         pixels = self.normalize(images)  # (B, T, 3, H, W)
-        features: PixelFeatures = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
-        return self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs)
+        features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
+        if not isinstance(features, PixelFeatures):
+            raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
+        output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs)
+        if not isinstance(output, MaskOutput):
+            raise UserError(f"the transformer decoder returned a {type(output).__name__}; expected MaskOutput")
+        return output
 
     def normalize(self, images: Sequence[Tensor] | ImageBatch) -> Float[Tensor, "B T 3 H W"]:
         """Subtract mean, divide by deviation, then pad with zeros bottom and right to a common size."""

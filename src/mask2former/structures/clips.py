@@ -16,12 +16,12 @@ from PIL import Image
 from mask2former import visualization
 from mask2former.ops.sparse_masks import AnyTracks, SparseMasks, frames_of
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import SCHEMA_VERSION, Instances
+from mask2former.structures.results import SCHEMA_VERSION, Instances, counted_labels
 
 __all__ = ["VideoInstances"]
 
 
-@dataclass(frozen=True, slots=True, eq=False, init=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
 class VideoInstances:
     """Objects followed through a clip, the most certain first; they may overlap and be out of sight in frames.
 
@@ -65,6 +65,11 @@ class VideoInstances:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        extent = f"{self.num_frames} frames of {height}x{width} pixels"
+        return f"VideoInstances({counted_labels(self.labels.tolist(), self.categories, extent)})"
 
     @property
     def num_frames(self) -> int:

@@ -14,7 +14,7 @@ from mask2former.structures.predictions import Prediction
 __all__ = ["MaskOutput"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MaskOutput:
     """Predictions of one decoder depth (Mask2Former, Sec. 3.1).
 
@@ -43,6 +43,10 @@ class MaskOutput:
         object.__setattr__(self, "masks", as_mask_logits(masks))
         object.__setattr__(self, "query_features", query_features)
         object.__setattr__(self, "aux_outputs", [] if aux_outputs is None else aux_outputs)
+
+    def __repr__(self) -> str:
+        shapes = f"class_logits {tuple(self.class_logits.shape)}, masks {tuple(self.masks.shape)}"
+        return f"MaskOutput({shapes}, aux_outputs={len(self.aux_outputs)})"
 
     @property
     def mask_logits(self) -> Float[Tensor, "B Q T h w"]:

@@ -18,7 +18,7 @@ __all__ = ["Prediction"]
 Size = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """Class and mask logits per query of one image or clip (Mask2Former, Sec. 3.1).
 
@@ -55,6 +55,11 @@ class Prediction:
             self.image_size,
             self.padded_size,
         )
+
+    def __repr__(self) -> str:
+        queries, columns = self.class_logits.shape
+        masks = f"{queries} queries, {columns - 1} classes, mask logits {tuple(self.masks.shape)}"
+        return f"Prediction({masks}, image_size={self.image_size}, padded_size={self.padded_size})"
 
     def __len__(self) -> int:
         """The number of queries."""

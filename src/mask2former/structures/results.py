@@ -9,7 +9,8 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +25,17 @@ from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
+from mask2former.text import listed, shown
 
-__all__ = ["Instances", "PanopticSegmentation", "Segment", "Segmentation", "SemanticSegmentation", "write_files"]
+__all__ = [
+    "Instances",
+    "PanopticSegmentation",
+    "Segment",
+    "Segmentation",
+    "SemanticSegmentation",
+    "counted_labels",
+    "write_files",
+]
 
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
@@ -50,6 +60,7 @@ class _Result:
 
     __slots__ = ()
     task: ClassVar[str]
+    categories: Categories
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -60,6 +71,15 @@ class _Result:
 
     def _records(self) -> dict[str, Any]:
         raise NotImplementedError
+
+    def _labels_found(self) -> Iterable[int]:
+        """The class index of each thing that the result lists."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        found = counted_labels(self._labels_found(), self.categories, f"{height}x{width} pixels")
+        return f"{type(self).__name__}({found})"
 
     def _label_image(self) -> tuple[str, Image.Image] | None:
         """Suffix of the name and image of the exact label map, where the task has one."""
@@ -154,12 +174,22 @@ def _png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
+def counted_labels(labels: Iterable[int], categories: Categories, extent: str) -> str:
+    """``3 in EXTENT: 2 person, car``: how many labels there are, and of which classes, the most frequent first."""
+    counts = Counter(int(label) for label in labels)
+    names = [
+        shown(categories[label].name, 40) if number == 1 else f"{number} {shown(categories[label].name, 40)}"
+        for label, number in counts.most_common()
+    ]
+    return f"{counts.total()} in {extent}" + (f": {listed(names, show=str)}" if counts else "")
+
+
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
     x1, y1, x2, y2 = (float(value) for value in box)
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PanopticSegmentation(_Result):
     """Every pixel belongs to at most one segment.
 
@@ -184,6 +214,9 @@ class PanopticSegmentation(_Result):
 
     def __len__(self) -> int:
         return len(self.segments)
+
+    def _labels_found(self) -> Iterable[int]:
+        return (segment.label for segment in self.segments)
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -269,7 +302,7 @@ class PanopticSegmentation(_Result):
         return "_ids", Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-@dataclass(frozen=True, slots=True, eq=False, init=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False, repr=False)
 class Instances(_Result):
     """Objects that may overlap, best first.
 
@@ -314,6 +347,9 @@ class Instances(_Result):
 
     def __len__(self) -> int:
         return len(self.sparse)
+
+    def _labels_found(self) -> Iterable[int]:
+        return self.labels.tolist()
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -398,7 +434,7 @@ class Instances(_Result):
         }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class SemanticSegmentation(_Result):
     """A class for every pixel.
 
@@ -422,9 +458,12 @@ class SemanticSegmentation(_Result):
         """Height and width in pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
+    def _labels_found(self) -> Iterable[int]:
+        return (int(label) for label in np.unique(self.labels) if label < len(self.categories))
+
     def _present(self) -> tuple[list[int], SparseMasks]:
         """Class indices that occur, ascending, and their masks."""
-        present = [int(label) for label in np.unique(self.labels) if label < len(self.categories)]
+        present = list(self._labels_found())
         return present, SparseMasks.of_ids(self.labels, present)
 
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:

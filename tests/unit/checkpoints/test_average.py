@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mask2former import checkpoints
-from mask2former.checkpoints.average import average, least_cosine
+from mask2former.checkpoints.average import average, average_files, least_cosine
 from mask2former.cli import main
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -60,6 +60,8 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
 
     with pytest.raises(UserError, match="at least two models, got 1"):
         average([tiny_model], ["a"])
+    with pytest.raises(UserError, match="got one name, 'scenes-tiny'; pass a list"):
+        average_files("scenes-tiny", "mean.safetensors")
     deeper = moved(tiny_model, 1, 0.1)
     architecture = deeper.info.known_architecture
     decoder = architecture.transformer_decoder.model_copy(update={"num_queries": 3})

@@ -15,7 +15,7 @@ from PIL import Image
 import mask2former
 from mask2former.data.images import read_image
 from mask2former.errors import UserError
-from mask2former.inference.predict_files import Outcome, plan, segment_files
+from mask2former.inference.predict_files import Outcome, plan, predict_files, segment_files
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
@@ -51,6 +51,11 @@ def _files(folder: Path) -> set[str]:
 def _run(predictor: Predictor, images: Path, output: Path, **kwargs: Any) -> dict[str, Outcome]:
     outcomes = segment_files(predictor, plan([images], output), **kwargs)
     return {outcome.job.stem.as_posix(): outcome for outcome in outcomes}
+
+
+def test_one_source_needs_no_list(predictor: Predictor, images: Path, tmp_path: Path) -> None:
+    report = predict_files(predictor, str(images / "000001.jpg"), tmp_path / "out", overlays=False)
+    assert (report.num_images, report.outcomes["done"]) == (1, 1)
 
 
 @pytest.mark.parametrize(("task", "map_ending"), [("panoptic", "_ids"), ("instance", None), ("semantic", "_labels")])

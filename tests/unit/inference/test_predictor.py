@@ -57,6 +57,12 @@ def test_every_kind_of_source_gives_the_same_result(predictor: Predictor, image:
         assert _same(predictor(source), expected), type(source)
 
 
+def test_a_stream_refuses_one_image(predictor: Predictor, image: np.ndarray) -> None:
+    for source in ("x.png", Path("x.png"), image, torch.from_numpy(image), Image.fromarray(image)):
+        with pytest.raises(UserError, match=f"got one {type(source).__name__}; pass a list"):
+            predictor.stream(source)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_list_gives_a_list_and_a_stream_the_same_a_few_ahead(predictor: Predictor, image: np.ndarray) -> None:
     other = np.ascontiguousarray(image[:40, ::-1])
     expected = [predictor(image), predictor(other)]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
+from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ImageBatch, ModelInfo
@@ -165,3 +166,17 @@ def test_a_prepared_model_gives_the_same_and_leaves_the_model_as_it_is(backbone:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert before.keys() == model.state_dict().keys()
     assert model.train().prepare_for_inference().backbone is model.backbone
+
+
+def test_a_part_that_returns_something_else_is_named() -> None:
+    class Tuple(torch.nn.Module):
+        def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+            return torch.zeros(1), torch.zeros(1)
+
+    model = small("timm").eval()
+    decoder, model.transformer_decoder = model.transformer_decoder, Tuple()
+    with pytest.raises(UserError, match="transformer decoder returned a tuple; expected MaskOutput"):
+        model([random_image(32, 32)])
+    model.transformer_decoder, model.pixel_decoder = decoder, Tuple()
+    with pytest.raises(UserError, match="pixel decoder returned a tuple; expected PixelFeatures"):
+        model([random_image(32, 32)])

@@ -187,3 +187,13 @@ def test_empty_results_work(tmp_path: Path) -> None:
         result.save(tmp_path / str(index), IMAGE)
     assert nothing[0].to_coco(1) == {"image_id": 1, "file_name": "1.png", "segments_info": []}
     assert nothing[1].to_coco(1) == nothing[2].to_coco(1) == []
+
+
+def test_a_result_prints_as_what_it_found() -> None:
+    assert repr(panoptic()) == "PanopticSegmentation(2 in 40x60 pixels: sky, cat)"
+    masks, labels, scores = np.zeros((0, 4, 5), bool), np.zeros(0, np.int64), np.zeros(0)
+    nothing = Instances(masks, labels, scores, np.zeros((0, 4)), CATEGORIES)
+    assert repr(nothing) == "Instances(0 in 4x5 pixels)"
+    assert repr(SemanticSegmentation(np.array([[0, 2, 255]]), CATEGORIES)) == (
+        "SemanticSegmentation(2 in 1x3 pixels: cat, sky)"
+    )

@@ -38,6 +38,12 @@ class TrainingSet:
         with_ignored: bool = False,
     ) -> None:
         self.samples = samples
+        self._clips: ClipSet | None = None
+        self._images: AnnotatedSet | None = None
+        if isinstance(samples, ClipSet):  # once, since it evaluates every property of the protocol
+            self._clips = samples
+        else:
+            self._images = samples
         self.augmentation = augmentation
         self.sampling = sampling or ClipSampling()
         self.with_ignored = with_ignored
@@ -60,12 +66,13 @@ class TrainingSet:
     def packed(self, draw: Draw) -> PackedSample:
         """The sample before its masks are expanded: what loaders hand over."""
         rng = np.random.default_rng(draw.seed)
-        if not isinstance(self.samples, ClipSet):
-            image = self.samples.annotated(draw.index, with_ignored=self.with_ignored)
+        if self._images is not None:
+            image = self._images.annotated(draw.index, with_ignored=self.with_ignored)
             return self._plan(image, rng).packed(image)
-        sampling, length = self.sampling, self.samples.clip_length(draw.index)
+        assert self._clips is not None
+        sampling, length = self.sampling, self._clips.clip_length(draw.index)
         indices = draw_frames(length, sampling.num_frames, sampling.frame_range, rng)
-        clip = self.samples.annotated(draw.index, indices, with_ignored=self.with_ignored)
+        clip = self._clips.annotated(draw.index, indices, with_ignored=self.with_ignored)
         # Objects keep their numbers until the frames are joined.
         plan = replace(self._plan(clip.frames[0], rng), keep_lost=True)
         frames = [plan(frame) for frame in clip.frames]
