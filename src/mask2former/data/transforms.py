@@ -1,7 +1,7 @@
 """Geometry of images before the network, and the random augmentations of training.
 
-An augmentation draws a :class:`Plan` from a size and a generator; a plan turns annotated images into samples, so that all
-frames of a clip can share one draw. Knows arrays only, no data sets and no models.
+An augmentation draws a :class:`Plan` from a size and a generator; a plan turns annotated images into samples, so that
+all frames of a clip can share one draw. Knows arrays only, no data sets and no models.
 """
 
 from __future__ import annotations
