@@ -18,9 +18,10 @@ from mask2former.recipes.ours import (
     scenes_tiny_end,
     scenes_tiny_start,
 )
-from mask2former.recipes.published import Recipe, describe_names, recipe, recipe_names
+from mask2former.recipes.published import Provider, Recipe, describe_names, recipe, recipe_names
 
 __all__ = [
+    "Provider",
     "Recipe",
     "camvid",
     "describe_names",

@@ -37,7 +37,10 @@ from mask2former.config import (
 )
 from mask2former.errors import UserError
 
-__all__ = ["Recipe", "describe_names", "recipe", "recipe_names"]
+__all__ = ["Provider", "Recipe", "describe_names", "recipe", "recipe_names"]
+
+Provider = Literal["official", "mmdet", "mmseg", "ssseg"]
+"""Who trained and published a model: the authors, MMDetection, MMSegmentation, or SSSegmentation."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Recipe:
     """One published model.
 
     Attributes:
-        slug: its name here.
+        slug: its name here; with the provider in front where that is not the authors of the method.
+        provider: who published it.
         model: architecture and inference settings.
         categories: name of a packaged class table.
         only_things: whether the classes are the things of that table only.
@@ -54,9 +58,11 @@ class Recipe:
         init_weights: published file of the backbone that training started from, or the recipe for all weights.
         num_gpus: how many the published training ran on, each with an equal part of the batch.
         run: the training, complete.
+        deviations: what the provider does in another way that no setting here expresses, a sentence each.
     """
 
     slug: str
+    provider: Provider
     model: ModelConfig
     categories: str
     only_things: bool
@@ -65,6 +71,7 @@ class Recipe:
     init_weights: str
     num_gpus: int
     run: RunConfig
+    deviations: tuple[str, ...] = ()
 
 
 _SWIN = {
@@ -435,6 +442,7 @@ def _recipes() -> Iterator[Recipe]:
             num_gpus = 16 if name == "swin-l" else 8
             yield Recipe(
                 slug,
+                "official",
                 model,
                 family.categories,
                 family.only_things,
@@ -451,9 +459,13 @@ def _by_slug() -> dict[str, Recipe]:
     return {entry.slug: entry for entry in _recipes()}
 
 
-def recipe_names() -> tuple[str, ...]:
-    """Names of the 59 published models, images first."""
-    return tuple(_by_slug())
+def recipe_names(provider: Provider | None = None) -> tuple[str, ...]:
+    """Names of the published models, those of the authors first, of which 59.
+
+    Args:
+        provider: whose; None: all.
+    """
+    return tuple(slug for slug, entry in _by_slug().items() if provider in (None, entry.provider))
 
 
 def recipe(slug: str) -> Recipe:
