@@ -39,6 +39,7 @@ NAMED = [
     ("test_floats", True, "all images are resized as floats"),
     ("min_image_side", 32, "less than 32 pixels"),
     ("crop_numbers", 2, "each axis"),
+    ("polygons", "drawn first", "drawn last"),
     ("pad_divisor", None, "multiples of 32"),
     ("pad_divisor", 1, "multiples of 32"),
     ("object_mask_thr", None, "class probability"),
