@@ -50,10 +50,12 @@ def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[s
     packaged = str(source) in checkpoints.packaged_names()
     version = checkpoints.format_version(opened.info)
     form = f"mask2former, version {version}{', packaged' if packaged else ''}"
-    known = map(recipes.recipe, recipes.recipe_names())
+    known = map(recipes.recipe, recipes.recipe_names("official"))
     fitting = [entry.slug for entry in known if _same(entry, opened.info)]
     inference, architecture = opened.info.inference, opened.info.architecture
     edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
+    if inference.resampling != "antialiased":
+        edges += ", resized without antialiasing"
     if not inference.short_edge:
         edges = "no resizing"
     if inference.tile:
