@@ -40,6 +40,7 @@ __all__ = [
     "Checkpoint",
     "Zoo",
     "ZooModel",
+    "close_names",
     "current_zoo",
     "fetch",
     "format_version",
@@ -59,6 +60,8 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
+_MOST_CLOSE = 5  # names in a hint
+
 
 def packaged_names() -> tuple[str, ...]:
     """Models that come with the package."""
@@ -71,9 +74,10 @@ def packaged_names() -> tuple[str, ...]:
 def open_checkpoint(source: str | Path, recipe: str | None = None) -> Checkpoint:
     """Weights, configuration and categories of a name, file or folder.
 
-    A ``str`` is, in this order: a packaged model (``scenes-tiny``); a published one (``coco-panoptic/r50``), which is
-    downloaded once; ``hf://owner/name`` on the Hugging Face hub; a file or folder; and if there is none of that name,
-    ``owner/name`` on the hub. Write ``./NAME`` for a file or folder that has the name of a model.
+    A ``str`` is, in this order: a packaged model (``scenes-tiny``); a published one (``coco-panoptic/r50``,
+    ``mmdet/coco-panoptic/r50``), which is downloaded once; ``hf://owner/name`` on the Hugging Face hub; a file or
+    folder; and if there is none of that name, ``owner/name`` on the hub. Write ``./NAME`` for a file or folder that has
+    the name of a model.
 
     Args:
         source: one of these; a ``Path`` is always a file or folder.
@@ -127,14 +131,23 @@ def _refuse_recipe(name: str, recipe: str | None) -> None:
 
 
 def _open_published(model: ZooModel) -> Checkpoint:
-    file, license = model.fetch(), model.license
-    terms = "" if license.commercial else ": not for commercial use"
-    _logger.warning("weights of %s are licensed %s%s (%s)", model.name, license.name, terms, license.url)
+    file = model.fetch()
+    _logger.warning("%s", _license_notice(model))
     try:
         checkpoint = load(file, model.name if model.name in recipes.recipe_names() else None)
     except UserError as error:  # the hash was right when it was downloaded, but files can be put there by hand
         raise UserError(f"{error}; if it is not {model.url}, delete it and it is downloaded again") from error
-    return replace(checkpoint, info=replace(checkpoint.info, license=license.name))
+    return replace(checkpoint, info=replace(checkpoint.info, license=model.license.name))
+
+
+def _license_notice(model: ZooModel) -> str:
+    license = model.license
+    if license.commercial is None:
+        what = f"the license of the weights of {model.name} is {license.name}: ask their authors before commercial use"
+    else:
+        terms = "" if license.commercial else ": not for commercial use"
+        what = f"weights of {model.name} are licensed {license.name}{terms}"
+    return f"{what} ({license.url})"
 
 
 def _is_meant_as_published(name: str) -> bool:
@@ -152,14 +165,25 @@ def _unknown(source: str) -> str:
 
 
 def _hint(source: str) -> str:
-    close = difflib.get_close_matches(source, [*packaged_names(), *current_zoo()], n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"; did you mean {' or '.join(close)}?" if (close := close_names(source)) else ""
+
+
+def close_names(source: str) -> list[str]:
+    """Models that somebody may have meant, whoever published them: the provider may be missing or another."""
+    named: dict[str, list[str]] = {name: [name] for name in packaged_names()}
+    for model in current_zoo().values():
+        named.setdefault(model.short_name, []).append(model.name)
+    providers = {model.provider.name for model in current_zoo().values()}
+    first, _, rest = source.partition("/")
+    close = difflib.get_close_matches(rest if first in providers else source, named, n=3, cutoff=0.6)
+    return [name for short in close for name in named[short]][:_MOST_CLOSE]
 
 
 def from_pretrained(source: str | Path, recipe: str | None = None, model: Mask2Former | None = None) -> Mask2Former:
     """A model in evaluation mode on the CPU, float32, that knows what it is (``model.info``).
 
-    Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
+    This library is MIT; published weights have licenses of their own (``model.info.license``), those of the official
+    zoo CC BY-NC 4.0.
 
     Args:
         source: as of :func:`open_checkpoint`.
