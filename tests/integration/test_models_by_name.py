@@ -109,6 +109,8 @@ def test_models_can_be_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["dataset"] for row in listed(capsys, "--dataset", "ade20k", "--provider", "ssseg")} == {"ADE20K"}
     assert main(["models", "--dataset", "imagenet"]) == 2
     assert "there are: ade20k, cityscapes, coco," in capsys.readouterr().err
+    assert main(["models", "--provider", "ssseg", "--task", "panoptic"]) == 0
+    assert capsys.readouterr().out == "No model fits all of these options.\n"
     assert main(["models", "--provider", "nobody"]) == 2
     assert "there are: packaged, official, mmdet, mmseg, ssseg" in capsys.readouterr().err
 
@@ -152,7 +154,7 @@ def test_models_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monke
         table = [line for line in lines if line.partition(" ")[0] in known]
         assert len(table) == len(known)
         assert max(map(len, table)) <= columns
-        assert len({len(re.sub(r"  x? *$", "", line)) for line in table}) == 1  # the columns of sizes end at one place
+        assert len({len(line.removesuffix("  x")) for line in table}) == 1  # the columns of sizes end at one place
     assert any("PQ 57.8, AP 48.6, mIoU 67.4" in line for line in table)
 
 

@@ -10,6 +10,7 @@ from mask2former.cli.names import complete_model
 from mask2former.cli.shared import Recipe, fetch_weights, stoppable
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import UserError
+from mask2former.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["inspect_checkpoint", "models"]
 
 _WIDE = 110  # columns of a terminal from which on all columns are shown; also where the output is none
-_WIDEST = 40  # characters that are kept for a column, which names of a table of one's own may exceed
-_JUSTIFY: dict[str, Literal["right"]] = {"queries": "right", "MB": "right"}
+_CELL = 60  # characters of one, in tables of strangers
+_NUMBERS = ("queries", "MB")
 _TERMS = {
     True: "also for commercial use",
     False: "not for commercial use",
@@ -84,7 +85,10 @@ def models(
     console = make_console()
     if not console.is_terminal:
         console.width = _WIDE
-    _say_tables(console, rows)
+    if not rows:
+        say("No model fits all of these options.", console=console)
+        return
+    _say_table(console, rows)
     for license in {row["license"]["name"]: row["license"] for row in rows}.values():
         say(f"{license['name']}: {_TERMS[license['commercial']]} ({license['url']})", console=console, style="bold")
     say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
@@ -98,29 +102,26 @@ def _say_json(values: object) -> None:
     say_document(json.dumps(values, indent=1))
 
 
-def _say_tables(console: Console, rows: list[dict[str, Any]]) -> None:
+def _say_table(console: Console, rows: list[dict[str, Any]]) -> None:
     """A heading for each provider and data set, and one line for each model; all columns stand below each other."""
     from itertools import groupby
 
-    from rich.table import Table
-
     is_wide = console.width >= _WIDE
-    cells = {row["name"]: _cells(row, is_wide=is_wide) for row in rows}
     titles = ["name", *(["backbone", "queries"] if is_wide else []), "published, %", "MB", "here"]
+    cells = {row["name"]: [printable(cell, _CELL) for cell in _cells(row, is_wide=is_wide)] for row in rows}
     widths = [max(map(len, column)) for column in zip(titles, *cells.values(), strict=True)]
 
-    def table(*lines: list[str], header: bool = False) -> Table:
-        drawn = Table(header_style="bold", box=None, pad_edge=False, show_header=header)
-        for title, width in zip(titles, widths, strict=True):
-            drawn.add_column(title, no_wrap=True, min_width=min(width, _WIDEST), justify=_JUSTIFY.get(title, "left"))
-        for line in lines:
-            drawn.add_row(*line)
-        return drawn
+    def line(cells: list[str]) -> str:
+        columns = zip(titles, cells, widths, strict=True)
+        return "  ".join(
+            f"{cell:{'>' if title in _NUMBERS else '<'}{width}}" for title, cell, width in columns
+        ).rstrip()
 
-    console.print(table(header=True))
+    say(line(titles), console=console, style="bold")
     for heading, group in groupby(rows, key=_heading):
         say(heading, console=console, style="bold")
-        console.print(table(*(cells[row["name"]] for row in group)))
+        for row in group:
+            say(line(cells[row["name"]]), console=console)
 
 
 def _heading(row: dict[str, Any]) -> str:
