@@ -160,7 +160,8 @@ def _details(model: dict[str, Any]) -> dict[str, str]:
         "size": f"{model['num_bytes'] / 1e6:.0f} MB ({of})",
         "here": model["path"] or "no; it is downloaded when it is first used",
         "address": model["url"] or "",
-        "verified by": model["checksum"] or ("" if model["url"] is None else "nothing that was published"),
+        "verified by": model["checksum"]
+        or ("" if model["url"] is None else "nothing published; its SHA-256 is recorded at the first download"),
     }
     if model["settings"] is not None:
         unlike = [f"{key} {own} (official: {official})" for key, (own, official) in model["settings"].items()]
