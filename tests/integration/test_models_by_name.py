@@ -125,14 +125,17 @@ def test_the_former_name_of_a_filter_is_read(capsys: pytest.CaptureFixture[str])
 
 def test_one_model_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "mmdet/coco-instance/swin-s"]) == 0
-    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    shown = capsys.readouterr().out
+    lines = {line[:14].strip(): line[16:] for line in shown.splitlines()}
     assert lines["published, %"] == "AP 46.1, box AP 49.3"
-    assert lines["license"].strip().startswith("Apache-2.0: also for commercial use (https://")
-    assert lines["verified by"] == " sha256:c9d0c4f2"
-    assert lines["source"].strip().endswith("/configs/mask2former/README.md")
-    assert [row["url"] for row in [json_of(capsys, "coco-panoptic/r50")]] == [
-        checkpoints.current_zoo()["coco-panoptic/r50"].url
-    ]
+    assert lines["license"].startswith("Apache-2.0: also for commercial use (https://")
+    assert lines["verified by"] == "sha256:c9d0c4f2"
+    assert lines["source"].endswith("/configs/mask2former/README.md")
+    assert lines["settings"] == "resampling bilinear (official: antialiased)"
+    details = json_of(capsys, "mmdet/coco-instance/swin-s")
+    assert details["deviations"]
+    assert all(deviation in shown for deviation in details["deviations"])
+    assert json_of(capsys, "coco-panoptic/r50")["url"] == checkpoints.current_zoo()["coco-panoptic/r50"].url
     assert main(["models", "coco-instance/swin-x"]) == 2
     assert "did you mean coco-instance/swin-t or mmdet/coco-instance/swin-t or" in capsys.readouterr().err
     assert main(["models", "nuclei", "--cached"]) == 2

@@ -50,10 +50,12 @@ def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[s
     packaged = str(source) in checkpoints.packaged_names()
     version = checkpoints.format_version(opened.info)
     form = f"mask2former, version {version}{', packaged' if packaged else ''}"
-    known = map(recipes.recipe, recipes.recipe_names())
+    known = map(recipes.recipe, recipes.recipe_names("official"))
     fitting = [entry.slug for entry in known if _same(entry, opened.info)]
     inference, architecture = opened.info.inference, opened.info.architecture
     edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
+    if inference.resampling != "antialiased":
+        edges += ", resized without antialiasing"
     if not inference.short_edge:
         edges = "no resizing"
     if inference.tile:
@@ -195,9 +197,10 @@ def describe_model(name: str) -> dict[str, Any]:
     """All that is known of one model that loads by name, without downloading it; ready for JSON.
 
     Returns:
-        As :func:`known_models` for it, and ``published_by``, ``note`` (on the metrics) and ``settings``: inference
+        As :func:`known_models` for it, and ``published_by``, ``note`` (on the metrics), ``settings`` (inference
         settings in which it differs from the official model of the same data set, task and backbone, each as
-        ``[its own, official]``; None where there is no such model.
+        ``[its own, official]``; None where there is no such model) and ``deviations`` (what its provider does in
+        another way that no setting expresses, a sentence each).
 
     Raises:
         UserError: no model has that name.
@@ -211,12 +214,13 @@ def describe_model(name: str) -> dict[str, Any]:
             "describes files"
         )
     if (model := checkpoints.current_zoo().get(name)) is None:
-        return {**row, "published_by": "this package", "note": "", "settings": None}
+        return {**row, "published_by": "this package", "note": "", "settings": None, "deviations": []}
     return {
         **row,
         "published_by": model.provider.title,
         "note": model.provider.note,
         "settings": _unlike_official(model),
+        "deviations": list(recipes.recipe(name).deviations) if name in recipes.recipe_names() else [],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -143,7 +144,7 @@ def _as_printed(value: float) -> str:
     return str(round(float(value), 2))
 
 
-def _details(model: dict[str, Any]) -> dict[str, str]:
+def _details(model: dict[str, Any]) -> list[tuple[str, str]]:
     license, is_here = model["license"], model["path"] is not None
     metrics = ", ".join(f"{name} {_as_printed(value)}" for name, value in model["metrics"].items())
     of = "file" if is_here else "arrays; the file is a little larger"
@@ -166,12 +167,14 @@ def _details(model: dict[str, Any]) -> dict[str, str]:
     if model["settings"] is not None:
         unlike = [f"{key} {own} (official: {official})" for key, (own, official) in model["settings"].items()]
         details["settings"] = ", ".join(unlike) or "as the official model of this data set, task and backbone"
-    return {title: value for title, value in details.items() if value}
+    known = [(title, value) for title, value in details.items() if value]
+    titles = ("done otherwise", *("" for _ in model["deviations"]))
+    return known + list(zip(titles, model["deviations"], strict=False))
 
 
-def _say_pairs(pairs: dict[str, str]) -> None:
-    width = max(map(len, pairs))
-    for title, value in pairs.items():
+def _say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    width = max(len(title) for title, _ in pairs)
+    for title, value in pairs:
         say(f"{title:<{width}}  {value}")
 
 
@@ -191,4 +194,4 @@ def inspect_checkpoint(
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):
         details = describe_checkpoint(checkpoint, recipe)
-    _say_pairs(details)
+    _say_pairs(list(details.items()))

@@ -24,6 +24,7 @@ __all__ = [
     "Dtype",
     "FailedError",
     "Model",
+    "OfficialSettings",
     "Recipe",
     "StoppedError",
     "Task",
@@ -65,6 +66,14 @@ Recipe = Annotated[
     ),
 ]
 
+OfficialSettings = Annotated[
+    bool,
+    typer.Option(
+        "--official-settings",
+        help="Resize images as the authors of Mask2Former do, also for a model that another toolbox trained.",
+        rich_help_panel="Settings",
+    ),
+]
 ValueRange = Annotated[
     tuple[float, float] | None,
     typer.Option(

@@ -163,6 +163,7 @@ def evaluate(
     report: str | os.PathLike[str] | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    official_settings: bool = False,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Measure a model on images or clips; what ``mask2former evaluate`` does.
@@ -185,6 +186,7 @@ def evaluate(
         report: also write a page with numbers, charts and images here: an ``.html`` file.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
+        official_settings: see :meth:`Predictor.from_pretrained`.
         progress: told the step, and how many images or clips of how many are done.
 
     Returns:
@@ -201,7 +203,8 @@ def evaluate(
 
     @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
     def predictor() -> Predictor:
-        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress)
+        settings: dict[str, Any] = {"official_settings": True} if official_settings else {}
+        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **settings)
 
     requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
@@ -256,6 +259,7 @@ def evaluate(
         **({} if source.by is None else {"by": source.by}),
         **{name: value for name, value in predictor().recorded_settings.items() if name == "tta"},
         **({} if dtype is None else {"dtype": dtype}),
+        **({"official_settings": True} if official_settings else {}),
     }
     measured = replace(
         measured,

@@ -51,7 +51,7 @@ def test_the_table_lists_all_that_were_published() -> None:
     zoo = current_zoo()
     assert len(zoo) == 86
     assert Counter(row.provider.name for row in zoo.values()) == {"official": 59, "mmdet": 11, "mmseg": 13, "ssseg": 3}
-    assert set(recipes.recipe_names()) <= set(zoo)
+    assert tuple(zoo) == recipes.recipe_names()
     for row in zoo.values():
         assert row.name == (
             row.short_name if row.provider.name == "official" else f"{row.provider.name}/{row.short_name}"
@@ -94,7 +94,10 @@ def test_rows_of_other_projects(provider: str, published: Any) -> None:
     rows = [row for row in current_zoo().values() if row.provider.name == provider]
     assert len(rows) == count
     for row in rows:
-        official = current_zoo()[row.short_name]
+        official, recipe = current_zoo()[row.short_name], recipes.recipe(row.name)
+        assert recipe.provider == provider
+        assert row.queries == recipe.model.transformer_decoder.num_queries
+        assert recipe.model.backbone == recipes.recipe(row.short_name).model.backbone or row.backbone.startswith("R")
         assert (row.task, row.dataset, row.backbone, row.queries) == (
             official.task,
             official.dataset,

@@ -467,13 +467,15 @@ def recipe_architecture(slug: str) -> Architecture:
 
 
 def matching_recipes(found: Architecture, *, norms_are_open: bool = False) -> list[str]:
-    """Recipes whose names and shapes are those of a model; those that differ in their pre-training only are all listed.
+    """Recipes of the authors whose names and shapes are those of a model.
+
+    Those that differ in their pre-training only are all listed.
 
     Args:
         found: what names and shapes tell.
         norms_are_open: they do not tell whether the norms were trained, so that either fits.
     """
-    return [slug for slug in recipes.recipe_names() if recipe_architecture(slug).fits(found, norms_are_open)]
+    return [slug for slug in recipes.recipe_names("official") if recipe_architecture(slug).fits(found, norms_are_open)]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
