@@ -39,8 +39,9 @@ __all__ = [
 
 DEFAULT_MODEL = "scenes-tiny"
 _NO_MODEL = (
-    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once, not for commercial use), nuclei "
-    "for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former models' lists all"
+    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once, not for commercial use; "
+    "mmdet/coco-panoptic/swin-t is), nuclei for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former "
+    "models' lists all"
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
