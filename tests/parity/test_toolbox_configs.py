@@ -38,13 +38,15 @@ NAMED = [
     ("train_floats", True, "floats"),
     ("test_floats", True, "all images are resized as floats"),
     ("min_image_side", 32, "less than 32 pixels"),
+    ("crop_numbers", 2, "each axis"),
+    ("polygons", "drawn first", "drawn last"),
     ("pad_divisor", None, "multiples of 32"),
     ("pad_divisor", 1, "multiples of 32"),
     ("object_mask_thr", None, "class probability"),
     ("loss_class", None, "weights of the losses"),
     ("epochs", 130, "epochs"),
 ]
-ELSEWHERE = {"config", "commit", "init", "undecayed", "mean", "std", "drop_last", "lost_objects"}
+ELSEWHERE = {"config", "commit", "init", "undecayed", "mean", "std", "drop_last"}
 
 
 def facts(slug: str) -> dict[str, Any]:
@@ -126,8 +128,8 @@ def augmentation(config: Any) -> dict[str, Any]:
     assert config.flip == "horizontal"
     values: dict[str, Any] = {"flip": 0.5}
     if isinstance(config, LargeScaleJitterConfig):
-        assert not config.keep_lost
         return values | {
+            "lost_objects": "kept" if config.keep_lost else "dropped",
             "jitter_size": list(config.image_size),
             "jitter_range": [config.min_scale, config.max_scale],
             "color_jitter": False,

@@ -48,6 +48,8 @@ _XAVIER = (
 )
 _FRACTIONS = "{} images are resized as floats; here values are rounded to whole numbers"
 _MIN_SIZE = "images with a side of less than 32 pixels are left out of training; here none is"
+_PLACE = "training images are cut at a place that is random on each axis; here one random number is for both"
+_POLYGONS = "polygons become masks, which are resized and cut; here corners are moved, and masks are drawn last"
 _FIXED_AFFINE = "batch norms learn their statistics, but scale and shift are fixed; here all of them are learned"
 
 
@@ -157,6 +159,7 @@ FAMILIES: dict[str, Family] = {
             "the toolbox's configuration of MaskFormer",
             "its panoptic models are not asked for semantic segmentation; here they can be",
             _FRACTIONS.format("training"),
+            _PLACE,
             _FILL,
             _MIN_SIZE,
             _XAVIER,
@@ -172,7 +175,7 @@ FAMILIES: dict[str, Family] = {
             swin_s="swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         ),
         training=_mmdet_training("instance", "instance/AP"),
-        deviations=(_FRACTIONS.format("all"), _FILL, _MIN_SIZE, _XAVIER),
+        deviations=(_FRACTIONS.format("all"), _PLACE, _POLYGONS, _FILL, _MIN_SIZE, _XAVIER),
     ),
     "mmseg/cityscapes-semantic": _mmseg(
         categories="cityscapes",
