@@ -16,9 +16,12 @@ from mask2former.cli.shared import (
     Model,
     Recipe,
     Task,
+    TrainedFor,
     ValueRange,
+    Weights,
     count,
     named_model,
+    tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
@@ -38,6 +41,8 @@ def predict(
     ],
     model: Model = None,
     recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
     task: Annotated[
         Task | None,
         typer.Option(
@@ -165,6 +170,8 @@ def predict(
             output,
             task,
             recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
             overlays=not (no_overlays or no_pictures),
             coco=coco,
             overwrite=overwrite,
