@@ -76,7 +76,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("name", [name for name, layout in NAMES.items() if layout == "original"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_of_every_provider_loads_by_name(
     name: str, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

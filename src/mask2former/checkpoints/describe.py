@@ -15,7 +15,7 @@ from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.instantiate import skeleton_of
 from mask2former.checkpoints.load import UndecidedError
-from mask2former.config import ArchitectureConfig
+from mask2former.config import ArchitectureConfig, Task
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
@@ -29,24 +29,31 @@ _LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those 
 _OWN = "parts of its own, made in Python: from_pretrained(..., model=model)"
 
 
-def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[str, str]:
+def describe_checkpoint(
+    source: str | Path,
+    recipe: str | None = None,
+    tasks: Task | Sequence[Task] = (),
+    weights: str | None = None,
+) -> dict[str, str]:
     """Format, architecture, settings, classes, parameter counts and fitting recipes of a checkpoint.
 
-    An original file that more than one recipe fits is described as far as it goes.
+    A file that more than one recipe fits is described as far as it goes.
 
     Args:
-        source: a packaged name, a file or a folder.
-        recipe: for original files.
+        source: a name, a file or a folder.
+        recipe: see :meth:`Mask2Former.from_pretrained`.
+        tasks: likewise.
+        weights: likewise.
 
     Raises:
         UserError: it cannot be read or is no checkpoint.
     """
     try:
-        opened = checkpoints.open_checkpoint(source, recipe)
+        opened = checkpoints.open_checkpoint(source, recipe, tasks, weights)
     except UndecidedError as error:
         if not error.recipes:
             raise
-        return _undecided_facts(error.recipes)
+        return _undecided_facts(error)
     packaged = str(source) in checkpoints.packaged_names()
     version = checkpoints.format_version(opened.info)
     form = f"mask2former, version {version}{', packaged' if packaged else ''}"
@@ -87,11 +94,12 @@ def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
     return {name: value for name, value in summary.items() if value}
 
 
-def _undecided_facts(fitting: Sequence[str]) -> dict[str, str]:
-    """What is known of an original file that several recipes fit."""
+def _undecided_facts(error: UndecidedError) -> dict[str, str]:
+    """What is known of a file that several recipes fit."""
+    fitting = error.recipes
     config, num_classes = recipes.recipe(fitting[0]).model, len(original.recipe_categories(fitting[0]))
     return {
-        "format": "original",
+        "format": error.layout,
         **_architecture(config),
         **_sizes(build_skeleton(config, num_classes) or build_model(config, num_classes)),
         "classes": f"{num_classes}; names and settings depend on the recipe",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import Recipe, fetch_weights, stoppable
+from mask2former.cli.shared import ModelTasks, Recipe, Weights, fetch_weights, stoppable, tasks_of
 from mask2former.cli.terminal import make_console, say, say_document
 from mask2former.errors import UserError
 from mask2former.text import printable
@@ -187,11 +187,13 @@ def inspect_checkpoint(
         ),
     ],
     recipe: Recipe = None,
+    tasks: ModelTasks = None,
+    weights: Weights = None,
 ) -> None:
     """Describe a checkpoint: format, architecture, settings, classes, size, and matching recipes."""
     from mask2former.checkpoints.describe import describe_checkpoint
 
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):
-        details = describe_checkpoint(checkpoint, recipe)
+        details = describe_checkpoint(checkpoint, recipe, tasks_of(tasks), weights)
     _say_pairs(list(details.items()))
