@@ -93,7 +93,7 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
 def test_predict_gives_other_tasks_without_overlays(
     images: Path, tiny_file: Path, tmp_path: Path, task: str, ending: str | None
 ) -> None:
-    args = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file)]
+    args = ["predict", str(images / "a.jpg"), "-o", str(tmp_path / "out"), "-m", str(tiny_file), "--official-settings"]
     assert main([*args, "--task", task, "--no-pictures", "--short-edge", "32", "--dtype", "bfloat16"]) == 0
     assert _files(tmp_path / "out") == {"a.json", *([f"a{ending}"] if ending else [])}
     settings = json.loads((tmp_path / "out/a.json").read_text())["settings"]
@@ -179,7 +179,7 @@ def test_recipe_prints_a_complete_run_file(capsys: pytest.CaptureFixture[str]) -
 def test_models_lists_every_published_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in recipes.recipe_names())
+    assert all(name in out for name in recipes.recipe_names("official"))
 
 
 def test_inspect_says_what_a_file_is(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,8 +192,10 @@ def test_inspect_says_what_a_file_is(tiny_file: Path, capsys: pytest.CaptureFixt
 def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "metrics.json"
     args = ["evaluate", str(tiny_file), "--scenes", "2", "--size", "64", "--output", str(output)]
-    assert main([*args, "--task", "panoptic", "--task", "semantic"]) == 0
-    metrics = json.loads(output.read_text())["metrics"]
+    assert main([*args, "--task", "panoptic", "--task", "semantic", "--official-settings"]) == 0
+    document = json.loads(output.read_text())
+    metrics = document["metrics"]
+    assert document["official_settings"] is True
     assert {"panoptic/PQ", "semantic/mIoU"} <= metrics.keys()
     assert not any(name.startswith("instance") for name in metrics)
     assert "panoptic/PQ" in capsys.readouterr().out

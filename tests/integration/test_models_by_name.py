@@ -73,7 +73,7 @@ def names(rows: list[dict]) -> list[str]:
 def test_models_lists_all_with_their_facts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASK2FORMER_CACHE", "/nowhere/at/all")
     rows = listed(capsys)
-    assert names(rows) == [*checkpoints.packaged_names(), *recipes.recipe_names()]
+    assert names(rows) == [*checkpoints.packaged_names(), *recipes.recipe_names("official")]
     (row,) = (row for row in rows if row["name"] == "coco-panoptic/swin-l")
     assert row["metrics"] == {"PQ": 57.8, "AP": 48.6, "mIoU": 67.4}
     assert (row["queries"], row["path"], row["license"]["commercial"]) == (200, None, False)
@@ -104,8 +104,8 @@ def test_models_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["models"]) == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    table = lines[1 : 1 + len(checkpoints.packaged_names()) + len(recipes.recipe_names())]
-    assert [line.split()[0] for line in table] == [*checkpoints.packaged_names(), *recipes.recipe_names()]
+    table = lines[1 : 1 + len(checkpoints.packaged_names()) + len(recipes.recipe_names("official"))]
+    assert [line.split()[0] for line in table] == [*checkpoints.packaged_names(), *recipes.recipe_names("official")]
     assert max(map(len, table)) <= 80
     assert any("PQ 57.8 AP 48.6 mIoU 67.4" in line for line in table)
 

@@ -127,7 +127,7 @@ def _check_values(model: Mask2Former, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipes.recipe_names())
+@pytest.mark.parametrize("name", recipes.recipe_names("official"))
 def test_every_published_model_loads_by_name(zoo: TestZoo, name: str) -> None:
     zoo.publish(name)
     model = Mask2Former.from_pretrained(name)

@@ -26,8 +26,8 @@ from mask2former.structures import Categories
 
 CONFIGS = published_configs.load()
 CLIP_CONFIGS = published_configs.load(published_configs.CLIP_PATH)
-CLIP_SLUGS = [name for name in recipes.recipe_names() if recipes.recipe(name).is_video]
-SLUGS = [name for name in recipes.recipe_names() if not recipes.recipe(name).is_video]
+CLIP_SLUGS = [name for name in recipes.recipe_names("official") if recipes.recipe(name).is_video]
+SLUGS = [name for name in recipes.recipe_names("official") if not recipes.recipe(name).is_video]
 
 DATASETS = {
     ("coco", "panoptic"): ("coco_2017_train_panoptic", "coco_2017_val_panoptic_with_sem_seg"),

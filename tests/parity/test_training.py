@@ -28,7 +28,7 @@ SCHEDULES: dict[str, Any] = json.loads((golden.TRIMMED / "lr_schedules.json").re
 
 
 def slug_of(config: str) -> str:
-    return next(slug for slug in recipes.recipe_names() if recipes.recipe(slug).reproduces == config)
+    return next(slug for slug in recipes.recipe_names("official") if recipes.recipe(slug).reproduces == config)
 
 
 def targets_of(case: str, padded: tuple[int, int]) -> list[Target]:

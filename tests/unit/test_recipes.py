@@ -10,9 +10,33 @@ from mask2former.errors import UserError
 
 
 def test_every_published_model_has_one_recipe() -> None:
-    """``tests/parity/test_published_configs.py`` compares the recipes with the published settings, one by one."""
-    assert len(set(recipes.recipe_names())) == 59
-    assert sum(not recipes.recipe(slug).is_video for slug in recipes.recipe_names()) == 47
+    """``tests/parity/test_published_configs.py`` compares the recipes with the published settings, one by one.
+
+    Those of other toolboxes are compared in ``test_toolbox_configs.py``.
+    """
+    official = recipes.recipe_names("official")
+    assert len(set(official)) == 59
+    assert sum(not recipes.recipe(slug).is_video for slug in official) == 47
+    others = [recipes.recipe_names(provider) for provider in ("mmdet", "mmseg", "ssseg")]
+    assert [len(names) for names in others] == [11, 13, 3]
+    assert recipes.recipe_names() == (*official, *(name for names in others for name in names))
+
+
+@pytest.mark.parametrize("slug", recipes.recipe_names())
+def test_the_name_of_a_recipe_begins_with_its_provider(slug: str) -> None:
+    recipe = recipes.recipe(slug)
+    first, _, rest = slug.partition("/")
+    assert recipe.slug == slug
+    assert recipe.run.output == f"runs/{slug}"
+    assert (first if "/" in rest else "official") == recipe.provider
+
+
+def test_models_of_toolboxes_are_asked_the_official_way_on_request() -> None:
+    """What remains is what the authors' model of the same data has."""
+    ours, theirs = (recipes.recipe(slug).model.inference for slug in ("coco-panoptic/r50", "mmdet/coco-panoptic/r50"))
+    assert (ours.resampling, theirs.resampling) == ("antialiased", "bilinear")
+    assert theirs.official() == ours
+    assert ours.official() == ours
 
 
 @pytest.mark.parametrize("slug", recipes.recipe_names())
@@ -20,7 +44,7 @@ def test_a_recipe_is_whole(slug: str) -> None:
     """What the published settings have no words for."""
     recipe = recipes.recipe(slug)
     inference, tasks = recipe.model.inference, set(recipe.model.inference.tasks)
-    assert inference.default_task == slug.partition("/")[0].partition("-")[2]
+    assert inference.default_task == slug.split("/")[-2].partition("-")[2]
     assert inference.resize_masks_first == (tasks != {"semantic"})
     assert inference.things_only == ("panoptic" in tasks)
     assert (recipe.model.transformer_decoder.position_encoding == "3d") == recipe.is_video

@@ -28,6 +28,8 @@ def model_card(info: ModelInfo, num_parameters: int, address: str) -> str:
     names = [_plain(name.split(",")[0]) for name in categories.names[:_SHOWN]]
     names += ["..."] if len(categories) > _SHOWN else []
     edges = f"short edge {settings.short_edge}, long edge at most {settings.long_edge} pixels"
+    if settings.resampling != "antialiased":
+        edges += ", resized without antialiasing"
     rows = [
         *_parts(info.architecture),
         ("parameters", f"{num_parameters:,}"),

@@ -61,6 +61,8 @@ def describe_checkpoint(
     fitting = [entry.slug for entry in known if _same(entry, opened.info)]
     inference, architecture = opened.info.inference, opened.info.architecture
     edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
+    if inference.resampling != "antialiased":
+        edges += ", resized without antialiasing"
     if not inference.short_edge:
         edges = "no resizing"
     if inference.tile:

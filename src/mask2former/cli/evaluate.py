@@ -10,7 +10,17 @@ import typer
 from mask2former import limits
 from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
-from mask2former.cli.shared import Device, Dtype, Recipe, TrainedFor, Weights, count, tasks_of, working
+from mask2former.cli.shared import (
+    Device,
+    Dtype,
+    OfficialSettings,
+    Recipe,
+    TrainedFor,
+    Weights,
+    count,
+    tasks_of,
+    working,
+)
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
 
@@ -129,6 +139,7 @@ def evaluate(
     ] = None,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
+    official_settings: OfficialSettings = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -185,6 +196,7 @@ def evaluate(
             weights=weights,
             device=device,
             dtype=dtype,
+            official_settings=official_settings,
             progress=tell,
         )
     print_scores(console, report)

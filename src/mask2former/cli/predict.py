@@ -14,6 +14,7 @@ from mask2former.cli.shared import (
     Dtype,
     FailedError,
     Model,
+    OfficialSettings,
     Recipe,
     Task,
     TrainedFor,
@@ -94,6 +95,7 @@ def predict(
     long_edge: Annotated[
         int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")
     ] = None,
+    official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
     batch_size: Annotated[
         int,
@@ -141,6 +143,7 @@ def predict(
         "max_instances": max_instances,
         "short_edge": short_edge,
         "long_edge": long_edge,
+        "official_settings": official_settings or None,
         "value_range": value_range,
         "tile": tile,
     }

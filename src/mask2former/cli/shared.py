@@ -25,6 +25,7 @@ __all__ = [
     "FailedError",
     "Model",
     "ModelTasks",
+    "OfficialSettings",
     "Recipe",
     "StoppedError",
     "Task",
@@ -86,6 +87,14 @@ Weights = Annotated[
     ),
 ]
 
+OfficialSettings = Annotated[
+    bool,
+    typer.Option(
+        "--official-settings",
+        help="Resize images as the authors of Mask2Former do, also for a model that another toolbox trained.",
+        rich_help_panel="Settings",
+    ),
+]
 ValueRange = Annotated[
     tuple[float, float] | None,
     typer.Option(

@@ -43,7 +43,7 @@ from mask2former.config.data import (
     YoloConfig,
     YouTubeVISConfig,
 )
-from mask2former.config.fields import Task
+from mask2former.config.fields import Resampling, Task
 from mask2former.config.inference import InferenceConfig, TrackingConfig
 from mask2former.config.model import (
     ArchitectureConfig,
@@ -96,6 +96,7 @@ __all__ = [
     "OptimConfig",
     "OwnPartsConfig",
     "PanopticFiles",
+    "Resampling",
     "ResizeCropFlipConfig",
     "RunConfig",
     "SceneClipsConfig",

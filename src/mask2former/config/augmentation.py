@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mask2former.config.fields import PositiveFloat, PositiveInt, Strict
+from mask2former.config.fields import PositiveFloat, PositiveInt, Resampling, Strict
 
 __all__ = ["AugmentationConfig", "Flip", "LargeScaleJitterConfig", "NoAugmentationConfig", "ResizeCropFlipConfig"]
 
@@ -26,6 +26,7 @@ class LargeScaleJitterConfig(Strict):
     image_size: tuple[PositiveInt, PositiveInt] = (1024, 1024)  # height, width of every result
     min_scale: PositiveFloat = 0.1  # of the box that the image is fitted into
     max_scale: PositiveFloat = 2.0
+    resampling: Resampling = "antialiased"
     flip: Flip = "horizontal"  # with probability 0.5
     keep_lost: bool = False  # objects that were cut away stay as empty masks (published for panoptic)
 
@@ -46,6 +47,7 @@ class ResizeCropFlipConfig(Strict):
     scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
     # pixels: with it, factors are relative to the size at which the image's median object has this diameter
     diameter: PositiveFloat | None = None
+    resampling: Resampling = "antialiased"
     crop_size: tuple[PositiveInt, PositiveInt] | None = (640, 640)  # height, width; smaller images stay
     max_category_share: float = Field(default=1.0, gt=0.0, le=1.0)  # of one class in a crop, else another; 1: off
     color_jitter: bool = True

@@ -20,12 +20,16 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Probability",
+    "Resampling",
     "SceneNumber",
     "Strict",
     "Task",
 ]
 
 Task = Literal["panoptic", "instance", "semantic"]
+# How images are resized: bilinear either way. Antialiased, the filter widens where images shrink, as Pillow's does;
+# else a pixel is made of four, whatever the size, as OpenCV does it.
+Resampling = Literal["antialiased", "bilinear"]
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]

@@ -15,11 +15,14 @@ from mask2former.config.fields import (
     NonNegativeInt,
     PositiveInt,
     Probability,
+    Resampling,
     Strict,
     Task,
 )
 
 __all__ = ["InferenceConfig", "TrackingConfig"]
+
+_OF_TOOLBOXES = ("resampling",)  # settings that the models of a toolbox have for its sake
 
 
 class InferenceConfig(Strict):
@@ -28,6 +31,8 @@ class InferenceConfig(Strict):
     tasks: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # what the model was trained for
     short_edge: NonNegativeInt = 800  # pixels; 0 keeps the size of the image
     long_edge: PositiveInt = 1333  # cap, pixels
+    # how images are resized; models of OpenMMLab and SSSegmentation were trained with bilinear
+    resampling: Resampling = "antialiased"
     resize_masks_first: bool = True  # False: class scores are computed at the padded size (semantic-only models)
     things_only: bool = True  # instances: drop stuff classes (panoptic models)
     # instances: choose max_instances among things; False, as published: stuff is chosen too and dropped afterwards
@@ -103,6 +108,10 @@ class InferenceConfig(Strict):
         if self.diameter and not (self.tile and self.short_edge):
             raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
         return self
+
+    def official(self) -> InferenceConfig:
+        """The same settings, but as the authors' code has what other toolboxes do in their own way: ``resampling``."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in _OF_TOOLBOXES})
 
     @property
     def default_task(self) -> Task:

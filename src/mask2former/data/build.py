@@ -214,7 +214,12 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         return None
     if config.name == "large-scale-jitter":
         return LargeScaleJitter(
-            config.image_size, config.min_scale, config.max_scale, config.flip, keep_lost=config.keep_lost
+            config.image_size,
+            config.min_scale,
+            config.max_scale,
+            config.flip,
+            resampling=config.resampling,
+            keep_lost=config.keep_lost,
         )
     return ResizeCropFlip(
         config.short_edges,
@@ -224,6 +229,7 @@ def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
         config.flip,
         scale_range=config.scale_range,
         diameter=config.diameter,
+        resampling=config.resampling,
         max_category_share=config.max_category_share,
         color_jitter=config.color_jitter,
         keep_lost=config.keep_lost,

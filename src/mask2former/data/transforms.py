@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mask2former import limits
+from mask2former.config import Resampling
 from mask2former.data.annotated import Annotated, Polygons
 from mask2former.data.color_jitter import ColorJitter, draw_color_jitter
 from mask2former.data.loading.packed import PackedSample, PackedTarget, paint, paint_ignored, plane_type
@@ -92,24 +93,34 @@ def _checked(size_hw: Size) -> Size:
     return size_hw
 
 
-def resize_image(image: UInt8[np.ndarray, "H W 3"], size_hw: Size) -> UInt8[np.ndarray, "h w 3"]:
+def resize_image(
+    image: UInt8[np.ndarray, "H W 3"], size_hw: Size, resampling: Resampling = "antialiased"
+) -> UInt8[np.ndarray, "h w 3"]:
     """The image at another size, resized as the published models expect it."""
     if image.shape[:2] == tuple(size_hw):
         return image
+    if resampling == "bilinear":
+        planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+        resized = F.interpolate(planes, size=tuple(size_hw), mode="bilinear", align_corners=False)
+        return resized.round_().to(torch.uint8).permute(0, 2, 3, 1)[0].contiguous().numpy()
     # Parity: Pillow's bilinear filter (antialiased when shrinking) on uint8, rounding to uint8 again.
     height, width = size_hw
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_shortest_edge(
-    image: UInt8[np.ndarray, "H W 3"], short_edge: int, long_edge: int
+    image: UInt8[np.ndarray, "H W 3"], short_edge: int, long_edge: int, resampling: Resampling = "antialiased"
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image at :func:`shortest_edge_size`."""
-    return resize_image(image, shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge))
+    size = shortest_edge_size((image.shape[0], image.shape[1]), short_edge, long_edge)
+    return resize_image(image, size, resampling)
 
 
 def resize_clip(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]], short_edge: int, long_edge: int
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    short_edge: int,
+    long_edge: int,
+    resampling: Resampling = "antialiased",
 ) -> UInt8[Tensor, "T 3 h w"]:
     """Frames of one size as the model takes them.
 
@@ -120,7 +131,7 @@ def resize_clip(
     if len(sizes) != 1:
         found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
         raise UserError(f"a clip is one frame or more, all of one size; got {found}")
-    resized = [resize_shortest_edge(frame, short_edge, long_edge) for frame in frames]
+    resized = [resize_shortest_edge(frame, short_edge, long_edge, resampling) for frame in frames]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
@@ -154,9 +165,10 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """To a height and width: bilinear and antialiased for images, the nearest pixel for ids."""
+    """To a height and width: bilinear for images, antialiased or not, the nearest pixel for ids."""
 
     size_hw: Size
+    resampling: Resampling = "antialiased"
 
     def __post_init__(self) -> None:
         _checked(self.size_hw)
@@ -165,8 +177,8 @@ class Resize:
         return self.size_hw
 
     def image(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        if image.shape[:2] == self.size_hw:
-            return image
+        if image.shape[:2] == self.size_hw or self.resampling != "antialiased":
+            return resize_image(image, self.size_hw, self.resampling)
         # torch's kernel for bytes is that of Pillow, vectorised: four to eight times faster, and at most one level
         # of 255 away from it. Inference resizes with Pillow itself.
         planes = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels last in memory, which the kernel wants
@@ -447,6 +459,7 @@ class LargeScaleJitter:
 
     Args:
         image_size: height and width of the results, and of the box at scale 1.
+        resampling: of images.
         keep_lost: see :class:`Plan`.
     """
 
@@ -457,12 +470,14 @@ class LargeScaleJitter:
         max_scale: float = 2.0,
         flip: FlipKind = "horizontal",
         *,
+        resampling: Resampling = "antialiased",
         keep_lost: bool = False,
     ) -> None:
         self.image_size = image_size
         self.min_scale = min_scale
         self.max_scale = max_scale
         self.flip: FlipKind = flip
+        self.resampling: Resampling = resampling
         self.keep_lost = keep_lost
 
     def draw(
@@ -482,7 +497,7 @@ class LargeScaleJitter:
             round(index * max(0, side - box)) for side, box in zip((height, width), self.image_size, strict=True)
         )
         window = min(height, self.image_size[0]), min(width, self.image_size[1])
-        steps = (*flip, Resize((height, width)), Crop(top, left, window))
+        steps = (*flip, Resize((height, width), self.resampling), Crop(top, left, window))
         return Plan(Geometry(size_hw, steps, self.image_size), keep_lost=self.keep_lost)
 
 
@@ -499,6 +514,7 @@ class ResizeCropFlip:
         diameter: pixels; given, ``scale_range`` counts from the size at which the image's median object has the area of
             a disc of this diameter, which is at most 8 times the size of the image, and at least an eighth. Images
             without objects are resized by the factors alone.
+        resampling: of images.
         max_category_share: a window is drawn again, up to ten times in all, while one class has at least this share of
             its labelled pixels, or all of them. 1 switches the rule off.
         keep_lost: see :class:`Plan`.
@@ -514,6 +530,7 @@ class ResizeCropFlip:
         *,
         scale_range: tuple[float, float] | None = None,
         diameter: float | None = None,
+        resampling: Resampling = "antialiased",
         max_category_share: float = 1.0,
         color_jitter: bool = True,
         keep_lost: bool = True,
@@ -525,6 +542,7 @@ class ResizeCropFlip:
         self.flip: FlipKind = flip
         self.scale_range = scale_range
         self.diameter = diameter
+        self.resampling: Resampling = resampling
         self.max_category_share = max_category_share
         self.color_jitter = color_jitter
         self.keep_lost = keep_lost
@@ -536,7 +554,7 @@ class ResizeCropFlip:
         classes: Callable[[], ClassMap] | None = None,
         areas: Callable[[], Areas] | None = None,
     ) -> Plan:
-        resize = Resize(self._size(size_hw, rng, areas))
+        resize = Resize(self._size(size_hw, rng, areas), self.resampling)
         steps: tuple[Flip | Resize | Crop, ...] = (resize,)
         if self.crop_size is not None:
             steps = (resize, self._crop(size_hw, resize, rng, classes))

@@ -166,6 +166,7 @@ def evaluate(
     weights: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    official_settings: bool = False,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Measure a model on images or clips; what ``mask2former evaluate`` does.
@@ -191,6 +192,7 @@ def evaluate(
         weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
+        official_settings: see :meth:`Predictor.from_pretrained`.
         progress: told the step, and how many images or clips of how many are done.
 
     Returns:
@@ -207,8 +209,9 @@ def evaluate(
 
     @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
     def predictor() -> Predictor:
-        loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
-        return open_predictor(model, views=views, quiet=True, progress=progress, **loading)
+        loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
+        loading |= {"official_settings": True} if official_settings else {}
+        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **loading)
 
     requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
@@ -263,6 +266,7 @@ def evaluate(
         **({} if source.by is None else {"by": source.by}),
         **{name: value for name, value in predictor().recorded_settings.items() if name == "tta"},
         **({} if dtype is None else {"dtype": dtype}),
+        **({"official_settings": True} if official_settings else {}),
     }
     measured = replace(
         measured,

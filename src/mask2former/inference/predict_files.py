@@ -140,6 +140,7 @@ class FilesReport:
 
 
 _LISTED = 10  # failures that a report has
+_ADDED = {"resampling": "antialiased"}  # settings that earlier results do not name, with what they were made with
 
 
 def predict_files(
@@ -186,8 +187,8 @@ def predict_files(
         compile: see :class:`Predictor`.
         progress: told the step, and how many images of how many are done.
         observe: told what became of each image.
-        settings: inference settings that replace the stored ones, for instance ``score_threshold=0.5``. With ``tile``
-            alone tiles overlap by a quarter.
+        settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
+            ``score_threshold=0.5``. With ``tile`` alone tiles overlap by a quarter.
 
     Raises:
         UserError: no images, a wrong model or setting, or files in the way; nothing has been written then.
@@ -483,7 +484,7 @@ class _Request:
         provenance, settings = document.get("provenance"), document.get("settings")
         if isinstance(settings, dict):
             with contextlib.suppress(ValueError):  # of a setting under two names, which is nobody's
-                settings = with_new_names(settings)
+                settings = _ADDED | with_new_names(settings)
         return isinstance(provenance, dict) and (
             document["schema_version"],
             document["task"],

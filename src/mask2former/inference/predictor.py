@@ -184,7 +184,8 @@ class Predictor:
             quiet: without that message.
             compile: see the class.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
-                the threshold of all tasks.
+                the threshold of all tasks. ``official_settings=True`` replaces those that a model has for the sake of
+                the toolbox that trained it, see :meth:`InferenceConfig.official`.
 
         Raises:
             UserError: the model cannot be loaded, or a setting is unknown or out of range.
@@ -384,7 +385,7 @@ class Predictor:
             if settings.tile:
                 return Shown(image, image)
             size = shortest_edge_size((image.shape[0], image.shape[1]), settings.short_edge, settings.long_edge)
-            return Shown(image, resize_image(image, size))
+            return Shown(image, resize_image(image, size, settings.resampling))
 
     def _begin(
         self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
@@ -412,9 +413,9 @@ class Predictor:
             images: RGB.
             input_size: height and width that the network sees.
             tasks: the tasks of the results.
-            settings: those of post-processing count; tiles do not.
+            settings: those of post-processing and ``resampling`` count; tiles do not.
         """
-        shown = [Shown(image, resize_image(image, input_size)) for image in images]
+        shown = [Shown(image, resize_image(image, input_size, settings.resampling)) for image in images]
         return [finish() for finish in self.begin(shown, tasks, settings)]
 
     def begin(
@@ -491,7 +492,8 @@ class Predictor:
         settings = _of_whole_frames(_override(self.settings, overrides), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         with _work_on(*images):
-            [prediction] = self.predictions([resize_clip(images, settings.short_edge, settings.long_edge)])
+            clip = resize_clip(images, settings.short_edge, settings.long_edge, settings.resampling)
+            [prediction] = self.predictions([clip])
             size = (images[0].shape[0], images[0].shape[1])
             return with_room(
                 lambda found: postprocessing.video_instance(found, size, self.categories, settings), prediction
@@ -640,6 +642,9 @@ def _check_finite(prediction: Prediction) -> None:
 
 
 def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
+    if overrides.get("official_settings"):  # a word for several, which others may then replace
+        settings = settings.official()
+    overrides = {name: value for name, value in overrides.items() if name != "official_settings"}
     if not overrides:
         return settings
     if "tasks" in overrides:

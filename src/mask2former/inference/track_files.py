@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mask2former import interrupts
+from mask2former.config import Task
 from mask2former.data.frames import open_frames
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.files import check_file, leftovers_note

@@ -190,7 +190,9 @@ class _Reader:
 
     def read(self, frames: list[Frame]) -> _Window:
         images = [frame.image for frame in frames]
-        [prediction] = self.predictions([resize_clip(images, self.settings.short_edge, self.settings.long_edge)])
+        settings = self.settings
+        clip = resize_clip(images, settings.short_edge, settings.long_edge, settings.resampling)
+        [prediction] = self.predictions([clip])
         if prediction.query_features is None:
             raise UserError(
                 "the network gives no query_features, by which objects are followed from one window to the next; see "

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mask2former.config import InferenceConfig, Task
+from mask2former.config import InferenceConfig, Resampling, Task
 from mask2former.data.frames import Frames
 from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_image, shortest_edge_size
@@ -55,9 +55,11 @@ class View(NamedTuple):
     size_hw: Size
     mirrored: bool
 
-    def of(self, plain: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The image, resized as the published models expect it, then mirrored."""
-        resized = resize_image(plain, self.size_hw)
+    def of(
+        self, plain: UInt8[np.ndarray, "H W 3"], resampling: Resampling = "antialiased"
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The image, resized as the model expects it, then mirrored."""
+        resized = resize_image(plain, self.size_hw, resampling)
         return np.ascontiguousarray(resized[:, ::-1]) if self.mirrored else resized
 
 
@@ -219,7 +221,7 @@ def through_views(
         plain: the image as it was resized for the network.
         output_size: height and width of class scores.
         views: of each task.
-        settings: of which ``resize_masks_first`` counts.
+        settings: of which ``resampling`` and ``resize_masks_first`` count.
 
     Returns:
         The predictions that panoptic and instance segmentation need, by view; for semantic segmentation the mean class
@@ -228,7 +230,7 @@ def through_views(
     found: dict[View, Prediction] = {}
     scores: Float[Tensor, "K H W"] | None = None
     for view in dict.fromkeys(view for listed in views.values() for view in listed):
-        [prediction] = predictions([to_pixels(view.of(plain))])
+        [prediction] = predictions([to_pixels(view.of(plain, settings.resampling))])
         if any(view in listed for task, listed in views.items() if task != "semantic"):
             found[view] = prediction
         if times := list(views.get("semantic", ())).count(view):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
+from mask2former.recipes.families import PROVIDERS, Provider, Recipe
+from mask2former.recipes.names import describe_names, recipe, recipe_names
 from mask2former.recipes.ours import (
     camvid,
     nuclei,
@@ -18,9 +20,9 @@ from mask2former.recipes.ours import (
     scenes_tiny_end,
     scenes_tiny_start,
 )
-from mask2former.recipes.published import Provider, Recipe, describe_names, recipe, recipe_names
 
 __all__ = [
+    "PROVIDERS",
     "Provider",
     "Recipe",
     "camvid",

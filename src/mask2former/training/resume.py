@@ -50,7 +50,7 @@ FREE = _settings(
         "model.backbone": "drop_path_rate",
         "model.pixel_decoder": "dropout",
         "model.transformer_decoder": "masked_attention",
-        "model.inference": "tasks short_edge long_edge resize_masks_first things_only score_threshold "
+        "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
         "instance_threshold overlap_threshold max_instances things_first non_overlapping tile tile_overlap "
         "diameter value_range",
         "criterion": "class_weight mask_weight dice_weight no_object_weight num_points oversample_ratio "

@@ -78,24 +78,34 @@ def run_file(name: str) -> str:
 def _published(name: str) -> Iterator[str]:
     from mask2former.checkpoints.zoo import packaged_zoo  # brings torch
 
-    recipe, published = recipes.recipe(name), packaged_zoo()[name]
-    data = recipe.run.data
+    recipe, published = recipes.recipe(name), packaged_zoo().get(name)
+    data, code = recipe.run.data, recipes.PROVIDERS[recipe.provider]
     images = data.batch_size // recipe.num_gpus
-    numbers = ", ".join(f"{metric} {value}" for metric, value in published.metrics.items())
-    yield f"{name}: Mask2Former with {published.backbone} on {published.dataset}, {published.task}."
-    yield f"Reproduces {recipe.reproduces} of the published code, which reached {numbers} (validation, percent)."
-    if published.task == "panoptic":
+    reproduces, pretraining = f"Reproduces {recipe.reproduces} of {code}", ""
+    if published is not None:
+        yield f"{name}: Mask2Former with {published.backbone} on {published.dataset}, {published.task}."
+        numbers = ", ".join(f"{metric} {value}" for metric, value in published.metrics.items())
+        reproduces += f", which reached {numbers} (validation, percent)" if numbers else ""
+        pretraining = f" ({published.pretraining})"
+    yield f"{reproduces}."
+    if recipe.provider == "official" and "panoptic" in recipe.model.inference.tasks:
         yield "AP is that of things, mIoU that of the semantic result of the panoptic model."
     yield (
         f"Published hardware: {recipe.num_gpus} GPUs, each with {images} of the {data.batch_size} images of a "
         "step. Here one device takes them in turns; on more, give trainer.devices (and data.batch_size_per_device as "
         "memory allows): the images per step stay."
     )
-    start = (
-        f"Published initial weights: {recipe.init_weights} ({published.pretraining}). Training starts from random ones "
-    )
+    start = f"Published initial weights: {recipe.init_weights}{pretraining}. Training starts from random ones unless "
     if recipe.is_video:
-        yield start + f"unless they are given: model.init={recipe.init_weights} model.init_partial=true."
+        yield start + f"they are given: model.init={recipe.init_weights} model.init_partial=true."
+    elif recipe.provider == "official":
+        yield start + f"they are given: model.init={recipe.init_weights}, or any file of docs/convert.md."
     else:
-        yield start + f"unless they are given: model.init={recipe.init_weights}, or any file of docs/convert.md."
-    yield "Precision as published: float16 with loss scaling; trainer.precision=bf16 needs no scaling."
+        yield start + "a file of them is given, in any layout of docs/convert.md: model.init=FILE."
+    if recipe.run.trainer.precision == "fp16":
+        yield "Precision as published: float16 with loss scaling; trainer.precision=bf16 needs no scaling."
+    else:
+        yield "Precision as published: float32."
+    if recipe.deviations:
+        yield f"What {code} does in another way, and no setting expresses:"
+        yield from (f"- {deviation}." for deviation in recipe.deviations)

@@ -17,7 +17,7 @@ from mask2former.checkpoints.start import (
     with_own_windows,
     with_settings_of,
 )
-from mask2former.config import ModelConfig
+from mask2former.config import InferenceConfig, ModelConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
@@ -150,6 +150,14 @@ def test_what_is_not_set_comes_from_the_start() -> None:
 def test_tiles_are_taken_over_for_the_same_task_alone(own: dict[str, Any], expected: dict[str, Any]) -> None:
     inference = with_settings_of(ModelConfig.model_validate({"inference": own}), SOURCE, "cells").inference
     assert {name: getattr(inference, name) for name in expected} == expected
+
+
+def test_images_are_resized_as_the_run_says_and_not_as_the_start_was_trained() -> None:
+    info = ModelInfo.of(ModelConfig(inference=InferenceConfig(resampling="bilinear", short_edge=256)))
+    fitted = with_settings_of(ModelConfig(init="theirs"), info, "theirs").inference
+    assert (fitted.resampling, fitted.short_edge) == ("antialiased", 256)
+    own = ModelConfig(init="theirs", inference=InferenceConfig(resampling="bilinear"))
+    assert with_settings_of(own, info, "theirs").inference.resampling == "bilinear"
 
 
 def test_settings_that_make_sense_only_with_the_others() -> None:

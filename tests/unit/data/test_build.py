@@ -96,6 +96,20 @@ def test_augmented_samples_depend_on_their_draw_only(
     assert pack([*samples, training[Draw(0, 3)]]).pixels.shape == (7, 1, 3, 64, 64)
 
 
+@pytest.mark.parametrize("augmentation", [JITTER, RESIZE], ids=["jitter", "resize"])
+def test_augmented_images_are_resized_as_the_settings_say(augmentation: dict[str, object]) -> None:
+    def images(**changes: object) -> list[Sample]:
+        dataset = {"name": "scenes", "image_size": [80, 120]}
+        training = build_training_set(settings({"dataset": dataset, "augmentation": augmentation | changes}))
+        return [training[Draw(1, seed)] for seed in range(3)]
+
+    plain, same, other = images(), images(resampling="antialiased"), images(resampling="bilinear")
+    assert all(equal(one, two) for one, two in zip(plain, same, strict=True))
+    assert any(not torch.equal(one.image, two.image) for one, two in zip(plain, other, strict=True))
+    masks = [(one.target, two.target) for one, two in zip(plain, other, strict=True)]
+    assert all(one is not None and two is not None and torch.equal(one.masks, two.masks) for one, two in masks)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from mask2former.data.transforms import (
     ResizeCropFlip,
     clip_polygon,
     object_areas,
+    resize_image,
 )
 from mask2former.ops.masks import Patch, polygons_to_patch
 from mask2former.structures import Sample
@@ -91,6 +94,33 @@ def test_images_are_resized_as_pillow_does_to_one_level(size: tuple[int, int]) -
     expected = np.asarray(Image.fromarray(image()).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     assert resized.shape == (*size, 3)
     assert abs(resized.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(24, 32), (61, 79), (120, 160), (7, 200), (60, 81), (1, 1)])
+def test_bilinear_images_are_resized_as_opencv_does_to_one_level(size: tuple[int, int]) -> None:
+    """Four pixels make one, whatever the size: two centres in each direction, weighted by how near they are."""
+    resized = resize_image(image(), size, "bilinear")
+    np.testing.assert_array_equal(Resize(size, "bilinear").image(image()), resized)
+    expected = image().astype(np.float64)
+    for axis in (0, 1):
+        low, high, share = neighbours(size[axis], expected.shape[axis])
+        share = share[:, None, None] if axis == 0 else share[:, None]
+        expected = expected.take(low, axis) * (1 - share) + expected.take(high, axis) * share
+    assert resized.shape == (*size, 3)
+    assert resized.dtype == np.uint8
+    assert abs(resized - expected).max() <= 0.5 + 1e-3
+    if find_spec("cv2") is not None:
+        theirs = import_module("cv2").resize(image(), (size[1], size[0]))
+        assert abs(resized.astype(int) - theirs).max() <= 1
+    if size[0] < H:
+        assert abs(resized.astype(int) - resize_image(image(), size)).max() > 20  # antialiased
+
+
+def neighbours(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two centres next to each new one, and how much of the second; at the border there is one."""
+    position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.floor(position).astype(int)
+    return low, np.minimum(low + 1, old - 1), position - low
 
 
 @pytest.mark.parametrize("size", [(24, 32), (61, 79), (97, 133), (7, 200)])

@@ -104,6 +104,13 @@ def test_what_is_there_is_skipped_unless_overwritten(predictor: Predictor, image
     again = _run(predictor, images, output, task="semantic", model="the same by another name")
     assert (again["000001"].status, again["000001"].differs) == ("skipped", False)
     assert again["000001"].found > 0
+    document = json.loads((output / "000001.json").read_text())
+    assert document["settings"].pop("resampling") == "antialiased"
+    (output / "000001.json").write_text(json.dumps(document))  # as before there was that setting
+    assert not _run(predictor, images, output, task="semantic", model="tiny")["000001"].differs
+    predictor.settings = predictor.settings.model_copy(update={"resampling": "bilinear"})
+    assert _run(predictor, images, output, task="semantic", model="tiny")["000001"].differs
+    predictor.settings = predictor.settings.official()
     other = _run(predictor, images, output, task="panoptic", model="tiny")["000001"]
     assert (other.status, other.differs, other.found) == ("skipped", True, 0)
     assert not (output / "000001_ids.png").exists()

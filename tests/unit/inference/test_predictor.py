@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from PIL import Image
 
 from mask2former import checkpoints, postprocessing
 from mask2former.config import InferenceConfig
-from mask2former.data.transforms import resize_shortest_edge
+from mask2former.data.transforms import resize_image, resize_shortest_edge
 from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype
 from mask2former.inference.predictor import Predictor
+from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Instances, PanopticSegmentation, Prediction, Segmentation, SemanticSegmentation
 
@@ -188,6 +189,44 @@ def test_equals_the_parts_composed_by_hand(
     settings = InferenceConfig(score_threshold=0.1, overlap_threshold=0.3, instance_threshold=0)
     for task in TASKS:
         assert _same(predictions[task], getattr(postprocessing, task)(prediction, (50, 84), categories, settings))
+
+
+WAYS: dict[str, Callable[..., Any]] = {
+    "call": lambda predictor, image, **settings: predictor(image, "instance", **settings),
+    "stream": lambda predictor, image, **settings: list(predictor.stream([image], "instance", **settings)),
+    "clip": lambda predictor, image, **settings: predictor.clip([image], **settings),
+    "track": lambda predictor, image, **settings: list(predictor.track([image], **settings)),
+    "tiles": lambda predictor, image, **settings: predictor(image, "instance", tile=84, **settings),
+    "views": lambda predictor, image, **settings: AugmentedPredictor(predictor, MultiScaleFlip((20,), flip=False))(
+        image, "instance", **settings
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_images_are_resized_as_the_settings_say_and_the_official_way_on_request(
+    tiny_model: Mask2Former, image: np.ndarray, way: str
+) -> None:
+    """The one thing that an image goes through before the network, whatever the way to it."""
+    settings = InferenceConfig(tasks=("instance",), short_edge=32, resampling="bilinear", instance_threshold=0)
+    predictor = Predictor(tiny_model, device="cpu", settings=settings)
+    network, seen = predictor.network, []
+
+    def recording(images: Sequence[torch.Tensor]) -> Sequence[Prediction]:
+        seen.append(images[0][0] if images[0].dim() == 4 else images[0])
+        return network(images)
+
+    predictor.network = recording
+    expected = {}
+    for resampling in ("antialiased", "bilinear"):
+        resized = resize_image(image, (19, 32) if way == "tiles" else (32, 54), resampling)
+        expected[resampling] = resize_image(resized, (20, 34), resampling) if way == "views" else resized
+    assert (expected["antialiased"] != expected["bilinear"]).mean() > 0.9
+    for official in (False, True):
+        WAYS[way](predictor, image, official_settings=official)
+        shown = seen[-1].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(shown, expected["antialiased" if official else "bilinear"])
+    assert predictor.settings == settings
 
 
 def test_settings_can_be_replaced_for_a_call_and_are_checked(predictor: Predictor, image: np.ndarray) -> None:

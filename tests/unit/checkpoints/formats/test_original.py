@@ -249,7 +249,7 @@ def test_weights_of_another_model_are_told(tmp_path: Path) -> None:
         checkpoints.load(path)
 
 
-@pytest.mark.parametrize("slug", recipes.recipe_names())
+@pytest.mark.parametrize("slug", recipes.recipe_names("official"))
 def test_classes_of_recipes(slug: str) -> None:
     recipe = recipes.recipe(slug)
     categories = original.recipe_categories(slug)

@@ -1,0 +1,47 @@
+"""Published models by name, whoever trained them."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+
+from mask2former.errors import UserError
+from mask2former.recipes import published, toolboxes
+from mask2former.recipes.families import Provider, Recipe, recipes_of
+
+__all__ = ["describe_names", "recipe", "recipe_names"]
+
+_FAMILIES = published.FAMILIES | toolboxes.FAMILIES
+
+
+@cache
+def _by_slug() -> dict[str, Recipe]:
+    return {entry.slug: entry for entry in recipes_of(_FAMILIES)}
+
+
+def recipe_names(provider: Provider | None = None) -> tuple[str, ...]:
+    """Names of the published models: 59 of the authors, images first, then 27 of other toolboxes.
+
+    Args:
+        provider: whose; None: all.
+    """
+    return tuple(slug for slug, entry in _by_slug().items() if provider in (None, entry.provider))
+
+
+def recipe(slug: str) -> Recipe:
+    """The published model of that name.
+
+    Raises:
+        UserError: there is none; the message names the closest ones.
+    """
+    known = _by_slug()
+    if slug in known:
+        return known[slug]
+    close = difflib.get_close_matches(slug, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {describe_names()}"
+    raise UserError(f"no recipe '{slug}'; {hint}")
+
+
+def describe_names() -> str:
+    """All names in one line: ``coco-panoptic/{r50, r101, ...}; ...``."""
+    return "; ".join(f"{family}/{{{', '.join(entry.files)}}}" for family, entry in _FAMILIES.items())
