@@ -209,9 +209,9 @@ def evaluate(
 
     @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
     def predictor() -> Predictor:
-        loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
-        settings: dict[str, Any] = {"official_settings": True} if official_settings else {}
-        return open_predictor(model, views=views, quiet=True, progress=progress, **loading, **settings)
+        loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
+        loading |= {"official_settings": True} if official_settings else {}
+        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **loading)
 
     requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)
