@@ -62,7 +62,7 @@ def theirs(model: str, column: str, spell: Callable[[str], str]) -> OrderedDict[
         value, names = official[row["official"]], row[column]
         if names is None:
             continue
-        if "permutation" in row["note"] and column != "hf":
+        if "permutation" in row["note"] and column in ("mmdet3", "ssseg"):
             value = unfolded(value)
         names = [names] if isinstance(names, str) else names
         for name, part in zip(names, value.chunk(len(names)) if len(names) > 1 else [value], strict=True):
