@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["FailedError", "MissingExtraError", "NoCompilerError", "OptionError", "UserError"]
+__all__ = ["FailedError", "MissingExtraError", "NoCompilerError", "OptionError", "UserError", "prefixed"]
 
 
 class UserError(ValueError):
@@ -26,6 +26,13 @@ class OptionError(UserError):
     def __init__(self, sentence: Callable[[Callable[[str], str]], str]) -> None:
         super().__init__(sentence(str))
         self.sentence = sentence
+
+
+def prefixed(source: object, error: UserError) -> UserError:
+    """The same error with what it is about in front; arguments of a call are still named as where it is shown."""
+    if isinstance(error, OptionError):
+        return OptionError(lambda name: f"{source}: {error.sentence(name)}")
+    return UserError(f"{source}: {error}")
 
 
 class MissingExtraError(UserError, ImportError):

@@ -179,7 +179,7 @@ def test_recipe_prints_a_complete_run_file(capsys: pytest.CaptureFixture[str]) -
 def test_models_lists_every_published_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in recipes.recipe_names("official"))
+    assert all(name in out for name in recipes.recipe_names())
 
 
 def test_inspect_says_what_a_file_is(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
         lambda p: p.load(p.file("x.safetensors", Path(p.model).read_bytes()[:100])),
         "x.safetensors",
     ),
-    "checkpoint: of something else": (lambda p: p.load(p.checkpoint(format="pt")), "something else"),
+    "checkpoint: of something else": (lambda p: p.load(p.checkpoint(format="pt")), "without its settings"),
     "checkpoint: from the future": (lambda p: p.load(p.checkpoint(format_version="99")), "version '99'"),
     "checkpoint: no configuration": (lambda p: p.load(p.checkpoint(config=None)), "'config'"),
     "checkpoint: damaged configuration": (lambda p: p.load(p.checkpoint(config="{")), "'config'"),

@@ -49,7 +49,7 @@ def web(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             "metrics": {"PQ": 1.25},
             "url": f"{server.url}/tiny_{md5}.safetensors",
             "file": f"tiny_{md5}.safetensors",
-            "md5_prefix": md5,
+            "checksum": f"md5:{md5}",
             "num_bytes": len(data),
             "license": "Lab",
         }
@@ -73,7 +73,14 @@ def names(rows: list[dict]) -> list[str]:
 def test_models_lists_all_with_their_facts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASK2FORMER_CACHE", "/nowhere/at/all")
     rows = listed(capsys)
-    assert names(rows) == [*checkpoints.packaged_names(), *recipes.recipe_names("official")]
+    assert names(rows) == [*checkpoints.packaged_names(), *checkpoints.current_zoo()]
+    published = [row for row in rows if row["provider"] != "packaged"]
+    assert len(published) == 86
+    for row in published:
+        assert row["url"].startswith("https://")
+        assert row["source"].startswith("https://")
+        assert row["license"]["name"]
+        assert row["metrics"] or row["provider"] == "ssseg"  # two of whose figures were never printed
     (row,) = (row for row in rows if row["name"] == "coco-panoptic/swin-l")
     assert row["metrics"] == {"PQ": 57.8, "AP": 48.6, "mIoU": 67.4}
     assert (row["queries"], row["path"], row["license"]["commercial"]) == (200, None, False)
@@ -83,37 +90,81 @@ def test_models_lists_all_with_their_facts(capsys: pytest.CaptureFixture[str], m
     captured = capsys.readouterr()
     for row in rows:
         (line,) = (line for line in captured.out.splitlines() if line.startswith(f"{row['name']} "))
-        assert all(f"{name} {value:.1f}" in line for name, value in row["metrics"].items())
+        assert all(f"{name} {value}" in line for name, value in row["metrics"].items())
+        assert row["metrics"] or " - " in line
         assert line.split()[-1] == ("x" if row["path"] else f"{row['num_bytes'] / 1e6:.0f}")
+    assert "mmseg: ADE20K (license Apache-2.0, also for commercial use)\n" in captured.out
     assert "CC BY-NC 4.0: not for commercial use" in captured.out
     assert captured.err == ""
 
 
 def test_models_can_be_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     packaged = list(checkpoints.packaged_names())
-    assert names(listed(capsys, "--commercial")) == packaged
+    commercial = listed(capsys, "--commercial")
+    assert names(commercial)[: len(packaged)] == packaged
+    assert {row["provider"] for row in commercial} == {"packaged", "mmdet", "mmseg"}
+    assert len(commercial) == len(packaged) + 24
     assert len(listed(capsys, "--task", "video")) == 12
-    assert len(listed(capsys, "--task", "semantic", "--data", "cityscapes")) == 6
-    assert {row["dataset"] for row in listed(capsys, "--data", "ade20k")} == {"ADE20K"}
-    assert main(["models", "--data", "imagenet"]) == 2
+    assert len(listed(capsys, "--task", "semantic", "--dataset", "cityscapes")) == 12
+    assert {row["dataset"] for row in listed(capsys, "--dataset", "ade20k", "--provider", "ssseg")} == {"ADE20K"}
+    assert main(["models", "--dataset", "imagenet"]) == 2
     assert "there are: ade20k, cityscapes, coco," in capsys.readouterr().err
+    assert main(["models", "--provider", "ssseg", "--task", "panoptic"]) == 0
+    assert capsys.readouterr().out == "No model fits all of these options.\n"
+    assert main(["models", "--provider", "nobody"]) == 2
+    assert "there are: packaged, official, mmdet, mmseg, ssseg" in capsys.readouterr().err
+
+
+def test_the_former_name_of_a_filter_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--data", "mapillary"]) == 0
+    captured = capsys.readouterr()
+    assert "mapillary-semantic/r50" in captured.out
+    assert captured.err == "note: --data is called --dataset now\n"
+    assert main(["models", "--data", "coco", "--dataset", "coco"]) == 2
+
+
+def test_one_model_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "mmdet/coco-instance/swin-s"]) == 0
+    shown = capsys.readouterr().out
+    lines = {line[:14].strip(): line[16:] for line in shown.splitlines()}
+    assert lines["published, %"] == "AP 46.1, box AP 49.3"
+    assert lines["license"].startswith("Apache-2.0: also for commercial use (https://")
+    assert lines["verified by"] == "sha256:c9d0c4f2"
+    assert lines["source"].endswith("/configs/mask2former/README.md")
+    assert "resampling bilinear (official: antialiased)" in lines["settings"]
+    details = json_of(capsys, "mmdet/coco-instance/swin-s")
+    assert details["deviations"]
+    assert all(deviation in shown for deviation in details["deviations"])
+    assert json_of(capsys, "coco-panoptic/r50")["url"] == checkpoints.current_zoo()["coco-panoptic/r50"].url
+    assert main(["models", "coco-instance/swin-x"]) == 2
+    assert "did you mean coco-instance/swin-t or mmdet/coco-instance/swin-t or" in capsys.readouterr().err
+    assert main(["models", "nuclei", "--cached"]) == 2
+    assert "'nuclei' is one model already" in capsys.readouterr().err
+
+
+def json_of(capsys: pytest.CaptureFixture[str], name: str) -> dict:
+    assert main(["models", "--json", name]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def test_models_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["models"]) == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    table = lines[1 : 1 + len(checkpoints.packaged_names()) + len(recipes.recipe_names("official"))]
-    assert [line.split()[0] for line in table] == [*checkpoints.packaged_names(), *recipes.recipe_names("official")]
-    assert max(map(len, table)) <= 80
-    assert any("PQ 57.8 AP 48.6 mIoU 67.4" in line for line in table)
+    known = {*checkpoints.packaged_names(), *checkpoints.current_zoo()}
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["models"]) == 0
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+        table = [line for line in lines if line.partition(" ")[0] in known]
+        assert len(table) == len(known)
+        assert max(map(len, table)) <= columns
+        assert len({len(line.removesuffix("  x")) for line in table}) == 1  # the columns of sizes end at one place
+    assert any("PQ 57.8, AP 48.6, mIoU 67.4" in line for line in table)
 
 
 def test_a_name_is_enough(
     web: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert [row["path"] for row in listed(capsys, "--data", "lab")] == [None]
+    assert [row["path"] for row in listed(capsys, "--dataset", "lab")] == [None]
     Image.new("RGB", (60, 40), "teal").save(tmp_path / "a.png")
     predict = ["predict", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--overwrite", "--model", "lab/tiny"]
     with caplog.at_level(logging.WARNING):

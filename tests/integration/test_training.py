@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conversions import small_model
 from runs import SHORT, Finished, config_of, finish, run_values, table
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mask2former.checkpoints.formats.original import to_original
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.annotated import Annotated
@@ -26,6 +28,7 @@ from mask2former.data.datasets.scenes import Scenes
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
 from mask2former.ops.points import UniformPoints
 from mask2former.recipes import scenes_tiny
 from mask2former.structures.samples import Batch
@@ -382,3 +385,56 @@ def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
     values["evaluation"] |= {"interval": 80}
     result = train(parse(RunConfig, values, "test"))
     assert result.metrics["panoptic/PQ"] > 80
+
+
+def test_checkpoints_of_a_run_load_as_models(finished_run: Finished, tmp_path: Path) -> None:
+    result = Mask2Former.from_pretrained(finished_run.result.model)
+    best = Mask2Former.from_pretrained(finished_run.folder / "checkpoints" / "best.ckpt")
+    assert best.info == replace(result.info, metrics={})
+    assert_same(best.state_dict(), result.state_dict())
+
+    state = torch.load(finished_run.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    plain = {name.removeprefix("model."): value for name, value in state["state_dict"].items()}
+    average = {name: value + 1 for name, value in plain.items() if value.is_floating_point()}
+    torch.save({**state, "average": {"updates": 1, "values": average}}, tmp_path / "last.ckpt")
+    with collect_notes() as notes:
+        assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt").state_dict(), plain | average)
+    assert [note.message for note in notes] == [
+        "the averaged weights of the training are taken (the others: weights=state_dict)"
+    ]
+    assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="state_dict").state_dict(), plain)
+    with pytest.raises(UserError, match="there is none of that name; sets of weights are average, state_dict"):
+        Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="model_ema")
+    with pytest.raises(UserError, match="carries its own configuration; leave out the tasks"):
+        Mask2Former.from_pretrained(tmp_path / "last.ckpt", tasks="instance")
+
+    state["run"]["objects"] = ["model"]  # of one that was made in Python
+    torch.save(state, tmp_path / "own.ckpt")
+    with pytest.raises(UserError, match=r"own\.ckpt: the weights of a model with parts of its own"):
+        Mask2Former.from_pretrained(tmp_path / "own.ckpt")
+    assert_same(Mask2Former.from_pretrained(tmp_path / "own.ckpt", model=best).state_dict(), plain)
+    del state["run"]  # as 0.1.0 wrote it at first
+    torch.save(state, tmp_path / "old.ckpt")
+    with pytest.raises(
+        UserError, match=r"without its settings and classes; expected .* the model\.safetensors of a tr"
+    ):
+        Mask2Former.from_pretrained(tmp_path / "old.ckpt")
+
+
+def assert_same(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in got.items())
+
+
+def test_a_file_that_does_not_say_enough_to_start_from(tmp_path: Path) -> None:
+    model = small_model()
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in to_original(model).items()}}, tmp_path / "a.pth"
+    )
+    values = run_values(tmp_path / "run", model={"init": str(tmp_path / "a.pth")})
+    with pytest.raises(UserError) as caught:
+        train(parse(RunConfig, values, "test"))
+    assert str(caught.value).endswith(
+        "no published model fits; give --task (panoptic, instance or semantic) to: mask2former convert "
+        f"{tmp_path / 'a.pth'} NEW.safetensors; then start from that file"
+    )

@@ -27,11 +27,13 @@ from web import Server, serve
 
 from mask2former import Predictor, checkpoints, recipes
 from mask2former.checkpoints.formats.original import original_names, recipe_categories, relative_position_index
+from mask2former.checkpoints.zoo import packaged_zoo
 from mask2former.models.mask2former import Mask2Former
 
 TABLES: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "data" / "state_dicts.json.gz").read_bytes())
 )
+OFFICIAL = [row.name for row in packaged_zoo().values() if row.provider.name == "official"]
 GOLDEN = ("r50_coco_panoptic", "r50_cityscapes_instance", "video_r50_ytvis2019")
 
 
@@ -61,7 +63,7 @@ class TestZoo:
         values = json.loads(resources.files("mask2former").joinpath("assets", "zoo.json").read_text())
         (row,) = (row for row in values["models"] if row["name"] == name)
         file = f"model_final_{md5}.pkl"
-        row |= {"file": file, "md5_prefix": md5, "url": f"{self.server.url}/{file}"}
+        row |= {"file": file, "checksum": f"md5:{md5}", "url": f"{self.server.url}/{file}"}
         (self.folder / "zoo.json").write_text(json.dumps(values))
 
 
@@ -127,7 +129,7 @@ def _check_values(model: Mask2Former, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipes.recipe_names("official"))
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_every_published_model_loads_by_name(zoo: TestZoo, name: str) -> None:
     zoo.publish(name)
     model = Mask2Former.from_pretrained(name)

@@ -1,4 +1,4 @@
-"""The published numbers of a public model: its real weights through our converter, on a real image.
+"""The published numbers of a public model: its real weights as they are on the hub, on a real image.
 
 ``pytest -m network tests/parity/test_public_weights.py`` fetches 276 MB from the Hugging Face hub and one image of
 COCO. What is compared where is tested without the network, on a small model.
@@ -18,8 +18,10 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
-from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.formats.original import recipe_categories
 from mask2former.models.mask2former import Mask2Former
+from mask2former.recipes import recipe
+from mask2former.structures import ModelInfo
 
 NAME = "facebook/mask2former-swin-small-coco-instance"
 IMAGE = "http://images.cocodataset.org/val2017/000000039769.jpg"
@@ -68,8 +70,7 @@ def test_the_values_are_those_that_transformers_means(tmp_path: Path) -> None:
         torch.manual_seed(0)
         other = kinds.Mask2FormerForUniversalSegmentation(config).eval()
     other.save_pretrained(tmp_path / "theirs")
-    path = convert(tmp_path / "theirs", tmp_path / "ours.safetensors", tasks=("instance",), verify=False).path
-    model = Mask2Former.from_pretrained(path).double()
+    model = Mask2Former.from_pretrained(tmp_path / "theirs", tasks="instance").double()
     image = torch.randint(0, 256, (3, 96, 128), generator=torch.Generator().manual_seed(1))
     got = values_of(model, image)
     with torch.inference_mode():
@@ -87,16 +88,13 @@ def test_the_values_are_those_that_transformers_means(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-def test_published_numbers_of_a_public_model(tmp_path: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    folder = snapshot_download(NAME, allow_patterns=["*.json", "model.safetensors", "pytorch_model.bin"])
-    done = convert(folder, tmp_path / "ours.safetensors", recipe="coco-instance/swin-s")
-    assert done.source.startswith("Hugging Face transformers, Swin-S")
+def test_published_numbers_of_a_public_model() -> None:
+    model = Mask2Former.from_pretrained(NAME)
+    assert model.info == ModelInfo.of(recipe("coco-instance/swin-s").model, recipe_categories("coco-instance/swin-s"))
     with urllib.request.urlopen(IMAGE, timeout=60) as prediction:
         image = Image.open(io.BytesIO(prediction.read())).convert("RGB")
     resized = np.asarray(image.resize((384, 384), Image.Resampling.BILINEAR))
-    got = values_of(Mask2Former.from_pretrained(done.path), torch.from_numpy(resized.copy()).permute(2, 0, 1))
+    got = values_of(model, torch.from_numpy(resized.copy()).permute(2, 0, 1))
     # Published to 1e-4 for a lossless copy of the image; JPEG decoders differ by one step of 255 here and there.
     expected = {name: torch.tensor(corner) for name, corner in PUBLISHED.items()}
     torch.testing.assert_close({name: got[name][:3, :3] for name in expected}, expected, rtol=0, atol=2e-2)

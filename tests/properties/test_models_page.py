@@ -8,40 +8,43 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
-from mask2former.checkpoints.zoo import ZooModel, current_zoo
+from mask2former.checkpoints.zoo import Provider, ZooModel, packaged_zoo
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- zoo: begin -->\n", "<!-- zoo: end -->\n"
+TERMS = {True: "may be used commercially", False: "not for commercial use", None: "ask the authors"}
 
 
-def table() -> str:
-    """Markdown: a heading and a table for each data set and task."""
-    parts = []
-    for family, models in groupby(current_zoo().values(), key=lambda model: model.name.partition("/")[0]):
-        rows = list(models)
-        metrics = list(dict.fromkeys(name for model in rows for name in model.metrics))
-        lines = [
-            f"**{family}** ({rows[0].task} segmentation, {rows[0].dataset})\n",
-            f"| name | backbone, trained before on | queries | {' | '.join(metrics)} | MB |",
-            f"|---|---|---:|{'---:|' * len(metrics)}---:|",
-            *(_row(model, metrics) for model in rows),
-        ]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+def tables() -> str:
+    """Markdown: a heading and a table for each provider."""
+    groups = groupby(packaged_zoo().values(), key=lambda model: model.provider)
+    return "\n".join(_table(provider, list(models)) for provider, models in groups)
 
 
-def _row(model: ZooModel, metrics: list[str]) -> str:
-    numbers = [f"{model.metrics[name]:.1f}" if name in model.metrics else "" for name in metrics]
-    before = model.pretraining.replace("COCO instance checkpoint ", "COCO instances, ")
-    cells = (f"`{model.name}`", f"{model.backbone}, {before}", str(model.queries), *numbers)
+def _table(provider: Provider, models: list[ZooModel]) -> str:
+    (license,) = {model.license for model in models}
+    note = provider.note[:1].upper() + provider.note[1:]
+    lines = [
+        f"**{provider.name}**: {len(models)} models of [{provider.title}]({provider.source}); license "
+        f"[{license.name}]({license.url}), {TERMS[license.commercial]}. {note}.\n",
+        "| name | backbone, trained before on | queries | published, % | MB |",
+        "|---|---|---:|---|---:|",
+        *(_row(model) for model in models),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(model: ZooModel) -> str:
+    numbers = ", ".join(f"{name} {value}" for name, value in model.metrics.items())
+    cells = (f"`{model.name}`", f"{model.backbone}, {model.pretraining}", str(model.queries), numbers or "none")
     return f"| {' | '.join(cells)} | [{model.num_bytes / 1e6:.0f}]({model.url}) |"
 
 
 def test_the_page_lists_the_zoo() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page.partition(BEGIN)[2].partition(END)[0] == table(), "run: python tests/properties/test_models_page.py"
+    assert page.partition(BEGIN)[2].partition(END)[0] == tables(), "run: python tests/properties/test_models_page.py"
 
 
 if __name__ == "__main__":
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}{tables()}{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mask2former.checkpoints import from_pretrained
 from mask2former.checkpoints.save_as import check_place, write
+from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import listed
@@ -24,12 +25,16 @@ from mask2former.text import listed
 __all__ = ["average", "average_files", "check", "least_cosine"]
 
 
-def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
+def average_files(
+    sources: Sequence[str | Path], path: str | Path, recipe: str | None = None, tasks: Task | Sequence[Task] = ()
+) -> float:
     """Write the mean of several models; what ``mask2former average`` does.
 
     Args:
         sources: names, files or folders of at least two models.
         path: what to write: a ``.safetensors`` file or a folder; must not be there yet.
+        recipe: the published model that they are made like, where the files do not say.
+        tasks: what they were trained for, where neither the files nor a recipe says.
 
     Returns:
         The :func:`least_cosine` of the weights of two of them; below 0.9 they hardly come from one start.
@@ -40,7 +45,7 @@ def average_files(sources: Sequence[str | Path], path: str | Path) -> float:
     if isinstance(sources, str | Path):  # a path would be read by its letters
         raise UserError(f"average needs at least two models, got one name, '{sources}'; pass a list")
     check_place(Path(path), "ours")
-    models, names = [from_pretrained(source) for source in sources], [str(source) for source in sources]
+    models, names = [from_pretrained(source, recipe, tasks=tasks) for source in sources], list(map(str, sources))
     check(models, names)
     alike = least_cosine(models)
     write(average(models, names), Path(path), "ours")

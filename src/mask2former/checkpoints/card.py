@@ -6,11 +6,17 @@ import re
 
 from mask2former.config import ArchitectureConfig
 from mask2former.structures import ModelInfo
+from mask2former.structures.model_info import NO_LICENSE
 from mask2former.text import printable
 
 __all__ = ["model_card"]
 
-_HUB_LICENSES = {"CC BY-NC 4.0": "cc-by-nc-4.0", "MIT": "mit"}  # our name to that of the hub's metadata
+_HUB_LICENSES = {  # our name to that of the hub's metadata
+    "Apache-2.0": "apache-2.0",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "MIT": "mit",
+    NO_LICENSE: "unknown",
+}
 _SHOWN = 20  # class names
 _LETTERS = 200  # of one name
 
@@ -89,6 +95,8 @@ def _license_note(license: str | None) -> str:
             "The file states no license. If the weights derive from the official model zoo, its license CC BY-NC 4.0 "
             "applies to them."
         )
+    if license == NO_LICENSE:
+        return "No license is stated for the weights, or for those they were trained from: ask their authors."
     return f"The weights, or those they were trained from, are licensed {_plain(license)}."
 
 

@@ -6,7 +6,7 @@ Must not know how files are read or written, nor where they come from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from mask2former.errors import UserError
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable
 
-__all__ = ["FORMAT_VERSION", "WEIGHTS", "Checkpoint", "check_finite", "load_into"]
+__all__ = ["FORMAT_VERSION", "OURS", "WEIGHTS", "Checkpoint", "check_finite", "load_into"]
 
 FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"  # inside a folder
+OURS = "ours"  # the layout of what this library writes
 _SHOWN = 10  # entries of each kind in a report
 _FIRST = 3  # entries with values that are not finite
 
@@ -34,13 +35,15 @@ class Checkpoint:
         source: where it came from, for messages.
         run: settings of the training run, if the file has them.
         layout: how the file names its entries: ``ours``, ``original``, or the key of a layout of another code base.
+        spellings: our names to those of the file, for messages, where they differ.
     """
 
     info: ModelInfo
     state: dict[str, Tensor]
     source: str
     run: RunConfig | None = None
-    layout: str = "ours"
+    layout: str = OURS
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def categories(self) -> Categories:
@@ -49,7 +52,12 @@ class Checkpoint:
 
 
 def load_into(
-    model: torch.nn.Module, state: Mapping[str, Tensor], source: str, *, drop_misshaped: bool = False
+    model: torch.nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    drop_misshaped: bool = False,
+    spellings: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Fill ``model`` with ``state``, all of it.
 
@@ -59,6 +67,7 @@ def load_into(
         source: named in messages.
         drop_misshaped: leave entries of another shape as they are in the model, for instance a class head when
             training starts from another data set.
+        spellings: our names to those that messages use.
 
     Returns:
         Names of the entries that were left out, sorted; empty unless asked for.
@@ -72,14 +81,19 @@ def load_into(
     unexpected = sorted(state.keys() - own.keys())
     shared = sorted(own.keys() & state.keys())
     misshaped = [name for name in shared if own[name].shape != state[name].shape]
+    shown = spellings or {}
     texts = {
-        name: f"{printable(name, 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        name: f"{printable(shown.get(name, name), 80)} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in misshaped
     }
     groups = [("missing", missing), ("unexpected", unexpected)]
     if not drop_misshaped:
         groups.append(("mis-shaped", [texts[name] for name in misshaped]))
-    faults = [f"{len(names)} {kind}: {listed(names, _SHOWN)}" for kind, names in groups if names]
+    faults = [
+        f"{len(names)} {kind}: {listed([shown.get(name, name) for name in names], _SHOWN)}"
+        for kind, names in groups
+        if names
+    ]
     if faults:
         raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
     if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later

@@ -6,11 +6,9 @@ original names in the middle.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from mask2former import checkpoints
 from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
@@ -46,8 +44,9 @@ def convert(
     path: str | Path,
     to: Target = "ours",
     recipe: str | None = None,
-    tasks: Sequence[Task] = (),
+    tasks: Task | Sequence[Task] = (),
     *,
+    weights: str | None = None,
     verify: bool = True,
 ) -> Conversion:
     """Write ``source`` in another layout.
@@ -58,6 +57,7 @@ def convert(
         to: the layout.
         recipe: the published model that it is, where the file does not say.
         tasks: what it was trained for, where neither the file nor a recipe says.
+        weights: which of several sets of weights in a file, by the name of its entry.
         verify: whether to run both implementations where the other one is installed.
 
     Raises:
@@ -67,12 +67,8 @@ def convert(
     path = Path(path)
     if to not in TARGETS:
         raise OptionError(lambda name: f"{name('to')} {to}: no such layout; expected one of {', '.join(TARGETS)}")
-    if unknown := sorted(set(tasks) - set(get_args(Task))):
-        raise OptionError(
-            lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(get_args(Task))}"
-        )
     check_place(path, to)
-    found = _found(source, recipe, [task for task in get_args(Task) if task in tasks])
+    found = checkpoints.find(source, recipe, tasks, weights)
     if isinstance(found.content, Backbone):
         if to != "ours" or path.suffix != ".safetensors":
             raise UserError(f"{source}: {found.title}, which is written as ours only, as a .safetensors file")
@@ -85,17 +81,8 @@ def convert(
         if verify and (agreed := compare_with_transformers(model, folder)):
             checks.append(agreed)
 
-    if found.content.layout == HUGGINGFACE.key and Path(source).is_dir():
-        check(Path(source))
+    if found.content.layout == HUGGINGFACE.key and Path(found.content.source).is_dir():
+        check(Path(found.content.source))
     write(model, path, to, check if to == HUGGINGFACE.key else None)
     checks.append("every entry was converted" if to == "ours" else "read back, every value is the same")
     return Conversion(found.title, path, found.notes, tuple(checks))
-
-
-def _found(source: str | Path, recipe: str | None, tasks: Sequence[Task]) -> Found:
-    is_name = source in checkpoints.packaged_names() or source in checkpoints.current_zoo()
-    if os.path.exists(source) and not is_name:
-        return read(Path(source), recipe, tasks)
-    if tasks:
-        raise UserError(f"'{source}' carries its own configuration; leave out the tasks")
-    return Found("mask2former", checkpoints.open_checkpoint(source, recipe))

@@ -15,38 +15,45 @@ from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.instantiate import skeleton_of
 from mask2former.checkpoints.load import UndecidedError
-from mask2former.config import ArchitectureConfig
+from mask2former.config import ArchitectureConfig, Task
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ModelInfo
 from mask2former.text import listed, printable
 
-__all__ = ["describe_checkpoint", "known_models"]
+__all__ = ["describe_checkpoint", "describe_model", "known_models"]
 
 _LEARNED_FROM = {"nuclei": "nuclei, DSB 2018"}  # of the packaged models, those that started from drawn scenes
 
 _OWN = "parts of its own, made in Python: from_pretrained(..., model=model)"
 
 
-def describe_checkpoint(source: str | Path, recipe: str | None = None) -> dict[str, str]:
+def describe_checkpoint(
+    source: str | Path,
+    recipe: str | None = None,
+    tasks: Task | Sequence[Task] = (),
+    weights: str | None = None,
+) -> dict[str, str]:
     """Format, architecture, settings, classes, parameter counts and fitting recipes of a checkpoint.
 
-    An original file that more than one recipe fits is described as far as it goes.
+    A file that more than one recipe fits is described as far as it goes.
 
     Args:
-        source: a packaged name, a file or a folder.
-        recipe: for original files.
+        source: a name, a file or a folder.
+        recipe: see :meth:`Mask2Former.from_pretrained`.
+        tasks: likewise.
+        weights: likewise.
 
     Raises:
         UserError: it cannot be read or is no checkpoint.
     """
     try:
-        opened = checkpoints.open_checkpoint(source, recipe)
+        opened = checkpoints.open_checkpoint(source, recipe, tasks, weights)
     except UndecidedError as error:
         if not error.recipes:
             raise
-        return _undecided_facts(error.recipes)
+        return _undecided_facts(error)
     packaged = str(source) in checkpoints.packaged_names()
     version = checkpoints.format_version(opened.info)
     form = f"mask2former, version {version}{', packaged' if packaged else ''}"
@@ -87,11 +94,12 @@ def _origin(opened: checkpoints.Checkpoint) -> dict[str, str]:
     return {name: value for name, value in summary.items() if value}
 
 
-def _undecided_facts(fitting: Sequence[str]) -> dict[str, str]:
-    """What is known of an original file that several recipes fit."""
+def _undecided_facts(error: UndecidedError) -> dict[str, str]:
+    """What is known of a file that several recipes fit."""
+    fitting = error.recipes
     config, num_classes = recipes.recipe(fitting[0]).model, len(original.recipe_categories(fitting[0]))
     return {
-        "format": "original",
+        "format": error.layout,
         **_architecture(config),
         **_sizes(build_skeleton(config, num_classes) or build_model(config, num_classes)),
         "classes": f"{num_classes}; names and settings depend on the recipe",
@@ -146,36 +154,97 @@ def _same(recipe: recipes.Recipe, info: ModelInfo) -> bool:
 
 
 def known_models(
-    task: str | None = None, data: str | None = None, *, commercial: bool = False, cached: bool = False
+    task: str | None = None,
+    dataset: str | None = None,
+    *,
+    provider: str | None = None,
+    commercial: bool = False,
+    cached: bool = False,
+    data: str | None = None,
 ) -> list[dict[str, Any]]:
     """Descriptions of the models that load by name: packaged ones first, then published ones; ready for JSON.
 
     Args:
         task: only those trained for it; ``video`` is one, too.
-        data: only those trained on it, for instance ``coco``.
+        dataset: only those trained on it, for instance ``coco``.
+        provider: only those published by it: ``official``, ``mmdet``, ``mmseg``, ``ssseg``, or ``packaged``.
         commercial: only those whose license permits commercial use.
         cached: only those that need no download.
+        data: the former name of ``dataset``.
+
+    Returns:
+        For each model ``name``, ``provider``, ``task``, ``dataset``, ``backbone``, ``pretraining``, ``queries``,
+        ``metrics`` (percent, as printed by ``source``; what was not printed is missing), ``source`` (page of the
+        metrics), ``license`` (``name``, ``url``, ``commercial``: None if not stated), ``num_bytes`` (of the file where
+        it is here, else of its arrays), ``path`` (None if it is not here), ``url`` and ``checksum``.
 
     Raises:
-        UserError: no model was trained on such data.
+        UserError: no model was trained on such data, or comes from such a provider.
     """
+    if dataset is not None and data is not None:
+        raise UserError("'data' is the former name of 'dataset'; give only one of them")
+    dataset = dataset if dataset is not None else data
     known = _packaged() + _published()
-    families = sorted({_family(entry) for entry in known})
-    if data is not None and data not in families:
-        raise UserError(f"no models of data '{data}'; there are: {', '.join(families)}")
+    families, providers = ({_family(entry): None for entry in known}, {entry["provider"]: None for entry in known})
+    if dataset is not None and dataset not in families:
+        raise UserError(f"no models of data set '{dataset}'; there are: {', '.join(sorted(families))}")
+    if provider is not None and provider not in providers:
+        raise UserError(f"no models of provider '{provider}'; there are: {', '.join(providers)}")
     return [
         entry
         for entry in known
         if (task is None or entry["task"].startswith(task))
-        and data in (None, _family(entry))
+        and dataset in (None, _family(entry))
+        and provider in (None, entry["provider"])
         and (entry["license"]["commercial"] or not commercial)
         and (entry["path"] is not None or not cached)
     ]
 
 
+def describe_model(name: str) -> dict[str, Any]:
+    """All that is known of one model that loads by name, without downloading it; ready for JSON.
+
+    Returns:
+        As :func:`known_models` for it, and ``published_by``, ``note`` (on the metrics), ``settings`` (inference
+        settings in which it differs from the official model of the same data set, task and backbone, each as
+        ``[its own, official]``; None where there is no such model) and ``deviations`` (what its provider does in
+        another way that no setting expresses, a sentence each).
+
+    Raises:
+        UserError: no model has that name.
+    """
+    row = next((entry for entry in known_models() if entry["name"] == name), None)
+    if row is None:
+        close = checkpoints.close_names(name)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(
+            f"no model has the name '{name}'; {hint}'mask2former models' lists all, and 'mask2former inspect' "
+            "describes files"
+        )
+    if (model := checkpoints.current_zoo().get(name)) is None:
+        return {**row, "published_by": "this package", "note": "", "settings": None, "deviations": []}
+    return {
+        **row,
+        "published_by": model.provider.title,
+        "note": model.provider.note,
+        "settings": _unlike_official(model),
+        "deviations": list(recipes.recipe(name).deviations) if name in recipes.recipe_names() else [],
+    }
+
+
+def _unlike_official(model: checkpoints.ZooModel) -> dict[str, list[Any]] | None:
+    known = recipes.recipe_names()
+    if model.name == model.short_name or model.name not in known or model.short_name not in known:
+        return None
+    own, official = (
+        recipes.recipe(name).model.inference.model_dump(mode="json") for name in (model.name, model.short_name)
+    )
+    return {key: [own[key], official[key]] for key in own if own[key] != official[key]}
+
+
 def _family(entry: dict[str, Any]) -> str:
-    """``coco`` of ``coco-panoptic/r50``."""
-    return re.split("[-/]", entry["name"])[0]
+    """``coco`` of ``coco-panoptic/r50`` and of ``mmdet/coco-panoptic/r50``."""
+    return re.split("[-/]", entry["name"].removeprefix(f"{entry['provider']}/"))[0]
 
 
 def _packaged() -> list[dict[str, Any]]:
@@ -188,16 +257,19 @@ def _packaged() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "provider": "packaged",
                 "task": opened.info.inference.default_task,
                 "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
                 "backbone": backbone.model if backbone.name == "timm" else "Swin",
                 "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
                 "queries": architecture.transformer_decoder.num_queries,
                 "metrics": dict(opened.info.metrics),
+                "source": None,
                 "license": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},
                 "num_bytes": Path(opened.source).stat().st_size,
                 "path": opened.source,
                 "url": None,
+                "checksum": None,
             }
         )
     return rows
@@ -205,9 +277,16 @@ def _packaged() -> list[dict[str, Any]]:
 
 def _published() -> list[dict[str, Any]]:
     rows = []
-    for entry in checkpoints.current_zoo().values():
-        row = {key: value for key, value in asdict(entry).items() if key not in ("file", "md5_prefix")}
-        is_here = entry.path.is_file()
-        size = entry.path.stat().st_size if is_here else entry.num_bytes
-        rows.append({**row, "num_bytes": size, "path": str(entry.path) if is_here else None})
+    for model in checkpoints.current_zoo().values():
+        row = {key: value for key, value in asdict(model).items() if key != "file"}
+        is_here = model.path.is_file()
+        rows.append(
+            {
+                **row,
+                "provider": model.provider.name,
+                "source": model.provider.source,
+                "num_bytes": model.path.stat().st_size if is_here else model.num_bytes,
+                "path": str(model.path) if is_here else None,
+            }
+        )
     return rows

@@ -32,15 +32,20 @@ from filelock import FileLock, Timeout
 
 from mask2former import limits
 from mask2former.errors import UserError
+from mask2former.files import write_whole
 from mask2former.text import printable
 
-__all__ = ["Patience", "Progress", "cache_folder", "download", "is_offline"]
+__all__ = ["CHECKSUM", "Patience", "Progress", "cache_folder", "download", "is_offline"]
 
 Progress = Callable[[int, int | None], object]  # bytes so far, bytes in all if the server says
 
+CHECKSUM = re.compile(r"(md5|sha256):((?<=md5:)[0-9a-f]{6,32}|(?<=sha256:)[0-9a-f]{8,64})")  # hash, its first digits
+
 _logger = logging.getLogger(__name__)
 
+_TITLES = {"md5": "MD5", "sha256": "SHA-256"}
 _CHUNK = 1 << 18
+_LONGEST_RECORD = 500  # bytes that are read of it
 _VALIDATOR = re.compile(r"[\x20-\x7e]{1,500}")  # an entity tag or a date
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # and everything from 500 on
 
@@ -116,7 +121,7 @@ def is_offline() -> bool:
 def download(
     url: str,
     path: Path,
-    md5_prefix: str,
+    checksum: str | None,
     progress: Progress | None = None,
     patience: Patience | None = None,
     *,
@@ -130,7 +135,9 @@ def download(
     Args:
         url: address, http or https.
         path: where the file shall be.
-        md5_prefix: first hexadecimal digits of its MD5 hash.
+        checksum: what verifies it, of the form :data:`CHECKSUM`: a hash and its first hexadecimal digits. None where
+            nothing is known beforehand: the SHA-256 of the first download is logged and kept in ``NAME.sha256`` (as
+            ``sha256sum`` writes it), and compared in each later call, whether the file is there or is fetched again.
         progress: called with the bytes so far and the bytes in all.
         patience: by default as :meth:`Patience.from_environment` says.
         most: bytes; a server that announces or sends more has another file.
@@ -143,6 +150,8 @@ def download(
             room; the message says what to do, by hand if need be.
     """
     if path.is_file():
+        if checksum is None:
+            _check_recorded(path)
         return path
     _check_address(url)
     by_hand = f"fetch {url} yourself and put it at {path}"
@@ -153,8 +162,11 @@ def download(
         with _alone(path):
             if not path.is_file():  # another process may have brought it meanwhile
                 part = path.with_name(f"{path.name}.part")
-                source = _Source(path.name, url, md5_prefix, by_hand, min(most, limits.DOWNLOAD_BYTES))
+                expected = _parsed(checksum) or _recorded(path)
+                source = _Source(path.name, url, expected, by_hand, min(most, limits.DOWNLOAD_BYTES))
                 _fetch(source, part, progress, patience or Patience.from_environment())
+                if expected is None:
+                    _record(path, _SHA256.of(part))
                 part.replace(path)
     except OSError as error:
         raise UserError(
@@ -180,10 +192,85 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class _Checksum:
+    """The first digits of a hash, and where they are from, for messages."""
+
+    algorithm: str
+    digits: str = ""
+    origin: str = ""
+
+    @property
+    def title(self) -> str:
+        return _TITLES[self.algorithm]
+
+    def of(self, path: Path) -> str:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
+
+    def fits(self, path: Path) -> bool:
+        return self.of(path).startswith(self.digits)
+
+
+_SHA256 = _Checksum("sha256")
+
+
+def _parsed(checksum: str | None) -> _Checksum | None:
+    if checksum is None:
+        return None
+    found = CHECKSUM.fullmatch(checksum)
+    assert found is not None, checksum
+    return _Checksum(found[1], found[2])
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> _Checksum | None:
+    """What an earlier download of this file had.
+
+    Raises:
+        UserError: what stands there is no such record.
+    """
+    record = _record_of(path)
+    if not record.is_file():
+        return None
+    with record.open("rb") as stream:
+        found = re.match(rb"[0-9a-f]{64}(?=\s|$)", stream.read(_LONGEST_RECORD))
+    if found is None:
+        raise UserError(f"'{record}' holds no SHA-256; delete it, and the sum of {path.name} is recorded anew")
+    origin = f", as '{record}' recorded at the first download (delete it if the authors have replaced the file)"
+    return _Checksum("sha256", found[0].decode("ascii"), origin)
+
+
+def _check_recorded(path: Path) -> None:
+    expected = _recorded(path)
+    found = _SHA256.of(path)
+    if expected is None:  # put there by hand, or the record was deleted
+        _record(path, found)
+    elif found != expected.digits:
+        raise UserError(
+            f"'{path}' has the SHA-256 {found}, but {expected.digits} was recorded at its first download: it was "
+            "changed or damaged. Delete it, and it is downloaded again; if it is meant to be another, delete "
+            f"'{_record_of(path).name}' beside it"
+        )
+
+
+def _record(path: Path, digits: str) -> None:
+    record = _record_of(path)
+    try:
+        write_whole(record, lambda temporary: temporary.write_text(f"{digits}  {path.name}\n", encoding="ascii"))
+        kept = f"is recorded in {record} and compared whenever the file is used"
+    except (UserError, OSError) as error:  # a shared cache, or a full disk; the file can be used all the same
+        kept = f"cannot be recorded: {error}"
+    _logger.warning("nothing published verifies %s; its SHA-256 %s %s", path.name, digits, kept)
+
+
+@dataclass(frozen=True)
 class _Source:
     name: str
     url: str
-    md5_prefix: str
+    expected: _Checksum | None  # None: nothing is known
     by_hand: str  # the way out, for messages
     most: int  # bytes
 
@@ -308,7 +395,7 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
             most = max(most, _size(part))
             if idle >= patience.attempts:
                 kept = _size(part)
-                if kept and _md5(part).startswith(source.md5_prefix):
+                if kept and source.expected is not None and source.expected.fits(part):
                     break  # the length that the server announces is wrong, the file is right
                 raise UserError(
                     f"cannot download {source.name} ({broken}, {idle} times in a row); {kept // 1_000_000} MB are "
@@ -318,16 +405,17 @@ def _fetch(source: _Source, part: Path, progress: Progress | None, patience: Pat
             _logger.warning("%s: %s; trying again in %.0f s", source.name, broken, pause)
             time.sleep(pause)
             continue
-        found = _md5(part)
-        if found.startswith(source.md5_prefix):
+        expected = source.expected
+        if expected is None or expected.fits(part):
             break
+        found = expected.of(part)
         size = _size(part)
         _discard(part)
         if is_second:  # the first may have been pasted from two versions
             raise UserError(
-                f"what comes as {source.name} is another file: {size} bytes with MD5 {found}, expected one that begins "
-                f"with {source.md5_prefix}; nothing was kept. A proxy or a login page may be in between; "
-                f"{source.by_hand}"
+                f"what comes as {source.name} is another file: {size} bytes with {expected.title} {found}, expected "
+                f"one that begins with {expected.digits}{expected.origin}; nothing was kept. A proxy or a login page "
+                f"may be in between; {source.by_hand}"
             )
         is_second, most, since = True, 0, time.monotonic()
     _forget(_validator_of(part))
@@ -348,11 +436,15 @@ def _attempt(source: _Source, part: Path, progress: Progress | None, patience: P
 
 
 def _request(source: _Source, part: Path, progress: Progress | None, timeout: float, guard: _Guard) -> None:
-    there, validator = _size(part), _validator_of(part)
+    validator = _validator_of(part)
+    kept = _kept_validator(validator)
+    if kept is None and source.expected is None:
+        _discard(part)  # nothing would tell a file that is pasted from two versions
+    there = _size(part)
     headers = {"User-Agent": "mask2former", "Accept-Encoding": "identity"}
     if there:
         headers["Range"] = f"bytes={there}-"
-        if (kept := _kept_validator(validator)) is not None:
+        if kept is not None:
             headers["If-Range"] = kept
     try:
         request = urllib.request.Request(source.url, headers=headers)
@@ -388,6 +480,11 @@ def _request(source: _Source, part: Path, progress: Progress | None, timeout: fl
             _discard(part)
             _keep_validator(validator, response.headers)
             total = _number(response.headers.get("Content-Length"))
+            if total is None and source.expected is None:
+                raise UserError(
+                    f"the server does not say how large {source.name} is, and nothing published verifies it, so half "
+                    f"of it could not be told from all; {source.by_hand}"
+                )
         _receive(response, part, total, progress, source.most, guard)
 
 
@@ -454,11 +551,6 @@ def _words(reason: object) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _validator_of(part: Path) -> Path:

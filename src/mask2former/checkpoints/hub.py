@@ -10,16 +10,25 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from mask2former import recipes
 from mask2former.checkpoints.download import is_offline
 from mask2former.errors import UserError
 from mask2former.text import printable
 
-__all__ = ["HubName", "fetch_folder", "parse_hub_name", "push_folder"]
+__all__ = ["HubName", "fetch_folder", "parse_hub_name", "published_recipe", "push_folder"]
 
 HubName = tuple[str, str | None]  # owner/name, revision
 
 _PREFIX = "hf://"
 _REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
+_SETTINGS = ("config.json", "preprocessor_config.json")
+_WEIGHTS = {  # what a folder may hold, best first: formats that run code only if there are no others
+    ".safetensors": ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    ".bin": ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
+}
+_OFFICIAL = re.compile(r"facebook/mask2former-swin-(\w+(?:-IN21k)?)-(coco|ade|cityscapes|mapillary-vistas)-(\w+)")
+_SIZES = {"tiny": "swin-t", "small": "swin-s", "base": "swin-b", "base-IN21k": "swin-b-in21k", "large": "swin-l"}
+_DATA = {"ade": "ade20k", "mapillary-vistas": "mapillary"}
 _FILE_SUFFIXES = (".bin", ".ckpt", ".npz", ".pkl", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
 
 
@@ -41,6 +50,16 @@ def parse_hub_name(source: str) -> HubName | None:
     return match[1], match[2]
 
 
+def published_recipe(repo_id: str) -> str | None:
+    """The published model that is on the hub under this name, which says what its files do not: the task."""
+    match = _OFFICIAL.fullmatch(repo_id)
+    if match is None:
+        return None
+    size, data, task = match.groups()
+    name = f"{_DATA.get(data, data)}-{task}/{_SIZES.get(size)}"
+    return name if name in recipes.recipe_names() else None
+
+
 def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
     """A folder with the newest files of a model, or those of ``revision``, in the cache of ``huggingface_hub``.
 
@@ -53,20 +72,19 @@ def fetch_folder(repo_id: str, revision: str | None = None) -> Path:
     with _errors(repo_id, revision):
         from huggingface_hub import snapshot_download
 
-        # Weights in a format that runs code only if there are no others; nothing of subfolders (training states).
-        for weights in ("*.safetensors", "*.bin"):
+        for suffix, names in _WEIGHTS.items():
             folder = Path(
                 snapshot_download(
                     repo_id,
                     revision=revision,
-                    allow_patterns=["*.json", weights],
-                    ignore_patterns=["*/*"],
+                    allow_patterns=[*_SETTINGS, *names],
+                    ignore_patterns=["*/*"],  # training states in subfolders
                     local_files_only=is_offline(),
                 )
             )
-            if any(folder.glob(weights)):
+            if any(folder.glob(f"*{suffix}")):
                 return folder
-    raise UserError(f"'{repo_id}' on the hub has no weights (.safetensors or .bin) at its top level")
+    raise UserError(f"'{repo_id}' on the hub has no weights (model.safetensors or pytorch_model.bin) at its top level")
 
 
 def push_folder(folder: Path, repo_id: str, *, private: bool, message: str) -> str:

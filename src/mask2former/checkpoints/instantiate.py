@@ -34,17 +34,17 @@ def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mas
     """
     source = checkpoint.source
     if model is not None:
-        load_into(model, checkpoint.state, source)
+        load_into(model, checkpoint.state, source, spellings=checkpoint.spellings)
         model.info = replace(checkpoint.info, architecture=model.info.architecture)
         return model.eval()
     config, num_classes = _architecture(checkpoint), len(checkpoint.categories)
     with _naming(source):
         skeleton = build_skeleton(config, num_classes)
     if skeleton is not None:
-        load_into(skeleton, checkpoint.state, source)
+        load_into(skeleton, checkpoint.state, source, spellings=checkpoint.spellings)
     with _naming(source), torch.random.fork_rng(devices=[]):  # initial values are overwritten, the caller's state not
         model = build_checked(config, num_classes)
-    load_into(model, checkpoint.state, source)
+    load_into(model, checkpoint.state, source, spellings=checkpoint.spellings)
     model.info = checkpoint.info
     return model.eval()
 

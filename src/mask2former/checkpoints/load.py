@@ -1,4 +1,4 @@
-"""The one way from a file to a checkpoint: what it is, told by its names, and what its model is, told by all of it.
+"""The one way from a file of any code base to a checkpoint: what it is, told by its names, and what its model is.
 
 Nothing is guessed: names that are unknown or missing, and settings that a file does not carry and no recipe gives, end
 in a message that says so. Must not know how checkpoints are written.
@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from mask2former import limits, recipes
 from mask2former.checkpoints import restricted_pickle
-from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, Checkpoint
+from mask2former.checkpoints.checkpoint import FORMAT_VERSION, OURS, WEIGHTS, Checkpoint
 from mask2former.checkpoints.formats import huggingface, original
 from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
@@ -27,9 +27,12 @@ from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
 from mask2former.checkpoints.rules import Layout, their_name, to_original
 from mask2former.checkpoints.safetensors_files import entries_of, is_safetensors, metadata_value, open_safetensors
+from mask2former.checkpoints.unwrap import unwrapped, wanted, weights_of
 from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
 from mask2former.documents import check_regular, parse_json, read_bytes
-from mask2former.errors import OptionError, UserError
+from mask2former.errors import OptionError, UserError, prefixed
+from mask2former.notes import note
+from mask2former.recipes import Provider
 from mask2former.structures import Categories, ModelInfo
 from mask2former.text import listed, printable, quoted
 
@@ -39,6 +42,7 @@ __all__ = [
     "Raw",
     "Request",
     "UndecidedError",
+    "checkpoint_of",
     "folder_of_transformers",
     "load",
     "published_state",
@@ -47,8 +51,10 @@ __all__ = [
 ]
 
 MODELS = (HUGGINGFACE, MMDET, MMDET_2, MMSEG, MMSEG_2, SSSEG)
+_TASKS: tuple[Task, ...] = get_args(Task)
 _HALVES = (torch.float16, torch.bfloat16)
 _COUNTER = ".num_batches_tracked"
+_OUR_ENTRY = "transformer_decoder.class_head.weight"
 _POINTS = 4  # of deformable attention, everywhere
 _TABLES = ("coco_panoptic", "coco_instance", "ade20k_150", "ade20k_instance_100", "cityscapes", "mapillary_vistas_v1.2",
            "coco_stuff_10k_171", "ade20k_full_847", "ytvis_2019", "ytvis_2021")  # fmt: skip
@@ -59,11 +65,13 @@ class UndecidedError(OptionError):
 
     Attributes:
         recipes: the published models that fit; none of them if empty.
+        layout: the key of the code base.
     """
 
-    def __init__(self, sentence: Callable[[Callable[[str], str]], str], fitting: Sequence[str]) -> None:
+    def __init__(self, sentence: Callable[[Callable[[str], str]], str], fitting: Sequence[str], layout: str) -> None:
         super().__init__(sentence)
         self.recipes = tuple(fitting)
+        self.layout = layout
 
 
 @dataclass(frozen=True)
@@ -96,19 +104,23 @@ class Raw:
         path: the file that was read, or the folder.
         state: the entries.
         metadata: of the header, where it is a file of ours.
+        run: of a checkpoint of a training of ours, all but its weights.
         class_names: as OpenMMLab stores them.
         text: configuration as text, as OpenMMLab stores it.
         config: ``config.json`` of a folder.
         preprocessor: ``preprocessor_config.json`` of a folder.
+        notes: what should be known of how it was read.
     """
 
     path: Path
     state: dict[str, Tensor]
     metadata: dict[str, str] | None = None
+    run: dict[Any, Any] | None = None
     class_names: tuple[str, ...] | None = None
     text: str | None = None
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -119,60 +131,92 @@ class Request:
         source: the file or folder, for messages.
         recipe: the published model that it is, or is made like.
         tasks: what the model was trained for.
-        converts: whether files of other code bases are wanted, too. They are not where a model is loaded: a conversion
-            says what it found and assumed, and that has to be read once.
+        weights: which of several sets of weights in a file: the entry that holds it, for instance ``model_ema``.
     """
 
     source: str
     recipe: str | None = None
     tasks: Sequence[Task] = ()
-    converts: bool = True
+    weights: str | None = None
 
 
-def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
-    """Read our ``.safetensors``, a folder with one, or an original ``.pkl`` or ``.pth``.
+def load(
+    path: str | Path, recipe: str | None = None, tasks: Task | Sequence[Task] = (), weights: str | None = None
+) -> Checkpoint:
+    """The model in a file or folder of any code base that we know; what should be known of it is told as notes.
 
     Weights of the official zoo are licensed CC BY-NC 4.0; this library is MIT.
 
     Args:
-        path: a file or folder.
-        recipe: name of the published model, for original files, which carry no configuration. None reads the
-            architecture from names and shapes and works where that leaves one choice.
+        path: as of :func:`read`.
+        recipe: as of :func:`read`.
+        tasks: as of :func:`read`.
+        weights: as of :func:`read`.
 
     Raises:
-        UserError: the file cannot be read, is something else, asks for code, or needs another or a recipe.
+        UserError: as :func:`read`, or it is a backbone alone.
     """
-    found = _read(Path(path), Request(str(path), recipe, converts=False)).content
-    assert isinstance(found, Checkpoint), "backbones are of other code bases"
-    return found
+    return checkpoint_of(read(Path(path), recipe, tasks, weights), str(path))
 
 
-def read(path: Path, recipe: str | None = None, tasks: Sequence[Task] = ()) -> Found:
-    """Read a file or folder of any code base that we know.
+def checkpoint_of(found: Found, source: str, *, is_named: bool = False) -> Checkpoint:
+    """The model that was found, with what should be known of it told as notes.
+
+    Args:
+        found: in a file or folder.
+        source: what that is called.
+        is_named: it is a published model, and what it is goes without saying.
+
+    Raises:
+        UserError: it is a backbone alone.
+    """
+    if isinstance(found.content, Backbone):
+        raise UserError(
+            f"{source}: {found.title}; trainings start from it once it is converted: mask2former convert {source} "
+            "NEW.safetensors, then model.init=NEW.safetensors"
+        )
+    name = printable(source, 300)
+    if found.content.layout != OURS and not is_named:
+        note(f"read as {found.title}", f"'{name}'")
+    for phrase in found.notes:
+        note(phrase, f"'{name}'")
+    return found.content
+
+
+def read(
+    path: Path,
+    recipe: str | None = None,
+    tasks: Task | Sequence[Task] = (),
+    weights: str | None = None,
+    source: str | None = None,
+) -> Found:
+    """Read a file or folder of any code base that we know: open it, recognise it, rename, settle what it is for.
 
     Args:
         path: of ours, original, of transformers, mmdetection, mmsegmentation or sssegmentation; or a backbone.
         recipe: the published model that it is, or is made like: gives settings and classes.
         tasks: what the model was trained for, where neither the file nor a recipe says it.
+        weights: which of several sets of weights in the file, by the name of its entry; None: the trained ones, or
+            the average that a training of ours would give out.
+        source: what it is called in messages; None: the path.
 
     Raises:
         UserError: it cannot be read, is none of these, is incomplete, or does not say enough; the message tells.
     """
-    return _read(path, Request(str(path), recipe, tasks))
-
-
-def _read(path: Path, request: Request) -> Found:
-    """The one way from a file to what it holds: open it, recognise it, rename its entries, settle what it is for."""
-    if request.recipe is not None:
-        recipes.recipe(request.recipe)  # a misspelt name before reading gigabytes
-        if request.tasks:
-            raise UserError(f"recipe '{request.recipe}' says what the model is for; leave out either it or the tasks")
+    wanted_tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if recipe is not None:
+        recipes.recipe(recipe)  # a misspelt name before reading gigabytes
+        if wanted_tasks:
+            raise UserError(f"recipe '{recipe}' says what the model is for; leave out either it or the tasks")
+    if unknown := [task for task in wanted_tasks if task not in _TASKS]:
+        raise OptionError(lambda name: f"{name('tasks')} {unknown[0]}: no such task; expected {', '.join(_TASKS)}")
+    request = Request(source or str(path), recipe, [task for task in _TASKS if task in wanted_tasks], weights)
     try:
         return recognised(_opened(path, request), request)
     except UserError as error:
-        if str(error).startswith(str(path)):
+        if str(error).startswith((str(path), request.source)):
             raise
-        raise UserError(f"{path}: {error}") from error
+        raise prefixed(path, error) from error
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -181,7 +225,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it cannot be read, or is nothing of that kind.
     """
-    state = _opened(path, Request(str(path))).state
+    state = _unwrapped(_opened(path, Request(str(path))))[0]
     if original.is_original(state):
         return original.current_spelling(state)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
@@ -208,27 +252,41 @@ def folder_of_transformers(path: Path) -> tuple[dict[str, Any], dict[str, Tensor
 def _opened(path: Path, request: Request) -> Raw:
     """What lies there; the content decides what a file is, never its name."""
     if os.path.isdir(path):
-        if request.converts and (path / "config.json").is_file():
+        if (path / "config.json").is_file() and not _is_ours(path / WEIGHTS):
+            _check_one_set(request)
             return _opened_folder(path)
         if not (path / WEIGHTS).is_file():
-            expected = f"{WEIGHTS}, or config.json beside weights" if request.converts else WEIGHTS
             found = listed(sorted(os.listdir(path)), 5) or "nothing"
-            raise UserError(f"{path}: a folder must hold {expected}; it holds {found}")
+            raise UserError(f"{path}: a folder must hold {WEIGHTS}, or config.json beside weights; it holds {found}")
         path = path / WEIGHTS
     head = _head_of(path)
-    if is_safetensors(head, path.stat().st_size):
-        with open_safetensors(path) as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            if request.converts and not metadata.get("format", "").startswith("mask2former"):
-                return Raw(path, entries_of(file, path))
-            _check_format(path, metadata)
-            _check_nothing_given(request)
-            return Raw(path, entries_of(file, path), metadata)
-    raw = Raw(path, {})
-    raw.state = restricted_pickle.read_state(
-        path, (lambda payload: _select(payload, raw)) if request.converts else None
-    )
-    return raw
+    if not is_safetensors(head, path.stat().st_size):
+        raw = Raw(path, {})
+        raw.state = restricted_pickle.read_state(path, lambda payload: _select(payload, raw, request))
+        return raw
+    _check_one_set(request)
+    with open_safetensors(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        if not _is_our_format(metadata):
+            return Raw(path, entries_of(file, path))
+        _check_format(path, metadata)
+        _check_nothing_given(request)
+        return Raw(path, entries_of(file, path), metadata)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a safetensors file that we wrote."""
+    if not path.is_file():
+        return False
+    head = _head_of(path)
+    if not is_safetensors(head, path.stat().st_size):
+        return False
+    with open_safetensors(path) as file:
+        return _is_our_format(file.metadata() or {})
+
+
+def _is_our_format(metadata: Mapping[str, str]) -> bool:
+    return metadata.get("format", "").startswith("mask2former")
 
 
 def _head_of(path: Path) -> bytes:
@@ -251,12 +309,6 @@ def _head_of(path: Path) -> bytes:
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") == "mask2former-backbone":
         raise UserError(f"{path}: holds a backbone alone; train a model from it with model.init={path}")
-    if metadata.get("format") != "mask2former":
-        source = path.parent if (path.parent / "config.json").is_file() else path
-        raise UserError(
-            f"{path}: a safetensors file of something else (format {quoted(metadata.get('format'))}); expected one "
-            f"that mask2former wrote. If it is of another code base: mask2former convert {source} NEW.safetensors"
-        )
     version = metadata.get("format_version", "")
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise UserError(
@@ -271,22 +323,44 @@ def _check_nothing_given(request: Request) -> None:
         raise UserError(f"carries its own configuration; leave out {given}")
 
 
-def _select(payload: Any, raw: Raw) -> dict[Any, Any]:
+def _check_one_set(request: Request) -> None:
+    if request.weights is not None:
+        raise OptionError(lambda name: f"holds one set of weights; leave out {name('weights')}")
+
+
+def _select(payload: Any, raw: Raw, request: Request) -> dict[Any, Any]:
     """The mapping of names to arrays, wherever a code base puts it; what lies beside it is left in ``raw``."""
-    if isinstance(payload, dict):
-        meta = payload.get("meta")
-        if isinstance(meta, dict):
-            raw.text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), None)
-        for facts in (meta.get("dataset_meta"), meta) if isinstance(meta, dict) else ():
-            found = next((facts[key] for key in ("classes", "CLASSES") if key in facts), None) \
-                if isinstance(facts, dict) else None  # fmt: skip
-            if isinstance(found, list | tuple) and found and all(isinstance(name, str) for name in found):
-                raw.class_names = raw.class_names or tuple(found)
-        for key in ("model", "state_dict", "teacher", "blobs"):
-            if isinstance(payload.get(key), dict):
-                return payload[key]
-        return payload
-    raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
+    if not isinstance(payload, dict):
+        raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
+    run = payload.get("run")
+    if isinstance(run, dict) and isinstance(payload.get("state_dict"), dict):
+        _check_nothing_given(request)
+        raw.run = {"instance_threshold": payload.get("instance_threshold"), **run}
+        return _select_of_run(payload, raw, request)
+    meta = payload.get("meta")
+    if isinstance(meta, dict):
+        raw.text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), None)
+    for facts in (meta.get("dataset_meta"), meta) if isinstance(meta, dict) else ():
+        found = next((facts[key] for key in ("classes", "CLASSES") if key in facts), None) \
+            if isinstance(facts, dict) else None  # fmt: skip
+        if isinstance(found, list | tuple) and found and all(isinstance(name, str) for name in found):
+            raw.class_names = raw.class_names or tuple(found)
+    mapping, told = weights_of(payload, _is_known, request.weights)
+    raw.notes += [told] if told else []
+    return mapping
+
+
+def _select_of_run(payload: dict[Any, Any], raw: Raw, request: Request) -> dict[Any, Any]:
+    """The weights in a checkpoint of a training of ours: averaged ones where there are some, as its result holds."""
+    plain = {str(name).removeprefix("model."): value for name, value in payload["state_dict"].items()}
+    average = payload.get("average")
+    values = average.get("values") if isinstance(average, dict) else None
+    sets = {"average": {**plain, **values}, "state_dict": plain} if isinstance(values, dict) else {"state_dict": plain}
+    if request.weights is not None:
+        return wanted(sets, request.weights)
+    if len(sets) > 1:
+        raw.notes.append("the averaged weights of the training are taken (the others: weights=state_dict)")
+    return next(iter(sets.values()))
 
 
 def _opened_folder(path: Path) -> Raw:
@@ -347,33 +421,57 @@ def recognised(raw: Raw, request: Request) -> Found:
     """
     if raw.metadata is not None:
         return Found("mask2former", _ours(raw, raw.metadata))
-    if raw.state and all(name.startswith("module.") for name in raw.state):
-        inner = {name.removeprefix("module."): value for name, value in raw.state.items()}
-        if original.is_original(inner) or any(layout.fits(inner) for layout in (*MODELS, *BACKBONES)):
-            raw.state = inner
-    if original.is_original(raw.state):
-        return _whole(raw, None, original.current_spelling(raw.state), request)
-    if not request.converts:
-        raise UserError(
-            f"not a Mask2Former model in the original layout: no entry begins with 'sem_seg_head.'; it has "
-            f"{len(raw.state)} entries such as {quoted(next(iter(raw.state)))}. If it is of another code base: "
-            f"mask2former convert {raw.path} NEW.safetensors"
-        )
-    layout = next((layout for layout in MODELS if layout.fits(raw.state)), None)
+    if raw.run is not None:
+        return Found("mask2former, a checkpoint of a training", _of_run(raw, raw.run), tuple(raw.notes))
+    state, prefix = _unwrapped(raw)
+    if original.is_original(state):
+        return _whole(raw, None, original.current_spelling(state), prefix, request)
+    layout = next((layout for layout in MODELS if layout.fits(state)), None)
+    if layout is HUGGINGFACE:
+        _check_alone(raw)
     if layout is not None:
-        return _whole(raw, layout, to_original(layout, raw.state), request)
-    state, wrapping = without_wrapping(raw.state)
+        return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
+    state, wrapping = without_wrapping(state)
     layout = next((layout for layout in BACKBONES if layout.fits(state)), None)
     if layout is None:
-        known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
-        raise UserError(
-            f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
-            f"{listed(raw.state, 3)}"
-        )
+        raise UserError(_unknown(raw.state))
     if request.recipe is not None or request.tasks:
         raise UserError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
     backbone = read_backbone(layout, state)
-    return Found(wrapping or layout.title, backbone, backbone.notes)
+    return Found(wrapping or layout.title, backbone, (*raw.notes, *backbone.notes))
+
+
+def _check_alone(raw: Raw) -> None:
+    """Refuse a file of weights beside its configuration, without which heads and classes would be guessed."""
+    folder = raw.path.parent
+    if raw.config is None and raw.path.is_file() and (folder / "config.json").is_file():
+        raise UserError(
+            f"is part of a folder of transformers; give the folder, {folder}, whose config.json says more about it"
+        )
+
+
+def _unwrapped(raw: Raw) -> tuple[dict[str, Tensor], str]:
+    return unwrapped(raw.state, _has_layout)
+
+
+def _has_layout(names: Mapping[str, object]) -> bool:
+    return original.is_original(names) or any(layout.fits(names) for layout in (*MODELS, *BACKBONES))
+
+
+def _is_known(names: Mapping[str, Any]) -> bool:
+    """Whether these are the names of a model or a backbone, in any wrapping."""
+    inner, _ = unwrapped(names, _has_layout)
+    return _has_layout(inner) or bool(without_wrapping(inner)[1])
+
+
+def _unknown(state: Mapping[str, Tensor]) -> str:
+    if any(name.endswith(_OUR_ENTRY) for name in state):
+        return (
+            "weights of a model of this library without its settings and classes; expected a file of save_pretrained, "
+            "or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
+        )
+    known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
+    return f"none of the layouts that we know ({known}); it has {len(state)} entries such as {listed(state, 3)}"
 
 
 def _ours(raw: Raw, metadata: Mapping[str, str]) -> Checkpoint:
@@ -386,12 +484,26 @@ def _ours(raw: Raw, metadata: Mapping[str, str]) -> Checkpoint:
     return Checkpoint(info, _promoted(raw.state), str(path), run)
 
 
+def _of_run(raw: Raw, record: Mapping[Any, Any]) -> Checkpoint:
+    """The model of a training of ours, as its result has it."""
+    run = parse(RunConfig, record.get("config"), f"{raw.path}: settings of the run")
+    values = {"config": run.model.model_dump(mode="json"), "categories": record.get("categories")}
+    license, threshold = record.get("license", record.get("licence")), record["instance_threshold"]
+    info = ModelInfo.from_dict({**values, "license": license if isinstance(license, str) else None}, str(raw.path))
+    if run.evaluation.choose_threshold and threshold is not None:
+        settings = {**info.inference.model_dump(), "instance_threshold": threshold}
+        info = replace(info, inference=parse(InferenceConfig, settings, f"{raw.path}: its threshold"))
+    if "model" in (record.get("objects") or ()):
+        info = replace(info, architecture=None)
+    return Checkpoint(info, _promoted(raw.state), str(raw.path), run)
+
+
 def _promoted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Half precision as float32; everything else as it is."""
     return {name: value.float() if value.dtype in _HALVES else value for name, value in state.items()}
 
 
-def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], request: Request) -> Found:
+def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix: str, request: Request) -> Found:
     title = "original" if layout is None else layout.title
     counters: dict[str, Tensor] = {}
     if layout is not None and layout.has_counters:
@@ -399,7 +511,7 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], reques
         published = {name: value for name, value in published.items() if name not in counters}
 
     def spelled(name: str) -> str:
-        return name if layout is None else their_name(layout, name)
+        return prefix + (name if layout is None else their_name(layout, name))
 
     found = original.infer_architecture(
         published,
@@ -407,7 +519,7 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], reques
         spelled=spelled,
         layout="the original layout" if layout is None else title,
     )
-    names, notes, preparation = raw.class_names, [], Preparation()
+    names, notes, preparation = raw.class_names, raw.notes, Preparation()
     if raw.text is not None:
         preparation = Preparation(edges_of(raw.text))
     if raw.config is not None:
@@ -418,21 +530,18 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], reques
         notes.append(f"the file names {len(names)} classes for {found.num_classes} rows of the class head; not used")
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
-    config, categories = _settled(found, layout is not None, names, preparation, own, request)
-    notes += _notes(config, categories, preparation, names, own is not None, request)
-    expected = [name for name, ours in original.original_names(config) if ours is not None]
-    for name in expected:
-        if name.endswith(_COUNTER) and name not in published and layout is not None:
-            published[name] = counters.get(name, torch.zeros((), dtype=torch.int64))
-    if request.converts:  # else the report of what does not fit the model says it, shapes included
-        missing = [spelled(name) for name in expected if name not in published]
-        unexpected = sorted(spelled(name) for name in published.keys() - dict(original.original_names(config)).keys())
-        for faults, what in ((missing, "missing"), (unexpected, "unexpected")):
-            if faults:
-                raise UserError(f"{title}, {found}: {len(faults)} entries are {what}: {listed(faults)}")
-    state = _promoted(original.from_original(published, config))
     key = "original" if layout is None else layout.key
-    return Found(title, Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=key), tuple(notes))
+    config, categories, assumed = _settled(found, layout, names, preparation, own, request)
+    notes += [assumed] if assumed else []
+    notes += _notes(config, categories, preparation, names, own is not None, request)
+    pairs = original.original_names(config)
+    for name, ours in pairs:
+        if ours is not None and name.endswith(_COUNTER) and name not in published and layout is not None:
+            published[name] = counters.get(name, torch.zeros((), dtype=torch.int64))
+    state = _promoted(original.from_original(published, config))
+    spellings = {name: spelled(name) for name in state} | {ours: spelled(name) for name, ours in pairs if ours}
+    content = Checkpoint(ModelInfo.of(config, categories), state, str(raw.path), layout=key, spellings=spellings)
+    return Found(title, content, tuple(notes))
 
 
 # --- what it is for --------------------------------------------------------------------------------------------------
@@ -440,32 +549,39 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], reques
 
 def _settled(
     found: Architecture,
-    norms_are_open: bool,
+    layout: Layout | None,
     names: tuple[str, ...] | None,
     preparation: Preparation,
     own: tuple[Any, Any] | None,
     request: Request,
-) -> tuple[ModelConfig, Categories]:
-    """Configuration and classes: from the recipe, from what we wrote there, from the tasks, or by exclusion."""
-    fitting = original.matching_recipes(found, norms_are_open=norms_are_open)
+) -> tuple[ModelConfig, Categories, str]:
+    """Configuration and classes: from the recipe, from what we wrote there, from the tasks, or by exclusion.
+
+    The third is a phrase about what was concluded; empty where it was said.
+    """
+    norms_are_open = layout is not None
+    providers: list[Provider] = ["official"] if layout is None else list(dict.fromkeys([layout.provider, "official"]))
+    fitting = [
+        slug for one in providers for slug in original.matching_recipes(found, one, norms_are_open=norms_are_open)
+    ]
     recipe, tasks = request.recipe, request.tasks
     if recipe is not None:
-        if recipe not in fitting:
+        expected = original.recipe_architecture(recipe)
+        if not expected.fits(found, norms_are_open):
             hint = f"; recipes that fit: {', '.join(fitting)}" if fitting else "; no recipe fits"
-            expected = original.recipe_architecture(recipe)
             raise UserError(f"recipe '{recipe}' is {expected}, but the file holds {found}{hint}")
-        return recipes.recipe(recipe).model, original.recipe_categories(recipe)
+        return recipes.recipe(recipe).model, original.recipe_categories(recipe), ""
     if own is not None:
         config = parse(ModelConfig, own[0], "config.json: mask2former.config")
         categories = Categories.from_dict(own[1])
         if not Architecture(config, len(categories)).fits(found, norms_are_open):
             raise UserError(f"config.json: 'mask2former' is of another model than the weights ({found})")
-        return config, categories
+        return config, categories, ""
     if tasks:
         if found.model.pixel_decoder.num_points != _POINTS:
             raise UserError(
                 f"holds {found} but does not say how many attention heads it has, and its weights do not fit the usual "
-                f"{found.model.pixel_decoder.num_heads}; only models with that many can be converted"
+                f"{found.model.pixel_decoder.num_heads}; only models with that many can be read"
             )
         categories = _categories(names, found.num_classes)
         if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):
@@ -482,29 +598,28 @@ def _settled(
             },
             "tasks",
         )
-        return ModelConfig(**dict(found.model), inference=inference), categories
+        return ModelConfig(**dict(found.model), inference=inference), categories, ""
     if names is not None:
         fitting = [slug for slug in fitting if _same_names(original.recipe_categories(slug).names, names)]
-    choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in fitting]
+    # Those of the toolbox, before those of the authors.
+    first = [slug for slug in fitting if recipes.recipe(slug).provider == recipes.recipe(fitting[0]).provider]
+    choices = [(recipes.recipe(slug).model, original.recipe_categories(slug)) for slug in first]
     if choices and all(choice == choices[0] for choice in choices):
-        return choices[0]
-    raise _undecided(found, fitting, request)
+        return *choices[0], f"settings and classes are those of {first[0]}, the published model that fits"
+    raise _undecided(found, fitting, "original" if layout is None else layout.key, request)
 
 
-def _undecided(found: Architecture, fitting: Sequence[str], request: Request) -> UndecidedError:
+def _undecided(found: Architecture, fitting: Sequence[str], layout: str, request: Request) -> UndecidedError:
     which = f"more than one recipe fits: {', '.join(fitting)}" if fitting else "no published model fits"
     known = "panoptic, instance or semantic"
 
     def sentence(name: Callable[[str], str]) -> str:
         ways = [f"give {name('recipe')} with one of them"] if fitting else []
-        if request.converts:
-            ways.append(f"{'' if fitting else 'give '}{name('tasks')} ({known})")
-        elif not fitting:
-            ways.append(f"convert it: mask2former convert {request.source} NEW.safetensors --task TASK ({known})")
+        ways.append(f"{'' if fitting else 'give '}{name('tasks')} ({known})")
         what = f"holds {found} but does not say what it was trained for, and {which}"
         return f"{request.source}: {what}; {', or '.join(ways)}"
 
-    return UndecidedError(sentence, fitting)
+    return UndecidedError(sentence, fitting, layout)
 
 
 def _notes(
@@ -526,6 +641,10 @@ def _notes(
     if not config.inference.short_edge:
         ours = "no other size"
     edges = preparation.edges
+    if from_tasks and names is None:
+        notes.append(
+            f"nothing says what the classes are called: they are {listed(categories.names, 2)}, all of them things"
+        )
     if from_tasks and edges is None:
         notes.append(f"nothing says to what size images were resized: {ours} is assumed")
     elif preparation.stretched_to is not None:
@@ -538,6 +657,8 @@ def _notes(
             notes.append(f"images were not resized there; here they get {ours}")
     if from_tasks:
         notes += preparation.notes
+    if names is not None and request.recipe is not None and not _same_names(categories.names, names):
+        notes.append(f"the file has other names of classes ({listed(names, 3)}) than the recipe")
     if names is not None and is_own and request.recipe is None and names != categories.names:
         raise OptionError(
             lambda name: (

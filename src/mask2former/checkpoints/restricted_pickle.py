@@ -25,7 +25,7 @@ import torch
 from mask2former import limits
 from mask2former.checkpoints.entries import check_entry, check_entry_count
 from mask2former.documents import check_regular
-from mask2former.errors import UserError
+from mask2former.errors import UserError, prefixed
 from mask2former.text import printable, quoted
 
 __all__ = ["TORCH_LEGACY_MAGIC", "check_archive", "read_state"]
@@ -542,11 +542,6 @@ def _select(payload: Any) -> dict[Any, Any]:
     """The mapping of names to arrays: the whole file, or its entry ``model``."""
     if isinstance(payload, dict) and isinstance(payload.get("model"), dict):
         return payload["model"]
-    if isinstance(payload, dict) and "state_dict" in payload:
-        raise UserError(
-            "is a training checkpoint of another layout (it has 'state_dict'); expected weights to use. Of a run of "
-            "this library take its model.safetensors; what other code bases trained goes through mask2former convert"
-        )
     if not isinstance(payload, dict):
         raise UserError(f"holds a {type(payload).__name__}; expected a mapping of names to arrays")
     return payload
@@ -586,7 +581,7 @@ def read_state(path: Path, select: Callable[[Any], dict[Any, Any]] | None = None
             "executed. Expected a file of weights only"
         ) from None
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise prefixed(path, error) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise anything

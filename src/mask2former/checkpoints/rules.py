@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mask2former.errors import UserError
+from mask2former.recipes import Provider
 from mask2former.text import listed, quoted
 
 __all__ = ["Change", "Layout", "Rule", "from_original", "rules", "their_name", "to_original"]
@@ -59,6 +60,7 @@ class Layout:
         also_read: further spellings that files of this layout have; never written.
         unused: entries that mean nothing here, or that are made anew; skipped when reading.
         not_written: original entries that this layout does not have.
+        provider: whose published models files of this layout are taken for, before those of the authors.
         is_backbone: a backbone alone.
         has_counters: its batch norms are ordinary ones. Their counters say nothing about whether the norms were
             trained, so they are taken off when reading and put back (as zeros) when writing.
@@ -71,6 +73,7 @@ class Layout:
     also_read: tuple[Rule, ...] = ()
     unused: tuple[str, ...] = ()
     not_written: tuple[str, ...] = ()
+    provider: Provider = "official"
     is_backbone: bool = False
     has_counters: bool = False
 
@@ -134,8 +137,13 @@ def _original_name(layout: Layout, name: str) -> tuple[str, int, Rule] | None:
     return None
 
 
-def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_original(layout: Layout, state: Mapping[str, Tensor], *, known_only: bool = True) -> dict[str, Tensor]:
     """The entries of a file of this layout under their original names.
+
+    Args:
+        layout: of the file.
+        state: its entries.
+        known_only: refuse names that the layout does not have; else they are kept, for a report of all that is wrong.
 
     Raises:
         UserError: names that the layout does not have, two that mean the same, or parts that do not fit together;
@@ -144,13 +152,13 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
     renamed: dict[str, Tensor] = {}
     parts: dict[str, tuple[Rule, dict[int, Tensor]]] = {}
     spelled: dict[tuple[str, int], str] = {}
-    unknown = []
+    unknown: dict[str, Tensor] = {}
     for name, value in state.items():
         if any(_pattern(template).fullmatch(name) for template in layout.unused):
             continue
         found = _original_name(layout, name)
         if found is None:
-            unknown.append(name)
+            unknown[name] = value
             continue
         original, part, rule = found
         if (original, part) in spelled:
@@ -161,11 +169,13 @@ def to_original(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor
             renamed.setdefault(original, value)  # holds the place
         else:
             renamed[original] = _changed(rule, value, name)
-    if unknown:
+    if unknown and known_only:
         raise UserError(f"{len(unknown)} entries that {layout.title} does not have: {listed(unknown)}")
     for original, (rule, values) in parts.items():
         renamed[original] = _joined(layout, original, len(rule.theirs), values)
-    return renamed
+    if twice := renamed.keys() & unknown.keys():
+        raise UserError(f"{quoted(min(twice))} is what {layout.title} calls {quoted(their_name(layout, min(twice)))}")
+    return renamed | unknown
 
 
 def _changed(rule: Rule, value: Tensor, name: str) -> Tensor:

@@ -162,7 +162,7 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
-    left_out = load_into(model, state, name, drop_misshaped=partial)
+    left_out = load_into(model, state, name, drop_misshaped=partial, spellings=source.spellings)
     if left_out:
         notes.append(f"newly initialised, since the shapes differ: {listed(left_out, None)}")
     model.info = replace(model.info, license=source.info.license)

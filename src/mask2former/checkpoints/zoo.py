@@ -1,4 +1,4 @@
-"""The table of published models: what each is, what it scored, where its file is and under which license.
+"""The table of published models: what each is, who published it, what it scored, where its file is, which license.
 
 Settings and classes of a model are in the recipe of the same name; here are only facts about its file. The packaged
 table can be replaced, for instance by that of a mirror. Must not know how files are read.
@@ -15,26 +15,53 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_origin, get_type_hints
 
 from mask2former import limits
-from mask2former.checkpoints.download import Progress, cache_folder, download, is_offline
+from mask2former.checkpoints.download import CHECKSUM, Progress, cache_folder, download, is_offline
 from mask2former.documents import read_json
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["License", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
+__all__ = ["License", "Provider", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class License:
-    """Under what weights may be used; ``commercial`` is whether for commercial purposes too."""
+    """Under what weights may be used.
+
+    Attributes:
+        name: as it is called, for instance ``Apache-2.0``; ``not stated`` where nobody says.
+        url: where it can be read, or where one would ask.
+        commercial: whether commercial use is permitted; None where nobody says, which permits nothing.
+    """
 
     name: str
     url: str
-    commercial: bool
+    commercial: bool | None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Who published a model.
+
+    Attributes:
+        name: with which the names of its models begin, ``official`` excepted.
+        title: the project.
+        source: the page where the numbers stand.
+        note: what to know when reading them; may be empty.
+    """
+
+    name: str
+    title: str
+    source: str | None
+    note: str = ""
+
+
+_OWN = Provider("own", "a table of your own", None)  # where rows name nobody, as tables of 0.1.0
 
 
 @dataclass(frozen=True)
@@ -42,21 +69,24 @@ class ZooModel:
     """One published model.
 
     Attributes:
-        name: what it is loaded by, and the name of its recipe.
+        name: what it is loaded by, and the name of its recipe; begins with the provider, ``official`` excepted.
+        provider: who published it.
         task: as published: panoptic, instance, semantic or video instance.
         dataset: what it was trained on.
         backbone: in the words of the published table.
         pretraining: what its backbone (for video: all of it) was trained on before.
         queries: how many segments it can find at most.
-        metrics: published numbers on the validation set, percent. In panoptic models AP is of things and mIoU of the
-            panoptic result.
-        url, file: where its weights are, and their name in the cache, which holds the hash.
-        md5_prefix: first digits of the file's MD5 hash.
+        metrics: published numbers on the validation set, percent, as printed; what was not printed is missing. AP is of
+            masks. In panoptic models AP is of things and mIoU of the panoptic result.
+        url, file: where its weights are, and their name in the cache, which holds the digits of ``checksum``.
+        checksum: what verifies the file, as ``md5:94dc52`` or ``sha256:54df384a``: first digits of a hash. None where
+            nothing was published: its SHA-256 is recorded at the first download and compared later.
         num_bytes: of its arrays; the file is a little larger.
         license: of its weights.
     """
 
     name: str
+    provider: Provider
     task: str
     dataset: str
     backbone: str
@@ -65,9 +95,14 @@ class ZooModel:
     metrics: dict[str, float]
     url: str
     file: str
-    md5_prefix: str
+    checksum: str | None
     num_bytes: int
     license: License
+
+    @property
+    def short_name(self) -> str:
+        """Without the provider: data set, task and backbone, which models of several providers may share."""
+        return self.name.removeprefix(f"{self.provider.name}/")
 
     @property
     def path(self) -> Path:
@@ -75,7 +110,7 @@ class ZooModel:
         return cache_folder() / self.file
 
     def fetch(self, progress: Progress | None = None) -> Path:
-        """Its file, downloaded if it is not in the cache.
+        """Its file, downloaded if it is not in the cache, and checked.
 
         Raises:
             UserError: as :func:`mask2former.checkpoints.download.download`.
@@ -83,7 +118,7 @@ class ZooModel:
         if not self.path.is_file() and not is_offline():
             _logger.warning("downloading %s (%.0f MB) to %s", self.name, self.num_bytes / 1e6, self.path.parent)
         most = 4 * self.num_bytes + limits.ZOO_SPARE_BYTES  # room for optimizers and averages, which some files hold
-        return download(self.url, self.path, self.md5_prefix, progress, most=most)
+        return download(self.url, self.path, self.checksum, progress, most=most)
 
 
 class Zoo(Mapping[str, ZooModel]):
@@ -103,7 +138,7 @@ class Zoo(Mapping[str, ZooModel]):
 
     @classmethod
     def load(cls, path: Path) -> Zoo:
-        """A table of the form of the packaged ``assets/zoo.json``.
+        """A table of the form of the packaged ``assets/zoo.json``, or of that of 0.1.0.
 
         Raises:
             UserError: the file cannot be read or has another form.
@@ -111,7 +146,8 @@ class Zoo(Mapping[str, ZooModel]):
         values = read_json(path, "table of models", hint="check the environment variable MASK2FORMER_ZOO")
         try:
             licenses = {name: License(name, entry["url"], entry["commercial"]) for name, entry in _entries(values)}
-            models = [_model(entry, licenses) for entry in values["models"]]
+            providers = {name: _provider(name, entry) for name, entry in values.get("providers", {}).items()}
+            models = [_model(entry, licenses, providers) for entry in values["models"]]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"zoo {path}: not a table of models: {reason}") from error
@@ -124,29 +160,56 @@ class Zoo(Mapping[str, ZooModel]):
 
 def _entries(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, entry in values["licenses"].items():
-        if not isinstance(entry["url"], str) or not isinstance(entry["commercial"], bool):
-            raise ValueError(f"license '{name}' needs a url and whether it is commercial (true or false)")
+        if not isinstance(entry["url"], str) or not isinstance(entry["commercial"], bool | None):
+            raise ValueError(f"license '{name}' needs a url and whether it is commercial (true, false or null)")
         yield name, entry
 
 
-def _model(entry: dict[str, Any], licenses: dict[str, License]) -> ZooModel:
-    model = ZooModel(**{**entry, "license": licenses[entry["license"]]})
-    kinds = get_type_hints(ZooModel)
-    for field in fields(ZooModel):
-        value, kind = getattr(model, field.name), kinds[field.name]
-        if not isinstance(value, get_origin(kind) or kind):
-            raise ValueError(f"'{field.name}' of a model is {quoted(value)}; expected {kind}")
+def _provider(name: str, entry: dict[str, Any]) -> Provider:
+    provider = Provider(name, **entry)
+    _check_kinds(provider, f"provider '{name}'")
+    if provider.source is not None:
+        _check_address(provider.source, f"provider '{name}'")
+    return provider
+
+
+def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[str, Provider]) -> ZooModel:
+    values = dict(entry)
+    if "md5_prefix" in values:  # until 0.1.0
+        if "checksum" in values:
+            raise ValueError("a model has both 'checksum' and 'md5_prefix'; leave out 'md5_prefix'")
+        values["checksum"] = f"md5:{values.pop('md5_prefix')}"
+    values["provider"] = providers[values["provider"]] if "provider" in values else _OWN
+    model = ZooModel(**{**values, "license": licenses[entry["license"]]})
+    _check_kinds(model, "a model")
     if not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in model.metrics.values()):
         raise ValueError(f"metrics of '{model.name}' must be numbers")
     if not (0 <= model.num_bytes <= limits.ZOO_BYTES and 0 <= model.queries <= limits.ZOO_QUERIES):
         raise ValueError(f"num_bytes or queries of '{model.name}' is no size of a model")
-    if not re.fullmatch(r"https?://[^\s]+", model.url):
-        raise ValueError(f"'{model.name}' has no address of the web: {quoted(model.url)}")
-    if not re.fullmatch(r"[0-9a-f]{6,32}", model.md5_prefix) or model.md5_prefix not in model.file:
-        raise ValueError(f"'{model.name}': md5_prefix must be 6 to 32 digits 0-f that the file's name contains")
+    _check_address(model.url, f"'{model.name}'")
+    if model.checksum is not None:
+        found = CHECKSUM.fullmatch(model.checksum)
+        if found is None or found[2] not in model.file:
+            raise ValueError(
+                f"'{model.name}': checksum must be 'md5:' and 6 to 32 digits 0-f, or 'sha256:' and 8 to 64, that the "
+                "file's name contains; or null"
+            )
     if not re.fullmatch(r"\w[\w.-]*", model.file):
         raise ValueError(f"'{model.name}': file '{model.file}' is no plain file name")
     return model
+
+
+def _check_kinds(entry: Provider | ZooModel, what: str) -> None:
+    kinds = get_type_hints(type(entry))
+    for field in fields(entry):
+        value, kind = getattr(entry, field.name), kinds[field.name]
+        if not isinstance(value, kind if isinstance(kind, UnionType) else get_origin(kind) or kind):
+            raise ValueError(f"'{field.name}' of {what} is {quoted(value)}; expected {kind}")
+
+
+def _check_address(url: str, what: str) -> None:
+    if not re.fullmatch(r"https?://[^\s]+", url):
+        raise ValueError(f"{what} has no address of the web: {quoted(url)}")
 
 
 def current_zoo() -> Zoo:

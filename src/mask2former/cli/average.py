@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mask2former.cli.shared import stoppable
+from mask2former.cli.shared import ModelTasks, Recipe, stoppable, tasks_of
 from mask2former.cli.terminal import say
 
 __all__ = ["average"]
@@ -20,12 +20,14 @@ def average(
         list[str], typer.Argument(metavar="MODEL...", help="Two or more models trained from the same initial weights.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A new .safetensors file or folder.")],
+    recipe: Recipe = None,
+    tasks: ModelTasks = None,
 ) -> None:
     """Average the weights of several trainings that started from the same weights."""
     from mask2former.checkpoints.average import average_files
 
     with stoppable(lambda: "nothing was written"):
-        alike = average_files(sources, output)
+        alike = average_files(sources, output, recipe, tasks_of(tasks))
     if alike < _ALIKE:
         say(
             f"note: the weights have little in common (cosine {alike:.2f}); the mean of models that started from "

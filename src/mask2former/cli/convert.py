@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mask2former.cli.shared import Recipe, stoppable
+from mask2former.cli.shared import ModelTasks, Recipe, Weights, stoppable, tasks_of
 from mask2former.cli.terminal import say
 
 __all__ = ["convert"]
@@ -30,10 +30,8 @@ def convert(
         ),
     ] = "ours",
     recipe: Recipe = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", "-t", help="Tasks of the model, if no recipe matches; can be repeated."),
-    ] = None,
+    tasks: ModelTasks = None,
+    weights: Weights = None,
     verify: Annotated[
         bool,
         typer.Option("--verify/--no-verify", help="Compare the logits with those of transformers, if it is involved."),
@@ -42,9 +40,16 @@ def convert(
     """Convert a checkpoint to another format and verify the result."""
     from mask2former.checkpoints.convert import convert as convert_checkpoint
 
-    tasks = [name for entry in task or () for name in entry.split(",")]
     with stoppable(lambda: "nothing was written"):
-        done = convert_checkpoint(source, output, to, recipe, tasks, verify=verify)  # pyright: ignore[reportArgumentType]  (checked there)
+        done = convert_checkpoint(
+            source,
+            output,
+            to,  # pyright: ignore[reportArgumentType]  (checked there)
+            recipe,
+            tasks_of(tasks),
+            weights=weights,
+            verify=verify,
+        )
     say(f"Found: {done.source}")
     for note in done.notes:
         say(f"note: {note}")

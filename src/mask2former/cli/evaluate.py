@@ -10,7 +10,17 @@ import typer
 from mask2former import limits
 from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
-from mask2former.cli.shared import Device, Dtype, OfficialSettings, count, working
+from mask2former.cli.shared import (
+    Device,
+    Dtype,
+    OfficialSettings,
+    Recipe,
+    TrainedFor,
+    Weights,
+    count,
+    tasks_of,
+    working,
+)
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
 
@@ -144,6 +154,9 @@ def evaluate(
         int | None,
         typer.Option(min=32, help="Side of the scenes in pixels.", show_default="128", rich_help_panel="Scenes"),
     ] = None,
+    recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
@@ -172,12 +185,15 @@ def evaluate(
         report = measure(
             model,
             DataSource(data, data_root, annotations, images, segments, split, seed, size, limit, by, allow_outside),
-            [name for entry in tasks or () for name in entry.split(",")],  # pyright: ignore[reportArgumentType]
+            tasks_of(tasks),
             parse(EvaluationConfig, given, "evaluate"),
             views=parse_views(tta, tta_sizes),
             results=results,
             json=json,
             report=page,
+            recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
             device=device,
             dtype=dtype,
             official_settings=official_settings,

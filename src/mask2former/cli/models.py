@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mask2former.cli.names import complete_model
-from mask2former.cli.shared import Recipe, fetch_weights, stoppable
+from mask2former.cli.shared import ModelTasks, Recipe, Weights, fetch_weights, stoppable, tasks_of
 from mask2former.cli.terminal import make_console, say, say_document
+from mask2former.errors import UserError
+from mask2former.text import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
 __all__ = ["inspect_checkpoint", "models"]
 
-_WIDE = 130  # columns of a terminal from which on all columns are shown; also where the output is none
+_WIDE = 110  # columns of a terminal from which on all columns are shown; also where the output is none
+_CELL = 60  # characters of one, in tables of strangers
+_NUMBERS = ("queries", "MB")
+_TERMS = {
+    True: "also for commercial use",
+    False: "not for commercial use",
+    None: "ask the authors before commercial use",
+}
 
 
 def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Describe this model in detail instead of listing all.",
+            autocompletion=complete_model,
+            show_default=False,
+        ),
+    ] = None,
     task: Annotated[
         Literal["panoptic", "instance", "semantic", "video"] | None,
         typer.Option("--task", "-t", help="Only models for this task."),
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only models trained on it: coco, cityscapes, ade20k, ...")
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only models trained on this data: coco, cityscapes, ade20k, ...")
+        str | None, typer.Option("--data", metavar="NAME", help="The former name of --dataset.", hidden=True)
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only models published by it: official, mmdet, mmseg, ssseg, packaged."),
     ] = None,
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only models whose license permits commercial use.")
@@ -32,49 +57,125 @@ def models(
     cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
 ) -> None:
-    """List the models that can be loaded by name: tasks, published metrics, size, and whether they are cached."""
-    from mask2former.checkpoints.describe import known_models
+    """List the models that can be loaded by name: provider, license, published metrics, size, and what is cached.
 
-    rows = known_models(task, data, commercial=commercial, cached=cached)
+    With a NAME: everything about that one, such as its address and how its settings differ from the official ones.
+    """
+    from mask2former.checkpoints.describe import describe_model, known_models
+
+    if data is not None:
+        if dataset is not None:
+            raise UserError("--data is the former name of --dataset; give only one of them")
+        say("note: --data is called --dataset now", error=True)
+    dataset = dataset or data
+    if name is not None and (task or dataset or provider or commercial or cached):
+        raise UserError(f"'{name}' is one model already; leave out the options that choose several")
+    if name is not None:
+        model = describe_model(name)
+        if as_json:
+            _say_json(model)
+        else:
+            _say_pairs(_details(model))
+        return
+    rows = known_models(task, dataset, provider=provider, commercial=commercial, cached=cached)
     if as_json:
-        import json
-
-        say_document(json.dumps(rows, indent=1))
+        _say_json(rows)
         return
     from mask2former.checkpoints.download import cache_folder
 
     console = make_console()
     if not console.is_terminal:
         console.width = _WIDE
-    console.print(_table(rows, is_wide=console.width >= _WIDE))
-    for license in {entry["license"]["name"]: entry["license"] for entry in rows}.values():
-        terms = "also for commercial use" if license["commercial"] else "not for commercial use"
-        say(f"{license['name']}: {terms} ({license['url']})", console=console, style="bold")
+    if not rows:
+        say("No model fits all of these options.", console=console)
+        return
+    _say_table(console, rows)
+    for license in {row["license"]["name"]: row["license"] for row in rows}.values():
+        say(f"{license['name']}: {_TERMS[license['commercial']]} ({license['url']})", console=console, style="bold")
     say(f"Load one with --model NAME; x: it is here, others are downloaded once into {cache_folder()}.")
+    say("All about one of them: mask2former models NAME. In percent, as published; AP is of masks, -: none published.")
     say("Also for --model: a file or folder of your own, and hf://owner/name for the Hugging Face hub.")
 
 
-def _table(rows: list[dict[str, Any]], *, is_wide: bool) -> Table:
-    """One line for each model; what the name says too is left out of a narrow one."""
-    from rich.table import Table
+def _say_json(values: object) -> None:
+    import json
 
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("task", no_wrap=True)
-    if is_wide:
-        table.add_column("trained on", no_wrap=True)
-        table.add_column("backbone", no_wrap=True)
-        table.add_column("queries", justify="right")
-    table.add_column("published, %")
-    table.add_column("MB", justify="right")
-    table.add_column("here")
-    for row in rows:
-        metrics = {name: value for name, value in row["metrics"].items() if is_wide or "(" not in name}
-        numbers = (", " if is_wide else " ").join(f"{name} {value:.1f}" for name, value in metrics.items())
-        details = (row["dataset"], row["backbone"], str(row["queries"])) if is_wide else ()
-        size, is_here = f"{row['num_bytes'] / 1e6:.0f}", "" if row["path"] is None else "x"
-        table.add_row(row["name"], row["task"].partition(" ")[0], *details, numbers, size, is_here)
-    return table
+    say_document(json.dumps(values, indent=1))
+
+
+def _say_table(console: Console, rows: list[dict[str, Any]]) -> None:
+    """A heading for each provider and data set, and one line for each model; all columns stand below each other."""
+    from itertools import groupby
+
+    is_wide = console.width >= _WIDE
+    titles = ["name", *(["backbone", "queries"] if is_wide else []), "published, %", "MB", "here"]
+    cells = {row["name"]: [printable(cell, _CELL) for cell in _cells(row, is_wide=is_wide)] for row in rows}
+    widths = [max(map(len, column)) for column in zip(titles, *cells.values(), strict=True)]
+
+    def line(cells: list[str]) -> str:
+        columns = zip(titles, cells, widths, strict=True)
+        return "  ".join(
+            f"{cell:{'>' if title in _NUMBERS else '<'}{width}}" for title, cell, width in columns
+        ).rstrip()
+
+    say(line(titles), console=console, style="bold")
+    for heading, group in groupby(rows, key=_heading):
+        say(heading, console=console, style="bold")
+        for row in group:
+            say(line(cells[row["name"]]), console=console)
+
+
+def _heading(row: dict[str, Any]) -> str:
+    license = row["license"]
+    return f"{row['provider']}: {row['dataset']} (license {license['name']}, {_TERMS[license['commercial']]})"
+
+
+def _cells(row: dict[str, Any], *, is_wide: bool) -> list[str]:
+    """Of one line; what there is no room for is left out of a narrow one."""
+    metrics = {name: value for name, value in row["metrics"].items() if is_wide or "(" not in name}
+    numbers = (", " if is_wide else " ").join(f"{name} {_as_printed(value)}" for name, value in metrics.items())
+    details = [row["backbone"], str(row["queries"])] if is_wide else []
+    size, is_here = f"{row['num_bytes'] / 1e6:.0f}", "" if row["path"] is None else "x"
+    return [row["name"], *details, numbers or "-", size, is_here]
+
+
+def _as_printed(value: float) -> str:
+    """Published numbers have one digit after the point or two."""
+    return str(round(float(value), 2))
+
+
+def _details(model: dict[str, Any]) -> list[tuple[str, str]]:
+    license, is_here = model["license"], model["path"] is not None
+    metrics = ", ".join(f"{name} {_as_printed(value)}" for name, value in model["metrics"].items())
+    of = "file" if is_here else "arrays; the file is a little larger"
+    details = {
+        "name": model["name"],
+        "published by": f"{model['published_by']} ({model['provider']})",
+        "task": f"{model['task']} segmentation, {model['dataset']}",
+        "backbone": f"{model['backbone']}, trained before on: {model['pretraining']}",
+        "queries": str(model["queries"]),
+        "published, %": metrics or "none",
+        "source": model["source"] or "",
+        "note": model["note"],
+        "license": f"{license['name']}: {_TERMS[license['commercial']]} ({license['url']})",
+        "size": f"{model['num_bytes'] / 1e6:.0f} MB ({of})",
+        "here": model["path"] or "no; it is downloaded when it is first used",
+        "address": model["url"] or "",
+        "verified by": model["checksum"]
+        or ("" if model["url"] is None else "nothing published; its SHA-256 is recorded at the first download"),
+    }
+    if model["settings"] is not None:
+        unlike = [f"{key} {own} (official: {official})" for key, (own, official) in model["settings"].items()]
+        details["settings"] = ", ".join(unlike) or "as the official model of this data set, task and backbone"
+    known = [(title, value) for title, value in details.items() if value]
+    titles = ("done otherwise", *("" for _ in model["deviations"]))
+    return known + list(zip(titles, model["deviations"], strict=False))
+
+
+def _say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    width = max(len(title) for title, _ in pairs)
+    for title, value in pairs:
+        say(f"{title:<{width}}  {value}")
 
 
 def inspect_checkpoint(
@@ -86,13 +187,13 @@ def inspect_checkpoint(
         ),
     ],
     recipe: Recipe = None,
+    tasks: ModelTasks = None,
+    weights: Weights = None,
 ) -> None:
     """Describe a checkpoint: format, architecture, settings, classes, size, and matching recipes."""
     from mask2former.checkpoints.describe import describe_checkpoint
 
     fetch_weights(make_console(), checkpoint)
     with stoppable(lambda: "nothing was changed"):
-        details = describe_checkpoint(checkpoint, recipe)
-    width = max(len(name) for name in details)
-    for name, value in details.items():
-        say(f"{name:<{width}}  {value}")
+        details = describe_checkpoint(checkpoint, recipe, tasks_of(tasks), weights)
+    _say_pairs(list(details.items()))

@@ -17,9 +17,12 @@ from mask2former.cli.shared import (
     OfficialSettings,
     Recipe,
     Task,
+    TrainedFor,
     ValueRange,
+    Weights,
     count,
     named_model,
+    tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
@@ -39,6 +42,8 @@ def predict(
     ],
     model: Model = None,
     recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
     task: Annotated[
         Task | None,
         typer.Option(
@@ -168,6 +173,8 @@ def predict(
             output,
             task,
             recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
             overlays=not (no_overlays or no_pictures),
             coco=coco,
             overwrite=overwrite,

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,23 +24,29 @@ __all__ = [
     "Dtype",
     "FailedError",
     "Model",
+    "ModelTasks",
     "OfficialSettings",
     "Recipe",
     "StoppedError",
     "Task",
+    "TrainedFor",
     "ValueRange",
+    "Weights",
     "count",
     "fetch_weights",
     "named_model",
     "show_file",
     "stoppable",
+    "tasks_of",
     "working",
 ]
 
 DEFAULT_MODEL = "scenes-tiny"
+_OTHERS = "Models of other code bases"
 _NO_MODEL = (
-    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once, not for commercial use), nuclei "
-    "for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former models' lists all"
+    "no model is named: --model coco-panoptic/swin-t for photographs (downloaded once, not for commercial use; "
+    "mmdet/coco-panoptic/swin-t is), nuclei for cells under microscopes, scenes-tiny for drawn scenes; 'mask2former "
+    "models' lists all"
 )
 
 Task = Literal["panoptic", "instance", "semantic"]
@@ -61,8 +67,24 @@ Model = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="The published model of an original .pkl or .pth file, for example coco-panoptic/r50.",
+        help="The published model that a file or folder of another code base is, if it does not say.",
         autocompletion=complete_recipe,
+        rich_help_panel=_OTHERS,
+    ),
+]
+_TRAINED_FOR: dict[str, Any] = {
+    "metavar": "TASK",
+    "help": "In place of --recipe: a task that the model was trained for; can be repeated.",
+    "rich_help_panel": _OTHERS,
+}
+TrainedFor = Annotated[list[str] | None, typer.Option("--trained-for", **_TRAINED_FOR)]
+ModelTasks = Annotated[list[str] | None, typer.Option("--task", "--trained-for", "-t", **_TRAINED_FOR)]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENTRY",
+        help="Which of several sets of weights in a file, for example model_ema.",
+        rich_help_panel=_OTHERS,
     ),
 ]
 
@@ -99,6 +121,11 @@ def named_model(model: str | None) -> str:
     if model is None:
         raise UserError(_NO_MODEL)
     return model
+
+
+def tasks_of(words: list[str] | None) -> list[Any]:
+    """Tasks that were given one by one, or several with commas between; the library checks them."""
+    return [name for entry in words or () for name in entry.split(",")]
 
 
 def count(number: int, noun: str) -> str:

@@ -13,9 +13,12 @@ from mask2former.cli.shared import (
     Model,
     Recipe,
     StoppedError,
+    TrainedFor,
     ValueRange,
+    Weights,
     count,
     named_model,
+    tasks_of,
     working,
 )
 from mask2former.cli.terminal import make_console, say
@@ -30,6 +33,8 @@ def track(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     model: Model = None,
     recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
     task: Annotated[
         TrackingTask | None,
         typer.Option("--task", "-t", help="What to track.", show_default="instance, if the model supports it"),
@@ -92,7 +97,7 @@ def track(
     """
     from mask2former.inference.track_files import track_files
 
-    weights = named_model(model)
+    name = named_model(model)
     if threshold is not None:
         say("note: --threshold is called --score-threshold now, as in predict", error=True)
     settings = {
@@ -106,11 +111,13 @@ def track(
     }
     with working(make_console(), lambda: "nothing was written") as progress:
         report = track_files(
-            weights,
+            name,
             source,
             output,
             task,
             recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
             start=start,
             end=end,
             rate=rate,
@@ -122,11 +129,11 @@ def track(
             dtype=dtype,
             progress=progress,
             tell=lambda note: say(f"note: {note}", error=True),
-            **{name: value for name, value in settings.items() if value is not None},
+            **{key: value for key, value in settings.items() if value is not None},
         )
     for note in report.notes:
         say(f"note: {note}")
-    what = f"{count(report.num_frames, 'frame')} tracked ({report.task}, {weights})"
+    what = f"{count(report.num_frames, 'frame')} tracked ({report.task}, {name})"
     made = "; ".join(f"{kind}: {path}" for kind, path in report.files.items())
     done = f"{what}, {count(report.num_tracks, 'track')}; {made}"
     if not report.complete:

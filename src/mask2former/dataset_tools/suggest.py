@@ -199,9 +199,9 @@ _ABOUT_START = {
         "  trainer.half_pixel_decoder=true trainer.channels_last=true.",
     ),
     False: (
-        "- init: official weights of COCO, downloaded at the first use; their license is CC BY-NC 4.0. What model",
-        "  leaves out comes from it. Without them: init: null (a ResNet-50 from scratch: far more steps), or init: a",
-        "  model of your own.",
+        "- init: official weights of COCO, downloaded at the first use; their license is CC BY-NC 4.0 (with mmdet/",
+        "  before the name: Apache-2.0). What model leaves out comes from it. Without them: init: null (a ResNet-50",
+        "  from scratch: far more steps), or init: a model of your own.",
     ),
 }
 

@@ -161,6 +161,9 @@ def evaluate(
     results: ResultWriter | str | os.PathLike[str] | None = None,
     json: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
+    recipe: str | None = None,
+    trained_for: Task | Sequence[Task] = (),
+    weights: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     official_settings: bool = False,
@@ -184,6 +187,9 @@ def evaluate(
             tasks the instances.
         json: also write the metrics here.
         report: also write a page with numbers, charts and images here: an ``.html`` file.
+        recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        trained_for: in its place, the tasks that the model was trained for.
+        weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         official_settings: see :meth:`Predictor.from_pretrained`.
@@ -203,8 +209,9 @@ def evaluate(
 
     @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
     def predictor() -> Predictor:
-        settings: dict[str, Any] = {"official_settings": True} if official_settings else {}
-        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **settings)
+        loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
+        loading |= {"official_settings": True} if official_settings else {}
+        return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **loading)
 
     requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     given = set() if metrics is None else metrics.model_fields_set & set(_MEASURES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mask2former import checkpoints
-from mask2former.errors import UserError
+from mask2former.config import Task
+from mask2former.errors import OptionError, UserError
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.tta import AugmentedPredictor, MultiScaleFlip
 from mask2former.models.mask2former import Mask2Former
@@ -21,6 +23,8 @@ def open_predictor(
     model: ModelSource,
     *,
     recipe: str | None = None,
+    trained_for: Task | Sequence[Task] = (),
+    weights: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     compile: bool = False,
@@ -34,6 +38,8 @@ def open_predictor(
     Args:
         model: what predicts; a predictor keeps its device, type and settings.
         recipe: for files without configuration.
+        trained_for: in its place, the tasks that the model was trained for.
+        weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         compile: see :class:`Predictor`.
@@ -46,7 +52,7 @@ def open_predictor(
         UserError: the model cannot be had, or the arguments are about loading, and it is loaded already.
     """
     if isinstance(model, Predictor | Mask2Former):
-        given = {"recipe": recipe, **settings}
+        given = {"recipe": recipe, "trained_for": trained_for or None, "weights": weights, **settings}
         if isinstance(model, Predictor):
             given |= {"device": None if device == "auto" else device, "dtype": dtype, "compile": compile or None}
         if taken := [name for name, value in given.items() if value is not None]:
@@ -55,7 +61,14 @@ def open_predictor(
     else:
         checkpoints.fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
         progress("loading the model", 0, None)
-        predictor = Predictor.from_pretrained(model, recipe, device, dtype, quiet=quiet, compile=compile, **settings)
+        told = {"quiet": quiet, "compile": compile, "weights": weights, **settings}
+        try:
+            predictor = Predictor.from_pretrained(model, recipe, device, dtype, tasks=trained_for, **told)
+        except OptionError as error:  # whose "tasks" is what is predicted or measured here
+            sentence = error.sentence
+            raise OptionError(
+                lambda name: sentence(lambda argument: name("trained_for" if argument == "tasks" else argument))
+            ) from error
     return predictor if views is None else AugmentedPredictor(predictor, views)
 
 

@@ -150,6 +150,8 @@ def predict_files(
     task: Task | None = None,
     *,
     recipe: str | None = None,
+    trained_for: Task | Sequence[Task] = (),
+    weights: str | None = None,
     overlays: bool = True,
     coco: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -173,6 +175,8 @@ def predict_files(
         output: the folder of results, with the folder structure of the sources.
         task: see :class:`Predictor`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        trained_for: in its place, the tasks that the model was trained for.
+        weights: see :meth:`Predictor.from_pretrained`.
         overlays: whether X.png is drawn.
         coco: also write one COCO results file; instances of any score are in it.
         overwrite: also process images that have results, and overwrite other files of the same names.
@@ -198,8 +202,8 @@ def predict_files(
         check_coco_file(file, jobs, overwrite=overwrite)
     if settings.get("tile") is not None:
         settings = {"tile_overlap": settings["tile"] // 4} | settings
-    loading = {"recipe": recipe, "device": device, "dtype": dtype, "views": views, "progress": progress}
-    predictor = open_predictor(model, compile=compile, **loading, **settings)
+    loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
+    predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]
     removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
     outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)

@@ -163,6 +163,8 @@ class Predictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         *,
+        tasks: Task | Sequence[Task] = (),
+        weights: str | None = None,
         model: Mask2Former | None = None,
         quiet: bool = False,
         compile: bool = False,
@@ -175,6 +177,8 @@ class Predictor:
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+            tasks: in its place, what the model was trained for.
+            weights: which of several sets of weights in a file, by the name of its entry.
             device: see the class.
             dtype: see the class.
             model: gets the weights instead of one that is built; for models with your own parts.
@@ -192,7 +196,7 @@ class Predictor:
         tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
         known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
         _override(known, overrides)
-        loaded = checkpoints.from_pretrained(source, recipe, model)
+        loaded = checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
         predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:

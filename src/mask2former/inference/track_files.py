@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mask2former import interrupts
+from mask2former.config import Task
 from mask2former.data.frames import open_frames
 from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.files import check_file, leftovers_note
@@ -51,6 +52,8 @@ def track_files(
     task: Literal["panoptic", "instance"] | None = None,
     *,
     recipe: str | None = None,
+    trained_for: Task | Sequence[Task] = (),
+    weights: str | None = None,
     start: float = 0.0,
     end: float | None = None,
     rate: float | None = None,
@@ -76,6 +79,8 @@ def track_files(
         output: the folder of results.
         task: see :meth:`Predictor.track`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        trained_for: in its place, the tasks that the model was trained for.
+        weights: see :meth:`Predictor.from_pretrained`.
         start: seconds that are left out.
         end: seconds, excluded; None: to the end.
         rate: frames per second of a folder of frames, 30 by default.
@@ -105,7 +110,8 @@ def track_files(
     _check_outputs(outputs, where, overwrite)
     frames = open_frames(where, start=start, end=end, rate=rate)
     drawing = VideoWriter(outputs["video"], frames.rate) if video else None
-    predictor = open_predictor(model, recipe=recipe, device=device, dtype=dtype, progress=progress)
+    loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
+    predictor = open_predictor(model, progress=progress, **loading)
     results, recorded = predictor.track_opened(frames, task, **settings)
 
     head = {"model": model_name(model), "settings": recorded, "source": str(source), "rate": round(frames.rate, 4)}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.models.parts import for_inference, set_gradient_checkpointing
 from mask2former.models.pixel_decoders import PixelFeatures
@@ -151,14 +152,23 @@ class Mask2Former(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, recipe: str | None = None, *, model: Mask2Former | None = None
+        cls,
+        source: str | Path,
+        recipe: str | None = None,
+        *,
+        tasks: Task | Sequence[Task] = (),
+        weights: str | None = None,
+        model: Mask2Former | None = None,
     ) -> Mask2Former:
-        """A model by its name in the zoo, from a file or folder, or from the Hugging Face hub.
+        """A model by its name in the zoo, from a file or folder of any known code base, or from the Hugging Face hub.
 
         Args:
             source: ``scenes-tiny`` (packaged), ``coco-panoptic/r50`` (published; downloaded once), our
-                ``.safetensors``, a folder, an original ``.pkl`` or ``.pth``, or ``hf://owner/name`` (hub).
-            recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+                ``.safetensors``, a checkpoint of a training, a file of the original code, mmdetection, mmsegmentation
+                or sssegmentation, a folder of ours or of transformers, or ``hf://owner/name`` (hub).
+            recipe: the published model that a file without configuration is, for instance ``coco-panoptic/r50``.
+            tasks: in its place, what the model was trained for: ``panoptic``, ``instance``, ``semantic``.
+            weights: which of several sets of weights in a file, by the name of its entry, for instance ``model_ema``.
             model: gets the weights instead of one that is built; for models with your own parts, which files do not
                 describe.
 
@@ -167,7 +177,7 @@ class Mask2Former(nn.Module):
         """
         from mask2former import checkpoints
 
-        return checkpoints.from_pretrained(source, recipe, model)
+        return checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write weights, configuration and categories: a ``.safetensors`` file, or a folder with a model card."""

@@ -11,8 +11,9 @@ from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import printable, shortened
 
-__all__ = ["ModelInfo"]
+__all__ = ["NO_LICENSE", "ModelInfo"]
 
+NO_LICENSE = "not stated"  # of published weights whose authors name none
 _LICENSE = 200  # characters
 _LARGEST_METRIC = 1e6
 
@@ -31,7 +32,8 @@ class ModelInfo:
             can build.
         inference: settings, with the tasks that the model was trained for.
         categories: the classes, in the order of the class head; None if they are not known yet.
-        license: of the weights, if it is known, for instance ``CC BY-NC 4.0``.
+        license: of the weights, if it is known, for instance ``CC BY-NC 4.0``; :data:`NO_LICENSE` where it is known
+            that their authors state none.
         metrics: measured numbers of these weights in percent.
     """
 

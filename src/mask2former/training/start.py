@@ -43,7 +43,7 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
     last = None if resume is None else resume / "checkpoints" / "last.ckpt"
     if last is not None and last.is_file():
         return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
-    return {**values, "model": filled_in(model, checkpoints.open_checkpoint(init).info)}
+    return {**values, "model": filled_in(model, checkpoints.open_start(init).info)}
 
 
 def with_start(
@@ -94,7 +94,7 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
             f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
             "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
         )
-    return checkpoints.open_checkpoint(init)
+    return checkpoints.open_start(init)
 
 
 def _with_model(config: RunConfig, info: ModelInfo) -> RunConfig:

@@ -17,19 +17,22 @@ from conversions import RESNET, small_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mask2former import checkpoints
+from mask2former import checkpoints, recipes
 from mask2former.checkpoints import convert as conversion
 from mask2former.checkpoints import save_as
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
+from mask2former.checkpoints.formats.sssegmentation import SSSEG
 from mask2former.checkpoints.load import Raw, Request, read, recognised
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.cli import main
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import ModelInfo
 
 FILES: dict[Target, str] = {
     "ours": "model.safetensors",
@@ -400,6 +403,7 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
             found(fault)
     for text in ("", "no Python (", CONFIGURATION.replace("keep_ratio=True", "keep_ratio=False")):
         assert found(text).notes == (
+            "nothing says what the classes are called: they are class 0, class 1 and 1 more, all of them things",
             "nothing says to what size images were resized: a short edge of 800, at most 1333 is assumed",
         )
 
@@ -437,11 +441,6 @@ def test_an_index_names_only_files_of_its_folder(folder: Path, part: Any) -> Non
         read(folder)
 
 
-def test_loading_a_folder_of_transformers_says_how(folder: Path) -> None:
-    with pytest.raises(UserError, match=rf"If it is of another code base: mask2former convert {folder} NEW"):
-        Mask2Former.from_pretrained(folder)
-
-
 def test_incomplete_folders_are_told(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"expected model\.safetensors or pytorch_model\.bin"):
@@ -456,27 +455,68 @@ def test_incomplete_folders_are_told(folder: Path) -> None:
 # --- what it is for --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("with_names", [True, False])
-def test_recipes_and_class_names_decide(published: Any, with_names: bool) -> None:
-    def raw(slug: str) -> Raw:
-        state = {
-            name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
-            for name, entry in published.table(slug).items()
-        }
-        names = original.recipe_categories(slug).names if with_names else None
-        return Raw(Path("file"), dict(from_original(MMDET, state)), class_names=names)
+def shapes_of(published: Any, slug: str, layout: Layout | None, with_names: bool) -> Raw:
+    """A file with the entries of a published model, of which shapes are enough."""
+    state = {
+        name: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
+        for name, entry in published.table(slug).items()
+    }
+    names = original.recipe_categories(slug).names if with_names else None
+    return Raw(Path("file"), state if layout is None else dict(from_original(layout, state)), class_names=names)
 
-    found = whole(recognised(raw("coco-instance/swin-t"), Request("file")))
-    assert found.categories.names[:2] == ("person", "bicycle")
-    assert found.info.inference.tasks == ("instance",)
-    with pytest.raises(UserError, match="more than one recipe fits: ade20k-panoptic/r50, ade20k-semantic/r50"):
-        recognised(raw("ade20k-semantic/r50"), Request("file"))
-    chosen = whole(recognised(raw("cityscapes-semantic/r50"), Request("file", "cityscapes-semantic/r50")))
-    backbone = chosen.info.known_architecture.backbone
-    assert isinstance(backbone, TimmConfig)
-    assert backbone.norm == "sync"  # of the recipe; the names do not tell
+
+@pytest.mark.parametrize("with_names", [True, False])
+@pytest.mark.parametrize(
+    ("slug", "layout", "expected"),
+    [
+        ("coco-panoptic/r50", None, "coco-panoptic/r50"),
+        ("coco-panoptic/r50", HUGGINGFACE, "coco-panoptic/r50"),
+        ("coco-panoptic/r50", MMDET, "mmdet/coco-panoptic/r50"),
+        ("coco-panoptic/swin-l", MMDET, "mmdet/coco-panoptic/swin-l"),
+        ("coco-instance/swin-t", MMDET_2, "mmdet/coco-instance/swin-t"),
+        (
+            "coco-instance/swin-l",
+            MMDET,
+            "coco-instance/swin-l",
+        ),  # theirs has another number of queries, if there is one
+        ("coco-instance/swin-t", MMSEG, "coco-instance/swin-t"),
+        ("cityscapes-semantic/r50", MMSEG, "mmseg/cityscapes-semantic/r50"),
+        ("ade20k-semantic/swin-s", MMSEG_2, "mmseg/ade20k-semantic/swin-s"),
+        ("ade20k-semantic/swin-t", SSSEG, "ssseg/ade20k-semantic/swin-t"),
+        ("ade20k-semantic/r50", None, "ade20k-panoptic/r50, ade20k-semantic/r50"),
+        ("ade20k-semantic/r50", MMDET, "ade20k-panoptic/r50, ade20k-semantic/r50"),
+        ("cityscapes-semantic/swin-t", SSSEG, "cityscapes-panoptic/swin-t, cityscapes-semantic/swin-t"),
+    ],
+)
+def test_recipes_and_class_names_decide(
+    published: Any, slug: str, layout: Layout | None, expected: str, with_names: bool
+) -> None:
+    raw = shapes_of(published, slug, layout, with_names)
+    if ", " in expected:
+        with pytest.raises(UserError, match=f"more than one recipe fits: {expected}; give recipe with one of them"):
+            recognised(raw, Request("file"))
+        return
+    found = recognised(raw, Request("file"))
+    recipe = recipes.recipe(expected)
+    assert whole(found).info == ModelInfo.of(recipe.model, original.recipe_categories(expected))
+    assert f"settings and classes are those of {expected}, the published model that fits" in found.notes
+
+
+def test_a_recipe_that_is_given_decides(published: Any) -> None:
+    for name in ("cityscapes-semantic/r50", "mmseg/cityscapes-semantic/r50"):
+        raw = shapes_of(published, "cityscapes-semantic/r50", MMDET, with_names=True)
+        chosen = whole(recognised(raw, Request("file", name)))
+        assert chosen.info.inference == recipes.recipe(name).model.inference
+        backbone = chosen.info.known_architecture.backbone
+        assert isinstance(backbone, TimmConfig)
+        assert backbone.norm == "sync"  # of the recipe; the names do not tell
+    raw = shapes_of(published, "ade20k-semantic/r50", MMDET, with_names=True)
     with pytest.raises(UserError, match=r"recipe 'coco-instance/r50' is resnet50.*recipes that fit: ade20k-panoptic"):
-        recognised(raw("ade20k-semantic/r50"), Request("file", "coco-instance/r50"))
+        recognised(raw, Request("file", "coco-instance/r50"))
+    raw = shapes_of(published, "coco-panoptic/r50", MMDET, with_names=True)
+    raw.class_names = tuple(f"class {index}" for index in range(133))
+    found = recognised(raw, Request("file", "coco-panoptic/r50"))
+    assert "the file has other names of classes (class 0, class 1, class 2 and 130 more) than the recipe" in found.notes
 
 
 def test_heads_are_not_guessed(tiny_model: Mask2Former, tmp_path: Path) -> None:
@@ -490,10 +530,13 @@ def test_missing_entries_are_listed_as_the_file_spells_them(model: Mask2Former, 
     del state["panoptic_head.pixel_decoder.encoder.layers.1.norms.1.bias"]
     del state["backbone.stages.1.blocks.1.attn.w_msa.proj.bias"]
     torch.save(state, tmp_path / "model.pth")
+    state["module.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "model.pth")
     with pytest.raises(UserError) as caught:
-        read(tmp_path / "model.pth", tasks=("instance",))
+        Mask2Former.from_pretrained(tmp_path / "model.pth", tasks="instance")
     message = str(caught.value)
-    assert "2 entries are missing: backbone.stages.1.blocks.1.attn.w_msa.proj.bias, panoptic_head.pixel_dec" in message
+    assert "2 missing: backbone.stages.1.blocks.1.attn.w_msa.proj.bias, panoptic_head.pixel_decoder.enc" in message
+    assert "; 1 unexpected: module.weight" in message
     del state["panoptic_head.cls_embed.weight"]
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(UserError, match=r"in mmdet 3.x: entry 'panoptic_head\.cls_embed\.weight' is missing"):

@@ -24,6 +24,8 @@ from mask2former.errors import UserError
 
 BYTES = random.Random(0).randbytes(300_000)
 MD5 = hashlib.md5(BYTES).hexdigest()[:6]
+CHECKSUM = f"md5:{MD5}"
+SHA256 = hashlib.sha256(BYTES).hexdigest()
 HASTE = Patience(timeout=0.3, attempts=3, pause=0.01)
 
 
@@ -43,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def fetch(server: Server, path: Path) -> list[tuple[int, int | None]]:
     """Download ``model.pkl`` and return the reports of progress."""
     reports: list[tuple[int, int | None]] = []
-    assert download(f"{server.url}/model.pkl", path, MD5, lambda *report: reports.append(report), HASTE) == path
+    assert download(f"{server.url}/model.pkl", path, CHECKSUM, lambda *report: reports.append(report), HASTE) == path
     return reports
 
 
@@ -154,6 +156,79 @@ def test_the_next_call_goes_on(folder: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == BYTES
 
 
+# --- other checksums than an MD5, and none --------------------------------------------------------------------------
+
+
+def test_a_sha256_verifies_as_well(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "model.pkl"
+    with serve(folder) as server:
+        url = f"{server.url}/model.pkl"
+        with pytest.raises(UserError, match=rf"300000 bytes with SHA-256 {SHA256}, expected one that begins with 0123"):
+            download(url, path, "sha256:01234567", patience=HASTE)
+        assert left(path) == set()
+        assert download(url, path, f"sha256:{SHA256[:8]}", patience=HASTE).read_bytes() == BYTES
+    assert left(path) == {"model.pkl"}
+
+
+def test_what_nothing_verifies_is_remembered(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Said once; from then on another file is refused, whether it lies there or comes from the server."""
+    path = tmp_path / "cache" / "model.pkl"
+    with serve(folder) as server, caplog.at_level(logging.WARNING):
+        url = f"{server.url}/model.pkl"
+        for _ in range(2):
+            assert download(url, path, None, patience=HASTE).read_bytes() == BYTES
+        record = path.with_name("model.pkl.sha256")
+        assert record.read_text() == f"{SHA256}  model.pkl\n"
+        assert caplog.messages == [
+            f"nothing published verifies model.pkl; its SHA-256 {SHA256} is recorded in {record} and compared whenever "
+            "the file is used"
+        ]
+        path.write_bytes(BYTES[1:])
+        with pytest.raises(UserError, match=rf"but {SHA256} was recorded at its first download: .* Delete it, and"):
+            download(url, path, None, patience=HASTE)
+        path.unlink()
+        download(url, path, None, patience=HASTE)
+        assert len(server.requests) == 2
+        path.unlink()
+        (folder / "model.pkl").write_bytes(b"replaced")
+        with pytest.raises(UserError, match=rf"8 bytes with SHA-256 .* with {SHA256}, as '{record}' recorded .*delete"):
+            download(url, path, None, patience=HASTE)
+        record.unlink()
+        assert download(url, path, None, patience=HASTE).read_bytes() == b"replaced"
+    record.write_text("no sum")
+    with pytest.raises(UserError, match=r"model.pkl.sha256' holds no SHA-256; delete it"):
+        download(url, path, None)
+
+
+def test_what_nothing_verifies_is_not_pasted_from_two_versions(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "model.pkl"
+    old = Tricks(content=b"old" * 90_000, etag="", break_after=50_000)
+    with serve(folder, lambda n: old if n == 0 else Tricks(etag="")) as server:
+        assert download(f"{server.url}/model.pkl", path, None, patience=HASTE).read_bytes() == BYTES
+        assert [asked for _, asked in server.requests] == [None, None]
+    message = r"does not say how large other.pkl is.* fetch http.*model.pkl yourself"
+    with serve(folder, lambda n: Tricks(is_announced=False)) as server, pytest.raises(UserError, match=message):
+        download(f"{server.url}/model.pkl", path.with_name("other.pkl"), None, patience=HASTE)
+
+
+def test_a_file_put_there_by_hand_is_remembered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(BYTES)
+    assert download("https://127.0.0.1/model.pkl", path, None) == path
+    assert path.with_name("model.pkl.sha256").read_text().startswith(SHA256)
+    path.with_name("model.pkl.sha256").unlink()
+
+    def refuse(path: Path, write: object) -> None:
+        raise UserError(f"'{path}' cannot be written")
+
+    monkeypatch.setattr(module, "write_whole", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert download("https://127.0.0.1/model.pkl", path, None) == path  # a shared cache can be read all the same
+    assert f"its SHA-256 {SHA256} cannot be recorded: " in caplog.messages[-1]
+
+
 def test_no_server_at_all(tmp_path: Path) -> None:
     with socket.socket() as taken:  # a port on which nobody listens
         taken.bind(("127.0.0.1", 0))
@@ -187,7 +262,7 @@ def test_a_server_that_sends_more_than_there_is(folder: Path, tmp_path: Path, is
     path = tmp_path / "cache" / "model.pkl"
     with serve(folder, lambda n: Tricks(is_announced=is_announced)) as server:
         with pytest.raises(UserError, match=r"150,000 .*; nothing was kept"):
-            download(f"{server.url}/model.pkl", path, MD5, patience=HASTE, most=len(BYTES) // 2)
+            download(f"{server.url}/model.pkl", path, CHECKSUM, patience=HASTE, most=len(BYTES) // 2)
         assert len(server.requests) == 1
     assert left(path) == set()
 
@@ -205,9 +280,9 @@ def test_a_server_that_sends_too_slowly(folder: Path, tmp_path: Path, where: str
     patience = Patience(timeout=5, attempts=2, pause=0.01, least_rate=100_000, window=0.1)
     with serve(folder, lambda n: TRICKLES[where]) as server:
         with pytest.raises(UserError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"):
-            download(f"{server.url}/model.pkl", path, MD5, patience=patience)
+            download(f"{server.url}/model.pkl", path, CHECKSUM, patience=patience)
         assert len(server.requests) == 2
-        assert download(f"{server.url}/model.pkl", folder / "model.pkl", MD5).is_file()  # there: nobody is asked
+        assert download(f"{server.url}/model.pkl", folder / "model.pkl", CHECKSUM).is_file()  # there: nobody is asked
 
 
 def test_a_slow_network_can_be_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +293,7 @@ def test_a_slow_network_can_be_allowed(folder: Path, tmp_path: Path, monkeypatch
     slow = Patience(attempts=1, least_rate=0, window=0.05)
     with serve(folder, lambda n: Tricks(content=b"abcdef", trickle=0.02)) as server:
         md5 = hashlib.md5(b"abcdef").hexdigest()
-        download(f"{server.url}/model.pkl", tmp_path / "model.pkl", md5, patience=slow)
+        download(f"{server.url}/model.pkl", tmp_path / "model.pkl", f"md5:{md5}", patience=slow)
     for nonsense in ("fast", "-1", "nan", "1e99", "\x1b[31m"):
         monkeypatch.setenv("MASK2FORMER_DOWNLOAD_RATE", nonsense)
         with pytest.raises(UserError, match=r"MASK2FORMER_DOWNLOAD_RATE=.*: expected bytes per second"):
@@ -248,7 +323,7 @@ def test_waiting_as_long_as_the_server_asks_within_limits(
     monkeypatch.setattr(module.time, "sleep", waited.append)
     path = tmp_path / "model.pkl"
     with serve(folder, lambda n: Tricks(status=503, headers={"Retry-After": asked}) if n == 0 else Tricks()) as server:
-        download(f"{server.url}/model.pkl", path, MD5, patience=Patience())
+        download(f"{server.url}/model.pkl", path, CHECKSUM, patience=Patience())
     assert waited == [PAUSES[asked]]
 
 
@@ -321,7 +396,7 @@ def test_no_way_back_from_https(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no address to download from"):
             module._check_address(url, is_secure=is_secure)
     with pytest.raises(UserError, match="no address to download from"):
-        download("file:///etc/passwd", tmp_path / "x", MD5)
+        download("file:///etc/passwd", tmp_path / "x", CHECKSUM)
 
 
 def test_what_a_server_says_is_shown_as_text(folder: Path, tmp_path: Path) -> None:
@@ -371,12 +446,12 @@ def test_a_place_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
 PROGRAM = """
 import importlib.util, sys
 from pathlib import Path
-module, url, path, md5, ready = sys.argv[1:]
+module, url, path, checksum, ready = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("download", module)
 sys.modules["download"] = download = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(download)
 Path(ready).touch()
-download.download(url, Path(path), md5)
+download.download(url, Path(path), checksum)
 """
 
 
@@ -393,7 +468,7 @@ def test_several_processes_download_once(folder: Path, tmp_path: Path) -> None:
 
     with serve(folder, wait_for_both) as server:
         processes = [
-            subprocess.Popen([*command, f"{server.url}/model.pkl", str(path), MD5, str(file)]) for file in ready
+            subprocess.Popen([*command, f"{server.url}/model.pkl", str(path), CHECKSUM, str(file)]) for file in ready
         ]
         assert [process.wait(90) for process in processes] == [0, 0]
         assert len(server.requests) == 1

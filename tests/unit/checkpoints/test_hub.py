@@ -19,11 +19,15 @@ from urllib.parse import urlsplit
 import huggingface_hub.constants
 import pytest
 import torch
+from conversions import small_model
 
 from mask2former import checkpoints
 from mask2former.checkpoints import hub
+from mask2former.checkpoints.convert import convert
+from mask2former.cli import main
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
 
 COMMIT = "1" * 40
 
@@ -178,12 +182,73 @@ def test_a_model_goes_to_the_hub_and_comes_back(
 
 
 def test_only_what_is_needed_is_fetched(fake: FakeHub) -> None:
-    files = {"model.safetensors": b"1", "pytorch_model.bin": b"2", "config.json": b"{}", "runs/1/x.safetensors": b"3"}
-    fake.repositories["me/both"] = files
-    folder = hub.fetch_folder("me/both")
-    assert {path.name for path in folder.rglob("*")} == {"model.safetensors", "config.json"}
-    fake.repositories["me/old"] = {"pytorch_model.bin": b"2", "config.json": b"{}", "training_args.txt": b""}
-    assert {path.name for path in hub.fetch_folder("me/old").rglob("*")} == {"pytorch_model.bin", "config.json"}
+    settings = {"config.json": b"{}", "preprocessor_config.json": b"{}"}
+    others = {"modeling.py": b"", "tokenizer.json": b"", "adapter.safetensors": b"", "training_args.bin": b"",
+              "model.fp16.safetensors": b"", "runs/1/model.safetensors": b"3", "optimizer.bin": b""}  # fmt: skip
+    best = {f"model{part}.safetensors": b"1" for part in ("", "-00001-of-00002", "-00002-of-00002")}
+    old = {f"pytorch_model{part}.bin": b"2" for part in ("", "-00001-of-00002", "-00002-of-00002")}
+    best["model.safetensors.index.json"] = old["pytorch_model.bin.index.json"] = b"{}"
+    for name, files in (("me/both", best), ("me/old", old)):
+        fake.repositories[name] = {**settings, **others, **old, **files}
+        assert {path.name for path in hub.fetch_folder(name).rglob("*")} == {*settings, *files}
+
+
+def on_the_hub(model: Mask2Former, folder: Path) -> dict[str, bytes]:
+    """A model as files of transformers, which do not say what it was trained for."""
+    checkpoints.save_pretrained(model, folder.with_suffix(".safetensors"))
+    convert(folder.with_suffix(".safetensors"), folder, "huggingface", verify=False)
+    config = json.loads((folder / "config.json").read_text())
+    del config["mask2former"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_model_of_transformers_loads_from_the_hub(
+    fake: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = small_model()
+    fake.repositories["me/animals"] = files = on_the_hub(small, tmp_path / "theirs")
+    for name in ("me/animals", "hf://me/animals", "hf://me/animals@v1"):
+        with collect_notes() as notes:
+            again = Mask2Former.from_pretrained(name, tasks="instance")
+        assert again.info.known_categories.names == ("sky", "cat", "dog")
+        assert (again.info.tasks, again.info.inference.short_edge) == (("instance",), 96)
+        assert [(note.message[:35], note.example) for note in notes] == [
+            ("read as Hugging Face transformers, ", f"'{name}'")
+        ]
+        assert all(torch.equal(value, again.state_dict()[key]) for key, value in small.state_dict().items())
+    with pytest.raises(UserError, match=r"^me/animals: holds .* no published model fits; give tasks"):
+        Mask2Former.from_pretrained("me/animals")
+    converted = convert("me/animals", tmp_path / "mine.safetensors", tasks="instance", verify=False)
+    assert Mask2Former.from_pretrained(converted.path).info == again.info
+
+    name = "facebook/mask2former-swin-tiny-ade-semantic"
+    fake.repositories[name] = files
+    with pytest.raises(
+        UserError, match=r"recipe 'ade20k-semantic/swin-t' is Swin-T .*, but the file holds Swin .width 8"
+    ):
+        Mask2Former.from_pretrained(name)
+    assert Mask2Former.from_pretrained(name, tasks="semantic").info.tasks == ("semantic",)
+    assert main(["inspect", name]) == 2
+    assert "recipe 'ade20k-semantic/swin-t' is Swin-T" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("facebook/mask2former-swin-small-coco-instance", "coco-instance/swin-s"),
+        ("facebook/mask2former-swin-base-ade-semantic", "ade20k-semantic/swin-b"),
+        ("facebook/mask2former-swin-base-IN21k-ade-semantic", "ade20k-semantic/swin-b-in21k"),
+        ("facebook/mask2former-swin-base-IN21k-cityscapes-panoptic", "cityscapes-panoptic/swin-b-in21k"),
+        ("facebook/mask2former-swin-large-mapillary-vistas-semantic", "mapillary-semantic/swin-l"),
+        ("facebook/mask2former-swin-tiny-mapillary-vistas-semantic", None),  # was never published
+        ("facebook/mask2former-swin-huge-coco-instance", None),
+        ("facebook/maskformer-swin-small-coco", None),
+        ("somebody/mask2former-swin-small-coco-instance", None),
+    ],
+)
+def test_what_official_names_on_the_hub_stand_for(name: str, recipe: str | None) -> None:
+    assert hub.published_recipe(name) == recipe
 
 
 def test_refusals_of_the_hub_are_one_sentence(

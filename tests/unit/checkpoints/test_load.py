@@ -1,4 +1,4 @@
-"""Our own files: exact return, atomic writes, names, and one clear sentence for every wrong file."""
+"""Our own files: exact return, atomic writes, names, and one clear sentence for every wrong file; files of others."""
 
 from __future__ import annotations
 
@@ -10,14 +10,28 @@ from typing import Any
 
 import pytest
 import torch
+from conversions import small_model
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mask2former import checkpoints
 from mask2former.checkpoints import safetensors_files
+from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG
+from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.load import MODELS
+from mask2former.checkpoints.rules import Layout, from_original
+from mask2former.cli import main
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
+
+SMALL = "Swin (width 8, blocks 1-2-1-1), 6 queries, 3 classes"
 
 
 def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -179,8 +193,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a header": (shorter(0.001), "damaged safetensors file"),
     "garbage header": (lambda path: path.write_bytes((90).to_bytes(8, "little") + b"{garbage" + bytes(200)), "damaged"),
     "huge header": (lambda path: path.write_bytes((1 << 39).to_bytes(8, "little") + b"{" + bytes(200)), "damaged"),
-    "other safetensors": (lambda path: save_file({"a": torch.zeros(2)}, path, {"format": "pt"}), "of something else"),
-    "no metadata": (lambda path: save_file({"a": torch.zeros(2)}, path), "of something else"),
+    "other safetensors": (lambda path: save_file({"a": torch.zeros(2)}, path, {"format": "pt"}), "none of the lay"),
+    "no metadata": (lambda path: save_file({"a": torch.zeros(2)}, path), "none of the layouts"),
     "newer": (changed("format_version", "99"), "format version '99'; this library reads up to 2"),
     "no version": (changed("format_version", None), "format version ''"),
     "no config": (changed("config", None), "the 'config' of its header is missing"),
@@ -195,7 +209,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other model": (changed("config", "{}"), r"weights do not fit the model; \d+ missing: .* unexpected: "),
     "missing entry": (without_entry, r"1 missing: transformer_decoder\.norm\.bias$"),
-    "folder": (as_folder, r"a folder must hold model\.safetensors; it holds weights\.bin"),
+    "folder": (as_folder, r"a folder must hold model\.safetensors, or config\.json beside weights; it holds weig"),
     "pickle of a list": (lambda path: path.write_bytes(pickle.dumps([1])), "holds a list"),
     "pickle of code": (lambda path: path.write_bytes(b"cos\nsystem\n(S'true'\ntR."), r"asks for os\.system"),
     "gone": (lambda path: path.unlink(), "neither a file, a folder nor a known model"),
@@ -292,3 +306,158 @@ def test_facts_that_a_file_does_not_carry_are_not_lost_silently(
     with pytest.raises(UserError, match=rf"the model has {fact} .*, which a checkpoint does not carry"):
         tiny_model.save_pretrained(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+# --- files of other code bases ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> Mask2Former:
+    """With as many heads as published models have, which most files do not say."""
+    return small_model()
+
+
+def published(model: Mask2Former, layout: Layout | None = None) -> dict[str, Tensor]:
+    state = original.to_original(model)
+    return dict(state if layout is None else from_original(layout, state))
+
+
+def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As torch and mmengine keep averages of a model."""
+    return {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}}
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [(None, torch.bfloat16), (HUGGINGFACE, torch.float16), *((layout, torch.float32) for layout in MODELS)],
+    ids=lambda value: str(value) if isinstance(value, torch.dtype) else value.key if value else "original",
+)
+def test_every_layout_loads_as_it_is(
+    small: Mask2Former, tmp_path: Path, layout: Layout | None, dtype: torch.dtype
+) -> None:
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in published(small, layout).items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "theirs.pth")
+    with collect_notes() as notes:
+        model = Mask2Former.from_pretrained(tmp_path / "theirs.pth", tasks=["semantic", "panoptic"])
+    assert (notes[0].message, notes[0].example) == (
+        f"read as {'original' if layout is None else layout.title}, {SMALL}",
+        f"'{tmp_path / 'theirs.pth'}'",
+    )
+    assert any("nothing says what the classes are called" in note.message for note in notes)
+    assert model.info.tasks == ("panoptic", "semantic")
+    for name, value in small.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value.to(dtype).to(value.dtype)), name
+
+
+@pytest.mark.parametrize(
+    ("layout", "wrapped"),
+    [
+        (None, lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}, "epoch": 3}),
+        (
+            MMSEG,
+            lambda state: {
+                "model": {f"module.{name}": value for name, value in state.items()},
+                "optimizer": {"state": {}},
+            },
+        ),
+        (HUGGINGFACE, lambda state: {f"net._orig_mod.{name}": value for name, value in state.items()}),
+        (SSSEG, lambda state: {"checkpoint": {"weights": state}, "args": {"lr": 1.0}}),
+        (None, lambda state: {"model_ema": averaged(state)}),
+        (MMDET, lambda state: {"ema_state_dict": averaged(state), "message_hub": {}}),
+    ],
+    ids=["lightning", "distributed", "compiled", "deeper", "torch average", "mmengine average"],
+)
+def test_wrapped_weights_load(small: Mask2Former, tmp_path: Path, layout: Layout | None, wrapped: Any) -> None:
+    torch.save(wrapped(published(small, layout)), tmp_path / "theirs.pth")
+    assert equal(Mask2Former.from_pretrained(tmp_path / "theirs.pth", tasks="panoptic"), small)
+
+
+def test_one_of_several_sets_of_weights_is_taken_and_said(
+    small: Mask2Former, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, state = tmp_path / "theirs.pth", published(small, SSSEG)
+    others = {name: value + 1 if value.is_floating_point() else value for name, value in state.items()}
+    torch.save({"model": state, "model_ema": others}, path)
+    with collect_notes() as notes:
+        assert equal(Mask2Former.from_pretrained(path, tasks="semantic"), small)
+    assert "several sets of weights: model is taken, model_ema is not (another one: weights=model_ema)" in str(notes)
+    other = Mask2Former.from_pretrained(path, tasks="semantic", weights="model_ema").state_dict()
+    assert all(torch.equal(value + 1, other[name]) for name, value in small.state_dict().items())
+    torch.save({"first": state, "second": others}, path)
+    with pytest.raises(UserError, match=r"several sets of weights: first, second; say which: weights$"):
+        Mask2Former.from_pretrained(path, tasks="semantic")
+    assert main(["inspect", str(path), "--task", "semantic"]) == 2
+    assert capsys.readouterr().err.endswith("several sets of weights: first, second; say which: --weights\n")
+    assert main(["inspect", str(path), "--task", "semantic", "--weights", "third"]) == 2
+    assert "--weights 'third': there is none of that name; sets of weights are first, sec" in capsys.readouterr().err
+    assert main(["inspect", str(path), "--task", "semantic", "--weights", "first"]) == 0
+    assert "format            ssseg\n" in capsys.readouterr().out
+
+
+def test_files_with_one_set_of_weights_say_so(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path / "m.safetensors")
+    for source in (tmp_path / "m.safetensors", "scenes-tiny"):
+        with pytest.raises(UserError, match=r"holds one set of weights; leave out weights$"):
+            Mask2Former.from_pretrained(source, weights="model")
+
+
+def test_all_that_does_not_fit_is_one_report_in_the_names_of_the_file(small: Mask2Former, tmp_path: Path) -> None:
+    state = {f"model.{name}": value for name, value in published(small, MMDET).items()}
+    state["model.neck.weight"] = torch.zeros(1)
+    del state["model.panoptic_head.transformer_decoder.post_norm.bias"]
+    state["model.panoptic_head.level_embed.weight"] = torch.zeros(3, 7)
+    torch.save({"state_dict": state}, tmp_path / "theirs.pth")
+    with pytest.raises(UserError) as caught:
+        Mask2Former.from_pretrained(tmp_path / "theirs.pth", tasks="instance")
+    assert str(caught.value) == (
+        f"{tmp_path / 'theirs.pth'}: the weights do not fit the model; 1 missing: "
+        "model.panoptic_head.transformer_decoder.post_norm.bias; 1 unexpected: model.neck.weight; 1 mis-shaped: "
+        "model.panoptic_head.level_embed.weight (3, 7) instead of (3, 32)"
+    )
+
+
+def test_a_backbone_alone_is_no_model(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    name = "backbone."
+    state = {key[len(name) :]: value for key, value in published(tiny_model).items() if key.startswith(name)}
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    with pytest.raises(UserError, match=r"a backbone alone; trainings start from it once it is converted: mask2former"):
+        Mask2Former.from_pretrained(tmp_path / "swin.pth")
+
+
+def test_names_of_ours_without_settings_are_told(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    torch.save(tiny_model.state_dict(), tmp_path / "m.pth")
+    with pytest.raises(
+        UserError, match="weights of a model of this library without its settings and classes; expected"
+    ):
+        Mask2Former.from_pretrained(tmp_path / "m.pth")
+
+
+def test_what_a_model_was_trained_for_has_its_flag(
+    small: Mask2Former, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "theirs.pth", tmp_path / "out"
+    torch.save({"state_dict": published(small, MMDET)}, path)
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    predict = ["predict", str(tmp_path / "a.png"), "--output", str(out), "--model", str(path)]
+    assert main(predict) == 2
+    assert "no published model fits; give --trained-for (panoptic, instance or semantic)" in capsys.readouterr().err
+    assert main([*predict, "--trained-for", "instances"]) == 2
+    assert "--trained-for instances: no such task; expected panoptic, instance, semantic" in capsys.readouterr().err
+    assert main([*predict, "--trained-for", "instance,semantic", "--task", "semantic", "--short-edge", "64"]) == 0
+    assert (out / "a_labels.png").exists()
+    assert main(["inspect", str(path)]) == 2
+    assert "give --task (panoptic" in capsys.readouterr().err
+
+
+def test_parts_of_a_folder_of_transformers_name_the_folder(small: Mask2Former, tmp_path: Path) -> None:
+    checkpoints.save_pretrained(small, tmp_path / "ours.safetensors")
+    folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
+    assert Mask2Former.from_pretrained(folder).info == small.info
+    with pytest.raises(UserError, match=rf"is part of a folder of transformers; give the folder, {folder}, whose"):
+        Mask2Former.from_pretrained(folder / "model.safetensors", tasks="panoptic")
+    checkpoints.save_pretrained(small, tmp_path / "both")
+    (tmp_path / "both" / "config.json").write_text("{}")  # what a hub adds
+    assert Mask2Former.from_pretrained(tmp_path / "both").info == small.info

@@ -191,7 +191,7 @@ def test_allowed_functions_cannot_be_changed(tmp_path: Path) -> None:
         ([np.zeros(2)], "holds a list; expected a mapping"),
         ({}, "holds no entries"),
         ({"model": {}}, "holds no entries"),
-        ({"state_dict": {}}, "training checkpoint"),
+        ({"state_dict": {}}, "entry 'state_dict' is a dict"),
         (Path("x"), r"pathlib\."),
         (Evil(__import__("_codecs").encode, "a", "rot13"), "the encoding 'rot13'"),
     ],

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints import restricted_pickle
 from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG
+from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.rules import from_original
 from mask2former.checkpoints.zoo import Zoo, current_zoo
 from mask2former.config import SwinConfig
 from mask2former.errors import UserError
@@ -34,13 +39,28 @@ METRICS = {"panoptic": "PQ", "instance": "AP", "semantic": "mIoU", "video instan
 WIDTHS = {96: ("Swin-T", "Swin-S"), 128: ("Swin-B",), 192: ("Swin-L",)}
 
 
-def test_the_table_has_a_row_for_every_recipe() -> None:
+OFFICIAL = [row.name for row in current_zoo().values() if row.provider.name == "official"]
+OTHERS = {
+    "mmdet": (11, MMDET, "https://download.openmmlab.com/mmdetection/v3.0/mask2former/", "Apache-2.0", True),
+    "mmseg": (13, MMSEG, "https://download.openmmlab.com/mmsegmentation/v0.5/mask2former/", "Apache-2.0", True),
+    "ssseg": (3, SSSEG, "https://github.com/SegmentationBLWX/modelstore/releases/download/", "not stated", None),
+}
+
+
+def test_the_table_lists_all_that_were_published() -> None:
     zoo = current_zoo()
-    assert tuple(zoo) == recipes.recipe_names("official")
-    assert len(zoo) == 59
+    assert len(zoo) == 86
+    assert Counter(row.provider.name for row in zoo.values()) == {"official": 59, "mmdet": 11, "mmseg": 13, "ssseg": 3}
+    assert tuple(zoo) == recipes.recipe_names()
+    for row in zoo.values():
+        assert row.name == (
+            row.short_name if row.provider.name == "official" else f"{row.provider.name}/{row.short_name}"
+        )
+        assert row.provider.source is not None
+        assert row.provider.source.startswith("https://github.com/")
 
 
-@pytest.mark.parametrize("name", recipes.recipe_names("official"))
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_a_row_agrees_with_its_recipe(name: str, published: Any) -> None:
     row, recipe = current_zoo()[name], recipes.recipe(name)
     dataset, table = FAMILIES[name.partition("-")[0]]
@@ -57,19 +77,54 @@ def test_a_row_agrees_with_its_recipe(name: str, published: Any) -> None:
         assert (row.backbone == "Swin-T") == (backbone.depths[2] == 6)
     else:
         assert row.backbone == {"resnet50": "R50", "resnet101": "R101"}[backbone.model]
-    assert row.file == f"model_final_{row.md5_prefix}.pkl"
+    assert row.checksum is not None
+    assert row.file == f"model_final_{row.checksum.removeprefix('md5:')}.pkl"
     assert row.url.startswith("https://dl.fbaipublicfiles.com/maskformer/")
     assert row.url.endswith(f"/{row.file}")
     # One file was published under the name of the predecessor.
     assert Path(recipe.reproduces).stem.replace("former2", "former") in row.url.replace("former2", "former")
     assert (row.license.name, row.license.commercial) == ("CC BY-NC 4.0", False)
-    sizes = {"float32": 4, "int64": 8}
-    assert row.num_bytes == sum(
-        math.prod(entry["shape"]) * sizes[entry["dtype"]] for entry in published.table(name).values()
-    )
+    assert row.num_bytes == sum(value.numel() * value.element_size() for value in hollow(published, name).values())
 
 
-@pytest.mark.parametrize("name", recipes.recipe_names("official"))
+@pytest.mark.parametrize("provider", OTHERS)
+def test_rows_of_other_projects(provider: str, published: Any) -> None:
+    """Each has the architecture of an official one, in the layout of its project."""
+    count, layout, folder, license, commercial = OTHERS[provider]
+    rows = [row for row in current_zoo().values() if row.provider.name == provider]
+    assert len(rows) == count
+    for row in rows:
+        official, recipe = current_zoo()[row.short_name], recipes.recipe(row.name)
+        assert recipe.provider == provider
+        assert row.queries == recipe.model.transformer_decoder.num_queries
+        assert recipe.model.backbone == recipes.recipe(row.short_name).model.backbone or row.backbone.startswith("R")
+        assert (row.task, row.dataset, row.backbone, row.queries) == (
+            official.task,
+            official.dataset,
+            official.backbone,
+            official.queries,
+        )
+        assert row.url.startswith(folder)
+        assert row.url.endswith(f"/{row.file}")
+        if provider == "ssseg":
+            assert row.checksum is None
+        else:
+            assert row.checksum == f"sha256:{row.file[-12:-4]}"
+            assert METRICS[row.task] in row.metrics
+        assert (row.license.name, row.license.commercial) == (license, commercial)
+        state = from_original(layout, hollow(published, row.short_name))
+        assert row.num_bytes == sum(value.numel() * value.element_size() for value in state.values())
+
+
+def hollow(published: Any, name: str) -> dict[str, Tensor]:
+    """The published entries of an official model, without values."""
+    return {
+        key: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
+        for key, entry in published.table(name).items()
+    }
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_a_name_means_architecture_classes_and_settings(
     name: str, published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,10 +132,7 @@ def test_a_name_means_architecture_classes_and_settings(
     row = current_zoo()[name]
     (tmp_path / row.file).write_bytes(b"a file in the cache")
     monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path))
-    state = {
-        key: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
-        for key, entry in published.table(name).items()
-    }
+    state = hollow(published, name)
     read: list[Path] = []
     monkeypatch.setattr(restricted_pickle, "read_state", lambda path, select: read.append(path) or state)
     opened = checkpoints.open_checkpoint(name)
@@ -97,13 +149,22 @@ def test_the_numbers_are_those_that_were_published() -> None:
     shared = os.environ.get("MASK2FORMER_SHARED")
     if shared is None:
         pytest.skip("MASK2FORMER_SHARED names no folder with the collected facts")
-    facts = json.loads((Path(shared) / "spec" / "zoo.json").read_text())["official"]
-    rows = [
-        (row.name, row.metrics, row.url, row.md5_prefix, row.queries, row.backbone, row.pretraining)
-        for row in current_zoo().values()
-    ]
-    keys = ("slug", "metrics", "checkpoint_url", "md5_prefix", "queries", "backbone", "pretraining")
-    assert rows == [tuple(fact[key] for key in keys) for fact in facts]
+    facts = json.loads((Path(shared) / "spec" / "zoo.json").read_text())
+    rows = current_zoo().values()
+    keys = ("slug", "metrics", "checkpoint_url", "queries", "backbone", "pretraining")
+    assert [
+        (row.name, row.metrics, row.url, row.queries, row.backbone, row.pretraining, row.checksum)
+        for row in rows
+        if row.provider.name == "official"
+    ] == [(*(fact[key] for key in keys), f"md5:{fact['md5_prefix']}") for fact in facts["official"]]
+    facts |= json.loads((Path(shared) / "spec" / "zoo_mmdetection.json").read_text())
+    others = [fact for project in ("mmdetection", "mmsegmentation", "sssegmentation") for fact in facts[project]]
+    printed = {"box AP": "box_AP", "AP": "mask_AP", "PQ": "PQ", "mIoU": "mIoU", "mIoU (ms+flip)": "mIoU_ms_flip"}
+    for row, fact in zip([row for row in rows if row.provider.name != "official"], others, strict=True):
+        assert (row.url, row.dataset, row.task) == (fact["checkpoint_url"], fact["dataset"], fact["task"])
+        numbers = fact.get("metrics", fact)
+        assert row.metrics == {name: numbers[key] for name, key in printed.items() if numbers.get(key) is not None}
+        assert row.backbone.lower()[0] == fact["backbone"].lower()[0]
 
 
 # --- tables of one's own ---------------------------------------------------------------------------------------------
@@ -120,7 +181,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "metrics": {"PQ": 51.9},
         "url": "http://127.0.0.1:9/pets_0123ab.safetensors",
         "file": "pets_0123ab.safetensors",
-        "md5_prefix": "0123ab",
+        "checksum": "md5:0123ab",
         "num_bytes": 1000,
         "license": "MIT",
     }
@@ -169,8 +230,12 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "an unknown license": ([row(license="GPL")], "'GPL' is missing"),
     "a local address": ([row(url="file:///etc/passwd")], "no address of the web"),
     "a path as a file name": ([row(file="../pets_0123ab.pkl")], "no plain file name"),
-    "a name without the hash": ([row(file="pets.pkl")], "digits 0-f that the file's name contains"),
-    "a short hash": ([row(md5_prefix="01")], "6 to 32 digits"),
+    "a name without the hash": ([row(file="pets.pkl")], "that the file's name contains"),
+    "a short hash": ([row(checksum="md5:01")], "6 to 32 digits"),
+    "a short SHA-256": ([row(checksum="sha256:0123ab")], "8 to 64"),
+    "an unknown hash": ([row(checksum="crc32:0123ab")], "'md5:' and 6 to 32 digits"),
+    "a hash twice": ([row(md5_prefix="0123ab")], "both 'checksum' and 'md5_prefix'"),
+    "an unknown provider": ([row(provider="nobody")], "'nobody' is missing"),
     "a name twice": ([row(), row(file="x_0123ab")], "more than one model with name 'lab/pets'"),
     "a file twice": ([row(), row(name="lab/dogs")], "more than one model with file 'pets_0123ab.safetensors'"),
 }
@@ -182,6 +247,26 @@ def test_a_wrong_table_is_told(tmp_path: Path, fault: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         Zoo.load(write_zoo(tmp_path / "zoo.json", *rows))
     assert str(tmp_path / "zoo.json") in str(caught.value)
+
+
+def test_a_table_of_0_1_0_is_read(tmp_path: Path) -> None:
+    old = {key: value for key, value in row().items() if key != "checksum"} | {"md5_prefix": "0123ab"}
+    model = Zoo.load(write_zoo(tmp_path / "zoo.json", old))["lab/pets"]
+    assert (model.checksum, model.provider.name, model.short_name) == ("md5:0123ab", "own", "lab/pets")
+
+
+def test_providers_of_a_table_are_checked(tmp_path: Path) -> None:
+    path = write_zoo(tmp_path / "zoo.json", row(provider="lab", name="lab/pets"))
+    values = json.loads(path.read_text())
+    for entry, message in (
+        ({"title": "Lab", "source": "file:///etc"}, "no address"),
+        ({"title": 1, "source": None}, "1"),
+    ):
+        path.write_text(json.dumps({**values, "providers": {"lab": entry}}))
+        with pytest.raises(UserError, match=message):
+            Zoo.load(path)
+    path.write_text(json.dumps({**values, "providers": {"lab": {"title": "Lab", "source": None}}}))
+    assert Zoo.load(path)["lab/pets"].short_name == "pets"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"licenses": {}, "models": 3}', '{"licenses": {"x": {"url": 1}}}'])
@@ -232,6 +317,9 @@ def test_a_folder_wins_over_the_hub(tiny_model: Mask2Former, tmp_path: Path, mon
             r"no file or folder here, and 'coco-panoptik/r50' is not in the hub's cache.* mean coco-pa",
         ),
         ("scenes-tinny", "did you mean scenes-tiny"),
+        ("coco-instance/swin-x", "coco-instance/swin-t or mmdet/coco-instance/swin-t or "),
+        ("mmdet/coco-instance/swin-l", "did you mean coco-instance/swin-l or "),
+        ("mmdet/coco-panoptik/r50", "did you mean coco-panoptic/r50 or mmdet/coco-panoptic/r50"),
         ("swin-huge", "'swin-huge' is neither a file, a folder nor a known model.*'mask2former models' lists"),
         ("runs/mine/model.safetensors", "'runs/mine/model.safetensors' is neither"),
     ],
@@ -240,6 +328,39 @@ def test_unknown_names_say_what_there_is(source: str, message: str, monkeypatch:
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     with pytest.raises(UserError, match=message):
         Mask2Former.from_pretrained(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "commercial", "message"),
+    [
+        ("Lab", True, r"weights of lab/pets are licensed Lab \(https://lab\)"),
+        ("Lab", False, r"weights of lab/pets are licensed Lab: not for commercial use \(https://lab\)"),
+        (
+            "not stated",
+            None,
+            r"the license of the weights of lab/pets is not stated: ask their authors before com.*lab\)",
+        ),
+    ],
+)
+def test_what_a_license_permits_is_said(
+    name: str, commercial: bool | None, message: str, tiny_model: Mask2Former, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    entry = row(license=name, checksum=None, file="pets.safetensors")
+    write_zoo(tmp_path / "zoo.json", entry, **{name: {"url": "https://lab", "commercial": commercial}})
+    monkeypatch.setenv("MASK2FORMER_ZOO", str(tmp_path / "zoo.json"))
+    monkeypatch.setenv("MASK2FORMER_CACHE", str(tmp_path))
+    checkpoints.save(tiny_model, tmp_path / "pets.safetensors")
+    model = Mask2Former.from_pretrained("lab/pets")
+    assert re.fullmatch(message, caplog.messages[-1])
+    model.save_pretrained(tmp_path / "folder")
+    assert Mask2Former.from_pretrained(tmp_path / "folder").info.license == name
+    stated = "No license is stated for the weights" in (tmp_path / "folder" / "README.md").read_text()
+    assert stated == (name == "not stated")
+    damaged = tmp_path / "pets.safetensors"
+    damaged.write_bytes(damaged.read_bytes() + b"x")
+    with pytest.raises(UserError, match="was recorded at its first download"):
+        Mask2Former.from_pretrained("lab/pets")
 
 
 def test_the_license_travels_with_the_weights(tiny_model: Mask2Former, tmp_path: Path) -> None:
@@ -253,7 +374,7 @@ def test_the_license_travels_with_the_weights(tiny_model: Mask2Former, tmp_path:
 
 
 def test_categories_of_every_name_are_as_many_as_its_class_head(published: Any) -> None:
-    for name in current_zoo():
+    for name in OFFICIAL:
         classes = original.recipe_categories(name)
         assert isinstance(classes, Categories)
         (shape,) = [

@@ -118,5 +118,5 @@ def test_data_that_are_drawn_are_not_checked() -> None:
 def test_models_are_listed_by_what_they_do() -> None:
     assert {entry["name"] for entry in known_models(cached=True)} >= {"scenes-tiny", "nuclei"}
     assert all(entry["license"]["commercial"] for entry in known_models("instance", commercial=True))
-    with pytest.raises(UserError, match="no models of data 'birds'"):
-        known_models(data="birds")
+    with pytest.raises(UserError, match="no models of data set 'birds'"):
+        known_models(dataset="birds")

@@ -16,6 +16,7 @@ from mask2former import limits
 from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
 from mask2former.checkpoints.rules import Change, Layout, Rule, rules
 from mask2former.errors import UserError
+from mask2former.recipes import Provider
 from mask2former.text import quoted
 
 __all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "edges_of", "swin_rules"]
@@ -141,7 +142,8 @@ _DECODER_2 = {
 }
 
 
-def _layout(key: str, title: str, prefix: str, generation: int) -> Layout:
+def _layout(key: str, title: str, provider: Provider, generation: int) -> Layout:
+    prefix = "panoptic_head" if provider == "mmdet" else "decode_head"
     encoder, decoder = (_ENCODER_3, _DECODER_3) if generation == 3 else (_ENCODER_2, _DECODER_2)
     other_encoder, other_decoder = (_ENCODER_2, _DECODER_2) if generation == 3 else (_ENCODER_3, _DECODER_3)
     backbone = rules("backbone.", "backbone.", STEM | BLOCKS) + swin_rules("backbone.")
@@ -154,14 +156,15 @@ def _layout(key: str, title: str, prefix: str, generation: int) -> Layout:
         # Which generation spells the pixel decoder's layers how is certain for the decoder only; either is read.
         also_read=_head(prefix, other_encoder, other_decoder),
         not_written=("criterion.empty_weight",),
+        provider=provider,
         has_counters=True,
     )
 
 
-MMDET = _layout("mmdet", "mmdet 3.x", "panoptic_head", 3)
-MMDET_2 = _layout("mmdet2", "mmdet 2.x", "panoptic_head", 2)
-MMSEG = _layout("mmseg", "mmsegmentation 1.x", "decode_head", 3)
-MMSEG_2 = _layout("mmseg0", "mmsegmentation with the names of mmdet 2.x", "decode_head", 2)
+MMDET = _layout("mmdet", "mmdet 3.x", "mmdet", 3)
+MMDET_2 = _layout("mmdet2", "mmdet 2.x", "mmdet", 2)
+MMSEG = _layout("mmseg", "mmsegmentation 1.x", "mmseg", 3)
+MMSEG_2 = _layout("mmseg0", "mmsegmentation with the names of mmdet 2.x", "mmseg", 2)
 
 
 # --- the configuration that training checkpoints carry as text -------------------------------------------------------

@@ -19,6 +19,7 @@ from mask2former import recipes
 from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.recipes import Provider
 from mask2former.structures import Categories
 from mask2former.text import printable, quoted
 
@@ -207,24 +208,23 @@ def _predictor_names(num_layers: int) -> Iterator[Pair]:
 
 def is_original(names: Mapping[str, object]) -> bool:
     """Whether the names are those of a full model in the original layout, in any of its spellings."""
-    return any(name.removeprefix("module.").startswith(_HEAD) for name in names)
+    return any(name.startswith(_HEAD) for name in names)
 
 
 def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same entries under the newest original names.
 
-    Undone are: a ``module.`` before every name; the pixel decoder directly below the head, or below itself twice (files
-    saved again after a wrong conversion); ``static_query``. The keys decide, not a version number, because that is lost
-    whenever a mapping is copied. Pixel mean and deviation are dropped, being those of every model of ours.
+    Undone are: the pixel decoder directly below the head, or below itself twice (files saved again after a wrong
+    conversion); ``static_query``. The keys decide, not a version number, because that is lost whenever a mapping is
+    copied. Pixel mean and deviation are dropped, being those of every model of ours.
 
     Raises:
         UserError: two entries end up with one name, or pixel mean and deviation are others.
     """
-    wrapped = all(name.startswith("module.") for name in state)
-    is_old = not any(name.removeprefix("module.").startswith(_PIXEL) for name in state)
+    is_old = not any(name.startswith(_PIXEL) for name in state)
     renamed: dict[str, Tensor] = {}
     for stored, value in state.items():
-        name = stored.removeprefix("module.") if wrapped else stored
+        name = stored
         if name in _PIXELS:
             _check_pixels(name, value)
             continue
@@ -466,16 +466,19 @@ def recipe_architecture(slug: str) -> Architecture:
     return Architecture(recipes.recipe(slug).model, len(recipe_categories(slug)))
 
 
-def matching_recipes(found: Architecture, *, norms_are_open: bool = False) -> list[str]:
-    """Recipes of the authors whose names and shapes are those of a model.
+def matching_recipes(
+    found: Architecture, provider: Provider = "official", *, norms_are_open: bool = False
+) -> list[str]:
+    """Recipes of one provider whose names and shapes are those of a model.
 
     Those that differ in their pre-training only are all listed.
 
     Args:
         found: what names and shapes tell.
+        provider: who published the models.
         norms_are_open: they do not tell whether the norms were trained, so that either fits.
     """
-    return [slug for slug in recipes.recipe_names("official") if recipe_architecture(slug).fits(found, norms_are_open)]
+    return [slug for slug in recipes.recipe_names(provider) if recipe_architecture(slug).fits(found, norms_are_open)]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -54,5 +54,6 @@ SSSEG = Layout(
         *rules("predictor.", "sem_seg_head.predictor.", {name: name for name in _SAME_PREDICTOR}),
         *rules("", "", {"criterion.empty_weight": "criterion.empty_weight"}),
     ),
+    provider="ssseg",
     also_read=rules("predictor.", "sem_seg_head.predictor.", {"static_query.weight": "query_feat.weight"}),
 )

@@ -1,0 +1,149 @@
+"""Where the weights are in what trainings save: in which of its mappings, and behind which names of wrappers.
+
+Trainings save much beside weights, and sometimes two sets of them. Knows names alone: what they mean is told by whoever
+asks, and which numbers they name is never looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+from mask2former import limits
+from mask2former.errors import OptionError, UserError
+from mask2former.text import listed, printable, quoted
+
+__all__ = ["unwrapped", "wanted", "weights_of"]
+
+T = TypeVar("T")
+_Known = Callable[[Mapping[str, Any]], bool]
+
+_COMPILED = "_orig_mod."  # of torch.compile, which also wraps single parts
+_PREFIXES = ("model.", "module.", "net.", _COMPILED)  # of Lightning modules, DistributedDataParallel and averages
+_WRAPPERS = 6  # around each other
+_COUNTERS = ("n_averaged", "steps")  # beside the wrapped model in averages of torch and of mmengine
+
+_PLAIN = ("model", "state_dict", "blobs")
+_AVERAGED = ("teacher", "model_ema", "ema_model", "ema", "state_dict_ema", "ema_state_dict", "averaged_model")
+_DEPTH = 4  # of mappings in mappings that may hold weights
+_MAPPINGS = 1000  # that are looked into
+_NAMES = 2 * limits.CHECKPOINT_ENTRIES  # that are compared with known ones, in all of them
+
+
+def unwrapped(state: Mapping[str, T], is_known: _Known) -> tuple[dict[str, T], str]:
+    """The entries without what wrappers put before all of their names, and that; as they are if nothing is known then.
+
+    Args:
+        state: names to anything.
+        is_known: whether names are those of weights.
+
+    Raises:
+        UserError: two names are the same without it.
+    """
+    names, removed = {name: name for name in state}, ""
+    for _ in range(_WRAPPERS):
+        plain = {short.replace(_COMPILED, ""): state[name] for name, short in names.items()}
+        if is_known(plain):
+            _check_different(names)
+            return plain, removed + (_COMPILED if _common_prefix(names.values()) == _COMPILED else "")
+        prefix = _common_prefix(names.values())
+        if not prefix:
+            names = {name: short for name, short in names.items() if short not in _COUNTERS}
+            prefix = _common_prefix(names.values())
+        if not prefix:
+            break
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
+        removed += prefix
+    return dict(state), ""
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    return next((one for one in _PREFIXES if names and all(name.startswith(one) for name in names)), "")
+
+
+def _check_different(names: Mapping[str, str]) -> None:
+    spelled: dict[str, str] = {}
+    for name, short in names.items():
+        first = spelled.setdefault(short.replace(_COMPILED, ""), name)
+        if first != name:
+            raise UserError(f"{quoted(first)} and {quoted(name)} mean the same; expected one of them")
+
+
+def weights_of(payload: dict[Any, Any], is_known: _Known, weights: str | None = None) -> tuple[dict[Any, Any], str]:
+    """The mapping of a file that holds the weights, and a note where it holds several.
+
+    Weights that were trained come before averages of them, which came before what stands under any other name.
+
+    Args:
+        payload: all that the file holds.
+        is_known: whether names are those of weights, in any wrapping.
+        weights: the entry that is wanted, with its parents before it and dots between.
+
+    Returns:
+        The mapping, and one phrase, empty where there was no choice. Without any known weights, the mapping that would
+        hold them, for messages.
+
+    Raises:
+        UserError: several have the same standing, or there is none of the wanted name.
+    """
+    found: dict[str, dict[Any, Any]] = {}
+    left = _NAMES
+    for path, mapping in _mappings_of(payload):
+        if len(mapping) <= left and all(isinstance(name, str) for name in mapping):
+            left -= len(mapping)
+            if is_known(mapping):
+                found.setdefault(".".join(path), mapping)
+    if weights is not None:
+        return wanted(found, weights), ""
+    if not found:
+        return next((payload[key] for key in (*_PLAIN, *_AVERAGED) if isinstance(payload.get(key), dict)), payload), ""
+    best = min(map(_standing, found))
+    first = [name for name in found if _standing(name) == best]
+    if len(first) > 1:
+        raise OptionError(
+            lambda name: f"holds several sets of weights: {listed(first, show=printable)}; say which: {name('weights')}"
+        )
+    others = [name for name in found if name != first[0]]
+    if not others:
+        return found[first[0]], ""
+    return found[first[0]], (
+        f"it holds several sets of weights: {printable(first[0])} is taken, {listed(others, show=printable)} "
+        f"{'are' if len(others) > 1 else 'is'} not (another one: weights={printable(others[0])})"
+    )
+
+
+def wanted(found: Mapping[str, dict[Any, Any]], weights: str) -> dict[Any, Any]:
+    """The set of weights of this name.
+
+    Raises:
+        UserError: there is none; the message lists the others.
+    """
+    if weights not in found or not weights:
+        known = listed([name for name in found if name], show=printable)
+        have = f"sets of weights are {known}" if known else "the file holds one set of weights, so leave it out"
+        raise OptionError(lambda name: f"{name('weights')} {quoted(weights)}: there is none of that name; {have}")
+    return found[weights]
+
+
+def _standing(path: str) -> tuple[int, int]:
+    name = path.rpartition(".")[2]
+    kind = 0 if not path else 1 if name in _PLAIN else 2 if name in _AVERAGED else 3
+    return kind, path.count(".")
+
+
+def _mappings_of(payload: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """Mappings in mappings with the names that lead there, the outer ones first, each once, and never too many."""
+    waiting: deque[tuple[tuple[str, ...], dict[Any, Any]]] = deque([((), payload)])
+    seen = {id(payload)}
+    while waiting:
+        path, mapping = waiting.popleft()
+        yield path, mapping
+        if len(path) == _DEPTH:
+            continue
+        for name, inner in mapping.items():
+            if len(seen) == _MAPPINGS:
+                break
+            if isinstance(inner, dict) and isinstance(name, str) and id(inner) not in seen:
+                seen.add(id(inner))
+                waiting.append(((*path, name), inner))
