@@ -38,6 +38,7 @@ _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.qu
 _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
+_NORMALISATION = ("pixel_mean", "pixel_std")
 # What a model may have otherwise than its weights had it: no weights depend on it (the norm may bring entries of its
 # own, and then loading says so).
 _WITHOUT_WEIGHTS = frozenset({"drop_path_rate", "dropout", "masked_attention", "position_encoding", "norm"})
@@ -75,6 +76,8 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
         own, theirs = values.get(part, {}), getattr(source.architecture, part).model_dump()
         if isinstance(own, dict) and own.get("name", theirs["name"]) == theirs["name"]:
             result[part] = theirs | own
+    if source.architecture is not None:
+        result = {name: getattr(source.architecture, name) for name in _NORMALISATION} | result
     own, theirs = values.get("inference", {}), source.inference.model_dump()
     if isinstance(own, dict):
         tasks = own.get("tasks", theirs["tasks"])
@@ -111,6 +114,10 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
+    for name in _NORMALISATION if source.architecture is not None else ():
+        own, theirs = getattr(model, name), getattr(source.architecture, name)
+        if name in model.model_fields_set and own != theirs:
+            faults.append(f"model.{name} is {list(own)} in the run and {list(theirs)} in the weights")
     if faults:
         partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
         raise UserError(
