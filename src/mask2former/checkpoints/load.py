@@ -22,9 +22,10 @@ from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, Checkpoi
 from mask2former.checkpoints.formats import huggingface, original
 from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
-from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of, normalisation_of
 from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, their_name, to_original
 from mask2former.checkpoints.safetensors_files import entries_of, is_safetensors, metadata_value, open_safetensors
 from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
@@ -407,9 +408,11 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], reques
         spelled=spelled,
         layout="the original layout" if layout is None else title,
     )
-    names, notes, preparation = raw.class_names, [], Preparation()
+    names, notes = raw.class_names, []
+    preparation = Preparation(normalisation=original.normalisation_of(raw.state))
     if raw.text is not None:
-        preparation = Preparation(edges_of(raw.text))
+        normalisation = normalisation_of(raw.text) or preparation.normalisation
+        preparation = Preparation(edges_of(raw.text), normalisation=normalisation)
     if raw.config is not None:
         huggingface.check_config(raw.config, found)
         names = huggingface.label_names(raw.config, found.num_classes)
@@ -419,6 +422,10 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], reques
         names = None
     own = None if raw.config is None else huggingface.own_facts(raw.config)
     config, categories = _settled(found, layout is not None, names, preparation, own, request)
+    if preparation.normalisation is not None:
+        config = config.model_copy(update=preparation.normalisation.settings)
+    if config.own_normalisation:
+        notes.append(f"images are normalised with {Normalisation.of(config)}, as the file says")
     notes += _notes(config, categories, preparation, names, own is not None, request)
     expected = [name for name, ours in original.original_names(config) if ours is not None]
     for name in expected:

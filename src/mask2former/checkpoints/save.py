@@ -148,7 +148,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
         raise UserError(f"{path}: the original layout is written as .pkl or .pth")
     _ = model.info.known_architecture
     _check_preparation(model)
-    state = original.to_original(model)
+    state = original.file_entries(model)
     check_finite(state, "the model")
     write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
 
