@@ -20,7 +20,7 @@ from mask2former import limits, recipes
 from mask2former.checkpoints import restricted_pickle
 from mask2former.checkpoints.checkpoint import FORMAT_VERSION, WEIGHTS, Checkpoint
 from mask2former.checkpoints.formats import huggingface, original
-from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
+from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, recognised_backbone
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of, normalisation_of
 from mask2former.checkpoints.formats.original import Architecture
@@ -28,7 +28,7 @@ from mask2former.checkpoints.formats.sssegmentation import SSSEG
 from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, their_name, to_original
 from mask2former.checkpoints.safetensors_files import entries_of, is_safetensors, metadata_value, open_safetensors
-from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
+from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, TimmConfig, parse
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import OptionError, UserError
 from mask2former.structures import Categories, ModelInfo
@@ -44,6 +44,7 @@ __all__ = [
     "load",
     "published_state",
     "read",
+    "read_backbone_alone",
     "recognised",
 ]
 
@@ -122,12 +123,14 @@ class Request:
         tasks: what the model was trained for.
         converts: whether files of other code bases are wanted, too. They are not where a model is loaded: a conversion
             says what it found and assumed, and that has to be read once.
+        backbone: of timm, for files that hold its weights without saying so.
     """
 
     source: str
     recipe: str | None = None
     tasks: Sequence[Task] = ()
     converts: bool = True
+    backbone: TimmConfig | None = None
 
 
 def load(path: str | Path, recipe: str | None = None) -> Checkpoint:
@@ -174,6 +177,31 @@ def _read(path: Path, request: Request) -> Found:
         if str(error).startswith(str(path)):
             raise
         raise UserError(f"{path}: {error}") from error
+
+
+def read_backbone_alone(path: Path, backbone: TimmConfig | None = None) -> Backbone | None:
+    """The backbone of a file or folder that holds nothing else; None if it holds a whole model.
+
+    Args:
+        path: of any layout that is known.
+        backbone: of timm, for files that hold its weights without saying so.
+
+    Raises:
+        UserError: it cannot be read, is nothing that we know, or is incomplete.
+    """
+    request = Request(str(path), backbone=backbone)
+    raw = _opened(path, request)
+    beside = path.parent / "config.json"
+    if raw.metadata is None and raw.config is None and beside.is_file():
+        raw.config = _json(beside)
+    names = [name.removeprefix("module.") for name in raw.state]
+    if raw.metadata is not None or original.is_original(raw.state) or any(layout.fits(names) for layout in MODELS):
+        return None
+    try:
+        content = recognised(raw, request).content
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return content if isinstance(content, Backbone) else None
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -363,18 +391,17 @@ def recognised(raw: Raw, request: Request) -> Found:
     layout = next((layout for layout in MODELS if layout.fits(raw.state)), None)
     if layout is not None:
         return _whole(raw, layout, to_original(layout, raw.state), request)
-    state, wrapping = without_wrapping(raw.state)
-    layout = next((layout for layout in BACKBONES if layout.fits(state)), None)
-    if layout is None:
+    backbone = recognised_backbone(raw.state, raw.config, request.backbone)
+    if backbone is None:
         known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
         raise UserError(
             f"none of the layouts that we know ({known}); it has {len(raw.state)} entries such as "
-            f"{listed(raw.state, 3)}"
+            f"{listed(raw.state, 3)}. Weights of a timm model are read from a folder with its config.json, or by a "
+            "training that names the model: model.init=FILE model.backbone={name: timm, model: NAME}"
         )
     if request.recipe is not None or request.tasks:
-        raise UserError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
-    backbone = read_backbone(layout, state)
-    return Found(wrapping or layout.title, backbone, backbone.notes)
+        raise UserError(f"a backbone alone ({backbone[0]}); leave out the recipe and the tasks")
+    return Found(*backbone, backbone[1].notes)
 
 
 def _ours(raw: Raw, metadata: Mapping[str, str]) -> Checkpoint:

@@ -33,6 +33,7 @@ __all__ = [
     "infer_architecture",
     "infer_backbone",
     "is_original",
+    "is_resnet",
     "matching_recipes",
     "normalisation_of",
     "original_names",
@@ -99,7 +100,7 @@ def _both(original: str, ours: str) -> Iterator[Pair]:
 def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     name = config.model.split(".")[0]
     is_deep = name.endswith("s")
-    if name.removesuffix("s") not in _RESNETS or config.kwargs:
+    if not is_resnet(name) or config.kwargs:
         known = ", ".join(_RESNETS)
         raise UserError(
             f"backbone '{config.model}' does not exist in the original layout; it knows Swin and {known} (and "
@@ -129,6 +130,11 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
                 yield from convolution(f"{original}.shortcut", f"{ours}.downsample.0", f"{ours}.downsample.1")
             for index in range(1, convolutions + 1):
                 yield from convolution(f"{original}.conv{index}", f"{ours}.conv{index}", f"{ours}.bn{index}")
+
+
+def is_resnet(model: str) -> bool:
+    """Whether a model of timm is a ResNet of the original layout, of which several code bases have weights."""
+    return model.partition(".")[0].removesuffix("s") in _RESNETS
 
 
 def _swin_names(config: SwinConfig) -> Iterator[Pair]:

@@ -42,6 +42,10 @@ def backbone_of(path: Path) -> Backbone:
     return content
 
 
+def start(model: Mask2Former, path: Path) -> list[str]:
+    return start_from_backbone(model, load_backbone(path), path)
+
+
 @pytest.fixture(scope="module")
 def resnet18() -> Any:
     with torch.random.fork_rng(devices=[]):
@@ -59,7 +63,7 @@ def test_torchvision_gives_the_same_maps(resnet18: Any, tmp_path: Path) -> None:
     done = convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors")
     assert done.source == "ResNet of torchvision or timm, resnet18, a backbone alone"
     model = small_model(TimmConfig(model="resnet18"))
-    assert start_from_backbone(model, done.path) == ["all but the backbone is newly initialised"]
+    assert start(model, done.path) == ["all but the backbone is newly initialised"]
     images = torch.randn((1, 3, 64, 96), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         maps = model.backbone(images)
@@ -230,7 +234,7 @@ def test_swin_is_taken_over(swin_file: Path) -> None:
         for parameter in model.parameters():
             parameter.mul_(0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    notes = start_from_backbone(model, swin_file)
+    notes = start(model, swin_file)
     assert notes == [
         "all but the backbone is newly initialised",
         "the norms of the backbone's outputs are newly initialised",
@@ -242,7 +246,7 @@ def test_swin_is_taken_over(swin_file: Path) -> None:
 
 def test_swin_with_another_window(swin_file: Path) -> None:
     model = small_model(SWIN.model_copy(update={"window_size": 4}))
-    notes = start_from_backbone(model, swin_file)
+    notes = start(model, swin_file)
     assert "position biases resized from windows of 3 to 4" in notes
     name = "backbone.layers.1.blocks.1.attn.relative_position_bias_table"
     table = small_model().state_dict()[name]
@@ -253,7 +257,7 @@ def test_swin_with_another_window(swin_file: Path) -> None:
 @pytest.mark.parametrize("backbone", [SWIN.model_copy(update={"embed_dim": 16}), TimmConfig(model="resnet18")])
 def test_another_backbone_is_told(swin_file: Path, backbone: Any) -> None:
     with pytest.raises(UserError, match=r"do not fit.*The file is of Swin \(width 8.*set model.backbone to that"):
-        start_from_backbone(small_model(backbone), swin_file)
+        start(small_model(backbone), swin_file)
 
 
 def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
@@ -272,7 +276,7 @@ def test_norms_may_be_trained_or_not(resnet18: Any, tmp_path: Path) -> None:
     torch.save(resnet18.state_dict(), tmp_path / "resnet18.pth")
     path = convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors").path
     model = small_model(TimmConfig(model="resnet18", norm="sync"))
-    start_from_backbone(model, path)
+    start(model, path)
     assert model.get_buffer("backbone.body.bn1.num_batches_tracked") == 0
     assert torch.equal(model.get_parameter("backbone.body.bn1.weight"), resnet18.bn1.weight)
 
