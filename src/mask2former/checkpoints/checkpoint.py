@@ -113,7 +113,7 @@ def _check_variances(model: torch.nn.Module, state: Mapping[str, Tensor], source
         name
         for path, module in model.named_modules()
         if (name := f"{path}.running_var") in state and isinstance(eps := getattr(module, "eps", None), float)
-        if bool((state[name].double() + eps <= 0).any())
+        if bool((state[name].float() + eps <= 0).any())
     ]
     if broken:
         raise UserError(

@@ -424,7 +424,8 @@ def _normalisation(preprocessor: Mapping[str, Any]) -> Normalisation:
     mean, std = preprocessor.get("image_mean", usual_mean), preprocessor.get("image_std", usual_std)
     if preprocessor.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return Normalisation.read(mean, std, "preprocessor_config.json", factor=factor)
+    where = "preprocessor_config.json: 'image_mean' and 'image_std'"
+    return Normalisation.read(mean, std, where, factor=factor)
 
 
 def _edges(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:

@@ -28,6 +28,7 @@ from mask2former.checkpoints.formats.backbones import (
     read_backbone,
     start_from_backbone,
 )
+from mask2former.checkpoints.formats.timm import fitted
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.rules import from_original
 from mask2former.checkpoints.start import resized_bias_table
@@ -279,6 +280,32 @@ def test_norms_may_be_trained_or_not(resnet18: Any, tmp_path: Path) -> None:
     start(model, path)
     assert model.get_buffer("backbone.body.bn1.num_batches_tracked") == 0
     assert torch.equal(model.get_parameter("backbone.body.bn1.weight"), resnet18.bn1.weight)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_variances_of_zero_are_no_trap_and_those_below_are_refused(norm: Any) -> None:
+    config = TimmConfig(model="resnet10t", norm=norm, kwargs={"channels": [8, 16, 16, 16]})
+    source = timm.create_model(config.model, **config.kwargs)
+    state = source.state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value[::2] = 0.0  # channels that are dead
+    model = small_model(config)
+    backbone = Backbone(config, fitted(state, config)[0])
+    start_from_backbone(model, backbone, "file")
+    theirs = timm.create_model(config.model, features_only=True, **config.kwargs)
+    theirs.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+    images = torch.randn((1, 3, 64, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = theirs.double().eval()(images)[-4:]
+        for form in (model.double().eval(), model.prepare_for_inference()):
+            for ours, their in zip(form.backbone(images), expected, strict=True):
+                torch.testing.assert_close(ours, their, rtol=1e-9, atol=1e-9)
+
+    for value in (-1e-5, -1.0):
+        backbone.state["backbone.body.layer2.0.bn1.running_var"][3] = value
+        with pytest.raises(UserError, match=r"1 norms have a negative variance \(backbone\.body\.layer2\.0\.bn1\.run"):
+            start_from_backbone(model, backbone, "file")
 
 
 def test_missing_and_unknown_entries_are_named(resnet18: Any) -> None:
