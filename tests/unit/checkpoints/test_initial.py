@@ -13,7 +13,7 @@ from conversions import small_model
 from safetensors.torch import save_file
 
 from mask2former.checkpoints import Checkpoint, initial, save
-from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
+from mask2former.checkpoints.formats.backbones import Backbone, save_backbone, start_from_backbone
 from mask2former.checkpoints.initial import completed_model, named_backbone, open_initial, with_initial
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.config import ModelConfig, SwinConfig, TimmConfig, parse
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("resnet10t")
     save_file(timm.create_model(CONFIG.model, **CONFIG.kwargs).state_dict(), path / "model.safetensors")
     values = {"architecture": CONFIG.model, "model_args": CONFIG.kwargs,
-              "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}  # fmt: skip
+              "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "license": "cc-by-nc-4.0"}}  # fmt: skip
     (path / "config.json").write_text(json.dumps(values))
     return path
 
@@ -97,6 +97,10 @@ def test_whole_models_and_converted_backbones_are_told_apart(folder: Path, tmp_p
     save_backbone(opened(folder), tmp_path / "backbone.safetensors")
     again = opened(tmp_path / "backbone.safetensors")
     assert (again.config, again.normalisations, again.says_normalisation) == (CONFIG, (HALF,), True)
+    model = small_model(CONFIG)
+    model.mean = model.std = HALF.pixel_mean
+    assert "the weights are licensed cc-by-nc-4.0" in start_from_backbone(model, again, "it")
+    assert model.info.license == "cc-by-nc-4.0"
     save(small_model(), tmp_path / "model.safetensors")
     assert isinstance(open_initial(str(tmp_path / "model.safetensors")), Checkpoint)
     assert isinstance(open_initial("scenes-tiny"), Checkpoint)

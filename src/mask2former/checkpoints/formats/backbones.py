@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ __all__ = [
 
 _FORMAT = "mask2former-backbone"
 _COUNTER = "num_batches_tracked"
+_LICENSE = 200  # characters
 
 _SWIN_BLOCK = "layers.{}.blocks.{}"
 _SAME_SWIN = (
@@ -179,6 +180,7 @@ class Backbone:
         normalisations: how images were normalised; more than one where the file does not say it and it cannot be
             told. Files that never say it mean ImageNet's.
         says_normalisation: whether it is certain, so that a run must not say another.
+        license: of the weights, if it is known.
     """
 
     config: BackboneConfig
@@ -186,6 +188,7 @@ class Backbone:
     notes: tuple[str, ...] = ()
     normalisations: tuple[Normalisation, ...] = (IMAGENET,)
     says_normalisation: bool = False
+    license: str | None = None
 
     def __str__(self) -> str:
         return original.backbone_title(self.config)
@@ -232,8 +235,11 @@ def _of_timm(
             f"{printable(config.model, 80)}; leave model.backbone.model out, and it follows from the weights"
         )
     taken, left_out = timm_models.fitted(state, config, spelled)
-    notes = (f"left out, since a backbone does without: {listed(left_out, 6)}",) if left_out else ()
-    return Backbone(config, taken, notes, weights.normalisations, says_normalisation=len(weights.normalisations) == 1)
+    notes = [f"left out, since a backbone does without: {listed(left_out, 6)}"] if left_out else []
+    if weights.license is not None:
+        notes.append(f"the weights are licensed {weights.license}")
+    says_normalisation = len(weights.normalisations) == 1
+    return Backbone(config, taken, tuple(notes), weights.normalisations, says_normalisation, weights.license)
 
 
 def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
@@ -306,6 +312,8 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """
     check_finite(backbone.state, "the backbone")
     metadata = {"format": _FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
+    if backbone.license is not None:
+        metadata["license"] = backbone.license
     if backbone.says_normalisation:
         metadata["normalisation"] = json.dumps(backbone.normalisations[0].settings)
         if backbone.normalisations[0] != IMAGENET:
@@ -356,9 +364,9 @@ def load_backbone(path: Path) -> Backbone:
         reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise UserError(f"{path}: {reason}; convert the original again") from error
     model = parse(ModelConfig, {**values, **stated}, str(path))
-    return Backbone(
-        model.backbone, state, normalisations=(Normalisation.of(model),), says_normalisation=says_normalisation
-    )
+    license = printable(metadata["license"], _LICENSE) if "license" in metadata else None
+    notes = () if license is None else (f"the weights are licensed {license}",)
+    return Backbone(model.backbone, state, notes, (Normalisation.of(model),), says_normalisation, license)
 
 
 def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path) -> list[str]:
@@ -367,7 +375,7 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
     Position biases of Swin are resized where the window is another one; everything else has to fit.
 
     Args:
-        model: freshly initialised; its other parts stay so.
+        model: freshly initialised; its other parts stay so. Gets the license.
         backbone: that was read.
         path: where it was read from, for messages.
 
@@ -383,6 +391,8 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
             f"{path}: images were normalised with {stated}, but the model has mean {list(model.mean)} and deviation "
             f"{list(model.std)}; make it with mean and std of the weights"
         )
+    if backbone.license is not None:
+        model.info = replace(model.info, license=backbone.license)
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
     notes = ["all but the backbone is newly initialised", *backbone.notes]
     state = dict(backbone.state)

@@ -32,6 +32,7 @@ __all__ = [
 
 _COUNTER = "num_batches_tracked"
 _BODY = "backbone.body."
+_LICENSE = 200  # characters
 
 
 # --- who made them ---------------------------------------------------------------------------------------------------
@@ -44,10 +45,12 @@ class TimmWeights:
     Attributes:
         config: the model.
         normalisations: one if it is known, several if it depends on the training, which nothing tells.
+        license: of the weights, as timm spells it, if it is known.
     """
 
     config: TimmConfig
     normalisations: tuple[Normalisation, ...]
+    license: str | None = None
 
 
 def in_folder(config: Mapping[str, Any] | None) -> TimmWeights | None:
@@ -66,10 +69,13 @@ def in_folder(config: Mapping[str, Any] | None) -> TimmWeights | None:
         raise UserError(f"config.json: 'model_args' is {quoted(arguments, 60)}; expected arguments by name")
     own = {name: value for name, value in arguments.items() if name not in RESERVED_ARGUMENTS}  # a head, for instance
     made = parse(TimmConfig, {"model": config["architecture"], "kwargs": own}, "config.json")
-    if "mean" not in training and "std" not in training:
-        return TimmWeights(made, known_normalisations(made.model, training.get("tag")))
-    return TimmWeights(made, (Normalisation.read(training.get("mean"), training.get("std"), "config.json",
-                                                 factor=1 / 255),))  # fmt: skip
+    license = training.get("license")
+    if "mean" in training or "std" in training:
+        mean, std = training.get("mean"), training.get("std")
+        found = (Normalisation.read(mean, std, "config.json: 'mean' and 'std'", factor=1 / 255),)
+    else:
+        found = known_normalisations(made.model, training.get("tag"))
+    return TimmWeights(made, found, printable(license, _LICENSE) if isinstance(license, str) else None)
 
 
 def known_normalisations(model: str, tag: object = None) -> tuple[Normalisation, ...]:
