@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from runs import run_values
+from safetensors.torch import save_file
 
 from mask2former.checkpoints.convert import convert
-from mask2former.config import RunConfig, parse
+from mask2former.config import RunConfig, TimmConfig, parse, read_run_file
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.training.run import train
+from mask2former.training.run_file import read_run
 
 # Lightning looks at its own batches in a way that PyTorch has deprecated, and gives advice as warnings.
 pytestmark = [
@@ -23,22 +27,50 @@ pytestmark = [
 ]
 
 
-def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def timm_folder(folder: Path) -> dict[str, torch.Tensor]:
+    """A model of timm as it lies on the hub."""
+    channels: dict[str, Any] = {"channels": [8, 16, 16, 16]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        source = timm.create_model("resnet18")
-    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
-    path = convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors").path
+        state = timm.create_model("resnet10t", **channels).state_dict()
+    folder.mkdir(exist_ok=True)
+    save_file(state, folder / "model.safetensors")
+    training = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = {"architecture": "resnet10t", "model_args": channels, "pretrained_cfg": training}
+    (folder / "config.json").write_text(json.dumps(config))
+    return state
+
+
+def test_training_starts_from_a_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = timm_folder(tmp_path / "resnet10t")
+    path = convert(tmp_path / "resnet10t", tmp_path / "backbone.safetensors").path
     values = run_values(tmp_path / "run", trainer={"max_steps": 1, "accelerator": "cpu"}, optim={"lr": 1e-12})
-    values["model"]["backbone"] = {"name": "timm", "model": "resnet18"}
+    del values["model"]["backbone"]
     values["model"]["init"] = str(path)
     result = train(parse(RunConfig, values, "test"))
     assert f"Starts from {path}: all but the backbone is newly initialised" in capsys.readouterr().out
-    trained = Mask2Former.from_pretrained(result.model).state_dict()
-    name = "layer3.1.conv2.weight"
-    torch.testing.assert_close(trained[f"backbone.body.{name}"], source.state_dict()[name])
+    trained = Mask2Former.from_pretrained(result.model)
+    name = "layer3.0.conv2.weight"
+    torch.testing.assert_close(trained.state_dict()[f"backbone.body.{name}"], source[name])
+    architecture = trained.info.known_architecture
+    assert architecture.backbone == TimmConfig(model="resnet10t", kwargs={"channels": [8, 16, 16, 16]})
+    assert trained.mean == architecture.pixel_mean == (127.5, 127.5, 127.5)
+    again = parse(RunConfig, read_run_file(tmp_path / "run" / "run.yaml"), "run.yaml")  # says it all
+    assert again.model.architecture == architecture
 
     values["output"] = str(tmp_path / "other")
-    values["model"]["backbone"] = {"name": "swin"}
-    with pytest.raises(UserError, match=r"The file is of resnet18; set model\.backbone to that"):
+    values["model"] |= {"backbone": {"name": "swin"}, "init": str(tmp_path / "resnet10t")}
+    with pytest.raises(UserError, match=r"The file is of resnet10t; set model\.backbone to that"):
         train(parse(RunConfig, values, "test"))
+
+
+def test_what_the_backbone_does_not_say_is_set_in_the_run_file(tmp_path: Path) -> None:
+    timm_folder(tmp_path)
+    file = tmp_path / "run.yaml"
+    values = {"model": {"init": str(tmp_path), "backbone": {"norm": "batch"}}, "data": {"dataset": {"name": "scenes"}}}
+    file.write_text(json.dumps(values))
+    model = read_run(file).model
+    assert model.backbone == TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [8, 16, 16, 16]})
+    assert model.pixel_std == (127.5, 127.5, 127.5)
+    with pytest.raises(UserError, match=r"of timm's resnet10t, and model\.backbone\.model is resnet18; leave"):
+        train(read_run(file, ["model.backbone={name: timm, model: resnet18}", f"output={tmp_path / 'run'}"]))

@@ -34,7 +34,7 @@ from mask2former.checkpoints.save import format_version, save, save_folder, writ
 from mask2former.checkpoints.start import start_from
 from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo
 from mask2former.config import Task
-from mask2former.errors import OptionError, UserError
+from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = [
@@ -52,7 +52,6 @@ __all__ = [
     "load",
     "load_into",
     "open_checkpoint",
-    "open_start",
     "packaged_names",
     "push_to_hub",
     "save",
@@ -105,22 +104,6 @@ def open_checkpoint(
     found = find(source, recipe, tasks, weights)
     is_named = isinstance(source, str) and (source in packaged_names() or source in current_zoo())
     return checkpoint_of(found, str(source), is_named=is_named)
-
-
-def open_start(source: str) -> Checkpoint:
-    """The model that a training starts from, as of :func:`open_checkpoint`, of which a run file gives the name alone.
-
-    Raises:
-        UserError: as :func:`open_checkpoint`; where the file does not say enough, with the command that adds it.
-    """
-    try:
-        return open_checkpoint(source)
-    except OptionError as error:
-        flags = {"recipe": "--recipe", "tasks": "--task", "weights": "--weights"}
-        raise UserError(
-            f"model.init: {error.sentence(lambda name: flags.get(name, name))} to: mask2former convert {source} "
-            "NEW.safetensors; then start from that file"
-        ) from error
 
 
 def find(

@@ -98,6 +98,7 @@ def load_into(
         raise UserError(f"{source}: the weights do not fit the model; " + "; ".join(faults))
     if not any(value.is_meta for value in own.values()):  # else of shapes alone; the real model comes later
         check_finite(state, source)
+        _check_variances(model, state, source)
     with torch.no_grad():
         for name in shared:
             if name not in texts:
@@ -117,6 +118,21 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
             f"{source}: {len(broken)} of {len(state)} entries have values that are NaN or infinite "
             f"({listed(broken, _FIRST)}); its training diverged, or the file is damaged: take an earlier "
             "checkpoint, or fetch it again"
+        )
+
+
+def _check_variances(model: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse statistics of norms from which NaN would come; 0 is fine, and what a frozen norm has less its epsilon."""
+    broken = [
+        name
+        for path, module in model.named_modules()
+        if (name := f"{path}.running_var") in state and isinstance(eps := getattr(module, "eps", None), float)
+        if bool((state[name].float() + eps <= 0).any())
+    ]
+    if broken:
+        raise UserError(
+            f"{source}: {len(broken)} norms have a negative variance ({listed(broken, _FIRST)}), from which NaN would "
+            "come; the file is damaged or was converted wrongly: fetch it again"
         )
 
 

@@ -115,6 +115,8 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"
     everywhere = "" if decoder.masked_attention else ", no masked attention"
+    if config.own_normalisation:
+        name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
     queries = f"{decoder.num_queries} queries{' of clips' if decoder.position_encoding == '3d' else ''}"
     return {
         "backbone": name,

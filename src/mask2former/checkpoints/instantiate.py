@@ -34,6 +34,7 @@ def instantiate(checkpoint: Checkpoint, model: Mask2Former | None = None) -> Mas
     """
     source = checkpoint.source
     if model is not None:
+        _check_normalisation(checkpoint, model)
         load_into(model, checkpoint.state, source, spellings=checkpoint.spellings)
         model.info = replace(checkpoint.info, architecture=model.info.architecture)
         return model.eval()
@@ -58,6 +59,16 @@ def skeleton_of(checkpoint: Checkpoint) -> Mask2Former:
     config, num_classes = _architecture(checkpoint), len(checkpoint.categories)
     with _naming(checkpoint.source):
         return build_skeleton(config, num_classes) or build_checked(config, num_classes)
+
+
+def _check_normalisation(checkpoint: Checkpoint, model: Mask2Former) -> None:
+    stored = checkpoint.info.architecture
+    if stored is not None and (stored.pixel_mean, stored.pixel_std) != (model.mean, model.std):
+        raise UserError(
+            f"{checkpoint.source}: its images were normalised with mean {list(stored.pixel_mean)} and deviation "
+            f"{list(stored.pixel_std)}, but the model that was given has {list(model.mean)} and {list(model.std)}; "
+            "make it with mean and std of the file"
+        )
 
 
 def _architecture(checkpoint: Checkpoint) -> ArchitectureConfig:

@@ -20,15 +20,16 @@ from mask2former import limits, recipes
 from mask2former.checkpoints import restricted_pickle
 from mask2former.checkpoints.checkpoint import FORMAT_VERSION, OURS, WEIGHTS, Checkpoint
 from mask2former.checkpoints.formats import huggingface, original
-from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, read_backbone, without_wrapping
+from mask2former.checkpoints.formats.backbones import BACKBONES, Backbone, recognised_backbone, without_wrapping
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE, Preparation
-from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2, edges_of, normalisation_of
 from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
+from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, their_name, to_original
 from mask2former.checkpoints.safetensors_files import entries_of, is_safetensors, metadata_value, open_safetensors
 from mask2former.checkpoints.unwrap import unwrapped, wanted, weights_of
-from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, parse
+from mask2former.config import InferenceConfig, ModelConfig, RunConfig, Task, TimmConfig, parse
 from mask2former.documents import check_regular, parse_json, read_bytes
 from mask2former.errors import OptionError, UserError, prefixed
 from mask2former.notes import note
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "published_state",
     "read",
+    "read_backbone_alone",
     "recognised",
 ]
 
@@ -132,12 +134,14 @@ class Request:
         recipe: the published model that it is, or is made like.
         tasks: what the model was trained for.
         weights: which of several sets of weights in a file: the entry that holds it, for instance ``model_ema``.
+        backbone: of timm, for files that hold its weights without saying so.
     """
 
     source: str
     recipe: str | None = None
     tasks: Sequence[Task] = ()
     weights: str | None = None
+    backbone: TimmConfig | None = None
 
 
 def load(
@@ -217,6 +221,32 @@ def read(
         if str(error).startswith((str(path), request.source)):
             raise
         raise prefixed(path, error) from error
+
+
+def read_backbone_alone(path: Path, backbone: TimmConfig | None = None) -> Backbone | None:
+    """The backbone of a file or folder that holds nothing else; None if it holds a whole model.
+
+    Args:
+        path: of any layout that is known.
+        backbone: of timm, for files that hold its weights without saying so.
+
+    Raises:
+        UserError: it cannot be read, is nothing that we know, or is incomplete.
+    """
+    request = Request(str(path), backbone=backbone)
+    raw = _opened(path, request)
+    beside = path.parent / "config.json"
+    if raw.metadata is None and raw.config is None and beside.is_file():
+        raw.config = _json(beside)
+    state, _ = _unwrapped(raw)
+    is_ours = raw.metadata is not None or raw.run is not None
+    if is_ours or original.is_original(state) or any(layout.fits(state) for layout in MODELS):
+        return None
+    try:
+        content = recognised(raw, request).content
+    except UserError as error:
+        raise prefixed(path, error) from error
+    return content if isinstance(content, Backbone) else None
 
 
 def published_state(path: Path) -> dict[str, Tensor]:
@@ -424,6 +454,7 @@ def recognised(raw: Raw, request: Request) -> Found:
     if raw.run is not None:
         return Found("mask2former, a checkpoint of a training", _of_run(raw, raw.run), tuple(raw.notes))
     state, prefix = _unwrapped(raw)
+    raw.state = state
     if original.is_original(state):
         return _whole(raw, None, original.current_spelling(state), prefix, request)
     layout = next((layout for layout in MODELS if layout.fits(state)), None)
@@ -431,14 +462,12 @@ def recognised(raw: Raw, request: Request) -> Found:
         _check_alone(raw)
     if layout is not None:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
-    state, wrapping = without_wrapping(state)
-    layout = next((layout for layout in BACKBONES if layout.fits(state)), None)
-    if layout is None:
-        raise UserError(_unknown(raw.state))
+    backbone = recognised_backbone(state, raw.config, request.backbone)
+    if backbone is None:
+        raise UserError(_unknown(state))
     if request.recipe is not None or request.tasks:
-        raise UserError(f"a backbone alone ({layout.title}); leave out the recipe and the tasks")
-    backbone = read_backbone(layout, state)
-    return Found(wrapping or layout.title, backbone, (*raw.notes, *backbone.notes))
+        raise UserError(f"a backbone alone ({backbone[0]}); leave out the recipe and the tasks")
+    return Found(*backbone, (*raw.notes, *backbone[1].notes))
 
 
 def _check_alone(raw: Raw) -> None:
@@ -471,7 +500,11 @@ def _unknown(state: Mapping[str, Tensor]) -> str:
             "or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
         )
     known = ", ".join(["ours", "original", *(layout.title for layout in (*MODELS, *BACKBONES))])
-    return f"none of the layouts that we know ({known}); it has {len(state)} entries such as {listed(state, 3)}"
+    return (
+        f"none of the layouts that we know ({known}); it has {len(state)} entries such as {listed(state, 3)}. "
+        "Weights of a timm model are read from a folder with its config.json, or by a training that names the model: "
+        "model.init=FILE model.backbone={name: timm, model: NAME}"
+    )
 
 
 def _ours(raw: Raw, metadata: Mapping[str, str]) -> Checkpoint:
@@ -519,9 +552,11 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
         spelled=spelled,
         layout="the original layout" if layout is None else title,
     )
-    names, notes, preparation = raw.class_names, raw.notes, Preparation()
+    names, notes = raw.class_names, raw.notes
+    preparation = Preparation(normalisation=original.normalisation_of(raw.state))
     if raw.text is not None:
-        preparation = Preparation(edges_of(raw.text))
+        normalisation = normalisation_of(raw.text) or preparation.normalisation
+        preparation = Preparation(edges_of(raw.text), normalisation=normalisation)
     if raw.config is not None:
         huggingface.check_config(raw.config, found)
         names = huggingface.label_names(raw.config, found.num_classes)
@@ -533,6 +568,10 @@ def _whole(raw: Raw, layout: Layout | None, published: dict[str, Tensor], prefix
     key = "original" if layout is None else layout.key
     config, categories, assumed = _settled(found, layout, names, preparation, own, request)
     notes += [assumed] if assumed else []
+    if preparation.normalisation is not None:
+        config = config.model_copy(update=preparation.normalisation.settings)
+    if config.own_normalisation:
+        notes.append(f"images are normalised with {Normalisation.of(config)}, as the file says")
     notes += _notes(config, categories, preparation, names, own is not None, request)
     pairs = original.original_names(config)
     for name, ours in pairs:

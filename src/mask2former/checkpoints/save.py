@@ -31,8 +31,8 @@ __all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch
 
 
 def format_version(info: ModelInfo) -> int:
-    """That of the file of such a model: 0.1.0 reads the first, and knows no parts of one's own."""
-    return FORMAT_VERSION if info.architecture is None else 1
+    """That of the file of such a model: 0.1.0 reads the first, and knows neither one's own parts nor normalisations."""
+    return FORMAT_VERSION if info.architecture is None or info.architecture.own_normalisation else 1
 
 
 def _metadata_of(info: ModelInfo) -> dict[str, str]:
@@ -58,13 +58,18 @@ def _check(model: Mask2Former) -> None:
 
 def _check_preparation(model: Mask2Former) -> None:
     """Refuse what no checkpoint carries, and a model that is loaded would not have."""
-    usual = inspect.signature(Mask2Former).parameters
-    for name in ("mean", "std", "size_divisibility"):
-        value, expected = getattr(model, name), usual[name].default
+    architecture = model.info.known_architecture
+    stored = {
+        "mean": architecture.pixel_mean,
+        "std": architecture.pixel_std,
+        "size_divisibility": inspect.signature(Mask2Former).parameters["size_divisibility"].default,
+    }
+    for name, expected in stored.items():
+        value = getattr(model, name)
         if value != expected:
             raise UserError(
                 f"the model has {name} {value}, which a checkpoint does not carry (models that are loaded have "
-                f"{expected}); train with that, or keep the state_dict yourself"
+                f"{expected}); build it with pixel_mean and pixel_std of a ModelConfig, or keep the state_dict yourself"
             )
 
 
@@ -143,7 +148,7 @@ def write_original(model: Mask2Former, path: str | Path) -> None:
         raise UserError(f"{path}: the original layout is written as .pkl or .pth")
     _ = model.info.known_architecture
     _check_preparation(model)
-    state = original.to_original(model)
+    state = original.file_entries(model)
     check_finite(state, "the model")
     write_whole(path, lambda temporary: dump_original(state, temporary, path.suffix))
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mask2former.checkpoints.formats import huggingface, original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
-from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG
+from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG, configuration_of
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
 from mask2former.checkpoints.load import published_state
+from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.checkpoints.save import dump_original, save, save_folder, save_torch
@@ -83,7 +84,7 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         if target == "ours":
             save(model, temporary)
         elif target == "original":
-            dump_original(original.to_original(model), temporary, path.suffix)
+            dump_original(original.file_entries(model), temporary, path.suffix)
         else:
             save_torch(_payload(model, target), temporary)
         if target != "ours":
@@ -99,14 +100,21 @@ def _is_folder(path: Path, target: Target) -> bool:
 
 
 def _payload(model: Mask2Former, target: Target) -> dict[str, Any]:
+    architecture, categories = model.info.known_architecture, model.info.known_categories
     if target == "ssseg":
+        if architecture.own_normalisation:
+            raise UserError(
+                f"files of sssegmentation do not say how images are normalised, and this model has "
+                f"{Normalisation.of(architecture)}; choose ours, or another layout"
+            )
         return {"model": _renamed(model, SSSEG)}
-    categories = model.info.known_categories
-    facts = {"classes": categories.names, "palette": [item.color for item in categories]}
-    return {
-        "meta": {"dataset_meta": facts},
-        "state_dict": _renamed(model, MMDET if target == "mmdet" else MMSEG),
+    layout = MMDET if target == "mmdet" else MMSEG
+    meta: dict[str, Any] = {
+        "dataset_meta": {"classes": categories.names, "palette": [item.color for item in categories]}
     }
+    if architecture.own_normalisation:
+        meta["cfg"] = configuration_of(layout, Normalisation.of(architecture))
+    return {"meta": meta, "state_dict": _renamed(model, layout)}
 
 
 def _renamed(model: Mask2Former, layout: Layout) -> OrderedDict[str, Tensor]:
@@ -128,7 +136,9 @@ def _write_huggingface(model: Mask2Former, folder: Path) -> None:
     categories = model.info.known_categories
     tables = {
         "config.json": huggingface.config_of(model.info),
-        "preprocessor_config.json": huggingface.preprocessor_of(model.info.inference, categories.ignore_label),
+        "preprocessor_config.json": huggingface.preprocessor_of(
+            model.info.inference, categories.ignore_label, Normalisation.of(model.info.known_architecture)
+        ),
     }
     for name, values in tables.items():
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mask2former.checkpoints.checkpoint import Checkpoint, load_into
-from mask2former.config import ModelConfig, parse
+from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.categories import Categories
@@ -25,10 +25,12 @@ from mask2former.text import listed, quoted
 
 __all__ = [
     "check_settings",
+    "explicit_settings",
     "filled_in",
     "resized_bias_table",
     "start_from",
     "takes_class_head",
+    "with_backbone",
     "with_own_windows",
     "with_settings_of",
 ]
@@ -38,6 +40,7 @@ _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.qu
 _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
+_NORMALISATION = ("pixel_mean", "pixel_std")
 # What a model may have otherwise than its weights had it: no weights depend on it (the norm may bring entries of its
 # own, and then loading says so).
 _WITHOUT_WEIGHTS = frozenset({"drop_path_rate", "dropout", "masked_attention", "position_encoding", "norm"})
@@ -60,21 +63,37 @@ def with_settings_of(model: ModelConfig, source: ModelInfo, name: str) -> ModelC
     Raises:
         UserError: the two together contradict themselves.
     """
+    values = explicit_settings(model)
+    return parse(ModelConfig, filled_in(values, source), f"the run with what {name} sets, model")
+
+
+def explicit_settings(model: ModelConfig) -> dict[str, Any]:
+    """What was set of a model, as a run file has it."""
     values: dict[str, Any] = {name: getattr(model, name) for name in model.model_fields_set}
     for part in _PARTS:
         if explicit := _explicit(model, part):
             values[part] = {"name": getattr(model, part).name, **explicit}
     values["inference"] = _explicit(model, "inference")
-    return parse(ModelConfig, filled_in(values, source), f"the run with what {name} sets, model")
+    return values
+
+
+def with_backbone(values: Mapping[str, Any], backbone: BackboneConfig) -> dict[str, Any]:
+    """Settings as a run file has them, with those of a backbone where they leave some out."""
+    return dict(values) | _filled_part(values, "backbone", backbone.model_dump())
+
+
+def _filled_part(values: Mapping[str, Any], part: str, theirs: dict[str, Any]) -> dict[str, Any]:
+    own = values.get(part, {})
+    return {part: theirs | own} if isinstance(own, dict) and own.get("name", theirs["name"]) == theirs["name"] else {}
 
 
 def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
     """As :func:`with_settings_of`, for settings as a run file has them, which may make sense only with the others."""
     result = dict(values)
     for part in _PARTS if source.architecture is not None else ():
-        own, theirs = values.get(part, {}), getattr(source.architecture, part).model_dump()
-        if isinstance(own, dict) and own.get("name", theirs["name"]) == theirs["name"]:
-            result[part] = theirs | own
+        result |= _filled_part(values, part, getattr(source.architecture, part).model_dump())
+    if source.architecture is not None:
+        result = {name: getattr(source.architecture, name) for name in _NORMALISATION} | result
     own, theirs = values.get("inference", {}), source.inference.model_dump()
     if isinstance(own, dict):
         tasks = own.get("tasks", theirs["tasks"])
@@ -112,6 +131,10 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
+    for name in _NORMALISATION if source.architecture is not None else ():
+        own, theirs = getattr(model, name), getattr(source.architecture, name)
+        if name in model.model_fields_set and own != theirs:
+            faults.append(f"model.{name} is {list(own)} in the run and {list(theirs)} in the weights")
     if faults:
         partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
         raise UserError(

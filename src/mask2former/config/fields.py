@@ -17,6 +17,8 @@ __all__ = [
     "Frames",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "PixelMean",
+    "PixelStd",
     "PositiveFloat",
     "PositiveInt",
     "Probability",
@@ -41,6 +43,10 @@ Batch = Annotated[int, Field(gt=0, le=limits.BATCH)]
 Frames = Annotated[int, Field(gt=0, le=limits.CLIP_FRAMES)]
 Detections = Annotated[int, Field(gt=0, le=limits.DETECTIONS)]
 SceneNumber = Annotated[int, Field(ge=0, le=limits.SCENE)]
+# Of R, G, B in 0..255. Both far beyond what is published (means of 0 to 127.5, deviations of 36 to 255): a deviation
+# below 1 is one of values in 0..1.
+PixelMean = Annotated[float, Field(ge=0.0, le=255.0, allow_inf_nan=False)]
+PixelStd = Annotated[float, Field(ge=1.0, le=1000.0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 

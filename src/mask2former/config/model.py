@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mask2former.config.fields import PositiveInt, Probability, Strict
+from mask2former.config.fields import PixelMean, PixelStd, PositiveInt, Probability, Strict
 from mask2former.config.inference import InferenceConfig
 
 __all__ = [
@@ -94,11 +94,14 @@ class MaskedDecoderConfig(Strict):
 
 
 class ArchitectureConfig(Strict):
-    """What a model is built from."""
+    """What a model is built from, and how the images were normalised that it was trained on."""
 
     backbone: BackboneConfig = TimmConfig()
     pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
     transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
+    # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone.
+    pixel_mean: tuple[PixelMean, PixelMean, PixelMean] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[PixelStd, PixelStd, PixelStd] = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
     def _same_dim(self) -> Self:
@@ -108,6 +111,13 @@ class ArchitectureConfig(Strict):
                 f"{self.transformer_decoder.dim} must be equal"
             )
         return self
+
+    @property
+    def own_normalisation(self) -> dict[str, tuple[float, float, float]]:
+        """``pixel_mean`` and ``pixel_std`` if they are others than those of ImageNet, else nothing."""
+        fields, names = ArchitectureConfig.model_fields, ("pixel_mean", "pixel_std")
+        values = {name: getattr(self, name) for name in names}
+        return {} if all(values[name] == fields[name].default for name in names) else values
 
 
 class ModelConfig(ArchitectureConfig):
@@ -122,9 +132,7 @@ class ModelConfig(ArchitectureConfig):
     @property
     def architecture(self) -> ArchitectureConfig:
         """The part of it that weights depend on."""
-        return ArchitectureConfig(
-            backbone=self.backbone, pixel_decoder=self.pixel_decoder, transformer_decoder=self.transformer_decoder
-        )
+        return ArchitectureConfig(**{name: getattr(self, name) for name in ArchitectureConfig.model_fields})
 
 
 class OwnPartsConfig(Strict):

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mask2former import checkpoints, recipes
-from mask2former.checkpoints.formats.backbones import is_backbone_file
+from mask2former import recipes
+from mask2former.checkpoints.initial import named_backbone, open_initial, with_initial
 from mask2former.checkpoints.start import with_settings_of
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig
 from mask2former.data.sources import dataset_by_name, reading_outside
@@ -150,12 +150,14 @@ def _inferred(
 def _with_start(run: RunConfig) -> tuple[RunConfig, list[str]]:
     """The run with the settings of the model that it starts from, as ``train`` takes them, and what to say of it."""
     init = run.model.init
-    if init is None or is_backbone_file(init):
+    if init is None:
         return run, []
     try:
         # The settings of a published model are known without its weights, which may have to be downloaded.
-        is_published = init in recipes.recipe_names()
-        source = ModelInfo.of(recipes.recipe(init).model) if is_published else checkpoints.open_checkpoint(init).info
-        return run.model_copy(update={"model": with_settings_of(run.model, source, init)}), []
+        if init in recipes.recipe_names():
+            model = with_settings_of(run.model, ModelInfo.of(recipes.recipe(init).model), init)
+        else:
+            model = with_initial(run.model, open_initial(init, named_backbone(run.model)), init)
+        return run.model_copy(update={"model": model}), []
     except UserError as error:
         return run, [f"model.init '{init}' gives no settings, so those of the run file alone are checked: {error}"]

@@ -171,4 +171,5 @@ def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
         **decoder,
     )
     info = ModelInfo.of(config) if isinstance(config, ModelConfig) else ModelInfo(config)
-    return Mask2Former(backbone, pixel_decoder, transformer_decoder, info=info)
+    mean, std = config.pixel_mean, config.pixel_std
+    return Mask2Former(backbone, pixel_decoder, transformer_decoder, mean=mean, std=std, info=info)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mask2former.config import Task
+from mask2former.config import ArchitectureConfig, Task
 from mask2former.errors import UserError
 from mask2former.models.parts import for_inference, set_gradient_checkpointing
 from mask2former.models.pixel_decoders import PixelFeatures
@@ -27,8 +27,7 @@ from mask2former.structures.samples import ImageBatch
 
 __all__ = ["Mask2Former"]
 
-_MEAN = (123.675, 116.280, 103.530)  # ImageNet, R G B, of values in 0..255
-_STD = (58.395, 57.120, 57.375)
+_DEFAULT = ArchitectureConfig()
 
 
 class Mask2Former(nn.Module):
@@ -55,8 +54,8 @@ class Mask2Former(nn.Module):
         pixel_decoder: nn.Module,
         transformer_decoder: nn.Module,
         size_divisibility: int = 32,
-        mean: Sequence[float] = _MEAN,
-        std: Sequence[float] = _STD,
+        mean: Sequence[float] = _DEFAULT.pixel_mean,
+        std: Sequence[float] = _DEFAULT.pixel_std,
         info: ModelInfo | None = None,
     ) -> None:
         super().__init__()

@@ -51,6 +51,8 @@ class ModelInfo:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the classes; :meth:`from_dict` reads it back."""
         parts = {"architecture": None} if self.architecture is None else self.architecture.model_dump(mode="json")
+        if self.architecture is not None and not self.architecture.own_normalisation:
+            del parts["pixel_mean"], parts["pixel_std"]  # 0.1.0 knows no others, and reads these files
         return {
             "config": {**parts, "inference": self.inference.model_dump(mode="json")},
             "categories": self.known_categories.to_dict(),

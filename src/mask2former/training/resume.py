@@ -39,7 +39,7 @@ FIXED = _settings(
         "model.backbone": "name model norm kwargs embed_dim depths num_heads window_size",
         "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim",
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding",
-        "model": "init init_partial",
+        "model": "init init_partial pixel_mean pixel_std",
     }
 )
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from mask2former import checkpoints, recipes
-from mask2former.checkpoints.formats.backbones import is_backbone_file, start_from_backbone
+from mask2former.checkpoints.formats.backbones import Backbone, start_from_backbone
+from mask2former.checkpoints.initial import completed_model, named_backbone, open_initial, with_initial
 from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
-from mask2former.config import InferenceConfig, RunConfig, parse
+from mask2former.config import InferenceConfig, RunConfig, TimmConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
@@ -38,18 +39,26 @@ def completed(values: dict[str, Any], resume: Path | None = None) -> dict[str, A
     """
     model = values.get("model")
     init = model.get("init") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(init, str) or is_backbone_file(init):
+    if not isinstance(model, dict) or not isinstance(init, str):
         return values
     last = None if resume is None else resume / "checkpoints" / "last.ckpt"
     if last is not None and last.is_file():
         return {**values, "model": filled_in(model, ModelInfo.of(LastState.read(last).config.model))}
-    return {**values, "model": filled_in(model, checkpoints.open_start(init).info)}
+    return {**values, "model": completed_model(model, open_initial(init, _named_backbone(model)), init)}
+
+
+def _named_backbone(model: dict[str, Any]) -> TimmConfig | None:
+    """The model of timm that settings name, if they do; they are not known to make sense yet."""
+    values = model.get("backbone")
+    if not isinstance(values, dict) or "model" not in values or values.get("name", "timm") != "timm":
+        return None
+    return parse(TimmConfig, values, "model.backbone")
 
 
 def with_start(
     config: RunConfig, given: Mask2Former | None, past: LastState | None
-) -> tuple[RunConfig, checkpoints.Checkpoint | None]:
-    """The run with what it leaves to the initial model, and that model.
+) -> tuple[RunConfig, checkpoints.Checkpoint | Backbone | None]:
+    """The run with what it leaves to the initial model or backbone, and that.
 
     Args:
         config: the whole run.
@@ -57,8 +66,8 @@ def with_start(
         past: the state that the run goes on from, which holds the settings of the initial model, too.
 
     Returns:
-        The settings, and the model that training starts from; None where it starts from random weights, from a
-        backbone alone or from a checkpoint of the run.
+        The settings, and the model or the backbone that training starts from; None where it starts from random
+        weights or from a checkpoint of the run.
 
     Raises:
         UserError: the initial model cannot be read, or the run contradicts it.
@@ -66,11 +75,13 @@ def with_start(
     if given is not None:
         config = _with_model(config, given.info)
     start = _start_of(config) if _begins(past) else None
-    init, known = config.model.init, start.info if start is not None else None
+    init, known = config.model.init, start.info if isinstance(start, checkpoints.Checkpoint) else None
     if known is not None and given is not None and given.info.architecture is None:
         known = replace(known, architecture=None)  # whether the weights fit parts of one's own, loading tells
     if known is not None and init is not None and past is None:
         check_settings(config.model, known, init, partial=config.model.init_partial)
+    if isinstance(start, Backbone) and past is None and init is not None and (given is None or given.info.architecture):
+        config = config.model_copy(update={"model": with_initial(config.model, start, init)})
     if past is not None:
         known = ModelInfo.of(past.config.model)
     if init is not None and known is not None:
@@ -83,10 +94,10 @@ def _begins(past: LastState | None) -> bool:
     return past is None or past.categories is None
 
 
-def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
-    """The model that training starts from; None where it starts from random weights or from a backbone alone."""
+def _start_of(config: RunConfig) -> checkpoints.Checkpoint | Backbone | None:
+    """The model or backbone that training starts from; None where it starts from random weights."""
     init = config.model.init
-    if init is None or is_backbone_file(init):
+    if init is None:
         return None
     maker = Path(init).parent.name
     if Path(init).name == "model.safetensors" and not Path(init).exists() and maker in recipes.run_recipes():
@@ -94,7 +105,7 @@ def _start_of(config: RunConfig) -> checkpoints.Checkpoint | None:
             f"model.init: {init} does not exist; a run of the recipe '{maker}' leaves it (mask2former recipe {maker}), "
             "so train that first, or start from a model that comes with the package, for instance model.init=nuclei"
         )
-    return checkpoints.open_start(init)
+    return open_initial(init, named_backbone(config.model))
 
 
 def _with_model(config: RunConfig, info: ModelInfo) -> RunConfig:
@@ -112,7 +123,7 @@ def initial_model(
     config: RunConfig,
     given: Mask2Former | None,
     categories: Categories,
-    start: checkpoints.Checkpoint | None,
+    start: checkpoints.Checkpoint | Backbone | None,
     past: LastState | None,
 ) -> tuple[Mask2Former, bool]:
     """The model of a run, and whether it is whole already, so that validation before the first step says something.
@@ -121,7 +132,7 @@ def initial_model(
         config: the whole run, with the settings of the initial model.
         given: is taken instead of one that is built.
         categories: of the training data.
-        start: what it starts from, if that is a model.
+        start: the model or backbone that it starts from.
         past: the state that brings its weights, where the run goes on.
 
     Raises:
@@ -141,7 +152,7 @@ def _with_weights(
     config: RunConfig,
     given: Mask2Former | None,
     categories: Categories,
-    start: checkpoints.Checkpoint | None,
+    start: checkpoints.Checkpoint | Backbone | None,
     *,
     begins: bool,
 ) -> tuple[Mask2Former, bool]:
@@ -158,9 +169,10 @@ def _with_weights(
     init = config.model.init
     if init is None or not begins:  # a checkpoint brings the weights
         return model, is_whole
-    if start is None:
-        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, init))}"))
+    if isinstance(start, Backbone):
+        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, start, init))}"))
         return model, False
+    assert start is not None, "a run that begins has read what it begins with"
     notes = checkpoints.start_from(model, start, init, partial=config.model.init_partial)
     print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
     is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)

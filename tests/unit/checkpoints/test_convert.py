@@ -28,6 +28,7 @@ from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMS
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
 from mask2former.checkpoints.load import Raw, Request, read, recognised
 from mask2former.checkpoints.rules import Layout, from_original
+from mask2former.checkpoints.save_as import write
 from mask2former.cli import main
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
@@ -267,13 +268,17 @@ def test_odd_configurations_are_told(folder: Path, changes: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_mean": [0.5, 0.5, 0.5]}, r"'image_mean' is \[0.5, 0.5, 0.5\]; expected \[0.485"),
-        ({"image_std": "none"}, "'image_std' is 'none'"),
+        (
+            {"image_mean": [0.406, 0.456, 0.485]},
+            r"mean \[0.406, .*which is ImageNet's mean of B, G, R",
+        ),
+        ({"image_std": "none"}, "deviation 'none', after multiplying them by 0.00392157; expected three numbers each"),
+        ({"image_std": [1, float("nan"), 1]}, r"deviation \[1, nan, 1\].*expected three numbers each"),
+        ({"image_std": [1, True, 1]}, r"deviation \[1, True, 1\].*expected three numbers each"),
+        ({"image_std": [0, 1, 1]}, r"deviation \[0, 1, 1\].*expected means of 0 to 255 and deviations of 1 to 1000"),
         ({"size": {"shortest_edge": -4}}, "'shortest_edge' is -4; expected a number"),
         ({"size": {"max_height": 600, "max_width": 1000}}, "'size' is .*; expected shortest_edge and longest_edge"),
-        ({"do_normalize": False}, "'do_normalize' is False, but our models normalise images"),
-        ({"do_rescale": False}, r"'image_mean' is \[0.485.* of values that are multiplied by 1; expected"),
-        ({"rescale_factor": 1 / 127.5}, r"'image_mean' is .* multiplied by 0.00784314; expected"),
+        ({"do_rescale": False}, r"deviation \[0.229.*; expected means of 0 to 255 and deviations of 1 to 1000"),
         ({"rescale_factor": 0}, "'rescale_factor' is 0; expected a positive number"),
         ({"ignore_index": -100}, "'ignore_index' is -100; expected a value of label maps"),
     ],
@@ -395,8 +400,11 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
     inference = whole(found(CONFIGURATION)).info.inference
     assert (inference.short_edge, inference.long_edge) == (320, 500)
     for fault, message in (
-        (CONFIGURATION.replace("123.675", "0"), r"normalises images with mean \[0, 116.28, 103.53\]; expected"),
-        (CONFIGURATION.replace("57.375", "1"), "normalises images with std"),
+        (
+            CONFIGURATION.replace("57.375", "0"),
+            r"deviation \[58.395, 57.12, 0\]; expected means",
+        ),
+        (CONFIGURATION + "other = dict(type='Normalize', mean=[0, 0, 0], std=[1, 1, 1])", "in one place and with mean"),
         (CONFIGURATION.replace("bgr_to_rgb=True", "bgr_to_rgb=False"), "bgr_to_rgb=False: the model takes BGR"),
     ):
         with pytest.raises(UserError, match=message):
@@ -408,15 +416,56 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
         )
 
 
-def test_pixel_means_in_original_files_are_compared(model: Mask2Former, tmp_path: Path) -> None:
+def test_pixel_means_that_mean_bgr_are_refused(model: Mask2Former, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     state = original.to_original(model)
     mean = torch.tensor([123.675, 116.280, 103.530]).view(3, 1, 1)
     torch.save({"model": {**state, "pixel_mean": mean, "pixel_std": torch.tensor([58.395, 57.120, 57.375])}}, path)
     read(path, tasks=("instance",))
     torch.save({"model": {**state, "pixel_mean": mean.flip(0)}}, path)
-    with pytest.raises(UserError, match=r"'pixel_mean' is \[103.53, 116.28, 123.675\], but our models normalise R, G"):
+    with pytest.raises(UserError, match=r"mean \[103.53, 116.28, 123.675\] .*which is ImageNet's mean of B, G, R"):
         read(path, tasks=("instance",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mean", "std"),
+    [
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, [127.5] * 3, [127.5] * 3),
+        ({"do_normalize": False}, [0.0] * 3, [255.0] * 3),
+        ({"do_normalize": False, "do_rescale": False}, [0.0] * 3, [1.0] * 3),
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1] * 3, "image_std": [1.0] * 3}, [127.5] * 3, [127.5] * 3),
+        ({"image_mean": [0.48500001, 0.456, 0.406]}, MEAN, STD),  # rounded otherwise
+    ],
+    ids=str,
+)
+def test_normalisation_of_a_folder_is_carried_over(
+    folder: Path, changes: dict[str, Any], mean: list[float], std: list[float]
+) -> None:
+    rewrite(folder / "preprocessor_config.json", **changes)
+    found = read(folder)
+    assert whole(found).info.known_architecture.pixel_mean == tuple(mean)
+    assert whole(found).info.known_architecture.pixel_std == tuple(std)
+    notes = () if mean == MEAN else (f"images are normalised with mean {mean} and deviation {std}, as the file says",)
+    assert found.notes == notes
+
+
+@pytest.mark.parametrize("target", ["ours", "original", "huggingface", "mmdet", "mmseg", "ssseg"])
+def test_normalisation_goes_to_every_layout_that_can_say_it_and_back(tmp_path: Path, target: Target) -> None:
+    own = {"pixel_mean": (122.770938, 116.746012, 104.093734), "pixel_std": (68.500533, 66.632158, 70.323164)}
+    model = small_model()
+    model.info = replace(model.info, architecture=model.info.known_architecture.model_copy(update=own))
+    model.mean, model.std = own.values()
+    path = tmp_path / FILES[target]
+    if target == "ssseg":
+        with pytest.raises(UserError, match=r"do not say how images are normalised, and this model has mean \[122.77"):
+            write(model, path, target)
+        return
+    write(model, path, target)
+    found = whole(read(path, tasks=("panoptic",) if target in ("original", "mmdet", "mmseg") else ()))
+    again = checkpoints.instantiate(found)
+    assert (again.mean, again.std) == (model.mean, model.std)
+    image = torch.rand(3, 32, 32) * 255
+    assert torch.equal(again.normalize([image]), model.normalize([image]))
 
 
 @pytest.mark.parametrize("target", ["ours", "original", "mmdet"])

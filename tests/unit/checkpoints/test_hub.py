@@ -18,13 +18,18 @@ from urllib.parse import urlsplit
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 from conversions import small_model
+from safetensors.torch import save
 
 from mask2former import checkpoints
 from mask2former.checkpoints import hub
 from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.formats.backbones import Backbone
+from mask2former.checkpoints.initial import open_initial
 from mask2former.cli import main
+from mask2former.config import TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
@@ -311,3 +316,27 @@ def test_what_is_a_name_on_the_hub(
 def test_a_wrong_name_behind_the_prefix(source: str) -> None:
     with pytest.raises(UserError, match="expected hf://owner/name"):
         hub.parse_hub_name(source)
+
+
+def test_training_starts_from_weights_of_timm_on_the_hub(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TimmConfig(model="resnet10t", kwargs={"channels": [8, 16, 16, 16]})
+    state = timm.create_model(config.model, **config.kwargs).state_dict()
+    values = {
+        "architecture": config.model,
+        "model_args": config.kwargs,
+        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    name = "timm/resnet10t.c3_in1k"
+    fake.repositories[name] = {
+        "config.json": json.dumps(values).encode(),
+        "model.safetensors": save(state),
+        "pytorch_model.bin": b"not fetched",
+    }
+    for _ in range(2):  # and again from the cache, offline
+        backbone = open_initial(name)
+        assert isinstance(backbone, Backbone)
+        assert backbone.config == config
+        assert backbone.normalisations[0].pixel_mean == (127.5, 127.5, 127.5)
+        assert torch.equal(backbone.state["backbone.body.layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+        monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
+    assert not any("pytorch_model" in path for _, path in fake.requests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from mask2former import checkpoints
 from mask2former.checkpoints import safetensors_files
 from mask2former.checkpoints.convert import convert
+from mask2former.checkpoints.describe import describe_checkpoint
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG
@@ -28,6 +30,7 @@ from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.cli import main
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
+from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
 
@@ -48,6 +51,27 @@ def test_saved_models_return_exactly(tiny_model: Mask2Former, tmp_path: Path, na
     assert equal(tiny_model, again)
     assert again.info == tiny_model.info
     assert not again.training
+
+
+def test_normalisation_returns_in_a_file_that_0_1_0_refuses(tiny_model: Mask2Former, tmp_path: Path) -> None:
+    own = {"pixel_mean": (127.0, 127.0, 127.0), "pixel_std": (128.0, 128.0, 128.0)}
+    info = tiny_model.info
+    tiny_model.info = replace(info, architecture=info.known_architecture.model_copy(update=own))
+    tiny_model.mean, tiny_model.std = own.values()
+    path = tmp_path / "m.safetensors"
+    tiny_model.save_pretrained(path)
+    again = Mask2Former.from_pretrained(path)
+    assert (again.mean, again.std) == (tiny_model.mean, tiny_model.std)
+    assert again.info == tiny_model.info
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["format_version"] == "2"
+    assert "normalised with mean [127.0, 127.0, 127.0]" in describe_checkpoint(path)["backbone"]
+
+    given = build_model(info.known_architecture, 3)
+    with pytest.raises(UserError, match=r"normalised with mean \[127.*but the model that was given has \[123.675"):
+        Mask2Former.from_pretrained(path, model=given)
+    given.mean, given.std = own.values()
+    assert Mask2Former.from_pretrained(path, model=given) is given
 
 
 def test_loaded_model_computes_the_same(tiny_model: Mask2Former, tmp_path: Path) -> None:
@@ -75,7 +99,7 @@ def test_header_holds_the_facts(tiny_model: Mask2Former, tmp_path: Path) -> None
         names = set(file.keys())
     assert metadata["format"] == "mask2former"
     assert metadata["format_version"] == "1"
-    assert "init" not in json.loads(metadata["config"])
+    assert not json.loads(metadata["config"]).keys() & {"init", "pixel_mean", "pixel_std"}
     assert not any("relative_position_index" in name or "criterion" in name for name in names)
     run = checkpoints.load(path).run
     assert run is not None

@@ -138,6 +138,14 @@ def test_what_is_not_set_comes_from_the_start() -> None:
     assert (fitted.inference.instance_threshold, fitted.inference.tile) == (0.5, 128)
 
 
+def test_the_normalisation_comes_from_the_start() -> None:
+    own = {"pixel_mean": (127.0, 127.0, 127.0), "pixel_std": (128.0, 128.0, 128.0)}
+    source = replace(SOURCE, architecture=SOURCE.known_architecture.model_copy(update=own))
+    fitted = with_settings_of(ModelConfig(init="cells"), source, "cells")
+    assert fitted.own_normalisation == own
+    assert filled_in({}, source)["pixel_mean"] == own["pixel_mean"]
+
+
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
@@ -182,6 +190,11 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
             False,
         ),  # loads, means nothing
         ({"pixel_decoder": {"num_layers": 2}}, "model.pixel_decoder.num_layers is 2", False),
+        (
+            {"pixel_std": [255, 255, 255]},
+            r"model.pixel_std is \[255.0, 255.0, 255.0\] in the run and \[58.395, 57.12, 57.375\] in the weights",
+            False,
+        ),
         ({"pixel_decoder": {"feedforward_dim": 64}}, "model.pixel_decoder.feedforward_dim is 64", True),
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +20,9 @@ BACKBONES = {
 NUM_CLASSES = 4
 
 
-def small(backbone: str, position_encoding: str = "2d", num_layers: int = 4) -> Mask2Former:
+def small(
+    backbone: str, position_encoding: str = "2d", num_layers: int = 4, **normalisation: tuple[float, float, float]
+) -> Mask2Former:
     config = ModelConfig(
         backbone=BACKBONES[backbone],
         pixel_decoder=MSDeformAttnConfig(
@@ -36,7 +40,7 @@ def small(backbone: str, position_encoding: str = "2d", num_layers: int = 4) -> 
         ),
     )
     torch.manual_seed(0)
-    return build_model(config, NUM_CLASSES)
+    return build_model(config.model_copy(update=normalisation), NUM_CLASSES)
 
 
 def random_image(height: int, width: int, frames: int | None = None) -> Tensor:
@@ -55,6 +59,16 @@ def test_images_are_normalised_and_then_padded_with_zeros() -> None:
     torch.testing.assert_close(pixels[0, 0, :, :33, :70], (image - mean) / std, rtol=0, atol=1e-12)
     assert not pixels[..., 33:, :].any()
     assert not pixels[..., 70:].any()
+
+
+def test_every_form_of_a_model_normalises_as_its_configuration_says() -> None:
+    model = small("frozen", num_layers=2, pixel_mean=(127.0, 0.0, 1.5), pixel_std=(128.0, 255.0, 1.0)).double().eval()
+    image = random_image(32, 33)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in ((127, 0, 1.5), (128, 255, 1)))
+    for form in (model, model.prepare_for_inference(), copy.deepcopy(model)):
+        pixels = form.normalize([image])
+        torch.testing.assert_close(pixels[0, 0, ..., :33], (image - mean) / std, rtol=0, atol=1e-12)
+        assert not pixels[..., 33:].any()
 
 
 def test_a_batch_is_padded_to_the_largest_height_and_width() -> None:

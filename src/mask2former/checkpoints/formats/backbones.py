@@ -1,21 +1,26 @@
-"""Files that hold a backbone alone: ResNets of torchvision, timm, MoCo, DINO and detectron2, and original Swin.
+"""Files that hold a backbone alone: any model of timm; ResNets of torchvision, MoCo, DINO, detectron2; original Swin.
 
-Converted, they are a safetensors file that training starts from (``model.init=FILE``). Must not know the other parts
-of a model.
+Training starts from them (``model.init=FILE``), as they are or converted to a safetensors file that says all that has
+to be known of them. Must not know the other parts of a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mask2former.checkpoints.checkpoint import check_finite, load_into
 from mask2former.checkpoints.formats import original
+from mask2former.checkpoints.formats import timm as timm_models
 from mask2former.checkpoints.formats.resnet import BLOCKS, DEEP_STEM, STEM
+from mask2former.checkpoints.formats.timm import EFFICIENTNET_LITE0, LITE0, TimmWeights
+from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.rules import Layout, rules, their_name, to_original
 from mask2former.checkpoints.safetensors_files import (
     entries_of,
@@ -25,18 +30,19 @@ from mask2former.checkpoints.safetensors_files import (
     write_safetensors,
 )
 from mask2former.checkpoints.start import with_own_windows
-from mask2former.config import BackboneConfig, ModelConfig, parse
+from mask2former.config import BackboneConfig, ModelConfig, TimmConfig, parse
 from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import StartsFromBackbone
-from mask2former.text import listed
+from mask2former.text import listed, printable
 
 __all__ = [
     "BACKBONES",
     "Backbone",
     "is_backbone_file",
     "read_backbone",
+    "recognised_backbone",
     "save_backbone",
     "start_from_backbone",
     "without_wrapping",
@@ -44,7 +50,7 @@ __all__ = [
 
 _FORMAT = "mask2former-backbone"
 _COUNTER = "num_batches_tracked"
-_STD = (58.395, 57.120, 57.375)  # R, G, B; what our models divide by
+_LICENSE = 200  # characters
 
 _SWIN_BLOCK = "layers.{}.blocks.{}"
 _SAME_SWIN = (
@@ -129,7 +135,7 @@ CAFFE2 = Layout(
     unused=("fc1000_*",),
     is_backbone=True,
 )
-BACKBONES = (SWIN, RESNET, DEEP_RESNET, DETECTRON2, CAFFE2)
+BACKBONES = (SWIN, RESNET, DEEP_RESNET, DETECTRON2, CAFFE2, EFFICIENTNET_LITE0)
 
 
 @dataclass(frozen=True)
@@ -171,18 +177,73 @@ class Backbone:
         config: its architecture.
         state: our names, as in a whole model, to tensors.
         notes: what a user should know about these weights.
+        normalisations: how images were normalised; more than one where the file does not say it and it cannot be
+            told. Files that never say it mean ImageNet's.
+        says_normalisation: whether it is certain, so that a run must not say another.
+        license: of the weights, if it is known.
     """
 
     config: BackboneConfig
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()
+    normalisations: tuple[Normalisation, ...] = (IMAGENET,)
+    says_normalisation: bool = False
+    license: str | None = None
 
     def __str__(self) -> str:
         return original.backbone_title(self.config)
 
 
+def recognised_backbone(
+    state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, wanted: TimmConfig | None = None
+) -> tuple[str, Backbone] | None:
+    """What a file of a backbone turns out to be, and the backbone; None if it is none that is known.
+
+    Args:
+        state: as stored.
+        config: of a ``config.json`` beside it.
+        wanted: the model of timm that is to start from it. It decides where nothing else does.
+
+    Raises:
+        UserError: it is one, but entries are unknown, missing or of other shapes, or it is of another model than
+            ``wanted``.
+    """
+    weights = timm_models.in_folder(config)
+    if weights is not None:
+        return f"timm {weights.config.model}", _of_timm(state, weights, wanted)
+    inner, wrapping = without_wrapping(state)
+    layout = next((layout for layout in BACKBONES if layout.fits(inner)), None)
+    if layout is not None and layout is EFFICIENTNET_LITE0:
+        named = to_original(layout, inner)
+        return layout.title, _of_timm(named, LITE0, wanted, lambda name: their_name(layout, name))
+    is_general = wanted is None or original.is_resnet(wanted.model) or layout in (DETECTRON2, CAFFE2)
+    if layout is not None and is_general:
+        return wrapping or layout.title, read_backbone(layout, inner)
+    if wanted is None:
+        return None
+    weights = TimmWeights(wanted, timm_models.known_normalisations(wanted.model))
+    return f"timm {wanted.model}", _of_timm(inner, weights, wanted)
+
+
+def _of_timm(
+    state: Mapping[str, Tensor], weights: TimmWeights, wanted: TimmConfig | None, spelled: Callable[[str], str] = str
+) -> Backbone:
+    model, config = weights.config.model.partition(".")[0], wanted or weights.config
+    if config.model.partition(".")[0] != model:
+        raise UserError(
+            f"these weights are of timm's {printable(model, 80)}, and model.backbone.model is "
+            f"{printable(config.model, 80)}; leave model.backbone.model out, and it follows from the weights"
+        )
+    taken, left_out = timm_models.fitted(state, config, spelled)
+    notes = [f"left out, since a backbone does without: {listed(left_out, 6)}"] if left_out else []
+    if weights.license is not None:
+        notes.append(f"the weights are licensed {weights.license}")
+    says_normalisation = len(weights.normalisations) == 1
+    return Backbone(config, taken, tuple(notes), weights.normalisations, says_normalisation, weights.license)
+
+
 def read_backbone(layout: Layout, state: Mapping[str, Tensor]) -> Backbone:
-    """A backbone from the entries of a file of ``layout``.
+    """A backbone from the entries of a file of ``layout``, of ResNets or Swin.
 
     Batch counters are left out: whether the norms are trained is a setting of the model that starts from it.
 
@@ -230,7 +291,7 @@ def _as_rgb(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for name, value in state.items():
         if name == "backbone.stem.conv1.weight" and value.dim() == 4 and value.shape[1] == 3:
-            value = value.flip(1) * torch.tensor(_STD, dtype=value.dtype).view(3, 1, 1)
+            value = value.flip(1) * torch.tensor(IMAGENET.pixel_std, dtype=value.dtype).view(3, 1, 1)
         result[name] = value
         stem, _, leaf = name.rpartition(".")
         if leaf == "bias" and stem.endswith(".norm") and f"{stem}.running_mean" not in state:
@@ -247,10 +308,21 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
     """Write a safetensors file that :func:`start_from_backbone` reads.
 
     Raises:
-        UserError: values are not finite, or the file cannot be written.
+        UserError: values are not finite, nothing says how images were normalised, or the file cannot be written.
     """
     check_finite(backbone.state, "the backbone")
     metadata = {"format": _FORMAT, "format_version": "1", "backbone": backbone.config.model_dump_json()}
+    if backbone.license is not None:
+        metadata["license"] = backbone.license
+    if backbone.says_normalisation:
+        metadata["normalisation"] = json.dumps(backbone.normalisations[0].settings)
+        if backbone.normalisations[0] != IMAGENET:
+            metadata["format_version"] = "2"  # which earlier ones do not read, since they would not heed it
+    elif len(backbone.normalisations) > 1:
+        raise UserError(
+            f"nothing says how images were normalised for these weights of {backbone} (timm has some with "
+            f"{' and some with '.join(map(str, backbone.normalisations))}); put the config.json of timm beside them"
+        )
     tensors = {name: value.contiguous() for name, value in backbone.state.items()}
     write_whole(path, lambda temporary: write_safetensors(tensors, temporary, metadata))
 
@@ -280,34 +352,49 @@ def load_backbone(path: Path) -> Backbone:
     try:
         with open_safetensors(path) as file:
             metadata: dict[str, str] = file.metadata() or {}
-            if metadata.get("format") != _FORMAT or metadata.get("format_version") != "1":
+            if metadata.get("format") != _FORMAT or metadata.get("format_version") not in ("1", "2"):
                 raise UserError("no backbone file that this version reads")
             state = entries_of(file, path)
         values = {"backbone": metadata_value(metadata, "backbone", path)}
+        says_normalisation = "normalisation" in metadata
+        stated = metadata_value(metadata, "normalisation", path) if says_normalisation else {}
+        if not isinstance(stated, dict) or stated.keys() - IMAGENET.settings.keys():
+            raise UserError("its header has another 'normalisation' than pixel_mean and pixel_std")
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise UserError(f"{path}: {reason}; convert the original again") from error
-    return Backbone(parse(ModelConfig, values, str(path)).backbone, state)
+    model = parse(ModelConfig, {**values, **stated}, str(path))
+    license = printable(metadata["license"], _LICENSE) if "license" in metadata else None
+    notes = () if license is None else (f"the weights are licensed {license}",)
+    return Backbone(model.backbone, state, notes, (Normalisation.of(model),), says_normalisation, license)
 
 
-def start_from_backbone(model: Mask2Former, path: str | Path) -> list[str]:
-    """Fill the backbone of ``model`` from a file of :func:`save_backbone`.
+def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path) -> list[str]:
+    """Fill the backbone of ``model``.
 
     Position biases of Swin are resized where the window is another one; everything else has to fit.
 
     Args:
-        model: freshly initialised; its other parts stay so.
-        path: the file.
+        model: freshly initialised; its other parts stay so. Gets the license.
+        backbone: that was read.
+        path: where it was read from, for messages.
 
     Returns:
         One phrase for each thing that was not simply taken over.
 
     Raises:
-        UserError: the file is damaged, or of another backbone; the message says which.
+        UserError: it is another backbone, or images are normalised otherwise; the message says which.
     """
-    backbone = load_backbone(Path(path))
+    stated = backbone.normalisations[0]
+    if backbone.says_normalisation and (stated.pixel_mean, stated.pixel_std) != (model.mean, model.std):
+        raise UserError(
+            f"{path}: images were normalised with {stated}, but the model has mean {list(model.mean)} and deviation "
+            f"{list(model.std)}; make it with mean and std of the weights"
+        )
+    if backbone.license is not None:
+        model.info = replace(model.info, license=backbone.license)
     own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
-    notes = ["all but the backbone is newly initialised"]
+    notes = ["all but the backbone is newly initialised", *backbone.notes]
     state = dict(backbone.state)
     if isinstance(model.backbone, StartsFromBackbone):
         check_finite(state, str(path))

@@ -12,6 +12,7 @@ from typing import Any
 from mask2former import limits
 from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
+from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.rules import Layout, Rule, rules
 from mask2former.config import InferenceConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
@@ -164,7 +165,7 @@ _RESNETS: dict[str, dict[str, Any]] = {
 }
 _STAGES = [f"stage{number}" for number in (1, 2, 3, 4)]
 _POINTS = 4  # of deformable attention, fixed there
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RESCALED = 1 / 255  # what they multiply pixels by, unless told otherwise
 _BILINEAR = 2  # of Pillow's filters
 _LONG_EDGE = 1333  # pixels, theirs and ours where nothing is said
 _OURS = "mask2former"  # of config.json: what it has no other place for
@@ -242,8 +243,11 @@ def _backbone_config(backbone: SwinConfig | TimmConfig) -> dict[str, Any]:
     return {"model_type": "resnet", "embedding_size": 64, "hidden_act": "relu", "out_features": _STAGES, **sizes}
 
 
-def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, Any]:
+def preprocessor_of(
+    inference: InferenceConfig, ignore_label: int, normalisation: Normalisation = IMAGENET
+) -> dict[str, Any]:
     """``preprocessor_config.json``: sizes of images, mean and deviation."""
+    mean, std = normalisation.scaled(_RESCALED)
     return {
         "image_processor_type": "Mask2FormerImageProcessor",
         "do_resize": inference.short_edge > 0,
@@ -251,10 +255,10 @@ def preprocessor_of(inference: InferenceConfig, ignore_label: int) -> dict[str, 
         "size_divisor": 1,  # any other value stretches images; they are padded, which its processor does not do
         "resample": _BILINEAR,
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": _RESCALED,
         "do_normalize": True,
-        "image_mean": list(_MEAN),
-        "image_std": list(_STD),
+        "image_mean": mean,
+        "image_std": std,
         "ignore_index": ignore_label,
         "do_reduce_labels": False,
     }
@@ -366,12 +370,14 @@ class Preparation:
         edges: short and long edge in pixels; None if it does not say them.
         stretched_to: height and width of all images, which ours do not get: their edges are what comes next to it.
         ignore_label: of label maps; None if it does not say one.
+        normalisation: mean and deviation; None if nothing says them.
         notes: what is done otherwise here, one phrase each.
     """
 
     edges: tuple[int, int] | None = None
     stretched_to: tuple[int, int] | None = None
     ignore_label: int | None = None
+    normalisation: Normalisation | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -379,11 +385,10 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
     """What ``preprocessor_config.json`` asks for; empty: there is no such file.
 
     Raises:
-        UserError: another normalisation than the one of our models, or sizes that are none.
+        UserError: a normalisation or sizes that are none.
     """
     if not preprocessor:
         return Preparation()
-    _check_normalisation(preprocessor)
     (edges, stretched_to), notes = _edges(preprocessor), []
     divisor = preprocessor.get("size_divisor", 32)
     if preprocessor.get("do_resize") is not False and divisor not in (None, 0, 1):
@@ -406,36 +411,21 @@ def preparation_of(preprocessor: Mapping[str, Any], num_classes: int) -> Prepara
         raise UserError(
             f"preprocessor_config.json: 'ignore_index' is {quoted(label, 60)}; expected a value of label maps"
         )
-    return Preparation(edges, stretched_to, label, tuple(notes))
+    return Preparation(edges, stretched_to, label, _normalisation(preprocessor), tuple(notes))
 
 
-def _check_normalisation(preprocessor: Mapping[str, Any]) -> None:
-    """Our models subtract one mean and divide by one deviation; what else comes to the same is fine."""
-    factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1.0
+def _normalisation(preprocessor: Mapping[str, Any]) -> Normalisation:
+    factor = preprocessor.get("rescale_factor", _RESCALED) if preprocessor.get("do_rescale", True) else 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < limits.CONFIG_NUMBER:
         raise UserError(
             f"preprocessor_config.json: 'rescale_factor' is {quoted(factor, 60)}; expected a positive number"
         )
+    usual_mean, usual_std = IMAGENET.scaled(_RESCALED)  # of its processor where nothing is said
+    mean, std = preprocessor.get("image_mean", usual_mean), preprocessor.get("image_std", usual_std)
     if preprocessor.get("do_normalize") is False:
-        raise UserError(
-            "preprocessor_config.json: 'do_normalize' is False, but our models normalise images with the mean "
-            f"{list(_MEAN)} and deviation {list(_STD)}; one that was trained without cannot be converted"
-        )
-    for key, expected in (("image_mean", _MEAN), ("image_std", _STD)):
-        values = preprocessor.get(key, expected)
-        is_listed = isinstance(values, list | tuple) and len(values) == 3
-        if not is_listed or any(
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not abs(value) < limits.CONFIG_NUMBER
-            or abs(value / (255 * factor) - wanted) > 1e-4
-            for value, wanted in zip(values, expected, strict=True)
-        ):
-            scale = "" if abs(factor - 1 / 255) < 1e-9 else f" of values that are multiplied by {factor:.6g}"
-            raise UserError(
-                f"preprocessor_config.json: '{key}' is {quoted(values, 60)}{scale}; expected {list(expected)} of "
-                "values in 0..1, which our models are normalised with"
-            )
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    where = "preprocessor_config.json: 'image_mean' and 'image_std'"
+    return Normalisation.read(mean, std, where, factor=factor)
 
 
 def _edges(preprocessor: Mapping[str, Any]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from mask2former import limits
 from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
+from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Change, Layout, Rule, rules
 from mask2former.errors import UserError
 from mask2former.recipes import Provider
-from mask2former.text import quoted
 
-__all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "edges_of", "swin_rules"]
-
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # R, G, B
+__all__ = ["MMDET", "MMDET_2", "MMSEG", "MMSEG_2", "configuration_of", "edges_of", "normalisation_of", "swin_rules"]
 
 _SWAPPED = [0, 2, 1, 3]  # of the corners of a 2x2 block; its own inverse
 
@@ -170,23 +168,62 @@ MMSEG_2 = _layout("mmseg0", "mmsegmentation with the names of mmdet 2.x", "mmseg
 # --- the configuration that training checkpoints carry as text -------------------------------------------------------
 
 
+_PREPROCESSORS = {"mmdet": "DetDataPreprocessor", "mmseg": "SegDataPreProcessor"}
+
+
+def configuration_of(layout: Layout, normalisation: Normalisation) -> str:
+    """What a checkpoint has to say of a model whose images are normalised so."""
+    mean, std = list(normalisation.pixel_mean), list(normalisation.pixel_std)
+    preprocessor = f"dict(type={_PREPROCESSORS[layout.key]!r}, mean={mean}, std={std}, bgr_to_rgb=True)"
+    return f"model = dict(data_preprocessor={preprocessor})\n"
+
+
+def _parsed(text: str) -> ast.Module:
+    """A configuration written as Python, of which nothing runs; empty if it is no such text.
+
+    Raises:
+        UserError: it is too long to be a configuration.
+    """
+    limits.check_limit("its configuration has characters:", len(text), limits.CONFIG_TEXT, "is it the right file?")
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module([], [])
+
+
+def normalisation_of(text: str) -> Normalisation | None:
+    """Mean and deviation of images, from a configuration written as Python; None if it says none.
+
+    Raises:
+        UserError: they are none, images are not turned into R, G, B, or two places say different things.
+    """
+    found: list[Normalisation] = []
+    for values in _mappings(_parsed(text)):
+        if values.get("type") not in (*_PREPROCESSORS.values(), "Normalize") and "bgr_to_rgb" not in values:
+            continue
+        for key in ("bgr_to_rgb", "to_rgb"):
+            if values.get(key) is False:
+                raise UserError(f"its configuration has {key}=False: the model takes BGR, and ours take RGB")
+        if values.keys() & {"mean", "std"}:
+            found.append(Normalisation.read(values.get("mean"), values.get("std"), "its configuration"))
+    if len(set(found)) > 1:
+        raise UserError(
+            f"its configuration normalises images with {found[0]} in one place and with "
+            f"{next(one for one in found if one != found[0])} in another; leave one of them in"
+        )
+    return found[0] if found else None
+
+
 def edges_of(text: str) -> tuple[int, int] | None:
-    """Short and long edge in pixels of images at test time, from a configuration written as Python; nothing of it runs.
+    """Short and long edge in pixels of images at test time, from a configuration written as Python.
 
     Returns:
         None if it says none that keeps proportions, or is no such text.
 
     Raises:
-        UserError: images are normalised otherwise than for our models, or it is too long to be a configuration.
+        UserError: it is too long to be a configuration.
     """
-    limits.check_limit("its configuration has characters:", len(text), limits.CONFIG_TEXT, "is it the right file?")
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    for values in _mappings(tree):
-        if values.get("type") in ("DetDataPreprocessor", "SegDataPreProcessor", "Normalize") or "bgr_to_rgb" in values:
-            _check_normalisation(values)
+    tree = _parsed(text)
     pipelines = [
         node.value
         for node in tree.body
@@ -227,20 +264,3 @@ def _mappings(tree: ast.AST) -> Iterator[dict[str, Any]]:
 def _is_nested(value: ast.expr) -> bool:
     inner = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
     return any(not isinstance(part, ast.Constant | ast.UnaryOp) for part in inner)
-
-
-def _check_normalisation(values: dict[str, Any]) -> None:
-    for key, expected in (("mean", _MEAN), ("std", _STD)):
-        given = values.get(key, expected)
-        is_listed = isinstance(given, list | tuple) and len(given) == 3
-        if not is_listed or any(
-            not isinstance(value, int | float) or not abs(value) < limits.CONFIG_NUMBER or abs(value - wanted) > 1e-2
-            for value, wanted in zip(given, expected, strict=True)
-        ):
-            raise UserError(
-                f"its configuration normalises images with {key} {quoted(given, 60)}; expected {list(expected)}, "
-                "which our models are normalised with"
-            )
-    for key in ("bgr_to_rgb", "to_rgb"):
-        if values.get(key) is False:
-            raise UserError(f"its configuration has {key}=False: the model takes BGR, and ours take RGB")

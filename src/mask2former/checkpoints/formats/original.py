@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mask2former import recipes
+from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -28,11 +29,14 @@ __all__ = [
     "backbone_names",
     "backbone_title",
     "current_spelling",
+    "file_entries",
     "from_original",
     "infer_architecture",
     "infer_backbone",
     "is_original",
+    "is_resnet",
     "matching_recipes",
+    "normalisation_of",
     "original_names",
     "recipe_architecture",
     "recipe_categories",
@@ -46,7 +50,7 @@ _PREDICTOR = "sem_seg_head.predictor."
 _EMPTY_WEIGHT = "criterion.empty_weight"
 _INDEX = "relative_position_index"
 _BOTH = ("weight", "bias")
-_PIXELS = {"pixel_mean": (123.675, 116.280, 103.530), "pixel_std": (58.395, 57.120, 57.375)}
+_PIXELS = ("pixel_mean", "pixel_std")
 
 _RESNETS = {  # timm's name: blocks per stage, convolutions per block
     "resnet18": ((2, 2, 2, 2), 2),
@@ -97,7 +101,7 @@ def _both(original: str, ours: str) -> Iterator[Pair]:
 def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     name = config.model.split(".")[0]
     is_deep = name.endswith("s")
-    if name.removesuffix("s") not in _RESNETS or config.kwargs:
+    if not is_resnet(name) or config.kwargs:
         known = ", ".join(_RESNETS)
         raise UserError(
             f"backbone '{config.model}' does not exist in the original layout; it knows Swin and {known} (and "
@@ -127,6 +131,11 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
                 yield from convolution(f"{original}.shortcut", f"{ours}.downsample.0", f"{ours}.downsample.1")
             for index in range(1, convolutions + 1):
                 yield from convolution(f"{original}.conv{index}", f"{ours}.conv{index}", f"{ours}.bn{index}")
+
+
+def is_resnet(model: str) -> bool:
+    """Whether a model of timm is a ResNet of the original layout, of which several code bases have weights."""
+    return model.partition(".")[0].removesuffix("s") in _RESNETS
 
 
 def _swin_names(config: SwinConfig) -> Iterator[Pair]:
@@ -216,17 +225,16 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Undone are: the pixel decoder directly below the head, or below itself twice (files saved again after a wrong
     conversion); ``static_query``. The keys decide, not a version number, because that is lost whenever a mapping is
-    copied. Pixel mean and deviation are dropped, being those of every model of ours.
+    copied. Pixel mean and deviation are dropped: :func:`normalisation_of` reads them.
 
     Raises:
-        UserError: two entries end up with one name, or pixel mean and deviation are others.
+        UserError: two entries end up with one name.
     """
     is_old = not any(name.startswith(_PIXEL) for name in state)
     renamed: dict[str, Tensor] = {}
     for stored, value in state.items():
         name = stored
         if name in _PIXELS:
-            _check_pixels(name, value)
             continue
         if name.startswith(_HEAD) and not name.startswith(_PREDICTOR):
             rest = name.removeprefix(_HEAD)
@@ -240,15 +248,20 @@ def current_spelling(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_pixels(name: str, value: Tensor) -> None:
-    expected = torch.tensor(_PIXELS[name])
-    if value.is_meta or (value.numel() == 3 and bool((value.flatten().float() - expected).abs().max() < 1e-2)):
-        return
-    found = [round(number, 3) for number in value.flatten().tolist()[:6]]
-    raise UserError(
-        f"'{name}' is {found}, but our models normalise R, G, B with {list(_PIXELS[name])}; a model that was trained "
-        "otherwise, for instance on BGR, cannot be used here"
-    )
+def normalisation_of(state: Mapping[str, Tensor]) -> Normalisation | None:
+    """Mean and deviation of images, where the entries of a checkpoint have them.
+
+    Raises:
+        UserError: they are none, or those of a model that takes BGR.
+    """
+    found = {name: value for name, value in state.items() if name in _PIXELS}
+    if not found or any(value.is_meta for value in found.values()):
+        return None
+    values: dict[str, object] = {**IMAGENET.settings}
+    for name, value in found.items():
+        digits = 16 if value.dtype == torch.float64 else 7  # that its type holds
+        values[name] = [float(f"{number:.{digits}g}") for number in value.flatten()[:6].tolist()]
+    return Normalisation.read(values["pixel_mean"], values["pixel_std"], "'pixel_mean' and 'pixel_std'")
 
 
 def from_original(state: Mapping[str, Tensor], config: ArchitectureConfig | None = None) -> dict[str, Tensor]:
@@ -521,4 +534,16 @@ def to_original(model: Mask2Former, no_object_weight: float = 0.1) -> OrderedDic
             f"{len(values)} entries do not exist in the original layout, for instance '{next(iter(values))}'; "
             "save as .safetensors instead"
         )
+    return state
+
+
+def file_entries(model: Mask2Former) -> OrderedDict[str, Tensor]:
+    """:func:`to_original`, and mean and deviation where they are not those that every published file means.
+
+    Raises:
+        UserError: as :func:`to_original`.
+    """
+    state = to_original(model)
+    for name, values in model.info.known_architecture.own_normalisation.items():
+        state[name] = torch.tensor(values, dtype=torch.float64).view(3, 1, 1)  # of float32, others would be read
     return state

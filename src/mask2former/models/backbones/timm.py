@@ -29,13 +29,13 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_i
 
 _DEPTH = 4  # of arguments in arguments
 
-_WEIGHTS = "the weights that training starts from are named by model.init"
+_WEIGHTS = "the weights that training starts from are named by model.init (model.init=timm/{model}.TAG, or a file)"
 _FEATURES = f"the maps of strides {list(_STRIDES)} are chosen here"
 _CHANNELS = "images have three channels, R, G and B, here"
 _HEAD = "a backbone has no classifier"
 _LOADING = "how the model is made is not part of its architecture"
-# Arguments of timm that a run or a checkpoint must not pass, and why. The first group would fetch weights, or read
-# files with a loader that can run code; what a checkpoint then lacks could not be made again from it.
+# Arguments of timm that a run or a checkpoint must not pass, and why ({model} is its name). The first group would fetch
+# weights, or read files with a loader that can run code; what a checkpoint then lacks could not be made again from it.
 RESERVED_ARGUMENTS: Mapping[str, str] = {
     **dict.fromkeys(
         ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn",
@@ -74,7 +74,8 @@ def check_arguments(model: str, kwargs: Mapping[str, Any]) -> None:
         if not isinstance(name, str):
             raise UserError(f"{where} is no name; expected one of timm's")
         if name in RESERVED_ARGUMENTS:
-            raise UserError(f"{shown}: leave '{name}' out of its kwargs: {RESERVED_ARGUMENTS[name]}")
+            reason = RESERVED_ARGUMENTS[name].format(model=model.partition(".")[0])
+            raise UserError(f"{shown}: leave '{name}' out of its kwargs: {reason}")
         if isinstance(value, dict | list | tuple):
             if depth == _DEPTH:
                 raise UserError(f"{where} is nested more than {_DEPTH} times; expected numbers, words, or lists")

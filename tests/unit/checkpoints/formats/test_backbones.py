@@ -28,6 +28,7 @@ from mask2former.checkpoints.formats.backbones import (
     read_backbone,
     start_from_backbone,
 )
+from mask2former.checkpoints.formats.timm import fitted
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.rules import from_original
 from mask2former.checkpoints.start import resized_bias_table
@@ -40,6 +41,10 @@ def backbone_of(path: Path) -> Backbone:
     content = read(path).content
     assert isinstance(content, Backbone)
     return content
+
+
+def start(model: Mask2Former, path: Path) -> list[str]:
+    return start_from_backbone(model, load_backbone(path), path)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_torchvision_gives_the_same_maps(resnet18: Any, tmp_path: Path) -> None:
     done = convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors")
     assert done.source == "ResNet of torchvision or timm, resnet18, a backbone alone"
     model = small_model(TimmConfig(model="resnet18"))
-    assert start_from_backbone(model, done.path) == ["all but the backbone is newly initialised"]
+    assert start(model, done.path) == ["all but the backbone is newly initialised"]
     images = torch.randn((1, 3, 64, 96), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         maps = model.backbone(images)
@@ -230,7 +235,7 @@ def test_swin_is_taken_over(swin_file: Path) -> None:
         for parameter in model.parameters():
             parameter.mul_(0.5)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    notes = start_from_backbone(model, swin_file)
+    notes = start(model, swin_file)
     assert notes == [
         "all but the backbone is newly initialised",
         "the norms of the backbone's outputs are newly initialised",
@@ -242,7 +247,7 @@ def test_swin_is_taken_over(swin_file: Path) -> None:
 
 def test_swin_with_another_window(swin_file: Path) -> None:
     model = small_model(SWIN.model_copy(update={"window_size": 4}))
-    notes = start_from_backbone(model, swin_file)
+    notes = start(model, swin_file)
     assert "position biases resized from windows of 3 to 4" in notes
     name = "backbone.layers.1.blocks.1.attn.relative_position_bias_table"
     table = small_model().state_dict()[name]
@@ -253,7 +258,7 @@ def test_swin_with_another_window(swin_file: Path) -> None:
 @pytest.mark.parametrize("backbone", [SWIN.model_copy(update={"embed_dim": 16}), TimmConfig(model="resnet18")])
 def test_another_backbone_is_told(swin_file: Path, backbone: Any) -> None:
     with pytest.raises(UserError, match=r"do not fit.*The file is of Swin \(width 8.*set model.backbone to that"):
-        start_from_backbone(small_model(backbone), swin_file)
+        start(small_model(backbone), swin_file)
 
 
 def test_a_swin_of_timm_is_told(tmp_path: Path) -> None:
@@ -272,9 +277,35 @@ def test_norms_may_be_trained_or_not(resnet18: Any, tmp_path: Path) -> None:
     torch.save(resnet18.state_dict(), tmp_path / "resnet18.pth")
     path = convert(tmp_path / "resnet18.pth", tmp_path / "backbone.safetensors").path
     model = small_model(TimmConfig(model="resnet18", norm="sync"))
-    start_from_backbone(model, path)
+    start(model, path)
     assert model.get_buffer("backbone.body.bn1.num_batches_tracked") == 0
     assert torch.equal(model.get_parameter("backbone.body.bn1.weight"), resnet18.bn1.weight)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_variances_of_zero_are_no_trap_and_those_below_are_refused(norm: Any) -> None:
+    config = TimmConfig(model="resnet10t", norm=norm, kwargs={"channels": [8, 16, 16, 16]})
+    source = timm.create_model(config.model, **config.kwargs)
+    state = source.state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value[::2] = 0.0  # channels that are dead
+    model = small_model(config)
+    backbone = Backbone(config, fitted(state, config)[0])
+    start_from_backbone(model, backbone, "file")
+    theirs = timm.create_model(config.model, features_only=True, **config.kwargs)
+    theirs.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
+    images = torch.randn((1, 3, 64, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = theirs.double().eval()(images)[-4:]
+        for form in (model.double().eval(), model.prepare_for_inference()):
+            for ours, their in zip(form.backbone(images), expected, strict=True):
+                torch.testing.assert_close(ours, their, rtol=1e-9, atol=1e-9)
+
+    for value in (-1e-5, -1.0):
+        backbone.state["backbone.body.layer2.0.bn1.running_var"][3] = value
+        with pytest.raises(UserError, match=r"1 norms have a negative variance \(backbone\.body\.layer2\.0\.bn1\.run"):
+            start_from_backbone(model, backbone, "file")
 
 
 def test_missing_and_unknown_entries_are_named(resnet18: Any) -> None:

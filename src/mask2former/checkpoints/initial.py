@@ -1,0 +1,132 @@
+"""What training starts from, by its name: a whole model or a backbone alone, those of timm on the hub too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mask2former import checkpoints
+from mask2former.checkpoints.checkpoint import Checkpoint
+from mask2former.checkpoints.formats import timm as timm_models
+from mask2former.checkpoints.formats.backbones import Backbone, is_backbone_file, load_backbone
+from mask2former.checkpoints.hub import fetch_folder, parse_hub_name
+from mask2former.checkpoints.load import read_backbone_alone
+from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
+from mask2former.checkpoints.start import explicit_settings, filled_in, with_backbone, with_settings_of
+from mask2former.config import ModelConfig, TimmConfig, parse
+from mask2former.errors import OptionError, UserError
+from mask2former.text import listed
+
+__all__ = ["completed_model", "named_backbone", "open_initial", "with_initial"]
+
+_TIMM = "timm/"
+_FILES = "config.json and model.safetensors"
+
+
+def named_backbone(model: ModelConfig) -> TimmConfig | None:
+    """The model of timm that a run names as its backbone, if it does."""
+    backbone, is_set = model.backbone, "backbone" in model.model_fields_set
+    if is_set and isinstance(backbone, TimmConfig) and "model" in backbone.model_fields_set:
+        return backbone
+    return None
+
+
+def open_initial(source: str, backbone: TimmConfig | None = None) -> Checkpoint | Backbone:
+    """A model, as of ``open_checkpoint``, or a backbone alone.
+
+    Args:
+        source: a name, file or folder; ``timm/convnext_tiny.fb_in22k`` is that model of timm, from the hub; or a file
+            or folder with a backbone of any layout that ``convert`` reads.
+        backbone: that of the run, if it names one: files with weights of timm alone do not say of which model.
+
+    Raises:
+        UserError: nothing of that name, it cannot be fetched, or the file does not do; the message says what was
+            expected. Of what only options could say, it names the command that has them.
+    """
+    try:
+        return _opened(source, backbone)
+    except OptionError as error:
+        flags = {"recipe": "--recipe", "tasks": "--task", "weights": "--weights"}
+        raise UserError(
+            f"model.init: {error.sentence(lambda name: flags.get(name, name))} to: mask2former convert {source} "
+            "NEW.safetensors; then start from that file"
+        ) from error
+
+
+def _opened(source: str, backbone: TimmConfig | None) -> Checkpoint | Backbone:
+    is_name = source in checkpoints.packaged_names() or source in checkpoints.current_zoo()
+    if not is_name and os.path.exists(source):
+        path = Path(source)
+        found = load_backbone(path) if is_backbone_file(path) else read_backbone_alone(path, backbone)
+        if found is not None:
+            return found
+    elif not is_name and source.startswith((_TIMM, f"hf://{_TIMM}")):
+        found = read_backbone_alone(_fetched(source), backbone)
+        if found is not None:
+            return found
+    return checkpoints.open_checkpoint(source)
+
+
+def _fetched(source: str) -> Path:
+    name = parse_hub_name(source if source.startswith("hf://") else f"hf://{source}")
+    assert name is not None, "the prefix leaves no other form"
+    repository, revision = name
+    model, _, tag = repository.removeprefix(_TIMM).partition(".")
+    if not tag and (known := timm_models.published_names(model)):
+        raise UserError(
+            f"'{source}' does not say which weights; timm has for it: {listed([_TIMM + one for one in known])}"
+        )
+    try:
+        return fetch_folder(repository, revision)
+    except UserError as error:
+        raise UserError(f"{error} ({_FILES} of https://huggingface.co/{repository}; then model.init=FOLDER)") from error
+
+
+def completed_model(values: Mapping[str, Any], source: Checkpoint | Backbone, name: str) -> dict[str, Any]:
+    """Settings of a model as a run file has them, with those of what it starts from where they leave some out.
+
+    Args:
+        values: as they stand in the file.
+        source: what it starts from.
+        name: what that is called in messages.
+
+    Raises:
+        UserError: nothing says how images are normalised.
+    """
+    if isinstance(source, Checkpoint):
+        return filled_in(values, source.info)
+    result = with_backbone(values, source.config)
+    if source.says_normalisation or len(source.normalisations) == 1:
+        return {**source.normalisations[0].settings, **result}
+    if not IMAGENET.settings.keys() <= values.keys():
+        raise UserError(
+            f"{name}: nothing says how images were normalised for these weights of {source} (timm has some with "
+            f"{' and some with '.join(map(str, source.normalisations))}); set model.pixel_mean and model.pixel_std, or "
+            "put the config.json of timm beside them"
+        )
+    return result
+
+
+def with_initial(model: ModelConfig, source: Checkpoint | Backbone, name: str) -> ModelConfig:
+    """The settings of a model that starts from another, or from a backbone: its own where it sets them, else those.
+
+    Args:
+        model: what was set; what was left out is not in ``model_fields_set``.
+        source: what it starts from.
+        name: what that is called in messages.
+
+    Raises:
+        UserError: the two together contradict themselves.
+    """
+    if isinstance(source, Checkpoint):
+        return with_settings_of(model, source.info, name)
+    values = completed_model(explicit_settings(model), source, name)
+    result = parse(ModelConfig, values, f"the run with what {name} sets, model")
+    if source.says_normalisation and (own := Normalisation.of(result)) != source.normalisations[0]:
+        raise UserError(
+            f"{name} does not fit: images are normalised with {own} in the run and with {source.normalisations[0]} for "
+            f"the weights; leave model.pixel_mean and model.pixel_std out, and they come from {name}"
+        )
+    return result

@@ -1,0 +1,157 @@
+"""What training starts from, by its name, and the settings that come from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from conversions import small_model
+from safetensors.torch import save_file
+
+from mask2former.checkpoints import Checkpoint, initial, save
+from mask2former.checkpoints.formats.backbones import Backbone, save_backbone, start_from_backbone
+from mask2former.checkpoints.initial import completed_model, named_backbone, open_initial, with_initial
+from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
+from mask2former.config import ModelConfig, SwinConfig, TimmConfig, parse
+from mask2former.errors import UserError
+
+CONFIG = TimmConfig(model="resnet10t", kwargs={"channels": [8, 16, 24, 32]})
+HALF = Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of timm as it lies on the hub."""
+    path = tmp_path_factory.mktemp("resnet10t")
+    save_file(timm.create_model(CONFIG.model, **CONFIG.kwargs).state_dict(), path / "model.safetensors")
+    values = {"architecture": CONFIG.model, "model_args": CONFIG.kwargs,
+              "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "license": "cc-by-nc-4.0"}}  # fmt: skip
+    (path / "config.json").write_text(json.dumps(values))
+    return path
+
+
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Brings that folder for every name, and keeps the names."""
+    asked: list[tuple[str, str | None]] = []
+
+    def fetch(repository: str, revision: str | None = None) -> Path:
+        asked.append((repository, revision))
+        return folder
+
+    monkeypatch.setattr(initial, "fetch_folder", fetch)
+    return asked
+
+
+def opened(source: object, backbone: TimmConfig | None = None) -> Backbone:
+    found = open_initial(str(source), backbone)
+    assert isinstance(found, Backbone)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("timm/resnet10t.c3_in1k", ("timm/resnet10t.c3_in1k", None)),
+        ("hf://timm/resnet10t.c3_in1k", ("timm/resnet10t.c3_in1k", None)),
+        ("timm/resnet10t.c3_in1k@v1", ("timm/resnet10t.c3_in1k", "v1")),
+    ],
+)
+def test_a_model_of_timm_is_fetched_by_its_name(hub: list[object], source: str, asked: object) -> None:
+    backbone = opened(source)
+    assert hub == [asked]
+    assert backbone.config == CONFIG
+    assert (backbone.normalisations, backbone.says_normalisation) == ((HALF,), True)
+
+
+def test_a_name_without_its_training_is_told_which_there_are(hub: list[object]) -> None:
+    with pytest.raises(UserError, match=r"does not say which weights; timm has for it: timm/resnet18\.\w+, timm/resn"):
+        open_initial("timm/resnet18")
+    assert not hub
+
+
+def test_offline_one_sentence_says_what_to_fetch_and_how_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
+    what = r"config\.json and model\.safetensors of https://huggingface\.co/timm/convnext_atto\.d2_in1k"
+    with pytest.raises(UserError, match=rf"in the hub's cache and offline mode is on.*{what}; then model\.init=FOLDER"):
+        open_initial("timm/convnext_atto.d2_in1k")
+
+
+def test_a_file_alone_needs_the_name_of_its_model(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes((folder / "model.safetensors").read_bytes())
+    save_file({"a.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"none of the layouts.*init=FILE model\.backbone=\{name: timm, model: N"):
+        open_initial(str(tmp_path / "other.safetensors"))
+    assert opened(file, CONFIG).says_normalisation  # timm knows one alone for this model
+    assert opened(folder / "model.safetensors").normalisations == (HALF,)  # config.json lies beside it
+    with pytest.raises(UserError, match="do not fit timm's convnext_atto"):
+        open_initial(str(tmp_path / "other.safetensors"), TimmConfig(model="convnext_atto"))
+
+
+def test_whole_models_and_converted_backbones_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    save_backbone(opened(folder), tmp_path / "backbone.safetensors")
+    again = opened(tmp_path / "backbone.safetensors")
+    assert (again.config, again.normalisations, again.says_normalisation) == (CONFIG, (HALF,), True)
+    model = small_model(CONFIG)
+    model.mean = model.std = HALF.pixel_mean
+    assert "the weights are licensed cc-by-nc-4.0" in start_from_backbone(model, again, "it")
+    assert model.info.license == "cc-by-nc-4.0"
+    save(small_model(), tmp_path / "model.safetensors")
+    assert isinstance(open_initial(str(tmp_path / "model.safetensors")), Checkpoint)
+    assert isinstance(open_initial("scenes-tiny"), Checkpoint)
+    with pytest.raises(UserError, match="neither a file, a folder nor a known model"):
+        open_initial(str(tmp_path / "nothing.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, CONFIG),
+        ({"backbone": {"norm": "batch"}}, CONFIG.model_copy(update={"norm": "batch"})),
+        ({"backbone": {"name": "timm", "model": "resnet10t.c3_in1k"}}, None),
+    ],
+    ids=str,
+)
+def test_backbone_and_normalisation_follow_from_it(folder: Path, own: dict[str, Any], expected: object) -> None:
+    named = own.get("backbone", {}).get("model")
+    source = opened(folder, None if named is None else TimmConfig(model=named, kwargs=CONFIG.kwargs))
+    completed = completed_model(own, source, "it")
+    model = parse(ModelConfig, completed, "test")
+    assert model.backbone == expected or expected is None
+    assert with_initial(parse(ModelConfig, completed, "test"), source, "it") == model
+    assert Normalisation.of(model) == HALF
+    assert with_initial(ModelConfig(), source, "it").backbone == source.config
+
+
+def test_what_the_run_says_otherwise_is_refused(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"it does not fit: images are normalised with mean \[0.0, .* in the run and with"
+    ):
+        with_initial(ModelConfig(pixel_mean=(0.0, 0.0, 0.0)), opened(folder), "it")
+    with pytest.raises(UserError, match=r"of timm's resnet10t, and model\.backbone\.model is resnet18; leave"):
+        open_initial(str(folder), TimmConfig(model="resnet18"))
+    swin = with_initial(ModelConfig(backbone=SwinConfig()), opened(folder), "it")
+    assert swin.backbone == SwinConfig()  # and loading says that it does not fit
+
+
+def test_where_nothing_says_the_normalisation_the_run_does() -> None:
+    source = Backbone(TimmConfig(model="resnet34"), {}, normalisations=(HALF, IMAGENET))
+    with pytest.raises(UserError, match=r"resnet34 \(timm has some with mean \[127.5.*set model\.pixel_mean"):
+        with_initial(ModelConfig(), source, "it")
+    model = ModelConfig(pixel_mean=(127.5, 127.5, 127.5), pixel_std=(127.5, 127.5, 127.5))
+    assert Normalisation.of(with_initial(model, source, "it")) == HALF
+    usual = Backbone(TimmConfig(model="resnet34"), {})  # of torchvision and its like, which never say it
+    assert Normalisation.of(with_initial(ModelConfig(), usual, "it")) == IMAGENET
+    assert Normalisation.of(with_initial(model, usual, "it")) == HALF
+
+
+def test_the_backbone_of_a_run_is_known_where_it_names_one() -> None:
+    assert named_backbone(ModelConfig()) is None
+    assert named_backbone(ModelConfig(backbone=SwinConfig())) is None
+    assert named_backbone(ModelConfig(backbone=TimmConfig(norm="batch"))) is None
+    assert named_backbone(ModelConfig(backbone=CONFIG)) == CONFIG
