@@ -1,0 +1,73 @@
+"""Traced graphs to files of each format. The only place that knows the converters of other runtimes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mask2former.errors import MissingExtraError
+from mask2former.inference.exported.info import INPUTS, KEY, OUTPUTS
+
+__all__ = ["write_onnx", "write_openvino"]
+
+_OPSET = 18
+_LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+    """Write an ONNX file.
+
+    Args:
+        program: what is written.
+        path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
+        metadata: stored under :data:`KEY`.
+
+    Raises:
+        MissingExtraError: the converter is not installed.
+    """
+    _need("onnx", "onnxscript")
+    import onnx
+
+    exported: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        verbose=False,
+    )
+    proto = exported.model_proto
+    onnx.helper.set_model_props(proto, {KEY: metadata})
+    onnx.save(proto, path)
+
+
+def write_openvino(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+    """Write an OpenVINO file and the ``.bin`` with its weights beside it, in float32.
+
+    Args:
+        program: what is written.
+        path: the ``.xml`` file.
+        metadata: stored under :data:`KEY`.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+    """
+    _need("openvino", "onnxscript", "onnx")
+    import openvino
+
+    onnx_file = path.with_suffix(".onnx")
+    write_onnx(program, onnx_file, metadata)
+    model = openvino.convert_model(onnx_file)
+    for port, name in zip([*model.inputs, *model.outputs], [*INPUTS, *OUTPUTS], strict=True):
+        port.get_tensor().set_names({name})
+    model.set_rt_info(metadata, [KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _need(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, "export")
