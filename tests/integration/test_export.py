@@ -15,7 +15,7 @@ from mask2former import Predictor
 from mask2former.cli import main
 from mask2former.config import InferenceConfig, MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, TimmConfig
 from mask2former.errors import UserError
-from mask2former.export import Exported, export
+from mask2former.export import Exported, export, verify_export
 from mask2former.inference.exported import ExportedInfo, open_exported
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
@@ -45,7 +45,9 @@ def model() -> Mask2Former:
         torch.manual_seed(0)
         model = build_model(config, 4)
         with torch.no_grad():
-            model.transformer_decoder.mask_head[-1].weight.mul_(4)  # masks that block attention, and do not
+            dict(model.named_parameters())["transformer_decoder.mask_head.2.weight"].mul_(
+                4
+            )  # masks that block attention
     model.categories = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
     return model.eval()
 
@@ -166,6 +168,28 @@ def test_openvino_computes_in_the_precision_that_is_named(of_one_size: Exported)
     assert open_exported(of_one_size.path, dtype=torch.bfloat16).dtype == torch.bfloat16
     with pytest.raises(UserError, match="float32 or bfloat16"):
         open_exported(of_one_size.path, dtype=torch.float16)
+
+
+def test_files_are_compared_with_their_model(
+    model: Mask2Former, of_any_size: Exported, tmp_path: Path, images: list[np.ndarray]
+) -> None:
+    from PIL import Image
+
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    for task in TASKS:
+        report = verify_export([of_any_size.path], model, images=[tmp_path / "a.png"], task=task, calls=1)
+        ours, theirs = report.rows
+        assert (ours.runtime, theirs.runtime, ours.differing) == ("torch", "onnxruntime", None)
+        assert theirs.differing is not None
+        assert theirs.differing < 1
+        assert theirs.num_bytes == of_any_size.num_bytes
+    other = Predictor(model, "cpu", categories=Categories.from_names(["a", "b", "c", "d"]))
+    with pytest.raises(UserError, match="has other classes or settings than the model"):
+        verify_export([of_any_size.path], other)
+    with pytest.raises(UserError, match="expected a list of exported files"):
+        verify_export("model.onnx", model)
+    with pytest.raises(UserError, match="is no exported file"):
+        verify_export(["model.pt"], model)
 
 
 @pytest.mark.parametrize(

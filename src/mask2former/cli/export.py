@@ -1,4 +1,4 @@
-"""Models as files of other runtimes: ``mask2former export``."""
+"""Models as files of other runtimes: ``mask2former export`` and ``verify-export``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from mask2former.cli.shared import Recipe, working
+from mask2former.cli.shared import Recipe, Task, count, working
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["export"]
+__all__ = ["export", "verify_export"]
 
 
 def export(
@@ -53,6 +53,59 @@ def export(
         f"{done.path} written ({done.num_bytes / 1e6:,.1f} MB): logits are those of the model within "
         f"{done.difference:.0e} of the largest"
     )
+
+
+def verify_export(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files that mask2former export wrote.")],
+    against: Annotated[str, typer.Option(metavar="MODEL", help="The model: a name, file, folder, or hf://owner/name.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Images and folders to compare results on; can be repeated.", show_default="4 drawn scenes"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Also measure all of them: a data set, as of evaluate, for example scenes."),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Also measure all of them: annotations in COCO format of the images in the folder --images."),
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images that are measured.")] = None,
+    task: Annotated[Task | None, typer.Option("--task", "-t", help="Task of the results.")] = None,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
+    recipe: Recipe = None,
+) -> None:
+    """Compare exported files with their model: results, metrics, time and size."""
+    from rich.table import Table
+
+    from mask2former.data.sources import DataSource
+    from mask2former.export import verify_export as verify
+
+    source, shown = None, images or []
+    if annotations is not None:
+        if data is not None or len(shown) != 1:
+            raise UserError("--annotations needs one folder --images, and no --data")
+        source = DataSource(annotations=annotations, images=shown[0], limit=limit)
+    elif data is not None:
+        source = DataSource(data, data_root, limit=limit)
+    console = make_console()
+    with working(console, lambda: "nothing was changed") as progress:
+        report = verify(
+            files, against, images=shown, data=source, task=task, calls=calls, recipe=recipe, progress=progress
+        )
+    table = Table(title=f"{report.task}, {count(report.images, 'image')}")
+    named = list(report.rows[0].metrics)[:1]
+    for head in ("model", "runtime", "MB", "ms", "differs", *named):
+        table.add_column(head, justify="left" if head in ("model", "runtime") else "right")
+    for row in report.rows:
+        differs = "" if row.differing is None else f"{row.differing:.3f} %"
+        metrics = [f"{row.metrics[name]:.2f}" for name in named]
+        runtime, size = f"{row.runtime} {row.dtype}", f"{row.num_bytes / 1e6:,.1f}"
+        table.add_row(row.name, runtime, size, f"{row.milliseconds:,.0f}", differs, *metrics)
+    console.print(table)
+    for note in report.notes:
+        say(f"note: {note}")
 
 
 def _size(text: str) -> tuple[int, int]:

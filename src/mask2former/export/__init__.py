@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from mask2former.export.exporter import Exported, Format, export
+from mask2former.export.verify import Verified, VerifyReport, verify_export
 
-__all__ = ["Exported", "Format", "export"]
+__all__ = ["Exported", "Format", "Verified", "VerifyReport", "export", "verify_export"]

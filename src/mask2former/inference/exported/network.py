@@ -67,6 +67,19 @@ class ExportedNetwork:
         return self._runtime.dtype
 
     @property
+    def runtime(self) -> str:
+        """The library that runs it."""
+        return self._runtime.name
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file, and of the weights beside it."""
+        return sum(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in (self._path, self._path.with_suffix(".bin")) if path.is_file()]
+
+    @property
     def window(self) -> int:
         """Frames that it is meant to see at once."""
         return self.info.frames or 1
@@ -84,11 +97,10 @@ class ExportedNetwork:
         """A hash of the file and of what runs it, since other runtimes round otherwise."""
         if self._sha256 is None:
             digest = hashlib.sha256(f"{self._runtime.name} {self.dtype} ".encode())
-            for path in (self._path, self._path.with_suffix(".bin")):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        while block := file.read(_BLOCK):
-                            digest.update(block)
+            for path in self._files():
+                with path.open("rb") as file:
+                    while block := file.read(_BLOCK):
+                        digest.update(block)
             self._sha256 = digest.hexdigest()
         return self._sha256
 
