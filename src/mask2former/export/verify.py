@@ -103,7 +103,8 @@ def verify_export(
     for file in files:
         if not is_exported(file):
             raise UserError(f"'{file}' is no exported file; expected a name ending in {' or '.join(SUFFIXES)}")
-    model = open_predictor(against, recipe=recipe, device="cpu", quiet=True, progress=progress)
+    device = None if isinstance(against, Predictor) else "cpu"
+    model = open_predictor(against, recipe=recipe, device=device, quiet=True, progress=progress)
     exported = [open_predictor(file, device="cpu", quiet=True) for file in files]
     for file, predictor in zip(files, exported, strict=True):
         if predictor.categories != model.categories or predictor.settings != model.settings:
