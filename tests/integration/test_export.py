@@ -265,6 +265,16 @@ def test_packaged_models(name: str, suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_results_inside_the_file(model: Mask2Former, tmp_path: Path, task: Any, suffix: str) -> None:
+    done = export(model, tmp_path / f"model{suffix}", results=task, batch=None)
+    assert done.difference < 0.02
+    with pytest.raises(UserError, match=f"gives {task} results, for programs without this package"):
+        Predictor.from_pretrained(done.path)
+
+
+@pytest.mark.slow
 def test_a_model_of_clips(tmp_path: Path) -> None:
     config = ModelConfig(
         backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),

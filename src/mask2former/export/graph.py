@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
+from mask2former.config import Task
+from mask2former.export import results
 from mask2former.models.mask2former import Mask2Former
 
 __all__ = ["ExportedGraph"]
@@ -18,17 +20,17 @@ class ExportedGraph(nn.Module):
     Args:
         model: it is called as it is.
         clips: whether inputs have a frame axis.
+        task: whose results the graph gives, of images; None: logits.
     """
 
-    def __init__(self, model: Mask2Former, *, clips: bool) -> None:
+    def __init__(self, model: Mask2Former, *, clips: bool, task: Task | None = None) -> None:
         super().__init__()
         self.model = model
         self.clips = clips
+        self.task = task
 
-    def forward(
-        self, images: UInt8[Tensor, "B *T 3 H W"], sizes: Int64[Tensor, "B 2"]
-    ) -> tuple[Float[Tensor, "B Q K1"], Float[Tensor, "B Q *T h w"], Float[Tensor, "B Q C"]]:
-        """Logits of a batch.
+    def forward(self, images: UInt8[Tensor, "B *T 3 H W"], sizes: Int64[Tensor, "B 2"]) -> tuple[Tensor, ...]:
+        """Logits or results of a batch.
 
         Args:
             images: RGB in 0..255.
@@ -36,7 +38,9 @@ class ExportedGraph(nn.Module):
                 whatever it holds, and so are the rows and columns that are added up to multiples of 32.
 
         Returns:
-            Class logits ("no object" last), mask logits at a quarter of the padded size, and query features.
+            Class logits ``(B, Q, K + 1)`` ("no object" last), mask logits ``(B, Q, *T, h, w)`` at a quarter of the
+            padded size, and query features ``(B, Q, C)``; or what :mod:`mask2former.export.results` makes of them, at
+            the size of the input.
         """
         clips = images if self.clips else images.unsqueeze(1)  # (B, T, 3, H, W)
         height, width = clips.shape[-2:]
@@ -49,5 +53,13 @@ class ExportedGraph(nn.Module):
         # Not -(-height // step): in ONNX the quotient of a negative number is rounded towards zero.
         bottom, right = (height + step - 1) // step * step - height, (width + step - 1) // step * step - width
         output = self.model.forward_normalized(F.pad(pixels, (0, right, 0, bottom)), aux_outputs=False)
-        masks = output.mask_logits
-        return output.class_logits, masks if self.clips else masks.squeeze(2), output.query_features
+        masks = output.mask_logits if self.clips else output.mask_logits.squeeze(2)
+        if self.task is None:
+            return output.class_logits, masks, output.query_features
+        masks = results.resized(masks, (height + bottom, width + right), (height, width))
+        inside = inside[:, 0, 0]
+        if self.task == "semantic":
+            return (results.semantic(output.class_logits, masks, inside),)
+        of_task = results.panoptic if self.task == "panoptic" else results.instances
+        is_thing = [category.is_thing for category in self.model.info.known_categories]
+        return of_task(output.class_logits, masks, inside, is_thing, self.model.info.inference)

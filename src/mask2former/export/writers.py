@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mask2former.errors import MissingExtraError
-from mask2former.inference.exported.info import INPUTS, KEY, OUTPUTS
+from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 
 __all__ = ["write_onnx", "write_openvino"]
 
@@ -17,13 +18,13 @@ _OPSET = 18
 _LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+def write_onnx(program: torch.export.ExportedProgram, path: Path, info: ExportedInfo) -> None:
     """Write an ONNX file.
 
     Args:
         program: what is written.
         path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
-        metadata: stored under :data:`KEY`.
+        info: stored under :data:`KEY`.
 
     Raises:
         MissingExtraError: the converter is not installed.
@@ -31,26 +32,32 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, metadata: str)
     _need("onnx", "onnxscript")
     import onnx
 
-    exported: Any = torch.onnx.export(
-        program,
-        dynamo=True,
-        opset_version=_OPSET,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        verbose=False,
-    )
+    logger = logging.getLogger("onnxscript")  # which tells of every node that it does not simplify
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        exported: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=list(INPUTS),
+            output_names=list(info.outputs),
+            verbose=False,
+        )
+    finally:
+        logger.setLevel(level)
     proto = exported.model_proto
-    onnx.helper.set_model_props(proto, {KEY: metadata})
+    onnx.helper.set_model_props(proto, {KEY: info.to_json()})
     onnx.save(proto, path)
 
 
-def write_openvino(program: torch.export.ExportedProgram, path: Path, metadata: str) -> None:
+def write_openvino(program: torch.export.ExportedProgram, path: Path, info: ExportedInfo) -> None:
     """Write an OpenVINO file and the ``.bin`` with its weights beside it, in float32.
 
     Args:
         program: what is written.
         path: the ``.xml`` file.
-        metadata: stored under :data:`KEY`.
+        info: stored under :data:`KEY`.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -59,11 +66,11 @@ def write_openvino(program: torch.export.ExportedProgram, path: Path, metadata: 
     import openvino
 
     onnx_file = path.with_suffix(".onnx")
-    write_onnx(program, onnx_file, metadata)
+    write_onnx(program, onnx_file, info)
     model = openvino.convert_model(onnx_file)
-    for port, name in zip([*model.inputs, *model.outputs], [*INPUTS, *OUTPUTS], strict=True):
+    for port, name in zip([*model.inputs, *model.outputs], [*INPUTS, *info.outputs], strict=True):
         port.get_tensor().set_names({name})
-    model.set_rt_info(metadata, [KEY])
+    model.set_rt_info(info.to_json(), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
 
 

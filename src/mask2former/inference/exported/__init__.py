@@ -14,9 +14,18 @@ import torch
 
 from mask2former.errors import UserError
 from mask2former.inference.exported.info import ExportedInfo
-from mask2former.inference.exported.network import ExportedNetwork
+from mask2former.inference.exported.network import ExportedNetwork, Runtime
 
-__all__ = ["SUFFIXES", "ExportedInfo", "ExportedNetwork", "Format", "is_exported", "open_exported"]
+__all__ = [
+    "SUFFIXES",
+    "ExportedInfo",
+    "ExportedNetwork",
+    "Format",
+    "Runtime",
+    "is_exported",
+    "open_exported",
+    "open_runtime",
+]
 
 Format = Literal["onnx", "openvino"]
 SUFFIXES: Mapping[str, Format] = {".onnx": "onnx", ".xml": "openvino"}  # of files, and the runtime that runs them
@@ -30,7 +39,22 @@ def is_exported(source: str | Path) -> bool:
 def open_exported(
     path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ExportedNetwork:
-    """An exported model as a network.
+    """An exported model as a network; arguments as of :func:`open_runtime`.
+
+    Raises:
+        UserError: as there, or the file gives results, not logits.
+    """
+    runtime = open_runtime(path, device, dtype)
+    if runtime.info.task is not None:
+        raise UserError(
+            f"{path} gives {runtime.info.task} results, for programs without this package, and a predictor makes its "
+            "own of logits; export the model without results"
+        )
+    return ExportedNetwork(Path(path), runtime)
+
+
+def open_runtime(path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Runtime:
+    """An exported file, to be called with arrays.
 
     Args:
         path: ``.onnx`` is run by onnxruntime, ``.xml`` (with the ``.bin`` beside it) by OpenVINO.
@@ -49,9 +73,7 @@ def open_exported(
             raise UserError(f"{path}: onnxruntime computes in the precision of the file; leave out dtype {dtype}")
         from mask2former.inference.exported.onnx import OnnxRuntime
 
-        runtime = OnnxRuntime(path, device)
-    else:
-        from mask2former.inference.exported.openvino import OpenVinoRuntime
+        return OnnxRuntime(path, device)
+    from mask2former.inference.exported.openvino import OpenVinoRuntime
 
-        runtime = OpenVinoRuntime(path, device, dtype)
-    return ExportedNetwork(path, runtime)
+    return OpenVinoRuntime(path, device, dtype)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from mask2former.errors import UserError
@@ -37,8 +37,8 @@ class Runtime(Protocol):
 
     def __call__(
         self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /
-    ) -> tuple[Float[np.ndarray, "B Q K1"], Float[np.ndarray, "B Q *T h w"], Float[np.ndarray, "B Q C"]]:
-        """Class logits, mask logits and query features; new arrays at every call."""
+    ) -> Sequence[np.ndarray]:
+        """What ``info.outputs`` names; new arrays at every call."""
         ...
 
 
@@ -116,12 +116,6 @@ class ExportedNetwork:
             predictions += self._batch(images[start : start + step])
         return predictions
 
-    def run(
-        self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"]
-    ) -> tuple[Float[np.ndarray, "B Q K1"], Float[np.ndarray, "B Q *T h w"], Float[np.ndarray, "B Q C"]]:
-        """The file itself: class logits, mask logits and query features of a batch as it takes them."""
-        return self._runtime(images, sizes)
-
     def _batch(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
         clips = [image if image.ndim == 4 else image.unsqueeze(0) for image in images]
         frames = self.info.frames or 1
@@ -147,7 +141,7 @@ class ExportedNetwork:
         for index, clip in enumerate(clips):
             pixels[index, ..., : clip.shape[2], : clip.shape[3]] = clip.cpu().numpy()
         given = np.array([*sizes, *[(1, 1)] * (count - len(clips))], np.int64)  # a batch that is not full sees black
-        class_logits, masks, features = self.run(pixels if self.info.frames else pixels[:, 0], given)
+        class_logits, masks, features = self._runtime(pixels if self.info.frames else pixels[:, 0], given)
         step = self.info.size_divisibility
         padded = (-(-height // step) * step, -(-width // step) * step)
         return [

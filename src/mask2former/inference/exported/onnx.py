@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.inference.exported.info import INPUTS, KEY, OUTPUTS, ExportedInfo
+from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.text import printable
 
 __all__ = ["OnnxRuntime"]
@@ -61,16 +61,13 @@ class OnnxRuntime:
         self.info = ExportedInfo.from_json(metadata.get(KEY), str(path))
         given = [entry.name for entry in self._session.get_inputs()]
         found = [entry.name for entry in self._session.get_outputs()]
-        if given != list(INPUTS) or found != list(OUTPUTS):
+        if given != list(INPUTS) or found != list(self.info.outputs):
             raise UserError(
                 f"{path}: takes {printable(str(given), 100)} and gives {printable(str(found), 100)}; expected "
-                f"{list(INPUTS)} and {list(OUTPUTS)}; export the model again"
+                f"{list(INPUTS)} and {list(self.info.outputs)}; export the model again"
             )
 
-    def __call__(
-        self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /
-    ) -> tuple[Float[np.ndarray, "B Q K1"], Float[np.ndarray, "B Q *T h w"], Float[np.ndarray, "B Q C"]]:
+    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
-        found: Any = self._session.run(list(OUTPUTS), dict(zip(INPUTS, (images, sizes), strict=True)))
-        class_logits, masks, features = found
-        return class_logits, masks, features
+        found: Any = self._session.run(list(self.info.outputs), dict(zip(INPUTS, (images, sizes), strict=True)))
+        return found

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.inference.exported.info import INPUTS, KEY, OUTPUTS, ExportedInfo
+from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.text import printable
 
 __all__ = ["OpenVinoRuntime"]
@@ -58,13 +58,10 @@ class OpenVinoRuntime:
             reason = printable(str(error), 300)
             raise UserError(f"{path}: OpenVINO does not read it ({reason}); export the model again") from error
         names = [name for port in (*self._compiled.inputs, *self._compiled.outputs) for name in port.names]
-        if missing := sorted({*INPUTS, *OUTPUTS} - set(names)):
+        if missing := sorted({*INPUTS, *self.info.outputs} - set(names)):
             raise UserError(f"{path}: lacks '{missing[0]}'; export the model again")
 
-    def __call__(
-        self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /
-    ) -> tuple[Float[np.ndarray, "B Q K1"], Float[np.ndarray, "B Q *T h w"], Float[np.ndarray, "B Q C"]]:
+    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
         """See :class:`~mask2former.inference.exported.network.Runtime`."""
         found = self._compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
-        class_logits, masks, features = (np.array(found[name]) for name in OUTPUTS)  # copies: the buffers are reused
-        return class_logits, masks, features
+        return [np.array(found[name]) for name in self.info.outputs]  # copies: the buffers are reused
