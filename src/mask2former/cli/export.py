@@ -33,7 +33,9 @@ def export(
     ] = None,
     results: Annotated[
         Task | None,
-        typer.Option(help="Give results of this task, at the size of the input.", show_default="logits"),
+        typer.Option(
+            help="Give results of this task, at the size of the input padded to multiples of 32.", show_default="logits"
+        ),
     ] = None,
     recipe: Recipe = None,
 ) -> None:

@@ -82,8 +82,8 @@ def export(
         size: height and width in pixels that images must fit into, and are padded to; None: any size.
         batch: images in one call; None: any number.
         frames: of clips; None: 8 for models of clips, and images for all others.
-        results: the task whose results the file gives, at the size of the input and by the inference settings of the
-            model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
+        results: the task whose results the file gives, at the padded size of the input and by the inference settings
+            of the model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         progress: told the step.
 

@@ -40,24 +40,23 @@ class ExportedGraph(nn.Module):
         Returns:
             Class logits ``(B, Q, K + 1)`` ("no object" last), mask logits ``(B, Q, *T, h, w)`` at a quarter of the
             padded size, and query features ``(B, Q, C)``; or what :mod:`mask2former.export.results` makes of them, at
-            the size of the input.
+            the padded size.
         """
         clips = images if self.clips else images.unsqueeze(1)  # (B, T, 3, H, W)
         height, width = clips.shape[-2:]
-        rows = torch.arange(height, device=images.device) < sizes[:, :1]  # (B, H)
-        columns = torch.arange(width, device=images.device) < sizes[:, 1:]  # (B, W)
-        inside = (rows[:, :, None] & columns[:, None, :])[:, None, None]  # (B, 1, 1, H, W)
-        pixels = self.model.standardize(clips)
-        pixels = torch.where(inside, pixels, torch.zeros((), dtype=pixels.dtype, device=pixels.device))
         step = self.model.size_divisibility
         # Not -(-height // step): in ONNX the quotient of a negative number is rounded towards zero.
-        bottom, right = (height + step - 1) // step * step - height, (width + step - 1) // step * step - width
-        output = self.model.forward_normalized(F.pad(pixels, (0, right, 0, bottom)), aux_outputs=False)
+        padded = (height + step - 1) // step * step, (width + step - 1) // step * step
+        rows = torch.arange(padded[0], device=images.device) < sizes[:, :1]  # (B, rows)
+        columns = torch.arange(padded[1], device=images.device) < sizes[:, 1:]  # (B, columns)
+        inside = rows[:, :, None] & columns[:, None, :]
+        pixels = F.pad(self.model.standardize(clips), (0, padded[1] - width, 0, padded[0] - height))
+        pixels = torch.where(inside[:, None, None], pixels, torch.zeros((), dtype=pixels.dtype, device=pixels.device))
+        output = self.model.forward_normalized(pixels, aux_outputs=False)
         masks = output.mask_logits if self.clips else output.mask_logits.squeeze(2)
         if self.task is None:
             return output.class_logits, masks, output.query_features
-        masks = results.resized(masks, (height + bottom, width + right), (height, width))
-        inside = inside[:, 0, 0]
+        masks = results.resized(masks, padded)
         if self.task == "semantic":
             return (results.semantic(output.class_logits, masks, inside),)
         of_task = results.panoptic if self.task == "panoptic" else results.instances

@@ -35,11 +35,9 @@ def check_settings(settings: InferenceConfig, task: Task) -> None:
         )
 
 
-def resized(
-    masks: Float[Tensor, "B Q h w"], padded: tuple[int, int], size: tuple[int, int]
-) -> Float[Tensor, "B Q H W"]:
-    """Mask logits at the size of the input."""
-    return F.interpolate(masks, size=padded, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+def resized(masks: Float[Tensor, "B Q h w"], size: tuple[int, int]) -> Float[Tensor, "B Q H W"]:
+    """Mask logits at the padded size of the input."""
+    return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
 
 
 def semantic(

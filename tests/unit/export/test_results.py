@@ -35,11 +35,11 @@ def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]], li
     """What a graph has at hand, and the predictions of the two images: one fills the input, one does not."""
     classes, masks = logits(seed)
     sizes = [SIZE, (40, 77)]
-    inside = torch.zeros((2, *SIZE), dtype=torch.bool)
+    inside = torch.zeros((2, *PADDED), dtype=torch.bool)
     for index, (height, width) in enumerate(sizes):
         inside[index, :height, :width] = True
     predictions = [Prediction(classes[i], masks[i][:, None], sizes[i], PADDED) for i in range(2)]
-    return classes, results.resized(masks, PADDED, SIZE), inside, sizes, predictions
+    return classes, results.resized(masks, PADDED), inside, sizes, predictions
 
 
 @pytest.mark.parametrize("seed", range(4))
