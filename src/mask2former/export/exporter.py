@@ -15,6 +15,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mask2former
 from mask2former import limits
@@ -180,7 +181,8 @@ def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInf
         sides = (dim(name, min=SMALLEST, max=limits.SIDE) for name in ("height", "width"))
         open_size = dict(zip((first, first + 1), sides, strict=True))
     try:
-        with torch.no_grad():
+        # Attention from plain operators: what the fused one leaves in memory differs from what converters assume.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             return torch.export.export(
                 graph, inputs, dynamic_shapes={"images": open_batch | open_size, "sizes": open_batch}, strict=False
             )

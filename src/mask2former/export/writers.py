@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from mask2former.errors import MissingExtraError
+from mask2former.errors import MissingExtraError, UserError
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
+from mask2former.text import printable
 
 __all__ = ["write_onnx", "write_openvino"]
 
@@ -28,6 +29,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, info: Exported
 
     Raises:
         MissingExtraError: the converter is not installed.
+        UserError: it does not convert an operator of the model.
     """
     _need("onnx", "onnxscript")
     import onnx
@@ -44,6 +46,9 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, info: Exported
             output_names=list(info.outputs),
             verbose=False,
         )
+    except Exception as error:  # torch has a chain of its own errors, of which the last says what to do
+        reason = printable(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__, 300)
+        raise UserError(f"the model cannot be converted to ONNX by torch {torch.__version__}: {reason}") from error
     finally:
         logger.setLevel(level)
     proto = exported.model_proto
