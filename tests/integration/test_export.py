@@ -13,7 +13,14 @@ import torch
 
 from mask2former import Predictor
 from mask2former.cli import main
-from mask2former.config import InferenceConfig, MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, TimmConfig
+from mask2former.config import (
+    InferenceConfig,
+    MaskedDecoderConfig,
+    ModelConfig,
+    MSDeformAttnConfig,
+    SwinConfig,
+    TimmConfig,
+)
 from mask2former.errors import UserError
 from mask2former.export import Exported, export, verify_export
 from mask2former.inference.exported import ExportedInfo, open_exported
@@ -27,6 +34,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 pytestmark = pytest.mark.usefixtures("small_overlays")
+SWIN = SwinConfig(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4)
 TASKS = ("panoptic", "instance", "semantic")
 SIZES = ((60, 90), (100, 40), (61, 91), (20, 20))  # of images: two share a batch, the last is smaller than a file takes
 
@@ -262,6 +270,25 @@ def _info() -> tuple:
 def test_packaged_models(name: str, suffix: str, tmp_path: Path) -> None:
     done = export(name, tmp_path / f"model{suffix}")
     assert done.difference < 1e-4
+
+
+def test_swin_needs_a_size(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(backbone=SWIN), 1)
+    model.categories = Categories.from_names(["cat"])
+    with pytest.raises(UserError, match="give the size that images must fit into"):
+        export(model, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+def test_swin(model: Mask2Former, tmp_path: Path) -> None:
+    config = ModelConfig(**{**dict(model.info.known_architecture), "backbone": SWIN}, inference=model.info.inference)
+    swin = build_model(config, 4)
+    swin.categories = model.categories
+    done = export(swin.eval(), tmp_path / "model.onnx", size=(64, 96), batch=2)
+    assert done.difference < 1e-4
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    expected = Predictor(swin, "cpu")(image, "panoptic")
+    _assert_alike(Predictor.from_pretrained(done.path)(image, "panoptic"), expected)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mask2former
 from mask2former import limits
@@ -28,6 +27,7 @@ from mask2former.export.writers import write_onnx, write_openvino
 from mask2former.files import check_file, whole_file
 from mask2former.inference.exported import SUFFIXES, ExportedInfo, Format, open_runtime
 from mask2former.inference.exported.network import SMALLEST
+from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DOWNLOADING, Progress, silent
 from mask2former.text import printable
@@ -80,7 +80,8 @@ def export(
         model: a model, or the name or file of one. It is exported in float32, on the CPU.
         path: the file to write; an existing one is replaced. OpenVINO writes weights beside it, as ``.bin``.
         to: ``onnx`` or ``openvino``; None: as ``path`` ends, ``.onnx`` or ``.xml``.
-        size: height and width in pixels that images must fit into, and are padded to; None: any size.
+        size: height and width in pixels that images must fit into, and are padded to; None: any size, which models
+            with Swin cannot have.
         batch: images in one call; None: any number.
         frames: of clips; None: 8 for models of clips, and images for all others.
         results: the task whose results the file gives, at the padded size of the input and by the inference settings
@@ -102,6 +103,11 @@ def export(
         model = from_pretrained(model, recipe)
     elif recipe is not None:
         raise UserError("a recipe is about loading a model, and this one is loaded; leave it out")
+    if size is None and isinstance(model.backbone, SwinTransformer):
+        raise UserError(
+            "how Swin cuts images into windows cannot be left open in a graph: give the size that images must fit "
+            "into, for instance 800x1333"
+        )
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
     height, width = size or (None, None)
@@ -181,8 +187,7 @@ def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInf
         sides = (dim(name, min=SMALLEST, max=limits.SIDE) for name in ("height", "width"))
         open_size = dict(zip((first, first + 1), sides, strict=True))
     try:
-        # Attention from plain operators: what the fused one leaves in memory differs from what converters assume.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad():
             return torch.export.export(
                 graph, inputs, dynamic_shapes={"images": open_batch | open_size, "sizes": open_batch}, strict=False
             )

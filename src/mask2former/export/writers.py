@@ -39,7 +39,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, info: Exported
     logger.setLevel(logging.ERROR)
     try:
         exported: Any = torch.onnx.export(
-            program,
+            program.run_decompositions(),  # of fused attention, whose layout in memory torch assumes otherwise
             dynamo=True,
             opset_version=_OPSET,
             input_names=list(INPUTS),
