@@ -13,6 +13,7 @@ from mask2former.cli.convert import convert
 from mask2former.cli.data import check_data, prepare
 from mask2former.cli.demo import demo
 from mask2former.cli.evaluate import evaluate
+from mask2former.cli.export import export, verify_export
 from mask2former.cli.models import inspect_checkpoint, models
 from mask2former.cli.plot import plot
 from mask2former.cli.predict import predict
@@ -38,6 +39,8 @@ for _name, _command, _example in (
     ("models", models, "models"),
     ("inspect", inspect_checkpoint, "inspect model_final.pkl"),
     ("convert", convert, "convert mask2former_r50_coco.pth mine.safetensors --recipe coco-panoptic/r50"),
+    ("export", export, "export nuclei nuclei.onnx"),
+    ("verify-export", verify_export, "verify-export nuclei.onnx --against nuclei --images slides/"),
     ("average", average, "average runs/a/model.safetensors runs/b/model.safetensors -o mean.safetensors"),
     ("evaluate", evaluate, "evaluate runs/mine/model.safetensors --tasks instance --boundary"),
     ("plot", plot, "plot runs/mine runs/other -o curves.png"),

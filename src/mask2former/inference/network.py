@@ -33,10 +33,11 @@ class Network(Protocol):
     call may differ in size. It normalises and pads them as it likes, and says so in each prediction
     (``image_size``, ``padded_size``).
 
-    Four attributes are read where there are any: ``dtype``, which is recorded with results; ``window``, the number of
+    Five attributes are read where there are any: ``dtype``, which is recorded with results; ``window``, the number of
     frames that tracking shows it at once by default; ``size_divisibility``, where heights and widths are padded to its
-    multiples, so that images of almost one size share a batch; and ``weights_sha256()``, which says whether results in
-    files are its own. Without the last one, unless it is an ``nn.Module``, every predictor counts as another network.
+    multiples, so that images of almost one size share a batch; ``largest_input``, the height and width that images must
+    fit into; and ``weights_sha256()``, which says whether results in files are its own. Without the last one, unless
+    it is an ``nn.Module``, every predictor counts as another network.
     """
 
     def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction]:

@@ -28,6 +28,7 @@ from mask2former.data.images import ImageSource, read_image
 from mask2former.data.transforms import resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
+from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
 from mask2former.inference.tiling import Results, segment_in_tiles
@@ -35,6 +36,7 @@ from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
 from mask2former.memory import refusing_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import note
 from mask2former.ops.mask_logits import as_mask_logits
 from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import (
@@ -170,17 +172,18 @@ class Predictor:
         compile: bool = False,
         **overrides: Any,
     ) -> Predictor:
-        """A predictor for a packaged model, a checkpoint file or a folder.
+        """A predictor for a packaged model, a checkpoint file or a folder, or an exported file.
 
         A log message says if the model was trained on drawn scenes only, since it is useless on photographs.
 
         Args:
-            source: what :func:`mask2former.checkpoints.from_pretrained` accepts.
+            source: what :func:`mask2former.checkpoints.from_pretrained` accepts, or what ``mask2former export`` wrote:
+                ``.onnx`` is run by onnxruntime, ``.xml`` by OpenVINO.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             tasks: in its place, what the model was trained for.
             weights: which of several sets of weights in a file, by the name of its entry.
             device: see the class.
-            dtype: see the class.
+            dtype: see the class; of OpenVINO files float32 or bfloat16.
             model: gets the weights instead of one that is built; for models with your own parts.
             quiet: without that message.
             compile: see the class.
@@ -196,8 +199,16 @@ class Predictor:
         tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
         known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
         _override(known, overrides)
-        loaded = checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
-        predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
+        if is_exported(source):
+            given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
+            if taken := [name for name, value in given.items() if value]:
+                raise UserError(f"'{source}' is an exported model, which has no use for '{taken[0]}'; leave it out")
+            network = open_exported(source, None if device is None else chosen_device, chosen_dtype)
+            info = network.info.model
+            predictor = cls(network, device or "cpu", settings=info.inference, categories=info.known_categories)
+        else:
+            loaded = checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
+            predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
         predictor.settings = _override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
@@ -349,7 +360,27 @@ class Predictor:
         if settings.tile or not self.shares_batches:
             return None
         step = getattr(self.network, "size_divisibility", 1)
-        return tuple(-(-side // step) for side in shortest_edge_size(size_hw, settings.short_edge, settings.long_edge))
+        return tuple(-(-side // step) for side in self.input_size(size_hw, settings))
+
+    def input_size(self, size_hw: tuple[int, int], settings: InferenceConfig) -> tuple[int, int]:
+        """Height and width at which the network sees an image of a size: as the settings say, if that fits the network.
+
+        A network that takes images up to a size sees larger ones smaller, with their proportions; a note counts them.
+        """
+        wanted = shortest_edge_size(size_hw, settings.short_edge, settings.long_edge)
+        largest = getattr(self.network, "largest_input", None)
+        if largest is None or all(side <= most for side, most in zip(wanted, largest, strict=True)):
+            return wanted
+        scale = min(most / side for side, most in zip(size_hw, largest, strict=True))
+        note(
+            "images seen smaller than the settings say, since the exported model takes at most "
+            f"{largest[0]}x{largest[1]} pixels (height x width)",
+            f"{size_hw[0]}x{size_hw[1]}",
+        )
+        height, width = (
+            max(1, min(most, int(side * scale + 0.5))) for side, most in zip(size_hw, largest, strict=True)
+        )
+        return height, width
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
@@ -390,7 +421,7 @@ class Predictor:
         with _work_on(image):
             if settings.tile:
                 return Shown(image, image)
-            size = shortest_edge_size((image.shape[0], image.shape[1]), settings.short_edge, settings.long_edge)
+            size = self.input_size((image.shape[0], image.shape[1]), settings)
             return Shown(image, resize_image(image, size, settings.resampling))
 
     def _begin(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from mask2former.config import ArchitectureConfig, Task
@@ -100,7 +100,10 @@ class Mask2Former(nn.Module):
         Raises:
             UserError: a part of your own returns something else than ``models/parts.py`` says.
         """
-        pixels = self.normalize(images)  # (B, T, 3, H, W)
+        return self.forward_normalized(self.normalize(images), aux_outputs=aux_outputs)
+
+    def forward_normalized(self, pixels: Float[Tensor, "B T 3 H W"], *, aux_outputs: bool = True) -> MaskOutput:
+        """As a call, of what :meth:`normalize` gives: heights and widths are multiples of ``size_divisibility``."""
         features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
         if not isinstance(features, PixelFeatures):
             raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
@@ -118,10 +121,14 @@ class Mask2Former(nn.Module):
         step = self.size_divisibility
         height = -(-max(clip.shape[2] for clip in clips) // step) * step
         width = -(-max(clip.shape[3] for clip in clips) // step) * step
+        normalized = map(self.standardize, clips)
+        return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
+
+    def standardize(self, pixels: Shaped[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+        """RGB in 0..255 minus the mean, divided by the deviation; the one place where inputs are normalised."""
         wide = torch.promote_types(self.dtype, torch.float32)
         mean, std = (filled(values, wide, self.device).view(3, 1, 1) for values in (self.mean, self.std))
-        normalized = [((clip.to(wide) - mean) / std).to(self.dtype) for clip in clips]
-        return torch.stack([F.pad(clip, (0, width - clip.shape[3], 0, height - clip.shape[2])) for clip in normalized])
+        return ((pixels.to(wide) - mean) / std).to(self.dtype)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Less memory for more time in training: backbone and pixel decoder forget what they can compute again.

@@ -105,6 +105,8 @@ class MaskProduct(MaskLogits):
     def all(self) -> Float[Tensor, "*batch Q T h w"]:
         if self.embeddings.ndim == 2:
             return _product(self.embeddings, self.features)
+        if torch.compiler.is_exporting():  # slower, but the number of clips stays open
+            return torch.einsum("bqc,btchw->bqthw", self.embeddings, self.features)
         return torch.stack([clip.all() for clip in self.clips()])
 
     def of_queries(self, queries: Int64[Tensor, " N"]) -> Float[Tensor, "N T h w"]:

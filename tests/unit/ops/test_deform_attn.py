@@ -16,7 +16,7 @@ from mask2former.ops.deform_attn.api import Kernel
 from mask2former.ops.deform_attn.projected import pixel_centres, samples_of
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.why_unavailable())
-KERNELS = [pytest.param("native", marks=needs_native), "portable"]
+KERNELS = [pytest.param("native", marks=needs_native), "portable", "gather"]
 
 # Largest error of the output and of the gradients by value, locations, weights, as a share of the largest entry.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 8e-3}

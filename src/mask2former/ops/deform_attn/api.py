@@ -16,18 +16,20 @@ from torch import Tensor
 
 from mask2former.errors import UserError
 from mask2former.ops.deform_attn import native, triton
+from mask2former.ops.deform_attn.gather import deformable_sampling_gather
 from mask2former.ops.deform_attn.portable import deformable_sampling_portable
 from mask2former.ops.deform_attn.projected import samples_of
 from mask2former.ops.deform_attn.reference import deformable_sampling_reference
 
 __all__ = ["Kernel", "deformable_sampling", "deformable_self_attention"]
 
-Kernel = Literal["auto", "native", "triton", "portable", "reference"]
+Kernel = Literal["auto", "native", "triton", "portable", "gather", "reference"]
 
 _KERNELS = {
     "native": native.deformable_sampling_native,
     "triton": triton.deformable_sampling_triton,
     "portable": deformable_sampling_portable,
+    "gather": deformable_sampling_gather,
     "reference": deformable_sampling_reference,
 }
 _LOGGER = logging.getLogger("mask2former")
@@ -53,9 +55,10 @@ def deformable_sampling(
         locations: Normalised xy, [0, 1] spans a level. May lie anywhere outside.
         weights: Attention weights, usually a softmax over the last two axes together.
         kernel: ``auto`` takes the compiled kernel on a CPU where it was built, ``portable`` on a CPU otherwise,
-            ``triton`` on a CUDA device where Triton is there, ``reference`` on other devices and while exporting
-            (exported graphs hold no operators of ours). Under ``torch.use_deterministic_algorithms`` CUDA devices take
-            ``portable``, because the backward passes of the other two are not deterministic there.
+            ``triton`` on a CUDA device where Triton is there, ``reference`` on other devices, and ``gather`` while
+            exporting, so that exported graphs hold standard operators only. Under
+            ``torch.use_deterministic_algorithms`` CUDA devices take ``portable``, because the backward passes of the
+            other two are not deterministic there.
 
     Raises:
         UserError: ``kernel`` is unknown, or is ``native`` or ``triton`` and cannot run here.
@@ -103,7 +106,7 @@ def deformable_self_attention(
 def _choose(value: Tensor, kernel: Kernel) -> str:
     if kernel == "auto":
         if torch.compiler.is_exporting():
-            return "reference"
+            return "gather"
         if value.device.type == "cuda":
             if torch.are_deterministic_algorithms_enabled():
                 return "portable"

@@ -1,0 +1,122 @@
+"""Models as files of other runtimes: ``mask2former export`` and ``verify-export``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mask2former.cli.shared import Recipe, Task, count, working
+from mask2former.cli.terminal import make_console, say
+from mask2former.errors import UserError
+from mask2former.text import quoted
+
+__all__ = ["export", "verify_export"]
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="What to write: NAME.onnx or NAME.xml (OpenVINO).")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Height and width in pixels that images must fit into, and are padded to.",
+            show_default="any size",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images in one call; 0: any number.")] = 1,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of a clip.", show_default="8 for models of clips, else images")
+    ] = None,
+    results: Annotated[
+        Task | None,
+        typer.Option(
+            help="Give results of this task, at the size of the input padded to multiples of 32.", show_default="logits"
+        ),
+    ] = None,
+    recipe: Recipe = None,
+) -> None:
+    """Write a model as an ONNX or OpenVINO file, and compare the two.
+
+    The file runs wherever its runtime does, without PyTorch, and here: mask2former predict --model NAME.onnx.
+    """
+    from mask2former.export import export as export_model
+
+    with working(make_console(), lambda: "nothing was written") as progress:
+        done = export_model(
+            model,
+            output,
+            size=None if size is None else _size(size),
+            batch=batch or None,
+            frames=frames,
+            results=results,
+            recipe=recipe,
+            progress=progress,
+        )
+    alike = f"logits are those of the model within {done.difference:.0e} of the largest"
+    if results is not None:
+        alike = f"on noise {100 * done.difference:.2f} % of the results are not those of the model"
+    say(f"{done.path} written ({done.num_bytes / 1e6:,.1f} MB): {alike}")
+
+
+def verify_export(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files that mask2former export wrote.")],
+    against: Annotated[str, typer.Option(metavar="MODEL", help="The model: a name, file, folder, or hf://owner/name.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Images and folders to compare results on; can be repeated.", show_default="4 drawn scenes"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Also measure all of them: a data set, as of evaluate, for example scenes."),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Also measure all of them: annotations in COCO format of the images in the folder --images."),
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images that are measured.")] = None,
+    task: Annotated[Task | None, typer.Option("--task", "-t", help="Task of the results.")] = None,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
+    recipe: Recipe = None,
+) -> None:
+    """Compare exported files with their model: results, metrics, time and size."""
+    from rich.table import Table
+
+    from mask2former.data.sources import DataSource
+    from mask2former.export import verify_export as verify
+
+    source, shown = None, images or []
+    if annotations is not None:
+        if data is not None or len(shown) != 1:
+            raise UserError("--annotations needs one folder --images, and no --data")
+        source = DataSource(annotations=annotations, images=shown[0], limit=limit)
+    elif data is not None:
+        source = DataSource(data, data_root, limit=limit)
+    console = make_console()
+    with working(console, lambda: "nothing was changed") as progress:
+        report = verify(
+            files, against, images=shown, data=source, task=task, calls=calls, recipe=recipe, progress=progress
+        )
+    table = Table(title=f"{report.task}, {count(report.images, 'image')}")
+    named = list(report.rows[0].metrics)[:1]
+    for head in ("model", "runtime", "MB", "ms", "differs", *named):
+        table.add_column(head, justify="left" if head in ("model", "runtime") else "right")
+    for row in report.rows:
+        differs = "" if row.differing is None else f"{row.differing:.3f} %"
+        metrics = [f"{row.metrics[name]:.2f}" for name in named]
+        runtime, size = f"{row.runtime} {row.dtype}", f"{row.num_bytes / 1e6:,.1f}"
+        table.add_row(row.name, runtime, size, f"{row.milliseconds:,.0f}", differs, *metrics)
+    console.print(table)
+    for note in report.notes:
+        say(f"note: {note}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", text)
+    if match is None:
+        raise UserError(f"--size {quoted(text)}: expected height and width in pixels, for example 800x1333")
+    return int(match[1]), int(match[2])

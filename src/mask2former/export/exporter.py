@@ -1,0 +1,236 @@
+"""A model to a file of another runtime, which a predictor can run, and any program that has the runtime.
+
+Whatever is written was run once beforehand, beside the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+import mask2former
+from mask2former import limits
+from mask2former.checkpoints import fetch, from_pretrained
+from mask2former.config import Task
+from mask2former.errors import OptionError, UserError
+from mask2former.export.graph import ExportedGraph
+from mask2former.export.results import check_settings
+from mask2former.export.writers import write_onnx, write_openvino
+from mask2former.files import check_file, whole_file
+from mask2former.inference.exported import SUFFIXES, ExportedInfo, Format, open_runtime
+from mask2former.inference.exported.network import SMALLEST
+from mask2former.models.backbones.swin import SwinTransformer
+from mask2former.models.mask2former import Mask2Former
+from mask2former.progress import DOWNLOADING, Progress, silent
+from mask2former.text import printable
+
+__all__ = ["Exported", "Format", "export"]
+
+_WEIGHTS = ".bin"  # what OpenVINO writes beside its .xml
+_EXAMPLE = (90, 125)  # pixels that a graph of any size is traced with; with padding on both sides
+_OTHERS = 0.05  # share of pixels or numbers that may be others in results: two of almost one score change places
+_TOLERANCE = 1e-3  # of logits, relative to the largest; rounding is a hundredth of it
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        info: what stands in it.
+        difference: between what the model and the file give on noise, at most: of logits relative to the largest, of
+            results the share that is different.
+        num_bytes: of the file, and of the weights beside it.
+    """
+
+    path: Path
+    info: ExportedInfo
+    difference: float
+    num_bytes: int
+
+
+def export(
+    model: Mask2Former | str | Path,
+    path: str | Path,
+    to: Format | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int | None = 1,
+    frames: int | None = None,
+    results: Task | None = None,
+    recipe: str | None = None,
+    progress: Progress = silent,
+) -> Exported:
+    """Write a model as a file of another runtime; what ``mask2former export`` does.
+
+    The file takes RGB bytes and the sizes of images within them, see :class:`~mask2former.export.graph.ExportedGraph`;
+    it holds standard operators only (ONNX opset 18), and classes, settings and license as metadata.
+    ``Predictor.from_pretrained(path)`` runs it.
+
+    Args:
+        model: a model, or the name or file of one. It is exported in float32, on the CPU.
+        path: the file to write; an existing one is replaced. OpenVINO writes weights beside it, as ``.bin``.
+        to: ``onnx`` or ``openvino``; None: as ``path`` ends, ``.onnx`` or ``.xml``.
+        size: height and width in pixels that images must fit into, and are padded to; None: any size, which models
+            with Swin cannot have.
+        batch: images in one call; None: any number.
+        frames: of clips; None: 8 for models of clips, and images for all others.
+        results: the task whose results the file gives, at the padded size of the input and by the inference settings
+            of the model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
+        recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        progress: told the step.
+
+    Raises:
+        UserError: the model cannot be loaded or exported, an argument is wrong, the runtime is not installed, the path
+            cannot be written, or the file gives other logits than the model; nothing is written then.
+    """
+    path = Path(path)
+    kind = _format(path, to)
+    _check_inputs(size, batch, frames)
+    check_file(path)
+    if isinstance(model, str | Path):
+        fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
+        progress("loading the model", 0, None)
+        model = from_pretrained(model, recipe)
+    elif recipe is not None:
+        raise UserError("a recipe is about loading a model, and this one is loaded; leave it out")
+    if size is None and isinstance(model.backbone, SwinTransformer):
+        raise UserError(
+            "how Swin cuts images into windows cannot be left open in a graph: give the size that images must fit "
+            "into, for instance 800x1333"
+        )
+    if frames is None and getattr(model.transformer_decoder, "temporal", False):
+        frames = 8
+    height, width = size or (None, None)
+    version = mask2former.__version__
+    info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results)
+    info.to_json()  # refuses a model without classes
+    if results is not None:
+        if frames is not None:
+            raise UserError("results are of images; export a model of clips without them")
+        check_settings(model.info.inference, results)
+    graph = ExportedGraph(_plain(model), clips=frames is not None, task=results).eval()
+    weights = path.with_suffix(_WEIGHTS)
+    with contextlib.ExitStack() as stack:
+        written = stack.enter_context(whole_file(path, suffix=path.suffix))
+        beside = stack.enter_context(whole_file(weights)) if kind == "openvino" else None
+        progress(f"writing {path.name}", 0, None)
+        _write(kind, graph, info, written)
+        progress("comparing it with the model", 0, None)
+        difference = _difference(graph, written, path)
+        if beside is not None:
+            os.replace(written.with_suffix(_WEIGHTS), beside)
+    files = [path] if kind == "onnx" else [path, weights]
+    return Exported(path, info, difference, sum(file.stat().st_size for file in files))
+
+
+def _format(path: Path, to: Format | None) -> Format:
+    by_suffix = SUFFIXES.get(path.suffix.lower())
+    if to is not None and to not in get_args(Format):
+        raise OptionError(lambda name: f"{name('to')} {to}: no such format; expected {' or '.join(get_args(Format))}")
+    if by_suffix is None or to not in (None, by_suffix):
+        expected = [suffix for suffix, kind in SUFFIXES.items() if to in (None, kind)]
+        raise UserError(f"'{path}': expected the name of a file ending in {' or '.join(expected)}")
+    return by_suffix
+
+
+def _check_inputs(size: tuple[int, int] | None, batch: int | None, frames: int | None) -> None:
+    if size is not None:
+        if not all(1 <= side <= limits.SIDE for side in size):
+            raise UserError(f"size {size[0]}x{size[1]}: expected height and width, each 1 to {limits.SIDE:,} pixels")
+        what = f"size {size[0]}x{size[1]} has pixels:"
+        limits.check_limit(what, size[0] * size[1], limits.INPUT_PIXELS, "choose a smaller one")
+    for name, value in (("batch", batch), ("frames", frames)):
+        if value is not None and not 1 <= value <= limits.BATCH:
+            raise UserError(f"{name} {value}: expected 1 to {limits.BATCH:,}")
+
+
+def _plain(model: Mask2Former) -> Mask2Former:
+    """The model, or a copy where it is not in float32 on the CPU."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.int64) for tensor in tensors):
+        return model
+    return copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
+
+
+def _write(kind: Format, graph: ExportedGraph, info: ExportedInfo, path: Path) -> None:
+    sides = info.height or _EXAMPLE[0], info.width or _EXAMPLE[1]
+    inputs = _inputs(info, info.batch or 2, sides, sides)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about the inside of its exporter
+        program = trace(graph, inputs, info)
+        if kind == "onnx":
+            write_onnx(program, path, info)
+        else:
+            write_openvino(program, path, info)
+
+
+def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInfo) -> torch.export.ExportedProgram:
+    """The graph as torch exports it.
+
+    Raises:
+        UserError: a part of the model cannot be traced.
+    """
+    dim, first = torch.export.Dim, 2 if info.frames is None else 3
+    open_batch = {0: dim("batch", min=1, max=limits.BATCH)} if info.batch is None else {}
+    open_size = {}
+    if info.height is None:
+        sides = (dim(name, min=SMALLEST, max=limits.SIDE) for name in ("height", "width"))
+        open_size = dict(zip((first, first + 1), sides, strict=True))
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                graph, inputs, dynamic_shapes={"images": open_batch | open_size, "sizes": open_batch}, strict=False
+            )
+    except Exception as error:  # torch has no one error for what it cannot trace
+        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 300)
+        raise UserError(
+            f"the model cannot be exported: {reason}; parts of your own must be traceable by torch.export, a size "
+            "(size=) and a number of images (batch=) make it easier"
+        ) from error
+
+
+def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Noise as a file takes it, and the sizes of its images."""
+    generator = torch.Generator().manual_seed(0)
+    frames = () if info.frames is None else (info.frames,)
+    images = torch.randint(0, 256, (count, *frames, 3, *sides), generator=generator, dtype=torch.uint8)
+    return images, torch.tensor([sizes] * count)
+
+
+def _difference(graph: ExportedGraph, file: Path, path: Path) -> float:
+    """How far what the file gives is from the model: numbers relative to the largest, or the share of other ones.
+
+    Raises:
+        UserError: they are other ones.
+    """
+    runtime = open_runtime(file, torch.device("cpu"))
+    info, worst = runtime.info, 0.0
+    sides = [(info.height, info.width)] if info.height and info.width else [(SMALLEST, 130), (160, 70)]
+    most = _TOLERANCE if info.task is None else _OTHERS
+    for height, width in sides:
+        images, sizes = _inputs(info, info.batch or 1, (height, width), (height - height // 5, width))
+        found = runtime(images.numpy(), sizes.numpy())
+        with torch.no_grad():
+            expected = graph(images, sizes)
+        for one, other in zip(map(torch.from_numpy, found), expected, strict=True):
+            if info.task is not None:
+                difference = (one - other).abs().gt(1e-2).float().mean()
+            else:
+                difference = (one - other).abs().max() / other.abs().max().clamp_min(1.0)
+            worst = max(worst, float(difference.nan_to_num(nan=float("inf"))))
+    if not worst <= most:
+        raise UserError(
+            f"{path} was not written: what it gives differs from the model by {worst:.1e}, more than {most:.0e}; the "
+            "runtime computes something else, report it with its version"
+        )
+    return worst

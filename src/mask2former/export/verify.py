@@ -1,0 +1,186 @@
+"""An exported file beside its model: results, metrics, time and size of both on the same images."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mask2former.config import Task
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.data.images import list_images, read_image
+from mask2former.data.sources import DataSource
+from mask2former.errors import UserError
+from mask2former.evaluation.evaluate import evaluate
+from mask2former.inference.exported import SUFFIXES, ExportedNetwork, is_exported
+from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.predictor import Predictor
+from mask2former.ops.sparse_masks import pairwise_iou
+from mask2former.progress import Progress, silent
+from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
+
+__all__ = ["Verified", "VerifyReport", "verify_export"]
+
+_SCENES = 4  # that are drawn where no images are named
+_SAME = 0.5  # IoU of an instance of the model and of a file, from which on they are one
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One row: a model, or a file of it.
+
+    Attributes:
+        name: as it was named.
+        runtime: what computes it.
+        dtype: in which precision.
+        num_bytes: of the file; of the model those of its weights.
+        milliseconds: median from an image to its result, calls alternating between the rows.
+        differing: percent of what differs from the result of the model, the mean over images: pixels (panoptic and
+            semantic), or instances that one has and the other has not. None for the model.
+        metrics: percent, keyed ``task/name``; empty without data.
+    """
+
+    name: str
+    runtime: str
+    dtype: str
+    num_bytes: int
+    milliseconds: float
+    differing: float | None
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found.
+
+    Attributes:
+        task: of the results.
+        images: how many were compared.
+        rows: the model, then the files.
+        notes: what a user should know, one sentence each.
+    """
+
+    task: Task
+    images: int
+    rows: tuple[Verified, ...]
+    notes: tuple[str, ...] = ()
+
+
+def verify_export(
+    files: Sequence[str | Path],
+    against: ModelSource,
+    *,
+    images: Sequence[str | Path] = (),
+    data: DataSource | None = None,
+    task: Task | None = None,
+    calls: int = 5,
+    recipe: str | None = None,
+    progress: Progress = silent,
+) -> VerifyReport:
+    """Compare exported files with their model; what ``mask2former verify-export`` does.
+
+    Args:
+        files: what :func:`~mask2former.export.exporter.export` wrote.
+        against: the model, or its name or file.
+        images: files and folders; none: four drawn scenes.
+        data: also measure all of them on these.
+        task: of the results and metrics; None: see :class:`~mask2former.inference.predictor.Predictor`.
+        calls: of each on each image, for the median.
+        recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        progress: told the step.
+
+    Raises:
+        UserError: a file or the model cannot be loaded, or they have other classes or settings.
+    """
+    if isinstance(files, str | Path) or not files:
+        raise UserError(f"expected a list of exported files, got {files!r}")
+    if calls < 1:
+        raise UserError(f"expected at least one call, got {calls}")
+    for file in files:
+        if not is_exported(file):
+            raise UserError(f"'{file}' is no exported file; expected a name ending in {' or '.join(SUFFIXES)}")
+    device = None if isinstance(against, Predictor) else "cpu"
+    model = open_predictor(against, recipe=recipe, device=device, quiet=True, progress=progress)
+    exported = [open_predictor(file, device="cpu", quiet=True) for file in files]
+    for file, predictor in zip(files, exported, strict=True):
+        if predictor.categories != model.categories or predictor.settings != model.settings:
+            raise UserError(f"'{file}' has other classes or settings than the model; export the model again")
+    chosen = model.choose_tasks(task)[0]
+    predictors = [model, *exported]
+    if images:
+        shown = [read_image(path, value_range=model.settings.value_range) for path, _ in list_images(images)]
+    else:
+        scenes = Scenes((240, 320), seed=0, length=_SCENES)
+        shown = [scenes.image(index) for index in range(_SCENES)]
+    milliseconds: list[list[float]] = [[] for _ in predictors]
+    differing: list[list[float]] = [[] for _ in exported]
+    for index, image in enumerate(shown):
+        progress("comparing results", index, len(shown))
+        results: list[Segmentation] = []
+        for _ in range(calls):
+            results = []
+            for predictor, times in zip(predictors, milliseconds, strict=True):
+                start = time.perf_counter()
+                results.append(predictor(image, chosen))
+                times.append(1000 * (time.perf_counter() - start))
+        for result, shares in zip(results[1:], differing, strict=True):
+            shares.append(_differing(result, results[0]))
+    metrics: list[Mapping[str, float]] = [{} for _ in predictors]
+    if data is not None:
+        metrics = [dict(evaluate(predictor, data, chosen, progress=progress).metrics) for predictor in predictors]
+    rows = [
+        Verified(
+            name,
+            _runtime(predictor),
+            str(getattr(predictor.network, "dtype", "")).removeprefix("torch."),
+            _num_bytes(predictor),
+            statistics.median(times),
+            None if share is None else 100 * float(np.mean(share)),
+            found,
+        )
+        for name, predictor, times, share, found in zip(
+            [model_name(against), *map(str, files)], predictors, milliseconds, [None, *differing], metrics, strict=True
+        )
+    ]
+    drawn = (
+        () if images else ("no images were named: results are those of drawn scenes, where most models see nothing",)
+    )
+    return VerifyReport(chosen, len(shown), tuple(rows), drawn)
+
+
+def _runtime(predictor: Predictor) -> str:
+    return predictor.network.runtime if isinstance(predictor.network, ExportedNetwork) else "torch"
+
+
+def _num_bytes(predictor: Predictor) -> int:
+    if isinstance(predictor.network, ExportedNetwork):
+        return predictor.network.num_bytes
+    return sum(tensor.nbytes for tensor in predictor.model.state_dict().values())
+
+
+def _differing(result: Segmentation, expected: Segmentation) -> float:
+    """The share of pixels that differ, or of instances that one result has and the other has not, in 0..1."""
+    if isinstance(result, Instances) and isinstance(expected, Instances):
+        total = len(result) + len(expected)
+        if not total:
+            return 0.0
+        overlaps = pairwise_iou([result.sparse], [expected.sparse]) >= _SAME
+        same = overlaps & (result.labels[:, None] == expected.labels[None])
+        return 1 - (same.any(0).sum() + same.any(1).sum()) / total
+    if isinstance(result, PanopticSegmentation) and isinstance(expected, PanopticSegmentation):
+        return float((_classes(result) != _classes(expected)).mean())  # ids may be in another order
+    assert isinstance(result, SemanticSegmentation)
+    assert isinstance(expected, SemanticSegmentation)
+    return float((result.labels != expected.labels).mean())
+
+
+def _classes(result: PanopticSegmentation) -> np.ndarray:
+    """The class index of every pixel, -1 for none."""
+    table = np.full(max((segment.id for segment in result.segments), default=0) + 1, -1)
+    for segment in result.segments:
+        table[segment.id] = segment.label
+    return table[result.ids]

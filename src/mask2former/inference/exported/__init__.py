@@ -1,0 +1,79 @@
+"""Models that were exported, as networks of a predictor: ``Predictor.from_pretrained("model.onnx")``.
+
+``info`` is what such a file says of itself, ``network`` the network over any runtime; each runtime is one module and
+the only place that imports its library. Must not know how files are exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mask2former.errors import UserError
+from mask2former.inference.exported.info import ExportedInfo
+from mask2former.inference.exported.network import ExportedNetwork, Runtime
+
+__all__ = [
+    "SUFFIXES",
+    "ExportedInfo",
+    "ExportedNetwork",
+    "Format",
+    "Runtime",
+    "is_exported",
+    "open_exported",
+    "open_runtime",
+]
+
+Format = Literal["onnx", "openvino"]
+SUFFIXES: Mapping[str, Format] = {".onnx": "onnx", ".xml": "openvino"}  # of files, and the runtime that runs them
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether this names an exported file, there or not."""
+    return Path(source).suffix.lower() in SUFFIXES
+
+
+def open_exported(
+    path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> ExportedNetwork:
+    """An exported model as a network; arguments as of :func:`open_runtime`.
+
+    Raises:
+        UserError: as there, or the file gives results, not logits.
+    """
+    runtime = open_runtime(path, device, dtype)
+    if runtime.info.task is not None:
+        raise UserError(
+            f"{path} gives {runtime.info.task} results, for programs without this package, and a predictor makes its "
+            "own of logits; export the model without results"
+        )
+    return ExportedNetwork(Path(path), runtime)
+
+
+def open_runtime(path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Runtime:
+    """An exported file, to be called with arrays.
+
+    Args:
+        path: ``.onnx`` is run by onnxruntime, ``.xml`` (with the ``.bin`` beside it) by OpenVINO.
+        device: where it runs; None: a CUDA device if the runtime has one, else the CPU.
+        dtype: what OpenVINO computes in: float32 (the default) or bfloat16.
+
+    Raises:
+        UserError: the file cannot be read or is no export of this package, the runtime is not installed or lacks the
+            device, or the file is of another precision.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if SUFFIXES[path.suffix.lower()] == "onnx":
+        if dtype not in (None, torch.float32):
+            raise UserError(f"{path}: onnxruntime computes in the precision of the file; leave out dtype {dtype}")
+        from mask2former.inference.exported.onnx import OnnxRuntime
+
+        return OnnxRuntime(path, device)
+    from mask2former.inference.exported.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime(path, device, dtype)

@@ -1,0 +1,107 @@
+"""What an exported file says of itself: the model that it was, and the inputs that it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from mask2former import limits
+from mask2former.config import Task
+from mask2former.documents import parse_json
+from mask2former.errors import UserError
+from mask2former.structures import ModelInfo
+from mask2former.text import printable, quoted
+
+__all__ = ["INPUTS", "KEY", "LOGITS", "ExportedInfo"]
+
+KEY = "mask2former"  # of the entry in the metadata of a file that holds it, as JSON
+INPUTS = ("images", "sizes")
+LOGITS = ("class_logits", "mask_logits", "query_features")  # what files give that a predictor runs
+_RESULTS: Mapping[Task, tuple[str, ...]] = {  # what others give, by the task of their results
+    "panoptic": ("ids", "segment_ids", "labels", "scores"),
+    "instance": ("masks", "labels", "scores", "boxes"),
+    "semantic": ("labels",),
+}
+_FORMAT = 1
+_SIDES = ("height", "width", "batch", "frames")
+
+
+@dataclass(frozen=True)
+class ExportedInfo:
+    """What stands in the metadata of an exported file.
+
+    Attributes:
+        model: classes, inference settings, license and metrics of the model.
+        height, width: of images in pixels; None: any.
+        batch: images in one call; None: any number.
+        frames: of clips; None: the file takes images, without a frame axis.
+        size_divisibility: the file pads heights and widths to its multiples.
+        version: of this package, which exported it.
+        task: whose results the file gives, for programs without this package; None: logits.
+    """
+
+    model: ModelInfo
+    height: int | None
+    width: int | None
+    batch: int | None
+    frames: int | None
+    size_divisibility: int
+    version: str
+    task: Task | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what the file gives, in order."""
+        return LOGITS if self.task is None else _RESULTS[self.task]
+
+    def to_json(self) -> str:
+        """As it stands in files; :meth:`from_json` reads it back."""
+        sides = {name: getattr(self, name) for name in _SIDES}
+        values = {"format": _FORMAT, "version": self.version, "size_divisibility": self.size_divisibility, **sides}
+        values["task"] = self.task
+        return json.dumps({**values, "model": self.model.to_dict()}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | None, source: str) -> ExportedInfo:
+        """What :meth:`to_json` made.
+
+        Args:
+            text: the entry :data:`KEY`; None where the file has none.
+            source: named in messages.
+
+        Raises:
+            UserError: it is missing, or something else.
+        """
+        if text is None:
+            raise UserError(
+                f"{source}: no model that was exported by this package: its metadata have no '{KEY}'; write it with "
+                "mask2former export, or pass Predictor a function that calls it (docs/extend/network.md)"
+            )
+        limits.check_limit(f"{source}: its metadata have bytes:", len(text), limits.CONFIG_BYTES, "export it again")
+        values = parse_json(text.encode(), source)
+        if not isinstance(values, dict) or values.get("format") != _FORMAT:
+            found = quoted(values.get("format")) if isinstance(values, Mapping) else "none"
+            raise UserError(f"{source}: its metadata have format {found}, expected {_FORMAT}; export the model again")
+        sides = {name: _side(values, name, source) for name in _SIDES}
+        divisibility = _side(values, "size_divisibility", source)
+        if divisibility is None or not isinstance(values.get("model"), dict):
+            raise UserError(f"{source}: its metadata lack the model or its size_divisibility; export the model again")
+        task = values.get("task")
+        if task is not None and task not in get_args(Task):
+            raise UserError(f"{source}: its metadata have task {quoted(task)}; export the model again")
+        return cls(
+            ModelInfo.from_dict(values["model"], source),
+            **sides,
+            size_divisibility=divisibility,
+            version=printable(str(values.get("version")), 40),
+            task=task,
+        )
+
+
+def _side(values: Mapping[str, Any], name: str, source: str) -> int | None:
+    value = values.get(name)
+    if value is None or (type(value) is int and 0 < value <= limits.SIDE):
+        return value
+    raise UserError(f"{source}: its metadata have {name} {quoted(value)}; expected a number of pixels or images")

@@ -1,0 +1,156 @@
+"""An exported model as a network: images into the arrays that the file takes, and its logits into predictions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from mask2former.errors import UserError
+from mask2former.inference.exported.info import ExportedInfo
+from mask2former.structures import Prediction
+
+__all__ = ["SMALLEST", "ExportedNetwork", "Runtime"]
+
+SMALLEST = 33  # pixels of a side; the graphs of dynamic files hold for coarsest maps of two pixels and more
+_BLOCK = 1 << 20  # bytes that are hashed at a time
+
+
+class Runtime(Protocol):
+    """A library that runs files.
+
+    Attributes:
+        name: how it is called in messages and hashes.
+        info: what the file says of itself.
+        dtype: what is computed in.
+    """
+
+    name: str
+    info: ExportedInfo
+    dtype: torch.dtype
+
+    def __call__(
+        self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /
+    ) -> Sequence[np.ndarray]:
+        """What ``info.outputs`` names; new arrays at every call."""
+        ...
+
+
+class ExportedNetwork:
+    """A file that was exported, as a network of a predictor.
+
+    Images smaller than what a file takes are padded as the file pads: with zeros after they were normalised. A file of
+    one size pads every image to it, and padding changes what a model predicts, so results differ a little from those of
+    the model itself, which pads to multiples of 32 only.
+
+    Args:
+        path: the file.
+        runtime: what runs it.
+
+    Attributes:
+        info: what the file says of itself.
+    """
+
+    def __init__(self, path: Path, runtime: Runtime) -> None:
+        self.info = runtime.info
+        self._path, self._runtime = path, runtime
+        self._sha256: str | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._runtime.dtype
+
+    @property
+    def runtime(self) -> str:
+        """The library that runs it."""
+        return self._runtime.name
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file, and of the weights beside it."""
+        return sum(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in (self._path, self._path.with_suffix(".bin")) if path.is_file()]
+
+    @property
+    def window(self) -> int:
+        """Frames that it is meant to see at once."""
+        return self.info.frames or 1
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.info.size_divisibility
+
+    @property
+    def largest_input(self) -> tuple[int, int] | None:
+        """(height, width) that images must fit into, in pixels; None: any size."""
+        return None if self.info.height is None or self.info.width is None else (self.info.height, self.info.width)
+
+    def weights_sha256(self) -> str:
+        """A hash of the file and of what runs it, since other runtimes round otherwise."""
+        if self._sha256 is None:
+            digest = hashlib.sha256(f"{self._runtime.name} {self.dtype} ".encode())
+            for path in self._files():
+                with path.open("rb") as file:
+                    while block := file.read(_BLOCK):
+                        digest.update(block)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
+
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> list[Prediction]:
+        """See :class:`~mask2former.inference.network.Network`.
+
+        Raises:
+            UserError: images are larger than the file takes, or clips have another number of frames.
+        """
+        predictions: list[Prediction] = []
+        step = self.info.batch or len(images)
+        for start in range(0, len(images), step):
+            predictions += self._batch(images[start : start + step])
+        return predictions
+
+    def _batch(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
+        clips = [image if image.ndim == 4 else image.unsqueeze(0) for image in images]
+        frames = self.info.frames or 1
+        for clip in clips:
+            if len(clip) != frames:
+                raise UserError(
+                    f"{self._path} takes {'images' if frames == 1 else f'clips of {frames} frames'}, got a clip of "
+                    f"{len(clip)}; set window={frames}, or export it with frames={len(clip)}"
+                )
+        sizes = [(clip.shape[2], clip.shape[3]) for clip in clips]
+        height, width = self.largest_input or (
+            max(SMALLEST, *(h for h, _ in sizes)),
+            max(SMALLEST, *(w for _, w in sizes)),
+        )
+        if any(h > height or w > width for h, w in sizes):
+            h, w = max(sizes)
+            raise UserError(
+                f"{self._path} takes images of up to {height}x{width} pixels (height x width), got {h}x{w}; set a "
+                "smaller short_edge and long_edge, or export it for another size, or for any"
+            )
+        count = self.info.batch or len(clips)
+        pixels = np.zeros((count, frames, 3, height, width), np.uint8)
+        for index, clip in enumerate(clips):
+            pixels[index, ..., : clip.shape[2], : clip.shape[3]] = clip.cpu().numpy()
+        given = np.array([*sizes, *[(1, 1)] * (count - len(clips))], np.int64)  # a batch that is not full sees black
+        class_logits, masks, features = self._runtime(pixels if self.info.frames else pixels[:, 0], given)
+        step = self.info.size_divisibility
+        padded = (-(-height // step) * step, -(-width // step) * step)
+        return [
+            Prediction(
+                torch.from_numpy(class_logits[index]),
+                torch.from_numpy(masks[index] if self.info.frames else masks[index][:, None]),
+                size,
+                padded,
+                torch.from_numpy(features[index]),
+            )
+            for index, size in enumerate(sizes)
+        ]

@@ -1,0 +1,73 @@
+"""ONNX files, run by onnxruntime. The only place that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
+from mask2former.text import printable
+
+__all__ = ["OnnxRuntime"]
+
+_ERRORS_ONLY = 3  # severity of messages; what else it has to say is about its own optimisations
+
+
+class OnnxRuntime:
+    """A session of onnxruntime; as many threads as torch has.
+
+    Args:
+        path: the file.
+        device: the CPU or a CUDA device; None: CUDA if onnxruntime has it.
+
+    Raises:
+        UserError: onnxruntime is missing, lacks the device, or does not read the file; or it is no export of ours.
+    """
+
+    name = "onnxruntime"
+    dtype = torch.float32
+
+    def __init__(self, path: Path, device: torch.device | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "export") from error
+        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        if device is not None and device.type not in ("cpu", "cuda"):
+            raise UserError(f"exported models run on the CPU or a CUDA device, got {device}")
+        if device is not None and device.type == "cuda" and not has_cuda:
+            raise UserError(
+                f"onnxruntime has no CUDA here, and {device} is chosen: pip install onnxruntime-gpu, or cpu"
+            )
+        on_cuda = has_cuda and torch.cuda.is_available() and (device is None or device.type == "cuda")
+        index = 0 if device is None or device.index is None else device.index
+        providers: list[Any] = [("CUDAExecutionProvider", {"device_id": index})] if on_cuda else []
+        options: Any = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=[*providers, "CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors share no base of their own
+            reason = printable(str(error), 300)
+            raise UserError(f"{path}: onnxruntime does not read it ({reason}); export the model again") from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.info = ExportedInfo.from_json(metadata.get(KEY), str(path))
+        given = [entry.name for entry in self._session.get_inputs()]
+        found = [entry.name for entry in self._session.get_outputs()]
+        if given != list(INPUTS) or found != list(self.info.outputs):
+            raise UserError(
+                f"{path}: takes {printable(str(given), 100)} and gives {printable(str(found), 100)}; expected "
+                f"{list(INPUTS)} and {list(self.info.outputs)}; export the model again"
+            )
+
+    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
+        """See :class:`~mask2former.inference.exported.network.Runtime`."""
+        found: Any = self._session.run(list(self.info.outputs), dict(zip(INPUTS, (images, sizes), strict=True)))
+        return found

@@ -1,0 +1,67 @@
+"""OpenVINO files (``.xml`` with the ``.bin`` beside it). The only place that imports OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
+from mask2former.text import printable
+
+__all__ = ["OpenVinoRuntime"]
+
+_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+class OpenVinoRuntime:
+    """A compiled model of OpenVINO on the CPU; as many threads as torch has.
+
+    Args:
+        path: the ``.xml`` file.
+        device: must be the CPU, or None.
+        dtype: float32 or bfloat16; None is float32. It is always set, because OpenVINO by itself takes bfloat16 on
+            some processors, and results then depend on the machine.
+
+    Raises:
+        UserError: OpenVINO is missing, or does not read the file; another device or precision; or it is no export of
+            ours.
+    """
+
+    name = "openvino"
+
+    def __init__(self, path: Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtraError("openvino", "export") from error
+        if device is not None and device.type != "cpu":
+            raise UserError(f"OpenVINO files run on the CPU here, got device {device}")
+        self.dtype = dtype or torch.float32
+        if self.dtype not in _PRECISIONS:
+            raise UserError(f"OpenVINO computes in float32 or bfloat16 here, got {self.dtype}")
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[self.dtype],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            model = core.read_model(str(path))
+            text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+            self.info = ExportedInfo.from_json(text, str(path))
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            reason = printable(str(error), 300)
+            raise UserError(f"{path}: OpenVINO does not read it ({reason}); export the model again") from error
+        names = [name for port in (*self._compiled.inputs, *self._compiled.outputs) for name in port.names]
+        if missing := sorted({*INPUTS, *self.info.outputs} - set(names)):
+            raise UserError(f"{path}: lacks '{missing[0]}'; export the model again")
+
+    def __call__(self, images: UInt8[np.ndarray, "B *T 3 H W"], sizes: Int64[np.ndarray, "B 2"], /) -> list[np.ndarray]:
+        """See :class:`~mask2former.inference.exported.network.Runtime`."""
+        found = self._compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
+        return [np.array(found[name]) for name in self.info.outputs]  # copies: the buffers are reused

@@ -1,0 +1,320 @@
+"""Models as files of other runtimes: written, compared, and run by the same predictor."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mask2former import Predictor
+from mask2former.cli import main
+from mask2former.config import (
+    InferenceConfig,
+    MaskedDecoderConfig,
+    ModelConfig,
+    MSDeformAttnConfig,
+    SwinConfig,
+    TimmConfig,
+)
+from mask2former.errors import UserError
+from mask2former.export import Exported, export, verify_export
+from mask2former.inference.exported import ExportedInfo, open_exported
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
+from mask2former.structures import Categories
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+pytestmark = pytest.mark.usefixtures("small_overlays")
+SWIN = SwinConfig(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4)
+TASKS = ("panoptic", "instance", "semantic")
+SIZES = ((60, 90), (100, 40), (61, 91), (20, 20))  # of images: two share a batch, the last is smaller than a file takes
+
+
+@pytest.fixture(scope="module")
+def model() -> Mask2Former:
+    config = ModelConfig(
+        backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
+        pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
+        transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=8, num_layers=3, num_heads=2, feedforward_dim=32),
+        inference=InferenceConfig(
+            short_edge=64, long_edge=96, score_threshold=0.0, instance_threshold=0.0, overlap_threshold=0.0
+        ),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(config, 4)
+        with torch.no_grad():
+            dict(model.named_parameters())["transformer_decoder.mask_head.2.weight"].mul_(
+                4
+            )  # masks that block attention
+    model.categories = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def of_any_size(model: Mask2Former, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export(model, tmp_path_factory.mktemp("onnx") / "model.onnx", batch=None)
+
+
+@pytest.fixture(scope="module")
+def of_one_size(model: Mask2Former, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    pytest.importorskip("openvino")
+    return export(model, tmp_path_factory.mktemp("openvino") / "model.xml", size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+def test_the_graph_holds_standard_operators_only(of_any_size: Exported) -> None:
+    proto = onnx.load(of_any_size.path)
+    onnx.checker.check_model(proto, full_check=True)
+    operators = Counter((node.domain, node.op_type) for node in proto.graph.node)
+    assert {domain for domain, _ in operators} == {""}
+    assert "GridSample" not in {name for _, name in operators}
+    assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [18]
+    assert not proto.functions
+    assert of_any_size.difference < 1e-4
+    assert of_any_size.num_bytes == of_any_size.path.stat().st_size
+
+
+def test_a_predictor_gives_the_results_of_the_model(
+    model: Mask2Former, of_any_size: Exported, images: list[np.ndarray]
+) -> None:
+    expected, found = Predictor(model, "cpu"), Predictor.from_pretrained(of_any_size.path)
+    assert found.categories == expected.categories
+    assert found.settings == expected.settings
+    for task in TASKS:
+        for one, other in zip(
+            expected.stream(images[:3], task, batch_size=2), found.stream(images[:3], task, batch_size=2), strict=True
+        ):
+            _assert_alike(one, other)
+
+
+def _assert_alike(one: Any, other: Any) -> None:
+    """The same result, but for rounding."""
+    for name in ("ids", "labels", "masks"):
+        if hasattr(one, name):
+            here, there = getattr(one, name), getattr(other, name)
+            assert here.shape == there.shape
+            assert (here != there).mean() < 2e-3
+    if hasattr(one, "scores"):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
+def test_logits_are_those_of_the_model_at_any_size_and_batch(
+    model: Mask2Former, of_any_size: Exported, images: list[np.ndarray]
+) -> None:
+    network = open_exported(of_any_size.path)
+    pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images[:3]]
+    with torch.no_grad():
+        output = model(pixels, aux_outputs=False)
+    for index, prediction in enumerate(network(pixels)):
+        assert (prediction.image_size, prediction.padded_size) == (SIZES[index], (128, 96))
+        torch.testing.assert_close(prediction.class_logits, output.class_logits[index], rtol=0, atol=1e-4)
+        torch.testing.assert_close(prediction.mask_logits, output.mask_logits[index], rtol=0, atol=1e-3)
+        torch.testing.assert_close(prediction.query_features, output.query_features[index], rtol=0, atol=1e-4)
+
+
+def test_small_images_are_padded_to_the_least_side(of_any_size: Exported, images: list[np.ndarray]) -> None:
+    [prediction] = open_exported(of_any_size.path)([torch.from_numpy(images[3]).permute(2, 0, 1)])
+    assert (prediction.image_size, prediction.padded_size) == ((20, 20), (64, 64))
+
+
+def test_a_file_of_one_size_shows_every_image_in_it(
+    model: Mask2Former, of_one_size: Exported, images: list[np.ndarray]
+) -> None:
+    found, expected = Predictor.from_pretrained(of_one_size.path), Predictor(model, "cpu")
+    with collect_notes() as notes:
+        results = [found(image, "panoptic", short_edge=64, long_edge=96) for image in images]
+    assert [result.size_hw for result in results] == list(SIZES)
+    assert {note.example for note in notes} == {"100x40"}  # 96x38 pixels for the network, and 64 are the most
+    assert "at most 64x96 pixels" in notes[0].message
+    _assert_alike(results[0], expected(images[0], "panoptic"))  # which is 64x96 in both
+    with pytest.raises(UserError, match=r"takes images of up to 64x96 .*, got 80x90"):
+        found.network([torch.zeros((3, 80, 90), dtype=torch.uint8)])
+    with pytest.raises(UserError, match="takes images, got a clip of 2"):
+        found.network([torch.zeros((2, 3, 64, 64), dtype=torch.uint8)])
+
+
+def test_files_say_what_they_are(of_any_size: Exported, of_one_size: Exported, model: Mask2Former) -> None:
+    info = open_exported(of_any_size.path).info
+    assert info == of_any_size.info
+    assert (info.height, info.width, info.batch, info.frames) == (None, None, None, None)
+    assert info.model.categories == model.categories
+    assert open_exported(of_one_size.path).info == of_one_size.info
+    assert (of_one_size.info.height, of_one_size.info.width, of_one_size.info.batch) == (64, 96, 1)
+    hashes = {open_exported(done.path).weights_sha256() for done in (of_any_size, of_one_size)}
+    assert len(hashes) == 2
+
+
+def test_the_command_line_runs_files(of_any_size: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "a.png")
+    arguments = ["predict", str(tmp_path / "a.png"), "--model", str(of_any_size.path), "--task", "semantic"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/a.json").read_text())["task"] == "semantic"
+    capsys.readouterr()
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert "1 skipped" in capsys.readouterr().out  # the same file is the same model
+
+
+def test_openvino_computes_in_the_precision_that_is_named(of_one_size: Exported) -> None:
+    assert open_exported(of_one_size.path).dtype == torch.float32
+    assert open_exported(of_one_size.path, dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(UserError, match="float32 or bfloat16"):
+        open_exported(of_one_size.path, dtype=torch.float16)
+
+
+def test_files_are_compared_with_their_model(
+    model: Mask2Former, of_any_size: Exported, tmp_path: Path, images: list[np.ndarray]
+) -> None:
+    from PIL import Image
+
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    for task in TASKS:
+        report = verify_export([of_any_size.path], model, images=[tmp_path / "a.png"], task=task, calls=1)
+        ours, theirs = report.rows
+        assert (ours.runtime, theirs.runtime, ours.differing) == ("torch", "onnxruntime", None)
+        assert theirs.differing is not None
+        assert theirs.differing < 1
+        assert theirs.num_bytes == of_any_size.num_bytes
+    other = Predictor(model, "cpu", categories=Categories.from_names(["a", "b", "c", "d"]))
+    with pytest.raises(UserError, match="has other classes or settings than the model"):
+        verify_export([of_any_size.path], other)
+    with pytest.raises(UserError, match="expected a list of exported files"):
+        verify_export("model.onnx", model)
+    with pytest.raises(UserError, match="is no exported file"):
+        verify_export(["model.pt"], model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "model.pt"}, "expected the name of a file ending in .onnx or .xml"),
+        ({"path": "model.onnx", "to": "openvino"}, "ending in .xml"),
+        ({"path": "model.onnx", "to": "coreml"}, "no such format; expected onnx or openvino"),
+        ({"path": "model.onnx", "size": (0, 64)}, "size 0x64: expected height and width"),
+        ({"path": "model.onnx", "size": (60_000, 60_000)}, "pixels"),
+        ({"path": "model.onnx", "batch": 0}, "batch 0: expected 1 to"),
+        ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "about loading a model"),
+        ({"path": "."}, "expected the name of a file"),
+    ],
+)
+def test_wrong_requests_are_refused(model: Mask2Former, tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        export(model, **{**arguments, "path": tmp_path / arguments["path"]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_export_is_refused(of_any_size: Exported, tmp_path: Path) -> None:
+    proto = onnx.load(of_any_size.path)
+    for name, change, message in (
+        ("bare", lambda copy: copy.metadata_props.clear(), "no model that was exported by this package"),
+        ("later", lambda copy: onnx.helper.set_model_props(copy, {"mask2former": '{"format": 2}'}), "have format 2"),
+        ("text", lambda copy: onnx.helper.set_model_props(copy, {"mask2former": "{"}), "JSON"),
+    ):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        change(copy)
+        onnx.save(copy, tmp_path / f"{name}.onnx")
+        with pytest.raises(UserError, match=message):
+            Predictor.from_pretrained(tmp_path / f"{name}.onnx")
+    (tmp_path / "broken.onnx").write_bytes(of_any_size.path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="onnxruntime does not read it"):
+        Predictor.from_pretrained(tmp_path / "broken.onnx")
+    (tmp_path / "broken.xml").write_text("<net/>")
+    with pytest.raises(UserError, match="OpenVINO does not read it"):
+        Predictor.from_pretrained(tmp_path / "broken.xml")
+    with pytest.raises(UserError, match="no such file"):
+        Predictor.from_pretrained(tmp_path / "none.onnx")
+    with pytest.raises(UserError, match="has no use for 'compile'"):
+        Predictor.from_pretrained(of_any_size.path, compile=True)
+    with pytest.raises(UserError, match="leave out dtype"):
+        Predictor.from_pretrained(of_any_size.path, dtype="bfloat16")
+
+
+def test_metadata_are_checked() -> None:
+    good = json.loads(ExportedInfo(*_info()).to_json())
+    for change, message in (
+        ({"height": -1}, "height -1"),
+        ({"batch": True}, "batch True"),
+        ({"size_divisibility": None}, "size_divisibility"),
+        ({"model": 3}, "lack the model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ExportedInfo.from_json(json.dumps({**good, **change}), "x.onnx")
+
+
+def _info() -> tuple:
+    from mask2former.structures import ModelInfo
+
+    return ModelInfo(None, InferenceConfig(), Categories.from_names(["a"])), 64, 64, 1, None, 32, "0"
+
+
+@pytest.mark.slow  # minutes of tracing
+@pytest.mark.parametrize("name", ["scenes-tiny", "nuclei"])
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_packaged_models(name: str, suffix: str, tmp_path: Path) -> None:
+    done = export(name, tmp_path / f"model{suffix}")
+    assert done.difference < 1e-4
+
+
+def test_swin_needs_a_size(tmp_path: Path) -> None:
+    model = build_model(ModelConfig(backbone=SWIN), 1)
+    model.categories = Categories.from_names(["cat"])
+    with pytest.raises(UserError, match="give the size that images must fit into"):
+        export(model, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+def test_swin(model: Mask2Former, tmp_path: Path) -> None:
+    config = ModelConfig(**{**dict(model.info.known_architecture), "backbone": SWIN}, inference=model.info.inference)
+    swin = build_model(config, 4)
+    swin.categories = model.categories
+    done = export(swin.eval(), tmp_path / "model.onnx", size=(64, 96), batch=2)
+    assert done.difference < 1e-4
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    expected = Predictor(swin, "cpu")(image, "panoptic")
+    _assert_alike(Predictor.from_pretrained(done.path)(image, "panoptic"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_results_inside_the_file(model: Mask2Former, tmp_path: Path, task: Any, suffix: str) -> None:
+    done = export(model, tmp_path / f"model{suffix}", results=task, batch=None)
+    assert done.difference < 0.02
+    with pytest.raises(UserError, match=f"gives {task} results, for programs without this package"):
+        Predictor.from_pretrained(done.path)
+
+
+@pytest.mark.slow
+def test_a_model_of_clips(tmp_path: Path) -> None:
+    config = ModelConfig(
+        backbone=TimmConfig(model="resnet10t", norm="batch", kwargs={"channels": [16, 24, 32, 40]}),
+        pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
+        transformer_decoder=MaskedDecoderConfig(
+            dim=32, num_queries=8, num_layers=3, num_heads=2, feedforward_dim=32, position_encoding="3d"
+        ),
+        inference=InferenceConfig(tasks=("instance",), short_edge=64, long_edge=96, instance_threshold=0.0),
+    )
+    model = build_model(config, 2).eval()
+    model.categories = Categories.from_names(["cat", "dog"])
+    done = export(model, tmp_path / "clips.onnx", frames=3)
+    frames = [np.random.default_rng(index).integers(0, 256, (60, 90, 3), dtype=np.uint8) for index in range(3)]
+    expected, found = Predictor(model, "cpu").clip(frames), Predictor.from_pretrained(done.path).clip(frames)
+    assert (expected.masks != found.masks).mean() < 2e-3
+    np.testing.assert_allclose(expected.scores, found.scores, atol=1e-4)
