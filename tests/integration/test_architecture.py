@@ -31,7 +31,7 @@ HOMES = {
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "tensorboard": ("training/",),
-    "timm": ("models/backbones/",),
+    "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/verify.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),

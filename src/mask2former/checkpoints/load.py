@@ -175,10 +175,7 @@ def checkpoint_of(found: Found, source: str, *, is_named: bool = False) -> Check
         UserError: it is a backbone alone.
     """
     if isinstance(found.content, Backbone):
-        raise UserError(
-            f"{source}: {found.title}; trainings start from it once it is converted: mask2former convert {source} "
-            "NEW.safetensors, then model.init=NEW.safetensors"
-        )
+        raise UserError(f"{source}: {found.title}; train a model from it: model.init={source}")
     name = printable(source, 300)
     if found.content.layout != OURS and not is_named:
         note(f"read as {found.title}", f"'{name}'")
