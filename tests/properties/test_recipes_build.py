@@ -46,7 +46,8 @@ def test_every_recipe_builds_and_predicts_shapes(slug: str) -> None:
         with torch.inference_mode():
             maps = model.backbone(model.normalize(batch).flatten(0, 1))
             assert isinstance(model.pixel_decoder, MSDeformAttnPixelDecoder)
-            features = model.pixel_decoder._decode(maps)  # without autocast, which has no meta device
+            model.pixel_decoder.full_precision = False  # by autocast, which has no meta device
+            features = model.pixel_decoder(maps)
             output = model.transformer_decoder(features, frames)
     assert output.class_logits.shape == (2, decoder.num_queries, num_classes + 1)
     assert output.mask_logits.shape == (2, decoder.num_queries, frames, 16, 24)
