@@ -181,7 +181,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 def test_a_predictor_is_imported_without_what_costs_seconds() -> None:
     code = (
         "import sys; from mask2former import Predictor;"
-        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy', 'av'} & set(sys.modules);"
+        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy', 'av', 'triton'} & set(sys.modules);"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     _runs(code)

@@ -1,7 +1,7 @@
 """Models that are not finite or not what they say, and backbones that cannot serve: a result, a note or a refusal.
 
-Each row is asked as users do, on the command line: what is given, and the words of the answer. A refusal ends with exit
-code 2 and leaves nothing behind.
+Each row is tried as users do, on the command line: what is given, and the words of the message. A refusal ends with
+exit code 2 and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ours(saved: Path, tmp_path: Path) -> Path:
-    return shutil.copy(saved, tmp_path / saved.name)
+    return Path(shutil.copy(saved, tmp_path))
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from mask2former.training.resume import LastState
 from mask2former.training.run import train
 
 pytestmark = [
+    pytest.mark.usefixtures("unpredicted_memory"),
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
