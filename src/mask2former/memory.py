@@ -13,7 +13,14 @@ from pathlib import Path
 
 from mask2former.errors import UserError
 
-__all__ = ["LackOfMemoryError", "available_memory", "check_memory", "is_lack_of_memory", "refusing_lack_of_memory"]
+__all__ = [
+    "LackOfMemoryError",
+    "available_in_group",
+    "available_memory",
+    "check_memory",
+    "is_lack_of_memory",
+    "refusing_lack_of_memory",
+]
 
 _GIB = 2**30
 _GROUPS = Path("/sys/fs/cgroup")
@@ -26,7 +33,7 @@ class LackOfMemoryError(UserError):
 
 def available_memory() -> int | None:
     """Bytes that this process can still take: of the machine, its container and its own limit; None: not known."""
-    found = [value for value in (_of_machine(), _of_group(), _of_process()) if value is not None]
+    found = [value for value in (_of_machine(), available_in_group(), _of_process()) if value is not None]
     return max(0, min(found)) if found else None
 
 
@@ -38,7 +45,7 @@ def _of_machine() -> int | None:
     return None
 
 
-def _of_group(root: Path = _GROUPS, own: Path = _OWN_GROUP) -> int | None:
+def available_in_group(root: Path = _GROUPS, own: Path = _OWN_GROUP) -> int | None:
     """What the limit of the container, or of the service manager, leaves; pages of files are given back when needed."""
     with contextlib.suppress(OSError, ValueError, StopIteration):  # the last: groups of version 1 alone
         name = next(line for line in own.read_text("utf-8").splitlines() if line[:3] == "0::")[3:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import select
@@ -72,6 +73,7 @@ def _limited(function: Callable[[], object], *, seconds: float = 10, megabytes: 
 def _run(function: Callable[[], object], writer: int, megabytes: int) -> None:
     import torch
 
+    gc.freeze()  # else a collection writes to all that the parent has, which copies it
     try:
         torch.set_num_threads(1)  # the threads of the parent are not here
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

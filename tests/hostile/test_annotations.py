@@ -23,7 +23,7 @@ from mask2former.data.datasets.coco_panoptic import CocoPanoptic, PanopticFiles
 from mask2former.data.datasets.video_panoptic import VideoPanoptic
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.faults import collected_faults
-from mask2former.dataset_tools.check import _num_twice, check_dataset
+from mask2former.dataset_tools.check import check_dataset, num_annotated_twice
 from mask2former.dataset_tools.infer_format import infer_format
 from mask2former.errors import UserError
 from mask2former.metrics.build import evaluators
@@ -414,7 +414,7 @@ def test_work_grows_no_faster_than_the_file(data: Path, kind: str) -> None:
         if kind == "twice":
             mask = mask_ops.Patch(0, 0, np.ones((4, 4), bool))
             patches = {index: mask._replace(left=index) for index in range(count)}
-            return lambda: _num_twice(np.zeros(count, np.int64), patches)
+            return lambda: num_annotated_twice(np.zeros(count, np.int64), patches)
         if kind == "categories":
             content = coco(categories=names_of(count, twice=False))
         elif kind == "objects":

@@ -106,8 +106,8 @@ CHECK = ["check-data", "coco.json"]
 TRAIN = ["train", "run.yaml"]
 
 
-def numbers(verb: list[str], option: str, *values: str, more: tuple[str, ...] = ()) -> list[list[str]]:
-    return [[*verb, *more, option, value] for value in values]
+def numbers(command: list[str], option: str, *values: str, more: tuple[str, ...] = ()) -> list[list[str]]:
+    return [[*command, *more, option, value] for value in values]
 
 
 NONSENSE = ("-1", "nan", HUGE, "1e999", "abc", "", "0x10", "9" * 5000)
@@ -143,8 +143,8 @@ REFUSED = [
     *numbers(CHECK, "--queries", "0", *NONSENSE),
     *numbers(CHECK, "--workers", *NONSENSE),
     *(
-        [*verb, option, path]
-        for verb, options in (
+        [*command, option, path]
+        for command, options in (
             (["demo"], ("-o",)),
             (PREDICT, ("-o", "--coco", "-m")),
             (TRACK, ("-o", "--ytvis", "-m")),
@@ -158,10 +158,10 @@ REFUSED = [
         for path in ("", " ", LONG, "loop/x", "a\0b", "a.png/x")
     ),
     *(
-        [verb, path]
-        for verb in ("inspect", "train", "recipe", "check-data", "prepare", "plot")
+        [command, path]
+        for command in ("inspect", "train", "recipe", "check-data", "prepare", "plot")
         for path in ("", LONG, "loop", "a\0b", "\udcff", "-", "--", "[/]", "\x1b[31m")
-        if (verb, path) != ("recipe", "--")  # lists the recipes
+        if (command, path) != ("recipe", "--")  # lists the recipes
     ),
     *(["plot", name] for name in ("pipe", "/dev/zero", "fields.csv", "zeros.csv", "digits.csv")),
     *(["train", name] for name in ("pipe", "/dev/zero", "deep.yaml", "bomb.yaml", "self.yaml", "digits.yaml", "a.png")),
@@ -317,7 +317,7 @@ def test_a_deleted_working_directory(tmp_path: Path) -> None:
     assert result.stderr == "error: the working directory is gone; change to one that exists (cd) and try again\n"
 
 
-# Sends the signal when the module is imported: from the first to the last that a verb needs, and in its work.
+# Sends the signal when the module is imported: from the first to the last that a command needs, and in its work.
 WHEN = """
 import os, signal, sys, importlib.abc
 class Finder(importlib.abc.MetaPathFinder):

@@ -58,6 +58,7 @@ WITHOUT_TORCH = (
 ATTICS = {"utils", "util", "misc", "helpers", "common", "base", "legacy"}
 
 
+@cache
 def files() -> list[str]:
     return sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -67,8 +68,13 @@ def tree(file: str) -> ast.Module:
     return ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
 
 
-def imports(file: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+@cache
+def imports(file: str) -> list[tuple[str, tuple[str, ...]]]:
     """``(module, names)`` of all import statements, inside functions too; no names for a plain ``import``."""
+    return list(_imports(file))
+
+
+def _imports(file: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, ()) for alias in node.names)
@@ -132,6 +138,33 @@ def test_the_ground_needs_no_torch(file: str) -> None:
     assert not packages(file) & {"torch", "torchvision", "timm"}
 
 
+def test_tests_call_nothing_private() -> None:
+    """A test that calls ``_function`` of the package holds its inside, not what it does."""
+    defined = (ast.FunctionDef, ast.ClassDef)
+    private = {
+        node.name
+        for file in files()
+        for node in ast.walk(tree(file))
+        if isinstance(node, defined) and node.name.startswith("_") and not node.name.endswith("_")
+    }
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if private.isdisjoint(re.findall(r"\b_\w+", text)):
+            continue
+        nodes = list(ast.walk(ast.parse(text)))
+        own = {node.name for node in nodes if isinstance(node, defined)}
+        called = {
+            node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        imported = {
+            alias.name
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mask2former")
+            for alias in node.names
+        }
+        assert not ((called - own) | imported) & private, path
+
+
 def test_no_file_is_an_attic() -> None:
     assert not [file for file in files() if ATTICS & set(file.removesuffix(".py").split("/"))]
 
@@ -148,7 +181,7 @@ def test_help_and_import_load_nothing_heavy() -> None:
 def test_a_predictor_is_imported_without_what_costs_seconds() -> None:
     code = (
         "import sys; from mask2former import Predictor;"
-        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy', 'av'} & set(sys.modules);"
+        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy', 'av', 'triton'} & set(sys.modules);"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     _runs(code)

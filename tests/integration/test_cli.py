@@ -203,9 +203,9 @@ def test_evaluate_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: p
 
 def test_demo_measures_and_draws(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["demo", "--model", str(tiny_file), "--output", str(tmp_path / "demo"), "--no-open"]
-    assert main([*args, "--scenes", "3"]) == 0
+    assert main([*args, "--scenes", "2"]) == 0
     captured = capsys.readouterr()
-    for word in ("PQ", "AP", "mIoU", "3 fresh scenes", "mask2former predict", "contact-sheet.png"):
+    for word in ("PQ", "AP", "mIoU", "2 fresh scenes", "mask2former predict", "contact-sheet.png"):
         assert word in captured.out
     assert captured.err == ""
     assert _files(tmp_path / "demo") == {"contact-sheet.png"}

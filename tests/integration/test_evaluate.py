@@ -1,4 +1,4 @@
-"""The evaluation loop and the verb on top of it."""
+"""The evaluation loop and the command on top of it."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def test_metrics_count_all_candidates_and_observers_see_what_a_user_gets(predict
 
     def measured(threshold: float) -> tuple[dict[str, float], list[float]]:
         shown: list[float] = []
-        asked = copy.copy(predictor)
-        asked.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
+        changed = copy.copy(predictor)
+        changed.settings = predictor.settings.model_copy(update={"instance_threshold": threshold})
         report = evaluate_predictor(
-            asked,
+            changed,
             Cases(samples, TASKS, predictor.categories, _identity()),
             TASKS,
             observe=lambda case, predictions: shown.extend(predictions["instance"].scores.tolist()),  # pyright: ignore
@@ -124,7 +124,7 @@ def test_parts_of_an_evaluation_add_up(predictor: Predictor) -> None:
 
 
 def test_images_are_resized_for_the_model_and_measured_at_their_own_size(predictor: Predictor) -> None:
-    """What a predictor answers is a perfect ground truth, at a size that is not that of the network."""
+    """What a predictor finds is a perfect ground truth, at a size that is not that of the network."""
     sample = Scenes((150, 200), seed=3, length=1)[0]
     image = np.ascontiguousarray(sample.image[0].permute(1, 2, 0).numpy())
     prediction = predictor(image, "instance")
@@ -227,7 +227,7 @@ def test_classes_that_differ_are_named() -> None:
         match_classes(twice, model)
 
 
-# --- the verb --------------------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_measures_and_writes(tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +273,7 @@ def test_results_of_every_task_are_written_as_test_servers_take_them(
         assert {row["image_id"] for row in rows} == {0, 1}
 
 
-def test_more_detections_than_the_model_is_set_to_give_are_asked_for(tiny_file: Path, tmp_path: Path) -> None:
+def test_more_detections_than_the_model_is_set_to_give_are_requested(tiny_file: Path, tmp_path: Path) -> None:
     """Ten queries times fourteen classes can give more than the usual hundred."""
     counts = []
     for limit in ("50", "140"):

@@ -23,7 +23,7 @@ from mask2former.cli import main
 from mask2former.config import RunConfig
 
 
-class Place:
+class Files:
     """A folder with a good image, a good model and a good run file, in which a test makes something wrong."""
 
     def __init__(self, folder: Path, model: Path, run: RunConfig) -> None:
@@ -115,13 +115,13 @@ class _Attack:
         return os.mkdir, (self.folder,)
 
 
-def _attack(index: Place) -> str:
-    return index.file("evil.pkl", pickle.dumps({"model": {"a": _Attack(str(index.folder / "attacked"))}}))
+def _attack(files: Files) -> str:
+    return files.file("evil.pkl", pickle.dumps({"model": {"a": _Attack(str(files.folder / "attacked"))}}))
 
 
-def _attack_in_zip(index: Place) -> str:
-    torch.save({"model": {"a": _Attack(str(index.folder / "attacked"))}}, index.folder / "evil.pth")
-    return str(index.folder / "evil.pth")
+def _attack_in_zip(files: Files) -> str:
+    torch.save({"model": {"a": _Attack(str(files.folder / "attacked"))}}, files.folder / "evil.pth")
+    return str(files.folder / "evil.pth")
 
 
 def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
@@ -129,18 +129,18 @@ def _without(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tenso
     return {key: value for key, value in state.items() if key != name}
 
 
-def _torch_file(index: Place, values: Any) -> str:
-    torch.save(values, index.folder / "file.pth")
-    return str(index.folder / "file.pth")
+def _torch_file(files: Files, values: Any) -> str:
+    torch.save(values, files.folder / "file.pth")
+    return str(files.folder / "file.pth")
 
 
-def _folder(index: Place, name: str) -> str:
-    (index.folder / name).mkdir()
-    return str(index.folder / name)
+def _folder(files: Files, name: str) -> str:
+    (files.folder / name).mkdir()
+    return str(files.folder / name)
 
 
-# name: (what is typed, a word that the answer contains)
-FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
+# name: (what is typed, a word that the message contains)
+FAULTS: dict[str, tuple[Callable[[Files], list[str]], str]] = {
     # images
     "image: missing": (lambda p: p.predict(str(p.folder / "none.jpg")), "none.jpg"),
     "image: empty file": (lambda p: p.predict(p.file("x.png", b"")), "empty"),
@@ -246,7 +246,7 @@ FAULTS: dict[str, tuple[Callable[[Place], list[str]], str]] = {
         "nothing to resume",
     ),
     # arguments
-    "argument: no such verb": (lambda p: ["segment", p.good], "segment"),
+    "argument: no such command": (lambda p: ["segment", p.good], "segment"),
     "argument: no such option": (lambda p: [*p.predict(p.good), "--fast"], "--fast"),
     "argument: no sources": (lambda p: p.predict(), "source"),
     "argument: no output": (lambda p: p.predict(p.good, output=None), "output"),
@@ -278,20 +278,20 @@ def _snapshot(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture
-def index(tmp_path: Path, tiny_file: Path, tiny_run: RunConfig) -> Place:
-    return Place(tmp_path, tiny_file, tiny_run)
+def files(tmp_path: Path, tiny_file: Path, tiny_run: RunConfig) -> Files:
+    return Files(tmp_path, tiny_file, tiny_run)
 
 
 @pytest.mark.filterwarnings("default")  # Lightning gives advice as warnings
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_wrong_request_gets_one_line(
-    index: Place, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    files: Files, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASK2FORMER_OFFLINE", "1")
     monkeypatch.setenv("MASK2FORMER_CACHE", "/nowhere")
     typed, expected = FAULTS[name]
-    words = typed(index)
-    before = _snapshot(index.folder)
+    words = typed(files)
+    before = _snapshot(files.folder)
     code = main(words)
     captured = capsys.readouterr()
     assert code == 2, captured
@@ -300,25 +300,25 @@ def test_a_wrong_request_gets_one_line(
     assert lines[0].startswith("error: ")
     assert expected in lines[0]
     assert "Traceback" not in captured.out + captured.err
-    assert _snapshot(index.folder) == before
+    assert _snapshot(files.folder) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", _huge_png()], ids=["empty", "text", "absurd size"])
 def test_a_broken_image_among_good_ones_is_reported_at_the_end(
-    index: Place, content: bytes, capsys: pytest.CaptureFixture[str]
+    files: Files, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = index.file("broken.png", content)
-    assert main(index.predict(broken, index.good, task="semantic")) == 1
+    broken = files.file("broken.png", content)
+    assert main(files.predict(broken, files.good, task="semantic")) == 1
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("error: 1 image of 2 failed: ")
     assert broken in lines[0]
     assert "1 image segmented" in captured.out
-    assert {path.name for path in Path(index.output).iterdir()} == {"good.json", "good.png", "good_labels.png"}
+    assert {path.name for path in Path(files.output).iterdir()} == {"good.json", "good.png", "good_labels.png"}
 
 
-def test_a_sound_request_in_the_same_place_succeeds(index: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_request_for_the_same_files_succeeds(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     """Else the faults above would prove nothing."""
-    assert main(index.predict(index.good, model=index.checkpoint())) == 0
+    assert main(files.predict(files.good, model=files.checkpoint())) == 0
     assert capsys.readouterr().err == ""

@@ -46,7 +46,7 @@ def test_demonstration_on_a_fresh_clip(tmp_path: Path, monkeypatch: pytest.Monke
     """A video where PyAV is installed, else an animation."""
     if not has_pyav:
         monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr(demo, "_CLIP_FRAMES", 8)
+    monkeypatch.setattr(demo, "_CLIP_FRAMES", 5)
     monkeypatch.setattr(demo, "_MEASURED_FRAMES", 5)
     report = demo.run_video("scenes-tiny", tmp_path / "demo", num_clips=1, seed=1, device="cpu")
     assert report.video == tmp_path / "demo" / ("tracks.mp4" if has_pyav else "tracks.gif")
@@ -57,7 +57,7 @@ def test_demonstration_on_a_fresh_clip(tmp_path: Path, monkeypatch: pytest.Monke
     else:
         with Image.open(report.video) as animation:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(animation)]
-    assert [frame.shape for frame in frames] == [(384, 768, 3)] * 8
+    assert [frame.shape for frame in frames] == [(384, 768, 3)] * 5
 
 
 @pytest.mark.slow

@@ -248,6 +248,7 @@ def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resu
         config_of(tmp_path, trainer={**SHORT, "half_pixel_decoder": True})
 
 
+_ONE_SCENE = {"name": "scenes", "image_size": [64, 80], "num_training": 8, "num_validation": 1}
 _TILES = {"tasks": ["instance"], "tile": 40, "tile_overlap": 16, "short_edge": 64}
 _OTHER_SIZE = {"short_edge": 96, "long_edge": 200, "score_threshold": 0.3}  # the images have 64x80 pixels
 _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validation": 2}
@@ -259,7 +260,7 @@ _CLIPS = {**SCENE_CLIPS, "clip_length": 4, "image_size": [48, 64], "num_validati
         (TASKS, {**_OTHER_SIZE, "resize_masks_first": False}, {}, {"trainer__channels_last": True}),
         (TASKS, _OTHER_SIZE, {}, {"trainer__precision": "bf16", "optim__ema_decay": 0.5}),
         pytest.param(["instance"], _TILES, {}, {}, marks=pytest.mark.slow),  # tiles are in the next one, too
-        (["instance"], {**_TILES, "diameter": 20.0, "non_overlapping": True}, {}, {}),
+        (["instance"], {**_TILES, "diameter": 20.0, "non_overlapping": True}, _ONE_SCENE, {}),
         (["instance"], {"short_edge": 72, "long_edge": 200}, _CLIPS, {}),
     ],
 )

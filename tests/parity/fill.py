@@ -33,7 +33,8 @@ __all__ = [
     "write_checkpoint",
 ]
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 16  # which fit the cache
+_EVEN = np.uint64(0x0000FFFF0000FFFF)
 NO_OBJECT_BIAS = 9.0
 MASK_SHIFT = 10.0
 _EMBEDDINGS = ("query_feat.weight", "query_embed.weight", "level_embed.weight", "level_embed")
@@ -51,11 +52,17 @@ def approx_normal(name: str, count: int) -> np.ndarray:
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
         words = bits.random_raw(stop - start)
-        total = np.zeros(stop - start, dtype=np.int64)
-        for shift in (0, 16, 32, 48):
-            total += ((words >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
+        pairs = words & _EVEN  # sums of two integers in each half of a word, then of the halves
+        words >>= np.uint64(16)
+        words &= _EVEN
+        pairs += words
+        np.right_shift(pairs, np.uint64(32), out=words)
+        pairs &= np.uint64(0xFFFFFFFF)
+        pairs += words
         # four uniforms on {0..65535}: mean 2*65535, variance (65536**2 - 1) / 3
-        out[start:stop] = (total - 2 * 65535) * math.sqrt(3.0 / (65536.0**2 - 1.0))
+        total = pairs.view(np.int64)
+        total -= 2 * 65535
+        np.multiply(total, math.sqrt(3.0 / (65536.0**2 - 1.0)), out=out[start:stop])
     return out
 
 
@@ -120,7 +127,9 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = 0.5 + uniform(name, count)
     else:
         mean, deviation = scale_for(name, shape)
-        values = mean + deviation * approx_normal(name, count)
+        values = approx_normal(name, count)
+        values *= deviation
+        values += mean
         if name.endswith("class_embed.weight"):
             values.reshape(shape)[-1] *= 0.5
         elif name.endswith("class_embed.bias"):

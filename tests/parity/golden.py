@@ -6,6 +6,7 @@ files. With the environment variable ``MASK2FORMER_SHARED`` set, tests read the 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from fill import fill
+from torch.overrides import TorchFunctionMode
 
 from mask2former import recipes
 from mask2former.checkpoints.formats.original import original_names, recipe_categories
-from mask2former.models.build import build_model
+from mask2former.models.build import build_checked
 from mask2former.models.mask2former import Mask2Former
 
 TRIMMED = Path(__file__).parents[1] / "data" / "golden"
@@ -64,15 +66,33 @@ def model_names(slug: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def filled_model(slug: str, dtype: torch.dtype = torch.float64) -> Mask2Former:
-    """The model of a recipe with the deterministic weights."""
-    model = build_model(recipes.recipe(slug).model, len(recipe_categories(slug))).to(dtype)
+    """The model of a recipe with the deterministic weights, all of which are float32 numbers."""
+    return copy.deepcopy(_filled(slug)).to(dtype)
+
+
+@cache
+def _filled(slug: str) -> Mask2Former:
+    with _Undrawn():
+        model = build_checked(recipes.recipe(slug).model, len(recipe_categories(slug))).double()
     model.categories = recipe_categories(slug)
     state = model.state_dict()
+    left = {name for name, value in state.items() if value.is_floating_point()}
     with torch.no_grad():
         for published, name in model_names(slug):
-            if name is not None and state[name].is_floating_point():
+            if name in left:
                 state[name].copy_(torch.from_numpy(fill(published, tuple(state[name].shape))))
+                left.remove(name)
+    assert not left, left
     return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no initial values, which takes longer than all else and which nobody reads."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.uniform_, torch.Tensor.normal_):
+            return args[0].zero_()  # what is truncated is drawn until it is in range
+        return func(*args, **(kwargs or {}))
 
 
 def _kept(case: str, name: str, array: np.ndarray) -> bool:

@@ -154,7 +154,7 @@ def test_a_clip_that_stands_still_is_its_frame(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_clip_that_looks_at_one_frame_only_is_that_frame(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_that_attends_to_one_frame_only_is_that_frame(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The frames of a clip meet in the attention of its queries and nowhere else.
     model = model_of(kind)
     decoder = model.transformer_decoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mask2former.dataset_tools.check import _num_twice
+from mask2former.dataset_tools.check import num_annotated_twice
 from mask2former.ops.masks import Patch
 
 
@@ -32,4 +32,4 @@ def test_neighbours_are_enough(seed: int) -> None:
         for first in range(second)
         if labels[first] == labels[second] and _iou(patches[first], patches[second]) >= 0.9
     }
-    assert _num_twice(labels, patches) == len(twice)
+    assert num_annotated_twice(labels, patches) == len(twice)

@@ -36,7 +36,7 @@ def test_a_name_is_written_or_its_loss_is_named(
     case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fonts, "_folders", lambda: iter(()))  # on every machine alike
-    for cached in (fonts._lacking, fonts._runs, fonts._path_for, fonts._system_fonts):
+    for cached in (fonts._lacking, fonts.runs, fonts._path_for, fonts._system_fonts):
         cached.cache_clear()
     fonts._chosen.clear()
     fonts._reported.clear()

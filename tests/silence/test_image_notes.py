@@ -129,7 +129,7 @@ def test_evaluate_says_what_it_read_in_part(tmp_path: Path, capsys: pytest.Captu
     assert "10 bits" not in capsys.readouterr().out
 
 
-def test_training_looks_at_some_and_reads_as_its_model(tmp_path: Path) -> None:
+def test_training_samples_some_and_reads_as_its_model(tmp_path: Path) -> None:
     path = coco(tmp_path)
     samples = build_images(coco_config(path), "train")
     found = "\n".join(notes_of_some(samples))

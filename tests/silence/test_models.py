@@ -1,12 +1,13 @@
 """Models that are not finite or not what they say, and backbones that cannot serve: a result, a note or a refusal.
 
-Each row is asked as users do, on the command line: what is given, and the words of the answer. A refusal ends with exit
-code 2 and leaves nothing behind.
+Each row is tried as users do, on the command line: what is given, and the words of the message. A refusal ends with
+exit code 2 and leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,16 @@ def test_channels_that_are_last_train_and_come_back(tmp_path: Path) -> None:
 # --- weights and logits that are not finite --------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "ours.safetensors"
+    checkpoints.save_pretrained(small_model(), path)
+    return path
+
+
 @pytest.fixture
-def ours(tmp_path: Path) -> Path:
-    checkpoints.save_pretrained(small_model(), tmp_path / "ours.safetensors")
-    return tmp_path / "ours.safetensors"
+def ours(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(saved, tmp_path))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 A small valid file is changed in one place, drawn with a fixed seed from all of its fields and a pool of values that
 tools and people write there. What a changed file means is decided here, by the rules of its format alone; a file that
-breaks them may still be read as it was meant, be read with a note that names the culprit, or be refused in a sentence.
+breaks them may still be read as it was meant, be read with a note that names the offender, or be refused in a sentence.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Outcome(NamedTuple):
     said: str
 
 
-def judge(
+def outcome_of(
     read: Callable[[], tuple[Any, list[str]]],
     legal: Any,
     original: Any,
@@ -177,7 +177,7 @@ def judge(
         assert len(refused) > 20
         assert legal is None or disagrees, f"refused, but it is legal: {refused}"
         return Outcome("refused", refused)
-    named = [note for note in notes if any(culprit in note for culprit in offenders)]
+    named = [note for note in notes if any(offender in note for offender in offenders)]
     if legal is not None:
         assert data == legal, "read as something else"
         assert named or not disagrees, f"contradicts itself, and no note says so: {notes}"
@@ -449,7 +449,7 @@ def coco_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         seed,
         index,
         what,
-        lambda: judge(
+        lambda: outcome_of(
             lambda: read_coco(folder / "coco.json", folder), legal, legal_coco(coco()), _offenders(coco(), index), off
         ),
     )
@@ -603,7 +603,7 @@ def panoptic_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         seed,
         index,
         what,
-        lambda: judge(
+        lambda: outcome_of(
             lambda: read_panoptic(folder), legal_panoptic(values), legal_panoptic(panoptic()), (*offenders, "1 (")
         ),
     )
@@ -753,7 +753,7 @@ def clips_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         seed,
         index,
         what,
-        lambda: judge(lambda: read_clips(folder), legal_clips(values), legal_clips(clips()), offenders),
+        lambda: outcome_of(lambda: read_clips(folder), legal_clips(values), legal_clips(clips()), offenders),
     )
 
 
@@ -875,7 +875,7 @@ def yolo_case(seed: int, folder: Path) -> tuple[Outcome, str]:
         return rounded(data), notes
 
     original = rounded(legal_yolo(_yolo_values(), _LABELS))
-    return _case(seed, index, what, lambda: judge(read, rounded(legal_yolo(values, texts)), original, offenders))
+    return _case(seed, index, what, lambda: outcome_of(read, rounded(legal_yolo(values, texts)), original, offenders))
 
 
 @pytest.mark.parametrize("start", range(0, 80, 20))

@@ -55,7 +55,7 @@ def write(
     return path
 
 
-def look(path: Path, **times: float) -> tuple[list[float], list[float], str]:
+def shown_by(path: Path, **times: float) -> tuple[list[float], list[float], str]:
     """Times, which frame each shows, and the notes."""
     frames = open_frames(path, **times)
     seen = [(frame.seconds, (float(frame.image.mean()) - 5.5) / 5) for frame in frames]
@@ -76,7 +76,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_whole_stream_needs_no_words(stream: Path) -> None:
-    seconds, shown, notes = look(stream)
+    seconds, shown, notes = shown_by(stream)
     assert seconds == pytest.approx([k / 25 for k in range(FRAMES)])
     assert shown == pytest.approx(range(FRAMES), abs=0.5)
     assert notes == ""
@@ -87,7 +87,7 @@ def test_a_hole_leaves_the_order_and_is_told(stream: Path, seed: int) -> None:
     rng = random.Random(seed)
     total = stream.stat().st_size // PACKET
     number = rng.choice([2, 17, 60, 110, 300])
-    seconds, shown, notes = look(without(stream, rng.randrange(10, total - number - 60), number))
+    seconds, shown, notes = shown_by(without(stream, rng.randrange(10, total - number - 60), number))
     assert all(after > before for before, after in pairwise(seconds))
     wrong = [k for k, (time, what) in enumerate(zip(seconds, shown, strict=True)) if abs(25 * time - what) > 0.6]
     assert "is damaged" in notes or "gap" in notes
@@ -100,12 +100,12 @@ def test_a_hole_leaves_the_order_and_is_told(stream: Path, seed: int) -> None:
 
 def test_holes_are_counted_with_their_times(stream: Path) -> None:
     cut = without(without(stream, 600, 110), 200, 110)
-    _, _, notes = look(cut)
+    _, _, notes = shown_by(cut)
     assert "has 2 gaps without frames: " in notes
 
 
 def test_a_stream_without_its_first_key_frame_says_where_it_begins(stream: Path) -> None:
-    seconds, _, notes = look(without(stream, 3, 120))
+    seconds, _, notes = shown_by(without(stream, 3, 120))
     assert seconds[0] > 0.1 or "may show something else" in notes
     assert notes
 
@@ -113,7 +113,7 @@ def test_a_stream_without_its_first_key_frame_says_where_it_begins(stream: Path)
 def test_a_clock_that_is_set_back_goes_on(stream: Path) -> None:
     twice = stream.with_name("twice.ts")
     twice.write_bytes(stream.read_bytes() * 2)
-    seconds, shown, notes = look(twice)
+    seconds, shown, notes = shown_by(twice)
     assert seconds == pytest.approx([k / 25 for k in range(2 * FRAMES)])
     assert shown == pytest.approx([*range(FRAMES), *range(FRAMES)], abs=0.6)
     assert "is set back after 1.88 s (1 times in all); its times go on from there" in notes
@@ -171,7 +171,7 @@ def test_what_is_lost_or_doubtful_is_noted(case: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, **options)
     if change is not None:
         change(path)
-    seconds, _, notes = look(path)
+    seconds, _, notes = shown_by(path)
     assert all(after > before for before, after in pairwise(seconds))
     assert re.search(words, notes), notes
 
@@ -188,7 +188,7 @@ RIGHT = {
 @pytest.mark.parametrize("case", RIGHT)
 def test_what_is_usual_is_read_without_a_word(case: str, tmp_path: Path) -> None:
     name, options = RIGHT[case]
-    _, shown, notes = look(write(tmp_path / name, **options))
+    _, shown, notes = shown_by(write(tmp_path / name, **options))
     assert shown == pytest.approx(range(FRAMES), abs=0.6)
     assert notes == ""
 

@@ -30,16 +30,16 @@ def test_the_narrowest_group_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1500\n")
     (tmp_path / "memory.stat").write_text("anon 1000\ninactive_file 400\n")
-    assert memory._of_group(tmp_path, own) == 1900
+    assert memory.available_in_group(tmp_path, own) == 1900
     (inner / "memory.max").write_text("900\n")
     (inner / "memory.current").write_text("500\n")
     (inner / "memory.stat").write_text("inactive_file 100\n")
-    assert memory._of_group(tmp_path, own) == 500
+    assert memory.available_in_group(tmp_path, own) == 500
     for group in (tmp_path, inner):
         (group / "memory.max").write_text("max\n")
-    assert memory._of_group(tmp_path, own) is None
+    assert memory.available_in_group(tmp_path, own) is None
     own.write_text("1:name=systemd:/x\n")
-    assert memory._of_group(tmp_path, own) is None
+    assert memory.available_in_group(tmp_path, own) is None
 
 
 def test_what_does_not_fit_is_refused_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from mask2former.errors import UserError
 from mask2former.files import write_whole
 from mask2former.text import printable
 
-__all__ = ["CHECKSUM", "Patience", "Progress", "cache_folder", "download", "is_offline"]
+__all__ = ["CHECKSUM", "Patience", "Progress", "cache_folder", "check_address", "download", "is_offline"]
 
 Progress = Callable[[int, int | None], object]  # bytes so far, bytes in all if the server says
 
@@ -153,7 +153,7 @@ def download(
         if checksum is None:
             _check_recorded(path)
         return path
-    _check_address(url)
+    check_address(url)
     by_hand = f"fetch {url} yourself and put it at {path}"
     if is_offline():
         raise UserError(f"{path.name} is not in the cache and offline mode is on; switch it off, or {by_hand}")
@@ -350,7 +350,7 @@ def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
         def redirect_request(
             self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
         ) -> Any:
-            _check_address(newurl, is_secure=req.type == "https")
+            check_address(newurl, is_secure=req.type == "https")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
         def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
@@ -365,7 +365,12 @@ def _opener(guard: _Guard) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(Handler, SecureHandler, Redirections)
 
 
-def _check_address(url: str, *, is_secure: bool = False) -> None:
+def check_address(url: str, *, is_secure: bool = False) -> None:
+    """Refuse what is no address of the web; ``is_secure``: also what is not encrypted.
+
+    Raises:
+        UserError: it is refused.
+    """
     scheme = urllib.parse.urlsplit(url).scheme
     allowed = ("https",) if is_secure else ("http", "https")
     if scheme not in allowed:

@@ -53,6 +53,7 @@ __all__ = [
     "area_shares",
     "check_dataset",
     "default_workers",
+    "num_annotated_twice",
     "open_split",
     "quantiles",
 ]
@@ -424,11 +425,11 @@ def _summarized(annotated: Annotated) -> _Summary:
     digest = hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
     name = annotated.name or str(annotated.info.get("image_id", ""))
     return _Summary(
-        name, None, annotated.size_hw, annotated.labels, areas, _num_twice(annotated.labels, patches), digest
+        name, None, annotated.size_hw, annotated.labels, areas, num_annotated_twice(annotated.labels, patches), digest
     )
 
 
-def _num_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
+def num_annotated_twice(labels: Int64[np.ndarray, " N"], patches: dict[int, Patch]) -> int:
     """Objects that an earlier one of the same class covers almost exactly.
 
     Each is compared with those of its class that begin next below it, up to ``_COMPARED`` of them.

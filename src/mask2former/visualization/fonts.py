@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["Lettering", "readable"]
+__all__ = ["Lettering", "has_glyph", "own_fonts", "readable", "runs"]
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Lettering:
 
     def length(self, text: str) -> float:
         """Width of a line in pixels."""
-        return sum(_font(path, self.size).getlength(part) for part, path in _runs(text))
+        return sum(_font(path, self.size).getlength(part) for part, path in runs(text))
 
     def write(
         self, draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, fill: tuple[int, ...], anchor: str = "s"
@@ -56,7 +56,7 @@ class Lettering:
         """Draw a line from ``xy`` to the right; ``anchor``: y is its top (a), middle (m) or baseline (s)."""
         left, baseline = xy
         baseline += {"a": self.ascent, "m": (self.ascent - self.descent) / 2, "s": 0}[anchor]
-        for part, path in _runs(text):
+        for part, path in runs(text):
             font = _font(path, self.size)
             draw.text((left, baseline), part, fill=fill, font=font, anchor="ls")
             left += font.getlength(part)
@@ -123,20 +123,20 @@ def _lacking(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4096)
-def _runs(text: str) -> tuple[tuple[str, str], ...]:
+def runs(text: str) -> tuple[tuple[str, str], ...]:
     """Parts of a line with the path of the font of each: one font for all where one has all the glyphs."""
     text = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
-    for path in _own_fonts():
-        if all(_has(path, char) for char in text):
+    for path in own_fonts():
+        if all(has_glyph(path, char) for char in text):
             return ((text, path),)
-    runs: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
     for char in text:
-        if runs and _has(runs[-1][1], char):
-            runs[-1] = (runs[-1][0] + char, runs[-1][1])
+        if parts and has_glyph(parts[-1][1], char):
+            parts[-1] = (parts[-1][0] + char, parts[-1][1])
         else:
             path = _path_for(char)
-            runs.append((char, path) if path is not None else ("?", _PILLOW))  # of titles; names are readable
-    return tuple(runs)
+            parts.append((char, path) if path is not None else ("?", _PILLOW))  # of titles; names are readable
+    return tuple(parts)
 
 
 @cache
@@ -184,7 +184,7 @@ def _drawn(font: ImageFont.FreeTypeFont, char: str) -> bytes:
 
 
 @lru_cache(maxsize=16384)
-def _has(path: str, char: str) -> bool:
+def has_glyph(path: str, char: str) -> bool:
     """Whether a font has a glyph of its own for a character; what is invisible everywhere needs none."""
     if unicodedata.category(char) == "Cf":
         return True
@@ -199,7 +199,8 @@ def _has(path: str, char: str) -> bool:
 
 
 @cache
-def _own_fonts() -> tuple[str, ...]:
+def own_fonts() -> tuple[str, ...]:
+    """Paths of Pillow's font, which is the empty one, and of the packaged fonts."""
     folder = Path(str(resources.files("mask2former"))) / "assets" / "fonts"
     packaged = (folder / f"{name}-subset.ttf" for name in _PACKAGED)
     return (_PILLOW, *(str(path) for path in packaged if path.is_file()))
@@ -211,16 +212,16 @@ _chosen: dict[str, str | None] = {}  # per script, the font of the system that w
 @lru_cache(maxsize=16384)
 def _path_for(char: str) -> str | None:
     """The first font with a glyph for ``char``; None where there is none."""
-    for path in _own_fonts():
-        if _has(path, char):
+    for path in own_fonts():
+        if has_glyph(path, char):
             return path
     script = _script(char)
     before = _chosen.get(script, "")
     if before is None:  # a search through all fonts is not repeated for each letter of a script
         return None
-    if before and _has(before, char):
+    if before and has_glyph(before, char):
         return before
-    found = next((path for path in _system_fonts() if _has(path, char)), None)
+    found = next((path for path in _system_fonts() if has_glyph(path, char)), None)
     if found or not before:
         _chosen[script] = found
     return found

@@ -391,10 +391,10 @@ def test_redirections_to_elsewhere(folder: Path, tmp_path: Path, location: str) 
 
 
 def test_no_way_back_from_https(tmp_path: Path) -> None:
-    module._check_address("http://a/b")
+    module.check_address("http://a/b")
     for url, is_secure in (("http://a/b", True), ("file:///etc/passwd", False), ("a/b", False)):
         with pytest.raises(UserError, match="no address to download from"):
-            module._check_address(url, is_secure=is_secure)
+            module.check_address(url, is_secure=is_secure)
     with pytest.raises(UserError, match="no address to download from"):
         download("file:///etc/passwd", tmp_path / "x", CHECKSUM)
 

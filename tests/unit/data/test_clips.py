@@ -179,7 +179,7 @@ def test_a_whole_clip_has_the_true_classes() -> None:
 
 
 @pytest.mark.parametrize("indices", [[0, 7], [3]])
-def test_scenes_draw_only_the_frames_that_are_asked_for(indices: list[int]) -> None:
+def test_scenes_draw_only_the_frames_that_are_requested(indices: list[int]) -> None:
     clips = SceneClips(64, num_frames=8, seed=11, length=3)
     clip = clips.annotated(1, indices)
     assert len(clip.frames) == len(indices)

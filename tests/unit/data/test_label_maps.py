@@ -22,7 +22,7 @@ def test_numbers_come_back(tmp_path: Path, highest: int, suffix: str) -> None:
     assert (found == numbers).all()
 
 
-def test_a_palette_gives_places_not_colours(tmp_path: Path) -> None:
+def test_a_palette_gives_indices_not_colours(tmp_path: Path) -> None:
     numbers = np.array([[0, 3], [1, 2]], dtype=np.uint8)
     image = Image.fromarray(numbers).convert("P")
     image.frombytes(numbers.tobytes())

@@ -39,7 +39,7 @@ def test_the_default_task_is_asked_for_where_it_matters() -> None:
         DataSource("coco").open(unasked)  # pyright: ignore[reportArgumentType]
 
 
-def test_scenes_are_drawn_as_asked() -> None:
+def test_scenes_are_drawn_as_requested() -> None:
     opened = DataSource(seed=5, size=64, limit=3).open(lambda: "panoptic")
     assert (len(opened.samples), opened.record, opened.as_drawn) == (3, {"data": "scenes", "seed": 5, "size": 64}, True)
     clips = DataSource("scene-clips", limit=2).open(lambda: "panoptic")

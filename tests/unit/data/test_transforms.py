@@ -246,7 +246,7 @@ def step(plan: Plan, kind: type) -> list:
     return [entry for entry in plan.geometry.steps if isinstance(entry, kind)]
 
 
-def test_jitter_draws_flip_scale_and_window_as_published() -> None:
+def test_jitter_draws_flip_scale_and_crop_as_published() -> None:
     plans = draws(LargeScaleJitter((64, 64)))
     flips = [bool(step(plan, Flip)) for plan in plans]
     assert 0.4 < np.mean(flips) < 0.6
@@ -337,8 +337,8 @@ def test_resize_crop_flip_draws_as_published() -> None:
     plans = draws(recipe)
     sizes = [step(plan, Resize)[0].size_hw for plan in plans]
     assert set(sizes) == {(30, 40), (60, 80), (83, 110)}  # the long edge is capped
-    windows = {step(plan, Crop)[0].size_hw for plan in plans}
-    assert windows == {(30, 40), (40, 50)}
+    crops = {step(plan, Crop)[0].size_hw for plan in plans}
+    assert crops == {(30, 40), (40, 50)}
     tops = {step(plan, Crop)[0].top for plan, size in zip(plans, sizes, strict=True) if size == (60, 80)}
     lefts = {step(plan, Crop)[0].left for plan, size in zip(plans, sizes, strict=True) if size == (60, 80)}
     assert (min(tops), max(tops)) == (0, 20)

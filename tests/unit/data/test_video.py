@@ -35,7 +35,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("indices", [[0], [39], [3, 17], [17, 3, 17], [11, 12, 13], list(range(FRAMES)), []])
-def test_frames_are_those_asked_for(video: Path, indices: list[int]) -> None:
+def test_frames_are_those_requested(video: Path, indices: list[int]) -> None:
     images = VideoFile(video).read(indices)
     assert [image.shape for image in images] == [(48, 64, 3)] * len(indices)
     for index, image in zip(indices, images, strict=True):

@@ -93,7 +93,7 @@ def test_errors_of_label_maps_count_inside_regions_and_not_at_borders() -> None:
     labels = np.full((60, 60), SKY)
     labels[30:] = SEA
     ground_truth, shifted = true.copy(), true.copy()
-    shifted[31:] = SEA  # one row differs, at the border of the answer
+    shifted[31:] = SEA  # one row differs, at the border of the prediction
     prediction = SemanticSegmentation(labels, CLASSES)
     assert compare(prediction, ground_truth, CLASSES).confidence == pytest.approx(29 / 60, abs=1e-9)
     assert compare(prediction, ground_truth, CLASSES).remark == "sky taken for sea: 50 % of the image"

@@ -93,7 +93,7 @@ def test_memory_is_bounded_however_many_objects_come() -> None:
         assert len(linker) <= 3 * 5
 
 
-def test_a_second_answer_for_one_object_is_left_out() -> None:
+def test_a_second_prediction_for_one_object_is_left_out() -> None:
     linker = TrackLinker(TrackingConfig())
     assert numbers(linker, found(0, ([square(2, 2)], 0, CAT), ([square(2, 3)], 1, DOG))) == [1, 0]
     double = found(1, ([square(2, 3)], 1, DOG), ([square(2, 2)], 0, CAT))

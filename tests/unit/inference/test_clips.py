@@ -73,7 +73,7 @@ def test_wrong_clips_are_refused(predictor: Predictor, frames: list[np.ndarray],
 
 
 class Oracle:
-    """Answers with the ground truth of a clip that it recognises, and calls every object by the first class."""
+    """Predicts the ground truth of a clip that it recognises, and calls every object by the first class."""
 
     def __init__(self, clips: SceneClips) -> None:
         self.categories, self.settings = clips.categories, InferenceConfig(tasks=("instance",))

@@ -85,7 +85,7 @@ def test_the_folder_structure_is_kept_and_a_broken_image_stops_nothing(
     [
         ("instance", 0.0, 3, True),  # each of the three would be shown, and so might a fourth
         ("instance", 0.99, 3, False),  # the last is too poor to be shown: nothing was lost
-        ("instance", 0.0, 1000, False),  # the model has fewer answers
+        ("instance", 0.0, 1000, False),  # the model has fewer predictions
         ("semantic", 0.0, 3, False),
     ],
 )
@@ -159,7 +159,7 @@ def test_files_that_are_missing_are_made(predictor: Predictor, images: Path, tmp
     assert (output / missing).is_file()
 
 
-def test_overlays_that_were_not_drawn_are_drawn_when_asked_for(
+def test_overlays_that_were_not_drawn_are_drawn_when_requested(
     predictor: Predictor, images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"

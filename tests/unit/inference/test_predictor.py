@@ -41,7 +41,7 @@ def _same(one: Any, other: Any) -> bool:
     ("task", "kind"),
     [("panoptic", PanopticSegmentation), ("instance", Instances), ("semantic", SemanticSegmentation)],
 )
-def test_each_task_answers_at_the_size_of_the_image(
+def test_each_task_predicts_at_the_size_of_the_image(
     predictor: Predictor, image: np.ndarray, task: str, kind: type
 ) -> None:
     result: Any = predictor(image, task)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -279,7 +279,7 @@ def test_tracks_of_a_clip_are_those_at_or_above_the_threshold(predictor: Predict
     assert len(next(predictor.track([image], score_threshold=1.0, threshold=0.0))) > 0
 
 
-def test_the_number_of_things_that_was_asked_for_comes(predictor: Predictor, image: np.ndarray) -> None:
+def test_the_number_of_things_that_was_requested_comes(predictor: Predictor, image: np.ndarray) -> None:
     """Stuff has the best pairs of this model, and as published it takes the place of things."""
     everything = predictor(image, "instance", max_instances=40)
     assert len(predictor(image, "instance", max_instances=1, things_first=False)) == 0
@@ -290,7 +290,7 @@ def test_the_number_of_things_that_was_asked_for_comes(predictor: Predictor, ima
     assert len(predictor.clip([image], max_instances=2)) == 2
 
 
-def test_a_model_answers_only_what_it_was_trained_for(tiny_model: Mask2Former, image: np.ndarray) -> None:
+def test_a_model_predicts_only_what_it_was_trained_for(tiny_model: Mask2Former, image: np.ndarray) -> None:
     predictor = Predictor(tiny_model, device="cpu", settings=InferenceConfig(tasks=("semantic",), short_edge=0))
     assert isinstance(predictor(image), SemanticSegmentation)
     with pytest.raises(UserError, match="does not support the task 'panoptic'; it was trained for: semantic"):

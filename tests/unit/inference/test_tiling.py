@@ -47,7 +47,7 @@ def instances(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray | None =
 def seen_through(
     masks: np.ndarray, rng: np.random.Generator, labels: np.ndarray | None = None
 ) -> Callable[[np.ndarray], Instances]:
-    """What a faultless model says about any window; windows hold the number of their pixel in the image."""
+    """What a faultless model says about any tile; tiles hold the number of their pixel in the image."""
 
     def one(part: np.ndarray) -> Instances:
         rows = part[:, 0, 0].astype(int) * 256 + part[:, 0, 1]
@@ -58,7 +58,7 @@ def seen_through(
     return one
 
 
-def answering(one: Callable[[np.ndarray], Instances]) -> SegmentImages:
+def batched(one: Callable[[np.ndarray], Instances]) -> SegmentImages:
     """What tiling asks, of a function of one tile."""
     return lambda images, *_: [{"instance": one(image)} for image in images]
 
@@ -74,11 +74,11 @@ def numbered(size: tuple[int, int]) -> np.ndarray:
 def test_tiles_cover_the_image_and_one_another(size: tuple[int, int], side: int, overlap: int) -> None:
     found = tiles(size, side, overlap)
     count = np.zeros(size, int)
-    for window in found:
-        assert window.of(count).shape == (min(side, size[0]), min(side, size[1]))
-        window.of(count)[...] += 1
+    for tile in found:
+        assert tile.of(count).shape == (min(side, size[0]), min(side, size[1]))
+        tile.of(count)[...] += 1
     assert count.min() >= 1
-    starts = sorted({window.left for window in found})
+    starts = sorted({tile.left for tile in found})
     assert all(after - before <= side - overlap for before, after in itertools.pairwise(starts))
     assert len(tiles((64, 64), 64, 32)) == 1
 
@@ -87,13 +87,13 @@ def test_tiles_cover_the_image_and_one_another(size: tuple[int, int], side: int,
 def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = (150, 200)
-    indices = [(75, 60, 55), (40, 150, 30)]  # wider than a window
+    indices = [(75, 60, 55), (40, 150, 30)]  # wider than a tile
     indices += [(20 + 6 * n % 130, 110 + 11 * n % 90, 3 + n % 3) for n in range(20)]
     ids = np.zeros(size, int)  # later ones in front, so that masks do not overlap
     for number, mask in enumerate(disks(size, indices), start=1):
         ids[mask] = number
     masks = np.stack([ids == number for number in range(1, len(indices) + 1) if (ids == number).sum() > 8])
-    prediction = segment_in_tiles(numbered(size), answering(seen_through(masks, rng)), CATEGORIES, TILES)
+    prediction = segment_in_tiles(numbered(size), batched(seen_through(masks, rng)), CATEGORIES, TILES)
     assert len(prediction) == len(masks)
     matched = (prediction.masks[:, None] & masks[None]).sum((2, 3)) == masks.sum((1, 2))
     assert matched.any(0).all()
@@ -107,15 +107,15 @@ def test_objects_of_any_size_come_back_whole_and_once(seed: int) -> None:
 def test_candidates_of_one_tile_and_of_other_classes_are_never_joined() -> None:
     masks = disks((40, 40), [(20, 20, 10), (20, 20, 10)])
     one = instances(masks, np.array([0.9, 0.8]))
-    window = Tile(0, 0, 40, 40)
-    assert len(join([(window, one)], (40, 40), CATEGORIES, 10)) == 2  # as in whole images
+    tile = Tile(0, 0, 40, 40)
+    assert len(join([(tile, one)], (40, 40), CATEGORIES, 10)) == 2  # as in whole images
     cell = instances(masks[:1], np.array([0.7]), np.array([1]))
     other = Tile(0, 0, 40, 41)
-    assert len(join([(window, one), (other, cell)], (40, 41), CATEGORIES, 10)) == 3
+    assert len(join([(tile, one), (other, cell)], (40, 41), CATEGORIES, 10)) == 3
     twice = instances(masks[:1], np.array([0.95]))
-    joined = join([(window, one), (other, twice)], (40, 41), CATEGORIES, 10)
+    joined = join([(tile, one), (other, twice)], (40, 41), CATEGORIES, 10)
     assert joined.scores.tolist() == [0.95, 0.8]
-    assert len(join([(window, one), (other, twice)], (40, 41), CATEGORIES, 1)) == 1
+    assert len(join([(tile, one), (other, twice)], (40, 41), CATEGORIES, 1)) == 1
 
 
 def test_the_lesser_part_of_an_object_that_another_tile_knows_is_dropped() -> None:
@@ -131,9 +131,9 @@ def test_the_lesser_part_of_an_object_that_another_tile_knows_is_dropped() -> No
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        # a neighbour took in the sliver of an object that the second window shows
+        # a neighbour took in the sliver of an object that the second tile shows
         ([(20, 42, 0.9)], [(40, 75, 0.85)], [(20, 42), (40, 75)]),
-        # an object reaches two pixels into a better one of the other window, which sees it too
+        # an object reaches two pixels into a better one of the other tile, which sees it too
         ([(30, 60, 0.9)], [(40, 58, 0.8), (58, 95, 0.85)], [(30, 60), (58, 95)]),
         # "the same" further down counts more than "a part of" the better one
         ([(30, 60, 0.9), (41, 60, 0.8)], [(41, 61, 0.7)], [(30, 60), (41, 60)]),
@@ -148,54 +148,54 @@ def test_a_few_common_pixels_at_the_edge_of_a_tile_drop_no_object(
 
 
 def spans_through(first: list[tuple[int, int, float]], second: list[tuple[int, int, float]]) -> dict:
-    """What joins from bars (start, end, score) of two windows, columns 0 to 60 and 40 to 100 of an image."""
+    """What joins from bars (start, end, score) of two tiles, columns 0 to 60 and 40 to 100 of an image."""
     found = []
-    for window, bars in ((Tile(0, 0, 20, 60), first), (Tile(0, 40, 20, 100), second)):
+    for tile, bars in ((Tile(0, 0, 20, 60), first), (Tile(0, 40, 20, 100), second)):
         masks = np.zeros((len(bars), 20, 60), dtype=bool)
         for mask, (start, end, _) in zip(masks, bars, strict=True):
-            mask[5:15, start - window.left : end - window.left] = True
-        found.append((window, instances(masks, np.array([score for *_, score in bars]))))
+            mask[5:15, start - tile.left : end - tile.left] = True
+        found.append((tile, instances(masks, np.array([score for *_, score in bars]))))
     joined = join(found, (20, 100), CATEGORIES, 10)
     return {(int(x1), int(x2)): score for (x1, _, x2, _), score in zip(joined.boxes, joined.scores, strict=True)}
 
 
 def test_what_a_tile_cuts_off_is_left_to_the_one_that_shows_it() -> None:
-    assert spans_through([(57, 60, 0.9)], []) == {}  # the other window sees the place, and nothing there
+    assert spans_through([(57, 60, 0.9)], []) == {}  # the other tile sees the place, and nothing there
     assert spans_through([(57, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.8}  # a sliver is no better guess
     assert spans_through([(50, 60, 0.9)], [(52, 70, 0.8)]) == {(52, 70): 0.9}  # the same: its score, but not its mask
     assert spans_through([(52, 60, 0.8)], [(51, 70, 0.9)]) == {(51, 70): 0.9}
-    # the second window cuts this one off, too, so that both are needed
+    # the second tile cuts this one off, too, so that both are needed
     assert spans_through([(30, 60, 0.8)], [(40, 70, 0.9)]) == {(30, 70): 0.9}
     # where the image ends, nothing is cut
     assert spans_through([(0, 4, 0.9)], [(95, 100, 0.8)]) == {(0, 4): 0.9, (95, 100): 0.8}
-    # a bar that ends a pixel before its window does is whole
+    # a bar that ends a pixel before its tile does is whole
     assert spans_through([(45, 59, 0.9)], []) == {(45, 59): 0.9}
 
 
 def test_an_object_as_large_as_the_image_stays_one() -> None:
     size, rng = (240, 240), np.random.default_rng(0)
     masks = disks(size, [(120, 120, 100), (10, 10, 4), (230, 12, 5)])
-    prediction = segment_in_tiles(numbered(size), answering(seen_through(masks, rng)), CATEGORIES, TILES)  # 49 windows
+    prediction = segment_in_tiles(numbered(size), batched(seen_through(masks, rng)), CATEGORIES, TILES)  # 49 tiles
     assert sorted(prediction.masks.sum((1, 2)).tolist()) == sorted(masks.sum((1, 2)).tolist())
 
 
-def test_exclusive_answers_share_no_pixel_and_drop_what_keeps_little() -> None:
+def test_non_overlapping_predictions_share_no_pixel_and_drop_what_keeps_little() -> None:
     masks = disks((40, 60), [(20, 20, 12), (20, 24, 6), (20, 40, 12), (5, 55, 3)])
     found = instances(masks, np.array([0.9, 0.8, 0.7, 0.6]))
-    parted = remove_overlaps(found, 0.7)
-    assert parted.scores.tolist() == [0.9, 0.7, 0.6]  # the second one lies within the first
-    assert parted.masks.sum(0).max() == 1
-    assert np.array_equal(parted.masks[0], masks[0])
-    assert np.array_equal(parted.masks[1], masks[2] & ~masks[0])
-    columns = np.flatnonzero(parted.masks[1].any(0))
-    assert parted.boxes[1].tolist() == [columns[0], 8, columns[-1] + 1, 33]
+    non_overlapping = remove_overlaps(found, 0.7)
+    assert non_overlapping.scores.tolist() == [0.9, 0.7, 0.6]  # the second one lies within the first
+    assert non_overlapping.masks.sum(0).max() == 1
+    assert np.array_equal(non_overlapping.masks[0], masks[0])
+    assert np.array_equal(non_overlapping.masks[1], masks[2] & ~masks[0])
+    columns = np.flatnonzero(non_overlapping.masks[1].any(0))
+    assert non_overlapping.boxes[1].tolist() == [columns[0], 8, columns[-1] + 1, 33]
     assert remove_overlaps(found, 0.97).scores.tolist() == [0.9, 0.6]
     assert found.masks[2].sum() == masks[2].sum()  # a copy
     assert len(remove_overlaps(instances(np.zeros((1, 4, 4), bool), np.array([0.5])), 0.0)) == 0
 
 
-def test_tiles_are_joined_before_answers_are_parted() -> None:
-    # The better guess of the second window is a part of what the first one shows whole.
+def test_tiles_are_joined_before_overlaps_are_removed() -> None:
+    # The better guess of the second tile is a part of what the first one shows whole.
     whole = disks((48, 80), [(24, 30, 14)])
     scores = iter([np.array([0.6]), np.array([0.9])])
 
@@ -203,7 +203,7 @@ def test_tiles_are_joined_before_answers_are_parted() -> None:
         return instances(whole[:, :, tile[0, :, 2]], next(scores))
 
     settings = TILES.model_copy(update={"non_overlapping": True, "overlap_threshold": 0.7})
-    prediction = segment_in_tiles(numbered((48, 80)), answering(one), CATEGORIES, settings)
+    prediction = segment_in_tiles(numbered((48, 80)), batched(one), CATEGORIES, settings)
     assert prediction.scores.tolist() == [0.9]
     assert np.array_equal(prediction.masks, whole)
 
@@ -215,10 +215,10 @@ def test_tiles_are_joined_before_answers_are_parted() -> None:
         (15, [64]),  # 30 is near enough
         (24, [64, 96]),
         (0, [64]),  # nothing found
-        (2, [64, 16]),  # windows have at least a quarter of the side
+        (2, [64, 16]),  # tiles have at least a quarter of the side
     ],
 )
-def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radius: int, sides: list[int]) -> None:
+def test_images_are_predicted_again_until_objects_have_the_diameter_of_training(radius: int, sides: list[int]) -> None:
     size = (128, 160)
     indices = [(y, x, radius) for y in (30, 90) for x in (30, 80, 130)] if radius else []
     masks = disks(size, [*indices, (64, 55, 1)])[: len(indices) + bool(indices)]  # and a speck, which is not the median
@@ -231,7 +231,7 @@ def test_images_are_asked_again_until_objects_have_the_diameter_of_training(radi
         return instances(seen.masks, np.linspace(0.99, 0.9, len(seen.masks)))
 
     settings = InferenceConfig(tasks=("instance",), tile=64, tile_overlap=16, short_edge=64, diameter=32)
-    segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
+    segment_in_tiles(numbered(size), batched(one), CATEGORIES, settings)
     assert requested == {(min(side, size[0]), side) for side in sides}
 
 
@@ -262,7 +262,7 @@ def test_parts_of_large_images_tell_the_diameter(
     settings = InferenceConfig(
         tasks=("instance",), tile=32, tile_overlap=8, short_edge=32, diameter=16, max_instances=200
     )
-    prediction = segment_in_tiles(numbered(size), answering(one), CATEGORIES, settings)
+    prediction = segment_in_tiles(numbered(size), batched(one), CATEGORIES, settings)
     first, then = sides
     assert requested == [first] * sample + [then] * len(tiles(size, then, then // 4))
     assert len(prediction) == len(indices)
@@ -280,14 +280,14 @@ def test_noise_does_not_shrink_tiles_again_and_again() -> None:
             both = np.concatenate([np.full(len(indices), 0.95), np.full(len(specks), scores)])
             return instances(masks[:, : tile.shape[0], : tile.shape[1]], both)
 
-        return answering(one)
+        return batched(one)
 
     settings = InferenceConfig(tasks=("instance",), tile=160, tile_overlap=16, short_edge=160, diameter=30)
     segment_in_tiles(numbered(size), segment_with(0.8), CATEGORIES, settings)
     assert requested == [128]  # less sure than of the objects, however many
     requested.clear()
     segment_in_tiles(numbered(size), segment_with(0.94), CATEGORIES, settings)
-    assert set(requested) == {128, 40}  # as small as windows get, and no third time
+    assert set(requested) == {128, 40}  # as small as tiles get, and no third time
 
 
 # --- with a model ----------------------------------------------------------------------------------------------------
@@ -306,11 +306,11 @@ def test_who_chooses_tiles_gets_those(tiny_model: Mask2Former, monkeypatch: pyte
     predictor = Predictor(tiny_model, device="cpu", settings=settings)
     seen: list[float] = []
 
-    def answered(image: np.ndarray, segment: Callable, categories: Categories, chosen: InferenceConfig) -> Instances:
+    def watched(image: np.ndarray, segment: Callable, categories: Categories, chosen: InferenceConfig) -> Instances:
         seen.append(chosen.diameter)
         return segment_in_tiles(image, segment, categories, chosen)
 
-    monkeypatch.setattr("mask2former.inference.predictor.segment_in_tiles", answered)
+    monkeypatch.setattr("mask2former.inference.predictor.segment_in_tiles", watched)
     image = np.zeros((40, 40, 3), np.uint8)
     predictor(image, "instance")
     predictor(image, "instance", tile=40)
@@ -319,7 +319,7 @@ def test_who_chooses_tiles_gets_those(tiny_model: Mask2Former, monkeypatch: pyte
     assert predictor(image, "instance", tile=0).size_hw == (40, 40)
 
 
-def test_a_image_of_one_tile_is_answered_as_a_whole(predictor: Predictor) -> None:
+def test_an_image_of_one_tile_is_predicted_as_a_whole(predictor: Predictor) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     tiled, whole = predictor(image, "instance"), predictor(image, "instance", tile=0)
     kept = (whole.scores >= 0.05) & whole.masks.any((1, 2))
@@ -358,9 +358,9 @@ def test_exclusive_is_a_setting_of_whole_images_and_of_tiles(predictor: Predicto
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     plain = predictor(image, "instance", tile=tile, overlap_threshold=0.3)
     assert plain.masks.sum(0).max() > 1
-    parted = predictor(image, "instance", tile=tile, overlap_threshold=0.3, non_overlapping=True)
-    assert parted.masks.sum(0).max() == 1
-    assert np.array_equal(parted.masks, remove_overlaps(plain, 0.3).masks)
+    non_overlapping = predictor(image, "instance", tile=tile, overlap_threshold=0.3, non_overlapping=True)
+    assert non_overlapping.masks.sum(0).max() == 1
+    assert np.array_equal(non_overlapping.masks, remove_overlaps(plain, 0.3).masks)
 
 
 def test_tiles_have_one_scale_whatever_the_size_of_the_image(
@@ -380,7 +380,7 @@ def test_tiles_have_one_scale_whatever_the_size_of_the_image(
     assert len(seen) == 3
 
 
-def test_tiles_asked_together_are_answered_as_one_by_one(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_predicted_together_are_as_one_by_one(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
     predictor = Predictor(
         copy.deepcopy(predictor.model).double(), "cpu", settings=predictor.settings
@@ -396,7 +396,7 @@ def test_tiles_asked_together_are_answered_as_one_by_one(predictor: Predictor, m
     assert np.allclose(together.scores, some.scores, rtol=0, atol=1e-9)
 
 
-def test_test_time_augmentation_looks_at_every_tile_several_times(predictor: Predictor) -> None:
+def test_test_time_augmentation_predicts_every_tile_several_times(predictor: Predictor) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 112, 3), dtype=np.uint8)
     alone = AugmentedPredictor(predictor, MultiScaleFlip(flip=False))(image, "instance")
     plain = predictor(image, "instance")

@@ -73,7 +73,7 @@ def test_a_model_without_a_size_of_its_own_gets_factors_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_segments_and_instances_are_looked_at_in_their_own_size_only(task: Any) -> None:
+def test_segments_and_instances_are_predicted_in_their_own_size_only(task: Any) -> None:
     settings = InferenceConfig(short_edge=512, long_edge=2048)
     assert MultiScaleFlip().views((500, 2048), settings, task) == [View((500, 2048), False), View((500, 2048), True)]
     assert _edges(MultiScaleFlip((64, 48), flip=False).views((64, 96), settings, task)) == [64, 48]
@@ -91,7 +91,7 @@ def test_senseless_sizes_are_refused(sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_one_plain_view_is_the_plain_answer_bit_for_bit(predictor: Predictor, image: np.ndarray, task: Any) -> None:
+def test_one_plain_view_is_the_plain_prediction_bit_for_bit(predictor: Predictor, image: np.ndarray, task: Any) -> None:
     augmented = AugmentedPredictor(predictor, MultiScaleFlip((64,), long_edge=96, flip=False))
     assert augmented(image, task).to_dict() == predictor(image, task).to_dict()
     assert augmented(image[:50, :84], task).to_dict() == predictor(image[:50, :84], task).to_dict()
@@ -104,7 +104,7 @@ def _rows(result: Any, turn: int = 1) -> list[Any]:
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_the_answer_to_a_mirrored_image_is_the_mirrored_answer(
+def test_the_prediction_of_a_mirrored_image_is_the_mirrored_prediction(
     predictor: Predictor, image: np.ndarray, task: Any
 ) -> None:
     # Widths are multiples of the stride of masks and of the padding, so that mirroring moves cells onto cells.
@@ -291,7 +291,7 @@ def test_masks_of_another_size_are_resampled_to_the_first_grid() -> None:
     )
 
 
-def test_clips_are_refused_not_answered_plainly(predictor: Predictor, image: np.ndarray) -> None:
+def test_clips_are_refused_not_predicted_plainly(predictor: Predictor, image: np.ndarray) -> None:
     with pytest.raises(UserError, match="for images"):
         AugmentedPredictor(predictor).clip([image, image])
     with pytest.raises(UserError, match="for images"):

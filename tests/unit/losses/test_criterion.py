@@ -43,7 +43,7 @@ def test_half_precision_logits_give_a_wide_loss() -> None:
     assert losses.total.dtype == torch.float32
 
 
-def test_a_perfect_answer_costs_nearly_nothing() -> None:
+def test_a_perfect_prediction_costs_nearly_nothing() -> None:
     target = random_targets([3])[0]
     logits = torch.full((1, 4, 4), -20.0)
     for query, label in enumerate([*target.labels.tolist(), 3]):

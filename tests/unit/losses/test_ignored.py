@@ -49,7 +49,7 @@ def unknown(targets: list[Target]) -> Tensor:
 
 
 def elsewhere(output: MaskOutput, targets: list[Target], value: float) -> MaskOutput:
-    """The same answer but for the ignored pixels, where every mask logit is changed."""
+    """The same prediction but for the ignored pixels, where every mask logit is changed."""
     changed = torch.where(unknown(targets), -output.mask_logits.detach() + value, output.mask_logits.detach())
     return MaskOutput(output.class_logits, changed.requires_grad_(), output.query_features)
 

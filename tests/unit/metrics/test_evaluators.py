@@ -116,7 +116,7 @@ def test_a_target_evaluated_against_itself_is_perfect_in_every_task() -> None:
         assert set(evaluator.per_class()) <= set(CATEGORIES.names)
 
 
-def test_nothing_asked_builds_nothing_and_each_call_is_fresh() -> None:
+def test_nothing_requested_builds_nothing_and_each_call_is_fresh() -> None:
     assert evaluators((), CATEGORIES) == {}
     first, second = (evaluators(("semantic",), CATEGORIES)["semantic"] for _ in range(2))
     assert first is not second

@@ -105,7 +105,7 @@ def test_a_shifted_boundary_costs_more_than_a_shifted_mask() -> None:
     assert math.isnan(evaluator.per_class()["dog"]["boundary_AP"])
 
 
-def test_pooled_precision_is_there_when_asked_for() -> None:
+def test_pooled_precision_is_there_when_requested() -> None:
     evaluator = InstanceEvaluator(CATEGORIES, pooled_threshold=0.5)
     evaluator.update(_instances(_masks((0, 9), (20, 30)), [0, 0], [0.9, 0.8]), _ground_truth(_masks((0, 9)), [0]))
     assert evaluator.compute()["instance/pooled_AP"] == pytest.approx(50.0)

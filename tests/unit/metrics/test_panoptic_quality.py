@@ -92,7 +92,7 @@ def test_counts_equal_the_slow_reading(seed: int) -> None:
         np.testing.assert_allclose(got.iou_sums, expected["iou"], rtol=1e-12)
 
 
-def test_a_segment_of_the_right_place_and_a_wrong_outline_matches_in_pixels_alone() -> None:
+def test_a_segment_at_the_right_position_and_a_wrong_outline_matches_in_pixels_alone() -> None:
     ids = np.zeros((100, 100), dtype=np.int32)
     ids[20:80, 20:80] = 1
     ids[50, 50] = 0  # void, so that not all is void outside

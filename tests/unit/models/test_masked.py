@@ -10,7 +10,7 @@ from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
 from mask2former.models.transformer_decoders import masked as masked_attention
-from mask2former.models.transformer_decoders.masked import _DecoderLayer, blocked_attention
+from mask2former.models.transformer_decoders.masked import DecoderLayer, blocked_attention
 from mask2former.ops.mask_logits import DenseMasks
 from mask2former.ops.resizing import resize_masks
 from mask2former.structures import MaskOutput
@@ -107,7 +107,7 @@ def test_layers_take_the_levels_in_turn() -> None:
 
 def test_a_layer_attends_to_the_image_then_to_queries_then_feeds_forward() -> None:
     torch.manual_seed(0)
-    layer = _DecoderLayer(16, 2, 24)
+    layer = DecoderLayer(16, 2, 24)
     x, index = torch.randn(1, 4, 16), torch.randn(1, 4, 16)
     key, value = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
     blocked = torch.zeros(1, 4, 6, dtype=torch.bool)
@@ -118,10 +118,24 @@ def test_a_layer_attends_to_the_image_then_to_queries_then_feeds_forward() -> No
     torch.testing.assert_close(got, expected)
 
 
+def tokens_of(model: MaskedTransformerDecoder, features: PixelFeatures) -> tuple[list[Tensor], list[Tensor]]:
+    """Keys and values that the first layers get, one of each level, for clips of three frames."""
+    keys, values = [], []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
+        keys.append(inputs[2])
+        values.append(inputs[3])
+
+    for layer in model.layers:
+        layer.register_forward_hook(note)
+    model(features, 3)
+    return keys[:3], values[:3]
+
+
 def test_keys_have_positions_and_both_have_the_level() -> None:
     model = decoder()
     features = pixel_features(6)
-    keys, values = model._tokens(features, 3)
+    keys, values = tokens_of(model, features)
     for level, (height, width) in enumerate(SIZES):
         position = sine_encoding(
             1, height, width, 32, temporal=False, dtype=torch.float32, device=torch.device("cpu")
@@ -138,8 +152,8 @@ def test_keys_have_positions_and_both_have_the_level() -> None:
 
 def test_time_enters_the_keys_only_if_requested() -> None:
     features = pixel_features(3)
-    (still, *_), (_, *_) = decoder()._tokens(features, 3)
-    (moving, *_), (_, *_) = decoder(temporal=True)._tokens(features, 3)
+    still = tokens_of(decoder(), features)[0][0]
+    moving = tokens_of(decoder(temporal=True), features)[0][0]
     change = (moving - still).unflatten(1, (3, -1))  # (B, T, tokens of a frame, C)
     assert change.abs().min(dim=3).values.max() > 0
     assert (change - change[:, :, :1]).abs().max() < 1e-5  # the same everywhere in a frame
@@ -216,7 +230,7 @@ def test_initial_values() -> None:
         assert values.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
     layer = model.layers[4]
-    assert isinstance(layer, _DecoderLayer)
+    assert isinstance(layer, DecoderLayer)
     for attention in (layer.cross_attention, layer.self_attention):
         assert_uniform(attention.in_proj_weight, math.sqrt(6 / 1024))
         assert_uniform(attention.out_proj.weight, math.sqrt(6 / 512))

@@ -33,7 +33,7 @@ def assert_uniform(values: Tensor, bound: float) -> None:
     assert values.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-def test_heads_look_in_eight_directions_and_points_ever_farther() -> None:
+def test_heads_sample_in_eight_directions_and_points_ever_farther() -> None:
     attention = DeformableAttention(256, num_levels=3, num_heads=8, num_points=4)
     attention.reset_parameters()
     offsets = attention.sampling_offsets.bias.view(8, 3, 4, 2)

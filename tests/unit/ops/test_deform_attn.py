@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _ctypes
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,13 @@ def test_mixed_dtypes(kernel: Kernel, location_dtype: torch.dtype) -> None:
     assert_close(actual, tensors, TOLERANCE[torch.bfloat16])
 
 
+def num_instruction_sets() -> int:
+    """How many of them this processor can run."""
+    library, reason = native.load_library(Path(native.__file__).parent)
+    assert library is not None, reason
+    return library.deform_attn_levels()
+
+
 @needs_native
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_every_instruction_set(dtype: torch.dtype) -> None:
@@ -80,10 +88,9 @@ def test_every_instruction_set(dtype: torch.dtype) -> None:
     shapes = [side for shape in SHAPES for side in shape]
     grad = upstream((2, 70, 96), dtype)
     expected = with_gradients("reference", (value, locations, weights))
-    assert native._LIBRARY is not None
-    for level in range(native._LIBRARY.deform_attn_levels()):  # those that this processor can run
-        out = native._run_forward(value, shapes, locations, weights, level)
-        grads = native._run_backward(grad, value, shapes, locations, weights, level)
+    for level in range(num_instruction_sets()):
+        out = native.run_forward(value, shapes, locations, weights, level)
+        grads = native.run_backward(grad, value, shapes, locations, weights, level)
         assert_close([out, *grads], expected, TOLERANCE[dtype])
 
 
@@ -238,15 +245,15 @@ def test_forcing_native_on_another_dtype_says_what_it_got() -> None:
 
 
 def test_missing_and_broken_libraries_are_explained(tmp_path) -> None:
-    assert native._load(tmp_path)[0] is None
-    assert "not in" in native._load(tmp_path)[1]
+    assert native.load_library(tmp_path)[0] is None
+    assert "not in" in native.load_library(tmp_path)[1]
     (tmp_path / "_deform_attn.so").write_text("not a library")
-    library, reason = native._load(tmp_path)
+    library, reason = native.load_library(tmp_path)
     assert library is None
     assert "cannot be loaded" in reason
     (tmp_path / "_deform_attn.so").unlink()
     (tmp_path / "_deform_attn.so").symlink_to(_ctypes.__file__)  # a library without our functions
-    library, reason = native._load(tmp_path)
+    library, reason = native.load_library(tmp_path)
     assert library is None
     assert "built from an older version" in reason
 
@@ -313,9 +320,8 @@ def test_self_attention_with_every_instruction_set(dtype: torch.dtype, channels:
     value, projected = make_projected(dtype, channels=channels)
     shapes = [side for shape in SHAPES for side in shape]
     expected = deformable_self_attention(value.double(), SHAPES, projected.double(), "reference")
-    assert native._LIBRARY is not None
-    for level in range(native._LIBRARY.deform_attn_levels()):
-        out = native._run_projected(value, shapes, projected, level)
+    for level in range(num_instruction_sets()):
+        out = native.run_projected(value, shapes, projected, level)
         assert_close([out.double()], [expected], TOLERANCE[dtype])
 
 

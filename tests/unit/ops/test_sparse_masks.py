@@ -83,7 +83,7 @@ def test_a_crop_does_not_keep_the_whole_array() -> None:
     assert part.base is None
 
 
-def test_ids_of_a_map_become_masks_in_the_order_asked_for() -> None:
+def test_ids_of_a_map_become_masks_in_the_order_requested() -> None:
     ids = np.random.default_rng(0).integers(0, 4, (7, 9)).astype(np.int32)
     np.testing.assert_array_equal(SparseMasks.of_ids(ids, [3, 9, 1]).dense(), [ids == 3, ids == 9, ids == 1])
     assert SparseMasks.of_ids(ids, []).shape == (0, 7, 9)

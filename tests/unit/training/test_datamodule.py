@@ -13,6 +13,7 @@ from PIL import Image
 
 from mask2former.config import RunConfig, parse
 from mask2former.data.loading.collate import PackedBatch, pack
+from mask2former.data.loading.sampling import StepSampler
 from mask2former.errors import UserError
 from mask2former.structures import Batch
 from mask2former.training.datamodule import DataModule, batch_size_per_device
@@ -84,11 +85,12 @@ def attached(settings: RunConfig) -> DataModule:
 def test_a_loss_gets_the_batches_that_collating_the_samples_gives(shapes: dict[str, object], workers: int) -> None:
     jitter = {"name": "large-scale-jitter", "image_size": [64, 64]}
     sizes = {"batch_size": 4, "batch_size_per_device": 2}
-    module = attached(config(dataset=shapes, augmentation=jitter, num_workers=workers, **sizes))
+    settings = config(dataset=shapes, augmentation=jitter, num_workers=workers, **sizes)
+    module = attached(settings)
     packed = next(iter(module.train_dataloader()))
     assert [type(part) for part in packed] == [PackedBatch, PackedBatch]
     window: list[Batch] = module.on_after_batch_transfer(packed, 0)
-    draws = module._sampler().draws(0)
+    draws = StepSampler(6, 4, settings.seed, micro=2).draws(0)
     for index, batch in enumerate(window):
         expected = pack([module.training_set[draw] for draw in draws[2 * index : 2 * index + 2]]).unpack()
         assert torch.equal(batch.images.pixels, expected.images.pixels)

@@ -42,9 +42,9 @@ def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _forget() -> None:
     for cached in (
         fonts._lacking,
-        fonts._runs,
+        fonts.runs,
         fonts._can_shape,
-        fonts._own_fonts,
+        fonts.own_fonts,
         fonts._path_for,
         fonts._system_fonts,
     ):
@@ -64,10 +64,8 @@ def test_names_are_written_with_packaged_fonts(script: str, caplog: pytest.LogCa
     name = NAMES[script]
     assert readable([(name, 3)]) == [name]
     assert caplog.text == ""
-    for part, path in fonts._runs(name):
-        missing = fonts._probe(path)[1]  # type: ignore[index]
-        font = fonts._probe(path)[0]  # type: ignore[index]
-        assert all(fonts._drawn(font, char) != missing for char in part)
+    for part, path in fonts.runs(name):
+        assert all(fonts.has_glyph(path, char) for char in part)
     ink = written(name)
     assert (ink > 128).sum() > 20 * len(name)
     right = int(np.flatnonzero(ink.any(axis=0))[-1])
@@ -79,7 +77,7 @@ def test_names_are_written_with_packaged_fonts(script: str, caplog: pytest.LogCa
 def test_scripts_that_need_shaping_are_shaped(script: str) -> None:
     name = SHAPED[script]
     assert readable([(name, 3)]) == [name]
-    ((part, _),) = fonts._runs(name)
+    ((part, _),) = fonts.runs(name)
     assert part == name  # in one piece: letters depend on their neighbours
 
 
@@ -145,35 +143,35 @@ def test_overlays_and_sheets_draw_no_boxes(monkeypatch: pytest.MonkeyPatch) -> N
     drawn = visualization.overlay_instances(np.zeros((200, 300, 3), np.uint8), masks, regions)
     visualization.contact_sheet([[drawn]], ["ядро"], ["細"], title=f"t {NOWHERE}", legend=[(NOWHERE, (1, 2, 3))] * 2)
     assert {"#7", "细胞核", "#0", "#1", "t ", "?"} <= {string for string, _ in seen}
-    assert all(fonts._has(path, char) for string, path in seen for char in string)
+    assert all(fonts.has_glyph(path, char) for string, path in seen for char in string)
 
 
 def test_fonts_of_the_system_are_searched_for_what_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the packaged fonts moved into a folder of the system, all is found there; broken files are skipped."""
-    own = [Path(path) for path in fonts._own_fonts() if path]
+    own = [Path(path) for path in fonts.own_fonts() if path]
     for path in own:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "AAA-Sans.ttf").write_bytes(b"no font")
     (tmp_path / "notes.txt").write_text("no font either")
-    monkeypatch.setattr(fonts, "_own_fonts", lambda: (fonts._PILLOW,))
-    monkeypatch.setattr(fonts._own_fonts, "cache_clear", lambda: None, raising=False)
+    monkeypatch.setattr(fonts, "own_fonts", lambda: (fonts._PILLOW,))
+    monkeypatch.setattr(fonts.own_fonts, "cache_clear", lambda: None, raising=False)
     assert readable([("细胞核", 1)]) == ["#1"]
     monkeypatch.setattr(fonts, "_folders", lambda: iter((tmp_path, tmp_path / "missing")))
     _forget()
     assert readable([("细胞核", 1), ("ядро", 2), (NOWHERE, 3)]) == ["细胞核", "ядро", "#3"]
-    assert all(Path(path).parent == tmp_path for _, path in fonts._runs("细胞核"))
+    assert all(Path(path).parent == tmp_path for _, path in fonts.runs("细胞核"))
     monkeypatch.undo()
 
 
 def test_licenses_lie_beside_the_fonts() -> None:
-    for path in fonts._own_fonts()[1:]:
+    for path in fonts.own_fonts()[1:]:
         folder = Path(path).parent
         listed = (folder / "README.md").read_text(encoding="utf-8")
         (line,) = [line for line in listed.splitlines() if Path(path).name in line]
         license = line.split("`")[-2]
         assert (folder / license).is_file()
         assert sum(file.stat().st_size for file in folder.iterdir()) < 2.5e6
-    assert len(fonts._own_fonts()) == 5
+    assert len(fonts.own_fonts()) == 5
 
 
 @pytest.mark.parametrize(

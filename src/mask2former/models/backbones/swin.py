@@ -18,7 +18,15 @@ from torch.utils.checkpoint import checkpoint
 from mask2former.config import SwinConfig
 from mask2former.ops import onednn
 
-__all__ = ["SwinTransformer"]
+__all__ = [
+    "PatchMerging",
+    "SwinBlock",
+    "SwinTransformer",
+    "WindowAttention",
+    "from_windows",
+    "shift_mask",
+    "to_windows",
+]
 
 _DEFAULT = SwinConfig()
 _PATCH = 4
@@ -34,7 +42,7 @@ def _pair_index(window: int) -> Int64[Tensor, "N N"]:
     return rows * (2 * window - 1) + columns
 
 
-def _shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Float[Tensor, "n N N"]:
+def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Float[Tensor, "n N N"]:
     """0 within a region, -100 between regions, for every window of the rolled and padded grid."""
 
     def regions(length: int) -> Tensor:
@@ -42,24 +50,24 @@ def _shift_mask(height: int, width: int, window: int, shift: int, device: torch.
         return (position >= length - window).long() + (position >= length - shift).long()
 
     region = 3 * regions(height)[:, None] + regions(width)[None, :]
-    tokens = _to_windows(region[None, :, :, None], window).squeeze(2)  # (windows, N)
+    tokens = to_windows(region[None, :, :, None], window).squeeze(2)  # (windows, N)
     return torch.where(tokens[:, :, None] == tokens[:, None, :], 0.0, _BLOCKED)
 
 
-def _to_windows(grid: Tensor, window: int) -> Tensor:
+def to_windows(grid: Tensor, window: int) -> Tensor:
     """(B, H, W, C) to (B * windows, window * window, C); height and width are multiples of the window."""
     tiles = grid.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (B, rows, w, columns, w, C)
     return tiles.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def _from_windows(tiles: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Inverse of :func:`_to_windows`."""
+def from_windows(tiles: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Inverse of :func:`to_windows`."""
     rows, columns = height // window, width // window
     grid = tiles.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-class _WindowAttention(nn.Module):
+class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias per relative position."""
 
     relative_position_index: Tensor
@@ -112,7 +120,7 @@ class _DropPath(nn.Module):
         return branch * (drawn / staying if staying > 0 else drawn)
 
 
-class _Block(nn.Module):
+class SwinBlock(nn.Module):
     """Window attention, shifted or not, then an MLP; norm before each."""
 
     def __init__(self, dim: int, window: int, shift: int, num_heads: int, drop_path: float) -> None:
@@ -120,29 +128,29 @@ class _Block(nn.Module):
         self.window = window
         self.shift = shift
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = _WindowAttention(dim, window, num_heads)
+        self.attn = WindowAttention(dim, window, num_heads)
         self.drop_path = _DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = _Mlp(dim)
 
     def forward(self, grid: Float[Tensor, "B H W C"], mask: Tensor) -> Float[Tensor, "B H W C"]:
-        grid = grid + self.drop_path(self._attend(self.norm1(grid), mask))
+        grid = grid + self.drop_path(self.attend(self.norm1(grid), mask))
         return grid + self.drop_path(self.mlp(self.norm2(grid)))
 
-    def _attend(self, grid: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, grid: Tensor, mask: Tensor) -> Tensor:
         height, width = grid.shape[1:3]
         # Parity: the padding enters as zeros after the norm and is attended to in unshifted blocks.
         padded = F.pad(grid, (0, 0, 0, -width % self.window, 0, -height % self.window))
         if self.shift:
             padded = padded.roll((-self.shift, -self.shift), (1, 2))
-        tiles = self.attn(_to_windows(padded, self.window), mask if self.shift else None)
-        padded = _from_windows(tiles, self.window, padded.shape[1], padded.shape[2])
+        tiles = self.attn(to_windows(padded, self.window), mask if self.shift else None)
+        padded = from_windows(tiles, self.window, padded.shape[1], padded.shape[2])
         if self.shift:
             padded = padded.roll((self.shift, self.shift), (1, 2))
         return padded[:, :height, :width]
 
 
-class _PatchMerging(nn.Module):
+class PatchMerging(nn.Module):
     """2x2 neighbours to one token of twice the channels."""
 
     def __init__(self, dim: int) -> None:
@@ -163,14 +171,15 @@ class _Stage(nn.Module):
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(
-            _Block(dim, window, (index % 2) * (window // 2), num_heads, rate) for index, rate in enumerate(drop_paths)
+            SwinBlock(dim, window, (index % 2) * (window // 2), num_heads, rate)
+            for index, rate in enumerate(drop_paths)
         )
-        self.downsample = _PatchMerging(dim) if merge else None
+        self.downsample = PatchMerging(dim) if merge else None
         self.checkpointing = False
 
     def forward(self, grid: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         height, width = (length + -length % self.window for length in grid.shape[1:3])
-        mask = _shift_mask(height, width, self.window, self.window // 2, grid.device)
+        mask = shift_mask(height, width, self.window, self.window // 2, grid.device)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 grid = checkpoint(block, grid, mask, use_reentrant=False)
@@ -256,8 +265,8 @@ class SwinTransformer(nn.Module):
 def _is_known(stage: nn.Module) -> bool:
     """Whether it consists of what :class:`_GatheredSwin` computes in its place."""
     return type(stage) is _Stage and all(
-        type(block) is _Block
-        and type(block.attn) is _WindowAttention
+        type(block) is SwinBlock
+        and type(block.attn) is WindowAttention
         and type(block.drop_path) is _DropPath
         and type(block.mlp) is _Mlp
         and {type(layer) for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)} == {nn.Linear}
@@ -286,7 +295,7 @@ class _GatheredSwin(nn.Module):
             assert isinstance(stage, _Stage)
             windows: dict[int, _Windows] = {}
             for block in stage.blocks:
-                assert isinstance(block, _Block)
+                assert isinstance(block, SwinBlock)
                 if block.shift not in windows:
                     windows[block.shift] = _Windows.of(grid, block.window, block.shift)
                 grid = _compute(block, grid, windows[block.shift])
@@ -323,10 +332,10 @@ class _Windows:
         if shift:
             padded = padded.roll((-shift, -shift), (1, 2))
         rows, columns = padded.shape[1] // window, padded.shape[2] // window
-        tiles = _to_windows(padded, window).view(batch, rows, columns, window**2)
+        tiles = to_windows(padded, window).view(batch, rows, columns, window**2)
         if shift:  # only the last row and column of windows hold more than one region
             kinds = [tiles[:, :-1, :-1], tiles[:, -1:, :-1], tiles[:, :-1, -1:], tiles[:, -1:, -1:]]
-            of_one = _shift_mask(
+            of_one = shift_mask(
                 2 * window, 2 * window, window, shift, tokens.device
             )  # of windows of each kind, in rows
             masks = [None, of_one[2], of_one[1], of_one[3]]
@@ -340,7 +349,7 @@ class _Windows:
         return cls((positions - 1).clamp_(min=0), (~real).nonzero().squeeze(1), scatter, counts, masks)
 
 
-def _compute(block: _Block, grid: Float[Tensor, "B H W C"], windows: _Windows) -> Float[Tensor, "B H W C"]:
+def _compute(block: SwinBlock, grid: Float[Tensor, "B H W C"], windows: _Windows) -> Float[Tensor, "B H W C"]:
     """What the block does, in evaluation."""
     attention, mlp = block.attn, block.mlp
     channels, positions = grid.shape[3], block.window**2

@@ -18,13 +18,13 @@ from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.mask_logits import MaskLogits, MaskProduct
 from mask2former.structures.outputs import MaskOutput
 
-__all__ = ["MaskedTransformerDecoder", "blocked_attention"]
+__all__ = ["DecoderLayer", "MaskedTransformerDecoder", "blocked_attention"]
 
 _DEFAULT, _PIXELS = MaskedDecoderConfig(), MSDeformAttnConfig()
 _NUM_LEVELS = 3
 
 
-class _DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2)."""
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int) -> None:
@@ -81,7 +81,7 @@ class MaskedTransformerDecoder(nn.Module):
         self.input_projections = nn.ModuleList(
             nn.Identity() if channels == dim else conv_kaiming(nn.Conv2d(channels, dim, 1)) for _ in range(_NUM_LEVELS)
         )
-        self.layers = nn.ModuleList(_DecoderLayer(dim, num_heads, feedforward_dim) for _ in range(num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, feedforward_dim) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
         self.query_features = nn.Embedding(num_queries, dim)
         self.query_positions = nn.Embedding(num_queries, dim)

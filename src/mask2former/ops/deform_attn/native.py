@@ -23,6 +23,10 @@ __all__ = [
     "available",
     "deformable_sampling_native",
     "deformable_self_attention_native",
+    "load_library",
+    "run_backward",
+    "run_forward",
+    "run_projected",
     "supports",
     "why_unavailable",
 ]
@@ -31,7 +35,7 @@ _ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 _BEST = -1  # instruction set
 
 
-def _load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
+def load_library(folder: Path) -> tuple[ctypes.CDLL | None, str]:
     """The library in ``folder``, or None and the reason."""
     candidates = sorted(path for path in folder.glob("_deform_attn*") if path.suffix in {".so", ".dylib", ".pyd"})
     if not candidates:
@@ -51,7 +55,7 @@ def _load(folder: Path) -> tuple[ctypes.CDLL | None, str]:
 
 
 # At import, not on first use: a plain global is what torch.compile can read.
-_LIBRARY, _WHY_UNAVAILABLE = _load(Path(__file__).parent)
+_LIBRARY, _WHY_UNAVAILABLE = load_library(Path(__file__).parent)
 
 
 def available() -> bool:
@@ -97,13 +101,13 @@ def deformable_self_attention_native(
 
 
 def _forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    return _run_forward(value, shapes, locations, weights, _BEST)
+    return run_forward(value, shapes, locations, weights, _BEST)
 
 
 def _backward(
     grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _run_backward(grad_output, value, shapes, locations, weights, _BEST)
+    return run_backward(grad_output, value, shapes, locations, weights, _BEST)
 
 
 register_sampling("deform_attn", _forward, _backward, "cpu")
@@ -116,7 +120,7 @@ register_sampling("deform_attn", _forward, _backward, "cpu")
     schema="(Tensor value, int[] shapes, Tensor projected) -> Tensor",
 )
 def _projected(value: Tensor, shapes: Sequence[int], projected: Tensor) -> Tensor:
-    return _run_projected(value, shapes, projected, _BEST)
+    return run_projected(value, shapes, projected, _BEST)
 
 
 @_projected.register_fake
@@ -146,7 +150,7 @@ def _autograd_projected(ctx, grad_output: Tensor) -> tuple[Tensor, None, Tensor]
 _projected.register_autograd(_autograd_projected, setup_context=_setup_projected)
 
 
-def _run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int) -> Tensor:
+def run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int) -> Tensor:
     """Calls the library; ``level`` picks an instruction set, counted from the baseline, -1 the best."""
     assert _LIBRARY is not None
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
@@ -159,8 +163,8 @@ def _run_forward(value: Tensor, shapes: Sequence[int], locations: Tensor, weight
     return output
 
 
-def _run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, level: int) -> Tensor:
-    """As ``_run_forward``, for queries that are the pixels.
+def run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, level: int) -> Tensor:
+    """As ``run_forward``, for queries that are the pixels.
 
     Raises:
         ValueError: Shapes or dtypes disagree. C would read or write out of bounds.
@@ -192,10 +196,10 @@ def _run_projected(value: Tensor, shapes: Sequence[int], projected: Tensor, leve
     return output
 
 
-def _run_backward(
+def run_backward(
     grad_output: Tensor, value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor, level: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, locations and weights; ``level`` as in ``_run_forward``."""
+    """Gradients of value, locations and weights; ``level`` as in ``run_forward``."""
     assert _LIBRARY is not None
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     grad_output = grad_output.to(value.dtype).contiguous()

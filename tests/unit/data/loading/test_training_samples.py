@@ -198,7 +198,7 @@ def test_ignored_pixels_move_with_the_image_and_give_way_to_objects(name: str, f
     assert seen > 5
 
 
-def test_windows_are_chosen_by_classes_alone() -> None:
+def test_crops_are_chosen_by_classes_alone() -> None:
     plain = as_label_map()
     np.testing.assert_array_equal(class_map(replace(plain, ignored=np.ones(SIZE, dtype=bool))), class_map(plain))
 
@@ -237,7 +237,7 @@ def class_map_of(sample: Sample) -> np.ndarray:
     return (sample.target.masks[:, 0] * sample.target.labels[:, None, None]).sum(dim=0).numpy()
 
 
-def test_the_same_window_of_a_label_map_and_of_a_panoptic_map_differs_at_borders_only() -> None:
+def test_the_same_crop_of_a_label_map_and_of_a_panoptic_map_differs_at_borders_only() -> None:
     geometry = Geometry(SIZE, (Resize((83, 111)),))
     differs = geometry.ids(boxes_as_ids(), "floor") != geometry.ids(boxes_as_ids(), "centre")
     assert differs.any()
@@ -249,7 +249,7 @@ def test_the_same_window_of_a_label_map_and_of_a_panoptic_map_differs_at_borders
 
 
 def shares(recipe: ResizeCropFlip, annotated: Annotated, count: int = 80) -> list[np.ndarray]:
-    """Pixels of every class in each window, void not counted."""
+    """Pixels of every class in each crop, void not counted."""
     found = []
     for seed in range(count):
         plan = recipe.draw(SIZE, np.random.default_rng(seed), lambda: class_map(annotated))
@@ -260,7 +260,7 @@ def shares(recipe: ResizeCropFlip, annotated: Annotated, count: int = 80) -> lis
 
 
 @pytest.mark.parametrize("form", ["label map", "ids", "polygons"])
-def test_windows_of_one_class_are_drawn_again(form: str) -> None:
+def test_crops_of_one_class_are_drawn_again(form: str) -> None:
     annotated = FORMS[form]()
 
     def bad(limit: float) -> float:
@@ -281,7 +281,7 @@ def test_the_class_map_has_no_class_where_nothing_is() -> None:
     np.testing.assert_array_equal(class_map(as_masks()), classes)
 
 
-def test_a_rule_that_no_window_meets_ends() -> None:
+def test_a_rule_that_no_crop_meets_ends() -> None:
     one = Annotated(image(boxes_as_ids()), np.array([4]), ids=np.ones(SIZE, np.uint8), semantic=True)
     recipe = ResizeCropFlip((60,), 200, (30, 40), None, "none", max_category_share=0.5, color_jitter=False)
     assert all(areas.tolist() == [30 * 40] for areas in shares(recipe, one, 5))

@@ -24,16 +24,16 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
-def block(shift: int) -> swin._Block:
+def block(shift: int) -> swin.SwinBlock:
     torch.manual_seed(0)
-    made = randomised(swin._Block(DIM, WINDOW, shift, HEADS, drop_path=0.0).double())
-    assert isinstance(made, swin._Block)
+    made = randomised(swin.SwinBlock(DIM, WINDOW, shift, HEADS, drop_path=0.0).double())
+    assert isinstance(made, swin.SwinBlock)
     return made
 
 
 def stage_mask(height: int, width: int) -> Tensor:
     tall, wide = height + -height % WINDOW, width + -width % WINDOW
-    return swin._shift_mask(tall, wide, WINDOW, WINDOW // 2, torch.device("cpu"))
+    return swin.shift_mask(tall, wide, WINDOW, WINDOW // 2, torch.device("cpu"))
 
 
 def region(index: int, length: int, shift: int) -> int:
@@ -41,7 +41,7 @@ def region(index: int, length: int, shift: int) -> int:
     return 0 if index < length - WINDOW else 1 if index < length - shift else 2
 
 
-def written_out(attention: swin._WindowAttention, grid: Tensor, shift: int) -> Tensor:
+def written_out(attention: swin.WindowAttention, grid: Tensor, shift: int) -> Tensor:
     """Window attention of one grid (H, W, C), normed already, for one token after the other."""
     height, width = grid.shape[:2]
     tall, wide = (math.ceil(length / WINDOW) * WINDOW for length in (height, width))
@@ -85,7 +85,7 @@ def test_window_attention_is_that_of_the_specification(height: int, width: int, 
     made = block(shift)
     grids = torch.randn(2, height, width, DIM, dtype=torch.float64)
     with torch.inference_mode():
-        got = made._attend(grids, stage_mask(height, width))
+        got = made.attend(grids, stage_mask(height, width))
         for index in range(2):
             torch.testing.assert_close(got[index], written_out(made.attn, grids[index], shift), rtol=0, atol=1e-12)
 
@@ -95,7 +95,7 @@ def test_a_block_adds_attention_and_mlp_to_its_input() -> None:
     grid = torch.randn(1, 5, 6, DIM, dtype=torch.float64)
     mask = stage_mask(5, 6)
     with torch.inference_mode():
-        middle = grid + made._attend(made.norm1(grid), mask)
+        middle = grid + made.attend(made.norm1(grid), mask)
         exact_gelu = nn.GELU()
         expected = middle + made.mlp.fc2(exact_gelu(made.mlp.fc1(made.norm2(middle))))
         torch.testing.assert_close(made(grid, mask), expected, rtol=0, atol=1e-12)
@@ -107,33 +107,33 @@ def test_padding_is_attended_to_in_unshifted_blocks() -> None:
     grid = torch.randn(1, 3, 3, DIM, dtype=torch.float64)
     mask = stage_mask(3, 3)
     with torch.no_grad():
-        before = made._attend(grid, mask)
+        before = made.attend(grid, mask)
         assert made.attn.qkv.bias is not None
         made.attn.qkv.bias[2 * DIM :] += 1.0
         shifted_values = made.attn.proj(torch.ones(DIM, dtype=torch.float64)) - made.attn.proj.bias
-        torch.testing.assert_close(made._attend(grid, mask), before + shifted_values, rtol=0, atol=1e-12)
+        torch.testing.assert_close(made.attend(grid, mask), before + shifted_values, rtol=0, atol=1e-12)
         # With the padding left out, attention over the nine tokens of the image alone would differ.
-        alone = swin._Block(DIM, 3, 0, HEADS, 0.0).double().attn
+        alone = swin.SwinBlock(DIM, 3, 0, HEADS, 0.0).double().attn
         alone.qkv, alone.proj = made.attn.qkv, made.attn.proj
         centre = slice(WINDOW - 3, WINDOW + 2)
         table = made.attn.relative_position_bias_table.view(2 * WINDOW - 1, 2 * WINDOW - 1, HEADS)
         alone.relative_position_bias_table = nn.Parameter(table[centre, centre].reshape(-1, HEADS))
         without = alone(grid.flatten(1, 2), None).view_as(grid)
-        assert (without - made._attend(grid, mask)).abs().min() > 1e-6
+        assert (without - made.attend(grid, mask)).abs().min() > 1e-6
 
 
 def test_windows_come_back_as_they_were() -> None:
     grid = torch.randn(2, 8, 12, 3)
-    tiles = swin._to_windows(grid, 4)
+    tiles = swin.to_windows(grid, 4)
     assert tiles.shape == (2 * 2 * 3, 16, 3)
     assert torch.equal(tiles[1], grid[0, 0:4, 4:8].flatten(0, 1))
-    assert torch.equal(swin._from_windows(tiles, 4, 8, 12), grid)
+    assert torch.equal(swin.from_windows(tiles, 4, 8, 12), grid)
 
 
 def test_merging_takes_the_four_corners_in_the_published_order() -> None:
     torch.manual_seed(0)
-    merging = randomised(swin._PatchMerging(3).double())
-    assert isinstance(merging, swin._PatchMerging)
+    merging = randomised(swin.PatchMerging(3).double())
+    assert isinstance(merging, swin.PatchMerging)
     grid = torch.randn(1, 5, 4, 3, dtype=torch.float64)
     zero = torch.zeros(3, dtype=torch.float64)
 
@@ -155,8 +155,8 @@ def tiny() -> SwinTransformer:
     return SwinTransformer(embed_dim=8, depths=(2, 2, 3, 1), num_heads=(1, 2, 2, 4), window_size=3, drop_path_rate=0.3)
 
 
-def blocks(model: SwinTransformer) -> Iterator[swin._Block]:
-    return (module for module in model.modules() if isinstance(module, swin._Block))
+def blocks(model: SwinTransformer) -> Iterator[swin.SwinBlock]:
+    return (module for module in model.modules() if isinstance(module, swin.SwinBlock))
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (37, 50), (5, 131), (1, 1)])

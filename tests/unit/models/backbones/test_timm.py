@@ -234,7 +234,7 @@ def test_models_that_need_one_size_or_have_other_grids_are_refused(
 
 
 @pytest.mark.parametrize("model", ["test_convnext", "test_byobnet", "mobilenetv3_small_050"])
-def test_the_look_at_a_model_changes_nothing(model: str) -> None:
+def test_probing_a_model_changes_nothing(model: str) -> None:
     torch.manual_seed(0)
     expected = timm.create_model(model, features_only=True)
     state = torch.get_rng_state()
@@ -246,13 +246,13 @@ def test_the_look_at_a_model_changes_nothing(model: str) -> None:
         assert torch.equal(value, backbone.body.state_dict()[name]), name
 
 
-def test_published_models_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(*_: Any) -> bool:
-        raise AssertionError("looked")
+def test_published_models_are_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probed(*_: Any) -> bool:
+        raise AssertionError("probed")
 
-    monkeypatch.setattr(backbones_timm, "_probe", look)
+    monkeypatch.setattr(backbones_timm, "_probe", probed)
     TimmBackbone("resnet10t", "batch", {"channels": [16, 24, 32, 40]})
-    with pytest.raises(AssertionError, match="looked"):
+    with pytest.raises(AssertionError, match="probed"):
         TimmBackbone("test_convnext")
 
 
@@ -295,7 +295,7 @@ def test_a_batch_norm_with_one_value_says_what_helps() -> None:
     assert frozen(torch.randn(1, 3, 32, 32))[3].shape[2:] == (1, 1)
 
 
-def test_gradient_checkpointing_that_a_model_lacks_is_refused_when_asked_for() -> None:
+def test_gradient_checkpointing_that_a_model_lacks_is_refused_when_requested() -> None:
     backbone = TimmBackbone("hrnet_w18_small")
     backbone.set_gradient_checkpointing(False)
     with pytest.raises(UserError, match="'hrnet_w18_small' of timm has no gradient checkpointing"):
