@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mask2former.cli.shared import Recipe, Task, count, working
+from mask2former.cli.shared import ModelTasks, Recipe, Task, TrainedFor, Weights, count, tasks_of, working
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import UserError
 from mask2former.text import quoted
@@ -38,6 +38,8 @@ def export(
         ),
     ] = None,
     recipe: Recipe = None,
+    trained_for: ModelTasks = None,
+    weights: Weights = None,
 ) -> None:
     """Write a model as an ONNX or OpenVINO file, and compare the two.
 
@@ -54,6 +56,8 @@ def export(
             frames=frames,
             results=results,
             recipe=recipe,
+            tasks=tasks_of(trained_for),
+            weights=weights,
             progress=progress,
         )
     alike = f"logits are those of the model within {done.difference:.0e} of the largest"
@@ -82,6 +86,8 @@ def verify_export(
     task: Annotated[Task | None, typer.Option("--task", "-t", help="Task of the results.")] = None,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
     recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
 ) -> None:
     """Compare exported files with their model: results, metrics, time and size."""
     from rich.table import Table
@@ -99,7 +105,16 @@ def verify_export(
     console = make_console()
     with working(console, lambda: "nothing was changed") as progress:
         report = verify(
-            files, against, images=shown, data=source, task=task, calls=calls, recipe=recipe, progress=progress
+            files,
+            against,
+            images=shown,
+            data=source,
+            task=task,
+            calls=calls,
+            recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
+            progress=progress,
         )
     table = Table(title=f"{report.task}, {count(report.images, 'image')}")
     named = list(report.rows[0].metrics)[:1]

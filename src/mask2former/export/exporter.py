@@ -9,6 +9,7 @@ import contextlib
 import copy
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -68,6 +69,8 @@ def export(
     frames: int | None = None,
     results: Task | None = None,
     recipe: str | None = None,
+    tasks: Task | Sequence[Task] = (),
+    weights: str | None = None,
     progress: Progress = silent,
 ) -> Exported:
     """Write a model as a file of another runtime; what ``mask2former export`` does.
@@ -87,6 +90,8 @@ def export(
         results: the task whose results the file gives, at the padded size of the input and by the inference settings
             of the model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        tasks: in its place, the tasks that the model was trained for.
+        weights: which of several sets of weights in a file, by the name of its entry.
         progress: told the step.
 
     Raises:
@@ -100,9 +105,9 @@ def export(
     if isinstance(model, str | Path):
         fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
         progress("loading the model", 0, None)
-        model = from_pretrained(model, recipe)
-    elif recipe is not None:
-        raise UserError("a recipe is about loading a model, and this one is loaded; leave it out")
+        model = from_pretrained(model, recipe, tasks=tasks, weights=weights)
+    elif taken := [name for name, value in (("recipe", recipe), ("tasks", tasks), ("weights", weights)) if value]:
+        raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
     if size is None and isinstance(model.backbone, SwinTransformer):
         raise UserError(
             "how Swin cuts images into windows cannot be left open in a graph: give the size that images must fit "

@@ -79,6 +79,8 @@ def verify_export(
     task: Task | None = None,
     calls: int = 5,
     recipe: str | None = None,
+    trained_for: Task | Sequence[Task] = (),
+    weights: str | None = None,
     progress: Progress = silent,
 ) -> VerifyReport:
     """Compare exported files with their model; what ``mask2former verify-export`` does.
@@ -91,6 +93,8 @@ def verify_export(
         task: of the results and metrics; None: see :class:`~mask2former.inference.predictor.Predictor`.
         calls: of each on each image, for the median.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
+        trained_for: in its place, the tasks that the model was trained for.
+        weights: which of several sets of weights in a file, by the name of its entry.
         progress: told the step.
 
     Raises:
@@ -104,7 +108,8 @@ def verify_export(
         if not is_exported(file):
             raise UserError(f"'{file}' is no exported file; expected a name ending in {' or '.join(SUFFIXES)}")
     device = None if isinstance(against, Predictor) else "cpu"
-    model = open_predictor(against, recipe=recipe, device=device, quiet=True, progress=progress)
+    loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "progress": progress}
+    model = open_predictor(against, device=device, quiet=True, **loading)
     exported = [open_predictor(file, device="cpu", quiet=True) for file in files]
     for file, predictor in zip(files, exported, strict=True):
         if predictor.categories != model.categories or predictor.settings != model.settings:
