@@ -21,7 +21,7 @@ from mask2former.text import listed
 
 __all__ = ["completed_model", "named_backbone", "open_initial", "with_initial"]
 
-_TIMM = "timm/"
+_HUB, _TIMM = "hf://", "timm/"
 _FILES = "config.json and model.safetensors"
 
 
@@ -37,7 +37,7 @@ def open_initial(source: str, backbone: TimmConfig | None = None) -> Checkpoint 
     """A model, as of ``open_checkpoint``, or a backbone alone.
 
     Args:
-        source: a name, file or folder; ``timm/convnext_tiny.fb_in22k`` is that model of timm, from the hub; or a file
+        source: as of ``open_checkpoint``; ``timm/convnext_tiny.fb_in22k``, that model of timm from the hub; or a file
             or folder with a backbone of any layout that ``convert`` reads.
         backbone: that of the run, if it names one: files with weights of timm alone do not say of which model.
 
@@ -62,7 +62,7 @@ def _opened(source: str, backbone: TimmConfig | None) -> Checkpoint | Backbone:
         found = load_backbone(path) if is_backbone_file(path) else read_backbone_alone(path, backbone)
         if found is not None:
             return found
-    elif not is_name and source.startswith((_TIMM, f"hf://{_TIMM}")):
+    elif not is_name and source.startswith((_TIMM, _HUB)):
         found = read_backbone_alone(_fetched(source), backbone)
         if found is not None:
             return found
@@ -70,11 +70,11 @@ def _opened(source: str, backbone: TimmConfig | None) -> Checkpoint | Backbone:
 
 
 def _fetched(source: str) -> Path:
-    name = parse_hub_name(source if source.startswith("hf://") else f"hf://{source}")
+    name = parse_hub_name(source if source.startswith(_HUB) else _HUB + source)
     assert name is not None, "the prefix leaves no other form"
     repository, revision = name
     model, _, tag = repository.removeprefix(_TIMM).partition(".")
-    if not tag and (known := timm_models.published_names(model)):
+    if repository.startswith(_TIMM) and not tag and (known := timm_models.published_names(model)):
         raise UserError(
             f"'{source}' does not say which weights; timm has for it: {listed([_TIMM + one for one in known])}"
         )

@@ -59,6 +59,7 @@ def opened(source: object, backbone: TimmConfig | None = None) -> Backbone:
         ("timm/resnet10t.c3_in1k", ("timm/resnet10t.c3_in1k", None)),
         ("hf://timm/resnet10t.c3_in1k", ("timm/resnet10t.c3_in1k", None)),
         ("timm/resnet10t.c3_in1k@v1", ("timm/resnet10t.c3_in1k", "v1")),
+        ("hf://me/mine", ("me/mine", None)),
     ],
 )
 def test_a_model_of_timm_is_fetched_by_its_name(hub: list[object], source: str, asked: object) -> None:
