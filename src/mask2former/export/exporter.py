@@ -124,17 +124,17 @@ def export(
             raise UserError("results are of images; export a model of clips without them")
         check_settings(model.info.inference, results)
     graph = ExportedGraph(_plain(model), clips=frames is not None, task=results).eval()
-    weights = path.with_suffix(_WEIGHTS)
+    parameters = path.with_suffix(_WEIGHTS)
     with contextlib.ExitStack() as stack:
         written = stack.enter_context(whole_file(path, suffix=path.suffix))
-        beside = stack.enter_context(whole_file(weights)) if kind == "openvino" else None
+        beside = stack.enter_context(whole_file(parameters)) if kind == "openvino" else None
         progress(f"writing {path.name}", 0, None)
         _write(kind, graph, info, written)
         progress("comparing it with the model", 0, None)
         difference = _difference(graph, written, path)
         if beside is not None:
             os.replace(written.with_suffix(_WEIGHTS), beside)
-    files = [path] if kind == "onnx" else [path, weights]
+    files = [path] if kind == "onnx" else [path, parameters]
     return Exported(path, info, difference, sum(file.stat().st_size for file in files))
 
 
