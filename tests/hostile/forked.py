@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -43,6 +44,7 @@ class Started:
         code = 99
         try:
             os.setsid()
+            gc.freeze()  # else a collection writes to all that the parent has, which copies it
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.simplefilter("ignore")  # pytest makes errors of them
             torch.set_num_threads(1)  # those of the parent are not here
