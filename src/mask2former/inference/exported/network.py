@@ -77,7 +77,8 @@ class ExportedNetwork:
         return sum(path.stat().st_size for path in self._files())
 
     def _files(self) -> list[Path]:
-        return [path for path in (self._path, self._path.with_suffix(".bin")) if path.is_file()]
+        beside = [self._path.with_suffix(".bin")] if self._path.suffix.lower() == ".xml" else []
+        return [self._path, *beside]
 
     @property
     def window(self) -> int:
