@@ -27,6 +27,9 @@ HOMES = {
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
+    "onnx": ("export/writers.py",),
+    "onnxruntime": ("inference/exported/onnx.py",),
+    "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "pydantic": ("config/", "structures/model_info.py"),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
@@ -42,6 +45,9 @@ OPTIONAL = {
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "openvino": "export",
     "tensorboard": "train",
     "transformers": "test",
 }

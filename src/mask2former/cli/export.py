@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from mask2former.cli.shared import ModelTasks, Recipe, Task, TrainedFor, Weights
 from mask2former.cli.terminal import make_console, say
 from mask2former.errors import UserError
 from mask2former.text import quoted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mask2former.export import VerifyReport
 
 __all__ = ["export", "verify_export"]
 
@@ -90,8 +95,6 @@ def verify_export(
     weights: Weights = None,
 ) -> None:
     """Compare exported files with their model: results, metrics, time and size."""
-    from rich.table import Table
-
     from mask2former.data.sources import DataSource
     from mask2former.export import verify_export as verify
 
@@ -116,6 +119,14 @@ def verify_export(
             weights=weights,
             progress=progress,
         )
+    console.print(_table(report))
+    for note in report.notes:
+        say(f"note: {note}")
+
+
+def _table(report: VerifyReport) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{report.task}, {count(report.images, 'image')}")
     named = list(report.rows[0].metrics)[:1]
     for head in ("model", "runtime", "MB", "ms", "differs", *named):
@@ -125,9 +136,7 @@ def verify_export(
         metrics = [f"{row.metrics[name]:.2f}" for name in named]
         runtime, size = f"{row.runtime} {row.dtype}", f"{row.num_bytes / 1e6:,.1f}"
         table.add_row(row.name, runtime, size, f"{row.milliseconds:,.0f}", differs, *metrics)
-    console.print(table)
-    for note in report.notes:
-        say(f"note: {note}")
+    return table
 
 
 def _size(text: str) -> tuple[int, int]:
