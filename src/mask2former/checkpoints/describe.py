@@ -57,7 +57,7 @@ def describe_checkpoint(
     packaged = str(source) in checkpoints.packaged_names()
     version = checkpoints.format_version(opened.info)
     form = f"mask2former, version {version}{', packaged' if packaged else ''}"
-    known = map(recipes.recipe, recipes.recipe_names("official"))
+    known = map(recipes.recipe, recipes.recipe_names())
     fitting = [entry.slug for entry in known if _same(entry, opened.info)]
     inference, architecture = opened.info.inference, opened.info.architecture
     edges = f"short edge {inference.short_edge}, long edge at most {inference.long_edge}"
@@ -148,6 +148,7 @@ def _same(recipe: recipes.Recipe, info: ModelInfo) -> bool:
     return (
         recipe.model.architecture == info.architecture
         and recipe.model.inference.tasks == info.tasks
+        and recipe.model.inference.resampling == info.inference.resampling
         and original.recipe_categories(recipe.slug).names == info.known_categories.names
     )
 

@@ -629,12 +629,15 @@ def _settled(
                 "tasks": tuple(tasks),
                 "short_edge": short_edge,
                 "long_edge": long_edge,
+                "resampling": "antialiased" if providers == ["official"] else "bilinear",
                 "resize_masks_first": tuple(tasks) != ("semantic",),
                 "things_only": bool(categories.thing_indices),
             },
             "tasks",
         )
-        return ModelConfig(**dict(found.model), inference=inference), categories, ""
+        own_way = "" if layout is None or inference.resampling == "antialiased" else layout.title
+        said = f"images are resized without antialiasing, as in {own_way}" if own_way else ""
+        return ModelConfig(**dict(found.model), inference=inference), categories, said
     if names is not None:
         fitting = [slug for slug in fitting if _same_names(original.recipe_categories(slug).names, names)]
     # Those of the toolbox, before those of the authors.

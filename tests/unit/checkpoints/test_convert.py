@@ -398,7 +398,7 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
         return read(path, tasks=("instance",))
 
     inference = whole(found(CONFIGURATION)).info.inference
-    assert (inference.short_edge, inference.long_edge) == (320, 500)
+    assert (inference.short_edge, inference.long_edge, inference.resampling) == (320, 500, "bilinear")
     for fault, message in (
         (
             CONFIGURATION.replace("57.375", "0"),
@@ -411,6 +411,7 @@ def test_the_configuration_in_files_of_openmmlab_is_heeded(model: Mask2Former, t
             found(fault)
     for text in ("", "no Python (", CONFIGURATION.replace("keep_ratio=True", "keep_ratio=False")):
         assert found(text).notes == (
+            "images are resized without antialiasing, as in mmdet 3.x",
             "nothing says what the classes are called: they are class 0, class 1 and 1 more, all of them things",
             "nothing says to what size images were resized: a short edge of 800, at most 1333 is assumed",
         )
