@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import importlib.util
 import json
@@ -71,8 +72,14 @@ def r50_file(published: Published, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def tiny_model() -> Mask2Former:
+def tiny_model(built_model: Mask2Former) -> Mask2Former:
     """A Swin of our own size with three classes."""
+    return copy.deepcopy(built_model)
+
+
+@pytest.fixture(scope="session")
+def built_model() -> Mask2Former:
+    """What every test gets a copy of, which costs a sixth of building it."""
     torch.manual_seed(0)
     config = ModelConfig(
         backbone=SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=3),

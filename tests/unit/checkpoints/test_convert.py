@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections import OrderedDict
@@ -184,9 +185,14 @@ def test_training_checkpoints_of_mmengine_are_read(
 # --- folders of transformers -----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def exported(ours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(ours, tmp_path_factory.mktemp("exported") / "folder", "huggingface", verify=False).path
+
+
 @pytest.fixture
-def folder(ours: Path, tmp_path: Path) -> Path:
-    return convert(ours, tmp_path / "exported", "huggingface", verify=False).path
+def folder(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "exported"))
 
 
 def rewrite(path: Path, **changes: Any) -> None:
