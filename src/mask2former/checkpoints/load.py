@@ -616,8 +616,8 @@ def _settled(
     if tasks:
         if found.model.pixel_decoder.num_points != _POINTS:
             raise UserError(
-                f"holds {found} but does not say how many attention heads it has, and its weights do not fit the usual "
-                f"{found.model.pixel_decoder.num_heads}; only models with that many can be read"
+                f"holds {found} but does not say how many attention heads its decoders have, and its weights do not fit "
+                f"the usual {found.model.pixel_decoder.num_heads}; only models with that many can be read"
             )
         categories = _categories(names, found.num_classes)
         if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):

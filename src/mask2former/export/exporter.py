@@ -107,11 +107,11 @@ def export(
         progress("loading the model", 0, None)
         model = from_pretrained(model, recipe, tasks=tasks, weights=weights)
     elif taken := [name for name, value in (("recipe", recipe), ("tasks", tasks), ("weights", weights)) if value]:
-        raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
+        raise UserError(f"'{taken[0]}' is for loading a model, and this one is loaded already; leave it out")
     if size is None and isinstance(model.backbone, SwinTransformer):
         raise UserError(
-            "how Swin cuts images into windows cannot be left open in a graph: give the size that images must fit "
-            "into, for instance 800x1333"
+            "a model with Swin can be exported for one input size only, since its windows depend on it: give the size "
+            "that images must fit into, for instance 800x1333"
         )
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
@@ -235,7 +235,7 @@ def _difference(graph: ExportedGraph, file: Path, path: Path) -> float:
             worst = max(worst, float(difference.nan_to_num(nan=float("inf"))))
     if not worst <= most:
         raise UserError(
-            f"{path} was not written: what it gives differs from the model by {worst:.1e}, more than {most:.0e}; the "
-            "runtime computes something else, report it with its version"
+            f"{path} was not written: its outputs differ from those of the model by {worst:.1e}, more than {most:.0e}; "
+            "please report this with the version of the runtime"
         )
     return worst

@@ -151,9 +151,7 @@ def verify_export(
             [model_name(against), *map(str, files)], predictors, milliseconds, [None, *differing], metrics, strict=True
         )
     ]
-    drawn = (
-        () if images else ("no images were named: results are those of drawn scenes, where most models see nothing",)
-    )
+    drawn = () if images else ("no images were given: drawn scenes were compared, in which most models find nothing",)
     return VerifyReport(chosen, len(shown), tuple(rows), drawn)
 
 

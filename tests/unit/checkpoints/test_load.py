@@ -416,7 +416,7 @@ def test_one_of_several_sets_of_weights_is_taken_and_said(
     assert main(["inspect", str(path), "--task", "semantic"]) == 2
     assert capsys.readouterr().err.endswith("several sets of weights: first, second; say which: --weights\n")
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "third"]) == 2
-    assert "--weights 'third': there is none of that name; sets of weights are first, sec" in capsys.readouterr().err
+    assert "--weights 'third': there is no such set; sets of weights are first, sec" in capsys.readouterr().err
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "first"]) == 0
     assert "format            ssseg\n" in capsys.readouterr().out
 
