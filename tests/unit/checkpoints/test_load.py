@@ -210,6 +210,11 @@ def shorter(share: float) -> Callable[[Path], object]:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "web page": (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
+    "exported to ONNX": (lambda path: path.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(99)), "is a model exported"),
+    "exported to OpenVINO": (
+        lambda path: path.write_text('<?xml version="1.0"?>\n<net name="a">'),
+        "is a model exported",
+    ),
     "lfs pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
     "text": (lambda path: path.write_text("hello, I am no checkpoint"), "not a readable pickle or PyTorch file"),
     "image": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "not a readable pickle"),
