@@ -1,6 +1,6 @@
-"""A model to a file of another runtime, which a predictor can run, and any program that has the runtime.
+"""Writes a model as a file of another runtime, for a predictor or any program that has the runtime.
 
-Whatever is written was run once beforehand, beside the model.
+Before a file gets its name, it is run once and compared with the model.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def export(
         results: the task whose results the file gives, at the padded size of the input and by the inference settings
             of the model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        tasks: in its place, the tasks that the model was trained for.
+        tasks: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
         progress: told the step.
 

@@ -1,4 +1,4 @@
-"""Results inside a graph: the rules of the tasks without a shape or a branch that depends on values.
+"""Post-processing inside a graph: the rules of the tasks without a shape or a branch that depends on values.
 
 For programs that run a file without this package. :mod:`mask2former.postprocessing` is the readable form of the same
 rules, and what these are tested against; it takes a fraction of the memory.

@@ -1,7 +1,7 @@
 """Models that were exported, as networks of a predictor: ``Predictor.from_pretrained("model.onnx")``.
 
 ``info`` is what such a file says of itself, ``network`` the network over any runtime; each runtime is one module and
-the only place that imports its library. Must not know how files are exported.
+the only one that imports its library. Must not know how files are exported.
 """
 
 from __future__ import annotations
