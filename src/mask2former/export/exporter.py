@@ -107,7 +107,7 @@ def export(
         progress("loading the model", 0, None)
         model = from_pretrained(model, recipe, tasks=tasks, weights=weights)
     elif taken := [name for name, value in (("recipe", recipe), ("tasks", tasks), ("weights", weights)) if value]:
-        raise UserError(f"'{taken[0]}' is for loading a model, and this one is loaded already; leave it out")
+        raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
     if size is None and isinstance(model.backbone, SwinTransformer):
         raise UserError(
             "a model with Swin can be exported for one input size only, since its windows depend on it: give the size "
