@@ -404,7 +404,7 @@ def test_checkpoints_of_a_run_load_as_models(finished_run: Finished, tmp_path: P
         "the averaged weights of the training are taken (the others: weights=state_dict)"
     ]
     assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="state_dict").state_dict(), plain)
-    with pytest.raises(UserError, match="there is none of that name; sets of weights are average, state_dict"):
+    with pytest.raises(UserError, match="there is no such set; sets of weights are average, state_dict"):
         Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="model_ema")
     with pytest.raises(UserError, match="carries its own configuration; leave out the tasks"):
         Mask2Former.from_pretrained(tmp_path / "last.ckpt", tasks="instance")

@@ -1,4 +1,7 @@
-"""What training starts from, by its name: a whole model or a backbone alone, those of timm on the hub too."""
+"""Opens what ``model.init`` names, a whole model or a backbone alone, and completes the settings of a run from it.
+
+Its weights are fitted to the model of the run by ``start`` (whole models) and ``formats.backbones`` (backbones).
+"""
 
 from __future__ import annotations
 

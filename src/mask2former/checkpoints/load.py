@@ -326,6 +326,11 @@ def _head_of(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not head:
         raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
+    if (head.startswith(b"\x08") and b"pytorch" in head[:16]) or (head.startswith(b"<?xml") and b"<net " in head):
+        raise UserError(
+            f"{path}: is a model exported to ONNX or OpenVINO, which can be run (predict, track, evaluate) but not "
+            "read as weights; name the model that it was made of"
+        )
     if head.lstrip()[:1] == b"<":
         raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
     if head.startswith(b"version https://git-lfs"):
@@ -616,8 +621,8 @@ def _settled(
     if tasks:
         if found.model.pixel_decoder.num_points != _POINTS:
             raise UserError(
-                f"holds {found} but does not say how many attention heads it has, and its weights do not fit the usual "
-                f"{found.model.pixel_decoder.num_heads}; only models with that many can be read"
+                f"holds {found} but does not say how many attention heads its decoders have, and its weights do not "
+                f"fit the usual {found.model.pixel_decoder.num_heads}; only models with that many can be read"
             )
         categories = _categories(names, found.num_classes)
         if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):

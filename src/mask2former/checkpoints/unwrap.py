@@ -122,7 +122,7 @@ def wanted(found: Mapping[str, dict[Any, Any]], weights: str) -> dict[Any, Any]:
     if weights not in found or not weights:
         known = listed([name for name in found if name], show=printable)
         have = f"sets of weights are {known}" if known else "the file holds one set of weights, so leave it out"
-        raise OptionError(lambda name: f"{name('weights')} {quoted(weights)}: there is none of that name; {have}")
+        raise OptionError(lambda name: f"{name('weights')} {quoted(weights)}: there is no such set; {have}")
     return found[weights]
 
 

@@ -1,6 +1,6 @@
 """The same image through our model and through the one of ``transformers``, where that is installed.
 
-The only place that imports ``transformers``, which is no requirement. It never sees the folder, whose configuration
+The only module that imports ``transformers``, which is optional. It never sees the folder, whose configuration
 could make it fetch or run something else: it gets tensors and those settings that the comparison is about.
 """
 

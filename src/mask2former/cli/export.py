@@ -34,12 +34,14 @@ def export(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images in one call; 0: any number.")] = 1,
     frames: Annotated[
-        int | None, typer.Option(help="Frames of a clip.", show_default="8 for models of clips, else images")
+        int | None, typer.Option(help="Frames of a clip.", show_default="8 for models of clips; others take images")
     ] = None,
     results: Annotated[
         Task | None,
         typer.Option(
-            help="Give results of this task, at the size of the input padded to multiples of 32.", show_default="logits"
+            help="Let the file give results of this task instead of logits, at the size of the input padded to "
+            "multiples of 32; for programs without this package.",
+            show_default="logits",
         ),
     ] = None,
     recipe: Recipe = None,
@@ -48,7 +50,8 @@ def export(
 ) -> None:
     """Write a model as an ONNX or OpenVINO file, and compare the two.
 
-    The file runs wherever its runtime does, without PyTorch, and here: mask2former predict --model NAME.onnx.
+    Takes a minute or more. The file runs wherever its runtime does, without PyTorch, and here: mask2former predict
+    --model NAME.onnx. An existing FILE is replaced.
     """
     from mask2former.export import export as export_model
 
@@ -65,9 +68,9 @@ def export(
             weights=weights,
             progress=progress,
         )
-    alike = f"logits are those of the model within {done.difference:.0e} of the largest"
+    alike = f"logits differ from those of the model by at most {done.difference:.0e} of the largest"
     if results is not None:
-        alike = f"on noise {100 * done.difference:.2f} % of the results are not those of the model"
+        alike = f"on noise, {100 * done.difference:.2f} % of the results differ from those of the model"
     say(f"{done.path} written ({done.num_bytes / 1e6:,.1f} MB): {alike}")
 
 
@@ -80,21 +83,32 @@ def verify_export(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Also measure all of them: a data set, as of evaluate, for example scenes."),
+        typer.Option(help="Also measure the metric of each on a data set, named as in evaluate, for example scenes."),
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option(help="Also measure all of them: annotations in COCO format of the images in the folder --images."),
+        typer.Option(
+            help="Also measure the metric of each: annotations in COCO format of the images in the folder --images."
+        ),
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images that are measured.")] = None,
-    task: Annotated[Task | None, typer.Option("--task", "-t", help="Task of the results.")] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            "--task", "-t", help="Task to compare.", show_default="the first of these that the model supports"
+        ),
+    ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
     recipe: Recipe = None,
     trained_for: TrainedFor = None,
     weights: Weights = None,
 ) -> None:
-    """Compare exported files with their model: results, metrics, time and size."""
+    """Compare exported files with their model: results, metrics, time and size.
+
+    Under "differs": the share of pixels whose class differs from that of the model, or of instances that only one of
+    the two found; under "ms": the median time from an image to its result.
+    """
     from mask2former.data.sources import DataSource
     from mask2former.export import verify_export as verify
 

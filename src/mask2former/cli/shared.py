@@ -67,14 +67,15 @@ Model = Annotated[
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="The published model that a file or folder of another code base is, if it does not say.",
+        help="Name of the published model that a file or folder of another code base holds, for example "
+        "coco-panoptic/r50; needed where the file does not tell.",
         autocompletion=complete_recipe,
         rich_help_panel=_OTHERS,
     ),
 ]
 _TRAINED_FOR: dict[str, Any] = {
     "metavar": "TASK",
-    "help": "In place of --recipe: a task that the model was trained for; can be repeated.",
+    "help": "Instead of --recipe, for a model with classes of its own: a task it was trained for; can be repeated.",
     "rich_help_panel": _OTHERS,
 }
 TrainedFor = Annotated[list[str] | None, typer.Option("--trained-for", **_TRAINED_FOR)]

@@ -1,6 +1,6 @@
-"""A model to a file of another runtime, which a predictor can run, and any program that has the runtime.
+"""Writes a model as a file of another runtime, for a predictor or any program that has the runtime.
 
-Whatever is written was run once beforehand, beside the model.
+Before a file gets its name, it is run once and compared with the model.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def export(
         results: the task whose results the file gives, at the padded size of the input and by the inference settings
             of the model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        tasks: in its place, the tasks that the model was trained for.
+        tasks: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
         progress: told the step.
 
@@ -110,8 +110,8 @@ def export(
         raise UserError(f"'{taken[0]}' is about loading a model, and this one is loaded; leave it out")
     if size is None and isinstance(model.backbone, SwinTransformer):
         raise UserError(
-            "how Swin cuts images into windows cannot be left open in a graph: give the size that images must fit "
-            "into, for instance 800x1333"
+            "a model with Swin can be exported for one input size only, since its windows depend on it: give the size "
+            "that images must fit into, for instance 800x1333"
         )
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
@@ -235,7 +235,7 @@ def _difference(graph: ExportedGraph, file: Path, path: Path) -> float:
             worst = max(worst, float(difference.nan_to_num(nan=float("inf"))))
     if not worst <= most:
         raise UserError(
-            f"{path} was not written: what it gives differs from the model by {worst:.1e}, more than {most:.0e}; the "
-            "runtime computes something else, report it with its version"
+            f"{path} was not written: its outputs differ from those of the model by {worst:.1e}, more than {most:.0e}; "
+            "please report this with the version of the runtime"
         )
     return worst

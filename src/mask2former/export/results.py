@@ -1,4 +1,4 @@
-"""Results inside a graph: the rules of the tasks without a shape or a branch that depends on values.
+"""Post-processing inside a graph: the rules of the tasks without a shape or a branch that depends on values.
 
 For programs that run a file without this package. :mod:`mask2former.postprocessing` is the readable form of the same
 rules, and what these are tested against; it takes a fraction of the memory.
@@ -30,8 +30,8 @@ def check_settings(settings: InferenceConfig, task: Task) -> None:
     if task == "instance" and (settings.tile or settings.non_overlapping):
         what = "tile" if settings.tile else "non_overlapping"
         raise UserError(
-            f"instances of this model depend on its setting '{what}', which no graph can follow; export it without "
-            "results, and let a Predictor run the file"
+            f"instances of this model depend on its setting '{what}', which an exported file cannot apply; export it "
+            "without results, and run the file with this package"
         )
 
 

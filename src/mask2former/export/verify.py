@@ -93,7 +93,7 @@ def verify_export(
         task: of the results and metrics; None: see :class:`~mask2former.inference.predictor.Predictor`.
         calls: of each on each image, for the median.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
-        trained_for: in its place, the tasks that the model was trained for.
+        trained_for: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
         progress: told the step.
 
@@ -151,9 +151,7 @@ def verify_export(
             [model_name(against), *map(str, files)], predictors, milliseconds, [None, *differing], metrics, strict=True
         )
     ]
-    drawn = (
-        () if images else ("no images were named: results are those of drawn scenes, where most models see nothing",)
-    )
+    drawn = () if images else ("no images were given: drawn scenes were compared, in which most models find nothing",)
     return VerifyReport(chosen, len(shown), tuple(rows), drawn)
 
 

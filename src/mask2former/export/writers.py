@@ -1,4 +1,4 @@
-"""Traced graphs to files of each format. The only place that knows the converters of other runtimes."""
+"""Traced graphs to files of each format. The only module that knows the converters of other runtimes."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ _XAVIER = (
 )
 _FRACTIONS = "{} images are resized as floats; here values are rounded to whole numbers"
 _MIN_SIZE = "images with a side of less than 32 pixels are left out of training; here none is"
-_PLACE = "training images are cut at a place that is random on each axis; here one random number is for both"
-_POLYGONS = "polygons become masks, which are resized and cut; here corners are moved, and masks are drawn last"
+_PLACE = "training images are cropped at random on each axis; here one random number serves both"
+_POLYGONS = "polygons become masks, which are resized and cropped; here corners are moved, and masks are drawn last"
 _FIXED_AFFINE = "batch norms learn their statistics, but scale and shift are fixed; here all of them are learned"
 
 
@@ -155,9 +155,9 @@ FAMILIES: dict[str, Family] = {
         ),
         training=_mmdet_training("panoptic", "panoptic/PQ"),
         deviations=(
-            "the configuration does not say the class probability that a panoptic segment needs; here it is 0.8, as in "
-            "the toolbox's configuration of MaskFormer",
-            "its panoptic models are not asked for semantic segmentation; here they can be",
+            "the configuration does not state the class probability that a panoptic segment needs; here it is 0.8, as "
+            "in the toolbox's configuration of MaskFormer",
+            "its panoptic models are not used for semantic segmentation; here they can be",
             _FRACTIONS.format("training"),
             _PLACE,
             _FILL,

@@ -107,5 +107,5 @@ def _published(name: str) -> Iterator[str]:
     else:
         yield "Precision as published: float32."
     if recipe.deviations:
-        yield f"What {code} does in another way, and no setting expresses:"
+        yield f"Where {code} differs, and no setting can express it:"
         yield from (f"- {deviation}." for deviation in recipe.deviations)

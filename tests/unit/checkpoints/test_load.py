@@ -210,6 +210,11 @@ def shorter(share: float) -> Callable[[Path], object]:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "web page": (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
+    "exported to ONNX": (lambda path: path.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(99)), "is a model exported"),
+    "exported to OpenVINO": (
+        lambda path: path.write_text('<?xml version="1.0"?>\n<net name="a">'),
+        "is a model exported",
+    ),
     "lfs pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
     "text": (lambda path: path.write_text("hello, I am no checkpoint"), "not a readable pickle or PyTorch file"),
     "image": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "not a readable pickle"),
@@ -416,7 +421,7 @@ def test_one_of_several_sets_of_weights_is_taken_and_said(
     assert main(["inspect", str(path), "--task", "semantic"]) == 2
     assert capsys.readouterr().err.endswith("several sets of weights: first, second; say which: --weights\n")
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "third"]) == 2
-    assert "--weights 'third': there is none of that name; sets of weights are first, sec" in capsys.readouterr().err
+    assert "--weights 'third': there is no such set; sets of weights are first, sec" in capsys.readouterr().err
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "first"]) == 0
     assert "format            ssseg\n" in capsys.readouterr().out
 

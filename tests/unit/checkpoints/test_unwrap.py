@@ -96,9 +96,9 @@ def test_one_of_several_can_be_chosen() -> None:
     payload = {"model": WEIGHTS, "model_ema": AVERAGE, "callbacks": {"EMA": {"ema": OTHER}}}
     for name, expected in (("model", WEIGHTS), ("model_ema", AVERAGE), ("callbacks.EMA.ema", OTHER)):
         assert weights_of(payload, holds, name) == (expected, "")
-    with pytest.raises(UserError, match="weights 'ema': there is none of that name; sets of weights are model, model_"):
+    with pytest.raises(UserError, match="weights 'ema': there is no such set; sets of weights are model, model_"):
         weights_of(payload, holds, "ema")
-    with pytest.raises(UserError, match="weights '': there is none of that name; the file holds one set"):
+    with pytest.raises(UserError, match="weights '': there is no such set; the file holds one set"):
         weights_of(WEIGHTS, holds, "")
 
 

@@ -412,7 +412,7 @@ def start_from_backbone(model: Mask2Former, backbone: Backbone, path: str | Path
     try:
         load_into(model, {**outside, **kept, **state}, str(path))
     except UserError as error:
-        way_out = "set model.backbone to that"
+        way_out = "set model.backbone to that, or leave model.backbone out of the run file"
         if model.info.architecture is None:
             way_out = (
                 f"a backbone of one's own ({type(model.backbone).__name__}) needs a method start_from_backbone(state)"

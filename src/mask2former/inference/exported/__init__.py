@@ -1,7 +1,7 @@
 """Models that were exported, as networks of a predictor: ``Predictor.from_pretrained("model.onnx")``.
 
 ``info`` is what such a file says of itself, ``network`` the network over any runtime; each runtime is one module and
-the only place that imports its library. Must not know how files are exported.
+the only one that imports its library. Must not know how files are exported.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def open_exported(
     runtime = open_runtime(path, device, dtype)
     if runtime.info.task is not None:
         raise UserError(
-            f"{path} gives {runtime.info.task} results, for programs without this package, and a predictor makes its "
-            "own of logits; export the model without results"
+            f"{path} gives {runtime.info.task} results, for programs without this package; here logits are needed: "
+            "export the model without results"
         )
     return ExportedNetwork(Path(path), runtime)
 
@@ -70,7 +70,10 @@ def open_runtime(path: str | Path, device: torch.device | None = None, dtype: to
         raise UserError(f"{path}: no such file")
     if SUFFIXES[path.suffix.lower()] == "onnx":
         if dtype not in (None, torch.float32):
-            raise UserError(f"{path}: onnxruntime computes in the precision of the file; leave out dtype {dtype}")
+            raise UserError(
+                f"{path}: onnxruntime computes in the precision of the file; leave out dtype "
+                f"{str(dtype).removeprefix('torch.')}"
+            )
         from mask2former.inference.exported.onnx import OnnxRuntime
 
         return OnnxRuntime(path, device)

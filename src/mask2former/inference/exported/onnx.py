@@ -1,4 +1,4 @@
-"""ONNX files, run by onnxruntime. The only place that imports it."""
+"""ONNX files, run by onnxruntime. The only module that imports it."""
 
 from __future__ import annotations
 

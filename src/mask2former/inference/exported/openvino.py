@@ -1,4 +1,4 @@
-"""OpenVINO files (``.xml`` with the ``.bin`` beside it). The only place that imports OpenVINO."""
+"""OpenVINO files (``.xml`` with the ``.bin`` beside it). The only module that imports OpenVINO."""
 
 from __future__ import annotations
 
