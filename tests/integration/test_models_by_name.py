@@ -126,7 +126,7 @@ def test_the_former_name_of_a_filter_is_read(capsys: pytest.CaptureFixture[str])
 def test_one_model_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "mmdet/coco-instance/swin-s"]) == 0
     shown = capsys.readouterr().out
-    lines = {line[:14].strip(): line[16:] for line in shown.splitlines()}
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in shown.splitlines() if line[0] != " ")
     assert lines["published, %"] == "AP 46.1, box AP 49.3"
     assert lines["license"].startswith("Apache-2.0: also for commercial use (https://")
     assert lines["verified by"] == "sha256:c9d0c4f2"

@@ -52,7 +52,10 @@ def models(
         typer.Option(metavar="NAME", help="Only models published by it: official, mmdet, mmseg, ssseg, packaged."),
     ] = None,
     commercial: Annotated[
-        bool, typer.Option("--commercial", help="Only models whose license permits commercial use.")
+        bool,
+        typer.Option(
+            "--commercial", help="Only models whose license permits commercial use, which needs to be stated."
+        ),
     ] = False,
     cached: Annotated[bool, typer.Option("--cached", help="Only models that need no download.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all details as JSON.")] = False,
@@ -168,7 +171,7 @@ def _details(model: dict[str, Any]) -> list[tuple[str, str]]:
         unlike = [f"{key} {own} (official: {official})" for key, (own, official) in model["settings"].items()]
         details["settings"] = ", ".join(unlike) or "as the official model of this data set, task and backbone"
     known = [(title, value) for title, value in details.items() if value]
-    titles = ("done otherwise", *("" for _ in model["deviations"]))
+    titles = ("differs there", *("" for _ in model["deviations"]))
     return known + list(zip(titles, model["deviations"], strict=False))
 
 

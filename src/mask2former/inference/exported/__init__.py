@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.inference.exported.info import ExportedInfo
 from mask2former.inference.exported.network import ExportedNetwork, Runtime
 
@@ -70,9 +70,9 @@ def open_runtime(path: str | Path, device: torch.device | None = None, dtype: to
         raise UserError(f"{path}: no such file")
     if SUFFIXES[path.suffix.lower()] == "onnx":
         if dtype not in (None, torch.float32):
-            raise UserError(
-                f"{path}: onnxruntime computes in the precision of the file; leave out dtype "
-                f"{str(dtype).removeprefix('torch.')}"
+            got = str(dtype).removeprefix("torch.")
+            raise OptionError(
+                lambda name: f"{path}: onnxruntime computes in the file's precision; leave out {name('dtype')} {got}"
             )
         from mask2former.inference.exported.onnx import OnnxRuntime
 
