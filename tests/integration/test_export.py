@@ -244,8 +244,13 @@ def test_what_is_no_export_is_refused(of_any_size: Exported, tmp_path: Path) -> 
         Predictor.from_pretrained(tmp_path / "broken.xml")
     with pytest.raises(UserError, match="no such file"):
         Predictor.from_pretrained(tmp_path / "none.onnx")
-    with pytest.raises(UserError, match="has no use for 'compile'"):
+    with pytest.raises(UserError, match="has no use for compile"):
         Predictor.from_pretrained(of_any_size.path, compile=True)
+    proto = onnx.load(of_any_size.path)
+    next(entry for entry in proto.metadata_props if entry.key == "mask2former").value = "{"
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match=r"the metadata of .*other\.onnx is not JSON"):
+        Predictor.from_pretrained(tmp_path / "other.onnx")
     with pytest.raises(UserError, match="leave out dtype"):
         Predictor.from_pretrained(of_any_size.path, dtype="bfloat16")
 

@@ -7,6 +7,7 @@ in a message that says so. Must not know how checkpoints are written.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -326,11 +327,21 @@ def _head_of(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not head:
         raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
+    if _is_exported(head):
+        raise UserError(
+            f"{path}: is an exported model (ONNX or OpenVINO), which predict, track and evaluate alone can run; give "
+            "the model that it was exported from"
+        )
     if head.lstrip()[:1] == b"<":
         raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
     return head
+
+
+def _is_exported(head: bytes) -> bool:
+    """Whether a file begins as those of OpenVINO or of ONNX, which no pickle does."""
+    return re.match(rb"\s*<\?xml[^>]*>\s*<net\s|\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]", head) is not None
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
 from mask2former.data.transforms import resize_clip, resize_image, shortest_edge_size
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
@@ -202,7 +202,9 @@ class Predictor:
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
-                raise UserError(f"'{source}' is an exported model, which has no use for '{taken[0]}'; leave it out")
+                raise OptionError(
+                    lambda name: f"'{source}' is an exported model, which has no use for {name(taken[0])}; leave it out"
+                )
             network = open_exported(source, None if device is None else chosen_device, chosen_dtype)
             info = network.info.model
             predictor = cls(network, device or "cpu", settings=info.inference, categories=info.known_categories)
