@@ -470,6 +470,8 @@ def recognised(raw: Raw, request: Request) -> Found:
         _check_alone(raw)
     if layout is not None:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
+    if _is_of_ours(state):  # a whole model, also where a backbone would do
+        raise UserError(_unknown(state))
     backbone = recognised_backbone(state, raw.config, request.backbone)
     if backbone is None:
         raise UserError(_unknown(state))
@@ -501,8 +503,12 @@ def _is_known(names: Mapping[str, Any]) -> bool:
     return _has_layout(inner) or bool(without_wrapping(inner)[1])
 
 
+def _is_of_ours(state: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith(_OUR_ENTRY) for name in state)
+
+
 def _unknown(state: Mapping[str, Tensor]) -> str:
-    if any(name.endswith(_OUR_ENTRY) for name in state):
+    if _is_of_ours(state):
         return (
             "weights of a model of this library without its settings and classes; expected a file of save_pretrained, "
             "or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"
