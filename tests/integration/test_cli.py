@@ -236,3 +236,8 @@ def test_names_of_files_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().err
     assert "a\ufffd[31mb\ufffd\ufffdc.png" in shown
     assert shown.count("\n") == 1
+
+
+def test_a_word_that_is_no_choice_is_told_without_words_of_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--task", "foo"]) == 2
+    assert "Invalid value for '--task' / '-t': 'foo' is not one of 'panoptic', " in capsys.readouterr().err

@@ -7,6 +7,7 @@ in a message that says so. Must not know how checkpoints are written.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -326,16 +327,21 @@ def _head_of(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not head:
         raise UserError(f"{path}: is empty; expected weights. If it was downloaded, fetch it again")
-    if (head.startswith(b"\x08") and b"pytorch" in head[:16]) or (head.startswith(b"<?xml") and b"<net " in head):
+    if _is_exported(head):
         raise UserError(
-            f"{path}: is a model exported to ONNX or OpenVINO, which can be run (predict, track, evaluate) but not "
-            "read as weights; name the model that it was made of"
+            f"{path}: is an exported model (ONNX or OpenVINO), which predict, track and evaluate alone can run; give "
+            "the model that it was exported from"
         )
     if head.lstrip()[:1] == b"<":
         raise UserError(f"{path}: is a web page, not weights; the download went wrong, fetch it again")
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with 'git lfs pull'")
     return head
+
+
+def _is_exported(head: bytes) -> bool:
+    """Whether a file begins as those of OpenVINO or of ONNX, which no pickle does."""
+    return re.match(rb"\s*<\?xml[^>]*>\s*<net\s|\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]", head) is not None
 
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
@@ -464,6 +470,8 @@ def recognised(raw: Raw, request: Request) -> Found:
         _check_alone(raw)
     if layout is not None:
         return _whole(raw, layout, to_original(layout, state, known_only=False), prefix, request)
+    if _is_of_ours(state):  # a whole model, also where a backbone would do
+        raise UserError(_unknown(state))
     backbone = recognised_backbone(state, raw.config, request.backbone)
     if backbone is None:
         raise UserError(_unknown(state))
@@ -495,8 +503,12 @@ def _is_known(names: Mapping[str, Any]) -> bool:
     return _has_layout(inner) or bool(without_wrapping(inner)[1])
 
 
+def _is_of_ours(state: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith(_OUR_ENTRY) for name in state)
+
+
 def _unknown(state: Mapping[str, Tensor]) -> str:
-    if any(name.endswith(_OUR_ENTRY) for name in state):
+    if _is_of_ours(state):
         return (
             "weights of a model of this library without its settings and classes; expected a file of save_pretrained, "
             "or the model.safetensors of a training (also if it is a checkpoint of version 0.1.0)"

@@ -131,10 +131,10 @@ def check_settings(model: ModelConfig, source: ModelInfo, name: str, *, partial:
             for key, value in explicit.items()
             if key not in allowed and value != getattr(theirs, key)
         ]
-    for name in _NORMALISATION if source.architecture is not None else ():
-        own, theirs = getattr(model, name), getattr(source.architecture, name)
-        if name in model.model_fields_set and own != theirs:
-            faults.append(f"model.{name} is {list(own)} in the run and {list(theirs)} in the weights")
+    for key in _NORMALISATION if source.architecture is not None else ():
+        own, theirs = getattr(model, key), getattr(source.architecture, key)
+        if key in model.model_fields_set and own != theirs:
+            faults.append(f"model.{key} is {list(own)} in the run and {list(theirs)} in the weights")
     if faults:
         partly = "" if partial else "; with model.init_partial=true other queries and sizes are newly initialised"
         raise UserError(

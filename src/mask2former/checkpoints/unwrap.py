@@ -121,7 +121,8 @@ def wanted(found: Mapping[str, dict[Any, Any]], weights: str) -> dict[Any, Any]:
     """
     if weights not in found or not weights:
         known = listed([name for name in found if name], show=printable)
-        have = f"sets of weights are {known}" if known else "the file holds one set of weights, so leave it out"
+        alone = "one set of weights, so leave it out" if found else "no weights that we know by their names"
+        have = f"sets of weights are {known}" if known else f"the file holds {alone}"
         raise OptionError(lambda name: f"{name('weights')} {quoted(weights)}: there is no such set; {have}")
     return found[weights]
 

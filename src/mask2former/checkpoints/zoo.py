@@ -145,6 +145,7 @@ class Zoo(Mapping[str, ZooModel]):
         """
         values = read_json(path, "table of models", hint="check the environment variable MASK2FORMER_ZOO")
         try:
+            _check_lists(values)
             licenses = {name: License(name, entry["url"], entry["commercial"]) for name, entry in _entries(values)}
             providers = {name: _provider(name, entry) for name, entry in values.get("providers", {}).items()}
             models = [_model(entry, licenses, providers) for entry in values["models"]]
@@ -156,6 +157,14 @@ class Zoo(Mapping[str, ZooModel]):
             if twice := [value for value, number in numbers.items() if number > 1]:
                 raise UserError(f"zoo {path}: more than one model with {attribute} '{min(twice)}'")
         return cls({model.name: model for model in models})
+
+
+def _check_lists(values: Any) -> None:
+    for name, kind, what in (("licenses", dict, "a mapping"), ("models", list, "a list")):
+        if not isinstance(values, dict) or not isinstance(values.get(name), kind):
+            raise ValueError(f"expected a mapping in which '{name}' is {what}")
+    if not all(isinstance(entry, dict) for entry in values["models"]):
+        raise ValueError("every entry of 'models' must be a mapping")
 
 
 def _entries(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -179,9 +188,18 @@ def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[
         if "checksum" in values:
             raise ValueError("a model has both 'checksum' and 'md5_prefix'; leave out 'md5_prefix'")
         values["checksum"] = f"md5:{values.pop('md5_prefix')}"
-    values["provider"] = providers[values["provider"]] if "provider" in values else _OWN
-    model = ZooModel(**{**values, "license": licenses[entry["license"]]})
+    values["provider"] = _named(values["provider"], providers, "providers") if "provider" in values else _OWN
+    values["license"] = _named(values.get("license"), licenses, "licenses")
+    known = {field.name for field in fields(ZooModel)}
+    for wrong, found in (("lacks", known - values.keys()), ("has the unknown key", values.keys() - known)):
+        if found:
+            raise ValueError(f"model {quoted(values.get('name'))} {wrong} '{min(found)}'")
+    model = ZooModel(**values)
     _check_kinds(model, "a model")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", model.name):
+        raise ValueError(
+            f"{quoted(model.name)} is no name of a model; expected words of letters and digits between '/'"
+        )
     if not all(isinstance(value, int | float) and abs(value) <= 1e6 for value in model.metrics.values()):
         raise ValueError(f"metrics of '{model.name}' must be numbers")
     if not (0 <= model.num_bytes <= limits.ZOO_BYTES and 0 <= model.queries <= limits.ZOO_QUERIES):
@@ -197,6 +215,12 @@ def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[
     if not re.fullmatch(r"\w[\w.-]*", model.file):
         raise ValueError(f"'{model.name}': file '{model.file}' is no plain file name")
     return model
+
+
+def _named(name: Any, known: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"a model names {quoted(name)}, which is not among the {where} of the table")
+    return known[name]
 
 
 def _check_kinds(entry: Provider | ZooModel, what: str) -> None:

@@ -127,7 +127,8 @@ def _outcome(error: Exception) -> tuple[int, str]:
         is_told = isinstance(error, StoppedError) and str(error)
         return _STOPPED, f"stopped: {error}" if is_told else "stopped"
     if isinstance(error, _CommandLineError):
-        return 2, f"error: {error.format_message()}"  # pyright: ignore[reportAttributeAccessIssue]
+        message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        return 2, f"error: {message.replace(': Value error, ', ': ', 1)}"
     if isinstance(error, OptionError):
         return 2, f"error: {error.sentence(_flag)}"
     if isinstance(error, UserError):

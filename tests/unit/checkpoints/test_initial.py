@@ -156,3 +156,12 @@ def test_the_backbone_of_a_run_is_known_where_it_names_one() -> None:
     assert named_backbone(ModelConfig(backbone=SwinConfig())) is None
     assert named_backbone(ModelConfig(backbone=TimmConfig(norm="batch"))) is None
     assert named_backbone(ModelConfig(backbone=CONFIG)) == CONFIG
+
+
+def test_a_whole_model_without_settings_is_no_backbone_of_the_run(tmp_path: Path) -> None:
+    torch.save(
+        {"backbone.a": torch.zeros(1), "transformer_decoder.class_head.weight": torch.zeros(1)}, tmp_path / "a.pth"
+    )
+    for backbone in (None, CONFIG):
+        with pytest.raises(UserError, match="of a model of this library without its settings and classes"):
+            open_initial(str(tmp_path / "a.pth"), backbone)

@@ -210,10 +210,11 @@ def shorter(share: float) -> Callable[[Path], object]:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "web page": (lambda path: path.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
-    "exported to ONNX": (lambda path: path.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(99)), "is a model exported"),
+    "exported to ONNX": (lambda path: path.write_bytes(b"\x08\x0a\x12\x07pytorch" + bytes(50)), "is an exported model"),
+    "ONNX of somebody else": (lambda path: path.write_bytes(b"\x08\x0a:7\n\x10" + bytes(50)), "is an exported model"),
     "exported to OpenVINO": (
-        lambda path: path.write_text('<?xml version="1.0"?>\n<net name="a">'),
-        "is a model exported",
+        lambda path: path.write_text('<?xml version="1.0"?>\n<net name="a" version="11">'),
+        "is an exported model",
     ),
     "lfs pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
     "text": (lambda path: path.write_text("hello, I am no checkpoint"), "not a readable pickle or PyTorch file"),
@@ -424,6 +425,12 @@ def test_one_of_several_sets_of_weights_is_taken_and_said(
     assert "--weights 'third': there is no such set; sets of weights are first, sec" in capsys.readouterr().err
     assert main(["inspect", str(path), "--task", "semantic", "--weights", "first"]) == 0
     assert "format            ssseg\n" in capsys.readouterr().out
+
+
+def test_a_set_of_weights_is_not_looked_for_among_none(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.zeros(1)}}, tmp_path / "m.pth")
+    with pytest.raises(UserError, match="weights 'model': there is no such set; the file holds no weights that"):
+        Mask2Former.from_pretrained(tmp_path / "m.pth", weights="model")
 
 
 def test_files_with_one_set_of_weights_say_so(tiny_model: Mask2Former, tmp_path: Path) -> None:

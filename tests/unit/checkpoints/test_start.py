@@ -200,7 +200,7 @@ def test_settings_that_make_sense_only_with_the_others() -> None:
 )
 def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], words: str, fits_partly: bool) -> None:
     model = ModelConfig.model_validate(own)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=rf"^cells does not fit: .*{words}.*, and they come from cells; with"):
         check_settings(model, SOURCE, "cells", partial=False)
     if fits_partly:
         check_settings(model, SOURCE, "cells", partial=True)

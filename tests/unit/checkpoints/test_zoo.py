@@ -223,11 +223,18 @@ def test_a_wrong_file_in_the_cache_can_be_got_rid_of(tmp_path: Path, monkeypatch
 
 
 FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
-    "a key is missing": ([{key: value for key, value in row().items() if key != "url"}], "url"),
-    "an unknown key": ([row(colour="red")], "colour"),
+    "a key is missing": (
+        [{key: value for key, value in row().items() if key != "url"}],
+        "model 'lab/pets' lacks 'url'",
+    ),
+    "an unknown key": ([row(colour="red")], "model 'lab/pets' has the unknown key 'colour'"),
     "a wrong kind": ([row(queries="many")], "'queries' of a model is 'many'"),
     "metrics that are no numbers": ([row(metrics={"PQ": "good"})], "metrics of 'lab/pets' must be numbers"),
-    "an unknown license": ([row(license="GPL")], "'GPL' is missing"),
+    "an unknown license": ([row(license="GPL")], "names 'GPL', which is not among the licenses"),
+    "a license that is no name": ([row(license=["MIT"])], r"names \['MIT'\], which is not among the licenses"),
+    "a name of the hub": ([row(name="hf://lab/pets")], "'hf://lab/pets' is no name of a model"),
+    "no name": ([row(name="")], "'' is no name of a model"),
+    "a name that moves the cursor": ([row(name="lab/\x1b[2Jpets")], "is no name of a model"),
     "a local address": ([row(url="file:///etc/passwd")], "no address of the web"),
     "a path as a file name": ([row(file="../pets_0123ab.pkl")], "no plain file name"),
     "a name without the hash": ([row(file="pets.pkl")], "that the file's name contains"),
@@ -235,7 +242,7 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a short SHA-256": ([row(checksum="sha256:0123ab")], "8 to 64"),
     "an unknown hash": ([row(checksum="crc32:0123ab")], "'md5:' and 6 to 32 digits"),
     "a hash twice": ([row(md5_prefix="0123ab")], "both 'checksum' and 'md5_prefix'"),
-    "an unknown provider": ([row(provider="nobody")], "'nobody' is missing"),
+    "an unknown provider": ([row(provider="nobody")], "names 'nobody', which is not among the providers"),
     "a name twice": ([row(), row(file="x_0123ab")], "more than one model with name 'lab/pets'"),
     "a file twice": ([row(), row(name="lab/dogs")], "more than one model with file 'pets_0123ab.safetensors'"),
 }
@@ -267,6 +274,19 @@ def test_providers_of_a_table_are_checked(tmp_path: Path) -> None:
             Zoo.load(path)
     path.write_text(json.dumps({**values, "providers": {"lab": {"title": "Lab", "source": None}}}))
     assert Zoo.load(path)["lab/pets"].short_name == "pets"
+
+
+def test_the_kinds_of_a_table_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.json"
+    for text, message in (
+        ("[]", "expected a mapping in which 'licenses' is a mapping"),
+        ('{"licenses": null, "models": []}', "expected a mapping in which 'licenses' is a mapping"),
+        ('{"licenses": {}, "models": {}}', "expected a mapping in which 'models' is a list"),
+        ('{"licenses": {}, "models": ["pets"]}', "every entry of 'models' must be a mapping"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            Zoo.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"licenses": {}, "models": 3}', '{"licenses": {"x": {"url": 1}}}'])
