@@ -213,7 +213,7 @@ def table(result: dict[str, Any]) -> str:
         ends = {axis: f"{points[0][axis]:,.6g} to {points[-1][axis]:,.6g}"}
         for name in ("seconds", "mib"):
             largest = max(points, key=lambda point: point[axis] if name == "seconds" else point["mib"])
-            ends[name] = f"{points[0][name]:,.2g} to {largest[name]:,.3g}"
+            ends[name] = " to ".join(f"{v:,.0f}" if v >= 100 else f"{v:.2g}" for v in (points[0][name], largest[name]))
         slopes = [
             f"{found[key]['all']:.2f}, at the end {found[key]['last_two']:.2f}"
             for key in ("slope_of_seconds", "slope_of_mib")
