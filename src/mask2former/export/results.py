@@ -76,7 +76,9 @@ def instances(
     chosen = scores >= settings.instance_threshold
     if settings.things_only:
         chosen = chosen & things[labels]
-    scores, order = torch.where(chosen, scores, -1.0).sort(dim=1, descending=True, stable=True)
+    scores, order = torch.where(chosen, scores, -1.0).topk(
+        scores.shape[1]
+    )  # sorted; a stable sort is no operator there
     queries, labels, chosen = queries.gather(1, order), labels.gather(1, order), scores >= 0
 
     picked = queries[:, :, None, None].expand(-1, -1, *masks.shape[2:])

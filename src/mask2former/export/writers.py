@@ -46,8 +46,11 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, info: Exported
             output_names=list(info.outputs),
             verbose=False,
         )
-    except Exception as error:  # torch has a chain of its own errors, of which the last says what to do
-        reason = printable(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__, 300)
+    except Exception as error:  # torch has a chain of its own errors, of which the first says what is wrong
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = printable(str(first).strip() or type(first).__name__, 300)
         raise UserError(f"the model cannot be converted to ONNX by torch {torch.__version__}: {reason}") from error
     finally:
         logger.setLevel(level)
