@@ -52,10 +52,8 @@ def model() -> Mask2Former:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(config, 4)
-        with torch.no_grad():
-            dict(model.named_parameters())["transformer_decoder.mask_head.2.weight"].mul_(
-                4
-            )  # masks that block attention
+        with torch.no_grad():  # larger logits, so that masks block attention
+            dict(model.named_parameters())["transformer_decoder.mask_head.2.weight"].mul_(4)
     model.categories = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
     return model.eval()
 

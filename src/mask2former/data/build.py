@@ -209,7 +209,7 @@ _OPENERS: dict[type, Callable[[Any, Split, bool], AnnotatedSet | ClipSet]] = {
 
 
 def build_augmentation(config: AugmentationConfig) -> Augmentation | None:
-    """The random recipe, or None for images as they are."""
+    """The random augmentation, or None for images as they are."""
     if config.name == "none":
         return None
     if config.name == "large-scale-jitter":

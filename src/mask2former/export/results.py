@@ -76,9 +76,8 @@ def instances(
     chosen = scores >= settings.instance_threshold
     if settings.things_only:
         chosen = chosen & things[labels]
-    scores, order = torch.where(chosen, scores, -1.0).topk(
-        scores.shape[1]
-    )  # sorted; a stable sort is no operator there
+    # All of them, which sorts: ONNX has no stable sort.
+    scores, order = torch.where(chosen, scores, -1.0).topk(scores.shape[1])
     queries, labels, chosen = queries.gather(1, order), labels.gather(1, order), scores >= 0
 
     picked = queries[:, :, None, None].expand(-1, -1, *masks.shape[2:])

@@ -112,7 +112,7 @@ def test_a_file_arrives_although_the_server(folder: Path, tmp_path: Path, name: 
     path = tmp_path / "cache" / "model.pkl"
     with serve(folder, tricks) as server:
         fetch(server, path)
-        assert [asked for _, asked in server.requests] == ranges
+        assert [part for _, part in server.requests] == ranges
     assert path.read_bytes() == BYTES
     assert left(path) == {"model.pkl"}
 
@@ -205,7 +205,7 @@ def test_what_nothing_verifies_is_not_pasted_from_two_versions(folder: Path, tmp
     old = Tricks(content=b"old" * 90_000, etag="", break_after=50_000)
     with serve(folder, lambda n: old if n == 0 else Tricks(etag="")) as server:
         assert download(f"{server.url}/model.pkl", path, None, patience=HASTE).read_bytes() == BYTES
-        assert [asked for _, asked in server.requests] == [None, None]
+        assert [part for _, part in server.requests] == [None, None]
     message = r"does not say how large other.pkl is.* fetch http.*model.pkl yourself"
     with serve(folder, lambda n: Tricks(is_announced=False)) as server, pytest.raises(UserError, match=message):
         download(f"{server.url}/model.pkl", path.with_name("other.pkl"), None, patience=HASTE)
@@ -282,7 +282,7 @@ def test_a_server_that_sends_too_slowly(folder: Path, tmp_path: Path, where: str
         with pytest.raises(UserError, match=r"(fewer than 100,000 bytes per second|ended after).*, 2 times in a row"):
             download(f"{server.url}/model.pkl", path, CHECKSUM, patience=patience)
         assert len(server.requests) == 2
-        assert download(f"{server.url}/model.pkl", folder / "model.pkl", CHECKSUM).is_file()  # there: nobody is asked
+        assert download(f"{server.url}/model.pkl", folder / "model.pkl", CHECKSUM).is_file()  # no request
 
 
 def test_a_slow_network_can_be_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_a_broken_validator_heals_itself(folder: Path, tmp_path: Path, kind: str
     validator.mkdir() if content is None else validator.write_bytes(content)
     with serve(folder) as server:
         fetch(server, path)
-        assert [asked for _, asked in server.requests] == ["bytes=1000-"]
+        assert [part for _, part in server.requests] == ["bytes=1000-"]
     assert path.read_bytes() == BYTES
     assert left(path) == {"model.pkl", *(["model.pkl.part.etag"] if content is None else [])}
 

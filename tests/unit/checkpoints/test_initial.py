@@ -37,14 +37,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """Brings that folder for every name, and keeps the names."""
-    asked: list[tuple[str, str | None]] = []
+    fetched: list[tuple[str, str | None]] = []
 
     def fetch(repository: str, revision: str | None = None) -> Path:
-        asked.append((repository, revision))
+        fetched.append((repository, revision))
         return folder
 
     monkeypatch.setattr(initial, "fetch_folder", fetch)
-    return asked
+    return fetched
 
 
 def opened(source: object, backbone: TimmConfig | None = None) -> Backbone:
@@ -54,7 +54,7 @@ def opened(source: object, backbone: TimmConfig | None = None) -> Backbone:
 
 
 @pytest.mark.parametrize(
-    ("source", "asked"),
+    ("source", "fetched"),
     [
         ("timm/resnet10t.c3_in1k", ("timm/resnet10t.c3_in1k", None)),
         ("hf://timm/resnet10t.c3_in1k", ("timm/resnet10t.c3_in1k", None)),
@@ -62,9 +62,9 @@ def opened(source: object, backbone: TimmConfig | None = None) -> Backbone:
         ("hf://me/mine", ("me/mine", None)),
     ],
 )
-def test_a_model_of_timm_is_fetched_by_its_name(hub: list[object], source: str, asked: object) -> None:
+def test_a_model_of_timm_is_fetched_by_its_name(hub: list[object], source: str, fetched: object) -> None:
     backbone = opened(source)
-    assert hub == [asked]
+    assert hub == [fetched]
     assert backbone.config == CONFIG
     assert (backbone.normalisations, backbone.says_normalisation) == ((HALF,), True)
 

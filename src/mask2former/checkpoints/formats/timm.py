@@ -1,7 +1,7 @@
 """Weights of any model of timm, as a backbone: fitted entry by entry to the maps that timm makes of that model.
 
 What the weights do not say, which model they are of, comes from the ``config.json`` beside them or from the settings of
-who reads them. timm is asked for names, shapes and constants, never for weights.
+who reads them. timm gives names, shapes and constants, never weights.
 """
 
 from __future__ import annotations
