@@ -147,4 +147,4 @@ def serve(
             weights=weights,
             **{name: value for name, value in settings.items() if value is not None},
         )
-    say("stopped; all requests that had begun were finished")
+    say("stopped")
