@@ -56,9 +56,9 @@ class Scene:
     ids: np.ndarray
 
 
-def make_scenes(model: str, count: int, size_hw: tuple[int, int]) -> list[Scene]:
+def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: int) -> list[Scene]:
     """Different images, with the results that they should give."""
-    predictor = Predictor.from_pretrained(model, device="cpu", quiet=True)
+    predictor = Predictor.from_pretrained(model, device="cpu", quiet=True, **settings)
     scenes = []
     for number in range(count):
         image = draw_scene(1000 + number, size_hw).image
@@ -247,8 +247,8 @@ def main() -> None:
         ):
             result["load"] = asyncio.run(under_load({"batches": batches, "alone": alone}, scenes, arguments.requests))
     if arguments.memory:
-        small = make_scenes(arguments.model, 24, (96, 128))
-        with served(arguments.model) as (url, process):
+        small = make_scenes(arguments.model, 24, (96, 128), short_edge=96)
+        with served(arguments.model, "--short-edge", "96") as (url, process):
             asyncio.run(by_clients(url, small, 100, 4))
             result["memory"] = asyncio.run(memory(url, process.pid, small, arguments.memory))
     if arguments.ray:
