@@ -35,7 +35,7 @@ HOMES = {
     "safetensors": ("checkpoints/",),
     "tensorboard": ("training/",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
-    "transformers": ("checkpoints/verify.py",),  # compared with where it is installed
+    "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
 }

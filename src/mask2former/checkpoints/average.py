@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mask2former.checkpoints import from_pretrained
-from mask2former.checkpoints.save_as import check_place, write
+from mask2former.checkpoints.targets import check_place, write
 from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former

@@ -25,7 +25,7 @@ from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMSEG
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
-from mask2former.checkpoints.load import MODELS
+from mask2former.checkpoints.layouts import MODELS
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.cli import main
 from mask2former.config import RunConfig
