@@ -198,7 +198,7 @@ def _select_of_run(payload: dict[Any, Any], raw: Raw, request: Request) -> dict[
     if request.weights is not None:
         return wanted(sets, request.weights)
     if len(sets) > 1:
-        raw.notes.append("the averaged weights of the training are taken (the others: weights=state_dict)")
+        raw.notes.append("the averaged weights of the training are taken; the others are its set 'state_dict'")
     return next(iter(sets.values()))
 
 

@@ -659,6 +659,15 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_heads_that_a_layout_does_not_store_are_told(model: Mask2Former) -> None:
+    architecture = model.info.known_architecture
+    decoder = architecture.transformer_decoder.model_copy(update={"num_heads": 4})
+    odd = replace(model.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
+    assert targets.unsaid(model.info, "mmdet") == targets.unsaid(odd, "ours") == []
+    [phrase] = targets.unsaid(odd, "original")
+    assert "takes 8; this model has 8 (pixel decoder) and 4 (transformer decoder)" in phrase
+
+
 def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(ours), str(tmp_path / "m.pth"), "--to", "mmdet"]) == 0
     lines = capsys.readouterr().out.splitlines()
