@@ -10,10 +10,10 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -23,12 +23,15 @@ from PIL.PngImagePlugin import PngInfo
 from mask2former import visualization
 from mask2former.errors import UserError
 from mask2former.files import write_whole
+from mask2former.ops.masks import Patch
+from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, shown
 
 __all__ = [
     "Instances",
+    "MaskFormat",
     "PanopticSegmentation",
     "Segment",
     "Segmentation",
@@ -37,6 +40,8 @@ __all__ = [
     "write_files",
 ]
 
+MaskFormat = Literal["rle", "polygons", "none"]
+"""Masks in JSON: COCO run lengths, polygons with holes (see :mod:`mask2former.ops.polygons`), or none."""
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
 
@@ -69,7 +74,7 @@ class _Result:
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         raise NotImplementedError
 
-    def _records(self) -> dict[str, Any]:
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
         raise NotImplementedError
 
     def _labels_found(self) -> Iterable[int]:
@@ -85,14 +90,17 @@ class _Result:
         """Suffix of the name and image of the exact label map, where the task has one."""
         return None
 
-    def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def to_dict(
+        self, *, model: str | None = None, settings: Mapping[str, Any] | None = None, masks: MaskFormat = "rle"
+    ) -> dict[str, Any]:
         """The result as plain values for JSON; masks are COCO run-length encodings, boxes are (x, y, w, h) in pixels.
 
-        ``model`` and ``settings`` say what made it and are passed through.
+        ``model`` and ``settings`` say what made it and are passed through. ``masks="polygons"`` gives their outlines
+        instead, under ``polygons``, and ``"none"`` leaves them out.
         """
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
-        return {**head, "size": [height, width], **self._records()}
+        return {**head, "size": [height, width], **self._records(masks)}
 
     def save(
         self,
@@ -130,15 +138,24 @@ class _Result:
         """
         files: dict[str, bytes] = {}
         if image is not None:
-            overlay = self.plot(image, scale=None)  # to be looked at; what is exact is in the other files
-            files[".png"] = _png(overlay)
-        label_image = self._label_image()
-        if label_image is not None:
-            ending, exact = label_image
-            files[f"{ending}.png"] = _png(exact)
+            files[".png"] = self.overlay_png(image)
+        files |= self.label_png()
         text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
         files[".json"] = f"{text}\n".encode()
         return files
+
+    def overlay_png(self, image: visualization.ImageLike) -> bytes:
+        """The file ``X.png``: to be looked at; what is exact is in the others.
+
+        Raises:
+            UserError: the image has another size than the result.
+        """
+        return _png(self.plot(image, scale=None))
+
+    def label_png(self) -> dict[str, bytes]:
+        """The exact label map by what its name ends in, ``_ids.png`` or ``_labels.png``; of instances there is none."""
+        found = self._label_image()
+        return {} if found is None else {f"{found[0]}.png": _png(found[1])}
 
 
 def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
@@ -182,6 +199,22 @@ def counted_labels(labels: Iterable[int], categories: Categories, extent: str) -
         for label, number in counts.most_common()
     ]
     return f"{counts.total()} in {extent}" + (f": {listed(names, show=str)}" if counts else "")
+
+
+def _encoded(masks: SparseMasks, form: MaskFormat) -> list[dict[str, Any]]:
+    """The key of each mask in its record, and the mask."""
+    if form == "none":
+        return [{} for _ in masks]
+    if form == "rle":
+        return [{"segmentation": rle} for rle in masks.encode()]
+    return [{"polygons": _multi_polygon(patch)} for patch in masks]
+
+
+def _multi_polygon(patch: Patch) -> dict[str, Any]:
+    """The outlines of a mask as GeoJSON: every ring ends where it begins."""
+    rings = [[ring.tolist() for ring in polygon] for polygon in mask_to_polygons(patch)]
+    closed = [[[*ring, ring[0]] for ring in polygon] for polygon in rings]
+    return {"type": "MultiPolygon", "coordinates": closed}
 
 
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
@@ -270,6 +303,12 @@ class PanopticSegmentation(_Result):
         numbers = [segment.id for segment in self.segments]
         return visualization.overlay_panoptic(image, self.ids, numbers, regions, scale=scale, labels=labels)
 
+    def of_classes(self, labels: Collection[int]) -> PanopticSegmentation:
+        """Only the segments whose class index is among ``labels``; their ids stay."""
+        kept = tuple(segment for segment in self.segments if segment.label in labels)
+        ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, 0)
+        return PanopticSegmentation(ids.astype(np.int32, copy=False), kept, self.categories)
+
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> dict[str, Any]:
         """The record of a COCO panoptic results file; category ids are those of the data set.
 
@@ -278,9 +317,9 @@ class PanopticSegmentation(_Result):
         info = [{"id": segment.id, "category_id": self.categories[segment.label].id} for segment in self.segments]
         return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
 
-    def _records(self) -> dict[str, Any]:
-        masks = self.sparse
-        rows = zip(self.segments, masks.boxes, masks.encode(), strict=True)
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
+        found = self.sparse
+        rows = zip(self.segments, found.boxes, _encoded(found, masks), strict=True)
         return {
             "segments": [
                 {
@@ -291,9 +330,9 @@ class PanopticSegmentation(_Result):
                     "score": float(segment.score),
                     "area": int(segment.area),
                     "bbox": _box_xywh(box),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for segment, box, rle in rows
+                for segment, box, mask in rows
             ]
         }
 
@@ -368,7 +407,11 @@ class Instances(_Result):
         """The others: only the objects whose score is less than ``threshold``."""
         return self._part(slice(int((self.scores >= threshold).sum()), None))
 
-    def _part(self, rows: slice) -> Instances:
+    def of_classes(self, labels: Collection[int]) -> Instances:
+        """Only the objects whose class index is among ``labels``."""
+        return self._part(np.flatnonzero(np.isin(self.labels, list(labels))))
+
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
             self.sparse.take(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.categories
         )
@@ -410,13 +453,13 @@ class Instances(_Result):
             for label, score, box, rle in rows
         ]
 
-    def _records(self) -> dict[str, Any]:
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
         rows = zip(
             self.labels,
             self.scores,
             self.sparse.areas,
             self.boxes,
-            self.sparse.encode(),
+            _encoded(self.sparse, masks),
             strict=True,
         )
         return {
@@ -427,9 +470,9 @@ class Instances(_Result):
                     "score": float(score),
                     "area": int(area),
                     "bbox": _box_xywh(box),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for label, score, area, box, rle in rows
+                for label, score, area, box, mask in rows
             ]
         }
 
@@ -481,6 +524,12 @@ class SemanticSegmentation(_Result):
         ]
         return visualization.overlay_semantic(image, self.labels, regions, scale=scale, labels=labels)
 
+    def of_classes(self, labels: Collection[int]) -> SemanticSegmentation:
+        """Only the pixels whose class index is among ``labels``; the others have no class."""
+        nothing = self.categories.ignore_label
+        wide = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
+        return SemanticSegmentation(np.where(np.isin(self.labels, list(labels)), wide, nothing), self.categories)
+
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
         """One record per class present, with the class's mask; category ids are those of the data set.
 
@@ -495,9 +544,9 @@ class SemanticSegmentation(_Result):
             for label, rle in zip(present, masks.encode(), strict=True)
         ]
 
-    def _records(self) -> dict[str, Any]:
-        present, masks = self._present()
-        rows = zip(present, masks.areas, masks.encode(), strict=True)
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
+        present, found = self._present()
+        rows = zip(present, found.areas, _encoded(found, masks), strict=True)
         return {
             "classes": [
                 {
@@ -505,9 +554,9 @@ class SemanticSegmentation(_Result):
                     "category_id": self.categories[label].id,
                     "category_name": self.categories[label].name,
                     "area": int(area),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for label, area, rle in rows
+                for label, area, mask in rows
             ]
         }
 

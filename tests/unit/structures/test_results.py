@@ -1,6 +1,8 @@
 """Results of the three tasks: records, files, images."""
 
 import json
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +199,34 @@ def test_a_result_prints_as_what_it_found() -> None:
     assert repr(SemanticSegmentation(np.array([[0, 2, 255]]), CATEGORIES)) == (
         "SemanticSegmentation(2 in 1x3 pixels: cat, sky)"
     )
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_masks_in_json_are_run_lengths_polygons_or_left_out(make: Callable[[], Segmentation]) -> None:
+    result = make()
+    key = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}[result.task]
+    encoded, outlined, bare = (result.to_dict(masks=form)[key] for form in ("rle", "polygons", "none"))
+    for record, outline, rest in zip(encoded, outlined, bare, strict=True):
+        mask = record.pop("segmentation")
+        polygons = outline.pop("polygons")
+        assert record == outline == rest
+        assert polygons["type"] == "MultiPolygon"
+        area = 0.0
+        for ring in (ring for polygon in polygons["coordinates"] for ring in polygon):
+            assert ring[0] == ring[-1]
+            area += sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(ring)) / 2
+        assert area == mask_ops.decode(mask).sum()
+    json.dumps(outlined)
+
+
+def test_only_some_classes() -> None:
+    cats = panoptic().of_classes([0])
+    assert ([segment.id for segment in cats.segments], (cats.ids > 0).sum()) == ([70_000], 160)
+    assert instances().of_classes([1]).scores.tolist() == [0.6, 0.0]
+    assert len(instances().of_classes([])) == 0
+    for ignore_label in (255, 70_000):
+        labels = SemanticSegmentation(
+            semantic(ignore_label).labels.astype(np.int32), semantic(ignore_label).categories
+        ).of_classes([2])
+        assert (labels.labels == 2).sum() == 20 * 50
+        assert (labels.labels == ignore_label).sum() == 40 * 60 - 20 * 50
