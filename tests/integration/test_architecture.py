@@ -40,7 +40,7 @@ HOMES = {
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "tensorboard": ("training/",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
-    "transformers": ("checkpoints/verify.py",),  # compared with where it is installed
+    "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
     "uvicorn": ("serve/__init__.py", "serve/running.py"),
