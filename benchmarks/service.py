@@ -43,6 +43,7 @@ from mask2former.scenes import draw_scene
 
 QUERY = "/v1/predict?task=panoptic&masks=png"
 CLIENTS = 16
+NUM_SCENES = 12
 QUEUE = 32
 ANOTHER = 0.02  # share of pixels above which a result counts as that of another image
 WINDOW = 250  # requests of a figure of memory
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=2000, help="requests of that part; 0 leaves it out")
     parser.add_argument("--ray", action="store_true", help="also kill a replica")
     arguments = parser.parse_args()
-    scenes = make_scenes(arguments.model, 24, tuple(arguments.size))
+    scenes = make_scenes(arguments.model, NUM_SCENES, tuple(arguments.size))
     apart = [float((one.ids != other.ids).mean()) for one, other in itertools.pairwise(scenes)]
     result: dict[str, Any] = {
         "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "torch": torch.__version__},
@@ -247,7 +248,7 @@ def main() -> None:
         ):
             result["load"] = asyncio.run(under_load({"batches": batches, "alone": alone}, scenes, arguments.requests))
     if arguments.memory:
-        small = make_scenes(arguments.model, 24, (96, 128), short_edge=96)
+        small = make_scenes(arguments.model, NUM_SCENES, (96, 128), short_edge=96)
         with served(arguments.model, "--short-edge", "96") as (url, process):
             asyncio.run(by_clients(url, small, 100, 4))
             result["memory"] = asyncio.run(memory(url, process.pid, small, arguments.memory))
