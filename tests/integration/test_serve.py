@@ -148,6 +148,17 @@ def test_what_is_refused_before_the_model_is_loaded(
     assert main(["serve", "no-such-model", "--port", "0"]) == 2
 
 
+def test_without_its_extra_the_command_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("mask2former.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "uvicorn is not installed; it is needed for this. Install it with: pip install 'mask2former[serve]'" in (
+        refused(capsys)
+    )
+
+
 @pytest.mark.slow
 def test_whatever_the_description_allows_or_forbids_is_replied_to_in_its_own_words(
     tiny_file: Path, tmp_path: Path
