@@ -194,6 +194,7 @@ async def memory(url: str, pid: int, scenes: Sequence[Scene], count: int) -> dic
         tally.statuses += part.statuses
         tally.differs += part.differs
         marks.append(round(resident(pid), 1))
+        print(f"{tally.sent} requests: {marks[-1]} MiB", file=sys.stderr, flush=True)
     return {"requests": tally.figures(), "mebibytes": marks, "window": WINDOW}
 
 
@@ -248,8 +249,8 @@ def main() -> None:
         ):
             result["load"] = asyncio.run(under_load({"batches": batches, "alone": alone}, scenes, arguments.requests))
     if arguments.memory:
-        small = make_scenes(arguments.model, NUM_SCENES, (96, 128), short_edge=96)
-        with served(arguments.model, "--short-edge", "96") as (url, process):
+        small = make_scenes(arguments.model, NUM_SCENES, (64, 64), short_edge=64)
+        with served(arguments.model, "--short-edge", "64") as (url, process):
             asyncio.run(by_clients(url, small, 100, 4))
             result["memory"] = asyncio.run(memory(url, process.pid, small, arguments.memory))
     if arguments.ray:
