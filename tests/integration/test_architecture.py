@@ -23,7 +23,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
+    "fastapi": ("web/page.py",),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
+    "gradio": ("web/page.py",),
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
@@ -38,10 +40,13 @@ HOMES = {
     "transformers": ("checkpoints/verify.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
+    "uvicorn": ("web/server.py",),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
+    "fastapi": "web",
+    "gradio": "web",
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",
@@ -50,6 +55,7 @@ OPTIONAL = {
     "openvino": "export",
     "tensorboard": "train",
     "transformers": "test",
+    "uvicorn": "web",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
