@@ -339,6 +339,37 @@ def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GRADIO_ANALYTICS_ENABLED" not in os.environ
 
 
+def test_uploads_are_removed_after_a_while_and_visits_when_a_visitor_leaves() -> None:
+    pytest.importorskip("gradio")
+    uvicorn = pytest.importorskip("uvicorn")
+    with open_app(open_models(["scenes-tiny"], device="cpu"), keep_seconds=3) as app:
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            end = time.monotonic() + FAST
+            while not server.started:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            visitor = Client(f"http://127.0.0.1:{port}")
+            heartbeat = f"{visitor.url}/gradio_api/heartbeat/{visitor.session}"
+            with visitor.opener.open(heartbeat, timeout=FAST):  # the tab is open
+                assert visitor.call("choose", ["scenes-tiny", "panoptic"], example=0)["kind"] == "image"
+                assert visitor.call("toggle", [], labels=[])["kind"] == "image"
+            while visitor.call("toggle", [], labels=[])["kind"] == "image":
+                assert time.monotonic() < end
+                time.sleep(0.2)
+            upload = Path(visitor.upload("a.png", b"anything"))
+            assert upload.is_file()
+            while upload.exists():
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 def test_wrong_requests_are_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="one or more different models, got scenes-tiny, scenes-tiny"):
         open_models(["scenes-tiny", "scenes-tiny"])

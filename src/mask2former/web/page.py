@@ -25,21 +25,26 @@ __all__ = ["build_page"]
 _logger = logging.getLogger(__name__)
 
 _TYPES = {"png": "image/png", "json": "application/json", "csv": "text/csv", "mp4": "video/mp4"}
-_FILES_KEPT = 1800  # seconds, in which a visitor may choose another model; as long as an idle visit
 _WAITING = 32  # events of all visitors; more are refused
 
 
-def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int) -> FastAPI:
+def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int, keep_seconds: int) -> FastAPI:
     """The page over what visitors have open, as an application; nothing of it is loaded from, or sent, elsewhere.
 
     Args:
         visits: which also holds the models; the first one is chosen.
         examples: that a visitor can choose instead of a file.
         upload_bytes: that a file may have, which is said.
+        keep_seconds: after which an upload is removed, within a tenth of that.
     """
     models = list(visits.predictors)
     tasks = visits.tasks(models[0])
-    page = gr.Blocks(title="Mask2Former", analytics_enabled=False, fill_width=True, delete_cache=(60, _FILES_KEPT))
+    page = gr.Blocks(
+        title="Mask2Former",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(max(1, keep_seconds // 10), keep_seconds),
+    )
     with page:
         gr.HTML(_asset("header.html"), elem_id="m2f-header")
         with gr.Row(elem_id="m2f-page"):

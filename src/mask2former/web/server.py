@@ -27,6 +27,7 @@ PACKAGED = ("scenes-tiny", "nuclei")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UPLOAD_BYTES = 64 << 20  # that a file may have
+KEEP_SECONDS = 1800
 _SECONDS_TO_END = 3
 _SECONDS_TO_LOOK = 0.5
 
@@ -58,7 +59,11 @@ def open_models(
 
 @contextlib.contextmanager
 def open_app(
-    models: Mapping[str, Predictor], *, hosts: Sequence[str] | None = None, upload_bytes: int = UPLOAD_BYTES
+    models: Mapping[str, Predictor],
+    *,
+    hosts: Sequence[str] | None = None,
+    upload_bytes: int = UPLOAD_BYTES,
+    keep_seconds: int = KEEP_SECONDS,
 ) -> Iterator[Application]:
     """The page as an ASGI application, for a server of your own; uploads are removed at the end of the block.
 
@@ -68,6 +73,7 @@ def open_app(
         models: that visitors can choose, by the names that they see; the first one at first.
         hosts: names that the page is reached by; None: any.
         upload_bytes: that a file may have.
+        keep_seconds: after which uploads, and what idle visitors have open, are removed.
 
     Raises:
         MissingExtraError: gradio is not installed.
@@ -82,7 +88,8 @@ def open_app(
         examples = draw_examples(drawn)
 
         async def build() -> Application:
-            return build_page(Visits(models), examples, upload_bytes=upload_bytes)
+            visits = Visits(models, seconds=keep_seconds)
+            return build_page(visits, examples, upload_bytes=upload_bytes, keep_seconds=keep_seconds)
 
         app = asyncio.run(build())  # where no loop runs, gradio makes some, and closes none
         yield Guard(app, Path(folder), upload_bytes, hosts)
