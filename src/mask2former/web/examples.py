@@ -16,8 +16,8 @@ from mask2former.web.views import thumbnail
 __all__ = ["Example", "draw_examples"]
 
 _SEEDS = (2_000_007, 2_000_008, 2_000_013, 2_000_017)  # beyond those of training and validation
-_SIZE = (480, 640)
-_CLIP_SEED, _CLIP_SIZE, _FRAMES, _RATE = 2_000_003, (240, 320), 24, 8.0
+_SIZE = (384, 512)
+_CLIP_SEED, _CLIP_SIZE, _FRAMES, _RATE = 2_000_003, (192, 256), 24, 8.0
 
 
 @dataclass(frozen=True)
