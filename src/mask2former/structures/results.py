@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -23,6 +23,8 @@ from PIL.PngImagePlugin import PngInfo
 from mask2former import visualization
 from mask2former.errors import UserError
 from mask2former.files import write_whole
+from mask2former.ops.masks import Patch
+from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, shown
@@ -30,6 +32,7 @@ from mask2former.text import listed, shown
 __all__ = [
     "ROW_COLUMNS",
     "Instances",
+    "MaskFormat",
     "PanopticSegmentation",
     "Segment",
     "Segmentation",
@@ -39,6 +42,8 @@ __all__ = [
     "write_files",
 ]
 
+MaskFormat = Literal["rle", "polygons", "none"]
+"""Masks in JSON: COCO run lengths, polygons with holes (see :mod:`mask2former.ops.polygons`), or none."""
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
 ROW_COLUMNS = (
     *("id", "category_id", "category_name", "is_thing", "score", "area"),
@@ -97,7 +102,7 @@ class _Result:
         """Id, class index and score of each mask."""
         raise NotImplementedError
 
-    def _records(self) -> dict[str, Any]:
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
         raise NotImplementedError
 
     def _labels_found(self) -> Iterable[int]:
@@ -113,14 +118,17 @@ class _Result:
         """Suffix of the name and image of the exact label map, where the task has one."""
         return None
 
-    def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def to_dict(
+        self, *, model: str | None = None, settings: Mapping[str, Any] | None = None, masks: MaskFormat = "rle"
+    ) -> dict[str, Any]:
         """The result as plain values for JSON; masks are COCO run-length encodings, boxes are (x, y, w, h) in pixels.
 
-        ``model`` and ``settings`` say what made it and are passed through.
+        ``model`` and ``settings`` say what made it and are passed through. ``masks="polygons"`` gives their outlines
+        instead, under ``polygons``, and ``"none"`` leaves them out.
         """
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
-        return {**head, "size": [height, width], **self._records()}
+        return {**head, "size": [height, width], **self._records(masks)}
 
     def save(
         self,
@@ -158,15 +166,24 @@ class _Result:
         """
         files: dict[str, bytes] = {}
         if image is not None:
-            overlay = self.plot(image, scale=None)  # to be looked at; what is exact is in the other files
-            files[".png"] = _png(overlay)
-        label_image = self._label_image()
-        if label_image is not None:
-            ending, exact = label_image
-            files[f"{ending}.png"] = _png(exact)
+            files[".png"] = self.overlay_png(image)
+        files |= self.label_png()
         text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
         files[".json"] = f"{text}\n".encode()
         return files
+
+    def overlay_png(self, image: visualization.ImageLike) -> bytes:
+        """The file ``X.png``: to be looked at; what is exact is in the others.
+
+        Raises:
+            UserError: the image has another size than the result.
+        """
+        return _png(self.plot(image, scale=None))
+
+    def label_png(self) -> dict[str, bytes]:
+        """The exact label map by what its name ends in, ``_ids.png`` or ``_labels.png``; of instances there is none."""
+        found = self._label_image()
+        return {} if found is None else {f"{found[0]}.png": _png(found[1])}
 
 
 def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
@@ -210,6 +227,22 @@ def counted_labels(labels: Iterable[int], categories: Categories, extent: str) -
         for label, number in counts.most_common()
     ]
     return f"{counts.total()} in {extent}" + (f": {listed(names, show=str)}" if counts else "")
+
+
+def _encoded(masks: SparseMasks, form: MaskFormat) -> list[dict[str, Any]]:
+    """The key of each mask in its record, and the mask."""
+    if form == "none":
+        return [{} for _ in masks]
+    if form == "rle":
+        return [{"segmentation": rle} for rle in masks.encode()]
+    return [{"polygons": _multi_polygon(patch)} for patch in masks]
+
+
+def _multi_polygon(patch: Patch) -> dict[str, Any]:
+    """The outlines of a mask as GeoJSON: every ring ends where it begins."""
+    rings = [[ring.tolist() for ring in polygon] for polygon in mask_to_polygons(patch)]
+    closed = [[[*ring, ring[0]] for ring in polygon] for polygon in rings]
+    return {"type": "MultiPolygon", "coordinates": closed}
 
 
 def table_rows(
@@ -267,7 +300,7 @@ class PanopticSegmentation(_Result):
         return self.ids.shape[0], self.ids.shape[1]
 
     def of_classes(self, labels: Collection[int]) -> PanopticSegmentation:
-        """Only the segments of some classes, by their indices; the pixels of others are 0."""
+        """Only the segments of some classes, by their indices, with the ids they have; the pixels of others are 0."""
         kept = tuple(segment for segment in self.segments if segment.label in labels)
         ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, np.int32(0))
         return PanopticSegmentation(ids, kept, self.categories)
@@ -330,9 +363,9 @@ class PanopticSegmentation(_Result):
         info = [{"id": segment.id, "category_id": self.categories[segment.label].id} for segment in self.segments]
         return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
 
-    def _records(self) -> dict[str, Any]:
-        masks = self.sparse
-        rows = zip(self.segments, masks.boxes, masks.encode(), strict=True)
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
+        found = self.sparse
+        rows = zip(self.segments, found.boxes, _encoded(found, masks), strict=True)
         return {
             "segments": [
                 {
@@ -343,9 +376,9 @@ class PanopticSegmentation(_Result):
                     "score": float(segment.score),
                     "area": int(segment.area),
                     "bbox": _box_xywh(box),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for segment, box, rle in rows
+                for segment, box, mask in rows
             ]
         }
 
@@ -469,13 +502,13 @@ class Instances(_Result):
             for label, score, box, rle in rows
         ]
 
-    def _records(self) -> dict[str, Any]:
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
         rows = zip(
             self.labels,
             self.scores,
             self.sparse.areas,
             self.boxes,
-            self.sparse.encode(),
+            _encoded(self.sparse, masks),
             strict=True,
         )
         return {
@@ -486,9 +519,9 @@ class Instances(_Result):
                     "score": float(score),
                     "area": int(area),
                     "bbox": _box_xywh(box),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for label, score, area, box, rle in rows
+                for label, score, area, box, mask in rows
             ]
         }
 
@@ -568,9 +601,9 @@ class SemanticSegmentation(_Result):
             for label, rle in zip(present, masks.encode(), strict=True)
         ]
 
-    def _records(self) -> dict[str, Any]:
-        present, masks = self._present()
-        rows = zip(present, masks.areas, masks.encode(), strict=True)
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
+        present, found = self._present()
+        rows = zip(present, found.areas, _encoded(found, masks), strict=True)
         return {
             "classes": [
                 {
@@ -578,9 +611,9 @@ class SemanticSegmentation(_Result):
                     "category_id": self.categories[label].id,
                     "category_name": self.categories[label].name,
                     "area": int(area),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for label, area, rle in rows
+                for label, area, mask in rows
             ]
         }
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,24 @@ def test_a_result_prints_as_what_it_found() -> None:
     assert repr(SemanticSegmentation(np.array([[0, 2, 255]]), CATEGORIES)) == (
         "SemanticSegmentation(2 in 1x3 pixels: cat, sky)"
     )
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_masks_in_json_are_run_lengths_polygons_or_left_out(make: Callable[[], Segmentation]) -> None:
+    result = make()
+    key = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}[result.task]
+    encoded, outlined, bare = (result.to_dict(masks=form)[key] for form in ("rle", "polygons", "none"))
+    for record, outline, rest in zip(encoded, outlined, bare, strict=True):
+        mask = record.pop("segmentation")
+        polygons = outline.pop("polygons")
+        assert record == outline == rest
+        assert polygons["type"] == "MultiPolygon"
+        area = 0.0
+        for ring in (ring for polygon in polygons["coordinates"] for ring in polygon):
+            assert ring[0] == ring[-1]
+            area += sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(ring)) / 2
+        assert area == mask_ops.decode(mask).sum()
+    json.dumps(outlined)
 
 
 @pytest.mark.parametrize("make", RESULTS)
