@@ -148,3 +148,20 @@ def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
     os.environ.update({name: f"{value}" for name, value in found.items()}, MASTER_ADDR="127.0.0.1")
     training.train(parse(RunConfig, values, "test"), resume=resume)
     dist.destroy_process_group()
+
+
+def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
+    """Each forward pass of training waits for the other rank, as synchronised norms do on GPUs: none may pass alone."""
+    forward, passes = Mask2Former.forward, 0
+
+    def together(self: Mask2Former, *arguments: Any, **options: Any) -> Any:
+        nonlocal passes
+        if self.training and dist.is_initialized():
+            passes += 1
+            mine = torch.full((3,), float(passes))
+            dist.all_reduce(mine)
+            assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
+        return forward(self, *arguments, **options)
+
+    Mask2Former.forward = together
+    train(rank, values, port, resume)

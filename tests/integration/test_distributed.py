@@ -1,8 +1,9 @@
-"""Trainings whose ranks share the weights (``trainer.strategy: fsdp``), from the settings to the stored model."""
+"""Trainings on two ranks, from the settings to the stored model; those of two machines have a file of their own."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import ranks
 import torch
 import torch.multiprocessing as mp
+import yaml
 from runs import run_values, table
 from safetensors.torch import load_file
 
+from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -37,12 +40,12 @@ def values_of(output: Path, strategy: str, max_steps: int = STEPS, **changes: ob
     return values
 
 
-def run(values: dict[str, Any], *, resume: bool = False) -> None:
+def run(values: dict[str, Any], *, resume: bool = False, rank: Callable[..., None] = ranks.train) -> None:
     """On two ranks, forked: what is imported stays so."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(ranks.train, (values, port, resume), nprocs=2, start_method="fork")
+    mp.start_processes(rank, (values, port, resume), nprocs=2, start_method="fork")
 
 
 def state_of(output: Path) -> dict[str, Any]:
@@ -51,6 +54,36 @@ def state_of(output: Path) -> dict[str, Any]:
 
 def steps_of(output: Path) -> list[int]:
     return [int(row["step"]) for row in table(output) if row["loss"]]
+
+
+def test_two_ranks_train_and_agree(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where there is one image to validate on, which one of them gets."""
+    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_interval": 1}
+    values = run_values(tmp_path / "out", trainer=trainer)
+    values["data"]["dataset"]["num_validation"] = 1
+    run(values, rank=ranks.train_together)
+    assert steps_of(tmp_path / "out") == [0, 1]
+    assert [row["step"] for row in table(tmp_path / "out") if row["panoptic/PQ"]] == ["1"]
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "out" / ".training").exists()
+    assert capfd.readouterr().out.count("4 images per step = 2 devices x 2") == 1
+
+
+def test_one_of_several_processes_is_refused_where_the_settings_speak_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run_values(tmp_path / "out")))
+    assert main(["train", str(path)]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "srun has started 2 processes (SLURM_NTASKS=2, SLURM_PROCID=1, SLURM_NTASKS_PER_NODE=1), each of" in shown
+    assert "set trainer.num_nodes=2 trainer.devices=1, or start 1" in shown
+    assert not (tmp_path / "out").exists()
+
+
+# --- ranks that share the weights ------------------------------------------------------------------------------------
 
 
 def test_a_shared_run_stores_whole_files_and_goes_on_alone(tmp_path: Path) -> None:
