@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -361,7 +360,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lightning.Trainer, "fit", stopped)
+    monkeypatch.setattr(TrainingModule, "on_train_start", stopped)
     start = config.model_copy(update={"model": config.model.model_copy(update={"init": str(weights)})})
     with pytest.raises(KeyboardInterrupt):
         train(start, overwrite=True)
