@@ -23,8 +23,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
-    "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py"),
+    "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
+    "gradio": ("web/page.py",),
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
@@ -43,12 +44,13 @@ HOMES = {
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
-    "uvicorn": ("serve/__init__.py", "serve/running.py"),
+    "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
     "fastapi": "serve",
+    "gradio": "web",
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",

@@ -20,6 +20,7 @@ from mask2former.cli.predict import predict
 from mask2former.cli.serve import serve
 from mask2former.cli.track import track
 from mask2former.cli.train import recipe, train
+from mask2former.cli.web import web
 
 __all__ = ["app", "main"]
 
@@ -35,6 +36,7 @@ for _name, _command, _example in (
     ("demo", demo, "demo --seed 7"),
     ("predict", predict, "predict photos/ --output results --model my.safetensors --task instance"),
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
+    ("web", web, "web coco-panoptic/swin-t"),
     ("train", train, "train run.yaml optim.lr=2e-4 trainer.max_steps=500"),
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),
