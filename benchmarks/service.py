@@ -57,7 +57,7 @@ class Scene:
     ids: np.ndarray
 
 
-def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: int) -> list[Scene]:
+def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: Any) -> list[Scene]:
     """Different images, with the results that they should give."""
     predictor = Predictor.from_pretrained(model, device="cpu", quiet=True, **settings)
     scenes = []
