@@ -89,6 +89,7 @@ def test_cog_reads_what_the_package_needs() -> None:
     assert f"class {name}(BasePredictor)" in (ROOT / file).read_text()
 
 
+@pytest.mark.usefixtures("small_overlays")
 def test_cog_s_predictor_gives_the_files_of_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the three names of ``cog`` that it uses, since only ``cog`` itself makes values of its inputs."""
 
