@@ -23,8 +23,9 @@ from mask2former.config import (
     SwinConfig,
     TimmConfig,
 )
+from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.sources import DataSource
-from mask2former.errors import UserError
+from mask2former.errors import NoCompilerError, UserError
 from mask2former.export import Exported, draw_report, export, verify_export
 from mask2former.export.triton_server import triton_config
 from mask2former.export.writers import onnx_tensors
@@ -236,6 +237,14 @@ def test_memory_and_metrics_are_measured_and_drawn(
         ({"path": "model.onnx", "size": (60_000, 60_000)}, "pixels"),
         ({"path": "model.onnx", "batch": 0}, "batch 0: expected 1 to"),
         ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "about loading a model"),
+        ({"path": "model.pt2", "dtype": "float16"}, "dtype float16: expected float32 for weights in pt2"),
+        ({"path": "model.onnx", "dtype": "int4"}, "dtype int4: expected float32, float16, int8 for weights in onnx"),
+        ({"path": "model.onnx", "dtype": "int8"}, "dtype int8 and calibration, images .* go together"),
+        ({"path": "model.onnx", "calibration": ["x"]}, "dtype int8 and calibration, images .* go together"),
+        (
+            {"path": "model.onnx", "dtype": "int8", "calibration": ["x"], "results": "panoptic"},
+            "dtype int8 is for files that give logits of images",
+        ),
         ({"path": "."}, "expected the name of a file"),
         ({"path": "a b", "to": "triton"}, "is the name of the model for Triton; expected letters"),
     ],
@@ -369,6 +378,52 @@ def _model_config(written: str) -> Any:
     pool.Add(file)
     config: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
     return text_format.Parse(written, config())
+
+
+def test_no_compiler_is_one_sentence(model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    with pytest.raises(NoCompilerError, match=r"needs a C\+\+ compiler, but none was found; install g\+\+ or clang"):
+        export(model, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # minutes of compiling
+@pytest.mark.parametrize("size", [(64, 96), None])
+def test_a_package_of_compiled_code(
+    model: Mask2Former, tmp_path: Path, images: list[np.ndarray], size: tuple[int, int] | None
+) -> None:
+    done = export(model, tmp_path / "model.pt2", size=size, batch=None if size is None else 1)
+    assert done.difference < 1e-4
+    assert done.num_bytes == done.path.stat().st_size
+    with pytest.raises(UserError, match="holds compiled code"):
+        Predictor.from_pretrained(done.path)
+    found, expected = Predictor.from_pretrained(done.path, trust_code=True), Predictor(model, "cpu")
+    _assert_alike(found(images[0], "panoptic"), expected(images[0], "panoptic"))
+    assert open_exported(done.path, trust_code=True).info == done.info
+    report = verify_export([done.path], model, task="semantic", calls=1, trust_code=True)
+    assert (report.rows[1].runtime, report.rows[1].dtype) == ("aotinductor", "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_weights_in_fewer_bytes(
+    model: Mask2Former, of_any_size: Exported, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = Scenes((64, 96), seed=1, length=3)
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        Image.fromarray(scenes.image(index)).save(tmp_path / f"images/{index}.png")
+    half = export(model, tmp_path / f"half{suffix}", dtype="float16")
+    assert half.difference < 3e-2
+    arguments = ["export", "scenes-tiny", str(tmp_path / f"small{suffix}"), "--dtype", "int8", "--data", "scenes"]
+    assert main([*arguments, "--calibration", str(tmp_path / "images")]) == 0
+    shown = capsys.readouterr().out
+    assert "panoptic/PQ" in shown
+    small = open_exported(tmp_path / f"small{suffix}")
+    assert small.num_bytes < 8e6  # 15 to 16 MB in float32
+    report = verify_export([half.path], model, images=[tmp_path / "images"], calls=1, memory=False)
+    assert report.rows[1].differing is not None
+    assert report.rows[1].differing < 5
 
 
 @pytest.mark.slow

@@ -21,28 +21,41 @@ import mask2former
 from mask2former import limits
 from mask2former.checkpoints import fetch, from_pretrained
 from mask2former.config import Task
+from mask2former.data.images import list_images
 from mask2former.errors import OptionError, UserError
 from mask2former.export.graph import ExportedGraph
 from mask2former.export.traced_postprocessing import check_settings
 from mask2former.export.triton_server import CONFIG, MODEL_FILE, check_repository, triton_config
-from mask2former.export.writers import check_compiler, onnx_tensors, write_onnx, write_openvino, write_pt2
+from mask2former.export.writers import (
+    Call,
+    WeightType,
+    check_compiler,
+    onnx_tensors,
+    write_onnx,
+    write_openvino,
+    write_pt2,
+)
 from mask2former.files import check_file, whole_file, whole_folder
 from mask2former.inference.exported import SUFFIXES, ExportedInfo, Format, open_runtime
-from mask2former.inference.exported.network import SMALLEST
+from mask2former.inference.exported.network import SMALLEST, file_inputs
+from mask2former.inference.network import ModelNetwork
+from mask2former.inference.predictor import Predictor
 from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.progress import DOWNLOADING, Progress, silent
+from mask2former.structures import Prediction
 from mask2former.text import printable
 
 __all__ = ["Exported", "Target", "WeightType", "export"]
 
-WeightType = Literal["float32", "float16"]
 Target = Format | Literal["triton"]
 _TARGETS = (*get_args(Format), "triton")
 _WEIGHTS = ".bin"  # what OpenVINO writes beside its .xml
 _EXAMPLE = (90, 125)  # pixels that a graph of any size is traced with; with padding on both sides
 _OTHERS = 0.05  # share of pixels or numbers that may be others in results: two of almost one score change places
-_TOLERANCES: Mapping[WeightType, float] = {"float32": 1e-3, "float16": 3e-2}  # of logits, relative to the largest
+# Of logits on noise, relative to the largest. Of float32, rounding is a hundredth of that; of int8, noise says little
+# about images.
+_TOLERANCES: Mapping[WeightType, float] = {"float32": 1e-3, "float16": 3e-2, "int8": 0.5}
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ def export(
     frames: int | None = None,
     results: Task | None = None,
     dtype: WeightType = "float32",
+    calibration: Sequence[str | Path] = (),
     recipe: str | None = None,
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
@@ -98,7 +112,11 @@ def export(
         results: the task whose results the file gives, at the padded size of the input and by the inference settings
             of the model, see :mod:`mask2former.export.traced_postprocessing`; for programs without this package. None:
             logits.
-        dtype: of the weights in the file; ``float16`` halves it and is rounded. All is computed in float32.
+        dtype: of the weights in the file. ``float16`` halves it and is computed in float32. ``int8`` makes it a
+            quarter, and products are computed in 8-bit integers: measure what that costs, with
+            :func:`~mask2former.export.comparison.verify_export`.
+        calibration: for ``int8``, images and folders like those that the file is for; ranges of values are measured
+            on them.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         tasks: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
@@ -114,8 +132,12 @@ def export(
     _check_inputs(size, batch, frames)
     check_repository(path) if kind == "triton" else check_file(path)
     if dtype not in _TOLERANCES or (kind == "pt2" and dtype != "float32"):
-        expected = "float32" if kind == "pt2" else " or ".join(_TOLERANCES)
+        expected = "float32" if kind == "pt2" else ", ".join(_TOLERANCES)
         raise OptionError(lambda name: f"{name('dtype')} {dtype}: expected {expected} for weights in {kind}")
+    if (dtype == "int8") != bool(calibration):
+        raise OptionError(
+            lambda name: f"{name('dtype')} int8 and {name('calibration')}, images that it is measured on, go together"
+        )
     if kind == "pt2":
         check_compiler()
     if isinstance(model, str | Path):
@@ -131,6 +153,8 @@ def export(
         )
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
+    if dtype == "int8" and (frames is not None or results is not None):
+        raise OptionError(lambda name: f"{name('dtype')} int8 is for files that give logits of images")
     height, width = size or (None, None)
     version = mask2former.__version__
     info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results)
@@ -139,6 +163,7 @@ def export(
         if frames is not None:
             raise UserError("results are of images; export a model of clips without them")
         check_settings(model.info.inference, results)
+    calls = _calls(model, info, calibration)
     graph = ExportedGraph(_plain(model), clips=frames is not None, task=results).eval()
     parameters = path.with_suffix(_WEIGHTS)
     with contextlib.ExitStack() as stack:
@@ -150,7 +175,7 @@ def export(
             written = stack.enter_context(whole_file(path, suffix=path.suffix))
         beside = stack.enter_context(whole_file(parameters)) if kind == "openvino" else None
         progress(f"writing {path.name}", 0, None)
-        _write(kind, graph, info, written, dtype)
+        _write(kind, graph, info, written, dtype, calls)
         progress("comparing it with the model", 0, None)
         difference = _difference(graph, written, path, _TOLERANCES[dtype])
         if beside is not None:
@@ -193,7 +218,9 @@ def _plain(model: Mask2Former) -> Mask2Former:
     return copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
 
 
-def _write(kind: Target, graph: ExportedGraph, info: ExportedInfo, path: Path, dtype: WeightType) -> None:
+def _write(
+    kind: Target, graph: ExportedGraph, info: ExportedInfo, path: Path, dtype: WeightType, calls: Sequence[Call]
+) -> None:
     sides = info.height or _EXAMPLE[0], info.width or _EXAMPLE[1]
     inputs = _inputs(info, info.batch or 2, sides, sides)
     with warnings.catch_warnings():
@@ -202,7 +229,30 @@ def _write(kind: Target, graph: ExportedGraph, info: ExportedInfo, path: Path, d
         if kind == "pt2":
             write_pt2(program, path, info)
         else:
-            (write_openvino if kind == "openvino" else write_onnx)(program, path, info, halve=dtype == "float16")
+            (write_openvino if kind == "openvino" else write_onnx)(program, path, info, dtype, calls)
+
+
+def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | Path]) -> list[Call]:
+    """What a file would be given for some images: each, or each of its tiles, at the size for the network."""
+    shown: list[Tensor] = []
+    network = ModelNetwork(_plain(model), torch.device("cpu"))
+
+    class Recorder:
+        largest_input = None if info.height is None or info.width is None else (info.height, info.width)
+
+        def __call__(self, images: Sequence[Tensor]) -> Sequence[Prediction]:
+            shown.extend(images)
+            return network(images)
+
+    predictor = Predictor(Recorder(), "cpu", settings=model.info.inference, categories=model.info.known_categories)
+    for path, _ in list_images(calibration) if calibration else ():
+        predictor(path)
+    return [file_inputs([image[None]], Recorder.largest_input or _at_least(image), info) for image in shown]
+
+
+def _at_least(image: Tensor) -> tuple[int, int]:
+    """The size of an image, or the smallest that a file takes."""
+    return max(SMALLEST, image.shape[-2]), max(SMALLEST, image.shape[-1])
 
 
 def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInfo) -> torch.export.ExportedProgram:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,21 +17,41 @@ from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
 from mask2former.inference.exported.pt2 import add_info
 from mask2former.text import printable
 
-__all__ = ["TensorShape", "check_compiler", "onnx_tensors", "write_onnx", "write_openvino", "write_pt2"]
+__all__ = [
+    "TensorShape",
+    "check_compiler",
+    "halve_weights",
+    "onnx_tensors",
+    "write_onnx",
+    "write_openvino",
+    "write_pt2",
+]
+
+WeightType = Literal["float32", "float16", "int8"]
+Call = tuple[np.ndarray, np.ndarray]
+"""What a file is given: images and their sizes."""
 
 _OPSET = 18
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, info: ExportedInfo, *, halve: bool = False) -> None:
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    info: ExportedInfo,
+    weights: WeightType = "float32",
+    calibration: Sequence[Call] = (),
+) -> None:
     """Write an ONNX file.
 
     Args:
         program: what is written.
         path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
         info: stored under :data:`KEY`.
-        halve: store weights in float16; they are computed with in float32 all the same.
+        weights: ``float16`` stores them in half the bytes, and they are computed with in float32 all the same;
+            ``int8`` also computes products with them in 8-bit integers.
+        calibration: for ``int8``, the inputs that the ranges of values are measured on.
 
     Raises:
         MissingExtraError: the converter is not installed.
@@ -60,16 +81,26 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, info: Exported
     finally:
         logger.setLevel(level)
     proto = exported.model_proto
-    if halve:
-        _halve_weights(proto)
+    if weights == "float16":
+        halve_weights(proto)
     onnx.helper.set_model_props(proto, {KEY: info.to_json()})
     onnx.save(proto, path)
+    if weights == "int8":
+        from mask2former.export.quantization import quantize
+
+        in_float = path.with_name("float32.onnx")  # beside it, in the folder of temporary files
+        path.replace(in_float)
+        quantize(in_float, path, calibration)
+        in_float.unlink()
 
 
-def _halve_weights(proto: Any) -> None:
+def halve_weights(proto: Any) -> None:
     """Weights of convolutions and matrix products to float16, with a cast to float32 in front of their use.
 
     No other constants: a table of positions in pixels would lose half a pixel.
+
+    Args:
+        proto: an ``onnx.ModelProto``, which is changed.
 
     Raises:
         UserError: a weight is beyond the range of float16.
@@ -121,7 +152,11 @@ def onnx_tensors(path: Path) -> list[TensorShape]:
 
 
 def write_openvino(
-    program: torch.export.ExportedProgram, path: Path, info: ExportedInfo, *, halve: bool = False
+    program: torch.export.ExportedProgram,
+    path: Path,
+    info: ExportedInfo,
+    weights: WeightType = "float32",
+    calibration: Sequence[Call] = (),
 ) -> None:
     """Write an OpenVINO file and the ``.bin`` with its weights beside it.
 
@@ -129,7 +164,8 @@ def write_openvino(
         program: what is written.
         path: the ``.xml`` file.
         info: stored under :data:`KEY`.
-        halve: see :func:`write_onnx`.
+        weights: see :func:`write_onnx`.
+        calibration: see there.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -138,12 +174,12 @@ def write_openvino(
     import openvino
 
     onnx_file = path.with_suffix(".onnx")
-    write_onnx(program, onnx_file, info)
+    write_onnx(program, onnx_file, info, "int8" if weights == "int8" else "float32", calibration)
     model = openvino.convert_model(onnx_file)
     for port, name in zip([*model.inputs, *model.outputs], [*INPUTS, *info.outputs], strict=True):
         port.get_tensor().set_names({name})
     model.set_rt_info(info.to_json(), [KEY])
-    openvino.save_model(model, path, compress_to_fp16=halve)
+    openvino.save_model(model, path, compress_to_fp16=weights == "float16")
 
 
 def check_compiler() -> None:
