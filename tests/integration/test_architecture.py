@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
+    "fsspec": ("bulk/",),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
@@ -30,7 +31,9 @@ HOMES = {
     "onnx": ("export/writers.py",),
     "onnxruntime": ("inference/exported/onnx.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
+    "pyarrow": ("bulk/",),
     "pydantic": ("config/", "structures/model_info.py"),
+    "ray": ("bulk/engine.py",),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "tensorboard": ("training/",),
@@ -42,12 +45,15 @@ HOMES = {
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
+    "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
     "openvino": "export",
+    "pyarrow": "ray",
+    "ray": "ray",
     "tensorboard": "train",
     "transformers": "test",
 }
