@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from mask2former.text import printable
 __all__ = ["Job", "Pool", "Segmenter", "pool_for", "shard_reports", "started_pool"]
 
 _CPUS_PER_ACTOR = 4  # of a machine without GPUs, by default
+_RAISED = re.compile(r"mask2former\.errors\.(\w+): (.+)")  # in the traces of actors
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +119,14 @@ def shard_reports(job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> It
 
 
 def _as_ours(error: BaseException) -> Exception:
-    """What an actor has raised, or in a sentence what Ray says."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError | FailedError) and not hasattr(cause, "cause"):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    """What an actor has raised, of which Ray passes on the text, or in a sentence what Ray says."""
+    text = str(error)
+    if ours := _RAISED.findall(text):
+        kind, said = ours[-1]
+        return FailedError(said) if kind == "FailedError" else UserError(said)
+    lines = [line for line in text.splitlines() if line.strip()]
     said = printable(lines[-1] if lines else type(error).__name__, 300)
-    for kind in (UserError, FailedError):  # of an actor that did not start there is only text
-        if (mark := f"{kind.__module__}.{kind.__name__}: ") in said:
-            return kind(said.partition(mark)[2])
-    return FailedError(f"Ray stopped the run: {said}; what is finished stays, and the same command goes on from there")
+    return FailedError(f"Ray stopped the run: {said}")
 
 
 @contextlib.contextmanager
@@ -138,16 +136,16 @@ def started_pool(address: str | None, actors: int | None, device: str, progress:
     Raises:
         UserError: there is no such cluster, or no room in it for so many actors.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report itself to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every pool of actors that may restart
     import ray
+    import ray.data
 
     address = address or os.environ.get("RAY_ADDRESS") or None
-    for logger in ("ray", "ray.data", "ray._private"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
     is_running = ray.is_initialized()
     if not is_running:
         progress("starting Ray", 0, None)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report itself to its makers
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every pool of actors that may restart
+        _silence()
         quiet = {"configure_logging": False, "log_to_driver": False}
         cores = os.cpu_count() or 1
         alone = {"num_cpus": max(cores, actors or 1), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -183,6 +181,14 @@ def pool_for(nodes: Sequence[tuple[int, int]], actors: int | None, device: str) 
     raise OptionError(
         lambda name: f"{count} actors do not fit the cluster, which has {what}; lower {name('actors')}, or start more"
     )
+
+
+def _silence() -> None:
+    """Leave what Ray has to say of its work in its files; what a user should know comes from us."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

@@ -102,9 +102,7 @@ def test_a_batch_gives_the_same(predictor: Predictor, tmp_path: Path, images: li
     write(predictor, tmp_path / "one", images, "semantic")
     write(predictor, "memory://batched", images, "semantic", batch_size=2)
     for one, batched in zip(read_records(tmp_path / "one"), read_records("memory://batched"), strict=True):
-        assert [item["category_id"] for item in one["segments"]] == [
-            item["category_id"] for item in batched["segments"]
-        ]
+        assert [item["label"] for item in one["classes"]] == [item["label"] for item in batched["classes"]]
         assert one["image_sha256"] == batched["image_sha256"]
 
 
