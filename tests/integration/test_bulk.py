@@ -72,7 +72,7 @@ def _ancestors(process: int, parents: dict[int, int]) -> Iterator[int]:
 
 def finished(output: Path) -> dict[str, int]:
     """The finished shards, and when they were written."""
-    return {path.name: path.stat().st_mtime_ns for path in (output / "results").glob("shard-*.parquet")}
+    return {path.name: path.stat().st_mtime_ns for path in (output / "shards").glob("shard-*.parquet")}
 
 
 def test_images_to_shards_and_back(tmp_path: Path) -> None:

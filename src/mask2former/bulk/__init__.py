@@ -8,6 +8,6 @@ Whatever is written goes through ``stores``: a folder, or a URL of fsspec. Only 
 from __future__ import annotations
 
 from mask2former.bulk.results import id_map, open_results, read_records
-from mask2former.bulk.run import BulkReport, predict_bulk
+from mask2former.bulk.run import BulkReport, Failed, predict_bulk
 
-__all__ = ["BulkReport", "id_map", "open_results", "predict_bulk", "read_records"]
+__all__ = ["BulkReport", "Failed", "id_map", "open_results", "predict_bulk", "read_records"]

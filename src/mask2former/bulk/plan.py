@@ -33,7 +33,7 @@ __all__ = [
     "shards_done",
 ]
 
-PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "results"
+PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
 WORKING, JSON_LINES = "working", "json"  # shards that were begun; what is written on request
 _KIND = "mask2former bulk results"
 _SHARD = "shard-"

@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from mask2former.bulk.plan import open_plan, results_file, shards_as_rows, shards_done
+from mask2former.bulk.plan import RESULTS, open_plan, results_file, shards_as_rows, shards_done
 from mask2former.bulk.stores import open_store
 from mask2former.errors import FailedError, UserError
 from mask2former.notes import collect_notes
@@ -25,7 +25,7 @@ IMAGES = [f"/photos/{number}.jpg" for number in range(7)]
 
 
 def write_shard(output: Path, number: int, errors: Sequence[str | None]) -> None:
-    (output / "results").mkdir(exist_ok=True)
+    (output / RESULTS).mkdir(exist_ok=True)
     rows = {"image": ["x"] * len(errors), "error": pyarrow.array(list(errors), pyarrow.string())}
     parquet.write_table(pyarrow.table(rows), output / results_file(number))
 
@@ -97,7 +97,7 @@ def test_a_store_is_one_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file; choose another folder"):
         open_store(tmp_path / "file")
-    (tmp_path / "out" / "results").touch()
+    (tmp_path / "out" / RESULTS).touch()
     with pytest.raises(FailedError, match=r"cannot write '.*shard-00000.parquet'"):
         store.write(results_file(0), b"")
     remote = open_store("memory://place")

@@ -76,13 +76,13 @@ def test_a_run_that_was_killed_is_finished_by_the_same_call(engine: Engine, phot
     engine.most = 1
     with pytest.raises(KeyboardInterrupt):
         predict_bulk(MODEL, sources, output, shard_size=2, short_edge=64)
-    before = (output / "results" / "shard-00000.parquet").stat().st_mtime_ns
+    before = (output / "shards" / "shard-00000.parquet").stat().st_mtime_ns
     engine.most = None
     report = predict_bulk(
         MODEL, sources, output, short_edge=64, progress=lambda *step: told.append(step), observe=lambda _: None
     )
     assert engine.shards == [[0, 1, 2], [1, 2]]
-    assert (output / "results" / "shard-00000.parquet").stat().st_mtime_ns == before
+    assert (output / "shards" / "shard-00000.parquet").stat().st_mtime_ns == before
     assert (report.num_images, report.num_done, report.num_there, report.num_failed) == (6, 3, 2, 1)
     assert [step[1:] for step in told if step[0] == "panoptic"] == [(2, 6), (4, 6), (6, 6)]
     assert report.failures == str(output / "failures.csv")
@@ -107,7 +107,7 @@ def test_a_run_that_was_killed_is_finished_by_the_same_call(engine: Engine, phot
         predict_bulk(MODEL, sources, output, short_edge=96)
     anew = predict_bulk(MODEL, photos, output, "semantic", short_edge=64, overwrite=True, json_lines=True)
     assert (anew.task, anew.num_images, anew.num_done) == ("semantic", 5, 5)
-    assert [path.name for path in (output / "results").iterdir()] == ["shard-00000.parquet"]
+    assert [path.name for path in (output / "shards").iterdir()] == ["shard-00000.parquet"]
     assert [path.name for path in (output / "json").iterdir()] == ["shard-00000.jsonl"]
     assert {record["task"] for record in read_records(output)} == {"semantic"}
 
