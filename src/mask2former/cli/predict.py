@@ -42,7 +42,6 @@ def predict(
     sources: Annotated[
         list[str],  # with --ray perhaps URLs, of which a Path would lose a slash
         typer.Argument(
-            path_type=str,
             help="Images, or folders that are searched recursively. With --ray also globs, lists of images (.csv, "
             ".parquet) and URLs such as s3://.",
         ),
@@ -50,7 +49,7 @@ def predict(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", path_type=str, help="Folder for the results; mirrors the structure of the sources."
+            "--output", "-o", metavar="PATH", help="Folder for the results; mirrors the structure of the sources."
         ),
     ],
     model: Model = None,
