@@ -21,7 +21,7 @@ from mask2former.inference.opening import open_predictor
 from mask2former.progress import Progress
 from mask2former.text import printable
 
-__all__ = ["Job", "Pool", "Segmenter", "pool_for", "shard_reports", "started_pool"]
+__all__ = ["Job", "Pool", "Segmenter", "pool_for", "raised_by", "shard_reports", "started_pool"]
 
 _CPUS_PER_ACTOR = 4  # of a machine without GPUs, by default
 _RAISED = re.compile(r"mask2former\.errors\.(\w+): (.+)")  # in the traces of actors
@@ -115,11 +115,11 @@ def shard_reports(job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> It
         for row in dataset.iter_rows():
             yield json.loads(row["report"])
     except ray.exceptions.RayError as error:
-        raise _as_ours(error) from error
+        raise raised_by(error) from error
 
 
-def _as_ours(error: BaseException) -> Exception:
-    """What an actor has raised, of which Ray passes on the text, or in a sentence what Ray says."""
+def raised_by(error: BaseException) -> Exception:
+    """What an actor has raised, of which Ray passes on the text alone, or in a sentence what Ray says."""
     text = str(error)
     if ours := _RAISED.findall(text):
         kind, said = ours[-1]

@@ -24,6 +24,7 @@ __all__ = [
     "JSON_LINES",
     "PLAN",
     "RESULTS",
+    "SHARD",
     "WORKING",
     "Plan",
     "open_plan",
@@ -36,7 +37,7 @@ __all__ = [
 PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
 WORKING, JSON_LINES = "working", "json"  # shards that were begun; what is written on request
 _KIND = "mask2former bulk results"
-_SHARD = "shard-"
+SHARD = "shard-"  # begins the names of files of shards
 _SAME = ("schema_version", "task", "settings", "weights_sha256", "categories_sha256", "json_lines")
 _THREADS = 16  # that look at files of results; each may be a request
 
@@ -60,7 +61,7 @@ class Plan:
 
 def results_file(shard: int) -> str:
     """Where the results of a shard are."""
-    return f"{RESULTS}/{_SHARD}{shard:05d}.parquet"
+    return f"{RESULTS}/{SHARD}{shard:05d}.parquet"
 
 
 def open_plan(

@@ -200,8 +200,7 @@ def predict_bulk(
             num_there += report["num_images"]
             progress(chosen, num_there, plan.num_images)
         num_failed = _write_failures(store)
-        for name in store.names(plans.WORKING):
-            store.remove(f"{plans.WORKING}/{name}")
+        store.clear(plans.WORKING, plans.SHARD)
     return BulkReport(
         chosen,
         predictor.settings,
@@ -239,13 +238,17 @@ def _check(actors: int | None, shard_size: int | None, image_timeout: float, bat
 
 
 def _remove_results(store: Store) -> None:
-    """Remove what an earlier run has written; first of all the plan, so that what is left belongs to none."""
+    """Remove what an earlier run has written; first of all the plan, so that what is left belongs to none.
+
+    Raises:
+        UserError: there is a plan of something else.
+    """
+    if plans.read_head(store) is None:
+        return
     for name in (plans.PLAN, plans.IMAGES, FAILURES):
         store.remove(name)
     for folder in (plans.RESULTS, plans.JSON_LINES, plans.WORKING):
-        for name in store.names(folder):
-            if name.endswith((".parquet", ".jsonl", ".json")):
-                store.remove(f"{folder}/{name}")
+        store.clear(folder, plans.SHARD)
 
 
 def _write_failures(store: Store) -> int:

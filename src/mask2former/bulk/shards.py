@@ -20,7 +20,7 @@ import pyarrow
 from jaxtyping import UInt8
 from pyarrow import parquet
 
-from mask2former.bulk.plan import JSON_LINES, WORKING, results_file
+from mask2former.bulk.plan import JSON_LINES, SHARD, WORKING, results_file
 from mask2former.bulk.reading import as_read
 from mask2former.bulk.sources import fetch
 from mask2former.bulk.stores import Store
@@ -139,7 +139,7 @@ class ShardWriter:
         ordered = [rows[name] for name in images]
         lines = [line for row in ordered if (line := row.pop("line")) is not None]
         if self._json_lines:
-            self._store.write(f"{JSON_LINES}/shard-{shard:05d}.jsonl", b"".join(lines))
+            self._store.write(f"{JSON_LINES}/{SHARD}{shard:05d}.jsonl", b"".join(lines))
         stream = io.BytesIO()
         parquet.write_table(pyarrow.Table.from_pylist(ordered, self._schema), stream, compression="zstd")
         self._store.write(results_file(shard), stream.getvalue())  # last: from here on the shard is done
@@ -223,4 +223,4 @@ class ShardWriter:
 
 
 def _marker(shard: int) -> str:
-    return f"{WORKING}/{shard:05d}.json"
+    return f"{WORKING}/{SHARD}{shard:05d}.json"

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from mask2former.errors import FailedError, MissingExtraError, UserError
-from mask2former.files import check_folder, take_lock, write_whole
+from mask2former.files import check_folder, remove_leftovers, take_lock, write_whole
 from mask2former.text import printable
 
 __all__ = ["Store", "is_url", "local_path", "open_store", "opened_url"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_LOCK = "run.lock"
+_LOCK = ".lock"
 
 
 def is_url(name: str) -> bool:
@@ -86,7 +86,11 @@ class Store(ABC):
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where there is no such folder."""
+        """The names in a folder, sorted; none where there is no such folder.
+
+        Raises:
+            UserError: it cannot be listed.
+        """
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -95,6 +99,12 @@ class Store(ABC):
     @abstractmethod
     def for_arrow(self) -> tuple[str, Any]:
         """The path and file system as pyarrow takes them."""
+
+    def clear(self, folder: str, start: str) -> None:
+        """Remove the files in a folder whose names begin so, and the folder if that was all; it may be gone."""
+        for name in self.names(folder):
+            if name.startswith(start):
+                self.remove(f"{folder}/{name}")
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None where there is none."""
@@ -137,9 +147,19 @@ class _Folder(Store):
             return sorted(os.listdir(self._path / folder))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise UserError(
+                f"'{self.path(folder)}' cannot be listed: {error.strerror}; choose another output"
+            ) from error
 
     def remove(self, name: str) -> None:
         (self._path / name).unlink(missing_ok=True)
+
+    def clear(self, folder: str, start: str) -> None:
+        remove_leftovers(self._path / folder)
+        super().clear(folder, start)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            (self._path / folder).rmdir()
 
     def for_arrow(self) -> tuple[str, Any]:
         return str(self._path), None

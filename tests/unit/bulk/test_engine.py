@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mask2former.bulk.engine import Pool, pool_for
-from mask2former.errors import UserError
+from mask2former.bulk.engine import Pool, pool_for, raised_by
+from mask2former.errors import FailedError, UserError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,13 @@ def test_actors_that_do_not_fit_are_refused() -> None:
         pool_for([(64, 8)], 9, "auto")
     with pytest.raises(UserError, match="Ray sees no GPU"):
         pool_for([(64, 0)], 1, "cuda")
+
+
+def test_what_an_actor_raised_is_found_in_the_words_of_ray() -> None:
+    trace = "ray::Work() (pid=1)\n  File ...\nmask2former.errors.{}: no room for 'a'; make room\n\nThe above\nray.Error: x"
+    for kind in (UserError, FailedError):
+        error = raised_by(RuntimeError(trace.format(kind.__name__)))
+        assert (type(error), str(error)) == (kind, "no room for 'a'; make room")
+    assert str(raised_by(RuntimeError("The actor died\n  because of \x1b[31mthis\n"))) == (
+        "Ray stopped the run: because of \N{REPLACEMENT CHARACTER}[31mthis"
+    )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from mask2former import Predictor
 from mask2former.bulk import predict_bulk, read_records
@@ -22,6 +27,7 @@ from mask2former.errors import FailedError, MissingExtraError, UserError
 from mask2former.scenes import draw_scene
 
 MODEL = "scenes-tiny"
+PAGE = Path(__file__).parents[3] / "docs" / "bulk.md"
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,6 @@ class Engine:
         yield Pool(1, 1, 0)
 
     def reports(self, job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> Iterator[dict[str, Any]]:
-        import pyarrow
-
         self.shards.append(list(shards))
         work = Segmenter(job)
         for shard in shards[: self.most]:
@@ -105,10 +109,12 @@ def test_a_run_that_was_killed_is_finished_by_the_same_call(engine: Engine, phot
     assert not (output / "failures.csv").exists()
     with pytest.raises(UserError, match="made with another settings: choose another output, or overwrite"):
         predict_bulk(MODEL, sources, output, short_edge=96)
+    (output / "json").mkdir()
+    (output / "json" / "mine.json").touch()
     anew = predict_bulk(MODEL, photos, output, "semantic", short_edge=64, overwrite=True, json_lines=True)
     assert (anew.task, anew.num_images, anew.num_done) == ("semantic", 5, 5)
     assert [path.name for path in (output / "shards").iterdir()] == ["shard-00000.parquet"]
-    assert [path.name for path in (output / "json").iterdir()] == ["shard-00000.jsonl"]
+    assert sorted(path.name for path in (output / "json").iterdir()) == ["mine.json", "shard-00000.jsonl"]
     assert {record["task"] for record in read_records(output)} == {"semantic"}
 
 
@@ -137,6 +143,32 @@ def test_the_command_says_what_became_of_the_images(
         assert refusal in capsys.readouterr().err
     assert main(["predict", str(photos), "-o", str(tmp_path), "-m", MODEL, "--actors", "2"]) == 2
     assert "error: --actors is for --ray" in capsys.readouterr().err
+
+
+def test_the_page_is_right(
+    engine: Engine, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of its commands but those for a cluster, in one folder, and all of its Python."""
+    shutil.copytree(photos, tmp_path / "photos")
+    Image.open(photos / "0.png").save(tmp_path / "photos" / "0.jpg")
+    parquet.write_table(pyarrow.table({"file": ["photos/1.png"], "number": [1]}), tmp_path / "catalogue.parquet")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line) for kind, text in blocks if kind == "sh" for line in text.splitlines()]
+    here = [words[1:] for words in commands if words[0] == "mask2former" and "--ray-address" not in words]
+    assert len(here) == 2
+    for words in here:
+        assert main([*words, "--short-edge", "64"]) == 0
+    assert "6 images segmented" in capsys.readouterr().out
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, PAGE.name, "exec"), {})
+    output = capsys.readouterr().out
+    assert output.startswith("6 images\n")
+    assert output.count("/photos/") == 6
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == [
+        *(".lock", "images.parquet", "plan.json", "shards")
+    ]
 
 
 def test_a_full_disk_ends_the_run(
