@@ -34,7 +34,9 @@ def test_actors_that_do_not_fit_are_refused() -> None:
 
 
 def test_what_an_actor_raised_is_found_in_the_words_of_ray() -> None:
-    trace = "ray::Work() (pid=1)\n  File ...\nmask2former.errors.{}: no room for 'a'; make room\n\nThe above\nray.Error: x"
+    trace = (
+        "ray::Work() (pid=1)\n  File ...\nmask2former.errors.{}: no room for 'a'; make room\n\nThe above\nray.Error: x"
+    )
     for kind in (UserError, FailedError):
         error = raised_by(RuntimeError(trace.format(kind.__name__)))
         assert (type(error), str(error)) == (kind, "no room for 'a'; make room")
