@@ -134,7 +134,8 @@ def read_head(store: Store) -> dict[str, Any] | None:
     if content is None:
         return None
     head = parse_json(content, f"'{store.path(PLAN)}'")
-    if not isinstance(head, dict) or head.get("kind") != _KIND or not isinstance(head.get("shard_size"), int):
+    size = head.get("shard_size") if isinstance(head, dict) and head.get("kind") == _KIND else None
+    if not isinstance(size, int) or size < 1:
         raise UserError(f"'{store.path(PLAN)}' is no plan of a bulk run; choose another output")
     return head
 
@@ -214,5 +215,7 @@ def _read_images(store: Store) -> list[list[str]]:
     for number, name in zip(numbers, names, strict=True):
         if number == len(shards):
             shards.append([])
+        if number != len(shards) - 1 or not isinstance(name, str):
+            raise UserError(f"'{store.path(IMAGES)}' is damaged: its shards are out of order; choose another output")
         shards[number].append(name)
     return shards

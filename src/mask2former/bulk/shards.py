@@ -27,6 +27,7 @@ from mask2former.bulk.stores import Store
 from mask2former.config import Task
 from mask2former.data.image_files import NamedBytes, open_image
 from mask2former.data.images import read_image
+from mask2former.documents import parse_json
 from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
 from mask2former.inference.pipeline import Failure
@@ -169,11 +170,10 @@ class ShardWriter:
 
     def _begin(self, shard: int) -> dict[str, Any]:
         """Record that a shard is begun: how often it was, and for which images that was the end."""
-        content = self._store.read(_marker(shard))
-        there = json.loads(content) if content else {"begun": 0, "deaths": {}, "image": None}
-        if (name := there["image"]) is not None:
-            there["deaths"][name] = there["deaths"].get(name, 0) + 1
-        begun = {"begun": there["begun"] + 1, "deaths": there["deaths"], "image": None}
+        times, deaths, image = _read_marker(self._store.read(_marker(shard)))
+        if image is not None:
+            deaths[image] = deaths.get(image, 0) + 1
+        begun = {"begun": times + 1, "deaths": deaths, "image": None}
         self._store.write(_marker(shard), json.dumps(begun).encode())
         return begun
 
@@ -220,6 +220,17 @@ class ShardWriter:
     def _row(self, name: str, *, image_sha256: str | None = None, error: str | None = None) -> dict[str, Any]:
         row: dict[str, Any] = {column: None for column in SCHEMA.names}
         return row | {"image": name, "image_sha256": image_sha256, "error": error, "task": self._task, "line": None}
+
+
+def _read_marker(content: bytes | None) -> tuple[int, dict[str, int], str | None]:
+    """How often a shard was begun, how often its images were the end, and which one was in work; none if damaged."""
+    try:
+        match parse_json(content or b"{}", "the marker"):
+            case {"begun": int(times), "deaths": dict(deaths), "image": str(image) | (None as image)}:
+                return times, deaths, image
+    except UserError:  # cut short by a power cut
+        pass
+    return 0, {}, None
 
 
 def _marker(shard: int) -> str:

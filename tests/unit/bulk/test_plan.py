@@ -72,6 +72,9 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "images.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"images.parquet' cannot be read"):
         open_plan(store, IMAGES, HEAD)
+    parquet.write_table(pyarrow.table({"shard": [0, 2], "image": ["a", "b"]}), tmp_path / "out" / "images.parquet")
+    with pytest.raises(UserError, match="is damaged: its shards are out of order"):
+        open_plan(store, IMAGES, HEAD)
     (tmp_path / "out" / "plan.json").write_text('{"kind": "something"}')
     with pytest.raises(UserError, match=r"plan.json' is no plan of a bulk run"):
         open_plan(store, IMAGES, HEAD)

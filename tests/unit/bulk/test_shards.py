@@ -126,11 +126,14 @@ def test_an_image_that_kills_its_process_is_given_up(
         with pytest.raises(DyingError):
             write(predictor, tmp_path, images)
         assert not (tmp_path / RESULTS).exists()
+    (tmp_path / "working" / "shard-00001.json").write_text('{"begun": 1, "dea')  # another one, after a power cut
     report = write(predictor, tmp_path, images)
     assert report.failed == [
         (images[2], f"'{images[2]}': the process that segmented it died 2 times; is there enough memory for it?")
     ]
     assert [record["error"] is None for record in read_records(tmp_path)] == [True, True, False]
+    monkeypatch.undo()
+    assert ShardWriter(predictor, "panoptic", open_store(tmp_path), {})(1, images).failed == []
     assert list((tmp_path / "working").iterdir()) == []
 
 
