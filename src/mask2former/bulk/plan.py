@@ -140,8 +140,8 @@ def read_head(store: Store) -> dict[str, Any] | None:
     return head
 
 
-def shards_done(store: Store, counts: Sequence[int]) -> dict[int, int]:
-    """The shards whose results are there, and how many images failed in each.
+def shards_done(store: Store, counts: Sequence[int]) -> list[int]:
+    """The numbers of the shards whose results are there.
 
     Args:
         store: the output.
@@ -150,23 +150,18 @@ def shards_done(store: Store, counts: Sequence[int]) -> dict[int, int]:
     there = frozenset(store.names(RESULTS))
     numbers = [shard for shard in range(len(counts)) if results_file(shard).rpartition("/")[2] in there]
     with ThreadPoolExecutor(_THREADS) as pool:
-        failed = pool.map(lambda shard: _num_failed(store, results_file(shard), counts[shard]), numbers)
-        return {shard: number for shard, number in zip(numbers, failed, strict=True) if number is not None}
+        rows = pool.map(lambda shard: _num_rows(store, results_file(shard)), numbers)
+        return [shard for shard, number in zip(numbers, rows, strict=True) if number == counts[shard]]
 
 
-def _num_failed(store: Store, name: str, count: int) -> int | None:
-    """How many images of a shard failed; None where its file is damaged or of another number of images."""
+def _num_rows(store: Store, name: str) -> int | None:
+    """How many images a file of results has, as its end says; None where it is damaged."""
     parquet, arrow_error = _parquet()
     try:
         with store.open(name) as file:
-            meta = parquet.ParquetFile(file).metadata
+            return parquet.read_metadata(file).num_rows
     except (arrow_error, OSError):
         return None
-    if meta.num_rows != count:
-        return None
-    places = {meta.schema.column(index).path: index for index in range(meta.num_columns)}
-    groups = [meta.row_group(index).column(places["error"]).statistics for index in range(meta.num_row_groups)]
-    return sum(group.num_values for group in groups)  # those that are not null
 
 
 def shards_as_rows(shards: Sequence[Sequence[str]], numbers: Collection[int]) -> Iterator[Any]:

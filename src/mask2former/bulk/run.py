@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = ["FAILURES", "BulkReport", "Failed", "predict_bulk"]
 
 FAILURES = "failures.csv"
 _LISTED = 10  # failures that a report has
+_EXAMPLES = 1_000  # of a note that are kept; each image may have one
 _ID_BITS = 63  # of a category id in Parquet
 
 
@@ -139,7 +141,7 @@ def predict_bulk(
 
     Raises:
         UserError: no images, a wrong model or setting, results of something else in the output, or no such cluster or
-            room in it; nothing was written then.
+            room in it; no result was written then.
         FailedError: what stopped an image would stop all others, for instance a full disk; finished shards stay.
         MissingExtraError: Ray, pyarrow or fsspec is missing.
     """
@@ -180,26 +182,32 @@ def predict_bulk(
         plan = open_plan(store, images, head, shard_size)
         counts = [len(shard) for shard in plan.shards]
         done = shards_done(store, counts)
-        if retry_failed:
-            done = {shard: failed for shard, failed in done.items() if not failed}
-        rest = [shard for shard in range(len(counts)) if shard not in done]
+        if retry_failed and done:
+            again = _failed(store)
+            done = [shard for shard in done if again.keys().isdisjoint(plan.shards[shard])]
+        rest = sorted(set(range(len(counts))).difference(done))
         pool = stack.enter_context(started_pool(ray_address, actors, device, progress)) if rest else None
         num_there = sum(counts[shard] for shard in done)
         job = Job(str(model), loading, store.address, chosen, dict(plan.head), batch_size, image_timeout)
         progress(chosen, num_there, plan.num_images)
         num_done = num_found = 0
         failed: list[Failed] = []
+        noted = Counter[str]()
         for report in shard_reports(job, plan, rest, pool) if pool else ():
             num_done += report["num_images"] - len(report["failed"])
             num_found += report["num_found"]
-            found.extend(Note(*each) for each in report["notes"])
+            for message, example in report["notes"]:
+                noted[message] += 1
+                if noted[message] <= _EXAMPLES:
+                    found.append(Note(message, example))
             for name, reason in report["failed"]:
                 failed.append(Failed(name, reason))
                 observe(failed[-1])
                 del failed[_LISTED:]
             num_there += report["num_images"]
             progress(chosen, num_there, plan.num_images)
-        num_failed = _write_failures(store)
+        without = _failed(store)
+        _write_failures(store, without)
         store.clear(plans.WORKING, plans.SHARD)
     return BulkReport(
         chosen,
@@ -207,12 +215,19 @@ def predict_bulk(
         plan.num_images,
         num_done,
         plan.num_images - sum(counts[shard] for shard in rest),
-        num_failed,
+        len(without),
         num_found,
         pool.count if pool else 0,
         tuple(failed),
-        store.path(FAILURES) if num_failed else None,
-        tuple(sentences(found)),
+        store.path(FAILURES) if without else None,
+        (
+            *sentences(found),
+            *(
+                f"the first {_EXAMPLES:,} of {count:,}: {message}"
+                for message, count in noted.items()
+                if count > _EXAMPLES
+            ),
+        ),
     )
 
 
@@ -251,21 +266,21 @@ def _remove_results(store: Store) -> None:
         store.clear(folder, plans.SHARD)
 
 
-def _write_failures(store: Store) -> int:
-    """List all images without a result; how many there are."""
+def _failed(store: Store) -> Mapping[str, str]:
+    """All images without a result, and why, as the finished shards say."""
     import pyarrow.compute
 
     from mask2former.bulk.results import open_results
 
-    rows = open_results(store.address).to_table(
-        columns=["image", "error"], filter=pyarrow.compute.field("error").is_valid()
-    )
-    if not rows.num_rows:
+    is_failed = pyarrow.compute.field("error").is_valid()
+    rows = open_results(store.address).to_table(columns=["image", "error"], filter=is_failed)
+    return dict(zip(rows["image"].to_pylist(), rows["error"].to_pylist(), strict=True))
+
+
+def _write_failures(store: Store, failed: Mapping[str, str]) -> None:
+    if not failed:
         store.remove(FAILURES)
-        return 0
+        return
     stream = io.StringIO(newline="")
-    table = csv.writer(stream)
-    table.writerow(["image", "error"])
-    table.writerows(zip(rows["image"].to_pylist(), rows["error"].to_pylist(), strict=True))
+    csv.writer(stream).writerows([("image", "error"), *failed.items()])
     store.write(FAILURES, stream.getvalue().encode("utf-8", "backslashreplace"))
-    return rows.num_rows

@@ -89,8 +89,11 @@ def test_a_shard_is_done_when_its_file_is_whole(tmp_path: Path) -> None:
         write_shard(tmp_path, number, errors)
     (tmp_path / results_file(4)).write_bytes((tmp_path / results_file(0)).read_bytes()[:-9])
     (tmp_path / results_file(5)).touch()
-    assert shards_done(open_store(tmp_path), [2] * 7) == {0: 0, 1: 1, 3: 2}
-    assert shards_done(open_store(tmp_path / "gone"), [2]) == {}
+    assert shards_done(open_store(tmp_path), [2] * 7) == [0, 1, 3]
+    assert shards_done(open_store(tmp_path / "gone"), [2]) == []
+    for number in range(10, 60):  # read by many threads at once
+        write_shard(tmp_path, number, [None])
+    assert shards_done(open_store(tmp_path), [1] * 60) == [2, *range(10, 60)]
 
 
 def test_a_store_is_one_place(tmp_path: Path) -> None:
