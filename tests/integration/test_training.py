@@ -401,7 +401,7 @@ def test_checkpoints_of_a_run_load_as_models(finished_run: Finished, tmp_path: P
     with collect_notes() as notes:
         assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt").state_dict(), plain | average)
     assert [note.message for note in notes] == [
-        "the averaged weights of the training are taken (the others: weights=state_dict)"
+        "the averaged weights of the training are taken; the others are its set 'state_dict'"
     ]
     assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="state_dict").state_dict(), plain)
     with pytest.raises(UserError, match="there is no such set; sets of weights are average, state_dict"):

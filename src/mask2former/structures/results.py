@@ -10,10 +10,10 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -30,6 +30,7 @@ from mask2former.structures.categories import Categories
 from mask2former.text import listed, shown
 
 __all__ = [
+    "ROW_COLUMNS",
     "Instances",
     "MaskFormat",
     "PanopticSegmentation",
@@ -37,12 +38,18 @@ __all__ = [
     "Segmentation",
     "SemanticSegmentation",
     "counted_labels",
+    "table_rows",
     "write_files",
 ]
 
 MaskFormat = Literal["rle", "polygons", "none"]
 """Masks in JSON: COCO run lengths, polygons with holes (see :mod:`mask2former.ops.polygons`), or none."""
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
+ROW_COLUMNS = (
+    *("id", "category_id", "category_name", "is_thing", "score", "area"),
+    *("x1", "y1", "x2", "y2", "centroid_x", "centroid_y"),
+)
+"""The keys of the rows of a result, in the order of columns."""
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
 
 
@@ -71,7 +78,28 @@ class _Result:
     def size_hw(self) -> tuple[int, int]:
         raise NotImplementedError
 
+    @property
+    def sparse(self) -> SparseMasks:
+        raise NotImplementedError
+
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+        raise NotImplementedError
+
+    def of_classes(self, labels: Collection[int]) -> Self:
+        """The part of the result that is of some classes, by their indices; what is left out is nothing."""
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat record for each mask, in the order of ``sparse``, with the keys :data:`ROW_COLUMNS`: for tables.
+
+        ``id`` is the value in the exact map: of a segment its own, of a class its index; instances, which have none,
+        are counted from 1. A box reaches from (x1, y1) to (x2, y2), in pixels, the last one past the mask; box and
+        centroid of an empty mask, and the score of a class, are None.
+        """
+        return table_rows(self._entries(), self.sparse, self.categories)
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        """Id, class index and score of each mask."""
         raise NotImplementedError
 
     def _records(self, masks: MaskFormat) -> dict[str, Any]:
@@ -217,6 +245,21 @@ def _multi_polygon(patch: Patch) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": closed}
 
 
+def table_rows(
+    entries: Iterable[tuple[int, int, float | None]], masks: SparseMasks, categories: Categories
+) -> list[dict[str, Any]]:
+    """The rows of masks, see :meth:`_Result.rows`: ``entries`` are id, class index and score of each."""
+    rows = []
+    for (number, label, score), area, box, centroid in zip(
+        entries, masks.areas.tolist(), masks.boxes.tolist(), masks.centroids.tolist(), strict=True
+    ):
+        item = categories[label]
+        where: Sequence[float | None] = [*map(int, box), *centroid] if area else [None] * 6
+        kind = (number, item.id, item.name, item.is_thing, score, area)
+        rows.append(dict(zip(ROW_COLUMNS, (*kind, *where), strict=True)))
+    return rows
+
+
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
     x1, y1, x2, y2 = (float(value) for value in box)
     return [x1, y1, x2 - x1, y2 - y1]
@@ -255,6 +298,15 @@ class PanopticSegmentation(_Result):
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.ids.shape[0], self.ids.shape[1]
+
+    def of_classes(self, labels: Collection[int]) -> PanopticSegmentation:
+        """Only the segments of some classes, by their indices, with the ids they have; the pixels of others are 0."""
+        kept = tuple(segment for segment in self.segments if segment.label in labels)
+        ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, np.int32(0))
+        return PanopticSegmentation(ids, kept, self.categories)
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        return ((segment.id, segment.label, float(segment.score)) for segment in self.segments)
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
@@ -302,12 +354,6 @@ class PanopticSegmentation(_Result):
         ]
         numbers = [segment.id for segment in self.segments]
         return visualization.overlay_panoptic(image, self.ids, numbers, regions, scale=scale, labels=labels)
-
-    def of_classes(self, labels: Collection[int]) -> PanopticSegmentation:
-        """Only the segments whose class index is among ``labels``; their ids stay."""
-        kept = tuple(segment for segment in self.segments if segment.label in labels)
-        ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, 0)
-        return PanopticSegmentation(ids.astype(np.int32, copy=False), kept, self.categories)
 
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> dict[str, Any]:
         """The record of a COCO panoptic results file; category ids are those of the data set.
@@ -408,8 +454,11 @@ class Instances(_Result):
         return self._part(slice(int((self.scores >= threshold).sum()), None))
 
     def of_classes(self, labels: Collection[int]) -> Instances:
-        """Only the objects whose class index is among ``labels``."""
+        """Only the objects of some classes, by their indices."""
         return self._part(np.flatnonzero(np.isin(self.labels, list(labels))))
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        return zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True)
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
@@ -504,10 +553,24 @@ class SemanticSegmentation(_Result):
     def _labels_found(self) -> Iterable[int]:
         return (int(label) for label in np.unique(self.labels) if label < len(self.categories))
 
+    @property
+    def sparse(self) -> SparseMasks:
+        """The masks of the classes that occur, by rising index."""
+        return SparseMasks.of_ids(self.labels, self._labels_found())
+
+    def of_classes(self, labels: Collection[int]) -> SemanticSegmentation:
+        """Only some classes, by their indices; the pixels of others are of no class."""
+        nothing = self.categories.ignore_label
+        part = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
+        part[~np.isin(part, list(labels))] = nothing
+        return SemanticSegmentation(part, self.categories)
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        return ((label, label, None) for label in self._labels_found())
+
     def _present(self) -> tuple[list[int], SparseMasks]:
         """Class indices that occur, ascending, and their masks."""
-        present = list(self._labels_found())
-        return present, SparseMasks.of_ids(self.labels, present)
+        return list(self._labels_found()), self.sparse
 
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         """The image with all classes drawn on it.
@@ -523,12 +586,6 @@ class SemanticSegmentation(_Result):
             for index, item in enumerate(self.categories)
         ]
         return visualization.overlay_semantic(image, self.labels, regions, scale=scale, labels=labels)
-
-    def of_classes(self, labels: Collection[int]) -> SemanticSegmentation:
-        """Only the pixels whose class index is among ``labels``; the others have no class."""
-        nothing = self.categories.ignore_label
-        wide = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
-        return SemanticSegmentation(np.where(np.isin(self.labels, list(labels)), wide, nothing), self.categories)
 
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
         """One record per class present, with the class's mask; category ids are those of the data set.

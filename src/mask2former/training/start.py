@@ -11,7 +11,7 @@ import torch
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats.backbones import Backbone, start_from_backbone
 from mask2former.checkpoints.initial import completed_model, named_backbone, open_initial, with_initial
-from mask2former.checkpoints.start import check_settings, filled_in, takes_class_head, with_settings_of
+from mask2former.checkpoints.transfer import check_settings, filled_in, takes_class_head, with_settings_of
 from mask2former.config import InferenceConfig, RunConfig, TimmConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
