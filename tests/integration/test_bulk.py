@@ -143,7 +143,7 @@ def test_every_image_once_although_actors_and_the_program_are_killed(tmp_path: P
 def test_what_an_actor_raises_is_one_sentence(tmp_path: Path) -> None:
     names = draw_images(tmp_path / "images", 2)
     sha256 = Predictor.from_pretrained(MODEL, device="cpu", quiet=True).weights_sha256()
-    head = {"weights_sha256": "other", "json_lines": False}
+    head = {"weights_sha256": "other", "json_lines": False, "model": MODEL}
     job = Job(MODEL, {"device": "cpu"}, str(tmp_path / "out"), "panoptic", head, 1, 60.0)
     plan = Plan(head, [names])
     (tmp_path / "out").mkdir()

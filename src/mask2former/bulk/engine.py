@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mask2former.bulk.plan import Plan, shards_as_rows
@@ -38,7 +39,7 @@ class Job:
         task, head, batch_size, image_timeout: see :class:`~mask2former.bulk.shards.ShardWriter`.
     """
 
-    model: str
+    model: str | Path
     loading: Mapping[str, Any]
     output: str
     task: Task
@@ -65,7 +66,7 @@ class Segmenter:
             job.task,
             open_store(job.output),
             job.head,
-            model=job.model,
+            model=job.head["model"],
             json_lines=job.head["json_lines"],
             batch_size=job.batch_size,
             image_timeout=job.image_timeout,

@@ -25,6 +25,7 @@ from mask2former.bulk.engine import Job, shard_reports, started_pool
 from mask2former.bulk.plan import open_plan, shards_done
 from mask2former.bulk.sources import list_sources
 from mask2former.bulk.stores import Store, open_store
+from mask2former.checkpoints import current_zoo, packaged_names
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import open_predictor
@@ -188,7 +189,7 @@ def predict_bulk(
         rest = sorted(set(range(len(counts))).difference(done))
         pool = stack.enter_context(started_pool(ray_address, actors, device, progress)) if rest else None
         num_there = sum(counts[shard] for shard in done)
-        job = Job(str(model), loading, store.address, chosen, dict(plan.head), batch_size, image_timeout)
+        job = Job(_for_actors(model), loading, store.address, chosen, dict(plan.head), batch_size, image_timeout)
         progress(chosen, num_there, plan.num_images)
         num_done = num_found = 0
         failed: list[Failed] = []
@@ -235,6 +236,12 @@ def _need_ray() -> None:
     for module in ("ray", "pyarrow", "fsspec"):
         if find_spec(module) is None:
             raise MissingExtraError(module, "ray")
+
+
+def _for_actors(model: str | Path) -> str | Path:
+    """A model that is named, or its absolute path, since actors may work in another folder."""
+    is_named = isinstance(model, str) and (model in packaged_names() or model in current_zoo())
+    return model if is_named or not os.path.exists(model) else Path(model).absolute()
 
 
 def _check(actors: int | None, shard_size: int | None, image_timeout: float, batch_size: int, device: str) -> None:
