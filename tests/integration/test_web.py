@@ -122,7 +122,7 @@ class Client:
                 message = json.loads(line[6:]) if line.startswith(b"data: ") else {}
                 if message.get("msg") == "process_completed":
                     found = message["output"].get("data")
-                    return message if found is None else found[0]
+                    return message if found is None else found[event == "upload"]  # after the file itself
         raise AssertionError("the stream ended")
 
     def open(self, path: str) -> Any:
