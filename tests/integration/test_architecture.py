@@ -29,8 +29,8 @@ HOMES = {
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
-    "onnx": ("export/writers.py",),
-    "onnxruntime": ("inference/exported/onnx.py",),
+    "onnx": ("export/writers.py", "export/quantization.py"),
+    "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
     "pydantic": ("config/", "structures/model_info.py"),
