@@ -27,7 +27,8 @@ from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.backbones import load_backbone
-from mask2former.checkpoints.load import UndecidedError, read
+from mask2former.checkpoints.load import read
+from mask2former.checkpoints.purpose import UndecidedError
 from mask2former.config import (
     InferenceConfig,
     MaskedDecoderConfig,
@@ -41,7 +42,7 @@ from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.structures import Categories
 
-FEW, MANY = 40, 500
+FEW, MANY = 20, 500
 MOST_SECONDS = 20.0  # of one file; they take some hundredths, but the machine may be busy
 MOST_MEMORY = 400 << 20  # bytes, by which damaged files may raise the peak
 # Lengths, counts and indices that a damaged header may claim.
