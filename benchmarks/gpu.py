@@ -168,7 +168,7 @@ def model_config(name: str, tiny: bool) -> Any:
 
 def write_model(folder: Path, name: str, tiny: bool) -> None:
     """One model of random weights in both layouts."""
-    from mask2former.checkpoints.save_as import write
+    from mask2former.checkpoints.targets import write
     from mask2former.config import InferenceConfig
     from mask2former.models.build import build_model
     from mask2former.structures import Categories

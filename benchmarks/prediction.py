@@ -52,7 +52,7 @@ def image() -> np.ndarray:
 def prepare(folder: Path, backbone: str) -> None:
     """Write one model of random weights in both layouts."""
     from mask2former import recipes
-    from mask2former.checkpoints.save_as import write
+    from mask2former.checkpoints.targets import write
     from mask2former.models.build import build_model
     from mask2former.structures import Categories
 

@@ -50,6 +50,9 @@ PNG_EXTRA_BYTES = 8 << 20  # of a PNG beyond 16 for each pixel: colour profile, 
 ARRAY_PIXELS = 1 << 30  # of an array or tensor, whose memory was there already
 INPUT_PIXELS = 1 << 27  # of an image after resizing; more than an image can have at its own size
 ASPECT_RATIO = 2_000  # of an image that a model is shown; of one 2 pixels high and 65,000 wide nothing is recognised
+PAGE_PIXELS = (
+    25_000_000  # of an image on the web page, whose visitors share the memory; most telephones take 12 million
+)
 IMAGE_PAGES = 1_000  # pages and frames of an image file that are counted; of more only the first is known
 VIDEO_PIXELS = 1 << 26  # of a frame; 8K video has 33 million
 VIDEO_FRAMES = 10_000_000  # that a file may claim, four days; above that its length counts as unknown
@@ -90,7 +93,7 @@ INTEGER = (1 << 31) - 1  # any whole number without a limit of its own: steps, s
 SEED = (1 << 32) - 1  # what all generators of random numbers take
 SCENE = 1 << 48  # number of a drawn scene
 BATCH = 1 << 14  # images of one optimizer step; published trainings have up to 4096
-WORKERS = 1024  # processes that read, and devices of one machine
+WORKERS = 1024  # processes that read, devices of one machine, and machines
 CLIP_FRAMES = 10_000  # of a clip that is drawn or trained on at once
 SHOWN = 1000  # validation samples drawn as images
 POINTS = 1 << 20  # sampled from each mask; published: 12544

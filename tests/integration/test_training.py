@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -374,7 +373,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lightning.Trainer, "fit", stopped)
+    monkeypatch.setattr(TrainingModule, "on_train_start", stopped)
     start = config.model_copy(update={"model": config.model.model_copy(update={"init": str(weights)})})
     with pytest.raises(KeyboardInterrupt):
         train(start, overwrite=True)
@@ -415,7 +414,7 @@ def test_checkpoints_of_a_run_load_as_models(finished_run: Finished, tmp_path: P
     with collect_notes() as notes:
         assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt").state_dict(), plain | average)
     assert [note.message for note in notes] == [
-        "the averaged weights of the training are taken (the others: weights=state_dict)"
+        "the averaged weights of the training are taken; the others are its set 'state_dict'"
     ]
     assert_same(Mask2Former.from_pretrained(tmp_path / "last.ckpt", weights="state_dict").state_dict(), plain)
     with pytest.raises(UserError, match="there is no such set; sets of weights are average, state_dict"):

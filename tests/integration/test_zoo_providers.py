@@ -21,7 +21,7 @@ from web import Server, serve
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats.original import recipe_categories
-from mask2former.checkpoints.save_as import Target, write
+from mask2former.checkpoints.targets import Target, write
 from mask2former.config import ModelConfig
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from mask2former import checkpoints
 from mask2former.checkpoints import convert as conversion
+from mask2former.checkpoints.compare_transformers import compare_with_transformers
 from mask2former.checkpoints.convert import convert
 from mask2former.checkpoints.formats import huggingface
 from mask2former.checkpoints.load import read
-from mask2former.checkpoints.verify import compare_with_transformers
 from mask2former.config import BackboneConfig, InferenceConfig, SwinConfig, TimmConfig
 from mask2former.data.transforms import resize_shortest_edge
 from mask2former.errors import UserError

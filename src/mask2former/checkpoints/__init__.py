@@ -5,12 +5,13 @@ or drawing. What lies where:
 
 - where a file comes from: ``zoo`` (the table of published models), ``download`` (one file from the web), ``hub``
   (Hugging Face), ``card`` (a model's page there);
-- what is in it: ``load`` (the one way from a file of any code base to a ``checkpoint``), by way of ``unwrap`` (where
-  the weights are in it), ``safetensors_files`` and
-  ``restricted_pickle`` (reading without running anything), ``formats`` (one module for each code base) and ``rules``
-  (tables of names, read both ways);
-- what becomes of it: ``instantiate`` (a model, after its claims were checked), ``start`` (the start of a training),
-  ``save`` (our format and the original one), ``save_as`` (any layout), ``convert`` (from one to another).
+- what is in it: ``load`` (the one way from a file of any code base to a ``checkpoint``), in three steps: ``raw`` (the
+  file as stored), ``layouts`` (whose names these are), ``purpose`` (settings and classes). They stand on ``unwrap``
+  (where the weights are in a file), ``safetensors_files`` and ``restricted_pickle`` (reading without running anything),
+  ``formats`` (one module for each code base) and ``rules`` (tables of names, read both ways);
+- what becomes of it: ``instantiate`` (a model, after its claims were checked), ``initial`` and ``transfer`` (the start
+  of a training), ``save`` (our format and the original one), ``targets`` (any layout), ``convert`` (from one to
+  another), ``compare_transformers`` (whether a conversion computes the same).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from mask2former.checkpoints.hub import HubName, fetch_folder, parse_hub_name, p
 from mask2former.checkpoints.instantiate import instantiate
 from mask2former.checkpoints.load import Found, checkpoint_of, load, read
 from mask2former.checkpoints.save import format_version, save, save_folder, write_original
-from mask2former.checkpoints.start import start_from
-from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo
+from mask2former.checkpoints.transfer import start_from
+from mask2former.checkpoints.zoo import Zoo, ZooModel, current_zoo, packaged_names
 from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -64,14 +65,6 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 _MOST_CLOSE = 5  # names in a hint
-
-
-def packaged_names() -> tuple[str, ...]:
-    """Models that come with the package."""
-    folder = resources.files("mask2former").joinpath("assets")
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(entry.name[:-12] for entry in folder.iterdir() if entry.name.endswith(".safetensors")))
 
 
 def open_checkpoint(

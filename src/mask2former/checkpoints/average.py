@@ -16,7 +16,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mask2former.checkpoints import from_pretrained
-from mask2former.checkpoints.save_as import check_place, write
+from mask2former.checkpoints.normalisation import Normalisation
+from mask2former.checkpoints.targets import check_place, write
 from mask2former.config import Task
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
@@ -99,6 +100,11 @@ def check(models: Sequence[Mask2Former], names: Sequence[str]) -> None:
                 f"{name} has another architecture than {names[0]} (mask2former inspect shows both); only trainings of "
                 "one model from the same weights have a mean"
             )
+        if _normalisation(model) != _normalisation(first):
+            raise UserError(
+                f"{name} normalises images in another way than {names[0]} (pixel_mean, pixel_std); only trainings of "
+                "one model from the same weights have a mean"
+            )
         if model.categories != first.categories:
             raise UserError(f"{name} has other classes than {names[0]}; only trainings of one model have a mean")
 
@@ -124,4 +130,8 @@ def _architecture(model: Mask2Former) -> dict[str, object]:
     """What has to be equal: the configuration, or the shapes, for parts that it does not describe."""
     if model.info.architecture is None:
         return {name: value.shape for name, value in model.state_dict().items()}
-    return model.info.architecture.model_dump()
+    return model.info.architecture.model_dump(exclude={"pixel_mean", "pixel_std"})
+
+
+def _normalisation(model: Mask2Former) -> Normalisation | None:
+    return None if model.info.architecture is None else Normalisation.of(model.info.architecture)

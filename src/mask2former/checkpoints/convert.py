@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mask2former import checkpoints
+from mask2former.checkpoints.compare_transformers import compare_with_transformers
 from mask2former.checkpoints.formats.backbones import Backbone, save_backbone
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.load import Found, read
-from mask2former.checkpoints.save_as import TARGETS, Target, check_place, write
-from mask2former.checkpoints.verify import compare_with_transformers
+from mask2former.checkpoints.targets import TARGETS, Target, check_place, unsaid, write
 from mask2former.config import Task
 from mask2former.errors import OptionError, UserError
 
@@ -85,4 +85,4 @@ def convert(
         check(Path(found.content.source))
     write(model, path, to, check if to == HUGGINGFACE.key else None)
     checks.append("every entry was converted" if to == "ours" else "read back, every value is the same")
-    return Conversion(found.title, path, found.notes, tuple(checks))
+    return Conversion(found.title, path, (*found.notes, *unsaid(model.info, to)), tuple(checks))

@@ -14,7 +14,7 @@ from torch import Tensor
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.instantiate import skeleton_of
-from mask2former.checkpoints.load import UndecidedError
+from mask2former.checkpoints.purpose import UndecidedError
 from mask2former.config import ArchitectureConfig, Task
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton

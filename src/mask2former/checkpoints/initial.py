@@ -1,6 +1,6 @@
 """Opens what ``model.init`` names, a whole model or a backbone alone, and completes the settings of a run from it.
 
-Its weights are fitted to the model of the run by ``start`` (whole models) and ``formats.backbones`` (backbones).
+Its weights are fitted to the model of the run by ``transfer`` (whole models) and ``formats.backbones`` (backbones).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mask2former.checkpoints.formats.backbones import Backbone, is_backbone_file
 from mask2former.checkpoints.hub import fetch_folder, parse_hub_name
 from mask2former.checkpoints.load import read_backbone_alone
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
-from mask2former.checkpoints.start import explicit_settings, filled_in, with_backbone, with_settings_of
+from mask2former.checkpoints.transfer import explicit_settings, filled_in, with_backbone, with_settings_of
 from mask2former.config import ModelConfig, TimmConfig, parse
 from mask2former.errors import OptionError, UserError
 from mask2former.text import listed

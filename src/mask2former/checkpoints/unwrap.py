@@ -109,7 +109,7 @@ def weights_of(payload: dict[Any, Any], is_known: _Known, weights: str | None = 
         return found[first[0]], ""
     return found[first[0]], (
         f"it holds several sets of weights: {printable(first[0])} is taken, {listed(others, show=printable)} "
-        f"{'are' if len(others) > 1 else 'is'} not (another one: weights={printable(others[0])})"
+        f"{'are' if len(others) > 1 else 'is'} not"
     )
 
 

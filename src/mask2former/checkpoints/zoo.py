@@ -24,9 +24,19 @@ from mask2former.documents import read_json
 from mask2former.errors import UserError
 from mask2former.text import quoted
 
-__all__ = ["License", "Provider", "Zoo", "ZooModel", "current_zoo", "packaged_zoo"]
+__all__ = ["License", "Provider", "Zoo", "ZooModel", "current_zoo", "packaged_names", "packaged_zoo"]
 
 _logger = logging.getLogger(__name__)
+
+_TASKS = ("panoptic", "instance", "semantic", "video instance")
+
+
+def packaged_names() -> tuple[str, ...]:
+    """Models that come with the package."""
+    folder = resources.files("mask2former").joinpath("assets")
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(entry.name[:-12] for entry in folder.iterdir() if entry.name.endswith(".safetensors")))
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,10 @@ def _model(entry: dict[str, Any], licenses: dict[str, License], providers: dict[
             raise ValueError(f"model {quoted(values.get('name'))} {wrong} '{min(found)}'")
     model = ZooModel(**values)
     _check_kinds(model, "a model")
+    if model.task not in _TASKS:
+        raise ValueError(f"task of '{model.name}' is {quoted(model.task)}; expected one of {', '.join(_TASKS)}")
+    if model.name in packaged_names():
+        raise ValueError(f"'{model.name}' is the name of a model that comes with this package; choose another")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", model.name):
         raise ValueError(
             f"{quoted(model.name)} is no name of a model; expected words of letters and digits between '/'"
@@ -227,7 +241,8 @@ def _check_kinds(entry: Provider | ZooModel, what: str) -> None:
     kinds = get_type_hints(type(entry))
     for field in fields(entry):
         value, kind = getattr(entry, field.name), kinds[field.name]
-        if not isinstance(value, kind if isinstance(kind, UnionType) else get_origin(kind) or kind):
+        right = isinstance(value, kind if isinstance(kind, UnionType) else get_origin(kind) or kind)
+        if not right or (isinstance(value, bool) and kind is not bool):  # which is a number to Python
             raise ValueError(f"'{field.name}' of {what} is {quoted(value)}; expected {kind}")
 
 

@@ -17,8 +17,10 @@ from mask2former.cli.export import export, verify_export
 from mask2former.cli.models import inspect_checkpoint, models
 from mask2former.cli.plot import plot
 from mask2former.cli.predict import predict
+from mask2former.cli.serve import serve
 from mask2former.cli.track import track
 from mask2former.cli.train import recipe, train
+from mask2former.cli.web import web
 
 __all__ = ["app", "main"]
 
@@ -34,6 +36,7 @@ for _name, _command, _example in (
     ("demo", demo, "demo --seed 7"),
     ("predict", predict, "predict photos/ --output results --model my.safetensors --task instance"),
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
+    ("web", web, "web coco-panoptic/swin-t"),
     ("train", train, "train run.yaml optim.lr=2e-4 trainer.max_steps=500"),
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),
@@ -41,6 +44,7 @@ for _name, _command, _example in (
     ("convert", convert, "convert mask2former_r50_coco.pth mine.safetensors --recipe coco-panoptic/r50"),
     ("export", export, "export nuclei nuclei.onnx"),
     ("verify-export", verify_export, "verify-export nuclei.onnx --against nuclei --images slides/"),
+    ("serve", serve, "serve coco-panoptic/swin-t --port 8000"),
     ("average", average, "average runs/a/model.safetensors runs/b/model.safetensors -o mean.safetensors"),
     ("evaluate", evaluate, "evaluate runs/mine/model.safetensors --tasks instance --boundary"),
     ("plot", plot, "plot runs/mine runs/other -o curves.png"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mask2former import recipes
 from mask2former.checkpoints.initial import named_backbone, open_initial, with_initial
-from mask2former.checkpoints.start import with_settings_of
+from mask2former.checkpoints.transfer import with_settings_of
 from mask2former.config import ClipSampling, DatasetConfig, RunConfig
 from mask2former.data.sources import dataset_by_name, reading_outside
 from mask2former.dataset_tools.check import DataReport, check_dataset, default_workers

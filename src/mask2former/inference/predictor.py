@@ -11,10 +11,10 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ from mask2former import checkpoints, limits, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
-from mask2former.data.transforms import resize_clip, resize_image, shortest_edge_size
+from mask2former.data.transforms import frame_size, resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
+from mask2former.inference.predicted_image import PredictedImage, ReadResults, Shown
+from mask2former.inference.settings import choose_tasks, for_whole_frames, override
 from mask2former.inference.tiling import Results, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
@@ -50,7 +52,7 @@ from mask2former.structures import (
 )
 from mask2former.structures.tracks import TrackedFrame
 
-__all__ = ["ALL_CANDIDATES", "Predictor", "Shown", "predicted", "to_pixels"]
+__all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
 
 _logger = logging.getLogger(__name__)
 
@@ -60,24 +62,6 @@ ALL_CANDIDATES = {"instance_threshold": 0.0}
 _ResultT = TypeVar("_ResultT")
 _ItemT = TypeVar("_ItemT")
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """An image, and what the network sees of it.
-
-    Attributes:
-        image: RGB at its own size.
-        resized: RGB at the size for the network; with tiles the image as it is.
-    """
-
-    image: UInt8[np.ndarray, "H W 3"]
-    resized: UInt8[np.ndarray, "h w 3"]
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width of the image."""
-        return self.image.shape[0], self.image.shape[1]
 
 
 class Predictor:
@@ -170,6 +154,7 @@ class Predictor:
         model: Mask2Former | None = None,
         quiet: bool = False,
         compile: bool = False,
+        trust_code: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder, or an exported file.
@@ -178,7 +163,7 @@ class Predictor:
 
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts, or what ``mask2former export`` wrote:
-                ``.onnx`` is run by onnxruntime, ``.xml`` by OpenVINO.
+                ``.onnx`` is run by onnxruntime, ``.xml`` by OpenVINO, ``.pt2`` by PyTorch.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             tasks: in its place, what the model was trained for.
             weights: which of several sets of weights in a file, by the name of its entry.
@@ -187,6 +172,8 @@ class Predictor:
             model: gets the weights instead of one that is built; for models with your own parts.
             quiet: without that message.
             compile: see the class.
+            trust_code: whether the code in a ``.pt2`` file may run, which it does when the file is loaded; also if
+                ``MASK2FORMER_TRUST_CODE`` is 1 in the environment. No other file holds code.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks. ``official_settings=True`` replaces those that a model has for the sake of
                 the toolbox that trained it, see :meth:`InferenceConfig.official`.
@@ -198,20 +185,21 @@ class Predictor:
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
         tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
         known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
-        _override(known, overrides)
+        override(known, overrides)
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
             if taken := [name for name, value in given.items() if value]:
                 raise OptionError(
                     lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which is for others"
                 )
-            network = open_exported(source, None if device is None else chosen_device, chosen_dtype)
+            on = None if device is None else chosen_device
+            network = open_exported(source, on, chosen_dtype, trust_code=trust_code)
             info = network.info.model
             predictor = cls(network, device or "cpu", settings=info.inference, categories=info.known_categories)
         else:
             loaded = checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
             predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
-        predictor.settings = _override(predictor.settings, overrides)
+        predictor.settings = override(predictor.settings, overrides)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
                 "%s was trained on drawn scenes only: use coco-panoptic/swin-t for photographs, nuclei for cells",
@@ -256,12 +244,11 @@ class Predictor:
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
-        tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
+        tasks, settings = self.choose_tasks(task), override(self.settings, overrides)
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
         with _naming(source):
-            [finish] = self._begin([self._shown(image, settings)], tasks, settings)
-            results = finish()
-        return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
+            [found] = self.run([self._shown(image, settings)], tasks)
+            return found(task)
 
     def stream(
         self,
@@ -297,7 +284,7 @@ class Predictor:
                 "predictor with the image"
             )
         # The request is checked now, not when the first result is read.
-        tasks, settings = self.choose_tasks(task), _override(self.settings, overrides)
+        tasks, settings = self.choose_tasks(task), override(self.settings, overrides)
 
         def read(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
             return read_image(source, value_range=settings.value_range)
@@ -335,7 +322,7 @@ class Predictor:
         Raises:
             UserError: ``batch_size`` is below 1, or a setting is wrong.
         """
-        settings = _override(self.settings, overrides)
+        settings = override(self.settings, overrides)
 
         def first(item: _ItemT) -> Shown | Ready[_T]:
             image = read(item)
@@ -344,17 +331,53 @@ class Predictor:
             load = image.load
             return image if load is None else replace(image, load=lambda: self._shown(load(), settings))
 
-        def last(item: _ItemT, shown: Shown, results: Callable[[], Results]) -> Any:
-            return finish(item, shown.image, results())
+        def last(item: _ItemT, shown: Shown, found: PredictedImage) -> Any:
+            return finish(item, shown.image, found(tasks))
 
         stages = Stages(
             first,
             lambda shown: self.batch_key(shown.size_hw, settings),
-            lambda several: self._begin(several, tasks, settings),
+            lambda several: self.run(several, tasks),
             last,
             deliver,
         )
         return pipelined(items, stages, batch_size)
+
+    def prepare(self, source: ImageSource, **overrides: Any) -> Shown:
+        """Read an image and resize it for the network; the first of the three steps of a call, for any thread.
+
+        Args:
+            source: as in a call.
+            overrides: settings for this image, as in a call; those of post-processing may be changed later.
+
+        Raises:
+            UserError: the image cannot be read, or a setting is wrong.
+        """
+        settings = override(self.settings, overrides)
+        image = read_image(source, value_range=settings.value_range)
+        with _naming(source):
+            return self._shown(image, settings)
+
+    def run(self, images: Sequence[Shown], tasks: Sequence[Task] = ()) -> list[PredictedImage]:
+        """Pass images through the network in one call; results are read from what is returned.
+
+        Calls of one predictor come from one thread at a time.
+
+        Args:
+            images: from :meth:`prepare`, with equal :meth:`batch_key`; one alone where that is None.
+            tasks: that will be read; by default all that the model was trained for. Fewer save time with test-time
+                augmentation only.
+
+        Raises:
+            UserError: the images cannot share a call, a task is unknown, or memory ran out.
+        """
+        chosen = self.choose_tasks(tasks or self.settings.tasks)
+        if len(images) > 1:
+            keys = {self.batch_key(shown.size_hw, shown.settings) for shown in images}
+            if None in keys or len(keys) > 1:
+                raise UserError("the images cannot share a call: they are padded to different sizes, or cut into tiles")
+        read = self._begin(images, chosen) if images else []
+        return [PredictedImage(shown, chosen, step) for shown, step in zip(images, read, strict=True)]
 
     def batch_key(self, size_hw: tuple[int, int], settings: InferenceConfig | None = None) -> Hashable:
         """What images of that size have in common that may share a batch: the padded size; None: they go alone."""
@@ -409,33 +432,28 @@ class Predictor:
         Raises:
             UserError: a task that does not exist or that the model was not trained for.
         """
-        tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (self.settings.default_task,))
-        for name in tasks:
-            if name not in get_args(Task):
-                raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
-            if name not in self.settings.tasks:
-                known = ", ".join(self.settings.tasks)
-                raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
-        return tasks
+        return choose_tasks(task, self.settings)
 
     def _shown(self, image: UInt8[np.ndarray, "H W 3"], settings: InferenceConfig) -> Shown:
         """An image, resized unless tiles of it will be."""
         with _work_on(image):
             if settings.tile:
-                return Shown(image, image)
+                return Shown(image, image, settings)
             size = self.input_size((image.shape[0], image.shape[1]), settings)
-            return Shown(image, resize_image(image, size, settings.resampling))
+            return Shown(image, resize_image(image, size, settings.resampling), settings)
 
-    def _begin(
-        self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
-    ) -> list[Callable[[], Results]]:
+    def _begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
         with _work_on(*(shown.image for shown in images)):
-            if settings.tile:
-                found = [segment_in_tiles(shown.image, self.segment, self.categories, settings) for shown in images]
-                return [partial(_given, {"instance": instances}) for instances in found]
-            unread = self.begin(images, tasks, settings)
-        return [partial(_with_work_on, shown.image, finish) for shown, finish in zip(images, unread, strict=True)]
+            if images[0].settings.tile:
+                return [self._in_tiles(shown) for shown in images]
+            read = self.begin(images, tasks)
+        return [partial(_with_work_on, shown.image, step) for shown, step in zip(images, read, strict=True)]
+
+    def _in_tiles(self, shown: Shown) -> ReadResults:
+        every = shown.settings.model_copy(update=ALL_CANDIDATES)
+        instances = segment_in_tiles(shown.image, self.segment, self.categories, every)
+        return lambda tasks, settings: {"instance": instances.at_least(settings.instance_threshold)}
 
     def segment(
         self,
@@ -454,31 +472,26 @@ class Predictor:
             tasks: the tasks of the results.
             settings: those of post-processing and ``resampling`` count; tiles do not.
         """
-        shown = [Shown(image, resize_image(image, input_size, settings.resampling)) for image in images]
-        return [finish() for finish in self.begin(shown, tasks, settings)]
+        shown = [Shown(image, resize_image(image, input_size, settings.resampling), settings) for image in images]
+        return [read(tasks, settings) for read in self.begin(shown, tasks)]
 
-    def begin(
-        self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
-    ) -> list[Callable[[], Results]]:
+    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """Images through the network in one call; post-processing, at the size of each, is left to who calls the rest.
 
         Test-time augmentation overrides it.
 
         Args:
             images: that are padded to one size.
-            tasks: the tasks of the results.
-            settings: those of post-processing count; tiles do not.
+            tasks: that will be read.
         """
 
-        def finish(shown: Shown, prediction: Prediction) -> Results:
+        def read(shown: Shown, prediction: Prediction, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
             return {task: self._read(prediction, shown.size_hw, task, settings) for task in tasks}
 
         found = self.predictions([to_pixels(shown.resized) for shown in images])
-        steps = [partial(finish, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
-        if isinstance(self.network, ModelNetwork):
-            return steps
-        done = [step() for step in steps]  # at once: another network may use its buffers again in the next call
-        return [partial(_given, results) for results in done]
+        if not isinstance(self.network, ModelNetwork):  # which may use its buffers again in the next call
+            found = [prediction.clone() for prediction in found]
+        return [partial(read, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
@@ -528,15 +541,24 @@ class Predictor:
                 setting is wrong.
         """
         self.choose_tasks("instance")
-        settings = _of_whole_frames(_override(self.settings, overrides), overrides)
+        settings = for_whole_frames(override(self.settings, overrides), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         with _work_on(*images):
-            clip = resize_clip(images, settings.short_edge, settings.long_edge, settings.resampling)
-            [prediction] = self.predictions([clip])
-            size = (images[0].shape[0], images[0].shape[1])
+            prediction = self.clip_prediction(images, settings)
+            size = frame_size(images)
             return with_room(
                 lambda found: postprocessing.video_instance(found, size, self.categories, settings), prediction
             )
+
+    def clip_prediction(self, frames: Sequence[UInt8[np.ndarray, "H W 3"]], settings: InferenceConfig) -> Prediction:
+        """The prediction of the network for frames that it sees as one clip, at the size for images.
+
+        Raises:
+            UserError: no frames, or of different sizes; otherwise as :meth:`predictions`.
+        """
+        size = self.input_size(frame_size(frames), settings)
+        [prediction] = self.predictions([resize_clip(frames, size, settings.resampling)])
+        return prediction
 
     def track(
         self,
@@ -580,12 +602,13 @@ class Predictor:
             UserError: a setting is wrong, or the model does not support the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
-        settings = _of_whole_frames(_override(self.settings, overrides), overrides)
+        settings = for_whole_frames(override(self.settings, overrides), overrides)
         frames.value_range = settings.value_range
         requested = parse(TrackingConfig, mine, "tracking settings")
         chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
         self.choose_tasks(chosen)
-        results = track_frames(self.predictions, frames, chosen, self.categories, settings, tracking)
+        predict = partial(self.clip_prediction, settings=settings)
+        results = track_frames(predict, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)
 
 
@@ -610,10 +633,6 @@ def _work_on(*images: UInt8[np.ndarray, "H W 3"]) -> Iterator[None]:
         yield
 
 
-def _given(results: Results) -> Results:
-    return results
-
-
 def _is_one_image(sources: object) -> bool:
     """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
     if isinstance(sources, np.ndarray | Tensor):
@@ -628,9 +647,11 @@ def _kept(source: ImageSource) -> ImageSource:
     return source.clone() if isinstance(source, Tensor) else source
 
 
-def _with_work_on(image: UInt8[np.ndarray, "H W 3"], step: Callable[[], _T]) -> _T:
+def _with_work_on(
+    image: UInt8[np.ndarray, "H W 3"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
+) -> Results:
     with _work_on(image):
-        return step()
+        return read(tasks, settings)
 
 
 @contextlib.contextmanager
@@ -685,35 +706,3 @@ def _check_finite(prediction: Prediction) -> None:
             )
             dtype = str(masks.dtype).removeprefix("torch.")
             raise UserError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")
-
-
-def _override(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
-    if overrides.get("official_settings"):  # a word for several, which others may then replace
-        settings = settings.official()
-    overrides = {name: value for name, value in overrides.items() if name != "official_settings"}
-    if not overrides:
-        return settings
-    if "tasks" in overrides:
-        raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
-    if "tile" in overrides:  # who chooses tiles gets those
-        overrides = {"diameter": 0.0} | overrides
-    if "max_instances" in overrides:  # whoever sets a number of things gets that many; as published, stuff takes some
-        overrides = {"things_first": True} | overrides
-    if "score_threshold" in overrides:  # one word for the threshold of every task
-        threshold = overrides["score_threshold"]
-        if "panoptic" not in settings.tasks:
-            overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
-        overrides = {"instance_threshold": threshold} | overrides
-    return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
-
-
-def _of_whole_frames(settings: InferenceConfig, overrides: dict[str, Any]) -> InferenceConfig:
-    """Settings for clips and tracks, which know neither tiles nor the removal of overlaps."""
-    if settings.tile:
-        raise UserError(
-            f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks cannot have; in "
-            "Python, set tile=0 and a short_edge that suits whole frames"
-        )
-    if overrides.get("non_overlapping"):
-        raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
-    return settings.model_copy(update={"non_overlapping": False})

@@ -23,7 +23,8 @@ from mask2former.data.images import ImageSource
 from mask2former.data.transforms import resize_image, shortest_edge_size
 from mask2former.errors import UserError
 from mask2former.inference.devices import with_room
-from mask2former.inference.predictor import Predictor, Shown, to_pixels
+from mask2former.inference.predicted_image import ReadResults, Shown
+from mask2former.inference.predictor import Predictor, to_pixels
 from mask2former.inference.tiling import Results
 from mask2former.postprocessing import semantic_scores
 from mask2former.structures import Prediction, SemanticSegmentation, VideoInstances
@@ -175,21 +176,19 @@ class AugmentedPredictor(Predictor):
     def recorded_settings(self) -> dict[str, Any]:
         return {**super().recorded_settings, "tta": asdict(self.augmentation)}
 
-    def begin(
-        self, images: Sequence[Shown], tasks: Sequence[Task], settings: InferenceConfig
-    ) -> list[Callable[[], Results]]:
+    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """As :meth:`Predictor.begin`, each image through its views, one after the other."""
-        return [self._through_views(shown, tasks, settings) for shown in images]
+        return [self._through_views(shown, tasks) for shown in images]
 
-    def _through_views(self, shown: Shown, tasks: Sequence[Task], settings: InferenceConfig) -> Callable[[], Results]:
+    def _through_views(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
         # Parity: the views are made from the image that was resized for the model, so it is resampled twice.
         plain = shown.resized
         views: dict[Task, list[View]] = {
-            task: self.augmentation.views((plain.shape[0], plain.shape[1]), settings, task) for task in tasks
+            task: self.augmentation.views((plain.shape[0], plain.shape[1]), shown.settings, task) for task in tasks
         }
-        found, scores = through_views(self.predictions, plain, shown.size_hw, views, settings)
+        found, scores = through_views(self.predictions, plain, shown.size_hw, views, shown.settings)
 
-        def finish() -> Results:
+        def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
             results: Results = {}
             for task in tasks:
                 if task == "semantic":
@@ -204,7 +203,7 @@ class AugmentedPredictor(Predictor):
                     results[task] = self._read(agreed, shown.size_hw, task, settings)
             return results
 
-        return finish
+        return read
 
 
 def through_views(

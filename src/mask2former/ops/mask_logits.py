@@ -74,6 +74,10 @@ class MaskLogits(ABC):
         """The same without gradient."""
 
     @abstractmethod
+    def clone(self) -> MaskLogits:
+        """The same in memory of its own."""
+
+    @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> MaskLogits:
         """The same elsewhere, or in another precision."""
 
@@ -126,6 +130,9 @@ class MaskProduct(MaskLogits):
     def detach(self) -> MaskProduct:
         return MaskProduct(self.embeddings.detach(), self.features.detach())
 
+    def clone(self) -> MaskProduct:
+        return MaskProduct(self.embeddings.clone(), self.features.clone())
+
     def to(self, device: torch.device, dtype: torch.dtype) -> MaskProduct:
         return MaskProduct(self.embeddings.to(device, dtype), self.features.to(device, dtype))
 
@@ -165,6 +172,9 @@ class DenseMasks(MaskLogits):
 
     def detach(self) -> DenseMasks:
         return DenseMasks(self.logits.detach())
+
+    def clone(self) -> DenseMasks:
+        return DenseMasks(self.logits.clone())
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseMasks:
         return DenseMasks(self.logits.to(device, dtype))

@@ -101,6 +101,15 @@ class Prediction:
         """The prediction for one frame of a clip, as for an image."""
         return replace(self, masks=self.masks.frame(index))
 
+    def clone(self) -> Prediction:
+        """The same in memory of its own."""
+        return replace(
+            self,
+            class_logits=self.class_logits.clone(),
+            masks=self.masks.clone(),
+            query_features=None if self.query_features is None else self.query_features.clone(),
+        )
+
     def on_host(self) -> Prediction:
         """The same in main memory, at least float32."""
         host = torch.device("cpu")

@@ -67,6 +67,10 @@ def test_what_has_no_mean_is_refused(tiny_model: Mask2Former) -> None:
     decoder = architecture.transformer_decoder.model_copy(update={"num_queries": 3})
     deeper.info = replace(deeper.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
     refused(deeper, r"b\.safetensors has another architecture than a\.safetensors")
+    darker = moved(tiny_model, 1, 0.1)
+    values = architecture.model_copy(update={"pixel_mean": (0.0, 0.0, 0.0)})
+    darker.info = replace(darker.info, architecture=values)
+    refused(darker, r"b\.safetensors normalises images in another way than a\.safetensors")
     assert tiny_model.categories is not None
     renamed = moved(tiny_model, 1, 0.1)
     renamed.categories = Categories.from_names([f"{name}s" for name in tiny_model.categories.names])

@@ -20,16 +20,17 @@ from torch import Tensor
 
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints import convert as conversion
-from mask2former.checkpoints import save_as
+from mask2former.checkpoints import targets
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
-from mask2former.checkpoints.load import Raw, Request, read, recognised
+from mask2former.checkpoints.load import read, recognised
+from mask2former.checkpoints.raw import Raw, Request
 from mask2former.checkpoints.rules import Layout, from_original
-from mask2former.checkpoints.save_as import write
+from mask2former.checkpoints.targets import write
 from mask2former.cli import main
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
@@ -605,7 +606,7 @@ def test_unknown_files_are_told(tmp_path: Path) -> None:
         read(tmp_path / "other.pth")
 
 
-# --- save_as ---------------------------------------------------------------------------------------------------------
+# --- targets ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -637,9 +638,9 @@ def test_a_failed_check_leaves_nothing(
         state["backbone.norm0.bias"] = state["backbone.norm0.bias"] + 1
         return state
 
-    monkeypatch.setattr(save_as, "published_state", damaged)
+    monkeypatch.setattr(targets, "published_state", damaged)
     with pytest.raises(AssertionError):
-        save_as.write(model, tmp_path / FILES[target], target)
+        targets.write(model, tmp_path / FILES[target], target)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -649,13 +650,22 @@ def test_models_without_a_place_are_told(tmp_path: Path) -> None:
     decoder = architecture.transformer_decoder.model_copy(update={"position_encoding": "3d"})
     clips.info = replace(clips.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
     with pytest.raises(UserError, match="transformers has image models only"):
-        save_as.write(clips, tmp_path / "clips", "huggingface")
+        targets.write(clips, tmp_path / "clips", "huggingface")
     deep = small_model(TimmConfig(model="resnet50s"))
     with pytest.raises(UserError, match="not backbone 'resnet50s'"):
-        save_as.write(deep, tmp_path / "deep", "huggingface")
+        targets.write(deep, tmp_path / "deep", "huggingface")
     with pytest.raises(UserError, match=r"that do not exist in mmdet 3\.x: backbone\.stem\.conv2"):
-        save_as.write(deep, tmp_path / "deep.pth", "mmdet")
+        targets.write(deep, tmp_path / "deep.pth", "mmdet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_that_a_layout_does_not_store_are_told(model: Mask2Former) -> None:
+    architecture = model.info.known_architecture
+    decoder = architecture.transformer_decoder.model_copy(update={"num_heads": 4})
+    odd = replace(model.info, architecture=architecture.model_copy(update={"transformer_decoder": decoder}))
+    assert targets.unsaid(model.info, "mmdet") == targets.unsaid(odd, "ours") == []
+    [phrase] = targets.unsaid(odd, "original")
+    assert "takes 8; this model has 8 (pixel decoder) and 4 (transformer decoder)" in phrase
 
 
 def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -676,7 +686,7 @@ def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     ("target", "writer"),
-    [("mmdet", f"{save_as.__name__}.save_torch"), ("huggingface", f"{save_as.__name__}.write_safetensors")],
+    [("mmdet", f"{targets.__name__}.save_torch"), ("huggingface", f"{targets.__name__}.write_safetensors")],
 )
 def test_an_interrupt_while_writing_leaves_nothing(
     ours: Path, tmp_path: Path, target: Target, writer: str, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -27,7 +27,8 @@ from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.convert import Target, convert
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.backbones import load_backbone
-from mask2former.checkpoints.load import UndecidedError, read
+from mask2former.checkpoints.load import read
+from mask2former.checkpoints.purpose import UndecidedError
 from mask2former.config import (
     InferenceConfig,
     MaskedDecoderConfig,

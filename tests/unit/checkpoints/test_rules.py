@@ -16,7 +16,7 @@ from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.formats.huggingface import HUGGINGFACE
 from mask2former.checkpoints.formats.openmmlab import MMDET, MMDET_2, MMSEG, MMSEG_2
 from mask2former.checkpoints.formats.sssegmentation import SSSEG
-from mask2former.checkpoints.load import MODELS
+from mask2former.checkpoints.layouts import MODELS
 from mask2former.checkpoints.rules import Layout, from_original, their_name, to_original
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former

@@ -71,7 +71,7 @@ NO_WEIGHTS = {"state": {0: {"exp_avg": 0}}, "param_groups": []}
         (
             {"model": WEIGHTS, "model_ema": AVERAGE},
             WEIGHTS,
-            "model is taken, model_ema is not (another one: weights=",
+            "model is taken, model_ema is not",
         ),
         ({"ema_state_dict": AVERAGE, "state_dict": WEIGHTS}, WEIGHTS, "state_dict is taken, ema_state_dict is not"),
         ({"student": OTHER, "teacher": AVERAGE}, AVERAGE, "teacher is taken, student is not"),

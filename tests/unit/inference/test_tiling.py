@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mask2former import checkpoints
-from mask2former.checkpoints.save_as import write
+from mask2former.checkpoints.targets import write
 from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
 from mask2former.inference.predictor import Predictor

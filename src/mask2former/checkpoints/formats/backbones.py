@@ -29,7 +29,7 @@ from mask2former.checkpoints.safetensors_files import (
     open_safetensors,
     write_safetensors,
 )
-from mask2former.checkpoints.start import with_own_windows
+from mask2former.checkpoints.transfer import with_own_windows
 from mask2former.config import BackboneConfig, ModelConfig, TimmConfig, parse
 from mask2former.errors import UserError
 from mask2former.files import write_whole

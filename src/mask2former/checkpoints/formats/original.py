@@ -104,8 +104,8 @@ def _resnet_names(config: TimmConfig) -> Iterator[Pair]:
     if not is_resnet(name) or config.kwargs:
         known = ", ".join(_RESNETS)
         raise UserError(
-            f"backbone '{config.model}' does not exist in the original layout; it knows Swin and {known} (and "
-            "their deep stems, with an s) without kwargs. Save as .safetensors instead"
+            f"backbone '{config.model}' exists in our own format only; other layouts know Swin and {known} (and their "
+            "deep stems, with an s), without kwargs. Save as .safetensors instead"
         )
     blocks, convolutions = _RESNETS[name.removesuffix("s")]
     leaves = ("weight", "bias", "running_mean", "running_var")

@@ -31,7 +31,7 @@ from mask2former.checkpoints.formats.backbones import (
 from mask2former.checkpoints.formats.timm import fitted
 from mask2former.checkpoints.load import read
 from mask2former.checkpoints.rules import from_original
-from mask2former.checkpoints.start import resized_bias_table
+from mask2former.checkpoints.transfer import resized_bias_table
 from mask2former.config import TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former

@@ -15,7 +15,8 @@ from torch import Tensor
 from mask2former import checkpoints, recipes
 from mask2former.checkpoints.checkpoint import Checkpoint
 from mask2former.checkpoints.formats import original
-from mask2former.checkpoints.load import Raw, Request, recognised
+from mask2former.checkpoints.load import recognised
+from mask2former.checkpoints.raw import Raw, Request
 from mask2former.config import ModelConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model

@@ -23,8 +23,9 @@ from mask2former.checkpoints.save import dump_original, save, save_folder, save_
 from mask2former.errors import UserError
 from mask2former.files import whole_folder, write_whole
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import ModelInfo
 
-__all__ = ["TARGETS", "Target", "check_place", "write"]
+__all__ = ["TARGETS", "Target", "check_place", "unsaid", "write"]
 
 Target = Literal["ours", "original", "huggingface", "mmdet", "mmseg", "ssseg"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -36,6 +37,9 @@ _SUFFIXES: dict[Target, tuple[str, ...]] = {
     "mmseg": (".pth",),
     "ssseg": (".pth",),
 }
+
+
+_HEADS = 8  # of both decoders in all published models
 
 
 def check_place(path: Path, target: Target) -> None:
@@ -53,6 +57,21 @@ def check_place(path: Path, target: Target) -> None:
         raise UserError(f"the folder '{path}' is not empty; name a new one")
     if path.is_file():
         raise UserError(f"'{path}' is there already; name another file, or delete it first")
+
+
+def unsaid(info: ModelInfo, target: Target) -> list[str]:
+    """What matters for the results of a model and a layout does not store, one phrase each; for notes."""
+    architecture = info.architecture
+    if architecture is None or target in ("ours", "huggingface"):
+        return []
+    heads = (architecture.pixel_decoder.num_heads, architecture.transformer_decoder.num_heads)
+    if heads == (_HEADS, _HEADS):
+        return []
+    return [
+        f"files of this layout do not say how many attention heads the decoders have, and whoever reads them, this "
+        f"library included, takes {_HEADS}; this model has {heads[0]} (pixel decoder) and {heads[1]} (transformer "
+        "decoder)"
+    ]
 
 
 def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path], object] | None = None) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from mask2former import checkpoints
 from mask2former.checkpoints import Checkpoint
-from mask2former.checkpoints.start import (
+from mask2former.checkpoints.transfer import (
     check_settings,
     filled_in,
     resized_bias_table,

@@ -1,0 +1,94 @@
+"""An image before and after the pass through the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mask2former.config import InferenceConfig, Task
+from mask2former.errors import UserError
+from mask2former.inference.settings import changed_pass, choose_tasks, override
+from mask2former.inference.tiling import Results
+from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
+
+__all__ = ["PredictedImage", "ReadResults", "Shown"]
+
+ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
+"""Post-processing of one image: from tasks and settings to results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image, and what the network sees of it.
+
+    Attributes:
+        image: RGB at its own size.
+        resized: RGB at the size for the network; with tiles the image as it is.
+        settings: with which it was resized.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    resized: UInt8[np.ndarray, "h w 3"]
+    settings: InferenceConfig
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedImage:
+    """An image that went through the network; call it for results, as often as wanted and from any thread.
+
+        [found] = predictor.run([predictor.prepare("street.jpg")])
+        for threshold in (0.5, 0.8):
+            print(found("panoptic", score_threshold=threshold))
+
+    It holds the logits, so it takes the memory of a pass until it is dropped.
+
+    Attributes:
+        shown: the image.
+        tasks: that can be read.
+    """
+
+    shown: Shown
+    tasks: tuple[Task, ...]
+    _read: ReadResults
+
+    @overload
+    def __call__(self, task: Literal["panoptic"], **overrides: Any) -> PanopticSegmentation: ...
+    @overload
+    def __call__(self, task: Literal["instance"], **overrides: Any) -> Instances: ...
+    @overload
+    def __call__(self, task: Literal["semantic"], **overrides: Any) -> SemanticSegmentation: ...
+    @overload
+    def __call__(self, task: Task | None = None, **overrides: Any) -> Segmentation: ...
+    @overload
+    def __call__(self, task: Sequence[Task], **overrides: Any) -> Results: ...
+    def __call__(self, task: Task | Sequence[Task] | None = None, **overrides: Any) -> Segmentation | Results:
+        """The results of a task at the size of the image, as a predictor gives them.
+
+        Args:
+            task: see :class:`~mask2former.Predictor`; several tasks give a dictionary.
+            overrides: settings of post-processing, for instance ``score_threshold=0.5``; with tiles
+                ``instance_threshold`` alone.
+
+        Raises:
+            UserError: the model does not support the task, the image was not predicted for it, or a setting is wrong
+                or belongs to the pass through the network.
+        """
+        before = self.shown.settings
+        tasks, settings = choose_tasks(task, before), override(before, overrides)
+        if missing := [name for name in tasks if name not in self.tasks]:
+            raise UserError(f"the image was predicted for {', '.join(self.tasks)}; pass '{missing[0]}' to run, too")
+        if names := changed_pass(before, settings):
+            kind = "with tiles only instance_threshold can change" if before.tile else "it belongs to the pass"
+            name = next((name for name in overrides if name in names), names[0])
+            raise UserError(f"{name} cannot change after the pass through the network ({kind}); give it to prepare")
+        results = self._read(tasks, settings)
+        return results[task] if isinstance(task, str) else results if task else results[tasks[0]]

@@ -1,0 +1,95 @@
+"""Inference settings of one call: those that a model was stored with, with what the caller sets instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from mask2former.config import InferenceConfig, Task, parse
+from mask2former.errors import UserError
+
+__all__ = ["changed_pass", "choose_tasks", "for_whole_frames", "override"]
+
+# Settings that only post-processing reads; all others belong to the pass through the network.
+_OF_RESULTS = {
+    "instance_threshold",
+    "max_instances",
+    "non_overlapping",
+    "overlap_threshold",
+    "score_threshold",
+    "things_first",
+    "things_only",
+}
+_OF_TILED_RESULTS = {"instance_threshold"}  # the others are used where tiles are joined
+
+
+def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> InferenceConfig:
+    """The settings with those of a call in their place.
+
+    Args:
+        settings: of a model or predictor.
+        overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
+            task; ``tile`` sets ``diameter`` to 0, and ``max_instances`` counts things alone.
+
+    Raises:
+        UserError: a setting is unknown or out of range, or says what the model was trained for.
+    """
+    overrides = dict(overrides)
+    if overrides.pop("official_settings", False):  # a word for several, which others may then replace
+        settings = settings.official()
+    if not overrides:
+        return settings
+    if "tasks" in overrides:
+        raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
+    if "tile" in overrides:  # who chooses tiles gets those
+        overrides = {"diameter": 0.0} | overrides
+    if "max_instances" in overrides:  # whoever sets a number of things gets that many; as published, stuff takes some
+        overrides = {"things_first": True} | overrides
+    if "score_threshold" in overrides:  # one word for the threshold of every task
+        threshold = overrides["score_threshold"]
+        if "panoptic" not in settings.tasks:
+            overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
+        overrides = {"instance_threshold": threshold} | overrides
+    return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+
+
+def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
+    """The settings that differ and that results of a finished pass through the network cannot follow, by name."""
+    free = _OF_TILED_RESULTS if before.tile else _OF_RESULTS
+    return [
+        name
+        for name in InferenceConfig.model_fields
+        if name not in free and getattr(before, name) != getattr(after, name)
+    ]
+
+
+def choose_tasks(task: Task | Sequence[Task] | None, settings: InferenceConfig) -> tuple[Task, ...]:
+    """The tasks that ``task`` stands for; by default the first that the model was trained for.
+
+    Raises:
+        UserError: a task that does not exist or that the model was not trained for.
+    """
+    tasks: tuple[Any, ...] = (task,) if isinstance(task, str) else tuple(task or (settings.default_task,))
+    for name in tasks:
+        if name not in get_args(Task):
+            raise UserError(f"no task {name!r}; there are: {', '.join(get_args(Task))}")
+        if name not in settings.tasks:
+            known = ", ".join(settings.tasks)
+            raise UserError(f"this model does not support the task '{name}'; it was trained for: {known}")
+    return tasks
+
+
+def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) -> InferenceConfig:
+    """Settings for clips and tracks, which know neither tiles nor the removal of overlaps.
+
+    Raises:
+        UserError: one of the two is set.
+    """
+    if settings.tile:
+        raise UserError(
+            f"this model processes images in tiles of {settings.tile} pixels, which clips and tracks cannot have; in "
+            "Python, set tile=0 and a short_edge that suits whole frames"
+        )
+    if overrides.get("non_overlapping"):
+        raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
+    return settings.model_copy(update={"non_overlapping": False})
