@@ -149,7 +149,8 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
 }
 
 
-# Of these another default test has the same: the proposals that train, "other ids" and "a comment".
+# Slow, since faster tests have the same: proposals for objects and polygons are trained in test_check_data.py, another
+# order comes with other ids, and plain label maps with a comment.
 COVERED = ("objects", "polygons", "validation in another order", "label maps")
 
 
