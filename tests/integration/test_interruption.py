@@ -6,11 +6,14 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from forked import Started
+from forked import Rank, Started
+from lightning.fabric.strategies.launchers import subprocess_script as observer
+from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 from runs import run_values, table
 from safetensors.torch import load_file
 
@@ -97,7 +100,10 @@ def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:
     kill_and_resume(tmp_path, whole, random.Random(seed).randint(3, STEPS - 4))
 
 
-def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
+def test_a_rank_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning looks after its ranks in a thread, here every tenth of a second and not every five seconds."""
+    monkeypatch.setattr(launcher, "subprocess", SimpleNamespace(Popen=Rank))
+    monkeypatch.setattr(observer._ChildProcessObserver.__init__, "__defaults__", (0.1,))
     trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     code = """
 import os
