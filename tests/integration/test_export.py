@@ -67,6 +67,7 @@ def model() -> Mask2Former:
 
 @pytest.fixture(scope="module")
 def of_any_size(model: Mask2Former, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    Predictor(model, "cpu")  # which lays the model out with channels last
     return export(model, tmp_path_factory.mktemp("onnx") / "model.onnx", batch=None)
 
 
