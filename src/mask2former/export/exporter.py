@@ -211,11 +211,16 @@ def _check_inputs(size: tuple[int, int] | None, batch: int | None, frames: int |
 
 
 def _plain(model: Mask2Former) -> Mask2Former:
-    """The model, or a copy where it is not in float32 on the CPU."""
+    """The model, or a copy where it is not in float32 on the CPU, or laid out for prediction.
+
+    Convolutions with channels last, which a predictor makes of them, put conditions on sizes into the graph.
+    """
     tensors = [*model.parameters(), *model.buffers()]
-    if all(tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.int64) for tensor in tensors):
+    is_plain = all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
+    if is_plain and all(tensor.dtype in (torch.float32, torch.int64) for tensor in tensors):
         return model
-    return copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
+    copied = copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
+    return copied.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  (no overload has it)
 
 
 def _write(
