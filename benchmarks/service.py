@@ -5,8 +5,8 @@ Two services take turns, one with batches (``--batch-size 8``) and one that send
 second it can give (its capacity), then at a steady rate of 1, 2 and 4 times the capacity of the second. Every result is
 compared with what a predictor gives for its own image, pixel by pixel: that of another image differs in most pixels.
 
-- ``memory``: resident memory of a service during 2,000 requests.
-- ``killed``: replicas on Ray Serve, of which one is killed while requests come (only with ``--ray``).
+Then the resident memory of a service during 2,000 requests. What happens to requests when a replica on Ray Serve is
+killed is shown by ``pytest -m slow tests/integration/test_serve.py``.
 
     python benchmarks/service.py --output benchmarks/results/service.json
 """
@@ -57,7 +57,7 @@ class Scene:
     ids: np.ndarray
 
 
-def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: int) -> list[Scene]:
+def make_scenes(model: str, count: int, size_hw: tuple[int, int], **settings: Any) -> list[Scene]:
     """Different images, with the results that they should give."""
     predictor = Predictor.from_pretrained(model, device="cpu", quiet=True, **settings)
     scenes = []
@@ -141,9 +141,9 @@ async def at_rate(url: str, scenes: Sequence[Scene], count: int, per_second: flo
 
 
 @contextlib.contextmanager
-def served(model: str, *options: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A service in a process of its own, and its address."""
-    command = [sys.executable, "-m", "mask2former", "serve", model, "--port", str(port), "--device", "cpu", *options]
+    command = [sys.executable, "-m", "mask2former", "serve", model, "--port", "0", "--device", "cpu", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:
@@ -194,32 +194,8 @@ async def memory(url: str, pid: int, scenes: Sequence[Scene], count: int) -> dic
         tally.statuses += part.statuses
         tally.differs += part.differs
         marks.append(round(resident(pid), 1))
+        print(f"{tally.sent} requests: {marks[-1]} MiB", file=sys.stderr, flush=True)
     return {"requests": tally.figures(), "mebibytes": marks, "window": WINDOW}
-
-
-async def killed(url: str, scenes: Sequence[Scene], count: int) -> dict[str, Any]:
-    """Requests at a steady rate, and one of two replicas killed after a third of them."""
-    rate = (await by_clients(url, scenes, 4 * CLIENTS, CLIENTS)).figures()["images_per_second"] / 2
-    tally = asyncio.create_task(at_rate(url, scenes, count, rate))
-    await asyncio.sleep(count / rate / 3)
-    before = replicas()
-    os.kill(before[0], signal.SIGKILL)
-    began = time.perf_counter()
-    figures = (await tally).figures()
-    while len(replicas()) < len(before) and time.perf_counter() - began < 60:
-        await asyncio.sleep(0.2)
-    after = (await by_clients(url, scenes, 2 * CLIENTS, CLIENTS)).figures()
-    return {"rate": rate, "replicas": [len(before), len(replicas())], "meanwhile": figures, "afterwards": after}
-
-
-def replicas() -> list[int]:
-    """Processes of replicas that are children of a child of ours."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if b"ray::ServeReplica:mask2former" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return sorted(found)
 
 
 def main() -> None:
@@ -230,7 +206,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(240, 320), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--requests", type=int, default=100, help="of one client; others send multiples")
     parser.add_argument("--memory", type=int, default=2000, help="requests of that part; 0 leaves it out")
-    parser.add_argument("--ray", action="store_true", help="also kill a replica")
     arguments = parser.parse_args()
     scenes = make_scenes(arguments.model, NUM_SCENES, tuple(arguments.size))
     apart = [float((one.ids != other.ids).mean()) for one, other in itertools.pairwise(scenes)]
@@ -248,13 +223,10 @@ def main() -> None:
         ):
             result["load"] = asyncio.run(under_load({"batches": batches, "alone": alone}, scenes, arguments.requests))
     if arguments.memory:
-        small = make_scenes(arguments.model, NUM_SCENES, (96, 128), short_edge=96)
-        with served(arguments.model, "--short-edge", "96") as (url, process):
+        small = make_scenes(arguments.model, NUM_SCENES, (64, 64), short_edge=64)
+        with served(arguments.model, "--short-edge", "64") as (url, process):
             asyncio.run(by_clients(url, small, 100, 4))
             result["memory"] = asyncio.run(memory(url, process.pid, small, arguments.memory))
-    if arguments.ray:
-        with served(arguments.model, "--ray", "--replicas", "2", port=8211) as (url, _):
-            result["killed"] = asyncio.run(killed(url, scenes, 300))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -26,6 +26,7 @@ HOMES = {
     "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "gradio": ("web/page.py",),
+    "fsspec": ("bulk/",),
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
@@ -33,9 +34,10 @@ HOMES = {
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
+    "pyarrow": ("bulk/",),
     "pydantic": ("config/", "structures/model_info.py"),
     "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
-    "ray": ("serve/on_ray.py",),
+    "ray": ("serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
@@ -51,6 +53,7 @@ OPTIONAL = {
     "av": "video",
     "fastapi": "serve",
     "gradio": "web",
+    "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",
@@ -58,6 +61,7 @@ OPTIONAL = {
     "onnxruntime": "export",
     "openvino": "export",
     "prometheus_client": "serve",
+    "pyarrow": "ray",
     "python_multipart": "serve",
     "ray": "ray",
     "starlette": "serve",

@@ -114,14 +114,14 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"
-    everywhere = "" if decoder.masked_attention else ", no masked attention"
+    switches = "".join(f", {name} {str(value).lower()}" for name, value in decoder.switches.items())
     if config.own_normalisation:
         name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
     queries = f"{decoder.num_queries} queries{' of clips' if decoder.position_encoding == '3d' else ''}"
     return {
         "backbone": name,
         "pixel decoder": f"{pixels.name}, {pixels.num_layers} layers, width {pixels.dim}",
-        "decoder": f"{decoder.name}, {decoder.num_layers} layers, width {decoder.dim}, {queries}{everywhere}",
+        "decoder": f"{decoder.name}, {decoder.num_layers} layers, width {decoder.dim}, {queries}{switches}",
     }
 
 

@@ -87,8 +87,9 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         UserError: the model has no place in the layout, or it cannot be written.
     """
     check_place(path, target)
-    if target != "ours" and not model.info.known_architecture.transformer_decoder.masked_attention:
-        raise UserError("only our own format can store masked_attention=false; choose ours")
+    if target != "ours" and (switches := model.info.known_architecture.transformer_decoder.switches):
+        names = ", ".join(f"{name}={str(value).lower()}" for name, value in switches.items())
+        raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")
     inference = model.info.inference
     if target == "huggingface" and (inference.tile or inference.non_overlapping):
         raise UserError(

@@ -7,6 +7,7 @@ standard error; ``--debug`` adds the traceback. Everything a command does can be
 import inspect
 from collections.abc import Callable
 
+from mask2former.cli.analyze import analyze, flops
 from mask2former.cli.app import app, main
 from mask2former.cli.average import average
 from mask2former.cli.convert import convert
@@ -52,3 +53,6 @@ for _name, _command, _example in (
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
 ):
     app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)
+
+analyze.command("flops", help=_help(flops), epilog="Example: mask2former analyze flops coco-instance/r50")(flops)
+app.add_typer(analyze, name="analyze")

@@ -40,7 +40,7 @@ def web(
     """Open a web page for trying models on images and short clips.
 
     Drop a file to see its segments. Change task, score threshold and classes without another pass through the network,
-    and download PNG, JSON or CSV. Nothing is loaded from other servers, and uploads are removed within half an hour.
+    and download PNG, JSON or CSV. Nothing is loaded from other servers, and uploads are removed after half an hour.
 
     Ctrl-C ends the page. It has no passwords: with --host 0.0.0.0, everybody on the network can use it.
     """

@@ -77,9 +77,14 @@ def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
         UserError: naming what differs, and on which machines; the same on all ranks.
     """
     first = ranks[0]
-    blind = {rank.host: index for index, rank in enumerate(ranks) if not rank.sees_directory}
+    blind: dict[str, list[str]] = {}
+    for index, rank in enumerate(ranks):
+        if not rank.sees_directory:
+            blind.setdefault(rank.host, []).append(f"{index}")
     if blind:
-        hosts = ", ".join(f"{host} (rank {index})" for host, index in blind.items())
+        hosts = ", ".join(
+            f"{host} (rank{'s' if len(some) > 1 else ''} {', '.join(some)})" for host, some in blind.items()
+        )
         raise UserError(
             f"{directory} is not the same directory on all machines: what rank 0 on {first.host} has written there is "
             f"not seen on {hosts}; choose an output on a file system that all of them share"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ParallelStrategy
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -114,12 +116,13 @@ class TrainingModule(lightning.LightningModule):
         uniform = self._points(step)
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
-        for batch in accumulation:
+        for index, batch in enumerate(accumulation, start=1):
             try:
                 losses = self.criterion(self.model(batch.images), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
-            self.manual_backward(losses.total / len(accumulation))
+            with self._sent_later() if index < len(accumulation) else contextlib.nullcontext():
+                self.manual_backward(losses.total / len(accumulation))
             total += losses.total.detach() / len(accumulation)
             for name, term in losses.terms.items():
                 terms[name] = terms.get(name, torch.zeros_like(term.detach())) + term.detach() / len(accumulation)
@@ -144,6 +147,11 @@ class TrainingModule(lightning.LightningModule):
     def _scaler(self) -> torch.amp.GradScaler | None:
         """Of the loss, in half precision."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _sent_later(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients stay on this rank until the last backward pass of the step, which sends the sum of all."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else contextlib.nullcontext()
 
     def _num_masks(self, accumulation: Sequence[Batch]) -> float:
         """Targets per micro-batch, averaged over ranks and the accumulation (training specification, section 1.3)."""

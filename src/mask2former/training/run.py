@@ -155,7 +155,7 @@ def train(
                 if patience is not None and keep.start_value is not None:
                     patience.begin_at(keep.start_value)
             trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-        return _saved(trainer, module, keep)
+            return _saved(trainer, module, keep)
 
 
 def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _UPLOAD, _EVENT = "/gradio_api/upload", "/gradio_api/queue/join"
 _PATHS = {
     *("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json"),
     *("/gradio_api/startup-events", "/gradio_api/upload_progress", "/gradio_api/queue/data", "/gradio_api/cancel"),
+    "/gradio_api/app_id",  # by which a page that lost its server sees that it is back
     *(_UPLOAD, _EVENT),
 }
 _FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")

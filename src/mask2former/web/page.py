@@ -56,7 +56,10 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
                     elem_id="m2f-file",
                 )
                 strip = gr.HTML(
-                    [{"title": example.title, "thumbnail": example.thumbnail} for example in examples],
+                    [
+                        {"title": item.title, "thumbnail": item.thumbnail, "clip": item.path.suffix == ".mp4"}
+                        for item in examples
+                    ],
                     html_template=_asset("examples.html"),
                     js_on_load=_asset("examples.js"),
                     apply_default_css=False,
@@ -82,18 +85,18 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
                     step=0.01,
                     label="Minimum score",
                     elem_id="m2f-threshold",
-                    buttons=["reset"],
+                    buttons=[],  # one that resets would tell nobody
                 )
                 again = gr.Button("Track again", visible=False, elem_id="m2f-again")
 
-        handlers = _Handlers(visits, examples, viewer, task, threshold, again)
+        handlers = _Handlers(visits, examples, file, viewer, task, threshold, again)
         outputs = [viewer, task, threshold, again]
         opening: dict[str, Any] = {"outputs": outputs, "concurrency_id": "network", "concurrency_limit": 1}
         reading: dict[str, Any] = {"outputs": outputs, "concurrency_id": "read", "concurrency_limit": 2}
         opening["api_visibility"] = reading["api_visibility"] = "private"
         opening["show_progress_on"] = viewer
         reading["show_progress"] = "hidden"
-        file.upload(handlers.upload, [file, model, task], **opening)
+        file.upload(handlers.upload, [file, model, task], **{**opening, "outputs": [file, *outputs]})
         strip.choose(handlers.choose, [model, task], **opening)
         model.input(handlers.change_model, [model, task], **opening)
         task.input(handlers.change_task, [model, task], **opening)
@@ -134,12 +137,13 @@ class _Handlers:
         self,
         visits: Visits,
         examples: Sequence[Example],
+        file: gr.File,
         viewer: gr.HTML,
         task: gr.Radio,
         threshold: gr.Slider,
         again: gr.Button,
     ) -> None:
-        self._visits, self._examples = visits, examples
+        self._visits, self._examples, self._file = visits, examples, file
         self._viewer, self._task, self._threshold, self._again = viewer, task, threshold, again
 
     def upload(
@@ -151,8 +155,9 @@ class _Handlers:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (gradio recognises the parameter by this value)
     ) -> dict[Any, Any]:
         if file is None:  # taken back meanwhile
-            return {self._viewer: None}
-        return self._opened(request, Path(file), model, task, progress)
+            return {self._file: None}
+        opened = self._opened(request, Path(file), model, task, progress)
+        return {**opened, self._file: None}  # so that another one can be dropped
 
     def choose(
         self,

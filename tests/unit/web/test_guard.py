@@ -55,7 +55,7 @@ def ask(
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/assets/index.js", "/gradio_api/queue/join", "/gradio_api/upload"])
+@pytest.mark.parametrize("path", ["/", "/config", "/assets/index.js", "/gradio_api/queue/join", "/gradio_api/app_id"])
 def test_the_page_is_reachable_and_may_load_nothing_from_elsewhere(path: str) -> None:
     page = Page()
     status, headers = ask(page, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def _read_info(path: Path) -> tuple[ExportedInfo, frozenset[str]]:
                 size = package.getinfo(names[entry]).file_size if entry in names else 0
                 limits.check_limit(f"{path}: its metadata have bytes:", size, limits.CONFIG_BYTES, "export it again")
                 texts.append(package.read(names[entry]).decode() if entry in names else None)
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, UnicodeDecodeError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: no PyTorch package ({printable(str(error), 200)}); export the model again") from error
     info = ExportedInfo.from_json(texts[0], str(path))
     found = parse_json((texts[1] or "[]").encode(), f"the processor of {path}")
