@@ -14,7 +14,7 @@ from mask2former.config import RunConfig
 from mask2former.config.fields import ConfigT
 from mask2former.recipes.names import recipe
 
-__all__ = ["ABLATIONS", "BASES", "Ablation", "ablation_recipes"]
+__all__ = ["ABLATIONS", "BASES", "Ablation", "ablated", "ablation_recipes"]
 
 BASES: Mapping[str, tuple[str, float]] = {
     "coco-instance": ("AP", 43.7),
@@ -73,6 +73,8 @@ ABLATIONS: Mapping[str, Ablation] = {
 }
 """Rows by the last part of their names."""
 
+_QUERIES = 100  # of the models that the paper changes
+
 
 def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
     """Complete training runs by name; what the paper reports of each is in its docstring."""
@@ -92,8 +94,14 @@ def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
 
 
 def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
-    run = recipe(base).run.model_copy(update={"output": f"runs/{name}"})
+    return ablated(recipe(base).run.model_copy(update={"output": f"runs/{name}"}), ablation)
+
+
+def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
+    """A run with the settings of a row; numbers of queries are taken for the 100 of the paper's models."""
     for setting, value in ablation.settings.items():
+        if setting.endswith(".num_queries"):
+            value = max(1, round(value * run.model.transformer_decoder.num_queries / _QUERIES))
         run = _changed(run, setting, value)
     return run
 
