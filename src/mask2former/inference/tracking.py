@@ -24,13 +24,20 @@ from mask2former.errors import UserError
 from mask2former.inference.association import Candidates, TrackLinker
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures import Categories, PanopticSegmentation, Prediction, Segment, VideoInstances
+from mask2former.structures import (
+    Categories,
+    PanopticSegmentation,
+    PixelPrediction,
+    Prediction,
+    Segment,
+    VideoInstances,
+)
 from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["TrackingTask", "choose_tracking", "join_frames", "track_frames"]
 
 TrackingTask = Literal["panoptic", "instance"]
-Predict = Callable[[Sequence[Tensor]], Sequence[Prediction]]
+Predict = Callable[[Sequence[Tensor]], Sequence[Prediction | PixelPrediction]]
 
 
 def choose_tracking(
@@ -192,7 +199,7 @@ class _Reader:
         images = [frame.image for frame in frames]
         settings = self.settings
         clip = resize_clip(images, settings.short_edge, settings.long_edge, settings.resampling)
-        [prediction] = self.predictions([clip])
+        [prediction] = map(postprocessing.of_queries, self.predictions([clip]))
         if prediction.query_features is None:
             raise UserError(
                 "the network gives no query_features, by which objects are followed from one window to the next; see "

@@ -16,12 +16,14 @@ __all__ = ["MultiHeadAttention", "conv_kaiming", "xavier_matrices"]
 class MultiHeadAttention(nn.Module):
     """Multi-head attention with one packed input projection (rows: query, key, value).
 
-    Runs on ``scaled_dot_product_attention``; parameters are named as in ``torch.nn.MultiheadAttention``.
+    Runs on ``scaled_dot_product_attention``; parameters are named as in ``torch.nn.MultiheadAttention``. ``dropout`` is
+    that of attention weights, in training.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -42,7 +44,8 @@ class MultiHeadAttention(nn.Module):
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if blocked is None else ~blocked.unsqueeze(1)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 

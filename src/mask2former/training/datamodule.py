@@ -66,7 +66,7 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         self.config = config
         self.notes: list[str] = []
-        self.num_queries: int | None = config.model.transformer_decoder.num_queries
+        self.num_queries: int | None = config.model.transformer_decoder.queries
         self._training, self._validation, self._augmentation = training, validation, augmentation
 
     @cached_property

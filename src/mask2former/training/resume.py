@@ -37,8 +37,9 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
 FIXED = _settings(
     {
         "model.backbone": "name model norm kwargs embed_dim depths num_heads window_size",
-        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim",
-        "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding",
+        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim pre_norm",
+        "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
+        "pre_norm project_inputs num_encoder_layers source project_source",
         "model": "init init_partial pixel_mean pixel_std",
     }
 )
@@ -49,7 +50,7 @@ FREE = _settings(
     {
         "model.backbone": "drop_path_rate",
         "model.pixel_decoder": "dropout",
-        "model.transformer_decoder": "masked_attention",
+        "model.transformer_decoder": "masked_attention dropout",
         "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
         "instance_threshold overlap_threshold max_instances things_first non_overlapping tile tile_overlap "
         "diameter value_range",

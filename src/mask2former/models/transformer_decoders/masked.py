@@ -25,10 +25,14 @@ _NUM_LEVELS = 3
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2)."""
+    """Masked cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2).
 
-    def __init__(self, dim: int, num_heads: int, feedforward_dim: int) -> None:
+    With ``pre_norm`` the norms come before them.
+    """
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, *, pre_norm: bool = False) -> None:
         super().__init__()
+        self.pre_norm = pre_norm
         self.cross_attention = MultiHeadAttention(dim, num_heads)
         self.cross_norm = nn.LayerNorm(dim)
         self.self_attention = MultiHeadAttention(dim, num_heads)
@@ -40,6 +44,11 @@ class DecoderLayer(nn.Module):
     def forward(
         self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None
     ) -> Tensor:
+        if self.pre_norm:
+            queries = queries + self.cross_attention(self.cross_norm(queries) + query_positions, key, value, blocked)
+            normed = self.self_norm(queries)
+            queries = queries + self.self_attention(normed + query_positions, normed + query_positions, normed)
+            return queries + self.linear2(F.relu(self.linear1(self.feedforward_norm(queries))))
         attended = self.cross_attention(queries + query_positions, key, value, blocked)
         queries = self.cross_norm(queries + attended)
         placed = queries + query_positions
@@ -57,6 +66,8 @@ class MaskedTransformerDecoder(nn.Module):
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
         masked_attention: False lets queries attend everywhere, which is what the method is compared with.
+        pre_norm: norms come before attention and feed-forward instead of after them.
+        project_inputs: a projection also where ``channels`` is ``dim``.
     """
 
     def __init__(
@@ -72,6 +83,8 @@ class MaskedTransformerDecoder(nn.Module):
         *,
         temporal: bool = _DEFAULT.position_encoding == "3d",
         masked_attention: bool = _DEFAULT.masked_attention,
+        pre_norm: bool = _DEFAULT.pre_norm,
+        project_inputs: bool = _DEFAULT.project_inputs,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -79,9 +92,12 @@ class MaskedTransformerDecoder(nn.Module):
         self.masked_attention = masked_attention
         self.temporal = temporal
         self.input_projections = nn.ModuleList(
-            nn.Identity() if channels == dim else conv_kaiming(nn.Conv2d(channels, dim, 1)) for _ in range(_NUM_LEVELS)
+            conv_kaiming(nn.Conv2d(channels, dim, 1)) if project_inputs or channels != dim else nn.Identity()
+            for _ in range(_NUM_LEVELS)
         )
-        self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, feedforward_dim) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, num_heads, feedforward_dim, pre_norm=pre_norm) for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(dim)
         self.query_features = nn.Embedding(num_queries, dim)
         self.query_positions = nn.Embedding(num_queries, dim)
