@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
+    "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py"),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
@@ -30,26 +31,37 @@ HOMES = {
     "onnx": ("export/writers.py",),
     "onnxruntime": ("inference/exported/onnx.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
+    "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
     "pydantic": ("config/", "structures/model_info.py"),
+    "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
+    "ray": ("serve/on_ray.py",),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
+    "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "tensorboard": ("training/",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
+    "uvicorn": ("serve/__init__.py", "serve/running.py"),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
+    "fastapi": "serve",
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
     "openvino": "export",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
+    "ray": "ray",
+    "starlette": "serve",
     "tensorboard": "train",
     "transformers": "test",
+    "uvicorn": "serve",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name

@@ -140,6 +140,10 @@ def test_a_file_of_one_size_shows_every_image_in_it(
     assert {note.example for note in notes} == {"100x40"}  # 96x38 pixels for the network, and 64 are the most
     assert "at most 64x96 pixels" in notes[0].message
     _assert_alike(results[0], expected(images[0], "panoptic"))  # which is 64x96 in both
+    for index in (0, 1):  # the second is seen smaller, in a clip as well
+        [frame] = found.track([images[index]], "panoptic")
+        assert frame.panoptic is not None
+        np.testing.assert_array_equal(frame.panoptic.ids > 0, results[index].ids > 0)
     with pytest.raises(UserError, match=r"takes images of up to 64x96 .*, got 80x90"):
         found.network([torch.zeros((3, 80, 90), dtype=torch.uint8)])
     with pytest.raises(UserError, match="takes images, got a clip of 2"):
@@ -324,3 +328,6 @@ def test_a_model_of_clips(tmp_path: Path) -> None:
     expected, found = Predictor(model, "cpu").clip(frames), Predictor.from_pretrained(done.path).clip(frames)
     assert (expected.masks != found.masks).mean() < 2e-3
     np.testing.assert_allclose(expected.scores, found.scores, atol=1e-4)
+    fixed = Predictor.from_pretrained(export(model, tmp_path / "fixed.onnx", frames=3, size=(64, 64)).path)
+    assert fixed.clip(frames).size_hw == (60, 90)  # seen at 43x64
+    assert [frame.index for frame in fixed.track([*frames, *frames], window=3)] == list(range(6))

@@ -17,6 +17,7 @@ from mask2former.cli.export import export, verify_export
 from mask2former.cli.models import inspect_checkpoint, models
 from mask2former.cli.plot import plot
 from mask2former.cli.predict import predict
+from mask2former.cli.serve import serve
 from mask2former.cli.track import track
 from mask2former.cli.train import recipe, train
 
@@ -41,6 +42,7 @@ for _name, _command, _example in (
     ("convert", convert, "convert mask2former_r50_coco.pth mine.safetensors --recipe coco-panoptic/r50"),
     ("export", export, "export nuclei nuclei.onnx"),
     ("verify-export", verify_export, "verify-export nuclei.onnx --against nuclei --images slides/"),
+    ("serve", serve, "serve coco-panoptic/swin-t --port 8000"),
     ("average", average, "average runs/a/model.safetensors runs/b/model.safetensors -o mean.safetensors"),
     ("evaluate", evaluate, "evaluate runs/mine/model.safetensors --tasks instance --boundary"),
     ("plot", plot, "plot runs/mine runs/other -o curves.png"),

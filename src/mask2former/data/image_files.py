@@ -12,6 +12,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -24,14 +25,40 @@ from mask2former.limits import check_limit
 from mask2former.pixels import without_warnings
 from mask2former.text import printable
 
-__all__ = ["FORMATS", "open_image"]
+__all__ = ["FORMATS", "ImageFile", "NamedBytes", "open_image"]
 
 # Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class NamedBytes:
+    """The content of an image file that is in memory already, such as an upload.
+
+    Attributes:
+        name: what messages call it; of a stranger, so made fit to be shown.
+        content: the bytes of the file.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return printable(self.name, 200)
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.content)
+
+    def read_bytes(self) -> bytes:
+        return self.content
+
+
+ImageFile = File | NamedBytes
+
+
 @contextlib.contextmanager
-def open_image(file: File) -> Iterator[Image.Image]:
+def open_image(file: ImageFile) -> Iterator[Image.Image]:
     """An image file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
 
     Raises:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mask2former.data.archives import ArchivedFile, File, Folder
 from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import open_image
+from mask2former.data.image_files import ImageFile, NamedBytes, open_image
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, is_collecting, note, sentences
@@ -27,6 +27,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Exif",
     "ImageSource",
+    "NamedBytes",
     "ValueRange",
     "check_size",
     "image_size",
@@ -36,7 +37,7 @@ __all__ = [
     "read_image",
 ]
 
-ImageSource = str | os.PathLike[str] | ArchivedFile | Image.Image | np.ndarray | torch.Tensor
+ImageSource = str | os.PathLike[str] | ArchivedFile | NamedBytes | Image.Image | np.ndarray | torch.Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What is an image, too, but is not looked for in folders.
@@ -77,7 +78,7 @@ def read_image(
     :func:`mask2former.notes.collect_notes`.
 
     Args:
-        source: a path, a file in an archive, a Pillow image, an array or a tensor.
+        source: a path, a file in an archive or in memory, a Pillow image, an array or a tensor.
         value_range: the values that become 0 and 255.
         exif: ``ignore`` takes the pixels as they are stored.
 
@@ -97,7 +98,7 @@ def read_image(
         return rgb_of_pillow(source, getattr(source, "filename", "") or "image", value_range=value_range, exif=exif)
     if isinstance(source, (str, os.PathLike)):
         source = Path(os.fspath(source))
-    if isinstance(source, File):
+    if isinstance(source, ImageFile):
         with open_image(source) as image:
             return rgb_of_pillow(image, str(source), value_range=value_range, exif=exif)
     raise UserError(
@@ -108,7 +109,7 @@ def read_image(
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def image_size(file: File, *, exif: Exif = "apply") -> tuple[int, int]:
+def image_size(file: ImageFile, *, exif: Exif = "apply") -> tuple[int, int]:
     """(height, width) of an image file as :func:`read_image` shows it, from its header.
 
     Raises:

@@ -39,6 +39,7 @@ __all__ = [
     "ResizeCropFlip",
     "class_map",
     "clip_polygon",
+    "frame_size",
     "object_areas",
     "resize_clip",
     "resize_image",
@@ -117,13 +118,8 @@ def resize_shortest_edge(
     return resize_image(image, size, resampling)
 
 
-def resize_clip(
-    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
-    short_edge: int,
-    long_edge: int,
-    resampling: Resampling = "antialiased",
-) -> UInt8[Tensor, "T 3 h w"]:
-    """Frames of one size as the model takes them.
+def frame_size(frames: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Size:
+    """The one size of all frames of a clip.
 
     Raises:
         UserError: no frames, or of different sizes.
@@ -132,7 +128,14 @@ def resize_clip(
     if len(sizes) != 1:
         found = f"{sizes[0]} and {sizes[-1]} (height, width)" if sizes else "none"
         raise UserError(f"a clip is one frame or more, all of one size; got {found}")
-    resized = [resize_shortest_edge(frame, short_edge, long_edge, resampling) for frame in frames]
+    return sizes[0]
+
+
+def resize_clip(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]], size_hw: Size, resampling: Resampling = "antialiased"
+) -> UInt8[Tensor, "T 3 h w"]:
+    """Frames as the model takes them, each resized as images are."""
+    resized = [resize_image(frame, size_hw, resampling) for frame in frames]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 

@@ -25,7 +25,7 @@ from mask2former import checkpoints, limits, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
-from mask2former.data.transforms import resize_clip, resize_image, shortest_edge_size
+from mask2former.data.transforms import frame_size, resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.exported import is_exported, open_exported
@@ -532,13 +532,21 @@ class Predictor:
         settings = for_whole_frames(override(self.settings, overrides), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         with _work_on(*images):
-            clip = resize_clip(images, settings.short_edge, settings.long_edge, settings.resampling)
-            [prediction] = self.predictions([clip])
-            size = (images[0].shape[0], images[0].shape[1])
+            prediction = self.clip_prediction(images, settings)
+            size = frame_size(images)
             return with_room(
-                lambda found: postprocessing.video_instance(found, size, self.categories, settings),
-                postprocessing.of_queries(prediction),
+                lambda found: postprocessing.video_instance(found, size, self.categories, settings), prediction
             )
+
+    def clip_prediction(self, frames: Sequence[UInt8[np.ndarray, "H W 3"]], settings: InferenceConfig) -> Prediction:
+        """The prediction of the network for frames that it sees as one clip, at the size for images.
+
+        Raises:
+            UserError: no frames, of different sizes, or a prediction of pixels; otherwise as :meth:`predictions`.
+        """
+        size = self.input_size(frame_size(frames), settings)
+        [prediction] = self.predictions([resize_clip(frames, size, settings.resampling)])
+        return postprocessing.of_queries(prediction)
 
     def track(
         self,
@@ -587,7 +595,8 @@ class Predictor:
         requested = parse(TrackingConfig, mine, "tracking settings")
         chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
         self.choose_tasks(chosen)
-        results = track_frames(self.predictions, frames, chosen, self.categories, settings, tracking)
+        predict = partial(self.clip_prediction, settings=settings)
+        results = track_frames(predict, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)
 
 

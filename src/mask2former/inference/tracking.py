@@ -13,31 +13,23 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from mask2former import postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frame
-from mask2former.data.transforms import resize_clip
 from mask2former.errors import UserError
 from mask2former.inference.association import Candidates, TrackLinker
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
-from mask2former.structures import (
-    Categories,
-    PanopticSegmentation,
-    PixelPrediction,
-    Prediction,
-    Segment,
-    VideoInstances,
-)
+from mask2former.structures import Categories, PanopticSegmentation, Prediction, Segment, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["TrackingTask", "choose_tracking", "join_frames", "track_frames"]
 
 TrackingTask = Literal["panoptic", "instance"]
-Predict = Callable[[Sequence[Tensor]], Sequence[Prediction | PixelPrediction]]
+Predict = Callable[[Sequence[UInt8[np.ndarray, "H W 3"]]], Prediction]
 
 
 def choose_tracking(
@@ -62,7 +54,7 @@ def choose_tracking(
 
 
 def track_frames(
-    predictions: Predict,
+    predict: Predict,
     frames: Iterable[Frame],
     task: TrackingTask,
     categories: Categories,
@@ -74,13 +66,13 @@ def track_frames(
     A clip that fits in one window is segmented as the published code does it: no object is taken for another one.
 
     Args:
-        predictions: of a network, see :meth:`~mask2former.inference.predictor.Predictor.predictions`; shown one window
-            at a time.
+        predict: the prediction for the frames of one window, see
+            :meth:`~mask2former.inference.predictor.Predictor.clip_prediction`.
         frames: of one size.
         task: ``instance`` follows objects that may overlap, ``panoptic`` gives every pixel a thing's track or a class
             of stuff.
         categories: the classes of the network.
-        settings: of post-processing, and the size for the network.
+        settings: of post-processing.
         tracking: with window, stride and threshold, see :func:`choose_tracking`.
 
     Raises:
@@ -91,7 +83,7 @@ def track_frames(
     assert stride is not None
     assert tracking.threshold is not None
     linker = TrackLinker(tracking)
-    reader = _Reader(predictions, task, categories, settings, tracking.threshold)
+    reader = _Reader(predict, task, categories, settings, tracking.threshold)
     buffer: deque[Frame] = deque(maxlen=window)
     shown = given = 0  # frames that the network has seen; frames that were given out
     last: _Window | None = None
@@ -181,13 +173,13 @@ class _Reader:
 
     def __init__(
         self,
-        predictions: Predict,
+        predict: Predict,
         task: TrackingTask,
         categories: Categories,
         settings: InferenceConfig,
         threshold: float,
     ) -> None:
-        self.predictions = predictions
+        self.predict = predict
         self.task = task
         self.settings = settings
         self.threshold = threshold
@@ -197,9 +189,7 @@ class _Reader:
 
     def read(self, frames: list[Frame]) -> _Window:
         images = [frame.image for frame in frames]
-        settings = self.settings
-        clip = resize_clip(images, settings.short_edge, settings.long_edge, settings.resampling)
-        [prediction] = map(postprocessing.of_queries, self.predictions([clip]))
+        prediction = self.predict(images)
         if prediction.query_features is None:
             raise UserError(
                 "the network gives no query_features, by which objects are followed from one window to the next; see "

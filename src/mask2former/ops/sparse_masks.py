@@ -86,6 +86,20 @@ class SparseMasks:
         """Pixels of each mask."""
         return np.fromiter((np.count_nonzero(mask) for _, _, mask in self), dtype=np.int64, count=len(self))
 
+    @property
+    def centroids(self) -> Float64[np.ndarray, "N 2"]:
+        """Mean x and y of the pixels of each mask, in the coordinates of boxes; NaN for an empty mask.
+
+        The centre of the top left pixel is (0.5, 0.5).
+        """
+        rows = np.full((len(self), 2), np.nan)
+        for row, (top, left, mask) in zip(rows, self, strict=True):
+            for axis, start in enumerate((left, top)):
+                pixels = np.count_nonzero(mask, axis=axis)
+                if pixels.size:
+                    row[axis] = start + np.average(np.arange(len(pixels)) + 0.5, weights=pixels)
+        return rows
+
     def dense(self) -> Bool[np.ndarray, "N H W"]:
         """The masks as one array, which is large."""
         masks = np.zeros(self.shape, dtype=bool)

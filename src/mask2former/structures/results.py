@@ -10,10 +10,10 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -23,21 +23,33 @@ from PIL.PngImagePlugin import PngInfo
 from mask2former import visualization
 from mask2former.errors import UserError
 from mask2former.files import write_whole
+from mask2former.ops.masks import Patch
+from mask2former.ops.polygons import mask_to_polygons
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, shown
 
 __all__ = [
+    "ROW_COLUMNS",
     "Instances",
+    "MaskFormat",
     "PanopticSegmentation",
     "Segment",
     "Segmentation",
     "SemanticSegmentation",
     "counted_labels",
+    "table_rows",
     "write_files",
 ]
 
+MaskFormat = Literal["rle", "polygons", "none"]
+"""Masks in JSON: COCO run lengths, polygons with holes (see :mod:`mask2former.ops.polygons`), or none."""
 SCHEMA_VERSION = 1  # of the JSON files; raised when a key changes its meaning
+ROW_COLUMNS = (
+    *("id", "category_id", "category_name", "is_thing", "score", "area"),
+    *("x1", "y1", "x2", "y2", "centroid_x", "centroid_y"),
+)
+"""The keys of the rows of a result, in the order of columns."""
 SOFTWARE = "mask2former"  # the keyword Software of PNG files of results, by which they are not taken for images
 
 
@@ -66,10 +78,31 @@ class _Result:
     def size_hw(self) -> tuple[int, int]:
         raise NotImplementedError
 
+    @property
+    def sparse(self) -> SparseMasks:
+        raise NotImplementedError
+
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         raise NotImplementedError
 
-    def _records(self) -> dict[str, Any]:
+    def of_classes(self, labels: Collection[int]) -> Self:
+        """The part of the result that is of some classes, by their indices; what is left out is nothing."""
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat record for each mask, in the order of ``sparse``, with the keys :data:`ROW_COLUMNS`: for tables.
+
+        ``id`` is the value in the exact map: of a segment its own, of a class its index; instances, which have none,
+        are counted from 1. A box reaches from (x1, y1) to (x2, y2), in pixels, the last one past the mask; box and
+        centroid of an empty mask, and the score of a class, are None.
+        """
+        return table_rows(self._entries(), self.sparse, self.categories)
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        """Id, class index and score of each mask."""
+        raise NotImplementedError
+
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
         raise NotImplementedError
 
     def _labels_found(self) -> Iterable[int]:
@@ -85,14 +118,17 @@ class _Result:
         """Suffix of the name and image of the exact label map, where the task has one."""
         return None
 
-    def to_dict(self, *, model: str | None = None, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def to_dict(
+        self, *, model: str | None = None, settings: Mapping[str, Any] | None = None, masks: MaskFormat = "rle"
+    ) -> dict[str, Any]:
         """The result as plain values for JSON; masks are COCO run-length encodings, boxes are (x, y, w, h) in pixels.
 
-        ``model`` and ``settings`` say what made it and are passed through.
+        ``model`` and ``settings`` say what made it and are passed through. ``masks="polygons"`` gives their outlines
+        instead, under ``polygons``, and ``"none"`` leaves them out.
         """
         height, width = self.size_hw
         head = {"schema_version": SCHEMA_VERSION, "task": self.task, "model": model, "settings": dict(settings or {})}
-        return {**head, "size": [height, width], **self._records()}
+        return {**head, "size": [height, width], **self._records(masks)}
 
     def save(
         self,
@@ -130,15 +166,24 @@ class _Result:
         """
         files: dict[str, bytes] = {}
         if image is not None:
-            overlay = self.plot(image, scale=None)  # to be looked at; what is exact is in the other files
-            files[".png"] = _png(overlay)
-        label_image = self._label_image()
-        if label_image is not None:
-            ending, exact = label_image
-            files[f"{ending}.png"] = _png(exact)
+            files[".png"] = self.overlay_png(image)
+        files |= self.label_png()
         text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
         files[".json"] = f"{text}\n".encode()
         return files
+
+    def overlay_png(self, image: visualization.ImageLike) -> bytes:
+        """The file ``X.png``: to be looked at; what is exact is in the others.
+
+        Raises:
+            UserError: the image has another size than the result.
+        """
+        return _png(self.plot(image, scale=None))
+
+    def label_png(self) -> dict[str, bytes]:
+        """The exact label map by what its name ends in, ``_ids.png`` or ``_labels.png``; of instances there is none."""
+        found = self._label_image()
+        return {} if found is None else {f"{found[0]}.png": _png(found[1])}
 
 
 def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
@@ -184,6 +229,37 @@ def counted_labels(labels: Iterable[int], categories: Categories, extent: str) -
     return f"{counts.total()} in {extent}" + (f": {listed(names, show=str)}" if counts else "")
 
 
+def _encoded(masks: SparseMasks, form: MaskFormat) -> list[dict[str, Any]]:
+    """The key of each mask in its record, and the mask."""
+    if form == "none":
+        return [{} for _ in masks]
+    if form == "rle":
+        return [{"segmentation": rle} for rle in masks.encode()]
+    return [{"polygons": _multi_polygon(patch)} for patch in masks]
+
+
+def _multi_polygon(patch: Patch) -> dict[str, Any]:
+    """The outlines of a mask as GeoJSON: every ring ends where it begins."""
+    rings = [[ring.tolist() for ring in polygon] for polygon in mask_to_polygons(patch)]
+    closed = [[[*ring, ring[0]] for ring in polygon] for polygon in rings]
+    return {"type": "MultiPolygon", "coordinates": closed}
+
+
+def table_rows(
+    entries: Iterable[tuple[int, int, float | None]], masks: SparseMasks, categories: Categories
+) -> list[dict[str, Any]]:
+    """The rows of masks, see :meth:`_Result.rows`: ``entries`` are id, class index and score of each."""
+    rows = []
+    for (number, label, score), area, box, centroid in zip(
+        entries, masks.areas.tolist(), masks.boxes.tolist(), masks.centroids.tolist(), strict=True
+    ):
+        item = categories[label]
+        where: Sequence[float | None] = [*map(int, box), *centroid] if area else [None] * 6
+        kind = (number, item.id, item.name, item.is_thing, score, area)
+        rows.append(dict(zip(ROW_COLUMNS, (*kind, *where), strict=True)))
+    return rows
+
+
 def _box_xywh(box: Float64[np.ndarray, 4]) -> list[float]:
     x1, y1, x2, y2 = (float(value) for value in box)
     return [x1, y1, x2 - x1, y2 - y1]
@@ -222,6 +298,15 @@ class PanopticSegmentation(_Result):
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.ids.shape[0], self.ids.shape[1]
+
+    def of_classes(self, labels: Collection[int]) -> PanopticSegmentation:
+        """Only the segments of some classes, by their indices, with the ids they have; the pixels of others are 0."""
+        kept = tuple(segment for segment in self.segments if segment.label in labels)
+        ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, np.int32(0))
+        return PanopticSegmentation(ids, kept, self.categories)
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        return ((segment.id, segment.label, float(segment.score)) for segment in self.segments)
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
@@ -278,9 +363,9 @@ class PanopticSegmentation(_Result):
         info = [{"id": segment.id, "category_id": self.categories[segment.label].id} for segment in self.segments]
         return {"image_id": image_id, "file_name": file_name or f"{image_id}.png", "segments_info": info}
 
-    def _records(self) -> dict[str, Any]:
-        masks = self.sparse
-        rows = zip(self.segments, masks.boxes, masks.encode(), strict=True)
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
+        found = self.sparse
+        rows = zip(self.segments, found.boxes, _encoded(found, masks), strict=True)
         return {
             "segments": [
                 {
@@ -291,9 +376,9 @@ class PanopticSegmentation(_Result):
                     "score": float(segment.score),
                     "area": int(segment.area),
                     "bbox": _box_xywh(box),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for segment, box, rle in rows
+                for segment, box, mask in rows
             ]
         }
 
@@ -368,7 +453,14 @@ class Instances(_Result):
         """The others: only the objects whose score is less than ``threshold``."""
         return self._part(slice(int((self.scores >= threshold).sum()), None))
 
-    def _part(self, rows: slice) -> Instances:
+    def of_classes(self, labels: Collection[int]) -> Instances:
+        """Only the objects of some classes, by their indices."""
+        return self._part(np.flatnonzero(np.isin(self.labels, list(labels))))
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        return zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True)
+
+    def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
             self.sparse.take(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.categories
         )
@@ -410,13 +502,13 @@ class Instances(_Result):
             for label, score, box, rle in rows
         ]
 
-    def _records(self) -> dict[str, Any]:
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
         rows = zip(
             self.labels,
             self.scores,
             self.sparse.areas,
             self.boxes,
-            self.sparse.encode(),
+            _encoded(self.sparse, masks),
             strict=True,
         )
         return {
@@ -427,9 +519,9 @@ class Instances(_Result):
                     "score": float(score),
                     "area": int(area),
                     "bbox": _box_xywh(box),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for label, score, area, box, rle in rows
+                for label, score, area, box, mask in rows
             ]
         }
 
@@ -461,10 +553,24 @@ class SemanticSegmentation(_Result):
     def _labels_found(self) -> Iterable[int]:
         return (int(label) for label in np.unique(self.labels) if label < len(self.categories))
 
+    @property
+    def sparse(self) -> SparseMasks:
+        """The masks of the classes that occur, by rising index."""
+        return SparseMasks.of_ids(self.labels, self._labels_found())
+
+    def of_classes(self, labels: Collection[int]) -> SemanticSegmentation:
+        """Only some classes, by their indices; the pixels of others are of no class."""
+        nothing = self.categories.ignore_label
+        part = self.labels.astype(np.promote_types(self.labels.dtype, np.min_scalar_type(nothing)))
+        part[~np.isin(part, list(labels))] = nothing
+        return SemanticSegmentation(part, self.categories)
+
+    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
+        return ((label, label, None) for label in self._labels_found())
+
     def _present(self) -> tuple[list[int], SparseMasks]:
         """Class indices that occur, ascending, and their masks."""
-        present = list(self._labels_found())
-        return present, SparseMasks.of_ids(self.labels, present)
+        return list(self._labels_found()), self.sparse
 
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         """The image with all classes drawn on it.
@@ -495,9 +601,9 @@ class SemanticSegmentation(_Result):
             for label, rle in zip(present, masks.encode(), strict=True)
         ]
 
-    def _records(self) -> dict[str, Any]:
-        present, masks = self._present()
-        rows = zip(present, masks.areas, masks.encode(), strict=True)
+    def _records(self, masks: MaskFormat) -> dict[str, Any]:
+        present, found = self._present()
+        rows = zip(present, found.areas, _encoded(found, masks), strict=True)
         return {
             "classes": [
                 {
@@ -505,9 +611,9 @@ class SemanticSegmentation(_Result):
                     "category_id": self.categories[label].id,
                     "category_name": self.categories[label].name,
                     "area": int(area),
-                    "segmentation": rle,
+                    **mask,
                 }
-                for label, area, rle in rows
+                for label, area, mask in rows
             ]
         }
 

@@ -17,9 +17,12 @@ from mask2former import visualization
 from mask2former.ops import masks as mask_ops
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
 from mask2former.structures.categories import Categories
-from mask2former.structures.results import PanopticSegmentation
+from mask2former.structures.results import ROW_COLUMNS, PanopticSegmentation, table_rows
 
-__all__ = ["TrackedFrame"]
+__all__ = ["TRACK_COLUMNS", "TrackedFrame"]
+
+TRACK_COLUMNS = ("frame", "seconds", "track_id", *ROW_COLUMNS[1:])
+"""The keys of the rows of a frame, in the order of columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -128,6 +131,18 @@ class TrackedFrame:
             both = zip(self.panoptic.segments, self.panoptic.sparse, strict=True)
             objects += [self._record(None, item.label, item.score, patch) for item, patch in both if not item.is_thing]
         return {"index": self.index, "seconds": round(self.seconds, 6), "objects": objects}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat record for each object, as :meth:`to_dict` has them, with the keys :data:`TRACK_COLUMNS`: for tables.
+
+        See :meth:`~mask2former.structures.results.PanopticSegmentation.rows`; ``track_id`` is None for stuff.
+        """
+        entries = zip(self.track_ids.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True)
+        rows = table_rows(entries, self.sparse, self.categories)
+        if self.panoptic is not None:
+            rows += [{**row, "id": None} for row in self.panoptic.rows() if not row["is_thing"]]
+        head = {"frame": self.index, "seconds": round(self.seconds, 6)}
+        return [{**head, "track_id": row.pop("id"), **row} for row in rows if row["area"]]
 
     def _record(self, track: int | None, label: int, score: float, patch: mask_ops.Patch) -> dict[str, Any]:
         height, width = patch.mask.shape

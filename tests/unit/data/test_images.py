@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.data.images import list_images, read_image
+from mask2former.data.images import NamedBytes, image_size, list_images, read_image
 from mask2former.data.transforms import resize_shortest_edge, shortest_edge_size
 from mask2former.errors import UserError
 
@@ -366,3 +366,18 @@ def test_resizing_is_pillow_bilinear_and_keeps_the_type() -> None:
     np.testing.assert_array_equal(resized, np.asarray(expected))
     assert resized.dtype == np.uint8
     np.testing.assert_array_equal(resize_shortest_edge(colors(), 0, 1), colors())
+
+
+def test_what_is_in_memory_is_read_as_its_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(path)
+    upload = NamedBytes("a.png", path.read_bytes())
+    np.testing.assert_array_equal(read_image(upload), read_image(path))
+    assert image_size(upload) == (5, 7)
+    for content, reason in (
+        (b"", "is an empty file"),
+        (b"GIF8", "is not an image"),
+        (upload.content[:60], "is damaged"),
+    ):
+        with pytest.raises(UserError, match=f"'b.*png' {reason}"):
+            read_image(NamedBytes("b\n\x1b[31m.png", content))

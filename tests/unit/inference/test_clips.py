@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from mask2former.evaluation.evaluate import evaluate_predictor
 from mask2former.inference.predictor import Predictor
 from mask2former.metrics.average_precision import VideoInstanceEvaluator
 from mask2former.models.mask2former import Mask2Former
+from mask2former.notes import collect_notes
 from mask2former.ops import masks as mask_ops
 from mask2former.results_io import TracksFile, result_writer
-from mask2former.structures import Categories, VideoInstances
+from mask2former.structures import Categories, Prediction, VideoInstances
 from mask2former.structures.ground_truth import ClipGroundTruth
 
 
@@ -40,7 +42,7 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     result = predictor.clip(frames, max_instances=40)
     assert isinstance(result, VideoInstances)
     assert result.masks.shape[1:] == (3, 50, 84)
-    clip = resize_clip(frames, 64, 96)
+    clip = resize_clip(frames, (57, 96))
     assert clip.shape == (3, 3, 57, 96)
     with torch.inference_mode():
         output = predictor.model.prepare_for_inference()([clip], aux_outputs=False)
@@ -52,6 +54,25 @@ def test_a_clip_goes_through_the_model_at_once(predictor: Predictor, frames: lis
     assert len(result) == 20  # the things
     alone = predictor.clip(frames[:1], max_instances=40)
     assert abs(alone.scores - result.scores).max() > 1e-6  # frames see one another
+
+
+def test_clips_and_windows_fit_what_the_network_takes(predictor: Predictor, frames: list[np.ndarray]) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Network:
+        largest_input = (40, 70)
+
+        def __call__(self, images: Sequence[torch.Tensor]) -> list[Prediction]:
+            seen.extend(tuple(image.shape) for image in images)
+            return predictor.predictions(images)
+
+    other = Predictor(Network(), "cpu", settings=predictor.settings, categories=predictor.categories)
+    with collect_notes() as notes:
+        assert other.clip(frames).size_hw == (50, 84)
+        tracked = list(other.track(frames, window=2, stride=1))
+    assert [frame.image.shape for frame in tracked] == [(50, 84, 3)] * 3
+    assert seen == [(3, 3, 40, 67), (2, 3, 40, 67), (2, 3, 40, 67)]  # 57x96 without a largest input
+    assert [note.example for note in notes] == ["50x84"] * 3
 
 
 def test_sources_of_frames_are_those_of_images(predictor: Predictor, frames: list[np.ndarray], tmp_path: Path) -> None:

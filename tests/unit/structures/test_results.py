@@ -1,6 +1,8 @@
 """Results of the three tasks: records, files, images."""
 
 import json
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from mask2former.structures import (
     Segmentation,
     SemanticSegmentation,
 )
+from mask2former.structures.results import ROW_COLUMNS
 
 CATEGORIES = Categories(
     (
@@ -197,3 +200,66 @@ def test_a_result_prints_as_what_it_found() -> None:
     assert repr(SemanticSegmentation(np.array([[0, 2, 255]]), CATEGORIES)) == (
         "SemanticSegmentation(2 in 1x3 pixels: cat, sky)"
     )
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_masks_in_json_are_run_lengths_polygons_or_left_out(make: Callable[[], Segmentation]) -> None:
+    result = make()
+    key = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}[result.task]
+    encoded, outlined, bare = (result.to_dict(masks=form)[key] for form in ("rle", "polygons", "none"))
+    for record, outline, rest in zip(encoded, outlined, bare, strict=True):
+        mask = record.pop("segmentation")
+        polygons = outline.pop("polygons")
+        assert record == outline == rest
+        assert polygons["type"] == "MultiPolygon"
+        area = 0.0
+        for ring in (ring for polygon in polygons["coordinates"] for ring in polygon):
+            assert ring[0] == ring[-1]
+            area += sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(ring)) / 2
+        assert area == mask_ops.decode(mask).sum()
+    json.dumps(outlined)
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_rows_have_a_record_for_each_mask_with_the_facts_of_its_pixels(make: Callable[[], Segmentation]) -> None:
+    result = make()
+    rows, masks = result.rows(), result.sparse.dense()
+    assert len(rows) == len(masks) == 3 - (make is not instances)
+    for row, mask in zip(rows, masks, strict=True):
+        assert tuple(row) == ROW_COLUMNS
+        ys, xs = np.nonzero(mask)
+        assert row["area"] == len(xs)
+        if not mask.any():
+            assert [row[key] for key in ROW_COLUMNS[6:]] == [None] * 6
+            continue
+        assert (row["x1"], row["y1"], row["x2"], row["y2"]) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        np.testing.assert_allclose([row["centroid_x"], row["centroid_y"]], [(xs + 0.5).mean(), (ys + 0.5).mean()])
+        assert {7: "cat", 11: "dog", 90: "sky"}[row["category_id"]] == row["category_name"]
+        assert row["is_thing"] == (row["category_name"] != "sky")
+    json.dumps(rows, allow_nan=False)
+
+
+def test_ids_of_rows_are_values_of_the_exact_map_and_classes_have_no_score() -> None:
+    assert [(row["id"], row["score"]) for row in panoptic().rows()] == [(1, 0.9), (70_000, 0.8)]
+    assert [(row["id"], row["score"]) for row in instances().rows()] == [(1, 0.9), (2, 0.6), (3, 0.0)]
+    assert [(row["id"], row["score"]) for row in semantic().rows()] == [(0, None), (2, None)]
+
+
+@pytest.mark.parametrize("make", RESULTS)
+@pytest.mark.parametrize("labels", [set(), {0}, {1, 2}, {0, 1, 2}])
+def test_of_classes_keeps_what_is_of_them_as_it_is(make: Callable[[], Segmentation], labels: set[int]) -> None:
+    result = make()
+    ids = {CATEGORIES[label].id for label in labels}
+    kept = [row for row in result.rows() if row["category_id"] in ids]
+    part = result.of_classes(labels)
+    assert type(part) is type(result)
+    assert part.size_hw == result.size_hw
+    strip = {"id": 0} if make is instances else {}  # they are counted anew
+    assert [row | strip for row in part.rows()] == [row | strip for row in kept]
+    part.plot(IMAGE)
+
+
+def test_semantic_of_classes_has_room_for_the_value_of_no_class() -> None:
+    labels = np.zeros((4, 4), dtype=np.uint8)
+    part = SemanticSegmentation(labels, Categories(CATEGORIES.items, 65535)).of_classes({1})
+    assert (part.labels == 65535).all()

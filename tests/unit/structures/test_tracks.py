@@ -7,7 +7,7 @@ import pytest
 
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import Categories, PanopticSegmentation, Segment
-from mask2former.structures.tracks import TrackedFrame
+from mask2former.structures.tracks import TRACK_COLUMNS, TrackedFrame
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky"], things=["cat", "dog"])
 
@@ -79,3 +79,19 @@ def test_stuff_has_no_track() -> None:
 def test_ids_must_rise() -> None:
     with pytest.raises(AssertionError, match="rise"):
         frame([5, 2], [box(0, 0), box(4, 4)])
+
+
+def test_rows_are_the_objects_of_the_record() -> None:
+    ids = np.zeros((40, 60), dtype=np.int32)
+    ids[30:] = 3
+    ids[4:20, 4:20] = 8
+    stuff = PanopticSegmentation(ids, (Segment(3, 2, False, 0.5, 600), Segment(8, 0, True, 0.75, 256)), CATEGORIES)
+    hidden = np.zeros((40, 60), dtype=bool)
+    found = frame([5, 6], [box(4, 4), hidden], stuff)
+    rows = found.rows()
+    assert all(tuple(row) == TRACK_COLUMNS for row in rows)
+    assert [(row["frame"], row["seconds"], row["track_id"]) for row in rows] == [(3, 0.1, 5), (3, 0.1, None)]
+    same = ("track_id", "category_id", "category_name", "score", "area")
+    assert [[row[key] for key in same] for row in rows] == [
+        [item[key] for key in same] for item in found.to_dict()["objects"]
+    ]

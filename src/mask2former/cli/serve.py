@@ -1,0 +1,150 @@
+"""A model behind HTTP: ``mask2former serve``."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mask2former.cli.shared import (
+    Device,
+    Dtype,
+    OfficialSettings,
+    Recipe,
+    TrainedFor,
+    Weights,
+    tasks_of,
+    working,
+)
+from mask2former.cli.terminal import make_console, say
+
+__all__ = ["serve"]
+
+_LIMITS = "Limits"
+_RAY = "Ray Serve"
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0: every address of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token that requests must carry as 'Authorization: Bearer TOKEN'; the environment "
+            "variable MASK2FORMER_TOKEN does the same.",
+            show_default="no token",
+        ),
+    ] = None,
+    short_edge: Annotated[
+        int | None,
+        typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
+    ] = None,
+    long_edge: Annotated[
+        int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")
+    ] = None,
+    official_settings: OfficialSettings = False,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Send up to this many waiting images through the network together; only images padded to the same "
+            "size share a batch.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 8,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Images that wait or are in work at most; then requests get 429.", rich_help_panel=_LIMITS
+        ),
+    ] = 64,
+    max_images: Annotated[int, typer.Option(min=1, help="Images of one request.", rich_help_panel=_LIMITS)] = 16,
+    max_megabytes: Annotated[
+        float, typer.Option(help="Body of one request, in 10^6 bytes.", rich_help_panel=_LIMITS)
+    ] = 32,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Pixels of one image, in millions.", rich_help_panel=_LIMITS)
+    ] = 50,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may take, upload included.", rich_help_panel=_LIMITS)
+    ] = 60,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Deploy on Ray Serve: on the cluster of RAY_ADDRESS, or on this machine alone. Limits are those of "
+            "each replica.",
+            rich_help_panel=_RAY,
+        ),
+    ] = False,
+    replicas: Annotated[
+        str,
+        typer.Option(
+            metavar="N or MIN:MAX", help="Replicas; with two numbers, as many as the load needs.", rich_help_panel=_RAY
+        ),
+    ] = "1",
+    max_queued: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Requests that wait for a replica at each proxy; then they get 503.", rich_help_panel=_RAY
+        ),
+    ] = 256,
+    cpus_per_replica: Annotated[
+        float,
+        typer.Option(min=0.1, help="Cores of each replica; PyTorch uses as many threads.", rich_help_panel=_RAY),
+    ] = 1,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the model for each of the first eight input and batch sizes, a minute or more each.",
+            rich_help_panel="Machine",
+        ),
+    ] = False,
+    recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
+) -> None:
+    """Serve a model over HTTP.
+
+    Images go to POST /v1/predict, as the body or as files of a form; results come as JSON or PNG. The log goes to
+    standard error, one JSON object per line. Ctrl-C or SIGTERM stops taking requests, finishes those that have begun,
+    and ends with exit code 0.
+    """
+    from mask2former.serve import RayOptions, ServiceLimits, read_token
+    from mask2former.serve import serve as serve_model
+
+    settings = {"short_edge": short_edge, "long_edge": long_edge, "official_settings": official_settings or None}
+    limits = ServiceLimits(batch_size, queue, max_images, max_megabytes, max_megapixels, timeout)
+    with contextlib.ExitStack() as loading:
+        progress = loading.enter_context(working(make_console(), lambda: "the service had not started"))
+
+        def started(url: str) -> None:
+            loading.close()  # no bar any more
+            say(f"{model} at {url} (Ctrl-C ends)")
+
+        serve_model(
+            model,
+            host=host,
+            port=port,
+            token=read_token(token_file),
+            limits=limits,
+            ray=RayOptions.of(replicas, cpus_per_replica, max_queued) if ray else None,
+            started=started,
+            progress=progress,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
+            **{name: value for name, value in settings.items() if value is not None},
+        )
+    say("stopped; all requests that had begun were finished")

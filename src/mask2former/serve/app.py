@@ -1,0 +1,379 @@
+"""The service as a web application: its paths, what it refuses with which status, and a log line for each request.
+
+The only module that knows FastAPI, with :mod:`.uploads`. It answers with what :mod:`.service` gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import mask2former
+from mask2former.config import Task
+from mask2former.errors import UserError
+from mask2former.inference.predictor import Predictor
+from mask2former.limits import DETECTIONS
+from mask2former.memory import LackOfMemoryError
+from mask2former.serve import description
+from mask2former.serve.logs import request_id, request_id_of
+from mask2former.serve.metrics import METRICS_TYPE
+from mask2former.serve.service import BusyError, FaultError, Masks, Output, Reply, Service, TooLargeError, Wanted
+from mask2former.serve.settings import ServiceLimits
+from mask2former.serve.uploads import ClientDisconnect, SlowUploadError, UnknownTypeError, read_uploads
+from mask2former.text import printable, quoted
+
+__all__ = ["create_app"]
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_GONE = 499  # as nginx logs it: nobody waits for the reply any more
+_FAILED = "the service failed; its log says more under this request id"
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (BusyError, 429),
+    (TooLargeError, 413),
+    (UnknownTypeError, 415),
+    (SlowUploadError, 408),
+    (LackOfMemoryError, 503),
+    (UserError, 422),
+)
+
+
+def create_app(
+    predictor: Predictor,
+    name: str,
+    limits: ServiceLimits | None = None,
+    token: str | None = None,
+    *,
+    with_metrics: bool = True,
+) -> FastAPI:
+    """The application, for any ASGI server.
+
+    Args:
+        predictor: what predicts.
+        name: of the model, which replies carry.
+        limits: what is taken.
+        token: that requests must carry as ``Authorization: Bearer``; None: none. ``/health`` needs none.
+        with_metrics: whether there is ``/metrics``; not where each of several processes would tell its own.
+    """
+    service = Service(predictor, name, limits or ServiceLimits())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="Mask2Former",
+        description=f"Panoptic, instance and semantic segmentation with the model `{printable(name)}`.",
+        version=mask2former.__version__,
+        lifespan=lifespan,
+        # Pages for people would fetch their scripts from elsewhere; the document has a path of its own, below.
+        openapi_url=None,
+    )
+    app.state.service = service
+    app.state.token = None if token is None else _digest(token)
+    app.include_router(_health)
+    app.include_router(_protected)
+    if with_metrics:
+        app.include_router(_metrics)
+    for kind in (*(kind for kind, _ in _STATUS), FaultError):
+        app.add_exception_handler(kind, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_query)
+    app.add_exception_handler(HTTPException, _refuse_path)
+    app.add_middleware(_Observed, service=service)  # pyright: ignore[reportArgumentType]
+    return app
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+def _digest(token: str) -> bytes:
+    """Of equal length whatever the token, so that comparing tells nothing of it."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+async def _check_token(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+) -> None:
+    wanted = request.app.state.token
+    if wanted is None:
+        return
+    if given is None or not hmac.compare_digest(_digest(given.credentials), wanted):
+        raise HTTPException(
+            401,
+            "this service needs the header 'Authorization: Bearer TOKEN', and got "
+            + ("none" if given is None else "another token"),
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+
+_health = APIRouter(prefix="/health", tags=["health"])
+_protected = APIRouter(dependencies=[Depends(_check_token)])
+_metrics = APIRouter(dependencies=[Depends(_check_token)])
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+@_protected.post(
+    "/v1/predict",
+    tags=["v1"],
+    summary="Segment images",
+    responses=description.PREDICT_REPLIES,
+    response_class=Response,
+    openapi_extra={"requestBody": description.PREDICT_BODY},
+)
+async def _predict(
+    request: Request,
+    task: Annotated[
+        Task | None, Query(description="What to predict; by default the first of these that the model was trained for.")
+    ] = None,
+    score_threshold: Annotated[
+        float | None,
+        Query(ge=0, le=1, allow_inf_nan=False, description="Keep instances and segments with at least this score."),
+    ] = None,
+    overlap_threshold: Annotated[
+        float | None,
+        Query(ge=0, le=1, allow_inf_nan=False, description="Panoptic: drop segments of which less is visible."),
+    ] = None,
+    max_instances: Annotated[int | None, Query(ge=1, le=DETECTIONS, description="Instances of an image.")] = None,
+    classes: Annotated[
+        list[str],
+        Query(description="Only these classes, by name; repeat it for several. By default all.", max_length=1000),
+    ] = [],  # noqa: B006  (FastAPI copies it)
+    output: Annotated[
+        Output, Query(description="`json`, or a PNG of one image: `overlay` to look at, `ids` for the exact id map.")
+    ] = "json",
+    masks: Annotated[
+        Masks | None,
+        Query(
+            description="In JSON: `rle` (COCO run lengths, the default), `polygons` (GeoJSON with holes), `png` (one "
+            "id or label map in Base64) or `none`."
+        ),
+    ] = None,
+) -> Response:
+    """Images in, segments, instances or classes out.
+
+    Send one image as the body, or several as files named `images` of a form. If one of them cannot be read, the request
+    is refused.
+    """
+    service: Service = request.app.state.service
+    _check_query(request)
+    if masks is not None and output != "json":
+        raise UserError(f"masks={masks} is for JSON, and output={output} gives a PNG; leave one of them out")
+    given = {
+        "score_threshold": score_threshold,
+        "overlap_threshold": overlap_threshold,
+        "max_instances": max_instances,
+    }
+    overrides = {name: value for name, value in given.items() if value is not None}
+    wanted = Wanted(task, overrides, classes, output, masks or "rle")
+    service.check(wanted)
+    facts: dict[str, Any] = request.scope["facts"]
+    began = time.monotonic()
+    with service.admitted() as hold:
+        files = await read_uploads(request, service.limits)
+        facts["images"] = len(files)
+        if output != "json" and len(files) > 1:
+            raise UserError(
+                f"output={output} gives the PNG of one image, and the request has {len(files)}; send each alone"
+            )
+        hold(len(files))
+        left = max(0.001, service.limits.timeout - (time.monotonic() - began))
+        replies = await _while_connected(request, _all(service.segment(file, wanted) for file in files), left)
+    if replies is None:
+        return Response(status_code=_GONE)
+    facts |= {
+        "wait_ms": round(1000 * max(reply.waited for reply in replies)),
+        "network_ms": round(1000 * max(reply.took for reply in replies)),
+        "batch": max(reply.batch_size for reply in replies),
+    }
+    if output != "json":
+        return Response(replies[0].content, media_type="image/png")
+    content = b'{"results": [' + b", ".join(reply.content for reply in replies) + b"]}\n"
+    return Response(content, media_type="application/json")
+
+
+@_protected.get(
+    "/v1/models", tags=["v1"], summary="The model", responses=description.MODELS, response_class=JSONResponse
+)
+async def _models(request: Request) -> Response:
+    _check_query(request)
+    return JSONResponse({"models": [request.app.state.service.describe()]})
+
+
+@_protected.get("/openapi.json", include_in_schema=False)
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(request.app.openapi())
+
+
+@_metrics.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=Response)
+async def _show_metrics(request: Request) -> Response:
+    return Response(request.app.state.service.metrics.text(), media_type=METRICS_TYPE)
+
+
+@_health.get("/live", summary="Whether the process works", responses=description.HEALTH, response_class=JSONResponse)
+async def _live(request: Request) -> Response:
+    return _status(not request.app.state.service.is_broken)
+
+
+@_health.get("/ready", summary="Whether it takes images", responses=description.HEALTH, response_class=JSONResponse)
+async def _ready(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return _status(service.is_ready and not service.is_broken)
+
+
+def _status(good: bool) -> Response:
+    if good:
+        return JSONResponse({"status": "ok"})
+    return _error(503, "the model does not work, or not yet", {"Retry-After": "5"})
+
+
+def _check_query(request: Request) -> None:
+    """Refuse what would be passed over: a misspelled name, or the first of two values.
+
+    Raises:
+        UserError: naming it.
+    """
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in dict.fromkeys(names):
+        if name not in known:
+            raise UserError(
+                f"there is no parameter {quoted(name)}" + (f"; there are: {', '.join(sorted(known))}" if known else "")
+            )
+        if names.count(name) > 1 and name != "classes":
+            raise UserError(f"the parameter '{name}' is given {names.count(name)} times; give it once")
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
+    """All of them; the first that fails cancels the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _while_connected(request: Request, work: Awaitable[_T], seconds: float) -> _T | None:
+    """What is worked on, or None if the client goes before; then and when time is up the work is cancelled.
+
+    Raises:
+        HTTPException: 504, it took too long.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        done, _ = await asyncio.wait({working, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working in done:
+            return working.result()
+        if done:
+            return None
+        limit = request.app.state.service.limits.timeout
+        raise HTTPException(504, f"the images were not finished within {limit:g} s; send fewer or smaller ones")
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# --- refusing ---------------------------------------------------------------------------------------------------------
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "request_id": request_id.get()}}, status, headers)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, FaultError):
+        _logger.error("%s", error, exc_info=error.__cause__)
+        return _error(500, _FAILED)
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    seconds = error.retry_after if isinstance(error, BusyError) else 5
+    return _error(status, str(error), {"Retry-After": str(seconds)} if status in (429, 503) else None)
+
+
+async def _refuse_query(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _error(422, f"the parameter '{first['loc'][1]}' is {quoted(first['input'])}: {first['msg']}")
+
+
+async def _refuse_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code == 404:
+        message = f"there is no path {quoted(request.url.path)}; images go to POST /v1/predict"
+    elif error.status_code == 405:
+        message = f"{request.method} is not possible there; images go to POST /v1/predict"
+    return _error(error.status_code, message, dict(error.headers or {}))
+
+
+# --- observing --------------------------------------------------------------------------------------------------------
+
+
+class _Observed:
+    """Around everything: an id for each request, its line in the log, its figures, and a reply whatever happens."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+        headers = dict(scope["headers"])
+        current = request_id_of(headers.get(b"x-request-id", b"").decode("latin-1"))
+        reset = request_id.set(current)
+        facts: dict[str, Any] = {}
+        scope["facts"] = facts
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", current.encode())]
+            await send(message)
+
+        try:
+            try:
+                await self.app(scope, receive, tell)
+            except ClientDisconnect:
+                status = _GONE
+            except Exception:  # a fault of ours: told in the log, and nothing of it to strangers
+                _logger.exception("the request failed")
+                if not status:
+                    await _error(500, _FAILED)(scope, receive, tell)
+        finally:
+            route = scope.get("route")
+            path = getattr(route, "path", None) or "other"  # not what a stranger asks for: each would be kept
+            seconds = time.monotonic() - began
+            self.service.metrics.finished(path, status, seconds)
+            line = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds), **facts}
+            level = logging.DEBUG if path.startswith("/health") and status == 200 else logging.INFO
+            _logger.log(level, "request", extra={"facts": line})
+            request_id.reset(reset)

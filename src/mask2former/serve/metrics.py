@@ -1,0 +1,64 @@
+"""Figures of a service for Prometheus. The only module that knows its library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+__all__ = ["METRICS_TYPE", "Metrics"]
+
+METRICS_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
+
+
+class Metrics:
+    """The figures of one application; each has a registry of its own.
+
+    Args:
+        pending: how many images wait or are in work now.
+    """
+
+    def __init__(self, pending: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        name = "mask2former"
+        labels = ("path", "status")
+        self._requests = Counter(f"{name}_requests", "Requests that were finished", labels, registry=self._registry)
+        self._request_seconds = Histogram(
+            f"{name}_request_seconds", "From the first byte to the last", ("path",),
+            buckets=_SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._waited = Histogram(
+            f"{name}_wait_seconds", "An image waits for the network", buckets=_SECONDS, registry=self._registry
+        )
+        self._called = Histogram(
+            f"{name}_network_seconds", "A batch in the network", buckets=_SECONDS, registry=self._registry
+        )
+        self._batches = Histogram(
+            f"{name}_batch_images", "Images of a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
+        )
+        self._images = Counter(f"{name}_images", "Images that were segmented", registry=self._registry)
+        Gauge(f"{name}_pending_images", "Images that wait or are in work", registry=self._registry).set_function(
+            pending
+        )
+
+    def finished(self, path: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(path, str(status)).inc()
+        self._request_seconds.labels(path).observe(seconds)
+
+    def called(self, num_images: int, seconds: float) -> None:
+        """Count a batch."""
+        self._batches.observe(num_images)
+        self._called.observe(seconds)
+
+    def segmented(self, waited: float) -> None:
+        """Count an image, which has waited so many seconds."""
+        self._images.inc()
+        self._waited.observe(waited)
+
+    def text(self) -> bytes:
+        """All figures, as Prometheus reads them."""
+        return generate_latest(self._registry)

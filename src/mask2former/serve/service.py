@@ -1,0 +1,276 @@
+"""Images to finished replies: read, batched, segmented and encoded, within limits. Knows no web framework."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from mask2former.config import Task
+from mask2former.data.images import NamedBytes, image_size
+from mask2former.errors import UserError
+from mask2former.inference.failures import ends_run
+from mask2former.inference.network import ModelNetwork
+from mask2former.inference.predicted_image import PredictedImage, Shown
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.settings import override
+from mask2former.memory import LackOfMemoryError, is_lack_of_memory
+from mask2former.notes import collect_notes, sentences
+from mask2former.serve.batcher import Batcher
+from mask2former.serve.metrics import Metrics
+from mask2former.serve.settings import ServiceLimits
+from mask2former.structures import ModelInfo, Segmentation
+from mask2former.text import listed, quoted
+
+__all__ = ["BusyError", "FaultError", "Masks", "Output", "Reply", "Service", "TooLargeError", "Wanted"]
+
+_logger = logging.getLogger(__name__)
+_MOST_THREADS = 4  # that decode and encode
+_T = TypeVar("_T")
+
+Output = Literal["json", "overlay", "ids"]
+Masks = Literal["rle", "polygons", "png", "none"]
+
+
+class TooLargeError(UserError):
+    """More than the limits of the service allow."""
+
+
+class FaultError(Exception):
+    """The model gave nothing for a request in which nothing was wrong; the message is for whoever runs the service."""
+
+
+class BusyError(Exception):
+    """All places are taken.
+
+    Args:
+        retry_after: seconds after which some should be free.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"the service is busy; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for.
+
+    Attributes:
+        task: None: the first of panoptic, instance and semantic that the model was trained for.
+        overrides: inference settings of post-processing.
+        classes: names; empty: all.
+        output: JSON, or a PNG of one image.
+        masks: how JSON holds them.
+    """
+
+    task: Task | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    output: Output = "json"
+    masks: Masks = "rle"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What becomes of an image.
+
+    Attributes:
+        content: a JSON object, or a PNG file.
+        waited: seconds until the network took it.
+        took: seconds that the network took for its batch.
+        batch_size: images of that batch.
+    """
+
+    content: bytes
+    waited: float
+    took: float
+    batch_size: int
+
+
+class Service:
+    """A predictor that many requests share.
+
+    Args:
+        predictor: what predicts.
+        name: of the model, which replies and metrics carry.
+        limits: what is taken.
+
+    Attributes:
+        metrics: what happened so far.
+        is_broken: nothing can be predicted any more, for instance because the GPU is lost: the process should be
+            started again.
+    """
+
+    def __init__(self, predictor: Predictor, name: str, limits: ServiceLimits) -> None:
+        self.predictor, self.name, self.limits = predictor, name, limits
+        self.metrics = Metrics(lambda: self._pending)
+        self.is_broken = False
+        self.is_ready = False
+        self._pending = 0
+        self._seconds_per_image = 0.0
+        self._threads = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "mask2former-images")
+        self._batcher = Batcher[Shown, PredictedImage](self._run, limits.batch_size, self._observe)
+
+    async def start(self) -> None:
+        """Warm up, and begin to work; inside the event loop."""
+        self._batcher.start()
+        await self._in_thread(self._warm_up)
+        self.is_ready = True
+
+    async def stop(self) -> None:
+        """End; requests are finished before."""
+        self.is_ready = False
+        await self._batcher.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _warm_up(self) -> None:
+        """One pass on a small empty image: kernels are chosen and the model is laid out now, not in a request."""
+        import numpy as np
+
+        self.predictor.run([self.predictor.prepare(np.zeros((64, 64, 3), dtype=np.uint8))])[0]()
+
+    def describe(self) -> dict[str, Any]:
+        """What the model is, as JSON."""
+        predictor, network = self.predictor, self.predictor.network
+        info = network.model.info if isinstance(network, ModelNetwork) else None
+        info = info or getattr(getattr(network, "info", None), "model", None) or ModelInfo()
+        return {
+            "name": self.name,
+            "tasks": list(predictor.settings.tasks),
+            "default_task": predictor.settings.default_task,
+            "classes": predictor.categories.to_dict()["categories"],
+            "settings": predictor.recorded_settings,
+            "license": info.license,
+            "metrics": {name: value for name, value in info.metrics.items() if math.isfinite(value)},
+            "device": str(predictor.device),
+        }
+
+    # --- what is taken ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def admitted(self) -> Iterator[Callable[[int], None]]:
+        """A place in the queue, held until the block ends; what it gives takes more of them, up to so many in all.
+
+        Raises:
+            BusyError: there are not enough.
+        """
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            if self._pending + count - held > self.limits.queue:
+                raise BusyError(max(1, math.ceil(self._pending * self._seconds_per_image)))
+            self._pending, held = self._pending + count - held, count
+
+        hold(1)
+        try:
+            yield hold
+        finally:
+            self._pending -= held
+
+    def check(self, wanted: Wanted) -> Task:
+        """Refuse what can be refused before an image is read; gives the task.
+
+        Raises:
+            UserError: the task, a setting, a class or the form of the output is not possible with this model.
+        """
+        [task] = self.predictor.choose_tasks(wanted.task)
+        override(self.predictor.settings, wanted.overrides)
+        self._labels(wanted.classes)
+        if task == "instance" and (wanted.output == "ids" or wanted.masks == "png"):
+            raise UserError(
+                "instances may overlap, so there is no map of their ids; ask for masks=rle or masks=polygons, or for "
+                "the task panoptic"
+            )
+        return task
+
+    def _labels(self, classes: Sequence[str]) -> set[int]:
+        names = self.predictor.categories.names
+        if unknown := [name for name in classes if name not in names]:
+            raise UserError(f"the model has no class {quoted(unknown[0])}; it has: {listed(names)}")
+        return {index for index, name in enumerate(names) if name in classes}
+
+    # --- one image ----------------------------------------------------------------------------------------------------
+
+    async def segment(self, file: NamedBytes, wanted: Wanted) -> Reply:
+        """Read, segment and encode an image. Cancelled, it takes no more of the network.
+
+        Args:
+            file: the content of an image file.
+            wanted: which :meth:`check` has accepted.
+
+        Raises:
+            UserError: the image cannot be read; :class:`TooLargeError` if it has too many pixels.
+            LackOfMemoryError: there is not enough memory at the moment.
+            FaultError: the model gives nothing.
+        """
+        shown, notes = await self._in_thread(self._prepare, file, wanted)
+        called = await self._batcher(shown, self.predictor.batch_key(shown.size_hw, shown.settings))
+        content = await self._in_thread(self._encode, file, called.result, wanted, notes)
+        self.metrics.segmented(called.waited)
+        return Reply(content, called.waited, called.took, called.batch_size)
+
+    async def _in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    def _prepare(self, file: NamedBytes, wanted: Wanted) -> tuple[Shown, list[str]]:
+        height, width = image_size(file)
+        if height * width > self.limits.megapixels * 1e6:
+            raise TooLargeError(
+                f"'{file}' has {height}x{width} pixels (height x width); at most {self.limits.megapixels:g} million "
+                "are taken; make it smaller"
+            )
+        with collect_notes() as notes:
+            shown = self.predictor.prepare(file, **wanted.overrides)
+        return shown, sentences(notes)
+
+    def _run(self, images: Sequence[Shown]) -> Sequence[PredictedImage]:
+        """Through the network.
+
+        Raises:
+            LackOfMemoryError: it does not fit.
+            FaultError: any other reason, none of which is the fault of a request: images have been read.
+        """
+        try:
+            return self.predictor.run(images)
+        except Exception as error:  # of the network, which may be anybody's
+            if is_lack_of_memory(error):
+                raise LackOfMemoryError("the image does not fit the memory that is left; try again later") from error
+            self.is_broken |= ends_run(error, self.predictor.device)
+            raise FaultError(f"the model failed: {type(error).__name__}: {error}") from error
+
+    def _observe(self, num_images: int, seconds: float) -> None:
+        self.metrics.called(num_images, seconds)
+        share = seconds / num_images
+        self._seconds_per_image = share if not self._seconds_per_image else 0.8 * self._seconds_per_image + 0.2 * share
+
+    def _encode(self, file: NamedBytes, found: PredictedImage, wanted: Wanted, notes: list[str]) -> bytes:
+        result: Segmentation = found(wanted.task)
+        if wanted.classes:
+            result = result.of_classes(self._labels(wanted.classes))
+        if wanted.output == "overlay":
+            return result.overlay_png(found.shown.image)
+        if wanted.output == "ids":
+            [content] = result.label_png().values()
+            return content
+        recorded = self.predictor.recorded_settings
+        used = found.shown.settings.model_dump(mode="json")
+        values = result.to_dict(
+            model=self.name,
+            settings={name: used.get(name, value) for name, value in recorded.items()},
+            masks="none" if wanted.masks == "png" else wanted.masks,
+        )
+        if wanted.masks == "png":
+            [content] = result.label_png().values()
+            values["label_map"] = base64.b64encode(content).decode("ascii")
+        values |= {"image": str(file), "notes": notes}
+        return json.dumps(values, allow_nan=False).encode()

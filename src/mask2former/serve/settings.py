@@ -1,0 +1,120 @@
+"""How much a service takes: of one request, and of all together. Imports nothing of the web."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from mask2former.documents import read_text
+from mask2former.errors import OptionError, UserError
+from mask2former.text import quoted
+
+__all__ = ["TOKEN_VARIABLE", "RayOptions", "ServiceLimits", "read_token"]
+
+TOKEN_VARIABLE = "MASK2FORMER_TOKEN"
+_SHORTEST_TOKEN = 16  # characters: what is shorter can be guessed
+_LONGEST_TOKEN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What is taken, and what is refused with which status.
+
+    Attributes:
+        batch_size: images that go through the network together at most.
+        queue: images that wait or are in work at most; further requests are refused with 429.
+        images: of one request (413).
+        megabytes: of the body of a request, in units of 10^6 bytes (413).
+        megapixels: of one image, in units of 10^6 pixels (413).
+        timeout: seconds that a request may take, upload included (408 or 504).
+
+    Raises:
+        UserError: one is not positive, or a request may have more images than the queue.
+    """
+
+    batch_size: int = 8
+    queue: int = 64
+    images: int = 16
+    megabytes: float = 32.0
+    megapixels: float = 50.0
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 < value <= 1e6:
+                name = _ARGUMENTS[field.name]
+                raise OptionError(lambda flag, name=name, value=value: f"{flag(name)} must be above 0, got {value}")
+        if self.images > self.queue:
+            raise OptionError(
+                lambda flag: (
+                    f"{flag('max_images')} is {self.images}, but {flag('queue')} holds {self.queue}: a request "
+                    "of so many images could never be taken"
+                )
+            )
+
+
+_ARGUMENTS = {  # what they are called in a call of ``serve``
+    "batch_size": "batch_size",
+    "queue": "queue",
+    "images": "max_images",
+    "megabytes": "max_megabytes",
+    "megapixels": "max_megapixels",
+    "timeout": "timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """How many replicas Ray Serve runs.
+
+    Attributes:
+        replicas: the fewest and the most.
+        cpus: cores of each.
+        max_queued: requests that wait for a replica at most, at each proxy (503).
+    """
+
+    replicas: tuple[int, int] = (1, 1)
+    cpus: float = 1.0
+    max_queued: int = 256
+
+    @classmethod
+    def of(cls, replicas: str, cpus: float = 1.0, max_queued: int = 256) -> RayOptions:
+        """With replicas as ``2`` or ``1:4``.
+
+        Raises:
+            UserError: they are something else.
+        """
+        match = re.fullmatch(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", replicas)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise OptionError(
+                lambda name: (
+                    f"{name('replicas')} {quoted(replicas)}: expected a number, or the fewest and the most, for "
+                    "example 1:4"
+                )
+            )
+        return cls((int(match[1]), int(match[2] or match[1])), cpus, max_queued)
+
+
+def read_token(path: Path | None = None) -> str | None:
+    """The bearer token that requests must carry: from a file, else from ``MASK2FORMER_TOKEN``; None: none is needed.
+
+    Not from the command line, which every process of a machine can read.
+
+    Raises:
+        UserError: it is empty, too short to be safe, or holds characters that no header can.
+    """
+    if path is not None:
+        token, where = read_text(path, "token file", _LONGEST_TOKEN).strip(), f"the token file '{path}'"
+    elif TOKEN_VARIABLE in os.environ:
+        token, where = os.environ[TOKEN_VARIABLE].strip(), f"the environment variable {TOKEN_VARIABLE}"
+    else:
+        return None
+    if len(token) < _SHORTEST_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise UserError(
+            f"{where} must hold a token of at least {_SHORTEST_TOKEN} letters, digits or signs without spaces, got "
+            f"{len(token)} characters; make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return token
