@@ -11,7 +11,8 @@ from torch import Tensor
 from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
-from mask2former.models.transformer_decoders import MaskedTransformerDecoder, masked
+from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.models.transformer_decoders.attention import Grid, blocked_attention
 from mask2former.ops.mask_logits import DenseMasks, MaskLogits
 from mask2former.structures import ImageBatch, MaskOutput
 
@@ -161,16 +162,15 @@ def test_a_clip_that_attends_to_one_frame_only_is_that_frame(kind: str, monkeypa
     assert isinstance(decoder, MaskedTransformerDecoder)
     clip = random_image(0, 64, 96, 3)
     singles = [run(model, [frame]) for frame in clip]
-    of_image = masked.blocked_attention
     for index, single in enumerate(singles):
 
-        def of_clip(masks: MaskLogits, index: int = index) -> Tensor:
+        def of_clip(masks: MaskLogits, grids: list[Grid], index: int = index) -> Tensor:
             logits = masks.all()
             blocked = torch.ones_like(logits, dtype=torch.bool).flatten(3)
-            blocked[:, :, index] = of_image(DenseMasks(logits[:, :, index : index + 1]))
+            blocked[:, :, index] = blocked_attention(DenseMasks(logits[:, :, index : index + 1]))
             return blocked.flatten(2)
 
-        monkeypatch.setattr(masked, "blocked_attention", of_clip)
+        monkeypatch.setattr(decoder, "guide", of_clip)
         seen = run(model, [clip])
         monkeypatch.undo()
         frame = MaskOutput(

@@ -106,6 +106,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "another backbone": ("model.backbone.kwargs", {"channels": [16, 32, 32, 32]}, "model.backbone.kwargs was"),
     "frozen norms": ("model.backbone.norm", "frozen", "model.backbone.norm was batch and is frozen now"),
     "heads, same shapes": ("model.transformer_decoder.num_heads", 4, "num_heads was 2 and is 4 now"),
+    "attention, same shapes": ("model.transformer_decoder.masked_attention", False, "attention was masked and is full"),
     "a start, too late": ("model.init", "scenes-tiny", "model.init was None and is scenes-tiny now"),
     "order of classes": ("data", ("dirt", "cell", "bubble"), "in another order: class 0 was 'cell' and is 'dirt' now"),
     "a class less": ("data", ("cell", "dirt"), "other classes (gone: bubble): 3 then, 2 now"),
@@ -464,7 +465,6 @@ def going_on(finished: dict[str, Any], folder: Path) -> dict[str, Any]:
 OTHERWISE: dict[str, tuple[str, Any]] = {
     "monitor": ("evaluation.monitor", "instance/AR100"),
     "size of images": ("model.inference.short_edge", 96),
-    "attention": ("model.transformer_decoder.masked_attention", False),
     "validation data": ("data", ""),
 }
 

@@ -114,7 +114,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"
-    everywhere = "" if getattr(decoder, "masked_attention", True) else ", no masked attention"
+    switches = "".join(f", {name} {str(value).lower()}" for name, value in getattr(decoder, "switches", {}).items())
     if config.own_normalisation:
         name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
     of_clips = " of clips" if getattr(decoder, "position_encoding", "2d") == "3d" else ""
@@ -122,7 +122,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     return {
         "backbone": name,
         "pixel decoder": _in_words(pixels),
-        "decoder": f"{_in_words(decoder)}, {queries}{everywhere}",
+        "decoder": f"{_in_words(decoder)}, {queries}{switches}",
     }
 
 

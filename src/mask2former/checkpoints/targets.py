@@ -123,10 +123,9 @@ def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
         UserError: naming it.
     """
     pixels, decoder = architecture.pixel_decoder, architecture.transformer_decoder
-    if isinstance(decoder, MaskedDecoderConfig) and not decoder.masked_attention:
-        raise UserError("only our own format can store masked_attention=false; choose ours")
-    if isinstance(decoder, MaskedDecoderConfig) and decoder.pre_norm:
-        raise UserError("only our own format can store transformer_decoder.pre_norm=true; choose ours")
+    if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
+        names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
+        raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")
     usual = isinstance(decoder, MaskedDecoderConfig) and not decoder.project_inputs
     if target != "original" and not (usual and isinstance(pixels, MSDeformAttnConfig)):
         raise UserError(

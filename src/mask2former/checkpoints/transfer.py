@@ -43,9 +43,11 @@ _TABLE = "relative_position_bias_table"
 
 _PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
 _NORMALISATION = ("pixel_mean", "pixel_std")
-# What a model may have otherwise than its weights had it: no weights depend on it (the norm may bring entries of its
-# own, and then loading says so).
-_WITHOUT_WEIGHTS = frozenset({"drop_path_rate", "dropout", "masked_attention", "position_encoding", "norm"})
+# What a model may have otherwise than its weights had it: no weights depend on it (norm, attention and query_init may
+# bring entries of their own, and then loading says so).
+_WITHOUT_WEIGHTS = frozenset(
+    {"drop_path_rate", "dropout", "attention", "scales", "order", "query_init", "position_encoding", "norm"}
+)
 # What changes shapes alone, so that a partial start can take the rest.
 _SHAPES = frozenset(
     {"kwargs", "dim", "embed_dim", "feedforward_dim", "mask_dim", "num_points", "num_queries", "window_size"}
@@ -233,12 +235,13 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _with_own_queries(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    if not all(name in own and name in state and own[name].shape[1:] == state[name].shape[1:] for name in _QUERIES):
+    both = [name for name in _QUERIES if name in own and name in state]  # those that start from zero have positions
+    if not both or any(own[name].shape[1:] != state[name].shape[1:] for name in both):
         return []
-    there, here = (len(values[_QUERIES[0]]) for values in (state, own))
+    there, here = (len(values[both[0]]) for values in (state, own))
     if there == here:
         return []
-    for name in _QUERIES:
+    for name in both:
         state[name] = torch.cat((state[name][:here], own[name][there:]))
     if there > here:
         return [f"the first {here} of {there} queries"]

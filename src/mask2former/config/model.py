@@ -125,7 +125,7 @@ class TransformerFPNConfig(_EncoderSettings):
 
 
 class MaskedDecoderConfig(Strict):
-    """Masked-attention transformer decoder."""
+    """Masked-attention transformer decoder; from ``attention`` on, what the paper compares the method with."""
 
     name: Literal["masked"] = "masked"
     dim: PositiveInt = 256
@@ -134,7 +134,14 @@ class MaskedDecoderConfig(Strict):
     num_heads: PositiveInt = 8
     feedforward_dim: PositiveInt = 2048
     position_encoding: Literal["2d", "3d"] = "2d"  # 3d adds the frame index: the published video models
-    masked_attention: bool = True  # False: queries look everywhere (Mask2Former, Table 4a), for comparison
+    # inside the predicted mask, everywhere, around a predicted centre, or the mean inside the mask (Table 4c)
+    attention: Literal["masked", "full", "smca", "mask_pool"] = "masked"
+    # strides 32, 16 and 8 in turn; all of them in each layer; or one of them (Table 4d)
+    scales: Literal["efficient", "naive", "s32", "s16", "s8"] = "efficient"
+    order: Literal["cross_first", "self_first"] = "cross_first"  # of cross-attention and self-attention (Table 4b)
+    # what layers start from: learned features with a loss of their own, without one, or zero (Table XI b)
+    query_init: Literal["learned_supervised", "learned", "zero"] = "learned_supervised"
+    dropout: Probability = 0.0  # 0.1 in the decoders before (Table 4b)
     pre_norm: bool = False  # norms before attention and feed-forward instead of after them
     project_inputs: bool = False  # a convolution of each map, which has as many channels as the decoder
 
@@ -143,6 +150,19 @@ class MaskedDecoderConfig(Strict):
         if self.dim % self.num_heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 4")
         return self
+
+    @model_validator(mode="after")
+    def _reads_queries(self) -> MaskedDecoderConfig:
+        if self.attention == "mask_pool" and self.pre_norm:
+            raise ValueError("attention mask_pool reads no queries, so pre_norm has nothing to norm; set it to false")
+        return self
+
+    @property
+    def switches(self) -> dict[str, str | bool]:
+        """What differs from the published decoder in what is computed, not in sizes; such models are files of ours."""
+        names = ("attention", "scales", "order", "query_init", "pre_norm")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
     @property
     def queries(self) -> int | None:
@@ -227,7 +247,7 @@ TransformerDecoderConfig = Annotated[
 ]
 
 
-LATER_SETTINGS = ("pre_norm", "project_inputs")
+LATER_SETTINGS = ("attention", "scales", "order", "query_init", "dropout", "pre_norm", "project_inputs")
 """Of :class:`MaskedDecoderConfig`, which 0.1.0 does not have; left out of files where they are the defaults."""
 
 

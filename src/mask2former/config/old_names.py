@@ -18,10 +18,15 @@ OLD_NAMES: Mapping[str, str] = {
     "factors": "scale_range",
     "keep_empty": "filter_empty",
     "log_every": "log_interval",
+    "masked_attention": "attention",
     "num_pictures": "num_images",
     "total_batch": "batch_size",
 }
-_TURNED_ROUND = "keep_empty"  # true was what false is now
+# What true and false of an old setting are in the new one.
+_VALUES: Mapping[str, Mapping[bool, bool | str]] = {
+    "keep_empty": {True: False, False: True},
+    "masked_attention": {True: "masked", False: "full"},
+}
 
 
 def with_new_names(values: dict[str, Any], known: Container[str] | None = None) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def with_new_names(values: dict[str, Any], known: Container[str] | None = None) 
             continue
         if new in values:
             raise ValueError(f"'{name}' is the old name of '{new}', and both are set; leave out '{name}'")
-        renewed[new] = not value if name == _TURNED_ROUND and isinstance(value, bool) else value
+        renewed[new] = _VALUES[name][value] if name in _VALUES and isinstance(value, bool) else value
     return renewed
 
 
@@ -52,7 +57,8 @@ def note_old_names(values: Any, source: str) -> None:
         return
     for name, value in values.items():
         if (new := OLD_NAMES.get(name)) is not None:
-            turned = " (true and false exchanged)" if name == _TURNED_ROUND else ""
+            values_now = [f"{old} is {now}" for old, now in _VALUES.get(name, {}).items()]
+            turned = f" ({', '.join(values_now).lower()} now)" if values_now else ""
             note("settings by the name that they had until 0.1.0", f"'{name}' in {source} is now '{new}'{turned}")
         elif name != "kwargs":
             note_old_names(value, source)

@@ -29,6 +29,9 @@ class CriterionConfig(Strict):
     mask_weight: NonNegativeFloat = 5.0
     dice_weight: NonNegativeFloat = 5.0
     no_object_weight: NonNegativeFloat = 0.1
+    # where masks are compared, for matching and for the loss: at points, or at all pixels (Mask2Former, Table 5)
+    match_on: Literal["points", "masks"] = "points"
+    loss_on: Literal["points", "masks"] = "points"
     num_points: int = Field(default=12544, gt=0, le=limits.POINTS)
     oversample_ratio: float = Field(default=3.0, ge=1.0, le=100.0)
     importance_sample_ratio: Probability = 0.75

@@ -24,11 +24,13 @@ from mask2former.ops.mask_logits import MaskLogits, masks_of_queries
 from mask2former.ops.points import (
     PointsCount,
     UniformPoints,
+    pixel_centers,
     reads_mask,
     sample_masks,
     sample_points,
     uncertain_points,
 )
+from mask2former.ops.resizing import resize_masks
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Target
 
@@ -82,7 +84,7 @@ class MatchedDepth:
 
     @cached_property
     def sampled(self) -> SampledMasks:
-        """The matched masks at points where the prediction is uncertain; drawn once for all terms."""
+        """The matched masks at points where the prediction is uncertain, or at all pixels; once for all terms."""
         return self._sample(self)
 
 
@@ -111,6 +113,8 @@ class Criterion(nn.Module):
         num_classes: K; targets are in 0..K-1, K stands for "no object".
         class_weight, mask_weight, dice_weight: of the published terms, and of the matching costs.
         no_object_weight: of queries without a target in the class loss.
+        match_on, loss_on: ``points``, or ``masks``: all pixels. Costs are then of every pixel of the predicted masks,
+            losses of every pixel of the targets, to whose size predictions are resized.
         num_points: sampled per mask.
         oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
         terms: additional terms.
@@ -129,6 +133,8 @@ class Criterion(nn.Module):
         mask_weight: float = _DEFAULT.mask_weight,
         dice_weight: float = _DEFAULT.dice_weight,
         no_object_weight: float = _DEFAULT.no_object_weight,
+        match_on: str = _DEFAULT.match_on,
+        loss_on: str = _DEFAULT.loss_on,
         num_points: int = _DEFAULT.num_points,
         oversample_ratio: float = _DEFAULT.oversample_ratio,
         importance_sample_ratio: float = _DEFAULT.importance_sample_ratio,
@@ -137,6 +143,8 @@ class Criterion(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight)
+        self.match_on = match_on
+        self.loss_on = loss_on
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
@@ -245,6 +253,8 @@ class Criterion(nn.Module):
             nothing = predicted.flatten(1)  # its sums have a gradient, which is zero
             return SampledMasks(nothing, nothing.detach(), None)
         device = predicted.device
+        if self.loss_on == "masks":
+            return _at_all_pixels(matched)
         known = _known_points(targets, matches) if any(target.ignored is not None for target in targets) else None
         with torch.no_grad():
             points = uncertain_points(
@@ -269,6 +279,21 @@ def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
     return dice(*matched.sampled).sum() / matched.num_masks
 
 
+def _at_all_pixels(matched: MatchedDepth) -> SampledMasks:
+    """Every pixel of the targets, and what is predicted for it."""
+    chosen_masks = [clip[chosen] for clip, (_, chosen) in zip(matched.masks, matched.matches, strict=True)]
+    targets = torch.cat(chosen_masks)  # (N, T, H, W)
+    logits = resize_masks(matched.mask_logits, (targets.shape[2], targets.shape[3])).flatten(1)
+    counts = None
+    if any(target.ignored is not None for target in matched.targets):
+        known = [
+            torch.ones_like(masks) if target.ignored is None else (~target.ignored).expand_as(masks)
+            for target, masks in zip(matched.targets, chosen_masks, strict=True)
+        ]
+        counts = torch.cat(known).flatten(0, 1).flatten(1).to(logits)
+    return SampledMasks(logits, targets.flatten(0, 1).flatten(1).to(logits), counts)
+
+
 def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> PointsCount:
     """Which points of the matched masks, one frame after the other, have a known ground truth."""
 
@@ -290,7 +315,7 @@ def _known_points(targets: Sequence[Target], matches: Sequence[Match]) -> Points
 
 @dataclass(frozen=True, slots=True)
 class _Draws:
-    """The uniform numbers of one depth, drawn before anything is computed so that the order is fixed."""
+    """The points of one depth, drawn before anything is computed so that the order is fixed; none for all pixels."""
 
     match: list[Tensor]
     masks: list[Tensor]
@@ -301,7 +326,12 @@ class _Draws:
         num_queries, num_frames = depth.masks.shape[1:3]
         pairs = sum(min(len(target.labels), num_queries) for target in targets) * num_frames
         fresh = points - int(criterion.importance_sample_ratio * points)
-        match = [uniform((1, points, 2)) for _ in targets]
+        if criterion.match_on == "masks":
+            match = [pixel_centers(depth.masks.shape[-2:], depth.class_logits)] * len(targets)
+        else:
+            match = [uniform((1, points, 2)) for _ in targets]
+        if criterion.loss_on == "masks":
+            return cls(match, [])
         candidates = uniform((pairs, int(criterion.oversample_ratio * points), 2))
         return cls(match, [candidates, uniform((pairs, fresh, 2))])
 

@@ -36,14 +36,16 @@ class MultiHeadAttention(nn.Module):
         key: Float[Tensor, "B S C"],
         value: Float[Tensor, "B S C"],
         blocked: Bool[Tensor, "B Q S"] | None = None,
+        prior: Float[Tensor, "B heads Q S"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
-        """``blocked``: True where a query must not attend, the same for all heads."""
+        """``blocked``: True where a query must not attend, the same for all heads. ``prior``: added to the scores."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C/heads)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if blocked is None else ~blocked.unsqueeze(1)
+        mask = mask if prior is None else prior.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))

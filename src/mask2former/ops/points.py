@@ -5,7 +5,7 @@ Pure tensor functions; where uniform numbers come from is the caller's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from mask2former.ops.filled import filled
 __all__ = [
     "PointsCount",
     "UniformPoints",
+    "pixel_centers",
     "reads_mask",
     "sample_masks",
     "sample_pixels",
@@ -29,6 +30,13 @@ PointsCount = Callable[[Tensor], Tensor]
 
 UniformPoints = Callable[[tuple[int, ...]], Tensor]
 """``points(shape)`` gives uniform numbers in [0, 1); the last axis is (x, y)."""
+
+
+def pixel_centers(size_hw: Sequence[int], like: Tensor) -> Float[Tensor, "1 P 2"]:
+    """Centres (x, y) in 0..1 of all pixels of a map, row by row; at least float32, on the device of ``like``."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    y, x = ((torch.arange(length, dtype=dtype, device=like.device) + 0.5) / length for length in size_hw)
+    return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), 2).flatten(0, 1).unsqueeze(0)
 
 
 def sample_points(maps: Float[Tensor, "N C H W"], points: Float[Tensor, "N P 2"]) -> Float[Tensor, "N C P"]:

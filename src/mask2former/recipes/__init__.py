@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
+from mask2former.recipes.ablations import ABLATIONS, BASES, Ablation, ablation_recipes
 from mask2former.recipes.families import PROVIDERS, Provider, Recipe
 from mask2former.recipes.names import describe_names, recipe, recipe_names
 from mask2former.recipes.ours import (
@@ -22,7 +23,10 @@ from mask2former.recipes.ours import (
 )
 
 __all__ = [
+    "ABLATIONS",
+    "BASES",
     "PROVIDERS",
+    "Ablation",
     "Provider",
     "Recipe",
     "camvid",
@@ -52,11 +56,11 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
 
 
 def run_recipes() -> dict[str, Callable[[], RunConfig]]:
-    """Complete training runs by name: our own, then those of the published models.
+    """Complete training runs by name: our own, those of the published models, then the ablations of the paper.
 
-    What a run of ours gives is in its docstring; of a published one see :class:`Recipe`.
+    What a run of ours or an ablation gives is in its docstring; of a published one see :class:`Recipe`.
     """
-    return _OURS | {name: _published(name) for name in recipe_names()}
+    return _OURS | {name: _published(name) for name in recipe_names()} | ablation_recipes()
 
 
 def _published(name: str) -> Callable[[], RunConfig]:

@@ -210,7 +210,7 @@ def test_a_setting_that_the_weights_contradict_is_named(own: dict[str, Any], wor
 
 
 def test_settings_that_no_weight_depends_on_may_differ() -> None:
-    own = {"pixel_decoder": {"dropout": 0.1}, "transformer_decoder": {"masked_attention": False}}
+    own = {"pixel_decoder": {"dropout": 0.1}, "transformer_decoder": {"attention": "full", "scales": "s8"}}
     check_settings(ModelConfig.model_validate(own), SOURCE, "cells", partial=False)
 
 

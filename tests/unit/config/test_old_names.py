@@ -24,7 +24,20 @@ def test_old_names_of_settings_are_read_with_one_note_each() -> None:
     assert (run.trainer.log_interval, run.trainer.checkpoint_interval) == (3, 5)
     assert (run.evaluation.interval, run.evaluation.num_images) == (7, 1)
     assert len(notes) == 9
-    assert "'keep_empty' in run.yaml is now 'filter_empty' (true and false exchanged)" in [n.example for n in notes]
+    assert "'keep_empty' in run.yaml is now 'filter_empty' (true is false, false is true now)" in [
+        n.example for n in notes
+    ]
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "masked"), (False, "full")])
+def test_whether_attention_is_masked_is_now_its_kind(old: bool, new: str) -> None:
+    with collect_notes() as notes:
+        run = parse(RunConfig, {"model": {"transformer_decoder": {"masked_attention": old}}}, "run.yaml")
+    assert run.model.transformer_decoder.attention == new
+    words = "'masked_attention' in run.yaml is now 'attention' (true is masked, false is full now)"
+    assert [note.example for note in notes] == [words]
+    overridden = apply_overrides({}, [f"model.transformer_decoder.masked_attention={old}".lower()])
+    assert parse(RunConfig, overridden, "run.yaml") == run
 
 
 def test_a_setting_under_both_names_is_refused() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mask2former.errors import UserError
-from mask2former.losses import Criterion, LossTerm, MatchedDepth
+from mask2former.losses import Criterion, HungarianMatcher, Losses, LossTerm, MatchedDepth
 from mask2former.losses.functional import (
     binary_cross_entropy,
     dice,
     pairwise_binary_cross_entropy,
     pairwise_dice,
 )
-from mask2former.ops.points import UniformPoints
+from mask2former.ops.points import UniformPoints, pixel_centers
 from mask2former.structures import MaskOutput, Target
 
 
@@ -109,3 +112,99 @@ def test_terms_need_names_of_their_own(names: list[str]) -> None:
 def test_another_number_of_classes_is_told() -> None:
     with pytest.raises(UserError, match="the model gives 6 class scores for each query; expected 4, for 3 classes"):
         Criterion(3, num_points=8)(output_of(torch.zeros(1, 2, 6), torch.zeros(1, 2, 1, 4, 4)), random_targets([1]))
+
+
+# --- masks in place of points ----------------------------------------------------------------------------------------
+
+
+def random_output(queries: int, frames: int = 1, dtype: torch.dtype = torch.float64) -> MaskOutput:
+    return output_of(torch.randn(2, queries, 4, dtype=dtype), torch.randn(2, queries, frames, 6, 8, dtype=dtype))
+
+
+def clips_of(counts: list[int], frames: int = 1, *, ignored: bool = False) -> list[Target]:
+    hidden = torch.rand(frames, 24, 32) > 0.7 if ignored else None
+    return [Target(torch.randint(0, 3, (n,)), torch.rand(n, frames, 24, 32) > 0.6, hidden) for n in counts]
+
+
+def assert_equal_losses(first: Losses, second: Losses) -> None:
+    assert first.terms.keys() == second.terms.keys()
+    for name, value in first.terms.items():
+        torch.testing.assert_close(value, second.terms[name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_matching_on_masks_is_matching_on_points_at_all_pixel_centres(frames: int, ignored: bool) -> None:
+    torch.manual_seed(0)
+    output, targets = random_output(7, frames), clips_of([3, 2], frames, ignored=ignored)
+    rows, columns = torch.meshgrid(*((torch.arange(n).double() + 0.5) / n for n in (6, 8)), indexing="ij")
+    centers = torch.stack((columns, rows), 2).flatten(0, 1).unsqueeze(0)
+    options: dict[str, Any] = {"num_points": 48, "oversample_ratio": 1.0, "importance_sample_ratio": 0.0}
+    pairs = 5 * frames
+    random = torch.rand(pairs, 48, 2, dtype=torch.float64)
+    draws: dict[tuple[int, ...], Tensor] = {(1, 48, 2): centers, (pairs, 48, 2): random}
+    points, masks = Criterion(3, **options), Criterion(3, match_on="masks", **options)
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        return draws[shape]
+
+    assert_equal_losses(masks(output, targets, uniform), points(output, targets, uniform))
+    shapes: list[tuple[int, ...]] = []
+    masks(output, targets, lambda shape: draws[shapes.append(shape) or shape])
+    assert shapes == [(pairs, 48, 2)] * 2  # nothing is drawn for matching
+
+
+def test_costs_on_masks_compare_each_pixel_with_the_target_at_its_centre() -> None:
+    torch.manual_seed(0)
+    logits, masks = torch.randn(4, 1, 5, 6).double(), torch.rand(3, 1, 20, 24) > 0.5
+    labels, scores = torch.tensor([0, 2, 1]), torch.randn(4, 4).double()
+    cost = HungarianMatcher().cost(scores, logits, labels, masks, pixel_centers((5, 6), logits))
+    centre = masks[:, 0].double().unfold(1, 4, 4).unfold(2, 4, 4)[..., 1:3, 1:3].mean((3, 4)).flatten(1)
+    flat = logits.flatten(1)
+    expected = (
+        5 * pairwise_binary_cross_entropy(flat, centre)
+        + 5 * pairwise_dice(flat, centre)
+        - 2 * scores.softmax(1)[:, labels]
+    )
+    torch.testing.assert_close(cost, expected)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_losses_on_masks_are_means_over_all_pixels_of_the_targets(frames: int) -> None:
+    torch.manual_seed(0)
+    output, targets = random_output(7, frames), clips_of([3, 2], frames, ignored=True)
+    seen: list[MatchedDepth] = []
+
+    def keep(matched: MatchedDepth) -> Tensor:
+        seen.append(matched)
+        return matched.mask_logits.sum()
+
+    criterion = Criterion(3, loss_on="masks", match_on="masks", terms=[LossTerm("loss_own", 0.0, keep)])
+    losses = criterion(output, targets, lambda shape: pytest.fail(f"{shape} numbers were drawn"))
+    entropies, dices = [], []
+    for clip, (target, (queries, chosen)) in enumerate(zip(targets, seen[0].matches, strict=True)):
+        for query, index in zip(queries.tolist(), chosen.tolist(), strict=True):
+            for frame in range(frames):
+                small = output.mask_logits[clip, query, frame][None, None]
+                logits = F.interpolate(small, (24, 32), mode="bilinear", align_corners=False)[0, 0]
+                assert target.ignored is not None
+                known = ~target.ignored[frame]
+                logits, truth = logits[known], target.masks[index, frame][known].double()
+                entropies.append(F.binary_cross_entropy_with_logits(logits, truth))
+                p = logits.sigmoid()
+                dices.append(1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1))
+    torch.testing.assert_close(losses.terms["loss_mask"], torch.stack(entropies).sum() / 5)
+    torch.testing.assert_close(losses.terms["loss_dice"], torch.stack(dices).sum() / 5)
+
+
+@pytest.mark.parametrize("counts", [[0, 0], [0, 2]])
+def test_images_without_targets_have_no_loss_on_masks(counts: list[int]) -> None:
+    torch.manual_seed(0)
+    output = random_output(7)
+    for tensor in (output.class_logits, output.masks.factors[0]):
+        tensor.requires_grad_()
+    losses = Criterion(3, loss_on="masks", match_on="masks")(output, clips_of(counts))
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert (losses.terms["loss_mask"] == 0) == (not any(counts))
+    assert output.masks.factors[0].grad is not None

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mask2former.models.layers import MultiHeadAttention
 from mask2former.models.pixel_decoders import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
-from mask2former.models.transformer_decoders import masked as masked_attention
-from mask2former.models.transformer_decoders.masked import DecoderLayer, blocked_attention
+from mask2former.models.transformer_decoders.attention import blocked_attention
+from mask2former.models.transformer_decoders.layer import DecoderLayer
 from mask2former.ops.mask_logits import DenseMasks
 from mask2former.ops.resizing import resize_masks
 from mask2former.structures import MaskOutput
@@ -19,7 +21,7 @@ SIZES = [(2, 3), (4, 6), (8, 12)]  # strides 32, 16 and 8; masks have (16, 24)
 
 
 def decoder(
-    num_layers: int = 7, channels: int = 32, *, temporal: bool = False, masked_attention: bool = True
+    num_layers: int = 7, channels: int = 32, *, temporal: bool = False, **switches: Any
 ) -> MaskedTransformerDecoder:
     torch.manual_seed(0)
     return MaskedTransformerDecoder(
@@ -32,7 +34,7 @@ def decoder(
         num_heads=4,
         feedforward_dim=48,
         temporal=temporal,
-        masked_attention=masked_attention,
+        **switches,
     )
 
 
@@ -47,17 +49,6 @@ def same(first: MaskOutput, second: MaskOutput) -> bool:
         torch.equal(getattr(first, name), getattr(second, name))
         for name in ("class_logits", "mask_logits", "query_features")
     )
-
-
-def test_without_masked_attention_queries_attend_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    masked, features = decoder(), pixel_features(1)
-    everywhere = decoder(masked_attention=False)
-    everywhere.load_state_dict(masked.state_dict())
-    nothing_blocked = lambda masks: torch.zeros_like(masks.all()).bool().flatten(2)  # noqa: E731
-    monkeypatch.setattr(masked_attention, "blocked_attention", nothing_blocked)
-    assert same(everywhere(features), masked(features))
-    monkeypatch.undo()
-    assert not same(everywhere(features), masked(features))
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -82,6 +73,7 @@ def test_auxiliary_outputs_can_be_left_out() -> None:
 def test_the_first_prediction_is_that_of_the_query_features() -> None:
     model, features = decoder(), pixel_features(1)
     first = model(features).aux_outputs[0]
+    assert model.query_features is not None
     queries = model.norm(model.query_features.weight)
     one, two, three = model.mask_head
     embedding = three(two(one(queries).relu()).relu())
@@ -187,12 +179,11 @@ def test_half_is_not_blocked() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_attention_reads_masks_resized_to_each_level(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_reads_masks_resized_to_each_level(frames: int) -> None:
     # The published way: all masks at full size, then resized. Ours resizes the pixel embeddings.
     model, features = decoder().double(), pixel_features(2 * frames, dtype=torch.float64)
     levels: list[Tensor] = []
-    real = blocked_attention
-    monkeypatch.setattr(masked_attention, "blocked_attention", lambda masks: real(levels.append(masks.all()) or masks))
+    model.guide = lambda masks, grids: blocked_attention(levels.append(masks.all()) or masks)
     output = model(features, frames)
     assert len(levels) == 7
     for index, (level, depth) in enumerate(zip(levels, output.aux_outputs, strict=True)):
@@ -232,6 +223,7 @@ def test_initial_values() -> None:
     layer = model.layers[4]
     assert isinstance(layer, DecoderLayer)
     for attention in (layer.cross_attention, layer.self_attention):
+        assert isinstance(attention, MultiHeadAttention)
         assert_uniform(attention.in_proj_weight, math.sqrt(6 / 1024))
         assert_uniform(attention.out_proj.weight, math.sqrt(6 / 512))
         assert not attention.in_proj_bias.any()
@@ -243,6 +235,7 @@ def test_initial_values() -> None:
         assert isinstance(head, nn.Linear)
         assert_uniform(head.weight, 1 / 16)
         assert 0 < head.bias.abs().max().item() <= 1 / 16
+    assert model.query_features is not None
     for embedding, rows in ((model.query_features, 100), (model.query_positions, 100), (model.level_embedding, 3)):
         assert embedding.weight.shape == (rows, 256)
         assert embedding.weight.std().item() == pytest.approx(1, rel=0.1)

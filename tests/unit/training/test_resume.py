@@ -189,7 +189,6 @@ def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], w
         ("model.inference.score_threshold", 0.5, True),
         ("data.dataset.validation_seed", 7, True),
         ("optim.ema_decay", 0.9, True),
-        ("model.transformer_decoder.masked_attention", False, True),
         ("evaluation.boundary", True, False),
         ("optim.lr", 1e-3, False),
     ],

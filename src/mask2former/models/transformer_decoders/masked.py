@@ -1,59 +1,43 @@
 """Masked-attention transformer decoder (Mask2Former, Sec. 3.2), for clips; an image is a clip of one frame.
 
 Queries attend to one resolution per layer (strides 32, 16, 8, round robin), each only where the previous prediction
-put its mask. The same head reads classes and masks before the first and after every layer.
+put its mask. The same head reads classes and masks before the first and after every layer. What the paper compares
+that with is a switch each; kinds of attention are in ``attention.py``.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.config import MaskedDecoderConfig, MSDeformAttnConfig
-from mask2former.models.layers import MultiHeadAttention, conv_kaiming, xavier_matrices
+from mask2former.models.layers import conv_kaiming, xavier_matrices
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
-from mask2former.ops.mask_logits import MaskLogits, MaskProduct
+from mask2former.models.transformer_decoders.attention import KINDS, Grid
+from mask2former.models.transformer_decoders.layer import DecoderLayer
+from mask2former.ops.mask_logits import MaskProduct
 from mask2former.structures.outputs import MaskOutput
 
-__all__ = ["DecoderLayer", "MaskedTransformerDecoder", "blocked_attention"]
+__all__ = ["MaskedTransformerDecoder", "Scale"]
 
 _DEFAULT, _PIXELS = MaskedDecoderConfig(), MSDeformAttnConfig()
 _NUM_LEVELS = 3
+# Levels that a layer attends to, by layer in turn (Table 4d); the coarsest is 0.
+_SCALES = {"efficient": ((0,), (1,), (2,)), "naive": ((0, 1, 2),), "s32": ((0,),), "s16": ((1,),), "s8": ((2,),)}
 
 
-class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; residual and norm after each (Sec. 3.2.1, Fig. 2).
+class Scale(NamedTuple):
+    """What a layer attends to: the tokens of a level, or of several one after the other, S in all."""
 
-    With ``pre_norm`` the norms come before them.
-    """
-
-    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, *, pre_norm: bool = False) -> None:
-        super().__init__()
-        self.pre_norm = pre_norm
-        self.cross_attention = MultiHeadAttention(dim, num_heads)
-        self.cross_norm = nn.LayerNorm(dim)
-        self.self_attention = MultiHeadAttention(dim, num_heads)
-        self.self_norm = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, dim)
-        self.feedforward_norm = nn.LayerNorm(dim)
-
-    def forward(
-        self, queries: Tensor, query_positions: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None
-    ) -> Tensor:
-        if self.pre_norm:
-            queries = queries + self.cross_attention(self.cross_norm(queries) + query_positions, key, value, blocked)
-            normed = self.self_norm(queries)
-            queries = queries + self.self_attention(normed + query_positions, normed + query_positions, normed)
-            return queries + self.linear2(F.relu(self.linear1(self.feedforward_norm(queries))))
-        attended = self.cross_attention(queries + query_positions, key, value, blocked)
-        queries = self.cross_norm(queries + attended)
-        placed = queries + query_positions
-        queries = self.self_norm(queries + self.self_attention(placed, placed, queries))
-        return self.feedforward_norm(queries + self.linear2(F.relu(self.linear1(queries))))
+    keys: Float[Tensor, "B S C"]
+    values: Float[Tensor, "B S C"]
+    pixels: Float[Tensor, "B T C_mask h w"]  # embeddings of the S pixels, for masks
+    grids: list[Grid]
 
 
 class MaskedTransformerDecoder(nn.Module):
@@ -65,8 +49,7 @@ class MaskedTransformerDecoder(nn.Module):
         mask_dim: channels of the per-pixel embeddings.
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
-        masked_attention: False lets queries attend everywhere, which is what the method is compared with.
-        pre_norm: norms come before attention and feed-forward instead of after them.
+        attention, scales, order, query_init, dropout, pre_norm: see :class:`~mask2former.config.MaskedDecoderConfig`.
         project_inputs: a projection also where ``channels`` is ``dim``.
     """
 
@@ -82,24 +65,34 @@ class MaskedTransformerDecoder(nn.Module):
         feedforward_dim: int = _DEFAULT.feedforward_dim,
         *,
         temporal: bool = _DEFAULT.position_encoding == "3d",
-        masked_attention: bool = _DEFAULT.masked_attention,
+        attention: str = _DEFAULT.attention,
+        scales: str = _DEFAULT.scales,
+        order: str = _DEFAULT.order,
+        query_init: str = _DEFAULT.query_init,
+        dropout: float = _DEFAULT.dropout,
         pre_norm: bool = _DEFAULT.pre_norm,
         project_inputs: bool = _DEFAULT.project_inputs,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.num_queries = num_queries
-        self.masked_attention = masked_attention
         self.temporal = temporal
+        self.scales = _SCALES[scales]
+        self.supervise_queries = query_init == "learned_supervised"
+        kind = KINDS[attention]
+        self.guide = kind.guide
+        used = {level for levels in self.scales for level in levels}
+        project = project_inputs or channels != dim
         self.input_projections = nn.ModuleList(
-            conv_kaiming(nn.Conv2d(channels, dim, 1)) if project_inputs or channels != dim else nn.Identity()
-            for _ in range(_NUM_LEVELS)
+            conv_kaiming(nn.Conv2d(channels, dim, 1)) if project and level in used else nn.Identity()
+            for level in range(_NUM_LEVELS)
         )
+        switches = {"self_first": order == "self_first", "pre_norm": pre_norm}
         self.layers = nn.ModuleList(
-            DecoderLayer(dim, num_heads, feedforward_dim, pre_norm=pre_norm) for _ in range(num_layers)
+            DecoderLayer(dim, num_heads, feedforward_dim, dropout, kind.module, **switches) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.query_features = nn.Embedding(num_queries, dim)
+        self.query_features = None if query_init == "zero" else nn.Embedding(num_queries, dim)
         self.query_positions = nn.Embedding(num_queries, dim)
         self.level_embedding = nn.Embedding(_NUM_LEVELS, dim)
         self.class_head = nn.Linear(dim, num_classes + 1)
@@ -114,55 +107,46 @@ class MaskedTransformerDecoder(nn.Module):
         # Pixels are read one by one, so the channels of each lie together.
         mask_features = features.mask_features.contiguous(memory_format=torch.channels_last)
         mask_features = mask_features.unflatten(0, (-1, num_frames))  # (B, T, C_mask, h, w)
-        sizes = [(level.shape[2], level.shape[3]) for level in features.multi_scale]
-        keys, values = self._tokens(features, num_frames)
-
-        batch = mask_features.shape[0]
-        queries = self.query_features.weight.expand(batch, -1, -1)
-        query_positions = self.query_positions.weight.expand(batch, -1, -1)
         kind = mask_features.device.type
+        batch = mask_features.shape[0]
+        query_positions = self.query_positions.weight.expand(batch, -1, -1)
+        start = self.query_features
+        queries = torch.zeros_like(query_positions) if start is None else start.weight.expand(batch, -1, -1)
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # once, not for every product
             mask_features = mask_features.to(torch.get_autocast_dtype(kind))
-        # Attention reads masks at the sizes of the levels. Resizing is linear, so the pixel embeddings are resized
-        # instead, once for all queries and layers.
-        frames = mask_features.detach().flatten(0, 1)
-        attended = [
-            F.interpolate(frames, size=size, mode="bilinear", align_corners=False).unflatten(0, (-1, num_frames))
-            for size in sizes
-        ]
+        scales = self._scales(features, mask_features.detach(), num_frames)
 
         outputs = []
         for index, layer in enumerate(self.layers):
-            level = index % _NUM_LEVELS
+            scale = scales[index % len(scales)]
             normed, embeddings = self._read(queries)
-            if aux_outputs:
+            if aux_outputs and (index or self.supervise_queries):
                 outputs.append(MaskOutput(self.class_head(normed), MaskProduct(embeddings, mask_features), normed))
-            blocked = None
-            if self.masked_attention:
-                blocked = blocked_attention(MaskProduct(embeddings.detach(), attended[level]))
-            queries = layer(queries, query_positions, keys[level], values[level], blocked)
+            guide = self.guide(MaskProduct(embeddings.detach(), scale.pixels), scale.grids)
+            queries = layer(queries, query_positions, scale.keys, scale.values, guide)
         normed, embeddings = self._read(queries)
         return MaskOutput(self.class_head(normed), MaskProduct(embeddings, mask_features), normed, outputs)
 
-    def _tokens(self, features: PixelFeatures, num_frames: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values (B, T*H_l*W_l, C) of each level; the level embedding is in both, the position in keys."""
-        keys, values = [], []
-        for level, feature in enumerate(features.multi_scale):
-            height, width = feature.shape[2:]
-            projected = self.input_projections[level](feature).flatten(2).transpose(1, 2)  # (B*T, H*W, C)
-            value = projected.unflatten(0, (-1, num_frames)).flatten(1, 2) + self.level_embedding.weight[level]
-            position = sine_encoding(
-                num_frames,
-                height,
-                width,
-                self.dim,
-                temporal=self.temporal,
-                dtype=feature.dtype,
-                device=feature.device,
-            )
-            keys.append(value + position.flatten(0, 2).to(value.dtype))
-            values.append(value)
-        return keys, values
+    def _scales(self, features: PixelFeatures, mask_features: Tensor, num_frames: int) -> list[Scale]:
+        """What the layers attend to in turn."""
+        levels = {}
+        for level in sorted({level for levels in self.scales for level in levels}):
+            levels[level] = self._level(level, features.multi_scale[level], mask_features, num_frames)
+        return [_joined([levels[level] for level in chosen]) for chosen in self.scales]
+
+    def _level(self, level: int, feature: Tensor, mask_features: Tensor, num_frames: int) -> Scale:
+        """The tokens of one level; the level embedding is in keys and values, the position in keys."""
+        height, width = feature.shape[2:]
+        projected = self.input_projections[level](feature).flatten(2).transpose(1, 2)  # (B*T, H*W, C)
+        value = projected.unflatten(0, (-1, num_frames)).flatten(1, 2) + self.level_embedding.weight[level]
+        position = sine_encoding(
+            num_frames, height, width, self.dim, temporal=self.temporal, dtype=feature.dtype, device=feature.device
+        )
+        key = value + position.flatten(0, 2).to(value.dtype)
+        # Attention reads masks at the size of the level. Resizing is linear, so the pixel embeddings are resized
+        # instead, once for all queries and layers.
+        frames = F.interpolate(mask_features.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)
+        return Scale(key, value, frames.unflatten(0, (-1, num_frames)), [(num_frames, height, width)])
 
     def _read(self, queries: Tensor) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q C_mask"]]:
         """Queries after the shared norm, and what the shared head makes of them to multiply with pixel embeddings."""
@@ -173,7 +157,11 @@ class MaskedTransformerDecoder(nn.Module):
         return normed, self.mask_head[-1](embeddings)
 
 
-def blocked_attention(masks: MaskLogits) -> Bool[Tensor, "B Q S"]:
-    """Where each query must not attend: outside its mask (probability below 0.5), unless that is all (Eq. 3)."""
-    blocked = (masks.all().sigmoid() < 0.5).flatten(2)
-    return blocked & ~blocked.all(dim=2, keepdim=True)
+def _joined(levels: list[Scale]) -> Scale:
+    """The tokens of several levels one after the other, their pixels as one row."""
+    if len(levels) == 1:
+        return levels[0]
+    keys, values, pixels, grids = zip(*levels, strict=True)
+    rows = [level.transpose(1, 2).flatten(2) for level in pixels]  # (B, C_mask, T*H_l*W_l)
+    pixels = torch.cat(rows, 2)[:, None, :, None]
+    return Scale(torch.cat(keys, 1), torch.cat(values, 1), pixels, [grid for level in grids for grid in level])

@@ -1,0 +1,151 @@
+"""Where queries look in an image: the kinds of cross-attention that the paper compares (Mask2Former, Table 4c).
+
+A kind is a module for each layer, and a guide: what that module gets to know of the masks as they are before the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mask2former.models.layers import MultiHeadAttention
+from mask2former.ops.mask_logits import MaskLogits
+from mask2former.ops.points import pixel_centers
+
+__all__ = [
+    "KINDS",
+    "AttentionKind",
+    "Grid",
+    "MaskPooling",
+    "SpatiallyModulatedAttention",
+    "blocked_attention",
+    "token_positions",
+]
+
+Grid = tuple[int, int, int]
+"""Frames, height and width of tokens."""
+
+
+class AttentionKind(NamedTuple):
+    """A way to look at an image.
+
+    Attributes:
+        module: of dim, number of heads and dropout; is called with queries ``(B, Q, C)``, keys and values
+            ``(B, S, C)``, and the guide.
+        guide: of the masks at the tokens of a layer, and of the grids of these tokens, one after the other.
+    """
+
+    module: Callable[[int, int, float], nn.Module]
+    guide: Callable[[MaskLogits, Sequence[Grid]], Tensor | None]
+
+
+def blocked_attention(masks: MaskLogits) -> Bool[Tensor, "B Q S"]:
+    """Where each query must not attend: outside its mask (probability below 0.5), unless that is all (Eq. 3)."""
+    blocked = (masks.all().sigmoid() < 0.5).flatten(2)
+    return blocked & ~blocked.all(dim=2, keepdim=True)
+
+
+def token_positions(grids: Sequence[Grid], like: Tensor) -> Float[Tensor, "S 2"]:
+    """(x, y) of the centre of each token in its frame, in 0..1; at least float32, on the device of ``like``."""
+    frames = [pixel_centers(size_hw, like).expand(count, -1, -1).flatten(0, 1) for count, *size_hw in grids]
+    return torch.cat(frames)
+
+
+class SpatiallyModulatedAttention(MultiHeadAttention):
+    """Attention everywhere, more around a centre.
+
+    Each query predicts its centre and, for each head, an offset from it and a width. The weights are multiplied by a
+    Gaussian of the distance, whose logarithm is added to the scores. Lengths are in 1/32 of the image, about one token
+    at stride 32. All frames of a clip have one centre.
+
+    Reference: SMCA (Gao et al., ICCV 2021), Sec. 3.2.
+    """
+
+    _UNITS = 32.0
+    _BANDWIDTH = 8.0
+    _LEAST = -1e4  # half precision holds it
+    _WIDTHS = 5.0  # the largest logarithm of a width, and the negative of the smallest
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.center = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2))
+        self.spread = nn.Linear(dim, 4 * num_heads)  # of each head, offset and logarithm of the width, both (x, y)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (another guide)
+        self,
+        query: Float[Tensor, "B Q C"],
+        key: Float[Tensor, "B S C"],
+        value: Float[Tensor, "B S C"],
+        positions: Float[Tensor, "S 2"],
+    ) -> Float[Tensor, "B Q C"]:
+        """``positions``: of the keys."""
+        return super().forward(query, key, value, prior=self.prior(query, positions))
+
+    def prior(self, query: Float[Tensor, "B Q C"], positions: Float[Tensor, "S 2"]) -> Float[Tensor, "B heads Q S"]:
+        """What is added to the scores: 0 for the pixel nearest to the centre of a head, in widths, less for others."""
+        centers, widths = (values.to(positions.dtype).unsqueeze(3).unbind(4) for values in self.centers(query))
+        x, y = (  # one axis at a time, since the pixels of all queries and heads are many
+            (positions[:, axis] - centers[axis]) * (self._UNITS / widths[axis]) for axis in range(2)
+        )
+        scores = (x.square() + y.square()) / -self._BANDWIDTH
+        # Softmax takes no notice of the difference, and half precision has no room for it.
+        return (scores - scores.detach().amax(3, keepdim=True)).clamp(min=self._LEAST)
+
+    def centers(
+        self, query: Float[Tensor, "B Q C"]
+    ) -> tuple[Float[Tensor, "B heads Q 2"], Float[Tensor, "B heads Q 2"]]:
+        """Centre of each head, as (x, y) in 0..1 where it is in the image, and widths."""
+        spread = self.spread(query).unflatten(2, (self.num_heads, 4)).transpose(1, 2)
+        offsets, widths = spread.chunk(2, dim=3)
+        widths = widths.clamp(-self._WIDTHS, self._WIDTHS).exp()
+        return self.center(query).sigmoid().unsqueeze(1) + offsets / self._UNITS, widths
+
+
+class MaskPooling(nn.Module):
+    """In place of attention the mean inside the mask, projected: every pixel of it counts the same, whatever it shows.
+
+    Reference: K-Net (Zhang et al., NeurIPS 2021), Sec. 3.2; in the decoder: Mask2Former, Table 4c.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        del num_heads, dropout  # there are no weights of attention
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q C"],
+        key: Float[Tensor, "B S C"],
+        value: Float[Tensor, "B S C"],
+        blocked: Bool[Tensor, "B Q S"],
+    ) -> Float[Tensor, "B Q C"]:
+        """``blocked``: True outside of the mask of a query, which has at least one pixel."""
+        del query, key
+        inside = (~blocked).to(torch.promote_types(value.dtype, torch.float32))
+        shares = (inside / inside.sum(2, keepdim=True)).to(value.dtype)  # (B, Q, S)
+        return self.out_proj(shares @ value)
+
+
+def _mask(masks: MaskLogits, grids: Sequence[Grid]) -> Tensor:
+    return blocked_attention(masks)
+
+
+def _nothing(masks: MaskLogits, grids: Sequence[Grid]) -> None:
+    return None
+
+
+def _positions(masks: MaskLogits, grids: Sequence[Grid]) -> Tensor:
+    return token_positions(grids, masks.factors[0])
+
+
+KINDS: Mapping[str, AttentionKind] = {
+    "masked": AttentionKind(MultiHeadAttention, _mask),
+    "full": AttentionKind(MultiHeadAttention, _nothing),
+    "smca": AttentionKind(SpatiallyModulatedAttention, _positions),
+    "mask_pool": AttentionKind(MaskPooling, _mask),
+}
+"""By the values of ``transformer_decoder.attention``."""

@@ -1,0 +1,103 @@
+"""The ablations of the paper (Mask2Former, Tables 4a to 4d, 5 and XI): a published training with some settings changed.
+
+Each row exists for the three models that the paper measures it with: ``ablation/coco-instance/attention-full``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mask2former.config import RunConfig
+from mask2former.config.fields import ConfigT
+from mask2former.recipes.names import recipe
+
+__all__ = ["ABLATIONS", "BASES", "Ablation", "ablation_recipes"]
+
+BASES: Mapping[str, tuple[str, float]] = {
+    "coco-instance": ("AP", 43.7),
+    "coco-panoptic": ("PQ", 51.9),
+    "ade20k-semantic": ("mIoU", 47.2),
+}
+"""Families whose model with R50 the rows change, the metric of each, and what the paper prints without a change."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of a table.
+
+    Attributes:
+        table: of the paper.
+        settings: what differs from the published training, by dotted names.
+        figures: what the paper prints, in percent, in the order of :data:`BASES`.
+    """
+
+    table: str
+    settings: Mapping[str, Any]
+    figures: tuple[float, float, float]
+
+
+def _decoder(table: str, *figures: float, **settings: Any) -> Ablation:
+    ap, pq, miou = figures
+    named = {f"model.transformer_decoder.{name}": value for name, value in settings.items()}
+    return Ablation(table, named, (ap, pq, miou))
+
+
+def _loss(*figures: float, **settings: str) -> Ablation:
+    ap, pq, miou = figures
+    return Ablation("5", {f"criterion.{name}": value for name, value in settings.items()}, (ap, pq, miou))
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "attention-full": _decoder("4a and 4c", 37.8, 47.1, 45.5, attention="full"),
+    "attention-smca": _decoder("4c", 37.9, 47.2, 46.6, attention="smca"),
+    "attention-mask-pool": _decoder("4c", 43.1, 51.5, 46.0, attention="mask_pool"),
+    "scales-s32": _decoder("4a and 4d", 41.5, 50.2, 46.1, scales="s32"),
+    "scales-s16": _decoder("4d", 43.0, 51.5, 46.5, scales="s16"),
+    "scales-s8": _decoder("4d", 44.0, 51.8, 47.4, scales="s8"),
+    "scales-naive": _decoder("4d", 44.0, 51.9, 46.3, scales="naive"),
+    "self-attention-first": _decoder("4b", 43.2, 51.6, 46.3, order="self_first"),
+    "queries-zero": _decoder("4b and XI b", 42.9, 51.2, 45.4, query_init="zero"),
+    "queries-learned": _decoder("XI b", 42.9, 51.2, 47.0, query_init="learned"),
+    "dropout": _decoder("4b", 43.0, 51.3, 47.2, dropout=0.1),
+    "decoder-as-before": _decoder("4b", 42.3, 50.8, 46.3, query_init="zero", order="self_first", dropout=0.1),
+    "match-and-loss-on-masks": _loss(41.0, 50.3, 45.9, match_on="masks", loss_on="masks"),
+    "match-on-masks": _loss(41.0, 50.8, 45.9, match_on="masks"),
+    "loss-on-masks": _loss(43.1, 51.4, 47.3, loss_on="masks"),
+    "queries-50": _decoder("XI a", 42.4, 50.5, 46.2, num_queries=50),
+    "queries-200": _decoder("XI a", 43.5, 52.2, 47.0, num_queries=200),
+    "queries-300": _decoder("XI a", 43.5, 52.1, 46.5, num_queries=300),
+    "queries-1000": _decoder("XI a", 40.3, 50.7, 44.8, num_queries=1000),
+}
+"""Rows by the last part of their names."""
+
+
+def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
+    """Complete training runs by name; what the paper reports of each is in its docstring."""
+    runs: dict[str, Callable[[], RunConfig]] = {}
+    for index, (family, (metric, plain)) in enumerate(BASES.items()):
+        for row, ablation in ABLATIONS.items():
+            name = f"ablation/{family}/{row}"
+            runs[name] = run = partial(_run, name, f"{family}/r50", ablation)
+            reached = f"{metric} {ablation.figures[index]} in the paper, and {plain} without it"
+            lines = [
+                f"Ablation of Mask2Former, Table {ablation.table}: {reached}.",
+                f"Differs from the recipe {family}/r50, which says how the published model was trained, in:",
+                *(f"  {setting}: {value}" for setting, value in ablation.settings.items()),
+            ]
+            run.__doc__ = "\n".join(lines)
+    return runs
+
+
+def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
+    run = recipe(base).run.model_copy(update={"output": f"runs/{name}"})
+    for setting, value in ablation.settings.items():
+        run = _changed(run, setting, value)
+    return run
+
+
+def _changed(config: ConfigT, setting: str, value: Any) -> ConfigT:
+    name, _, rest = setting.partition(".")
+    return config.model_copy(update={name: _changed(getattr(config, name), rest, value) if rest else value})
