@@ -13,7 +13,9 @@ __all__ = [
     "LATER_SETTINGS",
     "ArchitectureConfig",
     "BackboneConfig",
+    "BiFPNConfig",
     "FPNConfig",
+    "FaPNConfig",
     "MSDeformAttnConfig",
     "MaskedDecoderConfig",
     "ModelConfig",
@@ -21,6 +23,7 @@ __all__ = [
     "PerPixelConfig",
     "PerPixelPlusConfig",
     "PixelDecoderConfig",
+    "SemanticFPNConfig",
     "StandardDecoderConfig",
     "SwinConfig",
     "TimmConfig",
@@ -84,10 +87,9 @@ class MSDeformAttnConfig(Strict):
         return self
 
 
-class FPNConfig(Strict):
-    """Feature pyramid pixel decoder (Mask2Former, Table 4e)."""
+class _PyramidSettings(Strict):
+    """Of feature pyramids."""
 
-    name: Literal["fpn"] = "fpn"
     dim: PositiveInt = 256
     mask_dim: PositiveInt = 256
 
@@ -95,6 +97,38 @@ class FPNConfig(Strict):
     def _divisible(self) -> Self:
         if self.dim % _NORM_GROUPS:
             raise ValueError(f"dim {self.dim} must be a multiple of {_NORM_GROUPS} (norm groups)")
+        return self
+
+
+class FPNConfig(_PyramidSettings):
+    """Feature pyramid pixel decoder (Mask2Former, Table 4e)."""
+
+    name: Literal["fpn"] = "fpn"
+
+
+class SemanticFPNConfig(_PyramidSettings):
+    """Feature pyramid whose maps are summed at stride 4 (Panoptic FPN; Mask2Former, Table 4e)."""
+
+    name: Literal["semantic-fpn"] = "semantic-fpn"
+
+
+class BiFPNConfig(_PyramidSettings):
+    """Pyramids down and up in turn (EfficientDet; Mask2Former, Table 4e)."""
+
+    name: Literal["bifpn"] = "bifpn"
+    num_layers: PositiveInt = 7  # of EfficientDet with about as many channels
+
+
+class FaPNConfig(_PyramidSettings):
+    """Feature pyramid that aligns its maps (FaPN; Mask2Former, Table 4e)."""
+
+    name: Literal["fapn"] = "fapn"
+    num_groups: PositiveInt = 8  # of channels that share the offsets of a deformable convolution
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Self:
+        if self.dim % self.num_groups:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_groups {self.num_groups}")
         return self
 
 
@@ -235,8 +269,11 @@ def _kind_of(default: str, *others: str) -> Discriminator:
 PixelDecoderConfig = Annotated[
     Annotated[MSDeformAttnConfig, Tag("msdeformattn")]
     | Annotated[FPNConfig, Tag("fpn")]
-    | Annotated[TransformerFPNConfig, Tag("transformer-fpn")],
-    _kind_of("msdeformattn", "fpn", "transformer-fpn"),
+    | Annotated[TransformerFPNConfig, Tag("transformer-fpn")]
+    | Annotated[SemanticFPNConfig, Tag("semantic-fpn")]
+    | Annotated[BiFPNConfig, Tag("bifpn")]
+    | Annotated[FaPNConfig, Tag("fapn")],
+    _kind_of("msdeformattn", "fpn", "transformer-fpn", "semantic-fpn", "bifpn", "fapn"),
 ]
 TransformerDecoderConfig = Annotated[
     Annotated[MaskedDecoderConfig, Tag("masked")]

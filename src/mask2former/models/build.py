@@ -29,7 +29,14 @@ from mask2former.errors import UserError
 from mask2former.memory import available_memory, is_lack_of_memory
 from mask2former.models.backbones import SwinTransformer, TimmBackbone
 from mask2former.models.mask2former import Mask2Former
-from mask2former.models.pixel_decoders import FPNPixelDecoder, MSDeformAttnPixelDecoder, TransformerFPNPixelDecoder
+from mask2former.models.pixel_decoders import (
+    BiFPNPixelDecoder,
+    FaPNPixelDecoder,
+    FPNPixelDecoder,
+    MSDeformAttnPixelDecoder,
+    SemanticFPNPixelDecoder,
+    TransformerFPNPixelDecoder,
+)
 from mask2former.models.transformer_decoders import (
     MaskedTransformerDecoder,
     PerPixelHead,
@@ -52,6 +59,9 @@ _PIXEL_DECODERS: dict[str, type[nn.Module]] = {
     "msdeformattn": MSDeformAttnPixelDecoder,
     "fpn": FPNPixelDecoder,
     "transformer-fpn": TransformerFPNPixelDecoder,
+    "semantic-fpn": SemanticFPNPixelDecoder,
+    "bifpn": BiFPNPixelDecoder,
+    "fapn": FaPNPixelDecoder,
 }
 _TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {
     "masked": MaskedTransformerDecoder,

@@ -11,9 +11,11 @@ from mask2former.config import (
     FPNConfig,
     PerPixelConfig,
     PerPixelPlusConfig,
+    PixelDecoderConfig,
     StandardDecoderConfig,
     TransformerFPNConfig,
 )
+from mask2former.errors import UserError
 
 __all__ = ["decoder_kind", "decoder_names", "infer_decoder", "infer_pixel_decoder", "pixel_kind", "pixel_names"]
 
@@ -42,8 +44,17 @@ def _attention(original: str, ours: str) -> Iterator[Pair]:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def pixel_names(config: FPNConfig | TransformerFPNConfig) -> Iterator[Pair]:
-    """``(original name, our name)`` of a feature pyramid, in the published order."""
+def pixel_names(config: PixelDecoderConfig) -> Iterator[Pair]:
+    """``(original name, our name)`` of a feature pyramid, in the published order.
+
+    Raises:
+        UserError: it has no place in the original layout.
+    """
+    if not isinstance(config, FPNConfig | TransformerFPNConfig):
+        raise UserError(
+            f"pixel decoder '{config.name}' exists in our own format only; other layouts know msdeformattn, fpn and "
+            "transformer-fpn. Save as .safetensors instead"
+        )
 
     def convolution(original: str, ours: str) -> Iterator[Pair]:
         yield f"{_PIXEL}{original}.weight", f"pixel_decoder.{ours}.0.weight"

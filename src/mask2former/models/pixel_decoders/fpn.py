@@ -62,13 +62,17 @@ class FPNPixelDecoder(nn.Module):
         return in_precision(self._decode, features, dim=self.dim, dtype=dtype, full=full)
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
+        (*multi_scale, finest), encoded = self._pyramid(features)
+        return PixelFeatures(self.mask_projection(finest), multi_scale, encoded, features)
+
+    def _pyramid(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The maps of strides 32, 16, 8 and 4, and that of an encoder."""
         coarsest, encoded = self._coarsest(features[3])
         maps = [self.outputs[0](coarsest)]
         for lateral, output, feature in zip(self.laterals, self.outputs[1:], reversed(features[:3]), strict=True):
             finer = lateral(feature)
             maps.append(output(finer + F.interpolate(maps[-1], size=finer.shape[2:], mode="nearest")))
-        *multi_scale, finest = maps
-        return PixelFeatures(self.mask_projection(finest), multi_scale, encoded, features)
+        return maps, encoded
 
 
 class TransformerFPNPixelDecoder(FPNPixelDecoder):
