@@ -31,17 +31,15 @@ def small_overlays() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def unpredicted_memory() -> Iterator[None]:
+@pytest.fixture
+def unpredicted_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs predict no memory, which takes as long as a step or two.
 
-    For files that train dozens of times, and whose claims are about settings and figures.
+    For tests that train and whose claims are about something else.
     """
     from mask2former.training.memory import MemoryEstimate
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mask2former.training.module.estimate_memory", lambda *_: MemoryEstimate(0, 0, 1))
-        yield
+    monkeypatch.setattr("mask2former.training.module.estimate_memory", lambda *_: MemoryEstimate(0, 0, 1))
 
 
 COMPLETE = "MASK2FORMER_ALL_PACKAGES"  # set where everything is installed, as in .ci/run

@@ -20,7 +20,7 @@ import torch
 from mask2former import cli, files
 from mask2former.__main__ import main
 
-__all__ = ["Started", "contents", "end_of_group", "kill_again_and_again", "random_signal"]
+__all__ = ["Rank", "Started", "contents", "end_of_group", "kill_again_and_again", "random_signal"]
 
 STOPPING = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
@@ -57,6 +57,7 @@ class Started:
             run = cli.main
 
             def begin() -> int:
+                cli.main = run
                 os.write(writing, b"!")
                 os.close(writing)
                 return run()
@@ -92,6 +93,39 @@ class Started:
         assert code in allowed, (number, code)
         end_of_group(self.pid)
         return code
+
+
+class Rank:
+    """What Lightning needs of ``subprocess.Popen`` to start a rank, without the imports of a new process."""
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], cwd: str | None = None) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+        code = 99
+        try:
+            os.environ.clear()
+            os.environ.update(env)
+            # Lightning reads it from the environment when it is imported.
+            setattr(rank_zero_only, "rank", int(env["LOCAL_RANK"]))  # noqa: B010
+            torch.set_num_threads(1)  # those of the parent are not here
+            code = main()
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def end_of_group(group: int) -> None:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mask2former.config import (
+    MaskedDecoderConfig,
+    ModelConfig,
+    MSDeformAttnConfig,
+    OptimConfig,
+    RunConfig,
+    SwinConfig,
+    parse,
+)
 from mask2former.losses import Criterion
+from mask2former.models.build import build_model
+from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import MaskOutput, Target
+from mask2former.training import run as training
+from mask2former.training import sharding
+from mask2former.training.ema import MovingAverage
+from mask2former.training.optim import build_optimizer
 
 COUNTS = ([3], [0])  # targets per clip of each rank
 
@@ -41,3 +60,108 @@ def run(rank: int, folder: str) -> None:
     gradients(COUNTS[rank], 1.5, DistributedDataParallel(model))
     torch.save([parameter.grad for parameter in model.parameters()], Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+# --- shared weights --------------------------------------------------------------------------------------------------
+
+STEPS = 3
+
+
+def small_swin() -> Mask2Former:
+    """With one block that is gathered by itself."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=SwinConfig(
+            embed_dim=32, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4, drop_path_rate=0.0
+        ),
+        pixel_decoder=MSDeformAttnConfig(dim=32, mask_dim=32, num_layers=1, num_heads=2, feedforward_dim=32),
+        transformer_decoder=MaskedDecoderConfig(dim=32, num_queries=6, num_layers=1, num_heads=2, feedforward_dim=32),
+    )
+    return build_model(config, 3)
+
+
+def step(model: Mask2Former, optimizer: torch.optim.Optimizer, average: MovingAverage, images: list[int]) -> Tensor:
+    """On images that a number makes each; gives the norm of the gradients."""
+    optimizer.zero_grad()
+    pixels = []
+    for number in images:
+        generator = torch.Generator().manual_seed(number)
+        pixels.append(torch.rand(3, 64, 64, generator=generator) * 255)
+    targets = [Target(torch.tensor([number % 3]), torch.ones(1, 1, 16, 16, dtype=torch.bool)) for number in images]
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        """The same points for every image, however many there are."""
+        return torch.rand(shape[1:], generator=torch.Generator().manual_seed(3)).expand(shape)
+
+    losses = Criterion(3, num_points=16)(model(pixels), targets, uniform, float(len(images)))
+    losses.total.backward()
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5))
+    optimizer.step()
+    average.update(model)
+    return norm
+
+
+def sharded(rank: int, folder: str) -> None:
+    """Two steps, then everything is stored whole, a third one, and the third one again from what was stored."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/sharded", rank=rank, world_size=2)
+    optim = OptimConfig(lr=1e-3)
+    model = small_swin()
+    average = MovingAverage(model, 0.9)
+    mesh = dist.init_device_mesh("cpu", (2,))
+    sharding.shard(model, mesh)
+    average.shard_like(model)
+    optimizer = build_optimizer(model, optim)
+    shares = sum(sharding.local(value).numel() for value in model.parameters())
+    norms = [step(model, optimizer, average, [2 * index + rank]) for index in range(STEPS - 1)]
+    sharding.check_gradients(model)
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.state_dict()}
+    stored = copy.deepcopy(sharding.gathered(states, keep=True))  # as a file would be
+    norms.append(step(model, optimizer, average, [2 * (STEPS - 1) + rank]))
+    end = sharding.gathered({"model": model.state_dict(), "average": average.values}, keep=True)
+
+    again = small_swin()
+    again.load_state_dict(stored["model"])
+    its_average = MovingAverage(again, 0.9)
+    its_average.load_state_dict(stored["average"])
+    sharding.shard(again, mesh)
+    its_average.shard_like(again)
+    restarted = build_optimizer(again, optim)
+    strategy = sharding.Sharded()
+    strategy.optimizers = [restarted]
+    strategy.load_optimizer_state_dict({"optimizer_states": [copy.deepcopy(stored["optimizer"])]})
+    step(again, restarted, its_average, [2 * (STEPS - 1) + rank])
+    same = sharding.gathered({"model": again.state_dict(), "average": its_average.values}, keep=True)
+    told = {"norms": norms, "end": end, "same": same, "stored": stored, "shares": shares}
+    torch.save(told, Path(folder) / f"s{rank}.pt")
+    dist.destroy_process_group()
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def train(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
+    """A rank as torchrun would start it."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # advice of Lightning
+    found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: f"{value}" for name, value in found.items()}, MASTER_ADDR="127.0.0.1")
+    training.train(parse(RunConfig, values, "test"), resume=resume)
+    dist.destroy_process_group()
+
+
+def train_together(rank: int, values: dict[str, Any], port: int, resume: bool) -> None:
+    """Each forward pass of training waits for the other rank, as synchronised norms do on GPUs: none may pass alone."""
+    forward, passes = Mask2Former.forward, 0
+
+    def together(self: Mask2Former, *arguments: Any, **options: Any) -> Any:
+        nonlocal passes
+        if self.training and dist.is_initialized():
+            passes += 1
+            mine = torch.full((3,), float(passes))
+            dist.all_reduce(mine)
+            assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
+        return forward(self, *arguments, **options)
+
+    Mask2Former.forward = together
+    train(rank, values, port, resume)

@@ -23,18 +23,21 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Where a package may be imported; what is not named here may be imported anywhere.
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
-    "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py"),
+    "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
+    "gradio": ("web/page.py",),
+    "fsspec": ("bulk/",),
     "h5py": ("dataset_tools/prepare/coco_stuff_10k.py",),  # asked for where one data set needs it
     "lightning": ("training/",),
     "matplotlib": ("evaluation/curves.py",),
-    "onnx": ("export/writers.py",),
-    "onnxruntime": ("inference/exported/onnx.py",),
+    "onnx": ("export/writers.py", "export/quantization.py"),
+    "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
+    "pyarrow": ("bulk/",),
     "pydantic": ("config/", "structures/model_info.py"),
     "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
-    "ray": ("serve/on_ray.py",),
+    "ray": ("serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
@@ -43,12 +46,14 @@ HOMES = {
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
-    "uvicorn": ("serve/__init__.py", "serve/running.py"),
+    "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
     "fastapi": "serve",
+    "gradio": "web",
+    "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
     "matplotlib": "report",
@@ -56,6 +61,7 @@ OPTIONAL = {
     "onnxruntime": "export",
     "openvino": "export",
     "prometheus_client": "serve",
+    "pyarrow": "ray",
     "python_multipart": "serve",
     "ray": "ray",
     "starlette": "serve",

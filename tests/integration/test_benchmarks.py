@@ -42,3 +42,17 @@ def test_that_of_growth(tmp_path: Path) -> None:
     result = run("growth.py", tmp_path / "growth.json", *chosen, "--limit", "600")
     assert [len(found["points"]) for found in result["axes"].values()] == [2, 2]
     assert image.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_that_of_the_service(tmp_path: Path) -> None:
+    """Nothing is lost or mixed up under four times what it can take, and memory stays flat over 2,000 requests."""
+    result = run("service.py", tmp_path / "service.json", "--requests", "20", "--memory", "2000")
+    assert result["scenes_differ_percent"] > 10
+    parts = [found for name in ("batches", "alone") for found in result["load"][name].values()]
+    for found in [*parts, result["memory"]["requests"]]:
+        assert (found["lost"], found["of_another_image"]) == (0, 0)
+        assert set(found["statuses"]) <= {"200", "429"}
+    assert all("429" in result["load"][name]["4 x capacity"]["statuses"] for name in ("batches", "alone"))
+    marks = result["memory"]["mebibytes"]
+    assert max(marks[2:]) < 1.03 * marks[1]

@@ -26,12 +26,6 @@ from mask2former.errors import UserError
 H, W = 40, 60
 NAMES = "sky\nroad\ncar\n"
 
-lightning_talks = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
-
 
 def image_file(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -307,9 +301,12 @@ def shorter(tmp_path: Path, monitor: str) -> list[str]:
     [(coco, "instance/AP"), (yolo, "instance/AP"), (panoptic, "panoptic/PQ"), (label_folder, "semantic/mIoU")],
     ids=["coco", "yolo", "panoptic", "labels"],
 )
-@pytest.mark.parametrize("step", ["check", pytest.param("train", marks=lightning_talks)])
+@pytest.mark.usefixtures("unpredicted_memory")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")  # Lightning's
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_checks_draws_and_proposes_a_run_that_trains(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], Path], monitor: str, step: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Callable[[Path], Path], monitor: str
 ) -> None:
     path = write(tmp_path / "data")
     command = ["check-data", str(path), "--suggest", "run.yaml", "--json", "facts.json", "--workers", "0"]
@@ -319,21 +316,19 @@ def test_checks_draws_and_proposes_a_run_that_trains(
     run = parse(RunConfig, yaml.safe_load(Path("run.yaml").read_text()), "proposal")
     assert run.evaluation.monitor == monitor
     assert run.model.inference.tasks[0] == monitor.split("/")[0]
-    if step == "train":
-        assert main(["train", "run.yaml", *shorter(tmp_path, monitor)]) == 0, capsys.readouterr().err
-        capsys.readouterr()
-        assert main(["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", "run.yaml"]) == 0
-        assert monitor in capsys.readouterr().out
-        return
     with Image.open("contact-sheet.png") as image:
         assert image.width > 1000
     facts = json.loads(Path("facts.json").read_text())
     assert facts["broken"] is False
     assert facts["dataset"]["name"] == run.data.dataset.name
     assert main(["check-data", "run.yaml", "--workers", "0"]) == 0  # a run file is a data set, too
-    assert f"the model has {run.model.transformer_decoder.num_queries} queries" in capsys.readouterr().out or (
+    assert f"the model has {run.model.transformer_decoder.queries} queries" in capsys.readouterr().out or (
         monitor == "semantic/mIoU"
     )
+    assert main(["train", "run.yaml", *shorter(tmp_path, monitor)]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run" / "model.safetensors"), "--data", "run.yaml"]) == 0
+    assert monitor in capsys.readouterr().out
 
 
 def test_without_training_data_the_sheet_shows_validation(tmp_path: Path) -> None:
@@ -393,7 +388,7 @@ def test_crowded_images_ask_for_queries_and_detections(tmp_path: Path) -> None:
     config, _ = infer_format(coco(tmp_path, change))
     assert not isinstance(config, RunConfig)
     run, reasons = suggest_config(config, check_dataset(config))
-    assert run.model.transformer_decoder.num_queries == 150
+    assert run.model.transformer_decoder.queries == 150
     assert run.evaluation.max_detections == run.model.inference.max_instances == 150
     assert any("120 objects" in reason for reason in reasons)
 

@@ -19,6 +19,7 @@ H, W = 48, 64
 CELLS = [{"id": 4, "name": "cell"}, {"id": 7, "name": "dirt"}]
 
 pytestmark = [
+    pytest.mark.usefixtures("unpredicted_memory"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -148,7 +149,14 @@ PASSED: dict[str, tuple[Callable[[Path], dict[str, Any]], dict[str, Any], str]] 
 }
 
 
-@pytest.mark.parametrize("case", PASSED)
+# Slow, since faster tests have the same: proposals for objects and polygons are trained in test_check_data.py, another
+# order comes with other ids, and plain label maps with a comment.
+COVERED = ("objects", "polygons", "validation in another order", "label maps")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in COVERED else []) for case in PASSED]
+)
 def test_what_check_data_passes_trains_and_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mask2former import Predictor
 from mask2former.cli import main
@@ -21,12 +23,17 @@ from mask2former.config import (
     SwinConfig,
     TimmConfig,
 )
-from mask2former.errors import UserError
-from mask2former.export import Exported, export, verify_export
+from mask2former.data.datasets.scenes import Scenes
+from mask2former.data.sources import DataSource
+from mask2former.errors import NoCompilerError, UserError
+from mask2former.export import Exported, draw_report, export, verify_export
+from mask2former.export.triton_server import triton_config
+from mask2former.export.writers import onnx_tensors
 from mask2former.inference.exported import ExportedInfo, open_exported
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.notes import collect_notes
+from mask2former.scenes.classes import SCENE_CATEGORIES
 from mask2former.structures import Categories
 
 onnx = pytest.importorskip("onnx")
@@ -51,10 +58,10 @@ def model() -> Mask2Former:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model(config, 4)
+        model = build_model(config, len(SCENE_CATEGORIES))
         with torch.no_grad():  # larger logits, so that masks block attention
             dict(model.named_parameters())["transformer_decoder.mask_head.2.weight"].mul_(4)
-    model.categories = Categories.from_names(["cat", "dog", "sky", "sea"], ["cat", "dog"])
+    model.categories = SCENE_CATEGORIES
     return model.eval()
 
 
@@ -166,8 +173,6 @@ def test_files_say_what_they_are(of_any_size: Exported, of_one_size: Exported, m
 
 
 def test_the_command_line_runs_files(of_any_size: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "a.png")
     arguments = ["predict", str(tmp_path / "a.png"), "--model", str(of_any_size.path), "--task", "semantic"]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
@@ -187,17 +192,15 @@ def test_openvino_computes_in_the_precision_that_is_named(of_one_size: Exported)
 def test_files_are_compared_with_their_model(
     model: Mask2Former, of_any_size: Exported, tmp_path: Path, images: list[np.ndarray]
 ) -> None:
-    from PIL import Image
-
     Image.fromarray(images[0]).save(tmp_path / "a.png")
     for task in TASKS:
-        report = verify_export([of_any_size.path], model, images=[tmp_path / "a.png"], task=task, calls=1)
+        report = verify_export([of_any_size.path], model, images=[tmp_path / "a.png"], task=task, calls=1, memory=False)
         ours, theirs = report.rows
         assert (ours.runtime, theirs.runtime, ours.differing) == ("torch", "onnxruntime", None)
         assert theirs.differing is not None
         assert theirs.differing < 1
         assert theirs.num_bytes == of_any_size.num_bytes
-    other = Predictor(model, "cpu", categories=Categories.from_names(["a", "b", "c", "d"]))
+    other = Predictor(model, "cpu", categories=Categories.from_names(list(map(str, range(len(SCENE_CATEGORIES))))))
     with pytest.raises(UserError, match="has other classes or settings than the model"):
         verify_export([of_any_size.path], other)
     with pytest.raises(UserError, match="expected a list of exported files"):
@@ -206,17 +209,44 @@ def test_files_are_compared_with_their_model(
         verify_export(["model.pt"], model)
 
 
+def test_memory_and_metrics_are_measured_and_drawn(
+    model: Mask2Former, of_any_size: Exported, of_one_size: Exported, tmp_path: Path
+) -> None:
+    files = [of_any_size.path, of_one_size.path]
+    with collect_notes():  # the file of one size sees images smaller
+        report = verify_export(files, model, data=DataSource("scenes", limit=1), task="semantic", calls=1)
+    assert [row.peak_bytes is None for row in report.rows] == [True, False, False]  # the model is an object
+    for row in report.rows[1:]:
+        assert row.peak_bytes is not None
+        assert row.num_bytes < row.peak_bytes < 2**30
+    assert all("semantic/mIoU" in row.metrics for row in report.rows)
+    draw_report(report, tmp_path / "table.png")
+    with Image.open(tmp_path / "table.png") as drawn:
+        assert min(drawn.size) > 100
+    with pytest.raises(UserError, match=r"expected a file that ends in \.png"):
+        draw_report(report, tmp_path / "table.txt")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"path": "model.pt"}, "expected the name of a file ending in .onnx or .xml"),
         ({"path": "model.onnx", "to": "openvino"}, "ending in .xml"),
-        ({"path": "model.onnx", "to": "coreml"}, "no such format; expected onnx or openvino"),
+        ({"path": "model.onnx", "to": "coreml"}, "no such format; expected onnx, openvino, pt2, triton"),
         ({"path": "model.onnx", "size": (0, 64)}, "size 0x64: expected height and width"),
         ({"path": "model.onnx", "size": (60_000, 60_000)}, "pixels"),
         ({"path": "model.onnx", "batch": 0}, "batch 0: expected 1 to"),
         ({"path": "model.onnx", "recipe": "coco-panoptic/r50"}, "about loading a model"),
+        ({"path": "model.pt2", "dtype": "float16"}, "dtype float16: expected float32 for weights in pt2"),
+        ({"path": "model.onnx", "dtype": "int4"}, "dtype int4: expected float32, float16, int8 for weights in onnx"),
+        ({"path": "model.onnx", "dtype": "int8"}, "dtype int8 and calibration, images .* go together"),
+        ({"path": "model.onnx", "calibration": ["x"]}, "dtype int8 and calibration, images .* go together"),
+        (
+            {"path": "model.onnx", "dtype": "int8", "calibration": ["x"], "results": "panoptic"},
+            "dtype int8 is for files that give logits of images",
+        ),
         ({"path": "."}, "expected the name of a file"),
+        ({"path": "a b", "to": "triton"}, "is the name of the model for Triton; expected letters"),
     ],
 )
 def test_wrong_requests_are_refused(model: Mask2Former, tmp_path: Path, arguments: dict, message: str) -> None:
@@ -289,10 +319,131 @@ def test_swin_needs_a_size(tmp_path: Path) -> None:
         export(model, tmp_path / "model.onnx")
 
 
+def test_the_config_for_triton_is_one_of_its_schema(of_any_size: Exported) -> None:
+    tensors = onnx_tensors(of_any_size.path)
+    for batch, most, first in ((None, 8, []), (1, 0, [1])):
+        shapes = [tensor._replace(shape=(batch, *tensor.shape[1:])) for tensor in tensors]
+        info = replace(of_any_size.info, batch=batch)
+        config = _model_config(triton_config("street", shapes, info))
+        assert (config.name, config.backend, config.max_batch_size) == ("street", "onnxruntime", most)
+        assert config.HasField("dynamic_batching") == (batch is None)
+        assert {entry.name: (entry.data_type, list(entry.dims)) for entry in config.input} == {
+            "images": (2, [*first, 3, -1, -1]),
+            "sizes": (9, [*first, 2]),
+        }
+        assert {entry.name: (entry.data_type, list(entry.dims)) for entry in config.output} == {
+            "class_logits": (11, [*first, 8, len(SCENE_CATEGORIES) + 1]),
+            "mask_logits": (11, [*first, 8, -1, -1]),
+            "query_features": (11, [*first, 8, 32]),
+        }
+        assert ExportedInfo.from_json(config.parameters["mask2former"].string_value, "it") == info
+
+
+def _model_config(written: str) -> Any:
+    """A config as Triton reads it: as its ``inference.ModelConfig``, with the fields and numbers of its .proto file."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
+    types = file.enum_type.add(name="DataType")
+    for name, number in {"INVALID": 0, "UINT8": 2, "INT32": 8, "INT64": 9, "FP32": 11}.items():
+        types.value.add(name=f"TYPE_{name}", number=number)
+    text, integer, long, enum, message = 9, 5, 3, 14, 11
+    side = [("name", 1, text, ""), ("data_type", 2, enum, "DataType")]
+    for name, fields in {
+        "ModelInput": [*side, ("dims", 4, long, "*")],
+        "ModelOutput": [*side, ("dims", 3, long, "*")],
+        "ModelDynamicBatching": [],
+        "ModelParameter": [("string_value", 1, text, "")],
+        "ModelConfig": [
+            ("name", 1, text, ""),
+            ("backend", 17, text, ""),
+            ("max_batch_size", 4, integer, ""),
+            ("input", 5, message, "*ModelInput"),
+            ("output", 6, message, "*ModelOutput"),
+            ("dynamic_batching", 11, message, "ModelDynamicBatching"),
+            ("parameters", 14, message, "*ModelConfig.ParametersEntry"),
+        ],
+    }.items():
+        made = file.message_type.add(name=name)
+        for field, number, kind, of in fields:
+            label = 3 if of.startswith("*") else 1
+            kind_name = f".inference.{of.lstrip('*')}" if kind in (enum, message) else None
+            made.field.add(name=field, number=number, type=kind, label=label, type_name=kind_name)
+        if name == "ModelConfig":
+            entry = made.nested_type.add(name="ParametersEntry")
+            entry.options.map_entry = True
+            entry.field.add(name="key", number=1, type=text, label=1)
+            entry.field.add(name="value", number=2, type=message, label=1, type_name=".inference.ModelParameter")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    config: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
+    return text_format.Parse(written, config())
+
+
+def test_no_compiler_is_one_sentence(model: Mask2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    with pytest.raises(NoCompilerError, match=r"needs a C\+\+ compiler, but none was found; install g\+\+ or clang"):
+        export(model, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # minutes of compiling
+@pytest.mark.parametrize("size", [(64, 96), None])
+def test_a_package_of_compiled_code(
+    model: Mask2Former, tmp_path: Path, images: list[np.ndarray], size: tuple[int, int] | None
+) -> None:
+    done = export(model, tmp_path / "model.pt2", size=size, batch=None if size is None else 1)
+    assert done.difference < 1e-4
+    assert done.num_bytes == done.path.stat().st_size
+    with pytest.raises(UserError, match="holds compiled code"):
+        Predictor.from_pretrained(done.path)
+    found, expected = Predictor.from_pretrained(done.path, trust_code=True), Predictor(model, "cpu")
+    _assert_alike(found(images[0], "panoptic"), expected(images[0], "panoptic"))
+    assert open_exported(done.path, trust_code=True).info == done.info
+    report = verify_export([done.path], model, task="semantic", calls=1, trust_code=True)
+    assert (report.rows[1].runtime, report.rows[1].dtype) == ("aotinductor", "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_weights_in_fewer_bytes(
+    model: Mask2Former, of_any_size: Exported, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = Scenes((64, 96), seed=1, length=3)
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        Image.fromarray(scenes.image(index)).save(tmp_path / f"images/{index}.png")
+    half = export(model, tmp_path / f"half{suffix}", dtype="float16")
+    assert half.difference < 3e-2
+    arguments = ["export", "scenes-tiny", str(tmp_path / f"small{suffix}"), "--dtype", "int8", "--data", "scenes"]
+    assert main([*arguments, "--calibration", str(tmp_path / "images")]) == 0
+    shown = capsys.readouterr().out
+    assert "panoptic/PQ" in shown
+    small = open_exported(tmp_path / f"small{suffix}")
+    assert small.num_bytes < 8e6  # 15 to 16 MB in float32
+    report = verify_export([half.path], model, images=[tmp_path / "images"], calls=1, memory=False)
+    assert report.rows[1].differing is not None
+    assert report.rows[1].differing < 5
+
+
+@pytest.mark.slow
+def test_a_folder_for_triton(model: Mask2Former, tmp_path: Path, images: list[np.ndarray]) -> None:
+    done = export(model, tmp_path / "repository/street", "triton", size=(64, 96))
+    assert sorted(path.relative_to(done.path).as_posix() for path in done.path.rglob("*.*")) == [
+        "1/model.onnx",
+        "config.pbtxt",
+    ]
+    config = _model_config((done.path / "config.pbtxt").read_text())
+    assert [list(entry.dims) for entry in config.output if entry.name == "mask_logits"] == [[1, 8, 16, 24]]
+    assert Predictor.from_pretrained(done.path / "1/model.onnx")(images[0], "semantic").size_hw == SIZES[0]
+    with pytest.raises(UserError, match="exists; expected a new folder"):
+        export(model, done.path, "triton")
+
+
 @pytest.mark.slow
 def test_swin(model: Mask2Former, tmp_path: Path) -> None:
     config = ModelConfig(**{**dict(model.info.known_architecture), "backbone": SWIN}, inference=model.info.inference)
-    swin = build_model(config, 4)
+    swin = build_model(config, len(SCENE_CATEGORIES))
     swin.categories = model.categories
     done = export(swin.eval(), tmp_path / "model.onnx", size=(64, 96), batch=2)
     assert done.difference < 1e-4

@@ -37,7 +37,7 @@ FEWER = {
 }
 
 pytestmark = [
-    pytest.mark.usefixtures("small_overlays"),
+    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

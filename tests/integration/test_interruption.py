@@ -1,4 +1,4 @@
-"""Runs in processes of their own: killed and resumed, on two ranks, and with a rank that dies."""
+"""Runs in processes of their own: killed and resumed, and with a rank that dies."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from forked import Started
+from forked import Rank, Started
+from lightning.fabric.strategies.launchers import subprocess_script as observer
+from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 from runs import run_values, table
 from safetensors.torch import load_file
 
@@ -97,30 +100,10 @@ def test_killed_at_any_step(tmp_path: Path, whole: Path, seed: int) -> None:
     kill_and_resume(tmp_path, whole, random.Random(seed).randint(3, STEPS - 4))
 
 
-def test_two_ranks_train_and_agree(tmp_path: Path) -> None:
-    """Each forward pass of training waits for the other rank, as synchronised norms do on GPUs: none may pass alone."""
-    code = """
-import torch
-from mask2former.models.mask2former import Mask2Former
-forward, passes = Mask2Former.forward, 0
-def together(self, *arguments, **options):
-    global passes
-    if self.training and torch.distributed.is_initialized():
-        passes += 1
-        mine = torch.full((3,), float(passes))
-        torch.distributed.all_reduce(mine)
-        assert mine.tolist() == [2.0 * passes] * 3, (passes, mine)
-    return forward(self, *arguments, **options)
-Mask2Former.forward = together
-"""
-    trainer = {"max_steps": 2, "accelerator": "cpu", "devices": 2, "log_interval": 1}
-    exit_code, text = train_on_two_ranks(write(tmp_path, trainer=trainer), code)
-    assert exit_code == 0, text
-    assert {row["step"] for row in table(tmp_path / "out") if row["loss"]} == {"0", "1"}
-    assert (tmp_path / "out" / "model.safetensors").exists()
-
-
-def test_a_rank_that_dies_ends_the_run(tmp_path: Path) -> None:
+def test_a_rank_that_dies_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning looks after its ranks in a thread, here every tenth of a second and not every five seconds."""
+    monkeypatch.setattr(launcher, "subprocess", SimpleNamespace(Popen=Rank))
+    monkeypatch.setattr(observer._ChildProcessObserver.__init__, "__defaults__", (0.1,))
     trainer = {"max_steps": 1000, "accelerator": "cpu", "devices": 2, "log_interval": 1}
     code = """
 import os

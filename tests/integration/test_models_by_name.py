@@ -248,32 +248,29 @@ def test_training_starts_from_a_name(
     assert checkpoints.open_checkpoint(tmp_path / "run" / "model.safetensors").info.license == "Lab"
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("predict x --model coco-pan", [name for name in recipes.recipe_names() if name.startswith("coco-pan")]),
-        ("predict x --model scenes", ["scenes-tiny"]),
-        ("predict x --model nuc", ["nuclei"]),
-        ("inspect ytvis2021-instance/swin-b", ["ytvis2021-instance/swin-b-in21k"]),
-        ("predict x --recipe mapillary-panoptic/s", ["mapillary-panoptic/swin-l"]),
-        ("recipe scenes-tiny-", ["scenes-tiny-end", "scenes-tiny-start"]),
-        ("predict x --model ./run", []),  # the shell completes files then
-    ],
-)
-def test_names_complete_in_the_shell(words: str, expected: list[str]) -> None:
-    line = f"mask2former {words}"
-    environment = {
-        **os.environ,
-        "_MASK2FORMER_COMPLETE": "complete_bash",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split()) - 1),
-    }
+COMPLETED = {
+    "predict x --model coco-pan": [name for name in recipes.recipe_names() if name.startswith("coco-pan")],
+    "predict x --model scenes": ["scenes-tiny"],
+    "predict x --model nuc": ["nuclei"],
+    "inspect ytvis2021-instance/swin-b": ["ytvis2021-instance/swin-b-in21k"],
+    "predict x --recipe mapillary-panoptic/s": ["mapillary-panoptic/swin-l"],
+    "recipe scenes-tiny-": ["scenes-tiny-end", "scenes-tiny-start"],
+    "predict x --model ./run": [],  # the shell completes files then
+}
+
+
+def test_names_complete_in_the_shell() -> None:
+    """In a process that knows nothing yet, as the shell starts one for each."""
     program = (
-        "import sys; from mask2former.cli import main\n"
-        "try: main([])\n"
-        "except SystemExit: sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+        "import os, sys; from mask2former.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    os.environ |= {'COMP_WORDS': line, 'COMP_CWORD': str(len(line.split()) - 1)}\n"
+        "    try: main([])\n"
+        "    except SystemExit: print(end='\\n--\\n')\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, *(f"mask2former {words}" for words in COMPLETED)]
+    environment = {**os.environ, "_MASK2FORMER_COMPLETE": "complete_bash"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == expected
+    assert [part.split() for part in run.stdout.split("\n--\n")[:-1]] == list(COMPLETED.values())

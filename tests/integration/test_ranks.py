@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import ranks
 import torch
 import torch.multiprocessing as mp
+from torch import nn
+
+from mask2former.config import OptimConfig
+from mask2former.errors import UserError
+from mask2former.training import sharding
+from mask2former.training.ema import MovingAverage
+from mask2former.training.optim import build_optimizer
 
 
 def test_one_rank_without_targets(tmp_path: Path) -> None:
@@ -24,3 +32,37 @@ def test_one_rank_without_targets(tmp_path: Path) -> None:
         assert right is not None
         torch.testing.assert_close(first, second)
         torch.testing.assert_close(first, (left + right) / 2)
+
+
+def test_two_ranks_that_share_the_weights_learn_what_one_learns(tmp_path: Path) -> None:
+    """Moments, clipping, averages and what is stored are those of a model that is whole, on both images at once."""
+    mp.start_processes(ranks.sharded, (str(tmp_path),), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"s{rank}.pt", weights_only=True) for rank in (0, 1))
+    model = ranks.small_swin()
+    average, optimizer = MovingAverage(model, 0.9), build_optimizer(model, OptimConfig(lr=1e-3))
+    total = sum(value.numel() for value in model.parameters())
+    assert first["shares"] + second["shares"] == total
+    assert abs(first["shares"] / total - 0.5) < 0.02
+    for index in range(ranks.STEPS):
+        if index == ranks.STEPS - 1:
+            stored, kept = optimizer.state_dict(), first["stored"]
+            assert kept["optimizer"]["param_groups"] == stored["param_groups"]
+            assert kept["average"]["updates"] == index
+            for number, moments in stored["state"].items():
+                torch.testing.assert_close(kept["optimizer"]["state"][number], moments, rtol=1e-3, atol=1e-6)
+        norm = ranks.step(model, optimizer, average, [2 * index, 2 * index + 1])
+        torch.testing.assert_close(first["norms"][index], norm, rtol=1e-4, atol=0)
+        torch.testing.assert_close(second["norms"][index], norm, rtol=1e-4, atol=0)
+    for found in (first["end"], second["end"]):
+        torch.testing.assert_close(found["model"], dict(model.state_dict()), rtol=0, atol=5e-4)
+        torch.testing.assert_close(found["average"], average.values, rtol=0, atol=5e-4)
+    for kind in ("model", "average"):  # going on changes nothing
+        assert all(torch.equal(first["same"][kind][name], first["end"][kind][name]) for name in first["end"][kind])
+
+
+def test_a_part_that_gets_no_gradient_is_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(UserError, match=r"fsdp: no gradient has come to '0\.weight'"):
+        sharding.check_gradients(model)
+    model.requires_grad_(False)
+    sharding.check_gradients(model)

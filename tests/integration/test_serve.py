@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +31,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 TOKEN = "of-sixteen-letters-or-more"
+CONFORMS = ("status_code", "content_type", "response_schema")
 
 
 @dataclass
@@ -51,10 +55,6 @@ class Served:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        self.process.send_signal(number)
-        return self.process.wait(60), self.process.stdout.read() if self.process.stdout else ""
-
 
 @contextmanager
 def served(model: str | Path, folder: Path, *options: str) -> Iterator[Served]:
@@ -75,12 +75,12 @@ def served(model: str | Path, folder: Path, *options: str) -> Iterator[Served]:
             process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def test_a_model_is_served_until_it_is_asked_to_stop(tiny_file: Path, tmp_path: Path) -> None:
+def test_a_model_is_served_until_it_is_asked_to_stop(tmp_path: Path) -> None:
     image = draw_scene(3, (48, 64)).image
     path = tmp_path / "scene.png"
     Image.fromarray(image).save(path)
-    expected = Predictor.from_pretrained(tiny_file, device="cpu", quiet=True)(path).to_dict()
-    with served(tiny_file, tmp_path, "--device", "cpu") as service:
+    expected = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True, short_edge=64)(path).to_dict()
+    with served("scenes-tiny", tmp_path, "--device", "cpu", "--short-edge", "64") as service:
         reply, body = service.send("GET", "/health/ready", Authorization="none")
         assert (reply.status, json.loads(body)) == (200, {"status": "ok"})
         assert service.send("GET", "/v1/models", Authorization="Bearer guess")[0].status == 401
@@ -90,7 +90,7 @@ def test_a_model_is_served_until_it_is_asked_to_stop(tiny_file: Path, tmp_path: 
         [result] = json.loads(body)["results"]
         assert (reply.status, reply.headers["X-Request-ID"]) == (200, "a1")
         assert result["segments"] == expected["segments"]
-        assert result["model"] == str(tiny_file)
+        assert result["model"] == "scenes-tiny"
 
         # A request whose body is still on its way when the end comes is finished.
         connection = socket.create_connection(("127.0.0.1", service.port))
@@ -98,8 +98,9 @@ def test_a_model_is_served_until_it_is_asked_to_stop(tiny_file: Path, tmp_path: 
         head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\n"
         connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:100])
         time.sleep(0.2)
-        service.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        for _ in range(2):  # as shells and service managers do, once to the process and once to its group
+            service.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
         with pytest.raises(OSError, match="refused"):
             service.send("GET", "/health/live")
         connection.sendall(content[100:])
@@ -110,7 +111,7 @@ def test_a_model_is_served_until_it_is_asked_to_stop(tiny_file: Path, tmp_path: 
         assert json.loads(late.partition(b"\r\n\r\n")[2])["results"][0]["segments"] == expected["segments"]
         assert service.process.wait(30) == 0
         assert service.process.stdout is not None
-        assert service.process.stdout.read() == "stopped; all requests that had begun were finished\n"
+        assert service.process.stdout.read() == "stopped\n"
         [line] = [line for line in service.lines() if line.get("request_id") == "a1"]
         assert (line["path"], line["status"], line["images"], line["batch"]) == ("/v1/predict", 200, 1, 1)
 
@@ -143,4 +144,101 @@ def test_what_is_refused_before_the_model_is_loaded(
     assert "MASK2FORMER_TOKEN must hold" in refused(capsys)
     monkeypatch.delenv("MASK2FORMER_TOKEN")
     assert "--replicas '2:1': expected a number" in refused(capsys, "--ray", "--replicas", "2:1")
+    assert "--max-queued is for replicas on Ray Serve: add --ray" in refused(capsys, "--max-queued", "3")
     assert main(["serve", "no-such-model", "--port", "0"]) == 2
+
+
+def test_without_its_extra_the_command_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("mask2former.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "uvicorn is not installed; it is needed for this. Install it with: pip install 'mask2former[serve]'" in (
+        refused(capsys)
+    )
+
+
+@pytest.mark.slow
+def test_whatever_the_description_allows_or_forbids_is_replied_to_in_its_own_words(
+    tiny_file: Path, tmp_path: Path
+) -> None:
+    """schemathesis makes requests from the OpenAPI document, good ones and malformed ones."""
+    pytest.importorskip("schemathesis")
+    with served(tiny_file, tmp_path, "--device", "cpu", "--max-megabytes", "1") as service:
+        url = f"http://127.0.0.1:{service.port}"
+        command = [
+            "schemathesis", "run", f"{url}/openapi.json", "--header", f"Authorization: Bearer {TOKEN}",
+            "--checks", ",".join(("not_a_server_error", *(f"{what}_conformance" for what in CONFORMS))),
+            "--max-examples", "100", "--seed", "1", "--no-color",
+        ]  # fmt: skip
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280)
+        assert run.returncode == 0, run.stdout[-8000:]
+        assert service.send("GET", "/health/live")[0].status == 200
+        assert not [line for line in service.lines() if line["level"] in ("error", "critical")]
+        statuses = {line["status"] for line in service.lines() if line.get("path") == "/v1/predict"}
+        assert {415, 422} <= statuses
+
+
+@pytest.mark.slow
+def test_replicas_on_ray_serve_until_one_is_killed_and_after(tiny_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    scenes = [draw_scene(number, (48, 64)).image for number in range(8)]
+    predictor = Predictor.from_pretrained(tiny_file, device="cpu", quiet=True)
+    expected = [predictor(image).to_dict(masks="none")["segments"] for image in scenes]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ("--ray", "--replicas", "2", "--device", "cpu", "--port", str(port))
+    with served(tiny_file, tmp_path, *options) as service:
+        replies: list[tuple[int, int, Any]] = []
+
+        def ask(number: int) -> None:
+            stream = io.BytesIO()
+            Image.fromarray(scenes[number % 8]).save(stream, "PNG")
+            reply, body = service.send("POST", "/v1/predict?masks=none", stream.getvalue(), Content_Type="image/png")
+            replies.append((number % 8, reply.status, json.loads(body) if reply.status == 200 else body))
+
+        def ask_many(count: int) -> None:
+            for number in range(count):
+                ask(number)
+
+        ask_many(8)
+        assert [status for _, status, _ in replies] == [200] * 8
+        assert service.send("GET", "/v1/models", Authorization="Bearer guess")[0].status == 401
+        assert service.send("GET", "/metrics")[0].status == 404  # each replica would tell its own
+        clients = [threading.Thread(target=ask_many, args=(40,)) for _ in range(3)]
+        for client in clients:
+            client.start()
+        time.sleep(0.3)
+        first, *others = replicas_below(service.process.pid)
+        assert len(others) == 1
+        os.kill(first, signal.SIGKILL)
+        for client in clients:
+            client.join()
+        assert len(replies) == 8 + 3 * 40  # each request got a reply
+        good = [(number, body) for number, status, body in replies if status == 200]
+        assert all(body["results"][0]["segments"] == expected[number] for number, body in good)
+        assert len(replies) - len(good) <= 3  # those that the killed one had: one of each client
+        end = time.monotonic() + 90
+        while len(replicas_below(service.process.pid)) < 2:
+            assert time.monotonic() < end, "no new replica"
+            time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(90) == 0
+
+
+def replicas_below(pid: int) -> list[int]:
+    """Processes of replicas that Ray has started for a process of ours."""
+    parents, found = {}, []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"ray::ServeReplica" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+
+    def is_below(child: int) -> bool:
+        while child and child != pid:
+            child = parents.get(child, 0)
+        return child == pid
+
+    return sorted(filter(is_below, found))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -37,7 +36,7 @@ from mask2former.training.module import TrainingModule
 from mask2former.training.run import train
 
 TASKS = ["panoptic", "instance", "semantic"]
-FEW_SCENES = {"name": "scenes", "image_size": [64, 64], "num_training": 4, "num_validation": 1}  # fp16 is slow here
+FEW_SCENES = {"name": "scenes", "image_size": [32, 48], "num_training": 4, "num_validation": 1}  # fp16 is slow here
 SCENE_CLIPS = {"name": "scene-clips", "image_size": [64, 64], "num_validation": 1}
 
 pytestmark = [
@@ -47,6 +46,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
 ]
 
+quick = pytest.mark.usefixtures("unpredicted_memory")
 
 ONE_STEP = {**SHORT, "max_steps": 1}
 
@@ -85,6 +85,7 @@ def test_a_run_leaves_what_the_contract_says(finished_run: Finished) -> None:
     assert "Predicted memory per device: 0.0" in finished_run.shown
 
 
+@quick
 def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) -> None:
     """The best weights; of averaged ones, runs that are killed say the same."""
     begun = finish(config_of(tmp_path, trainer={**SHORT, "max_steps": 2}))
@@ -96,6 +97,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, finished_run: Finished) ->
     assert same_weights(finished_run.result.model, resumed.result.model)
 
 
+@quick
 def test_ignoring_void_changes_a_run_only_where_there_is_some(
     tmp_path: Path, one_step: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +121,7 @@ def test_ignoring_void_changes_a_run_only_where_there_is_some(
     assert any(not torch.equal(holes[0][name], holes[1][name]) for name in holes[0])
 
 
+@quick
 def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly(tmp_path: Path) -> None:
     def config(name: str, steps: int, precision: str = "fp16") -> RunConfig:
         trainer = {**SHORT, "precision": precision, "max_steps": steps}
@@ -137,6 +140,7 @@ def test_half_precision_starts_at_the_loss_of_full_precision_and_resumes_exactly
     assert same_weights(half.model, parts.model)
 
 
+@quick
 def test_half_precision_leaves_out_steps_whose_gradients_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +166,7 @@ def test_half_precision_leaves_out_steps_whose_gradients_overflow(
     assert torch.equal(load_file(result.model)["transformer_decoder.class_head.weight"], weights[0])
 
 
+@quick
 def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mask terms are divided by the targets of the whole window, not of each micro-batch."""
 
@@ -183,6 +188,7 @@ def test_accumulated_batches_add_up_to_the_whole_batch(tmp_path: Path, monkeypat
         assert float(rows[0][term]) == pytest.approx(float(rows[1][term]), rel=1e-4), term
 
 
+@quick
 def test_another_class_list_and_query_count(
     tmp_path: Path, finished_run: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +207,7 @@ def test_another_class_list_and_query_count(
     assert len(after[name]) == 24
 
 
+@quick
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, one_step: Finished) -> None:
     saving = train(config_of(tmp_path / "saving", trainer={**ONE_STEP, "gradient_checkpointing": True}))
     first, second = load_file(one_step.result.model), load_file(saving.model)
@@ -209,6 +216,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, one_step: Finish
             torch.testing.assert_close(first[name], second[name])
 
 
+@quick
 def test_early_stopping_and_event_files(tmp_path: Path) -> None:
     trainer = {**SHORT, "max_steps": 20, "tensorboard": True}
     config = config_of(
@@ -222,6 +230,7 @@ def test_early_stopping_and_event_files(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+@quick
 def test_out_of_memory_names_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -231,6 +240,7 @@ def test_out_of_memory_names_what_helps(tmp_path: Path, monkeypatch: pytest.Monk
         train(config_of(tmp_path / "run"))
 
 
+@quick
 def test_a_half_precision_pixel_decoder_and_channels_last_change_little_and_resume_exactly(tmp_path: Path) -> None:
     def config(name: str, steps: int) -> RunConfig:
         trainer = {**SHORT, "precision": "bf16", "half_pixel_decoder": True, "channels_last": True, "max_steps": steps}
@@ -293,6 +303,7 @@ def test_a_run_measures_what_evaluate_measures(
     assert "in validation" in capsys.readouterr().out  # what it takes is predicted, too
 
 
+@quick
 def test_the_score_threshold_is_chosen_on_validation_and_stored_with_the_model(tmp_path: Path) -> None:
     values = run_values(tmp_path / "run", trainer=ONE_STEP)
     values["evaluation"] |= {"interval": 1, "tasks": ["instance"], "monitor": "instance/AP"}
@@ -347,6 +358,7 @@ def test_contradictions_are_refused(tmp_path: Path, changes: dict, message: str)
         train(config_of(tmp_path / "run", **changes))
 
 
+@quick
 def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path / "run", trainer=ONE_STEP)
     with pytest.raises(UserError, match="nothing to resume"):
@@ -361,7 +373,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lightning.Trainer, "fit", stopped)
+    monkeypatch.setattr(TrainingModule, "on_train_start", stopped)
     start = config.model_copy(update={"model": config.model.model_copy(update={"init": str(weights)})})
     with pytest.raises(KeyboardInterrupt):
         train(start, overwrite=True)
@@ -372,6 +384,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path, one_step: Finished, monk
     assert not weights.exists()  # or it would look like the result of the new run
 
 
+@quick
 def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
     """The whole chain can learn: on two scenes the panoptic quality, about 89, passes 80; untrained it is 0."""
     values = run_values(tmp_path / "run")
@@ -382,8 +395,8 @@ def test_two_scenes_are_overfitted(tmp_path: Path) -> None:
     values["data"]["dataset"] |= {"num_training": 2, "validation_seed": 0}
     values["data"]["batch_size"] = 2
     values["optim"] |= {"lr": 4e-3, "weight_decay": 0.0, "schedule": "poly", "warmup_steps": 10, "warmup_factor": 0.1}
-    values["trainer"] |= {"max_steps": 80, "log_interval": 40, "checkpoint_interval": 80}
-    values["evaluation"] |= {"interval": 80}
+    values["trainer"] |= {"max_steps": 60, "log_interval": 30, "checkpoint_interval": 60}
+    values["evaluation"] |= {"interval": 60}
     result = train(parse(RunConfig, values, "test"))
     assert result.metrics["panoptic/PQ"] > 80
 

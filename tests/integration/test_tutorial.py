@@ -23,7 +23,7 @@ SHORTER = [
 ]
 
 pytestmark = [
-    pytest.mark.usefixtures("small_overlays"),
+    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
     # Lightning's own: it uses a deprecated torch function, and advises more loader processes than a test wants.
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),

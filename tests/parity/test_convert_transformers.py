@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -73,21 +75,38 @@ def test_transformers_gives_our_logits(tmp_path: Path, backbone: BackboneConfig,
             assert ours.std() > 0.01
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mask2Former, Any, Any]:
+    """A model of ours, and the processor and the model that transformers makes of its folder."""
+    model = small_model(inference=InferenceConfig(tasks=("panoptic",), short_edge=72, long_edge=150))
+    folder = folder_of(model, tmp_path_factory.mktemp("both"))
+    processor: Any = transformers.AutoImageProcessor.from_pretrained(folder)
+    kind: Any = transformers.Mask2FormerForUniversalSegmentation
+    return model, processor, kind.from_pretrained(folder).eval()
+
+
+def folder_of(model: Mask2Former, path: Path) -> Path:
+    checkpoints.save_pretrained(model, path / "ours.safetensors")
+    return convert(path / "ours.safetensors", path / "folder", "huggingface", verify=False).path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mask2Former, Path]:
+    """A model and its folder; copy the folder before you change it."""
+    model = small_model()
+    return model, folder_of(model, tmp_path_factory.mktemp("small"))
+
+
 @pytest.mark.parametrize(
     ("size", "resized"),
     [((480, 640), (72, 96)), ((135, 99), (98, 72)), ((101, 331), (46, 150)), ((96, 96), (72, 72))],
     ids=str,
 )
 def test_its_preparation_of_images_is_ours_up_to_the_padding(
-    tmp_path: Path, size: tuple[int, int], resized: tuple[int, int]
+    both: tuple[Mask2Former, Any, Any], size: tuple[int, int], resized: tuple[int, int]
 ) -> None:
     """Its processor keeps proportions with ``size_divisor`` 1; padded, as docs/convert.md says, its input is ours."""
-    model = small_model(inference=InferenceConfig(tasks=("panoptic",), short_edge=72, long_edge=150))
-    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
-    folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
-    processor: Any = transformers.AutoImageProcessor.from_pretrained(folder)
-    kind: Any = transformers.Mask2FormerForUniversalSegmentation
-    other = kind.from_pretrained(folder).eval()
+    model, processor, other = both
     rows, columns = np.mgrid[: size[0], : size[1]]
     waves = np.stack([np.sin(rows / 9 + shift) * np.cos(columns / 13) for shift in range(3)], axis=2)
     image = (127 + 120 * waves).astype(np.uint8)
@@ -192,12 +211,10 @@ def test_other_logits_are_noticed_and_leave_nothing(tmp_path: Path, monkeypatch:
     ],
 )
 def test_a_folder_cannot_make_transformers_fetch_or_load_something_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+    small: tuple[Mask2Former, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     """What its configuration asks for beside the architecture is not passed on; nor is the folder."""
-    model = small_model()
-    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
-    folder = convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False).path
+    model, folder = small[0], Path(shutil.copytree(small[1], tmp_path / "folder"))
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name", "peft_type": "LORA"}')
@@ -211,13 +228,11 @@ def test_a_folder_cannot_make_transformers_fetch_or_load_something_else(
     assert (agreed is None) == ("backbone" in json.dumps(change))
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
-    model = small_model()
+def test_the_model_is_left_as_it_was(small: tuple[Mask2Former, Path]) -> None:
+    model, folder = copy.deepcopy(small[0]), small[1]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    checkpoints.save_pretrained(model, tmp_path / "ours.safetensors")
-    convert(tmp_path / "ours.safetensors", tmp_path / "folder", "huggingface", verify=False)
     model.train()
-    assert compare_with_transformers(model, tmp_path / "folder") is not None
+    assert compare_with_transformers(model, folder) is not None
     assert model.training
     for name, value in model.state_dict().items():
         assert value.dtype == before[name].dtype

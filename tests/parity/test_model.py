@@ -105,7 +105,10 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("case", IMAGE_CASES)
+# In float64 all three are compared; the slow one differs from the first in its classes.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if "cityscapes" in case else []) for case in IMAGE_CASES]
+)
 @pytest.mark.usefixtures("two_threads")
 def test_float32_stays_close(case: str) -> None:
     model = filled_model(golden.SLUGS[case], torch.float32).eval()

@@ -469,7 +469,14 @@ OTHERWISE: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERWISE)
+# Slow: that these two settings, too, start the search over is in tests/unit/training/test_resume.py.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("size of images", "attention") else [])
+        for name in OTHERWISE
+    ],
+)
 def test_a_killed_run_that_measured_otherwise_leaves_no_figure_behind(
     finished: dict[str, Any],
     name: str,

@@ -7,6 +7,7 @@ standard error; ``--debug`` adds the traceback. Everything a command does can be
 import inspect
 from collections.abc import Callable
 
+from mask2former.cli.analyze import analyze, flops
 from mask2former.cli.app import app, main
 from mask2former.cli.average import average
 from mask2former.cli.convert import convert
@@ -20,6 +21,7 @@ from mask2former.cli.predict import predict
 from mask2former.cli.serve import serve
 from mask2former.cli.track import track
 from mask2former.cli.train import recipe, train
+from mask2former.cli.web import web
 
 __all__ = ["app", "main"]
 
@@ -35,6 +37,7 @@ for _name, _command, _example in (
     ("demo", demo, "demo --seed 7"),
     ("predict", predict, "predict photos/ --output results --model my.safetensors --task instance"),
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
+    ("web", web, "web coco-panoptic/swin-t"),
     ("train", train, "train run.yaml optim.lr=2e-4 trainer.max_steps=500"),
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),
@@ -50,3 +53,6 @@ for _name, _command, _example in (
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
 ):
     app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)
+
+analyze.command("flops", help=_help(flops), epilog="Example: mask2former analyze flops coco-instance/r50")(flops)
+app.add_typer(analyze, name="analyze")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,7 +23,17 @@ __all__ = ["export", "verify_export"]
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: a name, file, folder, or hf://owner/name.")],
-    output: Annotated[Path, typer.Argument(metavar="FILE", help="What to write: NAME.onnx or NAME.xml (OpenVINO).")],
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What to write: NAME.onnx, NAME.xml (OpenVINO) or NAME.pt2 (PyTorch)."),
+    ],
+    to: Annotated[
+        Literal["onnx", "openvino", "pt2", "triton"] | None,
+        typer.Option(
+            help="Format; for triton, FILE is a new folder: of a model in a repository of the Triton inference server.",
+            show_default="as FILE ends",
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -44,25 +54,52 @@ def export(
             show_default="logits",
         ),
     ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(
+            help="Precision of the weights in the file. float16 halves it and is computed in float32; int8 makes it a "
+            "quarter and computes in 8-bit integers, for which it needs --calibration."
+        ),
+    ] = "float32",
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="For int8: images and folders like those that the file is for; can be repeated."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="For int8: also measure the loss in the metric on a data set, named as in evaluate, e.g. scenes."
+        ),
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder that holds the data sets.")] = Path("datasets"),
     recipe: Recipe = None,
     trained_for: ModelTasks = None,
     weights: Weights = None,
 ) -> None:
-    """Write a model as an ONNX or OpenVINO file, and compare the two.
+    """Write a model as an ONNX, OpenVINO or compiled PyTorch file, and compare the two.
 
-    Takes a minute or more. The file runs wherever its runtime does, without PyTorch, and here: mask2former predict
-    --model NAME.onnx. An existing FILE is replaced.
+    Takes a minute or more. ONNX and OpenVINO files run wherever their runtime does, without PyTorch, and here:
+    mask2former predict --model NAME.onnx. PyTorch files need a C++ compiler when they are written, and run on
+    processors like this one. An existing FILE is replaced.
     """
+    from mask2former.data.sources import DataSource
     from mask2former.export import export as export_model
+    from mask2former.export import verify_export as verify
 
-    with working(make_console(), lambda: "nothing was written") as progress:
+    if data is not None and dtype != "int8":
+        raise UserError("--data is for --dtype int8; compare other files with mask2former verify-export")
+    console = make_console()
+    with working(console, lambda: "nothing was written") as progress:
         done = export_model(
             model,
             output,
+            to,
             size=None if size is None else _size(size),
             batch=batch or None,
             frames=frames,
             results=results,
+            dtype=dtype,
+            calibration=calibration or (),
             recipe=recipe,
             tasks=tasks_of(trained_for),
             weights=weights,
@@ -72,6 +109,21 @@ def export(
     if results is not None:
         alike = f"on noise, {100 * done.difference:.2f} % of the results differ from those of the model"
     say(f"{done.path} written ({done.num_bytes / 1e6:,.1f} MB): {alike}")
+    if dtype == "int8":  # what it costs, which noise does not tell
+        with working(console, lambda: f"{done.path} was written") as progress:
+            report = verify(
+                [output / "1/model.onnx" if to == "triton" else output],
+                model,
+                images=calibration or (),
+                data=None if data is None else DataSource(data, data_root),
+                calls=1,
+                memory=False,
+                recipe=recipe,
+                trained_for=tasks_of(trained_for),
+                weights=weights,
+                progress=progress,
+            )
+        console.print(_table(report))
 
 
 def verify_export(
@@ -100,17 +152,29 @@ def verify_export(
         ),
     ] = None,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls on each image.")] = 5,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Measure the peak memory of each, in processes of their own.")
+    ] = True,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the table: a PNG, SVG or PDF file.")
+    ] = None,
     recipe: Recipe = None,
     trained_for: TrainedFor = None,
     weights: Weights = None,
 ) -> None:
-    """Compare exported files with their model: results, metrics, time and size.
+    """Compare exported files with their model: results, metrics, time, size and memory.
 
     Under "differs": the share of pixels whose class differs from that of the model, or of instances that only one of
-    the two found; under "ms": the median time from an image to its result.
+    the two found; under "ms": the median time from an image to its result; under "peak MB": the memory that a process
+    takes to load it and segment the largest image, beyond Python and PyTorch.
     """
     from mask2former.data.sources import DataSource
+    from mask2former.evaluation.curves import check_plot
+    from mask2former.export import draw_report
     from mask2former.export import verify_export as verify
+
+    if plot is not None:
+        check_plot(plot)
 
     source, shown = None, images or []
     if annotations is not None:
@@ -128,12 +192,16 @@ def verify_export(
             data=source,
             task=task,
             calls=calls,
+            memory=memory,
             recipe=recipe,
             trained_for=tasks_of(trained_for),
             weights=weights,
             progress=progress,
         )
     console.print(_table(report))
+    if plot is not None:
+        draw_report(report, plot)
+        say(f"{plot} written")
     for note in report.notes:
         say(f"note: {note}")
 
@@ -142,14 +210,18 @@ def _table(report: VerifyReport) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{report.task}, {count(report.images, 'image')}")
-    named = list(report.rows[0].metrics)[:1]
-    for head in ("model", "runtime", "MB", "ms", "differs", *named):
+    model, named = report.rows[0], list(report.rows[0].metrics)[:1]
+    has_memory = any(row.peak_bytes is not None for row in report.rows)
+    for head in ("model", "runtime", "MB", *["peak MB"] * has_memory, "ms", "differs", *named):
         table.add_column(head, justify="left" if head in ("model", "runtime") else "right")
     for row in report.rows:
         differs = "" if row.differing is None else f"{row.differing:.3f} %"
+        peak = ["" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}"] * has_memory
         metrics = [f"{row.metrics[name]:.2f}" for name in named]
+        if row is not model:
+            metrics = [f"{row.metrics[name]:.2f} ({row.metrics[name] - model.metrics[name]:+.2f})" for name in named]
         runtime, size = f"{row.runtime} {row.dtype}", f"{row.num_bytes / 1e6:,.1f}"
-        table.add_row(row.name, runtime, size, f"{row.milliseconds:,.0f}", differs, *metrics)
+        table.add_row(row.name, runtime, size, *peak, f"{row.milliseconds:,.0f}", differs, *metrics)
     return table
 
 

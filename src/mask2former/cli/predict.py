@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
     Device,
     Dtype,
@@ -27,18 +28,29 @@ from mask2former.cli.shared import (
 )
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
-from mask2former.errors import UserError
+from mask2former.errors import OptionError, UserError
 
 if TYPE_CHECKING:
     from mask2former.inference.predict_files import FilesReport
 
 __all__ = ["predict"]
 
+_BULK = "Bulk (--ray)"
+
 
 def predict(
-    sources: Annotated[list[Path], typer.Argument(help="Images, or folders that are searched recursively.")],
+    sources: Annotated[
+        list[str],  # with --ray perhaps URLs, of which a Path would lose a slash
+        typer.Argument(
+            help="Images, or folders that are searched recursively. With --ray also globs, lists of images (.csv, "
+            ".parquet) and URLs such as s3://.",
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the results; mirrors the structure of the sources.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="Folder for the results; mirrors the structure of the sources."
+        ),
     ],
     model: Model = None,
     recipe: Recipe = None,
@@ -120,11 +132,63 @@ def predict(
             rich_help_panel="Machine",
         ),
     ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Share the images among processes or machines with Ray Data, and write shards of results (Parquet) "
+            "instead of files for each image.",
+            rich_help_panel=_BULK,
+        ),
+    ] = False,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes with the model.",
+            show_default="one per GPU, without GPUs one per 4 CPU cores",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Images in a shard.", show_default="64", rich_help_panel=_BULK)
+    ] = None,
+    image_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Give up an image whose file is not read within this time.",
+            show_default="60",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Also write the results as JSON lines.", rich_help_panel=_BULK)
+    ] = False,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of a list that names the images.", show_default="image, or the only one", rich_help_panel=_BULK
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Do shards again in which images failed.", rich_help_panel=_BULK),
+    ] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a running Ray cluster, for example auto.",
+            show_default="RAY_ADDRESS, else this machine alone",
+            rich_help_panel=_BULK,
+        ),
+    ] = None,
 ) -> None:
     """Segment images.
 
     Writes, for each image X, an overlay X.png, X.json with the masks or segments, and an exact map: X_ids.png
     (panoptic, id = R + 256 G + 65536 B) or X_labels.png (semantic, class indices).
+
+    With --ray the output holds shards in Parquet instead, with a row for each image.
 
     Images that already have results are skipped, so that an interrupted run can be resumed. They are processed again if
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
@@ -134,6 +198,20 @@ def predict(
 
     console = make_console()
     name = named_model(model)
+    bulk = {
+        "actors": actors,
+        "shard_size": shard_size,
+        "image_timeout": image_timeout,
+        "json_lines": json_lines or None,
+        "column": column,
+        "retry_failed": retry_failed or None,
+        "ray_address": ray_address,
+    }
+    bulk = {argument: value for argument, value in bulk.items() if value is not None}
+    if bulk and not ray:
+        raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
+    if ray and coco is not None:
+        raise OptionError(lambda name: f"{name('coco')} cannot go with --ray, whose results are shards")
     if no_pictures:
         say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
@@ -147,6 +225,21 @@ def predict(
         "value_range": value_range,
         "tile": tile,
     }
+    shared: dict[str, Any] = {
+        "recipe": recipe,
+        "trained_for": tasks_of(trained_for),
+        "weights": weights,
+        "overwrite": overwrite,
+        "batch_size": batch_size,
+        "views": parse_views(tta, tta_sizes),
+        "device": device,
+        "dtype": dtype,
+        "compile": compile,
+        **{setting: value for setting, value in settings.items() if value is not None},
+    }
+    if ray:
+        predict_in_bulk(console, name, sources, output, task, **bulk, **shared)
+        return
 
     def so_far() -> str:
         if not total:
@@ -172,20 +265,11 @@ def predict(
             sources,
             output,
             task,
-            recipe=recipe,
-            trained_for=tasks_of(trained_for),
-            weights=weights,
             overlays=not (no_overlays or no_pictures),
             coco=coco,
-            overwrite=overwrite,
-            batch_size=batch_size,
-            views=parse_views(tta, tta_sizes),
-            device=device,
-            dtype=dtype,
-            compile=compile,
             progress=tell,
             observe=observe,
-            **{setting: value for setting, value in settings.items() if value is not None},
+            **shared,
         )
     for note in report.notes:
         say(f"note: {note}", error=True)
@@ -215,7 +299,7 @@ def _told(what_was_done: Callable[[], str]) -> Iterator[None]:
         raise FailedError(f"{error}; {what_was_done()}") from error
 
 
-def _summary(report: FilesReport, model: str, output: Path, coco: Path | None) -> str:
+def _summary(report: FilesReport, model: str, output: str, coco: Path | None) -> str:
     done, skipped = report.outcomes["done"], report.outcomes["skipped"]
     line = f"{count(done, 'image')} segmented ({report.task}, {model}) into {output}"
     if done + skipped > report.num_different:

@@ -19,6 +19,7 @@ from mask2former.cli.shared import (
     working,
 )
 from mask2former.cli.terminal import make_console, say
+from mask2former.errors import OptionError
 
 __all__ = ["serve"]
 
@@ -83,21 +84,32 @@ def serve(
         ),
     ] = False,
     replicas: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="N or MIN:MAX", help="Replicas; with two numbers, as many as the load needs.", rich_help_panel=_RAY
+            metavar="N or MIN:MAX",
+            help="Replicas; with two numbers, as many as the load needs.",
+            show_default="1",
+            rich_help_panel=_RAY,
         ),
-    ] = "1",
+    ] = None,
     max_queued: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Requests that wait for a replica at each proxy; then they get 503.", rich_help_panel=_RAY
+            min=1,
+            help="Requests that wait for a replica at each proxy; then they get 503.",
+            show_default="256",
+            rich_help_panel=_RAY,
         ),
-    ] = 256,
+    ] = None,
     cpus_per_replica: Annotated[
-        float,
-        typer.Option(min=0.1, help="Cores of each replica; PyTorch uses as many threads.", rich_help_panel=_RAY),
-    ] = 1,
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Cores of each replica; PyTorch uses as many threads.",
+            show_default="1",
+            rich_help_panel=_RAY,
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
     compile: Annotated[
@@ -122,6 +134,10 @@ def serve(
     from mask2former.serve import serve as serve_model
 
     settings = {"short_edge": short_edge, "long_edge": long_edge, "official_settings": official_settings or None}
+    on_ray = {"replicas": replicas, "max_queued": max_queued, "cpus_per_replica": cpus_per_replica}
+    chosen = {name: value for name, value in on_ray.items() if value is not None}
+    if chosen and not ray:
+        raise OptionError(lambda name: f"{name(next(iter(chosen)))} is for replicas on Ray Serve: add --ray")
     limits = ServiceLimits(batch_size, queue, max_images, max_megabytes, max_megapixels, timeout)
     with contextlib.ExitStack() as loading:
         progress = loading.enter_context(working(make_console(), lambda: "the service had not started"))
@@ -136,7 +152,7 @@ def serve(
             port=port,
             token=read_token(token_file),
             limits=limits,
-            ray=RayOptions.of(replicas, cpus_per_replica, max_queued) if ray else None,
+            ray=RayOptions.of(**chosen) if ray else None,
             started=started,
             progress=progress,
             device=device,
@@ -147,4 +163,4 @@ def serve(
             weights=weights,
             **{name: value for name, value in settings.items() if value is not None},
         )
-    say("stopped; all requests that had begun were finished")
+    say("stopped")

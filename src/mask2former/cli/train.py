@@ -48,8 +48,11 @@ def train(
             result = train_model(config, resume=resume is not None, overwrite=overwrite)
         except (MemoryError, FloatingPointError, ChildProcessError) as error:
             raise FailedError(str(error)) from error
-    for line in str(result).splitlines():
-        say(line)
+    from mask2former.training.cluster import is_first
+
+    if is_first():
+        for line in str(result).splitlines():
+            say(line)
 
 
 def recipe(

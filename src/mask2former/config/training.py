@@ -66,7 +66,9 @@ class TrainerConfig(Strict):
     max_steps: PositiveInt = 1000
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = Field(default=1, gt=0, le=limits.WORKERS)
+    devices: int = Field(default=1, gt=0, le=limits.WORKERS)  # of each machine
+    num_nodes: int = Field(default=1, gt=0, le=limits.WORKERS)  # machines
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # fsdp: each device keeps a share of weights, moments and averages
     half_pixel_decoder: bool = False  # bf16: the pixel decoder too, which the published training keeps in float32
     channels_last: bool = False  # memory layout of images and kernels; faster in bf16 on CPUs
     gradient_checkpointing: bool = False  # less memory, about a third more time

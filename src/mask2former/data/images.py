@@ -31,6 +31,7 @@ __all__ = [
     "ValueRange",
     "check_size",
     "image_size",
+    "images_below",
     "is_image_name",
     "list_images",
     "note_passed_over",
@@ -216,7 +217,7 @@ def list_images(
         source = Path(os.fspath(entry))
         if source.is_dir():
             with collect_notes() as notes:
-                images = _images_below(source)
+                images = images_below(source)
             if not images:
                 others = "".join(f"; {line}" for line in sentences(notes))
                 raise UserError(f"the folder '{source}' holds no images ({' '.join(IMAGE_SUFFIXES)}){others}")
@@ -251,7 +252,7 @@ def list_images(
     return result
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Images in a folder and its folders, sorted by path; hidden names are skipped."""
     images = []
     for parent, folders, leaves in walk_folder(folder, skip_unreadable=True):

@@ -11,7 +11,7 @@ from jaxtyping import Int, Int32, Int64, UInt8
 from PIL import Image
 
 from mask2former.data.archives import File
-from mask2former.data.image_files import open_image
+from mask2former.data.image_files import ImageFile, open_image
 from mask2former.errors import UserError
 from mask2former.notes import is_collecting, note
 from mask2former.pixels import load, note_pages, orientation, packing_of
@@ -40,7 +40,7 @@ class _Decoded(NamedTuple):
     has_pages: bool
 
 
-def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
+def _decoded(file: ImageFile, modes: tuple[str, ...], expected: str) -> _Decoded:
     """The decoded image, if it has one of these Pillow modes.
 
     Raises:
@@ -63,7 +63,7 @@ def _decoded(file: File, modes: tuple[str, ...], expected: str) -> _Decoded:
     return _Decoded(image, packing, has_pages)
 
 
-def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
+def read_label_map(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     """The numbers of an image of 1 to 32 bits or with a palette (PNG, TIFF); of a palette the indices, not colours.
 
     Of several pages the first counts, which is noted.
@@ -75,7 +75,7 @@ def read_label_map(file: File) -> Int32[np.ndarray, "H W"]:
     return read_with_palette(file)[0]
 
 
-def read_with_palette(file: File) -> tuple[Int32[np.ndarray, "H W"], Colors]:
+def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors]:
     """The numbers of a label map, as :func:`read_label_map` gives them, and the colours of its palette, if it has one.
 
     Raises:
@@ -159,7 +159,7 @@ def count_labels(file: File) -> LabelCounts:
     )
 
 
-def read_id_colors(file: File) -> Int32[np.ndarray, "H W"]:
+def read_id_colors(file: ImageFile) -> Int32[np.ndarray, "H W"]:
     """Segment ids of an image in COCO's panoptic encoding: R + 256 G + 65536 B.
 
     Raises:

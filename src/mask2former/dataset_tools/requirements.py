@@ -38,9 +38,13 @@ def batch_size_per_device(config: RunConfig) -> int:
     Raises:
         UserError: ``data.batch_size`` cannot be split evenly.
     """
-    total, devices = config.data.batch_size, config.trainer.devices
+    total, nodes = config.data.batch_size, config.trainer.num_nodes
+    devices = nodes * config.trainer.devices
     if total % devices:
-        raise UserError(f"data.batch_size {total} is no multiple of trainer.devices {devices}; change one of them")
+        split = f"trainer.devices {devices}"
+        if nodes > 1:
+            split = f"trainer.num_nodes {nodes} x trainer.devices {config.trainer.devices} = {devices}"
+        raise UserError(f"data.batch_size {total} is no multiple of {split}; change one of them")
     micro = config.data.batch_size_per_device or total // devices
     if (total // devices) % micro:
         raise UserError(
@@ -57,6 +61,13 @@ def check_run(config: RunConfig) -> None:
         UserError: naming them.
     """
     batch_size_per_device(config)
+    trainer = config.trainer
+    if trainer.strategy == "fsdp":
+        if trainer.num_nodes * trainer.devices == 1:
+            raise UserError("trainer.strategy fsdp parts the weights among devices, and there is one; set it to ddp")
+        if trainer.precision == "fp16" or trainer.channels_last:
+            what = "precision fp16" if trainer.precision == "fp16" else "channels_last"
+            raise UserError(f"trainer.strategy fsdp does not go with trainer.{what}; set it to another, or use ddp")
     inference, evaluation = config.model.inference, config.evaluation
     if evaluation.monitor.split("/")[0] not in evaluation.tasks:
         raise UserError(f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}")

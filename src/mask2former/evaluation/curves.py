@@ -1,11 +1,13 @@
 """Training runs as an image of curves: losses, learning rate and metrics over steps, several runs at once.
 
-Reads ``metrics.csv`` of run directories, also while training goes on. Knows nothing of how it is written but its form:
-a column ``step``, one column per value, empty where a row has none.
+Tables of figures become bars. All that matplotlib draws is drawn here. Reads ``metrics.csv`` of run directories, also
+while training goes on. Knows nothing of how it is written but its form: a column ``step``, one column per value, empty
+where a row has none.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 from mask2former import limits
 from mask2former.documents import read_rows, read_text
 from mask2former.errors import MissingExtraError, UserError
-from mask2former.files import write_whole
+from mask2former.files import check_file, write_whole
 from mask2former.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["Axis", "Series", "is_step", "plot_runs", "read_run"]
+__all__ = ["Axis", "Series", "check_plot", "is_step", "plot_bars", "plot_runs", "read_run"]
 
 Series = Mapping[str, tuple[Sequence[float], list[float]]]
 """Steps, or hours, and values by name of the column."""
@@ -107,24 +110,17 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
             cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
-    kind = path.suffix[1:].lower()
-    if kind not in _FORMATS:
-        raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
+    kind = check_plot(path)
     if not runs:
         raise UserError("there is no run to plot; give at least one run directory")
     found = dict(zip(_names(runs), map(read_run, runs), strict=True))
     if over == "hours":
         found = {name: _over_hours(run, series) for run, (name, series) in zip(runs, found.items(), strict=True)}
-    try:
-        from matplotlib.figure import Figure  # without pyplot there is no window and no global state
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-
     panels = _panels(found)
     limits.check_limit("the runs have kinds of values:", len(panels), limits.PANELS, "are they training runs?")
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * rows + (0.4 if len(runs) > 1 else 0)), dpi=110, layout="constrained")
+    figure = _figure(4.6 * columns, 3.1 * rows + (0.4 if len(runs) > 1 else 0))
     for number, (title, names) in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, number + 1), title, names, found, over)
     last = max(step for series in found.values() for steps, _ in series.values() for step in steps)
@@ -137,6 +133,64 @@ def plot_runs(runs: Sequence[Path], path: Path, over: Axis = "steps") -> None:
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(runs)), frameon=False, fontsize=9)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
+
+
+def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]], path: Path) -> None:
+    """Draw a table of figures as bars: a row for each name, a panel for each column.
+
+    Args:
+        names: of the rows, from the top.
+        columns: the figures of each column by its title; None leaves a row empty.
+        path: PNG, SVG or PDF, by its suffix.
+
+    Raises:
+        UserError: a file of another kind or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = check_plot(path)
+    figure = _figure(1.8 + 2.2 * len(columns), 0.9 + 0.5 * len(names))
+    rows = range(len(names))
+    for number, (title, values) in enumerate(columns.items()):
+        axes = figure.add_subplot(1, len(columns), number + 1)
+        lengths = [0.0 if value is None or not math.isfinite(value) else value for value in values]
+        colors = [_COLORS[0], *[_COLORS[1]] * (len(names) - 1)]
+        axes.barh(rows, lengths, height=0.6, color=colors)
+        for row, value in zip(rows, values, strict=True):
+            text = "–" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"  # noqa: RUF001
+            axes.text(lengths[row], row, f" {text}", va="center", fontsize=9, color=_INK)
+        axes.set_title(_plain(title), loc="left", fontsize=9.5, color=_INK)
+        axes.set_xlim(0, 1.4 * max(lengths) or 1)
+        axes.set_xticks([])
+        axes.set_yticks(rows, [_plain(name) for name in names] if number == 0 else [""] * len(names), fontsize=9)
+        axes.tick_params(length=0, labelcolor=_INK)
+        axes.invert_yaxis()
+        for side in ("top", "right", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.spines["left"].set_color(_LINE)
+    write_whole(path, lambda file: figure.savefig(file, format=kind))
+
+
+def check_plot(path: Path) -> str:
+    """That an image can be drawn there later; its format, by its suffix.
+
+    Raises:
+        UserError: a file of another kind, or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = path.suffix[1:].lower()
+    if kind not in _FORMATS:
+        raise UserError(f"'{path}': expected a file that ends in .{', .'.join(_FORMATS)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "report")
+    check_file(path)
+    return kind
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure; inches."""
+    from matplotlib.figure import Figure  # without pyplot there is no window and no global state
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mask2former.export.exporter import Exported, Format, export
-from mask2former.export.verify import Verified, VerifyReport, verify_export
+from mask2former.export.comparison import Verified, VerifyReport, draw_report, verify_export
+from mask2former.export.exporter import Exported, Target, WeightType, export
 
-__all__ = ["Exported", "Format", "Verified", "VerifyReport", "export", "verify_export"]
+__all__ = ["Exported", "Target", "Verified", "VerifyReport", "WeightType", "draw_report", "export", "verify_export"]

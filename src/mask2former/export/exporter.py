@@ -9,10 +9,10 @@ import contextlib
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,25 +21,42 @@ import mask2former
 from mask2former import limits
 from mask2former.checkpoints import fetch, from_pretrained
 from mask2former.config import Task
+from mask2former.data.images import list_images
 from mask2former.errors import OptionError, UserError
 from mask2former.export.graph import ExportedGraph
-from mask2former.export.results import check_settings
-from mask2former.export.writers import write_onnx, write_openvino
-from mask2former.files import check_file, whole_file
+from mask2former.export.traced_postprocessing import check_settings
+from mask2former.export.triton_server import CONFIG, MODEL_FILE, check_repository, triton_config
+from mask2former.export.writers import (
+    Call,
+    WeightType,
+    check_compiler,
+    onnx_tensors,
+    write_onnx,
+    write_openvino,
+    write_pt2,
+)
+from mask2former.files import check_file, whole_file, whole_folder
 from mask2former.inference.exported import SUFFIXES, ExportedInfo, Format, open_runtime
-from mask2former.inference.exported.network import SMALLEST
+from mask2former.inference.exported.network import SMALLEST, file_inputs
+from mask2former.inference.network import ModelNetwork
+from mask2former.inference.predictor import Predictor
 from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelHead, PerPixelPlusHead
 from mask2former.progress import DOWNLOADING, Progress, silent
+from mask2former.structures import Prediction
 from mask2former.text import printable
 
-__all__ = ["Exported", "Format", "export"]
+__all__ = ["Exported", "Target", "WeightType", "export"]
 
+Target = Format | Literal["triton"]
+_TARGETS = (*get_args(Format), "triton")
 _WEIGHTS = ".bin"  # what OpenVINO writes beside its .xml
 _EXAMPLE = (90, 125)  # pixels that a graph of any size is traced with; with padding on both sides
 _OTHERS = 0.05  # share of pixels or numbers that may be others in results: two of almost one score change places
-_TOLERANCE = 1e-3  # of logits, relative to the largest; rounding is a hundredth of it
+# Of logits on noise, relative to the largest. Of float32, rounding is a hundredth of that; of int8, noise says little
+# about images.
+_TOLERANCES: Mapping[WeightType, float] = {"float32": 1e-3, "float16": 3e-2, "int8": 0.5}
 
 
 @dataclass(frozen=True)
@@ -47,11 +64,11 @@ class Exported:
     """What was written.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder for Triton.
         info: what stands in it.
         difference: between what the model and the file give on noise, at most: of logits relative to the largest, of
             results the share that is different.
-        num_bytes: of the file, and of the weights beside it.
+        num_bytes: of all that was written.
     """
 
     path: Path
@@ -63,12 +80,14 @@ class Exported:
 def export(
     model: Mask2Former | str | Path,
     path: str | Path,
-    to: Format | None = None,
+    to: Target | None = None,
     *,
     size: tuple[int, int] | None = None,
     batch: int | None = 1,
     frames: int | None = None,
     results: Task | None = None,
+    dtype: WeightType = "float32",
+    calibration: Sequence[str | Path] = (),
     recipe: str | None = None,
     tasks: Task | Sequence[Task] = (),
     weights: str | None = None,
@@ -82,14 +101,23 @@ def export(
 
     Args:
         model: a model, or the name or file of one. It is exported in float32, on the CPU.
-        path: the file to write; an existing one is replaced. OpenVINO writes weights beside it, as ``.bin``.
-        to: ``onnx`` or ``openvino``; None: as ``path`` ends, ``.onnx`` or ``.xml``.
+        path: the file to write; an existing one is replaced. OpenVINO writes weights beside it, as ``.bin``. For Triton
+            a new folder, whose name is that of the model.
+        to: ``onnx``, ``openvino``, ``pt2`` (compiled by PyTorch for this processor), or ``triton`` for the folder of a
+            model in a repository of the Triton inference server, with an ONNX file; None: as ``path`` ends, ``.onnx``,
+            ``.xml`` or ``.pt2``.
         size: height and width in pixels that images must fit into, and are padded to; None: any size, which models
             with Swin cannot have.
         batch: images in one call; None: any number.
         frames: of clips; None: 8 for models of clips, and images for all others.
         results: the task whose results the file gives, at the padded size of the input and by the inference settings
-            of the model, see :mod:`mask2former.export.results`; for programs without this package. None: logits.
+            of the model, see :mod:`mask2former.export.traced_postprocessing`; for programs without this package. None:
+            logits.
+        dtype: of the weights in the file. ``float16`` halves it and is computed in float32. ``int8`` makes it a
+            quarter, and products are computed in 8-bit integers: measure what that costs, with
+            :func:`~mask2former.export.comparison.verify_export`.
+        calibration: for ``int8``, images and folders like those that the file is for; ranges of values are measured
+            on them.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         tasks: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
@@ -98,11 +126,21 @@ def export(
     Raises:
         UserError: the model cannot be loaded or exported, an argument is wrong, the runtime is not installed, the path
             cannot be written, or the file gives other logits than the model; nothing is written then.
+        NoCompilerError: there is no C++ compiler, which ``pt2`` needs.
     """
     path = Path(path)
     kind = _format(path, to)
     _check_inputs(size, batch, frames)
-    check_file(path)
+    check_repository(path) if kind == "triton" else check_file(path)
+    if dtype not in _TOLERANCES or (kind == "pt2" and dtype != "float32"):
+        expected = "float32" if kind == "pt2" else ", ".join(_TOLERANCES)
+        raise OptionError(lambda name: f"{name('dtype')} {dtype}: expected {expected} for weights in {kind}")
+    if (dtype == "int8") != bool(calibration):
+        raise OptionError(
+            lambda name: f"{name('dtype')} int8 and {name('calibration')}, images that it is measured on, go together"
+        )
+    if kind == "pt2":
+        check_compiler()
     if isinstance(model, str | Path):
         fetch(model, lambda done, total: progress(f"{DOWNLOADING} {model}", done, total))
         progress("loading the model", 0, None)
@@ -118,6 +156,8 @@ def export(
         raise UserError("a model that classifies pixels cannot be exported; export one with queries")
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
+    if dtype == "int8" and (frames is not None or results is not None):
+        raise OptionError(lambda name: f"{name('dtype')} int8 is for files that give logits of images")
     height, width = size or (None, None)
     version = mask2former.__version__
     info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results)
@@ -126,25 +166,36 @@ def export(
         if frames is not None:
             raise UserError("results are of images; export a model of clips without them")
         check_settings(model.info.inference, results)
+    calls = _calls(model, info, calibration)
     graph = ExportedGraph(_plain(model), clips=frames is not None, task=results).eval()
     parameters = path.with_suffix(_WEIGHTS)
     with contextlib.ExitStack() as stack:
-        written = stack.enter_context(whole_file(path, suffix=path.suffix))
+        if kind == "triton":
+            folder = stack.enter_context(whole_folder(path))
+            written = folder / MODEL_FILE
+            written.parent.mkdir()
+        else:
+            written = stack.enter_context(whole_file(path, suffix=path.suffix))
         beside = stack.enter_context(whole_file(parameters)) if kind == "openvino" else None
         progress(f"writing {path.name}", 0, None)
-        _write(kind, graph, info, written)
+        _write(kind, graph, info, written, dtype, calls)
         progress("comparing it with the model", 0, None)
-        difference = _difference(graph, written, path)
+        difference = _difference(graph, written, path, _TOLERANCES[dtype])
         if beside is not None:
             os.replace(written.with_suffix(_WEIGHTS), beside)
-    files = [path] if kind == "onnx" else [path, parameters]
+        if kind == "triton":
+            config = triton_config(path.name, onnx_tensors(written), info)
+            written.parents[1].joinpath(CONFIG).write_text(config, encoding="ascii")
+    files = {"openvino": [path, parameters], "triton": [path / MODEL_FILE, path / CONFIG]}.get(kind, [path])
     return Exported(path, info, difference, sum(file.stat().st_size for file in files))
 
 
-def _format(path: Path, to: Format | None) -> Format:
+def _format(path: Path, to: Target | None) -> Target:
+    if to is not None and to not in _TARGETS:
+        raise OptionError(lambda name: f"{name('to')} {to}: no such format; expected {', '.join(_TARGETS)}")
+    if to == "triton":
+        return to
     by_suffix = SUFFIXES.get(path.suffix.lower())
-    if to is not None and to not in get_args(Format):
-        raise OptionError(lambda name: f"{name('to')} {to}: no such format; expected {' or '.join(get_args(Format))}")
     if by_suffix is None or to not in (None, by_suffix):
         expected = [suffix for suffix, kind in SUFFIXES.items() if to in (None, kind)]
         raise UserError(f"'{path}': expected the name of a file ending in {' or '.join(expected)}")
@@ -170,16 +221,41 @@ def _plain(model: Mask2Former) -> Mask2Former:
     return copy.deepcopy(model).to(device="cpu", dtype=torch.float32)
 
 
-def _write(kind: Format, graph: ExportedGraph, info: ExportedInfo, path: Path) -> None:
+def _write(
+    kind: Target, graph: ExportedGraph, info: ExportedInfo, path: Path, dtype: WeightType, calls: Sequence[Call]
+) -> None:
     sides = info.height or _EXAMPLE[0], info.width or _EXAMPLE[1]
     inputs = _inputs(info, info.batch or 2, sides, sides)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about the inside of its exporter
         program = trace(graph, inputs, info)
-        if kind == "onnx":
-            write_onnx(program, path, info)
+        if kind == "pt2":
+            write_pt2(program, path, info)
         else:
-            write_openvino(program, path, info)
+            (write_openvino if kind == "openvino" else write_onnx)(program, path, info, dtype, calls)
+
+
+def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | Path]) -> list[Call]:
+    """What a file would be given for some images: each, or each of its tiles, at the size for the network."""
+    shown: list[Tensor] = []
+    network = ModelNetwork(_plain(model), torch.device("cpu"))
+
+    class Recorder:
+        largest_input = None if info.height is None or info.width is None else (info.height, info.width)
+
+        def __call__(self, images: Sequence[Tensor]) -> Sequence[Prediction]:
+            shown.extend(images)
+            return network(images)
+
+    predictor = Predictor(Recorder(), "cpu", settings=model.info.inference, categories=model.info.known_categories)
+    for path, _ in list_images(calibration) if calibration else ():
+        predictor(path)
+    return [file_inputs([image[None]], Recorder.largest_input or _at_least(image), info) for image in shown]
+
+
+def _at_least(image: Tensor) -> tuple[int, int]:
+    """The size of an image, or the smallest that a file takes."""
+    return max(SMALLEST, image.shape[-2]), max(SMALLEST, image.shape[-1])
 
 
 def trace(graph: ExportedGraph, inputs: tuple[Tensor, Tensor], info: ExportedInfo) -> torch.export.ExportedProgram:
@@ -215,16 +291,16 @@ def _inputs(info: ExportedInfo, count: int, sides: tuple[int, int], sizes: tuple
     return images, torch.tensor([sizes] * count)
 
 
-def _difference(graph: ExportedGraph, file: Path, path: Path) -> float:
+def _difference(graph: ExportedGraph, file: Path, path: Path, tolerance: float) -> float:
     """How far what the file gives is from the model: numbers relative to the largest, or the share of other ones.
 
     Raises:
         UserError: they are other ones.
     """
-    runtime = open_runtime(file, torch.device("cpu"))
+    runtime = open_runtime(file, torch.device("cpu"), trust_code=True)
     info, worst = runtime.info, 0.0
     sides = [(info.height, info.width)] if info.height and info.width else [(SMALLEST, 130), (160, 70)]
-    most = _TOLERANCE if info.task is None else _OTHERS
+    most = tolerance if info.task is None else _OTHERS
     for height, width in sides:
         images, sizes = _inputs(info, info.batch or 1, (height, width), (height - height // 5, width))
         found = runtime(images.numpy(), sizes.numpy())

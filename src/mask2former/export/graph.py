@@ -8,7 +8,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from mask2former.config import Task
-from mask2former.export import results
+from mask2former.export import traced_postprocessing
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import MaskOutput
 
@@ -40,8 +40,8 @@ class ExportedGraph(nn.Module):
 
         Returns:
             Class logits ``(B, Q, K + 1)`` ("no object" last), mask logits ``(B, Q, *T, h, w)`` at a quarter of the
-            padded size, and query features ``(B, Q, C)``; or what :mod:`mask2former.export.results` makes of them, at
-            the padded size.
+            padded size, and query features ``(B, Q, C)``; or what :mod:`mask2former.export.traced_postprocessing`
+            makes of them, at the padded size.
         """
         clips = images if self.clips else images.unsqueeze(1)  # (B, T, 3, H, W)
         height, width = clips.shape[-2:]
@@ -58,9 +58,9 @@ class ExportedGraph(nn.Module):
         masks = output.mask_logits if self.clips else output.mask_logits.squeeze(2)
         if self.task is None:
             return output.class_logits, masks, output.query_features
-        masks = results.resized(masks, padded)
+        masks = traced_postprocessing.resized(masks, padded)
         if self.task == "semantic":
-            return (results.semantic(output.class_logits, masks, inside),)
-        of_task = results.panoptic if self.task == "panoptic" else results.instances
+            return (traced_postprocessing.semantic(output.class_logits, masks, inside),)
+        of_task = traced_postprocessing.panoptic if self.task == "panoptic" else traced_postprocessing.instances
         is_thing = [category.is_thing for category in self.model.info.known_categories]
         return of_task(output.class_logits, masks, inside, is_thing, self.model.info.inference)

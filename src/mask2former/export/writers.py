@@ -4,28 +4,54 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
-from mask2former.errors import MissingExtraError, UserError
+from mask2former.errors import MissingExtraError, NoCompilerError, UserError
+from mask2former.inference.compiling import sentence_of_compiler
 from mask2former.inference.exported.info import INPUTS, KEY, ExportedInfo
+from mask2former.inference.exported.pt2 import add_info
 from mask2former.text import printable
 
-__all__ = ["write_onnx", "write_openvino"]
+__all__ = [
+    "TensorShape",
+    "check_compiler",
+    "halve_weights",
+    "onnx_tensors",
+    "write_onnx",
+    "write_openvino",
+    "write_pt2",
+]
+
+WeightType = Literal["float32", "float16", "int8"]
+Call = tuple[np.ndarray, np.ndarray]
+"""What a file is given: images and their sizes."""
 
 _OPSET = 18
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LARGEST = (1 << 31) - (1 << 20)  # bytes of a protobuf, and room for the graph
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, info: ExportedInfo) -> None:
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    info: ExportedInfo,
+    weights: WeightType = "float32",
+    calibration: Sequence[Call] = (),
+) -> None:
     """Write an ONNX file.
 
     Args:
         program: what is written.
         path: the file; weights of 2 GB and more would lie beside it, and no published model has them.
         info: stored under :data:`KEY`.
+        weights: ``float16`` stores them in half the bytes, and they are computed with in float32 all the same;
+            ``int8`` also computes products with them in 8-bit integers.
+        calibration: for ``int8``, the inputs that the ranges of values are measured on.
 
     Raises:
         MissingExtraError: the converter is not installed.
@@ -55,17 +81,91 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, info: Exported
     finally:
         logger.setLevel(level)
     proto = exported.model_proto
+    if weights == "float16":
+        halve_weights(proto)
     onnx.helper.set_model_props(proto, {KEY: info.to_json()})
     onnx.save(proto, path)
+    if weights == "int8":
+        from mask2former.export.quantization import quantize
+
+        in_float = path.with_name("float32.onnx")  # beside it, in the folder of temporary files
+        path.replace(in_float)
+        quantize(in_float, path, calibration)
+        in_float.unlink()
 
 
-def write_openvino(program: torch.export.ExportedProgram, path: Path, info: ExportedInfo) -> None:
-    """Write an OpenVINO file and the ``.bin`` with its weights beside it, in float32.
+def halve_weights(proto: Any) -> None:
+    """Weights of convolutions and matrix products to float16, with a cast to float32 in front of their use.
+
+    No other constants: a table of positions in pixels would lose half a pixel.
+
+    Args:
+        proto: an ``onnx.ModelProto``, which is changed.
+
+    Raises:
+        UserError: a weight is beyond the range of float16.
+    """
+    import onnx
+
+    used = {name for node in proto.graph.node if node.op_type in _PRODUCTS for name in node.input}
+    casts = []
+    for entry in proto.graph.initializer:
+        if entry.name in used and entry.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(entry)
+            if not np.abs(values).max(initial=0.0) <= np.finfo(np.float16).max:
+                raise UserError(f"'{printable(entry.name, 100)}' is beyond the range of float16; export it in float32")
+            name, half = entry.name, f"{entry.name}.float16"
+            entry.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), half))
+            casts.append(onnx.helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+class TensorShape(NamedTuple):
+    """An input or output of a file.
+
+    Attributes:
+        name: of the tensor.
+        dtype: its type, as numpy calls it.
+        shape: its sides; None: any.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def onnx_tensors(path: Path) -> list[TensorShape]:
+    """The inputs of an ONNX file, then its outputs."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    return [
+        TensorShape(
+            entry.name,
+            onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type).name,
+            tuple(side.dim_value or None for side in entry.type.tensor_type.shape.dim),
+        )
+        for entry in (*graph.input, *graph.output)
+    ]
+
+
+def write_openvino(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    info: ExportedInfo,
+    weights: WeightType = "float32",
+    calibration: Sequence[Call] = (),
+) -> None:
+    """Write an OpenVINO file and the ``.bin`` with its weights beside it.
 
     Args:
         program: what is written.
         path: the ``.xml`` file.
         info: stored under :data:`KEY`.
+        weights: see :func:`write_onnx`.
+        calibration: see there.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -74,12 +174,50 @@ def write_openvino(program: torch.export.ExportedProgram, path: Path, info: Expo
     import openvino
 
     onnx_file = path.with_suffix(".onnx")
-    write_onnx(program, onnx_file, info)
+    write_onnx(program, onnx_file, info, "int8" if weights == "int8" else "float32", calibration)
     model = openvino.convert_model(onnx_file)
     for port, name in zip([*model.inputs, *model.outputs], [*INPUTS, *info.outputs], strict=True):
         port.get_tensor().set_names({name})
     model.set_rt_info(info.to_json(), [KEY])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    openvino.save_model(model, path, compress_to_fp16=weights == "float16")
+
+
+def check_compiler() -> None:
+    """That torch finds a C++ compiler.
+
+    Raises:
+        NoCompilerError: it does not.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # its own, which is private
+        raise NoCompilerError(sentence_of_compiler(error)) from error
+
+
+def write_pt2(program: torch.export.ExportedProgram, path: Path, info: ExportedInfo) -> None:
+    """Compile for this processor and write a package of PyTorch; takes minutes.
+
+    Args:
+        program: what is compiled.
+        path: the file.
+        info: stored in the package, where it is read without running code.
+
+    Raises:
+        NoCompilerError: it cannot be compiled.
+    """
+    from torch._inductor import aoti_compile_and_package
+
+    try:
+        aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={"cpp.dynamic_threads": True},  # else as many as there are now, wherever it runs
+        )
+    except Exception as error:  # of the compiler, which raises what it likes
+        raise NoCompilerError(sentence_of_compiler(error)) from error
+    add_info(path, info)
 
 
 def _need(*modules: str) -> None:

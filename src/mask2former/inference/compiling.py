@@ -20,7 +20,7 @@ from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.pixel_predictions import PixelOutput
 from mask2former.text import printable
 
-__all__ = ["CompiledModel"]
+__all__ = ["CompiledModel", "sentence_of_compiler"]
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class CompiledModel:
         except Exception as error:  # of the compiler, which raises what it likes, or of the model
             if is_lack_of_memory(error) or isinstance(error, UserError):  # the model's, about this input
                 raise
-            self._refusal = _sentence(error)
+            self._refusal = sentence_of_compiler(error)
             raise NoCompilerError(self._refusal) from error
         self._sizes.add(sizes)
         height, width = images[0].shape[-2:]
@@ -79,10 +79,11 @@ class CompiledModel:
         return output
 
 
-def _sentence(error: BaseException) -> str:
+def sentence_of_compiler(error: BaseException) -> str:
+    """What is wrong where torch cannot compile a model, for the user."""
     causes = list(_causes(error))
     if any(type(cause).__name__ == "InvalidCxxCompiler" for cause in causes):
-        return "compiling a model needs a C++ compiler, but none was found; install g++ or clang, or leave out compile"
+        return "compiling a model needs a C++ compiler, but none was found; install g++ or clang, or run it uncompiled"
     said = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
     return f"the model cannot be compiled ({type(causes[-1]).__name__}: {printable(said, 200)}); run it as it is"
 

@@ -50,6 +50,7 @@ __all__ = [
     "FilesReport",
     "Job",
     "Outcome",
+    "categories_sha256",
     "check_coco_file",
     "plan",
     "predict_files",
@@ -343,7 +344,7 @@ def segment_files(
         task,
         predictor.recorded_settings,
         predictor.weights_sha256(),
-        _categories_sha256(predictor.categories),
+        categories_sha256(predictor.categories),
         (".json", *((".png",) if overlay else ()), *((_MAPS[task],) if task in _MAPS else ())),
         candidates and task == "instance",
     )
@@ -458,7 +459,7 @@ class _Request:
         task: of the results.
         settings: recorded ones.
         weights_sha256: of the model.
-        categories_sha256: of its classes: :func:`_categories_sha256`.
+        categories_sha256: of its classes: :func:`categories_sha256`.
         endings: of the files.
         candidates: whether instances below the threshold are written too.
     """
@@ -564,7 +565,7 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _categories_sha256(categories: Categories) -> str:
+def categories_sha256(categories: Categories) -> str:
     """Of what results say of the classes: ids, names, and which are things."""
     classes = [[item.id, item.name, item.is_thing] for item in categories]
     return hashlib.sha256(json.dumps(classes).encode()).hexdigest()

@@ -157,6 +157,7 @@ class Predictor:
         model: Mask2Former | None = None,
         quiet: bool = False,
         compile: bool = False,
+        trust_code: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor for a packaged model, a checkpoint file or a folder, or an exported file.
@@ -165,7 +166,7 @@ class Predictor:
 
         Args:
             source: what :func:`mask2former.checkpoints.from_pretrained` accepts, or what ``mask2former export`` wrote:
-                ``.onnx`` is run by onnxruntime, ``.xml`` by OpenVINO.
+                ``.onnx`` is run by onnxruntime, ``.xml`` by OpenVINO, ``.pt2`` by PyTorch.
             recipe: for files without configuration, for instance ``coco-panoptic/r50``.
             tasks: in its place, what the model was trained for.
             weights: which of several sets of weights in a file, by the name of its entry.
@@ -174,6 +175,8 @@ class Predictor:
             model: gets the weights instead of one that is built; for models with your own parts.
             quiet: without that message.
             compile: see the class.
+            trust_code: whether the code in a ``.pt2`` file may run, which it does when the file is loaded; also if
+                ``MASK2FORMER_TRUST_CODE`` is 1 in the environment. No other file holds code.
             overrides: inference settings that replace the stored ones, for instance ``score_threshold=0.5``, which sets
                 the threshold of all tasks. ``official_settings=True`` replaces those that a model has for the sake of
                 the toolbox that trained it, see :meth:`InferenceConfig.official`.
@@ -192,7 +195,8 @@ class Predictor:
                 raise OptionError(
                     lambda name: f"'{source}' is an exported model: leave out {name(taken[0])}, which is for others"
                 )
-            network = open_exported(source, None if device is None else chosen_device, chosen_dtype)
+            on = None if device is None else chosen_device
+            network = open_exported(source, on, chosen_dtype, trust_code=trust_code)
             info = network.info.model
             predictor = cls(network, device or "cpu", settings=info.inference, categories=info.known_categories)
         else:

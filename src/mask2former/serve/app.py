@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -221,7 +221,13 @@ async def _openapi(request: Request) -> Response:
     return JSONResponse(request.app.openapi())
 
 
-@_metrics.get("/metrics", tags=["health"], summary="Figures for Prometheus", response_class=Response)
+@_metrics.get(
+    "/metrics",
+    tags=["health"],
+    summary="Figures for Prometheus",
+    responses=description.METRICS,
+    response_class=PlainTextResponse,
+)
 async def _show_metrics(request: Request) -> Response:
     return Response(request.app.state.service.metrics.text(), media_type=METRICS_TYPE)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mask2former.serve.uploads import FIELD
 
-__all__ = ["ERRORS", "HEALTH", "MODELS", "PREDICT_BODY", "PREDICT_REPLIES"]
+__all__ = ["ERRORS", "HEALTH", "METRICS", "MODELS", "PREDICT_BODY", "PREDICT_REPLIES"]
 
 _NUMBER = {"type": "number"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -206,6 +206,10 @@ MODELS: dict[int | str, dict[str, Any]] = {
             }
         },
     },
+    401: ERRORS[401],
+}
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Figures, as Prometheus reads them.", "content": {"text/plain": {"schema": _TEXT}}},
     401: ERRORS[401],
 }
 HEALTH: dict[int | str, dict[str, Any]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,9 +48,12 @@ def deployment(
     from ray import serve
 
     def build() -> Any:
-        logging_as_json().__enter__()  # for as long as the replica lives
+        told = contextlib.ExitStack()
+        told.enter_context(logging_as_json())
         predictor = open_predictor(model, quiet=True, **loading)
-        return create_app(predictor, model, limits, token, with_metrics=False)
+        app = create_app(predictor, model, limits, token, with_metrics=False)
+        app.state.told = told  # for as long as the replica lives
+        return app
 
     class Replica:
         def check_health(self) -> None:
@@ -117,7 +122,8 @@ def serve_on_ray(
         ray.init(address=given)
     else:
         cores = max(os.cpu_count() or 1, round(options.replicas[1] * options.cpus + 0.5))
-        ray.init(address="local", num_cpus=cores, include_dashboard=False)
+        # Everything of Ray listens on this machine alone, too.
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
     try:
         device = loading.get("device") or "auto"
         num_gpus = int(device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0))
@@ -134,6 +140,8 @@ def serve_on_ray(
             started(f"http://{host}:{port}")
             while not asked():
                 time.sleep(0.2)
+            if hasattr(signal, "alarm"):
+                signal.alarm(0)  # Ray's own handler would end the process after three seconds
         serve.delete(APPLICATION)  # when the requests that have begun are finished
     finally:
         if not given:

@@ -70,6 +70,8 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
     import uvicorn
 
     class Server(uvicorn.Server):
+        has_ended = False
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -82,6 +84,10 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
         async def on_tick(self, counter: int) -> bool:
             return await super().on_tick(counter) or asked()  # a closed terminal, which uvicorn does not know
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            self.has_ended = True
+
     config = uvicorn.Config(
         app,
         lifespan="on",
@@ -91,9 +97,13 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(limits.timeout) + _GRACE,
     )
+    server = Server(config)
     with interrupts.postponed() as asked:  # uvicorn has handlers of its own, and raises again what it was sent
         try:
-            asyncio.run(Server(config).serve([listener]))
+            asyncio.run(server.serve([listener]))
+        except KeyboardInterrupt:  # what was sent twice
+            if not server.has_ended:
+                raise
         except SystemExit as error:  # uvicorn's way to say that the application does not start
             raise FailedError("the service could not start; its log says why") from error
 

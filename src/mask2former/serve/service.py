@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -220,7 +221,8 @@ class Service:
         return Reply(content, called.waited, called.took, called.batch_size)
 
     async def _in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        context = copy_context()  # with the id of the request, for what is logged there
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(function, *args))
 
     def _prepare(self, file: NamedBytes, wanted: Wanted) -> tuple[Shown, list[str]]:
         height, width = image_size(file)

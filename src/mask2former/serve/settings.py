@@ -81,7 +81,7 @@ class RayOptions:
     max_queued: int = 256
 
     @classmethod
-    def of(cls, replicas: str, cpus: float = 1.0, max_queued: int = 256) -> RayOptions:
+    def of(cls, replicas: str = "1", cpus_per_replica: float = 1.0, max_queued: int = 256) -> RayOptions:
         """With replicas as ``2`` or ``1:4``.
 
         Raises:
@@ -95,7 +95,7 @@ class RayOptions:
                     "example 1:4"
                 )
             )
-        return cls((int(match[1]), int(match[2] or match[1])), cpus, max_queued)
+        return cls((int(match[1]), int(match[2] or match[1])), cpus_per_replica, max_queued)
 
 
 def read_token(path: Path | None = None) -> str | None:

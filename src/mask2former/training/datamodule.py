@@ -12,7 +12,7 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mask2former.config import NoAugmentationConfig, RunConfig
 from mask2former.data.annotated import AnnotatedSet
@@ -41,6 +41,16 @@ __all__ = ["DataModule", "batch_size_per_device"]
 _OTHER_SCALE = 1.5  # between training and inference, from which on it is worth a word
 
 
+class _Share(Dataset[Case | tuple[()]]):
+    """Cases by index; an empty one where there is none left for this rank."""
+
+    def __init__(self, cases: Cases) -> None:
+        self.cases = cases
+
+    def __getitem__(self, index: int | None) -> Case | tuple[()]:
+        return () if index is None else self.cases[index]
+
+
 def _as_it_is(sample: Any) -> Any:
     return sample
 
@@ -54,6 +64,8 @@ class DataModule(lightning.LightningDataModule):
 
     Attributes:
         num_queries: of the model; None where it does not say how many.
+        unit: with ``data.group_by_aspect``, how many images of one group come one after the other, see
+            :class:`StepSampler`: where a run goes on, as when it began, for else images would come twice.
     """
 
     def __init__(
@@ -67,6 +79,7 @@ class DataModule(lightning.LightningDataModule):
         self.config = config
         self.notes: list[str] = []
         self.num_queries: int | None = config.model.transformer_decoder.queries
+        self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
         self._training, self._validation, self._augmentation = training, validation, augmentation
 
     @cached_property
@@ -128,14 +141,12 @@ class DataModule(lightning.LightningDataModule):
 
     def batching(self) -> str:
         """How the images of a step are divided, in one line."""
-        total, devices, micro = (
-            self.config.data.batch_size,
-            self.config.trainer.devices,
-            batch_size_per_device(self.config),
-        )
+        total, micro = self.config.data.batch_size, batch_size_per_device(self.config)
+        nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
         images, kind = "image" if total == 1 else "images", "device" if devices == 1 else "devices"
-        text = f"{total} {images} per step = {devices} {kind} x {micro}"
-        accumulations = total // (devices * micro)
+        machines = f"{nodes} nodes x " if nodes > 1 else ""
+        text = f"{total} {images} per step = {machines}{devices} {kind} x {micro}"
+        accumulations = total // (nodes * devices * micro)
         return text if accumulations == 1 else f"{text} x {accumulations} accumulated"
 
     def remarks(self) -> list[str]:
@@ -201,14 +212,18 @@ class DataModule(lightning.LightningDataModule):
             first_step=first_step,
             groups=samples.wide() if config.data.group_by_aspect else None,
             micro=batch_size_per_device(config),
+            unit=self.unit,
         )
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         cases = self.validation_set
-        share = range(self.trainer.global_rank, len(cases), self.trainer.world_size)
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        share: list[int | None] = [*range(rank, len(cases), ranks)]
+        # One without a sample would leave out the validation, and the others would wait for it.
+        share += [None] * (-(-len(cases) // ranks) - len(share))
         # Read in this process: the model takes longer than its images, and workers would copy them.
-        return DataLoader(cases, batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
+        return DataLoader(_Share(cases), batch_size=None, sampler=share, collate_fn=_as_it_is)  # pyright: ignore
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Validation cases stay where they are: the predictor moves what it takes."""

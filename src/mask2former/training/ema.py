@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mask2former.training.sharding import local, share_of, whole
+
 __all__ = ["MovingAverage"]
 
 
@@ -31,11 +33,11 @@ class MovingAverage:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = self._entries(model)
-        averages = list(self.values.values())
+        averages = [local(value) for value in self.values.values()]
         if averages[0].device != next(iter(current.values())).device:
             self.values = {name: value.to(current[name].device) for name, value in self.values.items()}
-            averages = list(self.values.values())
-        torch._foreach_lerp_(averages, [current[name] for name in self.values], 1.0 - decay)
+            averages = [local(value) for value in self.values.values()]
+        torch._foreach_lerp_(averages, [local(current[name]) for name in self.values], 1.0 - decay)
 
     @torch.no_grad()
     def begin(self, state: Mapping[str, Tensor]) -> None:
@@ -44,11 +46,15 @@ class MovingAverage:
         for name, value in self.values.items():
             value.copy_(state[name])
 
+    def shard_like(self, model: nn.Module) -> None:
+        """Keep this rank's share of each average, as it has of the parameters of the model."""
+        self.values = {name: share_of(self.values[name], value) for name, value in self._entries(model).items()}
+
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Give the averages to a model of the same architecture."""
+        """Give the averages to a model of the same architecture, which is whole; all ranks that share them do it."""
         for name, value in self._entries(model).items():
-            value.copy_(self.values[name])
+            value.copy_(whole(self.values[name]))
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "values": self.values}

@@ -12,6 +12,7 @@ from mask2former.config import OptimConfig
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.peak_memory import peak_memory
 from mask2former.structures.samples import Batch
+from mask2former.training.sharding import local
 
 __all__ = ["MemoryEstimate", "estimate_memory"]
 
@@ -64,9 +65,14 @@ def estimate_memory(
         optim: tells whether weights are averaged.
         validate: predicts one image or clip of the validation data with a copy of the model.
     """
-    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    stored = sum(value.nbytes for value in model.state_dict().values())
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    trained = sum(local(parameter).nbytes for parameter in model.parameters() if parameter.requires_grad)
+    stored = sum(local(value).nbytes for value in model.state_dict().values())
+    own: set[int] = set()
+
+    def remember_own(module: nn.Module, _: object) -> None:
+        """When it is called: weights of which ranks have shares are gathered then."""
+        own.update(local(value).untyped_storage().data_ptr() for value in module.parameters(recurse=False))
+
     kept: dict[int, int] = {}
 
     def remember(tensor: Tensor) -> Tensor:
@@ -77,8 +83,11 @@ def estimate_memory(
 
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     devices = [model.device] if model.device.type == "cuda" else []
+    hooks = [module.register_forward_pre_hook(remember_own) for module in model.modules()]
     with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         losses = criterion(model(batch.images), batch.targets, lambda shape: torch.rand(shape, device=model.device))
+    for hook in hooks:
+        hook.remove()
     with torch.no_grad():
         for name, value in model.named_buffers():
             value.copy_(buffers[name])

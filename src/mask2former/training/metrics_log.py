@@ -28,7 +28,7 @@ __all__ = ["MetricsLog", "validations"]
 class MetricsLog(Logger):
     """A Lightning logger that writes a table whose columns grow with the metrics.
 
-    Lightning's own CSV logger deletes the file when a run goes on.
+    Lightning's own CSV logger deletes the file when a run goes on. Nothing is read or written before :meth:`open`.
 
     Args:
         path: of the file.
@@ -46,8 +46,13 @@ class MetricsLog(Logger):
         self.columns = ["step"]
         self.times = path.with_name("times.csv")
         self.num_rows = 0
-        self._keep(first_step, first_row)
-        self._began = time.monotonic() - self._keep_times(first_step, first_row)
+        self._first_step, self._first_row = first_step, first_row
+        self._began = time.monotonic()
+
+    def open(self) -> None:
+        """Drop the rows that will be made again; of several ranks only the first does it."""
+        self._keep(self._first_step, self._first_row)
+        self._began = time.monotonic() - self._keep_times(self._first_step, self._first_row)
 
     @property
     def name(self) -> None:
@@ -90,7 +95,6 @@ class MetricsLog(Logger):
     def _rows(self) -> list[dict[str, Any]]:
         return _rows_of(self.path)
 
-    @rank_zero_only
     def _keep(self, first_step: int, first_row: int | None) -> None:
         # What a power cut left of the last line is no row: it ends early, or in something that is no number.
         whole = (row for row in self._rows() if "" not in row and None not in row.values())
@@ -112,7 +116,6 @@ class MetricsLog(Logger):
         self._write_times("".join(["step,seconds\n", *(f"{step},{seconds:.2f}\n" for step, seconds in kept)]))
         return kept[-1][1] if kept else 0.0
 
-    @rank_zero_only
     def _write_times(self, text: str) -> None:
         write_whole(self.times, lambda file: file.write_text(text, encoding="utf-8"))
 

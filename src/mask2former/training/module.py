@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ParallelStrategy
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from mask2former.config import OptimConfig, RunConfig, Task
 from mask2former.evaluation.cases import Case, Cases
@@ -31,6 +34,7 @@ from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor, regrouped
+from mask2former.training.sharding import check_gradients, gathered, shard, whole
 from mask2former.visualization import contact_sheet
 
 __all__ = ["TrainingModule"]
@@ -67,6 +71,7 @@ class TrainingModule(lightning.LightningModule):
         self.criterion = criterion or build_criterion(classes, config.criterion, of_pixels=of_pixels)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
+        self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)
         self._predictor: Predictor | None = None
         self._evaluation: Evaluation | None = None
         self._rows: list[list[Image.Image]] = []
@@ -113,19 +118,22 @@ class TrainingModule(lightning.LightningModule):
         uniform = self._points(step)
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
-        for batch in accumulation:
+        for index, batch in enumerate(accumulation, start=1):
             try:
                 losses = self.criterion(self.model(batch.images), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
-            self.manual_backward(losses.total / len(accumulation))
+            with self._sent_later() if index < len(accumulation) else contextlib.nullcontext():
+                self.manual_backward(losses.total / len(accumulation))
             total += losses.total.detach() / len(accumulation)
             for name, term in losses.terms.items():
                 terms[name] = terms.get(name, torch.zeros_like(term.detach())) + term.detach() / len(accumulation)
         scaler = self._scaler
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        if self._whole:
+            check_gradients(self.model)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm))
         finite = bool(norm.isfinite())
         if not finite and (scaler is None or scaler.get_scale() < _SMALLEST_SCALE):
             raise FloatingPointError(f"step {step}: gradients are not finite; see {self._keep(accumulation[0], step)}")
@@ -141,6 +149,11 @@ class TrainingModule(lightning.LightningModule):
     def _scaler(self) -> torch.amp.GradScaler | None:
         """Of the loss, in half precision."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _sent_later(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients stay on this rank until the last backward pass of the step, which sends the sum of all."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else contextlib.nullcontext()
 
     def _num_masks(self, accumulation: Sequence[Batch]) -> float:
         """Targets per micro-batch, averaged over ranks and the accumulation (training specification, section 1.3)."""
@@ -161,7 +174,8 @@ class TrainingModule(lightning.LightningModule):
         return int(numbers[0] >> 1)
 
     def _keep(self, batch: Batch, step: int) -> Path:
-        path = Path(self.config.output) / f"failed-step-{step}.pt"
+        rank = f"-rank-{self.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.config.output) / f"failed-step-{step}{rank}.pt"
         content = {"pixels": batch.images.pixels, "sizes": batch.images.sizes, "names": batch.names}
         content["targets"] = [(target.labels, target.masks) for target in batch.targets]
         content["ignored"] = [target.ignored for target in batch.targets]
@@ -170,16 +184,34 @@ class TrainingModule(lightning.LightningModule):
 
     # --- validation: the predictor that users get, with averaged weights when there are some ---
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Leave this rank its share of the weights, and of their average; called when training begins."""
+        self._whole = (copy.deepcopy(self.model).cpu(),)
+        shard(self.model, mesh)
+        if self.average is not None:
+            self.average.shard_like(self.model)
+
+    @torch.no_grad()
+    def whole_model(self) -> Mask2Former:
+        """The model with all its weights; a copy where ranks share them, and then all of them take part."""
+        for model in self._whole:
+            own = model.state_dict()
+            for name, value in self.model.state_dict().items():
+                own[name].copy_(whole(value))
+            return model
+        return self.model
+
     def predictor(self) -> Predictor:
         """The model as it would be saved now: a copy, so that training finds its own as it left it."""
-        model = copy.deepcopy(self.model)
+        model = copy.deepcopy(self.whole_model())
         if self.average is not None:
             self.average.copy_to(model)
         return Predictor(model, device=self.device)
 
     def _validate_first(self) -> None:
-        """The first case of the validation data, to see what it takes."""
-        self._predicted(self.predictor(), self._cases[0])
+        """The first case of the validation data, to see what it takes; shared weights are not gathered for it."""
+        own = [Predictor(copy.deepcopy(model), device=self.device) for model in self._whole] or [self.predictor()]
+        self._predicted(own[0], self._cases[0])
 
     def _predicted(self, predictor: Predictor, case: Case) -> Predictions:
         with torch.autocast(self.device.type, enabled=False):  # training may be in half precision, predictors are not
@@ -195,7 +227,9 @@ class TrainingModule(lightning.LightningModule):
     def _cases(self) -> Cases:
         return self.trainer.datamodule.validation_set  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
 
-    def validation_step(self, batch: Case, batch_idx: int) -> None:
+    def validation_step(self, batch: Case | tuple[()], batch_idx: int) -> None:
+        if not isinstance(batch, Case):
+            return  # there are fewer samples than ranks, or some left over
         assert self._evaluation is not None
         assert self._predictor is not None
         predictions = self._predicted(self._predictor, batch)
@@ -238,7 +272,7 @@ class TrainingModule(lightning.LightningModule):
             checkpoint["run"] = self.record
         checkpoint["instance_threshold"] = self.instance_threshold
         if self.average is not None:
-            checkpoint["average"] = self.average.state_dict()
+            checkpoint["average"] = gathered(self.average.state_dict(), keep=self.trainer.is_global_zero)
         checkpoint["epoch"] = 0  # the only one; Lightning counts another when the run ends
         checkpoint["loops"] = at_step(checkpoint["loops"], self.global_step)
         for name in ("loops", "callbacks", "optimizer_states", "run"):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mask2former import checkpoints
 from mask2former.config import RunConfig
-from mask2former.text import terminal_line
 from mask2former.training.checkpointing import Best, best_of
+from mask2former.training.cluster import say_once
 from mask2former.training.metrics_log import validations
 from mask2former.training.resume import Comparison, LastState
 
@@ -83,10 +83,10 @@ def finished(past: LastState, change: Comparison, config: RunConfig) -> Training
     end = how_it_ended(past, config, model)
     if end is None:
         return None
-    print(terminal_line(f"{directory} is finished: {end}; nothing was changed"))
+    say_once(f"{directory} is finished: {end}; nothing was changed")
     if change.changes:
         ignored = ", ".join(change.changes)
-        print(terminal_line(f"note: since it is finished, these other settings were ignored: {ignored}"))
+        say_once(f"note: since it is finished, these other settings were ignored: {ignored}")
     return _result_of(past, best, model)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from mask2former import limits
 from mask2former.config import RunConfig, leaves, parse
 from mask2former.data.datasets.reader import Reader
+from mask2former.dataset_tools.requirements import batch_size_per_device
 from mask2former.documents import read_yaml
 from mask2former.errors import UserError
 from mask2former.evaluation.cases import Cases
@@ -60,8 +61,8 @@ FREE = _settings(
         "data": "dataset augmentation filter_empty group_by_aspect batch_size batch_size_per_device num_workers",
         "optim": "lr weight_decay betas eps backbone_multiplier clip_norm schedule schedule_steps steps gamma "
         "poly_power warmup_steps warmup_factor ema_decay",
-        "trainer": "max_steps precision accelerator devices half_pixel_decoder channels_last gradient_checkpointing "
-        "log_interval checkpoint_interval tensorboard",
+        "trainer": "max_steps precision accelerator devices num_nodes strategy half_pixel_decoder channels_last "
+        "gradient_checkpointing log_interval checkpoint_interval tensorboard",
         "evaluation": "interval patience num_images tasks monitor choose_threshold max_detections area_limits boundary "
         "pooled_threshold semantic_segments",
     }
@@ -73,6 +74,7 @@ _MEASURE = re.compile(
     r"model\.inference\.(?!instance_threshold)|data\.dataset\."
     r"|evaluation\.(monitor|max_detections|area_limits|pooled_threshold)$"
 )
+_ORDER = {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"}  # what the order of samples is of
 _SHOWN = 6  # settings in a note, classes in a message
 
 
@@ -96,6 +98,8 @@ class LastState:
         validation_due: whether the validation of this step was still to be done; also False in checkpoints of 0.1.0.
         num_rows: of the table of metrics; None in checkpoints of 0.1.0.
         objects: names of what was given in Python in place of settings.
+        unit: images of one group that come one after the other, see :class:`StepSampler`; None where they are not
+            grouped.
     """
 
     path: Path
@@ -113,6 +117,7 @@ class LastState:
     validation_due: bool = False
     num_rows: int | None = None
     objects: tuple[str, ...] = ()
+    unit: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> LastState:
@@ -170,6 +175,7 @@ class LastState:
             due,
             None if rows is None else _whole(rows),
             tuple(str(_text(name)) for name in record.get("objects", ())),
+            _unit(record.get("unit"), config),
         )
 
     def is_comparable(
@@ -198,6 +204,16 @@ def _whole(value: Any) -> int:
     return value
 
 
+def _unit(value: Any, config: RunConfig) -> int | None:
+    """As it was written, or as it was before it was written."""
+    if not config.data.group_by_aspect:
+        return None
+    unit = batch_size_per_device(config) if value is None else _whole(value)
+    if unit == 0 or config.data.batch_size % unit:
+        raise ValueError(f"units of {unit} images do not divide a batch of {config.data.batch_size}")
+    return unit
+
+
 def _text(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{quoted(value)} was found where text was expected")
@@ -220,11 +236,14 @@ def record_of(
     license: str | None,
     validation: str | None = None,
     objects: Sequence[str] = (),
+    unit: int | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint carries of its run, of plain values alone; :meth:`LastState.read` reads it back."""
     given = {"objects": list(objects)} if objects else {}
+    units = {} if unit is None else {"unit": unit}
     return {
         **given,
+        **units,
         "config": config.model_dump(mode="json"),
         "categories": categories.to_dict(),
         "num_samples": list(num_samples),
@@ -262,11 +281,13 @@ class Comparison:
         notes: sentences for the user.
         changes: settings with the value before and now.
         measured_otherwise: why figures of validations before and after cannot be compared; empty where they can.
+        drawn_anew: whether samples come in another order from here on.
     """
 
     notes: tuple[str, ...]
     changes: tuple[str, ...]
     measured_otherwise: tuple[str, ...]
+    drawn_anew: bool = False
 
     @property
     def measured_anew(self) -> bool:
@@ -316,12 +337,14 @@ def compare(
     changes = [f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in different.items()]
     if changes:
         notes.append(f"from step {last.step} on with other settings: {listed(changes, _SHOWN)}")
-    if last.num_samples is not None and num_samples[0] != last.num_samples[0]:
+    is_other_number = last.num_samples is not None and num_samples[0] != last.num_samples[0]
+    is_other_order = bool(_ORDER & different.keys())
+    if is_other_number and last.num_samples is not None:
         notes.append(
             f"the training data have {num_samples[0]} samples now and had {last.num_samples[0]}: the order of "
             f"samples is drawn anew from step {last.step} on"
         )
-    elif {"seed", "data.batch_size", "data.filter_empty", "data.group_by_aspect"} & different.keys():
+    elif is_other_order:
         notes.append(f"the order of samples is drawn anew from step {last.step} on")
     notes += _about_rate(last, config)
     count = None if last.num_samples is None else last.num_samples[1]
@@ -331,7 +354,7 @@ def compare(
             f"figures before and after step {last.step} cannot be compared ({', '.join(anew[:_SHOWN])}): the best "
             "validation and patience start over"
         )
-    return Comparison(tuple(notes), tuple(changes), tuple(anew))
+    return Comparison(tuple(notes), tuple(changes), tuple(anew), is_other_number or is_other_order)
 
 
 def _different(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:

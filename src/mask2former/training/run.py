@@ -6,23 +6,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from mask2former import checkpoints
-from mask2former.config import RunConfig
+from mask2former.config import RunConfig, leaves
 from mask2former.data.transforms import Augmentation
 from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import terminal_line
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, loaded
+from mask2former.training.cluster import Rank
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
+from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
 from mask2former.training.objects import Data, Objects
@@ -58,7 +62,8 @@ def train(
 
     Args:
         config: the whole run.
-        model: is trained in place, instead of one that is built, and ends with the weights of the file. Inference
+        model: is trained in place, instead of one that is built, and ends with the weights of the file (but for
+            ``trainer.strategy`` fsdp, which leaves a share of them in it). Inference
             settings come from ``config.model.inference``; those that it leaves out, from ``model.info.inference``.
         train_data: images or clips to learn from; any :class:`~mask2former.data.sample_sets.SampleSet` will do.
         validation_data: images or clips to validate on; give it together with ``train_data``, and only then.
@@ -74,14 +79,17 @@ def train(
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
         KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was.
         MemoryError: the device or the machine is too small; the message names the settings that help.
-        ChildProcessError: a process that reads samples died of another cause.
+        ChildProcessError: a process that reads samples died of another cause, or another rank of the run is gone.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
     """
+    rank = Rank.of(config.trainer)
+    rank.take()
     objects = Objects.checked(model, train_data, validation_data, augmentation, criterion)
     directory, monitor = Path(config.output), config.evaluation.monitor
     last = directory / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
-        raise UserError(f"nothing to resume: {last} does not exist; start the run without resuming")
+        where = f" for {rank}" if rank.world_size > 1 else ""
+        raise UserError(f"nothing to resume: {last} does not exist{where}; start the run without resuming")
     check_links(directory)
     stopping = Stopping()
     with locked(directory) as notes, stopping.listening(), quiet():
@@ -103,19 +111,17 @@ def train(
             if (result := finished(past, change, config)) is not None:
                 return result
             point = resume_point(past, change, config, data.num_validation, digest)
+            data.unit = data.unit if change.drawn_anew else past.unit
             notes += change.notes
 
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
-        notes += prepare_directory(config, objects.names(), resume=resume)
         module = TrainingModule(model, config, objects.criterion)
-        license = model.info.license
-        module.record = record_of(config, data.categories, num_samples, license, digest, objects=objects.names())
+        names, license = objects.names(), model.info.license
+        module.record = record_of(config, data.categories, num_samples, license, digest, names, data.unit)
         module.stored_optim = past.config.optim if past is not None else None
         module.validation_due = point.is_due
 
-        if past is not None:
-            notes += put_best_in_place(past, point, config)
         table = MetricsLog(directory / "metrics.csv", point.step, point.num_rows)
         keep = KeepCheckpoints(
             last.parent,
@@ -129,21 +135,34 @@ def train(
         )
         patience = _patience(config, point)
         bar = StepProgressBar(config.trainer.max_steps, config.trainer.log_interval)
-        ours = [stopping, keep, bar, *([] if patience is None else [patience])]
-        trainer = build_trainer(config, point, [*ours, *callbacks], [table, *loggers], is_measured=data.is_measured)
-        if (note := dead_steps(config)) is not None:
-            notes.append(note)
-        if trainer.is_global_zero:
-            for note in notes:
+
+        def prepare() -> None:
+            said = [*notes, *prepare_directory(config, names, resume=resume)]
+            said += [] if past is None else put_best_in_place(past, point, config)
+            table.open()
+            said += [] if (dead := dead_steps(config)) is None else [dead]
+            for note in said:
                 print(terminal_line(f"note: {note}"))
-        with explained(trainer, config, last if resume else None):
+
+        meeting = Meeting(directory, _facts(config, num_samples, digest), prepare)
+        ours = [stopping, meeting, keep, bar, *([] if patience is None else [patience])]
+        logs = [table, *loggers]
+        trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
+        with explained(trainer, config, last if resume else None, rank):
             if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
                 if patience is not None and keep.start_value is not None:
                     patience.begin_at(keep.start_value)
             trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-        return _saved(trainer, module, keep)
+            return _saved(trainer, module, keep)
+
+
+def _facts(config: RunConfig, num_samples: tuple[int, int], validation: str) -> dict[str, Any]:
+    """What must be the same on all ranks; the directory may have several names."""
+    settings = {name: value for name, value in leaves(config).items() if name != "output"}
+    data = {"the number of training samples": num_samples[0], "the digest of the validation data": validation}
+    return {**settings, **data, "the version of torch": torch.__version__}
 
 
 def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
@@ -157,11 +176,11 @@ def _patience(config: RunConfig, point: ResumePoint) -> Patience | None:
 
 def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpoints) -> TrainingResult:
     """Write the model of a training that has ended, with the best weights or the averaged ones."""
-    config, model, path = module.config, module.model, Path(module.config.output) / "model.safetensors"
+    config, model, path = module.config, module.whole_model(), Path(module.config.output) / "model.safetensors"
     if module.average is not None:
         module.average.copy_to(model)
     elif keep.best.exists():
-        _restore(module, keep.best)
+        _restore(module, model, keep.best)
     threshold = module.instance_threshold if config.evaluation.choose_threshold else None
     if threshold is not None:
         inference = model.info.inference.model_copy(update={"instance_threshold": threshold})
@@ -182,7 +201,9 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
     )
 
 
-def _restore(module: TrainingModule, path: Path) -> None:
+def _restore(module: TrainingModule, model: Mask2Former, path: Path) -> None:
     with loaded(path, "delete it and resume: the last weights are taken", device="cpu") as state:
-        module.load_state_dict(state["state_dict"])
+        weights = state["state_dict"].items()
+        own = {name.removeprefix("model."): value for name, value in weights if name.startswith("model.")}
+        model.load_state_dict(own)
         module.instance_threshold = figure(state.get("instance_threshold"))  # 0.1.0 did not write it

@@ -18,7 +18,8 @@ from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import set_precision
 from mask2former.structures import Categories, ModelInfo
-from mask2former.text import printable, terminal_line
+from mask2former.text import printable
+from mask2former.training.cluster import say_once
 from mask2former.training.resume import LastState
 
 __all__ = ["completed", "initial_model", "with_start"]
@@ -170,14 +171,14 @@ def _with_weights(
     if init is None or not begins:  # a checkpoint brings the weights
         return model, is_whole
     if isinstance(start, Backbone):
-        print(terminal_line(f"Starts from {init}: {'; '.join(start_from_backbone(model, start, init))}"))
+        say_once(f"Starts from {init}: {'; '.join(start_from_backbone(model, start, init))}")
         return model, False
     assert start is not None, "a run that begins has read what it begins with"
     notes = checkpoints.start_from(model, start, init, partial=config.model.init_partial)
-    print(terminal_line(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}"))
+    say_once(f"Starts from {init}: {'; '.join(('all that fits', *notes)) if notes else 'all of it'}")
     is_whole = takes_class_head(categories, start.categories, partial=config.model.init_partial)
     if not is_whole:
-        print("Not measured before the first step, since the class head is newly initialised")
+        say_once("Not measured before the first step, since the class head is newly initialised")
     return model, is_whole
 
 

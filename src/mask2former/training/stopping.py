@@ -20,8 +20,13 @@ from mask2former.dataset_tools.requirements import batch_size_per_device
 from mask2former.errors import UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.text import printable
+from mask2former.training.cluster import Rank
 
-__all__ = ["Stopping", "died_reading", "explained"]
+__all__ = ["Stopping", "died_reading", "explained", "is_lost_connection"]
+
+
+# The last one is what SLURM sends before the end where it was asked to (--signal=USR1@120); it would kill the process.
+_STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopping(lightning.Callback):
@@ -41,7 +46,7 @@ class Stopping(lightning.Callback):
     def listening(self) -> Iterator[None]:
         """Handle the signals as long as the block runs; those that are ignored stay so."""
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            handlers = {number: signal.getsignal(number) for number in _STOPPING}
             self._before = {number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)}
         try:
             self._listen()
@@ -82,19 +87,22 @@ class Stopping(lightning.Callback):
 
 
 @contextlib.contextmanager
-def explained(trainer: lightning.Trainer, config: RunConfig, last: Path | None) -> Iterator[None]:
+def explained(
+    trainer: lightning.Trainer, config: RunConfig, last: Path | None, rank: Rank | None = None
+) -> Iterator[None]:
     """What ends a training in the block is raised as an error that says why, and what helps.
 
     Args:
         trainer: which runs in the block.
         config: the whole run.
         last: the checkpoint that it goes on from.
+        rank: which process of the run this is.
 
     Raises:
         UserError: the weights in the checkpoint are not those of the model.
         KeyboardInterrupt: somebody stopped it.
         MemoryError: the device or the machine is too small.
-        ChildProcessError: a process that reads samples died of another cause.
+        ChildProcessError: a process that reads samples died of another cause, or another rank is gone.
     """
     try:
         yield
@@ -105,6 +113,11 @@ def explained(trainer: lightning.Trainer, config: RunConfig, last: Path | None) 
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if (how := died_reading(error)) is not None:
             raise _death(how) from error
+        if rank is not None and rank.world_size > 1 and is_lost_connection(error):
+            raise ChildProcessError(
+                f"{rank}, step {trainer.global_step}: another rank of this run has ended or went silent "
+                f"({printable(' '.join(str(error).split()), 200)}); its own output says why"
+            ) from error
         if last is not None and str(error).startswith("Error(s) in loading state_dict"):
             raise UserError(
                 f"cannot resume: {last} is damaged ({printable(str(error), 200)}); start the run again with "
@@ -117,6 +130,11 @@ def explained(trainer: lightning.Trainer, config: RunConfig, last: Path | None) 
             "data.batch_size_per_device (the total batch stays), trainer.gradient_checkpointing=true, smaller images "
             "in data.dataset"
         ) from error
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error is one of the connections between ranks; those of gloo have no type of their own."""
+    return isinstance(error, torch.distributed.DistError) or bool(re.search(r"\bgloo[/:]", str(error)))
 
 
 def died_reading(error: BaseException) -> str | None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from mask2former.config import RunConfig
-from mask2former.errors import MissingExtraError
+from mask2former.config import RunConfig, TrainerConfig
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.text import printable
 from mask2former.training.checkpointing import WholeFiles
+from mask2former.training.cluster import TIMEOUT, Rank
 from mask2former.training.resume_point import ResumePoint
+from mask2former.training.sharding import Sharded
 
 __all__ = ["build_trainer", "quiet"]
 
@@ -23,6 +30,7 @@ __all__ = ["build_trainer", "quiet"]
 def build_trainer(
     config: RunConfig,
     point: ResumePoint,
+    rank: Rank,
     callbacks: Sequence[lightning.Callback],
     loggers: Sequence[Logger],
     *,
@@ -33,18 +41,23 @@ def build_trainer(
     Args:
         config: the whole run.
         point: where it goes on.
+        rank: which process of the run this is.
         callbacks: all of them.
         loggers: without that of TensorBoard, which the settings ask for.
         is_measured: whether there is anything to validate on.
 
     Raises:
         MissingExtraError: TensorBoard is wanted and not there.
+        UserError: this process sees fewer devices than there should be on a machine.
     """
+    _check_devices(config.trainer)
     extra = [_tensorboard(Path(config.output))] if config.trainer.tensorboard else []
     return lightning.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
-        plugins=[_precision(config), WholeFiles()],
+        num_nodes=config.trainer.num_nodes,
+        strategy=_strategy(config.trainer, rank),
+        plugins=[_precision(config), WholeFiles(), rank.environment()],
         max_steps=max(config.trainer.max_steps, point.step + point.is_due),  # else Lightning would not validate
         val_check_interval=min(config.evaluation.interval, config.trainer.max_steps),
         check_val_every_n_epoch=None,
@@ -74,6 +87,25 @@ def quiet() -> Iterator[None]:
     finally:
         for logger in talking:
             logger.setLevel(logging.INFO)
+
+
+def _strategy(trainer: TrainerConfig, rank: Rank) -> Strategy | Literal["auto"]:
+    """Of several ranks, one that does not wait for ever; in a notebook, where Lightning forks, its own choice."""
+    if trainer.strategy == "fsdp":
+        return Sharded(timeout=TIMEOUT)
+    return "auto" if rank.world_size == 1 or hasattr(sys, "ps1") else DDPStrategy(timeout=TIMEOUT)
+
+
+def _check_devices(trainer: TrainerConfig) -> None:
+    visible = torch.cuda.device_count() if trainer.accelerator != "cpu" and torch.cuda.is_available() else None
+    if visible is not None and visible < trainer.devices:
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise UserError(
+            f"trainer.devices is {trainer.devices}, but this process sees {visible} GPU{'s' if visible > 1 else ''}"
+            + (f" (CUDA_VISIBLE_DEVICES={printable(chosen, 80)})" if chosen is not None else "")
+            + "; set trainer.devices, or let every process see all GPUs of its machine (SLURM: --gpus-per-node instead "
+            "of --gpus-per-task)"
+        )
 
 
 def _precision(config: RunConfig) -> Precision:

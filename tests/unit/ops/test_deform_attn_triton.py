@@ -23,9 +23,10 @@ needs_triton = pytest.mark.skipif(
 def test_in_the_interpreter() -> None:
     """In a process of its own, because the interpreter is chosen when Triton is imported."""
     tests = Path(__file__).with_name("interpreted_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist.plugin", str(tests)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    finished = subprocess.run(command, env=environment | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    environment |= {"TRITON_INTERPRET": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whose imports take seconds
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 

@@ -231,6 +231,7 @@ def test_tasks_thresholds_and_classes_of_a_request() -> None:
     with_client(test)
 
 
+@pytest.mark.usefixtures("small_overlays")
 def test_every_form_of_masks() -> None:
     image, predictor = image_of(2), make_predictor()
     result = predictor(image)

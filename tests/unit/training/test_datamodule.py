@@ -15,13 +15,14 @@ from mask2former.config import RunConfig, parse
 from mask2former.data.loading.collate import PackedBatch, pack
 from mask2former.data.loading.sampling import StepSampler
 from mask2former.errors import UserError
+from mask2former.evaluation.cases import Case
 from mask2former.structures import Batch
 from mask2former.training.datamodule import DataModule, batch_size_per_device
 
 
 def config(**data: object) -> RunConfig:
-    devices = data.pop("devices", 1)
-    values = {"data": data, "trainer": {"devices": devices}, "evaluation": {"tasks": ["instance"]}}
+    trainer = {name: data.pop(name, 1) for name in ("devices", "num_nodes")}
+    values = {"data": data, "trainer": trainer, "evaluation": {"tasks": ["instance"]}}
     return parse(RunConfig, values, "test")
 
 
@@ -46,6 +47,35 @@ def test_the_images_of_a_step_are_divided_over_devices_and_passes(
 def test_batches_that_cannot_be_divided_evenly_are_refused(total: int, devices: int, micro: int | None) -> None:
     with pytest.raises(UserError, match=r"data\.batch_size 16"):
         batch_size_per_device(config(batch_size=total, devices=devices, batch_size_per_device=micro))
+
+
+def test_the_images_of_a_step_are_divided_over_machines() -> None:
+    split = config(batch_size=16, num_nodes=2, devices=2, batch_size_per_device=2)
+    assert DataModule(split).batching() == "16 images per step = 2 nodes x 2 devices x 2 x 2 accumulated"
+    assert DataModule(config(batch_size=64, num_nodes=8, devices=8)).batching() == (
+        "64 images per step = 8 nodes x 8 devices x 1"
+    )
+    assert batch_size_per_device(config(batch_size=16, num_nodes=2, devices=1)) == 8
+    with pytest.raises(UserError, match=r"16 is no multiple of trainer\.num_nodes 3 x trainer\.devices 2 = 6; change"):
+        batch_size_per_device(config(batch_size=16, num_nodes=3, devices=2))
+    with pytest.raises(UserError, match=r"over 4 device\(s\) gives 4 images each, which data\.batch_size_per_device 8"):
+        batch_size_per_device(config(batch_size=16, num_nodes=2, devices=2, batch_size_per_device=8))
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(6, 4), (6, 8), (6, 1), (6, 3)])
+def test_every_rank_measures_as_often_and_no_case_is_measured_twice(
+    shapes: dict[str, object], count: int, ranks: int
+) -> None:
+    """A rank that has none would leave out the validation, in which the others wait for it."""
+    shares = []
+    module = attached(config(dataset=shapes, num_workers=0))
+    for rank in range(ranks):
+        module.trainer.global_rank, module.trainer.world_size = rank, ranks  # type: ignore[union-attr, misc]
+        shares.append(list(module.val_dataloader()))
+    assert {len(share) for share in shares} == {-(-count // ranks)}
+    names = [case.image_id for share in shares for case in share if isinstance(case, Case)]
+    assert len(set(names)) == len(names)
+    assert len(names) == count
 
 
 @pytest.fixture

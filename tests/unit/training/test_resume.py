@@ -187,6 +187,7 @@ def test_what_becomes_of_the_rate(before: dict[str, Any], now: dict[str, Any], w
         ("evaluation.monitor", "panoptic/SQ", True),
         ("evaluation.max_detections", 400, True),
         ("model.inference.score_threshold", 0.5, True),
+        ("model.inference.short_edge", 96, True),
         ("data.dataset.validation_seed", 7, True),
         ("optim.ema_decay", 0.9, True),
         ("evaluation.boundary", True, False),

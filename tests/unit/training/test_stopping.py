@@ -7,8 +7,9 @@ import os
 import signal
 
 import pytest
+import torch
 
-from mask2former.training.stopping import Stopping, died_reading
+from mask2former.training.stopping import Stopping, died_reading, is_lost_connection
 
 
 def stopped_twice(number: signal.Signals) -> None:
@@ -20,7 +21,7 @@ def stopped_twice(number: signal.Signals) -> None:
             raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Terminated. ") from None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_counts_whatever_comes_of_it(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
@@ -70,3 +71,22 @@ def test_what_is_ignored_stays_so() -> None:
 )
 def test_how_a_process_that_reads_died(message: str, how: str | None) -> None:
     assert died_reading(RuntimeError(message)) == how
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            RuntimeError(
+                "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:80"
+            ),
+            True,
+        ),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), True),
+        (torch.distributed.DistBackendError("NCCL error"), True),
+        (RuntimeError("igloo/ice"), False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+    ],
+)
+def test_a_lost_connection_is_told_from_other_errors(error: RuntimeError, *, expected: bool) -> None:
+    assert is_lost_connection(error) == expected

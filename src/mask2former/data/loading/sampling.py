@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -24,17 +25,21 @@ class StepSampler:
 
     Every epoch is a fresh permutation shared by all ranks; rank r takes every world-size-th draw.
 
-    With ``groups`` the draws come in units of ``micro`` samples of one group, the micro-batches of a step: each group
+    With ``groups`` the draws come in units of samples of one group, the micro-batches of a step: each group
     runs through permutations of its own, and the units of an epoch are those that are full by its end, in random order.
     What is left of a group begins its next unit, so every sample comes once while its group goes round once. Rank r
     takes every world-size-th unit.
+
+    What a step draws depends on neither ranks nor ``micro``, only on ``unit``: a run that goes on with other ones keeps
+    it. Then a micro-batch is a part of a unit, or several, which may be of both groups.
 
     Args:
         length: of the data set.
         batch_size: draws per step over all ranks.
         first_step: where to begin, when resuming.
         groups: of every sample, for instance which images are wider than high; None: no grouping.
-        micro: samples per unit; divides ``batch_size`` over the ranks.
+        micro: samples per micro-batch; divides ``batch_size`` over the ranks.
+        unit: samples per unit; divides ``batch_size``. None: ``micro``.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class StepSampler:
         first_step: int = 0,
         groups: Bool[np.ndarray, " length"] | None = None,
         micro: int = 1,
+        unit: int | None = None,
     ) -> None:
         assert length > 0
         assert batch_size % (world_size * micro) == 0
@@ -58,7 +64,9 @@ class StepSampler:
         self.world_size = world_size
         self.first_step = first_step
         self._members = None if groups is None else [np.flatnonzero(groups == kind) for kind in (False, True)]
-        self.micro = micro if groups is not None else 1
+        self.unit = (unit or micro) if groups is not None else 1
+        assert batch_size % self.unit == 0
+        self._chunk = gcd(self.unit, micro)
         self._orders: dict[tuple[int, int, int | None], np.ndarray] = {}  # those of the epochs in use
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -69,19 +77,19 @@ class StepSampler:
 
     def draws(self, step: int) -> list[Draw]:
         """The draws of this rank at one step, micro-batch after micro-batch."""
-        per_step = self.batch_size // self.micro
-        units = range(step * per_step + self.rank, (step + 1) * per_step, self.world_size)
-        positions = [unit * self.micro + index for unit in units for index in range(self.micro)]
+        per_step = self.batch_size // self._chunk
+        chunks = range(step * per_step + self.rank, (step + 1) * per_step, self.world_size)
+        positions = [chunk * self._chunk + index for chunk in chunks for index in range(self._chunk)]
         return [Draw(self._index(position), self._augmentation_seed(position)) for position in positions]
 
     def _index(self, position: int) -> int:
         if self._members is None:
             epoch, index = divmod(position, self.length)
             return int(self._order(self.length, epoch)[index])
-        unit, index = divmod(position, self.micro)
+        unit, index = divmod(position, self.unit)
         kind, number = self._unit(unit, self._members)
         members = self._members[kind]
-        epoch, index = divmod(number * self.micro + index, len(members))
+        epoch, index = divmod(number * self.unit + index, len(members))
         return int(members[self._order(len(members), epoch, kind)[index]])
 
     def _unit(self, unit: int, members: list[Int64[np.ndarray, " _"]]) -> tuple[int, int]:
@@ -89,9 +97,9 @@ class StepSampler:
 
         def full(epochs: int) -> list[int]:
             """Units of each group that are full after so many epochs."""
-            return [epochs * len(group) // self.micro for group in members]
+            return [epochs * len(group) // self.unit for group in members]
 
-        epoch = unit * self.micro // self.length
+        epoch = unit * self.unit // self.length
         while sum(full(epoch + 1)) <= unit:  # what is left over makes an epoch a little late
             epoch += 1
         begin, end = full(epoch), full(epoch + 1)

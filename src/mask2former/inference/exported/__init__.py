@@ -6,6 +6,7 @@ the only one that imports its library. Must not know how files are exported.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -27,8 +28,14 @@ __all__ = [
     "open_runtime",
 ]
 
-Format = Literal["onnx", "openvino"]
-SUFFIXES: Mapping[str, Format] = {".onnx": "onnx", ".xml": "openvino"}  # of files, and the runtime that runs them
+Format = Literal["onnx", "openvino", "pt2"]
+SUFFIXES: Mapping[str, Format] = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".pt2": "pt2",
+}  # of files, and the runtime that runs them
+
+_TRUST = "MASK2FORMER_TRUST_CODE"
 
 
 def is_exported(source: str | Path) -> bool:
@@ -37,14 +44,18 @@ def is_exported(source: str | Path) -> bool:
 
 
 def open_exported(
-    path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
+    path: str | Path,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    trust_code: bool = False,
 ) -> ExportedNetwork:
     """An exported model as a network; arguments as of :func:`open_runtime`.
 
     Raises:
         UserError: as there, or the file gives results, not logits.
     """
-    runtime = open_runtime(path, device, dtype)
+    runtime = open_runtime(path, device, dtype, trust_code=trust_code)
     if runtime.info.task is not None:
         raise UserError(
             f"{path} gives {runtime.info.task} results, for programs without this package; here logits are needed: "
@@ -53,30 +64,43 @@ def open_exported(
     return ExportedNetwork(Path(path), runtime)
 
 
-def open_runtime(path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Runtime:
+def open_runtime(
+    path: str | Path,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    trust_code: bool = False,
+) -> Runtime:
     """An exported file, to be called with arrays.
 
     Args:
-        path: ``.onnx`` is run by onnxruntime, ``.xml`` (with the ``.bin`` beside it) by OpenVINO.
+        path: ``.onnx`` is run by onnxruntime, ``.xml`` (with the ``.bin`` beside it) by OpenVINO, ``.pt2`` by PyTorch.
         device: where it runs; None: a CUDA device if the runtime has one, else the CPU.
         dtype: what OpenVINO computes in: float32 (the default) or bfloat16.
+        trust_code: whether the code in a ``.pt2`` file may run; also if ``MASK2FORMER_TRUST_CODE`` is 1 in the
+            environment. The other formats hold none.
 
     Raises:
         UserError: the file cannot be read or is no export of this package, the runtime is not installed or lacks the
-            device, or the file is of another precision.
+            device, the file is of another precision, or its code must not run.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    if SUFFIXES[path.suffix.lower()] == "onnx":
-        if dtype not in (None, torch.float32):
-            got = str(dtype).removeprefix("torch.")
-            raise OptionError(
-                lambda name: f"{path}: onnxruntime computes in the file's precision; leave out {name('dtype')} {got}"
-            )
+    kind = SUFFIXES[path.suffix.lower()]
+    if kind == "openvino":
+        from mask2former.inference.exported.openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(path, device, dtype)
+    if dtype not in (None, torch.float32):
+        got = str(dtype).removeprefix("torch.")
+        raise OptionError(
+            lambda name: f"{path}: such files are computed in float32, as they are; leave out {name('dtype')} {got}"
+        )
+    if kind == "onnx":
         from mask2former.inference.exported.onnx import OnnxRuntime
 
         return OnnxRuntime(path, device)
-    from mask2former.inference.exported.openvino import OpenVinoRuntime
+    from mask2former.inference.exported.pt2 import CompiledRuntime
 
-    return OpenVinoRuntime(path, device, dtype)
+    return CompiledRuntime(path, device, trust_code=trust_code or os.environ.get(_TRUST) == "1")

@@ -16,7 +16,7 @@ from mask2former.errors import UserError
 from mask2former.inference.exported.info import ExportedInfo
 from mask2former.structures import Prediction
 
-__all__ = ["SMALLEST", "ExportedNetwork", "Runtime"]
+__all__ = ["SMALLEST", "ExportedNetwork", "Runtime", "file_inputs"]
 
 SMALLEST = 33  # pixels of a side; the graphs of dynamic files hold for coarsest maps of two pixels and more
 _BLOCK = 1 << 20  # bytes that are hashed at a time
@@ -40,6 +40,25 @@ class Runtime(Protocol):
     ) -> Sequence[np.ndarray]:
         """What ``info.outputs`` names; new arrays at every call."""
         ...
+
+
+def file_inputs(
+    clips: Sequence[UInt8[Tensor, "T 3 h w"]], size_hw: tuple[int, int], info: ExportedInfo
+) -> tuple[UInt8[np.ndarray, "B *T 3 H W"], Int64[np.ndarray, "B 2"]]:
+    """Clips, or images as clips of one frame, as a file takes them: at the top left of arrays of one size.
+
+    Args:
+        clips: as many as the file takes in one call, or fewer.
+        size_hw: of the arrays, into which all fit.
+        info: of the file.
+    """
+    count = info.batch or len(clips)
+    pixels = np.zeros((count, len(clips[0]), 3, *size_hw), np.uint8)
+    for index, clip in enumerate(clips):
+        pixels[index, ..., : clip.shape[2], : clip.shape[3]] = clip.cpu().numpy()
+    sizes = [(clip.shape[2], clip.shape[3]) for clip in clips]
+    given = np.array([*sizes, *[(1, 1)] * (count - len(clips))], np.int64)  # a batch that is not full sees black
+    return pixels if info.frames else pixels[:, 0], given
 
 
 class ExportedNetwork:
@@ -137,12 +156,8 @@ class ExportedNetwork:
                 f"{self._path} takes images of up to {height}x{width} pixels (height x width), got {h}x{w}; set a "
                 "smaller short_edge and long_edge, or export it for another size, or for any"
             )
-        count = self.info.batch or len(clips)
-        pixels = np.zeros((count, frames, 3, height, width), np.uint8)
-        for index, clip in enumerate(clips):
-            pixels[index, ..., : clip.shape[2], : clip.shape[3]] = clip.cpu().numpy()
-        given = np.array([*sizes, *[(1, 1)] * (count - len(clips))], np.int64)  # a batch that is not full sees black
-        class_logits, masks, features = self._runtime(pixels if self.info.frames else pixels[:, 0], given)
+        pixels, given = file_inputs(clips, (height, width), self.info)
+        class_logits, masks, features = self._runtime(pixels, given)
         step = self.info.size_divisibility
         padded = (-(-height // step) * step, -(-width // step) * step)
         return [

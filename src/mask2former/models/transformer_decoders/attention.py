@@ -37,10 +37,12 @@ class AttentionKind(NamedTuple):
         module: of dim, number of heads and dropout; is called with queries ``(B, Q, C)``, keys and values
             ``(B, S, C)``, and the guide.
         guide: of the masks at the tokens of a layer, and of the grids of these tokens, one after the other.
+        reads_masks: whether the guide depends on the masks.
     """
 
     module: Callable[[int, int, float], nn.Module]
     guide: Callable[[MaskLogits, Sequence[Grid]], Tensor | None]
+    reads_masks: bool
 
 
 def blocked_attention(masks: MaskLogits) -> Bool[Tensor, "B Q S"]:
@@ -143,9 +145,9 @@ def _positions(masks: MaskLogits, grids: Sequence[Grid]) -> Tensor:
 
 
 KINDS: Mapping[str, AttentionKind] = {
-    "masked": AttentionKind(MultiHeadAttention, _mask),
-    "full": AttentionKind(MultiHeadAttention, _nothing),
-    "smca": AttentionKind(SpatiallyModulatedAttention, _positions),
-    "mask_pool": AttentionKind(MaskPooling, _mask),
+    "masked": AttentionKind(MultiHeadAttention, _mask, reads_masks=True),
+    "full": AttentionKind(MultiHeadAttention, _nothing, reads_masks=False),
+    "smca": AttentionKind(SpatiallyModulatedAttention, _positions, reads_masks=False),
+    "mask_pool": AttentionKind(MaskPooling, _mask, reads_masks=True),
 }
 """By the values of ``transformer_decoder.attention``."""

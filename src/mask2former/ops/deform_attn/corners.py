@@ -1,6 +1,7 @@
 """The four pixels around each sampling location, and what each of them counts.
 
-What samplers from ordinary operators share. Must not know which kernel is in use.
+In whole numbers; exported graphs, where every operator counts, have their own form. Must not know which kernel is in
+use.
 """
 
 from __future__ import annotations

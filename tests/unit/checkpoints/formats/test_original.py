@@ -25,7 +25,7 @@ from mask2former.structures import Categories, ModelInfo
 
 REAL = [
     ("coco-panoptic/r50", False),
-    ("coco-panoptic/r50", True),
+    pytest.param("coco-panoptic/r50", True, marks=pytest.mark.slow),  # spellings are below, one by one
     ("ade20k-semantic/swin-t", False),
     pytest.param("cityscapes-instance/r50", False, marks=pytest.mark.slow),  # the entries of the first, for 8 classes
 ]

@@ -104,3 +104,27 @@ def test_groups_may_be_empty_or_smaller_than_a_pass(groups: np.ndarray) -> None:
     assert np.bincount(indices, minlength=5).min() >= 58
     passes = [indices[start : start + 3] for start in range(0, len(indices), 3)]
     assert all(len(set(groups[unit])) == 1 for unit in passes)
+
+
+@pytest.mark.parametrize(("micro", "world_size"), [(2, 4), (8, 1), (4, 2), (1, 8), (2, 1), (4, 1), (1, 2)])
+def test_another_split_draws_the_same_samples_where_the_unit_is_kept(micro: int, world_size: int) -> None:
+    """A run that began with units of two goes on: every step sees what it would have seen, on however many ranks."""
+    began = grouped(micro=2)
+    for step in range(60):
+        expected = sorted(began.draws(step), key=repr)
+        parts = [
+            grouped(micro=micro, unit=2, rank=rank, world_size=world_size).draws(step) for rank in range(world_size)
+        ]
+        assert {len(part) for part in parts} == {8 // world_size}
+        assert sorted((draw for part in parts for draw in part), key=repr) == expected
+        if micro <= 2:  # then no micro-batch is of both groups
+            for part in parts:
+                pairs = [part[start : start + micro] for start in range(0, len(part), micro)]
+                assert all(len({bool(WIDE[draw.index]) for draw in pair}) == 1 for pair in pairs)
+
+
+def test_units_of_eight_are_parted_among_ranks() -> None:
+    began = grouped(micro=8)
+    for step in range(20):
+        parts = [grouped(micro=2, unit=8, rank=rank, world_size=4).draws(step) for rank in range(4)]
+        assert sorted((draw for part in parts for draw in part), key=repr) == sorted(began.draws(step), key=repr)

@@ -47,16 +47,22 @@ def check(form: nn.Module, plain: nn.Module, pixels: Tensor) -> None:
             torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
+KINDS: list[tuple[str, str, dict[str, Any]]] = [
+    ("resnet10t", "batch", SMALL),  # deep stem, pooled shortcuts, basic blocks
+    ("resnet14t", "frozen", SMALL),  # bottlenecks
+    ("resnet18", "sync", {}),
+    ("resnet26", "frozen", {**SMALL, "drop_path_rate": 0.2}),
+    ("resnet26", "frozen", {**SMALL, "cardinality": 4, "base_width": 16, "stem_type": "deep", "stem_width": 8}),
+    ("resnet26", "frozen", {**SMALL, "replace_stem_pool": True}),
+]
+
+
 @pytest.mark.parametrize(
-    ("model", "norm", "kwargs"),
-    [
-        ("resnet10t", "batch", SMALL),  # deep stem, pooled shortcuts, basic blocks
-        ("resnet14t", "frozen", SMALL),  # bottlenecks
-        ("resnet18", "sync", {}),
-        ("resnet26", "frozen", {**SMALL, "drop_path_rate": 0.2}),
-        ("resnet26", "frozen", {**SMALL, "cardinality": 4, "base_width": 16, "stem_type": "deep", "stem_width": 8}),
-        ("resnet26", "frozen", {**SMALL, "replace_stem_pool": True}),
+    ("model", "norm", "kwargs", "dtype"),
+    [  # every kind in float32, and every dtype with both kinds of blocks; slow: all of all
+        pytest.param(*kind, dtype, marks=[] if dtype == torch.float32 or kind in KINDS[:2] else [pytest.mark.slow])
+        for kind in KINDS
+        for dtype in TOLERANCES
     ],
 )
 def test_maps_are_those_of_the_plain_backbone(model: str, norm: Any, kwargs: dict, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mask2former import postprocessing
 from mask2former.config import InferenceConfig
 from mask2former.errors import UserError
-from mask2former.export import results
+from mask2former.export import traced_postprocessing
 from mask2former.structures import Categories, Prediction
 
 CATEGORIES = Categories.from_names(["cat", "dog", "sky", "sea", "sand"], ["cat", "dog"])
@@ -39,13 +39,13 @@ def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, int]], li
     for index, (height, width) in enumerate(sizes):
         inside[index, :height, :width] = True
     predictions = [Prediction(classes[i], masks[i][:, None], sizes[i], PADDED) for i in range(2)]
-    return classes, results.resized(masks, PADDED), inside, sizes, predictions
+    return classes, traced_postprocessing.resized(masks, PADDED), inside, sizes, predictions
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_semantic(seed: int) -> None:
     classes, masks, inside, sizes, predictions = inputs(seed)
-    found = results.semantic(classes, masks, inside)
+    found = traced_postprocessing.semantic(classes, masks, inside)
     for index, (height, width) in enumerate(sizes):
         expected = postprocessing.semantic(predictions[index], sizes[index], CATEGORIES, InferenceConfig())
         np.testing.assert_array_equal(found[index, :height, :width].numpy(), expected.labels)
@@ -67,7 +67,7 @@ def test_semantic(seed: int) -> None:
 def test_instances(seed: int, changes: dict[str, Any]) -> None:
     settings = InferenceConfig(**{"instance_threshold": 0.3, **changes})
     classes, masks, inside, sizes, predictions = inputs(seed)
-    found = results.instances(classes, masks, inside, IS_THING, settings)
+    found = traced_postprocessing.instances(classes, masks, inside, IS_THING, settings)
     for index, (height, width) in enumerate(sizes):
         expected = postprocessing.instance(predictions[index], sizes[index], CATEGORIES, settings)
         masks_here, labels, scores, boxes = (values[index].numpy() for values in found)
@@ -88,7 +88,7 @@ def test_instances(seed: int, changes: dict[str, Any]) -> None:
 def test_panoptic(seed: int, score: float, overlap: float) -> None:
     settings = InferenceConfig(score_threshold=score, overlap_threshold=overlap)
     classes, masks, inside, sizes, predictions = inputs(seed)
-    found = results.panoptic(classes, masks, inside, IS_THING, settings)
+    found = traced_postprocessing.panoptic(classes, masks, inside, IS_THING, settings)
     for index, (height, width) in enumerate(sizes):
         expected = postprocessing.panoptic(predictions[index], sizes[index], CATEGORIES, settings)
         id_map, ids, labels, scores = (values[index].numpy() for values in found)
@@ -104,8 +104,8 @@ def test_panoptic(seed: int, score: float, overlap: float) -> None:
 def test_what_no_graph_can_follow_is_refused() -> None:
     semantic_only = InferenceConfig(tasks=("semantic",))
     with pytest.raises(UserError, match="no results of task 'panoptic'; it was trained for: semantic"):
-        results.check_settings(semantic_only, "panoptic")
+        traced_postprocessing.check_settings(semantic_only, "panoptic")
     refused: tuple[dict[str, Any], ...] = ({"tile": 64, "short_edge": 64}, {"non_overlapping": True})
     for changes in refused:
         with pytest.raises(UserError, match=f"its setting '{next(iter(changes))}'"):
-            results.check_settings(InferenceConfig(tasks=("instance",), **changes), "instance")
+            traced_postprocessing.check_settings(InferenceConfig(tasks=("instance",), **changes), "instance")

@@ -1,4 +1,4 @@
-"""An exported file beside its model: results, metrics, time and size of both on the same images."""
+"""Exported files beside their model: results, metrics, time, size and memory of all on the same images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.images import list_images, read_image
 from mask2former.data.sources import DataSource
 from mask2former.errors import UserError
+from mask2former.evaluation.curves import plot_bars
 from mask2former.evaluation.evaluate import evaluate
+from mask2former.export.process_memory import peak_of_process
 from mask2former.inference.exported import SUFFIXES, ExportedNetwork, is_exported
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.predictor import Predictor
@@ -23,7 +25,7 @@ from mask2former.ops.sparse_masks import pairwise_iou
 from mask2former.progress import Progress, silent
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
-__all__ = ["Verified", "VerifyReport", "verify_export"]
+__all__ = ["Verified", "VerifyReport", "draw_report", "verify_export"]
 
 _SCENES = 4  # that are drawn where no images are named
 _SAME = 0.5  # IoU of an instance of the model and of a file, from which on they are one
@@ -39,6 +41,8 @@ class Verified:
         dtype: in which precision.
         num_bytes: of the file; of the model those of its weights.
         milliseconds: median from an image to its result, calls alternating between the rows.
+        peak_bytes: that a process takes at most to load it and to segment the largest image, beyond Python and PyTorch;
+            None where that was not measured.
         differing: percent of what differs from the result of the model, the mean over images: pixels (panoptic and
             semantic), or instances that one has and the other has not. None for the model.
         metrics: percent, keyed ``task/name``; empty without data.
@@ -49,6 +53,7 @@ class Verified:
     dtype: str
     num_bytes: int
     milliseconds: float
+    peak_bytes: int | None
     differing: float | None
     metrics: Mapping[str, float]
 
@@ -78,6 +83,8 @@ def verify_export(
     data: DataSource | None = None,
     task: Task | None = None,
     calls: int = 5,
+    memory: bool = True,
+    trust_code: bool = False,
     recipe: str | None = None,
     trained_for: Task | Sequence[Task] = (),
     weights: str | None = None,
@@ -92,6 +99,9 @@ def verify_export(
         data: also measure all of them on these.
         task: of the results and metrics; None: see :class:`~mask2former.inference.predictor.Predictor`.
         calls: of each on each image, for the median.
+        memory: also measure the peak memory of each, in a process of its own; only on Linux, and not of models that
+            are objects.
+        trust_code: see :meth:`Predictor.from_pretrained`.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         trained_for: instead of a recipe, the tasks that the model was trained for.
         weights: which of several sets of weights in a file, by the name of its entry.
@@ -99,6 +109,7 @@ def verify_export(
 
     Raises:
         UserError: a file or the model cannot be loaded, or they have other classes or settings.
+        FailedError: a process that measures memory ended without a figure.
     """
     if isinstance(files, str | Path) or not files:
         raise UserError(f"expected a list of exported files, got {files!r}")
@@ -110,7 +121,7 @@ def verify_export(
     device = None if isinstance(against, Predictor) else "cpu"
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "progress": progress}
     model = open_predictor(against, device=device, quiet=True, **loading)
-    exported = [open_predictor(file, device="cpu", quiet=True) for file in files]
+    exported = [open_predictor(file, device="cpu", quiet=True, trust_code=trust_code) for file in files]
     for file, predictor in zip(files, exported, strict=True):
         if predictor.categories != model.categories or predictor.settings != model.settings:
             raise UserError(f"'{file}' has other classes or settings than the model; export the model again")
@@ -137,6 +148,17 @@ def verify_export(
     metrics: list[Mapping[str, float]] = [{} for _ in predictors]
     if data is not None:
         metrics = [dict(evaluate(predictor, data, chosen, progress=progress).metrics) for predictor in predictors]
+    peaks: list[int | None] = [None for _ in predictors]
+    if memory:
+        progress("measuring memory", 0, None)
+        largest = max(shown, key=lambda image: image.size)
+        of_model = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
+        for index, (source, loading) in enumerate(
+            [(against, of_model), *((file, {"trust_code": trust_code}) for file in files)]
+        ):
+            if isinstance(source, str | Path):
+                peaks[index] = peak_of_process(source, largest, chosen, loading)
+    names = [model_name(against), *map(str, files)]
     rows = [
         Verified(
             name,
@@ -144,15 +166,37 @@ def verify_export(
             str(getattr(predictor.network, "dtype", "")).removeprefix("torch."),
             _num_bytes(predictor),
             statistics.median(times),
+            peak,
             None if share is None else 100 * float(np.mean(share)),
             found,
         )
-        for name, predictor, times, share, found in zip(
-            [model_name(against), *map(str, files)], predictors, milliseconds, [None, *differing], metrics, strict=True
+        for name, predictor, times, peak, share, found in zip(
+            names, predictors, milliseconds, peaks, [None, *differing], metrics, strict=True
         )
     ]
     drawn = () if images else ("no images were given: drawn scenes were compared, in which most models find nothing",)
     return VerifyReport(chosen, len(shown), tuple(rows), drawn)
+
+
+def draw_report(report: VerifyReport, path: Path) -> None:
+    """The table as an image of bars, one row for each file; PNG, SVG or PDF, by the suffix.
+
+    Raises:
+        UserError: the path cannot be written, or is of another kind.
+        MissingExtraError: matplotlib is not installed.
+    """
+    metric = next(iter(report.rows[0].metrics), None)
+    columns: dict[str, list[float | None]] = {
+        "milliseconds": [row.milliseconds for row in report.rows],
+        "size, MB": [row.num_bytes / 1e6 for row in report.rows],
+        "peak memory, MB": [None if row.peak_bytes is None else row.peak_bytes / 1e6 for row in report.rows],
+        "differs from the model, %": [row.differing for row in report.rows],
+    }
+    if metric is not None:
+        columns[f"{metric.replace('/', ' ')}, %"] = [row.metrics[metric] for row in report.rows]
+    names = [f"{Path(row.name).name}\n{row.runtime} {row.dtype}" for row in report.rows]
+    shown = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    plot_bars(names, shown, path)
 
 
 def _runtime(predictor: Predictor) -> str:

@@ -1,0 +1,228 @@
+"""Multiply-adds and parameters of a model, per module and per operator, counted without computing anything."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mask2former.config import MaskedDecoderConfig
+from mask2former.errors import UserError
+from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import Precision
+from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.models.transformer_decoders.attention import KINDS
+from mask2former.text import printable
+
+__all__ = ["MASKS", "Cost", "ModuleCost", "count_flops", "paper_sizes"]
+
+Size = tuple[int, int]
+
+MASKS = "masks"
+"""The row of the products of queries and pixels, which are computed when somebody reads masks."""
+_BILINEAR = 4  # for a value that is read between four pixels
+_NORM = 5  # for a value that is normalised, with scale and shift
+_STRIDES = (32, 16, 8)
+# The paper counts COCO models on 100 images of the validation set that it does not name. Images of COCO are 640x480 or
+# 640x427 as a rule; five of the one and two of the other, a share that was fitted to R50, reproduce all six backbones.
+_FOUR_BY_THREE, _THREE_BY_TWO = 5, 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCost:
+    """A row of the table.
+
+    Attributes:
+        name: within the model; empty for the whole model, :data:`MASKS` for what belongs to no module.
+        parameters: learned numbers in it.
+        multiply_adds: of a call, with those of the modules in it.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call of a model costs, on average over the sizes of its input.
+
+    Attributes:
+        sizes: heights and widths of the input in pixels, as padded.
+        num_frames: of the clip; 1 for an image.
+        multiply_adds: what this library computes for the logits of all masks.
+        published: what the published code computes, by the rules of the paper; None where a part of the model is not
+            one of the paper's.
+        operators: multiply-adds by operator.
+        modules: the whole model, its parts and what they are made of.
+    """
+
+    sizes: tuple[Size, ...]
+    num_frames: int
+    multiply_adds: int
+    published: int | None
+    operators: Mapping[str, int]
+    modules: tuple[ModuleCost, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers of the model."""
+        return self.modules[0].parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"parameters": self.parameters, **asdict(self)}
+
+
+def paper_sizes(model: Mask2Former) -> list[Size]:
+    """The sizes that reproduce the FLOPs of the paper, of the mean over them.
+
+    A semantic model takes squares of its test size; others take seven images, five with sides of 4:3 and two of 3:2.
+
+    Raises:
+        UserError: the model resizes no images.
+    """
+    edge, longest = model.info.inference.short_edge, model.info.inference.long_edge
+    if not edge or model.info.inference.tile:
+        raise UserError("the model has no test size of its own; name a size")
+    if model.info.tasks == ("semantic",):
+        return [(edge, edge)]
+    images = [(edge, min(round(edge * ratio), longest)) for ratio in (4 / 3, 3 / 2)]
+    return [images[0]] * _FOUR_BY_THREE + [images[1]] * _THREE_BY_TWO
+
+
+def count_flops(model: Mask2Former, sizes: Sequence[Size], num_frames: int = 1) -> Cost:
+    """Count the multiply-adds of a call.
+
+    Nothing is computed, so it takes a second and no memory, whatever the size. Products and convolutions count one for
+    each multiplication and addition; as in the tool of the paper, norms count 5 for each value, and values read between
+    pixels (resizing, deformable attention) 4. All else is not counted.
+
+    Args:
+        model: stays as it is; its weights may be on the ``meta`` device.
+        sizes: heights and widths of the input in pixels, padded to what the model takes; costs are means over them.
+        num_frames: of a clip.
+
+    Returns:
+        The cost of the logits of all queries at stride 4. :attr:`Cost.published` is that of the published code, which
+        computes all masks at stride 4 after every layer and resizes them for the next, resizes the last ones to the
+        input and, for semantic models, sums them up to scores. That is what the paper's FLOPs are of.
+
+    Raises:
+        UserError: the model has parts of your own that cannot run without memory.
+    """
+    step = model.size_divisibility
+    padded = [(-(-height // step) * step, -(-width // step) * step) for height, width in sizes]
+    twin = _without_memory(model)
+    found = {size: _count(twin, size, num_frames) for size in dict.fromkeys(padded)}
+
+    def mean(counts: list[int]) -> int:
+        return round(sum(counts) / len(counts))
+
+    modules, operators = ([found[size][index] for size in padded] for index in range(2))
+    published = [_published(model, found[size][0][""], size, num_frames) for size in padded]
+    known = [count for count in published if count is not None]
+    parameters = {"": model, **dict(model.named_modules())}
+    rows = [
+        ModuleCost(
+            name,
+            sum(parameter.numel() for parameter in parameters[name].parameters()) if name in parameters else 0,
+            mean([counts[name] for counts in modules]),
+        )
+        for name in modules[0]
+    ]
+    return Cost(
+        tuple(padded),
+        num_frames,
+        rows[0].multiply_adds,
+        mean(known) if len(known) == len(padded) else None,
+        {name: mean([counts[name] for counts in operators]) for name in operators[0]},
+        tuple(rows),
+    )
+
+
+def _without_memory(model: Mask2Former) -> Mask2Former:
+    """The same without weights, in evaluation."""
+    twins: dict[int, Any] = {
+        id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in model.parameters()
+    }
+    twins |= {id(value): value.to("meta") for value in model.buffers()}
+    twin = copy.deepcopy(model, twins).eval()
+    if isinstance(twin.pixel_decoder, Precision):
+        twin.pixel_decoder.full_precision = False  # by autocast, which has no meta device
+    return twin
+
+
+def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str, int], Counter[str]]:
+    """Multiply-adds by module, that of the whole model under the empty name, and by operator."""
+    counter = FlopCounterMode(display=False, custom_mapping=_counts())
+    try:
+        with torch.device("meta"), torch.no_grad(), counter:
+            _ = twin([torch.empty(num_frames, 3, *size_hw)], aux_outputs=False).mask_logits
+    except (NotImplementedError, RuntimeError) as error:
+        raise UserError(
+            "the model cannot be counted, since a part of it does not run on the meta device, which has no memory: "
+            f"{printable(str(error), 200)}"
+        ) from error
+    counts = counter.get_flop_counts()
+    root, everything = type(twin).__name__, counts["Global"]
+    modules = {"": sum(everything.values()) // 2}
+    modules |= {name: _of_module(module, f"{root}.{name}", counts) for name, module in twin.named_modules() if name}
+    modules[MASKS] = modules[""] - sum(counts[root].values()) // 2
+    return modules, Counter({str(operator).removeprefix("aten."): count // 2 for operator, count in everything.items()})
+
+
+def _of_module(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
+    """That of a module, or, where its forward is not called, as that of a list is not, of the modules in it."""
+    if name in counts:
+        return sum(counts[name].values()) // 2
+    return sum(_of_module(child, f"{name}.{part}", counts) for part, child in module.named_children())
+
+
+def _counts() -> dict[Any, Any]:
+    """Of operators that torch does not count; twice, as torch counts multiplications and additions each."""
+
+    def norm(values: Sequence[int], *rest: object, **named: object) -> int:
+        return 2 * _NORM * math.prod(values)
+
+    def read_between(*shapes: object, out_shape: Sequence[int], **named: object) -> int:
+        return 2 * _BILINEAR * math.prod(out_shape)
+
+    aten = torch.ops.aten
+    return {
+        aten.native_layer_norm: norm,
+        aten.native_group_norm: norm,
+        aten.grid_sampler_2d: read_between,
+        aten.upsample_bilinear2d: read_between,
+    }
+
+
+def _published(model: Mask2Former, here: int, size_hw: Size, num_frames: int) -> int | None:
+    """What the published code computes: the same, but masks as :func:`count_flops` says."""
+    architecture, decoder = model.info.architecture, model.transformer_decoder
+    if architecture is None or not isinstance(decoder, MaskedTransformerDecoder):
+        return None
+    config = architecture.transformer_decoder
+    assert isinstance(config, MaskedDecoderConfig)
+    queries, channels = config.num_queries, architecture.pixel_decoder.mask_dim
+    pixels = num_frames * size_hw[0] * size_hw[1]
+    levels = [pixels // stride**2 for stride in _STRIDES]
+    used = {level for chosen in decoder.scales for level in chosen}
+    resized_embeddings = _BILINEAR * channels * sum(levels[level] for level in used)
+    layers = [decoder.scales[layer % len(decoder.scales)] for layer in range(config.num_layers)]
+    read = sum(levels[level] for chosen in layers for level in chosen)  # mask pixels of a query, over all layers
+    masks_here = masks_there = 0
+    if KINDS[config.attention].reads_masks:
+        masks_here = queries * channels * read
+        masks_there = queries * (channels * config.num_layers * (pixels // 16) + _BILINEAR * read)
+    results = _BILINEAR * queries * pixels
+    if model.info.tasks == ("semantic",):
+        results += queries * (decoder.class_head.out_features - 1) * pixels
+    return here - resized_embeddings - masks_here + masks_there + results

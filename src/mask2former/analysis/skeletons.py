@@ -1,0 +1,34 @@
+"""Models by name without their weights: what needs no numbers needs no download."""
+
+from __future__ import annotations
+
+from mask2former import checkpoints, recipes
+from mask2former.checkpoints.formats.original import recipe_categories
+from mask2former.checkpoints.instantiate import skeleton_of
+from mask2former.models.build import build_model, build_skeleton
+from mask2former.models.mask2former import Mask2Former
+
+__all__ = ["skeleton"]
+
+
+def skeleton(source: str, recipe: str | None = None) -> Mask2Former:
+    """A model without memory, on the ``meta`` device, where timm can make it so.
+
+    Args:
+        source: a published model or an ablation, of which nothing is downloaded, or whatever
+            :meth:`Mask2Former.from_pretrained` takes.
+        recipe: the published model that a file without configuration is.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    base = source
+    if source.startswith("ablation/") and source in recipes.run_recipes():
+        base = f"{source.split('/')[1]}/r50"
+    if base not in recipes.recipe_names():
+        opened = checkpoints.open_checkpoint(source, recipe)
+        model = skeleton_of(opened)
+        model.info = opened.info
+        return model
+    config, num_classes = recipes.run_recipes()[source]().model, len(recipe_categories(base))
+    return build_skeleton(config, num_classes) or build_model(config, num_classes)

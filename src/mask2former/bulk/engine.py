@@ -1,0 +1,205 @@
+"""The actors of Ray Data that segment shards, on this machine or a cluster. The only module that imports Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mask2former.bulk.plan import Plan, shards_as_rows
+from mask2former.bulk.stores import open_store
+from mask2former.config import Task
+from mask2former.errors import FailedError, OptionError, UserError
+from mask2former.inference.opening import open_predictor
+from mask2former.progress import Progress
+from mask2former.text import printable
+
+__all__ = ["Job", "Pool", "Segmenter", "pool_for", "raised_by", "shard_reports", "started_pool"]
+
+_CPUS_PER_ACTOR = 4  # of a machine without GPUs, by default
+_RAISED = re.compile(r"mask2former\.errors\.(\w+): (.+)")  # in the traces of actors
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an actor needs to know.
+
+    Attributes:
+        model: its name or path.
+        loading: arguments of :func:`open_predictor`.
+        output: where the results go.
+        task, head, batch_size, image_timeout: see :class:`~mask2former.bulk.shards.ShardWriter`.
+    """
+
+    model: str | Path
+    loading: Mapping[str, Any]
+    output: str
+    task: Task
+    head: Mapping[str, Any]
+    batch_size: int
+    image_timeout: float
+
+
+class Segmenter:
+    """What runs in an actor.
+
+    Raises:
+        UserError: the model cannot be loaded there, or is another one there.
+    """
+
+    def __init__(self, job: Job) -> None:
+        from mask2former.bulk.shards import ShardWriter
+
+        predictor = open_predictor(job.model, quiet=True, **job.loading)
+        if predictor.weights_sha256() != job.head["weights_sha256"]:
+            raise UserError(f"'{job.model}' is another model in an actor than where the run was started; use one file")
+        self._write = ShardWriter(
+            predictor,
+            job.task,
+            open_store(job.output),
+            job.head,
+            model=job.head["model"],
+            json_lines=job.head["json_lines"],
+            batch_size=job.batch_size,
+            image_timeout=job.image_timeout,
+        )
+
+    def __call__(self, rows: Any) -> Any:
+        """Shards, as tables of one row, to reports as JSON."""
+        reports = [
+            json.dumps(asdict(self._write(shard, images)))
+            for shard, images in zip(rows["shard"].to_pylist(), rows["images"].to_pylist(), strict=True)
+        ]
+        return {"report": reports}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many actors there are, and what each has."""
+
+    count: int
+    cpus: int
+    gpus: int
+
+
+def shard_reports(job: Job, plan: Plan, shards: Sequence[int], pool: Pool) -> Iterator[dict[str, Any]]:
+    """What becomes of each shard, as they are finished.
+
+    Raises:
+        UserError: an actor cannot load the model.
+        FailedError: what stopped a shard would stop all others.
+    """
+    import ray.data
+    import ray.exceptions
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    dataset = ray.data.from_arrow(list(shards_as_rows(plan.shards, shards))).map_batches(
+        Segmenter,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        batch_format="pyarrow",
+        # A shard is under way for seconds, so none waits at an actor while another has nothing to do.
+        compute=ray.data.ActorPoolStrategy(size=min(pool.count, len(shards)), max_tasks_in_flight_per_actor=1),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield json.loads(row["report"])
+    except ray.exceptions.RayError as error:
+        raise raised_by(error) from error
+
+
+def raised_by(error: BaseException) -> Exception:
+    """What an actor has raised, of which Ray passes on the text alone, or in a sentence what Ray says."""
+    text = str(error)
+    if ours := _RAISED.findall(text):
+        kind, said = ours[-1]
+        return FailedError(said) if kind == "FailedError" else UserError(said)
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = printable(lines[-1] if lines else type(error).__name__, 300)
+    return FailedError(f"Ray stopped the run: {said}")
+
+
+@contextlib.contextmanager
+def started_pool(address: str | None, actors: int | None, device: str, progress: Progress) -> Iterator[Pool]:
+    """A cluster that is running, or this machine for as long as the block takes.
+
+    Raises:
+        UserError: there is no such cluster, or no room in it for so many actors.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report itself to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every pool of actors that may restart
+    import ray
+    import ray.data
+
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    is_running = ray.is_initialized()
+    if not is_running:
+        progress("starting Ray", 0, None)
+        _silence()
+        quiet = {"configure_logging": False, "log_to_driver": False}
+        cores = os.cpu_count() or 1
+        alone = {"num_cpus": max(cores, actors or 1), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        with _kept_signals():
+            try:
+                ray.init(address or "local", **quiet, **({} if address else alone))
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = f"no Ray cluster at '{address}'" if address else "Ray cannot be started"
+                raise UserError(f"{where}: {printable(str(error), 200)}") from error
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield pool_for([(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes], actors, device)
+    finally:
+        if not is_running:
+            ray.shutdown()
+
+
+def pool_for(nodes: Sequence[tuple[int, int]], actors: int | None, device: str) -> Pool:
+    """The actors for machines with so many CPU cores and GPUs each: as many cores for each as fit.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    num_cpus, num_gpus = (sum(counts) for counts in zip(*nodes, strict=True))
+    gpus = int(num_gpus > 0 and device != "cpu")
+    if device == "cuda" and not gpus:
+        raise UserError("Ray sees no GPU for --device cuda; use cpu or auto")
+    count = actors or (num_gpus if gpus else max(1, num_cpus // _CPUS_PER_ACTOR))
+    for cpus in range(max(1, num_cpus // count), 0, -1):
+        if sum(min(cores // cpus, devices if gpus else cores) for cores, devices in nodes) >= count:
+            return Pool(count, cpus, gpus)
+    what = f"{num_gpus} GPUs and {num_cpus} CPU cores" if gpus else f"{num_cpus} CPU cores"
+    raise OptionError(
+        lambda name: f"{count} actors do not fit the cluster, which has {what}; lower {name('actors')}, or start more"
+    )
+
+
+def _silence() -> None:
+    """Leave what Ray has to say of its work in its files; what a user should know comes from us."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Whoever handles signals goes on to: Ray would put its own handler in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

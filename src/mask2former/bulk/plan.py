@@ -1,0 +1,216 @@
+"""Which image is in which shard, and what results are made by: written once, so that every later run goes on exactly.
+
+``plan.json`` says what the results are of, ``images.parquet`` lists the images by shard. A shard is done when its file
+of results is there, whole, with a row for each of its images. Knows no models and no Ray.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from mask2former.bulk.stores import Store
+from mask2former.documents import parse_json
+from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.notes import note
+from mask2former.text import printable
+
+__all__ = [
+    "IMAGES",
+    "JSON_LINES",
+    "PLAN",
+    "RESULTS",
+    "SHARD",
+    "WORKING",
+    "Plan",
+    "open_plan",
+    "read_head",
+    "results_file",
+    "shards_as_rows",
+    "shards_done",
+]
+
+PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
+WORKING, JSON_LINES = "working", "json"  # shards that were begun; what is written on request
+_KIND = "mask2former bulk results"
+SHARD = "shard-"  # begins the names of files of shards
+_SAME = ("schema_version", "task", "settings", "weights_sha256", "categories_sha256", "json_lines")
+_THREADS = 16  # that look at files of results; each may be a request
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        head: what the results are made by, see :func:`open_plan`.
+        shards: the images of each shard.
+    """
+
+    head: Mapping[str, Any]
+    shards: Sequence[Sequence[str]]
+
+    @property
+    def num_images(self) -> int:
+        return sum(map(len, self.shards))
+
+
+def results_file(shard: int) -> str:
+    """Where the results of a shard are."""
+    return f"{RESULTS}/{SHARD}{shard:05d}.parquet"
+
+
+def open_plan(
+    store: Store, images: Sequence[str], head: Mapping[str, Any], shard_size: int | None = None, *, default: int = 64
+) -> Plan:
+    """The plan of an output: the one that is there, with images that are new in shards of their own, or a new one.
+
+    Args:
+        store: the output.
+        images: all that the sources name now.
+        head: JSON values; a plan that is there must agree with it on task, settings, weights, classes and files.
+        shard_size: images in a shard; None: as planned.
+        default: the same for a new plan.
+
+    Raises:
+        UserError: what is there was made by another model or with other settings, of other images, or is no plan.
+    """
+    there = read_head(store)
+    shards: list[list[str]] = []
+    if there is None:
+        if store.names(RESULTS):
+            raise UserError(f"'{store.path(RESULTS)}' holds files, but no {PLAN} says of what; choose another output")
+        size = default if shard_size is None else shard_size
+    else:
+        if others := [name for name in _SAME if there.get(name) != head[name]]:
+            raise OptionError(
+                lambda name: (
+                    f"the results in '{store.name}' were made with another {others[0].removesuffix('_sha256')}: choose "
+                    f"another output, or {name('overwrite')} to lose them"
+                )
+            )
+        size = there["shard_size"]
+        if shard_size not in (None, size):
+            raise OptionError(
+                lambda name: f"the output was planned with {name('shard_size')} {size}, got {shard_size}; leave it out"
+            )
+        shards = _read_images(store)
+    known = {name for shard in shards for name in shard}
+    added = [name for name in images if name not in known]
+    if known:
+        gone = len(known) + len(added) - len(images)
+        if len(added) == len(images):
+            raise UserError(
+                f"the results in '{store.name}' are of other images than the sources; choose another output"
+            )
+        if gone:
+            example = next(iter(known.difference(images)))
+            note(
+                "images of the plan that the sources do not name now, which stay in it",
+                f"{gone:,}, such as '{example}'",
+            )
+        if added:
+            note("images that are new since the output was planned, added in shards of their own", f"{len(added):,}")
+    if added or there is None:
+        shards += [list(added[start : start + size]) for start in range(0, len(added), size)]
+        _write_images(store, shards)
+    if there is None:
+        head = {"kind": _KIND, **head, "shard_size": size}
+        store.write(PLAN, (json.dumps(head, indent=1, allow_nan=False) + "\n").encode())
+    return Plan(head if there is None else there, shards)
+
+
+def read_head(store: Store) -> dict[str, Any] | None:
+    """What the plan of an output says of its results; None where there is none.
+
+    Raises:
+        UserError: it is something else.
+    """
+    content = store.read(PLAN)
+    if content is None:
+        return None
+    head = parse_json(content, f"'{store.path(PLAN)}'")
+    size = head.get("shard_size") if isinstance(head, dict) and head.get("kind") == _KIND else None
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"'{store.path(PLAN)}' is no plan of a bulk run; choose another output")
+    return head
+
+
+def shards_done(store: Store, counts: Sequence[int]) -> list[int]:
+    """The numbers of the shards whose results are there.
+
+    Args:
+        store: the output.
+        counts: the number of images in each shard.
+    """
+    there = frozenset(store.names(RESULTS))
+    numbers = [shard for shard in range(len(counts)) if results_file(shard).rpartition("/")[2] in there]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        rows = pool.map(lambda shard: _num_rows(store, results_file(shard)), numbers)
+        return [shard for shard, number in zip(numbers, rows, strict=True) if number == counts[shard]]
+
+
+def _num_rows(store: Store, name: str) -> int | None:
+    """How many images a file of results has, as its end says; None where it is damaged."""
+    parquet, arrow_error = _parquet()
+    try:
+        with store.open(name) as file:
+            return parquet.read_metadata(file).num_rows
+    except (arrow_error, OSError):
+        return None
+
+
+def shards_as_rows(shards: Sequence[Sequence[str]], numbers: Collection[int]) -> Iterator[Any]:
+    """Each shard as a table of one row: its number and images."""
+    import pyarrow
+
+    kinds = pyarrow.schema({"shard": pyarrow.int64(), "images": pyarrow.list_(pyarrow.string())})
+    for shard in numbers:
+        yield pyarrow.table({"shard": [shard], "images": [list(shards[shard])]}, schema=kinds)
+
+
+def _parquet() -> tuple[Any, type[Exception]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "ray") from error
+    return parquet, pyarrow.ArrowException
+
+
+def _write_images(store: Store, shards: Sequence[Sequence[str]]) -> None:
+    import pyarrow
+
+    parquet, _ = _parquet()
+    table = pyarrow.table(
+        {
+            "shard": pyarrow.array([number for number, shard in enumerate(shards) for _ in shard], pyarrow.int32()),
+            "image": pyarrow.array([name for shard in shards for name in shard], pyarrow.string()),
+        }
+    )
+    stream = io.BytesIO()
+    parquet.write_table(table, stream, compression="zstd")
+    store.write(IMAGES, stream.getvalue())
+
+
+def _read_images(store: Store) -> list[list[str]]:
+    parquet, arrow_error = _parquet()
+    try:
+        with store.open(IMAGES) as file:
+            table = parquet.read_table(file)
+        numbers, names = table["shard"].to_pylist(), table["image"].to_pylist()
+    except (arrow_error, OSError, KeyError) as error:
+        reason = printable(str(error), 200)
+        raise UserError(f"'{store.path(IMAGES)}' cannot be read: {reason}; choose another output") from error
+    shards: list[list[str]] = []
+    for number, name in zip(numbers, names, strict=True):
+        if number == len(shards):
+            shards.append([])
+        if number != len(shards) - 1 or not isinstance(name, str):
+            raise UserError(f"'{store.path(IMAGES)}' is damaged: its shards are out of order; choose another output")
+        shards[number].append(name)
+    return shards

@@ -1,0 +1,89 @@
+"""The results of a bulk run, read back: as a data set of pyarrow, or image by image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from mask2former.bulk.plan import PLAN, RESULTS, read_head
+from mask2former.bulk.stores import open_store
+from mask2former.data.image_files import NamedBytes
+from mask2former.data.label_maps import read_id_colors, read_label_map
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.results_io.json import RECORDS
+
+__all__ = ["id_map", "open_results", "read_records"]
+
+
+def open_results(output: str | os.PathLike[str]) -> Any:
+    """All finished shards as one :class:`pyarrow.dataset.Dataset`; a row is an image.
+
+        table = open_results("results").to_table(columns=["image", "error"])
+        frame = table.to_pandas()
+
+    Columns: ``image``, ``image_sha256`` of its bytes, ``error`` (why there is no result, else null), ``task``,
+    ``height``, ``width``, ``segments`` (a list of structs with the keys of our JSON: ``id`` of panoptic segments,
+    ``label`` of semantic classes, ``category_id``, ``category_name``, ``is_thing``, ``score``, ``area``, ``bbox`` as x,
+    y, width and height in pixels, ``segmentation`` as COCO run lengths; what a task does not have is null) and
+    ``map_png``, the exact map, see :func:`id_map`. The metadata ``mask2former`` of the schema says what made them.
+
+    Args:
+        output: the folder or URL that was written to, also while it is.
+
+    Raises:
+        UserError: there are no results.
+    """
+    try:
+        from pyarrow import dataset
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "ray") from error
+    store = open_store(output)
+    if read_head(store) is None:
+        raise UserError(f"'{store.name}' holds no results of a bulk run (there is no {PLAN}); check the path")
+    names = [name for name in store.names(RESULTS) if name.endswith(".parquet")]
+    if not names:
+        raise UserError(f"no shard in '{store.name}' is finished yet")
+    root, files = store.for_arrow()
+    return dataset.dataset([f"{root}/{RESULTS}/{name}" for name in names], filesystem=files, format="parquet")
+
+
+def read_records(output: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The results one by one, a few shards in memory at a time, in the order of the plan.
+
+    A record has ``image``, ``image_sha256``, ``error`` and ``map_png``, and where there is a result what
+    ``result.to_dict()`` says of it: ``task``, ``size`` (height, width) and ``segments``, ``instances`` or ``classes``.
+
+    Args:
+        output: as of :func:`open_results`.
+
+    Raises:
+        UserError: there are no results.
+    """
+    for batch in open_results(output).to_batches():
+        for row in batch.to_pylist():
+            record = {name: row[name] for name in ("image", "image_sha256", "error", "map_png", "task")}
+            if row["error"] is None:
+                record["size"] = [row["height"], row["width"]]
+                record[RECORDS[row["task"]]] = [
+                    {name: value for name, value in segment.items() if value is not None} for segment in row["segments"]
+                ]
+            yield record
+
+
+def id_map(record: Mapping[str, Any]) -> Int32[np.ndarray, "H W"]:
+    """The exact map of a record: segment ids of panoptic results (0: none), class indices of semantic ones.
+
+    Args:
+        record: of :func:`read_records`, or a row of :func:`open_results` with ``task`` and ``map_png``.
+
+    Raises:
+        UserError: there is no map: instances have none, and an image that failed neither.
+    """
+    if record["map_png"] is None:
+        raise UserError(f"no map was written for this image (task {record['task']}); instances have run lengths only")
+    file = NamedBytes("map_png", record["map_png"])
+    return read_id_colors(file) if record["task"] == "panoptic" else read_label_map(file)

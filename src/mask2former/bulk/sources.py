@@ -1,0 +1,185 @@
+"""The images of a bulk run: files, folders, globs and lists, here or behind a URL, as names that every machine reads.
+
+Local names are absolute paths; others are URLs. Reading is the business of whoever gets a name: :func:`fetch`.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mask2former import limits
+from mask2former.bulk.stores import is_url, local_path, opened_url
+from mask2former.data.image_files import NamedBytes
+from mask2former.data.images import images_below, is_image_name
+from mask2former.documents import check_regular, parse_csv, read_bytes, read_text
+from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.limits import check_limit
+from mask2former.notes import note
+from mask2former.text import listed, printable, quoted
+
+__all__ = ["LISTS", "fetch", "list_sources"]
+
+LISTS = (".csv", ".parquet")
+"""Endings of files that list images."""
+
+_COLUMN = "image"
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | None = None) -> list[str]:
+    """The names of all images, each once, in the order of the sources; folders are searched to any depth and sorted.
+
+    Args:
+        sources: images, folders, globs (of which files with names of images count) and lists, local or URLs. A list is
+            a CSV file whose first line names its columns, or a Parquet file; relative names in it begin at its folder.
+        column: of lists: the one with the names; by default ``image``, or the only one.
+
+    Raises:
+        UserError: nothing is named, or it is not there, or a list cannot be read.
+    """
+    if not sources:
+        raise UserError("no images given; name files, folders, globs or lists (.csv, .parquet)")
+    names: dict[str, None] = {}
+    num_lists = num_again = 0
+    for entry in sources:
+        source = os.fspath(entry)
+        is_list = source.lower().endswith(LISTS)
+        num_lists += is_list
+        found = _of_list(source, column) if is_list else _of_url(source) if is_url(source) else _of_path(source)
+        before, count = len(names), 0
+        for name in found:
+            names[name] = None
+            count += 1
+            check_limit("the sources name images:", len(names), limits.LISTED_IMAGES, "run them in parts")
+        num_again += before + count - len(names)
+    if column is not None and not num_lists:
+        raise OptionError(lambda name: f"{name('column')} is about lists (.csv, .parquet), and no source is one")
+    if num_again:
+        note("images that the sources name again, which are segmented once", f"{num_again:,}")
+    return list(names)
+
+
+def fetch(name: str) -> NamedBytes:
+    """The bytes of an image file.
+
+    Raises:
+        UserError: it is not there, no regular file, or too large.
+        Exception: whatever the package of a protocol raises.
+    """
+    if not is_url(name):
+        return NamedBytes(name, read_bytes(Path(name), "image", limits.IMAGE_BYTES))
+    files, path = opened_url(name)
+    try:
+        content = files.cat_file(path, start=0, end=limits.IMAGE_BYTES + 1)  # one request
+    except FileNotFoundError as error:
+        raise UserError(f"there is no image '{name}'; check the URL") from error
+    check_limit(f"the image '{name}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
+    return NamedBytes(name, content)
+
+
+def _of_path(source: str) -> Iterable[str]:
+    path = local_path(source)
+    if path.is_dir():
+        found = images_below(path)
+        if not found:
+            raise UserError(f"the folder '{source}' holds no images")
+        return map(str, found)
+    if _MAGIC.search(source) and not path.exists():
+        found = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+        return _images_of_glob(source, found)
+    check_regular(path, "image, folder or list of images")
+    return [str(path)]
+
+
+def _of_url(source: str) -> Iterable[str]:
+    files, path = opened_url(source)
+    try:
+        if _MAGIC.search(path):
+            return _images_of_glob(source, [files.unstrip_protocol(name) for name in sorted(files.glob(path))])
+        if files.isfile(path):
+            return [source]
+        found = sorted(files.find(path))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the package of a protocol raises
+        raise UserError(f"'{source}' cannot be listed: {printable(str(error), 200)}") from error
+    below = [name for name in found if not any(part.startswith(".") for part in name[len(path) :].split("/"))]
+    images = [files.unstrip_protocol(name) for name in below if is_image_name(name)]
+    if not images:
+        raise UserError(f"'{source}' is no image and no folder with images")
+    return images
+
+
+def _images_of_glob(source: str, found: Sequence[str]) -> Sequence[str]:
+    images = [name for name in found if is_image_name(name)]
+    if not images:
+        raise UserError(f"no image matches '{source}' ({len(found)} other files); check the pattern")
+    if len(images) < len(found):
+        note("globs that also match files without the names of images, skipped", f"'{source}' ({len(found)})")
+    return images
+
+
+def _of_list(source: str, column: str | None) -> Iterator[str]:
+    rows = _column_of_parquet(source, column) if source.lower().endswith(".parquet") else _of_csv(source, column)
+    folder = source.rpartition("/")[0] if is_url(source) else str(local_path(source).parent)
+    for number, name in enumerate(rows, start=1):
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"row {number} of '{source}' names no image; remove it")
+        if is_url(name):
+            yield name
+        elif is_url(source):
+            yield name if name.startswith(("/", "file:")) else f"{folder}/{name}"
+        else:
+            yield str(local_path(name if name.startswith("file:") else os.path.join(folder, name)))
+
+
+def _of_csv(source: str, column: str | None) -> list[str | None]:
+    file = fetch(source) if is_url(source) else local_path(source)
+    table = [row for row in parse_csv(read_text(file, "list", limits.TABLE_BYTES), f"the list '{source}'") if row]
+    header = table[0] if table else []
+    if any(is_image_name(cell) for cell in header):
+        raise UserError(f"the first line of '{source}' names an image; expected names of columns, for instance 'image'")
+    index = header.index(_chosen(source, header, column))
+    return [row[index] if index < len(row) else None for row in table[1:]]
+
+
+def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "ray") from error
+    try:
+        if is_url(source):
+            stream: Any = io.BytesIO(fetch(source).content)
+        else:
+            check_regular(local_path(source), "list of images")
+            stream = str(local_path(source))
+        with parquet.ParquetFile(stream) as file:
+            name = _chosen(source, file.schema_arrow.names, column)
+            kind = file.schema_arrow.field(name).type
+            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+                raise UserError(f"the column {quoted(name)} of '{source}' holds {kind}; expected names of images")
+            for batch in file.iter_batches(columns=[name]):
+                yield from batch.column(0).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"'{source}' cannot be read as Parquet: {printable(str(error), 200)}") from error
+
+
+def _chosen(source: str, names: Sequence[str], column: str | None) -> str:
+    """The column with the names of images."""
+    wanted = column or (_COLUMN if _COLUMN in names or len(names) != 1 else names[0])
+    if wanted not in names:
+        raise OptionError(
+            lambda name: (
+                f"'{source}' has no column {quoted(wanted)}; there are: {listed(names) or 'none'}; say which one names "
+                f"the images with {name('column')}"
+            )
+        )
+    return wanted

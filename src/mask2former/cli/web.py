@@ -1,0 +1,66 @@
+"""The page in the browser: ``mask2former web``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mask2former.cli.names import complete_model
+from mask2former.cli.shared import Device, Dtype, Recipe, TrainedFor, Weights, stoppable, tasks_of, working
+from mask2former.cli.terminal import make_console, say
+
+__all__ = ["web"]
+
+
+def web(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Models that can be chosen: names (see: mask2former models), files, folders, or hf://owner/name.",
+            show_default="scenes-tiny nuclei",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. By default only this machine can open the page.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 7860,
+    max_upload: Annotated[
+        int, typer.Option(min=1, max=4096, metavar="MB", help="Largest file that can be uploaded, in megabytes.")
+    ] = 64,
+    recipe: Recipe = None,
+    trained_for: TrainedFor = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+) -> None:
+    """Open a web page for trying models on images and short clips.
+
+    Drop a file to see its segments. Change task, score threshold and classes without another pass through the network,
+    and download PNG, JSON or CSV. Nothing is loaded from other servers, and uploads are removed after half an hour.
+
+    Ctrl-C ends the page. It has no passwords: with --host 0.0.0.0, everybody on the network can use it.
+    """
+    from mask2former.web import open_models, serve_page
+    from mask2former.web.server import PACKAGED
+
+    with working(make_console(), lambda: "") as progress:
+        opened = open_models(
+            models or PACKAGED,
+            progress=progress,
+            recipe=recipe,
+            trained_for=tasks_of(trained_for),
+            weights=weights,
+            device=device,
+            dtype=dtype,
+        )
+
+    def tell(address: str) -> None:
+        say(f"the page is at {address} (Ctrl-C ends it)")
+        sys.stdout.flush()  # it may be a pipe, whose reader waits for this line
+
+    with stoppable(lambda: ""):
+        serve_page(opened, host=host, port=port, upload_bytes=max_upload << 20, tell=tell)

@@ -1,0 +1,188 @@
+"""How the processes of a training were started, and which of them this one is; knows nothing of what they train.
+
+torchrun, srun and Lightning itself start processes that say in their environment how many there are. What does not fit
+the settings is refused: as many single runs in one directory would be the result.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    KubeflowEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from mask2former.config.training import TrainerConfig
+from mask2former.errors import UserError
+from mask2former.text import quoted, terminal_line
+
+__all__ = ["TIMEOUT", "Rank", "is_first", "say_once"]
+
+TIMEOUT = timedelta(minutes=10)  # that ranks wait for one another: at the start, and where a machine went silent
+
+_BY_HAND = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+_LAST_STEP = 0xFFFF_FFF0  # of SLURM; above are the numbers of batch scripts and interactive shells, which are no tasks
+# What starts processes in ways of its own, and where it says how many. (Slurm's plugins for MPI set the last one.)
+_OTHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "JSM_NAMESPACE_SIZE": "jsrun", "PMI_SIZE": "mpirun"}
+_START = "start it with torchrun or srun (docs/clusters.md)"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process of a training.
+
+    Attributes:
+        index: among all, from 0.
+        world_size: how many there are.
+        launcher: ``torchrun``, ``srun``, or empty where Lightning starts those of each machine.
+    """
+
+    index: int = 0
+    world_size: int = 1
+    launcher: str = ""
+
+    @classmethod
+    def of(cls, trainer: TrainerConfig, environ: Mapping[str, str] = os.environ) -> Rank:
+        """Which one this process is, as its environment says.
+
+        Raises:
+            UserError: processes were started that the settings do not speak of, or the other way round; the message
+                says what was found.
+        """
+        nodes, devices = trainer.num_nodes, trainer.devices
+        if "RANK" in environ and "WORLD_SIZE" in environ:
+            found = _numbers(environ, "WORLD_SIZE", "RANK")
+            local = _numbers(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else {}
+            _check("torchrun", {**found, **local}, found["WORLD_SIZE"], local.get("LOCAL_WORLD_SIZE"), trainer)
+            if "LOCAL_RANK" not in environ and devices > 1:
+                raise UserError(
+                    f"{_shown(found)} are set without LOCAL_RANK, so nothing says which of trainer.devices {devices} "
+                    f"this process takes; {_START}"
+                )
+            return cls(found["RANK"], found["WORLD_SIZE"], "torchrun")
+        if _in_task_of_slurm(environ):
+            found = _numbers(environ, "SLURM_NTASKS", "SLURM_PROCID")
+            here = {name: value for name, value in environ.items() if name == "SLURM_NTASKS_PER_NODE"}
+            per_node = _numbers(here, *here).get("SLURM_NTASKS_PER_NODE")
+            _check("srun", {**found, **_numbers(here, *here)}, found["SLURM_NTASKS"], per_node, trainer)
+            if per_node is None:
+                raise UserError(
+                    f"srun has started {found['SLURM_NTASKS']} tasks and does not say how many on each node; give "
+                    f"--nodes={nodes} --ntasks-per-node={devices} instead of --ntasks"
+                )
+            return cls(found["SLURM_PROCID"], found["SLURM_NTASKS"], "srun")
+        for name, other in _OTHERS.items():
+            if name in environ and (count := _numbers(environ, name)[name]) > 1:
+                raise UserError(
+                    f"{other} has started {count} processes ({name}={count}), which would each train by themselves in "
+                    f"one directory; {_START}"
+                )
+        return cls._of_lightning(trainer, environ)
+
+    @classmethod
+    def _of_lightning(cls, trainer: TrainerConfig, environ: Mapping[str, str]) -> Rank:
+        nodes, devices = trainer.num_nodes, trainer.devices
+        local = _numbers(environ, "LOCAL_RANK")["LOCAL_RANK"] if "LOCAL_RANK" in environ else 0
+        if "WORLD_SIZE" in environ:
+            size = _numbers(environ, "WORLD_SIZE")["WORLD_SIZE"]
+            if size != nodes * devices:
+                _check("somebody", {"WORLD_SIZE": size}, size, None, trainer)
+            if size > 1 and "LOCAL_RANK" not in environ:
+                raise UserError(f"WORLD_SIZE={size} is set without RANK, so nothing says which one this is; {_START}")
+        node = _numbers(environ, "NODE_RANK")["NODE_RANK"] if "NODE_RANK" in environ else 0
+        missing = [name for name in _BY_HAND if name not in environ]
+        if nodes > 1 and missing:
+            is_slurm = "SLURM_JOB_ID" in environ
+            raise UserError(
+                f"trainer.num_nodes is {nodes}, but this process was started by itself"
+                + (" in an allocation of SLURM; put srun in front of the command" if is_slurm else f"; {_START}")
+                + f", or start it on every node with {', '.join(_BY_HAND)} set (missing: {', '.join(missing)})"
+            )
+        if node >= nodes:
+            raise UserError(
+                f"NODE_RANK={node} says that this is node {node} (from 0), but trainer.num_nodes is {nodes}; it would "
+                f"train by itself: set trainer.num_nodes, or unset NODE_RANK"
+            )
+        if local >= devices:
+            raise UserError(
+                f"LOCAL_RANK={local} says that this is process {local} (from 0) of this machine, but trainer.devices "
+                f"is {devices}; it would train by itself: {_START}"
+            )
+        return cls(node * devices + local, nodes * devices)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes what the run leaves."""
+        return self.index == 0
+
+    def environment(self) -> ClusterEnvironment:
+        """What tells Lightning the same."""
+        if self.launcher == "srun":
+            return SLURMEnvironment(auto_requeue=False)  # its checkpoint would be one in the middle of a step
+        if self.launcher:
+            return TorchElasticEnvironment() if "LOCAL_RANK" in os.environ else KubeflowEnvironment()
+        return LightningEnvironment()
+
+    def take(self) -> None:
+        """Tell Lightning's functions for the first rank which one this is, before its trainer knows."""
+        rank_zero_only.rank = self.index  # pyright: ignore[reportFunctionMemberAccess]  (as Lightning does)
+
+    def __str__(self) -> str:
+        return f"rank {self.index} of {self.world_size} (process {os.getpid()} on {socket.gethostname()})"
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and tells."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def say_once(text: str) -> None:
+    """A line for the user, from the first rank alone."""
+    if is_first():
+        print(terminal_line(text))
+
+
+def _in_task_of_slurm(environ: Mapping[str, str]) -> bool:
+    """Whether srun has started this process among others; a batch script itself is no task, whatever it has asked."""
+    if "SLURM_NTASKS" not in environ or "SLURM_PROCID" not in environ or "LOCAL_RANK" in environ:
+        return False
+    found = _numbers(environ, "SLURM_NTASKS", "SLURM_PROCID")
+    step = environ.get("SLURM_STEP_ID", "")
+    is_step = step.isdecimal() and int(step) < _LAST_STEP
+    return found["SLURM_NTASKS"] > 1 and (is_step or found["SLURM_PROCID"] > 0)
+
+
+def _numbers(environ: Mapping[str, str], *names: str) -> dict[str, int]:
+    for name in names:
+        if not environ[name].isdecimal() or len(environ[name]) > 9:
+            raise UserError(f"the environment variable {name} is {quoted(environ[name])}; expected a whole number")
+    return {name: int(environ[name]) for name in names}
+
+
+def _shown(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in found.items())
+
+
+def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | None, trainer: TrainerConfig) -> None:
+    """That as many processes were started as the settings say, on as many machines."""
+    nodes, devices = trainer.num_nodes, trainer.devices
+    if size == nodes * devices and per_node in (None, devices):
+        return
+    alone = ", each of which would train by itself in one directory" if nodes * devices == 1 else ""
+    advice = "start as many as the settings say, or set trainer.num_nodes and trainer.devices"
+    if per_node and size % per_node == 0:
+        advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start as many as that"
+        advice = advice.replace("as many as that", f"{nodes * devices}")
+    raise UserError(
+        f"{launcher} has started {size} process{'es' if size > 1 else ''} ({_shown(found)}){alone}, but "
+        f"trainer.num_nodes is {nodes} and trainer.devices is {devices}; {advice}"
+    )

@@ -1,0 +1,110 @@
+"""When all ranks of a run have met: whether they were started alike in one directory, and who then prepares it.
+
+Until then every rank has only read, so all of them have read the same; from then on only the first one writes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+
+from mask2former.errors import UserError
+from mask2former.files import TEMPORARY
+from mask2former.text import shown
+
+__all__ = ["Meeting", "RankFacts", "check_alike"]
+
+_PATIENCE = 10.0  # seconds until a file of another machine must be seen
+
+
+class RankFacts(NamedTuple):
+    """What a rank says of itself."""
+
+    host: str
+    sees_directory: bool
+    facts: Mapping[str, Any]
+
+
+class Meeting(lightning.Callback):
+    """Lets the first rank prepare the directory of the run once all ranks are there and were started alike.
+
+    Args:
+        directory: of the run.
+        facts: what must be the same on all ranks, by name, of plain values.
+        prepare: changes the directory; called on the first rank.
+    """
+
+    def __init__(self, directory: Path, facts: Mapping[str, Any], prepare: Callable[[], None]) -> None:
+        self._directory, self._facts, self._prepare = directory, facts, prepare
+        self._is_over = False
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        if trainer.world_size > 1:
+            self._compare(trainer)
+        if trainer.is_global_zero:
+            self._prepare()
+        trainer.strategy.barrier("prepared")
+
+    def _compare(self, trainer: lightning.Trainer) -> None:
+        file = self._directory / f"{TEMPORARY}{secrets.token_hex(4)}"  # a name that nobody has asked for and cached
+        try:
+            if trainer.is_global_zero:
+                file.touch()
+            file = self._directory / trainer.strategy.broadcast(file.name)
+            mine = RankFacts(socket.gethostname(), _is_seen(file), self._facts)
+            ranks: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, mine)
+        finally:
+            if trainer.is_global_zero:
+                file.unlink(missing_ok=True)
+        check_alike(self._directory, ranks)
+
+
+def check_alike(directory: Path, ranks: list[RankFacts]) -> None:
+    """That all ranks see one directory and were started with the same settings, on the same data.
+
+    Raises:
+        UserError: naming what differs, and on which machines; the same on all ranks.
+    """
+    first = ranks[0]
+    blind: dict[str, list[str]] = {}
+    for index, rank in enumerate(ranks):
+        if not rank.sees_directory:
+            blind.setdefault(rank.host, []).append(f"{index}")
+    if blind:
+        hosts = ", ".join(
+            f"{host} (rank{'s' if len(some) > 1 else ''} {', '.join(some)})" for host, some in blind.items()
+        )
+        raise UserError(
+            f"{directory} is not the same directory on all machines: what rank 0 on {first.host} has written there is "
+            f"not seen on {hosts}; choose an output on a file system that all of them share"
+        )
+    for index, rank in enumerate(ranks):
+        for name in [*first.facts, *rank.facts]:
+            here, there = first.facts.get(name), rank.facts.get(name)
+            if here != there:
+                raise UserError(
+                    f"the ranks were not started alike: {name} is {shown(there, 60)} for rank {index} on {rank.host} "
+                    f"and {shown(here, 60)} for rank 0 on {first.host}; start all of them with the same command, "
+                    "settings and data"
+                )
+
+
+def _is_seen(file: Path) -> bool:
+    """Whether a file is there, or appears soon: file systems of networks take a moment."""
+    deadline = time.monotonic() + _PATIENCE
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,171 @@
+"""The page as a server: models loaded, examples drawn, uploads in a folder of its own that goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mask2former.errors import MissingExtraError, OptionError, UserError
+from mask2former.inference.opening import model_name, open_predictor
+from mask2former.inference.predictor import Predictor
+from mask2former.progress import Progress, silent
+from mask2former.web.examples import draw_examples
+from mask2former.web.guard import Application, Guard
+from mask2former.web.visits import Visits
+
+__all__ = ["PACKAGED", "open_app", "open_models", "serve_page"]
+
+PACKAGED = ("scenes-tiny", "nuclei")
+"""The models of a page for which none is named: those that need no download."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+UPLOAD_BYTES = 64 << 20  # that a file may have
+KEEP_SECONDS = 1800
+_SECONDS_TO_END = 3
+_SECONDS_TO_LOOK = 0.5
+
+
+def open_models(
+    models: Sequence[str | Path] = PACKAGED, *, progress: Progress = silent, **loading: Any
+) -> dict[str, Predictor]:
+    """The models of a page, by name.
+
+    Args:
+        models: names, files and folders.
+        progress: told what is downloaded and loaded.
+        loading: of :func:`~mask2former.inference.opening.open_predictor`, for instance ``device``.
+
+    Raises:
+        UserError: a model cannot be loaded or is named twice, or there is none.
+    """
+    about = [name for name in ("recipe", "trained_for", "weights") if loading.get(name)]
+    if about and len(models) > 1:
+        raise OptionError(lambda name: f"{name(about[0])} is about one file; give one model, not {len(models)}")
+    names = [model_name(model) for model in models]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"expected one or more different models, got {', '.join(names) or 'none'}")
+    return {
+        name: open_predictor(model, quiet=True, progress=progress, **loading)
+        for name, model in zip(names, models, strict=True)
+    }
+
+
+@contextlib.contextmanager
+def open_app(
+    models: Mapping[str, Predictor],
+    *,
+    hosts: Sequence[str] | None = None,
+    upload_bytes: int = UPLOAD_BYTES,
+    keep_seconds: int = KEEP_SECONDS,
+) -> Iterator[Application]:
+    """The page as an ASGI application, for a server of your own; uploads are removed at the end of the block.
+
+    One at a time in a process, since gradio is told through the environment where uploads go.
+
+    Args:
+        models: that visitors can choose, by the names that they see; the first one at first.
+        hosts: names that the page is reached by; None: any.
+        upload_bytes: that a file may have.
+        keep_seconds: after which uploads, and what idle visitors have open, are removed.
+
+    Raises:
+        MissingExtraError: gradio is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mask2former-web-") as folder, _environment(folder):
+        try:
+            from mask2former.web.page import build_page
+        except ImportError as error:
+            raise MissingExtraError("gradio", "web") from error
+        drawn = Path(folder, "examples")
+        drawn.mkdir()
+        examples = draw_examples(drawn)
+
+        async def build() -> Application:
+            visits = Visits(models, seconds=keep_seconds)
+            return build_page(visits, examples, upload_bytes=upload_bytes, keep_seconds=keep_seconds)
+
+        app = asyncio.run(build())  # where no loop runs, gradio makes some, and closes none
+        yield Guard(app, Path(folder), upload_bytes, hosts)
+
+
+def serve_page(
+    models: Mapping[str, Predictor],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    upload_bytes: int = UPLOAD_BYTES,
+    tell: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the page until a signal ends it; what ``mask2former web`` does.
+
+        serve_page({"mine": Predictor.from_pretrained("runs/mine/model.safetensors")})
+
+    Args:
+        models: see :func:`open_app`.
+        host: the address to listen on; the default is reached from this machine only.
+        port: 0: any that is free.
+        upload_bytes: see :func:`open_app`.
+        tell: told the address when the page can be opened.
+
+    Raises:
+        UserError: the address is taken, or not of this machine.
+        MissingExtraError: gradio is not installed.
+    """
+    hosts = ("127.0.0.1", "localhost", "[::1]") if host in _LOOPBACK else None
+    with _listening(host, port) as listening, open_app(models, hosts=hosts, upload_bytes=upload_bytes) as app:
+        import uvicorn
+
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=_SECONDS_TO_END, ws="none"
+        )
+        server = uvicorn.Server(config)
+        # Not in the main thread, where it would take the signals, of which we make one word.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        tell(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
+        try:
+            while thread.is_alive():
+                thread.join(_SECONDS_TO_LOOK)
+        finally:
+            server.should_exit = True
+            thread.join(2 * _SECONDS_TO_END)
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """The socket that takes visitors.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot listen on {host}, port {port} ({reason}); choose another --host or --port") from error
+    with listening:
+        yield listening
+
+
+@contextlib.contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    """Gradio puts uploads into ``folder`` and sends no statistics; as before after the block."""
+    wanted = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,355 @@
+"""What each visitor of the page has open: an image or a clip that was predicted. Knows neither gradio nor browsers.
+
+An image goes through the network once; tasks, thresholds and classes are read from what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mask2former import limits
+from mask2former.config import Task
+from mask2former.data.frames import open_frames
+from mask2former.data.images import image_size
+from mask2former.data.video import VIDEO_SUFFIXES
+from mask2former.errors import FailedError, UserError
+from mask2former.inference.predicted_image import PredictedImage
+from mask2former.inference.predictor import Predictor
+from mask2former.inference.track_files import track_files
+from mask2former.limits import check_limit
+from mask2former.notes import collect_notes, sentences
+from mask2former.progress import Progress, silent
+from mask2former.results_io.csv import csv_text
+from mask2former.structures import Segmentation
+from mask2former.structures.results import ROW_COLUMNS
+from mask2former.structures.tracks import TRACK_COLUMNS, TrackedFrame
+from mask2former.text import printable, quoted
+
+__all__ = ["GONE", "Clip", "Visit", "Visits", "threshold_of"]
+
+_CLIP_TASKS: tuple[Task, ...] = ("instance", "panoptic")  # of which the first is shown first
+GONE = "your image is no longer here: it is kept for half an hour, and for the latest visitors only; drop it again"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip with its tracks, as files in memory.
+
+    Attributes:
+        video: MP4 with the tracks drawn on it.
+        document: JSON with all masks, see :class:`~mask2former.results_io.json.TrackDocument`.
+        table: CSV with an object of a frame in each line.
+        tracks: as in the document: id, class, score, first and last frame.
+        size_hw, num_frames, rate: of the clip.
+    """
+
+    video: bytes
+    document: bytes
+    table: str
+    tracks: list[dict[str, Any]]
+    size_hw: tuple[int, int]
+    num_frames: int
+    rate: float
+
+
+@dataclass
+class Visit:
+    """What one visitor has open, and how it is shown.
+
+    Attributes:
+        source: the file that was uploaded, or an example.
+        name: what it is called, without folders.
+        model: the name of the model.
+        predictor: the model itself.
+        task: that is shown.
+        threshold: least score of what is shown.
+        image: the image after its pass through the network; None before, and for a clip.
+        clip: the clip with its tracks; None before, and for an image.
+        hidden: indices of the classes that are switched off.
+        notes: what a visitor should know about the input.
+    """
+
+    source: Path
+    name: str
+    model: str
+    predictor: Predictor
+    task: Task
+    threshold: float
+    image: PredictedImage | None = None
+    clip: Clip | None = None
+    hidden: frozenset[int] = frozenset()
+    notes: list[str] = field(default_factory=list)
+    _last: tuple[tuple[Task, float], Segmentation] | None = field(default=None, repr=False)
+
+    def read_as(self, task: Task) -> None:
+        """Show another task of the image, with the threshold that the model has for it."""
+        self.task, self.threshold = task, threshold_of(self.predictor, task)
+
+    def hide(self, labels: Any) -> None:
+        """Switch off these classes and no others.
+
+        Raises:
+            UserError: they are no indices of classes.
+        """
+        count = len(self.predictor.categories)
+        if not isinstance(labels, list) or not all(isinstance(label, int) and 0 <= label < count for label in labels):
+            raise UserError(f"expected indices of classes, 0 to {count - 1}, got {quoted(labels)}")
+        self.hidden = frozenset(labels)
+
+    def every_class(self) -> Segmentation:
+        """The result of the task and threshold, of all classes, without another pass through the network."""
+        if self.image is None:
+            raise UserError(GONE)
+        key: tuple[Task, float] = (self.task, self.threshold)
+        last = self._last
+        if last is None or last[0] != key:  # else only classes were switched
+            thresholds = {} if self.task == "semantic" else {"score_threshold": self.threshold}
+            self._last = last = key, self.image(self.task, **thresholds)
+        return last[1]
+
+    def visible(self, every: Segmentation) -> Segmentation:
+        """The part of a result that is not switched off."""
+        return every.of_classes(set(range(len(every.categories))) - self.hidden) if self.hidden else every
+
+    def download(self, kind: Literal["png", "json", "csv", "mp4"]) -> tuple[str, bytes]:
+        """Name and content of a file of what is shown.
+
+        Raises:
+            UserError: an image as MP4, or a clip as PNG.
+        """
+        stem = Path(self.name).stem or "result"
+        if self.clip is not None:
+            files = {"mp4": self.clip.video, "json": self.clip.document, "csv": self.clip.table.encode()}
+            if kind not in files:
+                raise UserError("a clip has no PNG; choose MP4, JSON or CSV")
+            return f"{stem}.{kind}", files[kind]
+        if self.image is None:
+            raise UserError(GONE)
+        result = self.visible(self.every_class())
+        if kind == "csv":
+            return f"{stem}.csv", csv_text(result.rows(), ROW_COLUMNS).encode()
+        if kind not in ("png", "json"):
+            raise UserError(f"an image has no {kind.upper()}; choose PNG, JSON or CSV")
+        image = self.image.shown.image if kind == "png" else None
+        settings = {**self.predictor.recorded_settings, **self._thresholds()}
+        hidden = [self.predictor.categories[label].name for label in sorted(self.hidden)]
+        files = result.encoded(image, model=self.model, settings=settings, extra={"hidden_classes": hidden})
+        return f"{stem}.{kind}", files[f".{kind}"]
+
+    def _thresholds(self) -> Mapping[str, float]:
+        name = {"panoptic": "score_threshold", "instance": "instance_threshold"}.get(self.task)
+        return {} if name is None else {name: self.threshold}
+
+
+def threshold_of(predictor: Predictor, task: Task) -> float:
+    """The threshold that a model itself has for a task; 0 for semantic, which has none."""
+    settings = predictor.settings
+    return {"panoptic": settings.score_threshold, "instance": settings.instance_threshold}.get(task, 0.0)
+
+
+class Visits:
+    """All that visitors have open: the latest ones, for a while.
+
+    Args:
+        predictors: by name; passes through the network of one come one after the other.
+        most: how many visitors are remembered; another one takes the place of who was idle longest.
+        seconds: after which an idle one is forgotten.
+        clip_frames: that a clip may have.
+        clock: seconds from anywhere.
+    """
+
+    def __init__(
+        self,
+        predictors: Mapping[str, Predictor],
+        *,
+        most: int = 16,
+        seconds: float = 1800.0,
+        clip_frames: int = 600,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.predictors = dict(predictors)
+        self.clip_frames = clip_frames
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._open: OrderedDict[str, tuple[float, Visit]] = OrderedDict()
+        self._lock = threading.Lock()  # of the table
+        self._network = {name: threading.Lock() for name in self.predictors}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def predictor(self, model: str) -> Predictor:
+        """The model of a name.
+
+        Raises:
+            UserError: there is none.
+        """
+        if model not in self.predictors:
+            raise UserError(f"there is no model '{printable(str(model), 100)}' here; choose one of the list")
+        return self.predictors[model]
+
+    def find(self, visitor: str) -> Visit | None:
+        """What a visitor has open, which may be waiting for the network or have failed; None: nothing, or no longer."""
+        with self._lock:
+            self._forget_idle()
+            if visitor not in self._open:
+                return None
+            visit = self._open[visitor][1]
+            self._open[visitor] = (self._clock(), visit)
+            self._open.move_to_end(visitor)
+            return visit
+
+    def get(self, visitor: str) -> Visit:
+        """The same.
+
+        Raises:
+            UserError: there is nothing.
+        """
+        if (visit := self.find(visitor)) is None:
+            raise UserError(GONE)
+        return visit
+
+    def close(self, visitor: str) -> None:
+        """Forget a visitor."""
+        with self._lock:
+            self._open.pop(visitor, None)
+
+    def open(
+        self,
+        visitor: str,
+        source: Path,
+        model: str,
+        task: str | None = None,
+        threshold: float | None = None,
+        progress: Progress = silent,
+    ) -> Visit:
+        """Predict an image or a clip, which takes the place of what the visitor had open.
+
+        Args:
+            visitor: who.
+            source: a file of any name; that of a video by its suffix is a clip.
+            model: the name of the model.
+            task: by default, and where the model or a clip does not have it, the first one that it has.
+            threshold: by default the model's own.
+            progress: told the frames of a clip.
+
+        Raises:
+            UserError: the file cannot be read or is too large, or the model cannot do it; the visitor can still choose
+                another model for it.
+        """
+        predictor = self.predictor(model)
+        is_clip = source.suffix.lower() in VIDEO_SUFFIXES
+        visit = Visit(source, printable(source.name, 100), model, predictor, predictor.settings.default_task, 0.0)
+        with self._lock:
+            self._open[visitor] = (self._clock(), visit)
+            self._open.move_to_end(visitor)
+            self._forget_idle()
+        if not source.exists():
+            raise UserError(GONE)
+        tasks = self.tasks(model, is_clip=is_clip)
+        visit.task = tasks[tasks.index(task)] if task in tasks else tasks[0]
+        visit.threshold = threshold_of(predictor, visit.task) if threshold is None else threshold
+        try:
+            if is_clip:
+                self._track(visit, progress)
+            else:
+                self._predict(visit)
+        except (UserError, FailedError) as error:  # whose paths are ours, and nothing that a visitor gave
+            raise UserError(str(error).replace(str(source), visit.name)) from error
+        return visit
+
+    def tasks(self, model: str, *, is_clip: bool = False) -> tuple[Task, ...]:
+        """The tasks of a model, for a clip or for an image, the default first.
+
+        Raises:
+            UserError: there is none.
+        """
+        settings = self.predictor(model).settings
+        known = settings.tasks
+        if not is_clip:
+            first = settings.default_task
+            return (first, *(name for name in known if name != first))
+        tasks: tuple[Task, ...] = tuple(name for name in _CLIP_TASKS if name in known)
+        if not tasks:
+            raise UserError(f"the model '{model}' can do {', '.join(known)} only; clips need instance or panoptic")
+        return tasks
+
+    def _forget_idle(self) -> None:
+        now = self._clock()
+        while self._open:
+            visitor, (seen, _) = next(iter(self._open.items()))
+            if len(self._open) <= self._most and now - seen <= self._seconds:
+                return
+            del self._open[visitor]
+
+    def _predict(self, visit: Visit) -> None:
+        height, width = image_size(visit.source)
+        check_limit("the image has pixels:", height * width, limits.PAGE_PIXELS, "make it smaller, or use predict")
+        with collect_notes() as found:
+            shown = visit.predictor.prepare(visit.source)
+        with self._network[visit.model]:
+            [visit.image] = visit.predictor.run([shown])
+        visit.notes = sentences(found)
+
+    def _track(self, visit: Visit, progress: Progress) -> None:
+        frames = open_frames(visit.source)
+        advice = "cut it, or use the command 'mask2former track'"
+        check_limit("the clip has frames:", frames.num_frames or 0, self.clip_frames, advice)
+        with tempfile.TemporaryDirectory(prefix="mask2former-clip-") as folder, self._network[visit.model]:
+            table = _Table(self.clip_frames, advice)
+            try:
+                report = track_files(
+                    visit.predictor,
+                    visit.source,
+                    folder,
+                    visit.task,  # pyright: ignore[reportArgumentType]  (one of those of clips)
+                    writers=[table],
+                    progress=progress,
+                    score_threshold=visit.threshold,
+                )
+            except FailedError as error:  # names files that are gone now; what went wrong is its cause
+                cause = error.__cause__
+                raise (cause if isinstance(cause, UserError) else error) from error
+            document = report.files["results"].read_bytes()
+            values = json.loads(document)
+            values |= {"source": visit.name, "model": visit.model}
+            visit.clip = Clip(
+                report.files["video"].read_bytes(),
+                json.dumps(values).encode(),
+                csv_text(table.rows, TRACK_COLUMNS),
+                values["tracks"],
+                (values["size"][0], values["size"][1]),
+                report.num_frames,
+                values["rate"],
+            )
+        visit.notes = list(report.notes)
+
+
+class _Table:
+    """Collects the rows of all frames, and ends a clip that has more frames than its file says."""
+
+    path = Path("table.csv")
+
+    def __init__(self, most: int, advice: str) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._most, self._advice = most, advice
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, frame: TrackedFrame) -> None:
+        check_limit("the clip has frames:", frame.index + 1, self._most, self._advice)
+        self.rows += frame.rows()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

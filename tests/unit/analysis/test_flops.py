@@ -1,0 +1,191 @@
+"""Multiply-adds: those of the paper, and what they are made of."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mask2former import Mask2Former, recipes
+from mask2former.analysis import count_flops, paper_sizes, skeleton
+from mask2former.cli import main
+from mask2former.config import ModelConfig
+from mask2former.errors import UserError
+from mask2former.models.build import build_model
+from mask2former.models.pixel_decoders import PixelFeatures
+from mask2former.structures import MaskOutput
+
+# In G, as the paper prints them (Tables 1 and 3 to XI; ADE20K: fixed squares of the crop).
+PAPER = {
+    "ade20k-semantic/r50": 71,
+    "coco-instance/r50": 226,
+    "ade20k-semantic/r101": 90,
+    "ade20k-semantic/swin-t": 74,
+    "ade20k-semantic/swin-s": 98,
+    "ade20k-semantic/swin-b": 223,
+    "ade20k-semantic/swin-l": 403,
+    "coco-instance/r101": 293,
+    "coco-instance/swin-t": 232,
+    "coco-instance/swin-s": 313,
+    "coco-instance/swin-b": 466,
+    "coco-instance/swin-l": 868,
+    "ablation/coco-instance/attention-full": 213,
+    "ablation/coco-instance/attention-smca": 213,
+    "ablation/coco-instance/attention-mask-pool": 217,
+    "ablation/coco-instance/scales-s32": 218,
+    "ablation/coco-instance/scales-s16": 222,
+    "ablation/coco-instance/scales-s8": 239,
+    "ablation/coco-instance/scales-naive": 247,
+    "ablation/coco-instance/queries-50": 217,
+    "ablation/coco-instance/queries-200": 246,
+    "ablation/coco-instance/queries-300": 265,
+    "ablation/coco-instance/queries-1000": 405,
+}
+ROWS = [name if index < 2 else pytest.param(name, marks=pytest.mark.slow) for index, name in enumerate(PAPER)]
+SWITCHES = [{"attention": "full"}, {"attention": "mask_pool", "scales": "naive"}, {"scales": "s8"}]
+
+
+def small(**decoder: object) -> Mask2Former:
+    values = recipes.scenes_tiny().model.model_dump()
+    values["transformer_decoder"] |= decoder
+    return build_model(ModelConfig.model_validate(values), 5)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_figures_of_the_paper(name: str) -> None:
+    model = skeleton(name)
+    cost = count_flops(model, paper_sizes(model))
+    assert cost.published == pytest.approx(1e9 * PAPER[name], rel=0.01)
+    assert cost.published is not None
+    assert cost.multiply_adds < cost.published
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_sizes_that_they_are_counted_at() -> None:
+    assert paper_sizes(skeleton("ade20k-semantic/r50")) == [(512, 512)]
+    assert paper_sizes(skeleton("coco-instance/r50")) == [(800, 1067)] * 5 + [(800, 1200)] * 2
+    with pytest.raises(UserError, match="no test size of its own; name a size"):
+        paper_sizes(skeleton("nuclei"))
+
+
+def test_a_module_costs_what_its_modules_cost_and_its_own_products() -> None:
+    cost = count_flops(small(), [(64, 96)])
+    rows = {row.name: row for row in cost.modules}
+    children: dict[str, int] = defaultdict(int)
+    parameters: dict[str, int] = defaultdict(int)
+    for row in cost.modules[1:]:
+        parent = row.name.rpartition(".")[0]
+        children[parent] += row.multiply_adds
+        parameters[parent] += row.parameters
+    for name, total in children.items():
+        assert total <= rows[name].multiply_adds
+    for name in ("", "pixel_decoder.layers", "transformer_decoder.layers"):
+        assert children[name] == rows[name].multiply_adds
+    assert parameters[""] == cost.parameters
+    assert sum(cost.operators.values()) == cost.multiply_adds
+    assert rows["masks"].multiply_adds == 32 * 128 * 16 * 24  # queries, channels and pixels at stride 4
+    assert rows["transformer_decoder.class_head"].multiply_adds == 32 * 128 * 6
+    assert rows["pixel_decoder.mask_projection"].multiply_adds == 128 * 128 * 16 * 24
+
+
+def test_frames_and_sizes() -> None:
+    model = small()
+    one, two = (count_flops(model, [(64, 96)], frames) for frames in (1, 2))
+    tall = count_flops(model, [(128, 96)])
+    backbones = [next(row for row in cost.modules if row.name == "backbone").multiply_adds for cost in (one, two, tall)]
+    assert backbones[1:] == [2 * backbones[0]] * 2
+    both = count_flops(model, [(50, 70), (128, 96)])  # padded to multiples of 32
+    assert both.sizes == ((64, 96), (128, 96))
+    assert both.multiply_adds == round((one.multiply_adds + tall.multiply_adds) / 2)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_the_published_code_differs_in_masks_alone(switches: dict[str, object]) -> None:
+    # Counted by hand at 64x96: 384 pixels at stride 4, 6, 24 and 96 tokens, 3 layers, 32 queries, 128 channels.
+    model = small(**switches)
+    cost = count_flops(model, [(64, 96)])
+    attention, scales = switches.get("attention", "masked"), switches.get("scales", "efficient")
+    read = {"naive": 3 * 126, "s8": 3 * 96}.get(str(scales), 126) if attention != "full" else 0
+    resized = 4 * 128 * (96 if scales == "s8" else 126)
+    here = 32 * 128 * read + resized
+    there = (32 * 128 * 3 * 384 if read else 0) + 4 * 32 * read
+    assert cost.published == cost.multiply_adds - here + there + 4 * 32 * 64 * 96
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model = small().train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    count_flops(model, [(64, 64)])
+    assert model.training
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert model.pixel_decoder.full_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Pyramid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        first = self.stem(images)
+        return [first, *(nn.functional.avg_pool2d(first, 2**level) for level in (1, 2, 3))]
+
+
+class Levels(nn.Module):
+    def forward(self, maps: list[Tensor]) -> PixelFeatures:
+        return PixelFeatures(maps[0], maps[:0:-1])
+
+
+class Means(nn.Module):
+    def __init__(self, value: object = None) -> None:
+        super().__init__()
+        self.classes = nn.Linear(8, 4)
+        self.value = value
+
+    def forward(self, features: PixelFeatures, num_frames: int = 1, *, aux_outputs: bool = True) -> MaskOutput:
+        queries = features.multi_scale[0].mean((2, 3)).unsqueeze(1)
+        if self.value == "read":
+            queries = queries * queries.sum().item()
+        masks = torch.einsum("bqc,bchw->bqhw", queries, features.mask_features).unsqueeze(2)
+        return MaskOutput(self.classes(queries), masks, queries)
+
+
+def test_parts_of_your_own_are_counted() -> None:
+    cost = count_flops(Mask2Former(Pyramid(), Levels(), Means()), [(64, 96)])
+    assert cost.published is None
+    assert cost.multiply_adds == 16 * 24 * 8 * 3 * 16 + 8 * 4 + 8 * 16 * 24
+    assert cost.parameters == 8 * 3 * 16 + 8 + 36
+
+
+def test_a_part_that_needs_numbers_is_refused() -> None:
+    with pytest.raises(UserError, match="does not run on the meta device"):
+        count_flops(Mask2Former(Pyramid(), Levels(), Means("read")), [(64, 96)])
+
+
+def test_the_command_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "flops", "scenes-tiny", "--depth", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = ["module", "model", "backbone", "pixel_decoder", "transformer_decoder", "masks"]
+    assert [line.split()[0] for line in lines[:6]] == names
+    assert lines[6] == "Input: mean of 7 images of 192x256, 192x288 pixels, padded."
+    assert lines[7].startswith("As the paper counts, with the masks of the published code: 1.9 G")
+    assert main(["analyze", "flops", "scenes-tiny", "--size", "64x70", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["sizes"] == [[64, 96]]
+    assert values["parameters"] == values["modules"][0]["parameters"] == 3720855
+    assert values["multiply_adds"] == sum(values["operators"].values())
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "0x64", "64x-3", "64x1000000"])
+def test_a_size_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "flops", "scenes-tiny", "--size", size]) == 2
+    assert f"expected height and width in pixels like 800x1216, got '{size}'" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "flops", "ablation/coco-instance/none"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

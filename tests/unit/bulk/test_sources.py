@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from mask2former.bulk.sources import fetch, list_sources
+from mask2former.errors import MissingExtraError, UserError
+from mask2former.notes import collect_notes
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("b.jpg", "a.PNG", "deep/c.tif", "notes.txt", ".hidden/d.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(name.encode())
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def bucket(photos: Path) -> Iterator[str]:
+    """The same behind a URL."""
+    files = fsspec.filesystem("memory")
+    files.put(str(photos), "/bucket/photos", recursive=True)
+    yield "memory://bucket/photos"
+    files.rm("/bucket", recursive=True)
+
+
+def test_folders_globs_and_files_name_each_image_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.parent)
+    all_of_them = [str(photos / name) for name in ("a.PNG", "b.jpg", "deep/c.tif")]
+    assert list_sources(["photos"]) == all_of_them
+    assert list_sources([(photos / "b.jpg").as_uri(), photos]) == [all_of_them[1], all_of_them[0], all_of_them[2]]
+    with collect_notes() as notes:
+        assert list_sources(["photos/*", "photos/**/c.*", "photos/b.jpg"]) == all_of_them
+    assert [message for message, _ in notes] == [
+        "globs that also match files without the names of images, skipped",
+        "images that the sources name again, which are segmented once",
+    ]
+    assert list_sources(["photos/notes.txt"]) == [str(photos / "notes.txt")]  # named: taken, whatever it is
+
+
+def test_the_same_behind_a_url(bucket: str) -> None:
+    assert list_sources([bucket]) == [f"memory:///bucket/photos/{name}" for name in ("a.PNG", "b.jpg", "deep/c.tif")]
+    assert list_sources([f"{bucket}/*.jpg"]) == ["memory:///bucket/photos/b.jpg"]
+    assert list_sources([f"{bucket}/notes.txt"]) == [f"{bucket}/notes.txt"]
+    file = fetch("memory:///bucket/photos/deep/c.tif")
+    assert (str(file), file.content) == ("memory:///bucket/photos/deep/c.tif", b"deep/c.tif")
+
+
+def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
+    names = ["b.jpg", str(photos / "a.PNG"), "memory://other/x.jpg", "gone.jpg"]
+    with (photos / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("number", "image"), *enumerate(names)])
+    table = pyarrow.table({"image": names, "path": ["deep/c.tif"] * 4})
+    parquet.write_table(table, photos / "list.parquet")
+    expected = [str(photos / "b.jpg"), str(photos / "a.PNG"), "memory://other/x.jpg", str(photos / "gone.jpg")]
+    assert list_sources([photos / "list.csv"]) == expected
+    assert list_sources([photos / "list.parquet"]) == expected
+    assert list_sources([photos / "list.parquet"], column="path") == [str(photos / "deep/c.tif")]
+    files = fsspec.filesystem("memory")
+    files.put(str(photos / "list.parquet"), "/bucket/photos/list.parquet")
+    files.pipe("/bucket/photos/list.csv", b"image\r\nb.jpg")  # without an end of its last line
+    assert list_sources([f"{bucket}/list.parquet"])[0] == f"{bucket}/b.jpg"
+    assert list_sources([f"{bucket}/list.csv"]) == [f"{bucket}/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "refusal"),
+    [
+        ("a.jpg\nb.jpg\n", None, "first line of .* names an image; expected names of columns"),
+        (
+            "path,mask\na.jpg,m.png\n",
+            None,
+            "has no column 'image'; there are: path, mask; say which one .* with column",
+        ),
+        ("image\n", "file", "has no column 'file'; there are: image"),
+        ("", None, "has no column 'image'; there are: none"),
+        ("image,more\na.jpg,\n,x\n", None, "row 2 of .* names no image; remove it"),
+        ('image\n"a.jpg\n' + "x" * 140_000, None, "is not CSV"),
+        ("image\n\xe4.jpg\n", None, "not in UTF-8"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(tmp_path: Path, content: str, column: str | None, refusal: str) -> None:
+    (tmp_path / "list.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=refusal):
+        list_sources([tmp_path / "list.csv"], column=column)
+
+
+def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"'.*cut.parquet' cannot be read as Parquet"):
+        list_sources([tmp_path / "cut.parquet"])
+    parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
+    with pytest.raises(UserError, match=r"the column 'image' of .* holds int64; expected names of images"):
+        list_sources([tmp_path / "numbers.parquet"])
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str) -> None:
+    for source, refusal in (
+        (tmp_path / "gone", "there is no image, folder or list of images"),
+        (tmp_path / "photos" / "deep" / "*.jpg", r"no image matches '.*\*.jpg' \(0 other files\)"),
+        (f"{bucket}/gone", "is no image and no folder with images"),
+        (f"{bucket}/*.webp", "no image matches"),
+        ("nothing-such://bucket/a.jpg", "cannot be opened by fsspec: Protocol not known"),
+        ("file://host/a.jpg", "on another host, 'host'"),
+        (tmp_path / "gone.csv", "there is no list"),
+        (tmp_path / "gone.parquet", "there is no list of images"),
+        ("memory://gone.csv", "there is no image 'memory://gone.csv'"),
+    ):
+        with pytest.raises(UserError, match=refusal):
+            list_sources([source])
+    with pytest.raises(UserError, match="no images given"):
+        list_sources([])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"the folder '.*empty' holds no images"):
+        list_sources([tmp_path / "empty"])
+    with pytest.raises(UserError, match="column is about lists"):
+        list_sources([photos], column="image")
+    with pytest.raises(UserError, match=r"there is no image 'memory://gone.jpg'"):
+        fetch("memory://gone.jpg")
+
+
+def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mask2former.limits.LISTED_IMAGES", 2)
+    with pytest.raises(UserError, match="the sources name images: 3; at most 2 are supported"):
+        list_sources([photos])
+    monkeypatch.setattr("mask2former.limits.IMAGE_BYTES", 3)
+    for name in (str(photos / "b.jpg"), "memory://large.jpg"):
+        fsspec.filesystem("memory").pipe("/large.jpg", b"large")
+        with pytest.raises(UserError, match="has bytes: "):
+            fetch(name)
+
+
+def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mask2former\[ray\]'"):
+        list_sources(["s3://bucket/a.jpg"])

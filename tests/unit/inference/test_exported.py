@@ -1,0 +1,86 @@
+"""What exported files say of themselves, and what is refused before anything of them runs."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mask2former import Predictor, limits
+from mask2former.config import InferenceConfig
+from mask2former.errors import UserError
+from mask2former.inference.exported import ExportedInfo, open_runtime
+from mask2former.inference.exported.pt2 import add_info
+from mask2former.structures import Categories, ModelInfo
+
+INFO = ExportedInfo(ModelInfo(None, InferenceConfig(), Categories.from_names(["a"])), 64, 64, 1, None, 32, "0")
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package whose code would never load."""
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("model/data/aotinductor/model/code.so", b"no library")
+    add_info(path, INFO)
+    return path
+
+
+def test_a_package_says_what_it_is_and_runs_nothing_until_that_is_allowed(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(path: str) -> Any:
+        loaded.append(path)
+        return lambda images, sizes: (images.float(), sizes.float())
+
+    monkeypatch.setattr("torch._inductor.aoti_load_package", load)
+    for opened in (lambda: open_runtime(package), lambda: Predictor.from_pretrained(package)):
+        with pytest.raises(UserError, match=r"model\.pt2' holds compiled code, .* set the .*MASK2FORMER_TRUST_CODE=1"):
+            opened()
+    monkeypatch.setenv("MASK2FORMER_TRUST_CODE", "0")
+    with pytest.raises(UserError, match="holds compiled code"):
+        open_runtime(package)
+    assert not loaded
+    runtime = open_runtime(package, trust_code=True)
+    assert runtime.info == INFO
+    found = runtime(torch.zeros(1, 3, 2, 2).byte().numpy(), torch.ones(1, 2).long().numpy())
+    assert [array.shape for array in found] == [(1, 3, 2, 2), (1, 2)]
+    monkeypatch.setenv("MASK2FORMER_TRUST_CODE", "1")
+    assert Predictor.from_pretrained(package).categories.names == ("a",)
+    assert loaded == [str(package)] * 2
+
+
+def test_what_is_no_package_for_this_machine_is_refused(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="PyTorch does not load it"):
+        open_runtime(package, trust_code=True)
+    with pytest.raises(UserError, match="packages run on the CPU here"):
+        open_runtime(package, torch.device("cuda"))
+    with pytest.raises(UserError, match="computed in float32, as they are; leave out dtype bfloat16"):
+        open_runtime(package, dtype=torch.bfloat16)
+    (tmp_path / "text.pt2").write_text("text")
+    with pytest.raises(UserError, match="no PyTorch package"):
+        open_runtime(tmp_path / "text.pt2")
+    with zipfile.ZipFile(tmp_path / "bare.pt2", "w") as file:
+        file.writestr("bare/version", "3")
+    with pytest.raises(UserError, match="no model that was exported by this package"):
+        open_runtime(tmp_path / "bare.pt2")
+    for name, words, message in (
+        ("future", ["avx9999"], "was compiled for a processor that has avx9999, which this one lacks"),
+        ("odd", {"avx": 1}, "its processor is no list of words"),
+    ):
+        path = tmp_path / f"{name}.pt2"
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x/extra/mask2former.json", INFO.to_json())
+            file.writestr("x/extra/processor.json", json.dumps(words))
+        with pytest.raises(UserError, match=message):
+            open_runtime(path, trust_code=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x/extra/mask2former.json", b" " * (limits.CONFIG_BYTES + 1))
+    with pytest.raises(UserError, match="its metadata have bytes"):
+        open_runtime(path)
