@@ -322,7 +322,7 @@ def test_checks_draws_and_proposes_a_run_that_trains(
     assert facts["broken"] is False
     assert facts["dataset"]["name"] == run.data.dataset.name
     assert main(["check-data", "run.yaml", "--workers", "0"]) == 0  # a run file is a data set, too
-    assert f"the model has {run.model.transformer_decoder.num_queries} queries" in capsys.readouterr().out or (
+    assert f"the model has {run.model.transformer_decoder.queries} queries" in capsys.readouterr().out or (
         monitor == "semantic/mIoU"
     )
     assert main(["train", "run.yaml", *shorter(tmp_path, monitor)]) == 0, capsys.readouterr().err
@@ -388,7 +388,7 @@ def test_crowded_images_ask_for_queries_and_detections(tmp_path: Path) -> None:
     config, _ = infer_format(coco(tmp_path, change))
     assert not isinstance(config, RunConfig)
     run, reasons = suggest_config(config, check_dataset(config))
-    assert run.model.transformer_decoder.num_queries == 150
+    assert run.model.transformer_decoder.queries == 150
     assert run.evaluation.max_detections == run.model.inference.max_instances == 150
     assert any("120 objects" in reason for reason in reasons)
 

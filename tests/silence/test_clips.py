@@ -85,7 +85,7 @@ def started(run: RunConfig) -> str:
 
 
 def checked(run: RunConfig) -> tuple[DataReport, str]:
-    report = check_dataset(run.data.dataset, run=run, num_queries=run.model.transformer_decoder.num_queries)
+    report = check_dataset(run.data.dataset, run=run, num_queries=run.model.transformer_decoder.queries or 100)
     return report, "\n".join(finding.sentence() for finding in report.findings)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mask2former.config import MaskedDecoderConfig
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import Precision
@@ -209,6 +210,7 @@ def _published(model: Mask2Former, here: int, size_hw: Size, num_frames: int) ->
     if architecture is None or not isinstance(decoder, MaskedTransformerDecoder):
         return None
     config = architecture.transformer_decoder
+    assert isinstance(config, MaskedDecoderConfig)
     queries, channels = config.num_queries, architecture.pixel_decoder.mask_dim
     pixels = num_frames * size_hw[0] * size_hw[1]
     levels = [pixels // stride**2 for stride in _STRIDES]

@@ -86,7 +86,8 @@ def _parts(architecture: ArchitectureConfig | None) -> list[tuple[str, str]]:
     else:
         blocks = "-".join(map(str, backbone.depths))
         name = f"Swin, width {backbone.embed_dim}, blocks {blocks}, window {backbone.window_size}"
-    return [("backbone", name), ("queries", f"{architecture.transformer_decoder.num_queries}")]
+    queries = architecture.transformer_decoder.queries
+    return [("backbone", name), ("queries", "none" if queries is None else f"{queries}")]
 
 
 def _license_note(license: str | None) -> str:

@@ -15,7 +15,7 @@ from mask2former import checkpoints, recipes
 from mask2former.checkpoints.formats import original
 from mask2former.checkpoints.instantiate import skeleton_of
 from mask2former.checkpoints.purpose import UndecidedError
-from mask2former.config import ArchitectureConfig, Task
+from mask2former.config import ArchitectureConfig, PixelDecoderConfig, Task, TransformerDecoderConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model, build_skeleton
 from mask2former.models.mask2former import Mask2Former
@@ -114,15 +114,24 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"
-    switches = "".join(f", {name} {str(value).lower()}" for name, value in decoder.switches.items())
+    switches = "".join(f", {name} {str(value).lower()}" for name, value in getattr(decoder, "switches", {}).items())
     if config.own_normalisation:
         name += f", images normalised with mean {list(config.pixel_mean)} and deviation {list(config.pixel_std)}"
-    queries = f"{decoder.num_queries} queries{' of clips' if decoder.position_encoding == '3d' else ''}"
+    of_clips = " of clips" if getattr(decoder, "position_encoding", "2d") == "3d" else ""
+    queries = "a class for every pixel" if decoder.queries is None else f"{decoder.queries} queries{of_clips}"
     return {
         "backbone": name,
-        "pixel decoder": f"{pixels.name}, {pixels.num_layers} layers, width {pixels.dim}",
-        "decoder": f"{decoder.name}, {decoder.num_layers} layers, width {decoder.dim}, {queries}{switches}",
+        "pixel decoder": _in_words(pixels),
+        "decoder": f"{_in_words(decoder)}, {queries}{switches}",
     }
+
+
+def _in_words(part: PixelDecoderConfig | TransformerDecoderConfig) -> str:
+    """A decoder: its kind, its layers of attention and its width, as far as it has them."""
+    layers, dim = getattr(part, "num_layers", None), getattr(part, "dim", None)
+    words = [part.name, "" if layers is None else f"{layers} layers", "" if dim is None else f"width {dim}"]
+    words.append("norms first" if getattr(part, "pre_norm", False) else "")
+    return ", ".join(filter(None, words))
 
 
 def _sizes(model: Mask2Former) -> dict[str, str]:
@@ -265,7 +274,7 @@ def _packaged() -> list[dict[str, Any]]:
                 "dataset": _LEARNED_FROM.get(name, "drawn scenes"),
                 "backbone": backbone.model if backbone.name == "timm" else "Swin",
                 "pretraining": "drawn scenes" if name in _LEARNED_FROM else "none",
-                "queries": architecture.transformer_decoder.num_queries,
+                "queries": architecture.transformer_decoder.queries,
                 "metrics": dict(opened.info.metrics),
                 "source": None,
                 "license": {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True},

@@ -16,7 +16,7 @@ from mask2former.checkpoints.formats.huggingface import Preparation
 from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.raw import Request
 from mask2former.checkpoints.rules import Layout
-from mask2former.config import InferenceConfig, ModelConfig, parse
+from mask2former.config import InferenceConfig, ModelConfig, MSDeformAttnConfig, parse
 from mask2former.errors import OptionError, UserError
 from mask2former.recipes import Provider
 from mask2former.structures import Categories
@@ -74,10 +74,11 @@ def settled(
             raise UserError(f"config.json: 'mask2former' is of another model than the weights ({found})")
         return config, categories, ""
     if tasks:
-        if found.model.pixel_decoder.num_points != _POINTS:
+        pixels = found.model.pixel_decoder
+        if isinstance(pixels, MSDeformAttnConfig) and pixels.num_points != _POINTS:
             raise UserError(
                 f"holds {found} but does not say how many attention heads its decoders have, and its weights do not "
-                f"fit the usual {found.model.pixel_decoder.num_heads}; only models with that many can be read"
+                f"fit the usual {pixels.num_heads}; only models with that many can be read"
             )
         categories = _categories(names, found.num_classes)
         if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):

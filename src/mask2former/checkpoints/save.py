@@ -6,7 +6,6 @@ where they come from (names, downloads).
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.config import RunConfig
 from mask2former.errors import UserError
 from mask2former.files import write_whole
+from mask2former.models.build import size_divisibility
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import ModelInfo
 
@@ -31,8 +31,8 @@ __all__ = ["dump_original", "format_version", "save", "save_folder", "save_torch
 
 
 def format_version(info: ModelInfo) -> int:
-    """That of the file of such a model: 0.1.0 reads the first, and knows neither one's own parts nor normalisations."""
-    return FORMAT_VERSION if info.architecture is None or info.architecture.own_normalisation else 1
+    """That of the file of such a model: 0.1.0 reads the first, and knows neither other parts nor normalisations."""
+    return 1 if info.architecture is not None and info.architecture.is_of_0_1 else FORMAT_VERSION
 
 
 def _metadata_of(info: ModelInfo) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _check_preparation(model: Mask2Former) -> None:
     stored = {
         "mean": architecture.pixel_mean,
         "std": architecture.pixel_std,
-        "size_divisibility": inspect.signature(Mask2Former).parameters["size_divisibility"].default,
+        "size_divisibility": size_divisibility(architecture),
     }
     for name, expected in stored.items():
         value = getattr(model, name)

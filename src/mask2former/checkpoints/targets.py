@@ -20,6 +20,7 @@ from mask2former.checkpoints.normalisation import Normalisation
 from mask2former.checkpoints.rules import Layout, from_original
 from mask2former.checkpoints.safetensors_files import write_safetensors
 from mask2former.checkpoints.save import dump_original, save, save_folder, save_torch
+from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig
 from mask2former.errors import UserError
 from mask2former.files import whole_folder, write_whole
 from mask2former.models.mask2former import Mask2Former
@@ -64,7 +65,8 @@ def unsaid(info: ModelInfo, target: Target) -> list[str]:
     architecture = info.architecture
     if architecture is None or target in ("ours", "huggingface"):
         return []
-    heads = (architecture.pixel_decoder.num_heads, architecture.transformer_decoder.num_heads)
+    parts = (architecture.pixel_decoder, architecture.transformer_decoder)
+    heads = tuple(getattr(part, "num_heads", _HEADS) for part in parts)  # without attention, it does not matter
     if heads == (_HEADS, _HEADS):
         return []
     return [
@@ -87,9 +89,8 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
         UserError: the model has no place in the layout, or it cannot be written.
     """
     check_place(path, target)
-    if target != "ours" and (switches := model.info.known_architecture.transformer_decoder.switches):
-        names = ", ".join(f"{name}={str(value).lower()}" for name, value in switches.items())
-        raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")
+    if target != "ours":
+        _check_parts(model.info.known_architecture, target)
     inference = model.info.inference
     if target == "huggingface" and (inference.tile or inference.non_overlapping):
         raise UserError(
@@ -113,6 +114,24 @@ def write(model: Mask2Former, path: Path, target: Target, check: Callable[[Path]
             check(temporary)
 
     write_whole(path, into)
+
+
+def _check_parts(architecture: ArchitectureConfig, target: Target) -> None:
+    """Refuse what a layout has no place for, or would not say.
+
+    Raises:
+        UserError: naming it.
+    """
+    pixels, decoder = architecture.pixel_decoder, architecture.transformer_decoder
+    if isinstance(decoder, MaskedDecoderConfig) and decoder.switches:
+        names = ", ".join(f"{name}={str(value).lower()}" for name, value in decoder.switches.items())
+        raise UserError(f"only our own format can store transformer_decoder.{names}; choose ours")
+    usual = isinstance(decoder, MaskedDecoderConfig) and not decoder.project_inputs
+    if target != "original" and not (usual and isinstance(pixels, MSDeformAttnConfig)):
+        raise UserError(
+            f"{target} has no place for a model with the pixel decoder {pixels.name} and the transformer decoder "
+            f"{decoder.name}; choose ours or original"
+        )
 
 
 def _is_folder(path: Path, target: Target) -> bool:

@@ -19,6 +19,7 @@ from mask2former.checkpoints.checkpoint import Checkpoint, load_into
 from mask2former.config import BackboneConfig, ModelConfig, parse
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.transformer_decoders import PerPixelPlusHead
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
 from mask2former.text import listed, quoted
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _CLASS_HEAD = "transformer_decoder.class_head."
+_CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
 _TABLE = "relative_position_bias_table"
 
@@ -206,9 +208,13 @@ def _with_own_classes(
     here, there = model.info.known_categories.names, source.categories.names
     if here == there:
         return []
+    # Of the baseline with a query for each class, the queries are its classes.
+    of_classes = (
+        (_CLASS_HEAD, _CLASS_QUERIES) if isinstance(model.transformer_decoder, PerPixelPlusHead) else _CLASS_HEAD
+    )
     if sorted(here) == sorted(there) and len(set(here)) == len(here):
         order = torch.tensor([*(there.index(one) for one in here), len(there)])  # "no object" is last
-        state.update({key: value[order] for key, value in state.items() if key.startswith(_CLASS_HEAD)})
+        state.update({key: value[order[: len(value)]] for key, value in state.items() if key.startswith(of_classes)})
         return ["its classes in the order of the training data"]
     if len(here) == len(there) == 1:
         return [f"its one class, {quoted(there[0])}, is {quoted(here[0])} here"]
@@ -220,7 +226,7 @@ def _with_own_classes(
             f"{name}: its classes are not those of the training data ({_some(there)} there, {_some(here)} here); with "
             "model.init_partial=true the class head is newly initialised"
         )
-    state.update({key: value for key, value in own.items() if key.startswith(_CLASS_HEAD)})
+    state.update({key: value for key, value in own.items() if key.startswith(of_classes)})
     return [f"class head newly initialised ({len(there)} classes there, {len(here)} here)"]
 
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from mask2former.config.fields import PixelMean, PixelStd, PositiveInt, Probability, Strict
+from mask2former.config.fields import NonNegativeInt, PixelMean, PixelStd, PositiveInt, Probability, Strict
 from mask2former.config.inference import InferenceConfig
 
 __all__ = [
+    "LATER_SETTINGS",
     "ArchitectureConfig",
     "BackboneConfig",
+    "BiFPNConfig",
+    "FPNConfig",
+    "FaPNConfig",
     "MSDeformAttnConfig",
     "MaskedDecoderConfig",
     "ModelConfig",
     "OwnPartsConfig",
+    "PerPixelConfig",
+    "PerPixelPlusConfig",
+    "PixelDecoderConfig",
+    "SemanticFPNConfig",
+    "StandardDecoderConfig",
     "SwinConfig",
     "TimmConfig",
+    "TransformerDecoderConfig",
+    "TransformerFPNConfig",
 ]
 
 
@@ -52,6 +63,8 @@ class SwinConfig(Strict):
         return self
 
 
+_NORM_GROUPS = 32  # of the pixel decoders
+
 BackboneConfig = Annotated[TimmConfig | SwinConfig, Field(discriminator="name")]
 
 
@@ -74,6 +87,77 @@ class MSDeformAttnConfig(Strict):
         return self
 
 
+class _PyramidSettings(Strict):
+    """Of feature pyramids."""
+
+    dim: PositiveInt = 256
+    mask_dim: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.dim % _NORM_GROUPS:
+            raise ValueError(f"dim {self.dim} must be a multiple of {_NORM_GROUPS} (norm groups)")
+        return self
+
+
+class FPNConfig(_PyramidSettings):
+    """Feature pyramid pixel decoder (Mask2Former, Table 4e)."""
+
+    name: Literal["fpn"] = "fpn"
+
+
+class SemanticFPNConfig(_PyramidSettings):
+    """Feature pyramid whose maps are summed at stride 4 (Panoptic FPN; Mask2Former, Table 4e)."""
+
+    name: Literal["semantic-fpn"] = "semantic-fpn"
+
+
+class BiFPNConfig(_PyramidSettings):
+    """Pyramids down and up in turn (EfficientDet; Mask2Former, Table 4e)."""
+
+    name: Literal["bifpn"] = "bifpn"
+    num_layers: PositiveInt = 7  # of EfficientDet with about as many channels
+
+
+class FaPNConfig(_PyramidSettings):
+    """Feature pyramid that aligns its maps (FaPN; Mask2Former, Table 4e)."""
+
+    name: Literal["fapn"] = "fapn"
+    num_groups: PositiveInt = 8  # of channels that share the offsets of a deformable convolution
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Self:
+        if self.dim % self.num_groups:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_groups {self.num_groups}")
+        return self
+
+
+class _EncoderSettings(Strict):
+    """Of a transformer as in DETR; the defaults are those of MaskFormer."""
+
+    num_heads: PositiveInt = 8
+    feedforward_dim: PositiveInt = 2048
+    dropout: Probability = 0.1
+    pre_norm: bool = False  # norms before attention and feed-forward instead of after them
+
+
+class TransformerFPNConfig(_EncoderSettings):
+    """Feature pyramid with a transformer encoder over the map of stride 32 (MaskFormer with ResNets)."""
+
+    name: Literal["transformer-fpn"] = "transformer-fpn"
+    dim: PositiveInt = 256
+    mask_dim: PositiveInt = 256
+    num_layers: PositiveInt = 6
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.dim % self.num_heads or self.dim % _NORM_GROUPS:
+            raise ValueError(
+                f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of {_NORM_GROUPS} (norm groups)"
+            )
+        return self
+
+
 class MaskedDecoderConfig(Strict):
     """Masked-attention transformer decoder; from ``attention`` on, what the paper compares the method with."""
 
@@ -93,6 +177,7 @@ class MaskedDecoderConfig(Strict):
     query_init: Literal["learned_supervised", "learned", "zero"] = "learned_supervised"
     dropout: Probability = 0.0  # 0.1 in the decoders before (Table 4b)
     pre_norm: bool = False  # norms before attention and feed-forward instead of after them
+    project_inputs: bool = False  # a convolution of each map, which has as many channels as the decoder
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
@@ -113,25 +198,132 @@ class MaskedDecoderConfig(Strict):
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
+    @property
+    def queries(self) -> int | None:
+        """How many objects it can find at most; None where pixels are classified."""
+        return self.num_queries
+
+
+class _StandardSettings(_EncoderSettings):
+    """Of the transformer of MaskFormer, which attends to one map."""
+
+    dim: PositiveInt = 256
+    num_layers: PositiveInt = 6
+    num_encoder_layers: NonNegativeInt = 0  # over the map, before the decoder
+    # the map: of the backbone (strides 4, 8, 16, 32), of the encoder of transformer-fpn, or the embeddings of pixels
+    source: Literal["res2", "res3", "res4", "res5", "encoder", "mask_features"] = "res5"
+    project_source: bool = False  # a convolution also where the map has as many channels as the decoder
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.dim % self.num_heads or self.dim % 4:
+            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads} and of 4")
+        return self
+
+
+class StandardDecoderConfig(_StandardSettings):
+    """Transformer decoder of MaskFormer: self-attention first, over one map, from queries of zero."""
+
+    name: Literal["standard"] = "standard"
+    num_queries: PositiveInt = 100
+
+    @property
+    def queries(self) -> int | None:
+        """How many objects it can find at most; None where pixels are classified."""
+        return self.num_queries
+
+
+class PerPixelConfig(Strict):
+    """No queries: a convolution classifies every pixel (MaskFormer, PerPixelBaseline)."""
+
+    name: Literal["per-pixel"] = "per-pixel"
+
+    @property
+    def queries(self) -> int | None:
+        """How many objects it can find at most; None where pixels are classified."""
+        return None
+
+
+class PerPixelPlusConfig(_StandardSettings):
+    """One query for each class, whose mask is the score of the class (MaskFormer, PerPixelBaseline+)."""
+
+    name: Literal["per-pixel-plus"] = "per-pixel-plus"
+    source: Literal["res2", "res3", "res4", "res5", "encoder", "mask_features"] = "encoder"
+
+    @property
+    def queries(self) -> int | None:
+        """How many objects it can find at most; None where pixels are classified."""
+        return None
+
+
+def _kind_of(default: str, *others: str) -> Discriminator:
+    """Kinds are told apart by ``name``; that of 0.1.0, which was the only one, need not be named."""
+
+    def name_of(value: Any) -> Any:
+        return value.get("name", default) if isinstance(value, dict) else getattr(value, "name", default)
+
+    expected = f"name must be {', '.join((default, *others[:-1]))} or {others[-1]}"
+    return Discriminator(name_of, custom_error_type="unknown_kind", custom_error_message=expected)
+
+
+PixelDecoderConfig = Annotated[
+    Annotated[MSDeformAttnConfig, Tag("msdeformattn")]
+    | Annotated[FPNConfig, Tag("fpn")]
+    | Annotated[TransformerFPNConfig, Tag("transformer-fpn")]
+    | Annotated[SemanticFPNConfig, Tag("semantic-fpn")]
+    | Annotated[BiFPNConfig, Tag("bifpn")]
+    | Annotated[FaPNConfig, Tag("fapn")],
+    _kind_of("msdeformattn", "fpn", "transformer-fpn", "semantic-fpn", "bifpn", "fapn"),
+]
+TransformerDecoderConfig = Annotated[
+    Annotated[MaskedDecoderConfig, Tag("masked")]
+    | Annotated[StandardDecoderConfig, Tag("standard")]
+    | Annotated[PerPixelConfig, Tag("per-pixel")]
+    | Annotated[PerPixelPlusConfig, Tag("per-pixel-plus")],
+    _kind_of("masked", "standard", "per-pixel", "per-pixel-plus"),
+]
+
+
+LATER_SETTINGS = ("attention", "scales", "order", "query_init", "dropout", "pre_norm", "project_inputs")
+"""Of :class:`MaskedDecoderConfig`, which 0.1.0 does not have; left out of files where they are the defaults."""
+
 
 class ArchitectureConfig(Strict):
     """What a model is built from, and how the images were normalised that it was trained on."""
 
     backbone: BackboneConfig = TimmConfig()
-    pixel_decoder: MSDeformAttnConfig = MSDeformAttnConfig()
-    transformer_decoder: MaskedDecoderConfig = MaskedDecoderConfig()
+    pixel_decoder: PixelDecoderConfig = MSDeformAttnConfig()
+    transformer_decoder: TransformerDecoderConfig = MaskedDecoderConfig()
     # Of R, G, B in 0..255; the defaults are those of ImageNet. They belong to the weights of the backbone.
     pixel_mean: tuple[PixelMean, PixelMean, PixelMean] = (123.675, 116.28, 103.53)
     pixel_std: tuple[PixelStd, PixelStd, PixelStd] = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
     def _same_dim(self) -> Self:
-        if self.pixel_decoder.dim != self.transformer_decoder.dim:
+        pixels, decoder = self.pixel_decoder, self.transformer_decoder
+        if isinstance(decoder, MaskedDecoderConfig) and pixels.dim != decoder.dim:
+            raise ValueError(f"pixel_decoder.dim {pixels.dim} and transformer_decoder.dim {decoder.dim} must be equal")
+        return self
+
+    @model_validator(mode="after")
+    def _has_source(self) -> Self:
+        pixels, decoder = self.pixel_decoder, self.transformer_decoder
+        source = getattr(decoder, "source", None)
+        if source == "encoder" and not isinstance(pixels, TransformerFPNConfig):
             raise ValueError(
-                f"pixel_decoder.dim {self.pixel_decoder.dim} and transformer_decoder.dim "
-                f"{self.transformer_decoder.dim} must be equal"
+                "transformer_decoder.source encoder is the map of the encoder of the pixel decoder transformer-fpn, "
+                f"and {pixels.name} has none; set transformer_decoder.source to res5"
             )
         return self
+
+    @property
+    def is_of_0_1(self) -> bool:
+        """Whether version 0.1.0 can build it, which files of such a model are kept readable for."""
+        decoder = self.transformer_decoder
+        is_plain = isinstance(decoder, MaskedDecoderConfig) and all(
+            getattr(decoder, name) == MaskedDecoderConfig.model_fields[name].default for name in LATER_SETTINGS
+        )
+        return is_plain and isinstance(self.pixel_decoder, MSDeformAttnConfig) and not self.own_normalisation
 
     @property
     def own_normalisation(self) -> dict[str, tuple[float, float, float]]:
@@ -149,6 +341,15 @@ class ModelConfig(ArchitectureConfig):
     init_partial: bool = (
         False  # take what fits: other classes, queries and windows; the run says what is newly initialised
     )
+
+    @model_validator(mode="after")
+    def _can_do_its_tasks(self) -> Self:
+        if self.transformer_decoder.queries is None and self.inference.tasks != ("semantic",):
+            raise ValueError(
+                f"transformer_decoder {self.transformer_decoder.name} classifies pixels, so inference.tasks must be "
+                f"[semantic], got [{', '.join(self.inference.tasks)}]"
+            )
+        return self
 
     @property
     def architecture(self) -> ArchitectureConfig:

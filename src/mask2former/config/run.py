@@ -21,6 +21,7 @@ from mask2former.text import printable, quoted
 __all__ = ["RunConfig", "apply_overrides", "leaves", "parse", "read_run_file"]
 
 _MOST_FAULTS = 10  # that one message lists
+_DECODERS = ("pixel_decoder", "transformer_decoder")
 
 
 class RunConfig(Strict):
@@ -54,7 +55,7 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
         lines = []
         faults = error.errors(include_url=False)
         for fault in faults[:_MOST_FAULTS]:
-            key = printable(".".join(str(part) for part in fault["loc"]), 200)
+            key = printable(".".join(_keys(fault["loc"])), 200)
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'")
             elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
@@ -64,6 +65,12 @@ def parse(kind: type[ConfigT], values: Any, source: str) -> ConfigT:
         if len(faults) > _MOST_FAULTS:
             lines.append(f"and {len(faults) - _MOST_FAULTS} more")
         raise UserError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _keys(location: Sequence[int | str]) -> list[str]:
+    """A location as keys, without the kinds of decoders, which are mostly not named."""
+    before = ("", *location)
+    return [str(part) for part, parent in zip(location, before, strict=False) if parent not in _DECODERS]
 
 
 def leaves(config: BaseModel, prefix: str = "") -> dict[str, Any]:

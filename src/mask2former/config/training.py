@@ -29,6 +29,8 @@ class CriterionConfig(Strict):
     mask_weight: NonNegativeFloat = 5.0
     dice_weight: NonNegativeFloat = 5.0
     no_object_weight: NonNegativeFloat = 0.1
+    # how pixels of masks are compared: binary cross-entropy, or its focal form, which MaskFormer has
+    mask_loss: Literal["bce", "focal"] = "bce"
     # where masks are compared, for matching and for the loss: at points, or at all pixels (Mask2Former, Table 5)
     match_on: Literal["points", "masks"] = "points"
     loss_on: Literal["points", "masks"] = "points"

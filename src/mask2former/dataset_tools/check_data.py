@@ -100,12 +100,12 @@ def check_data(
     if allow_outside:
         dataset = reading_outside(dataset, str(source))
     value_range = None if run is None else run.model.inference.value_range
-    queries = _QUERIES if run is None else run.model.transformer_decoder.num_queries
+    queries = None if run is None else run.model.transformer_decoder.queries
     with collect_notes():  # these are findings; reading a second time, to draw, would say them again
         report = check_dataset(
             dataset,
             run=run,
-            num_queries=num_queries or queries,
+            num_queries=num_queries or queries or _QUERIES,
             num_workers=default_workers() if num_workers is None else num_workers,
             value_range=value_range,
             progress=progress,

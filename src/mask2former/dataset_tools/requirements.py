@@ -71,6 +71,11 @@ def check_run(config: RunConfig) -> None:
     inference, evaluation = config.model.inference, config.evaluation
     if evaluation.monitor.split("/")[0] not in evaluation.tasks:
         raise UserError(f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}")
+    if config.model.transformer_decoder.queries is None and evaluation.tasks != ("semantic",):
+        raise UserError(
+            f"{config.model.transformer_decoder.name} classifies pixels, and evaluation.tasks are "
+            f"{', '.join(evaluation.tasks)}; set evaluation.tasks=[semantic] and evaluation.monitor=semantic/mIoU"
+        )
     if inference.tile and evaluation.tasks != ("instance",):
         raise UserError(
             f"model.inference.tile is for instances, and evaluation.tasks are {', '.join(evaluation.tasks)}; set "

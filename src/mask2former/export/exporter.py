@@ -42,6 +42,7 @@ from mask2former.inference.network import ModelNetwork
 from mask2former.inference.predictor import Predictor
 from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.transformer_decoders import PerPixelHead, PerPixelPlusHead
 from mask2former.progress import DOWNLOADING, Progress, silent
 from mask2former.structures import Prediction
 from mask2former.text import printable
@@ -151,6 +152,8 @@ def export(
             "a model with Swin can be exported for one input size only, since its windows depend on it: give the size "
             "that images must fit into, for instance 800x1333"
         )
+    if isinstance(model.transformer_decoder, PerPixelHead | PerPixelPlusHead):
+        raise UserError("a model that classifies pixels cannot be exported; export one with queries")
     if frames is None and getattr(model.transformer_decoder, "temporal", False):
         frames = 8
     if dtype == "int8" and (frames is not None or results is not None):

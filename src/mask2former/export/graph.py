@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mask2former.config import Task
 from mask2former.export import traced_postprocessing
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import MaskOutput
 
 __all__ = ["ExportedGraph"]
 
@@ -53,6 +54,7 @@ class ExportedGraph(nn.Module):
         pixels = F.pad(self.model.standardize(clips), (0, padded[1] - width, 0, padded[0] - height))
         pixels = torch.where(inside[:, None, None], pixels, torch.zeros((), dtype=pixels.dtype, device=pixels.device))
         output = self.model.forward_normalized(pixels, aux_outputs=False)
+        assert isinstance(output, MaskOutput)  # the exporter refuses others
         masks = output.mask_logits if self.clips else output.mask_logits.squeeze(2)
         if self.task is None:
             return output.class_logits, masks, output.query_features

@@ -17,6 +17,7 @@ from mask2former.errors import NoCompilerError, UserError
 from mask2former.memory import is_lack_of_memory
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.pixel_predictions import PixelOutput
 from mask2former.text import printable
 
 __all__ = ["CompiledModel", "sentence_of_compiler"]
@@ -42,7 +43,9 @@ class CompiledModel:
         self._sizes: set[tuple[tuple[int, ...], ...]] = set()
         self._refusal = ""  # of the compiler, which takes its time for every image
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], *, aux_outputs: bool = False) -> MaskOutput:
+    def __call__(
+        self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], *, aux_outputs: bool = False
+    ) -> MaskOutput | PixelOutput:
         """As the model.
 
         Raises:

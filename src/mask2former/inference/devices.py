@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mask2former.errors import UserError
-from mask2former.structures import Prediction
+from mask2former.structures import PixelPrediction, Prediction
 
 __all__ = ["choose_device", "choose_dtype", "retried", "with_room"]
 
@@ -19,6 +19,7 @@ _logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _T = TypeVar("_T")
+_PredictionT = TypeVar("_PredictionT", bound=Prediction | PixelPrediction)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -73,11 +74,11 @@ def retried(step: Callable[[], _T]) -> _T:
     return step()
 
 
-def with_room(step: Callable[[Prediction], _T], prediction: Prediction) -> _T:
+def with_room(step: Callable[[_PredictionT], _T], prediction: _PredictionT) -> _T:
     """``step`` of a prediction: on its device, again with an empty cache, in the end on the CPU (as published)."""
     try:
         return retried(lambda: step(prediction))
     except torch.OutOfMemoryError:
         _logger.warning("post-processing does not fit the memory of %s; doing it on the CPU", prediction.device)
     torch.cuda.empty_cache()
-    return step(prediction.on_host())
+    return step(prediction.on_host())  # pyright: ignore[reportArgumentType]  (of the same type)

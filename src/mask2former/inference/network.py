@@ -15,7 +15,7 @@ from mask2former.inference.compiling import CompiledModel
 from mask2former.memory import available_memory, check_memory
 from mask2former.models.mask2former import Mask2Former
 from mask2former.ops.peak_memory import peak_memory
-from mask2former.structures import Prediction
+from mask2former.structures import PixelPrediction, Prediction
 
 __all__ = ["ModelNetwork", "Network", "hash_weights"]
 
@@ -40,8 +40,8 @@ class Network(Protocol):
     it is an ``nn.Module``, every predictor counts as another network.
     """
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction]:
-        """One prediction per image or clip, in their order."""
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction | PixelPrediction]:
+        """One prediction per image or clip, in their order; of queries, or of pixels for semantic results alone."""
         ...
 
 
@@ -87,7 +87,7 @@ class ModelNetwork:
     def weights_sha256(self) -> str:
         return hash_weights(self.model.state_dict())
 
-    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> list[Prediction]:
+    def __call__(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]], /) -> Sequence[Prediction | PixelPrediction]:
         """See :class:`Network`.
 
         Raises:

@@ -45,6 +45,7 @@ from mask2former.structures import (
     Categories,
     Instances,
     PanopticSegmentation,
+    PixelPrediction,
     Prediction,
     Segmentation,
     SemanticSegmentation,
@@ -58,6 +59,8 @@ _logger = logging.getLogger(__name__)
 
 # Settings with which results hold all instances, as metrics and files of results for them need it.
 ALL_CANDIDATES = {"instance_threshold": 0.0}
+
+_Said = Prediction | PixelPrediction
 
 _ResultT = TypeVar("_ResultT")
 _ItemT = TypeVar("_ItemT")
@@ -485,7 +488,7 @@ class Predictor:
             tasks: that will be read.
         """
 
-        def read(shown: Shown, prediction: Prediction, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
+        def read(shown: Shown, prediction: _Said, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
             return {task: self._read(prediction, shown.size_hw, task, settings) for task in tasks}
 
         found = self.predictions([to_pixels(shown.resized) for shown in images])
@@ -493,7 +496,7 @@ class Predictor:
             found = [prediction.clone() for prediction in found]
         return [partial(read, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
 
-    def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[Prediction]:
+    def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[_Said]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
 
         Raises:
@@ -506,22 +509,11 @@ class Predictor:
             if len(found) != len(images):
                 raise UserError(f"the network gives {len(found)} predictions for {len(images)} images")
             for prediction in found:
-                if (count := prediction.class_logits.shape[1]) != len(self.categories) + 1:
-                    raise UserError(
-                        f"the network gives {count} class logits, expected {len(self.categories) + 1}: one for each of "
-                        "the classes, then one for 'no object'; pass the categories that it was trained on"
-                    )
-                if len(prediction.masks.shape) != 4:
-                    raise UserError(
-                        f"the network gives mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: "
-                        "queries, frames (1 for images), height and width"
-                    )
+                _check_shapes(prediction, len(self.categories))
                 _check_finite(prediction)
         return found
 
-    def _read(
-        self, prediction: Prediction, size: tuple[int, int], task: Task, settings: InferenceConfig
-    ) -> Segmentation:
+    def _read(self, prediction: _Said, size: tuple[int, int], task: Task, settings: InferenceConfig) -> Segmentation:
         with torch.inference_mode():
             return with_room(
                 lambda found: postprocessing.segmentation(found, size, self.categories, settings, task), prediction
@@ -554,11 +546,11 @@ class Predictor:
         """The prediction of the network for frames that it sees as one clip, at the size for images.
 
         Raises:
-            UserError: no frames, or of different sizes; otherwise as :meth:`predictions`.
+            UserError: no frames, of different sizes, or a prediction of pixels; otherwise as :meth:`predictions`.
         """
         size = self.input_size(frame_size(frames), settings)
         [prediction] = self.predictions([resize_clip(frames, size, settings.resampling)])
-        return prediction
+        return postprocessing.of_queries(prediction)
 
     def track(
         self,
@@ -688,21 +680,49 @@ def to_pixels(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
-def _check_finite(prediction: Prediction) -> None:
+def _check_shapes(prediction: _Said, num_classes: int) -> None:
+    """Refuse other classes, and masks or scores without an axis of frames.
+
+    Raises:
+        UserError: naming what was expected.
+    """
+    if isinstance(prediction, PixelPrediction):
+        expected = f"one for each of the {num_classes} classes; pass the categories that it was trained on"
+        count, has_frames = len(prediction.class_scores), prediction.class_scores.dim() == 4
+        if count != num_classes or not has_frames:
+            shape = tuple(prediction.class_scores.shape)
+            raise UserError(f"the network gives class scores of shape {shape}, expected (K, T, h, w), {expected}")
+        return
+    if (count := prediction.class_logits.shape[1]) != num_classes + 1:
+        raise UserError(
+            f"the network gives {count} class logits, expected {num_classes + 1}: one for each of "
+            "the classes, then one for 'no object'; pass the categories that it was trained on"
+        )
+    if len(prediction.masks.shape) != 4:
+        raise UserError(
+            f"the network gives mask logits of shape {tuple(prediction.masks.shape)}; expected 4 axes: "
+            "queries, frames (1 for images), height and width"
+        )
+
+
+def _check_finite(prediction: _Said) -> None:
     """One pass over the logits, or over what they are computed from; well below 1 % of the model.
 
     Raises:
         UserError: some are NaN or infinite, or might be; with float16 that is nearly always its range.
     """
-    masks = prediction.masks
-    bounds = {"class": as_mask_logits(prediction.class_logits).bound, "mask": masks.bound}
+    if isinstance(prediction, PixelPrediction):
+        dtype = prediction.class_scores.dtype
+        bounds = {"class": as_mask_logits(prediction.class_scores).bound}
+    else:
+        dtype = prediction.masks.dtype
+        bounds = {"class": as_mask_logits(prediction.class_logits).bound, "mask": prediction.masks.bound}
     finite = torch.stack([bound.isfinite() for bound in bounds.values()]).tolist()  # one read: a GPU is waited for
     for name, is_finite in zip(bounds, finite, strict=True):
         if not is_finite:
             cause = (
                 "values went beyond the range of float16: use bfloat16 or float32"
-                if masks.dtype == torch.float16
+                if dtype == torch.float16
                 else "the weights are damaged, or too large for this input: load them again, or take another checkpoint"
             )
-            dtype = str(masks.dtype).removeprefix("torch.")
-            raise UserError(f"the model gives {name} logits that are not finite (in {dtype}); {cause}")
+            raise UserError(f"the model gives {name} logits that are not finite (in {str(dtype)[6:]}); {cause}")

@@ -26,8 +26,8 @@ from mask2former.inference.devices import with_room
 from mask2former.inference.predicted_image import ReadResults, Shown
 from mask2former.inference.predictor import Predictor, to_pixels
 from mask2former.inference.tiling import Results
-from mask2former.postprocessing import semantic_scores
-from mask2former.structures import Prediction, SemanticSegmentation, VideoInstances
+from mask2former.postprocessing import of_queries, semantic_scores
+from mask2former.structures import PixelPrediction, Prediction, SemanticSegmentation, VideoInstances
 from mask2former.structures.tracks import TrackedFrame
 
 __all__ = ["AugmentedPredictor", "MultiScaleFlip", "View", "consensus", "through_views"]
@@ -207,7 +207,7 @@ class AugmentedPredictor(Predictor):
 
 
 def through_views(
-    predictions: Callable[[Sequence[Tensor]], Sequence[Prediction]],
+    predictions: Callable[[Sequence[Tensor]], Sequence[Prediction | PixelPrediction]],
     plain: UInt8[np.ndarray, "H W 3"],
     output_size: Size,
     views: Mapping[Task, Sequence[View]],
@@ -231,7 +231,7 @@ def through_views(
     for view in dict.fromkeys(view for listed in views.values() for view in listed):
         [prediction] = predictions([to_pixels(view.of(plain, settings.resampling))])
         if any(view in listed for task, listed in views.items() if task != "semantic"):
-            found[view] = prediction
+            found[view] = of_queries(prediction)
         if times := list(views.get("semantic", ())).count(view):
             seen = times * with_room(lambda said: semantic_scores(said, output_size, settings), prediction)
             seen = seen.flip(-1) if view.mirrored else seen

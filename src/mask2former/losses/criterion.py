@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mask2former.config import CriterionConfig
 from mask2former.errors import UserError
-from mask2former.losses.functional import binary_cross_entropy, dice
+from mask2former.losses.functional import binary_cross_entropy, dice, focal
 from mask2former.losses.matcher import HungarianMatcher, Match
 from mask2former.ops.mask_logits import MaskLogits, masks_of_queries
 from mask2former.ops.points import (
@@ -113,6 +113,7 @@ class Criterion(nn.Module):
         num_classes: K; targets are in 0..K-1, K stands for "no object".
         class_weight, mask_weight, dice_weight: of the published terms, and of the matching costs.
         no_object_weight: of queries without a target in the class loss.
+        mask_loss: ``bce``, or ``focal``, in the loss and the matching costs.
         match_on, loss_on: ``points``, or ``masks``: all pixels. Costs are then of every pixel of the predicted masks,
             losses of every pixel of the targets, to whose size predictions are resized.
         num_points: sampled per mask.
@@ -133,6 +134,7 @@ class Criterion(nn.Module):
         mask_weight: float = _DEFAULT.mask_weight,
         dice_weight: float = _DEFAULT.dice_weight,
         no_object_weight: float = _DEFAULT.no_object_weight,
+        mask_loss: str = _DEFAULT.mask_loss,
         match_on: str = _DEFAULT.match_on,
         loss_on: str = _DEFAULT.loss_on,
         num_points: int = _DEFAULT.num_points,
@@ -142,7 +144,7 @@ class Criterion(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight)
+        self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, mask_loss)
         self.match_on = match_on
         self.loss_on = loss_on
         self.num_points = num_points
@@ -151,7 +153,7 @@ class Criterion(nn.Module):
         self.no_object_weight = no_object_weight
         self.terms = (
             LossTerm("loss_ce", class_weight, self.class_loss),
-            LossTerm("loss_mask", mask_weight, mask_loss),
+            LossTerm("loss_mask", mask_weight, _MASK_LOSSES[mask_loss]),
             LossTerm("loss_dice", dice_weight, dice_loss),
             *terms,
         )
@@ -272,6 +274,14 @@ class Criterion(nn.Module):
 def mask_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
     """Binary cross-entropy at the sampled points; every frame of a matched pair counts as a mask."""
     return binary_cross_entropy(*matched.sampled).sum() / matched.num_masks
+
+
+def focal_loss(matched: MatchedDepth) -> Float[Tensor, ""]:
+    """Focal loss in the place of :func:`mask_loss` (MaskFormer, Sec. 4.2)."""
+    return focal(*matched.sampled).sum() / matched.num_masks
+
+
+_MASK_LOSSES = {"bce": mask_loss, "focal": focal_loss}
 
 
 def dice_loss(matched: MatchedDepth) -> Float[Tensor, ""]:

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["binary_cross_entropy", "dice", "pairwise_binary_cross_entropy", "pairwise_dice"]
+__all__ = [
+    "binary_cross_entropy",
+    "dice",
+    "focal",
+    "pairwise_binary_cross_entropy",
+    "pairwise_dice",
+    "pairwise_focal",
+]
+
+_FOCAL_WEIGHT, _FOCAL_EXPONENT = 0.25, 2  # as published
 
 
 def binary_cross_entropy(
@@ -17,6 +26,22 @@ def binary_cross_entropy(
 ) -> Float[Tensor, " N"]:
     """Mean over the points that count, per mask; 0 where none does. Targets are in 0..1."""
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if counts is None:
+        return losses.mean(1)
+    return (losses * counts).sum(1) / counts.sum(1).clamp(min=1.0)
+
+
+def focal(
+    logits: Float[Tensor, "N P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, "N P"] | None = None
+) -> Float[Tensor, " N"]:
+    """:func:`binary_cross_entropy` of which points that are right already have little (Focal Loss, Eq. 5).
+
+    With a of 0.25 for points on the mask and 0.75 for others, and an exponent of 2 (Lin et al., ICCV 2017).
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probabilities = logits.sigmoid()
+    wrong = probabilities * (1.0 - targets) + (1.0 - probabilities) * targets
+    losses = losses * wrong**_FOCAL_EXPONENT * (_FOCAL_WEIGHT * targets + (1.0 - _FOCAL_WEIGHT) * (1.0 - targets))
     if counts is None:
         return losses.mean(1)
     return (losses * counts).sum(1) / counts.sum(1).clamp(min=1.0)
@@ -53,3 +78,16 @@ def pairwise_dice(
         probabilities, targets = probabilities * counts, targets * counts
     overlap = 2.0 * (probabilities @ targets.T)
     return 1.0 - (overlap + 1.0) / (probabilities.sum(1)[:, None] + targets.sum(1)[None, :] + 1.0)
+
+
+def pairwise_focal(
+    logits: Float[Tensor, "Q P"], targets: Float[Tensor, "N P"], counts: Float[Tensor, " P"] | None = None
+) -> Float[Tensor, "Q N"]:
+    """The cost of :func:`focal` for every query and every target; the same where targets are 0 or 1."""
+    probabilities = logits.sigmoid()
+    positive = F.softplus(-logits) * (1.0 - probabilities) ** _FOCAL_EXPONENT * _FOCAL_WEIGHT
+    negative = F.softplus(logits) * probabilities**_FOCAL_EXPONENT * (1.0 - _FOCAL_WEIGHT)
+    if counts is None:
+        return (positive @ targets.T + negative @ (1.0 - targets).T) / logits.shape[1]
+    on, off = targets * counts, (1.0 - targets) * counts
+    return (positive @ on.T + negative @ off.T) / counts.sum().clamp(min=1.0)

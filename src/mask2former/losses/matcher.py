@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mask2former.config import CriterionConfig
-from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice
+from mask2former.losses.functional import pairwise_binary_cross_entropy, pairwise_dice, pairwise_focal
 from mask2former.ops.mask_logits import MaskLogits, as_mask_logits
 from mask2former.ops.points import reads_mask, sample_masks
 
@@ -30,10 +30,12 @@ class HungarianMatcher:
         class_weight: float = _DEFAULT.class_weight,
         mask_weight: float = _DEFAULT.mask_weight,
         dice_weight: float = _DEFAULT.dice_weight,
+        mask_loss: str = _DEFAULT.mask_loss,
     ) -> None:
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
+        self._mask_cost = {"bce": pairwise_binary_cross_entropy, "focal": pairwise_focal}[mask_loss]
 
     @torch.no_grad()
     def cost(
@@ -64,7 +66,7 @@ class HungarianMatcher:
             if ignored is not None:
                 counts = (~reads_mask(ignored, every[: len(ignored)], points)).to(sampled).flatten()
             return (
-                self.mask_weight * pairwise_binary_cross_entropy(sampled, target, counts)
+                self.mask_weight * self._mask_cost(sampled, target, counts)
                 - self.class_weight * probabilities[:, labels]
                 + self.dice_weight * pairwise_dice(sampled, target, counts)
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -18,30 +18,57 @@ from mask2former.config import (
     ArchitectureConfig,
     MaskedDecoderConfig,
     ModelConfig,
-    MSDeformAttnConfig,
+    PerPixelConfig,
+    PerPixelPlusConfig,
+    PixelDecoderConfig,
     SwinConfig,
     TimmConfig,
+    TransformerDecoderConfig,
 )
 from mask2former.errors import UserError
 from mask2former.memory import available_memory, is_lack_of_memory
 from mask2former.models.backbones import SwinTransformer, TimmBackbone
 from mask2former.models.mask2former import Mask2Former
-from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
-from mask2former.models.transformer_decoders import MaskedTransformerDecoder
+from mask2former.models.pixel_decoders import (
+    BiFPNPixelDecoder,
+    FaPNPixelDecoder,
+    FPNPixelDecoder,
+    MSDeformAttnPixelDecoder,
+    SemanticFPNPixelDecoder,
+    TransformerFPNPixelDecoder,
+)
+from mask2former.models.transformer_decoders import (
+    MaskedTransformerDecoder,
+    PerPixelHead,
+    PerPixelPlusHead,
+    StandardTransformerDecoder,
+)
 from mask2former.structures.model_info import ModelInfo
 from mask2former.text import printable, quoted
 
-__all__ = ["build_checked", "build_model", "build_skeleton"]
+__all__ = ["build_checked", "build_model", "build_skeleton", "size_divisibility"]
 
 
-def _settings(config: TimmConfig | SwinConfig | MSDeformAttnConfig | MaskedDecoderConfig) -> dict:
+def _settings(config: TimmConfig | SwinConfig | PixelDecoderConfig | TransformerDecoderConfig) -> dict:
     """Constructor arguments: the fields of a configuration without its kind."""
     return {name: getattr(config, name) for name in type(config).model_fields if name != "name"}
 
 
 _BACKBONES: dict[str, type[nn.Module]] = {"timm": TimmBackbone, "swin": SwinTransformer}
-_PIXEL_DECODERS: dict[str, type[nn.Module]] = {"msdeformattn": MSDeformAttnPixelDecoder}
-_TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {"masked": MaskedTransformerDecoder}
+_PIXEL_DECODERS: dict[str, type[nn.Module]] = {
+    "msdeformattn": MSDeformAttnPixelDecoder,
+    "fpn": FPNPixelDecoder,
+    "transformer-fpn": TransformerFPNPixelDecoder,
+    "semantic-fpn": SemanticFPNPixelDecoder,
+    "bifpn": BiFPNPixelDecoder,
+    "fapn": FaPNPixelDecoder,
+}
+_TRANSFORMER_DECODERS: dict[str, type[nn.Module]] = {
+    "masked": MaskedTransformerDecoder,
+    "standard": StandardTransformerDecoder,
+    "per-pixel": PerPixelHead,
+    "per-pixel-plus": PerPixelPlusHead,
+}
 
 
 def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
@@ -144,9 +171,11 @@ def _counted(most: int) -> Iterator[None]:
 
 
 def _check_layers(config: ArchitectureConfig) -> None:
+    parts = {"pixel_decoder": config.pixel_decoder, "transformer_decoder": config.transformer_decoder}
     counts = {
-        "pixel_decoder.num_layers": config.pixel_decoder.num_layers,
-        "transformer_decoder.num_layers": config.transformer_decoder.num_layers,
+        f"{part}.{name}": getattr(settings, name, 0)
+        for part, settings in parts.items()
+        for name in ("num_layers", "num_encoder_layers")
     }
     if isinstance(config.backbone, SwinConfig):
         counts["backbone.depths"] = sum(config.backbone.depths)
@@ -161,15 +190,35 @@ def _build(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
     _check_layers(config)
     backbone = _BACKBONES[config.backbone.name](**_settings(config.backbone))
     pixel_decoder = _PIXEL_DECODERS[config.pixel_decoder.name](backbone.channels, **_settings(config.pixel_decoder))
-    decoder = _settings(config.transformer_decoder)
-    temporal = decoder.pop("position_encoding") == "3d"
-    transformer_decoder = _TRANSFORMER_DECODERS[config.transformer_decoder.name](
-        channels=config.pixel_decoder.dim,
-        mask_dim=config.pixel_decoder.mask_dim,
-        num_classes=num_classes,
-        temporal=temporal,
-        **decoder,
-    )
+    make = _TRANSFORMER_DECODERS[config.transformer_decoder.name]
+    channels = backbone.channels
+    assert not isinstance(channels, torch.Tensor | nn.Module)
+    transformer_decoder = make(num_classes, **_decoder_settings(config, channels))
     info = ModelInfo.of(config) if isinstance(config, ModelConfig) else ModelInfo(config)
     mean, std = config.pixel_mean, config.pixel_std
-    return Mask2Former(backbone, pixel_decoder, transformer_decoder, mean=mean, std=std, info=info)
+    step = size_divisibility(config)
+    return Mask2Former(backbone, pixel_decoder, transformer_decoder, step, mean=mean, std=std, info=info)
+
+
+def size_divisibility(config: ArchitectureConfig) -> int:
+    """Of the multiples that images are padded to.
+
+    Parity: the published per-pixel baselines pad nothing with ResNets, whose maps have sides that are rounded up.
+    """
+    is_per_pixel = isinstance(config.transformer_decoder, PerPixelConfig | PerPixelPlusConfig)
+    is_resnet = isinstance(config.backbone, TimmConfig) and config.backbone.model.startswith("resnet")
+    return 1 if is_per_pixel and is_resnet else 32
+
+
+def _decoder_settings(config: ArchitectureConfig, channels: Sequence[int]) -> dict:
+    """Constructor arguments of the transformer decoder; ``channels`` are those of the backbone."""
+    decoder = config.transformer_decoder
+    settings = {**_settings(decoder), "mask_dim": config.pixel_decoder.mask_dim}
+    if isinstance(decoder, MaskedDecoderConfig):
+        temporal = settings.pop("position_encoding") == "3d"
+        return {**settings, "temporal": temporal, "channels": config.pixel_decoder.dim}
+    if isinstance(decoder, PerPixelConfig):
+        return settings
+    widths = {f"res{level}": width for level, width in enumerate(channels, start=2)}
+    widths |= {"encoder": config.pixel_decoder.dim, "mask_features": config.pixel_decoder.mask_dim}
+    return {**settings, "channels": widths[decoder.source]}

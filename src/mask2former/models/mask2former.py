@@ -23,6 +23,7 @@ from mask2former.ops.filled import filled
 from mask2former.structures.categories import Categories
 from mask2former.structures.model_info import ModelInfo
 from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.pixel_predictions import PixelOutput
 from mask2former.structures.samples import ImageBatch
 
 __all__ = ["Mask2Former"]
@@ -85,7 +86,7 @@ class Mask2Former(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def forward(self, images: Sequence[Tensor] | ImageBatch, *, aux_outputs: bool = True) -> MaskOutput:
+    def forward(self, images: Sequence[Tensor] | ImageBatch, *, aux_outputs: bool = True) -> MaskOutput | PixelOutput:
         """Class and mask logits per query.
 
         Args:
@@ -95,20 +96,23 @@ class Mask2Former(nn.Module):
 
         Returns:
             Mask logits at a quarter of the padded size, always with a frame axis. Padding is attended to, as in the
-            published model, so results depend on how an image was padded.
+            published model, so results depend on how an image was padded. A model without queries gives scores of
+            classes for pixels instead.
 
         Raises:
             UserError: a part of your own returns something else than ``models/parts.py`` says.
         """
         return self.forward_normalized(self.normalize(images), aux_outputs=aux_outputs)
 
-    def forward_normalized(self, pixels: Float[Tensor, "B T 3 H W"], *, aux_outputs: bool = True) -> MaskOutput:
+    def forward_normalized(
+        self, pixels: Float[Tensor, "B T 3 H W"], *, aux_outputs: bool = True
+    ) -> MaskOutput | PixelOutput:
         """As a call, of what :meth:`normalize` gives: heights and widths are multiples of ``size_divisibility``."""
         features = self.pixel_decoder(self.backbone(pixels.flatten(0, 1)))
         if not isinstance(features, PixelFeatures):
             raise UserError(f"the pixel decoder returned a {type(features).__name__}; expected PixelFeatures")
         output = self.transformer_decoder(features, pixels.shape[1], aux_outputs=aux_outputs)
-        if not isinstance(output, MaskOutput):
+        if not isinstance(output, MaskOutput | PixelOutput):
             raise UserError(f"the transformer decoder returned a {type(output).__name__}; expected MaskOutput")
         return output
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mask2former.errors import UserError
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.pixel_predictions import PixelOutput
 
 __all__ = [
     "Backbone",
@@ -49,10 +50,13 @@ class PixelDecoder(Protocol):
 class TransformerDecoder(Protocol):
     """Pixel features to the class and mask logits of each query."""
 
-    def __call__(self, features: PixelFeatures, num_frames: int, /, *, aux_outputs: bool = True) -> MaskOutput:
+    def __call__(
+        self, features: PixelFeatures, num_frames: int, /, *, aux_outputs: bool = True
+    ) -> MaskOutput | PixelOutput:
         """Frames are folded clip-major into the first axis of ``features``; an image is a clip of one frame.
 
-        With ``aux_outputs`` the output also holds the predictions of earlier layers, if there are some.
+        With ``aux_outputs`` the output also holds the predictions of earlier layers, if there are some. What classifies
+        pixels instead of masks returns a ``PixelOutput``.
         """
         ...
 

@@ -10,16 +10,18 @@ walks over strips of output rows that fit the cache, and keeps only what it need
 from __future__ import annotations
 
 from mask2former.config import InferenceConfig, Task
+from mask2former.errors import UserError
 from mask2former.postprocessing.instances import best_pairs, instance, remove_overlaps
 from mask2former.postprocessing.panoptic_maps import panoptic, panoptic_with_queries
 from mask2former.postprocessing.semantic_maps import semantic, semantic_scores
 from mask2former.postprocessing.video import frame_masks, video_instance
-from mask2former.structures import Categories, Prediction, Segmentation
+from mask2former.structures import Categories, PixelPrediction, Prediction, Segmentation
 
 __all__ = [
     "best_pairs",
     "frame_masks",
     "instance",
+    "of_queries",
     "panoptic",
     "panoptic_with_queries",
     "remove_overlaps",
@@ -29,11 +31,32 @@ __all__ = [
     "video_instance",
 ]
 
-_TASKS = {"panoptic": panoptic, "instance": instance, "semantic": semantic}
+_TASKS = {"panoptic": panoptic, "instance": instance}
 
 
 def segmentation(
-    prediction: Prediction, output_size: tuple[int, int], categories: Categories, settings: InferenceConfig, task: Task
+    prediction: Prediction | PixelPrediction,
+    output_size: tuple[int, int],
+    categories: Categories,
+    settings: InferenceConfig,
+    task: Task,
 ) -> Segmentation:
-    """The result of a task by its name."""
-    return _TASKS[task](prediction, output_size, categories, settings)
+    """The result of a task by its name.
+
+    Raises:
+        UserError: the prediction is one of pixels, and the task is not semantic.
+    """
+    if task == "semantic":
+        return semantic(prediction, output_size, categories, settings)
+    return _TASKS[task](of_queries(prediction), output_size, categories, settings)
+
+
+def of_queries(prediction: Prediction | PixelPrediction) -> Prediction:
+    """A prediction that has queries.
+
+    Raises:
+        UserError: it is one of pixels, of which there are semantic results alone.
+    """
+    if isinstance(prediction, PixelPrediction):
+        raise UserError("the network classifies pixels, and so finds no objects or segments; choose the task semantic")
+    return prediction

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mask2former.structures import Prediction
+from mask2former.structures import PixelPrediction, Prediction
 
 __all__ = ["Size", "count", "first_argmax", "full_precision", "parts", "resize_last", "row_strips", "strips"]
 
@@ -23,7 +23,7 @@ _STRIP_VALUES_ACCELERATOR = 2**27
 _PART_VALUES = 2**24  # of maps at the width of the result, the height of the network; 130 queries of ordinary images
 
 
-def full_precision(prediction: Prediction) -> torch.autocast:
+def full_precision(prediction: Prediction | PixelPrediction) -> torch.autocast:
     """Thresholds follow: a surrounding autocast must not reach the matrix products here."""
     return torch.autocast(prediction.device.type, enabled=False)
 
@@ -67,7 +67,7 @@ def parts(queries: Int64[Tensor, " N"], prediction: Prediction, output_size: Siz
 
 
 def strips(
-    maps: Float[Tensor, "C h w"], prediction: Prediction, output_size: Size
+    maps: Float[Tensor, "C h w"], prediction: Prediction | PixelPrediction, output_size: Size
 ) -> Iterator[tuple[slice, Float[Tensor, "rows C W"]]]:
     """Network maps at the output size, a strip of rows at a time: upsampled to the padded size, cropped, resized.
 

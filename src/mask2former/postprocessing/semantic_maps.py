@@ -10,18 +10,18 @@ from torch import Tensor
 
 from mask2former.config import InferenceConfig
 from mask2former.postprocessing.resampling import Size, first_argmax, full_precision, resize_last, row_strips, strips
-from mask2former.structures import Categories, Prediction, SemanticSegmentation
+from mask2former.structures import Categories, PixelPrediction, Prediction, SemanticSegmentation
 
 __all__ = ["semantic", "semantic_scores"]
 
 
 def semantic(
-    prediction: Prediction, output_size: Size, categories: Categories, settings: InferenceConfig
+    prediction: Prediction | PixelPrediction, output_size: Size, categories: Categories, settings: InferenceConfig
 ) -> SemanticSegmentation:
     """The class of every pixel: the argmax of :func:`semantic_scores`, which are never held as a whole.
 
     Args:
-        prediction: of an image (T = 1).
+        prediction: of an image (T = 1), of queries or of pixels.
         output_size: height and width of the result, usually those of the original image.
         categories: the classes of the model.
         settings: of which ``resize_masks_first`` counts: mask logits are resized before the formula; False resizes the
@@ -34,12 +34,16 @@ def semantic(
     return SemanticSegmentation(labels.cpu().numpy(), categories)
 
 
-def semantic_scores(prediction: Prediction, output_size: Size, settings: InferenceConfig) -> Float[Tensor, "K H W"]:
+def semantic_scores(
+    prediction: Prediction | PixelPrediction, output_size: Size, settings: InferenceConfig
+) -> Float[Tensor, "K H W"]:
     """Class scores per pixel: the sum over queries of class probability times mask probability, not normalised.
 
-    On the device of the prediction, at least float32. Arguments as in :func:`semantic`.
+    Of a prediction without queries, its logits. On the device of the prediction, at least float32. Arguments as in
+    :func:`semantic`.
     """
-    num_classes = prediction.class_logits.shape[1] - 1
+    is_of_pixels = isinstance(prediction, PixelPrediction)
+    num_classes = len(prediction.class_scores) if is_of_pixels else prediction.class_logits.shape[1] - 1
     scores = torch.empty((num_classes, *output_size), dtype=prediction.dtype, device=prediction.device)
     with torch.no_grad(), full_precision(prediction):
         for rows, strip in _score_strips(prediction, output_size, settings.resize_masks_first):
@@ -48,10 +52,13 @@ def semantic_scores(prediction: Prediction, output_size: Size, settings: Inferen
 
 
 def _score_strips(
-    prediction: Prediction, output_size: Size, resize_masks_first: bool
+    prediction: Prediction | PixelPrediction, output_size: Size, resize_masks_first: bool
 ) -> Iterator[tuple[slice, Float[Tensor, "rows K W"]]]:
     """Semantic class scores at the output size, a strip of rows at a time."""
     assert prediction.num_frames == 1, f"an image has one frame, got {prediction.num_frames}"
+    if isinstance(prediction, PixelPrediction):  # whose scores are resized in any order, resizing being linear
+        yield from strips(prediction.class_scores[:, 0].detach().to(prediction.dtype), prediction, output_size)
+        return
     masks = prediction.masks_of()[:, 0]
     probabilities = prediction.probabilities[:, :-1].T.contiguous()  # (K, Q)
     scores_size = output_size if resize_masks_first else prediction.image_size

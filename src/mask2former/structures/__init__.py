@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mask2former.structures.clips import VideoInstances
     from mask2former.structures.model_info import ModelInfo
     from mask2former.structures.outputs import MaskOutput
+    from mask2former.structures.pixel_predictions import PixelOutput, PixelPrediction
     from mask2former.structures.predictions import Prediction
     from mask2former.structures.results import (
         Instances,
@@ -33,6 +34,8 @@ __all__ = [
     "MaskOutput",
     "ModelInfo",
     "PanopticSegmentation",
+    "PixelOutput",
+    "PixelPrediction",
     "Prediction",
     "Sample",
     "Segment",
@@ -51,6 +54,8 @@ _HOME = {
     "MaskOutput": "outputs",
     "ModelInfo": "model_info",
     "PanopticSegmentation": "results",
+    "PixelOutput": "pixel_predictions",
+    "PixelPrediction": "pixel_predictions",
     "Prediction": "predictions",
     "Sample": "samples",
     "Segment": "results",

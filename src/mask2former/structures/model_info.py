@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig, OwnPartsConfig, Task, parse
+from mask2former.config.model import LATER_SETTINGS
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
 from mask2former.text import printable, shortened
@@ -50,9 +51,13 @@ class ModelInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with the classes; :meth:`from_dict` reads it back."""
-        parts = {"architecture": None} if self.architecture is None else self.architecture.model_dump(mode="json")
-        if self.architecture is not None and not self.architecture.own_normalisation:
-            del parts["pixel_mean"], parts["pixel_std"]  # 0.1.0 knows no others, and reads these files
+        parts: dict[str, Any] = {"architecture": None}
+        if self.architecture is not None:
+            parts = self.architecture.model_dump(mode="json")
+            if not self.architecture.own_normalisation:
+                del parts["pixel_mean"], parts["pixel_std"]  # 0.1.0 knows no others, and reads these files
+            for name in LATER_SETTINGS if self.architecture.is_of_0_1 else ():
+                del parts["transformer_decoder"][name]
         return {
             "config": {**parts, "inference": self.inference.model_dump(mode="json")},
             "categories": self.known_categories.to_dict(),

@@ -78,7 +78,7 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         self.config = config
         self.notes: list[str] = []
-        self.num_queries: int | None = config.model.transformer_decoder.num_queries
+        self.num_queries: int | None = config.model.transformer_decoder.queries
         self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
         self._training, self._validation, self._augmentation = training, validation, augmentation
 

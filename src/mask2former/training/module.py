@@ -24,7 +24,7 @@ from mask2former.evaluation.gallery import case_rows
 from mask2former.evaluation.scores import Evaluation, Predictions
 from mask2former.files import write_whole
 from mask2former.inference.predictor import Predictor, predicted
-from mask2former.losses import Criterion
+from mask2former.losses import build_criterion
 from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
@@ -65,8 +65,10 @@ class TrainingModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.model = model
         self.config = config
-        weights = config.criterion.model_dump(exclude={"void"})  # it says what targets tell the criterion
-        self.criterion = criterion or Criterion(len(model.info.known_categories), **weights)
+        architecture = model.info.architecture
+        of_pixels = architecture is not None and architecture.transformer_decoder.queries is None
+        classes = len(model.info.known_categories)
+        self.criterion = criterion or build_criterion(classes, config.criterion, of_pixels=of_pixels)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)

@@ -38,9 +38,10 @@ def _settings(groups: Mapping[str, str]) -> frozenset[str]:
 FIXED = _settings(
     {
         "model.backbone": "name model norm kwargs embed_dim depths num_heads window_size",
-        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim",
+        "model.pixel_decoder": "name dim mask_dim num_layers num_heads num_points feedforward_dim pre_norm num_groups",
         "model.transformer_decoder": "name dim num_queries num_layers num_heads feedforward_dim position_encoding "
-        "attention scales order query_init pre_norm",
+        "attention scales order query_init pre_norm "
+        "project_inputs num_encoder_layers source project_source",
         "model": "init init_partial pixel_mean pixel_std",
     }
 )
@@ -55,8 +56,8 @@ FREE = _settings(
         "model.inference": "tasks short_edge long_edge resampling resize_masks_first things_only score_threshold "
         "instance_threshold overlap_threshold max_instances things_first non_overlapping tile tile_overlap "
         "diameter value_range",
-        "criterion": "class_weight mask_weight dice_weight no_object_weight match_on loss_on num_points "
-        "oversample_ratio importance_sample_ratio void",
+        "criterion": "class_weight mask_weight dice_weight no_object_weight mask_loss match_on loss_on "
+        "num_points oversample_ratio importance_sample_ratio void",
         "data": "dataset augmentation filter_empty group_by_aspect batch_size batch_size_per_device num_workers",
         "optim": "lr weight_decay betas eps backbone_multiplier clip_norm schedule schedule_steps steps gamma "
         "poly_power warmup_steps warmup_factor ema_decay",

@@ -134,6 +134,7 @@ def test_what_is_not_set_comes_from_the_start() -> None:
         {"init": "cells", "transformer_decoder": {"num_queries": 50}, "inference": {"score_threshold": 0.5}}
     )
     fitted = with_settings_of(model, SOURCE, "cells")
+    assert isinstance(fitted.transformer_decoder, MaskedDecoderConfig)
     assert (fitted.transformer_decoder.num_queries, fitted.transformer_decoder.dim) == (50, 64)
     assert (fitted.inference.instance_threshold, fitted.inference.tile) == (0.5, 128)
 

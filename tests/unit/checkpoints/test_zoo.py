@@ -68,7 +68,7 @@ def test_a_row_agrees_with_its_recipe(name: str, published: Any) -> None:
     assert row.dataset == dataset
     assert recipe.categories.startswith(table)
     assert row.task == f"{'video ' if recipe.is_video else ''}{settings.default_task}"
-    assert row.queries == recipe.model.transformer_decoder.num_queries
+    assert row.queries == recipe.model.transformer_decoder.queries
     assert METRICS[row.task] in row.metrics
     assert all(20 < value < 90 for value in row.metrics.values())
     backbone = recipe.model.backbone
@@ -96,7 +96,7 @@ def test_rows_of_other_projects(provider: str, published: Any) -> None:
     for row in rows:
         official, recipe = current_zoo()[row.short_name], recipes.recipe(row.name)
         assert recipe.provider == provider
-        assert row.queries == recipe.model.transformer_decoder.num_queries
+        assert row.queries == recipe.model.transformer_decoder.queries
         assert recipe.model.backbone == recipes.recipe(row.short_name).model.backbone or row.backbone.startswith("R")
         assert (row.task, row.dataset, row.backbone, row.queries) == (
             official.task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mask2former.config import RunConfig, TimmConfig, apply_overrides, parse
+from mask2former.config import MaskedDecoderConfig, RunConfig, TimmConfig, apply_overrides, parse
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes
 
@@ -33,7 +33,9 @@ def test_old_names_of_settings_are_read_with_one_note_each() -> None:
 def test_whether_attention_is_masked_is_now_its_kind(old: bool, new: str) -> None:
     with collect_notes() as notes:
         run = parse(RunConfig, {"model": {"transformer_decoder": {"masked_attention": old}}}, "run.yaml")
-    assert run.model.transformer_decoder.attention == new
+    decoder = run.model.transformer_decoder
+    assert isinstance(decoder, MaskedDecoderConfig)
+    assert decoder.attention == new
     words = "'masked_attention' in run.yaml is now 'attention' (true is masked, false is full now)"
     assert [note.example for note in notes] == [words]
     overridden = apply_overrides({}, [f"model.transformer_decoder.masked_attention={old}".lower()])

@@ -14,7 +14,7 @@ from mask2former.checkpoints.formats.original import Architecture
 from mask2former.checkpoints.formats.resnet import BLOCKS, STEM
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
 from mask2former.checkpoints.rules import Layout, Rule, rules
-from mask2former.config import InferenceConfig, SwinConfig, TimmConfig
+from mask2former.config import InferenceConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
 from mask2former.errors import UserError
 from mask2former.structures import ModelInfo
 from mask2former.text import quoted
@@ -182,6 +182,11 @@ def config_of(info: ModelInfo) -> dict[str, Any]:
     """
     architecture, categories, facts = info.known_architecture, info.known_categories, info.to_dict()
     pixel, decoder = architecture.pixel_decoder, architecture.transformer_decoder
+    if not isinstance(pixel, MSDeformAttnConfig) or not isinstance(decoder, MaskedDecoderConfig):
+        raise UserError(
+            f"transformers has no place for the pixel decoder {pixel.name} with the transformer decoder {decoder.name} "
+            "in its Mask2Former; choose another layout"
+        )
     if decoder.position_encoding != "2d":
         raise UserError("transformers has image models only, and this one is for clips; choose another layout")
     if pixel.num_heads != decoder.num_heads or pixel.num_points != _POINTS:
@@ -292,6 +297,8 @@ def check_config(config: Mapping[str, Any], found: Architecture) -> None:
         UserError: a number differs, or a setting asks for something else.
     """
     pixel, decoder, backbone = found.model.pixel_decoder, found.model.transformer_decoder, found.model.backbone
+    assert isinstance(pixel, MSDeformAttnConfig)  # the names of transformers lead to no others
+    assert isinstance(decoder, MaskedDecoderConfig)
     expected: dict[str, int] = {
         "feature_size": pixel.dim,
         "mask_feature_size": pixel.mask_dim,

@@ -16,8 +16,27 @@ import torch
 from torch import Tensor
 
 from mask2former import recipes
+from mask2former.checkpoints.formats.original_variants import (
+    decoder_kind,
+    decoder_names,
+    infer_decoder,
+    infer_pixel_decoder,
+    pixel_kind,
+    pixel_names,
+)
 from mask2former.checkpoints.normalisation import IMAGENET, Normalisation
-from mask2former.config import ArchitectureConfig, MaskedDecoderConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
+from mask2former.config import (
+    ArchitectureConfig,
+    MaskedDecoderConfig,
+    MSDeformAttnConfig,
+    PerPixelConfig,
+    PerPixelPlusConfig,
+    PixelDecoderConfig,
+    SwinConfig,
+    TimmConfig,
+    TransformerDecoderConfig,
+    TransformerFPNConfig,
+)
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.recipes import Provider
@@ -61,6 +80,14 @@ _RESNETS = {  # timm's name: blocks per stage, convolutions per block
 }
 _SWINS = {(96, 6): "Swin-T", (96, 18): "Swin-S", (128, 18): "Swin-B", (192, 18): "Swin-L"}  # width, blocks of stage 3
 
+_USUAL = ("msdeformattn", "masked")
+_CLASS_ROWS = {  # the entry with a row for each class, its axes, and how many more rows it has
+    "masked": ("class_embed.weight", 2, 1),
+    "standard": ("class_embed.weight", 2, 1),
+    "per-pixel": ("weight", 4, 0),
+    "per-pixel-plus": ("query_embed.weight", 2, 0),
+}
+
 Pair = tuple[str, str | None]
 _Shape = Callable[[str, int], tuple[int, ...]]
 _Count = Callable[[str], int]
@@ -78,10 +105,33 @@ def original_names(config: ArchitectureConfig) -> list[Pair]:
         UserError: the backbone has no place in the original layout.
     """
     pairs = backbone_names(config.backbone)
-    pairs += _pixel_decoder_names(config.pixel_decoder.num_layers)
-    pairs += _predictor_names(config.transformer_decoder.num_layers)
-    pairs.append((_EMPTY_WEIGHT, None))
+    pixels, decoder = config.pixel_decoder, config.transformer_decoder
+    pairs += _pixel_decoder_names(pixels.num_layers) if isinstance(pixels, MSDeformAttnConfig) else pixel_names(pixels)
+    if isinstance(decoder, MaskedDecoderConfig):
+        pairs += _predictor_names(decoder)
+    else:
+        pairs += decoder_names(decoder, is_projected=_is_projected(config))
+    if not isinstance(decoder, PerPixelConfig | PerPixelPlusConfig):  # where no class is weighed
+        pairs.append((_EMPTY_WEIGHT, None))
     return pairs
+
+
+def _is_projected(config: ArchitectureConfig) -> bool:
+    """Whether there is a convolution between the map that the decoder of MaskFormer attends to and the decoder."""
+    decoder = config.transformer_decoder
+    if isinstance(decoder, MaskedDecoderConfig | PerPixelConfig):
+        return False
+    widths = {f"res{level}": width for level, width in enumerate(_channels(config.backbone), start=2)}
+    widths |= {"encoder": config.pixel_decoder.dim, "mask_features": config.pixel_decoder.mask_dim}
+    return decoder.project_source or widths[decoder.source] != decoder.dim
+
+
+def _channels(backbone: SwinConfig | TimmConfig) -> list[int]:
+    """Of the four maps of a backbone that has a place in this layout."""
+    if isinstance(backbone, SwinConfig):
+        return [backbone.embed_dim * 2**stage for stage in range(4)]
+    convolutions = _RESNETS[backbone.model.split(".")[0].removesuffix("s")][1]
+    return [64 * 2**stage * (4 if convolutions == 3 else 1) for stage in range(4)]
 
 
 def backbone_names(backbone: SwinConfig | TimmConfig) -> list[Pair]:
@@ -184,7 +234,8 @@ def _pixel_decoder_names(num_layers: int) -> Iterator[Pair]:
         yield from _both(f"{_PIXEL}{theirs}.norm", f"pixel_decoder.{our}.1")
 
 
-def _predictor_names(num_layers: int) -> Iterator[Pair]:
+def _predictor_names(config: MaskedDecoderConfig) -> Iterator[Pair]:
+    num_layers = config.num_layers
     attentions = (
         ("transformer_self_attention_layers", "self_attn", "self_attention", "self_norm"),
         ("transformer_cross_attention_layers", "multihead_attn", "cross_attention", "cross_norm"),
@@ -207,6 +258,8 @@ def _predictor_names(num_layers: int) -> Iterator[Pair]:
         ("level_embed", "level_embedding"),
     ):
         yield f"{_PREDICTOR}{theirs}.weight", f"transformer_decoder.{our}.weight"
+    for level in range(3 if config.project_inputs else 0):
+        yield from _both(f"{_PREDICTOR}input_proj.{level}", f"transformer_decoder.input_projections.{level}")
     yield from _both(f"{_PREDICTOR}class_embed", "transformer_decoder.class_head")
     for index in range(3):
         yield from _both(f"{_PREDICTOR}mask_embed.layers.{index}", f"transformer_decoder.mask_head.{index}")
@@ -304,7 +357,9 @@ class Architecture:
         text = backbone_title(backbone)
         if isinstance(backbone, TimmConfig):
             text += f" with {'frozen' if backbone.norm == 'frozen' else 'trained'} norms"
-        return f"{text}, {decoder.num_queries} queries, {self.num_classes} classes"
+        kinds = [part.name for part in (self.model.pixel_decoder, decoder) if part.name not in _USUAL]
+        queries = f"{decoder.queries} queries, " if decoder.queries is not None else ""
+        return f"{', '.join([text, *kinds])}, {queries}{self.num_classes} classes"
 
     def shape_summary(self) -> tuple[object, ...]:
         """What a state dict can show: equal facts mean equal names and shapes."""
@@ -318,13 +373,10 @@ class Architecture:
             )
         else:
             seen = (backbone.model, backbone.norm == "frozen")
-        pixel = self.model.pixel_decoder
-        offsets = pixel.num_heads * pixel.num_points
-        decoder = self.model.transformer_decoder
         return (
             *seen,
-            (pixel.dim, pixel.mask_dim, pixel.num_layers, offsets, pixel.feedforward_dim),
-            (decoder.dim, decoder.num_queries, decoder.num_layers, decoder.feedforward_dim),
+            _seen_of_pixels(self.model.pixel_decoder),
+            (*_seen_of_decoder(self.model.transformer_decoder), _is_projected(self.model)),
             self.num_classes,
         )
 
@@ -332,6 +384,25 @@ class Architecture:
         """Whether names and shapes agree; with open norms, whether they were trained does not count."""
         one, other = (_with_frozen_norms(each) if norms_are_open else each for each in (self, other))
         return one.shape_summary() == other.shape_summary()
+
+
+def _seen_of_pixels(config: PixelDecoderConfig) -> tuple[object, ...]:
+    """What names and shapes show of a pixel decoder."""
+    if isinstance(config, MSDeformAttnConfig):
+        offsets = config.num_heads * config.num_points
+        return config.dim, config.mask_dim, config.num_layers, offsets, config.feedforward_dim
+    seen = config.model_dump(exclude={"num_heads", "dropout"})
+    return tuple(seen.items())
+
+
+def _seen_of_decoder(config: TransformerDecoderConfig) -> tuple[object, ...]:
+    """What names and shapes show of a transformer decoder, but for the map that it attends to."""
+    if isinstance(config, MaskedDecoderConfig):
+        return config.dim, config.num_queries, config.num_layers, config.feedforward_dim, config.project_inputs
+    seen = config.model_dump(exclude={"num_heads", "dropout", "source", "project_source"})
+    if not seen.get("num_encoder_layers"):
+        seen.pop("pre_norm", None)
+    return tuple(seen.items())
 
 
 def _with_frozen_norms(architecture: Architecture) -> Architecture:
@@ -367,30 +438,41 @@ def infer_architecture(
     encoder = f"{_PIXEL}transformer.encoder.layers"
     try:
         backbone = infer_backbone(current, spelled=spelled, layout=layout)
-        offsets = shape(f"{encoder}.0.self_attn.sampling_offsets.weight", 2)[0]
-        model = ArchitectureConfig(
-            backbone=backbone,
-            pixel_decoder=MSDeformAttnConfig(
+        pixel, kind = pixel_kind(current), decoder_kind(current)
+        pixels: PixelDecoderConfig
+        decoder: TransformerDecoderConfig
+        if pixel != "msdeformattn":
+            pixels = infer_pixel_decoder(current, shape, count, pixel, num_heads)
+        else:
+            offsets = shape(f"{encoder}.0.self_attn.sampling_offsets.weight", 2)[0]
+            pixels = MSDeformAttnConfig(
                 dim=shape(f"{_PIXEL}input_proj.0.0.weight", 4)[0],
                 mask_dim=shape(f"{_PIXEL}mask_features.weight", 4)[0],
                 num_layers=count(f"{encoder}.*.norm1.weight"),
                 num_heads=num_heads,
                 num_points=offsets // (num_heads * 3 * 2),
                 feedforward_dim=shape(f"{encoder}.0.linear1.weight", 2)[0],
-            ),
-            transformer_decoder=MaskedDecoderConfig(
+            )
+        if kind != "masked":
+            has_encoder = isinstance(pixels, TransformerFPNConfig)
+            decoder = infer_decoder(current, shape, count, kind, _channels(backbone), has_encoder, num_heads)
+        else:
+            decoder = MaskedDecoderConfig(
                 dim=shape(f"{_PREDICTOR}decoder_norm.weight", 1)[0],
                 num_queries=shape(f"{_PREDICTOR}query_feat.weight", 2)[0],
                 num_layers=count(f"{_PREDICTOR}transformer_self_attention_layers.*.norm.weight"),
                 num_heads=num_heads,
                 feedforward_dim=shape(f"{_PREDICTOR}transformer_ffn_layers.0.linear1.weight", 2)[0],
-            ),
-        )
+                project_inputs=f"{_PREDICTOR}input_proj.0.weight" in current,
+            )
+        model = ArchitectureConfig(backbone=backbone, pixel_decoder=pixels, transformer_decoder=decoder)
+        head, dims, other = _CLASS_ROWS[kind]
+        num_classes = shape(f"{_PREDICTOR}{head}", dims)[0] - other
     except UserError:
         raise
     except ValueError as error:  # pydantic: sizes that fit no model
         raise UserError(f"names and shapes that fit no Mask2Former model: {printable(str(error), 200)}") from error
-    return Architecture(model, shape(f"{_PREDICTOR}class_embed.weight", 2)[0] - 1)
+    return Architecture(model, num_classes)
 
 
 def _looks(names: Mapping[str, Tensor], spelled: Callable[[str], str], layout: str) -> tuple[_Shape, _Count]:

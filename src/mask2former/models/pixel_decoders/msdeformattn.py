@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mask2former.config import MSDeformAttnConfig
-from mask2former.errors import UserError
 from mask2former.models.layers import conv_kaiming, xavier_matrices
+from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, conv_norm, in_precision
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.deform_attn import deformable_self_attention
@@ -27,7 +27,6 @@ __all__ = ["DeformableAttention", "MSDeformAttnPixelDecoder"]
 
 _DEFAULT = MSDeformAttnConfig()
 _NUM_LEVELS = 3
-_NORM_GROUPS = 32
 
 
 class DeformableAttention(nn.Module):
@@ -113,19 +112,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.full_precision = True
         coarse_first = [channels[3], channels[2], channels[1]]
         self.input_projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(_NORM_GROUPS, dim)) for channel in coarse_first
+            nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for channel in coarse_first
         )
         self.level_embedding = nn.Parameter(torch.empty(_NUM_LEVELS, dim))
         self.layers = nn.ModuleList(
             _EncoderLayer(dim, num_heads, num_points, feedforward_dim, dropout) for _ in range(num_layers)
         )
         self.mask_projection = conv_kaiming(nn.Conv2d(dim, mask_dim, 1))
-        self.lateral = nn.Sequential(
-            conv_kaiming(nn.Conv2d(channels[0], dim, 1, bias=False)), nn.GroupNorm(_NORM_GROUPS, dim)
-        )
-        self.output = nn.Sequential(
-            conv_kaiming(nn.Conv2d(dim, dim, 3, padding=1, bias=False)), nn.GroupNorm(_NORM_GROUPS, dim), nn.ReLU()
-        )
+        self.lateral = conv_norm(channels[0], dim, 1)
+        self.output = conv_norm(dim, dim, 3, activate=True)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -159,18 +154,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def _in_its_precision(
         self, decode: Callable[[Sequence[Tensor]], PixelFeatures], features: Sequence[Tensor]
     ) -> PixelFeatures:
-        device_type = features[0].device.type
-        count, _, height, width = features[3].shape
-        if self.dim // _NORM_GROUPS * count * height * width == 1:
-            raise UserError(
-                f"one image of at most 32x32 pixels is too little for a pixel decoder of dim {self.dim}, whose group "
-                f"norms have one value each there; use larger images, or dim {2 * self.dim}"
-            )
-        if not self.full_precision:
-            return decode(features)
-        with torch.autocast(device_type, enabled=False):
-            dtype = self.level_embedding.dtype  # float32 under autocast; bfloat16 if the whole model was cast
-            return decode([feature.to(dtype) for feature in features])
+        dtype, full = self.level_embedding.dtype, self.full_precision
+        return in_precision(decode, features, dim=self.dim, dtype=dtype, full=full)
 
     def for_inference(self) -> nn.Module:
         """On a CPU, see :class:`_PreparedDecoder`; elsewhere, or with a user's own modules inside, this decoder."""
@@ -193,7 +178,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         ]
         lateral = self.lateral(features[0])
         finest = lateral + F.interpolate(maps[2], size=lateral.shape[2:], mode="bilinear", align_corners=False)
-        return PixelFeatures(self.mask_projection(self.output(finest)), maps)
+        return PixelFeatures(self.mask_projection(self.output(finest)), maps, backbone=features)
 
     def _tokens(
         self, features: Sequence[Tensor]
@@ -279,7 +264,7 @@ class _PreparedDecoder(nn.Module):
         finest = plain.lateral(features[0])
         finest += F.interpolate(maps[2], size=finest.shape[2:], mode="bilinear", align_corners=False)
         convolution, norm, _ = plain.output
-        return PixelFeatures(plain.mask_projection(F.relu_(norm(convolution(finest)))), maps)
+        return PixelFeatures(plain.mask_projection(F.relu_(norm(convolution(finest)))), maps, backbone=features)
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:

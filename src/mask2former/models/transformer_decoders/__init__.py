@@ -1,5 +1,10 @@
-"""Transformer decoders: pixel features in, class and mask logits per query out; one file each."""
+"""Transformer decoders: pixel features in, class and mask logits per query out; one file each.
+
+Those of ``per_pixel.py`` stand in their place and give scores of classes per pixel.
+"""
 
 from mask2former.models.transformer_decoders.masked import MaskedTransformerDecoder
+from mask2former.models.transformer_decoders.per_pixel import PerPixelHead, PerPixelPlusHead
+from mask2former.models.transformer_decoders.standard import StandardTransformerDecoder
 
-__all__ = ["MaskedTransformerDecoder"]
+__all__ = ["MaskedTransformerDecoder", "PerPixelHead", "PerPixelPlusHead", "StandardTransformerDecoder"]

@@ -50,6 +50,7 @@ class MaskedTransformerDecoder(nn.Module):
         num_layers: decoder layers; the published ``DEC_LAYERS`` is one larger.
         temporal: whether positions include the frame index (3-D code of the video model).
         attention, scales, order, query_init, dropout, pre_norm: see :class:`~mask2former.config.MaskedDecoderConfig`.
+        project_inputs: a projection also where ``channels`` is ``dim``.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class MaskedTransformerDecoder(nn.Module):
         query_init: str = _DEFAULT.query_init,
         dropout: float = _DEFAULT.dropout,
         pre_norm: bool = _DEFAULT.pre_norm,
+        project_inputs: bool = _DEFAULT.project_inputs,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -80,8 +82,9 @@ class MaskedTransformerDecoder(nn.Module):
         kind = KINDS[attention]
         self.guide = kind.guide
         used = {level for levels in self.scales for level in levels}
+        project = project_inputs or channels != dim
         self.input_projections = nn.ModuleList(
-            conv_kaiming(nn.Conv2d(channels, dim, 1)) if channels != dim and level in used else nn.Identity()
+            conv_kaiming(nn.Conv2d(channels, dim, 1)) if project and level in used else nn.Identity()
             for level in range(_NUM_LEVELS)
         )
         switches = {"self_first": order == "self_first", "pre_norm": pre_norm}
