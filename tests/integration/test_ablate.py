@@ -10,7 +10,7 @@ import yaml
 from runs import config_of, run_values
 
 from mask2former.cli import main
-from mask2former.config import RunConfig, leaves
+from mask2former.config import RunConfig, leaves, parse
 from mask2former.errors import UserError
 from mask2former.recipes import ABLATIONS, ablated
 from mask2former.training.ablate import BASELINE, ablate, scenes_base
@@ -67,6 +67,25 @@ def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pyte
 def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no ablation 'attention-none'; there are: attention-full, "):
         ablate(config_of(tmp_path), tmp_path / "all", ["attention-none"])
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        ({"name": "standard"}, "ablations change the transformer decoder 'masked', and the run has 'standard'"),
+        ({"pre_norm": True}, "attention mask_pool reads no queries, so pre_norm has nothing to norm"),
+    ],
+)
+def test_a_run_that_rows_do_not_fit_is_refused_before_anything_is_trained(
+    decoder: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    values = run_values(tmp_path)
+    values["model"]["transformer_decoder"] |= decoder
+    if "name" in decoder:
+        values["model"]["transformer_decoder"] = {**decoder, "dim": 32, "num_queries": 20, "num_heads": 2}
+    with pytest.raises(UserError, match=words):
+        ablate(parse(RunConfig, values, "test"), tmp_path / "all", ["attention-full", "attention-mask-pool"])
     assert not (tmp_path / "all").exists()
 
 
