@@ -94,7 +94,8 @@ def ablate(
         tell: is called before each training with its name, how many are done, and how many there are.
 
     Raises:
-        UserError: there is no such row, or the folder holds trainings with other settings.
+        UserError: there is no such row, the run has no decoder that rows change, or the folder holds trainings with
+            other settings.
     """
     if unknown := [name for name in rows if name not in ABLATIONS]:
         raise UserError(f"no ablation {quoted(unknown[0])}; there are: {listed(list(ABLATIONS), None)}")
@@ -105,14 +106,14 @@ def ablate(
     for name in rows or ABLATIONS:
         paper = {metric: figure for (metric, _), figure in zip(families, ABLATIONS[name].figures, strict=True)}
         table[name] = AblationRow(name, dict(ABLATIONS[name].settings), {}, paper)
+    runs = {name: base if name == BASELINE else ablated(base, ABLATIONS[name]) for name in table}
     _check(folder / "ablations.json", base)
     _write(folder / "ablations.json", base, seeds, list(table.values()))
     jobs = [(seed, row) for seed in range(seeds) for row in table.values()]
     for done, (seed, row) in enumerate(jobs):
         place = folder / row.name / f"seed-{seed}"
         tell(f"{row.name}, seed {seed}", done, len(jobs))
-        run = base.model_copy(update={"seed": seed, "output": str(place)})
-        run = run if row.name == BASELINE else ablated(run, ABLATIONS[row.name])
+        run = runs[row.name].model_copy(update={"seed": seed, "output": str(place)})
         result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file())
         row.metrics[seed] = {name: value for name, value in result.metrics.items() if "/" in name}  # no losses
         _write(folder / "ablations.json", base, seeds, list(table.values()))
