@@ -46,9 +46,9 @@ def changes_of(variant: str, tmp_path: Path) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "model": model,
         "criterion": {**on_masks, "class_weight": 1.0, "mask_weight": 20.0, "dice_weight": 1.0},
-        "trainer__max_steps": 8,
-        "trainer__checkpoint_interval": 8,
-        "evaluation__interval": 8,
+        "trainer__max_steps": 6,
+        "trainer__checkpoint_interval": 6,
+        "evaluation__interval": 6,
         "data__batch_size": 2,
         "optim__lr": 1e-3,
     }
@@ -65,9 +65,13 @@ def test_a_variant_learns_and_lives_in_its_file(
     run = finish(config_of(tmp_path / "run", **changes_of(variant, tmp_path)))
     rows = table(run.folder)
     losses = [float(row["loss"]) for row in rows if row.get("loss")]
-    assert len(losses) == 8
+    assert len(losses) == 6
     assert sum(losses[-3:]) < sum(losses[:3])
-    assert run.result.monitor is not None
+    if variant == "per-pixel-plus":
+        again = finish(
+            config_of(tmp_path / "run", **changes_of(variant, tmp_path) | {"trainer__max_steps": 7}), resume=True
+        )
+        assert len([row for row in table(again.folder) if row.get("loss")]) == 7
 
     loaded = Mask2Former.from_pretrained(run.result.model)
     kinds = (loaded.info.known_architecture.pixel_decoder.name, loaded.info.known_architecture.transformer_decoder.name)
@@ -87,13 +91,6 @@ def test_a_variant_learns_and_lives_in_its_file(
     assert kinds[1] in capsys.readouterr().out
     with pytest.raises(UserError, match="exists in our own format only"):  # its backbone, before all
         convert(run.result.model, tmp_path / "original.pkl", to="original")
-
-
-def test_a_variant_is_resumed(tmp_path: Path) -> None:
-    changes = changes_of("per-pixel-plus", tmp_path) | {"trainer__max_steps": 2, "trainer__checkpoint_interval": 1}
-    finish(config_of(tmp_path / "run", **changes))
-    again = finish(config_of(tmp_path / "run", **changes | {"trainer__max_steps": 3}), resume=True)
-    assert [row["step"] for row in table(again.folder) if row.get("loss")] == ["1", "2", "3"]
 
 
 def test_what_classifies_pixels_is_measured_by_pixels_alone(tmp_path: Path) -> None:

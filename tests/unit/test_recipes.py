@@ -157,3 +157,34 @@ def test_an_ablation_says_what_it_changes_and_what_the_paper_reached() -> None:
     assert text.startswith("# Ablation of Mask2Former, Table 4c: mIoU 46.0 in the paper, and 47.2 without it.\n")
     assert "#   model.transformer_decoder.attention: mask_pool\n" in text
     assert "attention: mask_pool\n" in text.partition("\nmodel:")[2]
+
+
+# --- what the method is compared with --------------------------------------------------------------------------------
+
+
+def test_a_pixel_decoder_of_the_paper_is_all_that_its_recipe_changes() -> None:
+    runs = recipes.run_recipes()
+    for family in recipes.BASES:
+        for kind in ("fpn", "semantic-fpn", "fapn", "bifpn"):
+            name, base = f"ablation/{family}/pixel-decoder-{kind}", recipes.recipe(f"{family}/r50").run
+            run = runs[name]()
+            assert run.model.pixel_decoder.name == kind
+            same = run.model.model_copy(update={"pixel_decoder": base.model.pixel_decoder})
+            assert run.model_copy(update={"model": same, "output": base.output}) == base
+            assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_maskformer_is_a_recipe_with_its_loss() -> None:
+    run = recipes.run_recipes()["maskformer/ade20k-semantic/r50"]()
+    assert (run.model.pixel_decoder.name, run.model.transformer_decoder.name) == ("fpn", "standard")
+    assert (run.criterion.class_weight, run.criterion.mask_weight, run.criterion.dice_weight) == (1, 20, 1)
+    assert (run.criterion.mask_loss, run.criterion.match_on, run.criterion.loss_on) == ("focal", "masks", "masks")
+    assert (run.optim.weight_decay, run.trainer.max_steps, run.trainer.precision) == (1e-4, 160_000, "fp32")
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+    panoptic = recipes.recipe("maskformer/ade20k-panoptic/r50")
+    assert panoptic.model.transformer_decoder.model_dump()["source"] == "encoder"
+    assert panoptic.model.inference.tasks == ("panoptic", "semantic")
+    assert "maskformer/ade20k-panoptic/r50" not in recipes.recipe_names()
+    assert run_file("maskformer/ade20k-panoptic/r50").startswith(
+        "# MaskFormer, ade20k-150-panoptic/maskformer_panoptic"
+    )

@@ -19,6 +19,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.models.parts import Precision
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
 from mask2former.models.transformer_decoders.attention import KINDS
+from mask2former.structures import MaskOutput
 from mask2former.text import printable
 
 __all__ = ["MASKS", "Cost", "ModuleCost", "count_flops", "paper_sizes"]
@@ -165,7 +166,8 @@ def _count(twin: Mask2Former, size_hw: Size, num_frames: int) -> tuple[dict[str,
     counter = FlopCounterMode(display=False, custom_mapping=_counts())
     try:
         with torch.device("meta"), torch.no_grad(), counter:
-            _ = twin([torch.empty(num_frames, 3, *size_hw)], aux_outputs=False).mask_logits
+            output = twin([torch.empty(num_frames, 3, *size_hw)], aux_outputs=False)
+            _ = output.mask_logits if isinstance(output, MaskOutput) else output.class_scores
     except (NotImplementedError, RuntimeError) as error:
         raise UserError(
             "the model cannot be counted, since a part of it does not run on the meta device, which has no memory: "

@@ -21,6 +21,7 @@ from mask2former.recipes.ours import (
     scenes_tiny_end,
     scenes_tiny_start,
 )
+from mask2former.recipes.variants import variant_recipes
 
 __all__ = [
     "ABLATIONS",
@@ -57,11 +58,11 @@ _OURS: dict[str, Callable[[], RunConfig]] = {
 
 
 def run_recipes() -> dict[str, Callable[[], RunConfig]]:
-    """Complete training runs by name: our own, those of the published models, then the ablations of the paper.
+    """Complete training runs by name: our own, the published ones, then ablations and comparisons of the paper.
 
     What a run of ours or an ablation gives is in its docstring; of a published one see :class:`Recipe`.
     """
-    return _OURS | {name: _published(name) for name in recipe_names()} | ablation_recipes()
+    return _OURS | {name: _published(name) for name in recipe_names()} | ablation_recipes() | variant_recipes(recipe)
 
 
 def _published(name: str) -> Callable[[], RunConfig]:

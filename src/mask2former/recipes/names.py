@@ -8,6 +8,7 @@ from functools import cache
 from mask2former.errors import UserError
 from mask2former.recipes import published, toolboxes
 from mask2former.recipes.families import Provider, Recipe, recipes_of
+from mask2former.recipes.variants import maskformer_recipes
 
 __all__ = ["describe_names", "recipe", "recipe_names"]
 
@@ -17,6 +18,11 @@ _FAMILIES = published.FAMILIES | toolboxes.FAMILIES
 @cache
 def _by_slug() -> dict[str, Recipe]:
     return {entry.slug: entry for entry in recipes_of(_FAMILIES)}
+
+
+@cache
+def _maskformers() -> dict[str, Recipe]:
+    return maskformer_recipes(_by_slug().__getitem__)
 
 
 def recipe_names(provider: Provider | None = None) -> tuple[str, ...]:
@@ -29,12 +35,12 @@ def recipe_names(provider: Provider | None = None) -> tuple[str, ...]:
 
 
 def recipe(slug: str) -> Recipe:
-    """The published model of that name.
+    """The published model of that name; also those of MaskFormer, which are not among :func:`recipe_names`.
 
     Raises:
         UserError: there is none; the message names the closest ones.
     """
-    known = _by_slug()
+    known = _by_slug() | _maskformers()
     if slug in known:
         return known[slug]
     close = difflib.get_close_matches(slug, known, n=3, cutoff=0.6)

@@ -17,7 +17,7 @@ from mask2former.checkpoints.transfer import (
     with_own_windows,
     with_settings_of,
 )
-from mask2former.config import InferenceConfig, ModelConfig
+from mask2former.config import InferenceConfig, MaskedDecoderConfig, ModelConfig
 from mask2former.errors import UserError
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
