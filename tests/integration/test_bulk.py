@@ -140,6 +140,8 @@ def test_every_image_once_although_actors_and_the_program_are_killed(tmp_path: P
             assert record["segments"] == predictor(record["image"], "panoptic", short_edge=64).to_dict()["segments"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its settings
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_an_actor_raises_is_one_sentence(tmp_path: Path) -> None:
     names = draw_images(tmp_path / "images", 2)
     sha256 = Predictor.from_pretrained(MODEL, device="cpu", quiet=True).weights_sha256()
