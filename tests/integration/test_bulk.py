@@ -121,10 +121,10 @@ def test_every_image_once_although_actors_and_the_program_are_killed(tmp_path: P
                 killed.append(actors[0])
                 due, done = time.monotonic() + KILL_EVERY, len(finished(output))
             if not is_last and len(finished(output)) * SHARD_SIZE >= NUM_IMAGES // 2:
-                before = finished(output)
                 program.kill()
                 program.wait()
-                wait_for_end(actors)
+                wait_for_end(actors)  # which may finish a shard meanwhile
+                before = finished(output)
         said, errors = program.communicate()
     print(f"{NUM_IMAGES} images in {time.monotonic() - started:.0f} s, {len(killed)} actors killed; {said.strip()}")
     assert program.returncode == 0, errors

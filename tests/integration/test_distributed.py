@@ -83,6 +83,18 @@ def test_one_of_several_processes_is_refused_where_the_settings_speak_of_one(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_goes_on_with_another_split_keeps_its_units(tmp_path: Path) -> None:
+    values = run_values(tmp_path / "out", data__group_by_aspect=True, data__batch_size_per_device=2)
+    values["trainer"]["max_steps"] = 2
+    train(parse(RunConfig, values, "test"))
+    values["trainer"]["max_steps"], values["data"]["batch_size_per_device"] = 3, 4
+    train(parse(RunConfig, values, "test"), resume=True)
+    assert state_of(tmp_path / "out")["run"]["unit"] == 2
+    values["trainer"]["max_steps"], values["seed"] = 4, 6
+    train(parse(RunConfig, values, "test"), resume=True)
+    assert state_of(tmp_path / "out")["run"]["unit"] == 4
+
+
 # --- ranks that share the weights ------------------------------------------------------------------------------------
 
 

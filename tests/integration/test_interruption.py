@@ -115,6 +115,6 @@ def dying(self, window, batch_idx):
     return step(self, window, batch_idx)
 TrainingModule.training_step = dying
 """
-    exit_code, text = train_on_two_ranks(write(tmp_path, trainer=trainer), code, seconds=100)
+    exit_code, text = train_on_two_ranks(write(tmp_path, trainer=trainer), code, seconds=240)
     assert exit_code != 0
     assert "rank 1 has had enough" in text

@@ -28,7 +28,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("switches", ALL, ids=lambda switches: switches["attention"])
+@pytest.mark.parametrize("switches", [ALL[0], *(pytest.param(one, marks=pytest.mark.slow) for one in ALL[1:])])
 def test_a_model_with_switches_learns_and_lives_in_its_file(switches: dict[str, Any], tmp_path: Path) -> None:
     model = run_values(tmp_path)["model"]
     model["transformer_decoder"] |= switches

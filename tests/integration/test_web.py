@@ -354,7 +354,9 @@ def test_the_command_says_where_the_page_is_and_leaves_nothing(tmp_path: Path) -
         found = re.search(r"the page is at (http://127\.0\.0\.1:\d+) ", line)
         assert found, line + process.communicate()[0]
         assert Client(found[1]).call("choose", ["scenes-tiny", "panoptic"], example=0)["kind"] == "image"
-        process.send_signal(signal.SIGINT)
+        for _ in range(2):  # as the impatient do
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
         assert (process.communicate(timeout=FAST)[0], process.returncode) == ("stopped\n", 130)
     left = [path for path in tmp_path.rglob("*") if path.is_file() or path.name.startswith("mask2former")]
     assert left == []

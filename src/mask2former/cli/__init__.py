@@ -7,6 +7,7 @@ standard error; ``--debug`` adds the traceback. Everything a command does can be
 import inspect
 from collections.abc import Callable
 
+from mask2former.cli.ablate import ablate
 from mask2former.cli.analyze import analyze, flops
 from mask2former.cli.app import app, main
 from mask2former.cli.average import average
@@ -51,6 +52,7 @@ for _name, _command, _example in (
     ("plot", plot, "plot runs/mine runs/other -o curves.png"),
     ("check-data", check_data, "check-data photos/annotations.json --suggest run.yaml"),
     ("prepare", prepare, "prepare ade20k --data-root datasets"),
+    ("ablate", ablate, "ablate scenes --row attention-full --row scales-naive"),
 ):
     app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)
 

@@ -108,6 +108,8 @@ def export(
     alike = f"logits differ from those of the model by at most {done.difference:.0e} of the largest"
     if results is not None:
         alike = f"on noise, {100 * done.difference:.2f} % of the results differ from those of the model"
+    if dtype == "int8":
+        alike = "compared with the model on the images of --calibration"
     say(f"{done.path} written ({done.num_bytes / 1e6:,.1f} MB): {alike}")
     if dtype == "int8":  # what it costs, which noise does not tell
         with working(console, lambda: f"{done.path} was written") as progress:

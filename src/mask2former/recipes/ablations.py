@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mask2former.config import RunConfig
+from mask2former.config import MaskedDecoderConfig, RunConfig, parse
 from mask2former.config.fields import ConfigT
+from mask2former.errors import UserError
 from mask2former.recipes.names import recipe
 
-__all__ = ["ABLATIONS", "BASES", "Ablation", "ablation_recipes"]
+__all__ = ["ABLATIONS", "BASES", "Ablation", "ablated", "ablation_recipes"]
 
 BASES: Mapping[str, tuple[str, float]] = {
     "coco-instance": ("AP", 43.7),
@@ -73,6 +74,8 @@ ABLATIONS: Mapping[str, Ablation] = {
 }
 """Rows by the last part of their names."""
 
+_QUERIES = 100  # of the models that the paper changes
+
 
 def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
     """Complete training runs by name; what the paper reports of each is in its docstring."""
@@ -92,9 +95,23 @@ def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
 
 
 def _run(name: str, base: str, ablation: Ablation) -> RunConfig:
-    run = recipe(base).run.model_copy(update={"output": f"runs/{name}"})
+    return ablated(recipe(base).run.model_copy(update={"output": f"runs/{name}"}), ablation)
+
+
+def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
+    """A run with the settings of a row; numbers of queries are taken for the 100 of the paper's models.
+
+    Raises:
+        UserError: the decoder of the run is another than the one that rows change, or has a setting that excludes them.
+    """
+    decoder = run.model.transformer_decoder
+    if not isinstance(decoder, MaskedDecoderConfig):
+        raise UserError(f"ablations change the transformer decoder 'masked', and the run has '{decoder.name}'")
     for setting, value in ablation.settings.items():
+        if setting.endswith(".num_queries"):
+            value = max(1, round(value * decoder.num_queries / _QUERIES))
         run = _changed(run, setting, value)
+    parse(RunConfig, run.model_dump(mode="json"), "the run with " + ", ".join(ablation.settings))
     return run
 
 

@@ -78,10 +78,6 @@ class _Result:
     def size_hw(self) -> tuple[int, int]:
         raise NotImplementedError
 
-    @property
-    def sparse(self) -> SparseMasks:
-        raise NotImplementedError
-
     def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
         raise NotImplementedError
 
@@ -96,10 +92,10 @@ class _Result:
         are counted from 1. A box reaches from (x1, y1) to (x2, y2), in pixels, the last one past the mask; box and
         centroid of an empty mask, and the score of a class, are None.
         """
-        return table_rows(self._entries(), self.sparse, self.categories)
+        return table_rows(*self._entries(), self.categories)
 
-    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
-        """Id, class index and score of each mask."""
+    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
+        """Id, class index and score of each mask, and the masks."""
         raise NotImplementedError
 
     def _records(self, masks: MaskFormat) -> dict[str, Any]:
@@ -305,8 +301,8 @@ class PanopticSegmentation(_Result):
         ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, np.int32(0))
         return PanopticSegmentation(ids, kept, self.categories)
 
-    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
-        return ((segment.id, segment.label, float(segment.score)) for segment in self.segments)
+    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
+        return [(segment.id, segment.label, float(segment.score)) for segment in self.segments], self.sparse
 
     @property
     def masks(self) -> Bool[np.ndarray, "N H W"]:
@@ -457,8 +453,8 @@ class Instances(_Result):
         """Only the objects of some classes, by their indices."""
         return self._part(np.flatnonzero(np.isin(self.labels, list(labels))))
 
-    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
-        return zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True)
+    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
+        return zip(range(1, len(self) + 1), self.labels.tolist(), self.scores.tolist(), strict=True), self.sparse
 
     def _part(self, rows: slice | Int64[np.ndarray, " n"]) -> Instances:
         return Instances(
@@ -565,8 +561,9 @@ class SemanticSegmentation(_Result):
         part[~np.isin(part, list(labels))] = nothing
         return SemanticSegmentation(part, self.categories)
 
-    def _entries(self) -> Iterable[tuple[int, int, float | None]]:
-        return ((label, label, None) for label in self._labels_found())
+    def _entries(self) -> tuple[Iterable[tuple[int, int, float | None]], SparseMasks]:
+        present, masks = self._present()
+        return [(label, label, None) for label in present], masks
 
     def _present(self) -> tuple[list[int], SparseMasks]:
         """Class indices that occur, ascending, and their masks."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mask2former import interrupts
 from mask2former.errors import MissingExtraError, OptionError, UserError
 from mask2former.inference.opening import model_name, open_predictor
 from mask2former.inference.predictor import Predictor
@@ -119,7 +120,12 @@ def serve_page(
         MissingExtraError: gradio is not installed.
     """
     hosts = ("127.0.0.1", "localhost", "[::1]") if host in _LOOPBACK else None
-    with _listening(host, port) as listening, open_app(models, hosts=hosts, upload_bytes=upload_bytes) as app:
+    with (
+        interrupts.postponed() as again,  # so that a second signal does not cut short the removal of uploads
+        interrupts.postponed() as asked,
+        _listening(host, port) as listening,
+        open_app(models, hosts=hosts, upload_bytes=upload_bytes) as app,
+    ):
         import uvicorn
 
         config = uvicorn.Config(
@@ -130,12 +136,12 @@ def serve_page(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         tell(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
-        try:
-            while thread.is_alive():
-                thread.join(_SECONDS_TO_LOOK)
-        finally:
-            server.should_exit = True
-            thread.join(2 * _SECONDS_TO_END)
+        while thread.is_alive() and not asked():
+            thread.join(_SECONDS_TO_LOOK)
+        server.should_exit = True
+        thread.join(2 * _SECONDS_TO_END)
+    if asked() or again():
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from mask2former.config import (
     TimmConfig,
     TrainerConfig,
     leaves,
+    parse,
 )
 from mask2former.errors import UserError
 from mask2former.structures.categories import Categories
@@ -272,3 +273,36 @@ def test_with_the_same_settings_the_state_is_the_same() -> None:
     assert again["state"].keys() == state["state"].keys()
     assert all(again["state"][index] is state["state"][index] for index in state["state"])
     assert again["param_groups"] == build_optimizer(model, config).state_dict()["param_groups"]
+
+
+def test_how_many_images_of_one_shape_come_together_is_that_of_the_beginning(tmp_path: Path) -> None:
+    """However the steps are split now; a checkpoint from before it was written had what its split gave."""
+    config = parse(RunConfig, {"data": {"group_by_aspect": True, "batch_size": 16}, "trainer": {"devices": 2}}, "test")
+    path = tmp_path / "last.ckpt"
+
+    def unit_of(unit: Any, config: RunConfig = config) -> int | None:
+        record = record_of(config, CLASSES, (5, 2), None)
+        content = {
+            "global_step": 3,
+            "state_dict": {},
+            "optimizer_states": [{}],
+            "run": record if unit is None else {**record, "unit": unit},
+        }
+        torch.save(content, path)
+        return LastState.read(path).unit
+
+    assert record_of(config, CLASSES, (5, 2), None, unit=4)["unit"] == 4
+    assert unit_of(4) == 4
+    assert unit_of(None) == 8
+    assert unit_of(None, RunConfig()) is None
+    for unit in (0, 3, 32, -1, "four", True):
+        with pytest.raises(UserError, match="is damaged"):
+            unit_of(unit)
+
+
+def test_another_split_leaves_the_order_and_another_seed_draws_it_anew() -> None:
+    past = last_state()
+    split = changed(changed(past.config, "trainer.num_nodes", 2), "trainer.devices", 4)
+    assert not compare(past, split, CLASSES, (8, 2)).drawn_anew
+    assert compare(past, changed(past.config, "seed", 5), CLASSES, (8, 2)).drawn_anew
+    assert compare(past, past.config, CLASSES, (9, 2)).drawn_anew

@@ -1,0 +1,104 @@
+"""The paper's ablations on scenes or data of one's own: ``mask2former ablate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mask2former.cli.shared import FailedError, stoppable
+from mask2former.cli.terminal import say
+from mask2former.errors import UserError
+from mask2former.training import need_lightning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mask2former.training.ablate import AblationRow
+
+__all__ = ["ablate"]
+
+_SCENES = "scenes"
+_STEPS = 1000
+_MOST_SEEDS = 100
+
+
+def ablate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help=f"'{_SCENES}' for the built-in scenes, which need no files, or a run file of your own."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of all trainings.")] = Path(
+        "runs/ablations"
+    ),
+    row: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A row, for example attention-full; can be repeated.", show_default="all"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=_MOST_SEEDS, help="Trainings of each row.")] = 3,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of each training.", show_default=f"{_STEPS} for scenes, else those of the run"),
+    ] = None,
+) -> None:
+    """Train the paper's ablations with the same steps and seeds, and compare what they reach with the paper.
+
+    What was interrupted goes on with the same command. Rows: the last parts of the names of 'mask2former recipe' that
+    begin with ablation/.
+    """
+    need_lightning()
+    from mask2former.files import check_folder
+    from mask2former.training.ablate import ablate as ablate_run
+    from mask2former.training.ablate import scenes_base
+    from mask2former.training.run_file import read_run
+
+    check_folder(output)
+    if run == _SCENES:
+        base = scenes_base(steps or _STEPS)
+    else:
+        base = read_run(Path(run), [] if steps is None else [f"trainer.max_steps={steps}"])
+    name = ""
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal name
+        name = what
+        say(f"[{done + 1} of {total}] {what}")
+
+    with stoppable(lambda: f"stopped in {name}; the same command goes on"):
+        try:
+            table = ablate_run(base, output, row or (), seeds, tell)
+        except (MemoryError, FloatingPointError, ChildProcessError) as error:
+            raise FailedError(f"{name}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{name}: {error}" if name else str(error)) from error
+    for line in _lines(table):
+        say(line)
+    say(f"All figures: {output / 'ablations.json'}")
+
+
+def _lines(table: Sequence[AblationRow]) -> list[str]:
+    """A line for each row: mean, range and difference from the baseline, and that difference in the paper."""
+    metrics = {"PQ": "panoptic/PQ", "AP": "instance/AP", "mIoU": "semantic/mIoU"}
+    base, widest = table[0], max(len(row.name) for row in table)
+    measured = {title: name for title, name in metrics.items() if base.spread(name) is not None}
+    lines = [
+        f"{'':<{widest}}"
+        + "".join(f"  {title + ' (least to most)':>23}  {'change':>6}  {'paper':>6}" for title in measured)
+    ]
+    for row in table:
+        cells = ""
+        for title, name in measured.items():
+            spread, plain = row.spread(name), base.spread(name)
+            assert spread is not None
+            assert plain is not None
+            change = paper = ""
+            if row is not base:
+                change = f"{spread[0] - plain[0]:+.1f}"
+                paper = f"{row.paper[title] - base.paper[title]:+.1f}"
+            shown = f"{spread[0]:.1f} ({spread[1]:.1f} to {spread[2]:.1f})"
+            cells += f"  {shown:>23}  {change:>6}  {paper:>6}"
+        lines.append(f"{row.name:<{widest}}{cells}")
+    return lines

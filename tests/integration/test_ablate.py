@@ -1,0 +1,112 @@
+"""The ablations of the paper as trainings of one's own: the same steps and seeds, resumable, one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import config_of, run_values
+
+from mask2former.cli import main
+from mask2former.config import RunConfig, leaves, parse
+from mask2former.errors import UserError
+from mask2former.recipes import ABLATIONS, ablated
+from mask2former.training.ablate import BASELINE, AblationRow, ablate, scenes_base
+
+pytestmark = [
+    pytest.mark.usefixtures("small_overlays", "unpredicted_memory"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+SHORT = {"trainer__max_steps": 2, "evaluation__tasks": ["panoptic", "semantic"]}
+
+
+def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_values(tmp_path, **SHORT)))
+    command = ["ablate", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "all"), "--row", "attention-full"]
+    assert main([*command, "--seeds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("[")] == [
+        "[1 of 2] baseline, seed 0",
+        "[2 of 2] attention-full, seed 0",
+    ]
+    table = lines[-4:]
+    assert " ".join(table[0].split()) == "PQ (least to most) change paper mIoU (least to most) change paper"
+    assert [line.split()[0] for line in table[1:3]] == ["baseline", "attention-full"]
+    assert table[2].endswith("-1.7")  # mIoU in the paper: 45.5 and 47.2
+    values = json.loads((tmp_path / "all" / "ablations.json").read_text())
+    assert values["steps"] == 2
+    row = values["rows"]["attention-full"]
+    assert row["settings"] == {"model.transformer_decoder.attention": "full"}
+    assert row["paper"] == {"AP": 37.8, "PQ": 47.1, "mIoU": 45.5}
+    assert row["metrics"].keys() == {"0"}
+
+    # what is there is read, not trained again
+    checkpoint = tmp_path / "all" / "baseline" / "seed-0" / "checkpoints" / "last.ckpt"
+    before = checkpoint.stat().st_mtime_ns
+    assert main([*command, "--seeds", "1"]) == 0
+    assert checkpoint.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "all" / "ablations.json").read_text()) == values
+
+    # trainings with other settings are not taken for those that are wanted
+    assert main([*command, "--seeds", "1", "--steps", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "holds trainings with other settings (trainer.max_steps was 2 and is 1); choose another output" in error
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_the_spread_of_seeds() -> None:
+    row = AblationRow("x", {}, {0: {"panoptic/PQ": 40.0}, 1: {"panoptic/PQ": 43.0}, 2: {"panoptic/PQ": 41.5}}, {})
+    assert row.spread("panoptic/PQ") == (41.5, 40.0, 43.0)
+    assert row.spread("instance/AP") is None
+
+
+def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no ablation 'attention-none'; there are: attention-full, "):
+        ablate(config_of(tmp_path), tmp_path / "all", ["attention-none"])
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        ({"name": "standard"}, "ablations change the transformer decoder 'masked', and the run has 'standard'"),
+        ({"pre_norm": True}, "attention mask_pool reads no queries, so pre_norm has nothing to norm"),
+    ],
+)
+def test_a_run_that_rows_do_not_fit_is_refused_before_anything_is_trained(
+    decoder: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    values = run_values(tmp_path)
+    values["model"]["transformer_decoder"] |= decoder
+    if "name" in decoder:
+        values["model"]["transformer_decoder"] = {**decoder, "dim": 32, "num_queries": 20, "num_heads": 2}
+    with pytest.raises(UserError, match=words):
+        ablate(parse(RunConfig, values, "test"), tmp_path / "all", ["attention-full", "attention-mask-pool"])
+    assert not (tmp_path / "all").exists()
+
+
+def test_the_base_on_scenes_is_measured_for_all_tasks_at_its_end() -> None:
+    run = scenes_base(40)
+    assert (run.trainer.max_steps, run.evaluation.interval, run.optim.schedule_steps) == (40, 40, None)
+    assert set(run.evaluation.tasks) == {"panoptic", "instance", "semantic"}
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+@pytest.mark.parametrize("row", ABLATIONS)
+def test_rows_change_the_scenes_as_they_change_the_papers_runs(row: str) -> None:
+    base = scenes_base()
+    run = ablated(base, ABLATIONS[row])
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+    plain = leaves(base)
+    changed = {key: value for key, value in leaves(run).items() if value != plain[key]}
+    expected = dict(ABLATIONS[row].settings)
+    queries = "model.transformer_decoder.num_queries"
+    if queries in expected:
+        expected[queries] = round(expected[queries] * 0.32)  # of 32, for 100 in the paper
+    assert changed == expected
+    assert BASELINE not in ABLATIONS
