@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mask2former.config import MaskedDecoderConfig, ModelConfig, MSDeformAttnConfig, SwinConfig, TimmConfig
+from mask2former.config import (
+    MaskedDecoderConfig,
+    ModelConfig,
+    MSDeformAttnConfig,
+    SwinConfig,
+    TimmConfig,
+    TransformerFPNConfig,
+)
 from mask2former.models.build import build_model
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import MaskedTransformerDecoder
@@ -20,8 +27,10 @@ _PIXEL_DECODER = MSDeformAttnConfig(dim=64, mask_dim=48, num_layers=2, num_heads
 _RESNET = TimmConfig(model="resnet10t", norm="frozen", kwargs={"channels": [16, 24, 32, 40]})
 _CONVNEXT = TimmConfig(model="convnext_atto", kwargs={"dims": [16, 24, 32, 40], "depths": [1, 1, 1, 1]})
 _SWIN = SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 2, 4), window_size=3)
+_PYRAMID = TransformerFPNConfig(dim=64, mask_dim=48, num_layers=1, num_heads=4, feedforward_dim=64)
 KINDS = {  # backbone and pixel decoder
     "resnet": (_RESNET, _PIXEL_DECODER),
+    "pyramid": (_RESNET, _PYRAMID),
     "convnext": (_CONVNEXT, _PIXEL_DECODER),
     "swin": (_SWIN, _PIXEL_DECODER),
 }

@@ -80,6 +80,8 @@ def settled(
                 f"holds {found} but does not say how many attention heads its decoders have, and its weights do not "
                 f"fit the usual {pixels.num_heads}; only models with that many can be read"
             )
+        if found.model.transformer_decoder.queries is None and tuple(tasks) != ("semantic",):
+            raise UserError(f"holds {found}, which classifies pixels; give the task semantic, not {', '.join(tasks)}")
         categories = _categories(names, found.num_classes)
         if preparation.ignore_label is not None and preparation.ignore_label >= len(categories):
             categories = replace(categories, ignore_label=preparation.ignore_label)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mask2former.checkpoints import format_version
 from mask2former.config import ArchitectureConfig, InferenceConfig, ModelConfig
 from mask2former.errors import UserError
 from mask2former.structures import Categories, ModelInfo
@@ -53,3 +54,27 @@ def test_what_is_missing_is_told() -> None:
         _ = ModelInfo().known_categories
     with pytest.raises(UserError, match="parts of its own, which no configuration describes"):
         _ = ModelInfo().known_architecture
+
+
+# What the decoder of 0.1.0 can be told; it refuses anything else.
+KNOWN_TO_0_1 = {"name", "dim", "num_queries", "num_layers", "num_heads", "feedforward_dim", "position_encoding"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_known"),
+    [
+        ({}, True),
+        ({"transformer_decoder": {"num_queries": 7}}, True),
+        ({"transformer_decoder": {"project_inputs": True}}, False),
+        ({"transformer_decoder": {"pre_norm": True}}, False),
+        ({"pixel_decoder": {"name": "fpn"}}, False),
+        ({"transformer_decoder": {"name": "standard"}}, False),
+    ],
+)
+def test_what_0_1_can_build_is_written_as_it_reads_it(changes: dict[str, Any], is_known: bool) -> None:
+    info = replace(INFO, architecture=ArchitectureConfig.model_validate(changes))
+    written = info.to_dict()
+    assert format_version(info) == (1 if is_known else 2)
+    if is_known:
+        assert written["config"]["transformer_decoder"].keys() <= KNOWN_TO_0_1
+    assert ModelInfo.from_dict(written, "file").architecture == info.architecture

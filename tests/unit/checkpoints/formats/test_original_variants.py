@@ -11,14 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from mask2former.checkpoints.formats.huggingface import Preparation
 from mask2former.checkpoints.formats.original import (
     Architecture,
     from_original,
     infer_architecture,
     is_original,
     original_names,
+    recipe_architecture,
     to_original,
 )
+from mask2former.checkpoints.purpose import settled
+from mask2former.checkpoints.raw import Request
 from mask2former.config import (
     ArchitectureConfig,
     FPNConfig,
@@ -26,8 +30,10 @@ from mask2former.config import (
     PerPixelConfig,
     PerPixelPlusConfig,
     StandardDecoderConfig,
+    Task,
     TransformerFPNConfig,
 )
+from mask2former.errors import UserError
 from mask2former.models.build import build_skeleton
 
 TABLES: dict[str, Any] = json.loads(
@@ -88,6 +94,25 @@ def test_older_files_have_the_pixel_decoder_below_the_head() -> None:
     names = {ours for _, ours in original_names(found.model) if ours is not None}
     assert from_original(state).keys() == names
     assert str(found) == "resnet50 with frozen norms, fpn, standard, 100 queries, 150 classes"
+
+
+@pytest.mark.parametrize("tasks", [["semantic"], ["panoptic"]])
+def test_published_files_are_of_their_recipes_or_of_the_tasks_that_are_given(tasks: list[Task]) -> None:
+    slug = "maskformer/ade20k-semantic/r50"
+    found = infer_architecture(state_of("standard_decoder_fpn"))
+    assert recipe_architecture(slug).fits(found)
+    assert not recipe_architecture("maskformer/ade20k-panoptic/r50").fits(found)
+    config, categories, _ = settled(found, None, None, Preparation(), None, Request("x", slug))
+    assert (config.transformer_decoder, len(categories)) == (StandardDecoderConfig(), 150)
+    with pytest.raises(UserError, match="no published model fits; give tasks"):
+        settled(found, None, None, Preparation(), None, Request("x"))
+    pixels = infer_architecture(state_of("per_pixel_baseline"))
+    if tasks == ["semantic"]:
+        config, _, _ = settled(pixels, None, None, Preparation(), None, Request("x", None, tasks))
+        assert (config.transformer_decoder, config.inference.tasks) == (PerPixelConfig(), ("semantic",))
+    else:
+        with pytest.raises(UserError, match="classifies pixels; give the task semantic, not panoptic"):
+            settled(pixels, None, None, Preparation(), None, Request("x", None, tasks))
 
 
 def test_what_classifies_pixels_has_no_weights_of_classes_and_no_queries() -> None:
