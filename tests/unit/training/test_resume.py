@@ -16,14 +16,17 @@ from pydantic import BaseModel, create_model
 from torch import nn
 
 from mask2former.config import (
+    FaPNConfig,
     InferenceConfig,
     MaskedDecoderConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
+    StandardDecoderConfig,
     SwinConfig,
     TimmConfig,
     TrainerConfig,
+    TransformerFPNConfig,
     leaves,
     parse,
 )
@@ -96,14 +99,23 @@ def test_the_enumeration_knows_all_that_a_run_has() -> None:
     assert leaves(RunConfig()).keys() <= set(every_setting())
 
 
-BACKBONES = {"timm": TimmConfig(), "swin": SwinConfig()}
+KINDS = {
+    "model.backbone": (TimmConfig(), SwinConfig()),
+    "model.pixel_decoder": (TransformerFPNConfig(), FaPNConfig()),
+    "model.transformer_decoder": (StandardDecoderConfig(),),
+}
+
+
+def run_with(path: str) -> RunConfig:
+    """A run that has this setting: of the usual kinds, or of another one."""
+    others = [changed(RunConfig(), part, kind) for part, kinds in KINDS.items() for kind in kinds]
+    return next(run for run in (RunConfig(), *others) if path in leaves(run))
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not know
 @pytest.mark.parametrize("path", sorted(FIXED))
 def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
-    runs = (changed(RunConfig(), "model.backbone", kind) for kind in BACKBONES.values())
-    run = next(run for run in runs if path in leaves(run))
+    run = run_with(path)
     old = leaves(run)[path]
     new = another(old)
     with pytest.raises(UserError) as refused:
@@ -115,8 +127,7 @@ def test_what_must_be_equal_is_refused_with_both_values(path: str) -> None:
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # words that the setting does not know
 @pytest.mark.parametrize("path", sorted(path for path in FREE if path not in ("data.dataset", "data.augmentation")))
 def test_what_takes_effect_is_said(path: str) -> None:
-    runs = (changed(RunConfig(), "model.backbone", kind) for kind in BACKBONES.values())
-    run = next(run for run in runs if path in leaves(run))
+    run = run_with(path)
     notes = compare(last_state(run, step=0), changed(run, path, another(leaves(run)[path])), CLASSES, (8, 2)).notes
     assert path == "output" or any(f"with other settings: {path} " in note for note in notes)
 
