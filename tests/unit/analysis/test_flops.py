@@ -178,7 +178,7 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(capsys.readouterr().out)
     assert values["sizes"] == [[192, 256]] * 5 + [[192, 288]] * 2
     assert values["parameters"] == values["modules"][0]["parameters"] == 3720855
-    assert values["multiply_adds"] == sum(values["operators"].values())
+    assert abs(values["multiply_adds"] - sum(values["operators"].values())) <= len(values["operators"])  # rounded
 
 
 @pytest.mark.parametrize("size", ["64", "64x", "0x64", "64x-3", "64x1000000"])
