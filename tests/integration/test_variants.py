@@ -58,7 +58,10 @@ def changes_of(variant: str, tmp_path: Path) -> dict[str, Any]:
     return changes
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SLOW = [pytest.param(variant, marks=pytest.mark.slow) for variant in ("maskformer", "per-pixel")]
+
+
+@pytest.mark.parametrize("variant", ["per-pixel-plus", *SLOW])
 def test_a_variant_learns_and_lives_in_its_file(
     variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

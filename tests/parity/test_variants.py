@@ -50,7 +50,11 @@ def compare(actual: Tensor, case: str, key: str, tolerance: float) -> bool:
     return True
 
 
-@pytest.mark.parametrize("case", OF_MASKS)
+# Its parts are in two others.
+SLOW = pytest.param("standard_decoder_fpn", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", [SLOW if case == "standard_decoder_fpn" else case for case in OF_MASKS])
 def test_masks_and_classes_of_every_depth(case: str) -> None:
     deep = DEPTHS[case] > 0
     with torch.no_grad():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2former.errors import UserError
+from mask2former.models.parts import set_precision
 from mask2former.models.pixel_decoders import (
     BiFPNPixelDecoder,
     FaPNPixelDecoder,
@@ -68,7 +69,7 @@ def test_they_compute_in_full_precision_under_autocast(kind: str) -> None:
         expected = decoder(maps).mask_features
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(decoder(maps).mask_features, expected)
-            decoder.full_precision = False
+            set_precision(decoder, full=False)
             assert not torch.equal(decoder(maps).mask_features.float(), expected)
 
 

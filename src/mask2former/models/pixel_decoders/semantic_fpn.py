@@ -41,6 +41,7 @@ class SemanticFPNPixelDecoder(FPNPixelDecoder):
         sizes = [one.shape[2:] for one in maps]
         summed = []
         for level, (one, branch) in enumerate(zip(maps, self.branches, strict=True)):
+            assert isinstance(branch, nn.ModuleList)
             for step, convolution in enumerate(branch):
                 size = sizes[min(level + step + 1, len(sizes) - 1)]
                 one = convolution(one)
