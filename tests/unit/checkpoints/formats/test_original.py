@@ -159,7 +159,7 @@ def test_other_resnets_have_places_too(backbone: str, norm: Any) -> None:
 
 @pytest.mark.parametrize("backbone", [TimmConfig(model="convnext_tiny"), TimmConfig(kwargs={"in_chans": 3})])
 def test_backbones_without_a_place_are_told(backbone: TimmConfig) -> None:
-    with pytest.raises(UserError, match=r"not exist in the original layout.*safetensors"):
+    with pytest.raises(UserError, match=r"exists in our own format only.*safetensors"):
         original.original_names(ModelConfig(backbone=backbone))
 
 
