@@ -14,7 +14,7 @@ from runs import run_values, table
 
 from mask2former import checkpoints
 from mask2former.cli import main
-from mask2former.config import RunConfig, parse
+from mask2former.config import MaskedDecoderConfig, RunConfig, parse
 from mask2former.data.datasets.scenes import SceneClips
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import read_image
@@ -94,7 +94,9 @@ def test_training_on_moving_scenes_measures_tracks_and_resumes(tmp_path: Path) -
     assert any(row["instance/AP"] for row in table(tmp_path / "run"))
     assert list((tmp_path / "run" / "images").glob("*.png"))
     model = checkpoints.from_pretrained(result.model)
-    assert model.info.known_architecture.transformer_decoder.position_encoding == "3d"
+    decoder = model.info.known_architecture.transformer_decoder
+    assert isinstance(decoder, MaskedDecoderConfig)
+    assert decoder.position_encoding == "3d"
     again = train(clip_run(tmp_path / "again", dataset))  # clips are a function of seed and step
     first, second = (checkpoints.from_pretrained(run.model).state_dict() for run in (result, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

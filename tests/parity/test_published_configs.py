@@ -15,6 +15,8 @@ from mask2former import recipes
 from mask2former.checkpoints.zoo import current_zoo
 from mask2former.config import (
     LargeScaleJitterConfig,
+    MaskedDecoderConfig,
+    MSDeformAttnConfig,
     ResizeCropFlipConfig,
     RunConfig,
     SwinConfig,
@@ -113,6 +115,8 @@ def published(slug: str, run: RunConfig) -> dict[str, Any]:
     kind = slug.partition("/")[0].partition("-")[2]
     train, validation = dataset_names(run)
     criterion, decoder, pixels = run.criterion, run.model.transformer_decoder, run.model.pixel_decoder
+    assert isinstance(decoder, MaskedDecoderConfig)
+    assert isinstance(pixels, MSDeformAttnConfig)
     inference, optim, classes = run.model.inference, run.optim, Categories.load(recipe.categories)
     values: dict[str, Any] = {
         "num_classes": len(classes.things() if recipe.only_things else classes),

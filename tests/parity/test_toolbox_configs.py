@@ -14,7 +14,15 @@ import pytest
 
 from mask2former import recipes
 from mask2former.checkpoints.formats import original
-from mask2former.config import LargeScaleJitterConfig, ResizeCropFlipConfig, RunConfig, SwinConfig, TimmConfig
+from mask2former.config import (
+    LargeScaleJitterConfig,
+    MaskedDecoderConfig,
+    MSDeformAttnConfig,
+    ResizeCropFlipConfig,
+    RunConfig,
+    SwinConfig,
+    TimmConfig,
+)
 from mask2former.data.transforms import shortest_edge_size
 from mask2former.models.mask2former import Mask2Former
 
@@ -55,6 +63,8 @@ def facts(slug: str) -> dict[str, Any]:
     run, inference = recipe.run, recipe.model.inference
     criterion, optim, data = run.criterion, run.optim, run.data
     pixels, decoder = recipe.model.pixel_decoder, recipe.model.transformer_decoder
+    assert isinstance(decoder, MaskedDecoderConfig)
+    assert isinstance(pixels, MSDeformAttnConfig)
     values: dict[str, Any] = {
         "num_classes": len(original.recipe_categories(slug)),
         "num_queries": decoder.num_queries,

@@ -11,7 +11,7 @@ import yaml
 from _pytest.mark import ParameterSet
 
 from mask2former import recipes
-from mask2former.config import ModelConfig, RunConfig, parse
+from mask2former.config import MaskedDecoderConfig, ModelConfig, RunConfig, parse
 from mask2former.models.build import build_model
 from mask2former.models.pixel_decoders import MSDeformAttnPixelDecoder
 from mask2former.structures import Categories, ImageBatch
@@ -39,6 +39,7 @@ def test_every_recipe_builds_and_predicts_shapes(slug: str) -> None:
     classes = Categories.load(recipe.categories)
     num_classes = len(classes.things() if recipe.only_things else classes)
     decoder = recipe.model.transformer_decoder
+    assert isinstance(decoder, MaskedDecoderConfig)
     frames = 2 if recipe.is_video else 1
     with torch.device("meta"):
         model = build_model(recipe.model, num_classes).eval()

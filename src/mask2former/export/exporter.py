@@ -44,7 +44,7 @@ from mask2former.models.backbones.swin import SwinTransformer
 from mask2former.models.mask2former import Mask2Former
 from mask2former.models.transformer_decoders import PerPixelHead, PerPixelPlusHead
 from mask2former.progress import DOWNLOADING, Progress, silent
-from mask2former.structures import Prediction
+from mask2former.structures import PixelPrediction, Prediction
 from mask2former.text import printable
 
 __all__ = ["Exported", "Target", "WeightType", "export"]
@@ -249,7 +249,7 @@ def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | P
     class Recorder:
         largest_input = None if info.height is None or info.width is None else (info.height, info.width)
 
-        def __call__(self, images: Sequence[Tensor]) -> Sequence[Prediction]:
+        def __call__(self, images: Sequence[Tensor]) -> Sequence[Prediction | PixelPrediction]:
             shown.extend(images)
             return network(images)
 

@@ -39,7 +39,7 @@ def image() -> np.ndarray:
 def test_everything_goes_through_the_network(predictor: Predictor, image: np.ndarray) -> None:
     shapes: list[list[tuple[int, ...]]] = []
 
-    def network(images: Sequence[Tensor]) -> Sequence[Prediction]:
+    def network(images: Sequence[Tensor]) -> Sequence[Any]:
         assert all(pixels.dtype == torch.uint8 for pixels in images)
         shapes.append([tuple(pixels.shape) for pixels in images])
         return predictor.network(images)
@@ -226,8 +226,10 @@ def test_a_model_is_prepared_once_and_shares_what_it_does_not_fold(tiny_model: M
     copied = deepcopy(network)
     with torch.no_grad():
         copied.model.backbone.get_parameter("body.conv1.0.weight").mul_(2)
-        images = [torch.zeros(3, 32, 32, dtype=torch.uint8)]
-        assert not torch.equal(copied(images)[0].class_logits, network(images)[0].class_logits)
+        [one], [other] = ([*each([torch.zeros(3, 32, 32, dtype=torch.uint8)])] for each in (copied, network))
+        assert isinstance(one, Prediction)
+        assert isinstance(other, Prediction)
+        assert not torch.equal(one.class_logits, other.class_logits)
 
 
 def test_the_python_of_the_page_runs() -> None:
