@@ -41,7 +41,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
         column: of lists: the one with the names; by default ``image``, or the only one.
 
     Raises:
-        UserError: nothing is named, or it is not there, or a list cannot be read.
+        UserError: nothing is named, or it is not there, or a list cannot be read, or a name is not in UTF-8.
     """
     if not sources:
         raise UserError("no images given; name files, folders, globs or lists (.csv, .parquet)")
@@ -54,6 +54,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
         found = _of_list(source, column) if is_list else _of_url(source) if is_url(source) else _of_path(source)
         before, count = len(names), 0
         for name in found:
+            _check_utf8(name)
             names[name] = None
             count += 1
             check_limit("the sources name images:", len(names), limits.LISTED_IMAGES, "run them in parts")
@@ -81,6 +82,15 @@ def fetch(name: str) -> NamedBytes:
         raise UserError(f"there is no image '{name}'; check the URL") from error
     check_limit(f"the image '{name}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
     return NamedBytes(name, content)
+
+
+def _check_utf8(name: str) -> None:
+    """Refuse bytes that are no text, which Parquet, tables and other machines cannot hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = printable(name.encode("utf-8", "backslashreplace").decode())
+        raise UserError(f"the name of the image '{shown}' is not in UTF-8; rename the file or its folder") from error
 
 
 def _of_path(source: str) -> Iterable[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,15 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
         list_sources([photos], column="image")
     with pytest.raises(UserError, match=r"there is no image 'memory://gone.jpg'"):
         fetch("memory://gone.jpg")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes only there")
+def test_a_name_that_is_not_utf8_is_refused(photos: Path) -> None:
+    (photos / os.fsdecode(b"caf\xe9.jpg")).touch()
+    for source in (photos, photos / "*.jpg", photos / os.fsdecode(b"caf\xe9.jpg")):
+        with pytest.raises(UserError, match=r"'.*/caf\\udce9.jpg' is not in UTF-8; rename the file") as caught:
+            list_sources([source])
+        assert str(caught.value).isprintable()
 
 
 def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
