@@ -58,6 +58,8 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
             names[name] = None
             count += 1
             check_limit("the sources name images:", len(names), limits.LISTED_IMAGES, "run them in parts")
+        if is_list and not count:
+            raise UserError(f"the list '{source}' names no images; expected a row for each below the names of columns")
         num_again += before + count - len(names)
     if column is not None and not num_lists:
         raise OptionError(lambda name: f"{name('column')} is about lists (.csv, .parquet), and no source is one")

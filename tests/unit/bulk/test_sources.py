@@ -82,6 +82,7 @@ def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
         ),
         ("image\n", "file", "has no column 'file'; there are: image"),
         ("", None, "has no column 'image'; there are: none"),
+        ("image\n", None, "the list '.*list.csv' names no images; expected a row for each"),
         ("image,more\na.jpg,\n,x\n", None, "row 2 of .* names no image; remove it"),
         ('image\n"a.jpg\n' + "x" * 140_000, None, "is not CSV"),
         ("image\n\xe4.jpg\n", None, "not in UTF-8"),
@@ -100,10 +101,15 @@ def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
     with pytest.raises(UserError, match=r"the column 'image' of .* holds int64; expected names of images"):
         list_sources([tmp_path / "numbers.parquet"])
+    parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.string())}), tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match=r"the list '.*empty.parquet' names no images"):
+        list_sources([tmp_path / "empty.parquet"])
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str) -> None:
     for source, refusal in (
+        ("", "'' names no file and no folder; give a path"),
+        ("file://", "'file://' names no file and no folder"),
         (tmp_path / "gone", "there is no image, folder or list of images"),
         (tmp_path / "photos" / "deep" / "*.jpg", r"no image matches '.*\*.jpg' \(0 other files\)"),
         (f"{bucket}/gone", "is no image and no folder with images"),
