@@ -29,6 +29,7 @@ LISTS = (".csv", ".parquet")
 """Endings of files that list images."""
 
 _COLUMN = "image"
+_STRINGS = ("string", "large_string", "string_view")  # the kinds of text in Arrow
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -158,6 +159,12 @@ def _of_csv(source: str, column: str | None) -> list[str | None]:
     if any(is_image_name(cell) for cell in header):
         raise UserError(f"the first line of '{source}' names an image; expected names of columns, for instance 'image'")
     index = header.index(_chosen(source, header, column))
+    for number, row in enumerate(table[1:], start=1):
+        if len(row) > len(header):
+            raise UserError(
+                f"row {number} of '{source}' has {len(row)} cells, but the first line names {len(header)}; put a name "
+                "with a comma in double quotes, or remove the cells that are too many"
+            )
     return [row[index] if index < len(row) else None for row in table[1:]]
 
 
@@ -176,7 +183,8 @@ def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
         with parquet.ParquetFile(stream) as file:
             name = _chosen(source, file.schema_arrow.names, column)
             kind = file.schema_arrow.field(name).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            words = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+            if str(words) not in _STRINGS:
                 raise UserError(f"the column {quoted(name)} of '{source}' holds {kind}; expected names of images")
             for batch in file.iter_batches(columns=[name]):
                 yield from batch.column(0).to_pylist()
@@ -194,4 +202,6 @@ def _chosen(source: str, names: Sequence[str], column: str | None) -> str:
                 f"the images with {name('column')}"
             )
         )
+    if names.count(wanted) > 1:
+        raise UserError(f"'{source}' has {names.count(wanted)} columns {quoted(wanted)}; rename all but one of them")
     return wanted

@@ -84,6 +84,12 @@ def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
         ("", None, "has no column 'image'; there are: none"),
         ("image\n", None, "the list '.*list.csv' names no images; expected a row for each"),
         ("image,more\na.jpg,\n,x\n", None, "row 2 of .* names no image; remove it"),
+        (
+            "image\na.jpg\nmine, with a comma.jpg\n",
+            None,
+            r"row 2 of '.*list.csv' has 2 cells, but the first line names 1; put a name with a comma in double quotes",
+        ),
+        ("image,more,image\na.jpg,,b.jpg\n", None, r"'.*list.csv' has 2 columns 'image'; rename all but one"),
         ('image\n"a.jpg\n' + "x" * 140_000, None, "is not CSV"),
         ("image\n\xe4.jpg\n", None, "not in UTF-8"),
     ],
@@ -94,6 +100,22 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, content: str, column: st
         list_sources([tmp_path / "list.csv"], column=column)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.large_string(),
+        pyarrow.string_view(),
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.string()),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.large_string()),
+    ],
+    ids=str,
+)
+def test_parquet_holds_names_as_any_text(tmp_path: Path, kind: pyarrow.DataType) -> None:
+    names = pyarrow.array(["a.jpg", "b.jpg"]).cast(kind)
+    parquet.write_table(pyarrow.Table.from_arrays([names, names, names], ["x", "image", "x"]), tmp_path / "a.parquet")
+    assert list_sources([tmp_path / "a.parquet"]) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+
+
 def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"'.*cut.parquet' cannot be read as Parquet"):
@@ -101,6 +123,10 @@ def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
     with pytest.raises(UserError, match=r"the column 'image' of .* holds int64; expected names of images"):
         list_sources([tmp_path / "numbers.parquet"])
+    column = pyarrow.array(["a.jpg"])
+    parquet.write_table(pyarrow.Table.from_arrays([column, column], ["image", "image"]), tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match=r"twice.parquet' has 2 columns 'image'; rename all but one"):
+        list_sources([tmp_path / "twice.parquet"])
     parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.string())}), tmp_path / "empty.parquet")
     with pytest.raises(UserError, match=r"the list '.*empty.parquet' names no images"):
         list_sources([tmp_path / "empty.parquet"])
