@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -57,6 +58,52 @@ def test_rows_are_trained_measured_and_gone_on_with(tmp_path: Path, capsys: pyte
     error = capsys.readouterr().err
     assert "holds trainings with other settings (trainer.max_steps was 2 and is 1); choose another output" in error
     assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_other_rows_in_the_same_folder_keep_what_is_finished_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "ablations.json"
+
+    def trained(run: RunConfig, *, resume: bool) -> SimpleNamespace:
+        return SimpleNamespace(metrics={"panoptic/PQ": 40.0 + run.seed, "loss": 1.0})
+
+    def interrupted(run: RunConfig, *, resume: bool) -> SimpleNamespace:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mask2former.training.ablate.train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(config_of(tmp_path), tmp_path, ["attention-full"])
+    assert not table.exists()
+
+    monkeypatch.setattr("mask2former.training.ablate.train", trained)
+    ablate(config_of(tmp_path), tmp_path, ["attention-full"], seeds=2)
+    before = table.read_text()
+    monkeypatch.setattr("mask2former.training.ablate.train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(config_of(tmp_path), tmp_path, ["dropout"], seeds=1)
+    assert table.read_text() == before
+
+    monkeypatch.setattr("mask2former.training.ablate.train", trained)
+    told: list[tuple[str, int]] = []
+    rows = ablate(config_of(tmp_path), tmp_path, ["dropout"], 1, lambda what, _, total: told.append((what, total)))
+    assert told == [("baseline, seed 0", 2), ("dropout, seed 0", 2)]
+    assert {row.name: sorted(row.metrics) for row in rows} == {
+        BASELINE: [0, 1],
+        "dropout": [0],
+        "attention-full": [0, 1],
+    }
+    values = json.loads(table.read_text())
+    assert values["seeds"] == 2
+    assert values["rows"] == {
+        row.name: row.to_dict() | {"spread": {"panoptic/PQ": list(row.spread("panoptic/PQ") or ())}} for row in rows
+    }
+    assert values["rows"]["attention-full"] == json.loads(before)["rows"]["attention-full"]
+
+    values["rows"]["dropout"] = {"settings": {}}
+    table.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="has rows that are not those of a table of ablations; choose another output"):
+        ablate(config_of(tmp_path), tmp_path, ["dropout"])
 
 
 def test_the_spread_of_seeds() -> None:

@@ -29,6 +29,7 @@ LISTS = (".csv", ".parquet")
 """Endings of files that list images."""
 
 _COLUMN = "image"
+_STRINGS = ("string", "large_string", "string_view")  # the kinds of text in Arrow
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -41,7 +42,7 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
         column: of lists: the one with the names; by default ``image``, or the only one.
 
     Raises:
-        UserError: nothing is named, or it is not there, or a list cannot be read.
+        UserError: nothing is named, or it is not there, or a list cannot be read, or a name is not in UTF-8.
     """
     if not sources:
         raise UserError("no images given; name files, folders, globs or lists (.csv, .parquet)")
@@ -54,9 +55,12 @@ def list_sources(sources: Sequence[str | os.PathLike[str]], *, column: str | Non
         found = _of_list(source, column) if is_list else _of_url(source) if is_url(source) else _of_path(source)
         before, count = len(names), 0
         for name in found:
+            _check_utf8(name)
             names[name] = None
             count += 1
             check_limit("the sources name images:", len(names), limits.LISTED_IMAGES, "run them in parts")
+        if is_list and not count:
+            raise UserError(f"the list '{source}' names no images; expected a row for each below the names of columns")
         num_again += before + count - len(names)
     if column is not None and not num_lists:
         raise OptionError(lambda name: f"{name('column')} is about lists (.csv, .parquet), and no source is one")
@@ -81,6 +85,15 @@ def fetch(name: str) -> NamedBytes:
         raise UserError(f"there is no image '{name}'; check the URL") from error
     check_limit(f"the image '{name}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
     return NamedBytes(name, content)
+
+
+def _check_utf8(name: str) -> None:
+    """Refuse bytes that are no text, which Parquet, tables and other machines cannot hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = printable(name.encode("utf-8", "backslashreplace").decode())
+        raise UserError(f"the name of the image '{shown}' is not in UTF-8; rename the file or its folder") from error
 
 
 def _of_path(source: str) -> Iterable[str]:
@@ -146,6 +159,12 @@ def _of_csv(source: str, column: str | None) -> list[str | None]:
     if any(is_image_name(cell) for cell in header):
         raise UserError(f"the first line of '{source}' names an image; expected names of columns, for instance 'image'")
     index = header.index(_chosen(source, header, column))
+    for number, row in enumerate(table[1:], start=1):
+        if len(row) > len(header):
+            raise UserError(
+                f"row {number} of '{source}' has {len(row)} cells, but the first line names {len(header)}; put a name "
+                "with a comma in double quotes, or remove the cells that are too many"
+            )
     return [row[index] if index < len(row) else None for row in table[1:]]
 
 
@@ -164,7 +183,8 @@ def _column_of_parquet(source: str, column: str | None) -> Iterator[Any]:
         with parquet.ParquetFile(stream) as file:
             name = _chosen(source, file.schema_arrow.names, column)
             kind = file.schema_arrow.field(name).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            words = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+            if str(words) not in _STRINGS:
                 raise UserError(f"the column {quoted(name)} of '{source}' holds {kind}; expected names of images")
             for batch in file.iter_batches(columns=[name]):
                 yield from batch.column(0).to_pylist()
@@ -182,4 +202,6 @@ def _chosen(source: str, names: Sequence[str], column: str | None) -> str:
                 f"the images with {name('column')}"
             )
         )
+    if names.count(wanted) > 1:
+        raise UserError(f"'{source}' has {names.count(wanted)} columns {quoted(wanted)}; rename all but one of them")
     return wanted

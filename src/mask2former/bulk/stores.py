@@ -30,7 +30,7 @@ def local_path(name: str | os.PathLike[str]) -> Path:
     """The absolute path of a local name or ``file://`` URL.
 
     Raises:
-        UserError: a ``file://`` URL of another host.
+        UserError: an empty name, which would be the working folder, or a ``file://`` URL of another host.
     """
     text = os.fspath(name)
     if text.lower().startswith("file://"):
@@ -38,6 +38,8 @@ def local_path(name: str | os.PathLike[str]) -> Path:
         if parts.netloc not in ("", "localhost"):
             raise UserError(f"'{text}' is on another host, '{parts.netloc}'; expected three slashes: file:///folder")
         text = unquote(parts.path)
+    if not text:
+        raise UserError(f"'{os.fspath(name)}' names no file and no folder; give a path ('.' is the working folder)")
     return Path(os.path.abspath(text))
 
 
@@ -213,7 +215,7 @@ def open_store(output: str | os.PathLike[str]) -> Store:
     """The place that an output names; nothing is written yet.
 
     Raises:
-        UserError: a folder that cannot be written, or a URL that fsspec does not open.
+        UserError: an empty name, a folder that cannot be written, or a URL that fsspec does not open.
     """
     name = os.fspath(output)
     if is_url(name):

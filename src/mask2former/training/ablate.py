@@ -84,7 +84,8 @@ def ablate(
     """Train the baseline and each row with the same steps and seeds.
 
     All rows of a seed come before the next seed, so that there is a table early. ``ablations.json`` in ``output`` is
-    written after each training; a call with the same arguments goes on where one was interrupted.
+    written after each training and keeps what earlier calls measured; a call with the same arguments resumes where one
+    was interrupted.
 
     Args:
         base: the run that rows change; its ``seed`` and ``output`` are set here.
@@ -92,6 +93,9 @@ def ablate(
         rows: names of :data:`~mask2former.recipes.ABLATIONS`; none: all of them.
         seeds: how many trainings of each row; they are 0, 1, ...
         tell: is called before each training with its name, how many are done, and how many there are.
+
+    Returns:
+        The baseline, the rows of this call, and other rows that ``output`` has figures of, all with every seed there.
 
     Raises:
         UserError: there is no such row, the run has no decoder that rows change, or the folder holds trainings with
@@ -107,23 +111,24 @@ def ablate(
         paper = {metric: figure for (metric, _), figure in zip(families, ABLATIONS[name].figures, strict=True)}
         table[name] = AblationRow(name, dict(ABLATIONS[name].settings), {}, paper)
     runs = {name: base if name == BASELINE else ablated(base, ABLATIONS[name]) for name in table}
-    _check(folder / "ablations.json", base)
-    _write(folder / "ablations.json", base, seeds, list(table.values()))
-    jobs = [(seed, row) for seed in range(seeds) for row in table.values()]
-    for done, (seed, row) in enumerate(jobs):
-        place = folder / row.name / f"seed-{seed}"
-        tell(f"{row.name}, seed {seed}", done, len(jobs))
-        run = runs[row.name].model_copy(update={"seed": seed, "output": str(place)})
+    jobs = [(seed, name) for seed in range(seeds) for name in table]
+    for row in _finished(folder / "ablations.json", base):
+        table.setdefault(row.name, row).metrics.update(row.metrics)
+    for done, (seed, name) in enumerate(jobs):
+        place = folder / name / f"seed-{seed}"
+        tell(f"{name}, seed {seed}", done, len(jobs))
+        run = runs[name].model_copy(update={"seed": seed, "output": str(place)})
         result = train(run, resume=(place / "checkpoints" / "last.ckpt").is_file())
-        row.metrics[seed] = {name: value for name, value in result.metrics.items() if "/" in name}  # no losses
-        _write(folder / "ablations.json", base, seeds, list(table.values()))
+        measured = {metric: value for metric, value in result.metrics.items() if "/" in metric}  # no losses
+        table[name].metrics[seed] = measured
+        _write(folder / "ablations.json", base, list(table.values()))
     return list(table.values())
 
 
-def _check(path: Path, base: RunConfig) -> None:
-    """Refuse a folder of other trainings: those that are finished would be taken for what is wanted now."""
+def _finished(path: Path, base: RunConfig) -> list[AblationRow]:
+    """Rows with figures of earlier calls; a folder of trainings with other settings is refused."""
     if not path.exists():
-        return
+        return []
     values = read_json(path, "table of ablations")
     before = values.get("run") if isinstance(values, dict) else None
     if not isinstance(before, dict):
@@ -136,12 +141,27 @@ def _check(path: Path, base: RunConfig) -> None:
             f"{path.parent} holds trainings with other settings ({listed(changed, 4)}); choose another output folder, "
             "or set them back"
         )
+    try:
+        rows = [
+            AblationRow(
+                name,
+                dict(row["settings"]),
+                {int(seed): dict(measured) for seed, measured in row["metrics"].items()},
+                dict(row["paper"]),
+            )
+            for name, row in values["rows"].items()
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} has rows that are not those of a table of ablations; choose another output folder"
+        ) from error
+    return [row for row in rows if row.metrics]
 
 
-def _write(path: Path, base: RunConfig, seeds: int, table: Sequence[AblationRow]) -> None:
+def _write(path: Path, base: RunConfig, table: Sequence[AblationRow]) -> None:
     values = {
         "steps": base.trainer.max_steps,
-        "seeds": seeds,
+        "seeds": len({seed for row in table for seed in row.metrics}),
         "metrics": _METRICS,
         "run": base.model_dump(mode="json"),
         "rows": {row.name: row.to_dict() for row in table},

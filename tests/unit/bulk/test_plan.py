@@ -103,6 +103,8 @@ def test_a_store_is_one_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file; choose another folder"):
         open_store(tmp_path / "file")
+    with pytest.raises(UserError, match=r"'' names no file and no folder; give a path \('\.' is the working folder\)"):
+        open_store("")
     (tmp_path / "out" / RESULTS).touch()
     with pytest.raises(FailedError, match=r"cannot write '.*shard-00000.parquet'"):
         store.write(results_file(0), b"")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,7 +82,14 @@ def test_lists_are_relative_to_their_folder(photos: Path, bucket: str) -> None:
         ),
         ("image\n", "file", "has no column 'file'; there are: image"),
         ("", None, "has no column 'image'; there are: none"),
+        ("image\n", None, "the list '.*list.csv' names no images; expected a row for each"),
         ("image,more\na.jpg,\n,x\n", None, "row 2 of .* names no image; remove it"),
+        (
+            "image\na.jpg\nmine, with a comma.jpg\n",
+            None,
+            r"row 2 of '.*list.csv' has 2 cells, but the first line names 1; put a name with a comma in double quotes",
+        ),
+        ("image,more,image\na.jpg,,b.jpg\n", None, r"'.*list.csv' has 2 columns 'image'; rename all but one"),
         ('image\n"a.jpg\n' + "x" * 140_000, None, "is not CSV"),
         ("image\n\xe4.jpg\n", None, "not in UTF-8"),
     ],
@@ -92,6 +100,22 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, content: str, column: st
         list_sources([tmp_path / "list.csv"], column=column)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.large_string(),
+        pyarrow.string_view(),
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.string()),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.large_string()),
+    ],
+    ids=str,
+)
+def test_parquet_holds_names_as_any_text(tmp_path: Path, kind: pyarrow.DataType) -> None:
+    names = pyarrow.array(["a.jpg", "b.jpg"]).cast(kind)
+    parquet.write_table(pyarrow.Table.from_arrays([names, names, names], ["x", "image", "x"]), tmp_path / "a.parquet")
+    assert list_sources([tmp_path / "a.parquet"]) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+
+
 def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"'.*cut.parquet' cannot be read as Parquet"):
@@ -99,10 +123,19 @@ def test_a_parquet_file_that_lists_nothing_is_refused(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
     with pytest.raises(UserError, match=r"the column 'image' of .* holds int64; expected names of images"):
         list_sources([tmp_path / "numbers.parquet"])
+    column = pyarrow.array(["a.jpg"])
+    parquet.write_table(pyarrow.Table.from_arrays([column, column], ["image", "image"]), tmp_path / "twice.parquet")
+    with pytest.raises(UserError, match=r"twice.parquet' has 2 columns 'image'; rename all but one"):
+        list_sources([tmp_path / "twice.parquet"])
+    parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.string())}), tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match=r"the list '.*empty.parquet' names no images"):
+        list_sources([tmp_path / "empty.parquet"])
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str) -> None:
     for source, refusal in (
+        ("", "'' names no file and no folder; give a path"),
+        ("file://", "'file://' names no file and no folder"),
         (tmp_path / "gone", "there is no image, folder or list of images"),
         (tmp_path / "photos" / "deep" / "*.jpg", r"no image matches '.*\*.jpg' \(0 other files\)"),
         (f"{bucket}/gone", "is no image and no folder with images"),
@@ -124,6 +157,15 @@ def test_what_is_not_there_is_refused(tmp_path: Path, photos: Path, bucket: str)
         list_sources([photos], column="image")
     with pytest.raises(UserError, match=r"there is no image 'memory://gone.jpg'"):
         fetch("memory://gone.jpg")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes only there")
+def test_a_name_that_is_not_utf8_is_refused(photos: Path) -> None:
+    (photos / os.fsdecode(b"caf\xe9.jpg")).touch()
+    for source in (photos, photos / "*.jpg", photos / os.fsdecode(b"caf\xe9.jpg")):
+        with pytest.raises(UserError, match=r"'.*/caf\\udce9.jpg' is not in UTF-8; rename the file") as caught:
+            list_sources([source])
+        assert str(caught.value).isprintable()
 
 
 def test_more_than_the_limit_is_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
