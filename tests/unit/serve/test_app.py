@@ -77,7 +77,7 @@ def form(*files: tuple[str, bytes], end: bytes = b"--\r\n") -> tuple[str, bytes]
 
 
 @dataclass
-class Answer:
+class Reply:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -98,7 +98,7 @@ class Client:
     def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def get(self, path: str, **headers: str) -> Answer:
+    async def get(self, path: str, **headers: str) -> Reply:
         return await self.send("GET", path, headers)
 
     async def predict(
@@ -108,7 +108,7 @@ class Client:
         kind: str = "image/png",
         leaves: asyncio.Event | None = None,
         **headers: str,
-    ) -> Answer:
+    ) -> Reply:
         given = {"content-type": kind, "content-length": str(len(body))} | headers
         return await self.send("POST", f"/v1/predict?{query}", given, body, leaves)
 
@@ -119,12 +119,12 @@ class Client:
         headers: dict[str, str],
         body: bytes | list[bytes] = b"",
         leaves: asyncio.Event | None = None,
-    ) -> Answer:
+    ) -> Reply:
         """One request; its client leaves when ``leaves`` is set. Of a list of chunks the last never comes."""
         path, _, query = path.partition("?")
         chunks = [body] if isinstance(body, bytes) else list(body)
         is_whole = isinstance(body, bytes)
-        answer, gone = Answer(), leaves or asyncio.Event()
+        reply, gone = Reply(), leaves or asyncio.Event()
 
         async def receive() -> dict[str, Any]:
             if chunks:
@@ -135,10 +135,10 @@ class Client:
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
-                answer.status = message["status"]
-                answer.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+                reply.status = message["status"]
+                reply.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             else:
-                answer.body += message.get("body", b"")
+                reply.body += message.get("body", b"")
 
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
@@ -147,7 +147,7 @@ class Client:
             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000), "app": self.app,
         }  # fmt: skip
         await self.app(scope, receive, send)
-        return answer
+        return reply
 
 
 def with_client(
@@ -183,14 +183,14 @@ def test_an_image_gives_what_the_predictor_gives() -> None:
     expected = make_predictor()(image).to_dict(model="bright")
 
     async def test(client: Client) -> None:
-        answer = await client.predict(body=png(image), x_request_id="mine-1")
-        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-        assert answer.headers["x-request-id"] == "mine-1"
-        [result] = answer.json["results"]
+        reply = await client.predict(body=png(image), x_request_id="mine-1")
+        assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+        assert reply.headers["x-request-id"] == "mine-1"
+        [result] = reply.json["results"]
         assert without(result, "settings", "image", "notes") == without(expected, "settings")
         assert result["image"] == "image"
         assert result["settings"] == make_predictor().recorded_settings
-        assert (await client.predict(body=png(image), kind="application/octet-stream")).body == answer.body
+        assert (await client.predict(body=png(image), kind="application/octet-stream")).body == reply.body
         other = await client.predict(body=png(image), x_request_id="no\x1bid")
         assert other.headers["x-request-id"].isalnum()
 
@@ -294,11 +294,11 @@ def test_what_is_refused_and_why() -> None:
     async def test(client: Client) -> None:
         network.calls.clear()
         for what, (query, kind, body, status, message) in REFUSED.items():
-            answer = await client.predict(query, body, kind)
-            assert (answer.status, message in answer.error) == (status, True), (what, answer.status, answer.body)
+            reply = await client.predict(query, body, kind)
+            assert (reply.status, message in reply.error) == (status, True), (what, reply.status, reply.body)
         bodies = [b"x" * 15_000, b"x" * 15_000]
-        answer = await client.send("POST", "/v1/predict", {"content-type": "image/png"}, bodies)
-        assert (answer.status, "more than 20,000 bytes" in answer.error) == (413, True)
+        reply = await client.send("POST", "/v1/predict", {"content-type": "image/png"}, bodies)
+        assert (reply.status, "more than 20,000 bytes" in reply.error) == (413, True)
         packed = await client.predict(body=SMALL, content_encoding="gzip")
         assert (packed.status, "Content-Encoding 'gzip'" in packed.error) == (415, True)
         assert (await client.get("/v1/predict")).status == 405
@@ -314,8 +314,8 @@ def test_the_token_is_asked_for_everywhere_but_in_health() -> None:
     async def test(client: Client) -> None:
         for path in ("/v1/models", "/metrics", "/openapi.json"):
             for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
-                answer = await client.get(path, **given)
-                assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer"), path
+                reply = await client.get(path, **given)
+                assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer"), path
             assert (await client.get(path, authorization=f"Bearer {TOKEN}")).status == 200
         assert (await client.predict(body=SMALL)).status == 401
         assert (await client.predict(body=SMALL, authorization=f"Bearer {TOKEN}")).status == 200
@@ -340,9 +340,9 @@ def test_waiting_images_share_a_batch_and_the_queue_has_an_end() -> None:
         assert int(refused.headers["retry-after"]) >= 1
         assert (await client.get("/health/ready")).status == 200
         network.free.set()
-        answers = await asyncio.gather(*requests)
-        for image, answer in zip(images, answers, strict=True):
-            assert answer.json["results"][0]["segments"] == make_predictor()(image).to_dict()["segments"]
+        replies = await asyncio.gather(*requests)
+        for image, reply in zip(images, replies, strict=True):
+            assert reply.json["results"][0]["segments"] == make_predictor()(image).to_dict()["segments"]
         assert network.calls == [1, 3, 1, 1]
         kind, body = form(*[("a.png", SMALL)] * 6)
         assert (await client.predict(body=body, kind=kind)).status == 200
@@ -427,9 +427,9 @@ def test_a_model_that_fails_is_no_fault_of_the_request(caplog: pytest.LogCapture
             requests.append(asyncio.create_task(client.predict(body=png(image))))
             await settled()
         network.free.set()
-        answers = await asyncio.gather(*requests)
-        assert [answer.status for answer in answers] == [200, 200, 500, 200]  # alone, although it shared a batch
-        assert "secret" not in answers[2].body.decode()
+        replies = await asyncio.gather(*requests)
+        assert [reply.status for reply in replies] == [200, 200, 500, 200]  # alone, although it shared a batch
+        assert "secret" not in replies[2].body.decode()
         assert "secret of the driver" in caplog.text
         assert (await client.get("/health/live")).status == 200
         network.fails = lambda image: MemoryError()

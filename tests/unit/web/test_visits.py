@@ -71,9 +71,9 @@ def test_downloads_are_what_is_shown(scene: Path, visits: Visits) -> None:
     visit = visits.open("a", scene, "tiny")
     visit.read_as("instance")
     visit.threshold = 0.2
-    name, picture = visit.download("png")
+    name, content = visit.download("png")
     assert name == "scene.png"
-    with Image.open(io.BytesIO(picture)) as overlay, Image.open(scene) as image:
+    with Image.open(io.BytesIO(content)) as overlay, Image.open(scene) as image:
         assert overlay.width % image.width == overlay.height % image.height == 0  # enlarged by a whole number
     document = json.loads(visit.download("json")[1])
     assert document["settings"]["instance_threshold"] == 0.2
