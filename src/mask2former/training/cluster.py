@@ -30,6 +30,7 @@ __all__ = ["TIMEOUT", "Rank", "is_first", "say_once"]
 TIMEOUT = timedelta(minutes=10)  # that ranks wait for one another: at the start, and where a machine went silent
 
 _BY_HAND = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+_PLACE = ("SLURM_NODEID", "SLURM_LOCALID")  # of a task, which Lightning reads
 _LAST_STEP = 0xFFFF_FFF0  # of SLURM; above are the numbers of batch scripts and interactive shells, which are no tasks
 # What starts processes in ways of its own, and where it says how many. (Slurm's plugins for MPI set the last one.)
 _OTHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "JSM_NAMESPACE_SIZE": "jsrun", "PMI_SIZE": "mpirun"}
@@ -63,10 +64,17 @@ class Rank:
             found = _numbers(environ, "WORLD_SIZE", "RANK")
             local = _numbers(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else {}
             _check("torchrun", {**found, **local}, found["WORLD_SIZE"], local.get("LOCAL_WORLD_SIZE"), trainer)
+            _check_below(found, "RANK", "WORLD_SIZE")
             if "LOCAL_RANK" not in environ and devices > 1:
                 raise UserError(
                     f"{_shown(found)} are set without LOCAL_RANK, so nothing says which of trainer.devices {devices} "
                     f"this process takes; {_START}"
+                )
+            place = _numbers(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else {}
+            if place.get("LOCAL_RANK", 0) >= devices:
+                raise UserError(
+                    f"LOCAL_RANK={place['LOCAL_RANK']} counts the processes of this machine from 0, but "
+                    f"trainer.devices is {devices}; {_START}"
                 )
             return cls(found["RANK"], found["WORLD_SIZE"], "torchrun")
         if _in_task_of_slurm(environ):
@@ -74,11 +82,18 @@ class Rank:
             here = {name: value for name, value in environ.items() if name == "SLURM_NTASKS_PER_NODE"}
             per_node = _numbers(here, *here).get("SLURM_NTASKS_PER_NODE")
             _check("srun", {**found, **_numbers(here, *here)}, found["SLURM_NTASKS"], per_node, trainer)
+            _check_below(found, "SLURM_PROCID", "SLURM_NTASKS")
             if per_node is None:
                 raise UserError(
                     f"srun has started {found['SLURM_NTASKS']} tasks and does not say how many on each node; give "
                     f"--nodes={nodes} --ntasks-per-node={devices} instead of --ntasks"
                 )
+            if missing := [name for name in _PLACE if name not in environ]:
+                raise UserError(
+                    f"{_shown(found)} are set as srun does, but not {' and '.join(missing)}, so nothing says where "
+                    f"this task runs; {_START}"
+                )
+            _numbers(environ, *_PLACE)
             return cls(found["SLURM_PROCID"], found["SLURM_NTASKS"], "srun")
         for name, other in _OTHERS.items():
             if name in environ and (count := _numbers(environ, name)[name]) > 1:
@@ -170,6 +185,15 @@ def _numbers(environ: Mapping[str, str], *names: str) -> dict[str, int]:
 
 def _shown(found: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={value}" for name, value in found.items())
+
+
+def _check_below(found: Mapping[str, int], rank: str, size: str) -> None:
+    """That one of so many is one of them."""
+    if found[rank] >= found[size]:
+        raise UserError(
+            f"{rank}={found[rank]} is not below {size}={found[size]}, though ranks count from 0, so all would wait for "
+            f"one that never comes; {_START}"
+        )
 
 
 def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | None, trainer: TrainerConfig) -> None:

@@ -92,6 +92,14 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
         ),
         (torchrun(3), 1, 4, r"set trainer\.num_nodes=2 trainer\.devices=2, or start 4$"),
         (torchrun(0, 1, 1), 1, 2, r"torchrun has started 1 process \(.*set trainer\.num_nodes=1 trainer\.devices=1"),
+        (torchrun(4), 2, 2, r"RANK=4 is not below WORLD_SIZE=4, though ranks count from 0.*; start it with torchrun"),
+        (
+            torchrun(3, LOCAL_RANK="2"),
+            2,
+            2,
+            r"LOCAL_RANK=2 counts the processes of this machine from 0, but trainer\.devices is 2; start it with",
+        ),
+        (torchrun(0, LOCAL_RANK="-1"), 2, 2, r"LOCAL_RANK is '-1'; expected a whole number"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, 1, 2, r"WORLD_SIZE=2, RANK=0 are set without LOCAL_RANK"),
         (
             srun(1),
@@ -101,6 +109,15 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
         ),
         (srun(1, step=""), 1, 1, r"srun has started 4 processes"),  # the second one cannot be a batch script
         (srun(1, 4, None), 1, 4, r"srun has started 4 tasks .* give --nodes=1 --ntasks-per-node=4 instead of --ntasks"),
+        (srun(4), 2, 2, r"SLURM_PROCID=4 is not below SLURM_NTASKS=4"),
+        (
+            {name: value for name, value in srun(1).items() if name != "SLURM_NODEID"},
+            2,
+            2,
+            r"SLURM_NTASKS=4, SLURM_PROCID=1 are set as srun does, but not SLURM_NODEID, so nothing says where this "
+            r"task runs; start it with",
+        ),
+        (srun(1, SLURM_LOCALID="x"), 2, 2, r"SLURM_LOCALID is 'x'; expected a whole number"),
         (srun(0, 2, "1"), 2, 4, r"set trainer\.num_nodes=2 trainer\.devices=1, or start 8"),
         (
             {"OMPI_COMM_WORLD_SIZE": "4"},
