@@ -46,8 +46,8 @@ def ablate(
 ) -> None:
     """Train the paper's ablations with the same steps and seeds, and compare what they reach with the paper.
 
-    What was interrupted goes on with the same command. Rows: the last parts of the names of 'mask2former recipe' that
-    begin with ablation/.
+    The same command resumes what was interrupted. Rows: the last parts of the names of 'mask2former recipe' that begin
+    with ablation/, except pixel-decoder-... and maskformer-decoder.
     """
     need_lightning()
     from mask2former.files import check_folder
