@@ -25,10 +25,14 @@ from mask2former.limits import check_limit
 from mask2former.pixels import without_warnings
 from mask2former.text import printable
 
-__all__ = ["FORMATS", "ImageFile", "NamedBytes", "open_image"]
+__all__ = ["FORMATS", "ImageFile", "NamedBytes", "PixelLimitError", "open_image"]
 
 # Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+
+
+class PixelLimitError(UserError):
+    """An image has more pixels than Pillow's safety limit."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,7 +67,7 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
 
     Raises:
         UserError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
-            Pillow's safety limit or than the limits of :mod:`mask2former.limits`.
+            Pillow's safety limit (:class:`PixelLimitError`) or than the limits of :mod:`mask2former.limits`.
     """
     if isinstance(file, Path):
         size = check_regular(file, "image")
@@ -87,7 +91,7 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UserError(f"'{file}' is not an image that can be read; {_expected(content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(
+        raise PixelLimitError(
             f"'{file}' has more than {Image.MAX_IMAGE_PIXELS} pixels, the safety limit; make it smaller, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mask2former.data.archives import ArchivedFile, File, Folder
 from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import ImageFile, NamedBytes, open_image
+from mask2former.data.image_files import ImageFile, NamedBytes, PixelLimitError, open_image
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, is_collecting, note, sentences
@@ -28,6 +28,7 @@ __all__ = [
     "Exif",
     "ImageSource",
     "NamedBytes",
+    "PixelLimitError",
     "ValueRange",
     "check_size",
     "image_size",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from mask2former.config import Task
-from mask2former.data.images import NamedBytes, image_size
+from mask2former.data.images import NamedBytes, PixelLimitError, image_size
 from mask2former.errors import UserError
 from mask2former.inference.failures import ends_run
 from mask2former.inference.network import ModelNetwork
@@ -225,7 +225,10 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: context.run(function, *args))
 
     def _prepare(self, file: NamedBytes, wanted: Wanted) -> tuple[Shown, list[str]]:
-        height, width = image_size(file)
+        try:
+            height, width = image_size(file)
+        except PixelLimitError as error:  # which is asked before ours
+            raise TooLargeError(str(error).partition(", or raise ")[0]) from error
         if height * width > self.limits.megapixels * 1e6:
             raise TooLargeError(
                 f"'{file}' has {height}x{width} pixels (height x width); at most {self.limits.megapixels:g} million "

@@ -239,7 +239,7 @@ class _Tag:
 
     def __init__(self, name: str, score: float | None, color: Color, font: Lettering) -> None:
         self._name = _shortened(name)
-        self._score = "" if score is None else f"{min(99, int(100 * score))}%" if score < 0.995 else "100%"
+        self._score = "" if score is None else f"{int(100 * score + 1e-6)}%"
         self._color = color
         self._font = font
         self._pad = max(3, round(0.32 * font.size))

@@ -80,10 +80,10 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
                 task = gr.Radio(_choices(tasks), value=tasks[0], label="Task", elem_id="m2f-task")
                 threshold = gr.Slider(
                     0,
-                    1,
-                    value=threshold_of(visits.predictor(models[0]), tasks[0]),
-                    step=0.01,
-                    label="Minimum score",
+                    100,  # percent, as scores are drawn on the image
+                    value=_percent(threshold_of(visits.predictor(models[0]), tasks[0])),
+                    step=1,
+                    label="Minimum score (%)",
                     elem_id="m2f-threshold",
                     buttons=[],  # one that resets would tell nobody
                 )
@@ -112,6 +112,11 @@ def build_page(visits: Visits, examples: Sequence[Example], *, upload_bytes: int
         font=["ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
         radius_size=gr.themes.sizes.radius_lg,
+    ).set(  # gradio's own are fainter than WCAG AA allows for text
+        body_text_color_subdued="*neutral_600",
+        block_label_text_color="*neutral_600",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_400",
     )
     return gr.mount_gradio_app(
         FastAPI(openapi_url=None),
@@ -209,13 +214,13 @@ class _Handlers:
         visit = self._visits.find(_visitor(request))
         if visit is None:
             return {self._viewer: failure(GONE)}
-        return self._opened(request, visit.source, visit.model, visit.task, progress, threshold)
+        return self._opened(request, visit.source, visit.model, visit.task, progress, threshold / 100)
 
     def change_threshold(self, threshold: float, request: gr.Request) -> dict[Any, Any]:
         visit = self._visits.find(_visitor(request))
         if visit is None or visit.image is None:  # a clip waits for its button
             return {self._viewer: gr.skip()}
-        visit.threshold = threshold
+        visit.threshold = threshold / 100
         return {self._viewer: _seen(lambda: visit)}
 
     def toggle(self, event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
@@ -265,7 +270,7 @@ class _Handlers:
         value = threshold_of(self._visits.predictor(model), chosen) if threshold is None else threshold
         return {
             self._task: gr.update(choices=_choices(tasks), value=chosen),
-            self._threshold: gr.update(value=value, interactive=chosen != "semantic"),
+            self._threshold: gr.update(value=_percent(value), interactive=chosen != "semantic"),
             self._again: gr.update(visible=is_clip),
         }
 
@@ -290,6 +295,10 @@ def _told(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if is_lack_of_memory(error):
             return failure("the memory of the server is not enough for this; take a smaller image")
         return failure(f"this failed in the server, and is no fault of yours; its log has the reason under {number}")
+
+
+def _percent(score: float) -> float:
+    return round(100 * score, 2)
 
 
 def _choices(tasks: Sequence[str]) -> list[tuple[str, str]]:

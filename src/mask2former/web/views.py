@@ -59,6 +59,8 @@ def _image(visit: Visit) -> dict[str, Any]:
         if label not in visit.hidden
     ]
     hidden = len(records) - len(rows)
+    order = sorted(range(len(rows)), key=lambda index: -rows[index]["area"])  # the largest first
+    rows = [rows[index] for index in order]
     noun = {"panoptic": "segment", "instance": "object", "semantic": "class"}[visit.task]
     found = "nothing found" if not rows else _count(len(rows), noun)
     return {
@@ -67,18 +69,21 @@ def _image(visit: Visit) -> dict[str, Any]:
             [found, *([f"{hidden} hidden"] if hidden else []), visit.task, f"{width} \N{MULTIPLICATION SIGN} {height}"]
         ),
         "overlay": data_url(overlay, "WEBP"),
-        "map": data_url(_map(shown), "PNG"),
+        "map": data_url(_map(shown, order), "PNG"),
         "size": [width, height],
         "classes": _classes(labels, visit.hidden, every.categories),
         "rows": rows,
     }
 
 
-def _map(result: Segmentation) -> Image.Image:
-    """The row of each pixel, from 1; of objects that overlap the first."""
+def _map(result: Segmentation, order: list[int]) -> Image.Image:
+    """The row of each pixel, from 1, when rows are in this order; of objects that overlap the first of the result."""
     numbers = result.sparse.numbered()
     step = -(-max(numbers.shape) // _HOVERED)
     numbers = numbers[step // 2 :: step, step // 2 :: step] if step > 1 else numbers
+    row_of = np.zeros(len(order) + 1, dtype=np.int32)
+    row_of[np.array(order, dtype=int) + 1] = np.arange(1, len(order) + 1)
+    numbers = row_of[numbers]
     return Image.fromarray(np.stack([numbers & 255, numbers >> 8 & 255, numbers * 0], axis=-1).astype(np.uint8))
 
 

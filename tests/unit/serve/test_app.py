@@ -7,7 +7,9 @@ import base64
 import errno
 import io
 import json
+import struct
 import threading
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -253,6 +255,8 @@ def test_every_form_of_masks() -> None:
 
 SMALL = png(image_of(0))
 FORM = "multipart/form-data; boundary=xyz"
+HEADER = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+HUGE = SMALL[:12] + HEADER + struct.pack(">I", zlib.crc32(HEADER)) + SMALL[33:]  # Pillow refuses it, before our limit
 REFUSED = {
     "nothing": ("", "image/png", b"", 422, "the body is empty"),
     "text": ("", "image/png", b"hello", 422, "'image' is not an image that can be read"),
@@ -272,6 +276,7 @@ REFUSED = {
     "too many": ("", *form(*[("a.png", SMALL)] * 4), 413, "at most 3 images"),
     "too large": ("", "image/png", b"x" * 20_001, 413, "the body has 20,001 bytes; at most 0.02 MB"),
     "too many pixels": ("", "image/png", png(np.zeros((101, 100, 3), np.uint8)), 413, "has 101x100 pixels"),
+    "far too many pixels": ("", "image/png", HUGE, 413, "the safety limit; make it smaller"),
     "too thin": ("", "image/png", png(np.zeros((1, 3000, 3), np.uint8)), 422, "ratio"),
     "task": ("task=sketch", "image/png", SMALL, 422, "the parameter 'task' is 'sketch'"),
     "threshold": ("score_threshold=2", "image/png", SMALL, 422, "'score_threshold' is '2'"),

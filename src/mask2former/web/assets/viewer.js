@@ -21,7 +21,8 @@ const dot = (color) => {
   made.style.background = color;
   return made;
 };
-const percent = (value, digits) => (value === null ? "–" : (100 * value).toFixed(digits) + "%");
+const percent = (share) => (100 * share).toFixed(1) + "%";
+const certain = (score) => (score === null ? "–" : Math.floor(100 * score + 1e-6) + "%"); // as it is drawn
 
 function fail(message) {
   find(".m2f-message").textContent = message || "";
@@ -81,7 +82,7 @@ function renderClasses() {
     button.type = "button";
     button.setAttribute("aria-pressed", String(!item.hidden));
     button.title = (item.hidden ? "Show " : "Hide ") + item.name;
-    button.append(dot(item.color), item.name, make("span", "m2f-count", item.count));
+    button.append(dot(item.color), make("span", "m2f-name", item.name), make("span", "m2f-count", item.count));
     button.addEventListener("click", () => {
       item.hidden = !item.hidden;
       button.setAttribute("aria-pressed", String(!item.hidden)); // at once; the drawing follows
@@ -118,8 +119,8 @@ function renderRows() {
       name.append(dot(row.color), row.name);
       const cells = isClip
         ? [row.first.toFixed(1) + "–" + row.last.toFixed(1) + " s", number.format(row.frames)]
-        : [number.format(row.area) + " px", percent(row.share, 1)];
-      made.append(name, make("td", "", percent(row.score, 0)), ...cells.map((cell) => make("td", "", cell)));
+        : [number.format(row.area) + " px", percent(row.share)];
+      made.append(name, make("td", "", certain(row.score)), ...cells.map((cell) => make("td", "", cell)));
       made.tabIndex = 0;
       if (isClip) {
         const seek = () => (video.currentTime = row.first);
@@ -175,8 +176,8 @@ function describe(index) {
   const row = shown.rows[index - 1];
   const name = make("strong");
   name.append(dot(row.color), row.name);
-  const score = row.score === null ? "" : "score " + percent(row.score, 0) + " · ";
-  tip.append(name, make("span", "", score + number.format(row.area) + " px · " + percent(row.share, 1)));
+  const score = row.score === null ? "" : "score " + certain(row.score) + " · ";
+  tip.append(name, make("span", "", score + number.format(row.area) + " px · " + percent(row.share)));
   if (row.box[0] === null) return;
   const [width, height] = shown.size;
   const left = (100 * (row.box[0] + row.box[2])) / 2 / width;
