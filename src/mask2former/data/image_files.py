@@ -40,7 +40,7 @@ class NamedBytes:
     """The content of an image file that is in memory already, such as an upload.
 
     Attributes:
-        name: what messages call it; of a stranger, so made fit to be shown.
+        name: what messages call it; given by whoever sent it, so made fit to be shown.
         content: the bytes of the file.
     """
 

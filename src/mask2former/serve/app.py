@@ -1,6 +1,6 @@
 """The service as a web application: its paths, what it refuses with which status, and a log line for each request.
 
-The only module that knows FastAPI, with :mod:`.uploads`. It answers with what :mod:`.service` gives.
+The only module that knows FastAPI, with :mod:`.uploads`. Replies are what :mod:`.service` gives.
 """
 
 from __future__ import annotations
@@ -376,7 +376,7 @@ class _Observed:
                     await _error(500, _FAILED)(scope, receive, tell)
         finally:
             route = scope.get("route")
-            path = getattr(route, "path", None) or "other"  # not what a stranger asks for: each would be kept
+            path = getattr(route, "path", None) or "other"  # not what was requested: each would be kept
             seconds = time.monotonic() - began
             self.service.metrics.finished(path, status, seconds)
             line = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds), **facts}

@@ -136,9 +136,9 @@ def serve_on_ray(
             serve.run(target, name=APPLICATION)
         except RuntimeError as error:
             raise FailedError(f"Ray Serve could not deploy the model: {printable(str(error), 500)}") from error
-        with interrupts.postponed() as asked:
+        with interrupts.postponed() as is_stopped:
             started(f"http://{host}:{port}")
-            while not asked():
+            while not is_stopped():
                 time.sleep(0.2)
             if hasattr(signal, "alarm"):
                 signal.alarm(0)  # Ray's own handler would end the process after three seconds

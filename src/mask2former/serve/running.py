@@ -82,7 +82,7 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
                 started(url)
 
         async def on_tick(self, counter: int) -> bool:
-            return await super().on_tick(counter) or asked()  # a closed terminal, which uvicorn does not know
+            return await super().on_tick(counter) or is_stopped()  # a closed terminal, which uvicorn does not know
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await super().shutdown(sockets)
@@ -98,7 +98,7 @@ def _run(app: Any, listener: socket.socket, limits: ServiceLimits, started: Call
         timeout_graceful_shutdown=math.ceil(limits.timeout) + _GRACE,
     )
     server = Server(config)
-    with interrupts.postponed() as asked:  # uvicorn has handlers of its own, and raises again what it was sent
+    with interrupts.postponed() as is_stopped:  # uvicorn has handlers of its own, and raises again what it was sent
         try:
             asyncio.run(server.serve([listener]))
         except KeyboardInterrupt:  # what was sent twice

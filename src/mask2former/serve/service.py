@@ -227,7 +227,7 @@ class Service:
     def _prepare(self, file: NamedBytes, wanted: Wanted) -> tuple[Shown, list[str]]:
         try:
             height, width = image_size(file)
-        except PixelLimitError as error:  # which is asked before ours
+        except PixelLimitError as error:  # which comes before ours
             raise TooLargeError(str(error).partition(", or raise ")[0]) from error
         if height * width > self.limits.megapixels * 1e6:
             raise TooLargeError(

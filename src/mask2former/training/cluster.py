@@ -167,7 +167,7 @@ def say_once(text: str) -> None:
 
 
 def _in_task_of_slurm(environ: Mapping[str, str]) -> bool:
-    """Whether srun has started this process among others; a batch script itself is no task, whatever it has asked."""
+    """Whether srun has started this process among others; a batch script itself is no task, whatever it requests."""
     if "SLURM_NTASKS" not in environ or "SLURM_PROCID" not in environ or "LOCAL_RANK" in environ:
         return False
     found = _numbers(environ, "SLURM_NTASKS", "SLURM_PROCID")

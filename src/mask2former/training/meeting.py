@@ -56,7 +56,7 @@ class Meeting(lightning.Callback):
         trainer.strategy.barrier("prepared")
 
     def _compare(self, trainer: lightning.Trainer) -> None:
-        file = self._directory / f"{TEMPORARY}{secrets.token_hex(4)}"  # a name that nobody has asked for and cached
+        file = self._directory / f"{TEMPORARY}{secrets.token_hex(4)}"  # a name that nobody has looked up and cached
         try:
             if trainer.is_global_zero:
                 file.touch()

@@ -25,7 +25,7 @@ from mask2former.training.cluster import Rank
 __all__ = ["Stopping", "died_reading", "explained", "is_lost_connection"]
 
 
-# The last one is what SLURM sends before the end where it was asked to (--signal=USR1@120); it would kill the process.
+# The last one is what SLURM sends before the end where it was told to (--signal=USR1@120); it would kill the process.
 _STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

@@ -31,7 +31,7 @@ _EVENT_BYTES = 1 << 16  # names of tasks, a threshold, indices of classes
 _FORM_BYTES = 1 << 20  # around a file that is uploaded
 _UPLOADS = 32  # of the largest size, that lie on the disk at a time
 _HEADERS = {
-    # The frontend compiles templates; addresses that are not this server's are not even asked.
+    # The frontend compiles templates; addresses that are not this server's are never contacted.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' "
     "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src "
     "'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'",
@@ -64,7 +64,7 @@ class Guard:
             return
         path = scope["path"]
         if not self._knows_host(scope["headers"]):
-            await _refuse(send, 421, "this page answers to localhost only; start it with --host for other names")
+            await _refuse(send, 421, "this page is for localhost only; start it with --host for other names")
         elif path not in _PATHS and (not path.startswith(_FOLDERS) or ".." in path):
             await _refuse(send, 404, "there is nothing here")
         elif path == _UPLOAD and not self._has_room():

@@ -122,7 +122,7 @@ def serve_page(
     hosts = ("127.0.0.1", "localhost", "[::1]") if host in _LOOPBACK else None
     with (
         interrupts.postponed() as again,  # so that a second signal does not cut short the removal of uploads
-        interrupts.postponed() as asked,
+        interrupts.postponed() as is_stopped,
         _listening(host, port) as listening,
         open_app(models, hosts=hosts, upload_bytes=upload_bytes) as app,
     ):
@@ -136,11 +136,11 @@ def serve_page(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         tell(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
-        while thread.is_alive() and not asked():
+        while thread.is_alive() and not is_stopped():
             thread.join(_SECONDS_TO_LOOK)
         server.should_exit = True
         thread.join(2 * _SECONDS_TO_END)
-    if asked() or again():
+    if is_stopped() or again():
         raise KeyboardInterrupt
 
 
