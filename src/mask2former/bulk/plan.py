@@ -87,10 +87,11 @@ def open_plan(
         size = default if shard_size is None else shard_size
     else:
         if others := [name for name in _SAME if there.get(name) != head[name]]:
+            other = others[0].removesuffix("_sha256")
             raise OptionError(
                 lambda name: (
-                    f"the results in '{store.name}' were made with another {others[0].removesuffix('_sha256')}: choose "
-                    f"another output, or {name('overwrite')} to lose them"
+                    f"the results in '{store.name}' were made with {'other' if other.endswith('s') else 'another'} "
+                    f"{other}: choose another output, or {name('overwrite')} to lose them"
                 )
             )
         size = there["shard_size"]

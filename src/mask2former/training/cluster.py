@@ -201,12 +201,12 @@ def _check(launcher: str, found: Mapping[str, int], size: int, per_node: int | N
     nodes, devices = trainer.num_nodes, trainer.devices
     if size == nodes * devices and per_node in (None, devices):
         return
-    alone = ", each of which would train by itself in one directory" if nodes * devices == 1 else ""
+    alone = ", each of which would train by itself in one directory" if nodes * devices == 1 < size else ""
     advice = "start as many as the settings say, or set trainer.num_nodes and trainer.devices"
-    if per_node and size % per_node == 0:
+    if size and per_node and size % per_node == 0:
         advice = f"set trainer.num_nodes={size // per_node} trainer.devices={per_node}, or start as many as that"
         advice = advice.replace("as many as that", f"{nodes * devices}")
     raise UserError(
-        f"{launcher} has started {size} process{'es' if size > 1 else ''} ({_shown(found)}){alone}, but "
+        f"{launcher} has started {size} process{'' if size == 1 else 'es'} ({_shown(found)}){alone}, but "
         f"trainer.num_nodes is {nodes} and trainer.devices is {devices}; {advice}"
     )

@@ -59,9 +59,10 @@ def test_results_of_something_else_are_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path / "out")
     open_plan(store, IMAGES, HEAD)
     for change, refusal in (
-        ({"weights_sha256": "c"}, "made with another weights: choose another output, or overwrite to lose them"),
-        ({"settings": {}}, "made with another settings"),
-        ({"json_lines": True}, "made with another json_lines"),
+        ({"weights_sha256": "c"}, "made with other weights: choose another output, or overwrite to lose them"),
+        ({"settings": {}}, "made with other settings"),
+        ({"task": "semantic"}, "made with another task: choose"),
+        ({"json_lines": True}, "made with other json_lines"),
     ):
         with pytest.raises(UserError, match=refusal):
             open_plan(store, IMAGES, HEAD | change)

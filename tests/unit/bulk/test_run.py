@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_is_finished_by_the_same_call(engine: Engine, phot
     assert engine.shards[2:] == [[2]]
     assert (mended.num_done, mended.num_there, mended.num_failed, mended.failures) == (2, 4, 0, None)
     assert not (output / "failures.csv").exists()
-    with pytest.raises(UserError, match="made with another settings: choose another output, or overwrite"):
+    with pytest.raises(UserError, match="made with other settings: choose another output, or overwrite"):
         predict_bulk(MODEL, sources, output, short_edge=96)
     (output / "json").mkdir()
     (output / "json" / "mine.json").touch()

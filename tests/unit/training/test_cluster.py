@@ -100,6 +100,12 @@ def test_a_process_is_told_among_all(environ: dict[str, str], nodes: int, device
             r"LOCAL_RANK=2 counts the processes of this machine from 0, but trainer\.devices is 2; start it with",
         ),
         (torchrun(0, LOCAL_RANK="-1"), 2, 2, r"LOCAL_RANK is '-1'; expected a whole number"),
+        (
+            torchrun(0, 0),
+            1,
+            1,
+            r"torchrun has started 0 processes \([^)]*\), but trainer.* start as many as the settings say, or set",
+        ),
         ({"RANK": "0", "WORLD_SIZE": "2"}, 1, 2, r"WORLD_SIZE=2, RANK=0 are set without LOCAL_RANK"),
         (
             srun(1),
