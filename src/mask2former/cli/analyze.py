@@ -18,7 +18,7 @@ from mask2former.text import listed, quoted
 __all__ = ["analyze", "flops"]
 
 analyze = typer.Typer(
-    help="Analyse a model: what its parts cost.",
+    help="Analyze a model: what its parts cost.",
     epilog="Example: mask2former analyze flops coco-instance/r50",
     rich_markup_mode="rich",
 )

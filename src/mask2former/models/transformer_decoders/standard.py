@@ -112,7 +112,7 @@ class OneMapTransformer(nn.Module):
         if self.encoder is not None:
             tokens = self.encoder(tokens, position)
         placed = tokens + position
-        query_positions = self.query_positions.weight.expand(len(tokens), -1, -1)
+        query_positions = self.query_positions.weight.expand(tokens.shape[0], -1, -1)  # len() fixes it in exports
         queries = torch.zeros_like(query_positions)
         states = []
         for layer in self.layers:
