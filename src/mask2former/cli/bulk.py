@@ -47,6 +47,8 @@ def predict_in_bulk(
             nonlocal done, total
             if step in get_args(Task):
                 done, total = number, of or 0
+            elif step == "starting Ray" and not console.is_terminal:  # which shows no bar
+                say(step, error=True)
             show(step, number, of)
 
         try:

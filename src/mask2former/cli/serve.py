@@ -18,7 +18,7 @@ from mask2former.cli.shared import (
     tasks_of,
     working,
 )
-from mask2former.cli.terminal import make_console, say
+from mask2former.cli.terminal import make_console, say, say_at_once
 from mask2former.errors import OptionError
 
 __all__ = ["serve"]
@@ -130,6 +130,7 @@ def serve(
     standard error, one JSON object per line. Ctrl-C or SIGTERM stops taking requests, finishes those that have begun,
     and ends with exit code 0.
     """
+    say_at_once(f"loading {model}")
     from mask2former.serve import RayOptions, ServiceLimits, read_token
     from mask2former.serve import serve as serve_model
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["filtered", "make_console", "progress_bar", "say", "say_document", "silence_stdout"]
+__all__ = ["filtered", "make_console", "progress_bar", "say", "say_at_once", "say_document", "silence_stdout"]
 
 _COLUMNS = 2000  # that a terminal may have
 _CELL = 200  # characters of a cell of a table, and of what a bar is about
@@ -43,6 +43,13 @@ def say(line: str, *, error: bool = False, console: Console | None = None, style
     from rich.text import Text
 
     console.print(Text(line), style=style, soft_wrap=True)
+
+
+def say_at_once(line: str) -> None:
+    """Tell whoever sits in front of a terminal what takes a while; what is redirected keeps results and logs only."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(line, error=True)
+        sys.stderr.flush()
 
 
 def say_document(text: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from mask2former.cli.names import complete_model
 from mask2former.cli.shared import Device, Dtype, Recipe, TrainedFor, Weights, stoppable, tasks_of, working
-from mask2former.cli.terminal import make_console, say
+from mask2former.cli.terminal import make_console, say, say_at_once
 
 __all__ = ["web"]
 
@@ -44,6 +44,7 @@ def web(
 
     Ctrl-C ends the page. It has no passwords: with --host 0.0.0.0, everybody on the network can use it.
     """
+    say_at_once(f"loading {' and '.join(models or ('scenes-tiny', 'nuclei'))}")
     from mask2former.web import open_models, serve_page
     from mask2former.web.server import PACKAGED
 
