@@ -27,11 +27,13 @@ __all__ = [
     "SHARD",
     "WORKING",
     "Plan",
+    "first_damaged",
     "open_plan",
     "read_head",
     "results_file",
     "shards_as_rows",
     "shards_done",
+    "shards_without_failures",
 ]
 
 PLAN, IMAGES, RESULTS = "plan.json", "images.parquet", "shards"
@@ -153,6 +155,31 @@ def shards_done(store: Store, counts: Sequence[int]) -> list[int]:
     with ThreadPoolExecutor(_THREADS) as pool:
         rows = pool.map(lambda shard: _num_rows(store, results_file(shard)), numbers)
         return [shard for shard, number in zip(numbers, rows, strict=True) if number == counts[shard]]
+
+
+def shards_without_failures(store: Store, shards: Sequence[int]) -> list[int]:
+    """Those of the finished shards in which no image failed; one whose file is damaged is none of them."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        failed = pool.map(lambda shard: _num_failed(store, results_file(shard)), shards)
+        return [shard for shard, number in zip(shards, failed, strict=True) if number == 0]
+
+
+def first_damaged(store: Store, names: Sequence[str]) -> str | None:
+    """The first of several files of results whose end cannot be read; None where all can."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        rows = pool.map(lambda name: _num_rows(store, name), names)
+        return next((name for name, number in zip(names, rows, strict=True) if number is None), None)
+
+
+def _num_failed(store: Store, name: str) -> int | None:
+    """How many images of a file of results failed; None where it is damaged."""
+    parquet, arrow_error = _parquet()
+    try:
+        with store.open(name) as file:
+            errors = parquet.ParquetFile(file).read(columns=["error"])["error"]
+            return len(errors) - errors.null_count
+    except (arrow_error, OSError, KeyError):
+        return None
 
 
 def _num_rows(store: Store, name: str) -> int | None:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from mask2former.bulk.plan import PLAN, RESULTS, read_head
-from mask2former.bulk.stores import open_store
+from mask2former.bulk.plan import PLAN, RESULTS, first_damaged, read_head
+from mask2former.bulk.stores import Store, open_store
 from mask2former.data.image_files import NamedBytes
 from mask2former.data.label_maps import read_id_colors, read_label_map
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.results_io.json import RECORDS
 
-__all__ = ["id_map", "open_results", "read_records"]
+__all__ = ["id_map", "open_results", "read_records", "row_batches"]
 
 
 def open_results(output: str | os.PathLike[str]) -> Any:
@@ -35,7 +35,7 @@ def open_results(output: str | os.PathLike[str]) -> Any:
         output: the folder or URL that was written to, also while it is.
 
     Raises:
-        UserError: there are no results.
+        UserError: there are no results, or the file of a shard is damaged.
     """
     try:
         from pyarrow import dataset
@@ -47,6 +47,8 @@ def open_results(output: str | os.PathLike[str]) -> Any:
     names = [name for name in store.names(RESULTS) if name.endswith(".parquet")]
     if not names:
         raise UserError(f"no shard in '{store.name}' is finished yet")
+    if (damaged := first_damaged(store, [f"{RESULTS}/{name}" for name in names])) is not None:
+        raise _damaged(store, damaged)
     root, files = store.for_arrow()
     return dataset.dataset([f"{root}/{RESULTS}/{name}" for name in names], filesystem=files, format="parquet")
 
@@ -61,9 +63,9 @@ def read_records(output: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         output: as of :func:`open_results`.
 
     Raises:
-        UserError: there are no results.
+        UserError: there are no results, or the file of a shard is damaged.
     """
-    for batch in open_results(output).to_batches():
+    for batch in row_batches(output):
         for row in batch.to_pylist():
             record = {name: row[name] for name in ("image", "image_sha256", "error", "map_png", "task")}
             if row["error"] is None:
@@ -72,6 +74,43 @@ def read_records(output: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                     {name: value for name, value in segment.items() if value is not None} for segment in row["segments"]
                 ]
             yield record
+
+
+def row_batches(output: str | os.PathLike[str], **selection: Any) -> Iterator[Any]:
+    """The rows of all shards as record batches.
+
+    Args:
+        output: as of :func:`open_results`.
+        selection: ``columns`` and ``filter`` as pyarrow takes them.
+
+    Raises:
+        UserError: as there, also for damage that the end of a file does not show.
+    """
+    rows = open_results(output)
+    from pyarrow import ArrowException
+
+    batches = rows.to_batches(**selection)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (ArrowException, OSError) as error:
+            for fragment in rows.get_fragments():
+                try:
+                    for _ in fragment.to_batches(**selection):
+                        pass
+                except (ArrowException, OSError):
+                    name = fragment.path.rpartition("/")[2]
+                    raise _damaged(open_store(output), f"{RESULTS}/{name}") from error
+            raise
+        if batch is None:
+            return
+        yield batch
+
+
+def _damaged(store: Store, name: str) -> UserError:
+    return UserError(
+        f"'{store.path(name)}' is damaged and cannot be read; remove it, and the same predict command makes it anew"
+    )
 
 
 def id_map(record: Mapping[str, Any]) -> Int32[np.ndarray, "H W"]:

@@ -22,7 +22,7 @@ from typing import Any
 import mask2former
 from mask2former.bulk import plan as plans
 from mask2former.bulk.engine import Job, shard_reports, started_pool
-from mask2former.bulk.plan import open_plan, shards_done
+from mask2former.bulk.plan import open_plan, shards_done, shards_without_failures
 from mask2former.bulk.sources import list_sources
 from mask2former.bulk.stores import Store, open_store
 from mask2former.checkpoints import current_zoo, packaged_names
@@ -183,9 +183,8 @@ def predict_bulk(
         plan = open_plan(store, images, head, shard_size)
         counts = [len(shard) for shard in plan.shards]
         done = shards_done(store, counts)
-        if retry_failed and done:
-            again = _failed(store)
-            done = [shard for shard in done if again.keys().isdisjoint(plan.shards[shard])]
+        if retry_failed:
+            done = shards_without_failures(store, done)
         rest = sorted(set(range(len(counts))).difference(done))
         pool = stack.enter_context(started_pool(ray_address, actors, device, progress)) if rest else None
         num_there = sum(counts[shard] for shard in done)
@@ -277,11 +276,11 @@ def _failed(store: Store) -> Mapping[str, str]:
     """All images without a result, and why, as the finished shards say."""
     import pyarrow.compute
 
-    from mask2former.bulk.results import open_results
+    from mask2former.bulk.results import row_batches
 
     is_failed = pyarrow.compute.field("error").is_valid()
-    rows = open_results(store.address).to_table(columns=["image", "error"], filter=is_failed)
-    return dict(zip(rows["image"].to_pylist(), rows["error"].to_pylist(), strict=True))
+    batches = row_batches(store.address, columns=["image", "error"], filter=is_failed)
+    return {row["image"]: row["error"] for batch in batches for row in batch.to_pylist()}
 
 
 def _write_failures(store: Store, failed: Mapping[str, str]) -> None:

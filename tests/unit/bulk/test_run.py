@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mask2former import Predictor
-from mask2former.bulk import predict_bulk, read_records
+from mask2former.bulk import open_results, predict_bulk, read_records
 from mask2former.bulk.engine import Job, Pool, Segmenter
 from mask2former.bulk.plan import Plan
 from mask2former.bulk.shards import SCHEMA
@@ -118,6 +118,31 @@ def test_a_run_that_was_killed_is_finished_by_the_same_call(engine: Engine, phot
     assert [path.name for path in (output / "shards").iterdir()] == ["shard-00000.parquet"]
     assert sorted(path.name for path in (output / "json").iterdir()) == ["mine.json", "shard-00000.jsonl"]
     assert {record["task"] for record in read_records(output)} == {"semantic"}
+
+
+def test_a_damaged_shard_is_named_and_made_anew(engine: Engine, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    sources, output = [photos, tmp_path / "broken.jpg"], tmp_path / "out"
+    predict_bulk(MODEL, sources, output, shard_size=2, short_edge=64)
+    first, second = (output / "shards" / f"shard-0000{number}.parquet" for number in range(2))
+    whole = second.read_bytes()
+    sentence = r"shards/shard-00001.parquet' is damaged and cannot be read; remove it, and the same predict command"
+    second.write_bytes(whole[:-9])
+    with pytest.raises(UserError, match=sentence):
+        open_results(output)
+    with pytest.raises(UserError, match=sentence):
+        next(read_records(output))
+    predict_bulk(MODEL, sources, output, short_edge=64)
+    assert engine.shards[1:] == [[1]]
+    end = int.from_bytes(whole[-8:-4], "little") + 8
+    second.write_bytes(b"PAR1" + bytes(len(whole) - end - 4) + whole[-end:])  # its end alone is right
+    with pytest.raises(UserError, match=sentence):
+        list(read_records(output))
+    first.write_bytes(first.read_bytes()[:-9])
+    report = predict_bulk(MODEL, sources, output, short_edge=64, retry_failed=True)
+    assert engine.shards[2:] == [[0, 1, 2]]
+    assert (report.num_done, report.num_there, report.num_failed) == (5, 0, 1)
+    assert len(list(read_records(output))) == 6
 
 
 def test_the_command_says_what_became_of_the_images(
