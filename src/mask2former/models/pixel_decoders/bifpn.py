@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.config import BiFPNConfig
 from mask2former.models.layers import conv_kaiming
-from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, conv_norm, in_precision
+from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
 
 __all__ = ["BiFPNPixelDecoder", "Fusion"]
@@ -69,7 +68,7 @@ class _Layer(nn.Module):
         return up[::-1]
 
 
-class BiFPNPixelDecoder(nn.Module):
+class BiFPNPixelDecoder(PrecisionDecoder):
     """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`.
 
     Args:
@@ -86,22 +85,10 @@ class BiFPNPixelDecoder(nn.Module):
         mask_dim: int = _DEFAULT.mask_dim,
         num_layers: int = _DEFAULT.num_layers,
     ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.mask_dim = mask_dim
-        self.full_precision = True
+        super().__init__(dim, mask_dim)
         self.laterals = nn.ModuleList(conv_norm(channel, dim, 1) for channel in reversed(channels))
         self.layers = nn.ModuleList(_Layer(dim) for _ in range(num_layers))
         self.mask_projection = conv_kaiming(nn.Conv2d(dim, mask_dim, 3, padding=1))
-
-    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
-        """``features``: four maps, finest first; in at least float32 unless ``full_precision`` was set to False.
-
-        Raises:
-            UserError: the norm of the coarsest map has a single value to take statistics of.
-        """
-        dtype, full = self.mask_projection.weight.dtype, self.full_precision
-        return in_precision(self._decode, features, dim=self.dim, dtype=dtype, full=full)
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         maps = [lateral(feature) for lateral, feature in zip(self.laterals, reversed(features), strict=True)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.errors import UserError
 from mask2former.models.layers import conv_kaiming
 from mask2former.models.pixel_decoders.features import PixelFeatures
 
-__all__ = ["NORM_GROUPS", "conv_norm", "in_precision"]
+__all__ = ["NORM_GROUPS", "PrecisionDecoder", "conv_norm"]
 
 NORM_GROUPS = 32
 
@@ -23,34 +24,54 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, *, activate: boo
     return nn.Sequential(*parts, nn.ReLU()) if activate else nn.Sequential(*parts)
 
 
-def in_precision(
-    decode: Callable[[Sequence[Tensor]], PixelFeatures],
-    features: Sequence[Tensor],
-    *,
-    dim: int,
-    dtype: torch.dtype,
-    full: bool,
-) -> PixelFeatures:
-    """``decode(features)``, without autocast and in ``dtype`` if it is to have full precision.
+class PrecisionDecoder(nn.Module):
+    """A pixel decoder that computes in at least float32, also under autocast, as published.
+
+    A subclass has ``_decode``, from the four maps to the result, and the convolution ``mask_projection``.
 
     Args:
-        decode: the four maps to the result.
-        features: the maps, finest first.
         dim: channels of the group norms.
-        dtype: of the parameters: float32 under autocast, bfloat16 if the whole model was cast.
-        full: whether autocast is switched off, as published.
+        mask_dim: channels of the per-pixel embeddings.
 
-    Raises:
-        UserError: the norm of the coarsest map has a single value to take statistics of.
+    Attributes:
+        full_precision: False: it computes in the precision of the run.
     """
-    device_type = features[0].device.type
-    count, _, height, width = features[3].shape
-    if dim // NORM_GROUPS * count * height * width == 1:
-        raise UserError(
-            f"one image of at most 32x32 pixels is too little for a pixel decoder of dim {dim}, whose group "
-            f"norms have one value each there; use larger images, or dim {2 * dim}"
-        )
-    if not full:
-        return decode(features)
-    with torch.autocast(device_type, enabled=False):
-        return decode([feature.to(dtype) for feature in features])
+
+    mask_projection: nn.Conv2d
+
+    def __init__(self, dim: int, mask_dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.mask_dim = mask_dim
+        self.full_precision = True
+
+    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
+        """``features``: four maps, finest first.
+
+        Raises:
+            UserError: the norm of the coarsest map has a single value to take statistics of.
+        """
+        return self.in_its_precision(self._decode, features)
+
+    def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
+        raise NotImplementedError
+
+    def in_its_precision(
+        self, decode: Callable[[Sequence[Tensor]], PixelFeatures], features: Sequence[Tensor]
+    ) -> PixelFeatures:
+        """``decode(features)``, without autocast and in the type of the parameters if it is to have full precision.
+
+        Raises:
+            UserError: as :meth:`forward`.
+        """
+        count, _, height, width = features[3].shape
+        if self.dim // NORM_GROUPS * count * height * width == 1:
+            raise UserError(
+                f"one image of at most 32x32 pixels is too little for a pixel decoder of dim {self.dim}, whose group "
+                f"norms have one value each there; use larger images, or dim {2 * self.dim}"
+            )
+        if not self.full_precision:
+            return decode(features)
+        dtype = self.mask_projection.weight.dtype  # float32 under autocast, bfloat16 if the whole model was cast
+        with torch.autocast(features[0].device.type, enabled=False):
+            return decode([feature.to(dtype) for feature in features])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mask2former.config import FaPNConfig
 from mask2former.models.layers import conv_kaiming
-from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, conv_norm, in_precision
+from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
 
 __all__ = ["DeformableConvolution", "FaPNPixelDecoder", "FeatureSelection"]
@@ -92,7 +92,7 @@ class _Alignment(nn.Module):
         return selected + F.relu(self.norm(self.align(upsampled, guide)))
 
 
-class FaPNPixelDecoder(nn.Module):
+class FaPNPixelDecoder(PrecisionDecoder):
     """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`.
 
     Args:
@@ -109,23 +109,11 @@ class FaPNPixelDecoder(nn.Module):
         mask_dim: int = _DEFAULT.mask_dim,
         num_groups: int = _DEFAULT.num_groups,
     ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.mask_dim = mask_dim
-        self.full_precision = True
+        super().__init__(dim, mask_dim)
         self.coarsest = conv_norm(channels[3], dim, 1)
         self.alignments = nn.ModuleList(_Alignment(channel, dim, num_groups) for channel in reversed(channels[:3]))
         self.outputs = nn.ModuleList(conv_norm(dim, dim, 3, activate=True) for _ in range(4))
         self.mask_projection = conv_kaiming(nn.Conv2d(dim, mask_dim, 3, padding=1))
-
-    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
-        """``features``: four maps, finest first; in at least float32 unless ``full_precision`` was set to False.
-
-        Raises:
-            UserError: the norm of the coarsest map has a single value to take statistics of.
-        """
-        dtype, full = self.mask_projection.weight.dtype, self.full_precision
-        return in_precision(self._decode, features, dim=self.dim, dtype=dtype, full=full)
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         maps = [self.coarsest(features[3])]

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mask2former.config import FPNConfig, TransformerFPNConfig
 from mask2former.models.layers import conv_kaiming
-from mask2former.models.pixel_decoders.convolutions import conv_norm, in_precision
+from mask2former.models.pixel_decoders.convolutions import PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.transformer_layers import TransformerEncoder, position_of
 
@@ -23,7 +22,7 @@ __all__ = ["FPNPixelDecoder", "TransformerFPNPixelDecoder"]
 _DEFAULT, _ENCODER = FPNConfig(), TransformerFPNConfig()
 
 
-class FPNPixelDecoder(nn.Module):
+class FPNPixelDecoder(PrecisionDecoder):
     """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`.
 
     From the coarsest map to the finest: the map before, at the nearest pixels, plus a 1x1 convolution of the backbone's
@@ -36,10 +35,7 @@ class FPNPixelDecoder(nn.Module):
     """
 
     def __init__(self, channels: Sequence[int], dim: int = _DEFAULT.dim, mask_dim: int = _DEFAULT.mask_dim) -> None:
-        super().__init__()
-        self.dim = dim
-        self.mask_dim = mask_dim
-        self.full_precision = True
+        super().__init__(dim, mask_dim)
         self.laterals = nn.ModuleList(conv_norm(channel, dim, 1) for channel in reversed(channels[:3]))
         self.outputs = nn.ModuleList(
             conv_norm(channel, dim, 3, activate=True) for channel in (channels[3], dim, dim, dim)
@@ -49,17 +45,6 @@ class FPNPixelDecoder(nn.Module):
     def _coarsest(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the pyramid starts from, and the map of an encoder, if there is one."""
         return feature, None
-
-    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
-        """``features``: four maps, finest first.
-
-        Runs in at least float32, also under autocast, unless ``full_precision`` was set to False.
-
-        Raises:
-            UserError: the norm of the coarsest map has a single value to take statistics of.
-        """
-        dtype, full = self.mask_projection.weight.dtype, self.full_precision
-        return in_precision(self._decode, features, dim=self.dim, dtype=dtype, full=full)
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         (*multi_scale, finest), encoded = self._pyramid(features)

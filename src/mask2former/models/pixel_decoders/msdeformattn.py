@@ -7,7 +7,7 @@ independent here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mask2former.config import MSDeformAttnConfig
 from mask2former.models.layers import conv_kaiming, xavier_matrices
-from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, conv_norm, in_precision
+from mask2former.models.pixel_decoders.convolutions import NORM_GROUPS, PrecisionDecoder, conv_norm
 from mask2former.models.pixel_decoders.features import PixelFeatures
 from mask2former.models.position_encoding import sine_encoding
 from mask2former.ops.deform_attn import deformable_self_attention
@@ -85,7 +85,7 @@ class _EncoderLayer(nn.Module):
         return self.norm2(source + self.dropout(self.linear2(hidden)))
 
 
-class MSDeformAttnPixelDecoder(nn.Module):
+class MSDeformAttnPixelDecoder(PrecisionDecoder):
     """Backbone maps of strides 4, 8, 16, 32 to :class:`PixelFeatures`.
 
     Args:
@@ -105,11 +105,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         feedforward_dim: int = _DEFAULT.feedforward_dim,
         dropout: float = _DEFAULT.dropout,
     ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.mask_dim = mask_dim
+        super().__init__(dim, mask_dim)
         self.checkpointing = False
-        self.full_precision = True
         coarse_first = [channels[3], channels[2], channels[1]]
         self.input_projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channel, dim, 1), nn.GroupNorm(NORM_GROUPS, dim)) for channel in coarse_first
@@ -140,22 +137,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Whether encoder layers are computed again in the backward pass instead of being remembered."""
         self.checkpointing = enable
-
-    def forward(self, features: Sequence[Float[Tensor, "N _C_l _H_l _W_l"]]) -> PixelFeatures:
-        """``features``: four maps, finest first.
-
-        Runs in at least float32, also under autocast, as published, unless ``full_precision`` was set to False.
-
-        Raises:
-            UserError: the norm of the coarsest map has a single value to take statistics of.
-        """
-        return self._in_its_precision(self._decode, features)
-
-    def _in_its_precision(
-        self, decode: Callable[[Sequence[Tensor]], PixelFeatures], features: Sequence[Tensor]
-    ) -> PixelFeatures:
-        dtype, full = self.level_embedding.dtype, self.full_precision
-        return in_precision(decode, features, dim=self.dim, dtype=dtype, full=full)
 
     def for_inference(self) -> nn.Module:
         """On a CPU, see :class:`_PreparedDecoder`; elsewhere, or with a user's own modules inside, this decoder."""
@@ -247,7 +228,7 @@ class _PreparedDecoder(nn.Module):
         half = not self.plain.full_precision and torch.is_autocast_enabled(features[0].device.type)
         if torch.is_grad_enabled() or half:
             return self.plain(features)
-        return self.plain._in_its_precision(self._decode, features)
+        return self.plain.in_its_precision(self._decode, features)
 
     def _decode(self, features: Sequence[Tensor]) -> PixelFeatures:
         plain = self.plain
