@@ -14,9 +14,11 @@ from mask2former.cli.shared import (
     Device,
     Dtype,
     FailedError,
+    LongEdge,
     Model,
     OfficialSettings,
     Recipe,
+    ShortEdge,
     Task,
     TrainedFor,
     ValueRange,
@@ -91,10 +93,7 @@ def predict(
     max_instances: Annotated[
         int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
     ] = None,
-    short_edge: Annotated[
-        int | None,
-        typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
-    ] = None,
+    short_edge: ShortEdge = None,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -104,9 +103,7 @@ def predict(
             rich_help_panel="Settings",
         ),
     ] = None,
-    long_edge: Annotated[
-        int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")
-    ] = None,
+    long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
     batch_size: Annotated[

@@ -11,8 +11,10 @@ import typer
 from mask2former.cli.shared import (
     Device,
     Dtype,
+    LongEdge,
     OfficialSettings,
     Recipe,
+    ShortEdge,
     TrainedFor,
     Weights,
     tasks_of,
@@ -41,13 +43,8 @@ def serve(
             show_default="no token",
         ),
     ] = None,
-    short_edge: Annotated[
-        int | None,
-        typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
-    ] = None,
-    long_edge: Annotated[
-        int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")
-    ] = None,
+    short_edge: ShortEdge = None,
+    long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     batch_size: Annotated[
         int,

@@ -23,10 +23,12 @@ __all__ = [
     "Device",
     "Dtype",
     "FailedError",
+    "LongEdge",
     "Model",
     "ModelTasks",
     "OfficialSettings",
     "Recipe",
+    "ShortEdge",
     "StoppedError",
     "Task",
     "TrainedFor",
@@ -89,6 +91,11 @@ Weights = Annotated[
     ),
 ]
 
+ShortEdge = Annotated[
+    int | None,
+    typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
+]
+LongEdge = Annotated[int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")]
 OfficialSettings = Annotated[
     bool,
     typer.Option(
