@@ -37,7 +37,7 @@ HOMES = {
     "pyarrow": ("bulk/",),
     "pydantic": ("config/", "structures/model_info.py"),
     "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
-    "ray": ("serve/on_ray.py", "bulk/engine.py"),
+    "ray": ("inference/ray_cluster.py", "serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
