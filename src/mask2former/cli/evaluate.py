@@ -11,6 +11,7 @@ from mask2former import limits
 from mask2former.cli.names import complete_model
 from mask2former.cli.scores import headline, print_scores
 from mask2former.cli.shared import (
+    BatchSize,
     Device,
     Dtype,
     OfficialSettings,
@@ -159,6 +160,7 @@ def evaluate(
     weights: Weights = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    batch_size: BatchSize = 1,
 ) -> None:
     """Evaluate a model: panoptic quality, average precision and mean IoU, in percent.
 
@@ -197,6 +199,7 @@ def evaluate(
             device=device,
             dtype=dtype,
             official_settings=official_settings,
+            batch_size=batch_size,
             progress=tell,
         )
     print_scores(console, report)

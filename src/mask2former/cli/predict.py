@@ -11,6 +11,7 @@ import typer
 
 from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
+    BatchSize,
     Device,
     Dtype,
     FailedError,
@@ -106,16 +107,7 @@ def predict(
     long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
-            "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
-            "last digits.",
-            rich_help_panel="Machine",
-        ),
-    ] = 1,
+    batch_size: BatchSize = 1,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
     device: Device = "auto",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "BatchSize",
     "Device",
     "Dtype",
     "FailedError",
@@ -53,6 +54,16 @@ _NO_MODEL = (
 
 Task = Literal["panoptic", "instance", "semantic"]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel="Machine")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Send up to this many images through the network together; useful on GPUs and for small images. Only "
+        "images padded to the same size share a batch; no effect with tiles or --tta. Scores may differ in their "
+        "last digits.",
+        rich_help_panel="Machine",
+    ),
+]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Precision of the model.", show_default="as stored", rich_help_panel="Machine"),

@@ -1,23 +1,25 @@
 """Measuring a model: images and clips through a predictor, its results and their ground truth through the evaluators.
 
-:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. One image or clip at a time and no masks kept, so
-that the state of a whole data set stays small. Draws no progress and prints nothing.
+:func:`evaluate` is the call; :func:`evaluate_predictor` is its loop. It takes a few images or one clip at a time and
+keeps no masks, so that the state of a whole data set stays small. Draws no progress and prints nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast, get_args
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 import mask2former
 from mask2former.config import DatasetConfig, EvaluationConfig, MetricStyle, Task
@@ -33,6 +35,7 @@ from mask2former.evaluation.scores import Evaluation, EvaluationReport, Predicti
 from mask2former.files import check_apart, check_file, check_folder
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
+from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.metrics.build import Evaluator
 from mask2former.notes import collect_notes, sentences
@@ -65,12 +68,53 @@ def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **over
     return {"instance": predictor.clip(case.image, **ALL_CANDIDATES | overrides)}
 
 
-def _predict_or_name(
-    predictor: Predictor, case: Case, tasks: Sequence[Task], overrides: Mapping[str, Any]
-) -> Predictions:
-    """:func:`predict_case`; what fails is named and ends the evaluation, since metrics of the others are not those."""
+def _predicted(
+    predictor: Predictor,
+    cases: Sequence[Case] | Cases,
+    tasks: Sequence[Task],
+    batch_size: int,
+    overrides: dict[str, Any],
+) -> Iterator[tuple[Case, Predictions]]:
+    """Each case with its results, in order. What fails is named and ends it: metrics of the others are not those.
+
+    Images are read ahead, one at a time since readers need not bear more, and post-processed behind the network.
+    """
+    if not len(cases):
+        return
+    first = cases[0]
+    if first.is_clip:
+        for case in itertools.chain([first], (cases[index] for index in range(1, len(cases)))):
+            with _naming(case, predictor):
+                yield case, predict_case(predictor, case, tasks, **overrides)
+        return
+    read, reading = {0: first}, threading.Lock()
+
+    def image(index: int) -> UInt8[np.ndarray, "H W 3"]:
+        with reading:
+            if index not in read:
+                read[index] = cases[index]
+            found = read[index].image
+        assert isinstance(found, np.ndarray), "images and clips are not measured together"
+        return found
+
+    found = predictor.in_stages(
+        range(len(cases)), image, lambda _, __, results: results, None, tasks, batch_size, **ALL_CANDIDATES | overrides
+    )
+    for index, results in found:
+        if isinstance(results, Failure) and index not in read:
+            raise results.error
+        case = read.pop(index)
+        with _naming(case, predictor):
+            if isinstance(results, Failure):
+                raise results.error
+        yield case, results
+
+
+@contextlib.contextmanager
+def _naming(case: Case, predictor: Predictor) -> Iterator[None]:
+    """An error that says of which image or clip."""
     try:
-        return predict_case(predictor, case, tasks, **overrides)
+        yield
     except UserError:
         raise
     except Exception as error:
@@ -81,10 +125,11 @@ def _predict_or_name(
 
 def evaluate_predictor(
     predictor: Predictor,
-    cases: Iterable[Case],
+    cases: Sequence[Case] | Cases,
     tasks: Sequence[Task],
     metrics: EvaluationConfig | None = None,
     *,
+    batch_size: int = 1,
     style: MetricStyle = "coco",
     results: ResultWriter | None = None,
     observe: Callable[[Case, Mapping[Task, Segmentation]], None] | None = None,
@@ -97,10 +142,11 @@ def evaluate_predictor(
 
     Args:
         predictor: what is measured, on its device and with its settings.
-        cases: images or clips with ground truth; only one is in memory at a time. Those without annotations have
-            results, but no metrics.
+        cases: images or clips with ground truth; only one clip, or about ``3 * batch_size`` images and four more, is in
+            memory at a time. Those without annotations have results, but no metrics.
         tasks: all predicted in one pass.
         metrics: the options of the metrics.
+        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         style: whose rules count; ground truth must have the form that these expect.
         results: also gets the results of its task, which must be among ``tasks``.
         observe: shown every image with what a user gets of its results, for instance :meth:`Gallery.add`.
@@ -120,8 +166,8 @@ def evaluate_predictor(
 
     evaluation, groups, sizes = empty(), defaultdict[str, Evaluation](empty), Counter[str]()
     start, done, measured = time.perf_counter(), 0, 0
-    for done, case in enumerate(cases, start=1):
-        predictions = _predict_or_name(predictor, case, chosen, overrides)
+    found = _predicted(predictor, cases, chosen, batch_size, overrides)
+    for done, (case, predictions) in enumerate(found, start=1):
         if case.ground_truths:
             evaluation.add(predictions, case.ground_truths)
             measured += 1
@@ -135,9 +181,9 @@ def evaluate_predictor(
             shown = {task: predicted(result, predictor.settings) for task, result in predictions.items()}
             observe(case, shown)  # pyright: ignore[reportArgumentType]
         progress(done)
-    found, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
+    figures, rows = (evaluation.compute(), evaluation.per_class()) if measured else ({}, {})
     by_group = {name: (groups[name].compute(), sizes[name]) for name in sorted(groups)}
-    return EvaluationReport(found, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
+    return EvaluationReport(figures, rows, done, time.perf_counter() - start, evaluation.evaluators, by_group)
 
 
 # --- the call --------------------------------------------------------------------------------------------------------
@@ -167,6 +213,7 @@ def evaluate(
     device: str | None = None,
     dtype: str | None = None,
     official_settings: bool = False,
+    batch_size: int = 1,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Measure a model on images or clips; what ``mask2former evaluate`` does.
@@ -193,6 +240,7 @@ def evaluate(
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
         official_settings: see :meth:`Predictor.from_pretrained`.
+        batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         progress: told the step, and how many images or clips of how many are done.
 
     Returns:
@@ -224,7 +272,9 @@ def evaluate(
         samples, options = opened.samples, _options(metrics, given, opened.evaluation)
         if is_clip := isinstance(samples, MeasuredClips):
             chosen = _clip_tasks(samples, requested)
-            _check_clips(samples, chosen, given, {"views": views, "report": report, "by": source.by}, results)
+            others = {"views": views, "report": report, "by": source.by}
+            others |= {"batch_size": batch_size if batch_size > 1 else None}
+            _check_clips(samples, chosen, given, others, results)
         else:
             group_of = source.groups()
             chosen = _image_tasks(predictor(), samples, requested)
@@ -255,6 +305,7 @@ def evaluate(
             observe=None if gallery is None else gallery.add,
             group_of=group_of,
             others=evaluators,
+            batch_size=batch_size,
             progress=lambda done: progress("evaluating", done, len(cases)),
             **overrides,
         )
