@@ -14,13 +14,14 @@ import lightning
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 
 from mask2former.config import RunConfig, TrainerConfig
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.text import printable
 from mask2former.training.checkpointing import WholeFiles
 from mask2former.training.cluster import TIMEOUT, Rank
+from mask2former.training.meeting import Joining
 from mask2former.training.resume_point import ResumePoint
 from mask2former.training.sharding import Sharded
 
@@ -93,7 +94,7 @@ def _strategy(trainer: TrainerConfig, rank: Rank) -> Strategy | Literal["auto"]:
     """Of several ranks, one that does not wait for ever; in a notebook, where Lightning forks, its own choice."""
     if trainer.strategy == "fsdp":
         return Sharded(timeout=TIMEOUT)
-    return "auto" if rank.world_size == 1 or hasattr(sys, "ps1") else DDPStrategy(timeout=TIMEOUT)
+    return "auto" if rank.world_size == 1 or hasattr(sys, "ps1") else Joining(timeout=TIMEOUT)
 
 
 def _check_devices(trainer: TrainerConfig) -> None:
