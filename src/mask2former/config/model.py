@@ -341,6 +341,9 @@ class ModelConfig(ArchitectureConfig):
     init_partial: bool = (
         False  # take what fits: other classes, queries and windows; the run says what is newly initialised
     )
+    # classes of the initial model: all of them or, with init_partial, a new class head; by-name: classes of the same
+    # name keep what they have learned, the others are newly initialised
+    init_classes: Literal["all", "by-name"] = "all"
 
     @model_validator(mode="after")
     def _can_do_its_tasks(self) -> Self:

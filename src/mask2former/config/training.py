@@ -29,6 +29,8 @@ class CriterionConfig(Strict):
     mask_weight: NonNegativeFloat = 5.0
     dice_weight: NonNegativeFloat = 5.0
     no_object_weight: NonNegativeFloat = 0.1
+    # in the class loss, of classes by name (others weigh 1), or so that all classes count the same: balanced
+    class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = None
     # how pixels of masks are compared: binary cross-entropy, or its focal form, which MaskFormer has
     mask_loss: Literal["bce", "focal"] = "bce"
     # where masks are compared, for matching and for the loss: at points, or at all pixels (Mask2Former, Table 5)
@@ -58,12 +60,14 @@ class OptimConfig(Strict):
     warmup_steps: NonNegativeInt = 0
     warmup_factor: NonNegativeFloat = 1.0
     ema_decay: Decay = 0.0  # 0: off
+    freeze: tuple[str, ...] = ()  # parts of the model that do not learn, for instance [backbone]
 
 
 class TrainerConfig(Strict):
     """How long, how precise, on what."""
 
     max_steps: PositiveInt = 1000
+    max_hours: PositiveFloat | None = None  # after which this start of the run stops with a checkpoint to resume from
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with loss scaling, as published
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, gt=0, le=limits.WORKERS)  # of each machine

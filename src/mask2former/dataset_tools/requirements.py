@@ -68,6 +68,8 @@ def check_run(config: RunConfig) -> None:
         if trainer.precision == "fp16" or trainer.channels_last:
             what = "precision fp16" if trainer.precision == "fp16" else "channels_last"
             raise UserError(f"trainer.strategy fsdp does not go with trainer.{what}; set it to another, or use ddp")
+        if config.optim.freeze:
+            raise UserError("trainer.strategy fsdp does not go with optim.freeze; set the strategy to ddp")
     inference, evaluation = config.model.inference, config.evaluation
     if evaluation.monitor.split("/")[0] not in evaluation.tasks:
         raise UserError(f"evaluation.monitor '{evaluation.monitor}' is of none of evaluation.tasks {evaluation.tasks}")

@@ -34,7 +34,7 @@ from mask2former.ops.resizing import resize_masks
 from mask2former.structures.outputs import MaskOutput
 from mask2former.structures.samples import Target
 
-__all__ = ["Criterion", "LossTerm", "Losses", "MatchedDepth", "SampledMasks"]
+__all__ = ["Criterion", "LossTerm", "Losses", "MatchedDepth", "SampledMasks", "checked_weights"]
 
 _DEFAULT = CriterionConfig()
 
@@ -113,6 +113,7 @@ class Criterion(nn.Module):
         num_classes: K; targets are in 0..K-1, K stands for "no object".
         class_weight, mask_weight, dice_weight: of the published terms, and of the matching costs.
         no_object_weight: of queries without a target in the class loss.
+        class_weights: of queries with a target in the class loss, by class; None: 1.
         mask_loss: ``bce``, or ``focal``, in the loss and the matching costs.
         match_on, loss_on: ``points``, or ``masks``: all pixels. Costs are then of every pixel of the predicted masks,
             losses of every pixel of the targets, to whose size predictions are resized.
@@ -141,6 +142,7 @@ class Criterion(nn.Module):
         oversample_ratio: float = _DEFAULT.oversample_ratio,
         importance_sample_ratio: float = _DEFAULT.importance_sample_ratio,
         terms: Sequence[LossTerm] = (),
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -151,6 +153,7 @@ class Criterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
         self.no_object_weight = no_object_weight
+        self.class_weights = checked_weights(class_weights, num_classes)
         self.terms = (
             LossTerm("loss_ce", class_weight, self.class_loss),
             LossTerm("loss_mask", mask_weight, _MASK_LOSSES[mask_loss]),
@@ -247,6 +250,8 @@ class Criterion(nn.Module):
             wanted[row, queries] = target.labels[chosen]
         weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
+        if self.class_weights is not None:
+            weights[:-1] = weights.new_tensor(self.class_weights)
         return F.cross_entropy(logits.transpose(1, 2), wanted, weights)
 
     def _sample(self, matched: MatchedDepth, draw: _Draws) -> SampledMasks:
@@ -269,6 +274,19 @@ class Criterion(nn.Module):
             target = torch.cat([sample_masks(clip.flatten(0, 1), row, piece) for clip, row, piece in pieces])
         logits = sample_points(predicted, points).squeeze(1)
         return SampledMasks(logits, target, None if known is None else known(points).to(logits.dtype))
+
+
+def checked_weights(class_weights: Sequence[float] | None, num_classes: int) -> tuple[float, ...] | None:
+    """As they were given.
+
+    Raises:
+        UserError: another number of them than of classes.
+    """
+    if class_weights is not None and len(class_weights) != num_classes:
+        raise UserError(
+            f"there are {len(class_weights)} class weights for {num_classes} classes; expected one for each"
+        )
+    return None if class_weights is None else tuple(class_weights)
 
 
 def mask_loss(matched: MatchedDepth) -> Float[Tensor, ""]:

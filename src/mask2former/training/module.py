@@ -32,6 +32,7 @@ from mask2former.text import terminal_line
 from mask2former.training.checkpointing import at_step, plain
 from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
+from mask2former.training.freezing import Frozen
 from mask2former.training.memory import estimate_memory
 from mask2former.training.optim import build_optimizer, learning_rate_factor, regrouped
 from mask2former.training.sharding import check_gradients, gathered, shard, whole
@@ -60,7 +61,13 @@ class TrainingModule(lightning.LightningModule):
     stored_optim: OptimConfig | None = None
     validation_due: bool = False
 
-    def __init__(self, model: Mask2Former, config: RunConfig, criterion: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        model: Mask2Former,
+        config: RunConfig,
+        criterion: nn.Module | None = None,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
@@ -68,7 +75,10 @@ class TrainingModule(lightning.LightningModule):
         architecture = model.info.architecture
         of_pixels = architecture is not None and architecture.transformer_decoder.queries is None
         classes = len(model.info.known_categories)
-        self.criterion = criterion or build_criterion(classes, config.criterion, of_pixels=of_pixels)
+        self.criterion = criterion or build_criterion(
+            classes, config.criterion, of_pixels=of_pixels, class_weights=class_weights
+        )
+        self.frozen = Frozen(model, config.optim.freeze)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)
@@ -80,6 +90,7 @@ class TrainingModule(lightning.LightningModule):
         return build_optimizer(self.model, self.config.optim)
 
     def on_train_start(self) -> None:
+        self.frozen.eval()  # not before: Lightning would warn; after a validation it brings the modes back
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it)
         batch, images = data.sample_batch().to(self.device), batch_size_per_device(self.config)
         validate = self._validate_first if data.is_measured else None  # a fault of it is seen now, not after hours
@@ -283,7 +294,9 @@ class TrainingModule(lightning.LightningModule):
         self.instance_threshold = checkpoint.get("instance_threshold")
         if self.stored_optim is not None and self.stored_optim != self.config.optim:
             states, now = checkpoint["optimizer_states"], self.config.optim
-            checkpoint["optimizer_states"] = [regrouped(one, self.model, self.stored_optim, now) for one in states]
+            checkpoint["optimizer_states"] = [
+                regrouped(one, self.model, self.stored_optim, now, self.frozen.names) for one in states
+            ]
         if self.average is not None and "average" in checkpoint:
             self.average.load_state_dict(checkpoint["average"])
         elif self.average is not None:  # switched on where a run goes on: from the weights that it has

@@ -22,6 +22,7 @@ from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import terminal_line
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, loaded
+from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
@@ -37,6 +38,7 @@ from mask2former.training.resume import LastState, check_objects, compare, diges
 from mask2former.training.resume_point import ResumePoint, put_best_in_place, resume_point
 from mask2former.training.start import initial_model, with_start
 from mask2former.training.stopping import Stopping, explained
+from mask2former.training.time_limit import TimeLimit
 from mask2former.training.trainer import build_trainer, quiet
 
 __all__ = ["TrainingResult", "train"]
@@ -77,7 +79,8 @@ def train(
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
-        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was.
+        KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was. Or
+            ``trainer.max_hours`` are over, and the last checkpoint is of the last step.
         MemoryError: the device or the machine is too small; the message names the settings that help.
         ChildProcessError: a process that reads samples died of another cause, or another rank of the run is gone.
         OSError: a file cannot be written, for instance on a full disk; the message names it.
@@ -92,6 +95,7 @@ def train(
         raise UserError(f"nothing to resume: {last} does not exist{where}; start the run without resuming")
     check_links(directory)
     stopping = Stopping()
+    limit = None if config.trainer.max_hours is None else TimeLimit(config.trainer.max_hours)
     with locked(directory) as notes, stopping.listening(), quiet():
         if not resume and last.exists() and not overwrite:
             raise UserError(f"{directory} holds a run; resume it, choose another output, or pass overwrite")
@@ -116,7 +120,13 @@ def train(
 
         model, is_measurable = initial_model(config, objects.model, data.categories, start, past)
         data.num_queries = getattr(model.transformer_decoder, "num_queries", None)
-        module = TrainingModule(model, config, objects.criterion)
+        if objects.criterion is not None and config.criterion.class_weights is not None:
+            raise UserError("criterion.class_weights is for the built-in criterion, and another one was given")
+        weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
+        notes += said
+        module = TrainingModule(model, config, objects.criterion, weights)
+        if config.optim.freeze:
+            notes.append(str(module.frozen))
         names, license = objects.names(), model.info.license
         module.record = record_of(config, data.categories, num_samples, license, digest, names, data.unit)
         module.stored_optim = past.config.optim if past is not None else None
@@ -132,6 +142,7 @@ def train(
             start_value=point.start_value,
             step=point.step,
             is_due=point.is_due,
+            limit=limit,
         )
         patience = _patience(config, point)
         bar = StepProgressBar(config.trainer.max_steps, config.trainer.log_interval)
@@ -148,7 +159,7 @@ def train(
         ours = [stopping, meeting, keep, bar, *([] if patience is None else [patience])]
         logs = [table, *loggers]
         trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
-        with explained(trainer, config, last if resume else None, rank):
+        with explained(trainer, config, last if resume else None, rank), module.frozen.held():
             if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
