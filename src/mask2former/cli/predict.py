@@ -22,7 +22,9 @@ from mask2former.cli.shared import (
     Task,
     TrainedFor,
     ValueRange,
+    ValueRule,
     Weights,
+    chosen_range,
     count,
     named_model,
     tasks_of,
@@ -106,6 +108,7 @@ def predict(
     long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
+    value_rule: ValueRule = None,
     batch_size: Annotated[
         int,
         typer.Option(
@@ -219,7 +222,7 @@ def predict(
         "short_edge": short_edge,
         "long_edge": long_edge,
         "official_settings": official_settings or None,
-        "value_range": value_range,
+        "value_range": chosen_range(value_range, value_rule),
         "tile": tile,
     }
     shared: dict[str, Any] = {
