@@ -42,6 +42,7 @@ HOMES = {
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "tensorboard": ("training/",),
+    "tifffile": ("data/tiff_files.py",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
@@ -66,6 +67,7 @@ OPTIONAL = {
     "ray": "ray",
     "starlette": "serve",
     "tensorboard": "train",
+    "tifffile": "microscopy",
     "transformers": "test",
     "uvicorn": "serve",
 }

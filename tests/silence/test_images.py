@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -238,10 +239,10 @@ ROWS: dict[str, Row] = {
     "8 in 16, RGB": Row(png_16(bands(*[whole(255)] * 3)), BYTES * 0, note="are black, since all upper 8 bits"),
     "8 in 16, LA": Row(png_16(bands(whole(255), 65535)), BYTES * 0, note="are black, since"),
     "8 in 16, RGBA": Row(png_16(bands(*[whole(255)] * 3, 65535)), BYTES * 0, note="are black, since"),
-    "8 in 16, RGB TIFF": Row(tiff(bands(*[whole(255)] * 3), 2), BYTES * 0, note="are black, since"),
+    "8 in 16, RGB TIFF": Row(tiff(bands(*[whole(255)] * 3), 2), BYTES, note="read as 8 bits"),
     "8 in 16 with their range": Row(
         png_16(bands(*[whole(255)] * 3)),
-        refused=r"\(0, 255\); convert it to 8 bits",
+        refused=r"\(0, 255\); convert them to 8 bits",
         settings={"value_range": (0, 255)},
     ),
     "a range of lower bits": Row(
@@ -282,9 +283,59 @@ ROWS: dict[str, Row] = {
     "12 bits, SGI": Row(
         save(Image.fromarray(BYTES // 16).convert("RGB"), "a.sgi", bpc=2), BYTES // 16 * 17, note=r"\(12 bits"
     ),
-    "16-bit colours in planes": Row(
-        tiff(bands(*[whole(65535)] * 3), 2, planar=2), refused=r"t\.tif' is a TIFF of 16-bit colours in separate planes"
+    "16-bit colours in planes": Row(tiff(bands(*[whole(65535)] * 3), 2, planar=2), BYTES),
+    "16-bit colours by their lower bits": Row(
+        tiff(bands(*[whole(255)] * 3), 2), BYTES, settings={"value_range": (0, 255)}
     ),
+    # rules
+    "rule auto": Row(save(whole(1023), "a.tif"), BYTES, note="read as 10 bits", settings={"value_range": "auto"}),
+    "rule full, 16 bits": Row(save(whole(65535), "a.png"), BYTES, settings={"value_range": "full"}),
+    "rule full, 10 in 16": Row(save(whole(1023), "a.png"), BYTES // 64, settings={"value_range": "full"}),
+    "rule full, 10 in 16 colours": Row(
+        tiff(bands(*[whole(1023)] * 3), 2), BYTES // 64, settings={"value_range": "full"}
+    ),
+    "rule full, 10 in 16 colours of PNG": Row(
+        png_16(bands(*[whole(1023)] * 3)), BYTES // 64, settings={"value_range": "full"}
+    ),
+    "rule full, 12 bits": Row(twelve_bits, BYTES // 4, settings={"value_range": "full"}),
+    "rule full, signed": Row(tiff(whole(32767, np.int16), 1, 2), 128 + BYTES // 2, settings={"value_range": "full"}),
+    "rule full, 32 bits": Row(tiff((RAMP * (2**32 - 1)).astype(np.uint32), 1), BYTES, settings={"value_range": "full"}),
+    "rule full, PGM": Row(save(whole(65535), "a.pgm"), BYTES, settings={"value_range": "full"}),
+    "rule full, bytes": Row(BYTES // 2, BYTES // 2, settings={"value_range": "full"}),
+    "rule full, int64": Row(whole(9, np.int64), 128 + BYTES * 0, settings={"value_range": "full"}),
+    "rule full, floats": Row(
+        save(RAMP.astype(np.float32), "f.tif"), refused="floats, which have no full", settings={"value_range": "full"}
+    ),
+    "rule percentile": Row(
+        save(whole(40000) + 20000, "a.tif"),
+        np.clip((RAMP - 0.005) / 0.99, 0, 1) * 255,
+        note=r"percentiles 0\.5 and 99\.5 .*a\.tif' \(2\.02e\+04 to 5\.98e\+04\)",
+        settings={"value_range": "percentile"},
+    ),
+    "rule percentile, floats": Row(
+        spread(9000) - 4000,
+        np.clip((RAMP - 0.005) / 0.99, 0, 1) * 255,
+        note="percentiles",
+        settings={"value_range": "percentile"},
+    ),
+    "rule percentile, one value": Row(
+        np.full((H, W), 7.0), BYTES * 0, note=r"\(7 to 7\)", settings={"value_range": "percentile"}
+    ),
+    "rule percentile, bytes": Row(BYTES // 2, BYTES // 2, settings={"value_range": "percentile"}),
+    "rule percentile, booleans": Row(RAMP > 0.5, (RAMP > 0.5) * 255, settings={"value_range": "percentile"}),
+    "rule percentile, not finite": Row(
+        with_one(spread(9), np.nan), refused="not finite", settings={"value_range": "percentile"}
+    ),
+    "rule percentile, colours and alpha": Row(
+        bands(*[whole(900)] * 3, 65535),
+        np.clip((RAMP - 0.005) / 0.99, 0, 1) * 255,
+        note="percentiles",
+        settings={"value_range": "percentile"},
+    ),
+    "rule percentile, colours of PNG": Row(
+        png_16(bands(*[whole(65535)] * 3)), note="percentiles", settings={"value_range": "percentile"}
+    ),
+    "no rule": Row(spread(9), refused="auto, full or percentile, got 'best'", settings={"value_range": "best"}),
     "8-bit colours in planes": Row(tiff(bands(*[BYTES] * 3, kind=np.uint8), 2, planar=2), BYTES),
     "one transparent colour of 16 bits": Row(
         png_16(bands(*[whole(65535)] * 3), (0, 0, 0)), BYTES, note="one transparent colour"
@@ -382,6 +433,20 @@ def test_pixels(tmp_path: Path, name: str) -> None:
         assert re.search(row.note, found), found
     else:
         assert not found
+
+
+def test_without_the_extra_less_is_read_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    colors = tiff(bands(*[whole(255)] * 3), 2)(tmp_path)
+    with collect_notes() as notes:
+        assert not read_image(colors).any()
+    assert re.search(r"are black, since .*mask2former\[microscopy\]", "\n".join(sentences(notes)))
+    planes = tiff(bands(*[whole(65535)] * 3), 2, planar=2)(tmp_path)
+    with pytest.raises(UserError, match=r"t\.tif' is a TIFF of 16-bit colours in separate .*mask2former\[microscopy\]"):
+        read_image(planes)
+    floats = tiff(RAMP, 1, 3)(tmp_path)
+    with pytest.raises(UserError, match=r"unusual kind .*mask2former\[microscopy\]"):
+        read_image(floats)
 
 
 def test_overshoot_of_resampling_changes_nothing_else() -> None:

@@ -23,7 +23,9 @@ from mask2former.cli.shared import (
     Task,
     TrainedFor,
     ValueRange,
+    ValueRule,
     Weights,
+    chosen_range,
     count,
     named_model,
     tasks_of,
@@ -107,6 +109,7 @@ def predict(
     long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
+    value_rule: ValueRule = None,
     batch_size: BatchSize = 1,
     tta: Tta = False,
     tta_sizes: TtaSizes = None,
@@ -211,7 +214,7 @@ def predict(
         "short_edge": short_edge,
         "long_edge": long_edge,
         "official_settings": official_settings or None,
-        "value_range": value_range,
+        "value_range": chosen_range(value_range, value_rule),
         "tile": tile,
     }
     shared: dict[str, Any] = {

@@ -12,7 +12,7 @@ import typer
 
 from mask2former.cli.names import complete_model, complete_recipe
 from mask2former.cli.terminal import progress_bar
-from mask2former.errors import FailedError, UserError
+from mask2former.errors import FailedError, OptionError, UserError
 from mask2former.progress import DOWNLOADING, Progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ __all__ = [
     "Task",
     "TrainedFor",
     "ValueRange",
+    "ValueRule",
     "Weights",
+    "chosen_range",
     "count",
     "fetch_weights",
     "named_model",
@@ -125,6 +127,27 @@ ValueRange = Annotated[
         rich_help_panel="Settings",
     ),
 ]
+ValueRule = Annotated[
+    Literal["auto", "full", "percentile"] | None,
+    typer.Option(
+        "--value-rule",
+        help="Instead of --value-range: as each file says (auto), all values of its type (full), or the percentiles "
+        "0.5 and 99.5 of each image.",
+        show_default="as in training, or auto",
+        rich_help_panel="Settings",
+    ),
+]
+
+
+def chosen_range(value_range: tuple[float, float] | None, value_rule: str | None) -> tuple[float, float] | str | None:
+    """The setting ``value_range``, which takes two numbers or the name of a rule.
+
+    Raises:
+        OptionError: both are given.
+    """
+    if value_range is not None and value_rule is not None:
+        raise OptionError(lambda name: f"{name('value_range')} and {name('value_rule')} exclude each other; give one")
+    return value_range or value_rule
 
 
 class StoppedError(Exception):

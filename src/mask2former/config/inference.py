@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from mask2former import limits
 from mask2former.config.fields import (
@@ -54,14 +55,22 @@ class InferenceConfig(Strict):
     # another side, where the median of its objects has another one. 0: tiles of one side for all images
     diameter: NonNegativeFloat = 0.0
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
-    # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
-    value_range: tuple[float, float] | None = None
+    # 12 bits; full: those of as many bits as there are; percentile: 0.5 % and 99.5 % of the values of each image.
+    # None, or auto: as the file says, else inferred from the values (see data/images.py)
+    value_range: tuple[float, float] | Literal["full", "percentile"] | None = None
 
-    @model_validator(mode="after")
-    def _rising(self) -> InferenceConfig:
-        if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
-            raise ValueError(f"value_range must be two rising numbers, black and white, got {self.value_range}")
-        return self
+    @field_validator("value_range", mode="before")
+    @classmethod
+    def _known_range(cls, value: Any) -> Any:
+        if value is None or value in ("auto", "full", "percentile"):
+            return None if value == "auto" else value
+        with contextlib.suppress(TypeError, ValueError):
+            black, white = (float(number) for number in value)
+            if -math.inf < black < white < math.inf:
+                return black, white
+        raise ValueError(
+            f"value_range must be two rising numbers, black and white, or auto, full or percentile, got {value!r}"
+        )
 
     @model_validator(mode="before")
     @classmethod

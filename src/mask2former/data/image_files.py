@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import struct
 import warnings
@@ -19,16 +20,24 @@ from PIL import Image, UnidentifiedImageError
 
 from mask2former import limits
 from mask2former.data.archives import File
+from mask2former.data.tiff_files import EXTRA as TIFF_EXTRA
+from mask2former.data.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
 from mask2former.documents import check_regular, read_bytes
-from mask2former.errors import UserError
+from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
-from mask2former.pixels import without_warnings
+from mask2former.pixels import CHOSEN_PAGE, StoredImage, count_pages, without_warnings
 from mask2former.text import printable
 
-__all__ = ["FORMATS", "ImageFile", "NamedBytes", "PixelLimitError", "open_image"]
+__all__ = ["FORMATS", "ImageFile", "ImagePage", "NamedBytes", "PixelLimitError", "num_pages", "open_file", "open_image"]
 
 # Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is said in errors
 
 
 class PixelLimitError(UserError):
@@ -58,17 +67,74 @@ class NamedBytes:
         return self.content
 
 
-ImageFile = File | NamedBytes
+@dataclass(frozen=True, slots=True)
+class ImagePage:
+    """One page, frame or plane of an image file.
+
+    Attributes:
+        file: the whole file.
+        number: of the page, from 1.
+    """
+
+    file: File | NamedBytes
+    number: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= limits.IMAGE_PAGES:
+            raise UserError(f"pages have numbers from 1 to {limits.IMAGE_PAGES}, got {self.number}")
+
+    def __str__(self) -> str:
+        return f"{self.file} (page {self.number})"
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+
+ImageFile = File | NamedBytes | ImagePage
 
 
 @contextlib.contextmanager
 def open_image(file: ImageFile) -> Iterator[Image.Image]:
-    """An image file, not decoded yet; whatever is wrong with it while it is open becomes one sentence.
+    """An image file that Pillow reads, not decoded yet; whatever is wrong with it while it is open is one sentence.
 
     Raises:
         UserError: the file is missing, no regular file, empty, cut short, in a format that is not read, larger than
             Pillow's safety limit (:class:`PixelLimitError`) or than the limits of :mod:`mask2former.limits`.
     """
+    with _opened(file, pillow_alone=True) as image:
+        assert isinstance(image, Image.Image)
+        yield image
+
+
+@contextlib.contextmanager
+def open_file(file: ImageFile) -> Iterator[Image.Image | StoredImage]:
+    """Like :func:`open_image`, also by the readers of optional packages.
+
+    Raises:
+        UserError: see :func:`open_image`; or the package that reads it is not installed.
+    """
+    with _opened(file, pillow_alone=False) as image:
+        yield image
+
+
+def num_pages(file: ImageFile) -> int:
+    """How many pages, frames or planes a file has, counted up to ``limits.IMAGE_PAGES``; of one page: 1.
+
+    Raises:
+        UserError: see :func:`open_file`.
+    """
+    if isinstance(file, ImagePage):
+        return 1
+    with open_file(file) as image:
+        return image.num_pages() if isinstance(image, StoredImage) else count_pages(image)
+
+
+@contextlib.contextmanager
+def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | StoredImage]:
+    page = None
+    if isinstance(file, ImagePage):
+        file, page = file.file, file.number - 1
     if isinstance(file, Path):
         size = check_regular(file, "image")
         check_limit(f"the image '{file}' has bytes:", size, limits.IMAGE_BYTES, "is it the right file?")
@@ -83,7 +149,12 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
     try:
         with without_warnings():  # what matters is checked here; damaged metadata does not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content, formats=FORMATS) as image:
+            with contextlib.ExitStack() as stack:
+                image = None if pillow_alone else _of_other_reader(stack, content, str(file), page)
+                if image is None:
+                    image = stack.enter_context(_of_pillow(content))
+                    if page is not None:
+                        _seek(image, page, str(file))
                 check_limit(f"'{file}' has a side of pixels:", max(image.size), limits.IMAGE_SIDE, "cut it into parts")
                 yield image
     except UserError:
@@ -103,6 +174,43 @@ def open_image(file: ImageFile) -> Iterator[Image.Image]:
     except Exception as error:
         reason = printable(str(error), 200)
         raise UserError(f"'{file}' is damaged or cut short and cannot be decoded: {reason}") from error
+
+
+def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
+    return Image.open(content, formats=FORMATS)
+
+
+def _of_other_reader(
+    stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None
+) -> StoredImage | None:
+    """The image by the reader of an optional package; None where Pillow reads it as well, or the package is missing."""
+    if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page):
+        return stack.enter_context(open_tiff(content, name, page))
+    return None
+
+
+def _is_for_pillow(content: Path | io.BytesIO, page: int | None) -> bool:
+    """Whether Pillow reads this page of a TIFF, and all of it."""
+    try:
+        with _of_pillow(content) as image:
+            if page:
+                image.seek(page)
+            return not is_for_tifffile(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return True  # and says so
+    except Exception:  # of whatever kind: tifffile tells what is damaged
+        return False
+
+
+def _seek(image: Image.Image, page: int, name: str) -> None:
+    try:
+        image.seek(page)
+    except EOFError as error:
+        count = count_pages(image)
+        if page < count:  # of planes behind a page
+            raise MissingExtraError("tifffile", TIFF_EXTRA) from error
+        raise UserError(f"'{name}' has no page {page + 1}; it has {count}") from error
+    image.info[CHOSEN_PAGE] = page
 
 
 def _start_of(content: Path | io.BytesIO, count: int = 24) -> bytes:
@@ -135,8 +243,10 @@ def _check_pnm(name: str, start: bytes) -> None:
 def _expected(content: Path | io.BytesIO) -> str:
     """What to do about a file that is not opened, by its first bytes."""
     start = _start_of(content)
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "it is a TIFF of an unusual kind (bands, bits or compression); save it as 8-bit or 16-bit grey, or RGB"
+    if start[:4] in _TIFF:
+        help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which reads more"
+        kind = "it is a TIFF of an unusual kind (bands, bits or compression)"
+        return f"{kind}; save it as 8-bit or 16-bit grey, or RGB{help}"
     if start[4:8] == b"ftyp":
         kind = printable(start[8:12].decode("latin-1").strip().upper())
         return f"it is {kind}, whatever its name says; convert it to JPEG or PNG"

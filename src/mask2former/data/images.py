@@ -5,10 +5,12 @@ Every fault of an image ends in one :class:`UserError` that names it. Knows noth
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 import numpy as np
 import torch
@@ -17,15 +19,24 @@ from PIL import Image
 
 from mask2former.data.archives import ArchivedFile, File, Folder
 from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import ImageFile, NamedBytes, PixelLimitError, open_image
+from mask2former.data.image_files import ImageFile, ImagePage, NamedBytes, PixelLimitError, open_file
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
 from mask2former.notes import collect_notes, is_collecting, note, sentences
-from mask2former.pixels import Exif, ValueRange, orientation, rgb_of_array, rgb_of_pillow
+from mask2former.pixels import (
+    Exif,
+    StoredImage,
+    ValueRange,
+    orientation,
+    rgb_of_array,
+    rgb_of_pillow,
+    rgb_of_stored,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Exif",
+    "ImagePage",
     "ImageSource",
     "NamedBytes",
     "PixelLimitError",
@@ -39,7 +50,7 @@ __all__ = [
     "read_image",
 ]
 
-ImageSource = str | os.PathLike[str] | ArchivedFile | NamedBytes | Image.Image | np.ndarray | torch.Tensor
+ImageSource = str | os.PathLike[str] | ArchivedFile | NamedBytes | ImagePage | Image.Image | np.ndarray | torch.Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What is an image, too, but is not looked for in folders.
@@ -64,13 +75,18 @@ def read_image(
 
     Which values are black and white:
 
-    * ``value_range``, where it is given: these two become 0 and 255, what lies beyond is cut off. Bytes stay.
+    * ``value_range``, where two numbers are given: these become 0 and 255, what lies beyond is cut off. Bytes stay.
+    * ``full``: the smallest and largest value of the type, or of as many bits as the file says. Not for floats.
+    * ``percentile``: 0.5 % and 99.5 % of the values of each image, of all colours together (noted).
+    * ``auto``, as without ``value_range``: what follows.
     * Bytes are 0..255.
     * Integers of up to 16 bits in wider files and uint16 arrays: 0 to the largest value of as many bits as the file
       says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
       fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred. Signed
       files end at 15 bits, or 7.
-    * 16-bit colour in files: the upper 8 bits, stretched where they hold less than their range (noted).
+    * 16-bit colour in files: as grey in TIFF files, with tifffile (the extra ``microscopy``). In others, the upper 8
+      bits, stretched where they hold less than their range (noted).
+    * Pixels that a TIFF says have no value (GDAL's nodata) are black and not among the values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
       above 1. What resampling and rounding add is cut off: at most a tenth of the range, in at most 15 % of the values
@@ -81,7 +97,7 @@ def read_image(
 
     Args:
         source: a path, a file in an archive or in memory, a Pillow image, an array or a tensor.
-        value_range: the values that become 0 and 255.
+        value_range: the values that become 0 and 255, or the name of a rule.
         exif: ``ignore`` takes the pixels as they are stored.
 
     Raises:
@@ -90,8 +106,7 @@ def read_image(
             finite or that no rule covers; 16-bit colour whose upper bits cannot show ``value_range``, or that lies in
             separate planes; a tensor without values; a Pillow image that was closed before it was decoded.
     """
-    if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
-        raise UserError(f"value_range must be two rising numbers (black, white), got {tuple(value_range)}")
+    _check_range(value_range)
     if isinstance(source, torch.Tensor):
         return _from_tensor(source, value_range)
     if isinstance(source, np.ndarray):
@@ -101,11 +116,25 @@ def read_image(
     if isinstance(source, (str, os.PathLike)):
         source = Path(os.fspath(source))
     if isinstance(source, ImageFile):
-        with open_image(source) as image:
-            return rgb_of_pillow(image, str(source), value_range=value_range, exif=exif)
+        with open_file(source) as image:
+            convert = rgb_of_stored if isinstance(image, StoredImage) else rgb_of_pillow
+            return convert(image, str(source), value_range=value_range, exif=exif)  # pyright: ignore[reportArgumentType]
     raise UserError(
         f"cannot read an image from {type(source).__name__}: expected a path, a Pillow image, an array or a tensor"
     )
+
+
+def _check_range(value_range: object) -> None:
+    if value_range is None or value_range in get_args(get_args(ValueRange)[1]):
+        return
+    try:
+        black, white = value_range  # pyright: ignore[reportGeneralTypeIssues]
+        if -math.inf < black < white < math.inf:
+            return
+    except (TypeError, ValueError):
+        pass
+    got = repr(value_range) if isinstance(value_range, str) else value_range
+    raise UserError(f"value_range must be two rising numbers (black, white), auto, full or percentile, got {got}")
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -117,7 +146,7 @@ def image_size(file: ImageFile, *, exif: Exif = "apply") -> tuple[int, int]:
     Raises:
         UserError: as :func:`open_image`.
     """
-    with open_image(file) as image:
+    with open_file(file) as image:
         width, height = image.size
         # Pillow gives the size of TIFF files turned already, and that of others as they are stored.
         turned = orientation(image) >= 5 and (exif == "apply") != (image.format == "TIFF")
@@ -166,7 +195,7 @@ def check_size(
 
 
 def _orientation_of(file: File) -> int:
-    with open_image(file) as image:
+    with open_file(file) as image:
         return orientation(image)
 
 
@@ -297,7 +326,7 @@ def _note_other_image(file: File, name: str) -> None:
 
 def _is_image(path: Path) -> bool:
     try:
-        with open_image(path):
+        with open_file(path):
             return True
     except UserError:
         return False
