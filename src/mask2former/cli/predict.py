@@ -20,6 +20,8 @@ from mask2former.cli.shared import (
     Recipe,
     ShortEdge,
     Task,
+    Tile,
+    TileOverlap,
     TrainedFor,
     ValueRange,
     Weights,
@@ -94,15 +96,8 @@ def predict(
         int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
     ] = None,
     short_edge: ShortEdge = None,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Instance: process images in tiles of this side in pixels, each resized to --short-edge; 0: no tiles.",
-            show_default="as the model was trained",
-            rich_help_panel="Settings",
-        ),
-    ] = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
     long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
@@ -221,6 +216,7 @@ def predict(
         "official_settings": official_settings or None,
         "value_range": value_range,
         "tile": tile,
+        "tile_overlap": tile_overlap,
     }
     shared: dict[str, Any] = {
         "recipe": recipe,
