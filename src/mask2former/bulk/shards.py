@@ -32,7 +32,7 @@ from mask2former.errors import FailedError, UserError
 from mask2former.inference import failures
 from mask2former.inference.pipeline import Failure
 from mask2former.inference.predictor import Predictor
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
 from mask2former.notes import collect_notes
 from mask2former.results_io.json import RECORDS
 from mask2former.structures.results import SOFTWARE

@@ -21,6 +21,8 @@ from mask2former.cli.shared import (
     Recipe,
     ShortEdge,
     Task,
+    Tile,
+    TileOverlap,
     TrainedFor,
     ValueRange,
     ValueRule,
@@ -97,15 +99,8 @@ def predict(
         int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
     ] = None,
     short_edge: ShortEdge = None,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Instance: process images in tiles of this side in pixels, each resized to --short-edge; 0: no tiles.",
-            show_default="as the model was trained",
-            rich_help_panel="Settings",
-        ),
-    ] = None,
+    tile: Tile = None,
+    tile_overlap: TileOverlap = None,
     long_edge: LongEdge = None,
     official_settings: OfficialSettings = False,
     value_range: ValueRange = None,
@@ -216,6 +211,7 @@ def predict(
         "official_settings": official_settings or None,
         "value_range": chosen_range(value_range, value_rule),
         "tile": tile,
+        "tile_overlap": tile_overlap,
     }
     shared: dict[str, Any] = {
         "recipe": recipe,

@@ -32,6 +32,8 @@ __all__ = [
     "ShortEdge",
     "StoppedError",
     "Task",
+    "Tile",
+    "TileOverlap",
     "TrainedFor",
     "ValueRange",
     "ValueRule",
@@ -109,6 +111,25 @@ ShortEdge = Annotated[
     typer.Option(help="Resize the shorter side to this many pixels; 0: do not resize.", rich_help_panel="Settings"),
 ]
 LongEdge = Annotated[int | None, typer.Option(help="Maximum of the longer side in pixels.", rich_help_panel="Settings")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Cut images into tiles of this side in pixels, segment each at --short-edge, and join the results; 0: no "
+        "tiles.",
+        show_default="as the model was trained",
+        rich_help_panel="Settings",
+    ),
+]
+TileOverlap = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Pixels that neighbouring tiles share at least: more than objects are wide where possible.",
+        show_default="a quarter of --tile",
+        rich_help_panel="Settings",
+    ),
+]
 OfficialSettings = Annotated[
     bool,
     typer.Option(

@@ -47,12 +47,12 @@ class InferenceConfig(Strict):
     # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is
     # dropped; for objects that cannot overlap. Published: they may
     non_overlapping: bool = False
-    # instances alone: side, in pixels of the image, of tiles that are segmented one by one and joined; each is
-    # resized by short_edge / tile. 0: the whole image at once, as published
+    # side, in pixels of the image, of tiles that are segmented one by one and joined; each is resized by short_edge /
+    # tile. 0: the whole image at once, as published
     tile: NonNegativeInt = 0
     tile_overlap: NonNegativeInt = 32  # pixels of the image that neighbours share at least
-    # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
-    # another side, where the median of its objects has another one. 0: tiles of one side for all images
+    # pixels: with tiles, of models of instances alone, the diameter of objects that the model was trained on; the image
+    # is cut again, into tiles of another side, where the median of its objects has another one. 0: of one side for all
     diameter: NonNegativeFloat = 0.0
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
     # 12 bits; full: those of as many bits as there are; percentile: 0.5 % and 99.5 % of the values of each image.
@@ -100,11 +100,6 @@ class InferenceConfig(Strict):
     def _some_task(self) -> InferenceConfig:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must name at least one task, each once; got {self.tasks}")
-        if self.tile and self.tasks != ("instance",):
-            raise ValueError(
-                f"tile {self.tile} is for instance models only, and this one has the tasks {', '.join(self.tasks)}; "
-                "leave it out (0), or use an instance model such as nuclei"
-            )
         if 0 < self.tile < 16:
             raise ValueError(f"tile must be 0, for whole images, or at least 16 pixels, got {self.tile}")
         if self.tile and self.tile_overlap > self.tile // 2:
@@ -116,6 +111,11 @@ class InferenceConfig(Strict):
             )
         if self.diameter and not (self.tile and self.short_edge):
             raise ValueError(f"diameter {self.diameter} is for tiles: set tile and short_edge too")
+        if self.diameter and self.tasks != ("instance",):
+            raise ValueError(
+                f"diameter {self.diameter} is for models of instances alone, and this one has the tasks "
+                f"{', '.join(self.tasks)}; leave it out (0)"
+            )
         return self
 
     def official(self) -> InferenceConfig:

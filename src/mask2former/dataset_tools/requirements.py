@@ -78,14 +78,14 @@ def check_run(config: RunConfig) -> None:
             f"{config.model.transformer_decoder.name} classifies pixels, and evaluation.tasks are "
             f"{', '.join(evaluation.tasks)}; set evaluation.tasks=[semantic] and evaluation.monitor=semantic/mIoU"
         )
-    if inference.tile and evaluation.tasks != ("instance",):
-        raise UserError(
-            f"model.inference.tile is for instances, and evaluation.tasks are {', '.join(evaluation.tasks)}; set "
-            "evaluation.tasks=[instance] and evaluation.monitor=instance/AP"
-        )
     if (inference.tile or inference.non_overlapping) and isinstance(config.data.dataset, ClipSampling):
         raise UserError(
             "model.inference.tile and non_overlapping are for images, and the data are clips; leave them out"
+        )
+    if others := [task for task in evaluation.tasks if task not in inference.tasks]:
+        raise UserError(
+            f"evaluation.tasks are {', '.join(evaluation.tasks)}, and the model does not predict {others[0]}: "
+            f"model.inference.tasks are {', '.join(inference.tasks)}; make the two agree"
         )
 
 

@@ -212,9 +212,9 @@ def evaluate(
     weights: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    official_settings: bool = False,
     batch_size: int = 1,
     progress: Progress = silent,
+    **settings: Any,
 ) -> EvaluationReport:
     """Measure a model on images or clips; what ``mask2former evaluate`` does.
 
@@ -239,9 +239,10 @@ def evaluate(
         weights: see :meth:`Predictor.from_pretrained`.
         device: see :class:`Predictor`.
         dtype: see :class:`Predictor`.
-        official_settings: see :meth:`Predictor.from_pretrained`.
         batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         progress: told the step, and how many images or clips of how many are done.
+        settings: inference settings that replace the stored ones, as of :meth:`Predictor.from_pretrained`, for instance
+            ``tile=512``. They are recorded.
 
     Returns:
         Metrics in percent, and what they were measured on.
@@ -258,7 +259,7 @@ def evaluate(
     @functools.cache  # loaded as late as possible: data that are not there are noticed before a download
     def predictor() -> Predictor:
         loading: dict[str, Any] = {"recipe": recipe, "trained_for": trained_for, "weights": weights}
-        loading |= {"official_settings": True} if official_settings else {}
+        loading |= settings
         return open_predictor(model, device=device, dtype=dtype, views=views, quiet=True, progress=progress, **loading)
 
     requested = (tasks,) if isinstance(tasks, str) else tuple(tasks)
@@ -317,7 +318,7 @@ def evaluate(
         **({} if source.by is None else {"by": source.by}),
         **{name: value for name, value in predictor().recorded_settings.items() if name == "tta"},
         **({} if dtype is None else {"dtype": dtype}),
-        **({"official_settings": True} if official_settings else {}),
+        **settings,
     }
     measured = replace(
         measured,

@@ -33,7 +33,7 @@ from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.pipeline import Failure, Ready
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results
@@ -201,8 +201,6 @@ def predict_files(
     if file is not None:
         check_apart(file, [model] if isinstance(model, str | Path) else [])
         check_coco_file(file, jobs, overwrite=overwrite)
-    if settings.get("tile") is not None:
-        settings = {"tile_overlap": settings["tile"] // 4} | settings
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
 from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
-from mask2former.inference.tiling import Results
+from mask2former.inference.tile_results import Results
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
-__all__ = ["PredictedImage", "ReadResults", "Shown"]
+__all__ = ["PredictedImage", "ReadResults", "ReadScores", "Shown"]
 
 ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
 """Post-processing of one image: from tasks and settings to results."""
+
+
+class ReadScores(Protocol):
+    """The same of an image that was seen as a whole, whose class scores can be read, too."""
+
+    def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results: ...
+    def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
+        """Class scores of each pixel, for which the image was predicted for the task semantic."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

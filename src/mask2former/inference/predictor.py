@@ -14,26 +14,28 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mask2former import checkpoints, limits, postprocessing
 from mask2former.config import InferenceConfig, Task, TrackingConfig, parse
 from mask2former.data.frames import Frames, FrameSource, open_frames
 from mask2former.data.images import ImageSource, read_image
+from mask2former.data.regions import ArrayRegions, Regions
 from mask2former.data.transforms import frame_size, resize_clip, resize_image, shortest_edge_size
 from mask2former.errors import OptionError, UserError
 from mask2former.inference.devices import choose_device, choose_dtype, retried, with_room
 from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
-from mask2former.inference.predicted_image import PredictedImage, ReadResults, Shown
+from mask2former.inference.predicted_image import PredictedImage, ReadResults, ReadScores, Shown
 from mask2former.inference.settings import choose_tasks, for_whole_frames, override
-from mask2former.inference.tiling import Results, segment_in_tiles
+from mask2former.inference.tile_results import Results, TilePrediction
+from mask2former.inference.tiling import PackedResults, segment_in_tiles
 from mask2former.inference.tracking import choose_tracking, track_frames
 from mask2former.limits import check_limit
 from mask2former.memory import refusing_lack_of_memory
@@ -186,8 +188,9 @@ class Predictor:
         """
         # Checked before minutes of loading.
         chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
-        tiled = bool(overrides.get("tile") or overrides.get("diameter"))  # the settings of the model are not known yet
-        known = InferenceConfig(tasks=("instance",), tile=64) if tiled else InferenceConfig(tasks=("panoptic",))
+        # The settings of the model are not known yet.
+        by_size = bool(overrides.get("diameter"))
+        known = InferenceConfig(tasks=("instance",), tile=64) if by_size else InferenceConfig(tasks=("panoptic",))
         override(known, overrides)
         if is_exported(source):
             given = {"recipe": recipe, "tasks": tasks, "weights": weights, "model": model, "compile": compile}
@@ -449,36 +452,57 @@ class Predictor:
         """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
         with _work_on(*(shown.image for shown in images)):
             if images[0].settings.tile:
-                return [self._in_tiles(shown) for shown in images]
+                return [self._in_tiles(shown, tasks) for shown in images]
             read = self.begin(images, tasks)
         return [partial(_with_work_on, shown.image, step) for shown, step in zip(images, read, strict=True)]
 
-    def _in_tiles(self, shown: Shown) -> ReadResults:
-        every = shown.settings.model_copy(update=ALL_CANDIDATES)
-        instances = segment_in_tiles(shown.image, self.segment, self.categories, every)
-        return lambda tasks, settings: {"instance": instances.at_least(settings.instance_threshold)}
+    def _in_tiles(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
+        packed = self.segment_regions(ArrayRegions(shown.image), tasks, shown.settings)
+        found: Results = {
+            task: result if isinstance(result, Instances) else result.unpacked() for task, result in packed.items()
+        }
 
-    def segment(
+        def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
+            return {task: predicted(found[task], settings) for task in tasks}
+
+        return read
+
+    def segment_regions(self, image: Regions, tasks: Sequence[Task], settings: InferenceConfig) -> PackedResults:
+        """The results of an image that is read tile by tile, with all candidates of instances.
+
+        Args:
+            image: of any size.
+            tasks: of the results.
+            settings: with ``tile``.
+        """
+        every = settings.model_copy(update=ALL_CANDIDATES)
+        return segment_in_tiles(image, self.predict_tiles, tasks, self.categories, every)
+
+    def predict_tiles(
         self,
         images: Sequence[UInt8[np.ndarray, "H W 3"]],
         input_size: tuple[int, int],
         tasks: Sequence[Task],
         settings: InferenceConfig,
-    ) -> list[Results]:
-        """The results of images, each at its own size: resized, through the network in one call, post-processed.
-
-        Tiling calls it for every tile.
+    ) -> list[TilePrediction]:
+        """The predictions of tiles, each at its own size: resized, through the network in one call, post-processed.
 
         Args:
             images: RGB.
             input_size: height and width that the network sees.
-            tasks: the tasks of the results.
-            settings: those of post-processing and ``resampling`` count; tiles do not.
+            tasks: of the results; of semantic there are class scores.
+            settings: those of post-processing and ``resampling`` count.
         """
         shown = [Shown(image, resize_image(image, input_size, settings.resampling), settings) for image in images]
-        return [read(tasks, settings) for read in self.begin(shown, tasks)]
+        of_objects: list[Task] = [task for task in tasks if task != "semantic"]
 
-    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
+        def read(found: ReadScores) -> TilePrediction:
+            scores = found.class_scores(settings) if "semantic" in tasks else None
+            return TilePrediction(found(of_objects, settings), scores)
+
+        return [read(found) for found in self.begin(shown, tasks)]
+
+    def begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> Sequence[ReadScores]:
         """Images through the network in one call; post-processing, at the size of each, is left to who calls the rest.
 
         Test-time augmentation overrides it.
@@ -487,14 +511,10 @@ class Predictor:
             images: that are padded to one size.
             tasks: that will be read.
         """
-
-        def read(shown: Shown, prediction: _Said, tasks: Sequence[Task], settings: InferenceConfig) -> Results:
-            return {task: self._read(prediction, shown.size_hw, task, settings) for task in tasks}
-
         found = self.predictions([to_pixels(shown.resized) for shown in images])
         if not isinstance(self.network, ModelNetwork):  # which may use its buffers again in the next call
             found = [prediction.clone() for prediction in found]
-        return [partial(read, shown, prediction) for shown, prediction in zip(images, found, strict=True)]
+        return [_Passed(self, shown.size_hw, prediction) for shown, prediction in zip(images, found, strict=True)]
 
     def predictions(self, images: Sequence[UInt8[Tensor, "*frames 3 h w"]]) -> list[_Said]:
         """The predictions of the network for images or clips that are resized already. All results come from here.
@@ -513,7 +533,10 @@ class Predictor:
                 _check_finite(prediction)
         return found
 
-    def _read(self, prediction: _Said, size: tuple[int, int], task: Task, settings: InferenceConfig) -> Segmentation:
+    def read_prediction(
+        self, prediction: _Said, size: tuple[int, int], task: Task, settings: InferenceConfig
+    ) -> Segmentation:
+        """The result of a task, at a size, from what the network says of an image."""
         with torch.inference_mode():
             return with_room(
                 lambda found: postprocessing.segmentation(found, size, self.categories, settings, task), prediction
@@ -602,6 +625,24 @@ class Predictor:
         predict = partial(self.clip_prediction, settings=settings)
         results = track_frames(predict, frames, chosen, self.categories, settings, tracking)
         return results, self._recorded(settings, tracking)
+
+
+class _Passed(NamedTuple):
+    """An image that went through the network as a whole."""
+
+    predictor: Predictor
+    size_hw: tuple[int, int]
+    prediction: _Said
+
+    def __call__(self, tasks: Sequence[Task], settings: InferenceConfig, /) -> Results:
+        read = self.predictor.read_prediction
+        return {task: read(self.prediction, self.size_hw, task, settings) for task in tasks}
+
+    def class_scores(self, settings: InferenceConfig, /) -> Float[Tensor, "K H W"]:
+        with torch.inference_mode():
+            return with_room(
+                lambda found: postprocessing.semantic_scores(found, self.size_hw, settings), self.prediction
+            )
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
     Args:
         settings: of a model or predictor.
         overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
-            task; ``tile`` sets ``diameter`` to 0, and ``max_instances`` counts things alone.
+            task; ``tile`` sets ``diameter`` to 0 and ``tile_overlap`` to a quarter of it;
+            ``max_instances`` counts things alone.
 
     Raises:
         UserError: a setting is unknown or out of range, or says what the model was trained for.
@@ -42,7 +43,8 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
     if "tasks" in overrides:
         raise UserError("'tasks' says what a model was trained for and cannot be set here; pass task=...")
     if "tile" in overrides:  # who chooses tiles gets those
-        overrides = {"diameter": 0.0} | overrides
+        overlap = overrides["tile"] // 4 if isinstance(overrides["tile"], int) else 0  # what is no number is refused
+        overrides = {"diameter": 0.0, "tile_overlap": overlap} | overrides
     if "max_instances" in overrides:  # whoever sets a number of things gets that many; as published, stuff takes some
         overrides = {"things_first": True} | overrides
     if "score_threshold" in overrides:  # one word for the threshold of every task
