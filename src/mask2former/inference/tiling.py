@@ -129,7 +129,7 @@ def segment_in_tiles(
         if shrinks:  # once only: noise that is enlarged looks like many small objects, and is enlarged the more
             break
     found = through(image, side) if result is None else result
-    return found.at_least(settings.instance_threshold)
+    return found.at_least(settings.instance_threshold, settings.class_thresholds)
 
 
 def _sample(
@@ -192,7 +192,8 @@ def _through_tiles(
     padded = (-(-height // _STRIDE) * _STRIDE) * (-(-width // _STRIDE) * _STRIDE)
     at_once = max(1, _PIXELS_AT_ONCE // padded)
     # What is a lesser candidate in one tile may be the better one of another, so all are joined first.
-    every = settings.model_copy(update={"non_overlapping": False, "instance_threshold": 0.0})
+    everything = {"non_overlapping": False, "instance_threshold": 0.0, "class_thresholds": {}}
+    every = settings.model_copy(update=everything)
 
     def found() -> Iterator[tuple[Tile, Instances]]:
         # Some after others: of each tile only the boxes of its objects are kept.
