@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import SHORT, Finished, config_of, finish, run_values, table
 from safetensors.torch import load_file
 
 from mask2former.cli import main
 from mask2former.config import RunConfig, parse
 from mask2former.data.datasets.scenes import Scenes
+from mask2former.data.transforms import class_map
 from mask2former.errors import UserError
+from mask2former.evaluation.scores import Evaluation
+from mask2former.export import export
+from mask2former.inference.predictor import Predictor
 from mask2former.models.mask2former import Mask2Former
+from mask2former.structures import Instances
 from mask2former.structures.categories import Categories
 from mask2former.structures.samples import Sample
 from mask2former.training.run import train
@@ -71,9 +80,9 @@ def test_classes_of_the_same_name_go_on_with_what_they_have_learned(
     moved = Renamed(scenes, {scenes.categories.names[0]: other, other: "cactus"})
     with pytest.raises(UserError, match=r"init_classes=by-name .* keep what they have learned"):
         train(config, train_data=moved, validation_data=moved)
-    values = config.model_dump(mode="json", exclude_unset=True) | {"output": str(tmp_path / "named")}
-    values["model"]["init_classes"] = "by-name"
-    result = train(parse(RunConfig, values, "test"), train_data=data, validation_data=data)
+    by_name = config.model.model_copy(update={"init_classes": "by-name"})
+    named = config.model_copy(update={"model": by_name, "output": str(tmp_path / "named")})
+    result = train(named, train_data=data, validation_data=data)
     said = capsys.readouterr().out
     count = len(scenes.categories)
     assert f"{count - 1} of {count} classes keep what they have learned: {scenes.categories.names[0]}, " in said
@@ -89,7 +98,8 @@ def test_what_is_frozen_keeps_weights_and_statistics_and_can_be_set_free(
     tmp_path: Path, finished_run: Finished
 ) -> None:
     """The backbone has batch norm, which would follow the images."""
-    init, frozen = finished_run.result.model, {"freeze": ["backbone", "transformer_decoder.query_features"]}
+    init = finished_run.result.model
+    frozen: dict[str, Any] = {"freeze": ["backbone", "transformer_decoder.query_features"]}
 
     def config(name: str, steps: int = 2, **optim: Any) -> RunConfig:
         trainer, evaluation = {**SHORT, "max_steps": steps, "checkpoint_interval": 1}, {"interval": 1}
@@ -156,6 +166,71 @@ def test_a_run_whose_time_is_over_goes_on_where_it_was(
     assert same(resumed.result.model, finished_run.result.model)
     rows = (tmp_path / "run" / "metrics.csv").read_bytes(), (finished_run.folder / "metrics.csv").read_bytes()
     assert rows[0] == rows[1]
+
+
+def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(tmp_path: Path) -> None:
+    """Without validation files; figures of the run and of ``evaluate --data run.yaml`` are the same."""
+    scenes = Scenes((48, 48), 0, 8)
+    for index in range(len(scenes)):
+        annotated = scenes.annotated(index)
+        for kind, values in (("images", annotated.image), ("labels", class_map(annotated).astype(np.uint8))):
+            path = tmp_path / kind / f"{index}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(values).save(path)
+    (tmp_path / "names.txt").write_text("\n".join(scenes.categories.names))
+    files = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
+    dataset = {"name": "label-folder", "train": [files], "names": str(tmp_path / "names.txt")}
+    data = {"dataset": dataset, "batch_size": 2, "num_workers": 0, "validation": {"fold": "1 of 2"}}
+    evaluation = {"tasks": ["semantic"], "monitor": "semantic/mIoU", "interval": 1, "num_images": 0}
+    values = run_values(tmp_path / "run", data=data, evaluation=evaluation, trainer={**SHORT, "max_steps": 1})
+    values["model"]["inference"] |= {"tasks": ["semantic"]}
+    run = finish(parse(RunConfig, values, "test"))
+    assert re.search(r"note: data.validation: [2-6] of 8 images are for validation", run.shown)
+    command = ["evaluate", str(run.result.model), "--data", str(run.folder / "run.yaml"), "--device", "cpu"]
+    assert main([*command, "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["metrics"]["semantic/mIoU"] == pytest.approx(run.result.metrics["semantic/mIoU"], rel=1e-6)
+    values["data"]["validation"] = {"fold": "2 of 2"}
+    with pytest.raises(UserError, match=r"cannot resume .*data.validation.fold was 1 of 2 and is 2 of 2 now"):
+        train(parse(RunConfig, values, "test"), resume=True)
+
+
+def test_thresholds_of_classes_are_stored_with_the_model_and_used_by_predict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = Scenes((64, 64), 0, 1)
+    names = scenes.categories.names
+    chosen = {name: 0.0 for name in names[:4]}
+    monkeypatch.setattr(Evaluation, "best_threshold", lambda self: 0.95)
+    monkeypatch.setattr(Evaluation, "class_thresholds", lambda self: chosen)  # of two images, chance would choose
+    evaluation = {"interval": 1, "choose_threshold": "per-class", "tasks": ["instance"], "monitor": "instance/AP"}
+    trainer = {**SHORT, "max_steps": 1}
+    run = finish(config_of(tmp_path / "run", evaluation=evaluation, trainer=trainer))
+    assert f"the score that gave their own highest F1: {names[0]} 0, {names[1]} 0" in str(run.result)
+    again = finish(config_of(tmp_path / "run", evaluation=evaluation, trainer=trainer), resume=True)
+    assert again.result.class_thresholds == chosen
+    best = Mask2Former.from_pretrained(run.folder / "checkpoints" / "best.ckpt")
+    predictor = Predictor(Mask2Former.from_pretrained(run.result.model))
+    for settings in (best.info.inference, predictor.settings):
+        assert (settings.instance_threshold, settings.class_thresholds) == (0.95, chosen)
+
+    image = scenes.image(0)
+    everything, found = predictor(image, "instance", instance_threshold=0), predictor(image, "instance")
+    assert isinstance(everything, Instances)
+    assert isinstance(found, Instances)
+    assert len(found) == sum(label < 4 for label in everything.labels) > 0
+    assert len(everything) > len(found)
+    assert not len(predictor(image, "instance", score_threshold=1.0))  # of all classes
+    with pytest.raises(UserError, match="class_thresholds names dgo, but the classes are "):
+        predictor(image, "instance", class_thresholds={"dgo": 0.5})
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    command = ["predict", str(tmp_path / "scene.png"), "--model", str(run.result.model), "--task", "instance"]
+    assert main([*command, "--output", str(tmp_path / "results"), "--no-overlays"]) == 0
+    told = f"{len(found)} instances of {len(everything)} candidates at or above the scores of their classes in 1 image"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert len(json.loads((tmp_path / "results" / "scene.json").read_text())["instances"]) == len(found)
+    with pytest.raises(UserError, match="'class_thresholds', which an exported file cannot apply"):
+        export(best, tmp_path / "model.onnx", results="instance")
 
 
 def test_no_step_is_taken_without_time(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def describe_checkpoint(
             edges += f", then again so that objects have a diameter of {inference.diameter:g}"
     scores = {"panoptic": inference.score_threshold, "instance": inference.instance_threshold}
     shown = [f"score threshold of {task} {scores[task]}" for task in scores if task in inference.tasks]
+    if inference.class_thresholds:
+        of_classes = [f"{printable(name, 80)} {value:g}" for name, value in inference.class_thresholds.items()]
+        shown.append(f"of single classes {listed(of_classes, None)}")
     thresholds = ", ".join([*shown, f"overlap threshold {inference.overlap_threshold}"])
     things, stuff = len(opened.categories.thing_indices), len(opened.categories.stuff_indices)
     classes = f"{things} things, {stuff} stuff"

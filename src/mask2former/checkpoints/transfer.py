@@ -109,6 +109,7 @@ def filled_in(values: Mapping[str, Any], source: ModelInfo) -> dict[str, Any]:
             theirs["diameter"] = 0.0  # it is for tiles alone
         if "score_threshold" in own and "panoptic" not in tasks:
             theirs.pop("instance_threshold", None)  # which is what run files of 0.1.0 mean there
+        theirs.pop("class_thresholds", None)  # chosen on other data, and the names may be others
         theirs.pop("resampling", None)  # as in the run: its training images are resized as the run says, too
         result["inference"] = theirs | own
     return result

@@ -310,7 +310,9 @@ def _found(report: FilesReport) -> str:
     images = count(report.outcomes["done"] + report.outcomes["skipped"] - report.num_different, "image")
     if report.task == "instance":
         found, candidates = count(report.num_found, "instance"), count(report.num_candidates, "candidate")
-        return f"{found} of {candidates} at or above score {report.settings.instance_threshold:g} in {images}"
+        by_class = report.settings.class_thresholds
+        score = f"score {report.settings.instance_threshold:g}"
+        return f"{found} of {candidates} at or above {'the scores of their classes' if by_class else score} in {images}"
     if report.task == "panoptic":
         return f"{count(report.num_found, 'segment')} above score {report.settings.score_threshold:g} in {images}"
     return f"{count(report.num_found, 'class mask')} in {images}"

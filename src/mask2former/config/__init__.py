@@ -40,6 +40,7 @@ from mask2former.config.data import (
     PanopticFiles,
     SceneClipsConfig,
     ScenesConfig,
+    ValidationSplitConfig,
     YoloConfig,
     YouTubeVISConfig,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "TrainerConfig",
     "TransformerDecoderConfig",
     "TransformerFPNConfig",
+    "ValidationSplitConfig",
     "YoloConfig",
     "YouTubeVISConfig",
     "apply_overrides",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mask2former import limits
 from mask2former.config.augmentation import AugmentationConfig, NoAugmentationConfig
-from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, SceneNumber, Strict, Task
+from mask2former.config.fields import Batch, Frames, NonNegativeInt, PositiveInt, Probability, SceneNumber, Strict, Task
 
 __all__ = [
     "Ade20kConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "PanopticFiles",
     "SceneClipsConfig",
     "ScenesConfig",
+    "ValidationSplitConfig",
     "YoloConfig",
     "YouTubeVISConfig",
 ]
@@ -258,13 +260,53 @@ DatasetConfig = Annotated[
 ]
 
 
+class ValidationSplitConfig(Strict):
+    """Validation images or clips that are taken out of the training data, each by its name: a share, or a fold."""
+
+    share: float | None = Field(default=None, gt=0.0, lt=1.0)
+    fold: str | None = Field(default=None, pattern=r"^[1-9]\d? of [1-9]\d?$")  # for cross-validation, such as 2 of 5
+    seed: int = Field(default=0, ge=0, le=limits.SEED)  # another one is another division
+    # regular expression that finds, in the path of an image below the data, what must not be divided, such as the
+    # patient; its first group, if it has one, else the whole match
+    groups: str | None = Field(default=None, max_length=200)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> ValidationSplitConfig:
+        if (self.share is None) == (self.fold is None):
+            raise ValueError("set one of share, for instance 0.2, and fold, for instance 2 of 5")
+        if self.fold is not None and not (self.fold_of[0] <= self.fold_of[1] > 1):
+            raise ValueError(f"fold must be 1 to N of N, with N of 2 or more, got {self.fold}")
+        try:
+            re.compile(self.groups or "")
+        except re.error as error:
+            raise ValueError(f"groups is no regular expression ({error}), got {self.groups}") from error
+        return self
+
+    @property
+    def fold_of(self) -> tuple[int, int]:
+        """Which fold, from 1, of how many."""
+        fold, _, folds = (self.fold or "1 of 1").split()
+        return int(fold), int(folds)
+
+
 class DataConfig(Strict):
     """What is read and how it is batched."""
 
     dataset: DatasetConfig = ScenesConfig()
+    validation: ValidationSplitConfig | None = None  # instead of the validation data of the data set
     augmentation: AugmentationConfig = NoAugmentationConfig()  # of training images
+    copy_paste: Probability = 0.0  # how often things of another training image are pasted onto one
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
     group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
     batch_size: Batch = 16  # images per optimizer step over all devices
     batch_size_per_device: Batch | None = None  # None: batch_size over the devices; smaller values accumulate
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_validation_files(cls, values: Any) -> Any:
+        """Data that are divided here need no validation files: those of training stand in for them."""
+        dataset = values.get("dataset") if isinstance(values, dict) else None
+        if isinstance(dataset, dict) and values.get("validation") and "train" in dataset:
+            return {**values, "dataset": {"validation": dataset["train"], **dataset}}
+        return values

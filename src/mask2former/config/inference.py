@@ -6,7 +6,7 @@ import contextlib
 import math
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mask2former import limits
 from mask2former.config.fields import (
@@ -42,6 +42,8 @@ class InferenceConfig(Strict):
     # instances and tracks: those of at least this score are predicted, the others are candidates. Ours; nothing is
     # published, since average precision counts all candidates
     instance_threshold: Probability = 0.5
+    # instances: thresholds of classes by name, in place of instance_threshold
+    class_thresholds: dict[str, Probability] = Field(default_factory=dict)
     overlap_threshold: Probability = 0.8
     max_instances: Detections = 100
     # instances: a pixel belongs to the best instance alone, and what keeps less than overlap_threshold of its mask is

@@ -98,8 +98,8 @@ class EvaluationConfig(Strict):
     tasks: tuple[Task, ...] = ("panoptic",)
     monitor: str = "panoptic/PQ"
     # instances: after training, the score of the highest F1 on the validation data becomes the instance_threshold of
-    # the stored model
-    choose_threshold: bool = True
+    # the stored model; per-class: also of each class that has ten objects there, as its class_thresholds
+    choose_threshold: bool | Literal["per-class"] = True
     max_detections: Detections = 100  # instances: per image and class
     # instances: where medium and large begin, pixels; None: those of the official tools (COCO 32 and 96 squared,
     # YouTube-VIS 128 and 256 squared)

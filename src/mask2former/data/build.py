@@ -41,6 +41,7 @@ from mask2former.data.datasets.yolo import YoloPolygons, read_yolo
 from mask2former.data.datasets.youtube_vis import YouTubeVIS
 from mask2former.data.images import ValueRange
 from mask2former.data.loading.training_set import TrainingSet
+from mask2former.data.parts import part_of
 from mask2former.data.transforms import (
     Augmentation,
     LargeScaleJitter,
@@ -54,6 +55,7 @@ __all__ = [
     "build_clips",
     "build_images",
     "build_samples",
+    "build_split",
     "build_training_set",
 ]
 
@@ -80,6 +82,20 @@ def build_samples(
         assert isinstance(samples.notes, list)
         samples.notes.extend(sentences(found))
     return samples
+
+
+def build_split(
+    config: DataConfig, split: Split, *, filter_empty: bool = False, value_range: ValueRange | None = None
+) -> AnnotatedSet | ClipSet:
+    """:func:`build_samples` for the data of a run, which may hold a part of the training data back for validation.
+
+    Raises:
+        UserError: as there, or a part that would be empty.
+    """
+    if config.validation is None:
+        return build_samples(config.dataset, split, filter_empty=filter_empty, value_range=value_range)
+    whole = build_samples(config.dataset, "train", filter_empty=filter_empty, value_range=value_range)
+    return part_of(whole, config.validation, split)
 
 
 def build_images(
@@ -258,11 +274,14 @@ def build_training_set(
         UserError: files that are missing or broken, or that have no annotations.
     """
     if samples is None:
-        found = build_samples(config.dataset, "train", filter_empty=config.filter_empty, value_range=value_range)
+        found = build_split(config, "train", filter_empty=config.filter_empty, value_range=value_range)
     else:
         found = samples
     if isinstance(found, ClipSet) and not found.has_ground_truth:
         raise UserError("the training clips have no 'annotations'; the public test sets cannot be trained on")
     sampling = config.dataset if isinstance(config.dataset, ClipSampling) else None
     augmentation = augmentation or build_augmentation(config.augmentation)
-    return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored)
+    if config.copy_paste and (isinstance(found, ClipSet) or "instance" not in found.tasks):
+        what = "clips" if isinstance(found, ClipSet) else f"for the task {', '.join(found.tasks)}"
+        raise UserError(f"data.copy_paste is for images with objects, and the training data are {what}; set it to 0")
+    return TrainingSet(found, augmentation, sampling=sampling, with_ignored=with_ignored, copy_paste=config.copy_paste)

@@ -12,6 +12,7 @@ from mask2former.config import ClipSampling, MetricStyle, RunConfig, Task
 from mask2former.data.annotated import AnnotatedSet
 from mask2former.data.checks import Finding, between_findings, require, split_findings
 from mask2former.data.clips import ClipSet
+from mask2former.data.parts import Part, PartOfClips
 from mask2former.errors import UserError
 from mask2former.evaluation.cases import match_classes
 from mask2former.evaluation.scores import Evaluation
@@ -149,8 +150,10 @@ def data_notes(training: AnnotatedSet | ClipSet, validation: AnnotatedSet | Clip
     Raises:
         UserError: the run would learn or measure something else than was meant.
     """
-    findings = split_findings(training, "train")
-    if validation is not None:
+    # Parts of one data set are like the whole, and have no image in common.
+    is_part = isinstance(training, Part | PartOfClips)
+    findings = split_findings(training.whole if is_part else training, "train")
+    if validation is not None and not is_part:
         findings += [Finding("validation", False, note) for note in validation.notes if note not in training.notes]
         findings += split_findings(validation, "validation")
         findings += between_findings(training, validation)

@@ -518,7 +518,9 @@ class _Request:
         if isinstance(everything, Instances):
             values["num_candidates"] = len(everything)
             if self.candidates:
-                values["candidates"] = everything.below(settings.instance_threshold).to_dict()["instances"]
+                values["candidates"] = everything.below(
+                    settings.instance_threshold, settings.class_thresholds
+                ).to_dict()["instances"]
         return values
 
 
@@ -669,7 +671,7 @@ def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
     """
     if not isinstance(result, Instances) or len(result) < settings.max_instances / 2:
         return False
-    return bool(result.scores.min() >= settings.instance_threshold)
+    return len(predicted(result, settings)) == len(result)
 
 
 def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:

@@ -60,7 +60,7 @@ __all__ = ["ALL_CANDIDATES", "Predictor", "predicted", "to_pixels"]
 _logger = logging.getLogger(__name__)
 
 # Settings with which results hold all instances, as metrics and files of results for them need it.
-ALL_CANDIDATES = {"instance_threshold": 0.0}
+ALL_CANDIDATES: dict[str, Any] = {"instance_threshold": 0.0, "class_thresholds": {}}
 
 _Said = Prediction | PixelPrediction
 
@@ -712,7 +712,8 @@ def _result_of(source: object, result: _T | Failure) -> _T:
 def predicted(result: _ResultT, settings: InferenceConfig) -> _ResultT:
     """What a user is shown of a result with all candidates (``instance_threshold=0``)."""
     if isinstance(result, Instances | VideoInstances):
-        return result.at_least(settings.instance_threshold)  # pyright: ignore[reportReturnType]  (of the same type)
+        thresholds = settings.instance_threshold, settings.class_thresholds
+        return result.at_least(*thresholds)  # pyright: ignore[reportReturnType]  (of the same type)
     return result
 
 

@@ -12,6 +12,7 @@ __all__ = ["changed_pass", "choose_tasks", "for_whole_frames", "override"]
 
 # Settings that only post-processing reads; all others belong to the pass through the network.
 _OF_RESULTS = {
+    "class_thresholds",
     "instance_threshold",
     "max_instances",
     "non_overlapping",
@@ -20,7 +21,7 @@ _OF_RESULTS = {
     "things_first",
     "things_only",
 }
-_OF_TILED_RESULTS = {"instance_threshold"}  # the others are used where tiles are joined
+_OF_TILED_RESULTS = {"class_thresholds", "instance_threshold"}  # the others are used where tiles are joined
 
 
 def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> InferenceConfig:
@@ -29,8 +30,8 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
     Args:
         settings: of a model or predictor.
         overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
-            task; ``tile`` sets ``diameter`` to 0 and ``tile_overlap`` to a quarter of it;
-            ``max_instances`` counts things alone.
+            task; a threshold for all classes replaces those of single ones; ``tile`` sets ``diameter`` to 0 and
+            ``tile_overlap`` to a quarter of it; ``max_instances`` counts things alone.
 
     Raises:
         UserError: a setting is unknown or out of range, or says what the model was trained for.
@@ -52,6 +53,8 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
         if "panoptic" not in settings.tasks:
             overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
         overrides = {"instance_threshold": threshold} | overrides
+    if "instance_threshold" in overrides:  # of all classes, then
+        overrides = {"class_thresholds": {}} | overrides
     return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
 
 

@@ -81,7 +81,7 @@ def segment_in_tiles(
     results = results or through(image, side)
     instances = results.get("instance")
     if isinstance(instances, Instances):
-        results["instance"] = instances.at_least(settings.instance_threshold)
+        results["instance"] = instances.at_least(settings.instance_threshold, settings.class_thresholds)
     return results
 
 
@@ -163,7 +163,8 @@ def _through_tiles(
     padded = (-(-height // _STRIDE) * _STRIDE) * (-(-width // _STRIDE) * _STRIDE)
     at_once = max(1, _PIXELS_AT_ONCE // padded)
     # What is a lesser candidate in one tile may be the better one of another, so all are joined first.
-    every = settings.model_copy(update={"non_overlapping": False, "instance_threshold": 0.0})
+    everything = {"non_overlapping": False, "instance_threshold": 0.0, "class_thresholds": {}}
+    every = settings.model_copy(update=everything)
 
     def found() -> Iterator[tuple[Tile, TilePrediction]]:
         # Some after others: of each tile only what the joined results need is kept.

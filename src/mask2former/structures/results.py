@@ -202,6 +202,27 @@ def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Pat
     return target
 
 
+def reach(
+    scores: Float64[np.ndarray, " N"],
+    labels: Int64[np.ndarray, " N"],
+    categories: Categories,
+    threshold: float,
+    by_class: Mapping[str, float] | None = None,
+) -> Bool[np.ndarray, " N"]:
+    """Which objects have the score that is wanted of all, or of their class.
+
+    Raises:
+        UserError: a class that there is not.
+    """
+    if not by_class:
+        return scores >= threshold
+    if unknown := by_class.keys() - set(categories.names):
+        raise UserError(
+            f"class_thresholds names {listed(sorted(unknown))}, but the classes are {listed(categories.names)}"
+        )
+    return scores >= np.array([by_class.get(name, threshold) for name in categories.names])[labels]
+
+
 def _png(image: Image.Image) -> bytes:
     """A PNG file that says whose it is, compressed by runs of equal bytes alone.
 
@@ -441,13 +462,17 @@ class Instances(_Result):
         """Only the objects whose score is greater than ``threshold``."""
         return self._part(slice(int((self.scores > threshold).sum())))  # they are sorted
 
-    def at_least(self, threshold: float) -> Instances:
-        """Only the objects whose score is ``threshold`` or greater."""
-        return self._part(slice(int((self.scores >= threshold).sum())))
+    def at_least(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
+        """Only the objects whose score is ``threshold`` or greater; for classes in ``by_class`` that is their own.
 
-    def below(self, threshold: float) -> Instances:
-        """The others: only the objects whose score is less than ``threshold``."""
-        return self._part(slice(int((self.scores >= threshold).sum()), None))
+        Raises:
+            UserError: a class that there is not.
+        """
+        return self._part(np.flatnonzero(reach(self.scores, self.labels, self.categories, threshold, by_class)))
+
+    def below(self, threshold: float, by_class: Mapping[str, float] | None = None) -> Instances:
+        """The others: only the objects whose score is less."""
+        return self._part(np.flatnonzero(~reach(self.scores, self.labels, self.categories, threshold, by_class)))
 
     def of_classes(self, labels: Collection[int]) -> Instances:
         """Only the objects of some classes, by their indices."""

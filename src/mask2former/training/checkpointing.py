@@ -32,6 +32,7 @@ __all__ = [
     "at_step",
     "best_of",
     "figure",
+    "figures",
     "loaded",
     "plain",
     "put_in_place",
@@ -92,6 +93,17 @@ def figure(value: Any) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{quoted(value)} was found where a figure was expected")
     return value
+
+
+def figures(value: Any) -> dict[str, float]:
+    """Figures by name in a checkpoint.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{quoted(value)} was found where figures by name were expected")
+    return {name: found for name, one in value.items() if (found := figure(one)) is not None}
 
 
 def best_of(folder: Path, is_comparable: Callable[[dict[str, Any]], bool]) -> Best | None:

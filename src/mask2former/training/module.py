@@ -29,7 +29,7 @@ from mask2former.models.mask2former import Mask2Former
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.text import terminal_line
-from mask2former.training.checkpointing import at_step, plain
+from mask2former.training.checkpointing import at_step, figures, plain
 from mask2former.training.datamodule import batch_size_per_device
 from mask2former.training.ema import MovingAverage
 from mask2former.training.freezing import Frozen
@@ -80,6 +80,7 @@ class TrainingModule(lightning.LightningModule):
         )
         self.frozen = Frozen(model, config.optim.freeze)
         self.average = MovingAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.class_thresholds: dict[str, float] = {}  # alike, of each class, where they are wanted
         self.instance_threshold: float | None = None  # of the highest F1 in the last validation, if one was measured
         self._whole: tuple[Mask2Former, ...] = ()  # where ranks share the weights: a copy for them (no part of this)
         self._predictor: Predictor | None = None
@@ -263,6 +264,8 @@ class TrainingModule(lightning.LightningModule):
                 self._evaluation.merge(part)
         metrics = self._evaluation.compute()
         self.instance_threshold = self._evaluation.best_threshold()
+        if self.config.evaluation.choose_threshold == "per-class":
+            self.class_thresholds = self._evaluation.class_thresholds()
         # Every rank has the same numbers now; "sync" keeps Lightning from warning that they might differ.
         self.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
         self._evaluation = None
@@ -282,6 +285,8 @@ class TrainingModule(lightning.LightningModule):
         if self.record is not None:
             checkpoint["run"] = self.record
         checkpoint["instance_threshold"] = self.instance_threshold
+        if self.class_thresholds:
+            checkpoint["class_thresholds"] = plain(self.class_thresholds)
         if self.average is not None:
             checkpoint["average"] = gathered(self.average.state_dict(), keep=self.trainer.is_global_zero)
         checkpoint["epoch"] = 0  # the only one; Lightning counts another when the run ends
@@ -292,6 +297,7 @@ class TrainingModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.instance_threshold = checkpoint.get("instance_threshold")
+        self.class_thresholds = figures(checkpoint.get("class_thresholds", {}))
         if self.stored_optim is not None and self.stored_optim != self.config.optim:
             states, now = checkpoint["optimizer_states"], self.config.optim
             checkpoint["optimizer_states"] = [

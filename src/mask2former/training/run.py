@@ -21,7 +21,7 @@ from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import terminal_line
-from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, loaded
+from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank
 from mask2former.training.datamodule import DataModule
@@ -104,6 +104,8 @@ def train(
             check_objects(past, objects.names())
         config, start = with_start(config, objects.model, past)
         check_run(config)
+        if objects.train_data is not None and config.data.validation is not None:
+            raise UserError("data.validation divides data that the run describes; validation_data was given instead")
 
         lightning.seed_everything(config.seed, verbose=False)
         data = DataModule(config, objects.train_data, objects.validation_data, objects.augmentation)
@@ -194,7 +196,8 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         _restore(module, model, keep.best)
     threshold = module.instance_threshold if config.evaluation.choose_threshold else None
     if threshold is not None:
-        inference = model.info.inference.model_copy(update={"instance_threshold": threshold})
+        chosen = {"instance_threshold": threshold, "class_thresholds": module.class_thresholds}
+        inference = model.info.inference.model_copy(update=chosen)
         model.info = replace(model.info, inference=inference)
     if trainer.is_global_zero:
         checkpoints.save_pretrained(model, path)
@@ -209,6 +212,7 @@ def _saved(trainer: lightning.Trainer, module: TrainingModule, keep: KeepCheckpo
         best,
         is_average=module.average is not None,
         instance_threshold=threshold,
+        class_thresholds={} if threshold is None else module.class_thresholds,
     )
 
 
@@ -218,3 +222,4 @@ def _restore(module: TrainingModule, model: Mask2Former, path: Path) -> None:
         own = {name.removeprefix("model."): value for name, value in weights if name.startswith("model.")}
         model.load_state_dict(own)
         module.instance_threshold = figure(state.get("instance_threshold"))  # 0.1.0 did not write it
+        module.class_thresholds = figures(state.get("class_thresholds", {}))

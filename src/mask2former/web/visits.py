@@ -145,9 +145,11 @@ class Visit:
         files = result.encoded(image, model=self.model, settings=settings, extra={"hidden_classes": hidden})
         return f"{stem}.{kind}", files[f".{kind}"]
 
-    def _thresholds(self) -> Mapping[str, float]:
-        name = {"panoptic": "score_threshold", "instance": "instance_threshold"}.get(self.task)
-        return {} if name is None else {name: self.threshold}
+    def _thresholds(self) -> Mapping[str, Any]:
+        """As recorded: here one threshold is for all classes."""
+        if self.task == "instance":
+            return {"instance_threshold": self.threshold, "class_thresholds": {}}
+        return {"score_threshold": self.threshold} if self.task == "panoptic" else {}
 
 
 def threshold_of(predictor: Predictor, task: Task) -> float:
