@@ -1,0 +1,81 @@
+"""Formats that people bring: ``check-data`` knows each, and its run file reads the very masks that were annotated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from foreign_formats import FORMATS, SPLITS, class_map, masks, objects
+
+from mask2former.cli import main
+from mask2former.config import RunConfig, parse
+from mask2former.data.build import build_images
+from mask2former.data.datasets.label_folder import LabelFolder
+from mask2former.dataset_tools.check_data import check_data
+from mask2former.dataset_tools.data_paths import DataPaths
+from mask2former.ops.sparse_masks import SparseMasks
+from mask2former.structures.ground_truth import InstanceGroundTruth
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_check_data_knows_it_and_reads_what_was_annotated(name: str) -> None:
+    make, kind, has_classes = FORMATS[name]
+    checked = check_data(make(Path("data")), suggest="run.yaml", num_workers=0)
+    assert not checked.report.is_broken, checked.report.findings
+    run = parse(RunConfig, yaml.safe_load(Path("run.yaml").read_text()), "run.yaml")
+    assert run.data.dataset.name == kind
+    is_same = any("no validation data beside it" in note for note in checked.notes)
+    for split, part in (("train", "train"), ("validation", "train" if is_same else "val")):
+        samples = build_images(run.data.dataset, split)
+        names = list(SPLITS[part])
+        assert [
+            str(samples.image_id(index)).rsplit("/", 1)[-1].rsplit("-", 1)[-1] for index in range(len(samples))
+        ] in (
+            names,
+            [f"{name}_leftImg8bit" for name in names],
+        )
+        for index, image in enumerate(names):
+            if isinstance(samples, LabelFolder):
+                classes = samples.ground_truths(index, ["semantic"])["semantic"]
+                assert isinstance(classes, np.ndarray)
+                assert (classes == class_map(image)).all()
+                continue
+            truth = samples.ground_truths(index, ["instance"])["instance"]
+            assert isinstance(truth, InstanceGroundTruth)
+            labels = [samples.categories[label].name for label in truth.labels.tolist()]
+            dense = SparseMasks.of(truth.masks).dense()
+            assert {(label, mask.tobytes()) for label, mask in zip(labels, dense, strict=True)} == {
+                (label if has_classes else "object", mask.tobytes())
+                for (label, _), mask in zip(objects(image), masks(image), strict=True)
+            }
+            assert len(samples.annotated(index).labels) == len(labels)
+
+
+def test_void_is_ignored_and_background_is_known() -> None:
+    make, _, _ = FORMATS["voc"]
+    samples = build_images(check_data(make(Path("data")), num_workers=0).dataset, "train")
+    ignored = samples.annotated(0, with_ignored=True).ignored
+    assert ignored is not None
+    assert np.flatnonzero(ignored.any(axis=1)).tolist() == [4]  # the row of 255
+
+
+def test_maps_of_classes_alone_are_read_where_they_are_named() -> None:
+    make, _, _ = FORMATS["voc"]
+    found = check_data(make(Path("data")), DataPaths(labels=Path("data/SegmentationClass")), num_workers=0)
+    assert (found.dataset.name, found.report.task) == ("label-folder", "semantic")
+    assert not found.report.is_broken
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    make, _, _ = FORMATS["labelme"]
+    path = make(Path("data"))
+    assert main(["check-data", str(path), "--suggest", "run.yaml", "--workers", "0"]) == 0
+    assert main(["check-data", "run.yaml", "--workers", "0"]) == 0
+    assert "nothing is broken" in capsys.readouterr().out
