@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 
 from mask2former.cli.ablate import ablate
-from mask2former.cli.analyze import analyze, flops
+from mask2former.cli.analyze import analyze, attention, convergence, flops, focus, layers, proposals, sampling
 from mask2former.cli.app import app, main
 from mask2former.cli.average import average
 from mask2former.cli.convert import convert
@@ -56,5 +56,14 @@ for _name, _command, _example in (
 ):
     app.command(_name, help=_help(_command), epilog=f"Example: mask2former {_example}")(_command)
 
-analyze.command("flops", help=_help(flops), epilog="Example: mask2former analyze flops coco-instance/r50")(flops)
+for _name, _command, _example in (
+    ("flops", flops, "flops coco-instance/r50"),
+    ("layers", layers, "layers scenes-tiny --limit 20"),
+    ("focus", focus, "focus runs/mine/model.safetensors --data runs/mine/run.yaml"),
+    ("attention", attention, "attention coco-panoptic/swin-t --image street.jpg"),
+    ("proposals", proposals, "proposals coco-panoptic/swin-t --image street.jpg"),
+    ("sampling", sampling, "sampling coco-panoptic/swin-t --image street.jpg --at 320 200"),
+    ("convergence", convergence, "convergence runs/mine runs/other"),
+):
+    analyze.command(_name, help=_help(_command), epilog=f"Example: mask2former analyze {_example}")(_command)
 app.add_typer(analyze, name="analyze")

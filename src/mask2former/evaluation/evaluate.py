@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from mask2former.evaluation.gallery import Gallery
     from mask2former.inference.tta import MultiScaleFlip
 
-__all__ = ["evaluate", "evaluate_predictor", "predict_case"]
+__all__ = ["evaluate", "evaluate_predictor", "image_tasks", "matched_classes", "predict_case"]
 
 
 def predict_case(predictor: Predictor, case: Case, tasks: Sequence[Task], **overrides: Any) -> Predictions:
@@ -278,7 +278,7 @@ def evaluate(
             _check_clips(samples, chosen, given, others, results)
         else:
             group_of = source.groups()
-            chosen = _image_tasks(predictor(), samples, requested)
+            chosen = image_tasks(predictor(), samples, requested)
             if results is not None and (shared := id_findings(samples, source.split, source.limit)):
                 raise _shared_ids(shared[0])
             if "instance" not in chosen:
@@ -288,7 +288,7 @@ def evaluate(
             raise UserError(f"an evaluator is of the task {strange[0]}; measured is {', '.join(chosen)}")
         if isinstance(samples, ImageReader):
             samples.value_range = predictor().settings.value_range
-        class_map, notes = _matched_classes(predictor(), samples, source.split)
+        class_map, notes = matched_classes(predictor(), samples, source.split)
         overrides = _overrides(predictor(), opened, options, given, is_clip=is_clip)
         writer = None
         if results is not None:
@@ -393,7 +393,7 @@ def _refuse(names: Iterable[str], subject: str) -> None:
         raise OptionError(lambda name, argument=argument: f"{name(argument)} is about {subject}")
 
 
-def _image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
+def image_tasks(predictor: Predictor, samples: AnnotatedSet, requested: Sequence[Task]) -> tuple[Task, ...]:
     """What was requested, else what the model and the data both have."""
     both: list[Task] = [task for task in predictor.settings.tasks if task in samples.tasks]
     chosen = predictor.choose_tasks(requested or both or samples.tasks)
@@ -444,7 +444,7 @@ def _shared_ids(shared: Finding) -> UserError:
     )
 
 
-def _matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
+def matched_classes(predictor: Predictor, samples: Samples, split: Split) -> tuple[Int64[np.ndarray, " K"], list[str]]:
     """The model's index of every class of the data, and what is to be said of the data."""
     notes = require(split_findings(samples, split, measured_only=True))
     things_only = all(item.is_thing for item in samples.categories)
