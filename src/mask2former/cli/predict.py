@@ -36,6 +36,7 @@ from mask2former.cli.shared import (
 from mask2former.cli.terminal import make_console, say
 from mask2former.cli.views import Tta, TtaSizes, parse_views
 from mask2former.errors import OptionError, UserError
+from mask2former.text import quoted
 
 if TYPE_CHECKING:
     from mask2former.inference.predict_files import FilesReport
@@ -49,8 +50,8 @@ def predict(
     sources: Annotated[
         list[str],  # with --ray perhaps URLs, of which a Path would lose a slash
         typer.Argument(
-            help="Images, or folders that are searched recursively. With --ray also globs, lists of images (.csv, "
-            ".parquet) and URLs such as s3://.",
+            help="Images, or folders that are searched recursively; http(s) addresses; - for standard input. With "
+            "--ray also globs, lists of images (.csv, .parquet) and URLs such as s3://.",
         ),
     ],
     output: Annotated[
@@ -67,6 +68,14 @@ def predict(
         Task | None,
         typer.Option(
             "--task", "-t", help="What to predict.", show_default="the first of these that the model supports"
+        ),
+    ] = None,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Page, frame or plane of files with several, from 1, or all of them; results are called X_page3.",
+            show_default="the first",
         ),
     ] = None,
     overwrite: Annotated[
@@ -181,6 +190,7 @@ def predict(
     the image has changed or a file is missing. Results of another model or other settings are kept, unless --overwrite
     is given.
     """
+    from mask2former.data.images import standard_input
     from mask2former.inference.predict_files import Outcome, predict_files
 
     console = make_console()
@@ -199,6 +209,10 @@ def predict(
         raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
     if ray and coco is not None:
         raise OptionError(lambda name: f"{name('coco')} cannot go with --ray, whose results are shards")
+    if ray and (page is not None or "-" in sources):
+        raise UserError("--page and standard input (-) cannot go with --ray")
+    if page is not None and page != "all" and not page.isdecimal():
+        raise UserError(f"--page must be a number from 1, or all, got {quoted(page)}")
     if no_pictures:
         say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
@@ -250,9 +264,10 @@ def predict(
 
         report = predict_files(
             name,
-            sources,
+            [standard_input() if source == "-" else source for source in dict.fromkeys(sources)],
             output,
             task,
+            page=int(page) if page is not None and page.isdecimal() else page,  # pyright: ignore[reportArgumentType]
             overlays=not (no_overlays or no_pictures),
             coco=coco,
             progress=tell,

@@ -22,13 +22,25 @@ from mask2former import limits
 from mask2former.data.archives import File
 from mask2former.data.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.data.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
+from mask2former.data.web_images import WebImage
 from mask2former.documents import check_regular, read_bytes
 from mask2former.errors import MissingExtraError, UserError
 from mask2former.limits import check_limit
 from mask2former.pixels import CHOSEN_PAGE, StoredImage, count_pages, without_warnings
 from mask2former.text import printable
 
-__all__ = ["FORMATS", "ImageFile", "ImagePage", "NamedBytes", "PixelLimitError", "num_pages", "open_file", "open_image"]
+__all__ = [
+    "FORMATS",
+    "ImageFile",
+    "ImagePage",
+    "NamedBytes",
+    "PixelLimitError",
+    "in_memory",
+    "num_pages",
+    "open_file",
+    "open_image",
+    "path_of",
+]
 
 # Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
@@ -76,7 +88,7 @@ class ImagePage:
         number: of the page, from 1.
     """
 
-    file: File | NamedBytes
+    file: File | NamedBytes | WebImage
     number: int
 
     def __post_init__(self) -> None:
@@ -91,7 +103,23 @@ class ImagePage:
         return self.file.name
 
 
-ImageFile = File | NamedBytes | ImagePage
+ImageFile = File | NamedBytes | WebImage | ImagePage
+
+
+def path_of(file: ImageFile) -> Path | None:
+    """The path of an image file, also of a page; None: it is not a file of this machine, or lies in an archive."""
+    if isinstance(file, ImagePage):
+        return path_of(file.file)
+    return file if isinstance(file, Path) else None
+
+
+def in_memory(file: ImageFile) -> ImageFile:
+    """The same; what lies behind an address is fetched, so that it can be read several times."""
+    if isinstance(file, ImagePage):
+        inner = in_memory(file.file)
+        assert not isinstance(inner, ImagePage)
+        return ImagePage(inner, file.number)
+    return NamedBytes(str(file), file.read_bytes()) if isinstance(file, WebImage) else file
 
 
 @contextlib.contextmanager

@@ -8,20 +8,24 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import get_args
+from typing import IO, Any, get_args
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from mask2former.data.archives import ArchivedFile, File, Folder
+from mask2former import limits
+from mask2former.data.archives import File, Folder
 from mask2former.data.folders import walk_folder
 from mask2former.data.image_files import ImageFile, ImagePage, NamedBytes, PixelLimitError, open_file
+from mask2former.data.web_images import WebImage, is_address
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
+from mask2former.limits import check_limit
 from mask2former.notes import collect_notes, is_collecting, note, sentences
 from mask2former.pixels import (
     Exif,
@@ -32,6 +36,7 @@ from mask2former.pixels import (
     rgb_of_pillow,
     rgb_of_stored,
 )
+from mask2former.text import printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -41,6 +46,7 @@ __all__ = [
     "NamedBytes",
     "PixelLimitError",
     "ValueRange",
+    "as_file",
     "check_size",
     "image_size",
     "images_below",
@@ -48,9 +54,11 @@ __all__ = [
     "list_images",
     "note_passed_over",
     "read_image",
+    "standard_input",
 ]
 
-ImageSource = str | os.PathLike[str] | ArchivedFile | NamedBytes | ImagePage | Image.Image | np.ndarray | torch.Tensor
+Bytes = bytes | bytearray | memoryview
+ImageSource = str | os.PathLike[str] | ImageFile | Bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What is an image, too, but is not looked for in folders.
@@ -96,7 +104,8 @@ def read_image(
     :func:`mask2former.notes.collect_notes`.
 
     Args:
-        source: a path, a file in an archive or in memory, a Pillow image, an array or a tensor.
+        source: a path, an http(s) address, bytes, an open file (read from where it is), a page of a file
+            (:class:`ImagePage`), a Pillow image, an array or a tensor.
         value_range: the values that become 0 and 255, or the name of a rule.
         exif: ``ignore`` takes the pixels as they are stored.
 
@@ -113,8 +122,7 @@ def read_image(
         return rgb_of_array(source, value_range=value_range)
     if isinstance(source, Image.Image):
         return rgb_of_pillow(source, getattr(source, "filename", "") or "image", value_range=value_range, exif=exif)
-    if isinstance(source, (str, os.PathLike)):
-        source = Path(os.fspath(source))
+    source = as_file(source)
     if isinstance(source, ImageFile):
         with open_file(source) as image:
             convert = rgb_of_stored if isinstance(image, StoredImage) else rgb_of_pillow
@@ -122,6 +130,32 @@ def read_image(
     raise UserError(
         f"cannot read an image from {type(source).__name__}: expected a path, a Pillow image, an array or a tensor"
     )
+
+
+def as_file(source: Any) -> Any:
+    """Paths, http(s) addresses, bytes and open files as image files; all else is given back as it is.
+
+    Raises:
+        UserError: an open file gives no bytes, cannot be read, or has more than ``limits.IMAGE_BYTES``.
+    """
+    if is_address(source):
+        return WebImage(source)
+    if isinstance(source, str | os.PathLike):
+        return Path(os.fspath(source))
+    if isinstance(source, Bytes):
+        return NamedBytes("image", bytes(source))
+    if not callable(getattr(source, "read", None)):
+        return source
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else "the open file"
+    try:
+        content = source.read(limits.IMAGE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise UserError(f"'{printable(name, 200)}' cannot be read: {printable(str(error), 120)}") from error
+    if not isinstance(content, bytes):
+        raise UserError(f"'{printable(name, 200)}' gives {type(content).__name__}; open it with mode 'rb'")
+    check_limit(f"'{printable(name, 200)}' has bytes:", len(content), limits.IMAGE_BYTES, "is it the right file?")
+    return NamedBytes(name, content)
 
 
 def _check_range(value_range: object) -> None:
@@ -135,6 +169,18 @@ def _check_range(value_range: object) -> None:
         pass
     got = repr(value_range) if isinstance(value_range, str) else value_range
     raise UserError(f"value_range must be two rising numbers (black, white), auto, full or percentile, got {got}")
+
+
+def standard_input() -> NamedBytes:
+    """The image file that another program sends.
+
+    Raises:
+        UserError: nothing comes, or too much; or a terminal is in its place, which would wait for keys.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("there is no standard input; send an image to it, for example with 'mask2former predict - < X'")
+    file = as_file(sys.stdin.buffer)
+    return NamedBytes("stdin", file.content)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------

@@ -243,8 +243,9 @@ def _missing(values: np.ndarray, page: tifffile.TiffPage, *, has_alpha: bool) ->
     except ValueError:
         return None
     colors = values[..., :-1] if has_alpha else values
-    found = np.isnan(colors) if math.isnan(nothing) and colors.dtype.kind == "f" else colors == nothing
-    return found if found.ndim == 2 else found.all(axis=2)
+    is_nan = math.isnan(nothing) and colors.dtype.kind == "f"
+    found: np.ndarray = np.asarray(np.isnan(colors) if is_nan else colors == nothing)
+    return found if found.ndim == 2 else np.all(found, axis=2)
 
 
 # --- codecs whose data have a size of their own ---------------------------------------------------------------------

@@ -25,8 +25,17 @@ from jaxtyping import UInt8
 import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
-from mask2former.data.image_files import open_image
-from mask2former.data.images import image_size, list_images, read_image
+from mask2former.data.image_files import (
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    in_memory,
+    num_pages,
+    open_image,
+    path_of,
+)
+from mask2former.data.images import as_file, image_size, list_images, read_image
+from mask2former.data.web_images import is_address
 from mask2former.errors import FailedError, UserError
 from mask2former.files import check_apart, check_file, check_folder, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
@@ -34,6 +43,7 @@ from mask2former.inference.opening import ModelSource, model_name, open_predicto
 from mask2former.inference.pipeline import Failure, Ready
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.inference.tile_results import Results
+from mask2former.limits import check_limit
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
     from mask2former.inference.tta import MultiScaleFlip
 
 __all__ = [
+    "FileSource",
     "FilesReport",
     "Job",
     "Outcome",
@@ -56,6 +67,9 @@ __all__ = [
     "predict_files",
     "segment_files",
 ]
+
+FileSource = str | os.PathLike[str] | NamedBytes
+"""A path of an image or folder, an http(s) address, or an image file in memory."""
 
 _MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
 _ENDINGS = (".png", ".json", *_MAPS.values())
@@ -68,7 +82,7 @@ _TRACED = 6  # calls of a trace that are kept
 class Job:
     """One image; its results are ``stem`` plus an ending, below the folder ``output``."""
 
-    source: Path
+    source: ImageFile
     output: Path
     stem: Path
 
@@ -146,10 +160,11 @@ _ADDED = {"resampling": "antialiased"}  # settings that earlier results do not n
 
 def predict_files(
     model: ModelSource,
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    sources: FileSource | Sequence[FileSource],
     output: str | os.PathLike[str],
     task: Task | None = None,
     *,
+    page: int | Literal["all"] | None = None,
     recipe: str | None = None,
     trained_for: Task | Sequence[Task] = (),
     weights: str | None = None,
@@ -172,9 +187,12 @@ def predict_files(
 
     Args:
         model: a name, file or folder, a model, or a predictor.
-        sources: an image, a folder, which is searched to any depth, or several of them.
+        sources: an image, a folder, which is searched to any depth, or several of them. An image may also be an
+            http(s) address or :class:`~mask2former.data.images.NamedBytes`.
         output: the folder of results, with the folder structure of the sources.
         task: see :class:`Predictor`.
+        page: which page, frame or plane of each file, from 1; its results are called ``X_page3``. ``all``: every one.
+            None: the first, and a note where there are more.
         recipe: for files without configuration, for instance ``coco-panoptic/r50``.
         trained_for: in its place, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
@@ -197,7 +215,8 @@ def predict_files(
     """
     file = None if coco is None else Path(coco)
     with collect_notes() as planned:
-        jobs = plan([sources] if isinstance(sources, str | os.PathLike) else sources, output)
+        several = [sources] if isinstance(sources, str | os.PathLike | NamedBytes) else sources
+        jobs = plan(several, output, page=page)
     if file is not None:
         check_apart(file, [model] if isinstance(model, str | Path) else [])
         check_coco_file(file, jobs, overwrite=overwrite)
@@ -240,7 +259,9 @@ def predict_files(
     )
 
 
-def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
+def plan(
+    sources: Sequence[FileSource], output: str | os.PathLike[str], *, page: int | Literal["all"] | None = None
+) -> list[Job]:
     """The images of files and folders, and where their results go; touches nothing.
 
     An output folder inside a source folder is not searched for images. Overlays and maps of earlier results are
@@ -253,7 +274,9 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     folder = Path(output)
     check_folder(folder)
     resolved = folder.resolve()
-    roots = {Path(source).resolve() for source in sources if Path(source).is_dir()}
+    others = [as_file(source) for source in sources if isinstance(source, NamedBytes) or is_address(source)]
+    named = [Path(source) for source in sources if not isinstance(source, NamedBytes) and not is_address(source)]
+    roots = {source.resolve() for source in named if source.is_dir()}
     if resolved in roots:
         raise UserError(f"the output folder '{folder}' is one of the sources; choose another")
     inside = any(resolved.is_relative_to(root) for root in roots)
@@ -265,13 +288,15 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
             note("overlays and maps of earlier results, not taken as images", f"'{path}'")
         return is_ours
 
-    jobs = [Job(path, folder, stem) for path, stem in list_images(sources, skip)]
+    found: list[tuple[ImageFile, Path]] = list(list_images(named, skip)) if named or not others else []
+    found += [(file, Path(Path(file.name).stem)) for file in others]
+    jobs = [Job(file, folder, stem) for image, name in found for file, stem in _pages(image, name, page)]
     if not jobs:
         raise UserError(
             f"the sources hold no images but results of mask2former predict or what is in the output folder "
             f"'{folder}'; name the images themselves"
         )
-    images = {_identity(job.source): job.source for job in jobs}
+    images = {_identity(path): path for job in jobs if (path := path_of(job.source)) is not None}
     real_folder = functools.cache(os.path.realpath)  # thousands of results lie in few folders
     owners: dict[str, Job] = {}
     for job in jobs:
@@ -289,6 +314,25 @@ def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
                     "run them separately"
                 )
     return jobs
+
+
+def _pages(file: ImageFile, stem: Path, page: int | Literal["all"] | None) -> list[tuple[ImageFile, Path]]:
+    """The pages of a file that are asked for, with the stems of their results."""
+    if page is None or isinstance(file, ImagePage):
+        return [(file, stem)]
+    numbers = range(page, page + 1) if isinstance(page, int) else range(0)
+    if page == "all":
+        with contextlib.suppress(UserError):  # of a file that cannot be read, which fails alone, later
+            file = in_memory(file)
+            count = num_pages(file)
+            check_limit(f"'{file}' has pages:", count, limits.IMAGE_PAGES - 1, "name one with page")
+            numbers = range(1, count + 1) if count > 1 else numbers
+    elif not isinstance(page, int) or isinstance(page, bool):
+        raise UserError(f"page must be a number from 1, or all, got {page!r}")
+    if not numbers:
+        return [(file, stem)]
+    assert not isinstance(file, ImagePage)
+    return [(ImagePage(file, number), stem.with_name(f"{stem.name}_page{number}")) for number in numbers]
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -401,15 +445,16 @@ class _Run:
     def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | Ready[Outcome]:
         """The image, or what becomes of it where its results are there."""
         job, value_range = file.job, self.predictor.settings.value_range
-        before = _state(job.source)
-        file.sha256 = _sha256(job.source)
+        source = in_memory(job.source)
+        before = _state(source)
+        file.sha256 = _sha256(source)
         if (outcome := self._there(file)[1]) is not None:
             with contextlib.suppress(UserError):  # of an image that cannot be read, which no batch had either
-                key = self.predictor.batch_key(image_size(job.source)) if self.batch_size > 1 else None
-                return Ready(outcome, key, lambda: read_image(job.source, value_range=value_range))
+                key = self.predictor.batch_key(image_size(source)) if self.batch_size > 1 else None
+                return Ready(outcome, key, lambda: read_image(source, value_range=value_range))
             return Ready(outcome)
-        image = read_image(job.source, value_range=value_range)
-        if _state(job.source) != before:
+        image = read_image(source, value_range=value_range)
+        if _state(source) != before:
             raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
         return image
 
@@ -503,7 +548,7 @@ class _Request:
         return True
 
     def extra(
-        self, everything: Segmentation, settings: InferenceConfig, source: Path, image_sha256: str
+        self, everything: Segmentation, settings: InferenceConfig, source: ImageFile, image_sha256: str
     ) -> dict[str, Any]:
         """What the JSON file says beside the result: what it was made of, and candidates."""
         values: dict[str, Any] = {
@@ -515,6 +560,8 @@ class _Request:
                 "categories_sha256": self.categories_sha256,
             }
         }
+        if isinstance(source, ImagePage):
+            values["provenance"]["page"] = source.number
         if isinstance(everything, Instances):
             values["num_candidates"] = len(everything)
             if self.candidates:
@@ -524,10 +571,10 @@ class _Request:
         return values
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def _state(file: ImageFile) -> tuple[int, ...]:
     """What changes when a file is written or replaced; nothing where there is none."""
     try:
-        status = os.stat(path)
+        status = os.stat(path_of(file) or "")
     except (OSError, ValueError):
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -554,8 +601,12 @@ def _whole_png(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _sha256(path: Path) -> str:
+def _sha256(source: ImageFile) -> str:
     """Of a file; nothing where it cannot be read or is no image by its size, which reading the image says better."""
+    path = path_of(source)
+    if path is None:
+        content = source.file if isinstance(source, ImagePage) else source
+        return hashlib.sha256(content.content).hexdigest() if isinstance(content, NamedBytes) else ""
     try:
         if documents.check_regular(path, "image") > limits.IMAGE_BYTES:
             return ""
@@ -681,7 +732,7 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
         UserError: it is an image or one of the results, or lies where results go, or something else is there.
     """
     check_file(path)
-    check_apart(path, [job.source for job in jobs])
+    check_apart(path, [source for job in jobs if (source := path_of(job.source)) is not None])
     target = location_of(path)
     results = {location_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}

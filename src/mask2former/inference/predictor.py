@@ -238,8 +238,8 @@ class Predictor:
         """The segmentation of an image at its own size, or a list of them for a list of images.
 
         Args:
-            source: a path, a PIL image, an array or tensor (see :func:`mask2former.data.images.read_image`), or a list
-                or tuple of them.
+            source: a path, an http(s) address, bytes, an open file, a PIL image, an array or tensor (see
+                :func:`mask2former.data.images.read_image`), or a list or tuple of them.
             task: ``panoptic``, ``instance`` or ``semantic``; by default the first of these that the model was
                 trained for. Several tasks share one pass, as a dictionary.
             overrides: settings for this call, for instance ``short_edge=0`` or ``score_threshold=0.5``, which sets the
@@ -670,13 +670,17 @@ def _is_one_image(sources: object) -> bool:
     """Whether something is an image and not several: a path would be read by its letters, an array by its rows."""
     if isinstance(sources, np.ndarray | Tensor):
         return sources.ndim < 4
-    return isinstance(sources, str | os.PathLike) or not isinstance(sources, Iterable)
+    if isinstance(sources, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sources, "read"):
+        return True
+    return not isinstance(sources, Iterable)
 
 
 def _kept(source: ImageSource) -> ImageSource:
     """The same, also when whoever gave it writes into it."""
     if isinstance(source, np.ndarray):
         return source.copy()
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
     return source.clone() if isinstance(source, Tensor) else source
 
 
