@@ -1,0 +1,116 @@
+"""What mkdocs does here besides its own: the page of commands, links into the repository, ``llms.txt``.
+
+Named in ``mkdocs.yml``. Whatever is wrong ends the build with a sentence.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+GENERATED = "commands.md"
+_LINK = re.compile(r"\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>\.\.?/[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
+_FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_FETCHED = re.compile(
+    r"<(?:script|img|iframe|video|source|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)"
+)
+_CANONICAL = re.compile(r"<link\b[^>]*rel=[\"']?canonical[^>]*>")
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the page of commands, made of the help of the command line that is installed."""
+    files.append(File.generated(config, GENERATED, content=commands_page()))
+    return files
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options, as typer's own tool writes them.
+
+    Raises:
+        PluginError: the command line cannot be imported.
+    """
+    command = [sys.executable, "-m", "typer", "mask2former.cli", "utils", "docs"]
+    run = subprocess.run(
+        [*command, "--name", "mask2former", "--title", "Commands"], capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        raise PluginError(f"the page of commands cannot be made; is mask2former installed? {run.stderr.strip()}")
+    return run.stdout
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links to files outside ``docs`` at the repository, where one is named; plain names otherwise."""
+    repository = str(config.extra.get("repository") or "").rstrip("/")
+    parts = _FENCE.split(markdown)  # every other one is a block of code
+    parts[::2] = [_LINK.sub(lambda link: _resolved(link, page.file.src_uri, repository), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _resolved(link: re.Match[str], source: str, repository: str) -> str:
+    """A link as the site has it.
+
+    Raises:
+        PluginError: it leads out of ``docs`` to nothing.
+    """
+    path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(source), link["target"]))
+    if path.startswith("docs/"):
+        return link[0]
+    if not (ROOT / path).exists():
+        raise PluginError(f"docs/{source} links to {link['target']}, and there is no {path}")
+    if not repository:
+        return link["text"] if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
+    return f"[{link['text']}]({repository}/blob/main/{path}{link['anchor'] or ''})"
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that would fetch something from elsewhere when it is read."""
+    if fetched := _FETCHED.search(_CANONICAL.sub("", output)):
+        raise PluginError(f"docs/{page.file.src_uri} would fetch {fetched[1]} when it is read")
+    return output
+
+
+def on_nav(nav: Navigation, *, config: MkDocsConfig, files: Files) -> Navigation:
+    """Keep the order of the pages for :func:`on_post_build`."""
+    config.extra["pages_in_order"] = nav.pages
+    return nav
+
+
+def on_post_build(*, config: MkDocsConfig) -> None:
+    """Write ``llms.txt``, and beside each page its Markdown, to which it points.
+
+    Pages of the reference are built from docstrings, so their Markdown is nothing to read.
+    """
+    site, lines = Path(config.site_dir), [f"# {config.site_name}", "", f"> {config.site_description}", ""]
+    section: Any = None
+    for page in config.extra["pages_in_order"]:
+        top = page.ancestors[-1] if page.ancestors else None
+        if top is not section or not lines[-1]:
+            section = top
+            lines += ["", f"## {top.title if top else page.title}", ""]
+        text = page.markdown or ""
+        target = page.file.dest_uri
+        if not re.search(r"^::: ", text, re.MULTILINE):
+            target = page.file.src_uri
+            (site / target).write_text(text, encoding="utf-8")
+        lines.append(f"- [{page.title}]({target}): {_first_sentence(text)}")
+    (site / "llms.txt").write_text(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n", encoding="utf-8")
+
+
+def _first_sentence(text: str) -> str:
+    """Of the first paragraph of prose, without marks; empty where a page has none."""
+    for block in re.split(r"\n\s*\n", _FENCE.sub("", text)):
+        if not re.match(r"\s*(#|\||<|!\[|:::|-|\d+\.|\*\*Usage)", block) and block.strip():
+            words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(block.split()))
+            return re.split(r"(?<=\.)\s(?=[A-Z`])", words, maxsplit=1)[0].rstrip(":")
+    return ""
