@@ -161,7 +161,7 @@ def export(
         raise OptionError(lambda name: f"{name('dtype')} int8 is for files that give logits of images")
     height, width = size or (None, None)
     version = mask2former.__version__
-    info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results)
+    info = ExportedInfo(model.info, height, width, batch, frames, model.size_divisibility, version, results, dtype)
     info.to_json()  # refuses a model without classes
     if results is not None:
         if frames is not None:
