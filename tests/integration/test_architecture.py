@@ -204,12 +204,25 @@ def test_help_and_import_load_nothing_heavy() -> None:
     _runs(code)
 
 
-def test_a_predictor_is_imported_without_what_costs_seconds() -> None:
-    code = (
-        "import sys; from mask2former import Predictor;"
-        "heavy = {'torch._dynamo', 'torchvision', 'timm', 'lightning', 'scipy', 'av', 'triton'} & set(sys.modules);"
-        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
-    )
+def test_a_predictor_is_imported_and_used_without_what_costs_seconds() -> None:
+    """With ResNets, timm brings torchvision, and each of them ``torch._dynamo``; Swin does without."""
+    code = """
+import sys
+from mask2former import Predictor
+HEAVY = {"torch._dynamo", "torchvision", "timm", "lightning", "av", "triton"}
+heavy = {"scipy"} | HEAVY
+heavy &= set(sys.modules)
+import numpy as np
+from mask2former.config import ModelConfig, SwinConfig
+from mask2former.models.build import build_model
+from mask2former.structures import Categories
+swin = SwinConfig(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+model = build_model(ModelConfig(backbone=swin), 1)
+model.categories = Categories.from_names(["cat"])
+Predictor(model, "cpu")(np.zeros((48, 64, 3), np.uint8), "panoptic", short_edge=48)
+heavy |= HEAVY & set(sys.modules)
+sys.exit(f"loaded: {heavy}" if heavy else 0)
+"""
     _runs(code)
 
 

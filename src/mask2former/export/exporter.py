@@ -29,6 +29,7 @@ from mask2former.export.triton_server import CONFIG, MODEL_FILE, check_repositor
 from mask2former.export.writers import (
     Call,
     WeightType,
+    attention_in_products,
     check_compiler,
     onnx_tensors,
     write_onnx,
@@ -234,11 +235,12 @@ def _write(
     inputs = _inputs(info, info.batch or 2, sides, sides)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about the inside of its exporter
-        program = trace(graph, inputs, info)
         if kind == "pt2":
-            write_pt2(program, path, info)
-        else:
-            (write_openvino if kind == "openvino" else write_onnx)(program, path, info, dtype, calls)
+            write_pt2(trace(graph, inputs, info), path, info)
+            return
+        with attention_in_products():
+            program = trace(graph, inputs, info)
+        (write_openvino if kind == "openvino" else write_onnx)(program, path, info, dtype, calls)
 
 
 def _calls(model: Mask2Former, info: ExportedInfo, calibration: Sequence[str | Path]) -> list[Call]:

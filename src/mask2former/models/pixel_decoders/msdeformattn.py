@@ -43,19 +43,22 @@ class DeformableAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Head h points in direction h (of the heads spread over a circle), point p at p + 1 pixels."""
         heads, levels, points = self.shape
-        angle = torch.arange(heads, dtype=torch.float32) * (2.0 * math.pi / heads)
-        direction = torch.stack((angle.cos(), angle.sin()), dim=1)
-        direction = direction / direction.abs().amax(dim=1, keepdim=True)
-        distance = torch.arange(1, points + 1, dtype=torch.float32)
-        offsets = direction[:, None, None, :] * distance[None, None, :, None]
         nn.init.zeros_(self.sampling_offsets.weight)
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(offsets.expand(-1, levels, -1, -1).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_projection, self.output_projection):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
+        bias = self.sampling_offsets.bias
+        if bias.is_meta:  # whose arithmetic is Python's, and brings torch._dynamo, 2 s
+            return
+        angle = torch.arange(heads, dtype=torch.float32) * (2.0 * math.pi / heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=1)
+        direction = direction / direction.abs().amax(dim=1, keepdim=True)
+        distance = torch.arange(1, points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None, :] * distance[None, None, :, None]
+        with torch.no_grad():
+            bias.copy_(offsets.expand(-1, levels, -1, -1).flatten())
 
     def forward(
         self, query: Float[Tensor, "N S C"], value: Float[Tensor, "N S C"], shapes: Sequence[tuple[int, int]]
