@@ -11,7 +11,7 @@ import yaml
 from foreign_formats import FORMATS, SPLITS, class_map, masks, objects
 
 from mask2former.cli import main
-from mask2former.config import RunConfig, parse
+from mask2former.config import DataConfig, RunConfig, parse
 from mask2former.data.build import build_images
 from mask2former.data.datasets.label_folder import LabelFolder
 from mask2former.data.datasets.official import Split
@@ -19,6 +19,8 @@ from mask2former.dataset_tools.check_data import check_data
 from mask2former.dataset_tools.data_paths import DataPaths
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures.ground_truth import InstanceGroundTruth
+
+PAGE = Path(__file__).parents[2] / "docs" / "data-formats.md"
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +125,9 @@ def test_a_folder_of_pickles_is_refused_by_what_is_in_it(capsys: pytest.CaptureF
     Path("data/a_seg.npy").write_bytes(b"\x93NUMPY")
     assert main(["check-data", "data"]) == 2
     assert "Cellpose saves its _seg.npy as a pickle" in capsys.readouterr().err
+
+
+def test_every_row_of_the_page_is_a_data_set() -> None:
+    rows = re.findall(r"^\|.*`(\{name: .*\})` \|$", PAGE.read_text(), flags=re.MULTILINE)
+    names = [parse(DataConfig, {"dataset": yaml.safe_load(row)}, row).dataset.name for row in rows]
+    assert {"coco-instance", "yolo", "coco-panoptic", *(kind for _, kind, _ in FORMATS.values())} == set(names)
