@@ -24,6 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 HOMES = {
     "av": ("data/video.py", "results_io/video.py"),  # one reads, one writes
     "fastapi": ("serve/__init__.py", "serve/app.py", "serve/uploads.py", "web/page.py"),
+    "cvat_sdk": ("inference/cvat.py",),
     "faster_coco_eval": ("ops/masks.py", "evaluation/"),
     "gradio": ("web/page.py",),
     "fsspec": ("bulk/",),
@@ -33,14 +34,18 @@ HOMES = {
     "onnx": ("export/writers.py", "export/quantization.py"),
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
+    "pandas": ("structures/results.py",),
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
-    "pyarrow": ("bulk/",),
+    "pyarrow": ("bulk/", "results_io/table.py"),
     "pydantic": ("config/", "structures/model_info.py"),
     "python_multipart": ("serve/__init__.py",),  # which fastapi asks for
     "ray": ("serve/on_ray.py", "bulk/engine.py"),
     "rich": ("cli/", "demo.py"),
+    "roifile": ("results_io/imagej.py",),
     "safetensors": ("checkpoints/",),
+    "skimage": ("ops/shapes.py",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
+    "supervision": ("structures/results.py",),
     "tensorboard": ("training/",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
@@ -51,6 +56,7 @@ HOMES = {
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
     "av": "video",
+    "cvat_sdk": "cvat",
     "fastapi": "serve",
     "gradio": "web",
     "fsspec": "ray",
@@ -60,17 +66,25 @@ OPTIONAL = {
     "onnx": "export",
     "onnxruntime": "export",
     "openvino": "export",
+    "pandas": "table",
     "prometheus_client": "serve",
     "pyarrow": "ray",
     "python_multipart": "serve",
     "ray": "ray",
+    "roifile": "imagej",
+    "skimage": "table",
     "starlette": "serve",
+    "supervision": "supervision",
     "tensorboard": "train",
     "transformers": "test",
     "uvicorn": "serve",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+}  # of distributions that are imported by another name
 WITHOUT_TORCH = (
     "errors.py",
     "config/",

@@ -11,10 +11,12 @@ import typer
 
 from mask2former.cli.bulk import predict_in_bulk
 from mask2former.cli.shared import (
+    Classes,
     Device,
     Dtype,
     FailedError,
     LongEdge,
+    MinArea,
     Model,
     OfficialSettings,
     Recipe,
@@ -72,6 +74,26 @@ def predict(
         Path | None,
         typer.Option(help="Also write one COCO results file for all images, with instances of any score."),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a table of all masks (.csv or .parquet) and, as NAME_images, one of all images: sizes, "
+            "shapes, scores and intensities. Needs the extra 'table'.",
+        ),
+    ] = None,
+    pixel_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Side of a pixel, for example 0.65um: the tables have units, too."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Also write this format into a folder of its name in the output; can be repeated: geojson, yolo, "
+            "coco-dataset, cvat, label-studio, label-studio-polygons, label-tiff, imagej, class-masks, cutouts.",
+        ),
+    ] = None,
     no_overlays: Annotated[bool, typer.Option("--no-overlays", help="Do not draw the overlays X.png.")] = False,
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="The former name of --no-overlays.", hidden=True)
@@ -93,6 +115,8 @@ def predict(
     max_instances: Annotated[
         int | None, typer.Option(help="Instance: maximum number per image.", rich_help_panel="Settings")
     ] = None,
+    classes: Classes = None,
+    min_area: MinArea = None,
     short_edge: ShortEdge = None,
     tile: Annotated[
         int | None,
@@ -207,8 +231,9 @@ def predict(
     bulk = {argument: value for argument, value in bulk.items() if value is not None}
     if bulk and not ray:
         raise OptionError(lambda name: f"{name(next(iter(bulk)))} is for --ray; give both or none")
-    if ray and coco is not None:
-        raise OptionError(lambda name: f"{name('coco')} cannot go with --ray, whose results are shards")
+    others = {"coco": coco, "table": table, "also": also or None}
+    if ray and (wrong := [option for option, value in others.items() if value is not None]):
+        raise OptionError(lambda name: f"{name(wrong[0])} cannot go with --ray, whose results are shards")
     if no_pictures:
         say("note: --no-pictures is called --no-overlays now", error=True)
     done = total = 0
@@ -216,6 +241,8 @@ def predict(
         "score_threshold": score_threshold,
         "overlap_threshold": overlap_threshold,
         "max_instances": max_instances,
+        "classes": tuple(classes) if classes else None,
+        "min_area": min_area,
         "short_edge": short_edge,
         "long_edge": long_edge,
         "official_settings": official_settings or None,
@@ -264,6 +291,9 @@ def predict(
             task,
             overlays=not (no_overlays or no_pictures),
             coco=coco,
+            table=table,
+            pixel_size=pixel_size,
+            also=also or (),
             progress=tell,
             observe=observe,
             **shared,
@@ -275,7 +305,10 @@ def predict(
     if report.outcomes["refused"] == report.num_images:  # nothing was right about the request
         more = f" (and {failed - 1} more: no image could be segmented)" if failed > 1 else ""
         raise UserError(reasons[0] + more)
-    say(_summary(report, name, output, coco))
+    line = _summary(report, name, output, coco)
+    if table is not None:
+        line += f"; tables: {table} and {table.stem}_images{table.suffix}"
+    say(line if not also else f"{line}; also: {', '.join(dict.fromkeys(also))}")
     if failed:
         listed = "; ".join(reasons) + (
             f"; and {failed - len(reasons)} more (see above)" if failed > len(reasons) else ""

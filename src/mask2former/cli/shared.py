@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_MODEL",
+    "Classes",
     "Device",
     "Dtype",
     "FailedError",
     "LongEdge",
+    "MinArea",
     "Model",
     "ModelTasks",
     "OfficialSettings",
@@ -102,6 +104,22 @@ OfficialSettings = Annotated[
         "--official-settings",
         help="Resize images as the authors of Mask2Former do, also for a model that another toolbox trained.",
         rich_help_panel="Settings",
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        metavar="NAME",
+        help="Keep this class alone; can be repeated.",
+        show_default="all",
+        rich_help_panel="Settings",
+    ),
+]
+MinArea = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Leave out segments, instances and class masks of fewer pixels.", rich_help_panel="Settings"
     ),
 ]
 ValueRange = Annotated[

@@ -53,6 +53,8 @@ class InferenceConfig(Strict):
     # pixels: with tiles, the diameter of objects that the model was trained on; the image is cut again, into tiles of
     # another side, where the median of its objects has another one. 0: tiles of one side for all images
     diameter: NonNegativeFloat = 0.0
+    classes: tuple[str, ...] | None = None  # results hold these classes alone, by name; None: all
+    min_area: NonNegativeInt = 0  # pixels of the image; smaller segments, instances and class masks are left out
     # values that become 0 and 255 in images that are not 8-bit, in training, too, for instance [0, 4095] for cameras of
     # 12 bits. None: as the file says, else inferred from the values (see data/images.py)
     value_range: tuple[float, float] | None = None

@@ -27,7 +27,7 @@ from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
 from mask2former.data.image_files import open_image
 from mask2former.data.images import image_size, list_images, read_image
-from mask2former.errors import FailedError, UserError
+from mask2former.errors import FailedError, OptionError, UserError, prefixed
 from mask2former.files import check_apart, check_file, check_folder, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
@@ -37,9 +37,12 @@ from mask2former.inference.tiling import Results
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results
-from mask2former.results_io.json import RECORDS, read_result
+from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
+from mask2former.results_io.json import RECORDS, read_result, result_of, saved_document
+from mask2former.results_io.table import TableFiles, images_table, is_table
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE, write_files
+from mask2former.structures.tables import PixelSize
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +63,7 @@ __all__ = [
 _MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  # by task: the exact map of an image
 _ENDINGS = (".png", ".json", *_MAPS.values())
 _HEAD = b'{"schema_version": '  # of JSON files of results
+_TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TRACED = 6  # calls of a trace that are kept
 
@@ -141,7 +145,8 @@ class FilesReport:
 
 
 _LISTED = 10  # failures that a report has
-_ADDED = {"resampling": "antialiased"}  # settings that earlier results do not name, with what they were made with
+# Settings that earlier results do not name, with what they were made with.
+_ADDED = {"resampling": "antialiased", "classes": None, "min_area": 0}
 
 
 def predict_files(
@@ -155,6 +160,10 @@ def predict_files(
     weights: str | None = None,
     overlays: bool = True,
     coco: str | os.PathLike[str] | None = None,
+    table: str | os.PathLike[str] | None = None,
+    pixel_size: str | PixelSize | None = None,
+    also: Sequence[str] = (),
+    writers: Sequence[FormatWriter] = (),
     overwrite: bool = False,
     batch_size: int = 1,
     views: MultiScaleFlip | None = None,
@@ -180,6 +189,12 @@ def predict_files(
         weights: see :meth:`Predictor.from_pretrained`.
         overlays: whether X.png is drawn.
         coco: also write one COCO results file; instances of any score are in it.
+        table: also write a table of all masks, and one of all images beside it, see
+            :class:`~mask2former.results_io.table.TableFiles`.
+        pixel_size: for the tables, for instance ``0.65um``.
+        also: formats that are written too, each in a folder of ``output`` that has its name; one of
+            :data:`~mask2former.results_io.formats.FORMATS`.
+        writers: also get every result, for your own formats; ids of images are the stems of their files.
         overwrite: also process images that have results, and overwrite other files of the same names.
         batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
         views: test-time augmentation.
@@ -195,24 +210,37 @@ def predict_files(
         UserError: no images, a wrong model or setting, or files in the way; nothing has been written then.
         FailedError: what stopped an image would stop all others, for instance a full disk; what is done stays.
     """
+    if pixel_size is not None and table is None:
+        raise OptionError(lambda name: f"{name('pixel_size')} is for tables; give {name('table')} too")
+    size = None if pixel_size is None else PixelSize.of(pixel_size)
     file = None if coco is None else Path(coco)
     with collect_notes() as planned:
         jobs = plan([sources] if isinstance(sources, str | os.PathLike) else sources, output)
     if file is not None:
         check_apart(file, [model] if isinstance(model, str | Path) else [])
         check_coco_file(file, jobs, overwrite=overwrite)
+    for path in () if table is None else (Path(table), images_table(Path(table))):
+        check_apart(path, [model] if isinstance(model, str | Path) else [])
+        _check_run_file(path, jobs, "--table", is_table, overwrite=overwrite)
+    folders = [_format_folder(Path(output), name, jobs, overwrite=overwrite) for name in dict.fromkeys(also)]
     if settings.get("tile") is not None:
         settings = {"tile_overlap": settings["tile"] // 4} | settings
     loading = {"recipe": recipe, "trained_for": trained_for, "weights": weights, "device": device, "dtype": dtype}
     predictor = open_predictor(model, compile=compile, views=views, progress=progress, **loading, **settings)
     chosen = predictor.choose_tasks(task)[0]
+    run = _images_of(jobs, predictor, model_name(model))
+    every = [*writers]
+    if table is not None:
+        every.append(TableFiles(table, run.categories, run.names, run.read, size))
+    every += [open_format(folder, run) for folder in folders]
     removed = leftovers_note(path.parent for path in (*(job.document for job in jobs), *([file] if file else [])))
     outcomes: dict[str, int] = dict.fromkeys(("done", "skipped", "refused", "failed"), 0)
     sums: dict[str, int] = dict.fromkeys(("differs", "crowded", "found", "candidates"), 0)
     failed: list[Outcome] = []
     usable: list[Job] = []
     # A pipe is held open, so that whoever reads it waits for the file.
-    with contextlib.nullcontext() if file is None else reserved(file), collect_notes() as found:
+    waiting = contextlib.nullcontext() if file is None else reserved(file)
+    with waiting, collect_notes() as found, contextlib.ExitStack() as stack:
         progress(chosen, 0, len(jobs))
         options = {"model": model_name(model), "overlay": overlays, "candidates": coco is not None}
         options |= {"overwrite": overwrite, "batch_size": batch_size}
@@ -221,7 +249,15 @@ def predict_files(
             for name in sums:
                 sums[name] += getattr(outcome, name)
             if not outcome.reason and not outcome.differs:
+                if not usable:  # files of a run without any result would replace those of an earlier one
+                    every = [stack.enter_context(writer) for writer in every]
                 usable.append(outcome.job)
+                _pass_on(outcome.job, chosen, predictor.categories, every)
+            elif outcome.differs and every:
+                note(
+                    "images whose results were made otherwise, left out of tables and formats",
+                    f"'{outcome.job.source}'",
+                )
             if outcome.reason and len(failed) < _LISTED:
                 failed.append(outcome)
             observe(outcome)
@@ -240,6 +276,55 @@ def predict_files(
         failed=tuple(failed),
         notes=notes,
     )
+
+
+def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesOfRun:
+    """What formats need to know of the images of a run; their ids are the stems of their results."""
+    sources = {job.stem.as_posix(): job for job in jobs}
+
+    def read(image_id: int | str) -> UInt8[np.ndarray, "H W 3"]:
+        with collect_notes():  # they were said when it was segmented
+            return read_image(sources[str(image_id)].source, value_range=predictor.settings.value_range)
+
+    names: dict[int | str, str] = {
+        stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()
+    }
+    return ImagesOfRun(predictor.categories, names, read, model)
+
+
+def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:
+    """Give the result of an image, as it is on the disk, to writers of other formats.
+
+    Raises:
+        UserError: a writer refuses it.
+    """
+    if not writers:
+        return
+    document = saved_document(job.document, task)
+    if document is None:
+        note("images whose results were gone when other formats were written, left out", f"'{job.document}'")
+        return
+    try:
+        result = result_of(document, categories)
+    except UserError as error:
+        raise prefixed(f"'{job.document}'", error) from error
+    for writer in writers:
+        writer.add(job.stem.as_posix(), result)
+
+
+def _format_folder(output: Path, name: str, jobs: Sequence[Job], *, overwrite: bool) -> Path:
+    """The folder of a format, in which no results of images lie.
+
+    Raises:
+        UserError: there is no such format, or the folder is for something else.
+    """
+    folder = format_folder(output, name, overwrite=overwrite)
+    if inside := next((job for job in jobs if job.stem.parts[:-1][:1] == (name,)), None):
+        raise UserError(
+            f"results of images lie in '{folder}', for instance those of '{inside.source}', so the format {name} "
+            "cannot be written there; choose another output, or name the images' folder itself as the source"
+        )
+    return folder
 
 
 def plan(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Job]:
@@ -649,11 +734,12 @@ def _drop_stale(job: Job) -> None:
 
 def _is_own_image(path: Path) -> bool:
     """Whether a file is an overlay or a map of a result: it says so, or (of 0.1.0) the JSON file beside it does."""
-    if path.suffix.lower() != ".png" or not path.is_file():
+    if path.suffix.lower() not in (".png", ".tif") or not path.is_file():
         return False
     try:
         with open_image(path) as image:
-            if image.info.get("Software") == SOFTWARE:
+            marks = image.info.get("Software"), getattr(image, "tag_v2", {}).get(_TIFF_SOFTWARE)
+            if SOFTWARE in marks:
                 return True
     except UserError:  # whatever is wrong with it, reading it says
         return False
@@ -680,19 +766,25 @@ def check_coco_file(path: Path, jobs: Sequence[Job], *, overwrite: bool = False)
     Raises:
         UserError: it is an image or one of the results, or lies where results go, or something else is there.
     """
+    _check_run_file(path, jobs, "--coco", is_coco_results, overwrite=overwrite)
+
+
+def _check_run_file(
+    path: Path, jobs: Sequence[Job], option: str, is_ours: Callable[[Path], bool], *, overwrite: bool
+) -> None:
     check_file(path)
     check_apart(path, [job.source for job in jobs])
     target = location_of(path)
     results = {location_of(job.file(ending)): job for job in jobs for ending in _ENDINGS}
     folders = {folder for index in results for folder in Path(index).parents}
     if target in results or any(str(folder) in results for folder in Path(target).parents):
-        raise UserError(f"'{path}' is one of the results of this run; name another file for --coco")
+        raise UserError(f"'{path}' is one of the results of this run; name another file for {option}")
     if Path(target) in folders:
-        raise UserError(f"'{path}' is a folder of the results of this run; name another file for --coco")
-    if path.is_file() and not overwrite and not is_coco_results(path):  # reading a pipe would wait for its writer
+        raise UserError(f"'{path}' is a folder of the results of this run; name another file for {option}")
+    if path.is_file() and not overwrite and not is_ours(path):  # reading a pipe would wait for its writer
         raise UserError(
-            f"'{path}' is there and is no file of COCO results of mask2former predict; name another file for --coco, "
-            "or --overwrite to lose it"
+            f"'{path}' is there and is no file of {option[2:].replace('coco', 'COCO results')} of mask2former predict; "
+            f"name another file for {option}, or --overwrite to lose it"
         )
 
 

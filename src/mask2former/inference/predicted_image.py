@@ -76,7 +76,7 @@ class PredictedImage:
         Args:
             task: see :class:`~mask2former.Predictor`; several tasks give a dictionary.
             overrides: settings of post-processing, for instance ``score_threshold=0.5``; with tiles
-                ``instance_threshold`` alone.
+                ``instance_threshold``, ``classes`` and ``min_area`` alone.
 
         Raises:
             UserError: the model does not support the task, the image was not predicted for it, or a setting is wrong
@@ -87,7 +87,11 @@ class PredictedImage:
         if missing := [name for name in tasks if name not in self.tasks]:
             raise UserError(f"the image was predicted for {', '.join(self.tasks)}; pass '{missing[0]}' to run, too")
         if names := changed_pass(before, settings):
-            kind = "with tiles only instance_threshold can change" if before.tile else "it belongs to the pass"
+            kind = (
+                "with tiles only instance_threshold, classes and min_area can"
+                if before.tile
+                else "it belongs to the pass"
+            )
             name = next((name for name in overrides if name in names), names[0])
             raise UserError(f"{name} cannot change after the pass through the network ({kind}); give it to prepare")
         results = self._read(tasks, settings)

@@ -202,7 +202,7 @@ class Predictor:
         else:
             loaded = checkpoints.from_pretrained(source, recipe, model, tasks=tasks, weights=weights)
             predictor = cls(loaded, chosen_device, chosen_dtype, compile=compile)
-        predictor.settings = override(predictor.settings, overrides)
+        predictor.settings = override(predictor.settings, overrides, predictor.categories)
         if predictor.categories.names == SCENE_CATEGORIES.names and not quiet:
             _logger.warning(
                 "%s was trained on drawn scenes only: use coco-panoptic/swin-t for photographs, nuclei for cells",
@@ -247,7 +247,7 @@ class Predictor:
         """
         if isinstance(source, list | tuple):
             return list(self.stream(source, task, **overrides))  # pyright: ignore[reportReturnType]
-        tasks, settings = self.choose_tasks(task), override(self.settings, overrides)
+        tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
         image = read_image(source, value_range=settings.value_range)  # pyright: ignore[reportArgumentType]
         with _naming(source):
             [found] = self.run([self._shown(image, settings)], tasks)
@@ -287,7 +287,7 @@ class Predictor:
                 "predictor with the image"
             )
         # The request is checked now, not when the first result is read.
-        tasks, settings = self.choose_tasks(task), override(self.settings, overrides)
+        tasks, settings = self.choose_tasks(task), override(self.settings, overrides, self.categories)
 
         def read(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
             return read_image(source, value_range=settings.value_range)
@@ -325,7 +325,7 @@ class Predictor:
         Raises:
             UserError: ``batch_size`` is below 1, or a setting is wrong.
         """
-        settings = override(self.settings, overrides)
+        settings = override(self.settings, overrides, self.categories)
 
         def first(item: _ItemT) -> Shown | Ready[_T]:
             image = read(item)
@@ -356,7 +356,7 @@ class Predictor:
         Raises:
             UserError: the image cannot be read, or a setting is wrong.
         """
-        settings = override(self.settings, overrides)
+        settings = override(self.settings, overrides, self.categories)
         image = read_image(source, value_range=settings.value_range)
         with _naming(source):
             return self._shown(image, settings)
@@ -448,10 +448,9 @@ class Predictor:
     def _begin(self, images: Sequence[Shown], tasks: Sequence[Task]) -> list[ReadResults]:
         """As :meth:`begin`, of whole images or tiles, with one sentence where memory runs out."""
         with _work_on(*(shown.image for shown in images)):
-            if images[0].settings.tile:
-                return [self._in_tiles(shown) for shown in images]
-            read = self.begin(images, tasks)
-        return [partial(_with_work_on, shown.image, step) for shown, step in zip(images, read, strict=True)]
+            is_tiled = images[0].settings.tile > 0
+            read = [self._in_tiles(shown) for shown in images] if is_tiled else self.begin(images, tasks)
+        return [partial(_chosen, shown.image, step) for shown, step in zip(images, read, strict=True)]
 
     def _in_tiles(self, shown: Shown) -> ReadResults:
         every = shown.settings.model_copy(update=ALL_CANDIDATES)
@@ -533,7 +532,7 @@ class Predictor:
                 setting is wrong.
         """
         self.choose_tasks("instance")
-        settings = for_whole_frames(override(self.settings, overrides), overrides)
+        settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         images = [read_image(frame, value_range=settings.value_range) for frame in frames]
         with _work_on(*images):
             prediction = self.clip_prediction(images, settings)
@@ -594,7 +593,7 @@ class Predictor:
             UserError: a setting is wrong, or the model does not support the task.
         """
         mine = {name: overrides.pop(name) for name in list(overrides) if name in TrackingConfig.model_fields}
-        settings = for_whole_frames(override(self.settings, overrides), overrides)
+        settings = for_whole_frames(override(self.settings, overrides, self.categories), overrides)
         frames.value_range = settings.value_range
         requested = parse(TrackingConfig, mine, "tracking settings")
         chosen, tracking = choose_tracking(task, requested, settings, getattr(self.network, "window", 1))
@@ -639,11 +638,13 @@ def _kept(source: ImageSource) -> ImageSource:
     return source.clone() if isinstance(source, Tensor) else source
 
 
-def _with_work_on(
+def _chosen(
     image: UInt8[np.ndarray, "H W 3"], read: ReadResults, tasks: Sequence[Task], settings: InferenceConfig
 ) -> Results:
+    """The results that are read, of the classes and from the area that the settings say."""
     with _work_on(image):
-        return read(tasks, settings)
+        found = read(tasks, settings)
+    return {task: result.filter(settings.classes, min_area=settings.min_area) for task, result in found.items()}
 
 
 @contextlib.contextmanager

@@ -7,29 +7,35 @@ from typing import Any, get_args
 
 from mask2former.config import InferenceConfig, Task, parse
 from mask2former.errors import UserError
+from mask2former.structures import Categories
 
 __all__ = ["changed_pass", "choose_tasks", "for_whole_frames", "override"]
 
 # Settings that only post-processing reads; all others belong to the pass through the network.
 _OF_RESULTS = {
+    "classes",
     "instance_threshold",
     "max_instances",
+    "min_area",
     "non_overlapping",
     "overlap_threshold",
     "score_threshold",
     "things_first",
     "things_only",
 }
-_OF_TILED_RESULTS = {"instance_threshold"}  # the others are used where tiles are joined
+_OF_TILED_RESULTS = {"classes", "instance_threshold", "min_area"}  # the others are used where tiles are joined
 
 
-def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> InferenceConfig:
+def override(
+    settings: InferenceConfig, overrides: Mapping[str, Any], categories: Categories | None = None
+) -> InferenceConfig:
     """The settings with those of a call in their place.
 
     Args:
         settings: of a model or predictor.
         overrides: by name. ``official_settings`` stands for several; ``score_threshold`` for the threshold of every
-            task; ``tile`` sets ``diameter`` to 0, and ``max_instances`` counts things alone.
+            task; ``tile`` sets ``diameter`` to 0, and ``max_instances`` counts things alone; ``classes`` may be one.
+        categories: of the model, where they are known, so that ``classes`` can be checked.
 
     Raises:
         UserError: a setting is unknown or out of range, or says what the model was trained for.
@@ -50,7 +56,12 @@ def override(settings: InferenceConfig, overrides: Mapping[str, Any]) -> Inferen
         if "panoptic" not in settings.tasks:
             overrides = {name: value for name, value in overrides.items() if name != "score_threshold"}
         overrides = {"instance_threshold": threshold} | overrides
-    return parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    if isinstance(overrides.get("classes"), str):
+        overrides["classes"] = (overrides["classes"],)
+    chosen = parse(InferenceConfig, settings.model_dump() | overrides, "inference settings")
+    if categories is not None and chosen.classes is not None:
+        categories.indices(chosen.classes)
+    return chosen
 
 
 def changed_pass(before: InferenceConfig, after: InferenceConfig) -> list[str]:
@@ -83,7 +94,7 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
     """Settings for clips and tracks, which know neither tiles nor the removal of overlaps.
 
     Raises:
-        UserError: one of the two is set.
+        UserError: one of the two is set, or what chooses among results of images.
     """
     if settings.tile:
         raise UserError(
@@ -92,4 +103,8 @@ def for_whole_frames(settings: InferenceConfig, overrides: Mapping[str, Any]) ->
         )
     if overrides.get("non_overlapping"):
         raise UserError("non_overlapping is for images; tracks that cannot overlap are those of the task panoptic")
+    if settings.classes is not None or settings.min_area:
+        raise UserError(
+            "classes and min_area are for images; of clips and tracks, leave out what is not wanted in their results"
+        )
     return settings.model_copy(update={"non_overlapping": False})

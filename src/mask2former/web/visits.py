@@ -30,7 +30,7 @@ from mask2former.notes import collect_notes, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.csv import csv_text
 from mask2former.structures import Segmentation
-from mask2former.structures.results import ROW_COLUMNS
+from mask2former.structures.tables import ROW_COLUMNS
 from mask2former.structures.tracks import TRACK_COLUMNS, TrackedFrame
 from mask2former.text import printable, quoted
 
@@ -118,7 +118,7 @@ class Visit:
 
     def visible(self, every: Segmentation) -> Segmentation:
         """The part of a result that is not switched off."""
-        return every.of_classes(set(range(len(every.categories))) - self.hidden) if self.hidden else every
+        return every.filter(set(range(len(every.categories))) - self.hidden)
 
     def download(self, kind: Literal["png", "json", "csv", "mp4"]) -> tuple[str, bytes]:
         """Name and content of a file of what is shown.
