@@ -34,6 +34,7 @@ __all__ = [
 
 Colors = dict[int, tuple[int, int, int]]  # RGB by number
 
+_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # modes of Pillow
 _LOSSY = ("JPEG", "MPO", "WEBP")
 
 
@@ -121,7 +122,11 @@ def _rgb(packed: int) -> str:
 
 def _read_colors(file: ImageFile, expected: str) -> Int32[np.ndarray, "H W"]:
     """R + 256 G + 65536 B of every pixel."""
-    image, packing, _ = _decoded(file, ("RGB", "RGBA", "P", "L", "1"), expected)
+    return _packed(file, _decoded(file, ("RGB", "RGBA", "P", "L", "1"), expected), expected)
+
+
+def _packed(file: ImageFile, decoded: _Decoded, expected: str) -> Int32[np.ndarray, "H W"]:
+    image, packing, _ = decoded
     if ";16" in packing:  # of which only the upper halves were read
         raise UserError(f"'{file}' has 16 bits per colour; expected 8 ({expected})")
     if is_collecting() and image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
@@ -141,11 +146,10 @@ def read_ids(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], bool]:
     Raises:
         UserError: the file is missing or damaged.
     """
-    with open_image(file) as image:
-        is_colored = image.mode in ("RGB", "RGBA")
-    if not is_colored:
-        return read_label_map(file), False
-    return _read_colors(file, "the colours of objects"), True
+    decoded = _decoded(file, ("RGB", "RGBA", *_NUMBERS), "numbers or colours of objects")
+    if decoded.image.mode in ("RGB", "RGBA"):
+        return _packed(file, decoded, "the colours of objects"), True
+    return _numbers(file, decoded), False
 
 
 def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors]:
@@ -158,16 +162,22 @@ def read_with_palette(file: ImageFile) -> tuple[Int32[np.ndarray, "H W"], Colors
         "one number per pixel: 8-bit or 16-bit grey, or a palette (write the class numbers instead of colours, without "
         "anti-aliasing; or name a file of classes with their colours and set dataset.encoding: colors)"
     )
-    image, packing, has_pages = _decoded(file, ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"), expected)
+    decoded = _decoded(file, _NUMBERS, expected)
+    image = decoded.image
+    rgb = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    return _numbers(file, decoded), dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
+
+
+def _numbers(file: ImageFile, decoded: _Decoded) -> Int32[np.ndarray, "H W"]:
+    image, packing, has_pages = decoded
     numbers = np.asarray(image).astype(np.int32)
     if found := re.search(r"\bL;([24])", packing):  # Pillow stretches grey of 2 and 4 bits to 0..255
         numbers //= 255 // (2 ** int(found[1]) - 1)
     if has_pages and (numbers == numbers[0, 0]).all():
         note("label maps whose first page, the one that is read, is empty", f"'{file}'")
     if image.mode == "I" and (low := int(numbers.min())) < 0:
-        raise UserError(f"'{file}' has the number {low}; expected {expected}, from 0 to {2**31 - 1}")
-    rgb = (image.getpalette("RGB") or []) if image.mode == "P" else []
-    return numbers, dict(enumerate(zip(rgb[::3], rgb[1::3], rgb[2::3], strict=False)))
+        raise UserError(f"'{file}' has the number {low}; expected numbers from 0 to {2**31 - 1}")
+    return numbers
 
 
 class Palettes:

@@ -216,3 +216,13 @@ def test_numbers_that_are_no_classes_come_with_a_hint(tmp_path: Path, numbers: l
     save(tmp_path / "y" / "a.png", np.array(numbers, dtype=np.uint16))
     with pytest.raises(UserError, match=words):
         LabelFolder([(tmp_path / "x", tmp_path / "y")], CLASSES).ground_truths(0, ["semantic"])
+
+
+def test_the_suffix_of_0_1_is_a_name_now() -> None:
+    files = [{"images": "x", "labels": "y"}]
+    values = {"name": "label-folder", "train": files, "validation": files, "names": "n.txt", "label_suffix": "_mask"}
+    config = parse(DataConfig, {"dataset": values}, "test").dataset
+    assert isinstance(config, LabelFolderConfig)
+    assert config.label_name == "{stem}_mask"
+    with pytest.raises(UserError, match="'label_suffix' is the old form of 'label_name', and both are set"):
+        parse(DataConfig, {"dataset": {**values, "label_name": "{stem}"}}, "test")

@@ -136,10 +136,11 @@ class MaskFiles(Reader):
             file = image.masks / name
             numbers, _ = read_ids(file)
             self.check_size(index, numbers.shape, size_hw, f"its mask '{file}' is")
-            if len(values := np.unique(numbers)) > 2:
+            mask = numbers > 0
+            if (numbers[mask] != numbers.max()).any():
                 what = "mask files with several values, of which all but 0 are the object"
-                note(what, f"'{file}' ({len(values)} values)")
-            patches.append(tight(Patch(0, 0, numbers > 0)))
+                note(what, f"'{file}' (up to {numbers.max()})")
+            patches.append(tight(Patch(0, 0, mask)))
         return patches
 
 
