@@ -112,6 +112,7 @@ class Stored:
         white_is_0: the smallest value is white.
         missing: (H, W), true where the file says that there is no value.
         value_range: what the file says is black and white, for values that no range is set for.
+        full: the least and largest value that there could be; None: those of ``bits`` or of the type.
     """
 
     values: np.ndarray
@@ -120,6 +121,7 @@ class Stored:
     white_is_0: bool = False
     missing: np.ndarray | None = None
     value_range: _Range | None = None
+    full: _Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,8 +474,11 @@ def rgb_of_stored(
     """
     stored = image.read()
     values, missing, named = stored.values, stored.missing, f"'{name}'"
-    if value_range in (None, "auto"):
+    if value_range in (None, "auto") and stored.value_range is not None:
         value_range = stored.value_range
+        values = np.clip(values, *value_range)
+    if value_range == "full" and stored.full is not None:
+        value_range = stored.full
     if missing is not None and missing.any():
         known = values[~missing]
         if known.size:

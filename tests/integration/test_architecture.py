@@ -42,6 +42,8 @@ HOMES = {
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "tensorboard": ("training/",),
+    "pillow_heif": ("data/image_files.py",),
+    "pydicom": ("data/dicom_files.py",),
     "tifffile": ("data/tiff_files.py",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
@@ -68,6 +70,8 @@ OPTIONAL = {
     "starlette": "serve",
     "tensorboard": "train",
     "tifffile": "microscopy",
+    "pillow_heif": "heic",
+    "pydicom": "dicom",
     "transformers": "test",
     "uvicorn": "serve",
 }
