@@ -707,7 +707,8 @@ def test_what_a_folder_holds_besides_is_noted(tmp_path: Path) -> None:
     assert [path.name for path, _ in listed] == ["a.png"]
     found = "\n".join(sentences(notes))
     for part in (
-        r"other formats.* \(3\): .*b\.gif",
+        r"other formats, skipped: \.gif .* \(2\): .*b\.gif",
+        r"other formats, skipped: \.ppm .* \(1\): .*d\.ppm",
         r"without a suffix.* \(1\): .*bare'",
         r"links to folders, .* \(1\): .*linked'",
         r"listed already, .* \(1\): '.*z\.png' is '.*a\.png'",
@@ -721,7 +722,7 @@ def test_what_a_folder_holds_besides_is_noted(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path) -> None:
     Image.fromarray(BYTES).save(tmp_path / "a.gif")
-    with pytest.raises(UserError, match=r"holds no images .*skipped .*a\.gif"):
+    with pytest.raises(UserError, match=r"holds no images .*skipped: .*a\.gif"):
         list_images([tmp_path])
 
 
