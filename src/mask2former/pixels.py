@@ -42,6 +42,7 @@ __all__ = [
     "rgb_of_array",
     "rgb_of_pillow",
     "rgb_of_stored",
+    "significant_bits",
     "stated_bits",
     "without_warnings",
 ]
@@ -142,7 +143,7 @@ class StoredImage:
     num_pages: Callable[[], int]
     read: Callable[[], Stored]
     format: str = "stored"
-    info: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[Any, Any] = field(default_factory=dict)
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -406,7 +407,7 @@ def _note_bands(image: Image.Image, name: str) -> None:
 
 def _stated_bits(image: Image.Image) -> int | None:
     if image.format == "PNG":
-        return _significant_bits(image)
+        return significant_bits(image)
     return stated_bits(functools.partial(_tag, image))
 
 
@@ -427,7 +428,7 @@ def stated_bits(tag: Callable[[int], Any]) -> int | None:
     return None
 
 
-def _significant_bits(image: Image.Image) -> int | None:
+def significant_bits(image: Image.Image) -> int | None:
     """The first number of the chunk sBIT of a PNG; kept with the image, whose decoding closes the file."""
     file = getattr(image, "fp", None)
     if file is None or file.closed:
@@ -486,6 +487,10 @@ def rgb_of_stored(
         values = np.where(missing[..., None] if values.ndim == 3 else missing, known.min() if known.size else 0, values)
         note("images with pixels that have no value, as the file says, shown black", f"{named} ({_share(missing)})")
     if stored.has_alpha:
+        hidden = values[..., -1] == 0
+        if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
+            most = values[~hidden][:, :-1].max()
+            values = np.where(hidden[..., None], np.minimum(values, most), values)
         colors = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
         pixels = rgb_of_array(np.dstack([colors, values[..., -1]]), named, value_range=value_range, example=name)
     else:

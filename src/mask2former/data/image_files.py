@@ -24,6 +24,7 @@ from mask2former import limits
 from mask2former.data.archives import File
 from mask2former.data.dicom_files import DICOM_SUFFIXES, can_read_dicom, is_dicom, open_dicom
 from mask2former.data.dicom_files import EXTRA as DICOM_EXTRA
+from mask2former.data.png_files import is_deep_png, stored_png
 from mask2former.data.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.data.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
 from mask2former.data.web_images import WebImage
@@ -273,6 +274,8 @@ def _of_other_reader(
     stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None
 ) -> StoredImage | None:
     """The image by the reader of an optional package; None where Pillow reads it as well, or tifffile is missing."""
+    if is_deep_png(_start_of(content, 26)) and not page:
+        return stored_png(stack.enter_context(_of_pillow(content)), content, name, page)
     if is_dicom(_start_of(content, 132)):
         return stack.enter_context(open_dicom(content, name, page))
     if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page):

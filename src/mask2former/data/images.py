@@ -91,8 +91,8 @@ def read_image(
       says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
       fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred. Signed
       files end at 15 bits, or 7.
-    * 16-bit colour in files: as grey in TIFF files, with tifffile (the extra ``microscopy``). In others, the upper 8
-      bits, stretched where they hold less than their range (noted).
+    * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
+      stretched where they hold less than their range (noted).
     * Pixels that a TIFF says have no value (GDAL's nodata) are black and not among the values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
