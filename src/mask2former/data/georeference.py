@@ -18,6 +18,7 @@ from mask2former.data.image_files import ImageFile, ImagePage
 from mask2former.data.images import ImageSource, as_file
 from mask2former.documents import check_regular, read_bytes
 from mask2former.notes import note
+from mask2former.pixels import without_warnings
 
 __all__ = ["GeoReference", "georeference"]
 
@@ -102,7 +103,10 @@ def _tags(file: ImageFile) -> dict[int, Any]:
             stream: BinaryIO = stack.enter_context(file.open("rb"))
         else:
             stream = io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))  # pyright: ignore[reportArgumentType]
-        with contextlib.suppress(Exception):  # of a directory that is damaged, in whatever way: decoding says it
+        with (
+            without_warnings(),
+            contextlib.suppress(Exception),
+        ):  # of a directory that is damaged, in whatever way: decoding says it
             start = stream.read(16)
             directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
             stream.seek(directory.next)
