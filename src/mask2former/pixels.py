@@ -42,6 +42,7 @@ __all__ = [
     "rgb_of_array",
     "rgb_of_pillow",
     "rgb_of_stored",
+    "significant_bits",
     "stated_bits",
     "without_warnings",
 ]
@@ -112,6 +113,7 @@ class Stored:
         white_is_0: the smallest value is white.
         missing: (H, W), true where the file says that there is no value.
         value_range: what the file says is black and white, for values that no range is set for.
+        full: the least and largest value that there could be; None: those of ``bits`` or of the type.
     """
 
     values: np.ndarray
@@ -120,6 +122,7 @@ class Stored:
     white_is_0: bool = False
     missing: np.ndarray | None = None
     value_range: _Range | None = None
+    full: _Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class StoredImage:
     num_pages: Callable[[], int]
     read: Callable[[], Stored]
     format: str = "stored"
-    info: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[Any, Any] = field(default_factory=dict)
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -404,7 +407,7 @@ def _note_bands(image: Image.Image, name: str) -> None:
 
 def _stated_bits(image: Image.Image) -> int | None:
     if image.format == "PNG":
-        return _significant_bits(image)
+        return significant_bits(image)
     return stated_bits(functools.partial(_tag, image))
 
 
@@ -425,7 +428,7 @@ def stated_bits(tag: Callable[[int], Any]) -> int | None:
     return None
 
 
-def _significant_bits(image: Image.Image) -> int | None:
+def significant_bits(image: Image.Image) -> int | None:
     """The first number of the chunk sBIT of a PNG; kept with the image, whose decoding closes the file."""
     file = getattr(image, "fp", None)
     if file is None or file.closed:
@@ -472,8 +475,11 @@ def rgb_of_stored(
     """
     stored = image.read()
     values, missing, named = stored.values, stored.missing, f"'{name}'"
-    if value_range in (None, "auto"):
+    if value_range in (None, "auto") and stored.value_range is not None:
         value_range = stored.value_range
+        values = np.clip(values, *value_range)
+    if value_range == "full" and stored.full is not None:
+        value_range = stored.full
     if missing is not None and missing.any():
         known = values[~missing]
         if known.size:
@@ -481,6 +487,10 @@ def rgb_of_stored(
         values = np.where(missing[..., None] if values.ndim == 3 else missing, known.min() if known.size else 0, values)
         note("images with pixels that have no value, as the file says, shown black", f"{named} ({_share(missing)})")
     if stored.has_alpha:
+        hidden = values[..., -1] == 0
+        if hidden.any() and not hidden.all():  # what nobody sees must not decide how many bits there are
+            most = values[~hidden][:, :-1].max()
+            values = np.where(hidden[..., None], np.minimum(values, most), values)
         colors = np.broadcast_to(values[..., :-1], (*values.shape[:2], 3))
         pixels = rgb_of_array(np.dstack([colors, values[..., -1]]), named, value_range=value_range, example=name)
     else:

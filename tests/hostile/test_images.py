@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "icon": (b"\0\0\1\0\1\0" + bytes(16), "is not an image"),
     "GRIB": (b"GRIB" + bytes(40), "is not an image"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "is not an image"),
-    "AVIF": (b"\0\0\0\x1cftypavif" + bytes(60), "it is AVIF"),
+    "AVIF": (b"\0\0\0\x1cftypavif" + bytes(60), "it is AVIF|cannot be decoded"),
     "wide, some kilobytes": (png(89_000_000, 1, 1), "89,000,000; at most 200,000"),
     "high, some kilobytes": (png(1, 400_000, 1), "400,000; at most 200,000"),
     "beyond Pillow's limit": (png(10_000, 10_000, 1), "safety limit"),

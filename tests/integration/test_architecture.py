@@ -47,6 +47,8 @@ HOMES = {
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "supervision": ("structures/results.py",),
     "tensorboard": ("training/",),
+    "pillow_heif": ("data/image_files.py",),
+    "pydicom": ("data/dicom_files.py",),
     "tifffile": ("data/tiff_files.py",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
@@ -78,6 +80,8 @@ OPTIONAL = {
     "supervision": "supervision",
     "tensorboard": "train",
     "tifffile": "microscopy",
+    "pillow_heif": "heic",
+    "pydicom": "dicom",
     "transformers": "test",
     "uvicorn": "serve",
 }

@@ -45,7 +45,7 @@ PARTS = (
     r"several pages.* \(1\): '.*pages\.tif' \(2\)",
     r"alpha channel.* \(1\): '.*clear\.png'",
 )
-SKIPPED = r"other formats, skipped .*\(1\): '.*other\.gif'"
+SKIPPED = r"other formats, skipped: \.gif .*\(1\): '.*other\.gif'"
 
 
 def coco(root: Path) -> Path:

@@ -7,6 +7,8 @@ would start Ghostscript. Imports no torch, so that the processes of ``mask2forme
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import io
 import logging
 import re
@@ -16,10 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from mask2former import limits
 from mask2former.data.archives import File
+from mask2former.data.dicom_files import DICOM_SUFFIXES, can_read_dicom, is_dicom, open_dicom
+from mask2former.data.dicom_files import EXTRA as DICOM_EXTRA
+from mask2former.data.png_files import is_deep_png, stored_png
 from mask2former.data.tiff_files import EXTRA as TIFF_EXTRA
 from mask2former.data.tiff_files import can_read_tiff, is_for_tifffile, open_tiff
 from mask2former.data.web_images import WebImage
@@ -31,6 +36,7 @@ from mask2former.text import printable
 
 __all__ = [
     "FORMATS",
+    "IMAGE_SUFFIXES",
     "ImageFile",
     "ImagePage",
     "NamedBytes",
@@ -40,10 +46,44 @@ __all__ = [
     "open_file",
     "open_image",
     "path_of",
+    "why_left_out",
 ]
 
 # Those of photographs, microscopes and annotation tools whose decoders run no programs and read no other files.
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+_ALWAYS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "SGI")  # JPEG includes MPO
+FORMATS = (*_ALWAYS, *(("AVIF",) if features.check("avif") else ()))
+_HEIC = ("HEIC", "HEIX", "HEIM", "HEIS", "HEVC", "HEVX", "MIF1", "MSF1")  # brands
+_HEIC_EXTRA = "heic"
+
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *((".avif",) if "AVIF" in FORMATS else ()),
+    *((".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()),
+    *(DICOM_SUFFIXES if can_read_dicom() else ()),
+)
+"""Names of images in folders end so; those of optional packages where they are installed."""
+
+_WHEN_NAMED = "read only when the file itself is named"
+_LEFT_OUT = {  # why images of other kinds are left out of folders, by the endings of their names
+    "avif": "which need a Pillow with AVIF",
+    "heic heif": f"which need: pip install 'mask2former[{_HEIC_EXTRA}]'",
+    "dcm": f"which need: pip install 'mask2former[{DICOM_EXTRA}]'",
+    "apng btf dib gif j2k jfif jp2 jpe lsm pbm pgm pnm ppm stk": _WHEN_NAMED,
+    "bif mrxs ndpi scn svs vms vsi": "slides: export regions of them as TIFF",
+    "czi ims lif nd2 oib oif": "formats of microscopes: export them as TIFF",
+    "arw cr2 cr3 dng nef": "raw files of cameras: develop them to TIFF or JPEG",
+    "exr fits hdr ico jxl pcx psd tga": "not read: convert them to PNG or TIFF",
+    "avi m4v mkv mov mp4 webm": "videos: mask2former track reads them",
+}
+
+
+def why_left_out(name: str) -> str | None:
+    """Why an image or video with such a name is left out of a folder; None: it is neither, or it is not left out."""
+    ending = name.lower().rpartition(".")[2] if "." in name else ""
+    if f".{ending}" in IMAGE_SUFFIXES:
+        return None
+    return next((reason for endings, reason in _LEFT_OUT.items() if ending in endings.split()), None)
 
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -205,13 +245,39 @@ def _opened(file: ImageFile, *, pillow_alone: bool) -> Iterator[Image.Image | St
 
 
 def _of_pillow(content: Path | io.BytesIO) -> Image.Image:
-    return Image.open(content, formats=FORMATS)
+    formats = (*FORMATS, "HEIF") if _brand(_start_of(content)) in _HEIC and _knows_heic() else FORMATS
+    return Image.open(content, formats=formats)
+
+
+def can_read_heic() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+@functools.cache
+def _knows_heic() -> bool:
+    """Teach Pillow to open HEIC, if the package is installed."""
+    if not can_read_heic():
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _brand(start: bytes) -> str:
+    """The kind of HEIC, AVIF and MP4 files, which begin alike; empty of all others."""
+    return printable(start[8:12].decode("latin-1").strip().upper()) if start[4:8] == b"ftyp" else ""
 
 
 def _of_other_reader(
     stack: contextlib.ExitStack, content: Path | io.BytesIO, name: str, page: int | None
 ) -> StoredImage | None:
-    """The image by the reader of an optional package; None where Pillow reads it as well, or the package is missing."""
+    """The image by the reader of an optional package; None where Pillow reads it as well, or tifffile is missing."""
+    if is_deep_png(_start_of(content, 26)) and not page:
+        return stored_png(stack.enter_context(_of_pillow(content)), content, name, page)
+    if is_dicom(_start_of(content, 132)):
+        return stack.enter_context(open_dicom(content, name, page))
     if _start_of(content, 4) in _TIFF and can_read_tiff() and not _is_for_pillow(content, page):
         return stack.enter_context(open_tiff(content, name, page))
     return None
@@ -275,9 +341,9 @@ def _expected(content: Path | io.BytesIO) -> str:
         help = "" if can_read_tiff() else f", or pip install 'mask2former[{TIFF_EXTRA}]', which reads more"
         kind = "it is a TIFF of an unusual kind (bands, bits or compression)"
         return f"{kind}; save it as 8-bit or 16-bit grey, or RGB{help}"
-    if start[4:8] == b"ftyp":
-        kind = printable(start[8:12].decode("latin-1").strip().upper())
-        return f"it is {kind}, whatever its name says; convert it to JPEG or PNG"
+    if kind := _brand(start):
+        help = f", or pip install 'mask2former[{_HEIC_EXTRA}]'" if kind in _HEIC and not can_read_heic() else ""
+        return f"it is {kind}, whatever its name says; convert it to JPEG or PNG{help}"
     if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"%PDF")):
         return "it is PostScript or PDF, which are programs and not read; convert it to PNG"
     return "expected JPEG, PNG, WebP, BMP or TIFF"

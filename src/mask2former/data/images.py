@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,15 @@ from PIL import Image
 from mask2former import limits
 from mask2former.data.archives import File, Folder
 from mask2former.data.folders import walk_folder
-from mask2former.data.image_files import ImageFile, ImagePage, NamedBytes, PixelLimitError, open_file
+from mask2former.data.image_files import (
+    IMAGE_SUFFIXES,
+    ImageFile,
+    ImagePage,
+    NamedBytes,
+    PixelLimitError,
+    open_file,
+    why_left_out,
+)
 from mask2former.data.web_images import WebImage, is_address
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
@@ -60,14 +67,6 @@ __all__ = [
 Bytes = bytes | bytearray | memoryview
 ImageSource = str | os.PathLike[str] | ImageFile | Bytes | IO[bytes] | Image.Image | np.ndarray | torch.Tensor
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-# What is an image, too, but is not looked for in folders.
-_OTHER_SUFFIXES = re.compile(
-    r"\.(apng|arw|avif|btf|cr2|cr3|czi|dcm|dib|dng|exr|fits|gif|hdr|heic|heif|ico|ims|j2k|jfif|jp2|jpe|jxl|lif|lsm|nd2|"
-    r"ndpi|nef|oib|oif|pbm|pcx|pgm|pnm|ppm|psd|stk|svs|tga|vsi)",
-    re.IGNORECASE,
-)
-
 _TENSOR_HELP = "expected (3, H, W) or (1, H, W)"
 
 
@@ -92,8 +91,8 @@ def read_image(
       says (12-bit TIFF, ``MaxSampleValue``, OME's ``SignificantBits``, PNG's ``sBIT``). Where it says nothing, of the
       fewest bits among 8, 10, 12, 14 and 16 that hold the largest value; fewer than 16 are noted, as inferred. Signed
       files end at 15 bits, or 7.
-    * 16-bit colour in files: as grey in TIFF files, with tifffile (the extra ``microscopy``). In others, the upper 8
-      bits, stretched where they hold less than their range (noted).
+    * 16-bit colour in PNG files, and with the extra ``microscopy`` in TIFF files: as grey. In others, the upper 8 bits,
+      stretched where they hold less than their range (noted).
     * Pixels that a TIFF says have no value (GDAL's nodata) are black and not among the values (noted).
     * Alpha has the range of its type; in a float array, 0..1 or that of the colours.
     * Floats are 0..1 if all values lie there, else 0..255 if all lie there and are either whole or mostly (zeros aside)
@@ -356,16 +355,16 @@ def is_image_name(name: str) -> bool:
 
 
 def note_passed_over(folder: Folder, names: Iterable[str] | None = None) -> None:
-    """Note images of a data set's folder, by name, that :data:`IMAGE_SUFFIXES` leave out; None: all names below it."""
+    """Note what a data set's folder holds of other formats, by name, with the reason; None: all names below it."""
     for name in folder.names(("",)) if names is None else names:
         if not is_image_name(name):
             _note_other_image(folder / name, name)
 
 
 def _note_other_image(file: File, name: str) -> None:
-    suffix = PurePosixPath(name).suffix
-    if _OTHER_SUFFIXES.fullmatch(suffix):
-        note(f"images of other formats, skipped (read are {' '.join(IMAGE_SUFFIXES)})", f"'{file}'")
+    suffix = PurePosixPath(name).suffix.lower()
+    if (reason := why_left_out(name)) is not None:
+        note(f"files of other formats, skipped: {suffix} ({reason})", f"'{file}'")
     elif not suffix and isinstance(file, Path) and _is_image(file):
         note("images without a suffix in their name, skipped", f"'{file}'")
 
