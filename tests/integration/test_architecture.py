@@ -41,12 +41,14 @@ HOMES = {
     "rich": ("cli/", "demo.py"),
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
-    "tensorboard": ("training/",),
+    "mlflow": ("training/loggers.py",),
+    "tensorboard": ("training/loggers.py",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
     "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
+    "wandb": ("training/loggers.py",),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
@@ -56,6 +58,7 @@ OPTIONAL = {
     "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
+    "mlflow": "mlflow",
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
@@ -68,9 +71,14 @@ OPTIONAL = {
     "tensorboard": "train",
     "transformers": "test",
     "uvicorn": "serve",
+    "wandb": "wandb",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
+IMPORT_NAMES = {
+    "mlflow-skinny": "mlflow",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}  # of distributions that are imported by another name
 WITHOUT_TORCH = (
     "errors.py",
     "config/",

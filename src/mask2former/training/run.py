@@ -27,6 +27,7 @@ from mask2former.training.cluster import Rank
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
+from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
@@ -78,6 +79,7 @@ def train(
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
+        MissingExtraError: the package of a logger is not there.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
         KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was. Or
             ``trainer.max_hours`` are over, and the last checkpoint is of the last step.
@@ -153,15 +155,17 @@ def train(
             said = [*notes, *prepare_directory(config, names, resume=resume)]
             said += [] if past is None else put_best_in_place(past, point, config)
             table.open()
+            ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
                 print(terminal_line(f"note: {note}"))
 
+        ours_by_name = Loggers(config, resume=resume)
         meeting = Meeting(directory, _facts(config, num_samples, digest), prepare)
         ours = [stopping, meeting, keep, bar, *([] if patience is None else [patience])]
-        logs = [table, *loggers]
+        logs = [table, *ours_by_name, *loggers]
         trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
-        with explained(trainer, config, last if resume else None, rank), module.frozen.held():
+        with explained(trainer, config, last if resume else None, rank), module.frozen.held(), ours_by_name.closing():
             if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
