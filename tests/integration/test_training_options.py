@@ -279,7 +279,7 @@ def test_a_resumed_run_goes_on_in_the_records_of_the_services(
 
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"file:{tmp_path / 'run' / 'mlruns'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
     assert [entry.step for entry in client.get_metric_history(first["mlflow"], "loss")] == [0, 1, 2, 3]
     assert client.get_run(first["mlflow"]).data.params["optim.lr"] == "0.0001"
 
@@ -314,6 +314,46 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         names[f"worst{arguments}"] = (names["worst"].step, names["worst"].loss)
     assert names["worst, resume=True"] == names["worst, overwrite=True"]
     assert names["worst"].loss > 0
+
+
+def test_the_batch_size_that_fits_is_found_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Finished
+) -> None:
+    """One image in one pass at first; a resumed run keeps that, however much memory there is then."""
+
+    def config(steps: int, micro: int | str = "auto") -> RunConfig:
+        name = "auto" if micro == "auto" else "set"
+        trainer = {**SHORT, "max_steps": steps, "precision": "bf16"}
+        return config_of(tmp_path / name, data__batch_size_per_device=micro, trainer=trainer)
+
+    monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: 2**20)
+    shown = finish(config(2)).shown
+    assert "data.batch_size_per_device auto is 1 (0.00 GiB for weights, gradients and optimizer and 0.0" in shown
+    assert "even one may be too much" in shown
+    assert "4 images per step = 1 device x 1 x 4 accumulated" in shown
+    assert "batch_size_per_device: 1\n" in (tmp_path / "auto" / "run.yaml").read_text()
+    monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: 2**40)
+    resumed = finish(config(4), resume=True)
+    assert "other settings: trainer.max_steps 2 -> 4\n" in resumed.shown
+    assert same(resumed.result.model, train(config(4, 1)).model)
+
+
+def test_a_learning_rate_is_found_without_a_trace_in_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], finished_run: Finished
+) -> None:
+    config = run_from(tmp_path / "run", finished_run.result.model)
+    (tmp_path / "run.yaml").write_text(config.model_dump_json())
+    command = ["find-lr", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "rates.png"), "data.batch_size=1"]
+    assert main([*command, "--steps", "12", "--lowest", "1e-5", "--highest", "1e-2"]) == 0
+    assert "12 steps up to a rate of 0.01: the loss " in " ".join(capsys.readouterr().out.split())
+    found = json.loads((tmp_path / "rates.json").read_text())
+    assert found["rates"] == pytest.approx(np.geomspace(1e-5, 1e-2, 12).tolist())
+    assert len(found["losses"]) == len(found["means"]) == 12
+    with Image.open(tmp_path / "rates.png") as curve:
+        assert curve.size[0] > 500
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--steps", "5"]) == 2
+    assert "10 steps or more; got 1e-07 to 0.1 in 5 steps" in capsys.readouterr().err
 
 
 def test_no_step_is_taken_without_time(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Loggers:
             except Exception as error:  # somebody else's service, which may fail in any way
                 raise UserError(
                     f"trainer.loggers: {name} cannot record this run ({printable(str(error), 200)}); "
-                    + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=file:FOLDER")
+                    + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=sqlite:///FILE.db")
                     + " records without a service"
                 ) from error
         if services:
@@ -121,6 +121,6 @@ def _mlflow(directory: Path, version: str | None) -> Logger:
     return MLFlowLogger(
         experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
         run_name=directory.name,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"file:{directory.resolve() / 'mlruns'}"),
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{directory.resolve() / 'mlflow.db'}"),
         run_id=version,
     )

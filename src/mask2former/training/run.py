@@ -21,6 +21,7 @@ from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import terminal_line
+from mask2former.training.batch_size import check_auto, with_batch_size
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank
@@ -105,6 +106,7 @@ def train(
         if past is not None:
             check_objects(past, objects.names())
         config, start = with_start(config, objects.model, past)
+        config = check_auto(config, past)
         check_run(config)
         if objects.train_data is not None and config.data.validation is not None:
             raise UserError("data.validation divides data that the run describes; validation_data was given instead")
@@ -129,6 +131,11 @@ def train(
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
         notes += said
         module = TrainingModule(model, config, objects.criterion, weights)
+        if config.data.batch_size_per_device == "auto":
+            config, told = with_batch_size(config, module, data.sample_batch())
+            data.settle(config)
+            module.config = config
+            notes.append(told)
         if config.optim.freeze:
             notes.append(str(module.frozen))
         names, license = objects.names(), model.info.license
