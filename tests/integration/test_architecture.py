@@ -46,7 +46,8 @@ HOMES = {
     "skimage": ("ops/shapes.py",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "supervision": ("structures/results.py",),
-    "tensorboard": ("training/",),
+    "mlflow": ("training/loggers.py",),
+    "tensorboard": ("training/loggers.py",),
     "pillow_heif": ("data/image_files.py",),
     "pydicom": ("data/dicom_files.py",),
     "tifffile": ("data/tiff_files.py",),
@@ -55,6 +56,7 @@ HOMES = {
     "triton": ("ops/deform_attn/triton_kernels.py",),
     "typer": ("cli/",),
     "uvicorn": ("serve/__init__.py", "serve/running.py", "web/server.py"),
+    "wandb": ("training/loggers.py",),
 }
 # Packages that only some need, and the extra that brings each; all else is a dependency.
 OPTIONAL = {
@@ -65,6 +67,7 @@ OPTIONAL = {
     "fsspec": "ray",
     "h5py": "test",
     "lightning": "train",
+    "mlflow": "mlflow",
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
@@ -84,9 +87,11 @@ OPTIONAL = {
     "pydicom": "dicom",
     "transformers": "test",
     "uvicorn": "serve",
+    "wandb": "wandb",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
 IMPORT_NAMES = {
+    "mlflow-skinny": "mlflow",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",

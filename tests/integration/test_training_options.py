@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ from runs import SHORT, Finished, config_of, finish, run_values, table
 from safetensors.torch import load_file
 
 from mask2former.cli import main
-from mask2former.config import RunConfig, parse
+from mask2former.config import RunConfig, TrainerConfig, apply_overrides, parse
 from mask2former.data.datasets.scenes import Scenes
 from mask2former.data.transforms import class_map
-from mask2former.errors import UserError
+from mask2former.errors import MissingExtraError, UserError
 from mask2former.evaluation.scores import Evaluation
 from mask2former.export import export
 from mask2former.inference.predictor import Predictor
@@ -36,6 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
 ]
 
+PAGE = Path(__file__).parents[2] / "docs" / "training-options.md"
 HEAD = "transformer_decoder.class_head.weight"
 
 
@@ -231,6 +234,126 @@ def test_thresholds_of_classes_are_stored_with_the_model_and_used_by_predict(
     assert len(json.loads((tmp_path / "results" / "scene.json").read_text())["instances"]) == len(found)
     with pytest.raises(UserError, match="'class_thresholds', which an exported file cannot apply"):
         export(best, tmp_path / "model.onnx", results="instance")
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_missing_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf"{name} is not installed; .* pip install 'mask2former\[{name}\]'"):
+        train(config_of(tmp_path / "run", trainer={**SHORT, "loggers": ["csv", name]}))
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+def test_event_files_as_they_were_asked_for_until_0_1() -> None:
+    both = {"loggers": ["csv", "tensorboard"]}
+    for given in ({"tensorboard": True}, {"tensorboard": True, "loggers": ["csv"]}, both):
+        assert parse(TrainerConfig, given, "test").loggers == ("csv", "tensorboard")
+    assert parse(TrainerConfig, {"tensorboard": False}, "test") == TrainerConfig()
+    with pytest.raises(UserError, match=r"'loggers\.0'"):
+        parse(TrainerConfig, {"loggers": ["wand"]}, "test")
+
+
+@pytest.mark.slow  # needs wandb and mlflow-skinny, which no other test does: pip install '.[wandb,mlflow]'
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, ("wandb", "mlflow"))), reason="wandb or mlflow is missing")
+def test_a_resumed_run_goes_on_in_the_records_of_the_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Finished
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def config(steps: int) -> RunConfig:
+        loggers = {"loggers": ["csv", "wandb", "mlflow"]}
+        return config_of(tmp_path / "run", trainer={**SHORT, "max_steps": steps, **loggers})
+
+    train(config(2))
+    first = json.loads((tmp_path / "run" / "loggers.json").read_text())
+    result = train(config(4), resume=True)
+    assert json.loads((tmp_path / "run" / "loggers.json").read_text()) == first
+    assert same(result.model, finished_run.result.model)
+    assert [folder.name.rpartition("-")[2] for folder in (tmp_path / "run" / "wandb").glob("offline-run-*")] == [
+        first["wandb"]
+    ] * 2
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
+    assert [entry.step for entry in client.get_metric_history(first["mlflow"], "loss")] == [0, 1, 2, 3]
+    assert client.get_run(first["mlflow"]).data.params["optim.lr"] == "0.0001"
+
+
+def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its example with fewer steps, and its settings in one run file; what the callback keeps is as of one run."""
+    monkeypatch.chdir(tmp_path)
+    settings = re.findall(r"\| `((?:\w+\.)+\w+=[^`]+)`", PAGE.read_text())
+    assert len(settings) >= 7
+    run = parse(RunConfig, apply_overrides({}, settings), "page")
+    assert run.optim.freeze == ("backbone",)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    small = "dataset=ScenesConfig(image_size=(64, 64), num_validation=1), batch_size=2, num_workers=0"
+    names: dict[str, Any] = {"__name__": "page"}
+    for steps, arguments in ((2, ""), (3, ", resume=True"), (3, ", overwrite=True")):
+        changes = (
+            ("DataConfig(batch_size=8)", f"DataConfig({small})"),
+            ("max_steps=1000", f"max_steps={steps}, accelerator='cpu', log_interval=1"),
+            ("interval=1000", "interval=9, num_images=0"),
+            (
+                "RunConfig(\n",
+                "RunConfig(criterion=CriterionConfig(num_points=64), optim=OptimConfig(schedule='step'),\n",
+            ),
+            ("[worst])", f"[worst]{arguments})"),
+            ("import DataConfig", "import CriterionConfig, OptimConfig, ScenesConfig, DataConfig"),
+        )
+        shorter = block
+        for long, short in changes:
+            assert block.count(long) == 1, long
+            shorter = shorter.replace(long, short)
+        exec(compile(shorter, str(PAGE), "exec"), names)
+        names[f"worst{arguments}"] = (names["worst"].step, names["worst"].loss)
+    assert names["worst, resume=True"] == names["worst, overwrite=True"]
+    assert names["worst"].loss > 0
+
+
+def test_the_batch_size_that_fits_is_found_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_run: Finished
+) -> None:
+    """One image in one pass at first; a resumed run keeps that, however much memory there is then."""
+
+    def config(steps: int, micro: int | str = "auto") -> RunConfig:
+        name = "auto" if micro == "auto" else "set"
+        trainer = {**SHORT, "max_steps": steps, "precision": "bf16"}
+        return config_of(tmp_path / name, data__batch_size_per_device=micro, trainer=trainer)
+
+    monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: 2**20)
+    shown = finish(config(2)).shown
+    assert "data.batch_size_per_device auto is 1 (0.00 GiB for weights, gradients and optimizer and 0.0" in shown
+    assert "even one may be too much" in shown
+    assert "4 images per step = 1 device x 1 x 4 accumulated" in shown
+    assert "batch_size_per_device: 1\n" in (tmp_path / "auto" / "run.yaml").read_text()
+    monkeypatch.setattr("mask2former.training.batch_size.available_memory", lambda: 2**40)
+    resumed = finish(config(4), resume=True)
+    assert "other settings: trainer.max_steps 2 -> 4\n" in resumed.shown
+    assert same(resumed.result.model, train(config(4, 1)).model)
+
+
+def test_a_learning_rate_is_found_without_a_trace_in_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], finished_run: Finished
+) -> None:
+    config = run_from(tmp_path / "run", finished_run.result.model)
+    (tmp_path / "run.yaml").write_text(config.model_dump_json())
+    command = ["find-lr", str(tmp_path / "run.yaml"), "-o", str(tmp_path / "rates.png"), "data.batch_size=1"]
+    assert main([*command, "--steps", "12", "--lowest", "1e-5", "--highest", "1e-2"]) == 0
+    assert "12 steps up to a rate of 0.01: the loss " in " ".join(capsys.readouterr().out.split())
+    found = json.loads((tmp_path / "rates.json").read_text())
+    assert found["rates"] == pytest.approx(np.geomspace(1e-5, 1e-2, 12).tolist())
+    assert len(found["losses"]) == len(found["means"]) == 12
+    with Image.open(tmp_path / "rates.png") as curve:
+        assert curve.size[0] > 500
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--steps", "5"]) == 2
+    assert "10 steps or more; got 1e-07 to 0.1 in 5 steps" in capsys.readouterr().err
 
 
 def test_no_step_is_taken_without_time(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mask2former.cli.plot import plot
 from mask2former.cli.predict import predict
 from mask2former.cli.serve import serve
 from mask2former.cli.track import track
-from mask2former.cli.train import recipe, train
+from mask2former.cli.train import find_lr, recipe, train
 from mask2former.cli.web import web
 
 __all__ = ["app", "main"]
@@ -40,6 +40,7 @@ for _name, _command, _example in (
     ("track", track, "track street.mp4 --output results --model my.safetensors"),
     ("web", web, "web coco-panoptic/swin-t"),
     ("train", train, "train run.yaml optim.lr=2e-4 trainer.max_steps=500"),
+    ("find-lr", find_lr, "find-lr run.yaml -o learning-rates.png"),
     ("recipe", recipe, "recipe scenes-tiny > run.yaml"),
     ("models", models, "models"),
     ("inspect", inspect_checkpoint, "inspect model_final.pkl"),

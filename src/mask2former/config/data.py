@@ -396,7 +396,8 @@ class DataConfig(Strict):
     filter_empty: bool = False  # True: leave out images without objects, as the published instance recipes do
     group_by_aspect: bool = False  # images of one pass are all wider than high, or none is
     batch_size: Batch = 16  # images per optimizer step over all devices
-    batch_size_per_device: Batch | None = None  # None: batch_size over the devices; smaller values accumulate
+    # None: batch_size over the devices; smaller values accumulate; auto: as many as the memory holds, by its estimate
+    batch_size_per_device: Batch | Literal["auto"] | None = None
     num_workers: int = Field(default=2, ge=0, le=limits.WORKERS)
 
     @model_validator(mode="before")

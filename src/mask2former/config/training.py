@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,7 +78,19 @@ class TrainerConfig(Strict):
     gradient_checkpointing: bool = False  # less memory, about a third more time
     log_interval: PositiveInt = 20
     checkpoint_interval: PositiveInt = 500
-    tensorboard: bool = False  # also write event files
+    # where metrics are logged; csv, which is metrics.csv, always is
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_tensorboard(cls, values: Any) -> Any:
+        """``tensorboard: true``, as it was set until 0.1.0."""
+        if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
+            return values
+        loggers = values.get("loggers", ("csv",))
+        more = ("tensorboard",) if values["tensorboard"] and isinstance(loggers, list | tuple) else ()
+        rest = {name: value for name, value in values.items() if name not in ("tensorboard", "loggers")}
+        return rest | {"loggers": (*loggers, *more) if more else loggers}
 
     @model_validator(mode="after")
     def _range_of_half(self) -> TrainerConfig:

@@ -34,7 +34,7 @@ CLIP_TASKS: tuple[Task, ...] = ("instance",)  # those of which clips have ground
 
 
 def batch_size_per_device(config: RunConfig) -> int:
-    """Images per forward pass.
+    """Images per forward pass; with ``auto``, the most that there can be.
 
     Raises:
         UserError: ``data.batch_size`` cannot be split evenly.
@@ -46,7 +46,8 @@ def batch_size_per_device(config: RunConfig) -> int:
         if nodes > 1:
             split = f"trainer.num_nodes {nodes} x trainer.devices {config.trainer.devices} = {devices}"
         raise UserError(f"data.batch_size {total} is no multiple of {split}; change one of them")
-    micro = config.data.batch_size_per_device or total // devices
+    wanted = config.data.batch_size_per_device
+    micro = wanted if isinstance(wanted, int) else total // devices
     if (total // devices) % micro:
         raise UserError(
             f"data.batch_size {total} over {devices} device(s) gives {total // devices} images each, which "

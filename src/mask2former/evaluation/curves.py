@@ -29,6 +29,7 @@ __all__ = [
     "check_plot",
     "is_step",
     "plot_bars",
+    "plot_rates",
     "plot_runs",
     "plot_series",
     "read_run",
@@ -204,6 +205,42 @@ def plot_bars(names: Sequence[str], columns: Mapping[str, Sequence[float | None]
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
         axes.spines["left"].set_color(_LINE)
+    write_whole(path, lambda file: figure.savefig(file, format=kind))
+
+
+def plot_rates(
+    rates: Sequence[float], losses: Sequence[float], means: Sequence[float], suggested: float | None, path: Path
+) -> None:
+    """Draw losses, and their running mean, over rising learning rates.
+
+    Args:
+        rates: of the steps.
+        losses: of the steps.
+        means: running mean of the losses.
+        suggested: the rate that is marked, if there is one.
+        path: PNG, SVG or PDF, by its suffix.
+
+    Raises:
+        UserError: a file of another kind or at a path that cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    kind = check_plot(path)
+    figure = _figure(6.4, 3.8)
+    axes = figure.add_subplot(1, 1, 1)
+    axes.plot(rates, losses, color=_LINE, linewidth=1, label="loss")
+    axes.plot(rates, means, color=_COLORS[0], linewidth=2, label="running mean")
+    if suggested is not None:
+        label = f"falls most steeply: {suggested:.2g}"
+        axes.axvline(suggested, color=_COLORS[1], linewidth=1.5, linestyle="--", label=label)
+    axes.set_xscale("log")
+    low, high = min(means), max(means[: len(means) // 2 + 1])
+    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))  # what comes when it diverges is cut
+    axes.set_xlabel("learning rate", color=_SOFT, fontsize=9)
+    axes.set_ylabel("loss", color=_SOFT, fontsize=9)
+    axes.tick_params(colors=_SOFT, labelsize=8.5)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 

@@ -77,11 +77,15 @@ class DataModule(lightning.LightningDataModule):
         augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.settle(config)
         self.notes: list[str] = []
         self.num_queries: int | None = config.model.transformer_decoder.queries
-        self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
         self._training, self._validation, self._augmentation = training, validation, augmentation
+
+    def settle(self, config: RunConfig) -> None:
+        """Batch as these settings say."""
+        self.config = config
+        self.unit = batch_size_per_device(config) if config.data.group_by_aspect else None
 
     @cached_property
     def training_set(self) -> TrainingSet:

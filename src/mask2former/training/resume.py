@@ -64,7 +64,7 @@ FREE = _settings(
         "optim": "lr weight_decay betas eps backbone_multiplier clip_norm schedule schedule_steps steps gamma "
         "poly_power warmup_steps warmup_factor ema_decay freeze",
         "trainer": "max_steps max_hours precision accelerator devices num_nodes strategy half_pixel_decoder "
-        "channels_last gradient_checkpointing log_interval checkpoint_interval tensorboard",
+        "channels_last gradient_checkpointing log_interval checkpoint_interval loggers",
         "evaluation": "interval patience num_images tasks monitor choose_threshold max_detections area_limits boundary "
         "pooled_threshold semantic_segments",
     }

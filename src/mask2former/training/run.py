@@ -21,12 +21,14 @@ from mask2former.dataset_tools.requirements import check_run
 from mask2former.errors import UserError
 from mask2former.models.mask2former import Mask2Former
 from mask2former.text import terminal_line
+from mask2former.training.batch_size import check_auto, with_batch_size
 from mask2former.training.checkpointing import KeepCheckpoints, Patience, figure, figures, loaded
 from mask2former.training.class_weights import class_weights
 from mask2former.training.cluster import Rank
 from mask2former.training.datamodule import DataModule
 from mask2former.training.directory import prepare_directory
 from mask2former.training.lock import check_links, locked
+from mask2former.training.loggers import Loggers
 from mask2former.training.meeting import Meeting
 from mask2former.training.metrics_log import MetricsLog
 from mask2former.training.module import TrainingModule
@@ -78,6 +80,7 @@ def train(
 
     Raises:
         UserError: the settings contradict each other or the directory, or the initial weights do not fit.
+        MissingExtraError: the package of a logger is not there.
         FloatingPointError: a logit or gradient was not finite; the batch is saved and named.
         KeyboardInterrupt: the user, or SIGTERM, stopped the run; the last checkpoint stays as it was. Or
             ``trainer.max_hours`` are over, and the last checkpoint is of the last step.
@@ -103,6 +106,7 @@ def train(
         if past is not None:
             check_objects(past, objects.names())
         config, start = with_start(config, objects.model, past)
+        config = check_auto(config, past)
         check_run(config)
         if objects.train_data is not None and config.data.validation is not None:
             raise UserError("data.validation divides data that the run describes; validation_data was given instead")
@@ -127,6 +131,11 @@ def train(
         weights, said = class_weights(config.criterion.class_weights, data.training_set.samples)
         notes += said
         module = TrainingModule(model, config, objects.criterion, weights)
+        if config.data.batch_size_per_device == "auto":
+            config, told = with_batch_size(config, module, data.sample_batch())
+            data.settle(config)
+            module.config = config
+            notes.append(told)
         if config.optim.freeze:
             notes.append(str(module.frozen))
         names, license = objects.names(), model.info.license
@@ -153,15 +162,17 @@ def train(
             said = [*notes, *prepare_directory(config, names, resume=resume)]
             said += [] if past is None else put_best_in_place(past, point, config)
             table.open()
+            ours_by_name.begin(leaves(config))
             said += [] if (dead := dead_steps(config)) is None else [dead]
             for note in said:
                 print(terminal_line(f"note: {note}"))
 
+        ours_by_name = Loggers(config, resume=resume)
         meeting = Meeting(directory, _facts(config, num_samples, digest), prepare)
         ours = [stopping, meeting, keep, bar, *([] if patience is None else [patience])]
-        logs = [table, *loggers]
+        logs = [table, *ours_by_name, *loggers]
         trainer = build_trainer(config, point, rank, [*ours, *callbacks], logs, is_measured=data.is_measured)
-        with explained(trainer, config, last if resume else None, rank), module.frozen.held():
+        with explained(trainer, config, last if resume else None, rank), module.frozen.held(), ours_by_name.closing():
             if is_measurable and data.is_measured and not resume:  # the figure that training has to beat
                 with isolate_rng():
                     trainer.validate(module, data, verbose=False)
