@@ -25,6 +25,7 @@ _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _FETCHED = re.compile(
     r"<(?:script|img|iframe|video|source|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)"
 )
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>([^<]*)</code>")
 _CANONICAL = re.compile(r"<link\b[^>]*rel=[\"']?canonical[^>]*>")
 
 
@@ -71,6 +72,11 @@ def _resolved(link: re.Match[str], source: str, repository: str) -> str:
     if not repository:
         return link["text"] if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
     return f"[{link['text']}]({repository}/blob/main/{path}{link['anchor'] or ''})"
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show what docstrings refer to (``:class:`~mask2former.Predictor```) by its name alone."""
+    return _ROLE.sub(lambda role: f"<code>{role[1].removeprefix('~mask2former.').lstrip('~')}</code>", html)
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
