@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
-GENERATED = {"commands.md"}  # by docs/scripts/hooks.py
+GENERATED = {"commands.md", "recipes.md"}  # by docs/scripts/hooks.py
 
 
 class _Loader(yaml.SafeLoader):
