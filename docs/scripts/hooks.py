@@ -57,8 +57,8 @@ def recipes_page() -> str:
     """Every recipe, with what tells a published training from another."""
     lines = [
         "# Recipes\n",
-        "Complete runs by name: `mask2former recipe NAME > run.yaml` writes one as a [run file](training.md#recipes); in",
-        "Python a published one is `mask2former.recipe(NAME).run`. This page is made of the recipes themselves.\n",
+        "Complete runs by name: `mask2former recipe NAME > run.yaml` writes one as a [run file](training.md#recipes).",
+        "In Python a published one is `mask2former.recipe(NAME).run`. This page is made of the recipes themselves.\n",
         "## Published trainings\n",
         "| recipe | steps of 16 images | schedule | weights it starts from | reproduces |",
         "|---|---:|---|---|---|",
