@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 SOURCES = "src/mask2former/ops/deform_attn/csrc"
@@ -59,6 +60,13 @@ class BuildSharedLibrary(build_ext):
         return "" if run.returncode == 0 else f"{command[0]}: {run.stderr.strip() or f'exit status {run.returncode}'}"
 
 
+class WheelForAnyPython(bdist_wheel):
+    """One wheel for each platform: the library knows nothing of Python, so it fits every version of it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
     ext_modules=[
         Extension(
@@ -68,5 +76,5 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildSharedLibrary},
+    cmdclass={"build_ext": BuildSharedLibrary, "bdist_wheel": WheelForAnyPython},
 )

@@ -1,4 +1,4 @@
-"""What mkdocs does here besides its own: the page of commands, links into the repository, ``llms.txt``.
+"""What mkdocs does here besides its own: pages of commands and recipes, links into the repository, ``llms.txt``.
 
 Named in ``mkdocs.yml``. Whatever is wrong ends the build with a sentence.
 """
@@ -18,19 +18,23 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
+from mask2former.recipes import recipe, recipe_names, run_recipes
+
 ROOT = Path(__file__).parents[2]
-GENERATED = "commands.md"
+GENERATED = ("commands.md", "recipes.md")
 _LINK = re.compile(r"\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>\.\.?/[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _FETCHED = re.compile(
     r"<(?:script|img|iframe|video|source|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)"
 )
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>([^<]*)</code>")
 _CANONICAL = re.compile(r"<link\b[^>]*rel=[\"']?canonical[^>]*>")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the page of commands, made of the help of the command line that is installed."""
-    files.append(File.generated(config, GENERATED, content=commands_page()))
+    """Add the pages that are made of what is installed: commands and recipes."""
+    for name, page in zip(GENERATED, (commands_page(), recipes_page()), strict=True):
+        files.append(File.generated(config, name, content=page))
     return files
 
 
@@ -47,6 +51,34 @@ def commands_page() -> str:
     if run.returncode:
         raise PluginError(f"the page of commands cannot be made; is mask2former installed? {run.stderr.strip()}")
     return run.stdout
+
+
+def recipes_page() -> str:
+    """Every recipe, with what tells a published training from another."""
+    lines = [
+        "# Recipes\n",
+        "Complete runs by name: `mask2former recipe NAME > run.yaml` writes one as a [run file](training.md#recipes).",
+        "In Python a published one is `mask2former.recipe(NAME).run`. This page is made of the recipes themselves.\n",
+        "## Published trainings\n",
+        "| recipe | steps of 16 images | schedule | weights it starts from | reproduces |",
+        "|---|---:|---|---|---|",
+    ]
+    for name in recipe_names():
+        entry = recipe(name)
+        assert entry.run.data.batch_size == 16, name
+        steps, schedule = f"{entry.run.trainer.max_steps:,}", entry.run.optim.schedule
+        lines.append(f"| `{name}` | {steps} | {schedule} | `{entry.init_weights}` | `{entry.reproduces}` |")
+    others: dict[str, list[str]] = {}
+    for name in run_recipes().keys() - set(recipe_names()):
+        family, _, last = name.rpartition("/")
+        others.setdefault(family, []).append(f"`{last}`")
+    lines += ["\n## Others\n", "Our own trainings, [MaskFormer](variants.md#maskformer), and the rows of the paper's"]
+    lines += ["[ablations](ablations.md).\n", "| recipes | |", "|---|---|"]
+    lines += [
+        f"| {f'`{family}/...`' if family else 'ours'} | {', '.join(sorted(others[family]))} |"
+        for family in sorted(others)
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -71,6 +103,11 @@ def _resolved(link: re.Match[str], source: str, repository: str) -> str:
     if not repository:
         return link["text"] if link["text"].strip("`") == path else f"{link['text']} (`{path}`)"
     return f"[{link['text']}]({repository}/blob/main/{path}{link['anchor'] or ''})"
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show what docstrings refer to (``:class:`~mask2former.Predictor```) by its name alone."""
+    return _ROLE.sub(lambda role: f"<code>{role[1].removeprefix('~mask2former.').lstrip('~')}</code>", html)
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:

@@ -7,20 +7,23 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer.main
 import yaml
+from pydantic import BaseModel
 
 import mask2former
 from mask2former.cli import app
+from mask2former.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
-GENERATED = {"commands.md"}  # by docs/scripts/hooks.py
+SUFFIXES = (".json", ".md", ".onnx", ".safetensors", ".xml", ".yaml", ".bin")  # of file names
+GENERATED = {"commands.md", "recipes.md"}  # by docs/scripts/hooks.py
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,3 +96,30 @@ def test_the_readme_fits_on_a_screen_and_its_links_lead_somewhere() -> None:
     assert len(text.splitlines()) <= 80
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The configurations that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _is_setting(names: list[str], models: list[type[BaseModel]]) -> bool:
+    """Whether some of ``models`` has a setting of that path."""
+    if not models:  # plain values, whose keys are their own
+        return True
+    fields = [model.model_fields[names[0]] for model in models if names[0] in model.model_fields]
+    if len(names) == 1 or not fields:
+        return bool(fields)
+    return _is_setting(names[1:], [model for field in fields for model in _models(field.annotation)])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_there_is_every_setting_that_a_page_names(page: Path) -> None:
+    text = re.sub(r"^```py.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    sections = "|".join(RunConfig.model_fields)
+    named = re.findall(rf"(?<![\w./-])((?:{sections})(?:\.[a-z_]+)+)(?![\w(/-])", text)
+    paths = {name for name in named if not name.endswith(SUFFIXES) and not name.startswith("model.info")}
+    assert [name for name in sorted(paths) if not _is_setting(name.split("."), [RunConfig])] == []
