@@ -32,6 +32,7 @@ HOMES = {
     "matplotlib": ("evaluation/curves.py",),
     "onnx": ("export/writers.py", "export/quantization.py"),
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
+    "openslide": ("data/slides.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
     "pyarrow": ("bulk/",),
@@ -42,6 +43,7 @@ HOMES = {
     "safetensors": ("checkpoints/",),
     "starlette": ("serve/app.py", "serve/uploads.py"),  # on which fastapi stands
     "tensorboard": ("training/",),
+    "tifffile": ("data/tiff.py",),
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
@@ -59,6 +61,7 @@ OPTIONAL = {
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
+    "openslide": "slides",
     "openvino": "export",
     "prometheus_client": "serve",
     "pyarrow": "ray",
@@ -66,11 +69,16 @@ OPTIONAL = {
     "ray": "ray",
     "starlette": "serve",
     "tensorboard": "train",
+    "tifffile": "microscopy",
     "transformers": "test",
     "uvicorn": "serve",
 }
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
+IMPORT_NAMES = {
+    "openslide-python": "openslide",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}  # of distributions that are imported by another name
 WITHOUT_TORCH = (
     "errors.py",
     "config/",

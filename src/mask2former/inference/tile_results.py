@@ -186,7 +186,8 @@ class JoinedSegments:
 
     def finish(self) -> PackedPanoptic:
         """Things by falling score, then stuff by class."""
-        things = remove_overlaps(join(self._things, self._grid.size_hw, self._categories), self._overlap_threshold)
+        joined = join(self._things, self._grid.size_hw, self._categories, agreed=True)
+        things = remove_overlaps(joined, self._overlap_threshold)
         stuff = sorted(self._scores)
         id_of_stuff = np.zeros(len(self._categories) + 1, dtype=np.int32)
         id_of_stuff[np.array(stuff, dtype=np.int64) + 1] = np.arange(len(stuff)) + len(things) + 1
