@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,43 +202,42 @@ def shared_pixels(grid: Grid) -> np.ndarray:
     return axes[0][:, None] | axes[1]
 
 
-def doubled(result: PanopticSegmentation, truth: PanopticGroundTruth, where: np.ndarray | None = None) -> int:
-    """Pairs of things of one class that touch (``where``), each more than half on the same true object."""
+def doubled(result: PanopticSegmentation, truth: PanopticGroundTruth, shared: np.ndarray) -> tuple[int, int]:
+    """Pairs of things of one class that touch, each more than half on the same true object: all, and those at seams."""
     label_of = {segment.id: segment.label for segment in result.segments if segment.is_thing}
     is_object = {number for number, label, _ in truth.segments if result.categories[label].is_thing}
-    pairs = set[tuple[int, int]]()
+    pairs, at_seams = set[tuple[int, int]](), set[tuple[int, int]]()
     for step in (1, 2):
-        for one, other, at in (
-            (result.ids[:-step], result.ids[step:], None if where is None else where[:-step]),
-            (result.ids[:, :-step], result.ids[:, step:], None if where is None else where[:, :-step]),
+        for one, other, where in (
+            (result.ids[:-step], result.ids[step:], shared[:-step]),
+            (result.ids[:, :-step], result.ids[:, step:], shared[:, :-step]),
         ):
-            meets = (one != other) & (one > 0) & (other > 0)
-            meets = meets if at is None else meets & at
-            pairs |= {tuple(sorted(pair)) for pair in zip(one[meets].tolist(), other[meets].tolist(), strict=True)}
+            y, x = np.nonzero(one != other)
+            meeting = np.sort(np.stack([one[y, x], other[y, x]]), axis=0)
+            pairs |= set(zip(*meeting.tolist(), strict=True))
+            at_seams |= set(zip(*meeting[:, where[y, x]].tolist(), strict=True))
     pairs = {pair for pair in pairs if label_of.get(pair[0], -1) == label_of.get(pair[1], -2)}
     owners: dict[int, int] = {}
     for number in {number for pair in pairs for number in pair}:
         found, counts = np.unique(truth.ids[result.ids == number], return_counts=True)
         best = int(found[counts.argmax()])
         owners[number] = best if best in is_object and counts.max() > counts.sum() / 2 else -number
-    return sum(owners[one] == owners[other] for one, other in pairs)
+    pairs = {(one, other) for one, other in pairs if owners[one] == owners[other]}
+    return len(pairs), len(pairs & at_seams)
 
 
 def quality(
-    predictor: Predictor, items: Sequence[Composed], tiled: dict[str, Any], alone: dict[str, Any], whole: dict[str, Any]
+    predictor: Predictor, items: Iterable[Composed], tiled: dict[str, Any], alone: dict[str, Any], whole: dict[str, Any]
 ) -> dict[str, Any]:
     """The figures of several images, together."""
     evaluators: dict[str, PanopticEvaluator] = {}
     counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
 
-    def add(
-        name: str, result: PanopticSegmentation, truth: PanopticGroundTruth, where: np.ndarray | None = None
-    ) -> None:
+    def add(name: str, result: PanopticSegmentation, truth: PanopticGroundTruth, shared: np.ndarray) -> None:
         evaluators.setdefault(name, PanopticEvaluator(predictor.categories)).update(result, truth)
-        counts[f"{name}, anywhere"] = counts.get(f"{name}, anywhere", 0) + doubled(result, truth)
-        if where is not None:
-            counts[f"{name}, at seams"] = counts.get(f"{name}, at seams", 0) + doubled(result, truth, where)
+        for kind, number in zip(("anywhere", "at seams"), doubled(result, truth, shared), strict=True):
+            counts[f"{name}, {kind}"] = counts.get(f"{name}, {kind}", 0) + number
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
         start = time.process_time()
@@ -246,23 +245,26 @@ def quality(
         seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
         return result
 
+    sizes: list[tuple[tuple[int, int], int, int]] = []
     for item in items:
+        height, width = item.image.shape[:2]
+        sizes.append(((height, width), item.part, len(item.truth.segments)))
         joined, cut, grid = timed("tiles", lambda item=item: tiled_both_ways(predictor, item.image, tiled))
-        where = shared_pixels(grid)
-        add("tiles joined", joined, item.truth, where)
-        add("tiles pasted", cut, item.truth, where)
-        add("parts alone", timed("parts", lambda item=item: parts_alone(predictor, item, alone)), item.truth)
+        shared = shared_pixels(grid)
+        add("tiles joined", joined, item.truth, shared)
+        add("tiles pasted", cut, item.truth, shared)
+        add("parts alone", timed("parts", lambda item=item: parts_alone(predictor, item, alone)), item.truth, shared)
         result = timed("whole", lambda item=item: predictor(item.image, **whole))
-        add("whole", as_panoptic(result, predictor.settings.overlap_threshold), item.truth)
+        add("whole", as_panoptic(result, predictor.settings.overlap_threshold), item.truth, shared)
     scores = {
         name: {key.removeprefix("panoptic/"): round(value, 2) for key, value in evaluator.compute().items()}
         for name, evaluator in evaluators.items()
     }
     return {
-        "images": len(items),
-        "size": list(items[0].image.shape[:2]),
-        "part": items[0].part,
-        "objects": sum(len(item.truth.segments) for item in items),
+        "images": len(sizes),
+        "size": list(sizes[0][0]),
+        "part": sizes[0][1],
+        "segments": sum(number for *_, number in sizes),
         "tiles": tiled,
         "panoptic quality": scores,
         "doubled": counts,
@@ -272,6 +274,7 @@ def quality(
 
 # --- memory ----------------------------------------------------------------------------------------------------------
 
+PICTURED = 205  # the number of an image of four scenes
 MEMORY_SIDES = (1024, 2048, 4096, 8448, 10_240, 14_336)  # the last three are read by parts: 71, 105 and 206 megapixels
 MEMORY_PART = 1024  # pixels: side of the scenes of such an image, and of its tiles
 
@@ -290,7 +293,7 @@ def write_tiff(path: Path, side: int) -> None:
                 yield scenes[index][row % 4 * 256 :, column % 4 * 256 :][:256, :256]
 
     shape = (side, side, 3)
-    tifffile.imwrite(path, parts(), shape=shape, dtype=np.uint8, tile=(256, 256), compression="zlib", photometric="rgb")
+    tifffile.imwrite(path, parts(), shape=shape, dtype=np.uint8, tile=(256, 256), photometric="rgb")
 
 
 def of_file(path: Path, task: Any) -> dict[str, float]:
@@ -332,23 +335,46 @@ def memory(sides: Sequence[int], tasks: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def picture(path: Path) -> None:
+    """Four scenes through nine tiles, pasted (left) and joined (right); a line marks each seam."""
+    predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
+    item = composed_scenes(PICTURED, 768, 384)
+    settings = {"tile": 384, "tile_overlap": 192, "short_edge": predictor.settings.short_edge}
+    joined, cut, grid = tiled_both_ways(predictor, item.image, settings)
+    seams = item.image.copy()
+    for axis, starts in enumerate((grid.tops, grid.lefts)):
+        for start, _ in list(middles(starts, grid.tile_hw[axis], grid.size_hw[axis]).values())[1:]:
+            line = (slice(None), slice(start - 1, start + 1)) if axis else (slice(start - 1, start + 1), slice(None))
+            seams[line] = 255
+    both = [np.asarray(result.plot(Image.fromarray(seams), scale=1)) for result in (cut, joined)]
+    gap = np.full((both[0].shape[0], 16, 3), 255, np.uint8)
+    Image.fromarray(np.hstack([both[0], gap, both[1]])).quantize(256).save(path, optimize=True)
+
+
 # --- the program -----------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Measure what is asked for, and add it to the output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", default="benchmarks/results/large_images.json")
     parser.add_argument("--side", type=int, default=4096, help="of the scenes")
     parser.add_argument("--images", type=int, default=4, help="of each kind")
     parser.add_argument("--nuclei", type=Path, help="folder with annotations/, train/ and val/")
     parser.add_argument("--nuclei-side", type=int, default=4096)
     parser.add_argument("--memory", type=int, nargs="*", help="sides of the images; none: all")
+    parser.add_argument("--picture", type=Path, help="only draw a result with and without joining")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--task", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.file is not None:
         sys.stdout.write(json.dumps(of_file(chosen.file, chosen.task)))
+        return
+    if chosen.picture is not None:
+        picture(chosen.picture)
         return
     path = Path(chosen.output)
     figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -363,21 +389,17 @@ def main() -> None:
 
 
 def of_scenes(side: int, images: int) -> dict[str, Any]:
-    """Scenes as large as the image, and images of 64 scenes."""
+    """Scenes as large as the image, which tiles of five sixths cut, and images of 64 scenes."""
     predictor = Predictor.from_pretrained("scenes-tiny", device="cpu", quiet=True)
     whole = predictor.settings.short_edge
-    found = {}
-    tile = side * 5 // 6
-    one = [composed_scenes(number, side, side) for number in range(4 * images)]
+    tile, part = side * 5 // 6, side // 8
+    one = (composed_scenes(number, side, side) for number in range(images))
     tiled = {"tile": tile, "tile_overlap": tile // 2, "short_edge": whole * 5 // 6}
-    found["one scene in an image"] = quality(predictor, one, tiled, {}, {})
-    part = side // 8
-    many = [composed_scenes(100 + number, side, part) for number in range(images)]
-    for overlap in (part // 4, part // 2):
-        tiled = {"tile": part, "tile_overlap": overlap, "short_edge": whole}
-        at_once = {"short_edge": 8 * whole // 2, "long_edge": 8 * whole}  # what fits the memory
-        found[f"64 scenes in an image, overlap {overlap}"] = quality(predictor, many, tiled, {}, at_once)
-    return found
+    found = {"one scene in an image": quality(predictor, one, tiled, {}, {})}
+    many = (composed_scenes(100 + number, side, part) for number in range(-(-images // 4)))
+    tiled = {"tile": part, "tile_overlap": part // 2, "short_edge": whole}
+    at_once = {"short_edge": 4 * whole, "long_edge": 4 * whole}
+    return found | {"64 scenes in an image": quality(predictor, many, tiled, {}, at_once)}
 
 
 def of_nuclei(folder: Path, side: int) -> dict[str, Any]:

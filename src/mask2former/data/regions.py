@@ -18,7 +18,7 @@ __all__ = ["LARGE_PIXELS", "STRIP_PIXELS", "ArrayRegions", "Regions", "RegionsPa
 
 LARGE_PIXELS = 1 << 26  # above which a file is read by parts: 8192 x 8192, a little less than Pillow's limit
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
-STRIP_PIXELS = 1 << 24  # that are read at once to reduce an image
+STRIP_PIXELS = 1 << 21  # that are read at once to reduce an image
 
 
 class Regions(Protocol):

@@ -11,6 +11,9 @@ from jaxtyping import Int
 __all__ = ["PackedMap"]
 
 
+_STRIP_PIXELS = 1 << 20
+
+
 class PackedMap:
     """An integer map that is written and read from top to bottom. It takes about a hundredth of the memory of an array.
 
@@ -36,10 +39,12 @@ class PackedMap:
     def append(self, rows: Int[np.ndarray, "rows W"]) -> None:
         """The next rows."""
         assert rows.shape[1] == self.size_hw[1], (rows.shape, self.size_hw)
-        self._strips.append(zlib.compress(rows.astype(self.dtype).tobytes(), level=1))
+        step = max(1, _STRIP_PIXELS // self.size_hw[1])
+        for top in range(0, len(rows), step):
+            self._strips.append(zlib.compress(rows[top : top + step].astype(self.dtype).tobytes(), level=1))
 
     def strips(self) -> Iterator[tuple[int, Int[np.ndarray, "rows W"]]]:
-        """The first row and the values of each strip, as they were appended; read-only."""
+        """The first row and the values of each strip, of about a million pixels; read-only."""
         top = 0
         for strip in self._strips:
             values = np.frombuffer(zlib.decompress(strip), dtype=self.dtype).reshape(-1, self.size_hw[1])

@@ -20,7 +20,7 @@ from mask2former.structures.results import SOFTWARE
 __all__ = ["PIXELS_AT_ONCE", "packed_files"]
 
 _GREY, _RGB = 0, 2  # kinds of PNG
-PIXELS_AT_ONCE = 1 << 24  # that are encoded as runs
+PIXELS_AT_ONCE = 1 << 23  # that are encoded as runs
 
 
 def packed_files(
