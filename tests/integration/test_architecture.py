@@ -33,6 +33,7 @@ HOMES = {
     "matplotlib": ("evaluation/curves.py",),
     "onnx": ("export/writers.py", "export/quantization.py"),
     "onnxruntime": ("inference/exported/onnx.py", "export/quantization.py"),  # one runs, one calibrates
+    "openslide": ("data/slides.py",),
     "openvino": ("inference/exported/openvino.py", "export/writers.py"),  # one runs, one converts
     "pandas": ("structures/results.py",),
     "prometheus_client": ("serve/__init__.py", "serve/metrics.py"),
@@ -50,7 +51,7 @@ HOMES = {
     "tensorboard": ("training/loggers.py",),
     "pillow_heif": ("data/image_files.py",),
     "pydicom": ("data/dicom_files.py",),
-    "tifffile": ("data/tiff_files.py",),
+    "tifffile": ("data/tiff_files.py", "data/tiff_regions.py"),  # whole images, and parts of large ones
     "timm": ("models/backbones/", "checkpoints/formats/timm.py"),
     "transformers": ("checkpoints/compare_transformers.py",),  # compared with where it is installed
     "triton": ("ops/deform_attn/triton_kernels.py",),
@@ -71,6 +72,7 @@ OPTIONAL = {
     "matplotlib": "report",
     "onnx": "export",
     "onnxruntime": "export",
+    "openslide": "slides",
     "openvino": "export",
     "pandas": "table",
     "prometheus_client": "serve",
@@ -92,6 +94,7 @@ OPTIONAL = {
 BROUGHT_BY_TORCH = {"triton"}  # on Linux with CUDA
 IMPORT_NAMES = {
     "mlflow-skinny": "mlflow",
+    "openslide-python": "openslide",
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",

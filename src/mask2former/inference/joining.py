@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ Size = tuple[int, int]
 _LEAST_SCORE = 0.05  # every tile offers as many candidates as there are queries; those below are not considered
 _SAME_OBJECT = 0.5  # IoU, where two tiles overlap, above which two masks are one object
 _PART_OF = 0.7  # share of a whole candidate, there, above which it is a lesser one at an object that is known
+_AS_GOOD = 0.9  # times: tiles that show an object as well as the one that shows it best
 _MANY = 16  # pieces of one object, which are then made one
 _CELL = 64  # pixels: side of the squares by which objects are found that lie near each other
 
@@ -65,7 +66,12 @@ class _Object:
 
 
 def join(
-    found: Iterable[tuple[Tile, Instances]], size_hw: Size, categories: Categories, max_instances: int | None = None
+    found: Sequence[tuple[Tile, Instances]],
+    size_hw: Size,
+    categories: Categories,
+    max_instances: int | None = None,
+    *,
+    agreed: bool = False,
 ) -> Instances:
     """One result for an image from those of tiles of it.
 
@@ -81,18 +87,18 @@ def join(
         size_hw: height and width of the image.
         categories: the classes of the model.
         max_instances: how many of the best are kept; None: all.
+        agreed: also drop what the tile that shows it best does not find, see :func:`_is_agreed`: for results that are
+            above a threshold, of which none can be told by its score to be a lesser one.
     """
     candidates: list[_Object] = []
-    shown: list[Tile] = []
     for tile, instances in found:
-        shown.append(tile)
         for (y, x, mask), label, score in zip(instances.sparse, instances.labels, instances.scores, strict=True):
             if score < _LEAST_SCORE or not mask.size:
                 continue
             top, left = tile.top + y, tile.left + x
             box = Tile(top, left, top + mask.shape[0], left + mask.shape[1])
             candidates.append(_Object(int(label), float(score), box, [(box, mask)], [tile]))
-    sides = np.array([_corners(tile) for tile in shown], dtype=np.int64).reshape(-1, 4)
+    sides = np.array([_corners(tile) for tile, _ in found], dtype=np.int64).reshape(-1, 4)
     for candidate in candidates:
         own = np.array([_corners(candidate.tiles[0])])
         cut = not _shown_whole(candidate.box, own, size_hw)[0]
@@ -101,7 +107,7 @@ def join(
     # Objects may turn out to be one when they have grown, such as both ends of one that three tiles show.
     while len(again := _merged(kept)) < len(kept):
         kept = again
-    kept = [item for item in kept if not item.cut][:max_instances]
+    kept = [item for item in kept if not item.cut and (not agreed or _is_agreed(item, sides, size_hw))][:max_instances]
     masks = SparseMasks((Patch(item.box.top, item.box.left, item.within(item.box)) for item in kept), size_hw)
     return Instances(
         masks=masks,
@@ -110,6 +116,19 @@ def join(
         boxes=masks.boxes,
         categories=categories,
     )
+
+
+def _is_agreed(item: _Object, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) -> bool:
+    """Whether the tile finds it that shows it whole and farthest from its border; True where none shows it whole."""
+    top, left, bottom, right = sides.T
+    y, x = (item.box.top + item.box.bottom) / 2, (item.box.left + item.box.right) / 2
+    distances = np.minimum(y - top, bottom - y) * np.minimum(x - left, right - x)
+    whole = _shown_whole(item.box, sides, size_hw)
+    if not whole.any():
+        return True
+    own = {_corners(tile) for tile in item.tiles}
+    best = distances[whole].max()
+    return any(tuple(corners) in own for corners in sides[whole & (distances >= _AS_GOOD * best)].tolist())
 
 
 def _shown_whole(box: Tile, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) -> Bool[np.ndarray, " tiles"]:

@@ -35,22 +35,27 @@ from mask2former.data.image_files import (
     path_of,
 )
 from mask2former.data.images import as_file, image_size, list_images, read_image
+from mask2former.data.regions import LARGE_PIXELS, open_large, reduced
 from mask2former.data.web_images import is_address
 from mask2former.errors import FailedError, OptionError, UserError, prefixed
 from mask2former.files import check_apart, check_file, check_folder, folder_lock, leftovers_note, location_of, reserved
 from mask2former.inference import failures
 from mask2former.inference.opening import ModelSource, model_name, open_predictor
 from mask2former.inference.pipeline import Failure, Ready
+from mask2former.inference.predicted_image import LargeImage
 from mask2former.inference.predictor import ALL_CANDIDATES, Predictor, predicted
 from mask2former.inference.tile_results import Results
+from mask2former.inference.tiling import PackedResults
 from mask2former.limits import check_limit
 from mask2former.notes import collect_notes, note, sentences
 from mask2former.progress import Progress, silent
 from mask2former.results_io.coco import is_coco_results, write_coco_results
 from mask2former.results_io.formats import FormatWriter, ImagesOfRun, format_folder, open_format
 from mask2former.results_io.json import RECORDS, read_result, result_of, saved_document
+from mask2former.results_io.packed import packed_files
 from mask2former.results_io.table import TableFiles, images_table, is_table
-from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
+from mask2former.structures import Categories, Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
+from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
 from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE, write_files
 from mask2former.structures.tables import PixelSize
 
@@ -78,7 +83,9 @@ _MAPS: Mapping[str, str] = {"panoptic": "_ids.png", "semantic": "_labels.png"}  
 _ENDINGS = (".png", ".json", *_MAPS.values())
 _HEAD = b'{"schema_version": '  # of JSON files of results
 _TIFF_SOFTWARE = 305  # the tag of a TIFF file that says what wrote it
+_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()  # in PNG files of ours
 _PNG = b"\x89PNG\r\n\x1a\n"
+_OVERVIEW = 4096  # pixels: longer side of the copy of a large image on which its overlay is drawn
 _TRACED = 6  # calls of a trace that are kept
 
 
@@ -527,7 +534,7 @@ class _Run:
     overwrite: bool
     batch_size: int
 
-    def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | Ready[Outcome]:
+    def read(self, file: _File) -> UInt8[np.ndarray, "H W 3"] | LargeImage | Ready[Outcome]:
         """The image, or what becomes of it where its results are there."""
         job, value_range = file.job, self.predictor.settings.value_range
         source = in_memory(job.source)
@@ -538,24 +545,43 @@ class _Run:
                 key = self.predictor.batch_key(image_size(source)) if self.batch_size > 1 else None
                 return Ready(outcome, key, lambda: read_image(source, value_range=value_range))
             return Ready(outcome)
-        image = read_image(source, value_range=value_range)
+        image = self._large(source) or read_image(source, value_range=value_range)
         if _state(source) != before:
             raise UserError(f"'{job.source}' was changed while it was read; run the same command again")
         return image
 
+    def _large(self, path: ImageFile) -> LargeImage | None:
+        """A large image that will be cut into tiles, to be read by parts; None of any other."""
+        settings = self.predictor.settings
+        regions = open_large(path, settings.value_range) if settings.tile and isinstance(path, Path) else None
+        if regions is None:
+            return None
+        note(
+            f"images of more than {LARGE_PIXELS / 1e6:.0f} megapixels, read by parts: their overlays are drawn on "
+            "reduced copies",
+            f"'{path}' ({regions.size_hw[0]}x{regions.size_hw[1]} pixels, height x width)",
+        )
+        step = -(-max(regions.size_hw) // _OVERVIEW)
+        return LargeImage(regions, reduced(regions, step), step)
+
     def encode(
-        self, file: _File, image: UInt8[np.ndarray, "H W 3"], results: Results
+        self, file: _File, image: UInt8[np.ndarray, "H W 3"] | LargeImage, results: Results | PackedResults
     ) -> tuple[Mapping[str, bytes], Outcome]:
         """The files of an image, and what becomes of it with them."""
         job, settings = file.job, self.predictor.settings
         everything = results[self.request.task]
         result = predicted(everything, settings)
-        files = result.encoded(
-            image if self.overlay else None,
-            model=self.model,
-            settings=self.request.settings,
-            extra=self.request.extra(everything, settings, job.source, file.sha256),
-        )
+        head = {
+            "model": self.model,
+            "settings": self.request.settings,
+            "extra": self.request.extra(everything, settings, job.source, file.sha256),
+        }
+        if isinstance(image, LargeImage):
+            assert not isinstance(result, PanopticSegmentation | SemanticSegmentation)
+            files = packed_files(result, image.overview if self.overlay else None, image.step, **head)
+        else:
+            assert not isinstance(result, PackedPanoptic | PackedSemantic)
+            files = result.encoded(image if self.overlay else None, **head)
         crowded = _is_crowded(everything, settings)
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))
 
@@ -633,7 +659,11 @@ class _Request:
         return True
 
     def extra(
-        self, everything: Segmentation, settings: InferenceConfig, source: ImageFile, image_sha256: str
+        self,
+        everything: PackedSegmentation | Segmentation,
+        settings: InferenceConfig,
+        source: ImageFile,
+        image_sha256: str,
     ) -> dict[str, Any]:
         """What the JSON file says beside the result: what it was made of, and candidates."""
         values: dict[str, Any] = {
@@ -693,7 +723,7 @@ def _sha256(source: ImageFile) -> str:
         content = source.file if isinstance(source, ImagePage) else source
         return hashlib.sha256(content.content).hexdigest() if isinstance(content, NamedBytes) else ""
     try:
-        if documents.check_regular(path, "image") > limits.IMAGE_BYTES:
+        if documents.check_regular(path, "image") > limits.LARGE_IMAGE_BYTES:
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -788,11 +818,14 @@ def _is_own_image(path: Path) -> bool:
     if path.suffix.lower() not in (".png", ".tif") or not path.is_file():
         return False
     try:
+        with path.open("rb") as file:  # a large map is not opened as an image
+            if _MARK in file.read(128):
+                return True
         with open_image(path) as image:
             marks = image.info.get("Software"), getattr(image, "tag_v2", {}).get(_TIFF_SOFTWARE)
             if SOFTWARE in marks:
                 return True
-    except UserError:  # whatever is wrong with it, reading it says
+    except (UserError, OSError):  # whatever is wrong with it, reading it says
         return False
     for task, ending in (*_MAPS.items(), ("", ".png")):
         document = read_result(path.with_name(path.name.removesuffix(ending) + ".json"))
@@ -801,7 +834,7 @@ def _is_own_image(path: Path) -> bool:
     return False
 
 
-def _is_crowded(result: Segmentation, settings: InferenceConfig) -> bool:
+def _is_crowded(result: Segmentation | PackedSegmentation, settings: InferenceConfig) -> bool:
     """Whether the last of ``max_instances`` instances would still be shown.
 
     Where overlaps are removed, some of these are dropped later, hence half of them suffice.
@@ -839,8 +872,12 @@ def _check_run_file(
         )
 
 
-def _count(result: Segmentation) -> int:
+def _count(result: Segmentation | PackedSegmentation) -> int:
     """How many records its JSON file has."""
+    if isinstance(result, PackedSemantic):
+        return len(set[int]().union(*(np.unique(strip).tolist() for _, strip in result.labels.strips())))
+    if isinstance(result, PackedPanoptic):
+        return len(result.segments)
     if isinstance(result, SemanticSegmentation):
         return int((np.unique(result.labels) < len(result.categories)).sum())
     return len(result)

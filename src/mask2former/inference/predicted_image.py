@@ -11,12 +11,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mask2former.config import InferenceConfig, Task
+from mask2former.data.regions import Regions
 from mask2former.errors import UserError
 from mask2former.inference.settings import changed_pass, choose_tasks, override
 from mask2former.inference.tile_results import Results
 from mask2former.structures import Instances, PanopticSegmentation, Segmentation, SemanticSegmentation
 
-__all__ = ["PredictedImage", "ReadResults", "ReadScores", "Shown"]
+__all__ = ["LargeImage", "PredictedImage", "ReadResults", "ReadScores", "Shown"]
 
 ReadResults = Callable[[Sequence[Task], InferenceConfig], Results]
 """Post-processing of one image: from tasks and settings to results."""
@@ -32,23 +33,40 @@ class ReadScores(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LargeImage:
+    """An image that is read by parts.
+
+    Attributes:
+        regions: the image.
+        overview: RGB, ``step`` times smaller, for drawing.
+        step: pixels of the image for each of the overview, along both axes.
+    """
+
+    regions: Regions
+    overview: UInt8[np.ndarray, "h w 3"]
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """An image, and what the network sees of it.
 
     Attributes:
-        image: RGB at its own size.
+        image: RGB at its own size; of a large image its overview.
         resized: RGB at the size for the network; with tiles the image as it is.
         settings: with which it was resized.
+        large: the image, if it is read by parts.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     resized: UInt8[np.ndarray, "h w 3"]
     settings: InferenceConfig
+    large: LargeImage | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the image."""
-        return self.image.shape[0], self.image.shape[1]
+        return (self.image.shape[0], self.image.shape[1]) if self.large is None else self.large.regions.size_hw
 
 
 @dataclass(frozen=True, slots=True)

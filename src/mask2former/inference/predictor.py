@@ -32,7 +32,7 @@ from mask2former.inference.devices import choose_device, choose_dtype, retried, 
 from mask2former.inference.exported import is_exported, open_exported
 from mask2former.inference.network import ModelNetwork, Network, hash_weights
 from mask2former.inference.pipeline import Failure, Ready, Stages, pipelined
-from mask2former.inference.predicted_image import PredictedImage, ReadResults, ReadScores, Shown
+from mask2former.inference.predicted_image import LargeImage, PredictedImage, ReadResults, ReadScores, Shown
 from mask2former.inference.settings import choose_tasks, for_whole_frames, override
 from mask2former.inference.tile_results import Results, TilePrediction
 from mask2former.inference.tiling import PackedResults, segment_in_tiles
@@ -295,7 +295,7 @@ class Predictor:
         def read(source: ImageSource) -> UInt8[np.ndarray, "H W 3"]:
             return read_image(source, value_range=settings.value_range)
 
-        def finish(source: ImageSource, image: UInt8[np.ndarray, "H W 3"], results: Results) -> Segmentation | Results:
+        def finish(source: ImageSource, image: object, results: Any) -> Segmentation | Results:
             return results[task] if isinstance(task, str) else results if task else results[tasks[0]]
 
         found = self.in_stages(map(_kept, sources), read, finish, None, tasks, batch_size, **overrides)
@@ -304,8 +304,8 @@ class Predictor:
     def in_stages(
         self,
         items: Iterable[_ItemT],
-        read: Callable[[_ItemT], UInt8[np.ndarray, "H W 3"] | Ready[_T]],
-        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W 3"], Results], Any],
+        read: Callable[[_ItemT], UInt8[np.ndarray, "H W 3"] | LargeImage | Ready[_T]],
+        finish: Callable[[_ItemT, UInt8[np.ndarray, "H W 3"] | LargeImage, Results | PackedResults], Any],
         deliver: Callable[[_ItemT, Any], _T] | None,
         tasks: Sequence[Task],
         batch_size: int = 1,
@@ -316,7 +316,8 @@ class Predictor:
         Args:
             items: in any number.
             read: the image of an item, or :class:`Ready` where there is a result already.
-            finish: makes of an item, its image and its results what is given back, or to ``deliver``.
+            finish: makes of an item, its image and its results what is given back, or to ``deliver``; results of a
+                :class:`LargeImage` are packed.
             deliver: writes it, when all earlier items are told of.
             tasks: of the results.
             batch_size: see :meth:`stream`.
@@ -338,7 +339,7 @@ class Predictor:
             return image if load is None else replace(image, load=lambda: self._shown(load(), settings))
 
         def last(item: _ItemT, shown: Shown, found: PredictedImage) -> Any:
-            return finish(item, shown.image, found(tasks))
+            return finish(item, shown.large or shown.image, found(tasks))
 
         stages = Stages(
             first,
@@ -440,8 +441,10 @@ class Predictor:
         """
         return choose_tasks(task, self.settings)
 
-    def _shown(self, image: UInt8[np.ndarray, "H W 3"], settings: InferenceConfig) -> Shown:
+    def _shown(self, image: UInt8[np.ndarray, "H W 3"] | LargeImage, settings: InferenceConfig) -> Shown:
         """An image, resized unless tiles of it will be."""
+        if isinstance(image, LargeImage):
+            return Shown(image.overview, image.overview, settings, image)
         with _work_on(image):
             if settings.tile:
                 return Shown(image, image, settings)
@@ -456,10 +459,10 @@ class Predictor:
         return [partial(_chosen, shown.image, step) for shown, step in zip(images, read, strict=True)]
 
     def _in_tiles(self, shown: Shown, tasks: Sequence[Task]) -> ReadResults:
-        packed = self.segment_regions(ArrayRegions(shown.image), tasks, shown.settings)
-        found: Results = {
-            task: result if isinstance(result, Instances) else result.unpacked() for task, result in packed.items()
-        }
+        regions = ArrayRegions(shown.image) if shown.large is None else shown.large.regions
+        found: Any = self.segment_regions(regions, tasks, shown.settings)  # those of large images stay packed
+        if shown.large is None:
+            found = {task: one if isinstance(one, Instances) else one.unpacked() for task, one in found.items()}
 
         def read(tasks: Sequence[Task], settings: InferenceConfig) -> Results:
             return {task: predicted(found[task], settings) for task in tasks}

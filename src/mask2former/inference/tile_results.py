@@ -109,8 +109,8 @@ class BlendedScores:
         rows, columns = (np.minimum(side / (grid.overlap + 1), 1) for side in grid.distances())
         self._weights = torch.from_numpy(rows[:, None] * columns)
         self._row = np.empty((0, grid.size_hw[1]), dtype=np.uint16)
-        self._above: Tensor | None = None  # what earlier rows of tiles say of this one
-        self._below: Tensor | None = None  # what this row of tiles says of later ones
+        self._shared: Tensor | None = None  # by rows of tiles: what those above say until the one below says more
+        self._rows_above = 0  # of it, that the rows of tiles above show, too
         self._before: Tensor | None = None  # what earlier tiles of this row say of this one
 
     def take(self, tile: Tile, prediction: TilePrediction) -> None:
@@ -118,22 +118,22 @@ class BlendedScores:
         assert scores is not None
         end_row, end_column = self._grid.done(tile)
         rows, columns = end_row - tile.top, end_column - tile.left
+        if self._shared is None:
+            most = max(one.bottom - self._grid.done(one)[0] for one in self._grid)
+            self._shared = scores.new_empty((len(scores), most, self._grid.size_hw[1]))
         blended = scores * self._weights.to(scores)
         if self._before is not None:
             blended[:, :, : self._before.shape[2]] += self._before
         self._before = blended[:, :, columns:].clone()
-        done = blended[:, :, :columns]
-        if self._above is not None:
-            done[:, : self._above.shape[1]] += self._above[:, :, tile.left : end_column]
+        done, shared = blended[:, :, :columns], self._shared[:, :, tile.left : end_column]
+        done[:, : self._rows_above] += shared[:, : self._rows_above]
+        shared[:, : tile.bottom - end_row] = done[:, rows:]
         if tile.left == 0:
             self._row = np.empty((rows, self._grid.size_hw[1]), dtype=np.uint16)
-            self._below = scores.new_empty((len(scores), tile.bottom - end_row, self._grid.size_hw[1]))
-        assert self._below is not None
-        self._below[:, :, tile.left : end_column] = done[:, rows:]
         self._row[:, tile.left : end_column] = first_argmax(done[:, :rows].transpose(0, 1)).cpu().numpy()
         if tile.right == self._grid.size_hw[1]:
             self._labels.append(self._row)
-            self._above, self._below, self._before = self._below, None, None
+            self._rows_above, self._before = tile.bottom - end_row, None
 
     def finish(self) -> PackedSemantic:
         return PackedSemantic(self._labels, self._categories)
@@ -186,7 +186,8 @@ class JoinedSegments:
 
     def finish(self) -> PackedPanoptic:
         """Things by falling score, then stuff by class."""
-        things = remove_overlaps(join(self._things, self._grid.size_hw, self._categories), self._overlap_threshold)
+        joined = join(self._things, self._grid.size_hw, self._categories, agreed=True)
+        things = remove_overlaps(joined, self._overlap_threshold)
         stuff = sorted(self._scores)
         id_of_stuff = np.zeros(len(self._categories) + 1, dtype=np.int32)
         id_of_stuff[np.array(stuff, dtype=np.int64) + 1] = np.arange(len(stuff)) + len(things) + 1

@@ -48,6 +48,7 @@ _ALIKE = 1.25  # times: tiles that are less than this larger or smaller are not 
 _FARTHEST = 4  # times: how much smaller or larger than ``tile`` tiles get
 _SMALLEST = 16  # pixels: side of a tile
 _PIXELS_AT_ONCE = 1 << 19  # that the model is shown: eight tiles of 256 pixels
+_OWN_PIXELS_AT_ONCE = 1 << 22  # of the image
 _AGAIN = 2  # times that an image is cut again
 _STRIDE = 32  # pixels that the sides of what the model is shown are padded to a multiple of
 _MANY_TILES = 48  # above which a part of the image tells the diameter
@@ -161,7 +162,7 @@ def _through_tiles(
     factor = settings.short_edge / side if settings.short_edge else 1.0
     height, width = (max(1, round(length * factor)) for length in grid.tile_hw)
     padded = (-(-height // _STRIDE) * _STRIDE) * (-(-width // _STRIDE) * _STRIDE)
-    at_once = max(1, _PIXELS_AT_ONCE // padded)
+    at_once = max(1, min(_PIXELS_AT_ONCE // padded, _OWN_PIXELS_AT_ONCE // (grid.tile_hw[0] * grid.tile_hw[1])))
     # What is a lesser candidate in one tile may be the better one of another, so all are joined first.
     everything = {"non_overlapping": False, "instance_threshold": 0.0, "class_thresholds": {}}
     every = settings.model_copy(update=everything)

@@ -6,9 +6,12 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 __all__ = ["PackedMap"]
+
+
+_STRIP_PIXELS = 1 << 20
 
 
 class PackedMap:
@@ -36,15 +39,31 @@ class PackedMap:
     def append(self, rows: Int[np.ndarray, "rows W"]) -> None:
         """The next rows."""
         assert rows.shape[1] == self.size_hw[1], (rows.shape, self.size_hw)
-        self._strips.append(zlib.compress(rows.astype(self.dtype).tobytes(), level=1))
+        step = max(1, _STRIP_PIXELS // self.size_hw[1])
+        for top in range(0, len(rows), step):
+            self._strips.append(zlib.compress(rows[top : top + step].astype(self.dtype).tobytes(), level=1))
 
     def strips(self) -> Iterator[tuple[int, Int[np.ndarray, "rows W"]]]:
-        """The first row and the values of each strip, as they were appended; read-only."""
+        """The first row and the values of each strip, of about a million pixels; read-only."""
         top = 0
         for strip in self._strips:
             values = np.frombuffer(zlib.decompress(strip), dtype=self.dtype).reshape(-1, self.size_hw[1])
             yield top, values
             top += len(values)
+
+    def mapped(self, table: Int[np.ndarray, " values"]) -> PackedMap:
+        """The map whose values are ``table[value]``."""
+        packed = PackedMap(self.size_hw, table.dtype)
+        for _, values in self.strips():
+            packed.append(table[values])
+        return packed
+
+    def counts(self, length: int) -> Int64[np.ndarray, " length"]:
+        """How many pixels have each of the values below ``length``, which all of them are."""
+        total = np.zeros(length, dtype=np.int64)
+        for _, values in self.strips():
+            total += np.bincount(values.ravel(), minlength=length)
+        return total
 
     def dense(self) -> Int[np.ndarray, "H W"]:
         """The map as one array, which is large."""

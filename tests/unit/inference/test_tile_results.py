@@ -84,15 +84,15 @@ def test_things_of_any_size_come_back_whole_and_stuff_is_one_segment(seed: int, 
     assert [segment.is_thing for segment in found.segments] == [CATEGORIES[s.label].is_thing for s in found.segments]
 
 
-def test_tiles_that_disagree_about_a_thing_leave_one_segment_in_each_pixel() -> None:
+def test_where_tiles_disagree_about_a_thing_the_one_that_shows_it_best_decides() -> None:
     grid = Grid((40, 60), (0,), (0, 20), (40, 40), 20)
     left, right = np.full((40, 40), 2), np.full((40, 40), 2)
-    left[10:20, 22:34], right[10:20, 2:14] = 1, 3  # the same object, which both show whole
+    left[10:20, 22:34], right[10:20, 2:14] = 1, 3  # the same object, which both show whole, and the left one better
     joined = JoinedSegments(grid, CATEGORIES, SETTINGS)
     joined.take(Tile(0, 0, 40, 40), TilePrediction({"panoptic": panoptic(left, [0, 2], [0.8, 0.7])}))
     joined.take(Tile(0, 20, 40, 60), TilePrediction({"panoptic": panoptic(right, [0, 3, 1], [0.9, 0.6, 0.95])}))
     found = joined.finish().unpacked()
-    assert [(segment.label, segment.score) for segment in found.segments] == [(1, 0.95), (2, 0.7), (3, 0.6)]
+    assert [(segment.label, segment.score) for segment in found.segments] == [(0, 0.8), (2, 0.7), (3, 0.6)]
     assert (found.ids[10:20, 22:34] == 1).all()
     assert (found.ids[0, :30] == 2).all()  # each pixel is of the tile whose border is farther away
     assert (found.ids[0, 30:] == 3).all()
@@ -162,7 +162,8 @@ def test_all_tasks_share_a_pass_and_one_tile_is_the_whole_image() -> None:
     assert isinstance(tiled["panoptic"], PanopticSegmentation)
     assert len(whole["panoptic"]) > 3
     nothing = np.zeros((1, image.shape[1]), int)
-    assert same_partition(*(np.concatenate([nothing, found["panoptic"].ids]) for found in (whole, tiled)))
+    one, other = (np.concatenate([nothing, found.ids]) for found in (whole["panoptic"], tiled["panoptic"]))
+    assert same_partition(one, other)
     alone = predictor(image, "semantic", short_edge=96, tile=64, tile_overlap=32)
     shared = predictor(image, ALL, short_edge=96, tile=64, tile_overlap=32)["semantic"]
     assert isinstance(shared, SemanticSegmentation)
