@@ -40,6 +40,9 @@ class TimmConfig(Strict):
     norm: Literal["frozen", "sync", "batch"] = "frozen"  # of batch-normalised models; others keep their own norm
     # passed to timm.create_model, for instance {"channels": [48, 96, 192, 384]}
     kwargs: dict[str, Any] = Field(default={})
+    # channels of a simple feature pyramid over the one map of a plain vision transformer (ViTDet); 0: the model has
+    # maps of four strides itself
+    pyramid: NonNegativeInt = 0
 
 
 class SwinConfig(Strict):
@@ -323,6 +326,7 @@ class ArchitectureConfig(Strict):
         is_plain = isinstance(decoder, MaskedDecoderConfig) and all(
             getattr(decoder, name) == MaskedDecoderConfig.model_fields[name].default for name in LATER_SETTINGS
         )
+        is_plain = is_plain and not getattr(self.backbone, "pyramid", 0)
         return is_plain and isinstance(self.pixel_decoder, MSDeformAttnConfig) and not self.own_normalisation
 
     @property
