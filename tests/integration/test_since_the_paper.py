@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vit": {
         "model": {"backbone": {"name": "timm", "model": "vit_small_patch14_dinov2", "kwargs": _VIT, "pyramid": 32}},
     },
+    "pilots": {"model": {"transformer_decoder": {"pilots": 12}}},
 }
 
 

@@ -181,6 +181,9 @@ class MaskedDecoderConfig(Strict):
     dropout: Probability = 0.0  # 0.1 in the decoders before (Table 4b)
     pre_norm: bool = False  # norms before attention and feed-forward instead of after them
     project_inputs: bool = False  # a convolution of each map, which has as many channels as the decoder
+    # in training, at most so many queries that are given the masks of the ground truth (MP-Former); 0: none
+    pilots: NonNegativeInt = Field(default=0, le=1000)
+    pilot_noise: Probability = 0.2  # the share of their masks and of their classes that is wrong
 
     @model_validator(mode="after")
     def _divisible(self) -> MaskedDecoderConfig:
@@ -192,12 +195,14 @@ class MaskedDecoderConfig(Strict):
     def _reads_queries(self) -> MaskedDecoderConfig:
         if self.attention == "mask_pool" and self.pre_norm:
             raise ValueError("attention mask_pool reads no queries, so pre_norm has nothing to norm; set it to false")
+        if self.pilots and self.attention not in ("masked", "mask_pool"):
+            raise ValueError(f"pilots attend inside masks, and attention {self.attention} reads none; set pilots to 0")
         return self
 
     @property
-    def switches(self) -> dict[str, str | bool]:
+    def switches(self) -> dict[str, str | bool | int]:
         """What differs from the published decoder in what is computed, not in sizes; such models are files of ours."""
-        names = ("attention", "scales", "order", "query_init", "pre_norm")
+        names = ("attention", "scales", "order", "query_init", "pre_norm", "pilots")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != type(self).model_fields[name].default}
 
@@ -287,7 +292,17 @@ TransformerDecoderConfig = Annotated[
 ]
 
 
-LATER_SETTINGS = ("attention", "scales", "order", "query_init", "dropout", "pre_norm", "project_inputs")
+LATER_SETTINGS = (
+    "attention",
+    "scales",
+    "order",
+    "query_init",
+    "dropout",
+    "pre_norm",
+    "project_inputs",
+    "pilots",
+    "pilot_noise",
+)
 """Of :class:`MaskedDecoderConfig`, which 0.1.0 does not have; left out of files where they are the defaults."""
 
 
