@@ -13,7 +13,7 @@ from runs import config_of, run_values
 from mask2former.cli import main
 from mask2former.config import RunConfig, StandardDecoderConfig, leaves, parse
 from mask2former.errors import UserError
-from mask2former.recipes import ABLATIONS, PARTS, ablated
+from mask2former.recipes import ABLATIONS, PARTS, SINCE, ablated
 from mask2former.training.ablate import BASELINE, AblationRow, ablate, scenes_base
 
 pytestmark = [
@@ -118,6 +118,20 @@ def test_parts_are_as_wide_as_those_that_they_replace(row: str) -> None:
         decoder = model.transformer_decoder
         assert isinstance(decoder, StandardDecoderConfig)
         assert (decoder.dim, decoder.num_queries, decoder.num_layers) == (128, 32, 2)  # of 3 layers, as 6 of 9
+
+
+@pytest.mark.parametrize("row", SINCE)
+def test_what_came_after_the_paper_changes_what_it_names(row: str) -> None:
+    base = scenes_base()
+    run = ablated(base, SINCE[row])
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+    plain = leaves(base)
+    changed = {key for key, value in leaves(run).items() if value != plain.get(key)}
+    if row == "mask-piloted":
+        assert changed == {"model.transformer_decoder.pilots"}
+        assert run.model.transformer_decoder.model_dump()["pilots"] == 32  # of 32 queries, for 100 in the paper
+    else:
+        assert all(key.startswith("model.backbone.") for key in changed)
 
 
 def test_rows_with_parts_are_trained_and_measured_by_what_they_can(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mask2former.config import RunConfig
-from mask2former.recipes.ablations import ABLATIONS, BASES, PARTS, ROWS, Ablation, ablated, ablation_recipes
+from mask2former.recipes.ablations import ABLATIONS, BASES, PARTS, ROWS, SINCE, Ablation, ablated, ablation_recipes
 from mask2former.recipes.families import PROVIDERS, Provider, Recipe
 from mask2former.recipes.names import describe_names, recipe, recipe_names
 from mask2former.recipes.ours import (
@@ -29,6 +29,7 @@ __all__ = [
     "PARTS",
     "PROVIDERS",
     "ROWS",
+    "SINCE",
     "Ablation",
     "Provider",
     "Recipe",

@@ -20,13 +20,14 @@ from mask2former.config import (
     RunConfig,
     SemanticFPNConfig,
     StandardDecoderConfig,
+    TimmConfig,
     parse,
 )
 from mask2former.config.fields import ConfigT, Strict
 from mask2former.errors import UserError
 from mask2former.recipes.names import recipe
 
-__all__ = ["ABLATIONS", "BASES", "PARTS", "ROWS", "Ablation", "ablated", "ablation_recipes"]
+__all__ = ["ABLATIONS", "BASES", "PARTS", "ROWS", "SINCE", "Ablation", "ablated", "ablation_recipes"]
 
 BASES: Mapping[str, tuple[str, float]] = {
     "coco-instance": ("AP", 43.7),
@@ -129,7 +130,21 @@ PARTS: Mapping[str, Ablation] = {
 }
 """Rows that replace whole parts, by the last part of their names."""
 
-ROWS: Mapping[str, Ablation] = {**ABLATIONS, **PARTS}
+SINCE: Mapping[str, Ablation] = {
+    "mask-piloted": Ablation("", {"model.transformer_decoder.pilots": 100}, None),
+    "plain-vit": Ablation(
+        "",
+        {
+            "model.backbone": TimmConfig(
+                model="vit_tiny_patch16_224", kwargs={"embed_dim": 192, "depth": 4, "num_heads": 3}, pyramid=128
+            )
+        },
+        None,
+    ),
+}
+"""What came after the paper, at the size of the scenes and from random weights; no recipes, and only when named."""
+
+ROWS: Mapping[str, Ablation] = {**ABLATIONS, **PARTS, **SINCE}
 """All rows."""
 
 _QUERIES, _LAYERS = 100, 9  # of the models that the paper changes
@@ -139,7 +154,7 @@ def ablation_recipes() -> dict[str, Callable[[], RunConfig]]:
     """Complete training runs by name; what the paper reports of each is in its docstring."""
     runs: dict[str, Callable[[], RunConfig]] = {}
     for index, (family, (metric, plain)) in enumerate(BASES.items()):
-        for row, ablation in ROWS.items():
+        for row, ablation in {**ABLATIONS, **PARTS}.items():
             if ablation.is_semantic and metric != "mIoU":
                 continue
             name = f"ablation/{family}/{row}"
@@ -175,12 +190,12 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
     if not isinstance(decoder, MaskedDecoderConfig):
         raise UserError(f"ablations change the transformer decoder 'masked', and the run has '{decoder.name}'")
     for setting, value in ablation.settings.items():
-        if setting.endswith(".num_queries"):
+        if setting.endswith((".num_queries", ".pilots")):
             value = max(1, round(value * decoder.num_queries / _QUERIES))
         if setting == "model.transformer_decoder" and isinstance(value, Strict):
             layers = max(1, round(getattr(value, "num_layers", 0) * decoder.num_layers / _LAYERS))
             value = _sized(value, decoder, "num_layers", layers)
-        elif setting == "model.pixel_decoder":
+        elif setting == "model.pixel_decoder" and isinstance(value, Strict):
             value = _sized(value, run.model.pixel_decoder)
         run = _changed(run, setting, value)
     parse(RunConfig, run.model_dump(mode="json"), "the run with " + ", ".join(ablation.settings))

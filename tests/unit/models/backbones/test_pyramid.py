@@ -22,7 +22,7 @@ from mask2former.structures import Categories
 from mask2former.training.optim import parameter_groups
 
 TINY: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-DINO = ("vit_small_patch14_dinov2", TINY | {"img_size": 56})
+DINO: tuple[str, dict[str, Any]] = ("vit_small_patch14_dinov2", TINY | {"img_size": 56})
 PLAIN = ("vit_tiny_patch16_224", TINY)
 
 
@@ -60,7 +60,8 @@ def test_a_pyramid_is_made_level_by_level() -> None:
     feature = torch.randn(1, 8, 4, 6, dtype=torch.float64)
     with torch.no_grad():
         maps = pyramid(feature)
-    _, reduce, norm, smooth, last = pyramid.levels[3]
+    coarsest: Any = pyramid.levels[3]
+    _, reduce, norm, smooth, last = coarsest
     pooled = feature.unflatten(2, (2, 2)).unflatten(4, (3, 2)).amax((3, 5))
     reduced = torch.einsum("dc,nchw->ndhw", reduce.weight[:, :, 0, 0], pooled)
     reduced = (reduced - reduced.mean(1, keepdim=True)) / (reduced.var(1, False, keepdim=True) + 1e-5).sqrt()
