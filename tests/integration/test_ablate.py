@@ -131,7 +131,8 @@ def test_what_came_after_the_paper_changes_what_it_names(row: str) -> None:
         assert changed == {"model.transformer_decoder.pilots"}
         assert run.model.transformer_decoder.model_dump()["pilots"] == 32  # of 32 queries, for 100 in the paper
     else:
-        assert all(key.startswith("model.backbone.") for key in changed)
+        part = "backbone" if row == "plain-vit" else "pixel_decoder.stages"
+        assert all(key.startswith(f"model.{part}") for key in changed)
 
 
 def test_rows_with_parts_are_trained_and_measured_by_what_they_can(

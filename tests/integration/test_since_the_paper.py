@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vit": {
         "model": {"backbone": {"name": "timm", "model": "vit_small_patch14_dinov2", "kwargs": _VIT, "pyramid": 32}},
     },
+    "stages": {"model": {"pixel_decoder": {"num_layers": 3, "stages": [1, 1, 1]}}},
     "pilots": {"model": {"transformer_decoder": {"pilots": 12}}},
 }
 
@@ -47,7 +48,7 @@ def changes_of(option: str, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", ["vit", pytest.param("stages", marks=pytest.mark.slow), "pilots"])
 def test_an_option_learns_and_lives_in_its_file(option: str, tmp_path: Path) -> None:
     run = finish(config_of(tmp_path / "run", **changes_of(option, tmp_path)))
     losses = [float(row["loss"]) for row in table(run.folder) if row.get("loss")]

@@ -82,6 +82,15 @@ class MSDeformAttnConfig(Strict):
     num_points: PositiveInt = 4
     feedforward_dim: PositiveInt = 1024
     dropout: Probability = 0.0
+    # how many of the layers see the tokens of stride 32 alone, then those of 32 and 16, then all (PRO-SCALE); None: all
+    # layers see all
+    stages: tuple[NonNegativeInt, NonNegativeInt, PositiveInt] | None = None
+
+    @model_validator(mode="after")
+    def _staged(self) -> MSDeformAttnConfig:
+        if self.stages is not None and sum(self.stages) != self.num_layers:
+            raise ValueError(f"stages {list(self.stages)} must add up to num_layers {self.num_layers}")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> MSDeformAttnConfig:
@@ -342,6 +351,7 @@ class ArchitectureConfig(Strict):
             getattr(decoder, name) == MaskedDecoderConfig.model_fields[name].default for name in LATER_SETTINGS
         )
         is_plain = is_plain and not getattr(self.backbone, "pyramid", 0)
+        is_plain = is_plain and getattr(self.pixel_decoder, "stages", None) is None
         return is_plain and isinstance(self.pixel_decoder, MSDeformAttnConfig) and not self.own_normalisation
 
     @property

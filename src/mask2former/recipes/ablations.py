@@ -132,6 +132,7 @@ PARTS: Mapping[str, Ablation] = {
 
 SINCE: Mapping[str, Ablation] = {
     "mask-piloted": Ablation("", {"model.transformer_decoder.pilots": 100}, None),
+    "token-scaling": Ablation("", {"model.pixel_decoder.stages": (1, 1, 1)}, None),
     "plain-vit": Ablation(
         "",
         {
@@ -192,6 +193,9 @@ def ablated(run: RunConfig, ablation: Ablation) -> RunConfig:
     for setting, value in ablation.settings.items():
         if setting.endswith((".num_queries", ".pilots")):
             value = max(1, round(value * decoder.num_queries / _QUERIES))
+        if setting.endswith(".stages"):
+            layers = getattr(run.model.pixel_decoder, "num_layers", 3)
+            value = (layers // 3, layers // 3, layers - 2 * (layers // 3))
         if setting == "model.transformer_decoder" and isinstance(value, Strict):
             layers = max(1, round(getattr(value, "num_layers", 0) * decoder.num_layers / _LAYERS))
             value = _sized(value, decoder, "num_layers", layers)
