@@ -114,6 +114,7 @@ def _architecture(config: ArchitectureConfig) -> dict[str, str]:
     backbone, pixels, decoder = config.backbone, config.pixel_decoder, config.transformer_decoder
     if backbone.name == "timm":
         name = f"{backbone.model} (timm), {backbone.norm} norm"
+        name += f", simple feature pyramid of {backbone.pyramid} channels" if backbone.pyramid else ""
     else:
         name = f"Swin, width {backbone.embed_dim}, blocks {'-'.join(map(str, backbone.depths))}"
         name += f", window {backbone.window_size}"

@@ -39,6 +39,7 @@ __all__ = [
 
 _CLASS_HEAD = "transformer_decoder.class_head."
 _CLASS_QUERIES = "transformer_decoder.transformer.query_positions."
+_PILOTS = "transformer_decoder.pilot_classes."
 _QUERIES = ("transformer_decoder.query_features.weight", "transformer_decoder.query_positions.weight")
 _NAMED = 6  # classes in a message
 _TABLE = "relative_position_bias_table"
@@ -48,7 +49,18 @@ _NORMALISATION = ("pixel_mean", "pixel_std")
 # What a model may have otherwise than its weights had it: no weights depend on it (norm, attention and query_init may
 # bring entries of their own, and then loading says so).
 _WITHOUT_WEIGHTS = frozenset(
-    {"drop_path_rate", "dropout", "attention", "scales", "order", "query_init", "position_encoding", "norm"}
+    {
+        "drop_path_rate",
+        "dropout",
+        "attention",
+        "scales",
+        "order",
+        "query_init",
+        "position_encoding",
+        "norm",
+        "pilots",
+        "pilot_noise",
+    }
 )
 # What changes shapes alone, so that a partial start can take the rest.
 _SHAPES = frozenset(
@@ -197,10 +209,15 @@ def start_from(model: Mask2Former, source: Checkpoint, name: str, *, partial: bo
         UserError: the weights do not fit; the message lists what.
     """
     own, state = model.state_dict(), dict(source.state)
+    pilots = [name for name in own if name.startswith(_PILOTS) and name not in state]
+    state = {name: value for name, value in state.items() if name in own or not name.startswith(_PILOTS)}
+    state |= {name: own[name] for name in pilots}
     notes = _with_own_classes(model, source, own, state, name, partial=partial, by_name=by_name)
     if partial:
         notes += _with_own_queries(own, state)
         notes += with_own_windows(own, state)
+    if pilots:
+        notes.append("the classes of pilots are newly initialised")
     left_out = load_into(model, state, name, drop_misshaped=partial, spellings=source.spellings)
     if left_out:
         notes.append(f"newly initialised, since the shapes differ: {listed(left_out, None)}")
@@ -223,7 +240,9 @@ def _with_own_classes(
         return []
     # Of the baseline with a query for each class, the queries are its classes.
     of_classes = (
-        (_CLASS_HEAD, _CLASS_QUERIES) if isinstance(model.transformer_decoder, PerPixelPlusHead) else _CLASS_HEAD
+        (_CLASS_HEAD, _CLASS_QUERIES)
+        if isinstance(model.transformer_decoder, PerPixelPlusHead)
+        else (_CLASS_HEAD, _PILOTS)
     )
     if sorted(here) == sorted(there) and len(set(here)) == len(here):
         order = torch.tensor([*(there.index(one) for one in here), len(there)])  # "no object" is last

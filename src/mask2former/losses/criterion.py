@@ -31,7 +31,7 @@ from mask2former.ops.points import (
     uncertain_points,
 )
 from mask2former.ops.resizing import resize_masks
-from mask2former.structures.outputs import MaskOutput
+from mask2former.structures.outputs import MaskOutput, PilotOutput
 from mask2former.structures.samples import Target
 
 __all__ = ["Criterion", "LossTerm", "Losses", "MatchedDepth", "SampledMasks", "checked_weights"]
@@ -72,6 +72,7 @@ class MatchedDepth:
         matches: of each clip, indices of queries and of their targets, on the device of the output.
         mask_logits: of the matched queries of all clips, one row for each frame.
         num_masks: what sums over masks are divided by, at least 1; see :meth:`Criterion.forward`.
+        is_pilot: the queries are pilots, of which only those in ``matches`` count.
     """
 
     output: MaskOutput
@@ -81,6 +82,7 @@ class MatchedDepth:
     mask_logits: Float[Tensor, "N h w"]
     num_masks: float
     _sample: Callable[[MatchedDepth], SampledMasks]
+    is_pilot: bool = False
 
     @cached_property
     def sampled(self) -> SampledMasks:
@@ -239,12 +241,38 @@ class Criterion(nn.Module):
             for term in self.terms:
                 terms[term.name + suffix] = loss = term.loss(matched)
                 weighted.append(term.weight * loss)
+        for suffix, depth in depths.items():
+            if depth.pilots is not None:
+                matched = self._piloted(depth.pilots, targets, masks, num_masks, uniform)
+                for term in self.terms:
+                    terms[f"{term.name}_pilot{suffix}"] = loss = term.loss(matched)
+                    weighted.append(term.weight * loss)
         return Losses(torch.stack(weighted).sum(), terms)
+
+    def _piloted(
+        self,
+        pilots: PilotOutput,
+        targets: Sequence[Target],
+        masks: Sequence[Bool[Tensor, "_N T H W"]],
+        num_masks: float,
+        uniform: UniformPoints,
+    ) -> MatchedDepth:
+        """The pilots of a depth with their objects, which are known; the points are drawn after all others."""
+        clips = zip(pilots.output.masks.clips(), pilots.matches, strict=True)
+        logits = torch.cat([clip.of_queries(queries) for clip, (queries, _) in clips]).flatten(0, 1)
+        draw = _Draws([], _Draws.of_masks(self, len(logits), uniform))
+        sample = partial(self._sample, draw=draw)
+        total = num_masks * pilots.groups
+        return MatchedDepth(pilots.output, targets, masks, pilots.matches, logits, total, sample, is_pilot=True)
 
     def class_loss(self, matched: MatchedDepth) -> Float[Tensor, ""]:
         """Weighted cross-entropy over all queries, divided by the sum of the weights of this batch."""
         logits = matched.output.class_logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if matched.is_pilot:
+            pairs = list(zip(logits, matched.targets, matched.matches, strict=True))
+            known = torch.cat([scores[queries] for scores, _, (queries, _) in pairs])
+            return F.cross_entropy(known, torch.cat([target.labels[chosen] for _, target, (_, chosen) in pairs]))
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, (target, (queries, chosen)) in enumerate(zip(matched.targets, matched.matches, strict=True)):
             wanted[row, queries] = target.labels[chosen]
@@ -353,15 +381,21 @@ class _Draws:
         points = criterion.num_points
         num_queries, num_frames = depth.masks.shape[1:3]
         pairs = sum(min(len(target.labels), num_queries) for target in targets) * num_frames
-        fresh = points - int(criterion.importance_sample_ratio * points)
         if criterion.match_on == "masks":
             match = [pixel_centers(depth.masks.shape[-2:], depth.class_logits)] * len(targets)
         else:
             match = [uniform((1, points, 2)) for _ in targets]
+        return cls(match, cls.of_masks(criterion, pairs, uniform))
+
+    @staticmethod
+    def of_masks(criterion: Criterion, pairs: int, uniform: UniformPoints) -> list[Tensor]:
+        """For so many masks and frames: candidates, then the random share."""
         if criterion.loss_on == "masks":
-            return cls(match, [])
+            return []
+        points = criterion.num_points
+        fresh = points - int(criterion.importance_sample_ratio * points)
         candidates = uniform((pairs, int(criterion.oversample_ratio * points), 2))
-        return cls(match, [candidates, uniform((pairs, fresh, 2))])
+        return [candidates, uniform((pairs, fresh, 2))]
 
     def replay(self) -> UniformPoints:
         """A source that hands out the numbers for the mask losses."""

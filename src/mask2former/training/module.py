@@ -26,6 +26,7 @@ from mask2former.files import write_whole
 from mask2former.inference.predictor import Predictor, predicted
 from mask2former.losses import build_criterion
 from mask2former.models.mask2former import Mask2Former
+from mask2former.models.parts import targets_for
 from mask2former.structures import Segmentation, VideoInstances
 from mask2former.structures.samples import Batch
 from mask2former.text import terminal_line
@@ -132,7 +133,8 @@ class TrainingModule(lightning.LightningModule):
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(accumulation, start=1):
             try:
-                losses = self.criterion(self.model(batch.images), batch.targets, uniform, num_masks)
+                given = targets_for(self.model.transformer_decoder, batch.targets)
+                losses = self.criterion(self.model(batch.images, **given), batch.targets, uniform, num_masks)
             except FloatingPointError as error:
                 raise FloatingPointError(f"step {step}: {error}; the batch is in {self._keep(batch, step)}") from error
             with self._sent_later() if index < len(accumulation) else contextlib.nullcontext():
