@@ -85,7 +85,7 @@ def build_model(config: ArchitectureConfig, num_classes: int) -> Mask2Former:
             than the memory, or than torch can number.
     """
     if torch.get_default_device().type == "meta":
-        with _counted(limits.PARAMETERS):
+        with _Unfilled(), _counted(limits.PARAMETERS):
             return _build(config, num_classes)
     build_skeleton(config, num_classes, _memory())
     return build_checked(config, num_classes)
@@ -137,7 +137,21 @@ class _Unfilled(TorchFunctionMode):
     That brings ``torch._dynamo``, which takes two of the four seconds from a command to a loaded model.
     """
 
-    _FILLING = frozenset(("normal_", "trunc_normal_", "uniform_", "constant_", "fill_", "zero_", "copy_"))
+    _FILLING = frozenset(
+        (
+            "normal_",
+            "trunc_normal_",
+            "uniform_",
+            "constant_",
+            "fill_",
+            "zero_",
+            "copy_",
+            "erfinv_",
+            "mul_",
+            "add_",
+            "clamp_",
+        )
+    )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple = (), kwargs: dict[str, Any] | None = None
