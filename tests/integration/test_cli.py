@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mask2former import recipes
+from mask2former import Predictor, recipes
 from mask2former.cli import app, main
 from mask2former.config import RunConfig
 from mask2former.inference import predict_files
@@ -38,8 +38,7 @@ def _files(folder: Path) -> set[str]:
 def test_help_is_light() -> None:
     """What makes a program slow to start is not imported before it is needed."""
     program = (
-        "import sys; from mask2former import Predictor
-from mask2former.cli import main; code = main(['--help']);"
+        "import sys; from mask2former.cli import main; code = main(['--help']);"
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'PIL', 'scipy', 'lightning', 'yaml'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
@@ -94,9 +93,10 @@ def test_predict_writes_tables_and_other_formats_of_what_is_chosen(
     images: Path, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, table = tmp_path / "out", tmp_path / "t.csv"
-    args = ["predict", str(images), "-o", str(output), "-m", str(tiny_file), "-t", "semantic", "--palette", "colorblind"]
+    args = ["predict", str(images), "-o", str(output), "-m", str(tiny_file), "-t", "semantic"]
     name = Predictor.from_pretrained(tiny_file, device="cpu", quiet=True).categories.names[0]
-    args += ["--classes", name, "--min-area", "2", "--table", str(table), "--pixel-size", "2 mm", "--also", "geojson"]
+    args += ["--classes", name, "--min-area", "2", "--table", str(table), "--pixel-size", "2 mm"]
+    args += ["--also", "geojson", "--palette", "colorblind"]
     assert main(args) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.endswith(f"; tables: {table} and t_images.csv; also: geojson")
