@@ -16,6 +16,7 @@ from mask2former.ops.packed_map import PackedMap
 from mask2former.structures import Instances, PanopticSegmentation, SemanticSegmentation
 from mask2former.structures.packed_results import PackedPanoptic, PackedSegmentation, PackedSemantic
 from mask2former.structures.results import SOFTWARE
+from mask2former.visualization import Palette
 
 __all__ = ["PIXELS_AT_ONCE", "packed_files"]
 
@@ -31,6 +32,7 @@ def packed_files(
     model: str | None = None,
     settings: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    palette: Palette = "classes",
 ) -> dict[str, bytes]:
     """What :meth:`encoded` of ordinary results gives, by what names of files end in.
 
@@ -41,10 +43,11 @@ def packed_files(
         model: see there.
         settings: see there.
         extra: see there.
+        palette: see there.
     """
     files: dict[str, bytes] = {}
     if overview is not None:
-        files[".png"] = _thinned(result, step).overlay_png(overview)
+        files[".png"] = _thinned(result, step).overlay_png(overview, palette)
     document = _document(result, model, settings)
     if isinstance(result, PackedPanoptic):
         files["_ids.png"] = _png(result.ids, _RGB, 8, lambda ids: np.stack([ids, ids >> 8, ids >> 16], -1) & 255)

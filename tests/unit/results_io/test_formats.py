@@ -142,6 +142,26 @@ def test_lines_of_yolo_fill_as_the_masks_again(tmp_path: Path, make: Make) -> No
         assert CATEGORIES[int(label)].name == name
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the package, that it does without OpenCV
+def test_yolo_is_read_by_supervision(tmp_path: Path) -> None:
+    sv = pytest.importorskip("supervision")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "images/a.jpg")
+    result = instances().filter(["cell, live & <well>", "sky"], min_area=4)  # a ring with an island, and the rim
+    with YoloFiles(tmp_path, CATEGORIES) as writer:
+        writer.add("a", result)
+    data = sv.DetectionDataset.from_yolo(
+        str(tmp_path / "images"), str(tmp_path / "labels"), str(tmp_path / "data.yaml"), force_masks=True
+    )
+    assert data.classes == list(CATEGORIES.names)
+    [(_, _, found)] = list(data)
+    assert found.class_id.tolist() == result.labels.tolist()
+    assert found.mask is not None
+    for read, item in zip(found.mask, result, strict=True):  # which fills the outline, too
+        assert (read | item.mask).sum() == read.sum()
+        assert (read & item.mask).sum() / read.sum() > 0.5
+
+
 @pytest.mark.parametrize("make", RESULTS)
 def test_label_images_are_read_by_tifffile(tmp_path: Path, make: Make) -> None:
     tifffile = pytest.importorskip("tifffile")

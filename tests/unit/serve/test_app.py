@@ -227,6 +227,8 @@ def test_tasks_thresholds_and_classes_of_a_request() -> None:
         assert (await first("score_threshold=1"))["settings"]["score_threshold"] == 1
         assert len((await first("task=instance&max_instances=1"))["instances"]) == 1
         assert [found["category_name"] for found in (await first("classes=sky"))["segments"]] == ["sky"]
+        chosen = await first("classes=sky&min_area=1000000")
+        assert (chosen["segments"], chosen["settings"]["classes"]) == ([], ["sky"])
         both = await first("task=semantic&classes=sky&classes=dog")
         assert [found["category_name"] for found in both["classes"]] == ["dog", "sky"]
 
