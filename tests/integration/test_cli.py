@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mask2former import recipes
+from mask2former import Predictor, recipes
 from mask2former.cli import app, main
 from mask2former.config import RunConfig
 from mask2former.inference import predict_files
@@ -87,6 +87,30 @@ def test_predict_segments_folders_and_goes_on_where_it_was(
     assert main([*command, "--score-threshold", "0.1", "--overwrite"]) == 0
     assert "2 images segmented" in capsys.readouterr().out
     assert json.loads((output / "a.json").read_text())["settings"]["score_threshold"] == 0.1
+
+
+def test_predict_writes_tables_and_other_formats_of_what_is_chosen(
+    images: Path, tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, table = tmp_path / "out", tmp_path / "t.csv"
+    args = ["predict", str(images), "-o", str(output), "-m", str(tiny_file), "-t", "semantic"]
+    name = Predictor.from_pretrained(tiny_file, device="cpu", quiet=True).categories.names[0]
+    args += ["--classes", name, "--min-area", "2", "--table", str(table), "--pixel-size", "2 mm"]
+    args += ["--also", "geojson", "--palette", "colorblind"]
+    assert main(args) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(f"; tables: {table} and t_images.csv; also: geojson")
+    settings = json.loads((output / "a.json").read_text())["settings"]
+    assert (settings["classes"], settings["min_area"]) == ([name], 2)
+    assert {row.split(",")[3] for row in table.read_text().splitlines()[1:]} <= {name}
+    assert {"geojson/a.geojson", "geojson/deep/b.geojson", "a.png"} <= _files(output)
+    for wrong, message in (("--classes=fox", "no class 'fox'"), ("--also=voc", "no format 'voc'")):
+        assert main([*args, wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main([word for word in args if word not in ("--table", str(table))]) == 2
+    assert "--pixel-size is for tables; give --table too" in capsys.readouterr().err
+    assert main([*args, "--ray"]) == 2
+    assert "--table cannot go with --ray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("task", "ending"), [("instance", None), ("semantic", "_labels.png")])

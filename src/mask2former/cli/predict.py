@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -95,6 +95,10 @@ def predict(
         ),
     ] = None,
     no_overlays: Annotated[bool, typer.Option("--no-overlays", help="Do not draw the overlays X.png.")] = False,
+    palette: Annotated[
+        Literal["classes", "colorblind"],
+        typer.Option(help="Colours of new overlays: those of the classes, or eight for colour-blind people."),
+    ] = "classes",
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="The former name of --no-overlays.", hidden=True)
     ] = False,
@@ -290,6 +294,7 @@ def predict(
             output,
             task,
             overlays=not (no_overlays or no_pictures),
+            palette=palette,
             coco=coco,
             table=table,
             pixel_size=pixel_size,

@@ -43,6 +43,7 @@ from mask2former.results_io.table import TableFiles, images_table, is_table
 from mask2former.structures import Categories, Instances, Segmentation, SemanticSegmentation
 from mask2former.structures.results import SCHEMA_VERSION, SOFTWARE, write_files
 from mask2former.structures.tables import PixelSize
+from mask2former.visualization import Palette
 
 if TYPE_CHECKING:
     import torch
@@ -159,6 +160,7 @@ def predict_files(
     trained_for: Task | Sequence[Task] = (),
     weights: str | None = None,
     overlays: bool = True,
+    palette: Palette = "classes",
     coco: str | os.PathLike[str] | None = None,
     table: str | os.PathLike[str] | None = None,
     pixel_size: str | PixelSize | None = None,
@@ -188,6 +190,7 @@ def predict_files(
         trained_for: in its place, the tasks that the model was trained for.
         weights: see :meth:`Predictor.from_pretrained`.
         overlays: whether X.png is drawn.
+        palette: of overlays that are drawn now, see :meth:`~mask2former.PanopticSegmentation.plot`.
         coco: also write one COCO results file; instances of any score are in it.
         table: also write a table of all masks, and one of all images beside it, see
             :class:`~mask2former.results_io.table.TableFiles`.
@@ -242,7 +245,7 @@ def predict_files(
     waiting = contextlib.nullcontext() if file is None else reserved(file)
     with waiting, collect_notes() as found, contextlib.ExitStack() as stack:
         progress(chosen, 0, len(jobs))
-        options = {"model": model_name(model), "overlay": overlays, "candidates": coco is not None}
+        options = {"model": model_name(model), "overlay": overlays, "palette": palette, "candidates": coco is not None}
         options |= {"overwrite": overwrite, "batch_size": batch_size}
         for outcome in segment_files(predictor, jobs, chosen, **options):
             outcomes[outcome.status] += 1
@@ -394,6 +397,7 @@ def segment_files(
     *,
     model: str = "",
     overlay: bool = True,
+    palette: Palette = "classes",
     candidates: bool = False,
     overwrite: bool = False,
     batch_size: int = 1,
@@ -414,6 +418,7 @@ def segment_files(
         task: see :class:`Predictor`.
         model: name of the model, recorded.
         overlay: write the image with the segments drawn on it.
+        palette: its colours.
         candidates: write instances below the threshold too, as :func:`coco_results` needs them.
         overwrite: also process images that have results, and overwrite other files of the same names.
         batch_size: how many images go through the network together at most, see :meth:`Predictor.stream`.
@@ -437,7 +442,7 @@ def segment_files(
         _check_in_the_way(jobs, request)
         if candidates:
             _check_alike(jobs, request)
-    run = _Run(predictor, request, model, overlay, overwrite, batch_size)
+    run = _Run(predictor, request, model, overlay, palette, overwrite, batch_size)
     stages = (run.read, run.encode, run.write)
     for file, outcome in predictor.in_stages(map(_File, jobs), *stages, (task,), batch_size, **ALL_CANDIDATES):
         yield _failed(file.job, outcome.error, predictor.device) if isinstance(outcome, Failure) else outcome
@@ -482,6 +487,7 @@ class _Run:
     request: _Request
     model: str
     overlay: bool
+    palette: Palette
     overwrite: bool
     batch_size: int
 
@@ -512,6 +518,7 @@ class _Run:
             model=self.model,
             settings=self.request.settings,
             extra=self.request.extra(everything, settings, job.source, file.sha256),
+            palette=self.palette,
         )
         crowded = _is_crowded(everything, settings)
         return files, Outcome(job, "done", crowded=crowded, found=_count(result), candidates=_count(everything))

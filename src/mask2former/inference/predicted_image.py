@@ -88,7 +88,7 @@ class PredictedImage:
             raise UserError(f"the image was predicted for {', '.join(self.tasks)}; pass '{missing[0]}' to run, too")
         if names := changed_pass(before, settings):
             kind = (
-                "with tiles only instance_threshold, classes and min_area can"
+                "with tiles only instance_threshold, classes and min_area can change"
                 if before.tile
                 else "it belongs to the pass"
             )

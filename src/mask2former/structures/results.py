@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int32, Int64
+from jaxtyping import Bool, Float64, Int, Int32, Int64, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -144,7 +144,39 @@ class _Result:
     def size_hw(self) -> tuple[int, int]:
         raise NotImplementedError
 
-    def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
+    def plot(
+        self,
+        image: visualization.ImageLike,
+        *,
+        scale: int | None = 1,
+        labels: bool = True,
+        palette: visualization.Palette = "classes",
+        value_range: tuple[float, float] | None = None,
+    ) -> Image.Image:
+        """The image with the result drawn on it, as the network saw it: read with its EXIF orientation and values.
+
+        It has the size of the image unless ``scale`` enlarges it first.
+
+        Args:
+            image: what was segmented: a path, a Pillow image, an array, or what else
+                :func:`mask2former.data.images.read_image` takes.
+            scale: a whole number, or None: so that names can be read
+                (:func:`mask2former.visualization.readable_scale`).
+            labels: whether names, counts and a legend are written.
+            palette: colours of the classes, or ``colorblind``: eight that colour-blind people tell apart.
+            value_range: the values of black and white, if it was segmented with them.
+
+        Raises:
+            UserError: the image has another size than the result, or cannot be read.
+        """
+        regions = visualization.recolored(self._regions(), palette)
+        pixels = visualization.rgb_of(image, self.size_hw, value_range)
+        return self._drawn(pixels, regions, scale=scale, labels=labels)
+
+    def _regions(self) -> list[visualization.Region]:
+        raise NotImplementedError
+
+    def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         raise NotImplementedError
 
     @property
@@ -359,6 +391,7 @@ class _Result:
         model: str | None = None,
         settings: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
+        palette: visualization.Palette = "classes",
     ) -> dict[str, bytes]:
         """The files that :meth:`save` writes, by what their names end in, in the order in which they are written.
 
@@ -367,19 +400,19 @@ class _Result:
         """
         files: dict[str, bytes] = {}
         if image is not None:
-            files[".png"] = self.overlay_png(image)
+            files[".png"] = self.overlay_png(image, palette)
         files |= self.label_png()
         text = json.dumps({**self.to_dict(model=model, settings=settings), **(extra or {})}, allow_nan=False)
         files[".json"] = f"{text}\n".encode()
         return files
 
-    def overlay_png(self, image: visualization.ImageLike) -> bytes:
+    def overlay_png(self, image: visualization.ImageLike, palette: visualization.Palette = "classes") -> bytes:
         """The file ``X.png``: to be looked at; what is exact is in the others.
 
         Raises:
             UserError: the image has another size than the result.
         """
-        return _png(self.plot(image, scale=None))
+        return _png(self.plot(image, scale=None, palette=palette))
 
     def label_png(self) -> dict[str, bytes]:
         """The exact label map by what its name ends in, ``_ids.png`` or ``_labels.png``; of instances there is none."""
@@ -526,16 +559,8 @@ class PanopticSegmentation(_Result):
         """Tight boxes (x1, y1, x2, y2) in pixels; x2 and y2 are one past the last pixel."""
         return self.sparse.boxes
 
-    def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
-        """The image with all segments drawn on it.
-
-        It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
-        be read (:func:`mask2former.visualization.readable_scale`). ``labels=False`` leaves names and counts out.
-
-        Raises:
-            UserError: the image has another size than the result.
-        """
-        regions = [
+    def _regions(self) -> list[visualization.Region]:
+        return [
             visualization.Region(
                 name=self.categories[segment.label].name,
                 color=self.categories[segment.label].color,
@@ -545,8 +570,10 @@ class PanopticSegmentation(_Result):
             )
             for segment in self.segments
         ]
+
+    def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
         numbers = [segment.id for segment in self.segments]
-        return visualization.overlay_panoptic(image, self.ids, numbers, regions, scale=scale, labels=labels)
+        return visualization.overlay_panoptic(image, self.ids, numbers, regions, **how)
 
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> dict[str, Any]:
         """The record of a COCO panoptic results file; category ids are those of the data set.
@@ -654,28 +681,28 @@ class Instances(_Result):
             self.sparse.take(rows), self.labels[rows], self.scores[rows], self.boxes[rows], self.categories
         )
 
-    def plot(
-        self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True, threshold: float = 0.0
-    ) -> Image.Image:
-        """The image with the objects drawn on it that have at least ``threshold`` as score.
-
-        It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
-        be read (:func:`mask2former.visualization.readable_scale`). ``labels=False`` leaves names and counts out.
+    def plot(self, image: visualization.ImageLike, *, threshold: float = 0.0, **how: Any) -> Image.Image:
+        """The image with the objects drawn on it that have at least ``threshold`` as score; the rest as for segments.
 
         Raises:
-            UserError: the image has another size than the result.
+            UserError: the image has another size than the result, or cannot be read.
         """
-        shown = self.at_least(threshold)
-        regions = [
+        shown = self.at_least(threshold) if threshold > 0 else self
+        return super(Instances, shown).plot(image, **how)
+
+    def _regions(self) -> list[visualization.Region]:
+        return [
             visualization.Region(
                 name=self.categories[label].name,
                 color=self.categories[label].color,
                 score=float(score),
                 group=int(label),
             )
-            for label, score in zip(shown.labels, shown.scores, strict=True)
+            for label, score in zip(self.labels, self.scores, strict=True)
         ]
-        return visualization.overlay_instances(image, shown.sparse, regions, scale=scale, labels=labels)
+
+    def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
+        return visualization.overlay_instances(image, self.sparse, regions, **how)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The records of a COCO instance results file; category ids are those of the data set, boxes (x, y, w, h)."""
@@ -761,20 +788,14 @@ class SemanticSegmentation(_Result):
         """Class indices that occur, ascending, and their masks."""
         return list(self._labels_found()), self.sparse
 
-    def plot(self, image: visualization.ImageLike, *, scale: int | None = 1, labels: bool = True) -> Image.Image:
-        """The image with all classes drawn on it.
-
-        It has the size of ``image`` unless ``scale`` enlarges it first: by a whole number, or None: so that names can
-        be read (:func:`mask2former.visualization.readable_scale`). ``labels=False`` leaves names and counts out.
-
-        Raises:
-            UserError: the image has another size than the result.
-        """
-        regions = [
+    def _regions(self) -> list[visualization.Region]:
+        return [
             visualization.Region(name=item.name, color=item.color, group=index, is_thing=item.is_thing)
             for index, item in enumerate(self.categories)
         ]
-        return visualization.overlay_semantic(image, self.labels, regions, scale=scale, labels=labels)
+
+    def _drawn(self, image: UInt8[np.ndarray, "H W 3"], regions: list[visualization.Region], **how: Any) -> Image.Image:
+        return visualization.overlay_semantic(image, self.labels, regions, **how)
 
     def to_coco(self, image_id: int | str, file_name: str | None = None) -> list[dict[str, Any]]:
         """One record per class present, with the class's mask; category ids are those of the data set.

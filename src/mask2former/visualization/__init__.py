@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
@@ -19,8 +20,8 @@ from PIL import Image, ImageFilter
 from mask2former.errors import UserError
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import AnyMasks, SparseMasks
-from mask2former.pixels import rgb_of_array, rgb_of_pillow
-from mask2former.visualization.colors import line_color, spread_colors
+from mask2former.pixels import ValueRange, rgb_of_array
+from mask2former.visualization.colors import Palette, line_color, recolored, spread_colors
 from mask2former.visualization.labels import INK, Anchor, distance, draw_labels
 from mask2former.visualization.regions import Color, Crop, Region, ranks
 from mask2former.visualization.sheets import contact_sheet
@@ -28,6 +29,7 @@ from mask2former.visualization.sheets import contact_sheet
 __all__ = [
     "Color",
     "ImageLike",
+    "Palette",
     "Region",
     "contact_sheet",
     "overlay_instances",
@@ -35,11 +37,13 @@ __all__ = [
     "overlay_semantic",
     "ranks",
     "readable_scale",
+    "recolored",
     "rgb_of",
 ]
 
-# What was segmented: a Pillow image or an array, shown as it is read (see mask2former.data.images.read_image).
-ImageLike = Image.Image | np.ndarray
+# What was segmented, shown as it was read: whatever mask2former.data.images.read_image takes, for instance a path, a
+# Pillow image or an array.
+ImageLike = Any
 
 THING_ALPHA = 0.50
 STUFF_ALPHA = 0.52
@@ -199,18 +203,25 @@ def _index_map(ids: Int[np.ndarray, "H W"], numbers: Sequence[int]) -> Int[np.nd
     return np.where(ascending[found] == ids, order[found], -1).astype(np.int32)
 
 
-def rgb_of(image: ImageLike, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """An image as RGB in 0..255, of the size that its result has.
+def rgb_of(
+    image: ImageLike, size_hw: tuple[int, int], value_range: ValueRange | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """An image as RGB in 0..255, of the size that its result has: the same pixels that the network saw.
+
+    Args:
+        image: what :func:`mask2former.data.images.read_image` takes.
+        size_hw: of the result.
+        value_range: as it was segmented with; see there.
 
     Raises:
-        UserError: it has another, or is no image.
+        UserError: it has another size, or is no image.
     """
-    if isinstance(image, Image.Image):
-        pixels = rgb_of_pillow(image, getattr(image, "filename", "") or "image")
-    elif isinstance(image, np.ndarray):
-        pixels = rgb_of_array(image)
+    if isinstance(image, np.ndarray):
+        pixels = rgb_of_array(image, value_range=value_range)
     else:
-        raise UserError(f"cannot draw on {type(image).__name__}: expected a Pillow image or an array of pixels")
+        from mask2former.data.images import read_image  # with torch, for whoever draws on more than arrays
+
+        pixels = read_image(image, value_range=value_range)
     if pixels.shape[:2] != tuple(size_hw):
         raise UserError(
             f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels but the result {size_hw[0]}x{size_hw[1]} "
@@ -230,7 +241,8 @@ def _canvas(image: ImageLike, size_hw: tuple[int, int], scale: int) -> UInt8[np.
 
 def _line_width(size_hw: tuple[int, ...]) -> float:
     """Standard deviation in pixels of the blur that makes outlines; about half their width."""
-    return min(3.0, max(1.2, max(size_hw[:2]) / 750))
+    longer = max(size_hw[:2])
+    return max(1.2, min(longer / 750, max(3.0, longer / 1500)))
 
 
 def _draw_outline(canvas: UInt8[np.ndarray, "H W 3"], crop: Crop, color: Color, scale: int) -> None:

@@ -7,20 +7,56 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from mask2former.errors import UserError
 from mask2former.visualization.regions import Color, Crop, Region
 
-__all__ = ["identity_color", "line_color", "luminance", "perceived", "spread_colors"]
+__all__ = ["Palette", "identity_color", "line_color", "luminance", "perceived", "recolored", "spread_colors"]
 
+Palette = Literal["classes", "colorblind"]
+"""Colours of classes as the data set has them, or eight that colour-blind people tell apart (Okabe and Ito, 2008)."""
+
+_SAFE: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (220, 220, 220),  # in place of black, which would be a hole in the image
+)
+_SHADES = ((1, 0.0), (1, 0.35), (0, 0.35))  # mixed with white or black, and by how much
 NEIGHBOURS = 8  # that an object's colour is compared with
 _ONE_CLASS = 18  # colours over all hues
 _OF_A_CLASS = 9  # colours around that of a class
 _LINE_LUMINANCE = 0.45  # with casings near black, one of the two has a contrast of 3:1 on any ground
 _ENOUGH = 60.0  # differences of colours beyond this are all the same
+
+
+def recolored(regions: Sequence[Region], palette: Palette) -> list[Region]:
+    """The regions in the colours of a palette; where there are more classes than colours, some share one.
+
+    Raises:
+        UserError: there is no such palette.
+    """
+    if palette == "classes":
+        return list(regions)
+    if palette != "colorblind":
+        raise UserError(f"palette is classes or colorblind, got {palette!r}")
+    chosen: dict[int, int] = {}
+    for group in sorted({region.group for region in regions}):
+        place = group % len(_SAFE)  # the same in every image, unless another class has it
+        while place in chosen.values() and len(set(chosen.values())) < len(_SAFE):
+            place = (place + 1) % len(_SAFE)
+        chosen[group] = place
+    return [replace(region, color=_SAFE[chosen[region.group]], is_safe=True) for region in regions]
 
 
 def spread_colors(
@@ -42,7 +78,7 @@ def spread_colors(
         if region.identity is not None:
             colors[index] = identity_color(region.identity)
             continue
-        palette = _palette(region.color, one_class)
+        palette = _palette(region.color, one_class, region.is_safe)
         colors[index] = palette[(region.variant or 0) % len(palette)]
         free[index] = region.variant is None
     placed = sorted((crop for crop in crops if regions[crop.index].is_thing), key=lambda crop: crop.index)
@@ -57,8 +93,8 @@ def spread_colors(
         if not free[crop.index]:
             known[row] = perceived(np.array(colors[crop.index], dtype=np.float32))
             continue
-        palette = _palette(region.color, one_class)
-        seen = _perceived_palette(region.color, one_class)
+        palette = _palette(region.color, one_class, region.is_safe)
+        seen = _perceived_palette(region.color, one_class, region.is_safe)
         difference = np.full(len(palette), _ENOUGH, dtype=np.float32)
         before = near[row] < row  # those that have their colour already
         if before.any():
@@ -119,8 +155,14 @@ def identity_color(number: int) -> Color:
 
 
 @lru_cache(maxsize=512)
-def _palette(color: Color, all_hues: bool) -> tuple[Color, ...]:
+def _palette(color: Color, all_hues: bool, is_safe: bool = False) -> tuple[Color, ...]:
     """Colours that differ as much as they can, the first like ``color`` but strong enough for a tint."""
+    if is_safe and all_hues:
+        return (color, *(other for other in _SAFE if other != color))
+    if is_safe:  # lightness alone, which everybody sees
+        red, green, blue = (channel / 255 for channel in color)
+        mixed = [[channel + (white - channel) * share for channel in (red, green, blue)] for white, share in _SHADES]
+        return tuple(_to_bytes((one, two, three)) for one, two, three in mixed)
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in color))
     if all_hues:
         hue, saturation = (hue, max(saturation, 0.6)) if saturation > 0.25 else (0.55, 0.7)
@@ -147,8 +189,8 @@ def _palette(color: Color, all_hues: bool) -> tuple[Color, ...]:
 
 
 @lru_cache(maxsize=512)
-def _perceived_palette(color: Color, all_hues: bool) -> Float32[np.ndarray, "P 3"]:
-    return perceived(np.array(_palette(color, all_hues), dtype=np.float32))
+def _perceived_palette(color: Color, all_hues: bool, is_safe: bool) -> Float32[np.ndarray, "P 3"]:
+    return perceived(np.array(_palette(color, all_hues, is_safe), dtype=np.float32))
 
 
 @lru_cache(maxsize=1024)

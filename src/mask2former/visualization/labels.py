@@ -27,6 +27,7 @@ INK = (24, 24, 28)
 _PLATE_ROWS = 8
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
+_Row = tuple[str, tuple[Region, int]]  # name, one of the regions, and how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,9 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
     which have a variant, those in sight.
     """
     height, width = canvas.shape[:2]
-    font = Lettering(int(min(30, max(11, round((height * width) ** 0.5 / 36)))))
+    side = (height * width) ** 0.5
+    # Large images are seen smaller than they are, where text of the usual size would be dust.
+    font = Lettering(round(max(11, min(side / 36, max(30, side / 60)))))
     probe = _Tag("Ag", None, (0, 0, 0), font)
     if not anchors or width < 3 * probe.size[0] or height < 2 * probe.size[1]:
         return
@@ -80,11 +83,7 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
     )
     taken: list[_Box] = []
     if counted:
-        plate = Plate(list(zip(names[len(named) :], counted, strict=True)), font)
-        position = _emptiest(plate.size, anchors, (height, width))
-        if position is not None:
-            plate.paste(canvas, *position)
-            taken.append((*position, position[0] + plate.size[0], position[1] + plate.size[1]))
+        _paste_plate(canvas, list(zip(names[len(named) :], counted, strict=True)), font, anchors, taken)
 
     room = max(3, height * width // (10 * probe.size[1] ** 2 * 4)) + len(taken)
     # The least area of a labelled region, in areas of its label. In a crowd of one class labels say nothing new.
@@ -109,6 +108,30 @@ def draw_labels(canvas: UInt8[np.ndarray, "H W 3"], anchors: Sequence[Anchor], r
                 taken.append(box)
                 per_name[name] = per_name.get(name, 0) + 1
                 break
+    # A legend of the classes for whose names there was no room anywhere.
+    without = Counter(_class_of(anchor.region) for anchor, name in order if name and name not in per_name)
+    first = {_class_of(anchor.region): (name, anchor.region) for anchor, name in reversed(order)}
+    legend = [(first[key][0], (first[key][1], number)) for key, number in without.most_common()]
+    if legend and not any(anchor.region.identity is not None for anchor in anchors):
+        _paste_plate(canvas, legend, font, anchors, taken)
+
+
+def _paste_plate(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    rows: Sequence[_Row],
+    font: Lettering,
+    anchors: Sequence[Anchor],
+    taken: list[_Box],
+) -> None:
+    """A plate where it hides the fewest things and no label, with as many rows as there is room for."""
+    height, width = canvas.shape[:2]
+    for most in range(min(len(rows), _PLATE_ROWS), 0, -1):
+        plate = Plate(rows, font, most)
+        position = _emptiest(plate.size, anchors, (height, width), taken)
+        if position is not None:
+            plate.paste(canvas, *position)
+            taken.append((*position, position[0] + plate.size[0], position[1] + plate.size[1]))
+            return
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------
@@ -140,8 +163,13 @@ def _is_crowd(anchors: Sequence[Anchor], tag_size: tuple[int, int]) -> bool:
     return len(areas) >= MANY_REGIONS and float(np.median(areas)) < 3 * tag_size[0] * tag_size[1]
 
 
-def _emptiest(size: tuple[int, int], anchors: Sequence[Anchor], limits_hw: tuple[int, int]) -> tuple[int, int] | None:
-    """Where (left, top) along the border a plate hides the fewest pixels of things: in a corner if that is as good."""
+def _emptiest(
+    size: tuple[int, int], anchors: Sequence[Anchor], limits_hw: tuple[int, int], taken: Sequence[_Box]
+) -> tuple[int, int] | None:
+    """Where (left, top) along the border a plate hides the fewest pixels of things: in a corner if that is as good.
+
+    None where it has no room beside what is ``taken``.
+    """
     width, height = size
     gap = max(2, height // 6)
     right, bottom = limits_hw[1] - width - gap, limits_hw[0] - height - gap
@@ -166,15 +194,28 @@ def _emptiest(size: tuple[int, int], anchors: Sequence[Anchor], limits_hw: tuple
         )
         return int(filled[low, far] - filled[top, far] - filled[low, left] + filled[top, left])
 
-    return min([*corners, *along], key=hidden)  # of equals the first
+    free = [
+        (left, top)
+        for left, top in [*corners, *along]
+        if not any(_touch((left, top, left + width, top + height), other) for other in taken)
+    ]
+    return min(free, key=hidden, default=None)  # of equals the first
 
 
 class Plate:
-    """Lines of a class and its number, with a dot in its colour where there are several."""
+    """Lines of a class and its number, with a dot in its colour where there are several.
 
-    def __init__(self, rows: Sequence[tuple[str, tuple[Region, int]]], font: Lettering) -> None:
-        self.lines = [f"{_shortened(name)}: {number}" for name, (_, number) in rows]
-        self._colors = [region.color for _, (region, _) in rows] if len(rows) > 1 else []
+    Of more than ``most`` rows the last one counts the rest.
+    """
+
+    def __init__(self, rows: Sequence[_Row], font: Lettering, most: int = _PLATE_ROWS) -> None:
+        kept = rows if len(rows) <= most else rows[: most - 1]
+        self.lines = [
+            f"{_shortened(name)}: {number}" if region.is_thing else _shortened(name) for name, (region, number) in kept
+        ]
+        self._colors = [region.color for _, (region, _) in kept] if len(rows) > 1 else []
+        if rest := rows[len(kept) :]:
+            self.lines.append(f"{len(rest)} more: {sum(number for _, (_, number) in rest)}")
         self._font = font
         self._pad = max(3, round(0.32 * font.size))
         self._dot = max(5, round(0.55 * font.size))
@@ -188,7 +229,7 @@ class Plate:
         draw = ImageDraw.Draw(patch)
         for row, line in enumerate(self.lines):
             middle = (row + 0.5) * self._line
-            if self._colors:
+            if row < len(self._colors):
                 position = (self._pad, round(middle - self._dot / 2))
                 patch.paste(line_color(self._colors[row]), position, rounded(self._dot, self._dot, self._dot // 2))
             self._font.write(draw, (self._indent, round(middle + 0.36 * self._font.size)), line, (255, 255, 255))

@@ -24,6 +24,7 @@ class Region:
     (``is_thing`` False) is filled flat, without an outline. A thing with an ``identity``, the number of a track, has
     the colour of that number instead, whatever else is in the image; one with a ``variant``, its number among the
     tracks of its class in a clip, has the colour of that number wherever it lies, and is counted where it is seen.
+    ``is_safe`` keeps to colours that colour-blind people can tell apart.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Region:
     is_thing: bool = True
     identity: int | None = None
     variant: int | None = None
+    is_safe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,9 @@ def test_tiles_are_read_above_another_threshold(instance_predictor: Predictor) -
         expected = predictor(IMAGE, tile=32, tile_overlap=8, instance_threshold=threshold)
         assert found(instance_threshold=threshold).to_dict() == expected.to_dict()
     assert len(found("instance", instance_threshold=0.0))
-    with pytest.raises(UserError, match=r"max_instances cannot change .* only instance_threshold can change"):
+    with pytest.raises(
+        UserError, match=r"max_instances cannot change .* only instance_threshold, classes and min_area can change"
+    ):
         found(max_instances=2)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mask2former.data.images import read_image
 from mask2former.errors import UserError
 from mask2former.ops import masks as mask_ops
 from mask2former.structures import (
@@ -343,3 +345,28 @@ def test_supervision_gets_boxes_masks_scores_and_classes(make: Callable[[], Segm
         assert found.confidence is not None
         assert found.confidence.tolist() == pytest.approx([item.score for item in kept])
     assert len(result[:0].to_supervision()) == 0
+
+
+@pytest.mark.parametrize("make", RESULTS)
+def test_whatever_can_be_read_is_drawn_on_as_it_was_seen(tmp_path: Path, make: Callable[[], Segmentation]) -> None:
+    result, rng = make(), np.random.default_rng(0)
+    upright = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    drawn = np.asarray(result.plot(upright))
+    for same in (
+        tmp_path / "turned.png",
+        str(tmp_path / "turned.png"),
+        torch.from_numpy(np.array(upright)).movedim(2, 0),
+    ):
+        np.testing.assert_array_equal(np.asarray(result.plot(same)), drawn)
+    deep = rng.integers(0, 65536, (40, 60), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    seen = read_image(tmp_path / "deep.png", value_range=(1000, 20000))
+    for source in (deep, tmp_path / "deep.png"):
+        drawn = result.plot(source, value_range=(1000, 20000))
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(result.plot(seen)))
+    assert not np.array_equal(np.asarray(result.plot(seen, palette="colorblind")), np.asarray(result.plot(seen)))
+    with pytest.raises(UserError, match="there is no image"):
+        result.plot(tmp_path / "none.png")

@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from mask2former.visualization.colors import identity_color, line_color, luminance, perceived, spread_colors
+from mask2former.errors import UserError
+from mask2former.visualization.colors import identity_color, line_color, luminance, perceived, recolored, spread_colors
 from mask2former.visualization.regions import Color, Crop, Region
 
 CELL = Region("cell", (80, 160, 230))
@@ -122,3 +123,44 @@ def test_two_thousand_objects_are_coloured_quickly() -> None:
         spread_colors([CELL] * 2000, placed)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.8
+
+
+# Linear RGB as people without one kind of cones see it (Machado, Oliveira and Fernandes, 2009).
+BLIND = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+
+
+def seen_by(kind: str, color: Color) -> Color:
+    share = np.array(color) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(BLIND[kind]) @ linear, 0, 1)
+    curved = 255 * np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    return float(curved[0]), float(curved[1]), float(curved[2])  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_colours_for_colour_blind_people_are_told_apart_by_them(kind: str) -> None:
+    regions = recolored([Region("class", (9, 9, 9), group=group) for group in range(8)], "colorblind")
+    colors = [region.color for region in regions]
+    assert len(set(colors)) == 8
+    least = min(
+        difference(seen_by(kind, one), seen_by(kind, other))
+        for index, one in enumerate(colors)
+        for other in colors[:index]
+    )
+    assert least > 10  # a just noticeable difference is about 2.3
+
+
+def test_members_of_a_class_keep_its_safe_hue_and_one_class_has_all_eight() -> None:
+    pair = [Region("cell", (1, 2, 3), group=0), Region("dog", (1, 2, 3), group=8)]
+    several = recolored(pair * 10, "colorblind")
+    assert len({region.color for region in several}) == 2  # of classes 0 and 8, which would share one
+    colors = spread_colors(several, crops([(0, 12 * index) for index in range(20)]))
+    assert 2 < len(set(colors[0::2])) <= 3
+    assert not set(colors[0::2]) & set(colors[1::2])
+    alone = spread_colors(recolored([CELL] * 40, "colorblind"), crops([(0, 12 * index) for index in range(40)]))
+    assert len(set(alone)) == 8
+    with pytest.raises(UserError, match="palette is classes or colorblind, got 'jet'"):
+        recolored([CELL], "jet")  # type: ignore[arg-type]

@@ -169,3 +169,38 @@ def test_what_a_reduced_image_has_no_pixel_for_is_counted(boxes: Drawn) -> None:
     assert boxes.lines == [["cell: 9"], ["cell: 9"]]
     visualization.overlay_instances(GREY, np.zeros((2, 240, 320), bool), [Region("cell", (200, 80, 40))] * 2)
     assert len(boxes.lines) == 2  # where nothing is drawn nothing is written
+
+
+def test_classes_for_whose_names_there_is_no_room_are_in_a_legend(boxes: Drawn) -> None:
+    masks = np.concatenate([discs([(200, 200)], 60, (480, 640)), scattered(300, 4, (480, 640))])
+    regions = [Region("whale", (200, 80, 40), 0.9, 99)]
+    regions += [Region(f"kind {index % 10}", (40, 20 * (index % 10), 90), 0.9, index % 10) for index in range(300)]
+    visualization.overlay_instances(np.zeros((480, 640, 3), np.uint8), masks, regions)
+    assert len(boxes.tags) == 1  # the whale
+    [lines] = boxes.lines
+    assert lines[:2] == ["kind 0: 30", "kind 1: 30"]
+    assert lines[7] == "3 more: 90"
+    ((left, top, right, bottom),), ((x1, y1, x2, y2),) = boxes.plates, boxes.tags
+    assert left >= x2 or right <= x1 or top >= y2 or bottom <= y1
+
+
+def test_stuff_without_room_for_its_name_is_listed_without_a_number(boxes: Drawn) -> None:
+    labels = np.zeros((240, 320), dtype=np.int64)
+    labels[:, 100:103] = 1
+    regions = [Region(name, (9, 99, 9 + index), None, index, False) for index, name in enumerate(["field", "hedge"])]
+    labels[:, 200:202] = 2
+    regions.append(Region("ditch", (99, 9, 9), None, 2, False))
+    visualization.overlay_semantic(GREY, labels, regions)
+    named = len(boxes.tags)
+    assert named + sum(map(len, boxes.lines)) == 3
+    assert all(":" not in line for lines in boxes.lines for line in lines)
+
+
+@pytest.mark.parametrize(("side", "least", "most"), [(200, 8, 20), (700, 20, 40), (3000, 60, 110)])
+def test_names_grow_with_large_images_which_are_seen_smaller(boxes: Drawn, side: int, least: int, most: int) -> None:
+    ids = np.zeros((side, side), dtype=np.int32)
+    ids[side // 3 : side // 2, side // 4 : side // 2] = 1
+    regions = [Region("field", (9, 99, 9), 0.8, 0, is_thing=False), Region("barn", (99, 9, 9), 0.9, 1)]
+    visualization.overlay_panoptic(np.zeros((side, side, 3), np.uint8), ids, [0, 1], regions)
+    assert all(least <= bottom - top <= most for _, top, _, bottom in boxes.tags)
+    assert len(boxes.tags) == 2
