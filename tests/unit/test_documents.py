@@ -173,3 +173,28 @@ def test_large_documents_are_read_as_fast_as_the_parsers_are(tmp_path: Path) -> 
     values = [{"id": index, "name": f"class {index}"} for index in range(20_000)]
     (tmp_path / "a.json").write_text(json.dumps(values))
     assert documents.read_json(tmp_path / "a.json", "file") == values
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<a>", "is not XML, or is cut short"),
+        ("", "is not XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "declares a document type"),
+        ('<a><!ENTITY b SYSTEM "file:///etc/passwd"></a>', "declares a document type"),
+        ("<a>&b;</a>", "is not XML"),
+        ("<a>" * 100_000, "is not XML"),
+    ],
+)
+def test_xml_that_is_none_or_defines_more_of_itself_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        documents.parse_xml(text, "the file 'a.xml'")
+
+
+def test_xml_is_a_root_with_its_children() -> None:
+    assert [
+        child.tag for child in documents.parse_xml('<?xml version="1.0" encoding="utf-16"?><a><b/><c/></a>', "it")
+    ] == [
+        "b",
+        "c",
+    ]

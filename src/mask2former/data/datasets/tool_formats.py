@@ -378,6 +378,11 @@ def _is_cvat(content: Any) -> bool:
 def _label_studio(source: _Source) -> Iterator[Record]:
     for task in source.content:
         if "annotations" not in task and "completions" not in task:
+            if "predictions" in task:
+                raise UserError(
+                    "its tasks hold predictions that nobody has submitted; correct and submit them in Label Studio and "
+                    "export 'JSON' (predictions as they are: predict --also coco-dataset)"
+                )
             raise UserError("it is JSON-MIN of Label Studio, which says too little; export 'JSON'")
         image = _task_image(task["data"])
         done = [entry for entry in task.get("annotations", task.get("completions")) if not entry.get("was_cancelled")]
