@@ -103,10 +103,8 @@ def _tags(file: ImageFile) -> dict[int, Any]:
             stream: BinaryIO = stack.enter_context(file.open("rb"))
         else:
             stream = io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))  # pyright: ignore[reportArgumentType]
-        with (
-            without_warnings(),
-            contextlib.suppress(Exception),
-        ):  # of a directory that is damaged, in whatever way: decoding says it
+        # of a directory that is damaged, in whatever way: decoding says it
+        with without_warnings(), contextlib.suppress(Exception):
             start = stream.read(16)
             directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
             stream.seek(directory.next)
