@@ -45,6 +45,11 @@ class GeoReference:
     epsg: int | None = None
     tags: Mapping[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def crs(self) -> str | None:
+        """The name of the reference system, for instance ``urn:ogc:def:crs:EPSG::32633``."""
+        return None if self.epsg is None else f"urn:ogc:def:crs:EPSG::{self.epsg}"
+
     def to_world(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
         """Points (column, row) in pixels as (x, y) of the world; for instance corners of polygons."""
         a, b, c, d, e, f = self.transform
