@@ -10,6 +10,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,14 +102,41 @@ def test_what_cannot_be_is_refused_in_a_sentence(
         assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_program_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def geotiff(path: Path) -> None:
+    """Half a metre to a pixel, from 600,000 E 5,700,000 N in UTM zone 33."""
     tags = [
         (33550, 12, 3, (0.5, 0.5, 0.0), False),
         (33922, 12, 6, (0.0, 0.0, 0.0, 600_000.0, 5_700_000.0, 0.0), False),
         (34735, 3, 8, (1, 1, 0, 1, 3072, 0, 1, 32633), False),
     ]
-    tifffile.imwrite(tmp_path / "field.tif", scene(1), photometric="rgb", extratags=tags, metadata=None)
+    tifffile.imwrite(path, scene(1), photometric="rgb", extratags=tags, metadata=None)
+
+
+def test_results_of_a_geotiff_lie_where_it_lies(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    geotiff(plain / "field.tif")
+    formats = ("--also", "geojson", "--also", "label-tiff")
+    assert predict(str(plain / "field.tif"), str(plain / "plain.png"), "-o", str(plain / "gis"), *formats) == 0
+    assert "coordinates of a map, which their GeoJSON is in (1): 'field'" in " ".join(capsys.readouterr().err.split())
+    there, here = (json.loads((plain / "gis/geojson" / f"{name}.geojson").read_text()) for name in ("field", "plain"))
+    assert there["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    assert "crs" not in here
+
+    def corners(document: dict[str, Any], index: int) -> np.ndarray:
+        polygons = document["features"][index]["geometry"]["coordinates"]
+        return np.array(sorted(point for polygon in polygons for ring in polygon for point in ring[1:]))
+
+    assert len(there["features"]) == len(here["features"]) > 1
+    for index in range(len(here["features"])):
+        pixels, world = corners(here, index), corners(there, index)
+        expected = np.array(sorted((600_000 + x / 2, 5_700_000 - y / 2) for x, y in pixels.tolist()))
+        np.testing.assert_allclose(world, expected)
+    assert georeference(plain / "gis/label-tiff/field.tif") == georeference(plain / "field.tif")
+    assert georeference(plain / "gis/label-tiff/plain.tif") is None
+
+
+def test_the_program_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    geotiff(tmp_path / "field.tif")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"print": lambda *values: names.setdefault("printed", values)}
     exec(program, names)

@@ -32,7 +32,7 @@ TrackingTask = Literal["panoptic", "instance"]
 
 
 def track(
-    source: Annotated[str, typer.Argument(help="A video file, a folder of frames, or a camera number.")],
+    source: Annotated[str, typer.Argument(help="A video file, a folder of frames, a TIFF stack, or a camera number.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     model: Model = None,
     recipe: Recipe = None,

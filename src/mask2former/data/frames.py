@@ -15,12 +15,15 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import UInt8
 
+from mask2former import limits
 from mask2former.data.archives import Folder
 from mask2former.data.folders import list_folder
+from mask2former.data.image_files import ImagePage, num_pages
 from mask2former.data.images import IMAGE_SUFFIXES, ImageSource, ValueRange, note_passed_over, read_image
 from mask2former.data.video import VIDEO_SUFFIXES, VideoFile, camera_stream
 from mask2former.documents import check_regular
 from mask2former.errors import UserError
+from mask2former.limits import check_limit
 from mask2former.notes import Note, collect_notes, sentences
 
 __all__ = ["Frame", "FrameSource", "Frames", "open_frames"]
@@ -141,8 +144,9 @@ def open_frames(
     """The frames of a source.
 
     Args:
-        source: a video file, a folder of images (in the order of the numbers in their names), the number of a camera,
-            or images of any kind that :func:`~mask2former.data.images.read_image` takes, one after the other.
+        source: a video file, a folder of images (in the order of the numbers in their names), an image file of several
+            pages (a stack, an animation), the number of a camera, or images of any kind that
+            :func:`~mask2former.data.images.read_image` takes, one after the other.
         start: seconds that are left out; also a video is searched, not read, up to there.
         end: seconds, excluded; None: all that follow.
         rate: frames per second of what is no video, 30 by default; videos and cameras have their own.
@@ -171,8 +175,8 @@ def open_frames(
         with collect_notes() as passed_over:
             note_passed_over(Folder(path), [entry.name for entry in list_folder(path) if entry.is_file()])
         return Frames(_Images(_images_of(path), f"the folder '{path}'", rate, start, end, passed_over))
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise UserError(f"'{path}' is an image; expected a video or a folder of frames (images: predict)")
+    if path.suffix.lower() in (*IMAGE_SUFFIXES, ".gif"):
+        return Frames(_Images(_pages_of(path), f"the pages of '{path}'", rate, start, end))
     check_regular(path, "video or folder", hint=f"expected {', '.join(VIDEO_SUFFIXES)} or a folder")
     return Frames(VideoFile(path).stream(start, end))
 
@@ -185,6 +189,15 @@ def _images_of(folder: Path) -> list[ImageSource]:
         hint = f"; it has folders, give one of them ('{inside[0]}')" if inside else ""
         raise UserError(f"the folder '{folder}' holds no images{hint or '; expected the frames of a clip'}")
     return [folder / name for name in sorted(names, key=by_number)]
+
+
+def _pages_of(path: Path) -> list[ImageSource]:
+    """The pages of a stack, or the frames of an animation."""
+    count = num_pages(path)
+    if count == 1:
+        raise UserError(f"'{path}' is an image; expected a video, a stack or a folder of frames (images: predict)")
+    check_limit(f"'{path}' has pages:", count, limits.IMAGE_PAGES - 1, "save them as single files in a folder")
+    return [ImagePage(path, number) for number in range(1, count + 1)]
 
 
 def by_number(name: str) -> list[tuple[int, int, str]]:

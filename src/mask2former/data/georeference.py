@@ -45,6 +45,11 @@ class GeoReference:
     epsg: int | None = None
     tags: Mapping[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def crs(self) -> str | None:
+        """The name of the reference system, for instance ``urn:ogc:def:crs:EPSG::32633``."""
+        return None if self.epsg is None else f"urn:ogc:def:crs:EPSG::{self.epsg}"
+
     def to_world(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
         """Points (column, row) in pixels as (x, y) of the world; for instance corners of polygons."""
         a, b, c, d, e, f = self.transform
@@ -103,10 +108,8 @@ def _tags(file: ImageFile) -> dict[int, Any]:
             stream: BinaryIO = stack.enter_context(file.open("rb"))
         else:
             stream = io.BytesIO(read_bytes(file, "image", limits.IMAGE_BYTES))  # pyright: ignore[reportArgumentType]
-        with (
-            without_warnings(),
-            contextlib.suppress(Exception),
-        ):  # of a directory that is damaged, in whatever way: decoding says it
+        # of a directory that is damaged, in whatever way: decoding says it
+        with without_warnings(), contextlib.suppress(Exception):
             start = stream.read(16)
             directory = ImageFileDirectory_v2(start if start[2:3] == b"+" or start[3:4] == b"+" else start[:8])
             stream.seek(directory.next)

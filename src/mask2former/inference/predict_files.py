@@ -25,6 +25,7 @@ from jaxtyping import UInt8
 import mask2former
 from mask2former import documents, limits
 from mask2former.config import InferenceConfig, Task, with_new_names
+from mask2former.data.georeference import GeoReference, georeference
 from mask2former.data.image_files import (
     ImageFile,
     ImagePage,
@@ -316,7 +317,16 @@ def _images_of(jobs: Sequence[Job], predictor: Predictor, model: str) -> ImagesO
     names: dict[int | str, str] = {
         stem: (job.stem.parent / job.source.name).as_posix() for stem, job in sources.items()
     }
-    return ImagesOfRun(predictor.categories, names, read, model)
+
+    def place_of(image_id: int | str) -> GeoReference | None:
+        file = sources[str(image_id)].source
+        try:
+            return georeference(file)
+        except UserError:  # it was there a moment ago
+            note("images whose coordinates could not be read again", f"'{file}'")
+            return None
+
+    return ImagesOfRun(predictor.categories, names, read, model, place_of)
 
 
 def _pass_on(job: Job, task: Task, categories: Categories, writers: Sequence[FormatWriter]) -> None:

@@ -18,7 +18,7 @@ from mask2former.results_io.geojson import GeoJsonFiles
 from mask2former.results_io.imagej import RoiFiles
 from mask2former.results_io.label_studio import LabelStudioFile
 from mask2former.results_io.label_tiff import LabelTiffFiles
-from mask2former.results_io.writing import ReadImage
+from mask2former.results_io.writing import PlaceOf, ReadImage, nowhere
 from mask2former.results_io.yolo import YoloFiles
 from mask2former.structures.categories import Categories
 from mask2former.text import listed, quoted
@@ -52,12 +52,14 @@ class ImagesOfRun:
         names: of the image files, by the id of the image.
         read: gives the image of an id.
         model: its name.
+        place_of: gives where the image of an id lies on the Earth; None: that is unknown.
     """
 
     categories: Categories
     names: Mapping[int | str, str]
     read: ReadImage
     model: str = ""
+    place_of: PlaceOf = nowhere
 
 
 FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
@@ -65,13 +67,13 @@ FORMATS: Mapping[str, Callable[[Path, ImagesOfRun], FormatWriter]] = {
     "coco-dataset": lambda folder, run: CocoDatasetFile(folder / "annotations.json", run.categories, run.names),
     "cutouts": lambda folder, run: CutoutFiles(folder, run.categories, run.read),
     "cvat": lambda folder, run: CvatFile(folder / "annotations.xml", run.categories, run.names),
-    "geojson": lambda folder, run: GeoJsonFiles(folder),
+    "geojson": lambda folder, run: GeoJsonFiles(folder, place_of=run.place_of),
     "imagej": lambda folder, run: RoiFiles(folder),
     "label-studio": lambda folder, run: LabelStudioFile(folder / "tasks.json", run.names, model=run.model),
     "label-studio-polygons": lambda folder, run: LabelStudioFile(
         folder / "tasks.json", run.names, regions="polygon", model=run.model
     ),
-    "label-tiff": lambda folder, run: LabelTiffFiles(folder),
+    "label-tiff": lambda folder, run: LabelTiffFiles(folder, place_of=run.place_of),
     "yolo": lambda folder, run: YoloFiles(folder, run.categories),
 }
 

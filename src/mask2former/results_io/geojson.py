@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from mask2former.files import write_whole
-from mask2former.results_io.writing import ResultFolder, file_stem
+from mask2former.notes import note
+from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
 from mask2former.structures.results import ResultItem, Segmentation
 
 __all__ = ["GeoJsonFiles", "geojson_of"]
@@ -30,16 +31,28 @@ class GeoJsonFiles(ResultFolder):
         path: the folder; it is made.
         to_world: to coordinates of a map; without it they are pixels, as QuPath wants them.
         crs: the name of its reference system, for instance ``urn:ogc:def:crs:EPSG::32633``, which GIS programs read.
+        place_of: gives where the image of an id lies, which then counts in place of these two; a note says so.
     """
 
-    def __init__(self, path: str | os.PathLike[str], to_world: ToWorld | None = None, crs: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        to_world: ToWorld | None = None,
+        crs: str | None = None,
+        *,
+        place_of: PlaceOf = nowhere,
+    ) -> None:
         super().__init__(path, {})
-        self.to_world, self.crs = to_world, crs
+        self.to_world, self.crs, self.place_of = to_world, crs, place_of
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Write the file of one image."""
         self.once(image_id)
-        text = json.dumps(geojson_of(result, self.to_world, self.crs), allow_nan=False) + "\n"
+        to_world, crs = self.to_world, self.crs
+        if (place := self.place_of(image_id)) is not None:
+            to_world, crs = place.to_world, place.crs
+            note("images with coordinates of a map, which their GeoJSON is in", f"'{image_id}' ({crs or 'no EPSG'})")
+        text = json.dumps(geojson_of(result, to_world, crs), allow_nan=False) + "\n"
         target = self.path / f"{file_stem(image_id)}.geojson"
         write_whole(target, lambda file: file.write_text(text, encoding="utf-8"))
         self.count += 1

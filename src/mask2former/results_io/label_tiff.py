@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mask2former.files import write_whole
 from mask2former.notes import note
-from mask2former.results_io.writing import ResultFolder, file_stem
+from mask2former.results_io.writing import PlaceOf, ResultFolder, file_stem, nowhere
 from mask2former.structures.results import SOFTWARE, Instances, PanopticSegmentation, Segmentation
 
 __all__ = ["LabelTiffFiles"]
@@ -23,10 +24,12 @@ class LabelTiffFiles(ResultFolder):
 
     Args:
         path: the folder; it is made.
+        place_of: gives where the image of an id lies, which its label image says, too, as a GeoTIFF.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, place_of: PlaceOf = nowhere) -> None:
         super().__init__(path, {})
+        self.place_of = place_of
 
     def add(self, image_id: int | str, result: Segmentation) -> None:
         """Write the label image of one image."""
@@ -44,5 +47,8 @@ class LabelTiffFiles(ResultFolder):
             values = np.where(result.labels < len(result.categories), result.labels + 1, 0)
         image = Image.fromarray(values.astype(np.uint16 if values.max(initial=0) < 1 << 16 else np.int32))
         target = self.path / f"{file_stem(image_id)}.tif"
-        write_whole(target, lambda file: image.save(file, "TIFF", compression="tiff_adobe_deflate", software=SOFTWARE))
+        place = self.place_of(image_id)
+        options: dict[str, Any] = {"compression": "tiff_adobe_deflate", "software": SOFTWARE}
+        options |= {} if place is None else {"tiffinfo": place.tiff_tags()}
+        write_whole(target, lambda file: image.save(file, "TIFF", **options))
         self.count += 1

@@ -16,14 +16,34 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mask2former.config import Task
+from mask2former.data.georeference import GeoReference
 from mask2former.errors import UserError
 from mask2former.files import discard, whole_file
 from mask2former.structures.results import SOFTWARE
 
-__all__ = ["JsonList", "ListFile", "ReadImage", "ResultFolder", "ResultWriter", "Writer", "file_stem", "png_of"]
+__all__ = [
+    "JsonList",
+    "ListFile",
+    "PlaceOf",
+    "ReadImage",
+    "ResultFolder",
+    "ResultWriter",
+    "Writer",
+    "file_stem",
+    "nowhere",
+    "png_of",
+]
 
 ReadImage = Callable[[int | str], UInt8[np.ndarray, "H W 3"]]
 """The image of an id, RGB, for formats that hold pixels."""
+
+PlaceOf = Callable[[int | str], GeoReference | None]
+"""Where the image of an id lies on the Earth; None: that is unknown."""
+
+
+def nowhere(image_id: int | str) -> GeoReference | None:
+    """The place of images without coordinates."""
+    return None
 
 
 class ResultWriter(Protocol):

@@ -47,6 +47,16 @@ def test_a_video_gives_all_frames_with_their_times(tmp_path: Path) -> None:
     assert frames.notes == []
 
 
+@pytest.mark.parametrize("name", ["stack.tif", "stack.gif"])
+def test_the_pages_of_a_stack_are_frames(tmp_path: Path, name: str) -> None:
+    first, *others = (Image.new("L", (64, 48), 40 * index) for index in range(5))
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    frames = open_frames(tmp_path / name, start=0.5, end=2.0, rate=2)
+    assert frames.num_frames == 3
+    assert [(frame.seconds, int(frame.image[0, 0, 0])) for frame in frames] == [(0.5, 40), (1.0, 80), (1.5, 120)]
+    assert frames.notes == []
+
+
 def test_a_variable_rate_keeps_its_times(tmp_path: Path) -> None:
     ticks = [0, 4, 5, 30, 31, 90]
     frames = list(open_frames(write_video(tmp_path / "clip.mp4", ticks)))
@@ -119,7 +129,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
         (tmp_path / "text.mp4", "cannot be opened"),
         (tmp_path / "empty", "holds no images; expected the frames"),
         (tmp_path / "clips", r"holds no images; it has folders, give one of them \('one'\)"),
-        (tmp_path / "a.png", "is an image; expected a video or a folder"),
+        (tmp_path / "a.png", "is an image; expected a video, a stack or a folder"),
         (-1, "cameras are counted from 0"),
         (np.zeros((8, 8, 3), np.uint8), r"got one image \(ndarray\)"),
         (Image.new("RGB", (8, 8)), r"got one image \(Image\)"),
