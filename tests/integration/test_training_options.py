@@ -146,7 +146,10 @@ def test_class_weights_change_the_class_loss_alone(tmp_path: Path, finished_run:
         train(config_of(tmp_path / "wrong", criterion={"class_weights": {"treee": 2.0}}))
 
 
-@pytest.mark.parametrize("calls", [3, 5])  # after two steps; after the first case of the validation behind them
+@pytest.mark.parametrize(
+    "calls",  # after two steps; after the first case of the validation behind them
+    [pytest.param(3, marks=pytest.mark.slow), 5],
+)
 def test_a_run_whose_time_is_over_goes_on_where_it_was(
     tmp_path: Path,
     finished_run: Finished,
@@ -171,7 +174,9 @@ def test_a_run_whose_time_is_over_goes_on_where_it_was(
     assert rows[0] == rows[1]
 
 
-def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(tmp_path: Path) -> None:
+def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without validation files; figures of the run and of ``evaluate --data run.yaml`` are the same."""
     scenes = Scenes((48, 48), 0, 8)
     for index in range(len(scenes)):
@@ -193,6 +198,9 @@ def test_a_part_of_the_data_is_held_back_and_evaluate_measures_it(tmp_path: Path
     assert main([*command, "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["metrics"]["semantic/mIoU"] == pytest.approx(run.result.metrics["semantic/mIoU"], rel=1e-6)
+    capsys.readouterr()
+    assert main(["check-data", str(run.folder / "run.yaml")]) == 0
+    assert "say nothing about other images" not in " ".join(capsys.readouterr().out.split())
     values["data"]["validation"] = {"fold": "2 of 2"}
     with pytest.raises(UserError, match=r"cannot resume .*data.validation.fold was 1 of 2 and is 2 of 2 now"):
         train(parse(RunConfig, values, "test"), resume=True)
@@ -285,7 +293,7 @@ def test_a_resumed_run_goes_on_in_the_records_of_the_services(
 
 
 def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its example with fewer steps, and its settings in one run file; what the callback keeps is as of one run."""
+    """Its settings in one run file, and its example with fewer steps and interrupted: nothing is forgotten."""
     monkeypatch.chdir(tmp_path)
     settings = re.findall(r"\| `((?:\w+\.)+\w+=[^`]+)`", PAGE.read_text())
     assert len(settings) >= 7
@@ -294,7 +302,7 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     small = "dataset=ScenesConfig(image_size=(64, 64), num_validation=1), batch_size=2, num_workers=0"
     names: dict[str, Any] = {"__name__": "page"}
-    for steps, arguments in ((2, ""), (3, ", resume=True"), (3, ", overwrite=True")):
+    for steps, arguments in ((2, ""), (3, ", resume=True")):
         changes = (
             ("DataConfig(batch_size=8)", f"DataConfig({small})"),
             ("max_steps=1000", f"max_steps={steps}, accelerator='cpu', log_interval=1"),
@@ -311,9 +319,10 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert block.count(long) == 1, long
             shorter = shorter.replace(long, short)
         exec(compile(shorter, str(PAGE), "exec"), names)
-        names[f"worst{arguments}"] = (names["worst"].step, names["worst"].loss)
-    assert names["worst, resume=True"] == names["worst, overwrite=True"]
-    assert names["worst"].loss > 0
+    losses = [float(row["loss"]) for row in table(tmp_path / "runs" / "watched") if row["loss"]]
+    assert len(losses) == 3
+    assert names["worst"].loss == pytest.approx(max(losses), rel=1e-6)
+    assert names["worst"].step == 1 + losses.index(max(losses))
 
 
 def test_the_batch_size_that_fits_is_found_once_and_kept(
