@@ -64,9 +64,10 @@ class Loggers:
                     + ("WANDB_MODE=offline" if name == "wandb" else "MLFLOW_TRACKING_URI=sqlite:///FILE.db")
                     + " records without a service"
                 ) from error
-        if services:
-            text = json.dumps({name: self._known[name] for name in services})
-            write_whole(self._file, lambda file: file.write_text(text, encoding="utf-8"))
+        if self._known:
+            write_whole(self._file, lambda file: file.write_text(json.dumps(self._known), encoding="utf-8"))
+        else:  # of a run that was overwritten
+            self._file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
