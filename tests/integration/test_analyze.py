@@ -71,24 +71,27 @@ def test_points_around_a_point(predictor: Predictor) -> None:
         sampling_points(predictor, point=(128, 3))
 
 
-def test_commands_write_a_drawing_and_its_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+COMMANDS = {
+    "proposals": ["--image", "own.png"],
+    "layers": ["--limit", "1"],
+    "focus": ["--limit", "1"],
+    "attention": ["--query", "3"],
+    "sampling": ["--image", "own.png", "--at", "40", "20"],
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in list(COMMANDS)[1:]]
+
+
+@pytest.mark.parametrize("name", ["proposals", *SLOW])
+def test_a_command_writes_a_drawing_and_its_figures(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)).save("own.png")
-    commands = {
-        "layers": ["--limit", "1"],
-        "focus": ["--limit", "1"],
-        "attention": ["--query", "3"],
-        "proposals": ["--image", "own.png"],
-        "sampling": ["--image", "own.png", "--at", "40", "20"],
-    }
-    for name, options in commands.items():
-        assert main(["analyze", name, *options, "--device", "cpu"]) == 0
-        assert capsys.readouterr().out.endswith(f"Drawing: {name}.png; all figures: {name}.json\n")
-        assert json.loads((tmp_path / f"{name}.json").read_text())
-        with Image.open(f"{name}.png") as drawn:
-            assert drawn.width > 300
+    assert main(["analyze", name, *COMMANDS[name], "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.endswith(f"Drawing: {name}.png; all figures: {name}.json\n")
+    assert json.loads((tmp_path / f"{name}.json").read_text())
+    with Image.open(f"{name}.png") as drawn:
+        assert drawn.width > 300
 
 
 def test_requests_that_cannot_be_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

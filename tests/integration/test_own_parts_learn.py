@@ -95,7 +95,16 @@ def with_loss_term(model: Mask2Former) -> None:
     """It is the criterion's."""
 
 
-@pytest.mark.parametrize("add", [with_backbone, with_pixel_decoder, with_attention, with_loss_term])
+@pytest.mark.parametrize(
+    "add",
+    [
+        with_backbone,
+        with_attention,
+        # these two learn for two steps in test_own_parts.py, too
+        pytest.param(with_pixel_decoder, marks=pytest.mark.slow),
+        pytest.param(with_loss_term, marks=pytest.mark.slow),
+    ],
+)
 def test_a_part_of_ones_own_learns(add: Callable[[Mask2Former], None]) -> None:
     torch.manual_seed(0)
     model = small()

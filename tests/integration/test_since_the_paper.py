@@ -48,7 +48,9 @@ def changes_of(option: str, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("option", ["vit", pytest.param("stages", marks=pytest.mark.slow), "pilots"])
+@pytest.mark.parametrize(
+    "option", ["pilots", *(pytest.param(option, marks=pytest.mark.slow) for option in ("vit", "stages"))]
+)
 def test_an_option_learns_and_lives_in_its_file(option: str, tmp_path: Path) -> None:
     run = finish(config_of(tmp_path / "run", **changes_of(option, tmp_path)))
     losses = [float(row["loss"]) for row in table(run.folder) if row.get("loss")]

@@ -134,6 +134,8 @@ def _in_words(part: PixelDecoderConfig | TransformerDecoderConfig) -> str:
     """A decoder: its kind, its layers of attention and its width, as far as it has them."""
     layers, dim = getattr(part, "num_layers", None), getattr(part, "dim", None)
     words = [part.name, "" if layers is None else f"{layers} layers", "" if dim is None else f"width {dim}"]
+    stages = getattr(part, "stages", None)
+    words.append("" if stages is None else f"in stages of {'-'.join(map(str, stages))}")
     words.append("norms first" if getattr(part, "pre_norm", False) else "")
     return ", ".join(filter(None, words))
 
