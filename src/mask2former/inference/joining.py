@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mask2former.inference.tile_grid import Tile
+from mask2former.ops.box_index import Box, BoxIndex
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.structures import Categories, Instances
@@ -23,7 +24,6 @@ _SAME_OBJECT = 0.5  # IoU, where two tiles overlap, above which two masks are on
 _PART_OF = 0.7  # share of a whole candidate, there, above which it is a lesser one at an object that is known
 _AS_GOOD = 0.9  # times: tiles that show an object as well as the one that shows it best
 _MANY = 16  # pieces of one object, which are then made one
-_CELL = 64  # pixels: side of the squares by which objects are found that lie near each other
 
 
 @dataclass(slots=True)
@@ -142,49 +142,20 @@ def _shown_whole(box: Tile, sides: Int64[np.ndarray, "tiles 4"], size_hw: Size) 
 def _merged(objects: list[_Object]) -> list[_Object]:
     """Each object, best first, joined to the one before it that it is most alike, or dropped as a part of one."""
     kept: list[_Object] = []
-    index = _Index()
+    index = BoxIndex()
     for item in objects:
-        alike = {position: _alike(kept[position], item) for position in index.meeting(item.box)}
+        alike = {position: _alike(kept[position], item) for position in index.meeting(_corners(item.box))}
         best = max(alike, key=lambda position: alike[position].iou, default=None)
         if best is not None and alike[best].iou > _SAME_OBJECT:
             kept[best].take(item)
-            index.put(best, kept[best].box)
+            index.put(best, _corners(kept[best].box))
         elif all(shared.part <= _PART_OF for shared in alike.values()):
-            index.put(len(kept), item.box)
+            index.put(len(kept), _corners(item.box))
             kept.append(item)
     return kept
 
 
-class _Index:
-    """Boxes by where they are, so that each is compared with those around it and not with all."""
-
-    def __init__(self) -> None:
-        self._boxes: dict[int, Tile] = {}
-        self._cells: dict[tuple[int, int], set[int]] = {}
-
-    def put(self, number: int, box: Tile) -> None:
-        """Enter a box, or the larger or smaller one that it has become."""
-        if number in self._boxes:
-            for cell in _cells(self._boxes[number]):
-                self._cells[cell].discard(number)
-        self._boxes[number] = box
-        for cell in _cells(box):
-            self._cells.setdefault(cell, set()).add(number)
-
-    def meeting(self, box: Tile) -> list[int]:
-        """Numbers of the boxes that have pixels in common with this one, ascending."""
-        found = set[int]().union(*(self._cells.get(cell, ()) for cell in _cells(box)))
-        return sorted(number for number in found if self._boxes[number].common(box) is not None)
-
-
-def _cells(box: Tile) -> Iterator[tuple[int, int]]:
-    """Squares of the image that a box touches."""
-    rows = range(box.top // _CELL, (box.bottom - 1) // _CELL + 1)
-    columns = range(box.left // _CELL, (box.right - 1) // _CELL + 1)
-    return ((row, column) for row in rows for column in columns)
-
-
-def _corners(box: Tile) -> tuple[int, int, int, int]:
+def _corners(box: Tile) -> Box:
     return box.top, box.left, box.bottom, box.right
 
 

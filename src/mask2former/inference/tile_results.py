@@ -187,6 +187,7 @@ class JoinedSegments:
     def finish(self) -> PackedPanoptic:
         """Things by falling score, then stuff by class."""
         joined = join(self._things, self._grid.size_hw, self._categories, agreed=True)
+        self._things.clear()  # they are as large as what was made of them
         things = remove_overlaps(joined, self._overlap_threshold)
         stuff = sorted(self._scores)
         id_of_stuff = np.zeros(len(self._categories) + 1, dtype=np.int32)

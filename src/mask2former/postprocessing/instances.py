@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mask2former.config import InferenceConfig
+from mask2former.ops.box_index import BoxIndex
 from mask2former.ops.masks import Patch
 from mask2former.ops.sparse_masks import SparseMasks
 from mask2former.postprocessing.binary_masks import MaskBands
@@ -75,16 +76,22 @@ def remove_overlaps(instances: Instances, overlap_threshold: float) -> Instances
         overlap_threshold: an instance that keeps a smaller share of its mask is dropped, 0..1, and takes no pixels from
             later ones. Empty masks are dropped, too.
     """
-    taken = np.zeros(instances.size_hw, dtype=bool)
+    nearby = BoxIndex()  # a map of what is taken would be as large as the image
     kept: list[int] = []
     parts: list[Patch] = []
     for index, (top, left, mask) in enumerate(instances.sparse):
-        window = taken[top : top + mask.shape[0], left : left + mask.shape[1]]
-        free = mask & ~window
+        if not mask.size:
+            continue
+        bottom, right = top + mask.shape[0], left + mask.shape[1]
+        free = mask.copy()
+        for better in nearby.meeting((top, left, bottom, right)):
+            y, x, taken = parts[better]
+            window = free[max(0, y - top) : y + taken.shape[0] - top, max(0, x - left) : x + taken.shape[1] - left]
+            window &= ~taken[max(0, top - y) :, max(0, left - x) :][: window.shape[0], : window.shape[1]]
         remaining = int(np.count_nonzero(free))
         if not remaining or remaining < overlap_threshold * int(np.count_nonzero(mask)):
             continue
-        window |= free
+        nearby.put(len(kept), (top, left, bottom, right))
         kept.append(index)
         parts.append(Patch(top, left, free))
     masks = SparseMasks(parts, instances.size_hw)

@@ -140,11 +140,15 @@ def _thinned(result: PackedSegmentation, step: int) -> PanopticSegmentation | In
 def _png(
     packed: PackedMap, kind: int, bits: int, pixels: Callable[[Int[np.ndarray, "rows W"]], Int[np.ndarray, "rows W *C"]]
 ) -> bytes:
-    """A PNG file, made strip by strip, that says whose it is, compressed as those of ordinary results are."""
+    """A PNG file, made strip by strip, that says whose it is.
+
+    Compressed at the fastest level. Looking for runs of one byte alone, as ordinary maps do, finds none in the triples
+    of ids, of which an image of 105 megapixels took 100 MB.
+    """
     height, width = packed.size_hw
     parts = [b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))]
     parts.append(_chunk(b"tEXt", b"Software\0" + SOFTWARE.encode()))
-    compressor = zlib.compressobj(strategy=zlib.Z_RLE)
+    compressor = zlib.compressobj(level=1)
     for _, strip in packed.strips():
         rows = pixels(strip).astype(">u2" if bits == 16 else np.uint8).reshape(len(strip), -1).view(np.uint8)
         unfiltered = np.zeros((len(strip), 1), dtype=np.uint8)  # the kind of filter, before each row
